@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The driver: how commands come, wait and are answered, what a client sees, and which guests are
- * QEMU's to migrate.
+ * QEMU's to migrate. What is a dialog and nothing else is in dialogs/ (test-dialogs.c).
  */
 #include <string.h>
 #include <unistd.h>
@@ -10,32 +10,6 @@
 #include "qapi/schema.h"
 #include "qapi/uri.h"
 #include "tests/unit/driver-world.h"
-
-static void test_capabilities(void)
-{
-    World w;
-
-    world_init(&w, NULL, NULL);
-    set_postcopy(&w);
-    command(&w, "{'execute':'query-migrate-capabilities'}");
-    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
-    sent(&w, "reply {\"return\": [{\"state\": false, \"capability\": \"xbzrle\"}, "
-             "{\"state\": true, \"capability\": \"events\"}, "
-             "{\"state\": true, \"capability\": \"postcopy-ram\"}, "
-             "{\"state\": false, \"capability\": \"postcopy-preempt\"}, "
-             "{\"state\": false, \"capability\": \"postcopy-blocktime\"}]}\n");
-    /* What QEMU refuses is not half set. */
-    command(&w, SET(CAP("postcopy-ram", "false") "," CAP("x-colo", "true")));
-    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
-    qemu_answers(&w, "migrate-set-capabilities", "!no COLO");
-    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"no COLO\"}}\n");
-    g_assert_cmpuint(w.state->client_flags, ==, FF_CLIENT_CAP_POSTCOPY_RAM);
-    /* Ours alone: QEMU is not told anything. */
-    command(&w, SET(CAP("postcopy-preempt", "true")));
-    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
-    sent(&w, "reply {\"return\": {}}\n");
-    world_clear(&w);
-}
 
 static void set_postcopy_for_qemu(World *w)
 {
@@ -219,33 +193,6 @@ static void test_refused_disk(void)
     }
 }
 
-static void test_order(void)
-{
-    World w;
-
-    world_init(&w, NULL, NULL);
-    command(&w, "{'execute':'query-migrate-parameters','id':1}");
-    command(
-        &w,
-        "{'execute':'migrate-continue','id':2}"); /* at once QEMU's to refuse, but not before 1 */
-    sent(&w, "");
-    qemu_answers(&w, "query-migrate-parameters", "{'max-bandwidth':-1}");
-    sent(&w, "reply {\"return\": {\"max-bandwidth\": 18446744073709551615, "
-             "\"x-farfault-policy\": \"auto\", \"x-farfault-auto-postcopy\": false, "
-             "\"x-farfault-peer\": \"auto\", \"x-farfault-peer-timeout\": 30, "
-             "\"x-farfault-channels\": 4, \"x-farfault-auto-recover\": 0, "
-             "\"x-farfault-compress\": \"never\", \"x-farfault-zstd-level\": 1, "
-             "\"x-farfault-untracked\": \"qemu\"}, \"id\": 1}\n"
-             "pass\n");
-    /* A client that goes: the one that runs ends silently, the next never begins. */
-    command(&w, "{'execute':'query-migrate-parameters','id':3}");
-    command(&w, "{'execute':'query-migrate-parameters','id':4}");
-    ff_driver_frame(w.driver, FF_LINK_CLIENT_GONE, 0, 0, "", 0, -1);
-    qemu_answers(&w, "query-migrate-parameters", "{}");
-    sent(&w, "");
-    world_clear(&w);
-}
-
 /* While QEMU runs with the engine's values the client sees and changes its own. */
 static void test_view(void)
 {
@@ -330,35 +277,6 @@ static void test_every_status(void)
             world_clear(&w);
         }
     }
-}
-
-static void test_envelope(void)
-{
-    static const struct {
-        const char *line, *answer;
-    } rows[] = {
-        {"{'execute':'migrate','foo':1}", "QMP input member 'foo' is unexpected"},
-        {"{'execute':5}", "QMP input member 'execute' must be a string"},
-        {"{'execute':'migrate','exec-oob':'migrate'}",
-         "QMP input member 'exec-oob' clashes with 'execute'"},
-        {"{'execute':'migrate','arguments':[]}", "QMP input member 'arguments' must be an object"},
-        {"{'arguments':{}}", "QMP input lacks member 'execute'"},
-        {"{'exec-oob':'query-migrate'}", "The command query-migrate does not support OOB"},
-    };
-    World w;
-
-    world_init(&w, NULL, NULL);
-    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
-        g_autofree char *expected = g_strdup_printf(
-            "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"%s\"}}\n", rows[i].answer);
-
-        command(&w, rows[i].line);
-        sent(&w, expected);
-    }
-    command(&w, "{'execute':'migrate'"); /* QEMU says what is wrong */
-    command(&w, "{'execute':'somebody-elses'}");
-    sent(&w, "pass\npass\n");
-    world_clear(&w);
 }
 
 /* The client's last word on running, as an engine that adopts finds it. */
@@ -572,15 +490,12 @@ static void test_unread(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/driver/capabilities", test_capabilities);
     g_test_add_func("/driver/refused", test_refused);
     g_test_add_func("/driver/refused/unasked", test_refused_unasked);
     g_test_add_func("/driver/refused/family", test_refused_family);
     g_test_add_func("/driver/refused/long", test_refused_long);
     g_test_add_func("/driver/refused/disk", test_refused_disk);
     g_test_add_func("/driver/refused/required", test_refused_required);
-    g_test_add_func("/driver/order", test_order);
-    g_test_add_func("/driver/envelope", test_envelope);
     g_test_add_func("/driver/last-word", test_last_word);
     g_test_add_func("/driver/words", test_words);
     g_test_add_func("/driver/stop-later", test_stop_later);
