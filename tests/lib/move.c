@@ -129,3 +129,84 @@ char *move_check_summary(Vm *vm)
         return g_strdup_printf("no summary in stderr: \"%s\"", text);
     return NULL;
 }
+
+/* ---- a whole one ----------------------------------------------------------------------------- */
+
+static Vm *side(const Move *m, bool incoming)
+{
+    return vm_start(&(VmConfig){.name = incoming ? "destination" : "source",
+                                .launcher = VM_RUN,
+                                .memory = m->memory,
+                                .args = (const char *const *)m->args->pdata,
+                                .boot = &m->boot,
+                                .incoming = incoming ? "defer" : NULL});
+}
+
+Move *move_new(const MoveConfig *config)
+{
+    const MoveConfig c = config ? *config : (MoveConfig){0};
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    Move *m = g_new0(Move, 1);
+    unsigned mib = c.mib ? c.mib : 64, n_cpus = c.n_cpus ? c.n_cpus : 1;
+
+    m->ram = (uint64_t)mib << 20;
+    m->boot = bootsect_config(m->ram, 0, n_cpus);
+    m->memory = g_strdup_printf("%uM", mib);
+    m->args = g_ptr_array_new_with_free_func(g_free);
+    g_ptr_array_add(m->args, g_strdup("-smp"));
+    g_ptr_array_add(m->args, g_strdup_printf("%u", n_cpus));
+    for (unsigned i = 0; c.devices && c.devices[i]; i++) {
+        g_ptr_array_add(m->args, g_strdup(c.devices[i]));
+    }
+    g_ptr_array_add(m->args, NULL);
+    m->source = side(m, false);
+    m->destination = side(m, true);
+    vm_wait_serial(m->source, "AB");
+    move_prepare(m->source, m->destination);
+    if (c.bandwidth) {
+        qmp_ok(vm_qmp(m->source), "migrate-set-parameters",
+               "{'max-bandwidth': %" G_GUINT64_FORMAT "}", c.bandwidth);
+    }
+    return m;
+}
+
+void move_start(Move *m)
+{
+    g_autofree char *uri = move_listen(m->destination);
+
+    qmp_ok(vm_qmp(m->source), "migrate", "{'uri': '%s'}", uri);
+}
+
+void move_switch(Move *m)
+{
+    qmp_ok(vm_qmp(m->source), "migrate-start-postcopy", NULL);
+}
+
+void move_cancel(Move *m)
+{
+    qmp_expect_migration(vm_qmp(m->destination), "active"); /* else it would go on listening */
+    qmp_ok(vm_qmp(m->source), "migrate_cancel", NULL);
+    qmp_expect_migration(vm_qmp(m->source), "cancelled");
+    vm_wait_new_serial(m->source, "B");
+    g_assert_cmpint(vm_wait_exit(m->destination), ==, 1);
+    vm_end(m->destination);
+    m->destination = side(m, true);
+    move_prepare(m->source, m->destination);
+}
+
+void move_finish(Move *m)
+{
+    move_wait_completed(m->source, m->destination);
+    move_check_guest(m->source, m->destination, &m->boot, m->ram);
+    check_right(move_check_counts(m->source, m->ram));
+    vm_end(m->source);
+    vm_end(m->destination);
+    g_ptr_array_unref(m->args);
+    g_free(m->memory);
+    g_free(m);
+}

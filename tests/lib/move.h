@@ -6,7 +6,40 @@
 #ifndef FF_TESTS_MOVE_H
 #define FF_TESTS_MOVE_H
 
+#include "tests/lib/bootsect.h"
 #include "tests/lib/vm.h"
+
+/*
+ * A whole migration of a guest that writes all the time, from one farfault to another: what most
+ * tests need, in a few lines (tests/qtest/test-moves.c).
+ */
+typedef struct {
+    unsigned mib;               /* of RAM; 0: 64 */
+    unsigned n_cpus;            /* 0: 1 */
+    const char *const *devices; /* more arguments of both QEMUs; NULL: none */
+    uint64_t bandwidth;         /* max-bandwidth, bytes/s; 0: 8 MiB/s until the switch */
+} MoveConfig;
+
+typedef struct {
+    Vm *source, *destination;
+    BootsectConfig boot;
+    uint64_t ram; /* bytes */
+    GPtrArray *args;
+    char *memory;
+} Move;
+
+/* Both QEMUs; the source's guest is at work, and nothing has begun. CONFIG can be NULL. NULL: the
+ * test is skipped. */
+Move *move_new(const MoveConfig *config);
+/* The destination listens, and the source begins. */
+void move_start(Move *m);
+void move_switch(Move *m);
+/* Before the switch: the guest goes on at the source, the destination ends, as QEMU's does, and
+ * another one takes its place. */
+void move_cancel(Move *m);
+/* Waits until both sides have completed; the guest runs at the destination, and every byte and
+ * count is right. Ends both, and frees M. */
+void move_finish(Move *m);
 
 /* FF_TEST_STOCK=1: QEMU's own postcopy in place of farfault's. */
 bool move_stock(void);

@@ -147,9 +147,9 @@ typedef struct {
     const char *tls;        /* kind of credentials; NULL: none */
     const char *fault; /* POINT=ACTION of fault/fault.h, of the side that it names; can be NULL */
     OperatorEnd end;
-} Move;
+} Moved;
 
-static const Move moves[] = {
+static const Moved moves[] = {
     {"at-once", AT_ONCE, .end = D},
     {"rounds", ROUNDS, .end = D},
     {"precopy", PRECOPY, .end = D},
@@ -182,7 +182,7 @@ static bool is_third(JsonObject *data, const void *opaque)
     return json_object_get_int_member(data, "pass") >= 3;
 }
 
-static void set_up(Test *t, const Move *row)
+static void set_up(Test *t, const Moved *row)
 {
     Qmp *q = vm_qmp(t->s);
 
@@ -205,7 +205,7 @@ static void set_up(Test *t, const Move *row)
     }
 }
 
-static void switch_over(Test *t, const Move *row)
+static void switch_over(Test *t, const Moved *row)
 {
     t->o.switched = true;
     if (row->way & ROUNDS) {
@@ -232,7 +232,7 @@ static void pause_both(Test *t)
 static void test_move(gconstpointer data)
 {
     const Case *c = data;
-    const Move *row = c->row;
+    const Moved *row = c->row;
     bool of_source = row->fault && g_str_has_prefix(row->fault, "source");
     Test t;
 
@@ -497,7 +497,7 @@ static const Still stills[] = {
 /* Up to the moment of the row. */
 static void go_to(Test *t, const Still *row)
 {
-    const Move move = {.way = PAUSE, .tls = row->tls};
+    const Moved move = {.way = PAUSE, .tls = row->tls};
 
     if (!(row->when & (PAUSED | SLOW))) {
         return;

@@ -48,7 +48,7 @@ typedef struct {
     BootsectConfig boot;
     Vm *source, *destination;
     Qmp *s, *d;
-} Move;
+} Moved;
 
 static int64_t own_count(Qmp *q, const char *name)
 {
@@ -57,7 +57,7 @@ static int64_t own_count(Qmp *q, const char *name)
     return json_object_get_int_member(json_object_get_object_member(info, "x-farfault"), name);
 }
 
-static Vm *start(const Move *m, const char *name, const char *incoming, bool paused)
+static Vm *start(const Moved *m, const char *name, const char *incoming, bool paused)
 {
     static const char *const args[] = {"-machine", "pc", "-smp", "2", NULL};
 
@@ -70,7 +70,7 @@ static Vm *start(const Move *m, const char *name, const char *incoming, bool pau
                                 .paused = paused});
 }
 
-static void set_up(Move *m)
+static void set_up(Moved *m)
 {
     vm_wait_serial(m->source, "AB");
     move_prepare(m->source, m->destination);
@@ -91,7 +91,7 @@ static void set_up(Move *m)
 }
 
 /* A slow postcopy is interrupted, and goes on through the same tap. */
-static void interrupt(Move *m, const char *uri)
+static void interrupt(Moved *m, const char *uri)
 {
     qmp_expect_migration(m->s, "postcopy-active");
     qmp_expect_migration(m->d, "postcopy-active");
@@ -102,7 +102,7 @@ static void interrupt(Move *m, const char *uri)
     qmp_ok(m->s, "migrate", "{'uri': '%s', 'resume': true}", uri);
 }
 
-static void check_memory(Move *m)
+static void check_memory(Moved *m)
 {
     if (m->row->paused) {
         qmp_ok(m->d, "cont", NULL);
@@ -118,7 +118,7 @@ static void check_memory(Move *m)
 }
 
 /* What both sides say. */
-static void check_counts(Move *m)
+static void check_counts(Moved *m)
 {
     int64_t sent = own_count(m->s, "pages-compressed"), got = own_count(m->d, "pages-compressed");
     bool on = strcmp(m->row->compress, "never") != 0;
@@ -138,7 +138,7 @@ static void move(gconstpointer data)
 {
     const Row *row = data;
     /* Precopy has to come to an end by itself. */
-    Move m = {.row = row, .boot = bootsect_config(RAM, row->precopy ? 16 << 20 : 0, 2)};
+    Moved m = {.row = row, .boot = bootsect_config(RAM, row->precopy ? 16 << 20 : 0, 2)};
     const char *why;
 
     if (!vm_farfault_available(&why) || (m.row->tls && !credentials)) {
@@ -180,7 +180,7 @@ static void move(gconstpointer data)
 static void test_shaped(void)
 {
     static const Row row = {"shaped", "auto", 1, 1, .paused = true};
-    Move m = {.row = &row, .boot = bootsect_config(RAM, 0, 2)};
+    Moved m = {.row = &row, .boot = bootsect_config(RAM, 0, 2)};
     ShapedNet *net = NULL;
     const char *why = NULL;
 

@@ -125,9 +125,9 @@ typedef struct {
     Vm *source, *destination;
     int fds[2]; /* FD: the source's end, the destination's end */
     char *uri;  /* what the destination listens at, then what the source connects to */
-} Move;
+} Moves;
 
-static Vm *start_vm(Move *m, const char *name, const char *incoming, bool paused, const int *fds)
+static Vm *start_vm(Moves *m, const char *name, const char *incoming, bool paused, const int *fds)
 {
     static const char *const pc[] = {"-machine", "pc", NULL};
     const char *const *args = m->row->args ? m->row->args : pc;
@@ -155,7 +155,7 @@ static Vm *start_vm(Move *m, const char *name, const char *incoming, bool paused
 
 /* A directory that both sides reach is the source's: the destination's URI may be needed before
  * the destination is there. */
-static char *listen_uri(Move *m)
+static char *listen_uri(Moves *m)
 {
     switch (m->row->transport) {
     case TCP4:
@@ -173,7 +173,7 @@ static char *listen_uri(Move *m)
     }
 }
 
-static char *connect_uri(Move *m)
+static char *connect_uri(Moves *m)
 {
     if (m->row->transport == FD)
         return g_strdup("fd:migration");
@@ -182,7 +182,7 @@ static char *connect_uri(Move *m)
     return move_listen_uri(m->destination);
 }
 
-static void start_both(Move *m)
+static void start_both(Moves *m)
 {
     const Row *row = m->row;
     m->fds[0] = m->fds[1] = -1;
@@ -196,7 +196,7 @@ static void start_both(Move *m)
     vm_wait_serial(m->source, "AB");
 }
 
-static void prepare(Move *m)
+static void prepare(Moves *m)
 {
     Qmp *s = vm_qmp(m->source), *d = vm_qmp(m->destination);
     move_prepare(m->source, m->destination);
@@ -227,7 +227,7 @@ static void assert_state(Vm *vm, const char *name, const char *state)
         g_test_fail_printf("%s: run state is \"%s\", not \"%s\"", name, now, state);
 }
 
-static void migrate(Move *m)
+static void migrate(Moves *m)
 {
     Qmp *s = vm_qmp(m->source), *d = vm_qmp(m->destination);
     if (m->row->source_paused)
@@ -246,7 +246,7 @@ static void migrate(Move *m)
     move_wait_completed(m->source, m->destination);
 }
 
-static void check_memory(Move *m)
+static void check_memory(Moves *m)
 {
     Qmp *d = vm_qmp(m->destination);
     uint64_t end = m->row->busy_mib ? m->boot.end : m->row->ram_kib << 10;
@@ -345,7 +345,7 @@ static void assert_frozen(Vm *source)
 
 static void test_row(gconstpointer data)
 {
-    Move m = {.row = data, .stock = move_stock()};
+    Moves m = {.row = data, .stock = move_stock()};
     if (skipped(m.row))
         return;
     unsigned n_cpus = m.row->n_cpus ? m.row->n_cpus : 1;
