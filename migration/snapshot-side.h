@@ -38,6 +38,7 @@ typedef struct {
     GByteArray *state;    /* of the devices */
     GThread *resumer;     /* lets the guest run on; NULL: not yet made, or ended */
     FfResumeOrder order;  /* lock to change; to it, by the coordinator */
+    bool resumed;         /* lock; by it: the guest runs, or will not */
     GError *resume_error; /* its, until it is joined; NULL */
     int inner;            /* QEMU's device state; -1 */
     char *run_state;      /* what the guest was before stop, or is to be again; who releases it */

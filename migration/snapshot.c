@@ -30,6 +30,7 @@
 #define STATE_PIECE (256u << 10)
 #define STATE_ROOM (1u << 20)  /* bytes, with their pages before the stop */
 #define STATE_MAX (256u << 20) /* QEMU's has some MB at most, with firmware */
+#define AHEAD_US 20000         /* for QEMU to let the guest run, before the first write */
 
 /* ---- before the instant ---------------------------------------------------------------------- */
 
@@ -458,6 +459,27 @@ static FfResumeOrder await_order(FfSnapshot *s)
     return what;
 }
 
+static void tell_resumed(FfSnapshot *s)
+{
+    ff_mutex_lock(&s->control->lock);
+    s->resumed = true;
+    ff_cond_broadcast(&s->control->changed);
+    ff_mutex_unlock(&s->control->lock);
+}
+
+/* The first writes would take a processor from QEMU, which is about to let the guest run. But QEMU
+ * may itself wait for a page to be saved, as the buffer has no room: so there is an end to it. */
+static void await_resumed(FfSnapshot *s)
+{
+    int64_t end = g_get_monotonic_time() + AHEAD_US;
+
+    ff_mutex_lock(&s->control->lock);
+    while (!s->resumed && g_get_monotonic_time() < end) {
+        ff_cond_wait_until(&s->control->changed, &s->control->lock, end);
+    }
+    ff_mutex_unlock(&s->control->lock);
+}
+
 /* The guest runs on, beside the writer. */
 static gpointer resume_guest(gpointer p)
 {
@@ -468,7 +490,9 @@ static gpointer resume_guest(gpointer p)
     if (await_order(s) == FF_RESUME_NEVER) {
         return NULL;
     }
-    if (!ff_snapshot_release_guest(s, &s->resume_error)) {
+    bool ok = ff_snapshot_release_guest(s, &s->resume_error);
+    tell_resumed(s);
+    if (!ok) {
         fail_writing(s);
         return NULL;
     }
@@ -622,7 +646,11 @@ static bool save(FfSnapshot *s, GError **error)
     s->file = ff_live_file_new(g_steal_pointer(&in),
                                s->cfg->snapshot.mapped ? FF_SAVED_MAPPED : FF_SAVED_STREAM,
                                s->output, s->cfg->snapshot.offset, error);
-    if (!s->file || !write_pages(s, error)) {
+    if (!s->file) {
+        return false;
+    }
+    await_resumed(s);
+    if (!write_pages(s, error)) {
         return false;
     }
     end_capture(s);
