@@ -12,6 +12,7 @@
 #include "cli/disks.h"
 #include "cli/overlays.h"
 #include "cli/recorder.h"
+#include "fault/fault.h"
 #include "qmp/json.h"
 #include "snapshot/output.h"
 #include "snapshot/seekable-write.h"
@@ -269,10 +270,8 @@ static char *named(const Take *t, const char *message)
 
 static void learn(Take *t, const char *status)
 {
-    if (!strcmp(status, "setup")) {
-        t->begun = true;
-    } else if (!t->begun) {
-        return; /* of what was before */
+    if (!t->begun) {
+        return; /* another client's, which was over before ours began */
     }
     if (!strcmp(status, "completed")) {
         over(t, COMPLETED, NULL);
@@ -314,9 +313,12 @@ static void on_display(FfQmpClient *client, JsonNode *result, const GError *erro
 {
     Take *t = opaque;
 
+    JsonObject *info = ff_json_node_object(result);
+
     t->asking = false;
-    if (result && t->end == GOING) {
-        ff_progress_update(t->progress, ff_json_node_object(result));
+    if (info && t->end == GOING) {
+        ff_progress_update(t->progress, info);
+        learn(t, ff_json_string_or(info, "status", "")); /* another client may put events off */
     }
 }
 
@@ -461,6 +463,7 @@ static JsonObject *arguments(const Take *t)
 
 static void ask(Take *t)
 {
+    FF_FAULT_AT("asking");
     t->asked = true;
     ff_cli_qmp_send(t->qmp, "x-farfault-snapshot", arguments(t), on_begun, t);
 }

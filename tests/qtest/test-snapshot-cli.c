@@ -6,6 +6,7 @@
  * QEMU 10 is that of vm_newer_qemu().
  */
 #include "tests/lib/check.h"
+#include "tests/lib/hold.h"
 #include "tests/lib/snapshotcli.h"
 #include "tests/lib/vm.h"
 
@@ -433,6 +434,62 @@ static void test_taken_meanwhile(void)
     vm_end(vm);
 }
 
+/* It has looked whether anything is under way, and stands before it asks for its own. */
+static Cli start_held(Vm *vm, const char *monitor, const char *path)
+{
+    g_autofree char *faults = g_strconcat(vm_dir(vm), ";*/*/at/asking=hold", NULL);
+
+    hold_make(vm);
+    g_setenv("FARFAULT_FAULTS", faults, TRUE);
+    Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
+    g_unsetenv("FARFAULT_FAULTS");
+    hold_wait(vm);
+    return cli;
+}
+
+/* Another client's comes and goes in that time: its end is not that of ours. */
+static void test_another_meanwhile(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *path = vm_path(vm, "file");
+    g_autofree char *other = vm_path(vm, "other");
+    Cli cli = start_held(vm, monitor, path);
+
+    qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", other);
+    qmp_expect_migration(vm_qmp(vm), "completed");
+    hold_let_go(vm);
+    g_autofree char *out = cli_succeeds(&cli);
+    check_said(out, path);
+    check_file(path);
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+/* Nobody tells it of the end. */
+static void test_without_events(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    qmp_set_capability(vm_qmp(vm), "events", true);
+    g_autofree char *monitor = monitor_of(vm), *path = vm_path(vm, "file");
+    Cli cli = start_held(vm, monitor, path);
+
+    qmp_set_capability(vm_qmp(vm), "events", false);
+    hold_let_go(vm);
+    g_autofree char *out = cli_succeeds(&cli);
+    g_assert_nonnull(strstr(out, "complete"));
+    check_file(path);
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
 /* Root without the right to write everywhere; of other users it is no right to lose. */
 static void lose_override(void *opaque)
 {
@@ -591,6 +648,8 @@ int main(int argc, char **argv)
     g_test_add_func("/snapshot-cli/under-way", test_under_way);
     g_test_add_func("/snapshot-cli/there-already", test_there_already);
     g_test_add_func("/snapshot-cli/taken-meanwhile", test_taken_meanwhile);
+    g_test_add_func("/snapshot-cli/another-meanwhile", test_another_meanwhile);
+    g_test_add_func("/snapshot-cli/without-events", test_without_events);
     g_test_add_func("/snapshot-cli/unwritable", test_unwritable);
     g_test_add_func("/snapshot-cli/stock", test_stock);
     g_test_add_func("/snapshot-cli/usage", test_usage);
