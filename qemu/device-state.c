@@ -105,6 +105,7 @@ static ssize_t fill(int fd)
     ssize_t n, all = 0;
 
     if (FF_FAULT_STEP("fill", false)) {
+        set_buffer(fd, STREAM_BUFFER);
         return 0;
     }
 
@@ -177,10 +178,19 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
         close(pair[1]);
         return NULL;
     }
+    int kept = fcntl(pair[0], F_DUPFD_CLOEXEC, 3);
+    if (kept < 0) {
+        /* Without it nobody would wait for QEMU's end of it. */
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
+                    "no descriptor for the device state: %s", g_strerror(errno));
+        close(pair[0]);
+        close(pair[1]);
+        return NULL;
+    }
     qemu->in_the_way = filled;
     qemu->let_save_us = 0;
     asked = ff_qmp_call_begin(qemu->qmp, "getfd", args, &pair[1], 1);
-    ff_qemu_adopt_stream(qemu, fcntl(pair[0], F_DUPFD_CLOEXEC, 3));
+    ff_qemu_adopt_stream(qemu, kept);
     if (qemu->vmm.state.one_way) {
         qemu->their_end = pair[1];
     } else {
