@@ -542,6 +542,7 @@ static bool take(FfSnapshot *s, GError **error)
     if (!state->let_save(state, error) || !read_state(s, error)) {
         return false;
     }
+    ff_close_fd(&s->inner);
     FF_FAULT_AT("saved");
     if (!ff_capture_stood(s->capture, error)) {
         return false;
