@@ -215,7 +215,25 @@ static void flush_locked(FfQmpClient *client)
     }
 }
 
-/* Under the lock: queues COMMAND under ID; the text is a finished line. */
+/* COPIES has MAX_FDS. FALSE and ERROR: there is no descriptor free, and none was taken. */
+static bool copy_fds(const int *fds, unsigned n, int *copies, GError **error)
+{
+    for (unsigned i = 0; i < n; i++) {
+        copies[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+        if (copies[i] < 0) {
+            g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                        "a descriptor cannot be passed to QEMU: %s", g_strerror(errno));
+            while (i > 0) {
+                close(copies[--i]);
+            }
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Under the lock: queues COMMAND under ID, with FDS, which it takes; the text is a finished
+ * line. */
 static void queue_locked(FfQmpClient *client, const char *command, JsonObject *args, uint64_t id,
                          const int *fds, unsigned n_fds)
 {
@@ -235,7 +253,7 @@ static void queue_locked(FfQmpClient *client, const char *command, JsonObject *a
     g_string_append_c(m->text, '\n');
     m->id = id;
     for (unsigned i = 0; i < n_fds; i++) {
-        m->fds[m->n_fds++] = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
+        m->fds[m->n_fds++] = fds[i];
     }
     if (id == client->first_id) {
         g_queue_push_head(&client->out, m);
@@ -256,13 +274,18 @@ void ff_qmp_call_full(FfQmpClient *client, const char *command, JsonObject *args
     Pending *p = g_new(Pending, 1);
     uint64_t *key = g_new(uint64_t, 1);
     g_autoptr(GError) error = NULL;
+    int copies[MAX_FDS];
 
     g_assert(n_fds <= MAX_FDS);
     *p = (Pending){reply, opaque, take};
+    bool copied = copy_fds(fds, n_fds, copies, &error);
     ff_mutex_lock(&client->lock);
-    if (client->state == FF_QMP_STATE_GONE) {
-        error = gone_error(client);
+    if (!copied || client->state == FF_QMP_STATE_GONE) {
+        error = error ? error : gone_error(client);
         ff_mutex_unlock(&client->lock);
+        for (unsigned i = 0; copied && i < n_fds; i++) {
+            close(copies[i]);
+        }
         g_free(key);
         g_free(p);
         if (reply) {
@@ -272,7 +295,7 @@ void ff_qmp_call_full(FfQmpClient *client, const char *command, JsonObject *args
     }
     *key = client->next_id++;
     g_hash_table_insert(client->pending, key, p);
-    queue_locked(client, command, args, *key, fds, n_fds);
+    queue_locked(client, command, args, *key, copies, n_fds);
     flush_locked(client);
     ff_mutex_unlock(&client->lock);
 }
