@@ -68,6 +68,9 @@ static FfCall *detach(FfCall *call)
     call->target = (FfUri){0};
     own->fd = g_steal_fd(&call->fd);
     own->snapshot = g_steal_pointer(&call->snapshot);
+    if (own->snapshot) {
+        own->snapshot->detached = true;
+    }
     own->failed = ff_deferred_failed;
     own->pass = give_to_qemu;
     return own;

@@ -93,6 +93,7 @@ typedef struct {
     bool own;           /* asked for by x-farfault-snapshot: QEMU takes none in its place */
     GPtrArray *disks;   /* FfDisk *; NULL: they are left alone */
     bool attended;      /* it ends with its client */
+    bool detached;      /* the client was answered before it began: FfCall.gone says nothing */
     int fd;             /* the client's file, while call->fd is for the userfaultfd; -1 */
     char *refusal;      /* call->native; NULL */
 } FfSnapshotRequest;

@@ -58,6 +58,13 @@ bool ff_driver_takes_snapshot(const FfDriver *d)
 /* Who has the file is no more, and nobody will ever see it. */
 void ff_snapshot_client_gone(FfDriver *d, unsigned mon)
 {
+    const FfCall *waits = d->deferred;
+
+    if (waits && waits->mon == mon && waits->snapshot && waits->snapshot->attended) {
+        ff_driver_log(d, "farfault: the live snapshot does not begin, as its client has gone");
+        ff_deferred_cancel(d);
+        return;
+    }
     if (mon == d->attendant && ff_driver_takes_snapshot(d) && d->status != FF_STATUS_COMPLETED) {
         ff_driver_log(d, "farfault: the live snapshot is cancelled, as its client has gone");
         ff_migration_cancel(d->migration, NULL);
@@ -101,7 +108,7 @@ static void start(FfCall *call)
         ff_call_error(call, "There's a migration process in progress");
         return;
     }
-    if (r->attended && call->gone) {
+    if (r->attended && call->gone && !r->detached) {
         give_back(d, true);
         ff_call_error(call, "The client has gone");
         return;

@@ -172,7 +172,8 @@ static void test_unseen(void)
     if (vm) {
         g_autofree char *path = vm_path(vm, "next");
 
-        qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", path);
+        /* As farfault snapshot asks: it ends with its client, which is there. */
+        qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s', 'attended': true}", path);
         qmp_expect_migration(vm_qmp(vm), "setup");
         restore_release(vm);
         qmp_expect_migration(vm_qmp(vm), "active");
