@@ -64,7 +64,7 @@ static char *answers_to(Stream *client, const char *text, bool bytewise)
         if (strstr(line, "\"the end\"")) {
             return g_string_free(all, FALSE);
         }
-        if (!strstr(line, "\"event\"")) { /* they go to all monitors, at any time */
+        if (!g_str_has_prefix(line, "{\"timestamp\"")) { /* events go to all, at any time */
             g_string_append_printf(all, "%s\n", line);
         }
     }
@@ -111,10 +111,10 @@ static void test_names(void)
     for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
         g_autofree char *want = answers_to(direct, texts[i], false);
         g_autofree char *got = answers_to(relayed, texts[i], false);
-        const char *list = strstr(want, "{\"return\": [");
+        const char *list = strstr(want, "\"return\": [{");
 
         g_assert_nonnull(list);
-        size_t head = list + strlen("{\"return\": [") - want;
+        size_t head = list + strlen("\"return\": [") - want;
         g_assert_cmpint(strncmp(got, want, head), ==, 0);
         g_assert_true(g_str_has_prefix(got + head, "{\"name\": \"x-farfault-"));
         g_assert_true(g_str_has_suffix(got + head, want + head));
