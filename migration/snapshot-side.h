@@ -16,7 +16,8 @@
 #include "snapshot/output.h"
 #include "state/discards.h"
 
-typedef enum { FF_RESUME_LATER, FF_RESUME_NOW, FF_RESUME_NEVER } FfResumeOrder;
+/* To the thread that lets the guest run on. DONE, by itself: it runs, or will not. */
+typedef enum { FF_RESUME_LATER, FF_RESUME_NOW, FF_RESUME_NEVER, FF_RESUME_DONE } FfResumeOrder;
 
 typedef struct {
     /* Borrowed. */
@@ -37,8 +38,7 @@ typedef struct {
     int *numbers;         /* by block: which one of the file's it is */
     GByteArray *state;    /* of the devices */
     GThread *resumer;     /* lets the guest run on; NULL: not yet made, or ended */
-    FfResumeOrder order;  /* lock to change; to it, by the coordinator */
-    bool resumed;         /* lock; by it: the guest runs, or will not */
+    FfResumeOrder order;  /* lock; to it */
     GError *resume_error; /* its, until it is joined; NULL */
     int inner;            /* QEMU's device state; -1 */
     char *run_state;      /* what the guest was before stop, or is to be again; who releases it */

@@ -440,10 +440,11 @@ static void fail_writing(FfSnapshot *s)
     ff_mutex_unlock(&s->control->lock);
 }
 
-static void order(FfSnapshot *s, FfResumeOrder what)
+/* TO, if it is FROM still. */
+static void order(FfSnapshot *s, FfResumeOrder from, FfResumeOrder to)
 {
     ff_mutex_lock(&s->control->lock);
-    s->order = what;
+    s->order = s->order == from ? to : s->order;
     ff_cond_broadcast(&s->control->changed);
     ff_mutex_unlock(&s->control->lock);
 }
@@ -459,14 +460,6 @@ static FfResumeOrder await_order(FfSnapshot *s)
     return what;
 }
 
-static void tell_resumed(FfSnapshot *s)
-{
-    ff_mutex_lock(&s->control->lock);
-    s->resumed = true;
-    ff_cond_broadcast(&s->control->changed);
-    ff_mutex_unlock(&s->control->lock);
-}
-
 /* The first writes would take a processor from QEMU, which is about to let the guest run. But QEMU
  * may itself wait for a page to be saved, as the buffer has no room: so there is an end to it. */
 static void await_resumed(FfSnapshot *s)
@@ -474,7 +467,7 @@ static void await_resumed(FfSnapshot *s)
     int64_t end = g_get_monotonic_time() + AHEAD_US;
 
     ff_mutex_lock(&s->control->lock);
-    while (!s->resumed && g_get_monotonic_time() < end) {
+    while (s->order == FF_RESUME_NOW && g_get_monotonic_time() < end) {
         ff_cond_wait_until(&s->control->changed, &s->control->lock, end);
     }
     ff_mutex_unlock(&s->control->lock);
@@ -491,7 +484,7 @@ static gpointer resume_guest(gpointer p)
         return NULL;
     }
     bool ok = ff_snapshot_release_guest(s, &s->resume_error);
-    tell_resumed(s);
+    order(s, FF_RESUME_NOW, FF_RESUME_DONE);
     if (!ok) {
         fail_writing(s);
         return NULL;
@@ -512,9 +505,7 @@ static gpointer resume_guest(gpointer p)
 static bool end_resuming(FfSnapshot *s, GError **error)
 {
     if (s->resumer) {
-        if (s->order == FF_RESUME_LATER) {
-            order(s, FF_RESUME_NEVER);
-        }
+        order(s, FF_RESUME_LATER, FF_RESUME_NEVER);
         g_thread_join(g_steal_pointer(&s->resumer));
     }
     if (s->resume_error) {
@@ -554,7 +545,7 @@ static bool take(FfSnapshot *s, GError **error)
         return false;
     }
     ff_count(s->stats->device_bytes, s->state->len);
-    order(s, FF_RESUME_NOW);
+    order(s, FF_RESUME_LATER, FF_RESUME_NOW);
     return true;
 }
 
