@@ -12,23 +12,10 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "uffd/huge.h"
 
-#define HUGE_PAGES "/sys/kernel/mm/transparent_hugepage"
 #define PAGE 4096
 #define PIECE (128 << 10) /* bytes that are read at once */
-
-/* Of one of the settings of huge pages. A kernel without huge pages has none; what may not be read
- * (AppArmor) says nothing. */
-static bool is_set(const char *file, const char *word)
-{
-    g_autofree char *path = g_build_filename(HUGE_PAGES, file, NULL);
-    g_autofree char *text = NULL;
-    g_autoptr(GError) error = NULL;
-
-    return g_file_get_contents(path, &text, NULL, &error)
-               ? strstr(text, word) != NULL
-               : g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT);
-}
 
 /* Linux 6.4 or newer. Asked for once: a search for data asks at each hole. */
 static bool is_new_kernel(void)
@@ -50,12 +37,12 @@ bool ff_holes_are_true(void)
     if (FF_FAULT_STEP("doubt-holes", false)) {
         return false;
     }
-    return is_new_kernel() || is_set("enabled", "[never]") || is_set("shmem_enabled", "[deny]");
+    return is_new_kernel() || !ff_huge_is_allowed();
 }
 
 bool ff_holes_of_memfd_stay(void)
 {
-    return ff_holes_are_true() || is_set("shmem_enabled", "[never]");
+    return ff_holes_are_true() || ff_huge_is_set("shmem_enabled", "[never]");
 }
 
 /* The first page of [AT, END) that is not zero, or END; -1: an errno. */

@@ -19,6 +19,8 @@
 #define MADV_COLLAPSE 25 /* Linux 6.1 */
 #endif
 
+#define SETTINGS "/sys/kernel/mm/transparent_hugepage"
+
 enum { TRIES = 4 };
 
 struct FfHuge {
@@ -129,17 +131,20 @@ void ff_huge_restore(const FfHuge *h, const int *files, int pagemap_fd, int pidf
 
 /* ---- memory that has come page by page ------------------------------------------------------- */
 
-static bool chosen(const char *path, const char *mode)
+bool ff_huge_is_set(const char *file, const char *word)
 {
+    g_autofree char *path = g_build_filename(SETTINGS, file, NULL);
     g_autofree char *text = NULL;
+    g_autoptr(GError) error = NULL;
 
-    return g_file_get_contents(path, &text, NULL, NULL) && strstr(text, mode);
+    return g_file_get_contents(path, &text, NULL, &error)
+               ? strstr(text, word) != NULL
+               : g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOENT);
 }
 
 bool ff_huge_is_allowed(void)
 {
-    return !chosen("/sys/kernel/mm/transparent_hugepage/enabled", "[never]") &&
-           !chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "[deny]");
+    return !ff_huge_is_set("enabled", "[never]") && !ff_huge_is_set("shmem_enabled", "[deny]");
 }
 
 /* Where the kernel is to find huge pages the address must be a multiple of theirs. *AREA, of *LEN

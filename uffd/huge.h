@@ -34,7 +34,10 @@ const FfHugeRun *ff_huge_all(const FfHuge *h, unsigned *n);
  * memory (-1) of which a page is not there, by PAGEMAP_FD. For MS at most. */
 void ff_huge_restore(const FfHuge *h, const int *files, int pagemap_fd, int pidfd, unsigned ms);
 
-/* Whether the host's administrator leaves huge pages to shared memory that asks for them. */
+/* Whether FILE, one of the settings of transparent huge pages, has WORD. A kernel without huge
+ * pages has none of them, and so every word; what may not be read (AppArmor) says nothing. */
+bool ff_huge_is_set(const char *file, const char *word);
+/* Whether the host leaves huge pages to shared memory that asks for them. */
 bool ff_huge_is_allowed(void);
 /* Makes huge pages of the small ones of FD (borrowed), shared memory of SIZE bytes, through a
  * mapping of this process's own: for that nobody needs a capability, whatever shmem_enabled is.
