@@ -312,7 +312,6 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
 static void on_display(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Take *t = opaque;
-
     JsonObject *info = ff_json_node_object(result);
 
     t->asking = false;

@@ -61,9 +61,9 @@ typedef struct {
     FfMigrationOps ops;
     GMainContext *driver_ctx;
     GCancellable *cancel; /* wakes connect and accept */
-    gint ending;          /* atomic; the migration is being freed. Observer: dest-huge.c */
-    bool freed;           /* driver: nothing is told any more */
-    FfRole role;          /* for tracers */
+    gint ending; /* atomic; it is being freed: QUIT ends threads before. Observer: dest-huge.c */
+    bool freed;  /* driver: nothing is told any more */
+    FfRole role; /* for tracers */
 
     FfMutex lock;
     FfCond changed;

@@ -7,7 +7,7 @@
  * engine's own, so for every user's guest. The next migration, snapshot or restore frees this one
  * first, and so ends it: before anything is registered again.
  *
- * Thread: the coordinator, behind the end of the migration.
+ * Thread: the coordinator, after the end of the migration.
  *
  * System calls: fcntl, close.
  */

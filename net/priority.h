@@ -13,7 +13,7 @@ void ff_priority_urgent(void);
 void ff_priority_bulk(void);
 /* One that has to wake in time, before nobody else: it works for some microseconds, then waits. */
 void ff_priority_link(void);
-/* Work that can wait for ever: whoever else wants the processor has it nearly always. */
+/* Work that can wait for ever: another thread that wants the processor nearly always has it. */
 void ff_priority_low(void);
 
 #endif

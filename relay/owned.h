@@ -7,7 +7,7 @@
 #include "state/state.h"
 
 /* The commands of farfault.json that QEMU does not have, as entries of QEMU's answers to
- * query-commands and query-qmp-schema, each with a comma behind it (qapi/generate.py). */
+ * query-commands and query-qmp-schema, each with a comma after it (qapi/generate.py). */
 extern const char ff_own_names[], ff_own_schema[];
 /* Those that belong into the list that QEMU answers COMMAND (may be NULL) with; NULL: none. */
 const char *ff_own_entries(const FfQmpCommand *command);

@@ -67,7 +67,7 @@ typedef enum {
 typedef struct {
     FfQmpKind kind;
     bool is_error; /* a reply with "error" */
-    bool returns;  /* a reply with "return": from behind that name on */
+    bool returns;  /* a reply with "return": from after that name on */
     char *event;   /* name of an event once it was seen; else NULL */
     char *id;      /* of a reply, plain JSON, once it was seen; NULL if none or over 4 KiB */
 } FfQmpAnswer;
