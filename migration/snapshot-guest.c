@@ -157,6 +157,10 @@ bool ff_snapshot_release_guest(FfSnapshot *s, GError **error)
     }
     ok = resume(s, may_start(s), &running, error);
     ff_stamp(s->stats->running_us);
+    /* As long as the client's cont is ours to carry out: QEMU tells of it as of a stranger's. */
+    if (ok && s->stopping && !s->intruder) {
+        run->stood(run, &s->intruder);
+    }
     FF_FAULT_AT("releasing");
     while (ok && (wish = take_wish(s, running)) != AS_IT_IS) {
         ok = wish == TO_STAND ? run->halt(run, error)

@@ -40,6 +40,7 @@ typedef struct {
     GThread *resumer;     /* lets the guest run on; NULL: not yet made, or ended */
     FfResumeOrder order;  /* lock; to it */
     GError *resume_error; /* its, until it is joined; NULL */
+    GError *intruder;     /* why memory and devices are not of one instant (FfVmmRun.stood); NULL */
     int inner;            /* QEMU's device state; -1 */
     char *run_state;      /* what the guest was before stop, or is to be again; who releases it */
     bool ran;             /* before stop */

@@ -485,15 +485,11 @@ static gpointer resume_guest(gpointer p)
     }
     bool ok = ff_snapshot_release_guest(s, &s->resume_error);
     order(s, FF_RESUME_NOW, FF_RESUME_DONE);
-    if (!ok) {
+    if (!ok || s->intruder) {
         fail_writing(s);
         return NULL;
     }
     FF_FAULT_AT("running");
-    if (!s->cfg->vmm->run.stood(&s->cfg->vmm->run, &s->resume_error)) {
-        fail_writing(s);
-        return NULL;
-    }
     s->saving = false;
     if (!state->wait_saved(state, 0, &s->resume_error) || !undo(s, &s->resume_error)) {
         fail_writing(s);
@@ -508,8 +504,9 @@ static bool end_resuming(FfSnapshot *s, GError **error)
         order(s, FF_RESUME_LATER, FF_RESUME_NEVER);
         g_thread_join(g_steal_pointer(&s->resumer));
     }
-    if (s->resume_error) {
-        g_propagate_error(error, g_steal_pointer(&s->resume_error));
+    if (s->intruder || s->resume_error) {
+        g_propagate_error(error, s->intruder ? g_error_copy(s->intruder)
+                                             : g_steal_pointer(&s->resume_error));
         return false;
     }
     return true;
@@ -680,8 +677,7 @@ static void end_saving(FfSnapshot *s)
 
 static void roll_back(FfSnapshot *s, const GError *why)
 {
-    g_autoptr(GError) left = NULL, resuming = NULL, stands = NULL, others = NULL;
-    FfVmmRun *run = &s->cfg->vmm->run;
+    g_autoptr(GError) left = NULL, resuming = NULL, stands = NULL;
 
     ff_priority_urgent(); /* the guest may stand still */
     FF_FAULT_AT("rolling-back");
@@ -700,8 +696,8 @@ static void roll_back(FfSnapshot *s, const GError *why)
         g_warning("snapshot: the guest could not be resumed: %s", stands->message);
         cancelled = false; /* not everything is as it was */
     }
-    if (s->stopping && !run->stood(run, &others)) {
-        why = others; /* it says more than what came of it */
+    if (s->intruder) {
+        why = s->intruder; /* it says more than what came of it */
     }
     cut_file(s);
     if (!undo(s, &left)) {
@@ -778,4 +774,6 @@ void ff_snapshot_clear(FfSnapshot *s)
     g_clear_pointer(&s->unused, g_ptr_array_unref);
     g_free(s->numbers);
     g_free(s->run_state);
+    g_clear_error(&s->intruder);
+    g_clear_error(&s->resume_error);
 }

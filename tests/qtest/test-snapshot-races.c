@@ -360,6 +360,24 @@ static void test_cont_behind(const void *data)
     snap_end(&t);
 }
 
+/* What the client does when the guest runs again is of no concern to the snapshot, which
+ * looks whether somebody resumed it before. */
+static void test_stop_and_cont(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/running=hold", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(vm_qmp(t.vm), "stop", NULL);
+    qmp_ok(vm_qmp(t.vm), "cont", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    snap_end(&t);
+}
+
 /* The engine dies before it knows what the guest is: what that was at an older snapshot is nothing
  * to go by. */
 static void test_stopped_since(void)
@@ -695,6 +713,7 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &conts[i], test_cont_behind);
     }
+    g_test_add_func("/snapshot/races/stop/and-cont", test_stop_and_cont);
     g_test_add_func("/snapshot/races/stopped-since", test_stopped_since);
     g_test_add_func("/snapshot/races/not-resumed", test_not_resumed);
     g_test_add_func("/snapshot/races/not-rolled-back", test_not_rolled_back);
