@@ -9,9 +9,9 @@
  *   destination before  LOADED: this QEMU is killed
  *   destination loaded  the grant may be on its way: kept, postcopy-paused, recoverable; it never
  *                       runs without the grant
- *   destination granted kept, postcopy-paused, recoverable: who needs a missing page waits, since
- *                       QEMU and the relay hold the userfaultfd open. With a dump in the source's
- *                       place that is read on, and nobody is asked
+ *   destination granted kept, postcopy-paused, recoverable: a thread that needs a missing page
+ *                       waits, since QEMU and the relay hold the userfaultfd open. With a dump in
+ *                       the source's place that is read on, and nobody is asked
  *   destination done    every page is here: what was left over is undone, completed; a source that
  *                       does not know it yet can resume
  *
@@ -65,7 +65,7 @@ static FfStatus first_status(FfControl *c, bool knows_where)
                                             : FF_STATUS_POSTCOPY_PAUSED;
 }
 
-/* What a client ordered meanwhile is carried out when the migration goes on. But it is taken back
+/* What a client ordered meanwhile is carried out when the migration continues. But it is taken back
  * by force at once or not at all: what the client knows of the destination may not be true later.
  * TRUE: that was ordered. */
 static bool keep_order(FfControl *c, bool *ordered)
@@ -312,7 +312,7 @@ static void start_guest(FfDestination *d)
 /* The guest runs, or is to run. */
 static void adopt_granted(FfDestination *d)
 {
-    ff_device_copy_end(d->copy); /* the guest goes on from it, or has gone on */
+    ff_device_copy_end(d->copy); /* the guest continues from it, or has done so */
     if (!take_over(d->control, take_destination, d)) {
         return;
     }

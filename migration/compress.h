@@ -7,7 +7,7 @@
  * or the memory does not compress; it is tried again later, less and less often. What plain runs
  * would come to is looked at again when the link has not been the limit for a while.
  *
- * Threads: the policy is the main connection's sender's (the coordinator, then bulk), who decides
+ * Threads: the policy is the main connection's sender's (the coordinator, then bulk), which decides
  * for all (FfMigration.compressing). An FfCompressing is its sender's alone.
  */
 #ifndef FF_MIGRATION_COMPRESS_H

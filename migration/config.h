@@ -173,7 +173,7 @@ typedef struct {
      * none.
      */
     FfChannel *channel;
-    /* For its further connections, borrowed; NULL: in the clear. HOSTNAME can be NULL. */
+    /* For its additional connections, borrowed; NULL: in the clear. HOSTNAME can be NULL. */
     FfTls *tls;
     const char *tls_hostname;
     /* Source: what the peer was sent. QEMU's own stream begins with the same, but for the PING,
@@ -185,8 +185,8 @@ typedef struct {
      * said on it. The callee's; NULL: it needed none. */
     FfChannel *second;
     GByteArray *first; /* destination: what was read of the peer's stream */
-    /* Destination: connections that came behind it and have not said who they are, perhaps further
-     * channels of it: of FfChannel (ff_handshakes_later()); the callee's. NULL: none. */
+    /* Destination: connections that came after it and have not said who they are, perhaps
+     * additional channels of it: of FfChannel (ff_handshakes_later()); the callee's. NULL: none. */
     GPtrArray *later;
     bool run;         /* destination: the guest is to run when it has arrived */
     bool run_changed; /* the client has said so since the start */
@@ -210,15 +210,15 @@ typedef struct {
     void (*drop)(const char *name, void *opaque);
     /* After done(), of a migration that lives on: now it may be freed. NULL: none ever does. */
     void (*parted)(void *opaque);
-    /* Behind status(): ff_migration_synced() is to be called when the client has been told all that
+    /* After status(): ff_migration_synced() must be called when the client has been told all that
      * came before. Can be NULL: nobody waits for that. */
     void (*sync)(void *opaque);
-    /* ff_migration_words_heard() is to be called when the VMM has carried out every cont and stop
+    /* ff_migration_words_heard() must be called when the VMM has carried out every cont and stop
      * that a client had said before this side held the guest, and what it reported of them has been
      * told. Can be NULL: nobody says any. */
     void (*words)(void *opaque);
-    /* The guest is no more being stopped or started: who was told to wait (FF_STOP_LATER) asks
-     * again. Can be NULL, as above. */
+    /* The guest is no more being stopped or started: a client that was told to wait (FF_STOP_LATER)
+     * asks again. Can be NULL, as above. */
     void (*moved)(void *opaque);
     void *opaque;
 } FfMigrationOps;
@@ -243,7 +243,7 @@ typedef struct {
     bool release_ram;
     bool validate_uuid; /* source: a guest with another UUID is refused */
     bool blocktime;
-    bool plain; /* a peer may be a QEMU without farfault; else it has to be a farfault,
+    bool plain; /* a peer may be a QEMU without farfault; else it must be a farfault,
                    and this side's VMM carries nothing */
     /* Source: where this side is refused, the VMM's own migration begins when the peer has said
      * something, over the connection on which it did. Else at once, by itself. */
@@ -284,7 +284,7 @@ typedef struct {
     FfTls *tls;         /* NULL: in the clear; a reference is taken */
     char *tls_refusal;  /* adopting: why the credentials that it had are not there; can be NULL. No
                            connection is made or accepted then, until ff_migration_set_tls() */
-    char *tls_hostname; /* source: whom the destination's certificate has to name; can be NULL */
+    char *tls_hostname; /* source: the host the destination's certificate must name; can be NULL */
 } FfMigrationConfig;
 
 #endif

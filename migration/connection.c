@@ -165,7 +165,7 @@ void ff_conn_install(FfConnection *conn, FfChannel *main, FfChannel *urgent)
     conn->urgent_shared = !urgent;
     conn->connecting = NULL;
     if (c->events & (FF_EV_DEAD | FF_EV_QUIT)) {
-        /* Paused in between: the threads that start now are to end at once. */
+        /* Paused in between: the threads that start now must end at once. */
         ff_channel_shutdown(main);
         if (urgent) {
             ff_channel_shutdown(urgent);
@@ -189,7 +189,7 @@ bool ff_conn_agreed_locked(FfConnection *conn)
 
 void ff_conn_store(const FfConnection *conn, FfStateHeader *state)
 {
-    /* Observer: who says what half of a migration knows (split.c). */
+    /* Observer: the thread that says what half of a migration knows (split.c). */
     __atomic_store_n(&state->epoch, conn->epoch, __ATOMIC_RELAXED);
     memcpy(state->uuid, conn->session, sizeof(state->uuid));
     memcpy(state->secret, conn->secret, sizeof(state->secret));

@@ -62,7 +62,7 @@ typedef struct {
     FfChannel *main;
     FfChannel *urgent; /* a connection of its own; NULL: shared with main */
     FfBulkChannel bulk[FF_MAX_BULK];
-    unsigned n_bulk; /* lock; who runs as long as the connection reads it without */
+    unsigned n_bulk; /* lock; a thread that runs as long as the connection reads it without */
     GThread *main_reader;
     GThread *urgent_thread; /* S: answers requests. D: places urgent pages */
     GThread *keepalive;
@@ -125,7 +125,7 @@ void ff_conn_clear(FfConnection *conn);
 FfBulkChannel *ff_conn_add_bulk_locked(FfConnection *conn, FfChannel *ch);
 /* Starts RUN(FfBulkChannel *) for each. */
 void ff_conn_start_bulk(FfConnection *conn, GThreadFunc run);
-/* Waits for the threads, which are to end by themselves. */
+/* Waits for the threads, which must end by themselves. */
 void ff_conn_join_bulk(FfConnection *conn);
 /* Joins the threads of all and frees them; the channels are shut down already. */
 void ff_conn_end_bulk(FfConnection *conn);

@@ -20,7 +20,7 @@ typedef enum {
     FF_EV_WANT_POSTCOPY = 1 << 0, /* client: migrate-start-postcopy */
     FF_EV_WANT_CANCEL = 1 << 1,   /* client: migrate_cancel, before the grant */
     FF_EV_WANT_CONTINUE = 1 << 2, /* client: migrate-continue */
-    FF_EV_DEAD = 1 << 3,          /* a channel broke, or a thread cannot go on; the error says */
+    FF_EV_DEAD = 1 << 3,          /* a channel broke, or a thread cannot continue; the error says */
     FF_EV_MAIN = 1 << 4,          /* D: a peer's main channel is there */
     FF_EV_PREPARE = 1 << 5,
     FF_EV_READY = 1 << 6,
@@ -51,7 +51,7 @@ typedef enum {
 /* Code of FF_M_ERROR: the peer is a QEMU without farfault. Other errors have code 0, but for the
  * next ones. */
 #define FF_M_ERROR_PLAIN 1
-/* Who connected looks for another migration. */
+/* The peer that connected looks for another migration. */
 #define FF_M_ERROR_STRAY 2
 /* This side's engine does not migrate this guest, its VMM is to. */
 #define FF_M_ERROR_REFUSED 3
@@ -133,14 +133,14 @@ bool ff_control_client_stopped(FfControl *c);
 /* With the guest held, before it is stopped: waits until the VMM has carried out what was said
  * before that. FALSE and ERROR as ff_control_await(). */
 bool ff_control_await_words(FfControl *c, GError **error);
-/* The guest is as it is to be: who waits for that is answered. */
+/* The guest is as it is to be: a client that waits for that is answered. */
 void ff_control_moved(FfControl *c);
 
 /* ---- the status: the coordinator */
 
 /* The only writer of the status. */
 void ff_control_set_status(FfControl *c, FfStatus status);
-/* The same in two steps, for what has to change together with the status: under the lock, which
+/* The same in two steps, for what must change together with the status: under the lock, which
  * returns the old one; and after it, which tells of it. */
 FfStatus ff_control_enter_locked(FfControl *c, FfStatus status);
 void ff_control_entered(FfControl *c, FfStatus old, FfStatus status);

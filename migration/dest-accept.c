@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Who comes to the destination: listen, tell a farfault source from anything else, and hand over
- * sources (to the coordinator: dest-greet.c) and further channels of the one that is here.
+ * sources (to the coordinator: dest-greet.c) and additional channels of the one that is here.
  *
  * Threads: the acceptor takes connections one after the other, in the order in which they have
- * spoken (handshakes.c), under TLS behind the handshake. A connection that is neither a farfault
- * source nor one of its channels is closed with a line in the log, and the wait goes on: a port
+ * spoken (handshakes.c), under TLS after the handshake. A connection that is neither a farfault
+ * source nor one of its channels is closed with a line in the log, and the wait continues: a port
  * scanner must not end a guest.
  */
 #include "migration/dest-accept.h"
@@ -60,7 +60,7 @@ static void attach_urgent(FfDestination *d, FfChannel *ch)
     ff_channel_free(ch); /* the attempt is over */
 }
 
-/* The epoch that a further channel must have; 0: none is expected. Under the lock. */
+/* The epoch that an additional channel must have; 0: none is expected. Under the lock. */
 static uint64_t wanted_epoch(const FfDestination *d)
 {
     return d->conn->want_channel ? d->conn->want_epoch : 0;
@@ -74,9 +74,9 @@ static void attached(FfDestination *d)
     ff_mutex_unlock(&d->control->lock);
 }
 
-/* The answer comes first: once it is attached, the coordinator may free it at any time. Whoever
- * ends the time of further channels waits for what was answered (ff_conn_agreed_locked()). In a
- * recovery its reader is started when the whole connection stands. */
+/* The answer comes first: once it is attached, the coordinator may free it at any time. The thread
+ * that ends the time of additional channels waits for what was answered (ff_conn_agreed_locked()).
+ * In a recovery its reader is started when the whole connection stands. */
 static const char *attach_bulk(FfDestination *d, FfChannel **ch, uint64_t epoch)
 {
     ff_mutex_lock(&d->control->lock);
@@ -103,7 +103,7 @@ static const char *attach_bulk(FfDestination *d, FfChannel **ch, uint64_t epoch)
     return x ? NULL : "no further channel is expected any more";
 }
 
-/* The first bytes are a frame: a further channel of the migration under way. */
+/* The first bytes are a frame: an additional channel of the migration under way. */
 static const char *take_channel(FfDestination *d, FfChannel **ch, const GByteArray *first)
 {
     FfFrame f;
@@ -176,9 +176,9 @@ static void see_declined(FfDestination *d, const FfChannel *ch)
                         "%s ended the connection behind the TLS handshake: it does not accept this "
                         "side's certificate, and its log says why",
                         ff_channel_peer(ch));
-        /* Who learns from the source that it failed may end this QEMU at once, and expects the
-         * status of a failure: the connection, for whose end the source waits, ends after that
-         * is certain. */
+        /* A client that learns from the source that it failed may end this QEMU at once, and
+         * expects the status of a failure: the connection, for whose end the source waits, ends
+         * after that is certain. */
         ff_control_wait(d->control, FF_EV_TOLD | FF_EV_QUIT);
     }
 }
@@ -214,7 +214,7 @@ static const char *take_connection(FfDestination *d, FfChannel **ch)
     }
 }
 
-/* Whom it answers is ended with everything else: shutdown reaches this channel, too. */
+/* The peer that it answers is ended with everything else: shutdown reaches this channel, too. */
 static void set_accepting(FfDestination *d, FfChannel *ch)
 {
     ff_mutex_lock(&d->control->lock);
@@ -250,7 +250,7 @@ gpointer ff_dest_acceptor(gpointer p)
         }
         set_accepting(d, NULL);
         if (d->plain->first) {
-            /* Its further channels are for QEMU. The coordinator joins this thread first. */
+            /* Its additional channels are for QEMU. The coordinator joins this thread first. */
             d->plain->later = ff_handshakes_later(handshakes);
             return NULL;
         }

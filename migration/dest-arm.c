@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The space of the destination's QEMU: guest RAM is emptied of what is not valid, and registered,
- * so that whoever touches a hole waits for its page; in the end it becomes ordinary memory again.
- * The received bitmaps in the state memfd are the space's marks, so they outlive this engine.
+ * so that a thread that touches a hole waits for its page; in the end it becomes ordinary memory
+ * again. The received bitmaps in the state memfd are the space's marks, so they outlive this
+ * engine.
  *
  * Thread: the coordinator. System calls: ioctl(UFFDIO_*), lseek(SEEK_DATA, SEEK_HOLE).
  */
@@ -257,9 +258,9 @@ bool ff_dest_arm_again(FfDestination *d, GError **error)
     return true;
 }
 
-/* Memory that stays registered when nobody answers any more would stop whoever touches a hole in
- * it, for ever. The kernel runs out of memory for a moment, and there is no event for its end;
- * faults are still answered until then. */
+/* Memory that stays registered when nobody answers any more would stop any thread that touches a
+ * hole in it, for ever. The kernel runs out of memory for a moment, and there is no event for its
+ * end; faults are still answered until then. */
 void ff_dest_disarm(FfDestination *d)
 {
     int rc;

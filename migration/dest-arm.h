@@ -9,10 +9,10 @@
 
 /* Drops what is not valid from guest RAM and arms the userfaultfd over it. */
 bool ff_dest_arm(FfDestination *d, GError **error);
-/* The same after the engine that did it has died: guest RAM stays as it is; who waits is told
- * again. */
+/* The same after the engine that did it has died: guest RAM stays as it is; a thread that waits
+ * is told again. */
 bool ff_dest_arm_again(FfDestination *d, GError **error);
-/* Nobody waits any more, and whoever touches a hole finds zeros. */
+/* Nobody waits any more, and a thread that touches a hole finds zeros. */
 void ff_dest_disarm(FfDestination *d);
 /* Ends the connection (after the grant: pauses) because of RC: the first page of RUN that is not
  * here cannot be placed, or RUN, which is, cannot be given zeros. Any thread. */

@@ -3,7 +3,7 @@
  * Device state into the destination QEMU, and what QEMU answers.
  *
  * The reader that got device state gives QEMU what its socket takes at once: the guest stands
- * still, and each thread that has to wake up first may wait for a processor. The rest is the
+ * still, and each thread that must wake up first may wait for a processor. The rest is the
  * feeder's, a thread of its own because QEMU stops reading while it waits for a page, and that page
  * may have to come through that very reader. The return path carries one word that matters: SHUT,
  * loaded (0) or not.
@@ -83,8 +83,8 @@ char *ff_dest_end_text(FfDestination *d)
 
 void ff_dest_vmm_ended(FfDestination *d)
 {
-    /* While it loads, who reads its return path says it; who waits for pages after that does not.
-     */
+    /* While it loads, the thread that reads its return path says it; the one that waits for pages
+     * after that does not. */
     bool is_read = ff_journal_phase(d->cfg->state) == FF_PHASE_LOADING &&
                    !(ff_control_events(d->control) & FF_EV_SHUT);
     if (!is_read && ff_dest_owes_reason(d)) {

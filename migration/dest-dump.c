@@ -269,7 +269,7 @@ static void stop_pager(FfDestination *d)
     g_clear_pointer(&d->dump->now, dump_free);
 }
 
-/* Whoever waits is asked for again by the new fault thread. */
+/* The page of each thread that waits is asked for again by the new fault thread. */
 static void exchange(FfDestination *d, Dump *dump)
 {
     FfDestDump *dd = d->dump;

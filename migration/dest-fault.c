@@ -6,8 +6,8 @@
  * All that it has is the space, its pager and the placer (dest-place.h), which have no way to a
  * lock but the urgent channel's writer lock (and the space's again_lock, for a page that the guest
  * has given back). It allocates nothing and logs nothing. When the
- * connection is lost it continues to read: who waits is noted, and waits. Its channel is exchanged
- * while it does not run.
+ * connection is lost it continues to read: a thread that waits is noted, and waits. Its channel is
+ * exchanged while it does not run.
  *
  * Threads: the main reader starts the first one, the coordinator the others, and stops them.
  */

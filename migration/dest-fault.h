@@ -7,9 +7,10 @@
 
 #include "migration/dest-side.h"
 
-/* Starts it, over the connection as it stands; without one whoever waits is noted, and waits. */
+/* Starts it, over the connection as it stands; without one a thread that waits is noted, and
+ * waits. */
 void ff_dest_fault_start(FfDestination *d);
-/* It is to end, also if it has not begun. */
+/* It must end, also if it has not begun. */
 void ff_dest_fault_end(FfDestination *d);
 /* Ends it and waits for that. The next one begins with asking for what this one has asked for. */
 void ff_dest_fault_stop(FfDestination *d);

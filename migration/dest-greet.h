@@ -19,7 +19,7 @@ typedef struct {
     FfChannel *ch;  /* NULL: it is the connection's, or gone */
     bool unheard;   /* nothing was read of it yet */
     FfFrame f;      /* the head of its sentence */
-    bool revoked;   /* it has the guest back: this side is to end */
+    bool revoked;   /* it has the guest back: this side must end */
     uint64_t epoch; /* RESUME: of the new connection */
 } FfVisit;
 
@@ -38,7 +38,7 @@ typedef struct {
 FfChannel *ff_dest_take_arrived(FfDestination *d);
 /* TRUE: it has its answer. */
 bool ff_dest_receive(FfDestination *d, FfVisit *visit, const FfManners *manners, GError **error);
-/* Further channels of EPOCH may come. What is left of an attempt that failed ends. */
+/* Additional channels of EPOCH may come. What is left of an attempt that failed ends. */
 void ff_dest_expect_channels(FfDestination *d, uint64_t epoch);
 /* What a destination says first. */
 FfGreeting ff_dest_greeting(const FfDestination *d);

@@ -31,7 +31,7 @@ static char *uuid_text(const uint8_t *u)
     return g_string_free(s, FALSE);
 }
 
-/* In QEMU's words. Who has none is not asked for it. */
+/* In QEMU's words. A source that has none is not asked for it. */
 static char *compare_uuid(const FfDestination *d, const uint8_t *received)
 {
     static const uint8_t none[16];
@@ -150,7 +150,7 @@ static char *compare(FfDestination *d, const FfFrame *f, uint8_t *payload)
     return NULL;
 }
 
-/* What the source's guest is made of, if it says so: text (g_free), NULL if not. It has to be read
+/* What the source's guest is made of, if it says so: text (g_free), NULL if not. It must be read
  * also where the guest is refused for something else: what is left unread makes the end of the
  * connection a reset, which would overtake the answer. */
 static bool hear_parts(FfVisit *visit, const FfHello *h, char **parts, GError **error)
@@ -191,7 +191,7 @@ static char *compare_parts(FfDestination *d, const char *theirs, char **differen
 
 /* ---- the answers ----------------------------------------------------------------------------- */
 
-/* The secret, and behind it what else the source is to know. */
+/* The secret, and after it what else the source must know. */
 static bool accept_hello(FfDestination *d, FfVisit *visit, const char *differences, GError **error)
 {
     uint8_t reply[FF_FRAME_MAX_TEXT];
@@ -231,7 +231,7 @@ static bool answer_hello(FfDestination *d, FfVisit *visit, GError **error)
     return accept_hello(d, visit, differences, error);
 }
 
-/* The source of a migration that was here before: this one waits for its own, for whom the place
+/* The source of a migration that was here before: this one waits for its own, for which the place
  * is free before the stray knows that it is sent away. */
 static bool send_away(FfDestination *d, FfVisit *visit, GError **error)
 {
@@ -278,7 +278,7 @@ bool ff_dest_hello(FfDestination *d, GError **error)
     }
     bool ok = !cancelled && ff_dest_receive(d, &visit, &at_first, error);
     if (visit.ch) {
-        /* Else it is told there why; or QEMU goes on there. */
+        /* Else it is told there why; or QEMU continues there. */
         ff_conn_set_main(d->conn, visit.ch);
     }
     if (ok) {

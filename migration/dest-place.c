@@ -89,7 +89,7 @@ static bool leave_hole(FfPlacer *p, const FfRun *run, FfRun *hole)
         return false;
     }
     hole->n = end - hole->first;
-    /* One that goes on where the last one ended splits nothing. */
+    /* One that continues where the last one ended splits nothing. */
     uint64_t before = __atomic_load_n(&p->hole_end, __ATOMIC_RELAXED);
     bool splits = before != ff_run_key(hole->block, hole->first);
     if ((splits && __atomic_load_n(&p->unregistered, __ATOMIC_RELAXED) >= UNREGISTER_MAX_RANGES) ||

@@ -14,7 +14,7 @@
  * moment: the reservation is the file's, not the mapping's. If the pages have gone meanwhile the
  * migration fails while the guest is still the source's.
  *
- * Threads: the main reader and those of the further connections; ff_dest_drop_missing() is the
+ * Threads: the main reader and those of the additional connections; ff_dest_drop_missing() is the
  * coordinator's, while no reader takes a page. System calls: pwrite, fallocate, lseek(SEEK_DATA),
  * mmap.
  */
@@ -193,7 +193,7 @@ int ff_dest_empty(FfDestination *d)
         ff_control_dead(d->control, "guest RAM cannot be emptied: %s%s", g_strerror(-rc), hint(rc));
         return rc;
     }
-    /* Observer: the further readers, which use what was mapped. */
+    /* Observer: the additional readers, which use what was mapped. */
     g_atomic_int_set(&d->emptied, 1);
     return 0;
 }

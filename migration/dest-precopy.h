@@ -8,7 +8,7 @@
 #include "migration/dest-side.h"
 
 /* Empties guest RAM, which this side's firmware has touched, unless that was done. Main reader,
- * before any other reader takes a page. 0 or -errno (then the migration cannot go on). */
+ * before any other reader takes a page. 0 or -errno (then the migration cannot continue). */
 int ff_dest_empty(FfDestination *d);
 /* A page is written over what was there. Readers; of a page one at a time. */
 int ff_dest_write(FfDestination *d, const FfFrame *f, const void *data);

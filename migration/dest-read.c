@@ -36,7 +36,7 @@ typedef struct {
     FfDecompressor *unpacker; /* NULL: not needed yet */
     uint64_t frames;
     bool prepared; /* PREPARE came: no page until the last stale one is dropped */
-    bool open;     /* a further one, in precopy: pages came, and their ROUND not yet */
+    bool open;     /* an additional one, in precopy: pages came, and their ROUND not yet */
 } Reader;
 
 static int protocol_error(Reader *r, const FfFrame *f, const char *why)
@@ -47,7 +47,7 @@ static int protocol_error(Reader *r, const FfFrame *f, const char *why)
 
 /* When everything is here DONE says so, and the source may end the connection before this reader
  * has come so far. That this cannot be sent is no reason to read no more: the end of the connection
- * is seen behind the source's last words, FINISHED perhaps. */
+ * is seen after the source's last words, FINISHED perhaps. */
 static void acknowledge(Reader *r)
 {
     bool all = g_atomic_int_get(&r->d->final) &&
@@ -107,8 +107,8 @@ static int read_packed(Reader *r, FfFrame *f)
     return rc;
 }
 
-/* A page that comes before the switch. The further readers must be done with theirs before the main
- * one goes on to what they could spoil: that one says so in rounds_over and then looks at
+/* A page that comes before the switch. The additional readers must be done with theirs before the
+ * main one continues to what they could spoil: that one says so in rounds_over and then looks at
  * rounds_open, these the other way round, all sequentially consistent. */
 static bool in_round(Reader *r)
 {
@@ -127,7 +127,7 @@ static bool in_round(Reader *r)
     return !g_atomic_int_get(&d->rounds_over);
 }
 
-/* FALSE: the source has not waited for the further connections. */
+/* FALSE: the source has not waited for the additional connections. */
 static bool end_rounds(FfDestination *d)
 {
     g_atomic_int_set(&d->rounds_over, 1);
@@ -323,7 +323,7 @@ static int take_device(Reader *r, FfFrame *f)
         if (!d->device_base) {
             return protocol_error(r, f, "a delta without a base");
         }
-        /* Behind it in the buffer, which has room for both. */
+        /* After it in the buffer, which has room for both. */
         data += FF_RUN_MAX_BYTES;
         if (ff_delta_decode(d->device_base, r->buf, bytes, data, f->n_pages, &why) < 0) {
             return protocol_error(r, f, why);

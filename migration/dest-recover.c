@@ -10,7 +10,7 @@
  * Where the source is gone for good its dump takes its place (dest-dump.c). A source that comes
  * back then is sent away until every page is here.
  *
- * The fault thread goes on while there is no connection; it is stopped only for the moment in
+ * The fault thread continues while there is no connection; it is stopped only for the moment in
  * which its channel is exchanged, so it needs no lock for it.
  *
  * Thread: the coordinator.
@@ -296,9 +296,7 @@ static bool say_what_is_here(FfDestination *d, FfVisit *visit, const FfResume *r
            say_list(d, visit->ch, error);
 }
 
-/* ---- going on
- * ---------------------------------------------------------------------------------------
- */
+/* ---- continuing ------------------------------------------------------------------------------ */
 
 static bool await_channels(FfDestination *d, FfChannel *ch, FfChannel **urgent, GError **error)
 {
@@ -357,11 +355,11 @@ static void begin(FfDestination *d)
 {
     ff_control_forget(d->control, FF_EV_DEAD);
     ff_control_set_status(d->control, FF_STATUS_POSTCOPY_RECOVER);
-    /* Who drives both sides asks this one as soon as the other has its answer. */
+    /* A client that drives both sides asks this one as soon as the other has its answer. */
     ff_control_sync(d->control);
 }
 
-/* Who comes to a port has to prove who he is before the recovery begins. */
+/* A peer that comes to a port must prove who it is before the recovery begins. */
 static bool take_resume(FfDestination *d, FfVisit *visit, GError **error)
 {
     FfResume r;

@@ -71,7 +71,8 @@ void ff_dest_answer_revoke(FfDestination *d, bool ended)
         if (ended) {
             ff_channel_send(d->revoker, ff_frame(FF_FRAME_REVOKED, 0), NULL, true);
         } else {
-            /* Who starts the guest on this answer must be sure that it does not run here. */
+            /* The side that starts the guest on this answer must be sure that it does not run
+             * here. */
             g_message("the source wants the guest back, and gets no answer: it is not certain that "
                       "this QEMU has ended");
             ff_channel_shutdown(d->revoker);

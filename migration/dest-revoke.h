@@ -7,7 +7,7 @@
 
 #include "migration/dest-side.h"
 
-/* CH is the source's, who says REVOKE. TRUE: it is taken, this side is to end; FALSE: refused. */
+/* CH is the source's, which says REVOKE. TRUE: it is taken, this side must end; FALSE: refused. */
 bool ff_dest_take_revoke(FfDestination *d, FfChannel *ch, GError **error);
 /* Waits until the VMM, which was asked to end, has. FALSE: that is not certain. */
 bool ff_dest_ensure_end(FfDestination *d);

@@ -30,7 +30,7 @@ typedef struct FfDestDump FfDestDump;
 
 /* A destination that has no source: what it does in place of connections. The coordinator. */
 typedef struct {
-    /* There is an event for an end. TRUE: it goes on, or there is an event for that. FALSE: the
+    /* There is an event for an end. TRUE: it continues, or there is an event for that. FALSE: the
      * engine ends. */
     bool (*again)(FfDestination *d);
     /* The guest runs, or was to. */
@@ -53,7 +53,7 @@ struct FfDestination {
     FfPlain *plain;
     FfDeviceCopy *copy;
     const FfDestOrigin *origin; /* NULL: a source */
-    FfRestore *restore;         /* of restore.c; lock: who describes it. NULL: a source */
+    FfRestore *restore;         /* of restore.c; lock: to describe it. NULL: a source */
     FfDestDump *dump;           /* of dest-dump.c, in place of a source that is gone; else NULL */
     char *dump_uri;             /* lock; its "file:DIRECTORY" */
     char *dump_order;           /* the directory of the client's migrate-recover; else NULL */

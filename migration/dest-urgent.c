@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The destination's urgent reader: places the pages that answer requests, as they come on the
- * second socket, so that none waits behind a bulk run. What comes by one read is placed run by run.
+ * second socket, so that none waits for a bulk run. What comes by one read is placed run by run.
  *
  * It is on the fault path: no allocation, no log, no lock but its channel's. What it works with is
  * Urgent, which has no way to any other; for an acknowledgement it takes the main channel's writer

@@ -112,13 +112,13 @@ static bool agree(FfDestination *d, GError **error)
     }
     d->stderr_before = ff_stderr_written(d->cfg->discard_fd);
     /* Stored first: what prepare() leaves half done is the next engine's to undo. Until here
-     * nothing was changed, and the next one goes on listening. */
+     * nothing was changed, and the next one continues to listen. */
     ff_state_unmark(d->cfg->state, FF_MARK_FILE | FF_MARK_DUMP);
     ff_journal_setup(d->cfg->state);
     FF_FAULT_AT("setup");
     ff_conn_store(d->conn, d->cfg->state);
     FF_FAULT_AT("greeted");
-    /* The source goes on meanwhile: READY, for which it waits, comes later. */
+    /* The source continues meanwhile: READY, for which it waits, comes later. */
     if (!d->cfg->vmm->state.prepare(&d->cfg->vmm->state, FF_ROLE_DESTINATION, error)) {
         return false;
     }
@@ -180,7 +180,7 @@ bool ff_dest_begin_load(FfDestination *d, GError **error)
 {
     int fd = -1;
 
-    /* A client's cont that QEMU carried out behind our stop would have it start the guest by
+    /* A client's cont that QEMU carried out after our stop would have it start the guest by
      * itself.
      */
     if (!ff_control_await_words(d->control, error)) {
@@ -278,8 +278,8 @@ static bool await_grant(FfDestination *d, GError **error)
     return true;
 }
 
-/* QEMU may be unable to answer before it has a page, which only a connection brings; and who makes
- * connections is the coordinator. So it does not wait for the answer alone. */
+/* QEMU may be unable to answer before it has a page, which only a connection brings; and it is the
+ * coordinator that makes connections. So it does not wait for the answer alone. */
 static gpointer start_guest(gpointer p)
 {
     FfDestination *d = p;
@@ -299,7 +299,7 @@ static gpointer start_guest(gpointer p)
     d->runs = running;
     ff_control_moved(d->control);
     ff_control_event(d->control, FF_EV_RESUMED);
-    ff_device_copy_end(d->copy); /* the guest goes on from it */
+    ff_device_copy_end(d->copy); /* the guest continues from it */
     return NULL;
 }
 
@@ -376,8 +376,9 @@ static void tell_source(FfDestination *d, const char *why)
     }
 }
 
-/* Who learns from the source that it failed may end this QEMU at once, and expects the status of a
- * failure. So QEMU ends first, where there is time for it: the guest runs at the source. */
+/* A client that learns from the source that it failed may end this QEMU at once, and expects the
+ * status of a failure. So QEMU ends first, where there is time for it: the guest runs at the
+ * source. */
 static void end_vmm(FfDestination *d)
 {
     struct pollfd p = {.fd = d->cfg->pidfd, .events = POLLIN};
@@ -488,13 +489,13 @@ static void complete(FfDestination *d)
     bool known = d->origin || (connected && ff_dest_hear_finished(d));
     if (!known) {
         /* Everything is here: the guest needs nobody any more, only the source may not know. */
-        ff_dest_end_connection(d); /* who sees the status may come back at once */
+        ff_dest_end_connection(d); /* a client that sees the status may come back at once */
         ff_control_set_status(d->control, FF_STATUS_COMPLETED);
         ff_dest_linger(d);
     }
     FF_FAULT_AT("finished");
-    /* Its end tells the source that this side is completed: whoever sees that the source is may ask
-     * here at once (QEMU's tests do). */
+    /* Its end tells the source that this side is completed: a client that sees that the source is
+     * may ask here at once (QEMU's tests do). */
     ff_mutex_lock(&d->control->lock);
     d->conn->keep_main = d->control->events & FF_EV_FINISHED;
     ff_mutex_unlock(&d->control->lock);
@@ -528,7 +529,8 @@ void ff_dest_see_through(FfDestination *d)
             ff_dest_send_away(d);
             continue;
         }
-        /* The fault thread goes on: who touches a missing page waits, and is never shown zeros. */
+        /* The fault thread continues: a thread that touches a missing page waits, and is never
+         * shown zeros. */
         if (ff_control_events(d->control) & FF_EV_QUIT || !again(d)) {
             end_threads(d);
             return;

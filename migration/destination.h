@@ -23,7 +23,7 @@ void ff_dest_give_up(FfDestination *d, const GError *why);
 /* From LOADED to the end; from the grant to the end. */
 void ff_dest_end_loaded(FfDestination *d);
 void ff_dest_see_through(FfDestination *d);
-/* Starts the guest as the state memfd says, in a thread of its own: FF_EV_RESUMED. START: it is to
+/* Starts the guest as the state memfd says, in a thread of its own: FF_EV_RESUMED. START: it must
  * run, if it ran before. */
 void ff_dest_start_guest(FfDestination *d, bool start);
 

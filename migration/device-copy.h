@@ -13,14 +13,14 @@
 
 typedef struct {
     FfControl *control; /* borrowed */
-    bool until_grant;   /* D: a guest that was granted to this side may have gone on from it */
+    bool until_grant;   /* D: a guest that was granted to this side may have continued from it */
     int fd;             /* lock; -1: none */
 } FfDeviceCopy;
 
 void ff_device_copy_begin(FfDeviceCopy *copy);
 void ff_device_copy_write(FfDeviceCopy *copy, const void *data, size_t len);
-/* The copy (an fd, not the caller's) if it is what the guest would go on from, else -1. The lock is
- * held. */
+/* The copy (an fd, not the caller's) if it is what the guest would continue from, else -1. The lock
+ * is held. */
 int ff_device_copy_fd_locked(const FfDeviceCopy *copy);
 void ff_device_copy_end(FfDeviceCopy *copy);
 

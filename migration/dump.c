@@ -6,7 +6,7 @@
  * of mode 0700, since guest memory is in them. Memory is read from the memfds, never through a
  * mapping: a missing page is a hole there, and reading a hole makes nobody wait.
  *
- * What is written is of one moment only if nothing has gone on meanwhile: of a source, and of a
+ * What is written is of one moment only if nothing has happened meanwhile: of a source, and of a
  * destination that may not run yet, epoch, phase and right are compared at the end with those of
  * the beginning. A guest that runs changes all the time, so a destination's memory is that of no
  * moment.
@@ -309,7 +309,7 @@ static int write_piece(int fd, HeldBlock *h, uint64_t i, char *buf, uint64_t *by
     uint64_t end = MIN(at + FF_DUMP_PIECE, h->info.size), last = (end + ps - 1) / ps;
     int rc = 0;
 
-    /* No page behind the piece is looked at: a run may be all of the block. */
+    /* No page after the piece is looked at: a run may be all of the block. */
     for (uint64_t p = at / ps; rc == 0 && p < last; p += MAX(n, 1)) {
         for (n = 0; p + n < last && ff_bitmap_test(&h->held, p + n); n++) {
         }
@@ -416,7 +416,8 @@ static bool write_about(FfDump *d, int dir, GError **error)
     return finish(fd, fd < 0 ? -1 : write_all(fd, sealed, len, 0), FF_DUMP_ABOUT, error);
 }
 
-/* Who uses a dump believes that its memory is that of one moment, of a guest that was given. */
+/* A side that uses a dump believes that its memory is that of one moment, of a guest that was
+ * given. */
 static bool check_moment(const FfDump *d, GError **error)
 {
     Moment now = moment_of(d->state);

@@ -4,7 +4,7 @@
  * that is, the device state if this side has it, and what the migration knows.
  *
  * ff_dump_new() belongs to the driver's thread and copies no memory; ff_dump_write() may take as
- * long as it likes, in any thread, also when the migration has gone on or is over.
+ * long as it likes, in any thread, also when the migration has continued or is over.
  */
 #ifndef FF_MIGRATION_DUMP_H
 #define FF_MIGRATION_DUMP_H
@@ -13,7 +13,7 @@
 
 typedef struct FfDump FfDump;
 
-/* What is to be written of M, which has to be postcopy-paused. NULL and ERROR if it is not. */
+/* What is to be written of M, which must be postcopy-paused. NULL and ERROR if it is not. */
 FfDump *ff_dump_new(FfMigration *m, GError **error);
 /* Writes it into DIRECTORY (absolute; made if it is not there). *BYTES of memory were written. */
 bool ff_dump_write(FfDump *dump, const char *directory, uint64_t *bytes, GError **error);

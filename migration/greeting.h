@@ -19,7 +19,7 @@
 typedef struct {
     const char *saying, *hearing; /* what this side was doing; NULL: it is not said */
     const char *peer;             /* who closed the connection */
-    const char *stranger;         /* behind the name of a frame that does not belong there */
+    const char *stranger;         /* after the name of a frame that does not belong there */
 } FfGreetingWords;
 
 /* Sets ERROR for CH, which failed while this side was DOING (can be NULL), with RC (-errno) or for
@@ -28,7 +28,7 @@ bool ff_greeting_lost(GError **error, const FfChannel *ch, const FfGreetingWords
                       const char *doing, int rc, const char *why);
 /* Reads the head of a frame, in time. */
 bool ff_greeting_hear_head(FfChannel *ch, const FfGreetingWords *words, FfFrame *f, GError **error);
-/* The payload of F (at most CAP bytes), behind it. */
+/* The payload of F (at most CAP bytes), after it. */
 bool ff_greeting_hear_payload(FfChannel *ch, const FfGreetingWords *words, const FfFrame *f,
                               void *payload, size_t cap, GError **error);
 /* Both. */

@@ -34,7 +34,7 @@
 #define DIED "the migration engine ended unexpectedly"
 
 /* A new QEMU, or engine of it, that says nothing for so long has failed; ms. The guest may be
- * standing, and the word lets nobody run who has been given up. */
+ * standing, and the word lets no side run that has been given up. */
 static int limit(const FfHandover *s)
 {
     return s->cfg->peer_timeout_ms ? (int)s->cfg->peer_timeout_ms : -1;
@@ -350,7 +350,7 @@ static bool give(FfHandover *s, GError **error)
         return false;
     }
     FF_FAULT_AT("given");
-    /* Who does not get it reads the word. */
+    /* An engine that does not get it reads the word. */
     ff_upgrade_send(s->link, limit(s), FF_UPGRADE_GIVE, NULL, 0, NULL, 0);
     return true;
 }

@@ -44,7 +44,7 @@ void ff_handover_coordinate(FfHandover *s);
 void ff_handover_adopt(FfHandover *s);
 /* Before that coordinator. The driver. */
 void ff_handover_adopt_begin(FfHandover *s);
-/* Driver: who waits for the peer stops doing so. The control's lock is held. */
+/* Driver: a thread that waits for the peer stops doing so. The control's lock is held. */
 void ff_handover_wake_locked(FfHandover *s);
 void ff_handover_clear(FfHandover *s);
 

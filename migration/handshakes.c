@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See handshakes.h. Nobody is waited for alone: one poll() is for all, and each who has news goes
- * as far as he can without waiting. Of the first byte it is only looked at (TLS or not); the
+ * See handshakes.h. Nobody is waited for alone: one poll() is for all, and each peer that has news
+ * goes as far as it can without waiting. Of the first byte it is only looked at (TLS or not); the
  * handshake of TLS goes in single attempts; the first words are read as far as they go, never more,
  * and given back to the channel when they are whole. So the thread sleeps until somebody has
  * something new.
  *
  * Who the peer is, by certificate or key and by tls-authz, is part of the handshake, hence known
- * before any of his words is read.
+ * before any of its words is read.
  *
  * System calls: accept4, recvfrom, poll, shutdown.
  */
@@ -204,7 +204,7 @@ static void listen_to(Pending *p)
             p->events = ff_channel_read_events(p->ch);
             return;
         case FF_IO_DEAD:
-            p->stage = READY; /* who reads it finds the end behind what was said */
+            p->stage = READY; /* the reader finds the end after what was said */
             return;
         }
     }
@@ -281,13 +281,13 @@ static void send_overdue_away(FfHandshakes *h, int64_t now)
     clear_places(h);
 }
 
-/* Who has to go first has the lowest. */
+/* The one that must go first has the lowest. */
 static int standing(const Pending *p)
 {
     return p->stage == REFUSED ? 0 : ff_channel_proved(p->ch) ? 2 : 1;
 }
 
-/* Who makes room when every place is taken. */
+/* The one that makes room when every place is taken. */
 static Pending *next_to_go(FfHandshakes *h)
 {
     Pending *next = &h->pending[0];
@@ -349,8 +349,8 @@ static int time_left(int64_t end)
     return end == G_MAXINT64 ? -1 : (int)MAX(0, (end - g_get_monotonic_time() + 999) / 1000);
 }
 
-/* Waits for news, and goes on with those who have some. TRUE in *COMES: somebody waits outside and
- * may come in. FALSE and ERROR: cancelled. */
+/* Waits for news, and continues with those that have some. TRUE in *COMES: somebody waits outside
+ * and may come in. FALSE and ERROR: cancelled. */
 static bool await(FfHandshakes *h, bool *comes, GError **error)
 {
     GPollFD cancelled;
@@ -385,7 +385,7 @@ static bool await(FfHandshakes *h, bool *comes, GError **error)
     return true;
 }
 
-/* Who has spoken goes first, then who has been here longest. */
+/* A peer that has spoken goes first, then the one that has been here longest. */
 static FfChannel *who_has_spoken(FfHandshakes *h)
 {
     for (unsigned i = 0; i < h->n; i++) {
@@ -413,7 +413,7 @@ FfChannel *ff_handshakes_next(FfHandshakes *h, GError **error)
         if ((ch = who_has_spoken(h))) {
             return ch;
         }
-        /* Who was next to go may have come further meanwhile. */
+        /* The peer that was next to go may have come further meanwhile. */
         if (comes && when_is_room(h) <= g_get_monotonic_time() && !let_in(h, error)) {
             return NULL;
         }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The steps of the journal, one row for each way in which phase and right to run may change. No
- * include guard: whoever includes it defines FF_JOURNAL_STEP, and P1 to P5 for sets of phases.
+ * include guard: a file that includes it defines FF_JOURNAL_STEP, and P1 to P5 for sets of phases.
  *
  *   FF_JOURNAL_STEP(side, step, phases before, rights before, phase after, right after, order, why)
  *

@@ -20,7 +20,7 @@
 void ff_journal_setup(FfStateHeader *s);
 /* S: the guest is about to be stopped. */
 void ff_journal_stopped(FfStateHeader *s);
-/* S: it runs here again, and what is going on needs it no more: a live snapshot. */
+/* S: it runs here again, and what is under way needs it no more: a live snapshot. */
 void ff_journal_resumed(FfStateHeader *s);
 /* S: the commit point. After it the guest is the peer's, whatever happens. */
 void ff_journal_give(FfStateHeader *s);

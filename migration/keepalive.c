@@ -5,15 +5,15 @@
  * is out, a connection that is half open, a host that hangs and an engine that was stopped are
  * noticed on every kind of socket and in every state, also when neither side has anything to say.
  *
- * What cannot be said tells as well: at the source nobody reads a further connection. But the main
- * one may hold the peer's own word of why, so it has until the next look to be read.
+ * What cannot be said tells as well: at the source nobody reads an additional connection. But the
+ * main one may hold the peer's own word of why, so it has until the next look to be read.
  *
  * What is counted are looks without a byte, not the time between them: an engine that was stopped
  * itself (or had no processor for a while) does not take its own absence for that of the peer.
  *
  * It looks at one thing more, at the source while the guest stands still: device state that the
- * destination's QEMU does not load. Its engine lives, and yet nothing goes on; before the grant
- * the guest can go on here.
+ * destination's QEMU does not load. Its engine lives, and yet nothing moves; before the grant
+ * the guest can continue here.
  *
  * Thread: one per connection; starts when both sides have greeted, joined before a channel is
  * freed. It takes FfControl.lock for the moment in which it looks which channels there are.
@@ -27,7 +27,7 @@
 #define LOOK_MS 1000
 #define LOOKS_MIN 8
 
-/* Main and urgent, then the further ones. On those only the source speaks. */
+/* Main and urgent, then the additional ones. On those only the source speaks. */
 #define CHANNELS (2 + FF_MAX_BULK)
 #define BOTH_WAYS 2
 
@@ -134,7 +134,7 @@ static bool look(Look *p)
         }
     }
     if (is_stuck(p)) {
-        /* The channels stay: the destination is to be told. */
+        /* The channels stay: the destination must be told. */
         ff_control_dead(p->conn->control,
                         "the destination's QEMU has not loaded the device state for %u ms",
                         p->conn->cfg->peer_timeout_ms);
@@ -158,7 +158,7 @@ void ff_keepalive_start(FfConnection *conn, const FfRam *ram, const FfStats *sta
                         const gint *guest_stopped)
 {
     if (!conn->cfg->peer_timeout_ms || !(conn->peer_features & FF_FEATURE_ALIVE)) {
-        return; /* what TCP does by itself has to do */
+        return; /* what TCP does by itself must do */
     }
     Look *p = g_new0(Look, 1);
     *p = (Look){.conn = conn, .ram = ram, .stats = stats, .guest_stopped = guest_stopped};

@@ -11,7 +11,7 @@
 
 /* The peer has greeted: from here on it is looked after, until ff_keepalive_end(). RAM and STATS
  * tell whether anything moves. GUEST_STOPPED: of a source, atomic; NULL: this side is the
- * destination. All of them have to stay. */
+ * destination. All of them must stay. */
 void ff_keepalive_start(FfConnection *conn, const FfRam *ram, const FfStats *stats,
                         const gint *guest_stopped);
 /* The connection ends. */

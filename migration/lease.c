@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A read lease; see lease.h. It belongs to the open description. The relay holds that as well, so
- * the lease outlives an engine that dies. Who is told of a writer does not: each engine makes
- * itself the one who is, and then looks whether somebody has come before.
+ * the lease outlives an engine that dies. Which process is told of a writer does not: each
+ * engine makes itself the one that is, and then looks whether somebody has come before.
  *
  * While somebody waits, F_GETLEASE says F_UNLCK. It says the same where there is no lease any more.
- * That there was one F_GETSIG says, of the same description: who finds that gives the lease up at
- * the end, whatever it has found. Who does not own the file any more cannot do that: then it ends
- * with the description (ff_lease_open()).
+ * That there was one F_GETSIG says, of the same description: an engine that finds that gives the
+ * lease up at the end, whatever it has found. A process that does not own the file any more cannot
+ * do that: then it ends with the description (ff_lease_open()).
  *
- * Threads: who takes it, and the main loop, which the kernel tells (told()). Lock: FfLease.lock, a
- * leaf, under which a lease is looked at or given up, never taken.
+ * Threads: the one that takes it, and the main loop, which the kernel tells (told()). Lock:
+ * FfLease.lock, a leaf, under which a lease is looked at or given up, never taken.
  *
  * System calls: signalfd4.
  */
@@ -144,7 +144,8 @@ static const char *reason(int rc)
                            : g_strerror(-rc);
 }
 
-/* With a time of 0 the kernel has who writes wait for ever, be the fill at its end or not. */
+/* With a time of 0 the kernel has a process that writes wait for ever, be the fill at its end or
+ * not. */
 static bool has_end(void)
 {
     g_autofree char *text = time_text();
@@ -179,7 +180,7 @@ static int take(const FfLease *l, bool kept)
     if (fcntl(l->fd, F_SETOWN, getpid()) < 0 || fcntl(l->fd, F_SETSIG, SIGIO) < 0) {
         return -errno;
     }
-    /* Who waits counts as one who writes; and the file may be another user's by now. */
+    /* A process that waits counts as one that writes; and the file may be another user's by now. */
     return FF_FAULT_CALL("set-lease", fcntl(l->fd, F_SETLEASE, F_RDLCK)) == 0 ||
                    (kept && (errno == EAGAIN || errno == EACCES))
                ? 0
@@ -233,7 +234,7 @@ FfLease *ff_lease_take(int fd, const char *path, GMainContext *context, FfLeaseF
         return NULL;
     }
     listen_to(l, context);
-    /* Before this process was the one who is told. */
+    /* Before this process was the one that is told. */
     look(l, kept);
     return l;
 }

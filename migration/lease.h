@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The read lease on the file of a restore: who opens the file for writing, or truncates it by its
- * name, waits in the kernel until the lease is given up, but for fs.lease-break-time at most.
+ * The read lease on the file of a restore: a process that opens the file for writing, or truncates
+ * it by its name, waits in the kernel until the lease is given up, but for fs.lease-break-time at
+ * most.
  */
 #ifndef FF_MIGRATION_LEASE_H
 #define FF_MIGRATION_LEASE_H
@@ -17,11 +18,11 @@ typedef void (*FfLeaseFunc)(void *opaque);
 /* The kernel tells by SIGIO, which ends a process that does not expect it. The main thread, before
  * there is another one. */
 void ff_lease_init(void);
-/* A description of the file that FD has open, for its lease alone. Who may have a lease at first
- * may not always give it up: libvirt gives the file back to root when it was told that the restore
- * is over. Then it ends when the last copy of this one is closed, and so nobody else is to have
- * any. Where the file cannot be opened once more, or FD has a lease of an engine before, it is a
- * copy of FD. -1: none. */
+/* A description of the file that FD has open, for its lease alone. A process that may have a lease
+ * at first may not always give it up: libvirt gives the file back to root when it was told that the
+ * restore is over. Then it ends when the last copy of this one is closed, and so nobody else may
+ * have any. Where the file cannot be opened once more, or FD has a lease of an engine before, it is
+ * a copy of FD. -1: none. */
 int ff_lease_open(int fd);
 /* FD, a description for reading alone, can have a lease now. */
 bool ff_lease_is_possible(int fd);
@@ -31,9 +32,10 @@ bool ff_lease_is_possible(int fd);
  * returns, and does not call it after that. */
 FfLease *ff_lease_take(int fd, const char *path, GMainContext *context, FfLeaseFunc waits,
                        void *opaque);
-/* Gives it up: who waits continues. L can be NULL. The thread that took it, or CONTEXT's. */
+/* Gives it up: a process that waits continues. L can be NULL. The thread that took it, or
+ * CONTEXT's. */
 void ff_lease_end(FfLease *l);
-/* Who writes is held back for so long at most. */
+/* A process that writes is held back for so long at most. */
 unsigned ff_lease_seconds(void);
 
 #endif

@@ -35,7 +35,7 @@ bool ff_migration_continue(FfMigration *m, FfStatus from, GError **error);
 bool ff_migration_cancel(FfMigration *m, GError **error);
 /* Postcopy or recovery only: breaks the channels on purpose -> postcopy-paused. */
 bool ff_migration_pause(FfMigration *m, GError **error);
-/* Source, postcopy-paused: connects to URI, or goes on over FD (taken; -1 with a URI). What
+/* Source, postcopy-paused: connects to URI, or continues over FD (taken; -1 with a URI). What
  * comes of it is told by the status: postcopy-active, or postcopy-paused again. RECOVER_SETUP:
  * the client knows postcopy-recover-setup. */
 bool ff_migration_resume(FfMigration *m, const char *uri, int fd, bool recover_setup,
@@ -43,7 +43,7 @@ bool ff_migration_resume(FfMigration *m, const char *uri, int fd, bool recover_s
 /* Live change of auto_recover_s. */
 void ff_migration_set_auto_recover(FfMigration *m, unsigned seconds);
 /* Source, postcopy-paused: takes the guest back from a destination that has loaded it and never
- * ran it. What comes of it is told by the status: failed (the guest goes on here), or
+ * ran it. What comes of it is told by the status: failed (the guest continues here), or
  * postcopy-paused again. URI NULL, FD -1: where the connection was. FORCE: the client knows that
  * the destination has ended without having run it; nobody is asked. */
 bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GError **error);
@@ -53,8 +53,8 @@ bool ff_migration_lives_on(FfMigration *m);
 /* This process is about to end: if it is because the VMM has ended in the middle of postcopy, and
  * not the relay alone, the peer is told that what only this side had is gone. */
 void ff_migration_vmm_ended(FfMigration *m);
-/* A peer waits for the word that this side's VMM has ended, or is being told so: this process has
- * to live until it is FALSE. The main loop's context is woken up then. */
+/* A peer waits for the word that this side's VMM has ended, or is being told so: this process must
+ * live until it is FALSE. The main loop's context is woken up then. */
 bool ff_migration_speaks(FfMigration *m);
 /* After done(), of a live snapshot: nothing is registered in its userfaultfd, which can be used for
  * the next one. */
@@ -73,7 +73,7 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
 bool ff_migration_is_restore(FfMigration *m);
 /* Something waits for the end of it. */
 void ff_migration_hurry(FfMigration *m);
-/* Restore, postcopy-paused: goes on with the file at PATH, which has to be the same. */
+/* Restore, postcopy-paused: continues with the file at PATH, which must be the same. */
 bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error);
 /* Destination, postcopy-paused, of a guest that was granted to it: what is missing comes from the
  * source's dump in directory PATH (absolute). What comes of it is told by the status:
@@ -83,7 +83,7 @@ bool ff_migration_recover_dump(FfMigration *m, const char *path, GError **error)
 bool ff_migration_has_dump(FfMigration *m);
 /* A destination that is completed, but waits for its source to know it, waits no more. */
 void ff_migration_stop_waiting(FfMigration *m);
-/* Destination: the client's cont. *NOW: the guest may run and the caller is to pass it to QEMU;
+/* Destination: the client's cont. *NOW: the guest may run and the caller must pass it to QEMU;
  * else it is remembered and carried out after the grant. */
 bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error);
 typedef enum {

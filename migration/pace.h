@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The rate limit of what is sent on one side: whoever sends waits for its turn, sends, and says how
- * much it was. A limit that changes counts at once.
+ * The rate limit of what is sent on one side: a thread that sends waits for its turn, sends, and
+ * says how much it was. A limit that changes counts at once.
  *
  * Threads: any number of senders; the control's lock.
  */

@@ -7,21 +7,21 @@
  * The source opens with what QEMU itself would send: header, configuration section, and the
  * commands OPEN_RETURN_PATH and PING. QEMU echoes the PING's value, our token, in a PONG; farfault
  * answers with its greeting. Nothing has been changed in the guest then, on either side, so QEMU
- * can begin as if nothing had been: the source's QEMU is spliced in behind what was sent, the
+ * can begin as if nothing had been: the source's QEMU is spliced in after what was sent, the
  * destination's QEMU gets first what was read. Under TLS the session stays with the engine: QEMU
- * could not go on inside it, so it is given the plain text on a private socket.
+ * could not continue inside it, so it is given the plain text on a private socket.
  *
  * A source that is refused says the same, but with QEMU's own PING, where its client may ask for
  * postcopy: so a farfault there leaves the guest to its QEMU, and QEMU's PONG is waited for as
  * well.
  *
- * Silence is no answer: whoever accepts may be a host that hangs, or a socket that nobody serves,
- * and QEMU's own migration would fill the kernel's buffers and give the guest to nobody. So QEMU
- * begins after the PONG, never before it. A QEMU before 8.0 with postcopy-preempt reads nothing
- * before its second channel is there; it tells its channels apart by their order alone. So after
- * second_ms of silence the source (source-hello.c) opens that channel, on which nothing is said.
- * QEMU's own second channel later becomes this one. A farfault that was only slow takes it for a
- * stranger, and the source closes it after the greeting.
+ * Silence is no answer: the peer that accepts may be a host that hangs, or a socket that nobody
+ * serves, and QEMU's own migration would fill the kernel's buffers and give the guest to nobody. So
+ * QEMU begins after the PONG, never before it. A QEMU before 8.0 with postcopy-preempt reads
+ * nothing before its second channel is there; it tells its channels apart by their order alone. So
+ * after second_ms of silence the source (source-hello.c) opens that channel, on which nothing is
+ * said. QEMU's own second channel later becomes this one. A farfault that was only slow takes it
+ * for a stranger, and the source closes it after the greeting.
  *
  * Threads: the coordinator; the destination's acceptor; give_back() is the main loop's.
  */
@@ -34,7 +34,7 @@
 #include "migration/journal.h"
 #include "migration/tls.h"
 
-/* A peer that has begun to speak goes on within this time (milliseconds). */
+/* A peer that has begun to speak continues within this time (milliseconds). */
 #define SPEAK_DEADLINE_MS 10000
 
 bool ff_plain_is(const GError *error)

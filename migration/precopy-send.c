@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Sends the windows of a precopy round, over the main connection and, where the link is not the
- * limit, the further ones; and keeps the versions of a page in order.
+ * limit, the additional ones; and keeps the versions of a page in order.
  *
  * Within a round each page is claimed once, so it does not matter which connection carries it, nor
  * in what order. The next version of it is claimed in a later round. So a round ends when
- * everything that the further connections carried of it has been placed: a ROUND on each, behind
+ * everything that the additional connections carried of it has been placed: a ROUND on each, after
  * its pages, is answered by its reader at the destination. What the main connection carried is in
- * front of all that comes on it later, STALE and PREPARE too; only the further ones must not
+ * front of all that comes on it later, STALE and PREPARE too; only the additional ones must not
  * overtake it: they take no part in a round before the main one's ROUND of the round before is
  * answered. So a link that is the limit never stands idle for an answer.
  *
- * A window is open while the coordinator sends of it. A further sender claims and sends a run only
- * inside of an open one, and counts as busy meanwhile; the last window of a round is closed when
- * nobody is.
+ * A window is open while the coordinator sends of it. An additional sender claims and sends a run
+ * only inside of an open one, and counts as busy meanwhile; the last window of a round is closed
+ * when nobody is.
  *
- * Threads: the coordinator; a sender for each further connection; the main reader brings answers.
- * FfControl.lock guards what it is said of; no I/O under it.
+ * Threads: the coordinator; a sender for each additional connection; the main reader brings
+ * answers. FfControl.lock guards what it is said of; no I/O under it.
  */
 #include "migration/precopy-send.h"
 
@@ -36,7 +36,7 @@
 struct FfRounds {
     const FfPiece *pieces;
     bool (*over)(FfSource *s);
-    unsigned n_senders;     /* on further connections; 0: the main one carries all */
+    unsigned n_senders;     /* on additional connections; 0: the main one carries all */
     unsigned runs;          /* coordinator; that it has sent ... */
     uint64_t bytes;         /* ... bytes on the main connection, and saved there ... */
     int64_t us;             /* ... and the time that it took, without waits for the rate limit */
@@ -47,7 +47,7 @@ struct FfRounds {
     unsigned window;        /* lock; counts them */
     unsigned busy;          /* lock; senders that have claimed, or are about to */
     bool link_bound;        /* lock; the link is the limit, or that is not known yet */
-    bool quit;              /* lock; the senders are to end */
+    bool quit;              /* lock; the senders must end */
     bool used[FF_MAX_BULK]; /* lock; carried pages of this round */
 };
 
@@ -55,11 +55,11 @@ typedef struct {
     FfSource *s;
     FfRounds *r;
     FfChannel *ch;
-    unsigned number;    /* among the further ones, from 0 on */
+    unsigned number;    /* among the additional ones, from 0 on */
     unsigned window;    /* in which it has set out */
     unsigned exhausted; /* window in which nothing is left for it; 0: none */
     unsigned first, n;  /* its pieces */
-    unsigned at;        /* the search goes on in this one of them ... */
+    unsigned at;        /* the search continues in this one of them ... */
     uint64_t page;      /* ... at this page of it */
     unsigned looked;    /* pieces looked through since it set out */
     FfCompressing packing;
@@ -67,7 +67,7 @@ typedef struct {
 
 /* ---- the rate limit ----------------------------------------------------------------------- */
 
-/* The switch, too, lets a sender go on. */
+/* The switch, too, lets a sender continue. */
 static void pace(FfSource *s)
 {
     ff_pace_wait(&s->rounds->pace, ENDED | FF_EV_WANT_POSTCOPY);
@@ -116,7 +116,7 @@ static uint64_t longest(const FfBlock *b)
     return MAX(1, FF_RUN_MAX_BYTES / b->info.page_size);
 }
 
-/* ---- the further connections ----------------------------------------------------------------- */
+/* ---- the additional connections -------------------------------------------------------------- */
 
 static bool may_send_locked(const Sender *k)
 {
@@ -263,8 +263,8 @@ static void set_window(FfSource *s, unsigned first, unsigned end)
     ff_mutex_unlock(&s->control->lock);
 }
 
-/* The main connection finds out what the limit is. While it is the link, further connections would
- * carry nothing more: they wait. */
+/* The main connection finds out what the limit is. While it is the link, additional connections
+ * would carry nothing more: they wait. */
 static void look_at_link(FfSource *s)
 {
     FfRounds *r = s->rounds;
@@ -384,7 +384,7 @@ static bool answered_locked(const FfSource *s)
     return true;
 }
 
-/* Until all that was sent has its ROUND behind it; no sender is busy then. */
+/* Until all that was sent has its ROUND after it; no sender is busy then. */
 static void await_senders(FfSource *s)
 {
     ff_mutex_lock(&s->control->lock);
@@ -447,7 +447,7 @@ bool ff_rounds_begin(FfSource *s, const FfPiece *pieces, bool (*over)(FfSource *
     if (!r->n_senders) {
         return true;
     }
-    /* Its answer lets the further ones in. */
+    /* Its answer lets the additional ones in. */
     if (say_round(s, s->conn->main, FF_INDEX_MAIN) < 0) {
         return ff_control_await(s->control, 0, error);
     }

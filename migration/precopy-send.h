@@ -19,8 +19,8 @@ int ff_rounds_send(FfSource *s, unsigned first, unsigned end, bool *over);
 /* The end of a round, before the next scan: what is sent from here on cannot be overtaken by what
  * was sent before. FALSE and ERROR as above. */
 bool ff_rounds_finish(FfSource *s, GError **error);
-/* Behind the last round. FINISHED: it was ended as above; else whoever shuts the channels down
- * joins the senders. */
+/* After the last round. FINISHED: it was ended as above; else the thread that shuts the channels
+ * down joins the senders. */
 void ff_rounds_end(FfSource *s, bool finished);
 /* When no sender is left. */
 void ff_rounds_free(FfSource *s);

@@ -7,12 +7,12 @@
  * turn comes: what is protected long before it is sent costs the guest the same, and is sent twice.
  * Between rounds a scan that protects nothing counts what is dirty.
  *
- * Behind each scan the VMM is asked whether the guest now does what writes past the tracking. One
+ * After each scan the VMM is asked whether the guest now does what writes past the tracking. One
  * sight of it makes everything that was sent stale, and ends precopy.
  *
- * The dirty bitmap is the one that postcopy goes on with: a scan sets bits, sending claims them, so
- * at the switch a clear bit means that the destination has the page as it is now. What it has and
- * what was written since is told to it as runs of stale pages.
+ * The dirty bitmap is the one that postcopy continues with: a scan sets bits, sending claims them,
+ * so at the switch a clear bit means that the destination has the page as it is now. What it has
+ * and what was written since is told to it as runs of stale pages.
  *
  * Thread: the coordinator. Before the guest is stopped the senders of precopy-send.c claim from the
  * bitmap as well, in a window that is open and at no other time.
@@ -237,7 +237,7 @@ static bool unreadable(int rc, GError **error)
     return false;
 }
 
-/* What such devices wrote. Behind a protection or a scan, and before the copy: of what they write
+/* What such devices wrote. After a protection or a scan, and before the copy: of what they write
  * after it the next call tells. */
 static void take_log(FfSource *s)
 {
@@ -294,7 +294,7 @@ static bool look(FfSource *s, GError **error)
     return true;
 }
 
-/* The same behind the stop. Whatever the client wants, it is not worth the wait: the destination
+/* The same after the stop. Whatever the client wants, it is not worth the wait: the destination
  * would have to drop all of the guest's memory while the guest stands still. */
 static bool look_stopped(FfSource *s, GError **error)
 {
@@ -611,7 +611,7 @@ bool ff_precopy_run(FfSource *s, GError **error)
         if (switches_untracked(s)) {
             return true;
         }
-        /* A client that switches behind the first pass (virsh --postcopy-after-precopy) would wait
+        /* A client that switches after the first pass (virsh --postcopy-after-precopy) would wait
          * for ever: there is nothing that a pass could send. */
         ff_control_new_pass(s->control);
         return ff_control_await(s->control, FF_EV_WANT_POSTCOPY, error);

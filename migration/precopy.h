@@ -18,12 +18,12 @@ bool ff_precopy_tell(FfSource *s, GError **error);
 bool ff_precopy_tell_again(FfSource *s, GError **error);
 /* The guest is stopped: the last of that. From here on the dirty bitmap is final. */
 bool ff_precopy_freeze(FfSource *s, GError **error);
-/* Ends the tracking. Safe to call twice. STAYS: the guest goes on here, and gets back what tracking
- * took from it. */
+/* Ends the tracking. Safe to call twice. STAYS: the guest continues here, and gets back what
+ * tracking took from it. */
 void ff_precopy_end(FfSource *s, bool stays);
 void ff_precopy_free(FfSource *s);
 
-/* What is to be done while the guest stands still, if that were now. */
+/* What must be done while the guest stands still, if that were now. */
 typedef struct {
     uint64_t limit_ms;     /* the client's downtime-limit */
     uint64_t ram;          /* bytes of the guest that are left */

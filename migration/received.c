@@ -14,7 +14,7 @@
 
 #include "fault/fault.h"
 
-/* Lays the received bitmaps out behind the header. Returns the length of it all. */
+/* Lays the received bitmaps out after the header. Returns the length of it all. */
 static size_t lay_out(const FfRam *ram, FfStateHeader *s, uint64_t *offsets)
 {
     size_t page = sysconf(_SC_PAGESIZE), at = (sizeof(*s) + page - 1) / page * page;
@@ -80,7 +80,7 @@ bool ff_received_map(FfRam *ram, FfControl *control, FfStateHeader *state, int s
         ff_bitmap_init_over(&b->bitmap, words, b->n_pages);
     }
     ff_mutex_lock(&control->lock);
-    ram->received = p; /* whole. Observer: who dumps */
+    ram->received = p; /* whole. Observer: the thread that dumps */
     ff_mutex_unlock(&control->lock);
     return true;
 }

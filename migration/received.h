@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The received bitmaps of a destination: in the state memfd, behind its header, so that an engine
+ * The received bitmaps of a destination: in the state memfd, after its header, so that an engine
  * that adopts knows which pages are here.
  *
  * Thread: the coordinator.

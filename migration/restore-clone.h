@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A copy of a restore's file that shares its space (XFS, btrfs), and that nobody else can change:
- * whoever overwrites the file then has to be held back by nobody.
+ * then a process that overwrites the file need not be held back.
  */
 #ifndef FF_MIGRATION_RESTORE_CLONE_H
 #define FF_MIGRATION_RESTORE_CLONE_H

@@ -38,7 +38,7 @@ bool ff_restore_file_compare(FfRestoreFile *f, const FfRam *ram, const char *mac
                              const uint8_t *uuid, GError **error);
 /* After that, here and below. Bytes of guest RAM that stand in the file. */
 uint64_t ff_restore_file_data(const FfRestoreFile *f);
-/* What QEMU has to load, in a memfd; -1 and ERROR. *RUN_STATE (g_free): what the guest
+/* What QEMU must load, in a memfd; -1 and ERROR. *RUN_STATE (g_free): what the guest
  * was when it was saved. */
 int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemory *memory,
                             char **run_state, GError **error);

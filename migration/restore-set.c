@@ -125,7 +125,7 @@ uint64_t ff_restore_set_pages(const FfRestoreSet *s)
 
 /* ---- written --------------------------------------------------------------------------------- */
 
-/* All that the thread needs: the restore may go on with another file. */
+/* All that the thread needs: the restore may continue with another file. */
 typedef struct {
     char *path;
     int fd;

@@ -5,11 +5,12 @@
  *
  *   SETUP     the file is opened and compared with this QEMU; the relay holds it
  *   LOADING   guest RAM is armed, the pager answers, device state is fed
- *   LOADED    and GRANTED at once: the file gives the guest to whoever restores it
+ *   LOADED    and GRANTED at once: the file gives the guest to any client that restores it
  *   DONE      every page is here
  *
- * When the file cannot be read, or the engine has died, all is kept and who waits waits: the pager
- * is made again over the file that was held, or that the client names (again()).
+ * When the file cannot be read, or the engine has died, all is kept and a thread that waits
+ * continues to wait: the pager is made again over the file that was held, or that the client names
+ * (again()).
  *
  * Thread: the coordinator; the pager's call failed() and cannot_place(). Lock: the control's, for
  * `pager`, which the driver looks at.
@@ -265,8 +266,8 @@ static int open_path(const char *path, GError **error)
     return fd;
 }
 
-/* FfLeaseFunc. The kernel lets him in when his time is over, and what was not read by then may be
- * nowhere: before that, who waits for a page comes second. */
+/* FfLeaseFunc. The kernel lets the writer in when its time is over, and what was not read by then
+ * may be nowhere: before that, a thread that waits for a page comes second. */
 static void hurry(void *opaque)
 {
     FfDestination *d = opaque;
@@ -435,7 +436,8 @@ static uint64_t bytes_here(const FfDestination *d)
     return MIN(c.fault_bytes + c.fill_bytes + c.first_bytes, ff_counted(d->stats->content_bytes));
 }
 
-/* For so long who overwrites the file is held back; 0: he is not, or he waits already. */
+/* For so long a process that overwrites the file is held back; 0: it is not, or it waits
+ * already. */
 static int64_t held_us(FfDestination *d)
 {
     ff_mutex_lock(&d->control->lock);
@@ -533,7 +535,7 @@ static bool is_same(const FfRestoreFile *f, const FfStateFile *kept)
            (!kept->digest || f->digest == kept->digest);
 }
 
-/* The file as it was, or the one that the client names: it has to be the same. */
+/* The file as it was, or the one that the client names: it must be the same. */
 static FfRestoreFile *find_file(FfDestination *d, const char *path, GError **error)
 {
     const FfRestore *r = d->restore;
@@ -644,7 +646,7 @@ static bool attach(FfDestination *d, const char *path, GError **error)
     return ok;
 }
 
-/* It is there again: the guest goes on, or is granted now. */
+/* It is there again: the guest continues, or is granted now. */
 static void go_on(FfDestination *d)
 {
     ff_mutex_lock(&d->control->lock);
@@ -714,11 +716,11 @@ static bool again(FfDestination *d)
 {
     FfRestore *r = d->restore;
     g_autoptr(GError) error = NULL;
-    bool asked = r->adopted; /* where only the engine has died, nobody has to be asked */
+    bool asked = r->adopted; /* where only the engine has died, nobody need be asked */
 
     r->adopted = false;
     if (asked && r->fd >= 0) {
-        take_lease(d, r->fd, r->path); /* first: who waits has waited for long */
+        take_lease(d, r->fd, r->path); /* first: a thread that waits has waited for long */
     }
     for (;; asked = false) {
         g_autofree char *path = NULL;
@@ -746,7 +748,7 @@ static bool again(FfDestination *d)
     }
 }
 
-/* Who waits for the end of the restore ends it early. */
+/* A thread that waits for the end of the restore ends it early. */
 static void learn(FfDestination *d)
 {
     FfRestore *r = d->restore;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The time for which a live snapshot has its guest stand: it is stopped, with QEMU's migration for
- * its devices begun in the same go, and let go on. What the client says of stop and cont meanwhile
+ * its devices begun in the same go, and let run on. What the client says of stop and cont meanwhile
  * is ours to carry out (FfSnapshot.stopped); what it says before that goes to QEMU by the private
  * monitor, in front of what is said here (qapi/runstate.c).
  *
@@ -139,7 +139,7 @@ static bool may_start(FfSnapshot *s)
         s->control->client_cont = false;
     }
     s->stopped_by_us = false;
-    s->control->moves = true; /* who says stop from here on is answered when it stands */
+    s->control->moves = true; /* a client that says stop from here on is answered when it stands */
     ff_mutex_unlock(&s->control->lock);
     return start;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The guest of a live snapshot, stopped and let go on; for migration/snapshot.c. Each call may wait
- * for QEMU.
+ * The guest of a live snapshot, stopped and let run on; for migration/snapshot.c. Each call may
+ * wait for QEMU.
  */
 #ifndef FF_MIGRATION_SNAPSHOT_GUEST_H
 #define FF_MIGRATION_SNAPSHOT_GUEST_H

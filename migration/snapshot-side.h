@@ -32,7 +32,7 @@ typedef struct {
     FfCaptureStats last;  /* lock; of one that has ended */
     bool uffd_is_free;    /* coordinator, then the driver: nothing is registered any more */
     FfOutput *output;
-    bool is_cut; /* nothing of an older one is behind its offset */
+    bool is_cut; /* nothing of an older one is after its offset */
     FfLiveFile *file;
     GPtrArray *unused;    /* char *: memory backends that are no part of the guest */
     int *numbers;         /* by block: which one of the file's it is */
@@ -42,7 +42,7 @@ typedef struct {
     GError *resume_error; /* its, until it is joined; NULL */
     GError *intruder;     /* why memory and devices are not of one instant (FfVmmRun.stood); NULL */
     int inner;            /* QEMU's device state; -1 */
-    char *run_state;      /* what the guest was before stop, or is to be again; who releases it */
+    char *run_state;      /* what the guest was before stop, or is to be again; the releaser's */
     bool ran;             /* before stop */
     bool prepared;        /* the VMM has the settings for the inner migration */
     bool stopping;        /* it was told to stop the guest */

@@ -525,8 +525,8 @@ static bool take(FfSnapshot *s, GError **error)
     }
     FF_FAULT_AT("armed");
     /* Not before: QEMU's main loop runs between stop and the moment at which its migration stands
-     * in its way, and what it does for a device then (who writes to the guest's serial port) has to
-     * be in memory and device, or is told by its write. */
+     * in its way, and what it does for a device then (somebody writes to the guest's serial port)
+     * must be in memory and device, or is told by its write. */
     if (!state->let_save(state, error) || !read_state(s, error)) {
         return false;
     }
@@ -536,8 +536,8 @@ static bool take(FfSnapshot *s, GError **error)
         return false;
     }
     /* QEMU closes its end when it has left finish-migrate: the guest need not wait for the question
-     * how that went. And who waits for QEMU's answer must not be the one who saves: QEMU itself may
-     * wait for a page to be saved. */
+     * how that went. And the thread that waits for QEMU's answer must not be the one that saves:
+     * QEMU itself may wait for a page to be saved. */
     if (!ff_snapshot_goes_on(s, error)) {
         return false;
     }
@@ -619,7 +619,7 @@ static bool save(FfSnapshot *s, GError **error)
 {
     ff_priority_link(); /* it is the fault thread that comes first; still a full buffer waits for us
                          */
-    /* It was stopped for its snapshot alone: who restores it gets it as it was. */
+    /* It was stopped for its snapshot alone: a client that restores it gets it as it was. */
     if (s->ran && !ff_run_state_set_running(s->state->data, s->state->len)) {
         g_message("snapshot: the guest will be paused when it is restored: say cont");
     }
@@ -668,7 +668,7 @@ static void end_saving(FfSnapshot *s)
     FfVmmState *state = &s->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
 
-    /* What has begun is soon over, and needs somebody who reads. */
+    /* What has begun is soon over, and needs a thread that reads. */
     if (s->saving && !state->wait_saved(state, s->begun ? 0 : 1, &error)) {
         g_warning("snapshot: %s", error->message);
     }
@@ -711,7 +711,7 @@ static void roll_back(FfSnapshot *s, const GError *why)
         ff_control_set_error(s->control, text);
     }
     if (s->output) {
-        ff_output_drop(s->output); /* who hears of the end finds nothing of it */
+        ff_output_drop(s->output); /* a client that hears of the end finds nothing of it */
     }
     ff_journal_idle(s->cfg->state);
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);

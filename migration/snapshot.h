@@ -11,7 +11,7 @@
 void ff_snapshot_init(FfSnapshot *s);
 /* The coordinator, from the beginning to the end. */
 void ff_snapshot_coordinate(FfSnapshot *s);
-/* Driver: it is to end soon. The control's lock is held. */
+/* Driver: it must end soon. The control's lock is held. */
 void ff_snapshot_cancel_locked(FfSnapshot *s);
 /* Driver, likewise: what of INFO is a snapshot's own. */
 void ff_snapshot_describe_locked(const FfSnapshot *s, FfMigrationInfo *info);

@@ -44,15 +44,15 @@ typedef struct {
     unsigned index;  /* of this sender among all of them, 0: the main channel's */
     uint64_t near;   /* bytes that are still sent around the last request */
     int hot;         /* which of s->hot this sender has taken; -1: none */
-    uint64_t hot_at; /* in it: the page where the search goes on */
-    unsigned block;  /* where the search goes on */
+    uint64_t hot_at; /* in it: the page where the search continues */
+    unsigned block;  /* where the search continues */
     uint64_t page;
     bool prompt;   /* ff_priority_link() holds */
     unsigned runs; /* sent so far */
     FfCompressing packing;
 } Bulk;
 
-/* Waits until the rate limit allows more. FALSE if the migration cannot go on. */
+/* Waits until the rate limit allows more. FALSE if the migration cannot continue. */
 static bool pace(Bulk *k)
 {
     FfSource *s = k->s;
@@ -284,8 +284,9 @@ static void set_link_bound(FfSource *s, bool link_bound)
     ff_mutex_unlock(&s->control->lock);
 }
 
-/* The main connection finds out what the limit is. While it is the link, further connections would
- * only queue more in front of urgent packets: they wait. FALSE if the migration cannot go on. */
+/* The main connection finds out what the limit is. While it is the link, additional connections
+ * would only queue more in front of urgent packets: they wait. FALSE if the migration cannot
+ * continue. */
 static bool take_part(Bulk *k)
 {
     FfSource *s = k->s;

@@ -74,7 +74,7 @@ static bool dial(FfSource *s, FfCall *call, GError **error)
            (!call->sentence->dialed || call->sentence->dialed(s, call, error));
 }
 
-/* What QEMU would say first. To one who may be a QEMU, with all that QEMU says of its guest. */
+/* What QEMU would say first. To a peer that may be a QEMU, with all that QEMU says of its guest. */
 static bool say_opening(FfSource *s, FfCall *call, GError **error)
 {
     const FfSentence *sentence = call->sentence;

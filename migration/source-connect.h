@@ -45,7 +45,7 @@ typedef struct {
 /* One attempt. */
 struct FfCall {
     const FfSentence *sentence;
-    /* Whom: a socket (-1: none; taken), else an address (can be NULL). */
+    /* The peer: a socket (-1: none; taken), else an address (can be NULL). */
     int fd;
     char *uri;
 

@@ -13,7 +13,7 @@
  * migration; else it is part of what precopy reckons the downtime with.
  *
  * With what it is read through all of QEMU's memory could be read, its secrets too. So that is done
- * before the peer is spoken to, who may be hostile, and the fd is closed then.
+ * before the peer is spoken to, which may be hostile, and the fd is closed then.
  *
  * Threads: the base is collected by the coordinator, used by the device thread. No lock.
  */

@@ -45,7 +45,7 @@ static int patience(void)
 
 /* A guest that is QEMU's to migrate: QEMU would wait for as long as the connection stands, for a
  * main loop that is in storage, and nothing is lost by it. The guest runs, nothing of it is sent,
- * and the switch that is asked for meanwhile comes behind the answer. */
+ * and the switch that is asked for meanwhile comes after the answer. */
 static int await_as_qemu(const FfCall *call, int patience_ms)
 {
     g_message("%s has accepted the connection and said nothing for %d s. It is waited for, as QEMU "
@@ -54,7 +54,7 @@ static int await_as_qemu(const FfCall *call, int patience_ms)
     return ff_channel_wait_readable(call->ch, -1);
 }
 
-/* The handshake is what a peer has to answer first. */
+/* The handshake is what a peer must answer first. */
 static bool await_handshake(FfSource *s, FfCall *call, GError **error)
 {
     short events;
@@ -69,7 +69,7 @@ static bool await_handshake(FfSource *s, FfCall *call, GError **error)
         return false;
     }
     if (ff_channel_wait_readable(call->ch, patience_ms) == -ETIMEDOUT) {
-        await_as_qemu(call, patience_ms); /* whoever reads it says what has come */
+        await_as_qemu(call, patience_ms); /* the thread that reads it says what has come */
     }
     return true;
 }
@@ -193,7 +193,7 @@ static bool say_hello(FfSource *s, FfCall *call, GError **error)
            hear_reply(s, call, parts, error);
 }
 
-/* A destination that has given up since its greeting takes no further channel, nor this: the
+/* A destination that has given up since its greeting takes no additional channel, nor this: the
  * reader, which follows, says why. */
 static bool say_shared(FfSource *s, FfCall *call, GError **error)
 {
@@ -227,7 +227,7 @@ bool ff_source_hello(FfSource *s, GError **error)
     bool ok = ff_source_call(s, &call, error) && ff_source_join(s, &call, error);
 
     if (call.ch) {
-        /* The roll back says there why; or QEMU goes on there. */
+        /* The roll back says there why; or QEMU continues there. */
         ff_conn_set_main(s->conn, g_steal_pointer(&call.ch));
     }
     ff_source_hang_up(s, &call);

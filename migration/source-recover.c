@@ -151,9 +151,7 @@ static bool ask_to_resume(FfSource *s, FfCall *call, GError **error)
     return say_resume(s, call, error) && read_list(s, call, error);
 }
 
-/* ---- going on
- * ------------------------------------------------------------------------------------
- */
+/* ---- continuing ------------------------------------------------------------------------------ */
 
 /* The connection stands: what the client said before that, and nobody took, was for the pause that
  * is over. At the next break the guest may run at the destination. */
@@ -166,7 +164,7 @@ static void forget_order(FfSource *s)
     ff_mutex_unlock(&s->control->lock);
 }
 
-/* The grant is given once more to who had not got it. */
+/* The grant is given once more to a destination that had not got it. */
 static bool say_resumed(FfSource *s, FfCall *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;

@@ -6,7 +6,7 @@
  * Whether a huge page is zero is found by reading the file: a hole that is looked at through a
  * mapping would be given a huge page, and where none is free a signal.
  *
- * Threads: whoever sends, the urgent thread (which is on the fault path) too; the main reader
+ * Threads: each one that sends, the urgent thread (which is on the fault path) too; the main reader
  * acknowledges. No lock but the channel's.
  * System calls: fallocate.
  */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From a claimed run to frames on a channel. Whoever sends.
+ * From a claimed run to frames on a channel. Threads: each one that sends.
  */
 #ifndef FF_MIGRATION_SOURCE_SEND_H
 #define FF_MIGRATION_SOURCE_SEND_H

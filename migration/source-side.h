@@ -49,7 +49,7 @@ typedef struct FfSource {
     bool stopped;            /* lock to write; the client's stop and cont are ours */
     bool stopped_by_us;      /* lock; stop was sent, and nobody may start it but we */
     bool resumed;            /* lock; somebody did */
-    gint guest_stopped;      /* atomic; what is sent is final. Observers: who sends, keepalive */
+    gint guest_stopped;      /* atomic; what is sent is final. Observers: senders, keepalive */
     bool adopted;            /* of an engine that died */
     bool revoked;            /* it has the guest back */
     bool dest_may_be_loaded; /* coordinator, then the driver; it waits for a grant, perhaps */
@@ -79,7 +79,7 @@ typedef struct FfSource {
     /* Bulk. */
     GThread *bulk_thread;
     FfPace bulk_pace;
-    GArray *hot;   /* FfRun, what goes first; set before further senders start; NULL: none */
+    GArray *hot;   /* FfRun, what goes first; set before additional senders start; NULL: none */
     gint next_hot; /* atomic; the first of them that no sender has taken. Observers: all senders */
     bool link_bound; /* lock; the link is the limit, one bulk connection is enough */
     uint64_t pivot;  /* atomic; where the last request was: block and page + 1, 0 = none */

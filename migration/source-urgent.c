@@ -110,7 +110,7 @@ static int claim(Claims *c, unsigned block, uint64_t page, uint64_t end)
     return rc;
 }
 
-/* Bulk goes on where streams are; single requests do not draw it from its order. */
+/* Bulk continues where streams are; single requests do not draw it from its order. */
 static void lead_bulk(const Urgent *u, const FfAhead *a)
 {
     int64_t last = (int64_t)u->blocks[a->block].n_pages - 1;

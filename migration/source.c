@@ -230,7 +230,7 @@ static bool stop_guest(FfSource *s, GError **error)
         return false;
     }
     ff_stamp(s->stats->stop_us);
-    /* Before stop goes out: a cont of somebody else behind it may be told of before its answer is
+    /* Before stop goes out: a cont of somebody else after it may be told of before its answer is
      * seen here. (One right in front of it costs a migration, no more.) */
     ff_mutex_lock(&s->control->lock);
     s->stopped_by_us = true;
@@ -316,7 +316,7 @@ static bool give(FfSource *s, GError **error)
     return true;
 }
 
-/* While the peer does so as well. Behind precopy that may take long, as there is much to drop. If
+/* While the peer does so as well. After precopy that may take long, as there is much to drop. If
  * it does all the same, QEMU gets its settings back, and ours right before the stop. */
 static bool prepare_meanwhile(FfSource *s, GError **error)
 {
@@ -334,7 +334,7 @@ static bool prepare_meanwhile(FfSource *s, GError **error)
 }
 
 /* The destination drops what is stale and arms while the guest still runs here. Twice: dropping
- * much takes a while, in which the guest goes on writing; the second time it is little. */
+ * much takes a while, in which the guest continues to write; the second time it is little. */
 static bool prepare_peer(FfSource *s, GError **error)
 {
     FfFrame f = ff_frame(FF_FRAME_PREPARE, 0);
@@ -455,7 +455,8 @@ static void restart_guest(FfSource *s)
             g_clear_error(&error);
         }
     }
-    /* One look decides; who says stop after it is answered when the guest has been stopped again.
+    /* One look decides; a client that says stop after it is answered when the guest has been
+     stopped again.
      */
     ff_mutex_lock(&s->control->lock);
     bool start = !s->control->start_paused;
@@ -557,7 +558,7 @@ static void let_go(FfSource *s)
 void ff_source_see_through(FfSource *s)
 {
     ff_fingerprint_take(s); /* an engine that adopted has none yet */
-    /* Not at the end: whoever is told that the destination is whole may end QEMU at once. */
+    /* Not at the end: a client that is told that the destination is whole may end QEMU at once. */
     ff_precopy_end(s, false);
     if (!ff_source_persist(s)) {
         if (s->revoked) {

@@ -16,7 +16,7 @@ void ff_source_clear(FfSource *s);
 void ff_source_coordinate(FfSource *s);
 /* From postcopy-active to the end. */
 void ff_source_see_through(FfSource *s);
-/* The guest goes on here; it was never the peer's. */
+/* The guest continues here; it was never the peer's. */
 void ff_source_roll_back(FfSource *s, const GError *why);
 /* The client's stop and cont are QEMU's from now on. The guest is stopped once more if the client
  * has said so meanwhile. */

@@ -3,7 +3,7 @@
  * What one half of a migration between the switch and its end knows of itself: which pages are
  * where, who waits for a page, since when.
  *
- * Thread: the driver looks while others go on.
+ * Thread: the driver looks while others continue.
  */
 #include "migration/split.h"
 

@@ -206,7 +206,7 @@ static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     FF_FAULT_AT("shut");
     ff_journal_loaded(t->cfg->state);
     FF_FAULT_AT("loaded");
-    /* Who does not get it sees the end of this engine, or goes on to read the word. */
+    /* An engine that does not get it sees the end of this one, or continues to read the word. */
     ff_upgrade_send(t->link, -1, FF_UPGRADE_LOADED, NULL, 0, NULL, 0);
     return true;
 }
@@ -337,7 +337,7 @@ static void complete(FfTakeover *t)
     if (t->control->ops.drop) {
         t->control->ops.drop(FF_PACT_HELD, t->control->ops.opaque);
     }
-    /* First: who is IDLE, and has borrowed memory, got no guest, and is killed. */
+    /* First: a QEMU that is IDLE, and has borrowed memory, got no guest, and is killed. */
     ff_state_unmark(t->cfg->state, FF_MARK_BORROWED);
     ff_journal_idle(t->cfg->state);
     FF_FAULT_AT("idle");

@@ -23,7 +23,8 @@ typedef struct {
     int link;          /* to the old engine; lock to close */
     int inner;         /* device state into QEMU; -1 */
     FfPact *pact;      /* NULL: the old engine has not accepted yet */
-    int started_fd;    /* while the guest is being started: that it was; for who lifts */
+    int started_fd;    /* while the guest is being started: that it was; for the thread that
+                        * lifts */
     char *not_started; /* lock; why the guest, which is this QEMU's, could not be started; NULL */
     bool uffd_is_free; /* coordinator, then the driver: nothing is registered in it */
     uint8_t said[516]; /* a message of QEMU's return path, as far as it has come */
@@ -37,7 +38,7 @@ void ff_takeover_adopt(FfTakeover *t);
 /* A new engine, before it does anything: the one before it may have taken the guest and died
  * before it could store that. PACT_FD: what the relay holds, -1. The driver. */
 void ff_takeover_look(FfStateHeader *state, int pact_fd);
-/* Driver: who waits for the peer stops doing so. The control's lock is held. */
+/* Driver: a thread that waits for the peer stops doing so. The control's lock is held. */
 void ff_takeover_wake_locked(FfTakeover *t);
 void ff_takeover_clear(FfTakeover *t);
 

@@ -4,8 +4,8 @@
  * peer that does it differently. A side with credentials never talks in the clear: there is no
  * way from here back to it.
  *
- * Threads: whoever has made or accepted the connection, before others use it. Blocks, at most for
- * the deadlines; ff_channel_shutdown() ends it. ff_conn_admit(), the acceptor's, does not: what
+ * Threads: the one that has made or accepted the connection, before others use it. Blocks, at most
+ * for the deadlines; ff_channel_shutdown() ends it. ff_conn_admit(), the acceptor's, does not: what
  * follows it is of the handshakes (handshakes.c). The driver sets what an adopting engine lacked.
  */
 #include "migration/tls.h"
@@ -28,7 +28,7 @@ static bool fail(GError **error, const FfChannel *ch, const char *why)
     return false;
 }
 
-/* A fatal alert, "unexpected message", in the clear as it has to be before any handshake: the
+/* A fatal alert, "unexpected message", in the clear as it must be before any handshake: the
  * peer understands it whether it expects TLS or not, and can tell its user. */
 static void send_alert(FfChannel *ch)
 {
@@ -116,7 +116,7 @@ bool ff_conn_check_clear(FfConnection *conn, FfChannel *ch, int deadline_ms, GEr
 {
     uint8_t first = 0;
 
-    /* Whatever else comes, or does not, is for who reads it. */
+    /* Whatever else comes, or does not, is for the thread that reads it. */
     if (conn->cfg->tls || ff_channel_peek(ch, &first, deadline_ms) < 0 || first != RECORD_ALERT) {
         return true;
     }

@@ -58,7 +58,7 @@ int ff_upgrade_send(int fd, int limit_ms, FfUpgradeType type, const void *data, 
 /* The next message. RIGHTS: its fds, the caller's. 0, -EPIPE: the peer is gone; -ETIMEDOUT;
  * -errno. */
 int ff_upgrade_receive(int fd, int limit_ms, FfUpgradeMessage *m, FfRights *rights);
-/* The next message, which has to be of TYPE; FALSE and ERROR: it is another, or there is none. PEER
+/* The next message, which must be of TYPE; FALSE and ERROR: it is another, or there is none. PEER
  * is what the other end is called. Fds that come with any but N_FDS of them are closed; else they
  * are the caller's. */
 bool ff_upgrade_await(int fd, int limit_ms, FfUpgradeType type, const char *peer,

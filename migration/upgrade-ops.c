@@ -9,8 +9,8 @@
 
 static bool note_upgrade(FfMigration *m, GError **error)
 {
-    /* Before the coordinator, and before who asks for it is told that it has begun: an engine that
-     * comes after a crash says that it came to nothing. */
+    /* Before the coordinator, and before the client that asks for it is told that it has begun: an
+     * engine that comes after a crash says that it came to nothing. */
     ff_state_mark(m->cfg.state, FF_MARK_UPGRADE);
     ff_journal_setup(m->cfg.state);
     return true;
@@ -70,7 +70,7 @@ static bool handover_cont_locked(FfMigration *m, bool *now)
     return *now;
 }
 
-/* From GIVEN on the other engine has to see to it. */
+/* From GIVEN on the other engine must see to it. */
 static bool handover_stop_locked(FfMigration *m)
 {
     return !m->control->granted || (m->handover.pact && ff_pact_say_stop(m->handover.pact));
