@@ -39,7 +39,7 @@ static bool has_option(char **options, const char *name)
            g_strv_contains((const char *const *)options, on);
 }
 
-/* Of the options that QEMU allows behind the port the others (",to=") do not concern us. */
+/* Of the options that QEMU allows after the port the others (",to=") do not concern us. */
 static int family_of(const char *port)
 {
     g_auto(GStrv) options = g_strsplit(port, ",", -1);

@@ -19,7 +19,7 @@ struct FfChannel {
     gint error;         /* atomic; first errno that killed it. Observer: any thread */
     gint closed;        /* atomic; ff_channel_shutdown was called */
     uint64_t sent;      /* atomic, relaxed; observer: statistics */
-    uint64_t received;  /* the same; observer also: who looks whether the peer lives */
+    uint64_t received;  /* the same; observer also: the thread that looks whether the peer lives */
     gint deadline;      /* atomic; ms for a write without any progress, 0: none */
     FfTlsSession *tls;  /* NULL: in the clear. Set before other threads use the channel */
     uint8_t *record;    /* [FF_TLS_RECORD]; its user has the turn. NULL: in the clear */
@@ -29,7 +29,7 @@ struct FfChannel {
         uint8_t *buf;
         size_t size, at, end;
     } ahead;
-    FfWindow window; /* who waits for room to write bulk, one thread at a time */
+    FfWindow window; /* a thread that waits for room to write bulk, one at a time */
     gint bounded;    /* atomic; window.bytes is not 0. Observer: writers */
     struct {
         FfMutex lock;

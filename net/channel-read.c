@@ -66,7 +66,7 @@ short ff_channel_read_events(const FfChannel *ch)
 
 /* ---- reading ahead --------------------------------------------------------------------------- */
 
-/* One recv: what was asked for, and behind it what is to be read ahead. */
+/* One recv: what was asked for, and after it what is to be read ahead. */
 static ssize_t receive(FfChannel *ch, void *buf, size_t len)
 {
     struct iovec iov[2] = {{buf, len}, {ch->ahead.buf, ch->ahead.size}};

@@ -11,7 +11,7 @@
 
 /* One attempt to read up to LEN bytes; *DONE bytes were read (>= 1 when done). */
 FfIo ff_channel_read(FfChannel *ch, void *buf, size_t len, size_t *done);
-/* What a read that has to be repeated waits for, POLLIN or POLLOUT. The reader's. */
+/* What a read that must be repeated waits for, POLLIN or POLLOUT. The reader's. */
 short ff_channel_read_events(const FfChannel *ch);
 /* The next reads return these N bytes, which were read of it, then the rest. Only when there are
  * none of such; the reader's. */
@@ -33,8 +33,8 @@ void ff_channel_read_ahead(FfChannel *ch, size_t bytes);
 const void *ff_channel_take(FfChannel *ch, size_t len);
 /* Waits for data or the end. TIMEOUT_MS or -1. 0, -ETIMEDOUT or -errno. */
 int ff_channel_wait_readable(FfChannel *ch, int timeout_ms);
-/* Bytes that were received are still to be read though poll() on the socket may not tell. For who
- * polls it together with others. */
+/* Bytes that were received are still to be read though poll() on the socket may not tell. For a
+ * thread that polls it together with others. */
 bool ff_channel_pending(FfChannel *ch);
 /* The first byte that the peer says in the clear, without taking it. 0 or an error as of
  * ff_channel_read_all(). Before any other thread uses the channel, and before TLS. */

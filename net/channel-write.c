@@ -2,8 +2,8 @@
 /*
  * Writing to a channel. See channel-write.h for the threads.
  *
- * Under TLS a writer gathers its frames into records in a buffer that belongs to whoever has the
- * turn; the session has a lock of its own (tls.h), poll() is outside of it.
+ * Under TLS a writer gathers its frames into records in a buffer that belongs to the thread that
+ * has the turn; the session has a lock of its own (tls.h), poll() is outside of it.
  *
  * Locks: writer.lock is a leaf; it is held only to take and give the turn, never over I/O.
  * System calls: sendmsg, shutdown, setsockopt, ioctl.
@@ -23,7 +23,7 @@
 #include "net/channel-internal.h"
 
 /* While a bulk socket's window is bounded (a slow link) it goes out in pieces of so many bytes,
- * which the kernel does not join: a packet that it holds together delays what comes behind it. */
+ * which the kernel does not join: a packet that it holds together delays what comes after it. */
 #define BULK_PIECE (32 * 1024)
 
 static void count_sent(FfChannel *ch, size_t n)
@@ -318,7 +318,7 @@ int ff_channel_try_send(FfChannel *ch, FfFrame f)
         ff_frame_encode(&f);
         rc = write_all(ch, &iov, 1);
     }
-    /* Who has closed the channel meanwhile knows of it. */
+    /* The thread that has closed the channel meanwhile knows of it. */
     rc = g_atomic_int_get(&ch->closed) ? 0 : rc;
     give_turn(ch);
     return rc;

@@ -12,7 +12,7 @@
 #include "net/frame.h"
 
 /* Writes frames: IOV (changed by the call) is a whole number of frames, headers in wire order.
- * Waits as long as it takes. URGENT passes those who wait with !URGENT. 0 or -errno. */
+ * Waits as long as it takes. URGENT passes those that wait with !URGENT. 0 or -errno. */
 int ff_channel_write_all(FfChannel *ch, struct iovec *iov, int n, bool urgent);
 /* Encodes and writes one frame. */
 int ff_channel_send(FfChannel *ch, FfFrame f, const void *payload, bool urgent);
@@ -20,7 +20,7 @@ int ff_channel_send(FfChannel *ch, FfFrame f, const void *payload, bool urgent);
  * within WITHIN_MS (0: at once), else not, or in part. A peer that does not read must not hold up a
  * roll back. TRUE: the socket has taken them. */
 bool ff_channel_send_last(FfChannel *ch, FfFrame f, const void *payload, unsigned within_ms);
-/* Ends what this side writes: the peer reads an orderly end. Reading may go on. */
+/* Ends what this side writes: the peer reads an orderly end. Reading may continue. */
 void ff_channel_finish(FfChannel *ch);
 /* Waits until the socket takes data (with TCP_NOTSENT_LOWAT: until little is unsent), so that a
  * claim made after it goes out at once. 0 or -errno. */
@@ -30,7 +30,8 @@ bool ff_channel_bounded(FfChannel *ch);
 /* Bytes written that the kernel has not sent yet, since the link or the peer takes no more now. 0
  * if that is not known (no TCP). Any thread. */
 uint64_t ff_channel_unsent(const FfChannel *ch);
-/* Bytes per second that it carried of late, at best; 0: not known. For who waits for room on it. */
+/* Bytes per second that it carried of late, at best; 0: not known. For a thread that waits for room
+ * on it. */
 uint64_t ff_channel_rate(const FfChannel *ch);
 /* A peer that takes nothing for MS milliseconds while somebody writes is gone: -ETIMEDOUT, and the
  * channel is shut down. 0: no deadline, which is how a channel begins. Any thread. */

@@ -2,7 +2,7 @@
 /*
  * Deltas against a base of pages; see delta.h.
  *
- * Behind a page that was found the next one is looked for first, and those behind that, where they
+ * After a page that was found the next one is looked for first, and those after that, where they
  * would be if some had changed: QEMU's stream has the pages of a block in order, a header of a few
  * bytes in front of each. Else the encoder goes through the piece byte by byte. A page is found by
  * two of its words then: a bit in a filter, a table of all pages, a comparison. A page in which
@@ -23,17 +23,17 @@
 #define FILTER_BITS 18
 /* Pages that are compared at one place, at most: pages of one pattern are many. */
 #define TRIES 4
-/* Bytes behind a page in which the next one is looked for; the header of QEMU's stream that most
+/* Bytes after a page in which the next one is looked for; the header of QEMU's stream that most
  * pages have; pages that may have changed in between. */
 #define HEADERS 16
 #define HEADER 8
 #define AHEAD 32
-/* Behind so many bytes without a page only the first WINDOW of each STRIDE are searched, in which a
+/* After so many bytes without a page only the first WINDOW of each STRIDE are searched, in which a
  * page begins where pages follow each other. */
 #define PATIENCE (1u << 20)
 #define STRIDE (64u << 10)
 #define WINDOW (FF_DELTA_PAGE + HEADERS)
-/* Comparisons in vain, in one piece, behind which it is not searched any further. */
+/* Comparisons in vain, in one piece, after which it is not searched any further. */
 #define FAILURES 256
 
 struct FfDelta {
@@ -43,7 +43,7 @@ struct FfDelta {
     uint64_t *filter;
     int32_t *first, *next; /* page by hash, page by page; -1: none */
     unsigned bits;         /* of FIRST */
-    uint32_t expected;     /* the page behind the last one that was found */
+    uint32_t expected;     /* the page after the last one that was found */
     size_t behind;         /* bytes of earlier pieces that came after that one */
     unsigned failures;     /* comparisons in vain in this piece */
 };
@@ -203,7 +203,7 @@ static bool put_rest(Out *o, const uint8_t *from, const uint8_t *to)
 }
 
 /* Where the next page of the base begins in [P, LAST], and which it is. NULL: nowhere. A page that
- * the last piece ended in is none, but those behind it are where they would be. */
+ * the last piece ended in is none, but those after it are where they would be. */
 static const uint8_t *next_page(FfDelta *d, const uint8_t *p, const uint8_t *last, uint32_t *page)
 {
     size_t n = last - p + 1;

@@ -2,7 +2,7 @@
 /*
  * The wire format: encoder and decoder. Pure functions; any thread. What a peer can reach is
  * decided here: a header that passes ff_frame_decode() and ff_frame_check_run() needs no
- * further bounds check by whoever acts on it.
+ * additional bounds check by the thread that acts on it.
  */
 #include "net/frame.h"
 
@@ -50,8 +50,8 @@ static const uint8_t uuid_head[] = {FF_PROLOGUE_SUBSECTION,
                                     0,
                                     1};
 
-/* send-configuration is off in machines of before 2.4. Who has no such number is newer, or came
- * from a distribution. */
+/* send-configuration is off in machines of before 2.4. A machine that has no such number is newer,
+ * or came from a distribution. */
 static bool is_told(const char *machine)
 {
     const char *version = strrchr(machine, '-');

@@ -46,9 +46,9 @@ typedef enum {
     FF_FRAME_GREETING = 1,  /* D->S: version, features (FfGreeting) */
     FF_FRAME_HELLO,         /* S->D: FfHello and n_pages FfHelloBlock */
     FF_FRAME_HELLO_REPLY,   /* D->S: page = 0: accepted, payload FfHelloReply; 1: refused, text */
-    FF_FRAME_CHANNEL,       /* S->D, first on a further connection: FfChannelHello */
+    FF_FRAME_CHANNEL,       /* S->D, first on an additional connection: FfChannelHello */
     FF_FRAME_CHANNEL_REPLY, /* D->S: accepted */
-    FF_FRAME_SHARED,        /* S->D: no further connection; urgent frames use this one */
+    FF_FRAME_SHARED,        /* S->D: no additional connection; urgent frames use this one */
     FF_FRAME_PREPARE,       /* S->D: empty your RAM of all that is not valid, register, await device
                                state; flags: FF_PREPARE_COMPLETE */
     FF_FRAME_READY,         /* D->S: done; page = 1: the answer to STALE with FF_STALE_TELL */
@@ -62,7 +62,7 @@ typedef enum {
     FF_FRAME_END,     /* S->D, on each channel: no page will follow on it */
     FF_FRAME_REQUEST, /* D->S: a run of pages that somebody waits for */
     FF_FRAME_ACK,     /* D->S: page = number of page frames placed on channel flags: 0 the main
-                         one, 1 the urgent one, then the further ones */
+                         one, 1 the urgent one, then the additional ones */
     FF_FRAME_DONE,    /* D->S: every page is here */
     FF_FRAME_FINISHED, /* S->D: the source has let go */
     FF_FRAME_ABORT,    /* either way, before the grant: why, one line */
@@ -82,14 +82,14 @@ typedef enum {
     FF_FRAME_COMPRESSED, /* S->D, not on the urgent channel: a run of pages with data, as one zstd
                         frame. With FF_FEATURE_ZSTD of both */
     FF_FRAME_BASE,       /* S->D, before PREPARE: more of the base of device state, whole pages of
-                            FF_DELTA_PAGE bytes; flags: FF_DEVICE_COMPRESSED. With FF_FEATURE_DELTA_DEVICE
-                            of       both */
-    /* S->D, on the main and on further bulk connections, in precopy: what is sent from now on may
-     * be newer than pages before it; page = counts them on this connection. D->S: all that came
+                            FF_DELTA_PAGE bytes; flags: FF_DEVICE_COMPRESSED. With
+                            FF_FEATURE_DELTA_DEVICE of both */
+    /* S->D, on the main and on additional bulk connections, in precopy: what is sent from now on
+     * may be newer than pages before it; page = counts them on this connection. D->S: all that came
      * before it there is placed; flags: which, as in ACK. With FF_FEATURE_ROUNDS of both */
     FF_FRAME_ROUND,
     /* Either way, on the main channel, after the grant: this side's QEMU has ended, and what it
-     * had is gone. The last word. With FF_FEATURE_ENDED of who hears it */
+     * had is gone. The last word. With FF_FEATURE_ENDED of the side that hears it */
     FF_FRAME_ENDED,
     FF_FRAME_PARTS, /* S->D, right after HELLO: what the guest is made of, text (migration/parts.h).
                        With FF_FEATURE_PARTS of both */
@@ -110,18 +110,18 @@ typedef struct {
 static_assert(sizeof(FfFrame) == 40, "FfFrame is a wire structure");
 
 enum {
-    FF_FEATURE_LISTENS = 1 << 0,       /* D accepts further connections at the same address */
+    FF_FEATURE_LISTENS = 1 << 0,       /* D accepts additional connections at the same address */
     FF_FEATURE_VALIDATE_UUID = 1 << 1, /* S: the guests' UUIDs must be the same */
     FF_FEATURE_ALIVE = 1 << 2,         /* says ALIVE, and knows it */
     FF_FEATURE_ZSTD = 1 << 3,          /* D: takes PACKED. S: may say it */
     FF_FEATURE_COMPRESSED_DEVICE =
         1 << 4,                       /* D: takes DEVICE with FF_DEVICE_COMPRESSED. S: may say it */
     FF_FEATURE_DELTA_DEVICE = 1 << 5, /* D: takes BASE, DEVICE with FF_DEVICE_DELTA. S: the same */
-    FF_FEATURE_ROUNDS = 1 << 6,       /* D: takes pages of precopy on further bulk connections,
-                                         behind the main one's first ROUND. S: may say them */
+    FF_FEATURE_ROUNDS = 1 << 6,       /* D: takes pages of precopy on additional bulk connections,
+                                         after the main one's first ROUND. S: may say them */
     FF_FEATURE_ENDED = 1 << 7,        /* knows ENDED */
-    FF_FEATURE_PARTS = 1 << 8, /* D: takes PARTS, and says behind FfHelloReply, in text, where
-                                  the guests differ. S: PARTS follows this HELLO */
+    FF_FEATURE_PARTS = 1 << 8,        /* D: takes PARTS, and says after FfHelloReply, in text, where
+                                         the guests differ. S: PARTS follows this HELLO */
 };
 
 typedef struct {
@@ -147,7 +147,7 @@ typedef struct {
 static_assert(sizeof(FfHelloBlock) == 152, "FfHelloBlock is a wire structure");
 
 typedef struct {
-    uint8_t secret[32]; /* proves that a further connection belongs to this migration */
+    uint8_t secret[32]; /* proves that an additional connection belongs to this migration */
 } FfHelloReply;
 static_assert(sizeof(FfHelloReply) == 32, "FfHelloReply is a wire structure");
 
@@ -231,7 +231,7 @@ FfPeer ff_prologue_decode(const uint8_t *in, size_t n, size_t *need);
 void ff_pong_encode(uint8_t out[FF_PONG_SIZE], const uint8_t *prologue, size_t len);
 void ff_switchover_ack_encode(uint8_t out[FF_SWITCHOVER_ACK_SIZE]);
 /* Of IN, the first bytes of an answer: TRUE, and the first FF_PONG_SIZE - FF_SWITCHOVER_ACK_SIZE
- * bytes behind it stand at its beginning then. */
+ * bytes after it stand at its beginning then. */
 bool ff_switchover_ack_take(uint8_t in[FF_PONG_SIZE]);
 
 /* Fills a header; every field not named is zero. */

@@ -14,7 +14,7 @@ typedef enum {
 
 /* accept() has failed with ERROR because this process or the host is short of something. It is over
  * when others have let go of it, and there is no event for that: the socket stays readable
- * meanwhile, so who just waited for it again would spin. */
+ * meanwhile, so a thread that just waited for it again would spin. */
 static inline bool ff_io_is_short(int error)
 {
     return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM;

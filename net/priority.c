@@ -3,9 +3,9 @@
  * Scheduling of the threads of engine and relay. Where there are fewer processors than vCPUs and
  * bulk threads, a request passes four threads, each of which would wait for its turn.
  *
- * Linux 6.12 and newer take a slice for SCHED_OTHER in sched_runtime: who asks for a short one
- * preempts who runs on a longer one (EEVDF, PREEMPT_SHORT), without privilege. With CAP_SYS_NICE
- * the nice value helps on older kernels as well.
+ * Linux 6.12 and newer take a slice for SCHED_OTHER in sched_runtime: a thread that asks for a
+ * short one preempts one that runs on a longer one (EEVDF, PREEMPT_SHORT), without privilege. With
+ * CAP_SYS_NICE the nice value helps on older kernels as well.
  * System calls: sched_setattr, getpriority.
  */
 #include "net/priority.h"
@@ -21,7 +21,7 @@
 #define URGENT_SLICE_NS 100000 /* the least that the kernel takes */
 #define URGENT_NICE_STEP 10
 #define LOW_NICE_STEP 10
-/* Longer than a vCPU's (the kernel's own is 1 to 3 ms), which so goes on as soon as its page is
+/* Longer than a vCPU's (the kernel's own is 1 to 3 ms), which so continues as soon as its page is
  * there, and short enough not to be felt when it is the vCPU that has had its share. */
 #define BULK_SLICE_NS 6000000
 /* linux/sched.h: threads that this one starts are ordinary again. */

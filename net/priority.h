@@ -7,11 +7,11 @@
 #define FF_NET_PRIORITY_H
 
 /* Somebody waits for what this thread does: it runs shortly, and soon after it wakes up. Threads
- * that it starts are ordinary. The first call has to come before any thread is started. */
+ * that it starts are ordinary. The first call must come before any thread is started. */
 void ff_priority_urgent(void);
 /* This thread moves much data and nobody waits for it: it never preempts others. */
 void ff_priority_bulk(void);
-/* One that has to wake in time, before nobody else: it works for some microseconds, then waits. */
+/* One that must wake in time, before nobody else: it works for some microseconds, then waits. */
 void ff_priority_link(void);
 /* Work that can wait for ever: another thread that wants the processor nearly always has it. */
 void ff_priority_low(void);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The addresses of a TCP host and port, without making the caller's main loop wait for them: a name
- * server that does not answer is waited for in a thread. Who has a thread of its own waits itself.
+ * server that does not answer is waited for in a thread. A caller that has a thread of its own
+ * waits itself.
  */
 #ifndef FF_NET_RESOLVE_H
 #define FF_NET_RESOLVE_H

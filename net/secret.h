@@ -17,7 +17,7 @@ typedef struct {
     const char *iv; /* base64; with a KEY only */
 } FfSecretSpec;
 
-/* Plain bytes, NUL behind them; wiped when freed. */
+/* Plain bytes, NUL after them; wiped when freed. */
 typedef struct {
     gsize length;
     guint8 bytes[];

@@ -4,7 +4,7 @@
  *
  * The main loop accepts; per connection two threads copy (stream.c), each blocking on its own
  * end, so nothing is polled. A thread that reads the end of its stream ends the other side's
- * writing, and the other direction goes on. The thread that ends last tells the main loop, which
+ * writing, and the other direction continues. The thread that ends last tells the main loop, which
  * joins both. What may take its time before that (connecting, a TLS handshake) is the second
  * thread's, which then starts the first. No locks: the ends and "running" are atomic, everything
  * else is the main loop's.
@@ -30,7 +30,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* So many who are not known yet may be in their handshakes at once: each has a thread. */
+/* So many peers that are not known yet may be in their handshakes at once: each has a thread. */
 #define STRANGERS_MAX 32
 /* Until the next attempt to accept, in a shortage (seconds). */
 #define SHORT_S 1
@@ -56,7 +56,7 @@ struct FfSplice {
     FfStream *first_peer; /* for QEMU's first connection; NULL */
     FfStream *second;     /* for its second one; NULL: none was opened ahead */
     FfSpliceBegun begun;
-    char *address; /* of the peer, for further ones */
+    char *address; /* of the peer, for additional ones */
     FfTls *tls;    /* of all connections; NULL: in the clear */
     char *hostname;
     gint matches;               /* atomic; see ff_splice_matches() */
@@ -112,7 +112,7 @@ static bool pass_ack_on(Connection *c)
     return ff_stream_write_all(c->qemu, ack, sizeof(ack));
 }
 
-/* Both threads read and write: who fails ends both directions. */
+/* Both threads read and write: the one that fails ends both directions. */
 static void break_off(Connection *c)
 {
     FfStream *peer = g_atomic_pointer_get(&c->peer), *qemu = g_atomic_pointer_get(&c->qemu);
@@ -355,7 +355,7 @@ void ff_splice_take_peer(FfSplice *n, FfChannel *peer)
 
 static void watch(FfSplice *n, int listener, GUnixFDSourceFunc accept_one);
 
-/* Who has dispatched it ends. */
+/* The source that has dispatched it ends. */
 static gboolean forget_source(FfSplice *n)
 {
     g_ptr_array_remove(n->sources, g_main_current_source());
@@ -393,7 +393,7 @@ static gboolean accept_later(FfSplice *n, int listener, GUnixFDSourceFunc accept
     return forget_source(n);
 }
 
-/* Who had come may have given up before: then the next one wakes us. */
+/* The peer that had come may have given up before: then the next one wakes us. */
 static gboolean not_accepted(FfSplice *n, int listener, GUnixFDSourceFunc accept_one)
 {
     return ff_io_is_short(errno) ? accept_later(n, listener, accept_one, errno) : G_SOURCE_CONTINUE;

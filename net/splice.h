@@ -23,7 +23,7 @@ typedef void (*FfSpliceDone)(gpointer opaque);
 typedef struct {
     GByteArray *first; /* read of the peer's stream, for QEMU; NULL: nothing */
     /* The opening that the peer was sent (net/frame.h): QEMU's own stream, which begins in the same
-     * way, goes on behind it. NULL: nothing was sent. */
+     * way, continues after it. NULL: nothing was sent. */
     GBytes *opening;
     bool ack; /* the peer's SWITCHOVER_ACK to it was read already: QEMU is told */
 } FfSpliceBegun;
@@ -35,8 +35,8 @@ FfSplice *ff_splice_new(FfSpliceDone done, gpointer opaque);
 void ff_splice_when_matched(FfSplice *native, FfSpliceDone matched);
 /* It has, and MATCHED was called or is about to be. */
 bool ff_splice_matches(FfSplice *native);
-/* Every further connection with the peer is to be under TLS (reference taken); NULL: in the clear.
- * Before there is any. HOSTNAME is copied, can be NULL. */
+/* Every additional connection with the peer must be under TLS (reference taken); NULL: in the
+ * clear. Before there is any. HOSTNAME is copied, can be NULL. */
 void ff_splice_set_tls(FfSplice *native, FfTls *tls, const char *hostname);
 /* Joins PEER and QEMU (connected, blocking; both taken). BEGUN is copied; can be NULL. */
 void ff_splice_join(FfSplice *native, FfStream *peer, int qemu, const FfSpliceBegun *begun);
@@ -45,7 +45,7 @@ void ff_splice_join(FfSplice *native, FfStream *peer, int qemu, const FfSpliceBe
  * there is a connection to ADDRESS (copied). */
 void ff_splice_expect_qemu(FfSplice *native, int listener, FfStream *peer,
                            const FfSpliceBegun *begun, FfStream *second, const char *address);
-/* Whoever connects to LISTENERS (of int, borrowed until ff_splice_free()) gets a connection to
+/* A peer that connects to LISTENERS (of int, borrowed until ff_splice_free()) gets a connection to
  * PATH, the unix socket at which QEMU listens. */
 void ff_splice_accept_peers(FfSplice *native, GArray *listeners, const char *path);
 /* The same for PEER (taken), which has connected already, may have begun its handshake, and may

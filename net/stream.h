@@ -31,7 +31,7 @@ void ff_stream_shutdown(FfStream *end);
 bool ff_stream_read_all(FfStream *end, void *buf, size_t n);
 bool ff_stream_write_all(FfStream *end, const void *buf, size_t n);
 /* Moves what comes from FROM to TO until its end, which TO is told; on an error of TO, FROM is shut
- * down: the sender is to learn that nobody reads any more. */
+ * down: the sender must learn that nobody reads any more. */
 void ff_stream_copy(FfStream *from, FfStream *to);
 
 #endif

@@ -29,7 +29,7 @@ struct FfTlsSession {
     SSL *ssl;       /* lock */
     char *hostname; /* can be NULL */
     FfMutex lock;
-    bool usable;      /* lock; the handshake is over and the peer is who it has to be */
+    bool usable;      /* lock; the handshake is over and the peer is who it must be */
     bool dead;        /* lock; OpenSSL must not be entered any more */
     bool ended;       /* lock; the peer has said that it writes no more */
     unsigned records; /* lock; written under the current key */
@@ -254,7 +254,7 @@ static char *why_not_host(const FfTlsSession *s, X509 *cert)
     return NULL;
 }
 
-/* Why a server does not let in whom CERT names; NULL: it does. g_free. */
+/* Why a server does not let in the peer that CERT names; NULL: it does. g_free. */
 static char *why_not_in(const FfTlsSession *s, X509 *cert)
 {
     g_autofree char *name = NULL;

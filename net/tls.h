@@ -5,8 +5,8 @@
  *
  * An SSL object must not be entered by two threads, and one thread reads a channel while others
  * write. So a session has a lock around each call of OpenSSL; the socket is non-blocking, so the
- * lock is never held while anything waits: *EVENTS tells for what the caller has to poll, outside.
- * The process has to ignore SIGPIPE.
+ * lock is never held while anything waits: *EVENTS tells for what the caller must poll, outside.
+ * The process must ignore SIGPIPE.
  */
 #ifndef FF_NET_TLS_H
 #define FF_NET_TLS_H
@@ -32,12 +32,12 @@ void ff_tls_session_free(FfTlsSession *s);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfTlsSession, ff_tls_session_free)
 
 /* Each is one attempt; when it is to be repeated (again), *EVENTS is POLLIN or POLLOUT. A write
- * that is to be repeated has to be repeated with the same bytes. LEN <= FF_TLS_RECORD to write. */
+ * that is to be repeated must be repeated with the same bytes. LEN <= FF_TLS_RECORD to write. */
 #define FF_TLS_RECORD (16 * 1024)
 FfIo ff_tls_handshake(FfTlsSession *s, short *events);
 FfIo ff_tls_read(FfTlsSession *s, void *buf, size_t len, size_t *done, short *events);
 FfIo ff_tls_write(FfTlsSession *s, const void *buf, size_t len, short *events);
-/* Tells the peer that nothing more will be written. Reading may go on. */
+/* Tells the peer that nothing more will be written. Reading may continue. */
 FfIo ff_tls_finish(FfTlsSession *s, short *events);
 /* Decrypted bytes wait inside: poll() on the socket does not tell of them. */
 bool ff_tls_pending(FfTlsSession *s);

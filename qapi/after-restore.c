@@ -4,13 +4,13 @@
  * mapping of QEMU's can be missing and write-protected at once, so it begins when the last page is
  * here. Its client is answered at once, and sees it in "setup", with what is left of the restore.
  *
- * The client's call ends with that answer; a call of our own goes on in its place (`deferred`),
+ * The client's call ends with that answer; a call of our own continues in its place (`deferred`),
  * with its monitor and its fd. What becomes of it is told by status and event, never by an answer.
  *
  * What becomes of it afterwards: deferred.c.
  *
  * An engine that dies has forgotten it, and the next one says that it failed: nobody takes the end
- * of the restore for that of his snapshot. If the restore pauses it has failed, too: what has to be
+ * of the restore for that of his snapshot. If the restore pauses it has failed, too: what must be
  * seen then is the pause. Main loop's thread.
  */
 #include "migration/states.h"
@@ -55,7 +55,7 @@ static void give_to_qemu(FfCall *call)
     }
 }
 
-/* CALL's client has its answer, and what it asked for goes on. */
+/* CALL's client has its answer, and what it asked for continues. */
 static FfCall *detach(FfCall *call)
 {
     FfCall *own = ff_call_new_own(call->driver);

@@ -94,7 +94,7 @@ const char *ff_caps_unknown(const FfCapsCheck *c)
     return NULL;
 }
 
-/* What has to be known before the first connection comes. */
+/* What must be known before the first connection comes. */
 static const char *check_incoming(const FfCapsCheck *c)
 {
     static const struct {

@@ -14,7 +14,7 @@ typedef struct {
     JsonArray *current;    /* as query-migrate-capabilities has them, ours included */
     unsigned version;      /* QEMU's: major * 10000 + minor * 100 + micro */
     bool incoming_started; /* this side listens for a source, or has one */
-    bool one_channel;      /* it came as an fd: no further connection can come */
+    bool one_channel;      /* it came as an fd: no additional connection can come */
     bool may_restore; /* it waits for an incoming migration: mapped-ram and postcopy-ram together
                          are a lazy restore */
 } FfCapsCheck;

@@ -21,7 +21,7 @@ typedef struct FfCall FfCall;
 typedef struct FfIncoming FfIncoming;
 typedef struct FfOutgoing FfOutgoing;
 
-/* What the side that starts a migration does when it goes on. */
+/* What the side that starts a migration does when it continues. */
 typedef struct {
     /* QEMU carries it: the peer has no farfault, or this side is refused. */
     void (*plain)(FfDriver *driver, const FfPlainPeer *peer);
@@ -146,7 +146,7 @@ void ff_call_pass(FfCall *call);
 /* QEMU's answer to a command of ours becomes the client's (FfCallInner). */
 void ff_call_forward(FfCall *call, JsonNode *result, const GError *error);
 
-/* Asks QEMU on the private monitor and goes on with NEXT. ARGS is taken (may be NULL). A QEMU
+/* Asks QEMU on the private monitor and continues with NEXT. ARGS is taken (may be NULL). A QEMU
  * that does not answer in time is an error. */
 void ff_call_inner(FfCall *call, const char *command, JsonObject *args, FfCallInner next);
 /* The same, with FD (borrowed). */
@@ -157,26 +157,26 @@ void ff_driver_close_given(FfDriver *driver, const char *name);
 /* A call of our own, that no client waits for: its answer goes nowhere. */
 FfCall *ff_call_new_own(FfDriver *driver);
 
-/* Takes the fd that the client gave with getfd NAME; goes on with NEXT, call->fd is it or -1. */
+/* Takes the fd that the client gave with getfd NAME; continues with NEXT, call->fd is it or -1. */
 void ff_call_take_fd(FfCall *call, const char *name, FfHandler next);
-/* Takes QEMU's userfaultfd for synchronous write protection from the relay; goes on with NEXT:
+/* Takes QEMU's userfaultfd for synchronous write protection from the relay; continues with NEXT:
  * call->fd is it, FF_MARK_PROTECTED is set; or there is an error (one line). The relay has a copy,
  * so nobody is let go by closing it: one of the next two must be called, also if the client is
  * gone. */
 void ff_call_take_uffd(FfCall *call, FfCallInner next);
 /* The contrary; nothing is registered in FD, which is taken. */
 void ff_driver_give_uffd(FfDriver *driver, int fd);
-/* Something is, and cannot be taken out: the last copies are closed, FD as well, and whoever waits
- * goes on. The guest has no live snapshots any more. */
+/* Something is, and cannot be taken out: the last copies are closed, FD as well, and a thread that
+ * waits continues. The guest has no live snapshots any more. */
 void ff_driver_lose_uffd(FfDriver *driver, int fd);
 /* lift.c. Takes the protection away that an engine before this one has left. */
 void ff_driver_lift_protection(FfDriver *driver);
 /* Runs COMMAND for QEMU on the client's own connection; ARGS is taken. */
 void ff_call_inject(FfCall *call, const char *command, JsonObject *args, FfCallInner next);
 
-/* Finds the addresses of HOST and PORT to listen at (ff_resolve(); FAMILY as there) and goes on
+/* Finds the addresses of HOST and PORT to listen at (ff_resolve(); FAMILY as there) and continues
  * with NEXT: LIST, which is gone afterwards, or ERROR in QEMU's words. However long that takes the
- * main loop goes on. */
+ * main loop continues. */
 typedef void (*FfCallResolved)(FfCall *call, const struct addrinfo *list, const GError *error);
 void ff_call_resolve(FfCall *call, const char *host, const char *port, int family,
                      FfCallResolved next);
@@ -378,7 +378,7 @@ void ff_deferred_go_on(FfDriver *driver);
 void ff_deferred_begun(FfDriver *driver);
 /* It will not begin. */
 void ff_deferred_fail(FfDriver *driver, const char *why);
-/* It is over before it began, as STATUS; the restore may go on. WHY can be NULL. */
+/* It is over before it began, as STATUS; the restore may continue. WHY can be NULL. */
 void ff_deferred_end(FfDriver *driver, FfStatus status, const char *why);
 /* FfCall.failed */
 void ff_deferred_failed(FfDriver *driver, const char *why);
@@ -393,7 +393,7 @@ void ff_handle_hand_over(FfCall *call); /* x-farfault-hand-over */
 void ff_handle_take_over(FfCall *call); /* x-farfault-take-over */
 /* Answers CALL if it would touch guest memory that is another QEMU's still. */
 bool ff_upgrade_refuses(FfCall *call);
-/* The new QEMU's memory is guarded by its old one, and is to stay so. */
+/* The new QEMU's memory is guarded by its old one, and must stay so. */
 bool ff_driver_is_guarded(const FfDriver *driver);
 extern const FfStartOps ff_upgrade_ops;
 
@@ -499,7 +499,7 @@ void ff_handle_query_status(FfCall *call);
 /* words.c */
 /* NEXT, when the guest is no more being stopped or started by the engine. */
 void ff_call_when_moved(FfCall *call, FfHandler next);
-/* That is so, or who waits for it is not to wait. */
+/* That is so, or a call that waits for it must not wait. */
 void ff_driver_moved(FfDriver *driver);
 /* The switch waits until QEMU has carried out what clients have said; the relay says that QEMU has
  * answered all that it has passed (SEQ: words_seq of then). */

@@ -5,14 +5,16 @@
  * libvirt keeps no list of events, only the last status, and two of its steps look at it late:
  *
  *   the switch   Its source side calls the destination when it sees postcopy-active, its
- * destination side says cont then. Who finds postcopy-paused in that place takes the migration for
- *                one that failed before the guest could run: libvirt destroys the destination,
- * which has the right to run, and the guest is lost. So postcopy-active is always said, and
- *                postcopy-paused not before the client has gone on (source: query-migrate,
- *                destination: cont), or after a while in which nobody did.
- *   the resume   Its source side calls the destination when it sees postcopy-recover behind the
+ *                destination side says cont then. A client that finds postcopy-paused in that
+ *                place takes the migration for one that failed before the guest could run: libvirt
+ *                destroys the destination, which has the right to run, and the guest is lost. So
+ *                postcopy-active is always said, and postcopy-paused not before the client has
+ *                continued (source: query-migrate, destination: cont), or after a while in which
+ *                nobody did.
+ *   the resume   Its source side calls the destination when it sees postcopy-recover after the
  *                answer to migrate with resume=true; a destination that has not said as much by
- * then is taken for failed again. So the answer waits until the destination has agreed.
+ *                then is taken for failed again. So the answer waits until the destination has
+ *                agreed.
  *
  * At the source "the client" is the one that has begun the migration, or resumed it: others may
  * look as often as they like (farfault status --watch does at each event), and hurry nothing.
@@ -21,7 +23,7 @@
  */
 #include "qapi/driver-private.h"
 
-/* How long postcopy-paused is kept from a client that does not go on (seconds). libvirt's
+/* How long postcopy-paused is kept from a client that does not continue (seconds). libvirt's
  * destination is called by way of the client, which takes a connection for dead after 30 s. */
 #define SOURCE_FOLLOWS_S 3
 #define DESTINATION_FOLLOWS_S 30

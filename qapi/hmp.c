@@ -13,7 +13,7 @@
 
 #define SPACES " \t\n\v\f\r"
 
-/* What P points to in a quoted word, behind a backslash or not; 0: nothing that QEMU takes. */
+/* What P points to in a quoted word, after a backslash or not; 0: nothing that QEMU takes. */
 static char quoted(const char **p)
 {
     static const char escapes[] = "nr\\'\"", means[] = "\n\r\\'\"";

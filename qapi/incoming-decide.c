@@ -14,7 +14,7 @@
 #include "net/address.h"
 #include "qapi/listen.h"
 
-/* Who says no at once says it again when asked again. */
+/* A QEMU that says no at once says it again when asked again. */
 #define NO_ANSWER_US G_USEC_PER_SEC
 
 /* --- who carries it ------------------------------------------------------------------------- */

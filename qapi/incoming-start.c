@@ -110,7 +110,7 @@ static void version_known(FfCall *call, JsonNode *result, const GError *error)
 }
 
 /* CALL is our own; with a seq and a URI it is the relay's, which waits for somebody to listen. The
- * first answer comes behind QEMU's greeting, which says the version. */
+ * first answer comes after QEMU's greeting, which says the version. */
 static void find_out(FfCall *call)
 {
     call->patient = true;

@@ -25,8 +25,8 @@ static void native_over(gpointer opaque)
     ff_driver_restore_settings(opaque);
 }
 
-/* What was read of the first connection goes to QEMU before the rest of it; then those who came
- * behind it, in their order. */
+/* What was read of the first connection goes to QEMU before the rest of it; then those that came
+ * after it, in their order. */
 static void join_plain(FfIncoming *in)
 {
     FfSpliceBegun begun = {.first = in->plain_first};
@@ -72,7 +72,7 @@ static void native_listens(FfCall *call, JsonNode *result, const GError *error)
     ff_call_return(call, NULL);
 }
 
-/* Several connections: QEMU has to accept them itself. */
+/* Several connections: QEMU must accept them itself. */
 static void native_many(FfCall *call)
 {
     FfIncoming *in = call->driver->incoming;
@@ -148,7 +148,7 @@ void ff_incoming_stream(FfCall *call, JsonNode *result, const GError *error)
 
     ff_incoming_give(call->driver);
     call->patient = true; /* what QEMU has done must be known */
-    /* Behind a socket that is connected no other connection can come. */
+    /* After a socket that is connected no other connection can come. */
     if (ff_address_is_listening(g_array_index(in->fds, int, in->ready)) &&
         (ff_capability(call->capabilities, "multifd") ||
          ff_capability(call->capabilities, "postcopy-preempt"))) {

@@ -25,7 +25,7 @@ struct FfIncoming {
     FfStream *plain;         /* connection of a source without farfault; NULL */
     FfTls *plain_tls;        /* that it is under; NULL */
     GByteArray *plain_first; /* what was read of it */
-    GPtrArray *plain_later;  /* of FfChannel: connections that came behind it; NULL: none */
+    GPtrArray *plain_later;  /* of FfChannel: connections that came after it; NULL: none */
     bool keep_failed;        /* exit-on-error is false */
     bool single;             /* QEMU takes one connection: neither multifd nor postcopy-preempt */
     unsigned held;           /* so many of fds are with the relay, too */
@@ -80,7 +80,8 @@ bool ff_incoming_begin_listening(FfDriver *d, const FfUri *target, const struct 
                                  bool keep_failed, GError **error);
 /* FD (taken) is a connection, or listens. */
 void ff_incoming_begin_connected(FfDriver *d, int fd, bool keep_failed);
-/* Finds the addresses of CALL's target and goes on with NEXT, at once but for a name of a host. */
+/* Finds the addresses of CALL's target and continues with NEXT, at once but for a name of a
+ * host. */
 void ff_incoming_find(FfCall *call, FfCallResolved next);
 bool ff_incoming_is_socket(int fd);
 

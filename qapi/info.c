@@ -175,8 +175,8 @@ static void source_fields(JsonObject *out, const FfMigrationInfo *info, const Ff
 
 static void destination_fields(JsonObject *out, const FfMigrationInfo *info, bool blocktime)
 {
-    /* The source may say "completed" a moment before this side does: whoever has seen it there may
-     * ask here, and with QEMU the two are too near to each other to be told apart. */
+    /* The source may say "completed" a moment before this side does: a client that has seen it
+     * there may ask here, and with QEMU the two are too near to each other to be told apart. */
     bool over = info->status == FF_STATUS_COMPLETED ||
                 (info->status == FF_STATUS_POSTCOPY_ACTIVE && info->all_here);
 
@@ -270,7 +270,7 @@ char *ff_info_summary(const FfMigrationInfo *info)
         info->latency_p99_us);
 }
 
-/* At a destination: whoever started the migration is not to continue such a guest. */
+/* At a destination: the client that started the migration must not continue such a guest. */
 static bool client_stopped(const FfStateHeader *state)
 {
     if (state->driver_flags & FF_DRIVER_CLIENT_STOP) {

@@ -92,15 +92,15 @@ static void on_status(FfStatus status, void *opaque)
     ff_totals_status(d, status);
     if (status == FF_STATUS_POSTCOPY_PAUSED) {
         ff_deferred_fail(d, "the restore that it waited for has paused: see query-migrate");
-        d->deferred_over = false; /* the pause has to be seen */
+        d->deferred_over = false; /* the pause must be seen */
     }
     if (status == FF_STATUS_POSTCOPY_PAUSED && d->taking_back) {
-        /* It is not: who waits for that is told what there is. */
+        /* It is not: a call that waits for that is told what there is. */
         d->taking_back = false;
         ff_driver_go_on(d);
     }
     if (!is_unseen(d, status) &&
-        !d->deferring) { /* else: nobody is to take the end of the restore for that of what waits */
+        !d->deferring) { /* else: nobody may take the end of the restore for that of what waits */
         ff_driver_report(d, status);
     }
     if (overdue) {
@@ -248,7 +248,7 @@ static void fill_config(FfDriver *d, FfMigrationConfig *config)
     config->channels = ff_driver_channels(d);
     config->compress = d->config.state->compress;
     config->zstd_level = ff_driver_zstd_level(d);
-    /* Before the engine touches QEMU: nothing of what it does there is to reach a client. */
+    /* Before the engine touches QEMU: nothing of what it does there may reach a client. */
     ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS);
 }
 
@@ -265,7 +265,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
 {
     FfMigrationOps ops;
 
-    /* Whoever listens where that one went is not to be disturbed. */
+    /* A peer that listens where that one went must not be disturbed. */
     g_clear_pointer(&d->parting, ff_migration_free);
     config->pause_before_switchover = ff_capability(capabilities, "pause-before-switchover");
     config->release_ram = ff_capability(capabilities, "release-ram");

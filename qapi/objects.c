@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * object-add and object-del: a memory backend that is plugged later is guest RAM, too, and has to
- * be a shared file over a memfd that the relay holds. All other objects are QEMU's.
+ * object-add and object-del: a memory backend that is plugged later is guest RAM, too, and must be
+ * a shared file over a memfd that the relay holds. All other objects are QEMU's.
  *
  * The rewritten command runs on the private monitor, since only its success decides whether the
  * memory is kept. Main loop's thread.

@@ -3,7 +3,7 @@
  * A migration that the engine began and QEMU carries.
  *
  * Because the destination is a QEMU without farfault: QEMU's own migration is started into a
- * private socket and joined to the connection behind what the peer has been sent already
+ * private socket and joined to the connection after what the peer has been sent already
  * (net/splice.c). With postcopy-preempt QEMU opens more than one channel, so it connects to a
  * private listening socket; else it is given a socketpair.
  *
@@ -18,7 +18,7 @@
  * too: a switch that is asked for earlier could have stopped the guest by the time that the
  * connection is broken, and nobody would have it then. The request itself is answered at once, as
  * QEMU does, and kept (where QEMU connects by itself, for the engine after this one as well): what
- * the same client says next, migrate_cancel above all, does not wait behind it. Main loop's thread.
+ * the same client says next, migrate_cancel above all, does not wait for it. Main loop's thread.
  */
 #include <fcntl.h>
 #include <string.h>
@@ -46,7 +46,7 @@ struct FfOutgoing {
     bool tls;            /* it is under TLS */
     bool refused;        /* there is no peer: QEMU connects */
     char *why;           /* that; NULL */
-    int fd;              /* refused: or goes on over this one; -1: to uri */
+    int fd;              /* refused: or continues over this one; -1: to uri */
     char *uri;           /* of the peer; NULL: none that can be connected to */
     bool postcopy;       /* the switch was asked for already */
     bool started;        /* QEMU has its migration, and its stream is the one that was expected */

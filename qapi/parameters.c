@@ -259,8 +259,8 @@ void ff_handle_query_parameters(FfCall *call)
 
 /* --- setting ----------------------------------------------------------------------------- */
 
-/* The arguments without what is farfault's. SPLICED: QEMU's migration is inside of our TLS, and is
- * to begin none. */
+/* The arguments without what is farfault's. SPLICED: QEMU's migration is inside of our TLS, and
+ * must begin none. */
 static JsonObject *qemu_arguments(JsonObject *args, bool spliced)
 {
     JsonObject *copy = json_object_new();

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Questions that a command has to ask before it can be answered: to QEMU on the private monitor,
+ * Questions that a command must ask before it can be answered: to QEMU on the private monitor,
  * to the relay for what only it can do, and to the resolver for the addresses of a name. Each
- * answer comes later and goes on with the function that was given. Main loop's thread.
+ * answer comes later and continues with the function that was given. Main loop's thread.
  */
 #include <string.h>
 #include <unistd.h>

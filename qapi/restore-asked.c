@@ -2,13 +2,13 @@
 /*
  * A restore that a client asks for in QEMU's own way, as virsh restore does, where the setting
  * "restore" is lazy: the guest runs before its memory is there, and the client, which waits for
- * "completed", is told so then (migration-ops.c). Nothing of the setting is needed by who asks for
- * a lazy restore himself (restore.c).
+ * "completed", is told so then (migration-ops.c). Nothing of the setting is needed by a client that
+ * asks for a lazy restore itself (restore.c).
  *
- * Who is told so may do with the file what it likes. So it is QEMU's restore, all of it first,
- * wherever the rest could be lost by that: a managed save, which libvirt removes; a file that
- * nobody could find again, or that cannot be kept from being overwritten. And wherever it could not
- * be lazy. Then the reason is in the log, and in query-migrate. Main loop's thread.
+ * A client that is told so may do with the file what it likes. So it is QEMU's restore, all of it
+ * first, wherever the rest could be lost by that: a managed save, which libvirt removes; a file
+ * that nobody could find again, or that cannot be kept from being overwritten. And wherever it
+ * could not be lazy. Then the reason is in the log, and in query-migrate. Main loop's thread.
  *
  * System calls: fstatfs.
  */
@@ -76,7 +76,7 @@ static char *name_of(int fd)
 
 /* The file of call->fd, which may be QEMU's own description, is opened once more in its place: what
  * the client has set of that one does not matter then, it stays where QEMU is to read from, and a
- * lease is nobody else's. FALSE: who we are may not. */
+ * lease is nobody else's. FALSE: the user that we are may not. */
 static bool open_again(FfCall *call)
 {
     g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", call->fd);

@@ -3,7 +3,7 @@
  * QEMU before 8.2 does not wait for the thread that has read the return path of a migration that
  * failed or was cancelled. If that thread is late it takes the next migration's file for its own:
  * that one stands for ever, or QEMU crashes, and the guest is lost. So the next migration waits for
- * the end of such a thread. It only has to be run for that, so a second is much; then QEMU has it
+ * the end of such a thread. It need only be run for that, so a second is much; then QEMU has it
  * all the same, as what it takes by itself is not refused.
  *
  * The thread is known by its name. QEMU gives names with -name debug-threads=on, as under libvirt;

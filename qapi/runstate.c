@@ -6,7 +6,8 @@
  * not run on this side (source: from the stop on; destination: until the grant), QEMU must not
  * see them: it would answer from a state that is the engine's own doing, or, worse, obey. What is
  * said before that is QEMU's, and is carried out before the engine stops the guest (words.c). While
- * the guest is being stopped or started by the engine, who says stop waits. Main loop's thread.
+ * the guest is being stopped or started by the engine, a client that says stop waits. Main loop's
+ * thread.
  */
 #include <string.h>
 
@@ -31,7 +32,7 @@ static void carried_out(FfCall *call, JsonNode *result, const GError *error)
 }
 
 /* QEMU is told. What stops the guest for a switch waits until it has obeyed:
- * ff_driver_await_words(). A live snapshot, which lets the guest go on by itself, gets what the
+ * ff_driver_await_words(). A live snapshot, which lets the guest run on by itself, gets what the
  * client says on the private monitor, for relays that do not wait. */
 static void carry_out(FfCall *call, const char *command)
 {

@@ -51,7 +51,7 @@ typedef struct {
     const FfQapiType *arguments;
     const FfQapiType *returns; /* NULL: an empty object */
     bool allow_oob;
-    bool open; /* further arguments are allowed and not checked ('gen': false) */
+    bool open; /* additional arguments are allowed and not checked ('gen': false) */
 } FfQapiCommand;
 
 typedef struct {

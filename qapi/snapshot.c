@@ -55,7 +55,7 @@ bool ff_driver_takes_snapshot(const FfDriver *d)
     return d->migration && d->snapshot_uffd >= 0;
 }
 
-/* Who has the file is no more, and nobody will ever see it. */
+/* The client that has the file is no more, and nobody will ever see it. */
 void ff_snapshot_client_gone(FfDriver *d, unsigned mon)
 {
     const FfCall *waits = d->deferred;
@@ -310,7 +310,7 @@ void ff_handle_snapshot(FfCall *call)
     if (ff_call_when_over(call, ff_handle_snapshot)) {
         return;
     }
-    if (d->taking_back) { /* nobody who asks now has to hear of it */
+    if (d->taking_back) { /* nobody who asks now need hear of it */
         ff_call_when_restored(call, ff_handle_snapshot);
         return;
     }

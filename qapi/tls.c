@@ -387,7 +387,8 @@ int ff_tls_keep(JsonObject *answers)
 
     json_node_set_object(node, answers);
     ff_json_print(text, node, NULL);
-    /* QEMU holds it, too: for its user's eyes only, and the same for whoever reads it later. */
+    /* QEMU holds it, too: for its user's eyes only, and the same for any process that reads it
+     * later. */
     if (fd >= 0 && (fchmod(fd, S_IRUSR | S_IWUSR) < 0 ||
                     write(fd, text->str, text->len) != (gssize)text->len ||
                     fcntl(fd, F_ADD_SEALS, FF_TLS_KEPT_SEALS | F_SEAL_SEAL) < 0)) {

@@ -19,10 +19,10 @@
 #include "state/state.h"
 
 typedef struct {
-    FfTls *tls;         /* NULL: none wanted, or QEMU has to carry the migration, or ERROR is set */
-    char *hostname;     /* whom the destination's certificate has to name; can be NULL */
-    const char *native; /* why QEMU has to carry it (static); NULL */
-    GError *error;      /* NULL: all is well */
+    FfTls *tls;          /* NULL: none wanted, or QEMU must carry the migration, or ERROR is set */
+    char *hostname;      /* the host that the destination's certificate must name; can be NULL */
+    const char *native;  /* why QEMU must carry it (static); NULL */
+    GError *error;       /* NULL: all is well */
     JsonObject *answers; /* of QEMU, for ff_tls_keep(); NULL */
 } FfTlsChoice;
 

@@ -29,8 +29,8 @@ static void store(FfDriver *d, const FfTotals *totals)
     uint32_t next = t->turns + 1;
 
     t->copy[next & 1] = *totals;
-    /* Who sees this sees the whole copy: a reader, or the next engine. SEQ_CST, with the next
-     * turn's stores after it: a reader of the copy that they replace sees this one. */
+    /* A thread that sees this sees the whole copy: a reader, or the next engine. SEQ_CST, with the
+     * next turn's stores after it: a reader of the copy that they replace sees this one. */
     __atomic_exchange_n(&t->turns, next, __ATOMIC_SEQ_CST);
 }
 

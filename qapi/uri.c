@@ -230,9 +230,10 @@ void ff_uri_from_arguments(FfUri *target, JsonObject *args)
 
 #define SOCKET_PATH_MAX sizeof(((struct sockaddr_un *)NULL)->sun_path)
 
-/* NAME in the folder that BY_PROC leads to, if that folder's own name does so, too (g_free). Who
- * is told where the socket is may see another /proc, or have no right to this one. NULL: it is no
- * name of it here (another root, a folder that is gone), or none that a URI can have. */
+/* NAME in the folder that BY_PROC leads to, if that folder's own name does so, too (g_free). A
+ * process that is told where the socket is may see another /proc, or have no right to this one.
+ * NULL: it is no name of it here (another root, a folder that is gone), or none that a URI can
+ * have. */
 static char *path_by_name(const char *by_proc, const char *name)
 {
     g_autofree char *folder = g_file_read_link(by_proc, NULL);

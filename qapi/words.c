@@ -36,7 +36,8 @@ void ff_driver_moved(FfDriver *d)
 /* What a client has said before the guest is held went to QEMU by the client's own monitor, or by
  * the private one, and its answer may be all that the client waits for. So the guest is not stopped
  * before QEMU has carried it out: the relay says so of all that it has passed. A question on the
- * private monitor has behind it what went there, and each event that was caused by any of it. */
+ * private monitor comes after what went there, and after each event that was caused by any of
+ * it. */
 void ff_driver_await_words(FfDriver *d)
 {
     static const char words[] = "words";

@@ -28,7 +28,8 @@ void ff_qemu_doom(FfVmmState *state)
     if (!qemu->loading && !state->keep_failed) {
         /* QEMU ends with status 1 when its stream ends early, here before the first byte; but not
          * when a TLS handshake fails, nor if it takes no stream at all (multifd). It may have the
-         * client's settings still: who gives up before a source was greeted has changed nothing. */
+         * client's settings still: an engine that gives up before a source was greeted has changed
+         * nothing. */
         ff_qemu_prepare(state, FF_ROLE_DESTINATION, NULL);
         ff_qemu_load(state, &fd, NULL);
     }

@@ -8,8 +8,8 @@
 
 typedef struct FfQemu FfQemu; /* qemu/vmm-qemu.h */
 
-/* The chardevs of QEMU's whose devices a migration can follow, each with a newline in front and
- * behind (g_free). NULL and ERROR: why it cannot. */
+/* The chardevs of QEMU's whose devices a migration can follow, each with a newline before and
+ * after (g_free). NULL and ERROR: why it cannot. */
 char *ff_qemu_backends_probe(FfQemu *qemu, FfRole role, GError **error);
 /* See FfVmmMemory. */
 bool ff_qemu_log_begin(FfVmmMemory *memory, GError **error);

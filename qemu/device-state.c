@@ -66,7 +66,7 @@ static void set_buffer(int fd, int bytes)
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 }
 
-/* From now on QEMU's end is QEMU's alone. A writer that waits there goes on. */
+/* From now on QEMU's end is QEMU's alone. A writer that waits there continues. */
 static void widen(FfQemu *qemu)
 {
     if (qemu->their_end >= 0) {
@@ -97,7 +97,7 @@ static JsonObject *fd_args(const char *name)
 /* QEMU flushes its stream after the list of RAM blocks, before it takes its big lock for the
  * devices. In a socket that is full that write waits: so QEMU makes its thread and all that while
  * memory is still being protected. That it really stands there is looked at twice: nothing of it is
- * in the socket when it is let go, and it says "active", which it does behind that flush, not
+ * in the socket when it is let go, and it says "active", which it does after that flush, not
  * before that (ff_qemu_stood()). Returns how many bytes are in the way; -errno. */
 static ssize_t fill(int fd)
 {
@@ -280,7 +280,7 @@ typedef struct {
     unsigned deadline_ms;
 } Asked;
 
-/* The answers to N questions, of which none is waited for behind the first failure. */
+/* The answers to N questions, of which none is waited for after the first failure. */
 static bool take_answers(FfQemu *qemu, const Asked *a, unsigned n, GError **error)
 {
     bool ok = true;
@@ -382,9 +382,9 @@ static void wait_hangup(FfQemu *qemu)
 }
 
 /* QEMU says that the migration is over a moment before it sets the run state (and, 10.x, opens
- * the disks again). Who saw the stream's end need not wait here. But when somebody else shut the
- * stream down, or there is none (its engine died), nothing tells that moment: ask again, slowly,
- * until a deadline. */
+ * the disks again). A thread that saw the stream's end need not wait here. But when somebody else
+ * shut the stream down, or there is none (its engine died), nothing tells that moment: ask again,
+ * slowly, until a deadline. */
 static bool leave_finish_migrate(FfQemu *qemu, FfQmpWatch *watch, GError **error)
 {
     gint64 end = g_get_monotonic_time() + SETTLE_DEADLINE_MS * G_TIME_SPAN_MILLISECOND;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Flushes the disks that the guest can write to, ahead of stop; with the guest stopped, puts nodes
- * that wait for that in front of them, in one transaction of blockdev-snapshot. Whoever planned
- * that did it while the guest ran, so QEMU says once more, behind stop, which disks there are.
- * Tells which files they are in, and which devices there are.
+ * that wait for that in front of them, in one transaction of blockdev-snapshot. The client that
+ * planned that did it while the guest ran, so QEMU says once more, after stop, which disks there
+ * are. Tells which files they are in, and which devices there are.
  *
  * Threads: the coordinator's. No lock.
  */
@@ -79,8 +79,8 @@ static const FfDisk *planned(const GPtrArray *plan, const char *device)
     return NULL;
 }
 
-/* Who plugs a disk, commits or grows an image, or puts a filter in front of it, has made the plan
- * stale. QEMU would carry it out all the same, on a node that no guest uses any more. */
+/* A client that plugs a disk, commits or grows an image, or puts a filter in front of it, has made
+ * the plan stale. QEMU would carry it out all the same, on a node that no guest uses any more. */
 static bool is_as_planned(const GPtrArray *plan, JsonNode *block, GError **error)
 {
     guint n = 0;

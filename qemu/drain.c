@@ -43,7 +43,8 @@ static bool is_one_of(const char *name, const char *const *list, size_t n)
     return false;
 }
 
-/* Who reads from NODE by a buffered read may have the guest's pages pinned, as far as is known. */
+/* A thread that reads from NODE by a buffered read may have the guest's pages pinned, as far as is
+ * known. */
 static bool may_pin(JsonObject *node)
 {
     JsonObject *cache = ff_json_object(node, "cache");

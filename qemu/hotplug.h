@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Hot-plug of memory: what object-add has to say so that the new backend is ours. TEXT is the
+ * Hot-plug of memory: what object-add must say so that the new backend is ours. TEXT is the
  * command's arguments, as JSON (QMP) or as key=value (HMP); the answer has the same form.
  *
  * ff_object_add_rewrite() is pure. NULL: leave the command to QEMU as it is (no memory backend, or

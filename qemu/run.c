@@ -50,7 +50,7 @@ static void listen_from_stop(FfQemu *qemu)
     }
 }
 
-/* FALSE and ERROR: behind stop, by another monitor. Memory may have been written since. */
+/* FALSE and ERROR: after stop, by another monitor. Memory may have been written since. */
 static bool still_stands(FfQemu *qemu, FfQmpWatch *resumed, GError **error)
 {
     if (!ff_qmp_watch_any(resumed)) {
@@ -61,8 +61,8 @@ static bool still_stands(FfQemu *qemu, FfQmpWatch *resumed, GError **error)
     return false;
 }
 
-/* With the guest stopped: what has to be done before its devices are saved. DISKS: the answer to
- * query-block that came behind stop's; NULL if it was not asked, or there is none (WHY). */
+/* With the guest stopped: what must be done before its devices are saved. DISKS: the answer to
+ * query-block that came after stop's; NULL if it was not asked, or there is none (WHY). */
 static bool come_between(FfQemu *qemu, FfQmpWatch *resumed, JsonNode *disks, GError **why,
                          GError **error)
 {
@@ -149,7 +149,7 @@ typedef struct {
     bool waited; /* QEMU stood where it had to, until it was let go */
 } Heard;
 
-/* QEMU says "active" when it has passed the place at which it has to wait. Both times are of the
+/* QEMU says "active" when it has passed the place at which it must wait. Both times are of the
  * same clock: one that is set back meanwhile costs a snapshot. */
 static void hear_migration(const FfQemu *qemu, JsonObject *event, Heard *h)
 {
@@ -223,7 +223,7 @@ bool ff_qemu_stands(FfVmmRun *run, GError **error)
 }
 
 /* The run state (g_free), when it is no more "inmigrate", ASKED being the first question for it.
- * QEMU sends SHUT behind its change of state, so this has not been seen to wait for WATCH. */
+ * QEMU sends SHUT after its change of state, so this has not been seen to wait for WATCH. */
 static char *settled_state(FfQemu *qemu, FfQmpWatch *watch, FfQmpCall *asked, GError **error)
 {
     for (;; asked = ff_qemu_ask(qemu, "query-status", NULL)) {

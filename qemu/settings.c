@@ -3,7 +3,7 @@
  * Owns QEMU's migration capabilities and parameters around the inner migration, and the undo log.
  *
  * The log is a text in the state memfd: lines of JSON, the first with everything that QEMU had
- * (the client's values), each further one a change that the client made since:
+ * (the client's values), each additional one a change that the client made since:
  *   {"capabilities": {NAME: BOOL, ...}, "parameters": {NAME: VALUE, ...}}
  *   {"capability": NAME, "value": BOOL}
  *   {"parameter": NAME, "value": VALUE}
@@ -395,7 +395,7 @@ static void restore_each(FfQemu *qemu, const char *command, JsonObject *now, Jso
     }
 }
 
-/* Sets both and asks for the capabilities behind that, in one go: QEMU answers in order. Returns
+/* Sets both and asks for the capabilities after that, in one go: QEMU answers in order. Returns
  * what it has then; NULL and ERROR. */
 static JsonObject *restore_to(FfQemu *qemu, const Settings *now, const Settings *want,
                               GError **error)

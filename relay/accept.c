@@ -5,7 +5,7 @@
  * stdio. Its timer is that of a reconnect, while nobody is connected, or of the next accept() where
  * the last one found no room.
  *
- * Names are resolved once, at the start, before the launcher goes on: a resolver may block.
+ * Names are resolved once, at the start, before the launcher continues: a resolver may block.
  * One thread; no locks.
  */
 #include "relay/accept.h"
@@ -255,8 +255,8 @@ void ff_accept_open(FfAccept *a)
     }
 }
 
-/* QEMU has ended, and who started it may have started the next one already, which listens at the
- * same path: that socket is not ours. */
+/* QEMU has ended, and the process that started it may have started the next one already, which
+ * listens at the same path: that socket is not ours. */
 static void remove_socket(const FfStateHeader *state, const FfRelayMonitor *plan)
 {
     struct stat st;

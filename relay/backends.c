@@ -179,7 +179,7 @@ static unsigned n_connected(const FfBackends *b)
     return n;
 }
 
-/* Who is not connected was an objection, or is removed. */
+/* A back-end that is not connected was an objection, or is removed. */
 static void begin_log(FfBackends *b, int fd)
 {
     FfBackendsAnswer answer = {.op = FF_BACKENDS_LOG};

@@ -3,7 +3,7 @@
  * Byte streams with fds (conn.h).
  *
  * Where the fds stand in the stream decides which command they belong to, but one recvmsg()
- * may return plain bytes and, behind them, the beginning of a message with fds. So a unix
+ * may return plain bytes and, after them, the beginning of a message with fds. So a unix
  * socket is looked at first (MSG_PEEK without room for fds: MSG_CTRUNC tells that some are
  * there, nothing is installed). Only then are the bytes up to the fds read one at a time; the
  * kernel hands out fds with the first byte they were sent with, and QEMU reads so always.
@@ -284,7 +284,7 @@ int ff_conn_to_qemu(int fd)
     return connect_to(fd, SOCK_STREAM);
 }
 
-/* Whoever connects with another type is told so (EPROTOTYPE), if there is somebody. */
+/* A process that connects with another type is told so (EPROTOTYPE), if there is somebody. */
 bool ff_conn_qemu_listens(int fd)
 {
     int s = connect_to(fd, SOCK_SEQPACKET);

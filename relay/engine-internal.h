@@ -63,7 +63,7 @@ void ff_process_let_go(FfEngine *engine);
 bool ff_process_kill(FfEngine *engine, bool condemned);
 /* The installed libraries do not do. TRUE: it is to be tried with the kept ones. */
 bool ff_process_try_kept(FfRelay *relay);
-/* The same with who is alive; waits for the one that was let go, a few seconds at most. */
+/* The same with the one that is alive; waits for the one that was let go, a few seconds at most. */
 void ff_process_end(FfEngine *engine);
 
 /* spawn.c */

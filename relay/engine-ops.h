@@ -35,7 +35,7 @@ typedef struct {
     /* The engine has never worked: what it was sent has its turn once more, at another or at QEMU.
      */
     void (*own_again)(FfRelay *relay);
-    void (*pump)(FfRelay *relay); /* goes on with what waits */
+    void (*pump)(FfRelay *relay); /* continues with what waits */
 } FfEngineOps;
 
 #endif

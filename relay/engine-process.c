@@ -23,7 +23,7 @@
 #define END_MS 3500    /* how long an engine may take to end when QEMU has ended */
 #define KILLED_MS 1000 /* and then by SIGKILL: its memory is freed first */
 
-/* How it ended, if that was its own doing or somebody else's: says who has to be asked. */
+/* How it ended, if that was its own doing or somebody else's: says who must be asked. */
 static void tell_end(FfRelay *relay, const siginfo_t *info)
 {
     if (info->si_code == CLD_KILLED || info->si_code == CLD_DUMPED) {

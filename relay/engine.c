@@ -391,7 +391,7 @@ static bool hand_incoming(FfRelay *relay)
         return engine->handing;
     }
     uint32_t before = relay->state->driver_flags;
-    relay->state->driver_flags |= FF_DRIVER_GIVING_BACK; /* for who comes if this process dies */
+    relay->state->driver_flags |= FF_DRIVER_GIVING_BACK; /* for the next relay if this one dies */
     engine->handing =
         ff_hand_incoming_new(relay->plan->qemu_monitor, relay->plan->incoming, handed, relay);
     if (!engine->handing) {
@@ -532,7 +532,7 @@ static void not_started(FfRelay *relay, int rc)
     engine->absence = g_strdup(g_strerror(-rc));
     ff_absence_tell(relay, engine->absence, again);
     if (handing) {
-        return; /* what waits goes on when QEMU listens */
+        return; /* what waits continues when QEMU listens */
     }
     clients_go(relay);
     if (again) {

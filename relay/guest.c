@@ -114,7 +114,7 @@ static void guest_farewell(FfRelay *relay)
 {
     bool ends = !ff_state_is_under_way(relay->state);
     int pidfd = ends ? pidfd_open(getpid(), 0) : -1;
-    /* Who is not answered, QEMU waits for a while only. */
+    /* If it is not answered, QEMU waits for a while only. */
     ssize_t n = ff_rights_send(relay->plan->agent_fd, "", 1, &pidfd, pidfd >= 0);
 
     if (n < 0) {

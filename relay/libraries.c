@@ -7,8 +7,8 @@
  *
  * Which libraries there are the dynamic linker says ("ld.so --list"). An engine with the kept ones
  * is ld.so itself, by fd, with --preload of each library's /proc/self/fd/N, in their order: what
- * is loaded satisfies by its SONAME who needs it, so nothing is looked for by path. ld.so is kept,
- * too, since it fits only its own libc.
+ * is loaded satisfies by its SONAME each library that needs it, so nothing is looked for by path.
+ * ld.so is kept, too, since it fits only its own libc.
  *
  * The engine starts without them as long as that works: a library that is upgraded because it had
  * a hole shall be used. What is overwritten in place, which no package manager does, is not kept.

@@ -35,7 +35,7 @@ void ff_inject_give_up(FfMonitor *mon)
     }
 }
 
-/* JSON is an object without "id". Returns what QEMU has to answer. */
+/* JSON is an object without "id". Returns what QEMU must answer. */
 static FfSent *inject(FfMonitor *mon, uint32_t seq, const char *json)
 {
     FfSent *sent = g_new0(FfSent, 1);
@@ -57,7 +57,7 @@ static FfSent *inject(FfMonitor *mon, uint32_t seq, const char *json)
 /*
  * A lifted filter of events must not let through those that QEMU emitted before: they
  * may stand in the socket, or in QEMU's own buffer if the client reads slowly. The reply to a
- * command that is sent now comes behind them.
+ * command that is sent now comes after them.
  */
 void ff_monitor_filters_changed(FfMonitor *mon)
 {

@@ -20,7 +20,7 @@ typedef struct {
     unsigned losses; /* engines that died over it */
 } FfItem;
 
-/* What QEMU has to answer. */
+/* What QEMU must answer. */
 typedef struct {
     bool injected, lost; /* LOST: the engine that asked is gone */
     bool overdue;        /* the client has an answer; what QEMU says goes nowhere */
@@ -29,7 +29,7 @@ typedef struct {
     char *id;            /* plain JSON; NULL if none */
     uint32_t seq;        /* of an injected one */
     bool negotiates, enables_oob;
-    bool conts;      /* cont, which QEMU carries out when it goes on */
+    bool conts;      /* cont, which QEMU carries out when it continues */
     const char *own; /* goes into the list that QEMU answers with: ff_own_entries() */
     FfSaid says;
     char *getfd; /* name, with GETFD_COPY; becomes valid with the reply */
@@ -64,7 +64,7 @@ struct FfMonitor {
     unsigned n_fds;
     GQueue todo; /* FfItem *: in-band, not passed yet */
     size_t todo_bytes;
-    GQueue inband, oob; /* FfSent *: QEMU has to answer them */
+    GQueue inband, oob; /* FfSent *: QEMU must answer them */
     FfItem *owned;      /* in-band, at the engine; nothing in-band is passed meanwhile */
     GQueue owned_oob;   /* FfItem * */
     bool negotiated, oob_enabled;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A client's message, and what QEMU has to answer (monitor-internal.h). One thread; no locks. */
+/* A client's message, and what QEMU must answer (monitor-internal.h). One thread; no locks. */
 #include "relay/monitor-internal.h"
 
 #include <unistd.h>

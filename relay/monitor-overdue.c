@@ -2,13 +2,13 @@
 /*
  * What QEMU does not answer in time. A destination's main loop may wait for a page as long as the
  * connection to the source is lost, and what ends that are commands of the engine, which wait
- * their turn behind those that QEMU owes an answer to. So then, and only then (FF_FILTER_OVERDUE),
+ * their turn after those that QEMU owes an answer to. So then, and only then (FF_FILTER_OVERDUE),
  * such a command is answered with an error after a while, the negotiation of a new client and cont
  * as QEMU would; what QEMU says to them later goes nowhere. At other times QEMU takes as long as
- * it takes: a cont that opens disks is not to fail.
+ * it takes: a cont that opens disks must not fail.
  *
  * A client that leaves such answers outstanding leaves its connection to QEMU to the next one: QEMU
- * reads neither that connection's end nor from a new one before it goes on. What the next client
+ * reads neither that connection's end nor from a new one before it continues. What the next client
  * sees is QEMU's greeting, and its negotiation is answered here.
  *
  * The timer is there only while an answer is outstanding then. One thread; no locks.
@@ -54,8 +54,8 @@ static void answer(FfMonitor *mon, FfSent *sent)
         mon->oob_enabled = mon->qemu_oob = sent->enables_oob;
         reply(mon, sent->id, "\"return\": {}");
     } else if (sent->conts) {
-        /* QEMU does it when it goes on (it resumes devices, which touch guest memory, after it has
-         * said RESUME). libvirt destroys a guest that came in and whose cont fails. */
+        /* QEMU does it when it continues (it resumes devices, which touch guest memory, after it
+         * has said RESUME). libvirt destroys a guest that came in and whose cont fails. */
         reply(mon, sent->id, "\"return\": {}");
     } else {
         reply(mon, sent->id, ERROR("GenericError", NOT_ANSWERED));

@@ -4,7 +4,7 @@
  *
  * Each client has a connection to QEMU of its own, so greeting, negotiation and the end of the
  * input are QEMU's. Commands are passed as they come. One that the engine owns waits until QEMU
- * has answered every in-band command before it, and the in-band commands behind it wait for its
+ * has answered every in-band command before it, and the in-band commands after it wait for its
  * answer: QMP answers in order. Out-of-band commands overtake, once the client has enabled them.
  * Whether the client has negotiated is known only when QEMU has answered, hence the same wait
  * decides it; until then nothing is owned, and QEMU refuses what it must.

@@ -28,7 +28,7 @@ void ff_monitor_refuse(FfMonitor *mon, uint32_t seq, const char *desc);
 void ff_monitor_engine_lost(FfMonitor *mon, const char *desc);
 /* The engine has never worked: what it was sent has its turn once more, at another or at QEMU. */
 void ff_monitor_own_again(FfMonitor *mon);
-void ff_monitor_pump(FfMonitor *mon); /* goes on with what waits */
+void ff_monitor_pump(FfMonitor *mon); /* continues with what waits */
 /* QEMU has ended: what it still said goes to the client, and no other one comes. */
 void ff_monitor_hear_out(FfMonitor *mon);
 void ff_monitor_end(FfMonitor *mon);

@@ -39,7 +39,7 @@ static const char *const hmp_run_state[] = {
     "savevm", "loadvm", "device_add", "device_del", "dump-guest-memory", NULL,
 };
 
-/* Takes the next word as QEMU's get_command_name() does; *LINE stands behind it afterwards. */
+/* Takes the next word as QEMU's get_command_name() does; *LINE stands after it then. */
 static char *hmp_word(const char **line)
 {
     const char *start = *line + strspn(*line, " \t\n\v\f\r");

@@ -42,7 +42,7 @@ typedef enum {
 
 /* What one byte does. */
 typedef enum {
-    STEP_MORE,   /* part of a token that goes on */
+    STEP_MORE,   /* part of a token that continues */
     STEP_BLANK,  /* white space between tokens */
     STEP_SKIP,   /* skipped after an error */
     STEP_TOKEN,  /* last byte of a token */

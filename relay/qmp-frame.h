@@ -27,7 +27,7 @@ FfQmpFramer *ff_qmp_framer_new(void);
 void ff_qmp_framer_free(FfQmpFramer *framer);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpFramer, ff_qmp_framer_free)
 /*
- * Reads up to LEN bytes and stops behind the first message that is complete, which *MESSAGE
+ * Reads up to LEN bytes and stops after the first message that is complete, which *MESSAGE
  * (else NULL) then holds: a text that QEMU answers with exactly one reply, be it a command or
  * an error. Returns the number of bytes used, which is 0 when a message ended before BUF[0].
  * The messages together are what the client sent, except that bytes which QEMU skips silently
@@ -78,7 +78,7 @@ FfQmpSplitter *ff_qmp_splitter_new(void);
 void ff_qmp_splitter_free(FfQmpSplitter *splitter);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpSplitter, ff_qmp_splitter_free)
 /*
- * Reads up to LEN bytes and stops behind the end of a message (its newline included) or as soon
+ * Reads up to LEN bytes and stops after the end of a message (its newline included) or as soon
  * as the kind of the message, that it returns something, or the name of the event becomes known;
  * *END says if it is the end. Returns the number of bytes used, which is 0 when a message without a
  * newline ended before BUF[0]. The next call after an end begins a new message.

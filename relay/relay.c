@@ -80,8 +80,8 @@ static bool harden(GError **error)
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
     signal(SIGINT, SIG_IGN);
-    /* Who stops the machine stops QEMU; the relay follows it. Ending before would look like a
-     * crash of the guest. */
+    /* A process that stops the machine stops QEMU; the relay follows it. Ending before would look
+     * like a crash of the guest. */
     signal(SIGTERM, SIG_IGN);
     setsid();
     umask(077);

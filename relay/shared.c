@@ -25,7 +25,7 @@ void ff_relay_log(FfRelay *relay, const char *format, ...)
     }
 }
 
-/* The loop ends after this turn, so whoever calls this may go on with its objects. */
+/* The loop ends after this turn, so the caller may continue to use its objects. */
 void ff_relay_end(FfRelay *relay)
 {
     g_main_loop_quit(relay->loop);

@@ -169,7 +169,7 @@ void ff_uffds_untake(FfRelay *relay)
     relay->guest.uffd_lent = false;
 }
 
-/* Who waits in it goes on, if no engine has it. */
+/* A thread that waits in it continues, if no engine has it. */
 static void lose(FfRelay *relay)
 {
     stop_timer(&relay->guest);
@@ -202,7 +202,7 @@ void ff_uffds_give(FfRelay *relay, const char *name, int fd)
 
 static gboolean overdue(gpointer opaque);
 
-/* The engine that was killed still has its copy, so closing this one would let nobody go on. */
+/* The engine that was killed still has its copy, so closing this one would let nobody continue. */
 static void lift_again(FfRelay *relay, const GError *error)
 {
     FfGuest *guest = &relay->guest;

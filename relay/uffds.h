@@ -4,9 +4,9 @@
  * and for tracking are the engine's from its start on, and stay here as well.
  *
  * The one for synchronous write protection is lent to the engine that asks for it, and this copy
- * keeps it alive if that engine dies: who waits in it waits for the next engine, which takes the
- * protection away and gives it back. Has none done that FF_UFFDS_LIFT_MS later, this copy is
- * closed, or when the one ends that is at it just then. Then the last one is gone, so everybody
+ * keeps it alive if that engine dies: a thread that waits in it waits for the next engine, which
+ * takes the protection away and gives it back. Has none done that FF_UFFDS_LIFT_MS later, this copy
+ * is closed, or when the one ends that is at it just then. Then the last one is gone, so everybody
  * continues, as the kernel does that; and the guest has no live snapshots any more.
  *
  * But the kernel may hold an engine that was killed, and its copy, as a disk does not answer, and
@@ -37,8 +37,8 @@ void ff_uffds_untake(FfRelay *relay);
  * closed its copy, and something may be registered still. */
 void ff_uffds_give(FfRelay *relay, const char *name, int fd);
 /* The engine's link has ended. KILLED: it is not dead yet, but has a SIGKILL before it, with which
- * no thread comes out of the kernel. Else it is dead, or may go on: then what it writes may still
- * be taken for a snapshot, and nothing is lifted that it relies on. */
+ * no thread comes out of the kernel. Else it is dead, or may continue: then what it writes may
+ * still be taken for a snapshot, and nothing is lifted that it relies on. */
 void ff_uffds_engine_ended(FfRelay *relay, bool killed);
 /* No engine runs any more. */
 void ff_uffds_engine_dead(FfRelay *relay);

@@ -308,7 +308,7 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
 
 void ff_vhost_conn_end(FfVhostConn *b)
 {
-    FfAccept *accept = g_steal_pointer(&b->accept); /* no further one */
+    FfAccept *accept = g_steal_pointer(&b->accept); /* no additional one */
 
     close_both(b, NULL);
     if (b->offer) {

@@ -19,7 +19,8 @@ typedef enum {
 
 typedef struct {
     FfBackingKind kind;
-    /* The file. Private: /proc/PID/mem of who has the memory, or -1: it can be filled, not read. */
+    /* The file. Private: /proc/PID/mem of the process that has the memory, or -1: it can be filled,
+     * not read. */
     int fd;
     uint64_t size;
     uint64_t page_size; /* what userfaultfd places at once: 4096 of shared memory, huge or not */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Page bitmaps with atomic claims of whole runs: the source's dirty/sent bitmap (a set bit is a
- * page that still has to be sent) and the destination's received and requested bitmaps.
+ * page that must still be sent) and the destination's received and requested bitmaps.
  *
  * Threads: any number at once on one bitmap. A claim is a compare-and-swap of a word: a page is
  * claimed by exactly one caller, and there is no moment at which a page that nobody will send
@@ -35,7 +35,7 @@ void ff_bitmap_clear(FfBitmap *bm);
 bool ff_bitmap_test(const FfBitmap *bm, uint64_t page);
 /* Whether PAGE was unclaimed at the end of what the caller has read before. A load alone may be
  * answered before the reads that stand in front of it; this is a read-modify-write with release
- * order, so whoever claims PAGE after it does so after those reads. */
+ * order, so a thread that claims PAGE after it does so after those reads. */
 bool ff_bitmap_test_behind(FfBitmap *bm, uint64_t page);
 /* Number of set bits; exact only while nobody changes it. */
 uint64_t ff_bitmap_count(const FfBitmap *bm);
@@ -54,7 +54,7 @@ bool ff_bitmap_claim(FfBitmap *bm, uint64_t page);
 
 /* Sets one bit; returns TRUE if it was clear. */
 bool ff_bitmap_set(FfBitmap *bm, uint64_t page);
-/* Sets a run; returns how many of its bits were clear. Release order: whoever sees a bit set
+/* Sets a run; returns how many of its bits were clear. Release order: a thread that sees a bit set
  * sees what was done before. */
 uint64_t ff_bitmap_set_run(FfBitmap *bm, uint64_t first, uint64_t n);
 /* Clears a run; returns how many of its bits were set. */

@@ -5,10 +5,10 @@
  *
  * In a space with events one read may return faults and events, and the kernel gives faults first:
  * one that came after a change is read before it. So:
- * - A fault in the same batch as a later event is not looked at: who waits is woken, and told
- * again.
- * - Every event wakes who waits in the ranges of which it tells, at the old address and the new
- * one.
+ * - A fault in the same batch as a later event is not looked at: the thread that waits is woken,
+ * and told again.
+ * - Every event wakes the threads that wait in the ranges of which it tells, at the old address and
+ * the new one.
  * - A fault at no address that is known, or one that cannot be answered (EAGAIN), is put off if a
  * change is under way, until it has been read. The end of the change has no event of its own
  * (space.c), so this looks again after a moment. A request that was made for an address that is not
@@ -17,9 +17,9 @@
  * faults that come again and again would keep the event from being read. With FfCallers (callers.h)
  * one message is read at a time, and it is told only after the event.
  *
- * REMOVE comes before the kernel takes the pages out, and the process goes on as soon as it was
+ * REMOVE comes before the kernel takes the pages out, and the process continues as soon as it was
  * read: from the read on the space is locked, and in there the pages become unwanted. What is
- * placed afterwards is zeros, for whoever misses it.
+ * placed afterwards is zeros, for any thread that misses it.
  *
  * With FfMessages (messages.h) another process reads, under its gate in place of the lock, and what
  * comes is one event at most.
@@ -337,7 +337,7 @@ static void ask(Batch *b)
     }
 }
 
-/* Who was noted by a thread before this one keeps its wait: when it began, it began. */
+/* A waiter that was noted by a thread before this one keeps its wait: when it began, it began. */
 static void ask_noted(Batch *b)
 {
     FfSpace *s = b->s;
@@ -418,8 +418,8 @@ static bool is_event(const struct uffd_msg *msg)
     return msg->event != UFFD_EVENT_PAGEFAULT;
 }
 
-/* Who waits for what the answer needs is known before it is read of: a child, and what somebody
- * gives back. */
+/* A thread that waits for what the answer needs is known before it is read of: a child, and what
+ * somebody gives back. */
 static int read_known(Batch *b, struct uffd_msg *msgs)
 {
     FfSpace *s = b->s;
@@ -526,8 +526,8 @@ static bool has_deferred(const FfSpace *s)
 
 /* FALSE: the end. Not before everything that was put off has been done: nobody else would, and
  * the change that it waits for ends soon, as this has read its event or is about to. Unless the
- * next change has begun by then, again and again: then it stays put off. Who ends for good
- * unregisters, which no change is in the way of, and who runs again finds it. */
+ * next change has begun by then, again and again: then it stays put off. A fault thread that
+ * ends for good unregisters, which no change is in the way of, and one that runs again finds it. */
 static bool wait_for_messages(Batch *b)
 {
     const FfMessages *m = b->s->cfg.messages;

@@ -10,8 +10,8 @@
 /* Answers until ff_faults_stop(), or until it cannot any more (FfSpaceOps.failed). In a thread of
  * the caller's, which gives it its priority; one at a time. */
 void ff_faults_run(FfSpace *s);
-/* Ends it, or lets it end at once if it has not begun. Any thread. Who waits in the kernel
- * continues to wait, and is noted as one who waits. */
+/* Ends it, or lets it end at once if it has not begun. Any thread. A thread that waits in
+ * the kernel continues to wait, and is noted as one that waits. */
 void ff_faults_stop(FfSpace *s);
 /* After ff_faults_run() has ended: it may run again, and begins with asking for everything that
  * somebody waits for, since the pager has lost what it was asked for. */

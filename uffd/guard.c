@@ -167,7 +167,7 @@ FfGuard *ff_guard_new(const FfGuardConfig *config, GError **error)
     if (g->stop < 0) {
         fail(error, -errno, "eventfd");
     } else if (map_blocks(g, error) && find_regions(g, error)) {
-        /* Before the first page is protected: whoever writes is answered. */
+        /* Before the first page is protected: a process that writes is answered. */
         g->thread = g_thread_new("ff-guard", run, g);
         if (protect(g, error)) {
             g->c.blocks = NULL; /* the caller's */

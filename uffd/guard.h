@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A guard over memory that another process may come to share: no write of that process, by its own
- * mapping, takes effect before somebody has been given the page as it was. Reads go on. What is
+ * mapping, takes effect before somebody has been given the page as it was. Reads continue. What is
  * guarded stays guarded when the guard's process ends, as long as anybody holds the userfaultfd:
  * writers wait then.
  *
@@ -24,8 +24,9 @@ typedef struct {
     int maps_fd;                /* of /proc/PID/maps; borrowed */
     const FfGuardBlock *blocks; /* borrowed */
     unsigned n_blocks;
-    /* Somebody writes to page PAGE of BLOCK, whose CONTENT is still what it was. 0: the write goes
-     * on, and no other write to this page is told of. Else it waits, and the guard has failed. */
+    /* Somebody writes to page PAGE of BLOCK, whose CONTENT is still what it was. 0: the write
+     * continues, and no other write to this page is told of. Else it waits, and the guard has
+     * failed. */
     int (*written)(unsigned block, uint64_t page, const void *content, void *opaque);
     /* RC: -errno. It is said once; writers wait from then on. */
     void (*failed)(int rc, void *opaque);

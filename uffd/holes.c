@@ -56,7 +56,7 @@ static off_t read_hole(int fd, off_t at, off_t end)
             continue;
         }
         if (n <= 0) {
-            return n < 0 ? -1 : end; /* nothing is behind the file's end */
+            return n < 0 ? -1 : end; /* nothing is after the file's end */
         }
         for (ssize_t i = 0; i < n; i += PAGE) {
             ssize_t len = MIN(PAGE, n - i);

@@ -3,10 +3,10 @@
  * Takes guest memory out of the userfaultfd for synchronous write protection (see lift.h).
  *
  * UNREGISTER wakes no writer at a protected page, so each is followed by a wake
- * (ff_uffd_unregister() does it). Who the dead engine had read of is in nobody's queue: all are
- * woken first, fault once more, and are told of anew. Who still has a write protection under way
- * gets ENOENT: both wait for the same lock of QEMU's, and what is taken out cannot be protected. No
- * locks. System calls: fcntl, close.
+ * (ff_uffd_unregister() does it). A thread of which the dead engine had read is in nobody's queue:
+ * all are woken first, fault once more, and are told of again. A thread that still has a write
+ * protection under way gets ENOENT: both wait for the same lock of QEMU's, and what is taken out
+ * cannot be protected. No locks. System calls: fcntl, close.
  */
 #include "uffd/lift.h"
 
@@ -40,7 +40,7 @@ static const FfRegion *region_of(const Lift *l, uint64_t addr)
     return NULL;
 }
 
-/* One page, for whoever waits there. An error is none: its piece is still to come. */
+/* One page, for the threads that wait there. An error is none: its piece is still to come. */
 static void let_go(const Lift *l, uint64_t addr)
 {
     const FfRegion *r = region_of(l, addr);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Guest memory that an engine has left protected against writes, as it died in a live snapshot: the
- * protection is taken away, and whoever waits goes on. No state; any thread, not the main loop's.
+ * protection is taken away, and the threads that wait continue. No state; any thread, not the main
+ * loop's.
  */
 #ifndef FF_UFFD_LIFT_H
 #define FF_UFFD_LIFT_H

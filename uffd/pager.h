@@ -31,8 +31,8 @@ struct FfPager {
      * is asked for once, until ff_place_forget(). */
     int (*request)(FfPager *p, const FfRun *runs, unsigned n);
     /* The first write to a protected page. With a buffer (protect.h) its old content is kept by now
-     * and the writer goes on; a thread that gives a slot of a full buffer back may call this, too.
-     * Without one the writer waits for ff_protect_lift(). NULL: it just goes on. */
+     * and the writer continues; a thread that gives a slot of a full buffer back may call this,
+     * too. Without one the writer waits for ff_protect_lift(). NULL: it just continues. */
     void (*written)(FfPager *p, const FfRun *run);
     /* The buffer is full, or there is none: a writer waits until the saver (protect.h) has a slot
      * for it, or its page. */
@@ -58,7 +58,7 @@ typedef struct {
 
 /* Who is told; each can be NULL. The fault thread calls some of them: as with FfPager. */
 typedef struct {
-    /* Pages are present, and marked. Whoever placed them. */
+    /* Pages are present, and marked. The thread that placed them. */
     void (*present)(const FfPresent *p, void *opaque);
     /* All are, and present() has said so. Called once, and again if pages were forgotten in
      * between. */
@@ -67,15 +67,16 @@ typedef struct {
      * Returns what stands for it in wait_ended(). Fault thread; not if the table of waits is full.
      */
     int32_t (*wait_began)(int32_t tid, int64_t now_us, void *opaque);
-    /* A wait that began at SINCE_US has ended, before present(). Whoever placed the page. */
+    /* A wait that began at SINCE_US has ended, before present(). The thread that placed the
+     * page. */
     void (*wait_ended)(int32_t who, int64_t since_us, void *opaque);
     /* The process has forked, and CHILD, which is the callee's from now on, is the space of the new
      * one: nobody answers its faults before ff_space_set_pager() and ff_faults_run(). The parent is
      * locked. Fault thread. Without this the space must have no UFFD_FEATURE_EVENT_FORK. */
     void (*forked)(FfSpace *child, void *opaque);
     /* -errno. Somebody waits for RUN, and continues to wait until the owner does something; RUN is
-     * NULL where it is not known for what. Fault thread; from protect.h whoever gives a slot back.
-     */
+     * NULL where it is not known for what. Fault thread; from protect.h the thread that gives a
+     * slot back. */
     void (*failed)(const FfRun *run, int rc, void *opaque);
 } FfSpaceOps;
 

@@ -27,7 +27,8 @@
 #define HUGE_PAGE (2ull << 20) /* of shared memory */
 /* Placed by one ioctl (bytes): the process's mmap lock is held meanwhile, and the space's. */
 #define CHUNK (2ull << 20)
-/* So often in a row the same page is found to be there by who was told that it is missing. */
+/* So often in a row the same page is found to be there by the thread that was told that it is
+ * missing. */
 #define IN_VAIN_MAX 10000
 
 /* ---- marks ----------------------------------------------------------------------------------- */
@@ -41,9 +42,9 @@ static void mark(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t
 
     bool noted = ff_space_end_waits(s, block, page, n);
     if (noted || __atomic_load_n(&s->waits.overflow, __ATOMIC_SEQ_CST)) {
-        /* Whoever waits, noted or not (there may have been no room), may have come after the ioctl
-         * that woke the others: the process has given the page back in between. It is told again,
-         * and the mark is found. */
+        /* A thread that waits, noted or not (there may have been no room), may have come after the
+         * ioctl that woke the others: the process has given the page back in between. It is told
+         * again, and the mark is found. */
         ff_uffd_wake(s->cfg.uffd, addr, n * b->backing.page_size);
     }
     p->pages += fresh;
@@ -57,7 +58,7 @@ void ff_place_tell(FfSpace *s, const FfPresent *p)
     if (!p->pages && !p->duplicate) {
         return;
     }
-    /* Told in this order: who is told that all are present knows of each of them. */
+    /* Told in this order: the one that is told that all are present knows of each of them. */
     if (ops && ops->present) {
         ops->present(p, s->cfg.opaque);
     }
@@ -72,7 +73,7 @@ uint64_t ff_place_unwanted(FfSpace *s, const FfRun *run)
 {
     uint64_t fresh = ff_bitmap_set_run(&s->blocks[run->block].placed, run->first, run->n);
 
-    /* Whoever waits for them is woken by the caller, who knows where. */
+    /* A thread that waits for them is woken by the caller, which knows where. */
     ff_space_end_waits(s, run->block, run->first, run->n);
     return fresh;
 }
@@ -129,7 +130,7 @@ static int believe(const FfSpace *s, FfUffdOp op, int rc, uint64_t addr, uint64_
     if (rc != -EEXIST || ps <= SMALL_PAGE || op == FF_UFFD_CONTINUE) {
         return rc;
     }
-    /* Once: EAGAIN ends only when the fault thread has read the event, for which the caller has to
+    /* Once: EAGAIN ends only when the fault thread has read the event, for which the caller must
      * leave the space. */
     uint64_t done = 0;
     int there =
@@ -204,7 +205,7 @@ static int place_missing(FfSpace *s, FfUffdOp op, const FfRun *run, const void *
     }
     if (rc == -EEXIST || is_in_hole(s, op, rc)) {
         ff_uffd_wake(s->cfg.uffd, addr, ps);
-        p->duplicate = rc == -EEXIST; /* of a hole that is said by who has made it */
+        p->duplicate = rc == -EEXIST; /* of a hole that is said by the one that made it */
         *done = 1;
         rc = 0;
     }
@@ -299,8 +300,8 @@ void ff_place_mark_closed(FfSpace *s, const FfRun *run)
     ff_place_tell(s, &p);
 }
 
-/* The kernel wakes whoever waits there, and what they then find is a new page of zeros. A page that
- * is there stays. */
+/* The kernel wakes the threads that wait there, and what they then find is a new page of zeros. A
+ * page that is there stays. */
 int ff_place_hole(FfSpace *s, const FfRun *run)
 {
     const FfBacking *b = &s->blocks[run->block].backing;
@@ -326,9 +327,9 @@ int ff_place_hole(FfSpace *s, const FfRun *run)
 
 /* ---- what was placed before ------------------------------------------------------------------ */
 
-/* The page is there, and who waits was woken. It finds the page, so it does not come back, unless
- * something here is wrong; and then it must not go round for ever. Others may have waited for the
- * same page: as many as the process has threads. */
+/* The page is there, and the thread that waits was woken. It finds the page, so it does not come
+ * back, unless something here is wrong; and then it must not go round for ever. Others may have
+ * waited for the same page: as many as the process has threads. */
 static int note_in_vain(FfSpace *s, unsigned block, uint64_t page)
 {
     if (s->vain_block != block || s->vain_page != page) {

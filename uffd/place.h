@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Content in: pages are placed where the space has them, whoever waits for them is woken, and they
- * are marked as placed. A page that is placed already is never overwritten, also if the process has
- * given it back since: an old content must not come back. Nor is one placed that has no address any
- * more.
+ * Content in: pages are placed where the space has them, the threads that wait for them are woken,
+ * and they are marked as placed. A page that is placed already is never overwritten, also if the
+ * process has given it back since: an old content must not come back. Nor is one placed that has no
+ * address any more.
  *
  * Any number of threads; nothing is allocated. If the process is just changing its mappings this
  * waits until the fault thread has read of it, so the fault thread's own functions must not call
@@ -22,27 +22,29 @@ int ff_place_copy(FfSpace *s, const FfRun *run, const void *data);
 int ff_place_zero(FfSpace *s, const FfRun *run);
 /* What the file has already, by another mapping of it, is mapped. -EFAULT: it has no such page. */
 int ff_place_continue(FfSpace *s, const FfRun *run);
-/* Whoever touches them gets SIGBUS: the content is lost. Linux 6.6. */
+/* A thread that touches them gets SIGBUS: the content is lost. Linux 6.6. */
 int ff_place_poison(FfSpace *s, const FfRun *run);
 
-/* RUN is there already: somebody else has placed it. Whoever waits for it is woken. */
+/* RUN is there already: somebody else has placed it. The threads that wait for it are woken. */
 void ff_place_mark(FfSpace *s, const FfRun *run);
 /* The same where the caller has the gate of the space closed (messages.h): by another space, whose
  * process shares the memory. */
 void ff_place_mark_closed(FfSpace *s, const FfRun *run);
-/* RUN could not be placed: who waits for it is told of again, and the pager asked again. */
+/* RUN could not be placed: a thread that waits for it is told of again, and the pager asked
+ * again. */
 void ff_place_ask_again(FfSpace *s, const FfRun *run);
 /*
  * What is missing of RUN becomes zeros that cost no memory until somebody touches them: RUN leaves
  * the userfaultfd, and nothing in it is told of any more. Of shared memory whole pieces of 2 MiB
- * (-EINVAL): who touches a hole may be given a huge page of the file, and what is beside RUN must
- * not be found in it. For few and large runs: each splits a mapping, of which a process has 65530.
- * -ERANGE: it is not in one range.
+ * (-EINVAL): a process that touches a hole may be given a huge page of the file, and what is beside
+ * RUN must not be found in it. For few and large runs: each splits a mapping, of which a process
+ * has 65530. -ERANGE: it is not in one range.
  */
 int ff_place_hole(FfSpace *s, const FfRun *run);
 
-/* The way back: RUN is missing again, and who touches it after it was taken out of memory makes a
- * request. Its content is dropped by the caller, after this. Nobody may place it meanwhile. */
+/* The way back: RUN is missing again, and a thread that touches it after it was taken out of memory
+ * makes a request. Its content is dropped by the caller, after this. Nobody may place it
+ * meanwhile. */
 void ff_place_forget(FfSpace *s, const FfRun *run);
 
 /* ---- fault thread ---------------------------------------------------------------------------- */

@@ -4,7 +4,7 @@
  *
  * A stream is confirmed by two requests that are at most FF_PREFETCH_SLACK pages apart (it then
  * goes page by page: what lies between is wanted soon, or costs little), or by three with the same
- * step. Each further request of it doubles its window: the guest has come to the end of what was
+ * step. Each additional request of it doubles its window: the guest has come to the end of what was
  * sent ahead, so it was too little. Guests that access at random make streams that are never
  * confirmed, and get single pages.
  */
@@ -74,13 +74,13 @@ static FfPrefetchStream *victim(FfPrefetch *p)
     return singles > FF_PREFETCH_SINGLES ? single : old;
 }
 
-/* Tells what lies between what was told before and WINDOW steps behind PAGE. */
+/* Tells what lies between what was told before and WINDOW steps after PAGE. */
 static void advance(FfPrefetchStream *s, int64_t page, FfAhead *ahead)
 {
     int64_t front = page + (int64_t)s->window * s->step;
     int64_t from = s->front;
 
-    /* A request that has left out the rest of what was told begins again behind itself. */
+    /* A request that has left out the rest of what was told begins again after itself. */
     if (s->step > 0 ? from < page : from > page) {
         from = page;
     }

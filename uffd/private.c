@@ -49,7 +49,7 @@ static bool may_be_heap(const Block *b)
     return b->start % HEAP == 0 && (b->end + PAGE) % HEAP == 0;
 }
 
-/* A block is told by what stands behind it. */
+/* A block is told by what stands after it. */
 static GArray *find_blocks(int maps_fd)
 {
     g_autofree char *text = ff_maps_read(maps_fd, NULL);

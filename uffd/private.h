@@ -2,7 +2,7 @@
 /*
  * The guest memory that QEMU keeps to itself: firmware, option ROMs, a display's memory, tables. It
  * is found in QEMU's map by the way QEMU allocates it (qemu_ram_mmap(), util/mmap-alloc.c): private
- * and anonymous, at a multiple of 2 MiB, with a guard page behind it. What is read is what stands
+ * and anonymous, at a multiple of 2 MiB, with a guard page after it. What is read is what stands
  * there at that moment; the guest may write to it at any time.
  */
 #ifndef FF_UFFD_PRIVATE_H

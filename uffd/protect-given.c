@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the process is about to give back is kept first (callers.h), as after a first write, if the
- * buffer has room for it. While the event is unread nothing can be lifted and no saver can go on,
- * so nobody waits for room here.
+ * buffer has room for it. While the event is unread nothing can be lifted and no saver can
+ * continue, so nobody waits for room here.
  *
- * Who waits for its event to be read is asleep, and can be seen. But each read wakes all of them
- * for a moment: after an event, until there was a moment without any change, a look counts only
- * when nobody may be one of those.
+ * A thread that waits for its event to be read is asleep, and can be seen. But each read wakes all
+ * of them for a moment: after an event, until there was a moment without any change, a look counts
+ * only when nobody may be one of those.
  *
- * Whoever has a page that was claimed has it no more: a saver finds that by ff_protect_own().
+ * A saver that has a page that was claimed has it no more: it finds that by ff_protect_own().
  *
  * What was at a page's address may have been something else, if another thread was moving memory
  * there at the same time: the events of that come later. So copies of private memory are in doubt
@@ -23,7 +23,7 @@
 #include "uffd/protect-internal.h"
 #include "uffd/uffd.h"
 
-/* Who was woken by somebody else's event is in its wait again after so long at most. */
+/* A thread that was woken by somebody else's event is in its wait again after so long at most. */
 #define STIR_US 1000
 #define LOOK_AGAIN_NS 20000 /* they need the processor */
 
@@ -45,7 +45,7 @@ static bool keep_page(FfProtect *p, const FfRun *run)
         return false;
     }
     int rc = ff_protect_copy_page(p->s, run, p->buffer + slot * p->slot_size);
-    /* Whoever clears this bit has the content: a saver may just have read it. */
+    /* The thread that clears this bit has the content: a saver may just have read it. */
     if (rc < 0 || !ff_bitmap_claim(&b->armed, run->first)) {
         ff_protect_leave_slot(p, slot);
         return false;

@@ -2,9 +2,9 @@
 /*
  * The bounded buffer of protect.h: what the fault thread keeps, and how savers get it.
  *
- * A writer for whom there is no slot is noted, and then a slot is looked for again; who gives a
- * slot back looks for a writer afterwards. Both are sequentially consistent: one of the two sees
- * the other. So it is with a writer whose page somebody has, and who lends that.
+ * A writer for which there is no slot is noted, and then a slot is looked for again; a saver that
+ * gives a slot back looks for a writer afterwards. Both are sequentially consistent: one of the two
+ * sees the other. So it is with a writer whose page somebody has and lends.
  *
  * Threads: the fault thread keeps; savers, which give slots back, may keep for a writer that waits.
  * Lock: that of the space, while a page is read and becomes kept. System calls: poll.
@@ -112,8 +112,8 @@ static int keep_content(FfProtect *p, uint64_t slot, const FfRun *run)
     return rc;
 }
 
-/* The page RUN, which could not be kept, is anybody's again. So is one that was lent: who had it
- * finds it taken back. */
+/* The page RUN, which could not be kept, is anybody's again. So is one that was lent: the saver
+ * that had it finds it taken back. */
 static void leave_page(FfProtect *p, const FfRun *run)
 {
     ff_space_enter(p->s);
@@ -123,7 +123,7 @@ static void leave_page(FfProtect *p, const FfRun *run)
     ff_space_leave(p->s);
 }
 
-/* A test's: the page's writers go on before it is copied. */
+/* A test's: the page's writers continue before it is copied. */
 static void lift_early(FfProtect *p, const FfRun *run)
 {
     FfBitmap *armed = &p->blocks[run->block].armed;
@@ -133,9 +133,9 @@ static void lift_early(FfProtect *p, const FfRun *run)
     ff_bitmap_set(armed, run->first);
 }
 
-/* Keeps PAGE in SLOT, which is the caller's, and lets its writers go on. FALSE: the slot is not
- * used: somebody else has the page, who will let them go on; or *RC says why not. Fault thread:
- * -EAGAIN, a change is in the way, and the writers are told again after its event. */
+/* Keeps PAGE in SLOT, which is the caller's, and lets its writers continue. FALSE: the slot is
+ * not used: somebody else has the page, and will let them continue; or *RC says why not. Fault
+ * thread: -EAGAIN, a change is in the way, and the writers are told again after its event. */
 static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int *rc)
 {
     FfRun run = {block, page, 1};
@@ -157,7 +157,7 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
             ff_space_lift_later(p->s, &run);
         }
         if (p->s->cfg.pager && p->s->cfg.pager->full) {
-            p->s->cfg.pager->full(p->s->cfg.pager, &run); /* the saver has to fetch it */
+            p->s->cfg.pager->full(p->s->cfg.pager, &run); /* the saver must fetch it */
         }
     }
     if (kept != 1) {
@@ -168,7 +168,7 @@ static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int
     return true;
 }
 
-/* Somebody has the page, and lets its writers go on, or lends it. */
+/* Somebody has the page, and lets its writers continue, or lends it. */
 static bool is_had(const FfProtect *p, unsigned block, uint64_t page)
 {
     const FfProtectBlock *b = &p->blocks[block];
@@ -178,8 +178,8 @@ static bool is_had(const FfProtect *p, unsigned block, uint64_t page)
 }
 
 /* The next writer that waits for a slot gets one. FALSE: there is none, or no slot. *RC: 0, or
- * what failed first. *LEFT: a slot was taken and not used. A wait is noted until it is over: who
- * lends its page looks for it. */
+ * what failed first. *LEFT: a slot was taken and not used. A wait is noted until it is over: the
+ * saver that lends its page looks for it. */
 static bool serve_one(FfProtect *p, int *rc, bool *left)
 {
     uint32_t high = __atomic_load_n(&p->waits.high, __ATOMIC_SEQ_CST);
@@ -191,7 +191,7 @@ static bool serve_one(FfProtect *p, int *rc, bool *left)
             continue;
         }
         if (!ff_protect_take_slot(p, &slot)) {
-            return false; /* whoever gives the next one back goes on here */
+            return false; /* the saver that gives the next one back continues here */
         }
         FF_FAULT_AT("protect-serves");
         int one;
@@ -203,7 +203,7 @@ static bool serve_one(FfProtect *p, int *rc, bool *left)
             *left = true;
             continue; /* somebody was faster */
         }
-        /* Who is told again begins a new wait: else each time would add one. */
+        /* A writer that is told again begins a new wait: else each time would add one. */
         ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
         *rc = *rc || one == -EAGAIN ? *rc : one;
         return true;
@@ -220,7 +220,7 @@ static int serve(FfProtect *p)
         again = !left;
         while (serve_one(p, &rc, &left)) { /* each ends a wait */
         }
-    } while (left && again); /* once more: who lent meanwhile may have found no slot */
+    } while (left && again); /* once more: a saver that lent meanwhile may have found no slot */
     return rc;
 }
 
@@ -259,7 +259,7 @@ static FfRun window(const FfProtect *p, unsigned block, uint64_t page)
     uint64_t all = p->n_slots, used = __atomic_load_n(&p->used, __ATOMIC_RELAXED);
     uint64_t bytes = used * 4 < all ? p->around : used * 2 < all ? p->around / 4 : 0;
     uint64_t n = MAX(1, bytes / b->page_size);
-    n = n * 4 > all ? 1 : n; /* a small buffer is for those who wait */
+    n = n * 4 > all ? 1 : n; /* a small buffer is for those that wait */
     FfRun run = {block, page / n * n, n};
 
     run.n = MIN(n, b->size / b->page_size - run.first);
@@ -284,7 +284,7 @@ static bool keep_quietly(FfProtect *p, const FfRun *run, int *rc)
     }
     leave_page(p, run);
     if (p->s->cfg.pager && p->s->cfg.pager->full) {
-        p->s->cfg.pager->full(p->s->cfg.pager, run); /* the saver has to fetch it */
+        p->s->cfg.pager->full(p->s->cfg.pager, run); /* the saver must fetch it */
     }
     *rc = give_slot(p, slot);
     return false;
@@ -319,7 +319,7 @@ static int keep_around(FfProtect *p, unsigned block, uint64_t page)
     return rc;
 }
 
-/* A writer that began to wait for the fault thread at BEGIN goes on. */
+/* A writer that began to wait for the fault thread at BEGIN continues. */
 static void count_latency(FfProtect *p, int64_t begin)
 {
     uint64_t us = MAX(0, g_get_monotonic_time() - begin);
@@ -363,7 +363,7 @@ uint64_t ff_protect_latency_p99(const FfProtect *p)
     return 0;
 }
 
-/* Somebody writes to the page RUN, and nobody has to: what it was is not worth keeping, as
+/* Somebody writes to the page RUN, and nobody may: what it was is not worth keeping, as
  * something else has changed with it. FALSE: a saver has it. */
 static bool spoil(FfProtect *p, const FfRun *run)
 {
@@ -375,7 +375,7 @@ static bool spoil(FfProtect *p, const FfRun *run)
     uint64_t had = ff_bitmap_clear_run(&b->armed, run->first, 1);
     __atomic_sub_fetch(&p->left, had, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&p->lost, had, __ATOMIC_RELAXED);
-    /* Before it goes on: who hears from it sees this. */
+    /* Before it continues: a thread that hears from it sees this. */
     __atomic_fetch_add(&p->spoilt, had, __ATOMIC_RELEASE);
     return true;
 }
@@ -389,7 +389,7 @@ static void forgo(FfProtect *p, const FfRun *run)
     __atomic_fetch_add(&p->lost, had, __ATOMIC_RELAXED);
 }
 
-/* Of the page RUN, which somebody else has: if that lends it, the writer goes on by the buffer.
+/* Of the page RUN, which somebody else has: if that lends it, the writer continues by the buffer.
  * SLOT, which is the caller's, is free. */
 static int wait_behind(FfProtect *p, uint64_t slot, const FfRun *run)
 {
@@ -435,7 +435,7 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
             return 0;
         }
         ff_waits_end(&p->waits, block, page, 1, NULL, NULL);
-        if (!taken) { /* saved meanwhile: whoever did it may not have seen the wait */
+        if (!taken) { /* saved meanwhile: the saver that did it may not have seen the wait */
             return ff_protect_lift(p->s, &run);
         }
     }

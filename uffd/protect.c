@@ -3,10 +3,10 @@
  * Write protection: arming and lifting. What is kept before is in protect-keep.c. See protect.h for
  * the threads, and protect-internal.h for the states of a page.
  *
- * Locks: that of the space, and under it those of pieces of memory: written by who arms a piece,
- * read by who lifts what is not armed there. So a lift that comes late never takes away a
- * protection that was set again. Each is held for one ioctl, and the fault thread meets only who
- * arms just there.
+ * Locks: that of the space, and under it those of pieces of memory: written by a thread that arms
+ * a piece, read by one that lifts what is not armed there. So a lift that comes late never takes
+ * away a protection that was set again. Each is held for one ioctl, and the fault thread meets only
+ * a thread that arms just there.
  *
  * A fault that is read late finds the page not armed, and lifts it again. Before it is armed a page
  * can be ready: protected, and lifted by the first write. Arming it costs no ioctl then.
@@ -113,7 +113,7 @@ static pthread_rwlock_t *lock_of(FfProtect *p, const FfRun *run)
     return &p->locks[(piece + run->block) % G_N_ELEMENTS(p->locks)];
 }
 
-/* RUN at ADDR can be written, and who waits there goes on. */
+/* RUN at ADDR can be written, and a thread that waits there continues. */
 static int let_go(FfSpace *s, const FfRun *run, uint64_t addr)
 {
     uint64_t bytes = run->n * s->blocks[run->block].backing.page_size;
@@ -135,7 +135,7 @@ static int let_go_unarmed(FfProtect *p, const FfRun *run, uint64_t addr)
         for (n = 1; i + n < run->n && ff_bitmap_test(armed, run->first + i + n) == is_armed; n++) {
         }
         FfRun part = {run->block, run->first + i, n};
-        if (!is_armed) { /* before: who then finds it open is right, or protects it in vain */
+        if (!is_armed) { /* before: one that then finds it open is right, or protects it in vain */
             ff_bitmap_clear_run(&p->blocks[run->block].ready, part.first, part.n);
         }
         rc = is_armed ? ff_uffd_wake(p->s->cfg.uffd, addr + i * ps, n * ps)
@@ -148,7 +148,7 @@ static void arm_bits(FfProtect *p, const FfRun *run)
 {
     FfProtectBlock *b = &p->blocks[run->block];
 
-    /* Before the bits: who finishes a page takes it off. */
+    /* Before the bits: the thread that finishes a page takes it off. */
     __atomic_add_fetch(&p->left, run->n, __ATOMIC_SEQ_CST);
     uint64_t fresh = ff_bitmap_set_run(&b->armed, run->first, run->n);
     __atomic_sub_fetch(&p->left, run->n - fresh, __ATOMIC_SEQ_CST);
@@ -380,8 +380,8 @@ void ff_protect_lift_all(FfProtect *p)
 
 void ff_protect_give_up(FfProtect *p)
 {
-    /* Before the wake: who was read of and not answered is told again, and the fault thread sees
-     * this then. */
+    /* Before the wake: a thread that was read of and not answered is told again, and the fault
+     * thread sees this then. */
     __atomic_store_n(&p->given_up, true, __ATOMIC_RELEASE);
     ff_space_wake_all(p->s);
 }
@@ -393,7 +393,7 @@ static void end_protection(FfProtect *p)
         /* An event that nobody reads any more is in the way. Of this it is not. */
         ff_space_unregister(p->s);
     }
-    /* Also who was told of and not answered. */
+    /* Also threads that were told of and not answered. */
     ff_space_wake_all(p->s);
 }
 
@@ -455,8 +455,8 @@ uint64_t ff_protect_left(const FfProtect *p)
 
 uint64_t ff_protect_lost(const FfProtect *p)
 {
-    /* Whoever gave something back goes on as soon as that was read, and before it was counted; the
-     * space is locked between the two. */
+    /* A thread that gave something back continues as soon as that was read, and before it was
+     * counted; the space is locked between the two. */
     ff_space_enter(p->s);
     uint64_t lost = __atomic_load_n(&p->lost, __ATOMIC_RELAXED);
     ff_space_leave(p->s);

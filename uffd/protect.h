@@ -2,9 +2,9 @@
 /*
  * Synchronous write protection: the content that protected pages had is saved before anybody
  * changes it, while the process runs. A saver goes through the pages: it claims a run, reads it
- * where it is, and lifts the protection. Whoever writes to a page before that faults: its old
- * content is kept in a buffer and the writer goes on at once; the saver takes it from there. When
- * the buffer is full, and while the saver reads the page, the writer waits.
+ * where it is, and lifts the protection. A thread that writes to a page before that faults:
+ * the page's old content is kept in a buffer and the writer continues at once; the saver takes it
+ * from there. When the buffer is full, and while the saver reads the page, the writer waits.
  *
  * So each page that was armed is given to the saver exactly once, by ff_protect_claim(),
  * ff_protect_wanted() or ff_protect_take(), with the content that it had when it was armed. What
@@ -33,9 +33,9 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result);
  * with it: BYTES (a power of two; 0, as at the beginning: nothing), a quarter of that when less
  * than three quarters are free. Before ff_protect_arm(). */
 void ff_protect_set_around(FfProtect *p, uint64_t bytes);
-/* What is protected is worth nothing any more: from now on who writes goes on at once, whatever
- * room the buffer has and whoever has the page, and who waits already does so, too. What nobody has
- * saved counts as lost. The fault thread has to run. Any thread. */
+/* What is protected is worth nothing any more: from now on a thread that writes continues at
+ * once, whatever room the buffer has and whoever has the page, and one that waits already does so,
+ * too. What nobody has saved counts as lost. The fault thread must run. Any thread. */
 void ff_protect_give_up(FfProtect *p);
 /* After it: lifts what is still protected, piece by piece, with the fault thread answering
  * meanwhile. Any thread, also with savers: theirs is worth nothing either. */
@@ -51,9 +51,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfProtect, ff_protect_free)
  * call says how many have been written to since, RUN by RUN. 0 or -errno. Any thread but the fault
  * thread. */
 int ff_protect_prepare(FfProtect *p, const FfRun *run, uint64_t *n);
-/* Before ff_protect_arm(), with STILL: nobody has to write to what is armed until the same without
- * STILL. Who does all the same goes on at once, whatever room the buffer has: its page is spoilt,
- * and counts as lost. Any thread. */
+/* Before ff_protect_arm(), with STILL: nobody may write to what is armed until the same without
+ * STILL. A thread that does all the same continues at once, whatever room the buffer has: its page
+ * is spoilt, and counts as lost. Any thread. */
 void ff_protect_set_still(FfProtect *p, bool still);
 /* Protects RUN, of which nothing is armed (any more); private memory that was unmapped since it was
  * registered has nothing to arm. The process is giving nothing back meanwhile. What is written
@@ -85,12 +85,12 @@ int ff_protect_done(FfProtect *p, const FfRun *run);
 
 /*
  * RUN, which was claimed, is read where it is by somebody who does not wait for anything (a disk).
- * From now on a writer that wants a page of it has it kept and goes on, as does one that wants it
+ * From now on a writer that wants a page of it has it kept and continues, as does one that wants it
  * already, where the buffer has room. That page is given once more, from the buffer, and what was
  * read of it meanwhile counts for nothing. 0 or -errno.
  */
 int ff_protect_lend(FfProtect *p, const FfRun *run);
-/* FALSE: PAGE, which was lent, has been kept since. Whoever lent it. */
+/* FALSE: PAGE, which was lent, has been kept since. The saver that lent it. */
 bool ff_protect_is_lent(FfProtect *p, unsigned block, uint64_t page);
 /* It has been read: what nobody wanted of RUN meanwhile is saved. *AGAIN: how many pages are given
  * once more. 0 or -errno. */
@@ -118,7 +118,7 @@ bool ff_protect_peek_free(const FfProtect *p, FfRun *run);
 /* A page that was kept. *DATA is valid until ff_protect_release() of its SLOT, after which it
  * counts as saved. FALSE: none now; FfPager.written tells of the next one. */
 bool ff_protect_take(FfProtect *p, unsigned *slot, FfRun *run, const void **data);
-/* Somebody who waited for a slot goes on. */
+/* A writer that waited for a slot continues. */
 void ff_protect_release(FfProtect *p, unsigned slot);
 
 /* Pages that nobody has saved yet; that the process has given back before, that are spoilt, or were
@@ -139,7 +139,7 @@ uint64_t ff_protect_latency(const FfProtect *p, uint64_t latency[FF_PROTECT_BUCK
 #define FF_PROTECT_EXACT 4096
 uint64_t ff_protect_latency_p99(const FfProtect *p);
 
-/* Without a buffer, of a space that has no FfProtect: lets the writers of RUN go on. Any thread,
+/* Without a buffer, of a space that has no FfProtect: lets the writers of RUN continue. Any thread,
  * also from FfPager.written. 0 or -errno. */
 int ff_protect_lift(FfSpace *s, const FfRun *run);
 
@@ -156,8 +156,8 @@ void ff_protect_removed(FfProtect *p, const FfRun *run);
  * if it is readable, and none if not: it is a fault, which comes first, or the event of a caller
  * that was asked. */
 bool ff_protect_keep_given(FfProtect *p, bool is_readable);
-/* Somebody waits for its event to be read, and faults are read before it: who is told to try again
- * now comes before it again. */
+/* Somebody waits for its event to be read, and faults are read before it: a thread that is told to
+ * try again now comes before it again. */
 bool ff_protect_awaits_event(const FfProtect *p);
 /* An event was read: that of a process that GIVES_BACK, or another. */
 void ff_protect_stir(FfProtect *p, bool gives_back);

@@ -3,9 +3,9 @@
  * The object behind space.h, for space.c, place.c, protect.c and faults.c.
  *
  * Lock: FfSpace.lock, only of a space with events. Written: by the fault thread, from before it
- * reads messages until it has made the changes they tell of. Read: by whoever turns a page into an
- * address and does something there. So an address is never one that was: between the two the kernel
- * answers EAGAIN if there is a change. changed_lock is a leaf under it.
+ * reads messages until it has made the changes they tell of. Read: by a thread that turns a page
+ * into an address and does something there. So an address is never one that was: between the two
+ * the kernel answers EAGAIN if there is a change. changed_lock is a leaf under it.
  */
 #ifndef FF_UFFD_SPACE_INTERNAL_H
 #define FF_UFFD_SPACE_INTERNAL_H
@@ -50,8 +50,8 @@ struct FfSpace {
     int child_wake_fd; /* of the next child; -1: none yet */
     GArray *unmaps;    /* Unmap (space.c). lock: those that are expected */
 
-    /* Of who answers for a page that was placed before, and who makes pages missing again; a leaf.
-     */
+    /* Of the thread that answers for a page that was placed before, and of those that make pages
+     * missing again; a leaf. */
     pthread_mutex_t again_lock;
     pthread_mutex_t answering; /* of the fault thread, from reading to the answers, if .protect */
     pthread_rwlock_t lock;
@@ -61,8 +61,8 @@ struct FfSpace {
         generation; /* lock and changed_lock to write, one of them to read: batches with events */
     bool cancelled; /* changed_lock */
 
-    /* Fault thread. Who could not be answered, as an event must be read first: addresses; for which
-     * there was no room: all between two. */
+    /* Fault thread. The waiters that could not be answered, as an event must be read first:
+     * addresses; for which there was no room: all between two. */
     uint64_t deferred[FF_SPACE_BATCH];
     unsigned n_deferred;
     uint64_t rest_start, rest_end;
@@ -84,15 +84,15 @@ void ff_space_end_answers(FfSpace *s);
 int ff_space_check(const FfSpace *s, int rc);
 /* After EAGAIN, between ff_space_leave() and the next try: waits, if an event must be read first.
  * SEEN: what ff_space_enter() said. 0; -ECANCELED. The fault thread, which cannot wait for itself,
- * gets -EAGAIN and is to ff_space_defer(). */
+ * gets -EAGAIN and must call ff_space_defer(). */
 int ff_space_wait_change(FfSpace *s, uint64_t seen);
-/* After ff_space_cancel(): who waits for a change waits again. */
+/* After ff_space_cancel(): a thread that waits for a change waits again. */
 void ff_space_uncancel(FfSpace *s);
 /* This thread is the fault thread of S from now on; NULL: of none. */
 void ff_space_set_fault_thread(FfSpace *s);
 bool ff_space_is_fault_thread(const FfSpace *s);
-/* Fault thread, for the message that it answers: who waits at ADDR is told again when an event was
- * read, or there is none. */
+/* Fault thread, for the message that it answers: the thread that waits at ADDR is told again when
+ * an event was read, or there is none. */
 void ff_space_defer(FfSpace *s, uint64_t addr);
 /* Fault thread: the protection of RUN is lifted then (protect.h). */
 void ff_space_lift_later(FfSpace *s, const FfRun *run);

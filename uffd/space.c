@@ -4,9 +4,9 @@
  * space-internal.h for the lock. Only changes of the space allocate: what a page fault comes to
  * does not.
  *
- * From before the kernel changes a mapping until the thread that changes it has gone on after its
- * event was read, it refuses to place (EAGAIN). The end of that has no event: the thread has been
- * woken, but may not have run yet. So who waits for it looks again after a moment.
+ * From before the kernel changes a mapping until the thread that changes it has continued after
+ * its event was read, it refuses to place (EAGAIN). The end of that has no event: the thread has
+ * been woken, but may not have run yet. So a thread that waits for it looks again after a moment.
  *
  * System calls: eventfd, ioctl(UFFDIO_*), mmap, munmap, close.
  */
@@ -19,7 +19,7 @@
 #include "uffd/space-internal.h"
 #include "uffd/uffd.h"
 
-/* Of who waits for the end of a change. */
+/* Of a thread that waits for the end of a change. */
 #define LOOK_AGAIN_NS (1000 * 1000)
 /* The kernel holds the process's mmap lock for so many bytes at most. */
 #define UNREGISTER_PIECE (16ull << 20)

@@ -39,8 +39,8 @@ typedef struct {
     int uffd;          /* O_NONBLOCK, after UFFDIO_API; borrowed */
     uint64_t features; /* that UFFDIO_API was given */
     int pagemap_fd;    /* hugetlb before Linux 5.13: of the process, borrowed; else -1 */
-    /* Who misses a page outside of all ranges gets zeros: mappings that have grown (mremap) are
-     * still registered. Else the space has failed then. */
+    /* A thread that misses a page outside of all ranges gets zeros: mappings that have grown
+     * (mremap) are still registered. Else the space has failed then. */
     bool grows;
     FfSharedRemove shared_remove;
     /* Who reads the userfaultfd; NULL: the fault thread does. */
@@ -55,7 +55,7 @@ typedef struct {
 typedef struct {
     uint64_t missing, minor, written; /* faults, by kind */
     uint64_t events;
-    uint64_t waits; /* of who places or lifts, for an event to be read */
+    uint64_t waits; /* of threads that place or lift, for an event to be read */
 } FfSpaceCounts;
 
 /* NULL and errno: no fd is free. */
@@ -90,9 +90,10 @@ int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block);
 int ff_space_unregister(FfSpace *s);
 void ff_space_set_pager(FfSpace *s, FfPager *pager);
 
-/* The kernel tells again of everybody who waits. 0 or -errno. Any thread. */
+/* The kernel tells again of every thread that waits. 0 or -errno. Any thread. */
 int ff_space_wake_all(FfSpace *s);
-/* Who waits in vain for a change of the space (place.h) gives up: -ECANCELED. Any thread. */
+/* A thread that waits in vain for a change of the space (place.h) gives up: -ECANCELED. Any
+ * thread. */
 void ff_space_cancel(FfSpace *s);
 FfSpaceCounts ff_space_counts(const FfSpace *s);
 /* Who waits for which page, as far as there is room. Any thread looks; the fault thread writes. */

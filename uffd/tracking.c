@@ -276,8 +276,8 @@ static int scan_piece(FfTracking *t, unsigned i, bool protect, FfTrackingFunc fn
 }
 
 /* Of huge mappings, one by one: what is split is mapped again at once, page by page, before the
- * process has to fault for each page that it reads or writes. Where the kernel does not do that, it
- * faults. */
+ * process needs to fault for each page that it reads or writes. Where the kernel does not do that,
+ * it faults. */
 static int split(const FfTracking *t, const FfHugeRun *h)
 {
     int rc = 0;

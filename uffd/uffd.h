@@ -33,7 +33,7 @@ int ff_uffd_register_wp(int uffd, uint64_t addr, uint64_t len);
  * are made, and huge mappings of shared memory split, so that a scan can miss no page. */
 int ff_uffd_protect(int uffd, uint64_t addr, uint64_t len);
 /* Maps what shared memory has in the range, write-protected, as ff_uffd_protect() has left it but
- * that nobody has to fault for it: reads of a mapping that was split would, page by page. Holes,
+ * that nobody need fault for it: reads of a mapping that was split would, page by page. Holes,
  * and what is mapped, are left as they are. Linux 6.4. */
 int ff_uffd_map_protected(int uffd, uint64_t addr, uint64_t len);
 /* Also wakes every waiter of the range. */
@@ -63,7 +63,8 @@ int ff_uffd_try(int uffd, FfUffdOp op, uint64_t addr, const void *src, uint64_t 
                 uint64_t *done);
 /* Write protection ON, or off, which wakes the writers; -EAGAIN as above. */
 int ff_uffd_try_protect(int uffd, uint64_t addr, uint64_t len, bool on);
-/* A change of the mapping is under way, whose event was not read or whose maker has not gone on. */
+/* A change of the mapping is under way, whose event was not read or whose maker has not
+ * continued. */
 bool ff_uffd_is_changing(int uffd);
 /* How many faults of this process's own UFFD can be read now, which come before events; -errno. */
 int ff_uffd_pending(int uffd);

@@ -32,8 +32,8 @@ void ff_waits_begin(FfWaits *w, FfWait *slot, unsigned block, uint64_t page, int
     if (i >= w->high) {
         __atomic_store_n(&w->high, i + 1, __ATOMIC_SEQ_CST);
     }
-    /* Who sees the key (a placing thread) sees the rest of the slot. Sequentially consistent
-     * with the bitmap that the fault thread looks at next. */
+    /* A thread that sees the key (a placing thread) sees the rest of the slot. Sequentially
+     * consistent with the bitmap that the fault thread looks at next. */
     __atomic_store_n(&slot->key, key_of(block, page), __ATOMIC_SEQ_CST);
     FF_MARK3(wait_begins, block, page, who);
 }

@@ -4,8 +4,9 @@
  * fault path writes it. One thread begins waits (the fault thread); any thread ends them, each wait
  * exactly once.
  *
- * The fault thread notes a wait and then looks at a bitmap of pages; who places marks the bitmap
- * and then looks here. All of it is sequentially consistent, so one of the two sees the other.
+ * The fault thread notes a wait and then looks at a bitmap of pages; a thread that places marks
+ * the bitmap and then looks here. All of it is sequentially consistent, so one of the two sees the
+ * other.
  */
 #ifndef FF_UFFD_WAITS_H
 #define FF_UFFD_WAITS_H
@@ -25,8 +26,8 @@ typedef struct {
 typedef struct {
     FfWait wait[FF_MAX_WAITS];
     uint32_t high; /* slots ever used; the search ends there */
-    /* There were more waiters than slots once: some are not in the table. Observer: whoever must
-     * reach all of them, and wakes everybody then, for the kernel to tell it again. */
+    /* There were more waiters than slots once: some are not in the table. Observer: the thread
+     * that must reach all of them, and wakes everybody then, for the kernel to tell it again. */
     uint32_t overflow;
 } FfWaits;
 
