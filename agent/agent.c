@@ -11,19 +11,19 @@
  * use without it.
  *
  * A copy of those for missing pages and for tracking stays open in QEMU: when the last fd of one is
- * closed, the kernel lets whoever waits for a missing page through with zeros. Of the one for
- * synchronous write protection no copy may stay: who waits there has to continue when those who
- * were to let him have died, and closing the last fd is what does it. Once it was sent it lies in
- * the relay's socket, and is closed here.
+ * closed, the kernel lets any thread that waits for a missing page through with zeros. Of the one
+ * for synchronous write protection no copy may stay: a thread that waits there must continue when
+ * those that were to let it have died, and closing the last fd is what does it. Once it was sent it
+ * lies in the relay's socket, and is closed here.
  *
  * -daemonize: QEMU forks, the child calls setsid() and forks again; the second child is the
  * guest. It has a new address space, so it hands over again. "The session changed since the
  * constructor" tells that child from the first one and from every helper that QEMU forks; it is
  * done once, so no later child can take the place of the guest.
  *
- * QEMU's end: relay and engine hold the guest's memory too, and whoever ended it (libvirt) takes
- * the control group away as soon as QEMU's pid is gone. So the destructor tells the relay, and
- * waits until it has ended or says that it has something left to do.
+ * QEMU's end: relay and engine hold the guest's memory too, and the process that ended it (libvirt)
+ * takes the control group away as soon as QEMU's pid is gone. So the destructor tells the relay,
+ * and waits until it has ended or says that it has something left to do.
  *
  * Threads: the constructor runs before QEMU has any. The fork handler runs in a child of a
  * process that may have threads: only async-signal-safe calls there. The destructor runs beside
@@ -65,8 +65,8 @@
 /* Written by the constructor, later only by the fork handler in the daemon. */
 static struct {
     int sock;           /* hand-over socket; -1: not in a QEMU of farfault */
-    bool due;           /* the daemon is to hand over again */
-    pid_t guest;        /* who says farewell; 0: -daemonize, not known yet */
+    bool due;           /* the daemon must hand over again */
+    pid_t guest;        /* the one that says farewell; 0: -daemonize, not known yet */
     pid_t session;      /* of the process that ran the constructor */
     int kept[FF_KINDS]; /* -1 = none */
     int hook;           /* what arms it, until it is handed over; -errno: there is none */
@@ -101,8 +101,8 @@ static int make_uffd(int device)
     return fd >= 0 ? fd : -errno;
 }
 
-/* What the kernel must know for KIND, asked for here as it is asked once. 0: whoever uses it first
- * asks. */
+/* What the kernel must know for KIND, asked for here as it is asked once. 0: the process that uses
+ * it first asks. */
 static uint64_t features_of(FfKind kind)
 {
     return kind == FF_KIND_TRACKING  ? FF_UFFD_TRACKING

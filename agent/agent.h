@@ -60,6 +60,6 @@ static_assert(sizeof(FfAgentHello) == 20 + 8 * FF_KINDS, "FfAgentHello is sent b
 
 /* What `farfault attach` says of a kind in the agent's place. */
 #define FF_AGENT_EOLDER EPROTONOSUPPORT /* an older farfault has started QEMU */
-#define FF_AGENT_ELOST EOWNERDEAD       /* who held it has ended, and QEMU has no copy */
+#define FF_AGENT_ELOST EOWNERDEAD       /* its holder has ended, and QEMU has no copy */
 
 #endif

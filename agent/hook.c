@@ -5,10 +5,10 @@
  *
  * QEMU gives memory back (ram_block_discard_range(): balloon, free page reporting, virtio-mem) by
  * punching a hole into the file, then by MADV_DONTNEED of its mapping, or by MADV_REMOVE, which
- * does both. The first one destroys content, and nobody who protects that memory with a userfaultfd
- * is told. Which memory is meant stands in the shared memory (state/discards.h): files by device
- * and inode, since QEMU opens its RAM again and the number of an fd says nothing, and ranges of
- * addresses. Everything else passes: images that are punched, caches that are let go.
+ * does both. The first one destroys content, and a process that protects that memory with a
+ * userfaultfd is not told. Which memory is meant stands in the shared memory (state/discards.h):
+ * files by device and inode, since QEMU opens its RAM again and the number of an fd says nothing,
+ * and ranges of addresses. Everything else passes: images that are punched, caches that are let go.
  *
  * Passing too: MADV_FREE, which the kernel refuses for mappings of files; posix_madvise(), in which
  * libc leaves POSIX_MADV_DONTNEED out; a punch without FALLOC_FL_KEEP_SIZE or of a bad range, which
@@ -40,8 +40,8 @@
 
 #define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 
-/* Written once, by ff_hook_start(). The functions: of who comes next (libc, as a rule); NULL before
- * that, as another library's constructor may call. */
+/* Written once, by ff_hook_start(). The functions: of the library that comes next (libc, as a
+ * rule); NULL before that, as another library's constructor may call. */
 static struct {
     FfDiscardsPage *page; /* NULL: nothing is ever dropped */
     uint64_t page_size;
@@ -56,7 +56,7 @@ static bool is_armed(void)
 
 static void count(uint64_t bytes)
 {
-    /* Observers: whoever asks for them, in another process. */
+    /* Observers: threads that ask for them, in another process. */
     __atomic_add_fetch(&hook.page->dropped, 1, __ATOMIC_RELAXED);
     __atomic_add_fetch(&hook.page->dropped_bytes, bytes, __ATOMIC_RELAXED);
 }

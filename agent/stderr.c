@@ -67,7 +67,7 @@ static void copy(FILE *stream, const char *format, va_list ap)
 typedef int Vfprintf(FILE *, const char *, va_list);
 typedef int VfprintfChk(FILE *, int, const char *, va_list);
 
-/* The real ones: known before there are threads, but to who prints before that. */
+/* The real ones: known before there are threads, but to a caller that prints before that. */
 static Vfprintf *real_vfprintf;
 static VfprintfChk *real_vfprintf_chk;
 

@@ -54,7 +54,7 @@ static JsonObject *one(const char *name, const char *value)
     return o;
 }
 
-/* That QEMU does not say is no reason to go on: whose XML would be wrong is not known then. */
+/* That QEMU does not say is no reason to continue: whose XML would be wrong is not known then. */
 static bool is_nobodys(FfCliQmp *qmp, GError **error)
 {
     g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "qom-list", one("path", "/objects"), error);
@@ -82,7 +82,7 @@ static bool has_no_jobs(FfCliQmp *qmp, GError **error)
     return list;
 }
 
-/* Who writes through an export does not stand while the guest stands. */
+/* A client that writes through an export does not stand while the guest stands. */
 static bool has_no_exports(FfCliQmp *qmp, GError **error)
 {
     g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "query-block-exports", NULL, error);
@@ -306,7 +306,7 @@ static FfCliDisk *disk_new(FfCliQmp *qmp, const FfDiskEntry *e, const FfCliHost 
     return d;
 }
 
-/* An overlay of a node is in front of whoever uses it. */
+/* An overlay of a node is in front of everything that uses it. */
 static bool is_alone(const GPtrArray *disks, const FfCliDisk *d, GError **error)
 {
     for (guint i = 0; i < disks->len; i++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The disks that a guest can write to, for a snapshot that keeps them: which ones there are, and
- * whether each can go on with an overlay. Nothing is changed. One thread.
+ * whether each can continue with an overlay. Nothing is changed. One thread.
  */
 #ifndef FF_CLI_DISKS_H
 #define FF_CLI_DISKS_H

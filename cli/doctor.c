@@ -180,7 +180,7 @@ static void check_permission(const struct passwd *pw)
     }
 }
 
-/* The users that run QEMU under libvirt, by distribution, and whoever asks. */
+/* The users that run QEMU under libvirt, by distribution, and the one that asks. */
 static void check_permissions(void)
 {
     static const char *const names[] = {"libvirt-qemu", "qemu"};
@@ -308,7 +308,7 @@ static void check_ksm(void)
     }
 }
 
-/* libvirt from 10.1 on lets its guests see the device by itself. Older ones have to be told. */
+/* libvirt from 10.1 on lets its guests see the device by itself. Older ones must be told. */
 static void check_libvirt_device(unsigned major, unsigned minor)
 {
     static const char file[] = "/etc/libvirt/qemu.conf";
@@ -366,7 +366,8 @@ static void check_confinement(void)
     }
 }
 
-/* Where it is not 0 a process may be taken from only by who started it, or by root; at 3 by nobody.
+/* Where it is not 0 a process may be taken from only by the process that started it, or by root; at
+ * 3 by nobody.
  */
 static void check_yama(void)
 {

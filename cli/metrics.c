@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * farfault metrics: what the guests of this host have done, for Prometheus. Once to stdout or into
- * a file, or to whoever asks over HTTP. Guests are found and read by launch/guests.c; no guest is
- * asked. One thread.
+ * a file, or to any client that asks over HTTP. Guests are found and read by launch/guests.c; no
+ * guest is asked. One thread.
  */
 #include "cli/commands.h"
 #include "cli/help.h"

@@ -325,7 +325,7 @@ static void on_cont_state(FfQmpClient *client, JsonNode *result, const GError *e
 
 /*
  * A destination that was started with -S stays paused, with no event that says so, and the
- * guest's downtime runs: if the guest ran at the source, it is to run again. cont cannot be
+ * guest's downtime runs: if the guest ran at the source, it must run again. cont cannot be
  * sent earlier: QEMU activates the disks for it even while a migration is coming in.
  */
 static void look_for_paused(Move *m)
@@ -463,7 +463,7 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
     ff_recorder_event(&m->recorder[FF_SIDE_SOURCE], event);
     if (!event) {
         if (!m->src_completed) {
-            leave_source(m, error->message); /* the migration may go on, whoever has closed it */
+            leave_source(m, error->message); /* the migration may continue, whoever has closed it */
         }
         return;
     }

@@ -38,7 +38,7 @@ typedef enum {
     FF_OUTCOME_FAILED,    /* the guest is still at the source */
     FF_OUTCOME_CANCELLED, /* the same, on request */
     FF_OUTCOME_PAUSED,    /* postcopy-paused: waits for recovery */
-    FF_OUTCOME_LEFT,      /* goes on without us */
+    FF_OUTCOME_LEFT,      /* continues without us */
 } FfOutcome;
 
 typedef struct {

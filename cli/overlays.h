@@ -4,7 +4,7 @@
  * front of the disks in one step, and taken away again if nobody has. One thread.
  *
  * FILE.disks, the manifest, is there as soon as they could come into use, and says which image is
- * which, and what the guest has to be started with; it goes with them.
+ * which, and what the guest must be started with; it goes with them.
  */
 #ifndef FF_CLI_OVERLAYS_H
 #define FF_CLI_OVERLAYS_H
@@ -15,7 +15,7 @@ typedef struct FfCliOverlays FfCliOverlays;
 
 typedef enum {
     FF_OVERLAYS_GONE,    /* the guest's disks are what they were; no overlay is left */
-    FF_OVERLAYS_IN_USE,  /* the guest has gone on with all of them */
+    FF_OVERLAYS_IN_USE,  /* the guest has continued with all of them */
     FF_OVERLAYS_UNKNOWN, /* QEMU does not say; they are left, and the manifest */
 } FfOverlaysEnd;
 
@@ -33,7 +33,7 @@ JsonArray *ff_cli_overlays_argument(const FfCliOverlays *overlays);
  * set if something is left that should not be. */
 FfOverlaysEnd ff_cli_overlays_settle(FfCliOverlays *overlays, bool taken, bool may_ask,
                                      GError **error);
-/* After that: what the guest has to be started with from now on, in one line (borrowed); NULL: with
+/* After that: what the guest must be started with from now on, in one line (borrowed); NULL: with
  * what it had. */
 const char *ff_cli_overlays_line(const FfCliOverlays *overlays);
 /* Path of the manifest; NULL: there is none. */

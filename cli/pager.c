@@ -146,8 +146,8 @@ static bool is_left_over(const struct sockaddr_un *addr)
     return refused && lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode);
 }
 
-/* Who connects is looked at; so others than this user may, if there are any. SENDERS: the kernel
- * says of each message who has sent it. -1 and ERROR. */
+/* A process that connects is looked at; so others than this user may connect, if there are any.
+ * SENDERS: the kernel says of each message who has sent it. -1 and ERROR. */
 static int listen_at(const char *path, bool others, bool senders, GError **error)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};

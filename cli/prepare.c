@@ -4,7 +4,7 @@
  * destination's listening address.
  *
  * Every question is asked before anything is changed, so that a refusal leaves both QEMUs as
- * they were. Capabilities and parameters go to both sides (they have to agree); only the
+ * they were. Capabilities and parameters go to both sides (they must agree); only the
  * bandwidth is the source's alone. One thread.
  */
 #include "cli/move.h"

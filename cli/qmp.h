@@ -22,7 +22,7 @@ typedef void FfCliQmpListen(JsonObject *event, const GError *error, void *opaque
  * leaves negotiation mode. ROLE ("source", ...) names this side in error messages; may be NULL.
  */
 FfCliQmp *ff_cli_qmp_open(const char *address, const char *role, GError **error);
-/* A word with a colon and digits behind it that was perhaps to be a host and a port. */
+/* A word with a colon and digits after it that was perhaps to be a host and a port. */
 bool ff_cli_qmp_is_tcp(const char *path);
 /* The same as ff_cli_qmp_open() over FD, which is connected already; it is taken. */
 FfCliQmp *ff_cli_qmp_open_fd(int fd, const char *address, const char *role, GError **error);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * farfault recover: a paused destination goes on from the dump of a source that is gone, and the
+ * farfault recover: a paused destination continues from the dump of a source that is gone, and the
  * command ends when every page is there, or when it is paused again.
  *
  * One thread, on the default main context. The client's settings are not touched, so there may be

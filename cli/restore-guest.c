@@ -107,7 +107,7 @@ static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, v
         w->ran ? ff_format_us((double)(w->ran - w->began)) : g_strdup("(it stands: say cont)");
 
     ff_recorder_info(&w->recorder, result);
-    close_record(w); /* who reads the line that follows finds the page */
+    close_record(w); /* a program that reads the line that follows finds the page */
     if (info) {
         g_autofree char *set = set_text(info);
 

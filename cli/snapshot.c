@@ -164,7 +164,7 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
                       "changed under its feet; --disks keeps disks as they are now",
                       r->left_out);
     }
-    /* The last line: who misses it starts the guest with images that it has left behind. */
+    /* The last line: a user who misses it starts the guest with images that it has left behind. */
     if (r->disks) {
         printf("%s\n", r->disks);
     }

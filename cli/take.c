@@ -584,7 +584,7 @@ static bool make_overlays(Take *t, GError **error)
     return t->overlays;
 }
 
-/* Also of a snapshot that has failed: the guest may have gone on with them, and nobody else says
+/* Also of a snapshot that has failed: the guest may have continued with them, and nobody else says
  * so. */
 static void settle_disks(Take *t)
 {

@@ -28,10 +28,10 @@ typedef struct {
     bool was_running; /* the guest, before */
     int64_t stood_us; /* from STOP to RESUME, by QEMU's own event times; -1: not both were seen */
     JsonNode *info;   /* the last query-migrate */
-    char *disks;    /* what the guest has to be started with from now on, one line; NULL: with what
-                       it had. Also if there is no file */
-    char *left_out; /* the disks that it can write to, and that were left alone; NULL: none */
-    char *manifest; /* path of FILE.disks; NULL: there is none */
+    char *disks;      /* what the guest must be started with from now on, one line; NULL: with what
+                         it had. Also if there is no file */
+    char *left_out;   /* the disks that it can write to, and that were left alone; NULL: none */
+    char *manifest;   /* path of FILE.disks; NULL: there is none */
 } FfTakeResult;
 void ff_take_result_clear(FfTakeResult *result);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfTakeResult, ff_take_result_clear)

@@ -111,7 +111,7 @@ static bool is_trusted(const char *path)
     return geteuid() != 0 || (stat(path, &st) == 0 && st.st_uid == 0);
 }
 
-/* Who is not asked for pays nothing, unless its engine is the same program. */
+/* A guest that is not asked for pays nothing, unless its engine is the same program. */
 static void add_of_process(GPtrArray *programs, FfTraced *traced, pid_t pid)
 {
     g_autofree char *exe = g_strdup_printf("/proc/%d/exe", (int)pid);

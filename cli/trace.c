@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * farfault trace: the marks of engines as they come, by uprobes of tracefs (trace/tracefs.c), a
- * line each; until a signal, or the end of all guests that were named, or of whoever reads.
+ * line each; until a signal, or the end of all guests that were named, or of the process that
+ * reads.
  *
  * One thread: the main loop of the default context. It waits for the pipe of tracefs or for room in
  * stdout, for signals, and for the end of QEMU's processes (pidfd). Whatever ends it, what was made

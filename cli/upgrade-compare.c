@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * See upgrade-compare.h. What both QEMUs say is made into lists of names, each with what belongs to
- * it; every name of the running one has to be the other's as well. Offsets, addresses and what one
+ * it; every name of the running one must be the other's as well. Offsets, addresses and what one
  * version has more than another are no difference. One thread; no state.
  */
 #include "cli/upgrade-compare.h"

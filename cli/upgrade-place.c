@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See upgrade-place.h. What cannot be had is left as it is: who calls farfault upgrade might have
- * started the guest just so. Any thread; no state. System calls: prlimit64, sched_getaffinity,
- * sched_setaffinity, getpriority, setpriority.
+ * See upgrade-place.h. What cannot be had is left as it is: the user who calls farfault upgrade
+ * might have started the guest just so. Any thread; no state. System calls: prlimit64,
+ * sched_getaffinity, sched_setaffinity, getpriority, setpriority.
  */
 #include "cli/upgrade-place.h"
 
@@ -26,7 +26,7 @@ static char *proc_text(pid_t pid, const char *name)
 
 /* ---- who waits for its end ------------------------------------------------------------------- */
 
-/* The last line of NAME in TEXT, from behind it to the end of the line (g_free); NULL. */
+/* The last line of NAME in TEXT, from after it to the end of the line (g_free); NULL. */
 static char *field(const char *text, const char *name)
 {
     const char *at = strstr(text, name);

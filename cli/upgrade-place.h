@@ -11,8 +11,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* PID, the running QEMU, may end, and the guest go on in another process. FALSE and ERROR: it may
- * be the main process of a service, or of a container, which would end then, or be started again.
+/* PID, the running QEMU, may end, and the guest continue in another process. FALSE and ERROR: it
+ * may be the main process of a service, or of a container, which would end then, or be started
+ * again.
  */
 bool ff_upgrade_may_leave(pid_t pid, GError **error);
 /* The same of what stands in CGROUP (/proc/PID/cgroup) and STATUS (/proc/PID/status), and the name

@@ -256,7 +256,7 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
 
 /* ---- the new one ----------------------------------------------------------------------------- */
 
-/* What it says on stderr has an end: who writes more is told that there is no room. */
+/* What it says on stderr has an end: a QEMU that writes more is told that there is no room. */
 static int make_log(void)
 {
     int fd = memfd_create(LOG_NAME, MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -560,8 +560,8 @@ static bool listen_for_a_while(Upgrade *u)
 }
 
 /* What is to come may not come any more: the new QEMU has gone, of which an old engine that died at
- * once may never have known; or nobody has said anything for a while. FALSE and ERROR: who is
- * left does not answer. */
+ * once may never have known; or nobody has said anything for a while. FALSE and ERROR: the one
+ * that is left does not answer. */
 static bool ask(Upgrade *u, GError **error)
 {
     g_autoptr(GError) local = NULL;
@@ -663,7 +663,7 @@ static bool switch_over(Upgrade *u, GError **error)
 /* ---- a signal -------------------------------------------------------------------------------- */
 
 /* It ends this program as before, which is all right at any moment: what is left is the engines'
- * and the relay's. But who typed Ctrl-C wants to know where the guest is. */
+ * and the relay's. But the user who typed Ctrl-C wants to know where the guest is. */
 static void on_signal(int number)
 {
     const char *words = last_words;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Migration URIs, as far as farfault migrate has to make one up: "tcp:HOST:PORT" (an IPv6 host
+ * Migration URIs, as far as farfault migrate must make one up: "tcp:HOST:PORT" (an IPv6 host
  * in brackets) and "unix:PATH". Pure functions; any thread.
  */
 #include "cli/uri.h"

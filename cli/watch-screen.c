@@ -435,7 +435,7 @@ char *ff_watch_line(const FfWatchView *v)
     for (unsigned i = 0; i < v->n; i++) {
         const FfWatchSide *s = &v->side[i];
 
-        /* Both sides count the same requests: who waits there knows better how long. */
+        /* Both sides count the same requests: the side that waits knows better how long. */
         if (v->n == 1 || !strcmp(ff_watch_role(s), "destination")) {
             append(out, "requests", requests_text(s));
             append(out, "waiting", waits_text(s));

@@ -97,7 +97,7 @@ static bool under_way(const Watch *w)
 
 /* ---- the record ------------------------------------------------------------------------------ */
 
-/* Who moves a guest away, or saves it, is the source; so is who does nothing yet. */
+/* A side that moves a guest away, or saves it, is the source; so is one that does nothing yet. */
 static void set_roles(Watch *w)
 {
     FfWatchSide view[2];
@@ -423,7 +423,7 @@ static void connect_side(Watch *w, unsigned i)
     capabilities =
         info ? ff_cli_qmp_call(s->qmp, "query-migrate-capabilities", NULL, &error) : NULL;
     s->eventless = capabilities && lacks_events(capabilities);
-    /* Who waits for a page does not say its name. */
+    /* A QEMU that waits for a page does not say its name. */
     s->info = info ? json_node_copy(info) : NULL;
     if (capabilities && !ff_split_lacks_pages(ff_json_node_object(info))) {
         name = ff_cli_qmp_call(s->qmp, "query-name", NULL, &error);

@@ -12,7 +12,7 @@
 const char *ff_words_guest(const char *state);
 /* "The migration ...": STATUS of query-migrate. */
 const char *ff_words_migration(const char *status);
-/* A migration, snapshot or restore with this status goes on, or may. */
+/* A migration, snapshot or restore with this status continues, or may. */
 bool ff_words_under_way(const char *status);
 /* It is over. */
 bool ff_words_over(const char *status);

@@ -33,7 +33,7 @@ typedef struct {
     GPtrArray *ram;             /* FfRamBlock *; gpa is not known here */
     char *uffd_error[FF_KINDS]; /* why there is none of a kind; NULL: null */
     char *incoming, *engine_refused, *name; /* NULL: null */
-    bool lends; /* the relay has FF_KIND_PROTECT's for whoever asks for it, or says why not */
+    bool lends; /* the relay has FF_KIND_PROTECT's for the engine that asks, or says why not */
     bool incoming_taken, start_paused;
     int qemu_pid;
 } FfEngineInit;

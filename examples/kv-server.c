@@ -403,7 +403,7 @@ static void command(FILE *out, const Arg *a, unsigned n)
     }
 }
 
-/* A number and CRLF at AT. Behind them; NULL: not all is there. */
+/* A number and CRLF at AT. Returns what is after them; NULL: not all is there. */
 static const char *number(const char *at, const char *end, long *n)
 {
     const char *line = memchr(at, '\n', (size_t)(end - at));
@@ -412,7 +412,8 @@ static const char *number(const char *at, const char *end, long *n)
     return line ? line + 1 : NULL;
 }
 
-/* The first command of [AT, END). Behind it; NULL: not all is there. *N 0: it is none. */
+/* The first command of [AT, END). Returns what is after it; NULL: not all is there. *N 0: it is
+ * none. */
 static const char *parse(const char *at, const char *end, Arg *args, unsigned *n)
 {
     long count, len;

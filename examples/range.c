@@ -237,7 +237,7 @@ static int find_len(Object *o)
 
 /* ---- the array ------------------------------------------------------------------------------- */
 
-/* In a thread of the library's, several at once: whoever touches the block waits for it. */
+/* In a thread of the library's, several at once: a thread that touches the block waits for it. */
 static int load(void *opaque, uint64_t block, void *buf)
 {
     Object *o = opaque;
@@ -277,7 +277,7 @@ static bool is_right(const uint64_t *words, uint64_t block)
     return true;
 }
 
-/* What happens to who touches BLOCK. */
+/* What happens to a thread that touches BLOCK. */
 static const char *touch(const uint64_t *words, uint64_t block)
 {
     if (sigsetjmp(touched, 1)) {

@@ -29,7 +29,7 @@
 static char *memory;
 static size_t size = 1024u << 20;
 static unsigned n_writes = 16;
-/* Read by who writes; the moment does not wait for as long as somebody does. */
+/* Read by a thread that writes; the moment does not wait for as long as somebody does. */
 static pthread_rwlock_t moment = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static bool end; /* atomic; observer: writers */
 

@@ -27,7 +27,7 @@ static uint32_t pixel(const Packed *p, uint32_t i)
     return p->colour + i * p->step;
 }
 
-/* In a thread of the library's: whoever looks at the image waits for it. */
+/* In a thread of the library's: a thread that looks at the image waits for it. */
 static int decode(void *opaque, size_t page, void *buf)
 {
     const Packed *p = (const Packed *)opaque + page;

@@ -36,7 +36,7 @@ static size_t size = 1024u << 20;
 static size_t buffer;
 static Writer *writers;
 static unsigned n_writers = 2;
-/* Read by who writes; the moment does not wait for as long as somebody does. */
+/* Read by a thread that writes; the moment does not wait for as long as somebody does. */
 static pthread_rwlock_t moment = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static bool counts, end; /* atomic; observer: writers */
 

@@ -5,13 +5,13 @@
  * A stream is a row of misses of neighbouring blocks in one mapping. From the third on a window of
  * the blocks after it is queued, then another when the program is within the last one; windows
  * double, up to WINDOW bytes. Threads take pieces of what is queued, load and show them. The first
- * block of a window is loaded and not shown: who touches it has a short fault, by which it is known
- * how far the program is. Where it is faster than the loads it misses blocks in between, which
- * tells the same.
+ * block of a window is loaded and not shown: a thread that touches it has a short fault, by which
+ * it is known how far the program is. Where it is faster than the loads it misses blocks in
+ * between, which tells the same.
  *
- * Nothing of it makes who touches something else wait: those have the threads of the pool. For
- * room only what is not changed is given back; all windows of all streams are a quarter of the
- * limit at most. What is queued and was loaded by somebody else meanwhile is passed over.
+ * Nothing of it makes a thread that touches something else wait: those have the threads of the
+ * pool. For room only what is not changed is given back; all windows of all streams are a quarter
+ * of the limit at most. What is queued and was loaded by somebody else meanwhile is passed over.
  *
  * Threads: ff_ahead_note() any, under the array's lock, which guards all of this; its own, started
  * with the first window, as many as the processors, THREADS at most. System calls:
@@ -107,7 +107,7 @@ static gpointer run(gpointer opaque)
 static void queue(FfAhead *h, Window w)
 {
     if (h->ending || h->n_queue == G_N_ELEMENTS(h->queue)) {
-        return; /* nobody joins a new thread; or the disk is slower than all who read */
+        return; /* nobody joins a new thread; or the disk is slower than all that read */
     }
     h->queue[h->n_queue++] = w;
     while (h->threads->len < h->max_threads) {

@@ -122,14 +122,14 @@ static int begin(FfArray *a, const char *call)
         return ff_fail(-EBUSY, "%s: another thread commits, aborts or invalidates", call);
     }
     a->busy = true;
-    while (a->n_spilling) { /* who spills has not seen that it is busy */
+    while (a->n_spilling) { /* a thread that spills has not seen that it is busy */
         pthread_cond_wait(&a->changed, &a->lock);
     }
     return 0;
 }
 
-/* Who loads one of N pages from FIRST on may have begun before they were stored, and would look for
- * them in the log by now. */
+/* A thread that loads one of N pages from FIRST on may have begun before they were stored, and
+ * would look for them in the log by now. */
 static void load_again(FfArray *a, uint64_t first, uint64_t n)
 {
     uint64_t last = (first + n - 1) / ff_array_pages(a);
@@ -539,8 +539,8 @@ int ff_array_abort(FfArray *a)
 }
 
 /* The commit of the rest does not bring back what these blocks had in the log. Locked, drops the
- * lock: as long as this is busy nobody else writes to the log. Who loads one of them meanwhile
- * finds what it was, and it is dropped after that. */
+ * lock: as long as this is busy nobody else writes to the log. A thread that loads one of them
+ * meanwhile finds what it was, and it is dropped after that. */
 static int drop_from_log(FfArray *a, uint64_t first, uint64_t end)
 {
     if (!a->disk || a->read_only || first >= end) {

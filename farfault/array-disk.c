@@ -3,8 +3,8 @@
  * Plain files, folders of chunks, compressed files; see array-disk.h for the threads.
  *
  * A folder may have more chunks than a process may have files. One that was written to stays open
- * until it is synced: the kernel tells of a page that it could not write only who had the file open
- * since then. When they are many they are synced.
+ * until it is synced: the kernel tells of a page that it could not write only a process that had
+ * the file open since then. When they are many they are synced.
  *
  * System calls: open, openat, getdents64, mkdir, fstat, flock, ftruncate, pread64, pwrite64,
  * fadvise64, fdatasync, fsync, close.
@@ -208,8 +208,8 @@ static int write_block_size(int fd, int folder, const char *text)
 }
 
 /* The folder says how large its blocks are: with another size their numbers would mean something
- * else. Who made it may have been killed, or its machine, before all of that was on the disk, and
- * so before there was a chunk: it is made whole, and synced. 0 or -errno. */
+ * else. The process that made it may have been killed, or its machine, before all of that was on
+ * the disk, and so before there was a chunk: it is made whole, and synced. 0 or -errno. */
 static int check_block_size(int folder, bool any, size_t *block_size)
 {
     g_autofree char *text = g_strdup_printf("%zu\n", *block_size);

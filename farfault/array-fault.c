@@ -321,8 +321,8 @@ static uint64_t claim(FfArray *a, uint64_t first, uint64_t n)
     return i;
 }
 
-/* N blocks, which are LOADING, are LOADED; or EMPTY: who touches one tries once more, and is told
- * of what fails. Locked, drops the lock. */
+/* N blocks, which are LOADING, are LOADED; or EMPTY: a thread that touches one tries once more, and
+ * is told of what fails. Locked, drops the lock. */
 static int load_claimed(FfArray *a, uint64_t first, uint64_t n, char *buffer)
 {
     bool again, placed = false;
@@ -364,8 +364,8 @@ static int load_claimed(FfArray *a, uint64_t first, uint64_t n, char *buffer)
     return rc;
 }
 
-/* In M, or NULL, what is LOADED and not shown there, of N blocks from FIRST on. Who waits for one
- * is woken. Locked. */
+/* In M, or NULL, what is LOADED and not shown there, of N blocks from FIRST on. A thread that waits
+ * for one is woken. Locked. */
 static void show_loaded(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
 {
     for (uint64_t b = first, run; b < first + n; b += MAX(run, 1)) {
@@ -454,7 +454,7 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, pid_t tid, void *
     } else if (m && a->blocks[block].state == FF_BLOCK_FAILED) {
         done = m;
         poison(a, m, block);
-    } /* else somebody loads it, or takes it away, and wakes all then; or it has to wait */
+    } /* else somebody loads it, or takes it away, and wakes all then; or it must wait */
     if (loaded) {
         ff_array_wake(a, block, done);
         ff_array_retry(a);

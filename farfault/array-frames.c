@@ -3,9 +3,10 @@
  * The frames of a compressed array; see array-frames.h.
  *
  * A slot unpacks a frame and keeps it, so that a stream unpacks each frame once, whatever the size
- * of its blocks, and so do threads that load several blocks of one frame: who wants a frame that
- * another thread just unpacks waits for that. When all slots are in use one waits for a slot. Who
- * has a slot reads the file and unpacks, and touches no array: it waits for nobody.
+ * of its blocks, and so do threads that load several blocks of one frame: a thread that wants a
+ * frame that another one just unpacks waits for that. When all slots are in use one waits for a
+ * slot. A thread that has a slot reads the file and unpacks, and touches no array: it waits for
+ * nobody.
  *
  * Lock: `lock`, a leaf; not held while a frame is read, unpacked or copied. System calls: fstat,
  * pread64.

@@ -11,9 +11,10 @@
  *   LEAVING  gone -> EMPTY; it was written to meanwhile, or has no room in the log -> LOADED
  *   FAILED   invalidated -> EMPTY
  *
- * Each change is made under `lock`, by ff_array_set_state(), which wakes who waits for the block
- * when it is LOADED, EMPTY or FAILED. In LOADING and LEAVING the block belongs to one thread, which
- * drops the lock while it loads, spills and gives back; who touches the block waits in the kernel.
+ * Each change is made under `lock`, by ff_array_set_state(), which wakes the threads that wait
+ * for the block when it is LOADED, EMPTY or FAILED. In LOADING and LEAVING the block belongs to one
+ * thread, which drops the lock while it loads, spills and gives back; a thread that touches the
+ * block waits in the kernel.
  *
  * Lock: `lock`, held for system calls about mappings, never for a load, a store or a disk.
  */
@@ -90,8 +91,8 @@ struct FfArray {
     GPtrArray *maps;    /* FfArrayMap */
     FfRedo *log;        /* lock to set; what was spilled, and of a disk what is committed */
     bool busy;          /* a commit, an abort or an invalidation is under way: nothing is spilled */
-    bool broken;        /* of who is busy to write; atomic; observer: who loads: the log must stay
-                         * as it is, and the file may lack what that has */
+    bool broken;        /* of the thread that is busy to write; atomic; observer: threads that load:
+                         * the log must stay as it is, and the file may lack what that has */
     FfArrayStats stats;
 };
 
@@ -123,7 +124,7 @@ void ff_array_call_begin(FfArray *a, FfArrayCall *call);
 void ff_array_call_end(FfArray *a, FfArrayCall *call);
 /* All locked. TID waits for BLOCK, which is not LOADED and not FAILED. */
 void ff_array_call_waits(FfArray *a, uint64_t block, pid_t tid);
-/* Who waits for BLOCK is told again, but for those in DONE (NULL: none), who know. */
+/* A thread that waits for BLOCK is told again, but for those in DONE (NULL: none), which know. */
 void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done);
 /* BLOCK, which is LOADING and has found no page, is EMPTY: it is touched once more when
  * ff_array_retry() says so. FALSE: nothing is under way after which there may be a page, and it

@@ -46,8 +46,9 @@ static bool remove_empty(const char *name)
     return gone;
 }
 
-/* Its file, or -errno. One that is made is the owner's of DISK, who is to open it later. Without
- * O_CREAT first: of a file that is there the kernel may refuse that (fs.protected_regular). */
+/* Its file, or -errno. One that is made is the owner's of DISK, who must be able to open it later.
+ * Without O_CREAT first: of a file that is there the kernel may refuse that
+ * (fs.protected_regular). */
 static int open_name(const char *name, const FfDisk *disk)
 {
     int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC; /* a FIFO must not block */
@@ -58,7 +59,7 @@ static int open_name(const char *name, const FfDisk *disk)
     }
     fd = open(name, flags | O_CREAT | O_EXCL, ff_disk_mode(disk));
     if (fd >= 0 && ff_disk_owner(disk) != geteuid() && fchown(fd, ff_disk_owner(disk), -1) < 0) {
-        /* Then it is ours, and an empty one is made again by whoever comes next. */
+        /* Then it is ours, and an empty one is made again by the process that comes next. */
     }
     return fd < 0 ? -errno : fd;
 }

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Blocks of huge pages for which there is no page just now. No thread waits for one: the block is
- * EMPTY again, who touches it stays where it is, in the kernel, and touches it once more when
- * something has ended after which there may be a page: a load, a commit, an abort, a reclaim.
+ * EMPTY again, a thread that touches it stays where it is, in the kernel, and touches it once more
+ * when something has ended after which there may be a page: a load, a commit, an abort, a reclaim.
  *
  * That something ends must be certain. A load, and a commit, may be in a call of the program's that
  * touches the array itself: such a call ends nothing as long as it waits for a block. So calls are
- * listed by their threads, and only what is not in a call that waits is worth waiting for. Nobody
- * who looks for a page counts for others: the last one that does finds nothing, and its block has
- * FAILED, which goes on with all others.
+ * listed by their threads, and only what is not in a call that waits is worth waiting for. No
+ * thread that looks for a page counts for others: the last one that does finds nothing, and its
+ * block has FAILED, which continues with all others.
  *
  * Threads, lock: array-internal.h. System calls: gettid, ioctl(UFFDIO_WAKE).
  */
@@ -74,7 +74,7 @@ bool ff_array_park(FfArray *a, uint64_t block)
     /* Not by ff_array_set_state(): calls that wait for it still do. */
     a->blocks[block].state = FF_BLOCK_EMPTY;
     a->blocks[block].parked = true;
-    /* A signal has who waits touch it again. */
+    /* A signal has a thread that waits touch it again. */
     while (i < a->parked->len && g_array_index(a->parked, uint64_t, i) != block) {
         i++;
     }

@@ -117,7 +117,8 @@ int ff_array_unmap(FfArray *a, void *addr)
         return ff_fail(rc, "ff_array_unmap: the page tables: %s", g_strerror(-rc));
     }
     munmap((void *)(uintptr_t)found->addr, found->len);
-    /* Who waits there, wrongly, gets SIGSEGV, before anything else can be mapped by this call. */
+    /* A thread that waits there, wrongly, gets SIGSEGV, before anything else can be mapped by this
+     * call. */
     ff_uffd_wake(a->uffd, found->addr, found->len);
     map_forget(found);
     return 0;

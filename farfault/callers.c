@@ -28,7 +28,7 @@
 #define DONTNEED_LOCKED 24
 #define VECTORS 64       /* read of process_madvise() at once */
 #define MAX_VECTORS 1024 /* the kernel takes no more */
-/* Who was woken goes back to sleep within so much time of a processor. */
+/* A thread that was woken goes back to sleep within so much time of a processor. */
 #define LONG_NS 20000
 /* Of more threads it is taken for granted. */
 #define MAX_RUNNING 256
@@ -74,7 +74,7 @@ static State read_call(const Tasks *t, const char *tid, Call *c)
         at = end;
         c->args[i] = strtoull(at, &end, 16);
     }
-    return end != at ? IN_A_CALL : ASLEEP; /* who waits for a page is in none */
+    return end != at ? IN_A_CALL : ASLEEP; /* a thread that waits for a page is in none */
 }
 
 /* How long the thread TID of this process has run (pthread_getcpuclockid() wants a pthread_t); -1:

@@ -21,8 +21,8 @@ int ff_memory_start_saver(FfMemory *m, const char *name, GThreadFunc fn, void *o
 /* Microseconds since BEGIN, into *US of M, which others may look at. */
 void ff_memory_note_us(FfMemory *m, uint64_t *us, int64_t begin);
 void ff_memory_fill_stats(const FfMemory *m, FfSnapshotStats *st, const FfCaptureStats *c);
-/* Everybody goes on, nothing is registered any more; what is known of it is in M's stats. The
- * caller is the one whom m->state is about (FF_PREPARING, FF_SAVING). Twice is fine. */
+/* Everybody continues, nothing is registered any more; what is known of it is in M's stats. The
+ * caller is the one that m->state is about (FF_PREPARING, FF_SAVING). Twice is fine. */
 void ff_capture_finish(FfMemory *m);
 /* Around the start of a thread of ours. */
 void ff_block_signals(sigset_t *old);

@@ -181,9 +181,9 @@ int ff_uffd_open(unsigned flags, uint64_t features)
 
 /* ---- fork() of the program ------------------------------------------------------------------- */
 
-/* A child that lives on would have the userfaultfd, too, and then closing it lets nobody go: who
- * changes a mapping that is still registered (what MREMAP_DONTUNMAP leaves behind) would wait for
- * ever. So children close it. */
+/* A child that lives on would have the userfaultfd, too, and then closing it lets nobody go: a
+ * thread that changes a mapping that is still registered (what MREMAP_DONTUNMAP leaves behind)
+ * would wait for ever. So children close it. */
 static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
 static FfMemory *memories; /* fork_lock */
 

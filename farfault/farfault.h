@@ -6,16 +6,16 @@
  *
  * An FfMemory is a set of regions. ff_snapshot_begin() is the moment; the program runs on, and
  * ff_snapshot_save*() writes what the regions held then, or ff_fork() lets a child process see it
- * at the same addresses. Who writes to a page that is not saved yet has its old content copied into
- * a buffer of a fixed size first, by a thread of the library's; when the buffer is full the write
- * waits until there is room.
+ * at the same addresses. A thread that writes to a page that is not saved yet has the page's old
+ * content copied into a buffer of a fixed size first, by a thread of the library's; when the buffer
+ * is full the write waits until there is room.
  *
  * All functions return 0 or a negative errno, if nothing else is said; ff_last_error() says in one
  * line what was wrong and what to do. An FfMemory belongs to one thread at a time, but for the
  * functions of which "any thread" is said. In a child of fork() all of them return -ECHILD.
  *
  * What the library itself uses must not be in a region: libc's heap, variables, stacks. The
- * program's threads must be able to go on when they are not waiting for a region.
+ * program's threads must be able to continue when they are not waiting for a region.
  */
 #ifndef FARFAULT_H
 #define FARFAULT_H
@@ -64,7 +64,7 @@ FF_API int ff_region_add(FfMemory *memory, void *addr, size_t len, int fd, unsig
 FF_API int ff_region_remove(FfMemory *memory, void *addr, size_t len);
 /* Gives the memory of LEN bytes at ADDR back to the kernel (MADV_DONTNEED of private memory,
  * MADV_REMOVE of shared), after its old content is kept, if a snapshot is under way. It reads as
- * zeros afterwards. As with any other write the caller is no one who writes between
+ * zeros afterwards. As with any other write the caller must not be one that writes between
  * ff_snapshot_begin()'s call and its return. Any thread. */
 FF_API int ff_region_discard(FfMemory *memory, void *addr, size_t len);
 
@@ -89,7 +89,7 @@ typedef struct {
 FF_API int ff_snapshot_prepare(FfMemory *memory, const FfSnapshotOptions *options);
 /* The moment. Nobody writes to the regions from before this call to its return, and no system call
  * or device does: what is in flight into them (io_uring, O_DIRECT) is complete. -EBUSY: a buffer
- * that is registered with io_uring is in a region. -EINVAL: a part of a region was mapped anew
+ * that is registered with io_uring is in a region. -EINVAL: a part of a region was mapped again
  * since ff_snapshot_prepare(), without which that is done here, without passes. */
 FF_API int ff_snapshot_begin(FfMemory *memory);
 
@@ -103,8 +103,8 @@ FF_API int ff_snapshot_save_fd(FfMemory *memory, int fd);
 FF_API int ff_snapshot_save_path(FfMemory *memory, const char *path);
 /* Calls PAGE, from that thread, with LEN bytes of memory that was at ADDR: DATA, NULL for zeros.
  * Each page once, in any order. Writes wait for PAGE when the buffer is full: it must not write to
- * a region, or wait for who may. Not 0: stop; ff_snapshot_wait() returns that, a negative errno
- * (a positive number counts as -EIO). */
+ * a region, or wait for a thread that may. Not 0: stop; ff_snapshot_wait() returns that, a negative
+ * errno (a positive number counts as -EIO). */
 typedef int FfSnapshotPage(void *opaque, void *addr, const void *data, size_t len);
 FF_API int ff_snapshot_save_pages(FfMemory *memory, FfSnapshotPage *page, void *opaque);
 
@@ -130,9 +130,10 @@ typedef struct {
  * -EIO: memory was given back, not by ff_region_discard(), and could not be saved before. After
  * this the next snapshot can begin. */
 FF_API int ff_snapshot_wait(FfMemory *memory, FfSnapshotStats *stats);
-/* Lets all writers go on. What is being saved ends soon, with -ECANCELED from ff_snapshot_wait(),
- * which must be called then, also where a disk or PAGE is stuck; what PAGE is given after this is
- * worth nothing. Before ff_snapshot_save*() all is as before ff_snapshot_prepare(). Any thread. */
+/* Lets all writers continue. What is being saved ends soon, with -ECANCELED from
+ * ff_snapshot_wait(), which must be called then, also where a disk or PAGE is stuck; what PAGE is
+ * given after this is worth nothing. Before ff_snapshot_save*() all is as before
+ * ff_snapshot_prepare(). Any thread. */
 FF_API int ff_snapshot_cancel(FfMemory *memory);
 /* Of the snapshot that is under way, or the last one. Any thread. */
 FF_API int ff_snapshot_stats(FfMemory *memory, FfSnapshotStats *stats);
@@ -165,9 +166,9 @@ typedef struct FfVolatile FfVolatile;
 
 /* Fills BUF with what PAGE (of the range's page size, numbered from 0) held: the same each time. In
  * a thread of the library's, several at once; signals are blocked. It may touch other pages, of
- * this range and of others, but not PAGE; it must not wait for who may wait for a page. A negative
- * errno: who touches the page gets SIGBUS (a system call EFAULT or EHWPOISON) until
- * ff_volatile_purge(). */
+ * this range and of others, but not PAGE; it must not wait for a thread that may wait for a page.
+ * A negative errno: a thread that touches the page gets SIGBUS (a system call EFAULT or EHWPOISON)
+ * until ff_volatile_purge(). */
 typedef int FfRegenerate(void *opaque, size_t page, void *buf);
 
 /* Said by ff_volatile_pin(). */
@@ -185,10 +186,10 @@ typedef struct {
 
 /*
  * LEN bytes (whole pages) of memory that can be taken away while it is not pinned. All of it is
- * pinned at first. With REGENERATE who touches a page that is not there, pinned or not, also in a
- * system call, waits until it was filled: at first, and after it was purged. Linux 6.6; a child of
- * fork() has no such memory. With NULL such a page is zeros, no permission is needed, and a child
- * shares the memory and its pins. OPTIONS can be NULL.
+ * pinned at first. With REGENERATE a thread that touches a page that is not there, pinned or not,
+ * also in a system call, waits until it was filled: at first, and after it was purged. Linux 6.6; a
+ * child of fork() has no such memory. With NULL such a page is zeros, no permission is needed, and
+ * a child shares the memory and its pins. OPTIONS can be NULL.
  */
 FF_API int ff_volatile_new(size_t len, FfRegenerate *regenerate, void *opaque,
                            const FfVolatileOptions *options, FfVolatile **result);
@@ -249,13 +250,13 @@ typedef struct FfArray FfArray;
 typedef struct {
     size_t size; /* sizeof(FfArrayFile) */
     /* Fills BUF, of one block. Several at once, of different blocks. It may touch arrays, but not
-     * BLOCK; it must not wait for who may wait for a block. */
+     * BLOCK; it must not wait for a thread that may wait for a block. */
     int (*load)(void *opaque, uint64_t block, void *buf);
-    /* Keeps BUF as the content of BLOCK. In the thread of who commits, in ascending order. It may
-     * touch arrays; of FF_ARRAY_HUGE it must not wait for who may wait for a block. NULL: the array
-     * cannot be committed. */
+    /* Keeps BUF as the content of BLOCK. In the thread that commits, in ascending order. It may
+     * touch arrays; of FF_ARRAY_HUGE it must not wait for a thread that may wait for a block. NULL:
+     * the array cannot be committed. */
     int (*store)(void *opaque, uint64_t block, const void *buf);
-    /* BLOCK could not be loaded: who touches it gets SIGBUS. Can be NULL. */
+    /* BLOCK could not be loaded: a thread that touches it gets SIGBUS. Can be NULL. */
     void (*failed)(void *opaque, uint64_t block, int rc);
 } FfArrayFile;
 
@@ -267,9 +268,9 @@ typedef struct {
  * `threads`. */
 #define FF_ARRAY_RANDOM 0x20u
 /* Memory of huge pages of 2 MiB, and blocks of as much. As many as `limit` has, or the array, are
- * set aside when it is opened: -ENOMEM, they are not free. Who touches a block when all are in use
- * waits until a load or a commit has ended; what load() and store() touch themselves could not be
- * loaded (SIGBUS) if that would be for ever. */
+ * set aside when it is opened: -ENOMEM, they are not free. A thread that touches a block when all
+ * are in use waits until a load or a commit has ended; what load() and store() touch themselves
+ * could not be loaded (SIGBUS) if that would be for ever. */
 #define FF_ARRAY_HUGE 0x40u
 
 typedef struct {
@@ -377,8 +378,8 @@ FF_API uint64_t ff_array_resident(FfArray *a, uint64_t *blocks, uint64_t n);
 typedef struct {
     size_t size;      /* sizeof(FfArrayStats), set by the caller */
     uint64_t bytes;   /* of memory */
-    uint64_t changed; /* pages of 4096 bytes, as far as it is known: commits, and who needs memory,
-                         look */
+    uint64_t changed; /* pages of 4096 bytes, as far as it is known: commits, and threads that need
+                         memory, look */
     uint64_t faults, loads, stores, evictions;
     uint64_t spilled; /* pages that went to the log for want of memory */
     uint64_t failed;  /* loads */
@@ -401,7 +402,7 @@ typedef struct {
     uint64_t reserved;
 } FfFileHeader;
 
-/* Behind it, so often. */
+/* After it, so often. */
 typedef struct {
     uint64_t addr, len;
     uint64_t

@@ -59,7 +59,7 @@ typedef struct FfTemplate {
     bool is_made, is_reaped; /* lock; of the child that was asked for last */
     int made_rc, status, rc; /* lock; rc: of starting */
     pid_t pid, child_pid;    /* lock */
-    Child *child;            /* of who is in a call that changes the state of the memory */
+    Child *child;            /* of the one in a call that changes the state of the memory */
 } FfTemplate;
 
 /* ---- the thread of the template -------------------------------------------------------------- */
@@ -567,7 +567,7 @@ pid_t ff_fork(FfMemory *m, const void *arg, size_t len)
     if (rc < 0) {
         return rc;
     }
-    Child *c = m->template->child; /* nobody drops it but who is in the call */
+    Child *c = m->template->child; /* nobody drops it but the thread in the call */
     pid_t pid = c->pid;
     rc = ff_memory_arm(m, begin);
     ff_memory_set_state(m, rc < 0 ? FF_IDLE : FF_SAVING);

@@ -3,9 +3,9 @@
  * See huge-memory.h.
  *
  * The kernel keeps a huge page for a certain place of a certain file, and gives one that is punched
- * out to whoever asks first. So those that are not in use are reserved by another file, which gets
- * shorter by one for each page that is taken, and longer again. In between a page belongs to
- * nobody, for microseconds: a program that takes all that are free can have it then.
+ * out to the process that asks first. So those that are not in use are reserved by another file,
+ * which gets shorter by one for each page that is taken, and longer again. In between a page
+ * belongs to nobody, for microseconds: a program that takes all that are free can have it then.
  *
  * A page is made by fallocate(), whose error tells of an empty pool. UFFDIO_COPY says EEXIST then,
  * and a touch SIGBUS; neither is done here without a page.

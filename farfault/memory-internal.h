@@ -60,7 +60,7 @@ struct FfMemory {
     int result;            /* of the saver, in FF_SAVED */
     char *result_text;
 
-    /* Of who is in the call that changes the state; of the saver in FF_SAVING. */
+    /* Of the thread that is in the call that changes the state; of the saver in FF_SAVING. */
     int uffd;      /* -1: none; core.c */
     GArray *saved; /* FfSaved */
     GThread *saver;
@@ -82,7 +82,7 @@ int ff_fail_error(const GError *error);
 
 /* TO, if it is FROM now; else -EBUSY, or what WHAT is not possible in. */
 int ff_memory_step(FfMemory *m, FfMemoryState from, FfMemoryState to, const char *what);
-/* The caller is who made the last step to FF_PREPARING or FF_SAVING. */
+/* The caller is the thread that made the last step to FF_PREPARING or FF_SAVING. */
 void ff_memory_set_state(FfMemory *m, FfMemoryState to);
 /* As a part of an error. */
 const char *ff_memory_state_name(FfMemoryState state);

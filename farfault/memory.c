@@ -48,7 +48,7 @@ int ff_memory_new(unsigned flags, FfMemory **memory)
     int rc = flags & ~FF_MEMORY_USER_MODE
                  ? ff_fail(-EINVAL, "ff_memory_new: flags are 0 or FF_MEMORY_USER_MODE")
                  : open_files(m);
-    /* Whoever has no permission hears of it here, and not at the first snapshot. */
+    /* A caller that has no permission hears of it here, and not at the first snapshot. */
     int fd = rc < 0 ? rc : ff_memory_open_uffd(m, 0);
     if (fd < 0) {
         ff_memory_free(m);

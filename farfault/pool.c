@@ -2,8 +2,8 @@
 /*
  * Threads that answer faults; see pool.h.
  *
- * All threads read the same userfaultfd, so there is no queue and nobody who hands out: the kernel
- * gives each message once. `idle` counts who can read the next one.
+ * All threads read the same userfaultfd, so there is no queue and nobody that hands out: the kernel
+ * gives each message once. `idle` counts the threads that can read the next one.
  *
  * Lock: `lock`, a leaf, for the list of threads. System calls: poll, read, write (eventfd), mmap,
  * munlock, mprotect, munmap, madvise, ioctl(UFFDIO_REGISTER), close.
@@ -30,7 +30,7 @@ struct FfPool {
     size_t buffer;
     FfPoolFault *fn;
     void *opaque;
-    int idle; /* atomic; observer: who takes a message */
+    int idle; /* atomic; observer: a thread that takes a message */
     pthread_mutex_t lock;
     GPtrArray *threads; /* lock: GThread */
     bool ending;        /* lock */

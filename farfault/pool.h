@@ -18,9 +18,9 @@
 
 typedef struct FfPool FfPool;
 
-/* ADDR: of a page of 4096 bytes. FLAGS: UFFD_PAGEFAULT_FLAG_*. TID: who waits; 0: not known.
- * BUFFER: the thread's own, of the size that ff_pool_new() was given. Any number of threads at
- * once; all signals are blocked. */
+/* ADDR: of a page of 4096 bytes. FLAGS: UFFD_PAGEFAULT_FLAG_*. TID: the thread that waits; 0: not
+ * known. BUFFER: the thread's own, of the size that ff_pool_new() was given. Any number of threads
+ * at once; all signals are blocked. */
 typedef void FfPoolFault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, void *buffer);
 
 /* UFFD: O_NONBLOCK, after UFFDIO_API; taken, also on failure. NULL and errno. */
@@ -31,8 +31,8 @@ int ff_pool_map(int uffd, uint64_t mode, int fd, uint64_t offset, size_t len, vo
 /* Takes what is mapped in LEN bytes at ADDR out of the page tables, locked or not: markers stay,
  * and so does the file. What the program has unmapped is passed over. 0 or -errno. */
 int ff_pool_unmap(uint64_t addr, uint64_t len);
-/* Ends the threads, when they have done what they do, and closes the userfaultfd: who waits finds
- * zeros, so nobody may. NULL: nothing. */
+/* Ends the threads, when they have done what they do, and closes the userfaultfd: a thread that
+ * waits finds zeros, so none may. NULL: nothing. */
 void ff_pool_free(FfPool *p);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfPool, ff_pool_free)
 

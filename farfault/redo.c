@@ -10,8 +10,8 @@
  * a record is never written over: with the end of its transaction on the disk, and the old content
  * of the record, all would have valid checksums.
  *
- * Locks: `adding`, of who appends; under it `lock`, a leaf, for the table of pages. `finding`, of
- * who looks for what has ended: over no other.
+ * Locks: `adding`, of the thread that appends; under it `lock`, a leaf, for the table of pages.
+ * `finding`, of the thread that looks for what has ended: over no other.
  *
  * System calls: pread64, pwritev, ftruncate, fdatasync, flock, getrandom.
  */

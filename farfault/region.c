@@ -323,8 +323,8 @@ static int fail_keep(int rc, const char *at, const char *why)
     return ff_fail(rc, "%p: its old content cannot be kept: %s", (const void *)at, why);
 }
 
-/* Writes to each page without changing it: who returns from that has had its old content kept, as
- * any first write has. The kernel does it, which says what a write of our own would die of. 0;
+/* Writes to each page without changing it: when that returns the page has had its old content kept,
+ * as any first write has. The kernel does it, which says what a write of our own would die of. 0;
  * -ENOMEM: not all of it is mapped. */
 static int populate(char *at, uint64_t len)
 {

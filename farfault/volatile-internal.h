@@ -26,7 +26,7 @@
 typedef struct {
     uint64_t purged, regenerated, failed, pressure; /* atomic */
     uint64_t unpinned;                              /* atomic: since the limit was looked at */
-    uint64_t pids, time; /* namespaces of who made it, by their inodes. 0: not known */
+    uint64_t pids, time; /* namespaces of the process that made it, by their inodes. 0: not known */
     uint64_t word[];     /* atomic */
 } FfVolatileShared;
 
@@ -39,8 +39,8 @@ struct FfVolatile {
     FfVolatileShared *shared;
     size_t shared_len;
     size_t limit;   /* atomic */
-    uint64_t dead;  /* atomic; a process that ended while it purged; observers: who pins */
-    size_t placing; /* atomic; observer: who keeps the limit: bytes that are being placed */
+    uint64_t dead;  /* atomic; a process that ended while it purged; observers: threads that pin */
+    size_t placing; /* atomic; observer: the keeper of the limit: bytes that are being placed */
     FfRegenerate *regenerate;
     void *opaque;
     int uffd; /* the pool's */
@@ -56,7 +56,7 @@ struct FfVolatile {
 
 /* ---- volatile-purge.c ------------------------------------------------------------------------ */
 
-/* What is shared, by who makes it. */
+/* What is shared, by the process that makes it. */
 void ff_volatile_init_shared(FfVolatile *v);
 /* Just used: it is not the next one to go. */
 void ff_volatile_make_young(FfVolatile *v, size_t page);

@@ -2,8 +2,9 @@
 /*
  * Pins of volatile ranges, and purging what has none. See volatile-internal.h for a page's word.
  *
- * All changes of a word are one compare-and-swap: who purges claims the page first, so what is
- * pinned never goes. Which pages are in memory is what the file says (SEEK_DATA, st_blocks).
+ * All changes of a word are one compare-and-swap: a thread that purges claims the page first, so
+ * what is pinned never goes. Which pages are in memory is what the file says (SEEK_DATA,
+ * st_blocks).
  *
  * Threads: any, of this process and, without a callback, of its children. System calls: fallocate,
  * lseek, fstat, futex, pidfd_open, poll, open, read, stat, readlink (/proc).
@@ -22,9 +23,9 @@
 /* What is under the limit whatever it is: an instruction and a system call must find all that they
  * touch at once. */
 #define LEAST_PAGES 16
-/* Punched at once: who touches the range waits meanwhile. */
+/* Punched at once: a thread that touches the range waits meanwhile. */
 #define PIECE (2u << 20)
-/* Somebody who purges has it claimed for so long, unless he died. */
+/* A thread that purges has it claimed for so long, unless it died. */
 #define PURGER_MS 1000
 
 static uint64_t *word(const FfVolatile *v, size_t i)

@@ -47,7 +47,7 @@ static int place(FfVolatile *v, uint64_t addr, const char *content)
     return 0;
 }
 
-/* Locked: who touches PAGE gets SIGBUS. */
+/* Locked: a thread that touches PAGE gets SIGBUS. */
 static void poison(FfVolatile *v, size_t page)
 {
     uint64_t addr = (uintptr_t)v->map + (page << v->shift), done;

@@ -76,7 +76,7 @@ static const struct {
     {"hold", A_HOLD, false, 0},
 };
 
-/* It is dead when this returns: behind the point the engine has no relay. */
+/* It is dead when this returns: after the point the engine has no relay. */
 static void end_relay(void)
 {
     pid_t relay = getppid();

@@ -22,11 +22,12 @@
  *           EAGAIN, ENOMEM, ENOSPC, EIO   the call fails
  *           skip, omit          the step is left out, as if it had been done; omit: each time
  *           hold                this thread waits until somebody opens DIR/hold, a FIFO, for
- *                               writing; each time. If there is a FIFO DIR/held, somebody has to
+ *                               writing; each time. If there is a FIFO DIR/held, somebody must
  *                               open that one first, and knows then that it waits
  *
  * Each other one happens once in all: the file DIR/fault-I (I counts from 0) is made right before,
- * so an engine that is started again goes on unharmed, and a test sees that the point was reached.
+ * so an engine that is started again continues unharmed, and a test sees that the point was
+ * reached.
  *
  * Any thread; no lock.
  */

@@ -53,7 +53,8 @@ static bool is_allowed(const FfHolderConfig *cfg, uid_t uid)
     return uid == 0 || uid == geteuid();
 }
 
-/* Of who has connected; by its number, which may be another's by now, before Linux 6.5. */
+/* Of the process that has connected; by its number, which may be another's by now, before Linux
+ * 6.5. */
 static int pidfd_of(int sock, pid_t pid)
 {
     int pidfd;
@@ -65,7 +66,7 @@ static int pidfd_of(int sock, pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
-/* The place of one who has not come to an end of it for long; NULL: nobody has. */
+/* The place of one that has not come to an end of it for long; NULL: nobody has. */
 static FfPending *room(FfHolder *h)
 {
     FfPending *oldest = &h->pending[0];
@@ -90,7 +91,7 @@ static FfPending *room(FfHolder *h)
     return oldest;
 }
 
-/* Who connects waits until the listening socket is watched again. */
+/* A process that connects waits until the listening socket is watched again. */
 static void be_deaf(FfHolder *h)
 {
     epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->listen_fd, NULL);
@@ -217,7 +218,8 @@ static const char *what_is_wrong(const FfPending *p)
 
 #define FINISHED 0x52535446 /* "RSTF" */
 
-/* Of who has sent something; -1: not known (of another pid namespace, or no fd is free). */
+/* Of the process that has sent something; -1: not known (of another pid namespace, or no fd is
+ * free). */
 static int pidfd_of_sender(const struct ucred *who)
 {
     return who->pid ? FF_FAULT_CALL("client-pidfd", (int)syscall(SYS_pidfd_open, who->pid, 0)) : -1;
@@ -260,7 +262,7 @@ static struct ucred sender_of(struct msghdr *mh)
     return who;
 }
 
-/* NULL: go on; else why not, "" at the end. Its pid, then a byte with the userfaultfd; again and
+/* NULL: continue; else why not, "" at the end. Its pid, then a byte with the userfaultfd; again and
  * again, each pair from the process itself. A dead process (zombie) has a negative pid alone. */
 static const char *receive_process(FfHolder *h, FfPending *p)
 {

@@ -2,9 +2,9 @@
 /*
  * A client that keeps its userfaultfd to itself and asks for its pages by a socket, as Cloud
  * Hypervisor does: one request, its answer, the next request. The pager may die at any time; so
- * this is who has the socket, and who reads and writes there. A request goes into the record right
- * after it was read, and is answered once, after the pager has said in the record that the page is
- * there: of an answer too many the client would take a page to be there that is not.
+ * it is this process that has the socket, and that reads and writes there. A request goes into the
+ * record right after it was read, and is answered once, after the pager has said in the record that
+ * the page is there: of an answer too many the client would take a page to be there that is not.
  *
  * Nothing is ever said but that a page is there. What is no request, or asks for what the guest
  * does not have, is not answered: the client would end, and let go of its userfaultfd before.
@@ -131,7 +131,7 @@ void ff_holder_on_ask(FfHolder *h, uint32_t events)
         return;
     }
     if (events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP)) {
-        on_closed(h); /* who has closed its end reads no answer */
+        on_closed(h); /* a client that has closed its end reads no answer */
     } else if (h->asks.waiting) {
         ff_holder_answer(h);
     } else if (!h->asks.deaf) {

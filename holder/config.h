@@ -11,9 +11,9 @@
 /* A client that asks for its pages by a socket (asks.c). All fds are borrowed. */
 typedef struct {
     int fault_fd; /* where it asks */
-    int talk_fd;  /* of a socketpair, to who replays the rest of its snapshot: that one is told of
-                     the first answer (a byte), or that there is none (its end); and says when the
-                     guest may run (a byte) */
+    int talk_fd;  /* of a socketpair, to the process that replays the rest of its snapshot: that one
+                     is told of the first answer (a byte), or that there is none (its end); and says
+                     when the guest may run (a byte) */
     pid_t pid;
     uid_t uid;
     const void *hello; /* its first message, for the pager */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A process that outlives the holder, for clients that keep no copy of their userfaultfd: once
- * nobody has it any more they would go on with zeros. It has a copy of each. When the holder ends,
- * for whatever reason, it kills those clients, and holds their userfaultfds until they are gone. Of
- * a client that asks for its pages by a socket it holds that: who has no answer waits.
+ * nobody has it any more they would continue with zeros. It has a copy of each. When the holder
+ * ends, for whatever reason, it kills those clients, and holds their userfaultfds until they are
+ * gone. Of a client that asks for its pages by a socket it holds that: a client that has no answer
+ * waits.
  */
 #ifndef FF_HOLDER_GUARD_H
 #define FF_HOLDER_GUARD_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the guard has to know, and whether it does; see guard.h and holder-internal.h. A guard that
+ * What the guard must know, and whether it does; see guard.h and holder-internal.h. A guard that
  * has died is followed by the next one, which is told of everything. What cannot be said now (no
  * memory, too many fds under way), or to nobody, as none can be started, is said again by the timer
  * until it is known. Of a fork nothing is read while there is no guard: the child waits in it.
@@ -28,15 +28,15 @@
 #define NEW_MS 1000
 
 /* Of what is no space any more: to hold UFFD until the process has ended; or, with -1, to drop ID.
- * The first is kept when it was said, as the next guard has to be told as well. */
+ * The first is kept when it was said, as the next guard must be told as well. */
 typedef struct {
     uint64_t id;
     int uffd, pidfd;
     bool said; /* the guard that runs knows */
 } Owed;
 
-/* Who has passed its userfaultfd as Firecracker does has a copy, and stands still without us; a
- * child that it forks has none. */
+/* A client that has passed its userfaultfd as Firecracker does has a copy, and stands still without
+ * us; a child that it forks has none. */
 static bool needs_guard(const FfHolder *h, const FfHeldSpace *s)
 {
     return !h->cfg->asks && (h->cfg->criu || s->parent >= 0);

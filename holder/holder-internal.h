@@ -39,7 +39,7 @@ typedef enum {
     FF_ON_TOLD,   /* of a root */
     FF_ON_CLIENT, /* a root's pidfd */
     FF_ON_GUARD,  /* the link to it */
-    FF_ON_SOCK,   /* a root's socket: all who have it have ended, or closed it */
+    FF_ON_SOCK,   /* a root's socket: all that have it have ended, or closed it */
     FF_ON_ASK,    /* the socket where a client asks */
     FF_ON_TALK,   /* FfHolderAsks.talk_fd */
 } FfHolderOn;
@@ -57,7 +57,7 @@ typedef struct {
     bool full;           /* not before the pager has made room */
     bool said_room;      /* of a root: there is no room for a child of it */
     unsigned n_family;   /* of a root: how many are in it */
-    bool probe;          /* of a root: the pager is to be told that somebody may have ended */
+    bool probe;          /* of a root: the pager must be told that somebody may have ended */
     uint64_t connection; /* of a root of CRIU's; FfPending.connection */
     unsigned tries;      /* pagers that died before they took it */
     bool guarded;        /* the guard that runs has been told to hold it */
@@ -135,8 +135,8 @@ void ff_holder_on_guard(FfHolder *h);
 void ff_holder_hold(FfHolder *h, const FfHeldSpace *s);
 /* S has all of its pages. */
 void ff_holder_let_go(FfHolder *h, FfHeldSpace *s);
-/* The process of S may not go on; if it is not known, it stands still. S is about to be released,
- * and may have lost its fds. */
+/* The process of S may not continue; if it is not known, it stands still. S is about to be
+ * released, and may have lost its fds. */
 void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s);
 /* The same of one that is no space. Takes UFFD and PIDFD (-1: not known). */
 void ff_holder_kill(FfHolder *h, int uffd, int pidfd);
@@ -167,7 +167,7 @@ void ff_holder_on_end(FfHolder *h, unsigned root, FfHolderOn on);
 void ff_holder_reset_gates(FfHolder *h);
 /* What could not be read for want of something. */
 void ff_holder_try_again(FfHolder *h);
-/* FAILED: its pages have not come, so it may not go on. */
+/* FAILED: its pages have not come, so it may not continue. */
 void ff_holder_drop(FfHolder *h, uint64_t id, bool failed);
 FfHeldSpace *ff_holder_find(FfHolder *h, uint64_t id);
 

@@ -116,7 +116,7 @@ static bool set_up(FfHolder *h, GError **error)
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGCHLD, SIG_IGN); /* the pager's end is told by its pidfd */
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN); /* who has logged out has not ended the clients */
+    signal(SIGHUP, SIG_IGN); /* a user who has logged out has not ended the clients */
     h->epoll = epoll_create1(EPOLL_CLOEXEC);
     h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     h->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);

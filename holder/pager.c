@@ -80,8 +80,8 @@ void ff_holder_start_pager(FfHolder *h)
     ff_holder_tell_anew(h);
 }
 
-/* Who made pager after pager die is not given to the next one. A pager looks at one first message
- * at a time, so who is there at the same time is not suspected. */
+/* A client that made pager after pager die is not given to the next one. A pager looks at one first
+ * message at a time, so one that is there at the same time is not suspected. */
 static void count_tries(FfHolder *h)
 {
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
@@ -147,7 +147,7 @@ void ff_holder_on_link(FfHolder *h)
         }
     }
     if (dropped) {
-        ff_holder_try_again(h); /* who waited for a place */
+        ff_holder_try_again(h); /* a client that waited for a place */
     }
     if (pfd.revents & (POLLHUP | POLLERR)) {
         epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->link, NULL);

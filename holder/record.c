@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Records and gates; see record.h for who may call what. No locks: the gate is atomics and a
- * futex, and who is dead leaves nothing locked (the holder resets what a dead pager has counted).
+ * futex, and a process that is dead leaves nothing locked (the holder resets what a dead pager has
+ * counted).
  *
  * System calls: memfd_create, fcntl, ftruncate, fstat, mmap, munmap, futex, read, write.
  */

@@ -45,12 +45,12 @@ typedef struct {
     uint32_t taken; /* FfTaken: pager; the holder after its death. Observers: both */
 
     /* ---- the family's: of the root's record. All atomic, sequentially consistent ---- */
-    uint32_t gate;     /* FfGate, and above it a number that each change makes larger: who has seen
-                          one closed gate does not take the next one for it. Observers: who places,
-                          the holder */
+    uint32_t gate;     /* FfGate, and above it a number that each change makes larger: a thread that
+                          has seen one closed gate does not take the next one for it. Observers:
+                          threads that place, the holder */
     uint32_t placers;  /* how many are inside, or about to see that it is closed. Observer: the
                           holder, after it has closed the gate */
-    uint32_t sleepers; /* who wait in futex(gate). Observer: who opens */
+    uint32_t sleepers; /* that wait in futex(gate). Observer: the process that opens it */
 
     /* ---- faults. Observers: the other process ---- */
     uint32_t full; /* holder: it waits for room; pager clears it, and tells by the eventfd */
@@ -96,7 +96,7 @@ int ff_record_create(FfRecord **rec);
 int ff_record_map(int fd, FfRecord **rec);
 void ff_record_unmap(FfRecord *rec);
 
-/* FALSE: somebody is inside; who leaves as the last one tells. */
+/* FALSE: somebody is inside; the last one that leaves tells. */
 bool ff_gate_close(FfRecord *root);
 /* Also wakes. */
 void ff_gate_set(FfRecord *root, FfGate as);

@@ -2,7 +2,7 @@
 /*
  * Lines on stderr, for processes in which no thread may stand still because nobody reads them; see
  * say.h. A pipe or a terminal is opened once more, as O_NONBLOCK of fd 2 is also that of the others
- * who have it. No locks.
+ * that have it. No locks.
  *
  * System calls: fstat, open, write, send.
  */
@@ -49,7 +49,7 @@ static bool put(const char *line, size_t len)
 
 void ff_say(const char *format, ...)
 {
-    static unsigned lost; /* atomic; observer: who says the next line */
+    static unsigned lost; /* atomic; observer: the thread that says the next line */
     va_list ap;
 
     va_start(ap, format);

@@ -99,7 +99,7 @@ static void name(FfHolder *h, FfHeldSpace *s)
     s->rec->root = h->space[s->root].id;
 }
 
-/* Takes UFFD. The kernel's list of what can be read is looked at anew, so nothing is missed. */
+/* Takes UFFD. The kernel's list of what can be read is looked at again, so nothing is missed. */
 static bool watch_uffd(FfHolder *h, FfHeldSpace *s, int uffd)
 {
     s->uffd = uffd;
@@ -271,8 +271,9 @@ static void arm(FfHolder *h, FfHeldSpace *s)
     epoll_ctl(h->epoll, EPOLL_CTL_MOD, s->uffd, &e);
 }
 
-/* Whoever has another fd of it can make it wait (O_NONBLOCK is not this fd's alone), so it is said
- * with each read, where the kernel knows that of a userfaultfd (6.18 does, 6.1 does not). */
+/* A process that has another fd of it can make it wait (O_NONBLOCK is not this fd's alone), so it
+ * is said with each read, where the kernel knows that of a userfaultfd (6.18 does, 6.1 does
+ * not). */
 static ssize_t read_one(FfHeldSpace *s)
 {
     struct iovec iov = {&s->rec->in, sizeof(s->rec->in)};
@@ -380,7 +381,7 @@ static void turn(FfHolder *h, FfHeldSpace *root)
         any = any || can_be_read(s);
     }
     if (any && !ff_gate_close(root->rec)) {
-        return; /* who leaves as the last one tells */
+        return; /* the last one that leaves tells */
     }
     for (FfHeldSpace *s = root; any && s; s = s->next < 0 ? NULL : &h->space[s->next]) {
         if (!can_be_read(s)) {
@@ -403,8 +404,8 @@ static void turn(FfHolder *h, FfHeldSpace *root)
     }
 }
 
-/* Whoever had to open the gate has not: a pager that died after it had applied the event, or before
- * anything was read. */
+/* The process that had to open the gate has not: a pager that died after it had applied the event,
+ * or before anything was read. */
 static void open_if_no_event(FfHolder *h, FfHeldSpace *root)
 {
     bool event = false;

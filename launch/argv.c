@@ -266,7 +266,7 @@ static size_t token_parse(const char *text, const FfPlan *plan, const int *ram_f
     return (size_t)(end + 1 - text);
 }
 
-/* Tokens stand behind "fd=" or "fd/" only; the same text in a user's words stays what it is. */
+/* Tokens stand after "fd=" or "fd/" only; the same text in a user's words stays what it is. */
 static char *word_render(const char *word, const FfPlan *plan, const int *ram_fds,
                          const int *mon_fds, int priv_fd)
 {

@@ -3,7 +3,7 @@
  * The rewriting of QEMU's command line, as a pure function: argv in, argv and a plan out.
  *
  * Nothing here opens, creates or reads anything but what an injected callback answers, so
- * every rule is tested without QEMU. The plan names the things that the launcher has to make
+ * every rule is tested without QEMU. The plan names the things that the launcher must make
  * (memfds, private monitor sockets); where the new argv needs their fd numbers it holds
  * tokens, which ff_plan_render() replaces.
  */

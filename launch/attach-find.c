@@ -66,8 +66,9 @@ char *ff_attach_link(pid_t pid, int fd)
 }
 
 /* What a process that may be hostile has open: nothing that opening would do something to, or that
- * would keep who opens it waiting (a fifo, a device, a file of another file system than a memfd's).
- * O_PATH does nothing to it, and it stays the same one, whatever is under that number meanwhile. */
+ * would keep a process that opens it waiting (a fifo, a device, a file of another file system than
+ * a memfd's). O_PATH does nothing to it, and it stays the same one, whatever is under that number
+ * meanwhile. */
 static int open_memfd(const char *path)
 {
     int name = open(path, O_PATH | O_CLOEXEC), fd = -1;
@@ -239,7 +240,7 @@ static bool in_first_namespace(void)
     return g_strcmp0(link, "pid:[4026531836]") == 0; /* PROC_PID_INIT_INO */
 }
 
-/* Whoever starts a relay meanwhile waits for this moment to be over. */
+/* A process that starts a relay meanwhile waits for this moment to be over. */
 bool ff_attach_is_orphan(pid_t pid, JsonObject *plan)
 {
     if (is_listed(plan)) {

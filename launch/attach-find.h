@@ -16,8 +16,8 @@
 pid_t ff_next_process(GDir *proc);
 
 /* The plan that process PID keeps for a relay that comes later: an object. *OWNER (can be NULL):
- * the user who made it; it is sealed, so it says what he said. NULL and ERROR (one line) if it
- * keeps none, or may not be looked at. */
+ * the user who made it; it is sealed, so it says what that user said. NULL and ERROR (one line) if
+ * it keeps none, or may not be looked at. */
 JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error);
 /* The process that TARGET names: a process id, or the path of a unix socket on which the relay of a
  * guest listened for QMP clients ("unix:" before it is allowed). 0 and ERROR if there is none. */

@@ -9,8 +9,8 @@
 #include "launch/launch-relay.h"
 
 /* Listens at ADDRESS for monitor ID; a unix socket belongs to AS. MADE gets its path (char *).
- * INSTEAD: of whoever listens there (a unix socket). Returns the fd, close-on-exec; -1 and ERROR
- * (one line). */
+ * INSTEAD: of the process that listens there (a unix socket). Returns the fd, close-on-exec; -1 and
+ * ERROR (one line). */
 int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRunas *as, bool instead,
                      GPtrArray *made, const char *id, GError **error);
 

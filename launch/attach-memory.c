@@ -266,9 +266,9 @@ static bool has_no_guest(const FfStateHeader *state, const FfPact *pact)
            (pact ? ff_pact_word(pact) != FF_PACT_TAKEN : early);
 }
 
-/* Whoever comes after the engines that are dead decides the same, and ends the new QEMU. But that
- * one's relay, which may be stopped, has the sockets to which clients come: they are this QEMU's
- * again once the new one can never have the guest. */
+/* The process that comes after the engines that are dead decides the same, and ends the new QEMU.
+ * But that one's relay, which may be stopped, has the sockets to which clients come: they are this
+ * QEMU's again once the new one can never have the guest. */
 void ff_attach_settle_pact(FfAttach *a)
 {
     g_autoptr(FfPact) pact = a->pact_fd >= 0 ? ff_pact_map(a->pact_fd, NULL) : NULL;

@@ -341,8 +341,8 @@ static int make_private_socket(FfPrivateSocket *s, const char *path, uid_t owner
     g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
     s->path_fd = -1;
     /* QEMU's main loop and its monitor thread both accept a client that is there before the second
-     * has taken the monitor over; without SOCK_NONBLOCK who comes second waits in accept() for
-     * ever, and with it the main loop. The sockets that accept() makes do not inherit it. */
+     * has taken the monitor over; without SOCK_NONBLOCK the one that comes second waits in accept()
+     * for ever, and with it the main loop. The sockets that accept() makes do not inherit it. */
     s->listen_fd = ff_fd_high(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     /* connect() asks for write permission on the inode, whatever the umask was */
     if (s->listen_fd >= 0 && bind(s->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 &&

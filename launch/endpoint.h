@@ -37,8 +37,8 @@ typedef struct {
 
 /*
  * Makes N private sockets. Their directory, readable by this user alone, is removed before this
- * returns: only who inherits PATH_FD can connect. OWNER and GROUP: user that will connect, or -1
- * for this one.
+ * returns: only a process that inherits PATH_FD can connect. OWNER and GROUP: user that will
+ * connect, or -1 for this one.
  */
 bool ff_private_sockets_new(FfPrivateSocket *sockets, size_t n, uid_t owner, gid_t group,
                             GError **error);

@@ -22,7 +22,7 @@ typedef struct {
     bool moved;           /* a migration by an engine has completed: it runs elsewhere */
     char peer[256];       /* ... there, as far as that is known (a URI); from QEMU's user as well */
     bool counted;         /* TOTALS are there: this user may read them */
-    FfTotals totals; /* written by a process of QEMU's user: no number in it is to be trusted */
+    FfTotals totals;      /* written by a process of QEMU's user: no number in it may be trusted */
 } FfHostGuest;
 
 /* All that this user may look at, by pid (FfHostGuest, freed with the array). */

@@ -2,11 +2,11 @@
 /*
  * Starts the relay of a guest that is about to become one.
  *
- * The relay must not be QEMU's child: QEMU, and who started it, would have a process to reap that
- * they do not know. So it is forked twice, in a session of its own (a terminal's Ctrl-C is meant
- * for QEMU), and the one in between is reaped here. It is told everything by a JSON text in a
- * memfd. It becomes the user of -runas before its exec: QEMU's own change comes late, and a relay
- * that stayed root would be more than the guest it serves.
+ * The relay must not be QEMU's child: QEMU, and the process that started it, would have a process
+ * to reap that they do not know. So it is forked twice, in a session of its own (a terminal's
+ * Ctrl-C is meant for QEMU), and the one in between is reaped here. It is told everything by a JSON
+ * text in a memfd. It becomes the user of -runas before its exec: QEMU's own change comes late, and
+ * a relay that stayed root would be more than the guest it serves.
  *
  * Threads: the launcher's only thread. Between fork() and exec only the child runs in its copy.
  * System calls: fork, setsid, pipe2, waitpid, prctl(PR_SET_PTRACER), setgid, setgroups, setuid,
@@ -311,7 +311,7 @@ typedef struct {
 } Exec;
 
 /* In the grandchild. stderr stays for a relay that cannot start, unless QEMU will be a daemon:
- * who waits for the end of its stderr must get it. */
+ * a process that waits for the end of its stderr must get it. */
 static void G_GNUC_NORETURN become_relay(const Exec *e)
 {
     const GArray *fds = e->program->fds;

@@ -13,7 +13,7 @@
 /* What stops a launch, in printf's words: one line, of which main() makes the program's. */
 #define ff_launch_fail(error, ...) g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__)
 
-/* Whom -runas names. .uid is -1 when there is none. */
+/* The user that -runas names. .uid is -1 when there is none. */
 typedef struct {
     uid_t uid;
     gid_t gid;
@@ -54,7 +54,7 @@ typedef struct {
 typedef struct {
     const char *text;      /* JSON */
     GArray *fds;           /* of int; inherited under the same numbers */
-    const FfRunas *as;     /* whom it becomes; .uid -1: nobody else */
+    const FfRunas *as;     /* the user that it becomes; .uid -1: nobody else */
     bool mute;             /* it has no stderr */
     const char *otherwise; /* what did not happen if it does not stand */
     const char *guest;     /* its name, for ps; can be NULL */

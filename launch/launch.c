@@ -318,7 +318,7 @@ static void make_state(Launch *l)
 }
 
 /* What QEMU keeps for the next relay is in nobody's reach, where the kernel has room for it: any
- * process of the user can take that room, and is to be noticed. */
+ * process of the user can take that room, and must be noticed. */
 static void make_parcel(Launch *l)
 {
     guint n = l->plan->monitors->len;

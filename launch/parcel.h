@@ -2,10 +2,11 @@
 /*
  * Fds that a process keeps for somebody else, out of the reach of others of its user.
  *
- * What is open under a number can be opened again by whoever may read the process
+ * What is open under a number can be opened again by any process that may read it
  * (/proc/PID/fd/N), and what is a name can be connected to. What lies in the queue of a socket has
- * no number: only who can take the socket itself (pidfd_getfd(), which asks for the right to
- * attach, as ptrace does, Yama included) gets copies. They can be taken any number of times.
+ * no number: only a process that can take the socket itself (pidfd_getfd(), which asks for the
+ * right to attach, as ptrace does, Yama included) gets copies. They can be taken any number of
+ * times.
  *
  * Any thread; nothing is kept here.
  */

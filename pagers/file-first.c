@@ -60,7 +60,7 @@ bool ff_file_first_next(FfFilePager *p, uint64_t *first, uint64_t *end)
         *first = p->at_first;
         *end = p->at_first = MIN(f->n, p->at_first + f->chunk);
         for (uint64_t i = *first; i < *end && !some; i++) {
-            /* What is wrong is seen by who brings it. */
+            /* What is wrong is seen by the thread that brings it. */
             some = !page_at(p, f->places[i], &run) ||
                    !ff_space_is_placed(p->cfg.space, run.block, run.first);
         }

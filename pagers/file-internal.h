@@ -57,14 +57,14 @@ struct FfFilePager {
     FfReader *fault[FAULT_THREADS], *fill[FILL_THREADS], *zero; /* this one reads nothing */
     gint broken; /* atomic; reading has failed, and it was said, or it pauses. Observers: the
                     fill */
-    gint ends;   /* atomic; all threads are to end. Observers: they */
+    gint ends;   /* atomic; all threads must end. Observers: they */
     FfFileCounts counts; /* each atomic */
 
     FfMutex ring_lock;
     FfFileQueue data, zeros;
     FfRun reading[FAULT_THREADS];   /* ring_lock; for faults, each by one thread; n 0: nothing */
     uint64_t filling[FILL_THREADS]; /* atomic; in which piece each thread reads just now; 0: in
-                                       none. Observers: who answers faults */
+                                       none. Observers: those that answer faults */
     gint n_reading, n_filling;      /* atomic; those that belong to a thread */
 
     uint64_t *record;            /* ring_lock; [cfg.record] places of faults */
@@ -99,7 +99,7 @@ uint64_t ff_file_fill_pages(const FfFilePager *p, unsigned block);
 void ff_file_fill_begins(FfFileWorker *w, const FfRun *run);
 void ff_file_fill_ends(FfFileWorker *w);
 void ff_file_queues_init(FfFilePager *p);
-/* Who waits for a request ends. */
+/* A thread that waits for a request ends. */
 void ff_file_queues_end(FfFilePager *p);
 /* No thread runs: all requests are forgotten. */
 void ff_file_queues_empty(FfFilePager *p);

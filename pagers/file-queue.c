@@ -4,14 +4,14 @@
  *
  * A request goes into a ring (one for pages with data, one for zeros, which have a thread of their
  * own that never reads), and its page's bit into a bitmap. Where the ring is full only the bit is
- * there, and who finds the ring empty looks through the bitmaps: no request is ever lost, and none
- * waits for room.
+ * there, and a thread that finds the ring empty looks through the bitmaps: no request is ever lost,
+ * and none waits for room.
  *
  * A read may not come back. It costs one of the few threads that read for faults, and no request
  * beside it costs another one: a page that a fault's read brings already is parked, until that read
- * ends. So is one that may stand behind the same read of the disk or of the network: in the piece
- * that FfFilePagerConfig.read reads as a whole, or in one that the fill reads just now (the kernel
- * makes one read of it, and who reads a part waits for all).
+ * ends. So is one that may have to wait for the same read of the disk or of the network: in the
+ * piece that FfFilePagerConfig.read reads as a whole, or in one that the fill reads just now (the
+ * kernel makes one read of it, and a thread that reads a part waits for all).
  *
  * Threads: the fault thread of a space, those of the pager. Lock: `ring_lock`, a leaf; nobody reads
  * under it, and the fill takes it at its end alone. System calls: none.
@@ -116,7 +116,7 @@ static FfRun pieces_of(const FfFilePager *p, const FfRun *run)
     return (FfRun){run->block, first, end - first};
 }
 
-/* Who would read PAGE might stand behind a fault's read. */
+/* A thread that would read PAGE might have to wait for a fault's read. */
 static bool is_held_locked(const FfFilePager *p, unsigned block, uint64_t page)
 {
     for (unsigned i = 0; i < FAULT_THREADS; i++) {
@@ -231,7 +231,7 @@ static bool await_locked(FfFilePager *p, FfFileQueue *q, Request *r)
             ff_cond_wait(&q->asked, &p->ring_lock);
         } else if (!ff_space_is_placed(p->cfg.space, r->block, r->page)) {
             return true;
-        } /* else that woke who waited */
+        } /* else that woke the thread that waited */
     }
     return false;
 }

@@ -20,7 +20,8 @@ static FfFrame frame_of(const FfPeerPager *p, const FfRun *run)
     return f;
 }
 
-/* That a channel is broken is told by its reader; who waits is asked for again on the next one. */
+/* That a channel is broken is told by its reader; what is waited for is asked for again on the next
+ * one. */
 static int request(FfPager *pager, const FfRun *runs, unsigned n)
 {
     FfPeerPager *p = (FfPeerPager *)pager;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A pager whose content is at a peer: each page that somebody waits for is a REQUEST frame on a
- * channel. What answers it comes by a reader of the owner's, who places it.
+ * channel. What answers it comes by a reader of the owner's, which places it.
  *
  * The fault thread asks; on the fault path: no allocation, no log, no lock but the channel's writer
  * lock. The channel is exchanged while no fault thread runs, so it needs none.
@@ -14,7 +14,7 @@
 
 typedef struct {
     FfPager pager;      /* first */
-    FfChannel *ch;      /* borrowed; NULL: there is no connection, and who waits waits */
+    FfChannel *ch;      /* borrowed; NULL: there is no connection, and waiters wait */
     uint64_t epoch;     /* of the connection; each frame says it */
     uint64_t *requests; /* atomic, the owner's: pages that were asked for */
 } FfPeerPager;

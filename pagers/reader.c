@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Threads that can be left behind; see reader.h. Who ends one waits until it has returned, or
- * stands in a read for END_MS: then the thread has what it needs (itself, its buffer, its file),
- * and frees it when the read comes back.
+ * Threads that can be left behind; see reader.h. The thread that ends one waits until it has
+ * returned, or stands in a read for END_MS: then the thread has what it needs (itself, its buffer,
+ * its file), and frees it when the read comes back.
  *
- * Threads: the reader, and who ends it. Lock: FfReader.lock, a leaf; nobody reads under it.
+ * Threads: the reader, and the one that ends it. Lock: FfReader.lock, a leaf; nobody reads under
+ * it.
  *
  * System calls: pread64, fstat, mmap.
  */
@@ -196,7 +197,7 @@ int ff_reader_leave(FfReader *r, int rc)
     ff_cond_broadcast(&r->changed);
     ff_mutex_unlock(&r->lock);
     g_clear_pointer(&r->file, ff_reader_file_unref);
-    /* What the kernel calls so is an error as any other, and has to be said. */
+    /* What the kernel calls so is an error as any other, and must be said. */
     return r->left ? -ECANCELED : rc == -ECANCELED ? -EIO : rc;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A thread that reads a file for a pager, and can be left behind: a read that does not come back
- * (a network file system whose server is gone) holds up nobody who ends the pager.
+ * (a network file system whose server is gone) holds up no thread that ends the pager.
  *
  * Between two reads the thread uses what its owner has. When a read returns -ECANCELED the owner
  * may be gone: the thread touches nothing of it any more, and returns.

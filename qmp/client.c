@@ -10,10 +10,10 @@
  * its nesting are bounded before it is parsed, and anything that QMP does not allow ends the
  * connection.
  *
- * QEMU answers whoever is connected by then, so an answer may be to a client before us: commands of
- * two clients have different ids, and what is not ours is skipped. A shared monitor is used by
- * others besides. It may be pretty-printed, so that a text has many lines; there what nobody asked
- * for is skipped whatever it is.
+ * QEMU answers the client that is connected by then, so an answer may be to a client before us:
+ * commands of two clients have different ids, and what is not ours is skipped. A shared monitor is
+ * used by others besides. It may be pretty-printed, so that a text has many lines; there what
+ * nobody asked for is skipped whatever it is.
  *
  * Threads: any. The lock is a leaf: no callback runs and nothing else is locked under it.
  */
@@ -188,8 +188,8 @@ static void flush_locked(FfQmpClient *client)
         if (!m || (m->id != client->first_id && client->state != FF_QMP_STATE_READY)) {
             break;
         }
-        /* QEMU keeps only the fds of the last message that had any, so a second such message has
-         * to wait until the first command has taken its own. */
+        /* QEMU keeps only the fds of the last message that had any, so a second such message must
+         * wait until the first command has taken its own. */
         if (m->n_fds && m->done == 0 && client->fds_flying) {
             break;
         }
@@ -402,7 +402,7 @@ static const char *handle_reply(FfQmpClient *client, JsonObject *o)
         error = error_from_reply(ff_json_object(o, "error"));
     }
     n = json_node_get_int(id);
-    /* Out of the tree, so that who takes it shares nothing with this thread. */
+    /* Out of the tree, so that the one that takes it shares nothing with this thread. */
     if (result) {
         json_object_remove_member(o, "return");
     }
@@ -437,7 +437,7 @@ static const char *handle_reply(FfQmpClient *client, JsonObject *o)
 }
 
 /* TEXT is one JSON text, its nesting bounded (json-glib's parser recurses, and has no limit of its
- * own). Returns NULL, or why the connection has to end. */
+ * own). Returns NULL, or why the connection must end. */
 static const char *handle_text(FfQmpClient *client, const char *text)
 {
     g_autoptr(JsonParser) parser = json_parser_new();
@@ -467,7 +467,7 @@ static const char *handle_text(FfQmpClient *client, const char *text)
     return client->shared ? NULL : "QEMU's monitor sent neither a reply nor an event";
 }
 
-/* Looks at the next byte; *END: a text ends with it. Returns NULL, or why the connection has to
+/* Looks at the next byte; *END: a text ends with it. Returns NULL, or why the connection must
  * end. */
 static const char *scan(FfQmpClient *client, char c, bool *end)
 {
@@ -494,7 +494,7 @@ static const char *scan(FfQmpClient *client, char c, bool *end)
     return c == '\n' && client->depth && !client->shared ? not_json : NULL;
 }
 
-/* Returns NULL, or why the connection has to end; *REST is where the text begins then. */
+/* Returns NULL, or why the connection must end; *REST is where the text begins then. */
 static const char *cut_texts(FfQmpClient *client, size_t *rest)
 {
     const char *why = NULL;
@@ -528,7 +528,7 @@ static char *beginning(FfQmpClient *client, size_t start)
     return g_strescape(g_strstrip(text), NULL);
 }
 
-/* FALSE: the connection has to end. */
+/* FALSE: the connection must end. */
 static bool handle_input(FfQmpClient *client)
 {
     g_autofree char *said = NULL;
@@ -553,7 +553,7 @@ static bool handle_input(FfQmpClient *client)
     return true;
 }
 
-/* FALSE: the connection has to end. */
+/* FALSE: the connection must end. */
 static bool receive(FfQmpClient *client)
 {
     size_t old = client->in->len;
@@ -626,8 +626,8 @@ static FfQmpClient *client_new(int fd, GMainContext *context, bool shared, FfQmp
     client->opaque = opaque;
     client->shared = shared;
     client->in = g_byte_array_new();
-    /* QEMU answers whoever is there by then: what an engine asked that is dead since must not be
-     * taken for ours. */
+    /* QEMU answers the client that is there by then: what an engine asked that is dead since must
+     * not be taken for ours. */
     client->first_id = (uint64_t)(g_random_int() >> 2) << 32 | 1;
     client->next_id = client->first_id + 1;
     client->pending = g_hash_table_new_full(g_int64_hash, g_int64_equal, g_free, g_free);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A guest's disk, as an entry of QEMU's query-block has it. Who plans a snapshot of the disks, and
- * who looks whether the plan still holds, have to agree on what a disk is; so have those who
- * compare the disks of two QEMUs. No state; any thread.
+ * A guest's disk, as an entry of QEMU's query-block has it. The one that plans a snapshot of the
+ * disks, and the one that looks whether the plan still holds, must agree on what a disk is; so
+ * must those that compare the disks of two QEMUs. No state; any thread.
  */
 #ifndef FF_QMP_DISK_H
 #define FF_QMP_DISK_H
@@ -45,7 +45,7 @@ static inline const char *ff_disk_owner(JsonObject *entry)
     return *drive ? drive : ff_json_string_or(entry, "qdev", "?");
 }
 
-/* The medium in words (g_free), with all that another QEMU has to have the same of it: format,
+/* The medium in words (g_free), with all that another QEMU must have the same of it: format,
  * limits, the node's name if somebody gave it one, and the files below it, as far as the image
  * names them. INSERTED: of the entry; NULL: there is none. */
 char *ff_disk_describe(JsonObject *inserted);

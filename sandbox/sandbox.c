@@ -8,10 +8,10 @@
  * CAP_LEASE for a saved guest that is another user's, and CAP_SYS_PTRACE: the kernel asks for it at
  * /proc/PID/fd of a QEMU that has more capabilities.
  *
- * What the filter cannot take from who has them, it takes from openat and fchmod: no file that is
- * there is opened for writing or given other rights, be it root's relay and root's file. (Another
- * file in its place takes no more than link and unlink, which both need.) It holds for all threads;
- * Landlock would not do (docs/decisions.md).
+ * What the filter cannot take from a process that has them, it takes from openat and fchmod: no
+ * file that is there is opened for writing or given other rights, be it root's relay and root's
+ * file. (Another file in its place takes no more than link and unlink, which both need.) It holds
+ * for all threads; Landlock would not do (docs/decisions.md).
  *
  * System calls: capset, capget, seccomp, prctl, setrlimit.
  */
@@ -66,7 +66,7 @@ static bool drop_capabilities(GError **error)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
     for (unsigned cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++) {
         if (!is_kept(cap)) {
-            prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); /* refused to who has no capabilities anyway */
+            prctl(PR_CAPBSET_DROP, cap, 0, 0, 0); /* refused to one without capabilities anyway */
         }
     }
     if (syscall(SYS_capget, &header, data) < 0) {
@@ -154,7 +154,7 @@ static void allow(GArray *p, const unsigned *calls, size_t n)
 #define ARG(n) offsetof(struct seccomp_data, args[n])
 
 /* Threads, and for the relay posix_spawn() (which shares its memory until the exec); neither makes
- * a process that goes on with this one's code, nor a namespace. */
+ * a process that continues with this one's code, nor a namespace. */
 static void judge_clone(GArray *p, FfSandbox kind)
 {
     const uint32_t namespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC |

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Answers who asks how clients stand; see answers.h. One thread, one at a time: who does not read
- * or ask for PATIENCE_S is left. No locks but that of FfSessions.
+ * Answers those that ask how clients stand; see answers.h. One thread, one at a time: one that does
+ * not read or ask for PATIENCE_S is left. No locks but that of FfSessions.
  *
  * System calls: poll, accept4, setsockopt, recv, send, shutdown, close.
  */

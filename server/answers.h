@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Who asks the pager how its clients stand. */
+/* Those that ask the pager how its clients stand. */
 #ifndef FF_SERVER_ANSWERS_H
 #define FF_SERVER_ANSWERS_H
 
@@ -7,7 +7,7 @@
 
 typedef struct {
     FfSessions *all;
-    int control; /* listening, or -1: a line of JSON for who connects */
+    int control; /* listening, or -1: a line of JSON for each one that connects */
     int metrics; /* the same: OpenMetrics by HTTP, whatever is asked for */
 } FfAnswers;
 

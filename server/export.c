@@ -4,7 +4,7 @@
  * nobody. Peers are taken for hostile. Where there is no room for one more the one that has said
  * nothing for longest is left: if it is a pager it connects again when it needs something.
  *
- * Locks: `lock`, of who is there and who of them can be left; held for moments.
+ * Locks: `lock`, of who is there and which of them can be left; held for moments.
  *
  * System calls: statx, mmap, munmap, and those of net/ and snapshot/input.c.
  */
@@ -27,7 +27,7 @@
 #include "snapshot/xxh64.h"
 
 #define BEGIN_MS 10000
-#define TAKES_MS 30000 /* who reads nothing for so long is left */
+#define TAKES_MS 30000 /* a peer that reads nothing for so long is left */
 #define PEERS_MAX 4096
 #define AGAIN_MS 100
 #define OWN_FILES 32
@@ -47,8 +47,8 @@ typedef struct {
 
 static GMutex lock;
 static unsigned n_peers;              /* that are counted */
-static GQueue waiting = G_QUEUE_INIT; /* of Peer; who has waited longest is first */
-static bool has_said_full;            /* of who accepts */
+static GQueue waiting = G_QUEUE_INIT; /* of Peer; the one that has waited longest is first */
+static bool has_said_full;            /* of the thread that accepts */
 
 static void drop_room(Peer *p)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Gives a source to pagers of other hosts, which ask for it (server/remote.h). A process of its
- * own, which holds nothing that must outlive it: whoever misses a page waits until there is one
- * again.
+ * own, which holds nothing that must outlive it: a client that misses a page waits until there
+ * is one again.
  */
 #ifndef FF_SERVER_EXPORT_H
 #define FF_SERVER_EXPORT_H

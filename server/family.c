@@ -104,7 +104,7 @@ void ff_family_gave_back(FfSession *s, const FfRun *run)
         ff_bitmap_init_over(&bits, ff_image_bits(r->image, run->block), b->size / b->page_size);
         ff_bitmap_set_run(&bits, run->first, run->n);
         if (r->space) {
-            ff_place_mark_closed(r->space, run); /* wakes who waits */
+            ff_place_mark_closed(r->space, run); /* wakes the threads that wait */
         }
     }
     pthread_mutex_unlock(&s->all->lock);

@@ -13,7 +13,7 @@ void ff_family_fork(FfSession *s, uint64_t child);
 /* Fault thread of S, the gate is closed: RUN was given back, and with it that of all relatives that
  * share the memory. */
 void ff_family_gave_back(FfSession *s, const FfRun *run);
-/* Somebody of the family ROOT may have ended: who has is given up. Any thread. */
+/* Somebody of the family ROOT may have ended: one that has is given up. Any thread. */
 void ff_family_probe(FfSessions *all, uint64_t root);
 
 #endif

@@ -5,7 +5,7 @@
  *     [{"base_host_virt_addr": ADDR, "size": BYTES, "offset": BYTES, "page_size": BYTES,
  *       "page_size_kib": BYTES}, ...]
  *
- * page_size_kib is in bytes as well: a mistake that is kept for those who rely on it. Old versions
+ * page_size_kib is in bytes as well: a mistake that is kept for those that rely on it. Old versions
  * send only that, later ones only the other. Other members are of versions to come, and let pass.
  */
 #include "server/firecracker.h"

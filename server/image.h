@@ -4,7 +4,7 @@
  * it over. Two copies of the ranges, of which `applied` of the record names the valid one; and for
  * each page whether it was placed. What is never written costs no memory.
  *
- * One pager writes. The ranges: the fault thread of the space; bits: whoever places.
+ * One pager writes. The ranges: the fault thread of the space; bits: the threads that place.
  */
 #ifndef FF_SERVER_IMAGE_H
 #define FF_SERVER_IMAGE_H

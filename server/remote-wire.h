@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What two pagers say to each other (docs/design/pager.md, "Another host"). Little-endian. One
- * asks and waits for the answer, any number of times; who has nothing more to ask closes.
+ * asks and waits for the answer, any number of times; one that has nothing more to ask closes.
  */
 #ifndef FF_SERVER_REMOTE_WIRE_H
 #define FF_SERVER_REMOTE_WIRE_H
@@ -14,13 +14,13 @@
 #define FF_REMOTE_LEN_MAX (4u << 20)
 #define FF_REMOTE_TEXT_MAX 512u
 
-/* First, who asks. */
+/* First, the one that asks. */
 typedef struct {
     char magic[8];
 } FfRemoteHello;
 static_assert(sizeof(FfRemoteHello) == 8, "on the wire");
 
-/* Then who answers. */
+/* Then the one that answers. */
 typedef struct {
     char magic[8];
     uint64_t size;     /* bytes */

@@ -3,7 +3,7 @@
  * See remote.h. A peer is believed as to what the content is, and in nothing else: lengths and
  * places of each answer are compared with what was asked for, and content with its sum.
  *
- * Who does not answer within ANSWER_MS is left, and asked again on another connection.
+ * A peer that does not answer within ANSWER_MS is left, and asked again on another connection.
  *
  * System calls: those of net/, and of getaddrinfo().
  */

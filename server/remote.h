@@ -27,8 +27,8 @@ char *ff_remote_address(const char *uri, bool *tls);
  * QEMU. NULL and ERROR. */
 FfTls *ff_remote_creds(const char *folder, bool server, GError **error);
 
-/* Nobody is connected to. CREDS: a folder, with "tls:" alone; HOSTNAME: whom the peer's certificate
- * names, NULL: the host of URI. NULL and ERROR (one line). */
+/* Nobody is connected to. CREDS: a folder, with "tls:" alone; HOSTNAME: the host that the peer's
+ * certificate names, NULL: the host of URI. NULL and ERROR (one line). */
 FfRemote *ff_remote_new(const char *uri, const char *creds, const char *hostname, GError **error);
 /* After all links. Can be NULL. */
 void ff_remote_free(FfRemote *r);

@@ -28,7 +28,7 @@ static bool fail(const FfReplay *r, GError **error, const char *what, const char
     return false;
 }
 
-/* The pid is that of who began to listen. */
+/* The pid is that of the process that began to listen. */
 static int connect_to(FfReplay *r, GError **error)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};

@@ -3,7 +3,7 @@
  * Replays a snapshot (offload.h) to a Cloud Hypervisor that listens (vm.receive-migration): all but
  * the memory, which it asks for on a connection of its own. One thread, which waits for it.
  *
- * Until the last step the guest does not run; who fails before has changed nothing.
+ * Until the last step the guest does not run; what fails before has changed nothing.
  */
 #ifndef FF_SERVER_REPLAY_H
 #define FF_SERVER_REPLAY_H

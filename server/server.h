@@ -12,7 +12,7 @@
 #include "snapshot/input.h"
 
 #define FF_SERVER_SOURCE_FD (FF_HOLD_LINK_FD + 1)
-/* Listening: who connects reads what is known of all clients, as JSON. May be closed. */
+/* Listening: a program that connects reads what is known of all clients, as JSON. May be closed. */
 #define FF_SERVER_CONTROL_FD (FF_HOLD_LINK_FD + 2)
 /* The same of TCP, as OpenMetrics by HTTP. */
 #define FF_SERVER_METRICS_FD (FF_HOLD_LINK_FD + 3)

@@ -83,7 +83,7 @@ struct FfSession {
     guint said_why;             /* lock; a hash of what was said of the source last */
     int64_t said_us;            /* lock; when */
     bool said_source;           /* stored under lock; there is something in `bad` */
-    bool said_memory;           /* atomic; once. Observers: who would say it again */
+    bool said_memory;           /* atomic; once. Observers: threads that would say it again */
 };
 
 /* ---- shared.c: any thread ---- */

@@ -3,7 +3,7 @@
  * Sessions come, are adopted and go; see session.h and session-internal.h.
  *
  * A session is not given up because something fails: its userfaultfd would be closed, and a client
- * without a copy of it would go on with zeros. It is given up when its process has ended, or
+ * without a copy of it would continue with zeros. It is given up when its process has ended, or
  * before anything was placed (a first message that is not right).
  *
  * System calls: openat, read, close, poll, and those of holder/ and uffd/.
@@ -337,7 +337,7 @@ static bool wait_registered(FfSession *s)
     return !ff_session_is_ending(s);
 }
 
-/* After a pager that has died: who was told to it and not answered is told again. */
+/* After a pager that has died: a thread that was told to it and not answered is told again. */
 static void serve(FfSession *s)
 {
     g_autoptr(GError) error = NULL;

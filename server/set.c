@@ -150,7 +150,7 @@ static void release(FfSessions *all, int32_t whose)
     pthread_mutex_unlock(&all->lock);
 }
 
-/* Who has had a pager before has been given pages that nobody has noted. */
+/* A client that has had a pager before has been given pages that nobody has noted. */
 static void prepare(FfSession *s)
 {
     uint64_t pages = 0;

@@ -98,8 +98,9 @@ static bool open_saved(FfSource *s, FfInput *in, GError **error)
     return read_blocks(s, saved, error);
 }
 
-/* After what was read of it: who changes a file has changed its size, or its time, by then. Not
- * ctime: nobody could put that back, and a rename or a hard link is no change of the content. */
+/* After what was read of it: a process that changes a file has changed its size, or its time, by
+ * then. Not ctime: nobody could put that back, and a rename or a hard link is no change of the
+ * content. */
 static bool is_unchanged(const FfSource *s, const FfInput *in, GError **error)
 {
     FfInputStamp now;

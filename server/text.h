@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* JSON that somebody else has written, who may be hostile. No state; any thread. */
+/* JSON that another process has written, which may be hostile. No state; any thread. */
 #ifndef FF_SERVER_TEXT_H
 #define FF_SERVER_TEXT_H
 

@@ -3,7 +3,8 @@
  * Threads that place a session's pages: two for what somebody waits for, and the owner for the
  * rest, which stops for as long as somebody waits. See session-internal.h.
  *
- * What fails is never a reason to let a client go on: who waits waits, and it is tried again.
+ * What fails is never a reason to let a client continue: a thread that waits continues to wait, and
+ * it is tried again.
  *
  * System calls: those of uffd/place.c, and of snapshot/input.c.
  */
@@ -85,7 +86,8 @@ bool ff_work_pause(FfSession *s, unsigned ms)
 
 /* ---- one run --------------------------------------------------------------------------------- */
 
-/* Under the lock. Another host can fail in one way after the other: who looks after it has to know.
+/* Under the lock. Another host can fail in one way after the other: the person who looks after it
+ * must know.
  */
 static bool is_said(FfSession *s, const char *why)
 {
@@ -201,8 +203,8 @@ static bool placed(FfWorker *w, const FfRun *run, int rc)
     }
 }
 
-/* Of a client that asks nothing tells that it has given a page back. So who places what nobody
- * waits for must not come late, when the page was answered for. */
+/* Of a client that asks nothing tells that it has given a page back. So a thread that places
+ * what nobody waits for must not come late, when the page was answered for. */
 static int place_part(FfWorker *w, const FfRun *part, bool zero, const void *data)
 {
     FfSession *s = w->s;
@@ -306,7 +308,7 @@ static void ask_again(FfSession *s)
     s->later_n = 0;
 }
 
-/* Nobody is kept waiting by a page that cannot be read but who waits for that one. */
+/* Nobody is kept waiting by a page that cannot be read but a thread that waits for that one. */
 static void put_off(FfSession *s, const FfRun *run)
 {
     pthread_mutex_lock(&s->lock);
@@ -314,7 +316,7 @@ static void put_off(FfSession *s, const FfRun *run)
         s->later_us = g_get_monotonic_time() + SOURCE_AGAIN_MS * 1000;
     }
     s->later_n += ff_bitmap_set_run(&s->later[run->block], run->first, run->n);
-    pthread_cond_broadcast(&s->changed); /* who waits without an end to it */
+    pthread_cond_broadcast(&s->changed); /* those that wait without an end to it */
     pthread_mutex_unlock(&s->lock);
 }
 

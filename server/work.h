@@ -10,7 +10,7 @@
 typedef struct FfWorker FfWorker;
 
 /* Of one thread, for runs of BUF_SIZE bytes at most (0: for ff_worker_put() alone). DEMAND: for
- * who waits. */
+ * threads that wait. */
 FfWorker *ff_worker_new(FfSession *s, uint64_t buf_size, bool demand);
 void ff_worker_free(FfWorker *w);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfWorker, ff_worker_free)
@@ -23,7 +23,8 @@ bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data);
 
 /* Owner: until the limit allows more, and nobody waits. FALSE: the end. */
 bool ff_work_wait_turn(FfSession *s);
-/* Who waited since then (monotonic) has its page: counts, and bulk may go on if it was the last. */
+/* A thread that waited since then (monotonic) has its page: counts, and bulk may continue if it was
+ * the last. */
 void ff_work_answered(FfSession *s, int64_t since_us);
 
 /* All of these: the owner. Those that wait for what somebody waits for. */

@@ -63,7 +63,8 @@ static bool put_claimed(Serve *s, const FfRun *run, GError **error)
         /* What is not there any more cannot be read either. */
         return ff_capture_has_all(s->c, error) && fail(s, rc, error);
     }
-    /* After the read: who has cancelled lets writers go on, and this may be what they wrote. */
+    /* After the read: the one that has cancelled lets writers continue, and this may be what they
+     * wrote. */
     if (!ff_capture_goes_on(s->c, error)) {
         return false;
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The memory of a capture, page after page, for somebody who writes it in a row. A page that is
+ * The memory of a capture, page after page, for a caller that writes it in a row. A page that is
  * where it was is copied and let go at once, so nobody waits for the disk but for room in the
  * buffer.
  *

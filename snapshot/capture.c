@@ -3,8 +3,8 @@
  * The memory of a process at one instant; see capture.h for the order of the calls and the threads.
  * What a page goes through is in uffd/protect.h, which page is written next in writer.c.
  *
- * Lock: `lock` guards the writer's pointer, as the fault thread and who cancels wake it, and is
- * held for nothing else.
+ * Lock: `lock` guards the writer's pointer, as the fault thread and the one that cancels wake it,
+ * and is held for nothing else.
  *
  * System calls: fcntl, eventfd, write (eventfd), close.
  */
@@ -65,8 +65,8 @@ static void on_page(FfPager *p, const FfRun *run)
     wake_writer((FfCapture *)(void *)p);
 }
 
-/* Fault thread, the space being locked. Who waits for a page that was just being kept waits in
- * vain.
+/* Fault thread, the space being locked. A writer that waits for a page that was just being kept
+ * waits in vain.
  */
 static void on_removed(FfPager *p, const FfRun *run, FfRemoved why)
 {
@@ -247,7 +247,7 @@ FfCapture *ff_capture_new(const FfCaptureConfig *cfg, GError **error)
     c->words = cfg->words ? cfg->words : &guest_words;
     c->huge = ff_huge_new();
     pthread_mutex_init(&c->lock, NULL);
-    c->written.way = FF_WRITER_BUFFERED; /* of who writes in a row */
+    c->written.way = FF_WRITER_BUFFERED; /* of the one that writes in a row */
     c->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!make_space(c, cfg, error) || !begin_answering(c, error)) {
         bool is_clean = ff_capture_end(c);
@@ -386,7 +386,7 @@ static int make_writer(FfCapture *c, int fd, const uint64_t *places, FfWriterWay
     ff_writer_set_bandwidth(writer, c->bandwidth);
     pthread_mutex_unlock(&c->lock);
     if (__atomic_load_n(&c->cancelled, __ATOMIC_ACQUIRE)) {
-        ff_writer_cancel(writer); /* who has cancelled may have seen none */
+        ff_writer_cancel(writer); /* the one that has cancelled may have seen none */
     }
     return 0;
 }

@@ -86,7 +86,7 @@ bool ff_capture_prepare(FfCapture *c, GError **error);
  * long to come to that. */
 bool ff_capture_prepare_again(FfCapture *c, GError **error);
 /* The instant: nobody writes to the memory from before this call until ff_capture_stood(). With
- * .stands who does all the same never waits, and is noticed. */
+ * .stands a thread that does all the same never waits, and is noticed. */
 bool ff_capture_arm(FfCapture *c, GError **error);
 /* With .stands: from now on everybody may write. FALSE and ERROR: somebody has written before. */
 bool ff_capture_stood(FfCapture *c, GError **error);
@@ -120,15 +120,15 @@ bool ff_capture_serve(FfCapture *c, const FfCaptureTaker *taker, void *opaque, G
 void ff_capture_wake(FfCapture *c);
 /* After ff_capture_write(): the pages of BLOCK that the file has, the others are zero. */
 const FfBitmap *ff_capture_data(const FfCapture *c, unsigned block);
-/* Lets everybody go on who waits, takes the memory out of the userfaultfd, and ends the fault
- * thread. At any time after ff_capture_new(), once. FALSE: something could not be taken out, and
- * the userfaultfd has to be closed. */
+/* Lets every thread that waits continue, takes the memory out of the userfaultfd, and ends the
+ * fault thread. At any time after ff_capture_new(), once. FALSE: something could not be taken out,
+ * and the userfaultfd must be closed. */
 bool ff_capture_end(FfCapture *c);
 /* After ff_capture_end(). Can be NULL. */
 void ff_capture_free(FfCapture *c);
 
-/* Any thread, until ff_capture_end(): what is being done ends soon. Whoever writes to the memory
- * goes on at once, however long the disk takes. */
+/* Any thread, until ff_capture_end(): what is being done ends soon. A thread that writes to the
+ * memory continues at once, however long the disk takes. */
 void ff_capture_cancel(FfCapture *c);
 void ff_capture_set_bandwidth(FfCapture *c, uint64_t bytes_per_second); /* 0: no limit */
 /* Also after it, of the caller's thread; then without what the buffer says. */

@@ -4,7 +4,7 @@
  *
  * The description ends with its own checksum, and has those of the lists: which pages are held, and
  * the sums of memory. So everything that is believed was verified, and a file that was cut, is of
- * another dump, or has lost its holes or its content on the way is found by who reads it.
+ * another dump, or has lost its holes or its content on the way is found by the one that reads it.
  *
  * System calls: openat, pread64, fstat, lseek(SEEK_DATA).
  */
@@ -371,7 +371,7 @@ int ff_dump_read(const FfDumpBlock *b, uint64_t piece, uint8_t *buf)
     struct stat st;
 
     if (ff_dump_piece_is_zero(b, piece) && is_hole(b, piece)) {
-        /* Behind its end a file has no hole. */
+        /* After its end a file has no hole. */
         if (fstat(b->fd, &st) < 0 || (uint64_t)st.st_size != b->size) {
             return -ENODATA;
         }

@@ -14,7 +14,7 @@
 bool ff_dump_halves_check(const FfDumpFiles *a, const FfDumpFiles *b, GError **error);
 
 /* The two, after that check, make a guest: memory and device state of one moment, that of the
- * switch. ERROR says what is to be done with those that do not. */
+ * switch. ERROR says what must be done with those that do not. */
 bool ff_dump_join_check(const FfDumpFiles *source, const FfDumpFiles *destination, GError **error);
 
 /* What a joined file came to. */

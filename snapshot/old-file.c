@@ -79,8 +79,8 @@ static bool is_in_growing_folder(const char *path)
            st.stx_attributes & STATX_ATTR_APPEND;
 }
 
-/* Such a one would go on writing to a file that has no name any more, and read nothing new of it.
- * (Where there are no leases nobody can say.) */
+/* Such a one would continue to write to a file that has no name any more, and read nothing new of
+ * it. (Where there are no leases nobody can say.) */
 static bool is_written(int fd)
 {
     if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A file that a new one is to replace: only if that has the same rights and attributes. Who has it
- * open goes on with the old one, so it must be nobody who writes to it. What no attribute shows
- * (flags of chattr, a project of a quota, its time of birth) the new one has as its folder's.
+ * A file that a new one is to replace: only if that has the same rights and attributes. A process
+ * that has it open continues with the old one, so none may have it open for writing. What no
+ * attribute shows (flags of chattr, a project of a quota, its time of birth) the new one has as its
+ * folder's.
  *
  * An object belongs to one thread.
  */

@@ -140,7 +140,8 @@ static FfOutput *no_output(const char *name)
     return o;
 }
 
-/* At the end its name is synced by the folder: who may not read that hears it at the beginning. */
+/* At the end its name is synced by the folder: a user who may not read that hears it at the
+ * beginning. */
 static bool open_folder(FfOutput *o, const char *folder, GError **error)
 {
     o->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -216,7 +217,7 @@ FfOutput *ff_output_new_replacing(const char *path, GError **error)
 }
 
 /* That what has no name can get one is tried before it is written, with an empty file: one that has
- * had a name gets none again. Who may not link (AppArmor) makes it with a name. */
+ * had a name gets none again. A process that may not link (AppArmor) makes it with a name. */
 static bool make_linkable(FfOutput *o, GError **error)
 {
     g_autofree char *directory = g_path_get_dirname(o->path);
@@ -431,7 +432,7 @@ int ff_output_fd(const FfOutput *o)
     return o->fd;
 }
 
-/* ERR of renameat2(): the file system, or who filters system calls, has no such flag (NFS, some of
+/* ERR of renameat2(): the file system, or a filter of system calls, has no such flag (NFS, some of
  * FUSE, containers). */
 static bool has_no_flag(int err)
 {

@@ -26,8 +26,8 @@ FfOutput *ff_output_new(const char *path, GError **error);
 FfOutput *ff_output_new_replacing(const char *path, GError **error);
 /* The same for the engine: what is there, or what a link that is there leads to, is replaced. The
  * new file has the old one's mode, owner, group and attributes, and its first KEPT bytes, as they
- * are by then; who reads the old one goes on with that. G_IO_ERROR_EXISTS: not all of that is
- * possible, but QEMU may be able to write in place. Nothing there: as ff_output_new(). */
+ * are by then; a process that reads the old one continues with that. G_IO_ERROR_EXISTS: not all of
+ * that is possible, but QEMU may be able to write in place. Nothing there: as ff_output_new(). */
 FfOutput *ff_output_new_over(const char *path, uint64_t kept, GError **error);
 /* A file in the directory of PATH that never has a name: not for ff_output_commit(). What is made
  * of it is to have that name, so it fails where ff_output_new() would for the directory. */

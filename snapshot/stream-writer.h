@@ -20,8 +20,8 @@ typedef struct {
 
 /* Everything in front of the pages of S's blocks, to where O is. */
 bool ff_stream_writer_begin(FfStreamWriter *w, const FfSaved *s, FfOutput *o, GError **error);
-/* The same of a stream with x-ignore-shared, in which blocks can be left out, and which whoever
- * loads it answers. ADDRESSES: of each block, as QEMU has it. */
+/* The same of a stream with x-ignore-shared, in which blocks can be left out, and which is answered
+ * by the QEMU that loads it. ADDRESSES: of each block, as QEMU has it. */
 bool ff_stream_writer_begin_devices(FfStreamWriter *w, const FfSaved *s, const uint64_t *addresses,
                                     FfOutput *o, GError **error);
 /* BYTES: FF_SAVED_PAGE of them; NULL: a zero page. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See working-set.h. Who writes FILE.ws writes into the memory of the guest, so it has to belong to
- * who owns FILE, to root or to us, and must be writable by nobody who cannot write FILE.
+ * See working-set.h. A user who writes FILE.ws writes into the memory of the guest, so it must
+ * belong to the owner of FILE, to root or to us, and must be writable by nobody who cannot write
+ * FILE.
  *
  * Any thread; an object belongs to nobody, as nothing of it changes.
  *

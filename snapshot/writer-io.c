@@ -99,7 +99,7 @@ static unsigned pieces(const FfWriterOp *op)
     return FF_FAULT_STEP("writer-whole", false) ? 1 : op->n;
 }
 
-/* TRUE: OP, which came to RES, has to be written again, or the rest of it. */
+/* TRUE: OP, which came to RES, must be written again, or the rest of it. */
 static bool continues(FfWriterIo *io, FfWriterOp *op, int res)
 {
     if (res > 0) {
@@ -159,7 +159,7 @@ void ff_writer_io_submit(FfWriterIo *io, FfWriterOp *op)
     }
 }
 
-/* The result of one op, which goes on or is finished. */
+/* The result of one op, which continues or is finished. */
 static void take_result(FfWriterIo *io)
 {
     struct io_uring_cqe *cqe;

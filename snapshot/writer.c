@@ -29,7 +29,7 @@
 #include "uffd/holes.h"
 
 #define RUN (128u << 10) /* bytes */
-#define SMALL_RUN 4      /* pages, for who waits */
+#define SMALL_RUN 4      /* pages, for threads that wait */
 #define MAX_PAGES (RUN / 4096)
 #define DEPTH 16
 #define LATE_US 100000
@@ -257,7 +257,7 @@ static void find_in_map(FfWriter *w, Flight *f)
     }
 }
 
-/* Whether there is anything to read: in a large hole there is not. Behind the end of the file there
+/* Whether there is anything to read: in a large hole there is not. After the end of the file there
  * is something that cannot be read. */
 static bool has_data(FfWriter *w, const FfRun *run)
 {
@@ -331,7 +331,7 @@ static bool was_taken(FfWriter *w, Flight *f, unsigned i)
     if (f->pages[i].where != FF_PROTECT_CLAIMED || !is_mapped(w, f->run.block)) {
         return false;
     }
-    /* Behind what was read: who writes to the page does so after it was taken. */
+    /* After what was read: a thread that writes to the page does so after it was taken. */
     return !ff_protect_is_lent(w->cfg.protect, f->run.block, f->run.first + i);
 }
 

@@ -41,7 +41,7 @@ bool ff_backends_ask(int socket, FfBackendsOp op, bool flag, int fd, FfBackendsA
             return fail(error, "one of them does not answer");
         }
         n = rc < 0 ? rc : recv(socket, answer, sizeof(*answer), MSG_DONTWAIT);
-        /* An answer that came too late for the one who asked is none to this. */
+        /* An answer that came too late for the one that asked is none to this. */
     } while ((n < 0 && (errno == EINTR || errno == EAGAIN)) ||
              (n == sizeof(*answer) && answer->op != (uint32_t)op));
     if (n != sizeof(*answer)) {

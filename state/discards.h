@@ -5,9 +5,9 @@
  * what a balloon, free page reporting or virtio-mem give back, so that the content of the snapshot
  * is not lost.
  *
- * Who arms it says first which memory is meant: the files of guest RAM, and where QEMU has them
- * mapped. Only the engine does, for as long as its snapshot lasts. The relay disarms when its
- * engine has died.
+ * The process that arms it says first which memory is meant: the files of guest RAM, and where QEMU
+ * has them mapped. Only the engine does, for as long as its snapshot lasts. The relay disarms when
+ * its engine has died.
  *
  * Threads: one at a time changes it in this process; anybody may read the counters. The hook reads
  * in any thread of QEMU.
@@ -19,7 +19,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Of the memfd. Not "farfault-...", which is RAM to whoever looks at what QEMU keeps open. */
+/* Of the memfd. Not "farfault-...", which is RAM to a program that looks at what QEMU keeps
+ * open. */
 #define FF_DISCARDS_NAME "ff-discards"
 #define FF_DISCARDS_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define FF_DISCARDS_MAGIC 0x43534446u /* "FDSC" */
@@ -54,7 +55,7 @@ int ff_discards_map(int fd, FfDiscards **result);
 /* Leaves it armed or not. D can be NULL. */
 void ff_discards_free(FfDiscards *d);
 
-/* Guest RAM for the next ff_discards_arm(): discards of the file MEMFD (borrowed) are to be
+/* Guest RAM for the next ff_discards_arm(): discards of the file MEMFD (borrowed) must be
  * dropped; and those of LEN bytes at ADDR in QEMU, where one of the files is mapped. 0, -E2BIG:
  * there is no room, -EBUSY: it is armed; -errno. */
 int ff_discards_add_file(FfDiscards *d, int memfd);

@@ -11,9 +11,11 @@
 #define FF_STATE_KINDS_H
 
 typedef enum {
-    FF_KIND_TRACKING, /* asynchronous write protection: who writes continues, a scan tells */
-    FF_KIND_MISSING,  /* who touches a missing page waits for it */
-    FF_KIND_PROTECT,  /* synchronous write protection: who writes waits. QEMU keeps no copy */
+    FF_KIND_TRACKING, /* asynchronous write protection: a thread that writes continues, a scan
+                         tells */
+    FF_KIND_MISSING,  /* a thread that touches a missing page waits for it */
+    FF_KIND_PROTECT,  /* synchronous write protection: a thread that writes waits. QEMU keeps no
+                         copy */
     FF_KINDS
 } FfKind;
 

@@ -218,7 +218,7 @@ FfLink *ff_link_new(int fd, GMainContext *context, const FfLinkOps *ops, void *o
     return link;
 }
 
-/* Copies of the N fds, for the one who sends them. Returns 0 or -errno. */
+/* Copies of the N fds, for the one that sends them. Returns 0 or -errno. */
 static int duplicate(const int *fds, unsigned n, int *copies)
 {
     for (unsigned i = 0; i < n; i++) {

@@ -59,7 +59,8 @@ typedef enum {
     FF_LINK_IDLE,       /* nothing is under way: if no command was sent since, the relay closes the
                            link, and the engine ends at EOF */
     FF_LINK_KILL_QEMU,  /* SIGKILL to QEMU by pidfd; payload: why, one line */
-    FF_LINK_STARTED, /* INIT is understood; the first frame. Who ends before it has done nothing */
+    FF_LINK_STARTED, /* INIT is understood; the first frame. An engine that ends before it has done
+                        nothing */
     FF_LINK_SYNC,    /* the relay answers SYNCED with the same SEQ when what was sent before is in
                         the clients' sockets (or waits for a client that reads nothing). With the
                         payload "words": and when QEMU has answered each cont and stop that went to
@@ -71,7 +72,7 @@ typedef enum {
                           "protect-error" */
     FF_LINK_GIVE_UFFD, /* the same payload, and the fd: nothing is registered in it any more.
                           Without it: the engine has closed it, but something may be registered; the
-                          relay closes it as well, and who waits goes on */
+                          relay closes it as well, and a thread that waits continues */
     FF_LINK_OPEN,      /* the guest is this QEMU's now: clients may come to monitors that listen */
 } FfLinkType;
 
@@ -85,7 +86,8 @@ enum {
      * events could be lifted. */
     FF_FILTER_SETUP_EVENTS = 1 << 3,
     FF_FILTER_OVERDUE = 1 << 4, /* QEMU's main loop may wait for what only the engine can bring:
-                                   who asked QEMU for something is answered after a while */
+                                   a client that asked QEMU for something is answered after a
+                                   while */
 };
 
 typedef struct {
@@ -134,7 +136,7 @@ FfLink *ff_link_new(int fd, GMainContext *context, const FfLinkOps *ops, void *o
  * holds a bad fd) or -EPIPE (the link is dead; closed() has come or will). */
 int ff_link_send(FfLink *link, FfLinkType type, unsigned mon, uint32_t seq, const void *payload,
                  size_t length, const int *fds, unsigned n_fds);
-/* Reads and hands out what has come by now; for who must know before it goes on. */
+/* Reads and hands out what has come by now; for a caller that must know before it continues. */
 void ff_link_read_now(FfLink *link);
 /* Bytes that wait in the queue. */
 size_t ff_link_queued(const FfLink *link);

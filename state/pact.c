@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See pact.h. The header, and behind it one slot per page. A page counts as kept when it is
- * whole: content, then its place, then the number (release). Whoever puts pages back has seen the
- * end of all writers.
+ * See pact.h. The header, and after it one slot per page. A page counts as kept when it is
+ * whole: content, then its place, then the number (release). The engine that puts pages back has
+ * seen the end of all writers.
  *
  * No state but the mapping; any thread. System calls: memfd_create, ftruncate, fcntl, fstat, mmap,
  * munmap.

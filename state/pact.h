@@ -2,7 +2,7 @@
 /*
  * The pact of two QEMUs that share one guest's memory (docs/design/upgrade.md): a memfd that the
  * engines of both map and their relays hold. One word says whose the guest is; beside it is what
- * guest memory held before the new QEMU wrote to it, for the case that the old one goes on.
+ * guest memory held before the new QEMU wrote to it, for the case that the old one continues.
  *
  *   OPEN    the old QEMU's; nobody has decided yet
  *   GIVEN   the old engine has let go: the new one may take it

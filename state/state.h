@@ -137,7 +137,7 @@ enum {
     /* migrate-incoming went to QEMU: it carries the incoming migration itself. */
     FF_DRIVER_NATIVE_INCOMING = 1 << 0,
     FF_DRIVER_AUTO_POSTCOPY = 1 << 1, /* x-farfault-auto-postcopy */
-    /* The migration under way has TLS: whoever adopts it must not go on in the clear. */
+    /* The migration under way has TLS: an engine that adopts it must not continue in the clear. */
     FF_DRIVER_TLS = 1 << 2,
     FF_DRIVER_EVENTS = 1 << 3, /* the client wants MIGRATION events of this migration */
     /* Nobody has come yet. The relay, too, looks at it. */
@@ -147,7 +147,7 @@ enum {
     FF_DRIVER_PLAIN_PEER = 1 << 6,
     /* What the client has been told of the switch, and done: qapi/events.c. */
     FF_DRIVER_SWITCHED = 1 << 7, /* postcopy-active was said */
-    FF_DRIVER_FOLLOWED = 1 << 8, /* the client has gone on from there */
+    FF_DRIVER_FOLLOWED = 1 << 8, /* the client has continued from there */
     /* Its last word on running, if there was one (S: while the guest stood for the switch). */
     FF_DRIVER_CLIENT_CONT = 1 << 9,
     FF_DRIVER_CLIENT_STOP = 1 << 10,
@@ -164,22 +164,22 @@ enum {
      * FF_DRIVER_SWITCHED: it was told that all is here. */
     FF_DRIVER_AS_EAGER = 1 << 15,
     /* With FF_DRIVER_GIVING_BACK: the switch was asked for, and answered. QEMU, which connects by
-     * itself, is to be asked for it when it has begun. */
+     * itself, must be asked for it when it has begun. */
     FF_DRIVER_SWITCH_KEPT = 1 << 16,
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
- * name and a number from 0, so that the next engine goes on there. */
+ * name and a number from 0, so that the next engine continues there. */
 #define FF_LISTENER_HELD "incoming:"
 #define FF_LISTENERS_HELD_MAX 8
 /* Name and seals of the memfd with the TLS credentials of a migration under way (FF_DRIVER_TLS), of
  * which QEMU has a copy. No object of QEMU's can have such an id. */
 #define FF_TLS_KEPT_NAME "farfault:tls"
 #define FF_TLS_KEPT_SEALS (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK)
-/* FfStateHeader.marks: what a next engine has to undo, or to know, whatever the phase is. */
+/* FfStateHeader.marks: what a next engine must undo, or know, whatever the phase is. */
 enum {
     /* Guest memory may be protected against writes by the userfaultfd that the relay lends
-     * (FF_LINK_TAKE_UFFD): whoever writes to it waits. Set by the engine when it takes it, before
-     * anything is registered; cleared when nothing is any more, before it goes back. */
+     * (FF_LINK_TAKE_UFFD): a thread that writes to it waits. Set by the engine when it takes it,
+     * before anything is registered; cleared when nothing is any more, before it goes back. */
     FF_MARK_PROTECTED = 1 << 0,
     /* D: guest and memory come from a file, which the relay holds as FF_FILE_HELD; `secret` is an
      * FfStateFile. Set before the phase is SETUP, cleared when it is IDLE. */

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What QEMU has written to its stderr last: a ring in the memory that the agent in QEMU shares with
- * relay and engine, behind what arms its hook (discards.h). The agent (agent/stderr.c) copies each
+ * relay and engine, after what arms its hook (discards.h). The agent (agent/stderr.c) copies each
  * message on its way; stderr itself stays what it was (a file, a terminal, libvirt's pipe), and
  * nobody stands in it. So the engine can say why QEMU could not load a guest, also when that QEMU
  * has ended.
  *
- * It is text, for people. Whoever reads it relies on nothing in it: a guest may have taken over
- * QEMU.
+ * It is text, for people. A program that reads it relies on nothing in it: a guest may have taken
+ * over QEMU.
  */
 #ifndef FF_STATE_STDERR_H
 #define FF_STATE_STDERR_H
@@ -27,8 +27,8 @@ typedef struct {
     uint32_t reserved;
     /* Atomic; bytes since QEMU's start: the next one goes to text[written % sizeof(text)]. It grows
      * before the bytes are there, as QEMU's threads have no lock here: a reader may see those of
-     * another message. What a thread has said before it closes a socket, or ends, is whole for who
-     * hears of that. */
+     * another message. What a thread has said before it closes a socket, or ends, is whole for a
+     * reader that hears of that. */
     uint64_t written;
     char text[4096 - 16];
 } FfStderrPage;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a guest's engines have done since QEMU was started, for who watches the host: a part of the
- * state memfd (state.h).
+ * What a guest's engines have done since QEMU was started, for a program that watches the host: a
+ * part of the state memfd (state.h).
  *
  * One writer, the engine's main loop (qapi/totals.c): when something begins, changes its status or
  * ends, and at each of the relay's PINGs. Readers are other processes (launch/guests.c), which only

@@ -79,7 +79,7 @@ enum {
 
 typedef struct {
     uint32_t request, flags;
-    uint32_t size; /* bytes behind the header */
+    uint32_t size; /* bytes after the header */
 } FfVhostHeader;
 static_assert(sizeof(FfVhostHeader) == 12, "sent between processes");
 

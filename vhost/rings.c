@@ -226,8 +226,8 @@ void ff_vhost_rings_kick(const FfVhostRings *r, unsigned i)
     const FfVhostRing *ring = running(r, i);
     const uint64_t one = 1;
 
-    /* A full counter is a kick that was not heard yet; whoever has cleared O_NONBLOCK, which all
-     * who have the eventfd share, would have this thread wait for that. */
+    /* A full counter is a kick that was not heard yet; a process that has cleared O_NONBLOCK,
+     * which all that have the eventfd share, would have this thread wait for that. */
     struct pollfd pfd = {.fd = ring ? ring->kick : -1, .events = POLLOUT};
 
     if (poll(&pfd, 1, 0) == 1 && pfd.revents == POLLOUT &&

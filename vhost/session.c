@@ -51,7 +51,7 @@ struct FfVhostSession {
     int marks; /* fd of the one that it has; -1: it has none */
     uint64_t marks_size;
     bool logs;        /* the back-end was told, or is being told */
-    bool ends_log;    /* it is to be told that it need not any more */
+    bool ends_log;    /* it must be told that it need not any more */
     bool foreign_log; /* QEMU has set a log of its own */
     bool was_reset;   /* the device, since it was told; its rings were empty */
     const char *lost;
@@ -199,7 +199,7 @@ static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
 }
 
 /* QEMU says SET_STATUS 0 whenever a guest stops. Its rings are empty by then, so nothing is missed;
- * but who is reset may have forgotten its log. */
+ * but a back-end that is reset may have forgotten its log. */
 static void note_ring(FfVhostSession *s, const FfVhostMessage *msg)
 {
     if (msg->header.request == FF_VHOST_SET_VRING_KICK && s->was_reset) {
@@ -587,8 +587,8 @@ bool ff_vhost_session_again(FfVhostSession *s)
 }
 
 /* The request that MSG answers; 0: none of ours. With LOG_SHMFD an answer to SET_LOG_BASE is due
- * (what is in it is different with each back-end, and says nothing); who leaves it out may not have
- * understood the request, and is known by its answer to the next one. */
+ * (what is in it is different with each back-end, and says nothing); a back-end that leaves it out
+ * may not have understood the request, and is known by its answer to the next one. */
 static uint32_t answered(FfVhostSession *s, const FfVhostMessage *msg)
 {
     uint32_t request = GPOINTER_TO_UINT(g_queue_pop_head(&s->ours));

@@ -38,7 +38,7 @@ struct FfVmmDisks {
     bool (*flush)(FfVmmDisks *disks, GError **error);
 
     /* FfDisk *, borrowed: those that are to be branched, all that the guest can write to; NULL: the
-     * disks are left alone. Set before FfVmmState.stop_and_save() by who calls branch(). */
+     * disks are left alone. Set before FfVmmState.stop_and_save() by the caller of branch(). */
     const GPtrArray *plan;
     /* Optional (NULL: disks cannot be branched). From FfVmmState.between(), the guest stopped: if
      * its disks are those of .plan, all overlays come in front of them, in one step: from now on

@@ -69,7 +69,7 @@ struct FfVmmMemory {
      * FfVmmState.stop_and_save() had stopped the guest. */
     char *(*untrackable)(FfVmmMemory *memory, bool stopped);
     /* Source, optional (NULL: nothing is to be drained). Returns when every read from a disk into
-     * guest RAM that was under way at the call is over, the guest going on. Asked for between a
+     * guest RAM that was under way at the call is over, the guest running on. Asked for between a
      * scan and the copy (docs/precopy.md says why). */
     bool (*drain)(FfVmmMemory *memory, GError **error);
     /* Source, with has_devices alone: what such devices write, of which no tracking of the VMM's

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Whether the guest runs, as a virtual machine monitor lets somebody else say. It only carries
- * out: who may run the guest is decided by the journal (migration/journal.h), or by who else asks.
+ * out: who may run the guest is decided by the journal (migration/journal.h), or by another one
+ * that asks.
  *
  * For threads and errors see vmm/vmm.h.
  */

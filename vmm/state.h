@@ -54,14 +54,15 @@ struct FfVmmState {
      * this, however early it began. *FD has nothing but what was saved from then on. */
     bool (*let_save)(FfVmmState *state, GError **error);
     /* Source, optional, after save() or offer(): has the VMM itself keep a copy of *FD, so that the
-     * inner migration sees no end when everybody else who holds it dies. Does not wait for the VMM.
+     * inner migration sees no end when everybody else that holds it dies. Does not wait for the
+     * VMM.
      */
     void (*keep)(FfVmmState *state);
     /* Source, optional: takes that copy back, if there is one. */
     void (*forget_kept)(FfVmmState *state);
     /* Either side of an upgrade, optional: has the VMM itself keep copies of the N FDS
-     * (FF_PACT_KEPT), for those who come when everybody else who holds them has died; forgets them.
-     * Waits for the VMM. */
+     * (FF_PACT_KEPT), for those that come when everybody else that holds them has died; forgets
+     * them. Waits for the VMM. */
     bool (*keep_pact)(FfVmmState *state, const int *fds, unsigned n, GError **error);
     void (*forget_pact)(FfVmmState *state);
     /* Source, after SHUT was written (status 0 or 1) : waits until the inner migration has

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What is asked of a virtual machine monitor by whoever moves, saves or restores its guest. It has
- * four parts, and who needs one of them takes that one: run, memory, state, disks. A migration
- * needs the first three. qemu/ implements them over the private QMP monitor; another VMM can be put
- * there.
+ * What is asked of a virtual machine monitor by a process that moves, saves or restores its guest.
+ * It has four parts, and a caller that needs one of them takes that one: run, memory, state, disks.
+ * A migration needs the first three. qemu/ implements them over the private QMP monitor; another
+ * VMM can be put there.
  *
  * Every function may block until QEMU has answered and is called from the migration's
  * coordinator, FfVmmRun.resume() also from the destination's starter; never from the main loop's
@@ -27,7 +27,7 @@ typedef struct {
     FfVmmDisks disks;
 } FfVmm;
 
-/* For who implements a part and gets it back: the whole. */
+/* For code that implements a part and gets it back: the whole. */
 static inline FfVmm *ff_vmm_of_run(FfVmmRun *run)
 {
     return (FfVmm *)(void *)((char *)run - offsetof(FfVmm, run));
