@@ -481,7 +481,8 @@ static void write_json(FILE *out, const Contender *c, gint round, const BenchSam
     write_line(out, o);
 }
 
-/* A round that came to nothing is part of the results: who loses the long ones is not faster. */
+/* A round that came to nothing is part of the results: a side that loses the long ones is not
+ * faster. */
 static void write_failed(FILE *out, const Contender *c, gint round, const char *why)
 {
     JsonObject *o = describe(c, round);

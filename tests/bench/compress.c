@@ -2,7 +2,8 @@
 /*
  * What compression of bulk runs costs and gains, without QEMU: two engines in this process move
  * memory by postcopy, over loopback or a shaped veth pair, while threads that stand for vCPUs touch
- * every page at random; each mode in turn, in rounds. Every page is compared by whoever touches it.
+ * every page at random; each mode in turn, in rounds. Every page is compared by the thread that
+ * touches it.
  *
  *   farfault-compress-bench [--mib N] [--megabits N] [--alike N] [--touchers N] [--rounds N]
  *

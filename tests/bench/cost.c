@@ -361,7 +361,7 @@ static double cpu_seconds(const Runner *r)
     if (!g_file_get_contents(path, &text, NULL, NULL) || !strrchr(text, ')')) {
         return NAN;
     }
-    /* Behind the name in brackets: state is field 3, utime and stime are 14 and 15. */
+    /* After the name in brackets: state is field 3, utime and stime are 14 and 15. */
     field = g_strsplit(strrchr(text, ')') + 2, " ", -1);
     return (g_ascii_strtod(field[11], NULL) + g_ascii_strtod(field[12], NULL)) /
            sysconf(_SC_CLK_TCK);

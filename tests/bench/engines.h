@@ -21,9 +21,9 @@ double engines_cpu(void);
 /* D listens, in its part of NET (NULL: loopback); this thread is in the source's then. Returns
  * where (g_free). */
 char *engines_listen(Side *d, const ShapedNet *net);
-/* By postcopy from S to D, which have one block each, over NET (NULL: loopback), to the end; who
- * touches pages of D's has found none wrong, and both have the same memory then. Returns the
- * processor seconds of everything meanwhile. */
+/* By postcopy from S to D, which have one block each, over NET (NULL: loopback), to the end; the
+ * threads that touch pages of D's have found none wrong, and both have the same memory then.
+ * Returns the processor seconds of everything meanwhile. */
 double engines_move(Side *s, Side *d, const ShapedNet *net);
 
 #endif

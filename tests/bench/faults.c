@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * See faults.h. A pass goes over a region page by page: each page is touched by one thread, once.
- * Whoever reads a userfaultfd places what its messages ask for, in the way that is measured; there
- * is no network. What a pass took of the processors, per fault, says more than its rate where other
- * programs run.
+ * A thread that reads a userfaultfd places what its messages ask for, in the way that is measured;
+ * there is no network. What a pass took of the processors, per fault, says more than its rate where
+ * other programs run.
  *
  * Threads: touchers, readers (one or more for each userfaultfd). The map of pages that are placed
  * or about to be is claimed atomically; nothing else is shared.
@@ -133,7 +133,7 @@ static void place(Reader *r, uint64_t page, uint64_t n)
          at = first + got) {
         copy(r, first, got);
     }
-    /* Who faulted while the page came with another. */
+    /* A thread that faulted while the page came with another. */
     if (around && !r->way->wake_late) {
         wake(r, page, n);
     }
@@ -158,8 +158,8 @@ static void place_batch(Reader *r, uint64_t *page, unsigned n)
         }
         place(r, page[i], run);
     }
-    /* The kernel looks through all who wait, for each wake. Who waits for a page that is not there
-     * yet and is woken with them faults once more. */
+    /* The kernel looks through all that wait, for each wake. A thread that waits for a page that is
+     * not there yet and is woken with them faults once more. */
     if (r->way->wake_late) {
         wake(r, page[0], page[n - 1] - page[0] + 1);
     }

@@ -25,8 +25,9 @@
  *   +pacing    with lowat and SO_MAX_PACING_RATE, if --pacing is given; then with all three
  *
  * Percentiles and the worst are of all round trips, none left out. The urgent socket is as an
- * engine's: TCP_NODELAY, reno, SO_PRIORITY 6. So are the threads (net/priority.h): who asks and who
- * answers comes first, bulk last, but that its sender is prompt while its window is short.
+ * engine's: TCP_NODELAY, reno, SO_PRIORITY 6. So are the threads (net/priority.h): the one that
+ * asks and the one that answers come first, bulk last, but that its sender is prompt while its
+ * window is short.
  *
  * The bulk sender waits until its socket takes data, and writes 128 KiB then; requests begin when
  * 32 MiB have come. Between two requests lies a random time, else they would follow the pulse of
@@ -103,7 +104,7 @@ static const BenchColumn columns[] = {
     {"mss", "mss", "%.0f"},
 };
 
-/* Who ends a connection shuts it down; all threads of it end then. */
+/* A thread that ends a connection shuts it down; all threads of it end then. */
 typedef struct {
     int from, to; /* at the source, at the destination */
 } Connection;

@@ -188,7 +188,7 @@ bool bench_guest_wait(BenchGuest *g, bool (*done)(const BenchGuest *guest, void 
 
 /* ---- processor time ------------------------------------------------------------------------- */
 
-/* Field N of the stat file of a process or thread, counted from 1; behind the name, which can hold
+/* Field N of the stat file of a process or thread, counted from 1; after the name, which can hold
  * anything. */
 static double stat_field(const char *stat, unsigned n)
 {

@@ -18,7 +18,7 @@ static double median(const BenchRestoreSamples *s, size_t column)
     return rank(s, column, 0.5);
 }
 
-/* 1: missed. VALUE is to be at most, or (LEAST) at least, LIMIT; NaN: nobody has measured it. */
+/* 1: missed. VALUE must be at most, or (LEAST) at least, LIMIT; NaN: nobody has measured it. */
 static unsigned check(FILE *out, const BenchRestoreAims *a, const char *what, double value,
                       bool least, double limit)
 {

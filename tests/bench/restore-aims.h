@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What lazy restores are to reach, and whether those of a table do. Pure; any thread.
+ * What lazy restores must reach, and whether those of a table do. Pure; any thread.
  */
 #ifndef FF_BENCH_RESTORE_AIMS_H
 #define FF_BENCH_RESTORE_AIMS_H

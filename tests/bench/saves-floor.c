@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define PS 4096u
-#define SLOTS 16384u /* 64 MiB, and around again: who would need more is not the floor */
+#define SLOTS 16384u /* 64 MiB, and around again: one that would need more is not the floor */
 #define BATCH 64
 
 static char *map, *slots;

@@ -105,7 +105,7 @@ static gpointer write_on(gpointer p)
             write_once(w);
         }
         pthread_rwlock_unlock(&moment);
-        /* Who was late does not make up for it. */
+        /* A thread that was late does not make up for it. */
         next = MAX(next + period, now_ns());
         struct timespec until = {next / NS, next % NS};
         while (writes && clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR) {

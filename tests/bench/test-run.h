@@ -22,7 +22,7 @@ int bench_test_run_in(GSpawnChildSetupFunc setup, const char *program, const cha
                       const char *const *words, char **said);
 /* The lines of results.jsonl: JsonObject. */
 GPtrArray *bench_test_results(const char *dir);
-/* The figure NAME of O, which has to be there. */
+/* The figure NAME of O, which must be there. */
 double bench_figure(JsonObject *o, const char *name);
 /* Results and logs stay in DIR, saved guests do not. Empties and removes it. */
 void bench_test_check_folder(const char *dir);

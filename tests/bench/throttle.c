@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * See throttle.h. The new cgroup stands beside the one that this process is in, or in the root of
- * the hierarchy: where the kernel, or who delegated it, has the io controller on.
+ * the hierarchy: where the kernel, or the process that delegated it, has the io controller on.
  */
 #include "throttle.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * See tracking.h. postcopy-ram is set on both sides, so that farfault takes the migration under
- * policy auto and QEMU's own is the same but for who does it; the switch is never asked for.
+ * policy auto and QEMU's own is the same but for the one that does it; the switch is never asked
+ * for.
  *
  * The guest's work is related to the CPU time of the threads of its vCPUs: faults and slow paths of
  * tracking are in that, and what else the machine does is not.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How runs of 128 KiB behind a header cross a TCP connection, without what is done with them at
+ * How runs of 128 KiB after a header cross a TCP connection, without what is done with them at
  * either end: by sendmsg() and recv(), as the engine does, by MSG_ZEROCOPY, and by io_uring (linked
  * sends; send_zc from registered memory; a multishot receive into a ring of buffers). Over loopback
  * and over a veth pair that is not shaped.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The way of a fault with many who wait, without QEMU: two engines in this process move memory by
+ * The way of a fault with many that wait, without QEMU: two engines in this process move memory by
  * postcopy, over loopback or a shaped veth pair, while threads that stand for vCPUs touch each page
  * once (one thread each), at random or in order, with bulk beside them or without.
  *
@@ -9,7 +9,7 @@
  *
  * One line of JSON for each migration. To compare two builds run theirs in turn, a round each.
  *   requests/s   pages asked for, per second in which somebody touched
- *   mean, p99    of the waits as those who touch see them: touches of 16 us and more
+ *   mean, p99    of the waits as those that touch see them: touches of 16 us and more
  *   engine mean  from reading the fault to the page placed
  *   cpu          processor seconds of all (both engines, all threads) per thousand pages
  */

@@ -31,7 +31,7 @@ static FfMigration *current;
 static GThreadFunc reader; /* a main reader that was started, NULL: none */
 static gpointer reads;     /* for that */
 
-/* No thread is started; who joins it has waited long enough. */
+/* No thread is started; a thread that joins it has waited long enough. */
 GThread *g_thread_new(const char *name, GThreadFunc work, gpointer data)
 {
     if (g_str_equal(name, "ff-main")) {

@@ -3,9 +3,9 @@
  * The readers of one side, without its threads: the engine's own functions, called one after the
  * other by the fuzzer's thread on a connection that holds the whole input and then ends. The
  * migration is a real one, with real memory and a real userfaultfd, whose threads are never
- * started: this program's g_thread_new() starts none, and who waits for what another thread would
- * do has the main reader run in its place. So an execution takes microseconds, and what the threads
- * do to each other is for the targets of a whole side.
+ * started: this program's g_thread_new() starts none, and a function that waits for what another
+ * thread would do has the main reader run in its place. So an execution takes microseconds, and
+ * what the threads do to each other is for the targets of a whole side.
  */
 #ifndef FF_TESTS_FUZZ_ALONE_H
 #define FF_TESTS_FUZZ_ALONE_H

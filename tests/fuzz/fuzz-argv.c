@@ -21,7 +21,7 @@ static bool fd_is_listening(int fd, void *opaque)
 
 static char *read_file(const char *path, GError **error, void *opaque)
 {
-    /* The text behind an empty word. */
+    /* The text after an empty word. */
     return g_strdup(opaque);
 }
 

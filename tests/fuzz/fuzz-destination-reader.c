@@ -24,7 +24,7 @@ typedef enum {
     PAUSED,
     KNOCKED,
     UNGRANTED, /* paused as well, and the grant was perhaps given */
-    FURTHER,   /* in precopy, on a further bulk connection */
+    FURTHER,   /* in precopy, on an additional bulk connection */
     MOMENTS
 } Moment;
 
@@ -80,7 +80,7 @@ static void meet(FfMigration *m)
     }
 }
 
-/* It is a source, or a further channel of one that is here, or nobody's. */
+/* It is a source, or an additional channel of one that is here, or nobody's. */
 static void answer_knock(FfMigration *m)
 {
     alone_knock(m);

@@ -127,7 +127,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!state) {
         state = g_new0(FfStateHeader, 1);
     }
-    /* The logs behind it are as long as it says. */
+    /* The logs after it are as long as it says. */
     memset(state, 0, offsetof(FfStateHeader, block));
     g_autoptr(FfDriver) driver = ff_driver_new(&(FfDriverConfig){.port = &port,
                                                                  .state = state,

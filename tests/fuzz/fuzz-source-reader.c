@@ -2,8 +2,8 @@
 /*
  * The source's greeting, its main reader and its urgent thread, one after the other: what a hostile
  * destination says is read to its end, then the requests in it are answered. The first byte says
- * where it begins: with the greeting, behind it, on an urgent connection of its own, or with a
- * recovery, which then goes on to the end of the migration, or with the user's wish to have the
+ * where it begins: with the greeting, after it, on an urgent connection of its own, or with a
+ * recovery, which then continues to the end of the migration, or with the user's wish to have the
  * guest back.
  */
 #include "tests/fuzz/alone.h"

@@ -41,7 +41,7 @@ static void *run(void *p)
         w->work = NULL;
         w->result = result;
         w->done = true;
-        /* Not under the lock, for which who is woken would have to wait once more. */
+        /* Not under the lock, for which the thread that is woken would have to wait once more. */
         g_mutex_unlock(&w->lock);
         g_cond_broadcast(&w->changed);
         g_mutex_lock(&w->lock);

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 /*
- * Writes what is to be read onto /dev/vda, behind the part that iowork.h uses, then starts the
+ * Writes what will be read onto /dev/vda, after the part that iowork.h uses, then starts the
  * readers: MIB of memory. Returns NULL, or what is wrong (static).
  */
 const char *direct_start(unsigned mib);

@@ -6,7 +6,7 @@
  * compares all of it, then writes the next version. Buffered blocks are written out and dropped
  * from the page cache in batches, so that they, too, are read back from the disk.
  *
- * Network: a message of numbered pseudo-random words goes out, the same has to come back. TCP
+ * Network: a message of numbered pseudo-random words goes out, the same must come back. TCP
  * repeats what is lost, so a connection that ends, or brings anything else, is an error: the guest
  * was moved wrongly.
  *

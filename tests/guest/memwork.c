@@ -63,10 +63,10 @@
  * pages that are about to be rewritten are counted, and the touch is one word read and stored
  * again: it ends when the page has been written to.
  *
- * Keys on the console: 'v' has every page checked, then prints the verdict and goes on; 'q' the
+ * Keys on the console: 'v' has every page checked, then prints the verdict and continues; 'q' the
  * same, then powers off; 'x' damages one word of a page, to show that it is found; 'm' takes the
  * memory of ff.extra=, which 'x' then damages, and gives it back the next time; 'n' begins a
- * guest of its own, and ends it the next time; '0' to '9' each have the pages chosen anew, so that
+ * guest of its own, and ends it the next time; '0' to '9' each have the pages chosen again, so that
  * a guest that is restored often does not do the same each time; 'w' says how long each touch took
  * of those of 32 us and longer, since it was last asked, and which steps were the longest: how long
  * each took, when it ended (as clock_us), and the page it touched, by its number in the guest's
@@ -419,8 +419,8 @@ static void step(Worker *w)
     atomic_fetch_add_explicit(&w->writes, 1, memory_order_relaxed);
 }
 
-/* Whether it is noted is decided when it begins, before the clock is read: who stands still in a
- * step and learns of 'f' when it goes on has the step all the same. */
+/* Whether it is noted is decided when it begins, before the clock is read: a worker that stands
+ * still in a step and learns of 'f' when it continues has the step all the same. */
 static void begin_step(Worker *w)
 {
     w->noted = !atomic_load_explicit(&finished, memory_order_acquire);

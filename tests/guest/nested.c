@@ -75,7 +75,7 @@ static void forget(void)
         munmap(page, PAGE);
     run = NULL;
     page = NULL;
-    /* Behind the mappings, which hold the virtual machine as well. */
+    /* After the mappings, which hold the virtual machine as well. */
     close(vcpu_fd);
     close(vm_fd);
     close(kvm_fd);

@@ -90,7 +90,7 @@ static void test_mode(gconstpointer mode)
     key(&m, "v");
     g_autofree char *verdict = line_with(&m, "FF verdict");
     g_assert_true(g_str_has_prefix(verdict, "FF verdict ok pages=1024 "));
-    /* It goes on after a verdict. */
+    /* It continues after a verdict. */
     g_free(line_with(&m, "FF t="));
     key(&m, "q");
     g_free(line_with(&m, "FF verdict ok"));
@@ -141,7 +141,7 @@ static void test_report(void)
     /* t is the guest's own time: with lines of every second it would be 1 or more. */
     g_autofree char *first = line_with(&m, "FF t=");
     g_assert_true(g_str_has_prefix(first, "FF t=0."));
-    /* Chosen anew, and no page is wrong. */
+    /* Chosen again, and no page is wrong. */
     for (const char *k = "0190"; *k; k++) {
         const char one[] = {*k, 0};
         key(&m, one);
@@ -279,7 +279,7 @@ static void stop_and_finish(Memwork *m, double ms)
 }
 
 /* A step that was under way when 'f' came is said, to its end: main, on the same processor, reads
- * the key before the worker goes on. */
+ * the key before the worker continues. */
 static void test_finish(void)
 {
     /* memwork knows the rate of its clock by how long few MiB took: roughly on a busy machine. */
@@ -297,7 +297,7 @@ static void test_finish(void)
     g_free(line_with(&m, "FF t="));
     ask_waits(&m, &worst_us);
     stop_and_finish(&m, stop_ms);
-    /* The worker has gone on, and has done a step behind that one. */
+    /* The worker has continued, and has done a step after that one. */
     while (stall_ms < least_ms) {
         g_autofree char *line = line_with(&m, "FF t=");
         stall_ms = real(line, "stall_ms");

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* For tests of who stops in the middle of a handshake of TLS. */
+/* For tests of a peer that stops in the middle of a handshake of TLS. */
 #ifndef FF_TESTS_CLIENTHELLO_H
 #define FF_TESTS_CLIENTHELLO_H
 

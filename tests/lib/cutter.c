@@ -155,7 +155,7 @@ static void pump_frames(Pump *p)
     if (here) {
         stop_passing(p->c);
     } else {
-        /* Its own end: what others have begun meanwhile goes on. */
+        /* Its own end: what others have begun meanwhile continues. */
         shutdown(p->from, SHUT_RDWR);
         shutdown(p->to, SHUT_RDWR);
     }

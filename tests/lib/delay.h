@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A proxy between two sides of a migration that has one slow connection: what comes on it from who
- * connected is passed on late, in order, and nothing is lost. All others are passed on at once. And
- * that can make a destination look as if it were an older one.
+ * A proxy between two sides of a migration that has one slow connection: what comes on it from the
+ * side that connected is passed on late, in order, and nothing is lost. All others are passed on at
+ * once. And that can make a destination look as if it were an older one.
  */
 #ifndef FF_TESTS_DELAY_H
 #define FF_TESTS_DELAY_H
@@ -30,7 +30,8 @@ uint64_t delay_pending(Delay *d);
 /* The last frame that came on it, but for those that say that the source lives, is an empty one of
  * TYPE. */
 bool delay_ends_with(Delay *d, FfFrameType type);
-/* Breaks the slow connection; or only for who connected, and the other side notices nothing. */
+/* Breaks the slow connection; or only for the side that connected, and the other side notices
+ * nothing. */
 void delay_cut(Delay *d);
 void delay_cut_near(Delay *d);
 void delay_free(Delay *d);

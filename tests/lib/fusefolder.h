@@ -22,7 +22,7 @@ typedef struct {
 typedef struct FuseFolder FuseFolder;
 /* Mounts it at a new folder. NULL and *WHY (static) where that is not possible. */
 FuseFolder *fusefolder_new(const FuseFolderConfig *config, const char **why);
-/* Who waits in it gets an error; it is unmounted, and the folder removed. */
+/* A process that waits in it gets an error; it is unmounted, and the folder removed. */
 void fusefolder_free(FuseFolder *f);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FuseFolder, fusefolder_free)
 /* The path of file NAME in it (g_free). */

@@ -24,7 +24,8 @@ static void meet(Vm *vm, const char *name)
     struct pollfd reader = {.fd = fd};
 
     g_assert_cmpint(fd, >=, 0);
-    /* Until who has it open has closed it (POLLERR): the next meeting here is with the next one. */
+    /* Until the process that has it open has closed it (POLLERR): the next meeting here is with the
+     * next one. */
     g_assert_cmpint(poll(&reader, 1, TEST_TIMEOUT * 1000), ==, 1);
     close(fd);
 }

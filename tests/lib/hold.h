@@ -9,7 +9,7 @@
 void hold_make(Vm *vm);
 /* Returns when a thread is held. */
 void hold_wait(Vm *vm);
-/* It goes on. */
+/* It continues. */
 void hold_let_go(Vm *vm);
 
 #endif

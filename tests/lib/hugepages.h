@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Huge pages of 2 MiB for a test, and somebody who takes all that are free. They are the machine's:
- * one test at a time has them, whoever else uses this or tests/libvirt waits. hugepages_take() and
- * hugepages_give(): any thread.
+ * Huge pages of 2 MiB for a test, and a process that takes all that are free. They are the
+ * machine's: one test at a time has them, another user of this, or tests/libvirt, waits.
+ * hugepages_take() and hugepages_give(): any thread.
  */
 #ifndef FF_TESTS_HUGEPAGES_H
 #define FF_TESTS_HUGEPAGES_H
@@ -20,7 +20,8 @@ HugePages *hugepages_new(unsigned n);
 HugePages *hugepages_try(unsigned n, const char **why);
 /* How many are free and not reserved. */
 unsigned hugepages_free_now(void);
-/* The size of the pool, and setting it: for who must clean up after a process that aborted. */
+/* The size of the pool, and setting it: for a program that must clean up after a process that
+ * aborted. */
 unsigned hugepages_size(void);
 bool hugepages_set_size(unsigned n);
 /* Takes all that are free and not reserved. Twice is fine. */

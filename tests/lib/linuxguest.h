@@ -21,7 +21,7 @@ typedef struct {
     bool balloon;        /* a virtio-balloon; ff.extra= makes the guest serve it */
     bool reporting;      /* it reports pages that the guest has free */
     unsigned plug_mib;   /* a virtio-mem "vm0" over a backend "more" of so much; none is plugged */
-    const char *plug_more;     /* its further properties: ",NAME=VALUE"; can be NULL */
+    const char *plug_more;     /* its additional properties: ",NAME=VALUE"; can be NULL */
     bool listens;              /* as in VmConfig */
     const char *qemu, *faults; /* as in VmConfig */
 } LinuxGuest;

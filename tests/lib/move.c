@@ -189,7 +189,7 @@ void move_switch(Move *m)
 
 void move_cancel(Move *m)
 {
-    qmp_expect_migration(vm_qmp(m->destination), "active"); /* else it would go on listening */
+    qmp_expect_migration(vm_qmp(m->destination), "active"); /* else it would continue to listen */
     qmp_ok(vm_qmp(m->source), "migrate_cancel", NULL);
     qmp_expect_migration(vm_qmp(m->source), "cancelled");
     vm_wait_new_serial(m->source, "B");

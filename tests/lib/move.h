@@ -34,7 +34,7 @@ Move *move_new(const MoveConfig *config);
 /* The destination listens, and the source begins. */
 void move_start(Move *m);
 void move_switch(Move *m);
-/* Before the switch: the guest goes on at the source, the destination ends, as QEMU's does, and
+/* Before the switch: the guest continues at the source, the destination ends, as QEMU's does, and
  * another one takes its place. */
 void move_cancel(Move *m);
 /* Waits until both sides have completed; the guest runs at the destination, and every byte and

@@ -108,7 +108,7 @@ void operator_again(Operator *o, bool switch_at_once)
 {
     unsigned port = target(o);
 
-    /* Its engine died: nobody listens there, and the source is to find that out. */
+    /* Its engine died: nobody listens there, and the source must find that out. */
     g_autofree char *args = g_strdup_printf("{'uri': 'tcp:127.0.0.1:%u'}", port ? port : 1);
     operator_try(o, o->s, "migrate", args);
     if (switch_at_once) {
@@ -197,7 +197,7 @@ static void note(Operator *o, const char *s, const char *d)
     }
 }
 
-/* For who reads why a run failed. */
+/* For a person who reads why a run failed. */
 static void note_error(Operator *o)
 {
     g_autoptr(JsonObject) info = ask(o, o->s, "query-migrate");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A careful operator of one migration that may break at any moment: goes on as the statuses say,
+ * A careful operator of one migration that may break at any moment: continues as the statuses say,
  * repeats migrate-recover and resume while both sides are paused, until the guest is at one side
  * or its QEMU was killed, or QEMU itself cannot recover it. At each look it makes sure that the
  * guest runs at most once. One thread.

@@ -522,7 +522,7 @@ void side_free(Side *s)
     if (s->inner_peer >= 0) {
         shutdown(s->inner_peer, SHUT_RDWR);
     }
-    /* Lets through who still waits for a page. */
+    /* Lets through a thread that still waits for a page. */
     close(s->uffds[FF_KIND_TRACKING]);
     close(s->uffds[FF_KIND_MISSING]);
     for (unsigned i = 0; s->ends_touchers && i < s->n_touchers; i++) {

@@ -42,7 +42,7 @@ typedef struct Side {
     bool (*stands)(struct Side *s);  /* S, can be NULL: it is asked right before it is given */
     void (*words)(struct Side *s);   /* can be NULL: the VMM carries out what clients have said */
     bool paused;                     /* S: that was stop */
-    unsigned moved;                  /* so often who said stop was to ask again */
+    unsigned moved;                  /* so often a client that said stop had to ask again */
     bool lenient;     /* fuzzing: any SIDE_LENIENT_BYTES are device state; no page is looked at */
     const void *says; /* D, lenient: what QEMU answers; NULL: SHUT 0 */
     size_t says_len;

@@ -9,14 +9,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Asking for this name waits until who has the FIFO that SLOW_NAMES_GATE names open for writing
- * closes it: opening it so waits, in turn, until somebody asks. The answer is 127.0.0.1, or that
- * there is no such name if a byte was written before. */
+/* Asking for this name waits until the process that has the FIFO that SLOW_NAMES_GATE names open
+ * for writing closes it: opening it so waits, in turn, until somebody asks. The answer is
+ * 127.0.0.1, or that there is no such name if a byte was written before. */
 #define SLOW_NAME "slow.example.org"
 #define SLOW_NAMES_GATE "FF_SLOW_NAMES_GATE"
 
 /* Somebody asks, and waits until the fd that is returned is closed. The next question comes to a
- * FIFO of its own: who asked before may not have left the old one yet. */
+ * FIFO of its own: the one that asked before may not have left the old one yet. */
 static inline int slow_names_await(const char *gate)
 {
     int fd = open(gate, O_WRONLY | O_CLOEXEC);

@@ -5,7 +5,7 @@
 
 #include <sys/types.h>
 
-/* SIGSTOP, and until the last thread of PID has taken it: where processors are few, others go on
+/* SIGSTOP, and until the last thread of PID has taken it: where processors are few, others continue
  * after kill() has returned. Fails the test after 30 s. SIGCONT is kill()'s. */
 void stop_process(pid_t pid);
 

@@ -101,7 +101,7 @@ void stream_send(Stream *s, const void *data, size_t length, const int *fds, uns
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0 && (errno == EPIPE || errno == ECONNRESET))
-            return; /* who reads next is told that it is closed */
+            return; /* the next reader is told that it is closed */
         if (n < 0)
             test_fail("%s: cannot send: %s", s->label, g_strerror(errno));
         at += n;

@@ -90,7 +90,8 @@ gpointer g_async_queue_timeout_pop(GAsyncQueue *queue, guint64 timeout)
 
 gboolean(g_atomic_ref_count_dec)(gatomicrefcount *count)
 {
-    /* Who drops the last reference sees what the others did before they dropped theirs. */
+    /* The thread that drops the last reference sees what the others did before they dropped
+     * theirs. */
     __tsan_release((void *)count);
     gboolean last = REAL(g_atomic_ref_count_dec)(count);
     __tsan_acquire((void *)count);

@@ -104,7 +104,7 @@ static void reap(Vm *vm)
     vm->status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
 }
 
-/* Who killed it, if anybody did, is not in its stderr. */
+/* What killed it, if anything did, is not in its stderr. */
 G_NORETURN static void fail_early_end(Vm *vm, const char *what)
 {
     reap(vm);

@@ -102,7 +102,7 @@ static void look(Pump *p, const uint8_t *data, size_t n)
 {
     while (n && !p->lost) {
         if (p->first) {
-            /* A main channel opens with QEMU's magic, a further one with a frame. */
+            /* A main channel opens with QEMU's magic, an additional one with a frame. */
             if (p->from_source && (p->prologue || data[0] == 'Q')) {
                 size_t took = look_at_prologue(p, data, n);
                 data += took;

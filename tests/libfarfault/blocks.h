@@ -40,7 +40,7 @@ void file_free(File *f);
 uint64_t *file_map(File *f, uint64_t first, uint64_t n);
 /* One of F's counters. */
 unsigned file_get(File *f, const unsigned *counter);
-/* Loads wait, or go on. */
+/* Loads wait, or continue. */
 void file_hold(File *f, unsigned held);
 void file_during(File *f, FileDuring *during);
 /* As many loads are under way. */
@@ -60,7 +60,7 @@ void touch_by_calls(bool on);
 uint64_t peek(const uint64_t *at);
 void poke(uint64_t *at, uint64_t word);
 
-/* How first writes are seen, and who touches. */
+/* How first writes are seen, and which thread touches. */
 typedef struct {
     unsigned flags;
     bool by_calls;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A snapshot whose callback is held: everything behind the first 128 KiB stays unsaved for as long
+ * A snapshot whose callback is held: everything after the first 128 KiB stays unsaved for as long
  * as a test wants.
  */
 #ifndef FF_TESTS_LIBFARFAULT_HELD_H

@@ -19,8 +19,8 @@ static GArray *record; /* record_lock; NULL: nothing is recorded */
 static dev_t device;   /* record_lock to write */
 static bool no_syncs;
 static int fail_writes, fail_syncs; /* atomic */
-static ino_t fail_at;               /* atomic; 0: any file. Observers: who writes */
-static ino_t count_at;              /* atomic; 0: none. Observers: who reads */
+static ino_t fail_at;               /* atomic; 0: any file. Observers: writers */
+static ino_t count_at;              /* atomic; 0: none. Observers: readers */
 static uint64_t n_read;             /* atomic */
 
 static void op_clear(gpointer p)

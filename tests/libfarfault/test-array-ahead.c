@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Arrays whose blocks are loaded before they are touched: which ones, within the limit, each once;
- * loads ahead that fail, that are out of date, that meet the end of a mapping; and that nobody
- * waits for them who touches something else.
+ * loads ahead that fail, that are out of date, that meet the end of a mapping; and that no thread
+ * that touches something else waits for them.
  */
 #include <errno.h>
 #include <string.h>
@@ -73,7 +73,8 @@ static void test_stream(gconstpointer data)
     file_free(&f);
 }
 
-/* Nobody reads ahead of who jumps about, nor if that is not wanted, nor in a small memory. */
+/* Nobody reads ahead of a thread that jumps about, nor if that is not wanted, nor in a small
+ * memory. */
 static void test_random(void)
 {
     static const struct {
@@ -145,7 +146,7 @@ static void test_limit(gconstpointer data)
     file_free(&f);
 }
 
-/* What fails before anybody has asked for it is tried again by who does. */
+/* What fails before anybody has asked for it is tried again by a thread that does. */
 static void test_failing(void)
 {
     File f;

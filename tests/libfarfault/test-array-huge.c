@@ -20,7 +20,7 @@
 #define HW (HUGEPAGE / 8) /* words of a block */
 #define LIMIT 4
 
-/* So many times somebody else has the page that was ours. Atomic; observer: who loads. */
+/* So many times somebody else has the page that was ours. Atomic; observer: a thread that loads. */
 static int stolen;
 
 /* So often there was no page. missed_lock. */
@@ -327,8 +327,8 @@ static void touch_in_store(File *f, uint64_t block, bool store)
     }
 }
 
-/* All that is in memory is changed, and is being committed. Who reads something else meanwhile
- * waits for the end; but for store() itself. */
+/* All that is in memory is changed, and is being committed. A thread that reads something else
+ * meanwhile waits for the end; but for store() itself. */
 static void test_commit(gconstpointer data)
 {
     const Mode *mode = data;

@@ -177,14 +177,15 @@ static gpointer unmap(gpointer opaque)
 
     file_wait_loading(f, 1);
     call(ff_array_unmap(f->a, (void *)(uintptr_t)f->nested));
-    /* This process maps nothing any more: who waited would find it in place of what was there. */
+    /* This process maps nothing any more: a thread that waited would find it in place of what was
+     * there. */
     for (;;) {
         pause();
     }
     return NULL;
 }
 
-/* Who touches what is being unmapped does not wait for ever. */
+/* A thread that touches what is being unmapped does not wait for ever. */
 static void test_unmapped(void)
 {
     pid_t parent = getpid(), pid = fork();

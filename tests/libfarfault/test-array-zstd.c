@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Arrays of compressed files: each byte is what was compressed, whatever the sizes of frames and
- * blocks; changes stay in memory; a frame is unpacked once by who reads on, and by threads that
- * need it at once; what is damaged, cut or hostile is refused in one line, or SIGBUS.
+ * blocks; changes stay in memory; a frame is unpacked once by a thread that reads on, and by
+ * threads that need it at once; what is damaged, cut or hostile is refused in one line, or SIGBUS.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,7 +35,7 @@ typedef enum {
     P_TABLE_SUMS = 2,
     P_EMPTY_LAST = 4,
     P_RANDOM = 8,
-    P_PADDED = 16 /* with PADDING bytes behind each, that are skipped */
+    P_PADDED = 16 /* with PADDING bytes after each, that are skipped */
 } PackedFlags;
 #define PADDING (9u * MIB)
 
@@ -262,7 +262,7 @@ static void test_changes(gconstpointer data)
 
 /* ---- how often it is unpacked ---------------------------------------------------------------- */
 
-/* Who reads on unpacks each frame once, though it is loaded in many blocks. */
+/* A thread that reads on unpacks each frame once, though it is loaded in many blocks. */
 static void test_stream(gconstpointer data)
 {
     const unsigned *flags = data;
@@ -346,7 +346,7 @@ static void test_threads(void)
     if (a) {
         record_count_reads(p.path);
         run_readers(&p, a, read_block, 1);
-        g_assert_cmpuint(record_reads(), ==, p.ends[0]); /* who comes second waits for the first */
+        g_assert_cmpuint(record_reads(), ==, p.ends[0]); /* the second one waits for the first */
         record_count_reads(NULL);
         ff_array_free(a);
         a = open_packed(&p, 4 * PS, 16, 0);
@@ -387,7 +387,8 @@ static void test_padded(void)
 
 #define DAMAGED 3u
 
-/* A byte of a frame is another one. Who touches that frame gets SIGBUS, or EFAULT; nobody else. */
+/* A byte of a frame is another one. A thread that touches that frame gets SIGBUS, or EFAULT; nobody
+ * else. */
 static void test_damaged(gconstpointer data)
 {
     const unsigned *flags = data;

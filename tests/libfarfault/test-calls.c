@@ -2,7 +2,7 @@
 /*
  * What libfarfault's calls say and do, one by one: wrong arguments and wrong order, what a program
  * gives back, moves and unmaps while it is saved, fork(), cancel, permissions. A callback that is
- * held keeps everything behind the first 128 KiB unsaved for as long as a test wants.
+ * held keeps everything after the first 128 KiB unsaved for as long as a test wants.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A program whose threads change its mappings all the while: they move memory away and back, or
- * give it back and map it anew, while others write, children of fork() live on, and snapshots begin
- * and end. A snapshot that says that it is whole equals the memory of its moment, and every thread
- * comes back from every call. FF_ROUNDS says how many snapshots there are.
+ * give it back and map it again, while others write, children of fork() live on, and snapshots
+ * begin and end. A snapshot that says that it is whole equals the memory of its moment, and every
+ * thread comes back from every call. FF_ROUNDS says how many snapshots there are.
  */
 #include <errno.h>
 #include <signal.h>
@@ -144,7 +144,7 @@ static void one_snapshot(World *w, Kind kind, size_t buffer, unsigned *whole)
     } else {
         assert_says(rc, -EIO, "given back");
     }
-    /* All go on, though somebody has the userfaultfd still. */
+    /* All continue, though somebody has the userfaultfd still. */
     world_wait_writes(w, 1000);
     world_park(w);
     world_release(w);
@@ -208,8 +208,8 @@ static gpointer write_there(gpointer p)
 }
 
 /* They write where the memory comes to lie, and fault there before the move has been read of.
- * Faults are read first: who is told again too soon keeps the move, and all of them, waiting for
- * ever. */
+ * Faults are read first: a thread that is told again too soon keeps the move, and all of them,
+ * waiting for ever. */
 static void test_crowd(void)
 {
     World *w = world_new(W_ANON, LEN);
@@ -323,7 +323,7 @@ static void strike(int sig)
 }
 
 /* A handler that writes to a region may interrupt every call but the one that is the moment: none
- * of them has a lock then that who answers the write needs. */
+ * of them has a lock then that the thread that answers the write needs. */
 static void test_signals(void)
 {
     World *w = world_new(W_ANON, LEN);

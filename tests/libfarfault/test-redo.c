@@ -579,7 +579,7 @@ static int commit_within(FfArray *a, rlim_t size)
     return rc;
 }
 
-/* The log has no room: it is emptied, as what it has is in the file, and the commit goes on. */
+/* The log has no room: it is emptied, as what it has is in the file, and the commit continues. */
 static void test_full(void)
 {
     char *dir = new_directory();
@@ -721,7 +721,7 @@ static void test_locked(void)
         close(fds[1]);
         g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
         g_assert_cmpint(status, ==, 0);
-        /* Who may not read the file may not read the log. */
+        /* A user who may not read the file may not read the log. */
         g_assert_cmpint(remove(log), ==, 0);
         g_assert_cmpint(chmod(path, 0600), ==, 0);
         mode_t mask = umask(022);

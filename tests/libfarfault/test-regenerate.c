@@ -136,7 +136,7 @@ static void test_fails(void)
     __atomic_store_n(&s.fail, 0, __ATOMIC_RELAXED);
     g_assert_true(world_is_bus(map + 3 * PS)); /* until somebody says so */
     g_assert_cmpint(madvise(ff_volatile_addr(v), 8 * PS, MADV_DONTNEED), ==, 0);
-    g_assert_true(world_is_bus(map + 3 * PS + 16)); /* who is the library */
+    g_assert_true(world_is_bus(map + 3 * PS + 16)); /* the library */
     call(ff_volatile_purge(v, ALL));
     assert_right(map, 0, 8 * PS);
     close(fd);

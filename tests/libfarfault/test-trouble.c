@@ -2,7 +2,7 @@
 /*
  * What a program may do to libfarfault in the middle of a snapshot, and what a machine does: memory
  * that is moved, unmapped and protected by others, cancels at bad moments, a disk that is full or
- * stuck, threads that cannot be made, signals. The program goes on, and a snapshot that says that
+ * stuck, threads that cannot be made, signals. The program continues, and a snapshot that says that
  * it is whole is.
  */
 #include <errno.h>

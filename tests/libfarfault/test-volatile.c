@@ -244,7 +244,7 @@ static void test_child_killed(void)
     ff_volatile_free(v);
 }
 
-/* Whoever punches a hole is killed; or writes a byte there (not -1), and takes his time. */
+/* A process that punches a hole is killed; or writes a byte there (not -1), and takes its time. */
 static bool kill_purger;
 static int tell_begun = -1;
 static bool *has_punched; /* shared, atomic */
@@ -355,7 +355,7 @@ static void assert_ended(pid_t pid)
     g_assert_cmpint(status, ==, 0);
 }
 
-/* The number of the one who made the range, and another start: what CRIU restores. */
+/* The number of the one that made the range, and another start: what CRIU restores. */
 static int in_another_life(const int *begun)
 {
     int made[2], gone[2];
@@ -394,7 +394,7 @@ static int in_another_life(const int *begun)
     return byte == 'n' ? NO_RIGHT : 0;
 }
 
-/* Who purges has other numbers: one that nobody has here. */
+/* The process that purges has other numbers: one that nobody has here. */
 static int in_other_pids(const int *begun)
 {
     FfVolatile *v = plain(4);
@@ -422,7 +422,7 @@ static int in_other_pids(const int *begun)
     return pid < 0 ? NO_RIGHT : 0;
 }
 
-/* Who waits has. */
+/* The one that waits has. */
 static int seen_from_other_pids(const int *begun)
 {
     FfVolatile *v = plain(4);
@@ -445,7 +445,7 @@ static int seen_from_other_pids(const int *begun)
     return waiter < 0 ? NO_RIGHT : 0;
 }
 
-/* Who purges has another time. */
+/* The process that purges has another time. */
 static int in_another_time(const int *begun)
 {
     static const char offset[] = "boottime 100000 0";

@@ -52,12 +52,12 @@ struct World {
 World *world_new(WorldKind kind, size_t len);
 void world_free(World *w);
 void world_start_writers(World *w);
-/* Returns when all stand still; or go on. */
+/* Returns when all stand still; or continue. */
 void world_park(World *w);
 void world_release(World *w);
 /* Of a thread of the test's, between two writes: parks, too. */
 void world_stand(World *w);
-/* World.end, for those; all go on. */
+/* World.end, for those; all continue. */
 void world_stop(World *w);
 /* Waits until N writes more have been made by all. */
 void world_wait_writes(World *w, uint64_t n);

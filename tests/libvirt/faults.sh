@@ -17,8 +17,8 @@ case_engine_killed() {
     check_guest B
 }
 
-# The source's engine dies after the switch: both sides keep what they have, the guest goes on at
-# the destination, and neither libvirtd ends it.
+# The source's engine dies after the switch: both sides keep what they have, the guest continues
+# at the destination, and neither libvirtd ends it.
 case_engine_killed_behind_the_switch() {
     lose_engine_behind_the_switch
     is "state at A" "$(state A)" "paused (post-copy failed)"
@@ -78,7 +78,7 @@ begin_slow_move() {
 
 # kill_engine HOST WHERE REGEX: kills HOST's engine when libvirtd of WHERE has logged REGEX in the
 # switch. libvirt sees the events of that moment in whatever order: the guest may end at A, or
-# paused in postcopy, and then it goes on; both sides never run it, and none loses it.
+# paused in postcopy, and then it continues; both sides never run it, and none loses it.
 kill_engine_at() {
     local victim=$1 where=$2 regex=$3 at_a at_b
     start_guest A
@@ -125,7 +125,7 @@ case_destination_engine_killed_at_each_step() {
     kill_engine_at B B '"event": "RESUME"'
 }
 
-# Both engines die at once, behind the switch.
+# Both engines die at once, after the switch.
 case_both_engines_killed_behind_the_switch() {
     local host
     needs_resume
@@ -149,7 +149,7 @@ case_engine_killed_in_the_recovery() {
         mark B
         virsh_on A migrate --live --postcopy --postcopy-resume --postcopy-bandwidth 8 "$VM" "${uri[B]}" >"$scratch/move" 2>&1 &
         mover=$!
-        # On both: who never left postcopy-paused would not say it again.
+        # On both: a side that never left postcopy-paused would not say it again.
         for host in A B; do await_status $host postcopy-recover; done
         on $victim pkill -KILL -x farfault-engine
         finish_move && fail "the recovery cannot have succeeded"
@@ -231,7 +231,7 @@ case_network_cut_before_the_switch() {
 }
 
 # libvirtd ends and comes back in the middle. libvirt's own rules: before the switch the migration
-# is cancelled; behind it the guest goes on at the destination, and the migration with it.
+# is cancelled; after it the guest continues at the destination, and the migration with it.
 case_restart_source_libvirtd_before_the_switch() {
     start_guest A
     start_move A --bandwidth 16

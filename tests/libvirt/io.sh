@@ -25,10 +25,10 @@ new_image() {
     chmod 666 "$2"
 }
 
-# Disk and connection have gone on since the last check, and nothing was wrong.
+# Disk and connection have moved on since the last check, and nothing was wrong.
 check_io() {
     local io disk_now net_now
-    # The first line behind a move may be from the moment of the move: take the next but one.
+    # The first line after a move may be from the moment of the move: take the next but one.
     console "$1" 30 '^FF io ' >/dev/null
     console "$1" 30 '^FF io ' >/dev/null
     io=$(console "$1" 30 '^FF io ')

@@ -155,12 +155,12 @@ end_guest() {
         [ -z "$left" ] || fail "left at host $host: $left"
         left=$(left_at "$host")
         if [ -n "$left" ]; then
-            note_things # the cases behind this one are judged by themselves
+            note_things # the cases after this one are judged by themselves
             fail "left at host $host: $left"
         fi
         left=$(on "$host" find /sys/fs/cgroup -type d -path '*/machine/*.libvirt-qemu*')
         if [ -n "$left" ]; then
-            # The cases behind this one are judged by themselves.
+            # The cases after this one are judged by themselves.
             on "$host" find /sys/fs/cgroup -depth -type d -path '*/machine/*.libvirt-qemu*' -exec rmdir {} \; || true
             fail "left at host $host: $left"
         fi

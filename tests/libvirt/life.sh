@@ -31,7 +31,7 @@ case_managedsave() {
 }
 
 # A live snapshot behind libvirt's back, by its own way to QEMU's monitor: it sees a guest that stood
-# for a moment, and goes on as if nothing had been.
+# for a moment, and continues as if nothing had been.
 case_live_snapshot() {
     local save=/var/lib/libvirt/qemu/save
     local file=$hosts/A/lib/qemu/save/$VM.farfault
@@ -161,7 +161,7 @@ E
 }
 
 # farfault is upgraded: new files in the old ones' places. The guest keeps the engine that it was
-# started with; who starts now gets the new one.
+# started with; a guest that starts now gets the new one.
 case_upgrade_while_a_guest_runs() {
     local file running
     start_guest A
@@ -179,8 +179,8 @@ case_upgrade_while_a_guest_runs() {
     move B
     check_guest A
 }
-# Another QEMU in the old one's place, as a package's upgrade leaves it: who runs goes on, and goes
-# where it is to go; libvirt asks the new one what it can do once farfault is touched, which the
+# Another QEMU in the old one's place, as a package's upgrade leaves it: a guest that runs continues,
+# and goes where it is to go; libvirt asks the new one what it can do once farfault is touched, which the
 # package's trigger does (scripts/deb-test).
 case_qemu_upgraded_while_a_guest_runs() {
     local qemu=/usr/bin/qemu-system-x86_64
@@ -266,7 +266,7 @@ case_start_time() {
         skip "the machine is too busy to tell: $a ms without farfault, $b ms with it"
     [ $((b - a)) -le 100 ] || fail "virsh start takes $((b - a)) ms longer"
 }
-# The first has to be probed by libvirt, and does not count.
+# The first must be probed by libvirt, and does not count.
 median() {
     shift
     printf '%s\n' "$@" | sort -n | sed -n 6p

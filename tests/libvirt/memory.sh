@@ -112,7 +112,7 @@ case_balloon() {
     stop_echo
 }
 
-# Plugged in where the guest came to, and unplugged where it went on to.
+# Plugged in where the guest came to, and unplugged where it moved on to.
 case_hotplug_behind_a_migration() {
     local dimm=$scratch/dimm.xml extra=$scratch/disk.xml image=$hosts/shared/plug.img
     cat >"$dimm" <<X

@@ -12,7 +12,7 @@ case_forth_and_back() {
     check_guest A
 }
 
-# virsh asks once. If libvirt has not come to QEMU by then, virsh is refused and the migration goes on for ever.
+# virsh asks once. If libvirt has not come to QEMU by then, virsh is refused and the migration continues for ever.
 case_timeout_postcopy() {
     start_guest A
     virsh_on A migrate --live --postcopy --bandwidth 16 --timeout 8 --timeout-postcopy "$VM" "${uri[B]}"
@@ -33,7 +33,7 @@ move_undefining() {
     finish_move
 }
 
-# --bandwidth is the rate before the switch, --postcopy-bandwidth behind it. 96 MiB of the guest's
+# --bandwidth is the rate before the switch, --postcopy-bandwidth after it. 96 MiB of the guest's
 # memory are not zero: at 16 MiB/s they need 6 s, at full speed less than 2.
 case_bandwidth() {
     local ms
@@ -115,7 +115,7 @@ case_ctrl_c() {
     check_guest A "running (booted)"
 }
 
-# Behind the switch nothing can be undone: virsh goes on to the end.
+# After the switch nothing can be undone: virsh continues to the end.
 case_ctrl_c_behind_the_switch() {
     local status=0
     start_guest A
@@ -164,7 +164,7 @@ case_postcopy_after_precopy() {
     check_guest B
 }
 
-# Behind the switch nothing can be taken back: the migration is paused, and goes on later.
+# After the switch nothing can be taken back: the migration is paused, and continues later.
 case_domjobabort_postcopy_and_resume() {
     needs_resume
     start_guest A

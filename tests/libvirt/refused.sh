@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# What cannot be: virsh says why in one sentence, the guest goes on, and nothing is left at the
+# What cannot be: virsh says why in one sentence, the guest continues, and nothing is left at the
 # other side.
 # shellcheck shell=bash
 # shellcheck disable=SC2154

@@ -2,7 +2,7 @@
 /*
  * The pager that reads a file, over real memory of this process: faults alone, the fill alone,
  * both; what the bitmap says is zeros is zeros; a file that cannot be read, is cut or was changed
- * leaves who waits waiting, and the next try answers him.
+ * leaves a thread that waits waiting, and the next try answers it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -402,7 +402,7 @@ static void test_eio_beside(RigKind kind)
     end(&f);
 }
 
-/* The fill stops and says so, who waits is answered. */
+/* The fill stops and says so, a thread that waits is answered. */
 static void test_eio_fill(RigKind kind)
 {
     File f;
@@ -425,7 +425,7 @@ static void test_eio_fill(RigKind kind)
     end(&f);
 }
 
-/* The fill ends, and who waits is answered. */
+/* The fill ends, and a thread that waits is answered. */
 static void test_paused(RigKind kind)
 {
     File f;
@@ -515,7 +515,7 @@ static void test_deleted(RigKind kind)
     end(&f);
 }
 
-/* ---- who stands behind whom ------------------------------------------------------------------ */
+/* ---- who waits for whom ---------------------------------------------------------------------- */
 
 static int hold(void *opaque)
 {
@@ -581,7 +581,8 @@ static void test_fill_stands(RigKind kind)
 
 #define HURRY 8
 
-/* Who fills in a hurry has more reads under way, whether he was asked before the fill or in it. */
+/* A pager that fills in a hurry has more reads under way, whether it was asked before the fill or
+ * in it. */
 static void test_hurry(RigKind kind)
 {
     File f;
@@ -620,7 +621,8 @@ static void ask(File *f, unsigned page)
     g_assert_cmpint(p->request(p, &(FfRun){0, page, 1}, 1), ==, 0);
 }
 
-/* A read stands, and who waits for what it brings, too, needs no thread: others are answered. */
+/* A read stands, and a thread that waits for what it brings, too, needs no thread: others are
+ * answered. */
 static void test_beside(RigKind kind)
 {
     gint reads = 0;
@@ -668,7 +670,8 @@ static gpointer read_elsewhere(gpointer p)
     return NULL;
 }
 
-/* FALSE: it did not come in time. Who fails while FUSE does not answer could not even end. */
+/* FALSE: it did not come in time. A test that fails while FUSE does not answer could not even
+ * end. */
 static bool reads_elsewhere(File *f)
 {
     GThread *thread = g_thread_new("elsewhere", read_elsewhere, f);
@@ -725,7 +728,7 @@ static void test_beside_fuse(RigKind kind)
     end(&f);
 }
 
-/* What is read together cannot be read: each of those who wait for it tries by himself. */
+/* What is read together cannot be read: each of those that wait for it tries by itself. */
 static void test_beside_eio(RigKind kind)
 {
     File f;
@@ -781,7 +784,7 @@ static void test_piece(RigKind kind)
     end(&f);
 }
 
-/* Nobody who could read is left, and zeros need nobody. */
+/* No thread that could read is left, and zeros need nobody. */
 static void test_zeros(RigKind kind)
 {
     File f;
@@ -803,7 +806,7 @@ static void test_zeros(RigKind kind)
 }
 
 /* All threads stand in reads that do not come back: the pager ends all the same, and the next one
- * answers who waits. What the reads bring in the end is placed nowhere. */
+ * answers those that wait. What the reads bring in the end is placed nowhere. */
 static void test_hung(RigKind kind)
 {
     GThread *threads[2];

@@ -7,7 +7,7 @@
  *   again      what was kept of pages in flight is not written: the disk has read what the guest
  *              wrote meanwhile. The engine is held with a run lent until the guest has been through
  *              all of its memory.
- *   unprotect  a writer goes on before its page is copied. The fault thread is held in between
+ *   unprotect  a writer continues before its page is copied. The fault thread is held in between
  *              until the guest, which writes to one page alone, has written to it many times.
  *   later      the file is compared with the memory of a moment later.
  *   restored   one byte of the file is another: stock QEMU restores it, and the guest's counters

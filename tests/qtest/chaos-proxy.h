@@ -34,8 +34,8 @@ typedef struct Proxy Proxy;
 Proxy *proxy_new(Fault *faults, unsigned n);
 /* Connections that come go nowhere: they are read, and nothing is ever said on them. */
 void proxy_be_mute(Proxy *p);
-/* Those that come from now on go on, if a mute one has come. Not when that one ends: its end may be
- * seen later than the connection that comes after it. */
+/* Those that come from now on continue, if a mute one has come. Not when that one ends: its end may
+ * be seen later than the connection that comes after it. */
 void proxy_end_mute(Proxy *p);
 /* Whether a mute connection has come, and how many bytes were read on those that there were. */
 bool proxy_was_mute(Proxy *p, uint64_t *bytes);

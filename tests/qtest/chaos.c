@@ -9,7 +9,7 @@
  * Some sources first meet a peer that accepts and says nothing, or a destination whose engine dies
  * before anybody was greeted: then they migrate again.
  *
- * The operator (tests/lib/operator.h, main thread of a run) goes on as the statuses say. It holds
+ * The operator (tests/lib/operator.h, main thread of a run) continues as the statuses say. It holds
  * all the time: never two running copies; and at the end: a guest that runs at exactly one side
  * (unless its own QEMU was killed, or QEMU carried the migration with release-ram and the
  * connection broke: that one it never recovers), with its memory right, and nothing left over: no
@@ -139,7 +139,7 @@ static void kill_engine(Vm *vm)
     signal_engine(vm, SIGKILL);
 }
 
-/* Each as soon as it is there; who has nothing to do any more has no next one. */
+/* Each as soon as it is there; a side that has nothing to do any more has no next one. */
 static void kill_engines(const Run *r, Vm *vm)
 {
     pid_t last = 0;
@@ -386,7 +386,7 @@ static void begin(Run *r)
     operator_begin(&r->o, early);
 }
 
-/* TRUE: it goes on. */
+/* TRUE: it continues. */
 static bool migrate_again(Run *r, OperatorEnd end)
 {
     uint64_t unheard;

@@ -167,7 +167,7 @@ void rig_free(Rig *r)
     g_free(r->before);
 }
 
-/* The guest goes on, and counts right. */
+/* The guest continues, and counts right. */
 void rig_end(Rig *r)
 {
     snap_end(&r->snap);
@@ -235,7 +235,7 @@ void rig_check_manifest(Rig *r, const char *said, const char *state, unsigned n)
         g_assert_nonnull(strstr(said, overlay));
         g_assert_cmpint(stat(overlay, &st), ==, 0);
         g_assert_cmpint(st.st_mode & 07777, ==, 0600);
-        /* Whoever starts the guest with it finds the base. */
+        /* A user who starts the guest with it finds the base. */
         const char *const argv[] = {"qemu-img", "info", "-U", "--backing-chain", overlay, NULL};
         rig_run(argv);
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A guest with disks, of which farfault snapshot --disks is asked; and what has to be true of them,
+ * A guest with disks, of which farfault snapshot --disks is asked; and what must be true of them,
  * of the folder for their overlays and of the manifest afterwards.
  */
 #ifndef FF_TESTS_DISKS_RIG_H
@@ -25,7 +25,7 @@ typedef struct {
 /* With MORE arguments (NULL-terminated; can be NULL), in which %s is R->d2. Always: the disk that
  * it boots from (disk0), and D1. QEMU, FAULTS: can be NULL. FALSE: the test is skipped. */
 bool rig_begin(Rig *r, const char *qemu, const char *faults, const char *const *more);
-/* The guest goes on, and counts right; all is freed. */
+/* The guest continues, and counts right; all is freed. */
 void rig_end(Rig *r);
 /* The same without the guest. */
 void rig_free(Rig *r);
@@ -37,13 +37,13 @@ char *rig_disks_of(Vm *vm);
 /* The list that ANSWER has as "return". */
 JsonArray *rig_list(JsonObject *answer);
 
-/* What QEMU has now is what has to be there afterwards. */
+/* What QEMU has now is what must be there afterwards. */
 void rig_look(Rig *r);
 /* Nothing of the snapshot is left, nor of its overlays, in QEMU and in files. */
 void rig_check_as_before(Rig *r);
 /* The manifest has that STATE, SAID as its line, and N disks, whose overlays can be read. */
 void rig_check_manifest(Rig *r, const char *said, const char *state, unsigned n);
-/* What the manifest says that the guest has to be started with (g_free). */
+/* What the manifest says that the guest must be started with (g_free). */
 char *rig_start_of(const Rig *r);
 /* The guest uses each overlay of the manifest, and none of the bases. */
 void rig_check_in_use(Rig *r);
@@ -55,7 +55,7 @@ char *rig_last_line(char *text);
 
 /* An image of 4 MiB, full of ones (g_free its path). */
 char *rig_image_new(const char *folder, const char *name, bool qcow2);
-/* A program, which has to succeed. */
+/* A program, which must succeed. */
 void rig_run(const char *const *argv);
 char *rig_checksum(const char *path);
 unsigned rig_count_files(const char *folder);

@@ -19,7 +19,7 @@ typedef struct {
     uid_t uid;  /* user that it is started as, (uid_t) -1: this one */
     pid_t pid;  /* of what was started, 0 when reaped */
     JsonParser *parser;
-    const int *fds; /* further fds to be inherited with their numbers, ended by -1; can be NULL */
+    const int *fds; /* additional fds to be inherited with their numbers, up to -1; can be NULL */
 } Rig;
 
 /* NAME: of the directory that farfault lies in. */

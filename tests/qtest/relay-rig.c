@@ -463,7 +463,7 @@ Stream *rig_dial(Rig *rig, int index)
 }
 
 /* QEMU that starts its guest in the moment in which a client comes says RESUME before it greets:
- * the connection stands, and that this client has to negotiate first is not set yet. The relay
+ * the connection stands, and that this client must negotiate first is not set yet. The relay
  * does not pass that on. */
 static void expect_greeting(Stream *client, bool direct)
 {

@@ -205,7 +205,7 @@ void restore_check_restored(const RestoreScene *s, Vm *vm)
     g_autofree char *state = qmp_run_state(vm_qmp(vm));
     bool stood = s->row->stopped || s->row->saver == STOCK;
 
-    /* Of a guest that stands QEMU says so when it is saved, and cont lets it go on as well. */
+    /* Of a guest that stands QEMU says so when it is saved, and cont lets it continue as well. */
     if (!(stood && s->may_be_saved && !strcmp(state, "postmigrate"))) {
         g_assert_cmpstr(state, ==, stood ? "paused" : "running");
     }

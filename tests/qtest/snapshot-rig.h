@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What tests of live snapshots share: a guest that counts in its memory, the command, and what has
- * to be true afterwards. For the comparison of a file with what the memory was, QEMU itself copies
+ * What tests of live snapshots share: a guest that counts in its memory, the command, and what must
+ * be true afterwards. For the comparison of a file with what the memory was, QEMU itself copies
  * the memory while the guest stands.
  */
 #ifndef FF_TESTS_SNAPSHOT_RIG_H
@@ -33,10 +33,10 @@ void snap_ask(Snap *t);
 void snap_ask_with(Snap *t, const char *more);
 /* 1 MiB/s. */
 void snap_slow_down(Snap *t);
-/* Waits until the engine waits at a point with "hold", of snap_begin()'s guest; it does not go on
- * without. */
+/* Waits until the engine waits at a point with "hold", of snap_begin()'s guest; it does not
+ * continue without. */
 void snap_wait_held(Snap *t);
-/* Lets it go on; waits until there is one. */
+/* Lets it continue; waits until there is one. */
 void snap_let_go(Snap *t);
 /* The same for two threads that wait at once: each has told of it, and goes to wait after that. */
 void snap_let_both_go(Snap *t);

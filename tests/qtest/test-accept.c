@@ -2,7 +2,7 @@
 /*
  * A client that connects to one of the launcher's private monitor sockets before QEMU has moved
  * that monitor to its own thread: two threads of QEMU accept it, and only one can have it. QEMU
- * must go on. accept-race.c, preloaded, makes sure that it comes to that.
+ * must continue. accept-race.c, preloaded, makes sure that it comes to that.
  */
 #include <string.h>
 #include <sys/socket.h>

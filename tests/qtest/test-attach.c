@@ -2,8 +2,8 @@
 /*
  * kill -9 of the relay, alone or with its engine, at either side and at each moment of the
  * switchover; then farfault attach. Until then no guest starts by itself, afterwards everything
- * goes on as after the death of an engine: the guest is at the side that the moment decides about,
- * nowhere else, and its memory is right. And what attach must refuse.
+ * continues as after the death of an engine: the guest is at the side that the moment decides
+ * about, nowhere else, and its memory is right. And what attach must refuse.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -277,8 +277,8 @@ static void check_out_of_reach(pid_t pid, int fd)
     close(sock);
 }
 
-/* Who may read QEMU's process, but not attach to it: finds nothing in /proc/PID/fd by which it
- * could decide about the guest or speak to its private monitors. */
+/* A process that may read QEMU's process, but not attach to it, finds nothing in /proc/PID/fd by
+ * which it could decide about the guest or speak to its private monitors. */
 static void test_out_of_reach(void)
 {
     Test t;
@@ -472,7 +472,7 @@ static void check_kept(Vm *vm)
     close(fd);
 }
 
-/* After the migration it has it no more; an answer of QEMU comes behind what the engine said. */
+/* After the migration it has it no more; an answer of QEMU comes after what the engine said. */
 static void check_forgotten(Vm *vm)
 {
     g_autofree char *state = qmp_run_state(vm_qmp(vm));
@@ -756,7 +756,7 @@ static pid_t start_fake(const char *dir, bool parcel)
 }
 
 /* Nothing is opened that is not what the launcher made: a fifo, of which nobody writes, would keep
- * who opens it waiting, and a device may do something. */
+ * a process that opens it waiting, and a device may do something. */
 static void test_no_memfd(gconstpointer parcel)
 {
     g_autofree char *farfault = vm_build_path("cli/farfault");

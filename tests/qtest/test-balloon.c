@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A Linux guest that writes its memory all the time has a balloon. It is inflated before a
- * migration, while precopy goes on, and at the destination while most of the memory is still at the
- * source; deflated there; and what it gave back is used and verified, as is all other memory.
+ * migration, while precopy continues, and at the destination while most of the memory is still at
+ * the source; deflated there; and what it gave back is used and verified, as is all other memory.
  *
  * Before the balloon takes pages the guest has filled nearly all that is free and freed it again,
  * so that pages with something in them are dropped, of which the destination may have a copy.
@@ -13,7 +13,7 @@
 #include "tests/lib/linuxguest.h"
 #include "tests/lib/move.h"
 
-/* MiB. What is taken behind the migration fits only if the balloon has given back. */
+/* MiB. What is taken after the migration fits only if the balloon has given back. */
 #define RAM 256
 #define BUSY 64
 #define EXTRA 112

@@ -100,7 +100,7 @@ static char *file_of(const char *dir, const char *name, const char *kind)
 
 #define IMAGE_BYTES (2u << 20)
 
-/* Arguments for OBSTACLE, behind the N of ARGS. What they point to is the caller's, in KEEP. */
+/* Arguments for OBSTACLE, after the N of ARGS. What they point to is the caller's, in KEEP. */
 static void add_obstacle(Obstacle obstacle, const char *dir, const char *name, const char **args,
                          unsigned n, GPtrArray *keep)
 {
@@ -318,7 +318,7 @@ static void run(const Row *row, const char *dir)
 }
 
 /* QEMU does not move an image that it may only read: its destination ends before the switch, as it
- * does without farfault, and the guest goes on at the source. */
+ * does without farfault, and the guest continues at the source. */
 static void run_image(const Row *row, const char *dir)
 {
     BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
@@ -380,7 +380,7 @@ static bool is_end(JsonObject *data, const void *opaque)
 
 /* A guest that could be a hypervisor and is not: the engine carries it, with precopy. And one that
  * becomes one on the way: nothing that was sent is good for anything. With FAULTS of the row's own
- * that is behind the last look at the running guest. */
+ * that is after the last look at the running guest. */
 static void run_nested(const Row *row, const char *dir)
 {
     BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
@@ -494,8 +494,8 @@ static void test_died(const void *opaque)
     with_dir(opaque, run_died);
 }
 
-/* While the engine listens somebody lets a guest in at QEMU's own human monitor. Who connects to
- * the engine then is sent away, and the guest that has come in lives. */
+/* While the engine listens somebody lets a guest in at QEMU's own human monitor. A source that
+ * connects to the engine then is sent away, and the guest that has come in lives. */
 static void run_occupied(const Row *row, const char *dir)
 {
     BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);

@@ -90,7 +90,7 @@ static void set_up(Moved *m)
     }
 }
 
-/* A slow postcopy is interrupted, and goes on through the same tap. */
+/* A slow postcopy is interrupted, and continues through the same tap. */
 static void interrupt(Moved *m, const char *uri)
 {
     qmp_expect_migration(m->s, "postcopy-active");
@@ -137,7 +137,7 @@ static void check_counts(Moved *m)
 static void move(gconstpointer data)
 {
     const Row *row = data;
-    /* Precopy has to come to an end by itself. */
+    /* Precopy must come to an end by itself. */
     Moved m = {.row = row, .boot = bootsect_config(RAM, row->precopy ? 16 << 20 : 0, 2)};
     const char *why;
 

@@ -2,7 +2,7 @@
 /*
  * kill -9 of the engine, at either side, at every phase of a migration that can be held still.
  *
- * Before the grant: at the source the guest goes on as if nothing had happened, and can be
+ * Before the grant: at the source the guest continues as if nothing had happened, and can be
  * migrated again; a destination ends. After it: both sides are postcopy-paused, the guest is the
  * destination's, and QEMU at the source refuses to run it; then it is recovered, and every page
  * is compared. The clients keep their connections.
@@ -208,7 +208,7 @@ static pid_t next_engine(Vm *d, const Again *a, pid_t old)
     return engine;
 }
 
-/* Whoever comes to a point with "hold" goes on, until this is closed. */
+/* A thread that comes to a point with "hold" continues, until this is closed. */
 static int open_gate(Vm *vm, const char *name)
 {
     g_autofree char *path = vm_path(vm, name);

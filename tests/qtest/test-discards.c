@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What real QEMUs (the installed one and QEMU 10) do when their discards of guest memory are
- * dropped: a balloon, free page reporting and virtio-mem go on, the memory keeps its content, the
- * guest is right; disarmed, they discard. And who disarms when those that armed it are dead.
+ * dropped: a balloon, free page reporting and virtio-mem continue, the memory keeps its content,
+ * the guest is right; disarmed, they discard. And who disarms when those that armed it are dead.
  */
 #include <signal.h>
 #include <string.h>
@@ -243,7 +243,7 @@ static void test_virtio_mem(gconstpointer data)
     g_assert_cmpuint(dropped(hook), ==, PLUGGED);
     qmp_ok(q, "qom-set", "{'path': 'vm0', 'property': 'requested-size', 'value': 33554432}");
     qmp_ok(q, "system_reset", NULL);
-    g_assert_cmpint(plugged_size(vm), ==, 0); /* behind the reset */
+    g_assert_cmpint(plugged_size(vm), ==, 0); /* after the reset */
     qmp_ok(q, "qom-set", "{'path': 'vm0', 'property': 'requested-size', 'value': 0}");
     g_assert_cmpuint(hook_allocated(ram), ==, PLUGGED);
     g_assert_cmpint(map[PLUGGED - 1], ==, 0x5a);

@@ -338,7 +338,7 @@ static void roll_back(bool stopped_by_client)
     vm_wait_new_serial(source, "B");
 }
 
-/* The same with a destination that is to outlive it: it must never run. */
+/* The same with a destination that must outlive it: it must never run. */
 static void test_roll_back_kept(void)
 {
     if (!have())

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Migrations of real guests that lose their connection at random moments after the switch, and
- * whose source's QEMU is then killed: the destination goes on from the source's dump. The guest
+ * whose source's QEMU is then killed: the destination continues from the source's dump. The guest
  * counts, and no counter of it is ever wrong; one that was stopped is equal to the dump, byte for
  * byte. The destination's engine is killed at each step; a source that comes back is sent away and
  * learns its end; a dump that cannot be read is tried again.
@@ -138,7 +138,7 @@ static void begin(Test *t, int64_t budget, Kind kind, const char *faults)
     for (unsigned tries = 0; !is_cut(t, budget, kind, faults); tries++) {
         g_assert_cmpuint(tries, <, 20);
         vm_kill(t->s);
-        vm_kill(t->d); /* who waits for a missing page hears no SIGTERM */
+        vm_kill(t->d); /* a thread that waits for a missing page hears no SIGTERM */
         end(t);
     }
     t->dump = vm_path(t->d, "dump");
@@ -317,7 +317,7 @@ static void test_command(void)
     g_assert_cmpint(run_recover(&t, t.dump, &twice), ==, 1);
     g_assert_nonnull(strstr(twice, "can only be run when postcopy is paused"));
     check_runs(&t);
-    /* Whoever still waits for the source does not keep the guest here. */
+    /* A client that still waits for the source does not keep the guest here. */
     g_autoptr(JsonObject) next = qmp_call(t.dq, "migrate", "{'uri': 'unix:%s/nobody'}", t.dump);
     JsonObject *error = next && json_object_has_member(next, "error")
                             ? json_object_get_object_member(next, "error")

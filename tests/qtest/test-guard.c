@@ -203,7 +203,7 @@ static void expect_stays(Pair *p, const char *reason, bool loaded)
     pair_end(p);
 }
 
-/* Between QEMU's answer to stop and the moment in which the engine goes on. */
+/* Between QEMU's answer to stop and the moment in which the engine continues. */
 static void test_resumed_early(gconstpointer switchover)
 {
     Pair p;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A paused migration, looked at and kept by who sits before it: farfault status and farfault dump
- * at both halves of a real guest. What status says to type next is what the test types.
+ * A paused migration, looked at and kept by the person who sits before it: farfault status and
+ * farfault dump at both halves of a real guest. What status says to type next is what the test
+ * types.
  */
 #include <glib/gstdio.h>
 #include <signal.h>
@@ -276,8 +277,8 @@ static uint32_t counter(const void *page)
     return value;
 }
 
-/* What the source keeps is its memory; what the destination had, its guest had begun with or gone
- * on from. */
+/* What the source keeps is its memory; what the destination had, its guest had begun with or
+ * continued from. */
 static void compare_dumps(Half *s, Half *d, const BootsectConfig *boot)
 {
     gsize length, map_length;
@@ -426,8 +427,8 @@ static void test_granted(void)
     halves_end(&s, &d, dir);
 }
 
-/* Somebody has stopped the process that has the guest: nothing breaks, and nothing goes on; who
- * asks is told why. */
+/* Somebody has stopped the process that has the guest: nothing breaks, and nothing continues; a
+ * client that asks is told why. */
 static void test_stopped(void)
 {
     if (!has(vm_farfault_available)) {

@@ -352,7 +352,8 @@ typedef struct {
     /* When the source says SHUT(1): 0 = never (commit), 1 = before a byte was read, 2 = when the
      * destination had loaded. */
     int fail_at;
-    /* The source's engine dies then and another goes on: with the stream, or (rollback) without. */
+    /* The source's engine dies then and another continues: with the stream, or (rollback)
+     * without. */
     bool new_engine;
     bool offered; /* stop and save in one go, on a stream that QEMU was offered before */
 } Case;
@@ -977,7 +978,7 @@ static void test_offer_dropped(const void *data)
     pair_close(&p);
 }
 
-/* QEMU refuses the inner migration behind stop: the guest stands, and can go on. */
+/* QEMU refuses the inner migration after stop: the guest stands, and can continue. */
 static void test_save_refused(void)
 {
     g_autofree char *run_state = NULL;

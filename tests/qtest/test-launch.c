@@ -139,7 +139,7 @@ static void check_cloexec(int pid)
     while ((name = g_dir_read_name(dir))) {
         g_autofree char *path = g_build_filename(dir_path, name, NULL);
         g_autofree char *text = NULL;
-        int inherited = fcntl(atoi(name), F_GETFD); /* from who runs the tests, to QEMU */
+        int inherited = fcntl(atoi(name), F_GETFD); /* from the user who runs the tests, to QEMU */
         if (atoi(name) < 100 || (inherited >= 0 && !(inherited & FD_CLOEXEC)) ||
             !g_file_get_contents(path, &text, NULL, NULL)) {
             continue;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * An engine is killed while the memory of a real guest is protected, in a live snapshot: the
- * guest's vCPUs wait for nobody then. The next engine takes the protection away, the guest goes on,
- * and can be saved again.
+ * guest's vCPUs wait for nobody then. The next engine takes the protection away, the guest
+ * continues, and can be saved again.
  */
 #include <string.h>
 

@@ -2,7 +2,7 @@
 /*
  * farfault migrate, as a person meets it: two guests that are not the same ("differ/..."), a port
  * that somebody has, a guest that is to stand, Ctrl-C before the switch. What it says names what is
- * wrong, and the guest goes on at the source. The monitors are the VMs' second ones.
+ * wrong, and the guest continues at the source. The monitors are the VMs' second ones.
  */
 #include <arpa/inet.h>
 #include <errno.h>

@@ -2,7 +2,7 @@
 /*
  * kill -9 of the engine at either side at each named moment of a migration, right before each
  * kind of message, and in the middle of a recovery; and single calls that fail. After each the
- * operator goes on as the statuses say. Then the guest runs at the side that the moment decides
+ * operator continues as the statuses say. Then the guest runs at the side that the moment decides
  * about, nowhere else, and its memory is right.
  */
 #include <string.h>

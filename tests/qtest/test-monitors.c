@@ -118,7 +118,7 @@ static void test_names(void)
         g_assert_cmpint(strncmp(got, want, head), ==, 0);
         g_assert_true(g_str_has_prefix(got + head, "{\"name\": \"x-farfault-"));
         g_assert_true(g_str_has_suffix(got + head, want + head));
-        g_assert_cmpint(got[strlen(got) - strlen(want + head) - 1], ==, ' '); /* behind a comma */
+        g_assert_cmpint(got[strlen(got) - strlen(want + head) - 1], ==, ' '); /* after a comma */
     }
     for (size_t i = 0; i < G_N_ELEMENTS(none); i++) {
         g_autofree char *want = answers_to(direct, none[i], false);
@@ -214,7 +214,7 @@ static void test_kinds(gconstpointer kind)
     }
     g_assert_false(rig_relay_has_ended(rig));
     g_clear_pointer(&next, stream_free);
-    next = rig_client(rig, 1, true, false); /* the guest and its other monitor go on */
+    next = rig_client(rig, 1, true, false); /* the guest and its other monitor continue */
 }
 
 /* A client that comes while another is there waits for its turn, as with QEMU. */
@@ -242,7 +242,7 @@ static rlim_t lowest_free_fd(pid_t pid)
     }
 }
 
-/* Without a free fd the relay lets nobody in, says so once and does not spin; then it goes on. */
+/* Without a free fd the relay lets nobody in, says so once and does not spin; then it continues. */
 static void test_no_room(void)
 {
     g_autoptr(Rig) rig = rig_new(NULL);

@@ -26,7 +26,7 @@
 #define OPENING_MAX 1024
 /* The engine waits for 20 s. */
 #define SILENCE_S 60
-/* Whom QEMU would wait for. */
+/* The peers that QEMU would wait for. */
 #define WAITED_FOR "said nothing for 4 s. It is waited for, as QEMU would"
 
 /* ---- the peer -------------------------------------------------------------------------------- */
@@ -286,7 +286,7 @@ static void check_stayed(Vm *source)
     vm_wait_new_serial(source, "B");
 }
 
-/* The same source, to somebody who does speak. */
+/* The same source, to a peer that does speak. */
 static void migrate_again(const Row *row, Vm *source, const BootsectConfig *boot, const char *qemu)
 {
     const char *args[ARGUMENTS];
@@ -633,7 +633,7 @@ static bool is_ended(JsonObject *data, const void *opaque)
     return !strcmp(status, "failed") || !strcmp(status, "cancelled");
 }
 
-/* Who cancels while the peer is silent is told that, and not that the peer has gone. */
+/* A client that cancels while the peer is silent is told that, and not that the peer has gone. */
 static void test_cancel(void)
 {
     const char *why;

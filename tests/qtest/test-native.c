@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Migrations of guests that farfault started and QEMU carries, and which of the two carries one.
- * QEMU has to work as if farfault were not there, however the destination was told to listen.
+ * QEMU must work as if farfault were not there, however the destination was told to listen.
  */
 #include <glib/gstdio.h>
 #include <string.h>

@@ -97,7 +97,7 @@ static JsonObject *own_info(Vm *vm, JsonObject **info)
     return json_object_get_object_member(*info, "x-farfault");
 }
 
-/* A machine that begins behind the first bytes: what was sent of the memory is good for nothing,
+/* A machine that begins after the first bytes: what was sent of the memory is good for nothing,
  * the client hears it, and what it asks for next is QEMU's. */
 static bool begin_in_between(Vm *source, Vm **destination)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The relay in front of a QEMU whose main loop stands still: that of a destination may wait for a
- * page. Whoever asked QEMU for something is told after a while that it does not answer, and the
- * engine's commands are answered on every monitor, also to a client that comes only now. cont
+ * page. A client that asked QEMU for something is told after a while that it does not answer, and
+ * the engine's commands are answered on every monitor, also to a client that comes only now. cont
  * counts as done: QEMU will do it. What QEMU says in the end reaches nobody. Here it is held by a
  * FIFO that nobody reads.
  */
@@ -90,7 +90,7 @@ static void test_main_loop_stands(void)
     g_autofree char *goes = rig_line(other);
     g_assert_cmpstr(goes, ==, "{\"id\": \"goes on\", \"return\": {}}");
 
-    /* It goes on. */
+    /* It continues. */
     char byte;
     int fd = open(fifo, O_RDONLY | O_CLOEXEC);
     g_assert_cmpint(read(fd, &byte, 1), ==, 1);

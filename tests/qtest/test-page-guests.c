@@ -267,7 +267,7 @@ static void test_stock(void)
     g_assert_null(strstr(text, "<figure id=\"latency\">"));
 }
 
-/* By farfault status --watch, which records whatever goes on. */
+/* By farfault status --watch, which records whatever happens. */
 static void test_snapshot(void)
 {
     if (skipped()) {

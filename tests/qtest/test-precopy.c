@@ -2,7 +2,7 @@
 /*
  * The engine's precopy between two real QEMUs: a guest that writes all of its memory all the time
  * is switched at random moments; one that fits into the downtime arrives whole; a disk is read into
- * guest memory past the page cache while rounds go on.
+ * guest memory past the page cache while rounds continue.
  *
  * FF_ROUNDS: number of switches at random moments, default 4.
  */

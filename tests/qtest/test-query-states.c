@@ -4,7 +4,7 @@
  * do not fit into the state are told: the same course is taken by two plain QEMUs and by two under
  * farfault, and the members, the lines and the answers must be the same. Only x-farfault is
  * beyond. The order of members is not compared: QEMU's is that of a hash table. That the commands
- * changed nothing shows in the course going on.
+ * changed nothing shows in the course continuing.
  */
 #include <signal.h>
 #include <string.h>
@@ -206,7 +206,7 @@ static void start_both(Course *c)
     look(c, c->destination, "before");
     move_prepare(c->source, c->destination);
     qmp_set_capability(vm_qmp(c->destination), "postcopy-blocktime", true);
-    /* Nothing below is to be over before it was looked at, however slow this machine is. */
+    /* Nothing below may be over before it was looked at, however slow this machine is. */
     qmp_ok(vm_qmp(c->source), "migrate-set-parameters", "{'max-postcopy-bandwidth': 65536}");
 }
 

@@ -235,8 +235,8 @@ static void test_protect_overdue(gconstpointer data)
     g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, FF_AGENT_ELOST);
 }
 
-/* One that is still at it a second later goes on: what it gives back is of use. If it dies instead,
- * there is no further second. */
+/* One that is still at it a second later continues: what it gives back is of use. If it dies
+ * instead, there is no second after that. */
 static void test_protect_late(gconstpointer dies)
 {
     Guest g;
@@ -345,7 +345,7 @@ static void held_end(Held *h)
     close(h->maps);
 }
 
-/* The relay lets the guest go on: nothing of the engine can come any more. The guest's next
+/* The relay lets the guest continue: nothing of the engine can come any more. The guest's next
  * snapshot is possible when the engine has ended, however late the next one looks. */
 static void expect_lifted(Held *h)
 {

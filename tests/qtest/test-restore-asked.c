@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The setting restore=lazy, as a client meets it who knows nothing of lazy restores and asks in
+ * The setting restore=lazy, as a client meets it that knows nothing of lazy restores and asks in
  * QEMU's own way, as libvirt does: it is told that all is over when its guest can run, and sees
  * nothing of what follows but a pause. Where something stands against it, it is QEMU's restore.
  */
@@ -399,8 +399,8 @@ static bool mount_sharing(const char *image, const char *directory)
     return false;
 }
 
-/* Where a copy costs nothing whoever overwrites the file does not wait, and the guest has what was
- * saved; also under the next engine. */
+/* Where a copy costs nothing a process that overwrites the file does not wait, and the guest has
+ * what was saved; also under the next engine. */
 static void test_cloned(gconstpointer killed)
 {
     RestoreScene s = {0};

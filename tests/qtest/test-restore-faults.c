@@ -17,7 +17,7 @@
 #include "tests/lib/attach.h"
 #include "tests/qtest/restore-rig.h"
 
-/* Who waits for a page does not read it once more by itself, which would succeed. */
+/* A thread that waits for a page does not read it once more by itself, which would succeed. */
 #define EIO_ONCE                                                                                   \
     "destination/postcopy-active/call/read-file#20=EIO;destination/*/step/page-alone=skip"
 
@@ -235,7 +235,7 @@ static void test_another(void)
         g_assert_true(g_file_get_contents(s.path, &text, &n, NULL));
         char *name = memmem(text, n, "globalstate", strlen("globalstate"));
         g_assert_nonnull(name);
-        text[name - text + 60] ^= 1; /* behind the name of its run state: nothing reads it */
+        text[name - text + 60] ^= 1; /* after the name of its run state: nothing reads it */
         g_assert_true(g_file_set_contents(other, text, n, NULL));
         g_assert_cmpint(utimensat(AT_FDCWD, other, (struct timespec[]){st.st_atim, st.st_mtim}, 0),
                         ==, 0);
@@ -306,7 +306,7 @@ static void test_status(void)
     restore_end(&s);
 }
 
-/* With it goes the file that it held: the client names it again, and it has to be the same. */
+/* With it goes the file that it held: the client names it again, and it must be the same. */
 /* It is paused, says what TEXT is in, and tries no more by itself. Nobody has events of it yet. */
 static void wait_paused(Vm *vm, const char *text)
 {

@@ -213,7 +213,8 @@ static void copy_with_time(RestoreScene *copy, const RestoreScene *s)
     g_assert_cmpint(utimensat(AT_FDCWD, copy->path, times, 0), ==, 0);
 }
 
-/* Cut by who had it open before: it waits. A copy with the same time is the same file. */
+/* Cut by a process that had it open before: it waits. A copy with the same time is the same
+ * file. */
 static void test_cut(void)
 {
     RestoreScene s = {0}, copy;
@@ -406,7 +407,7 @@ static void test_held_back_killed(void)
     restore_end_held(&s, vm);
 }
 
-/* Nobody is held back for a guest whose restore does not go on. */
+/* Nobody is held back for a guest whose restore does not continue. */
 static void test_held_back_paused(void)
 {
     RestoreScene s, copy;

@@ -2,7 +2,7 @@
 /*
  * What is asked for while a restore fills: a snapshot and a migration are accepted, and begin when
  * all is here. Until then they can be cancelled; if the engine dies, or the restore pauses, they
- * have failed, and the guest goes on filling. Nobody takes the end of the restore for theirs.
+ * have failed, and the guest continues to fill. Nobody takes the end of the restore for theirs.
  */
 #include <signal.h>
 #include <string.h>
@@ -153,7 +153,7 @@ static void test_killed(void)
     restore_end_held(&s, vm);
 }
 
-/* migrate-pause, too: what waits has failed, the pause is seen, and the restore goes on. */
+/* migrate-pause, too: what waits has failed, the pause is seen, and the restore continues. */
 static void test_paused(void)
 {
     RestoreScene s;

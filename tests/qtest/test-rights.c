@@ -185,7 +185,7 @@ static void test_rights(gconstpointer user)
 }
 
 /* A source QEMU that cannot write its device state, since it cannot open its disk again: it says
- * "failed", and nothing more. The guest goes on here. */
+ * "failed", and nothing more. The guest continues here. */
 static void test_state_not_written(void)
 {
     if (!possible("nobody")) {

@@ -95,7 +95,8 @@ static Rig *new_rig(int *listener)
     return rig;
 }
 
-/* Nobody outlives QEMU: who sees its end takes away the control group that all were in. */
+/* Nobody outlives QEMU: the process that sees its end takes away the control group that all were
+ * in. */
 static void check_all_ended(void)
 {
     pid_t pid;
@@ -280,7 +281,7 @@ static void test_killed(void)
     g_assert_false(exists(rig, "q.sock"));
 }
 
-/* Who set PR_SET_PDEATHSIG before starting farfault takes QEMU with it. */
+/* A process that set PR_SET_PDEATHSIG before starting farfault takes QEMU with it. */
 static void test_parent_dies(void)
 {
     int listener, go[2];

@@ -2,7 +2,7 @@
 /*
  * A guest saved by stock QEMU into a file, which farfault convert writes in another form, is
  * restored from there by stock QEMU: 7.2 and 10, ordinary stream and mapped-ram; of a stopped guest
- * all memory is the same, and each goes on with every counter right.
+ * all memory is the same, and each continues with every counter right.
  *
  * QEMU 10 is that of vm_newer_qemu().
  */

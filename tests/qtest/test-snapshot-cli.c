@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * farfault snapshot with real guests: what it writes is restored by stock QEMU and every counter is
- * right there; what goes wrong is said in one line, leaves no file, and the guest goes on.
+ * right there; what goes wrong is said in one line, leaves no file, and the guest continues.
  *
  * QEMU 10 is that of vm_newer_qemu().
  */

@@ -3,7 +3,7 @@
  * farfault snapshot --disks: memory and disks of one instant. A Linux guest that writes its disk
  * all the time is restored from the file and the images that belong to it, and finds every block as
  * its memory knows it. However the snapshot ends, either the guest has the disks that it had, and
- * nothing is left; or what it says, and FILE.disks, name the images that the guest has gone on
+ * nothing is left; or what it says, and FILE.disks, name the images that the guest has continued
  * with.
  */
 #include <fcntl.h>
@@ -255,9 +255,9 @@ static void test_full(void)
 
 typedef struct {
     const char *name, *faults;
-    void (*meanwhile)(Rig *r); /* while it is held, or after the guest goes on; can be NULL */
+    void (*meanwhile)(Rig *r); /* while it is held, or after the guest continues; can be NULL */
     const char *part;          /* of the line that says what failed */
-    bool slowly;               /* the guest is waited for to go on */
+    bool slowly;               /* the guest is waited for to continue */
     bool taken;                /* it has the overlays */
 } Course;
 

@@ -58,7 +58,7 @@ static void test_killed(gconstpointer data)
 
 typedef struct {
     const char *step;
-    bool stands; /* the guest may stand then: the engine goes on for a moment */
+    bool stands; /* the guest may stand then: the engine continues for a moment */
     bool named;  /* the file may have its name by then; it is whole */
 } RelayStep;
 
@@ -152,7 +152,8 @@ static void test_disk(gconstpointer data)
     snap_end(&t);
 }
 
-/* More of it than the engine takes: all is read, as QEMU waits for that, and the guest goes on. */
+/* More of it than the engine takes: all is read, as QEMU waits for that, and the guest
+ * continues. */
 static void test_device_state(void)
 {
     Snap t = {0};

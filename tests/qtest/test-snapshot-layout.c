@@ -9,7 +9,7 @@
  * The guest writes one byte to its serial port and stands with interrupts off, so that `cont` and
  * `stop` between the two change nothing of its memory.
  *
- * Behind the last block these differ, and nothing else:
+ * After the last block these differ, and nothing else:
  *
  *   - QEMU has PARTs of the section "ram" with nothing in them, one for each look whether it is
  *     done; a snapshot has none.
@@ -162,7 +162,7 @@ static void compare_range(const File *a, const File *b, uint64_t from, uint64_t 
     }
 }
 
-/* ---- behind the last block ---- */
+/* ---- after the last block ---- */
 
 #define END_OF_PART 13 /* bytes: the last record, and the section's footer */
 
@@ -173,7 +173,7 @@ static void expect_end_of_part(const File *f, uint64_t at)
     g_assert_cmpuint(number(f, at + 9, 4), ==, f->s->section);
 }
 
-/* Behind the table, and the PARTs that have nothing in them. */
+/* After the table, and the PARTs that have nothing in them. */
 static uint64_t behind_parts(const File *f, unsigned *parts)
 {
     uint64_t at = f->end + END_OF_PART;

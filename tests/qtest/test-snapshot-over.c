@@ -109,7 +109,7 @@ static void test_replaced(gconstpointer data)
     g_assert_cmpuint(after.st_mode, ==, before.st_mode);
     g_assert_cmpuint(after.st_gid, ==, before.st_gid);
     g_assert_cmpuint(after.st_ino, !=, before.st_ino);
-    /* Who reads it goes on with what it has opened. */
+    /* A process that reads it continues with what it has opened. */
     char text[64] = "";
     g_assert_cmpint(pread(reader, text, sizeof(text), 0), ==, strlen(OLD));
     g_assert_cmpstr(text, ==, OLD);
@@ -235,7 +235,7 @@ static const Refusal refusals[] = {
     {"dangling", "it leads to nothing"},
 };
 
-/* What has to be undone: an fd, a mount. FALSE: skipped. */
+/* What must be undone: an fd, a mount. FALSE: skipped. */
 static bool make_difficult(Snap *t, const char *how, int *fd)
 {
     g_autofree char *other = vm_path(t->vm, "other");

@@ -183,7 +183,7 @@ static void test_newer(gconstpointer line)
     vm_end(t.vm);
 }
 
-/* QEMU does not wait with its devices for the memory. Its socket is not full, so it goes on while
+/* QEMU does not wait with its devices for the memory. Its socket is not full, so it continues while
  * the engine is held, at least until nobody reads what it writes. That is seen in two ways. */
 static const Case early_devices[] = {
     {"written", "snapshot/*/at/armed=hold;snapshot/*/step/fill=skip"},
@@ -242,7 +242,7 @@ static void test_paused_before(void)
     snap_end(&t);
 }
 
-/* Until it stands, whatever lets it go on before that. */
+/* Until it stands, whatever lets it continue before that. */
 static void expect_standing(Snap *t)
 {
     g_autofree char *state = qmp_run_state(vm_qmp(t->vm));
@@ -286,7 +286,7 @@ static void test_stop_under_way(void)
     snap_end(&t);
 }
 
-/* The client changes its mind while the guest is being let go on. */
+/* The client changes its mind while the guest is being let run on. */
 static void test_stop_at_the_end(void)
 {
     Snap t = {0};
@@ -306,7 +306,7 @@ static void test_stop_at_the_end(void)
     snap_end(&t);
 }
 
-/* QEMU has obeyed the client's stop, right behind the release, when the engine dies. */
+/* QEMU has obeyed the client's stop, right after the release, when the engine dies. */
 static void test_stop_behind(void)
 {
     Snap t = {0};
@@ -398,7 +398,7 @@ static void test_stopped_since(void)
     snap_end(&t);
 }
 
-/* QEMU does not let the guest go on at once. */
+/* QEMU does not let the guest continue at once. */
 static void test_not_resumed(void)
 {
     Snap t = {0};
@@ -624,7 +624,7 @@ static void test_early_end(gconstpointer data)
 
 static const char *const deaths[] = {"protected", "armed", "running", "written"};
 
-/* The engine dies; who asks as soon as that is told is not refused. */
+/* The engine dies; a client that asks as soon as that is told is not refused. */
 static void test_at_once(gconstpointer step)
 {
     g_autofree char *faults = g_strdup_printf("snapshot/*/at/%s=kill", (const char *)step);
@@ -641,7 +641,7 @@ static void test_at_once(gconstpointer step)
     snap_end(&t);
 }
 
-/* FALSE: it has to be repeated. */
+/* FALSE: it must be repeated. */
 static bool is_taken(Snap *t)
 {
     g_autoptr(JsonObject) answer =
@@ -658,7 +658,7 @@ static bool is_taken(Snap *t)
     return false;
 }
 
-/* Nor is who has not been told yet. */
+/* Nor is a client that has not been told yet. */
 static void test_at_the_death(gconstpointer step)
 {
     g_autofree char *faults = g_strdup_printf("snapshot/*/at/%s=hold", (const char *)step);

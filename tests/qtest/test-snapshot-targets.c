@@ -243,7 +243,7 @@ static void expect_held_by_kernel(pid_t engine)
 }
 
 /* The engine's copy of the userfaultfd stays open, no other engine may be started, and the disk
- * does not answer for a long time: the relay lets the guest go on. */
+ * does not answer for a long time: the relay lets the guest continue. */
 static void test_killed(gconstpointer config)
 {
     FuseFolder *folder;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Live snapshots of real guests: a guest that writes everywhere is saved while it runs, goes on
+ * Live snapshots of real guests: a guest that writes everywhere is saved while it runs, continues
  * unharmed, and what stock QEMU restores from the file is the guest as it was at one instant: each
  * vCPU's counters have one step at most. Of a stopped guest the file is its memory, byte for byte.
  *

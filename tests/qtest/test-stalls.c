@@ -2,8 +2,8 @@
 /*
  * Processes and connections that do not end, but hang, or end at the worst moment, with real QEMUs:
  * an engine that is stopped, a QEMU that is stopped or killed, a relay that is killed, a connection
- * that breaks while the right to run is handed over, strangers who say nothing. Whatever it is, the
- * other side notices, no guest runs twice, and what can go on goes on.
+ * that breaks while the right to run is handed over, strangers that say nothing. Whatever it is,
+ * the other side notices, no guest runs twice, and what can continue continues.
  */
 #include <errno.h>
 #include <signal.h>
@@ -122,7 +122,7 @@ static void go_cut(Test *t, FfFrameType type)
     qmp_ok(t->sq, "migrate-start-postcopy", NULL);
 }
 
-/* The source goes on, and the destination learns it. */
+/* The source continues, and the destination learns it. */
 static void test_loaded(void)
 {
     Test t = {0};
@@ -191,9 +191,9 @@ static void connect_again(Test *t, const char *name, FfFrameType type)
     qmp_ok(t->sq, "migrate", "{'uri': '%s', 'resume': true}", type ? t->c->uri : uri);
 }
 
-/* QEMU's main loop waits for a page when the grant comes, and the connection breaks behind it: cont
- * is answered when the page is there, the page comes when there is a connection. So nobody who
- * makes connections may wait for the answer; nor may a new engine. */
+/* QEMU's main loop waits for a page when the grant comes, and the connection breaks after it: cont
+ * is answered when the page is there, the page comes when there is a connection. So no thread
+ * that makes connections may wait for the answer; nor may a new engine. */
 static void test_cont_waits(gconstpointer engine_dies)
 {
     Test t = {0};
@@ -315,8 +315,9 @@ static Qmp *another_monitor(Vm *vm)
 
 #define HUNG (30 * G_TIME_SPAN_SECOND) /* relay/ping.c */
 
-/* Both engines stand in postcopy, and nobody lets them go on: after 30 s each relay kills its own.
- * What was asked meanwhile, at two monitors of each QEMU, is answered then, by the next engine. */
+/* Both engines stand in postcopy, and nobody lets them continue: after 30 s each relay kills its
+ * own. What was asked meanwhile, at two monitors of each QEMU, is answered then, by the next
+ * engine. */
 static void test_engine_hangs(void)
 {
     Test t = {0};
@@ -408,8 +409,8 @@ static int64_t missing(Qmp *q)
     return json_object_get_int_member(half_of(info), "bytes-missing");
 }
 
-/* The destination's QEMU hangs after the grant: its pages come, and the migration ends when it goes
- * on. */
+/* The destination's QEMU hangs after the grant: its pages come, and the migration ends when it
+ * continues. */
 static void test_hangs_granted(void)
 {
     Test t = {0};

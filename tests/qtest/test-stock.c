@@ -54,7 +54,7 @@ typedef struct {
     const char *creds;      /* "psk", "x509": TLS, through a tap; NULL: in the clear */
     bool tap;               /* in the clear, but through the tap */
     bool engine_dies;       /* after the end: the next one has nothing to adopt */
-    bool recovers;          /* is interrupted, and goes on by QEMU's own recovery */
+    bool recovers;          /* is interrupted, and continues by QEMU's own recovery */
     bool newer;             /* both are QEMU 10 */
     const char *machine;    /* NULL: OLD_MACHINE */
     bool strangers;         /* many stop in their handshakes with the destination before */
@@ -246,7 +246,7 @@ static void recover(const Row *row, Vm *source, Vm *destination, const BootsectC
     qmp_expect(d, "RESUME"); /* earlier QEMU gives up */
     qmp_expect_migration(s, "postcopy-active");
     /* QEMU 7.2 says so at the beginning of postcopy_start(), where a broken connection still makes
-     * it start its guest; pages are sent behind it. Each answer lets its main loop go on. */
+     * it start its guest; pages are sent after it. Each answer lets its main loop continue. */
     while (move_ram_count(source, "postcopy-bytes") == 0) {
     }
     qmp_ok(s, "migrate-pause", NULL);
@@ -485,7 +485,7 @@ static void test_opening(const void *opaque)
     g_assert_cmpint(vm_wait_exit(destination), ==, 1);
 }
 
-/* x-farfault-peer: require refuses; the guest goes on at the source. */
+/* x-farfault-peer: require refuses; the guest continues at the source. */
 static void test_require(void)
 {
     const char *why;
@@ -652,8 +652,8 @@ static void test_settings(const void *opaque)
     g_assert_cmpstr(wrong, ==, NULL);
 }
 
-/* Whoever connects while QEMU waits for a further channel under our TLS is not let through to it
- * without. */
+/* A peer that connects while QEMU waits for an additional channel under our TLS is not let through
+ * to it without. */
 static void test_stranger(void)
 {
     const char *why;
@@ -731,7 +731,7 @@ static void test_waiting_channel(void)
         at[i] = ff_address_connect(there, NULL, NULL);
         g_unix_set_fd_nonblocking(at[i], FALSE, NULL);
     }
-    /* Who is sent away came behind them, so they are in. */
+    /* The peer that is sent away came after them, so they are in. */
     int stranger = ff_address_connect(there, NULL, NULL);
 
     g_unix_set_fd_nonblocking(stranger, FALSE, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Credentials with which no migration can begin: objects that are wrong, and files that have
- * changed since their object was made. The guest goes on, and no descriptor is left.
+ * changed since their object was made. The guest continues, and no descriptor is left.
  */
 #include <string.h>
 #include <unistd.h>

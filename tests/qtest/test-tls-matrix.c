@@ -38,7 +38,7 @@ static bool set_channels(Vm *vm, unsigned n)
     return true;
 }
 
-/* A slow postcopy is interrupted, and goes on through the same tap. */
+/* A slow postcopy is interrupted, and continues through the same tap. */
 static void interrupt(Vm *source, Vm *destination, const char *uri)
 {
     Qmp *s = vm_qmp(source), *d = vm_qmp(destination);

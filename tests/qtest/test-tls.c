@@ -275,7 +275,7 @@ static void speak_in_the_clear(const char *path)
 }
 
 /* Both engines are killed in postcopy: their successors have the credentials, though the guest's
- * QEMU may answer nothing, and let nobody in who speaks in the clear. */
+ * QEMU may answer nothing, and let no peer in that speaks in the clear. */
 static void test_adopted(const void *opaque)
 {
     const Row *row = opaque;

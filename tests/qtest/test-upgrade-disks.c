@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * farfault upgrade of guests whose disks are not any more what they were under the same names: it
- * is refused, the guest goes on where it is, and goes over when each name is given back.
+ * is refused, the guest continues where it is, and goes over when each name is given back.
  */
 #include "tests/qtest/upgrade-rig.h"
 

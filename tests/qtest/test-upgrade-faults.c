@@ -82,7 +82,7 @@ static void test_old_both_after(void)
     }
 }
 
-/* What the new QEMU wrote while it was loaded is put back by who comes after both. */
+/* What the new QEMU wrote while it was loaded is put back by the engine that comes after both. */
 static void test_put_back_by_attach(void)
 {
     if (!has_faults()) {
@@ -187,8 +187,8 @@ static void test_old_qemu(void)
     up_check_memory(g);
 }
 
-/* An engine that stands still for longer than anybody waits: before the guest is its own it goes on
- * in the old QEMU, behind that in the new one. */
+/* An engine that stands still for longer than anybody waits: before the guest is its own it
+ * continues in the old QEMU, after that in the new one. */
 static void test_hangs(void)
 {
     static const struct {
@@ -323,7 +323,8 @@ static void test_stop_after_giving(void)
 }
 
 /* Relay and engine of the old QEMU die when the journal says that the guest is being stopped, and
- * it is not yet: who says stop to the next engine is not told that it stands while it runs. */
+ * it is not yet: a client that says stop to the next engine is not told that it stands while it
+ * runs. */
 static void test_stop_while_taken_back(void)
 {
     static const char stop[] = "{\"execute\": \"stop\"}\n";

@@ -185,7 +185,7 @@ static char *generation(Guest *g)
     return guid;
 }
 
-/* What a second start would truncate, or make up anew: none of it is, also not the second time. */
+/* What a second start would truncate, or make up again: none of it is, also not the second time. */
 static void test_adapted(void)
 {
     const char *why;
@@ -366,7 +366,7 @@ static void test_gone(void)
     refused = qmp_error(g->qmp, "x-farfault-hand-over", "{'fdname': 'nothing'}");
     g_assert_nonnull(strstr(refused, "previous migration"));
     g_assert_cmpstr(migration_status(g, &info), ==, "completed");
-    /* One that was only saved goes on, and is a guest as any. */
+    /* One that was only saved continues, and is a guest as any. */
     qmp_ok(g->qmp, "cont", NULL);
     g_autofree char *installed = up_installed();
     up_to(g, installed);
@@ -431,7 +431,7 @@ static void test_left_alone(void)
     up_check_memory(g);
 }
 
-/* Who asked for the upgrade dies right after that: the engines go on alone. */
+/* The process that asked for the upgrade dies right after that: the engines continue alone. */
 static void test_nobody_waits(void)
 {
     g_autoptr(Guest) g = up_counting(NULL);

@@ -61,8 +61,7 @@ static void test_stop_under_way(void)
     qmp_ok(vm_qmp(t.vm), "migrate-start-postcopy", NULL);
     snap_wait_held(&t); /* about to stop the guest */
     GThread *client = g_thread_new("client", say_stop, t.vm);
-    snap_wait_held(
-        &t); /* the guest is not held, so the relay is to pass stop to QEMU; it is late */
+    snap_wait_held(&t); /* the guest is not held, so the relay must pass stop to QEMU; it is late */
     stop_process(relay);
     snap_let_both_go(&t);
     bool early = has_gone_on(&t);

@@ -48,7 +48,7 @@ void up_to(Guest *g, const char *program)
     up_runs(g);
 }
 
-/* It fails, and says PART; the QEMU that was there goes on. */
+/* It fails, and says PART; the QEMU that was there continues. */
 void up_fails(Guest *g, const char *const *args, const char *part)
 {
     g_autofree char *said = NULL;

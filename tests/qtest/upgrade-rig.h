@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What tests of farfault upgrade share: a guest that may change its QEMU, the command, and what has
- * to be true afterwards.
+ * What tests of farfault upgrade share: a guest that may change its QEMU, the command, and what
+ * must be true afterwards.
  *
  * The guest's console is a file, as nothing that is connected can be handed over. All processes of
  * a guest have the path of its directory on their command lines: so they are found, and ended if
@@ -66,7 +66,7 @@ char *up_memory(Guest *g);
 void up_attach(Guest *g, pid_t pid);
 /* The same, if it is dead. */
 void up_attach_if_needed(Guest *g, pid_t pid);
-/* "hold" of fault/fault.h: before it; until somebody waits there; who waits goes on. */
+/* "hold" of fault/fault.h: before it; until somebody waits there; a thread that waits continues. */
 void up_can_hold(const Guest *g);
 void up_wait_held(const Guest *g);
 void up_let_go(const Guest *g);
@@ -98,7 +98,7 @@ bool up_has_run(Guest *g);
 /* farfault attach PID; what it said (g_free). */
 char *up_try_attach(Guest *g, pid_t pid);
 void up_to(Guest *g, const char *program);
-/* It fails, and says PART; the QEMU that was there goes on. */
+/* It fails, and says PART; the QEMU that was there continues. */
 void up_fails(Guest *g, const char *const *args, const char *part);
 /* A QEMU on the memory of G's, that waits; its monitor. */
 Qmp *up_start_borrowing(Guest *g);

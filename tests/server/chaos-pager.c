@@ -186,7 +186,7 @@ static void kill_holder(Round *r)
     int status;
 
     if (dialect == VMM && r->client[CLIENTS - 1].pid && !r->client[CLIENTS - 1].killed) {
-        daemon_wait_said(d, "the guest is there"); /* who was not connected to waits for ever */
+        daemon_wait_said(d, "the guest is there"); /* one not connected to waits for ever */
     }
     if (r->held[dialect]) {
         pid_t pager = daemon_pager(d);

@@ -24,7 +24,7 @@ enum {
     CLIENT_OLD = 1 << 5,       /* sends page_size_kib alone, as an old Firecracker */
     CLIENT_WAITS_FIRST = 1 << 9,    /* for a byte of `go`, before anything else */
     CLIENT_READS_AT_ONCE = 1 << 10, /* in the end, with a thread for each page */
-    CLIENT_LEAVES = 1 << 8, /* forks when all has been done, and exits at once: the child goes on */
+    CLIENT_LEAVES = 1 << 8, /* forks when all has been done, and exits at once: the child runs on */
     CLIENT_SPLIT = 1 << 6,  /* its message comes in pieces, the userfaultfd with the last */
 };
 

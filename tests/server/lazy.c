@@ -22,7 +22,7 @@
 #define BASE 0x1000000000ull
 #define FIRST_MAPPING 64u /* pages; the other one follows at once */
 #define FIRST_RUN 100u    /* goes over both */
-#define EAGER 4u          /* pages that are not lazy, behind that */
+#define EAGER 4u          /* pages that are not lazy, after that */
 #define LAST_RUN 20u
 #define FINISHED 0x52535446
 

@@ -122,7 +122,7 @@ static void test_killed(gconstpointer moment)
 }
 #endif
 
-/* The pager has died, and its successor finds no images: the process goes on when they are there
+/* The pager has died, and its successor finds no images: the process continues when they are there
  * again (ENDS: it ends before). */
 static void test_put_back(gconstpointer ends)
 {
@@ -163,7 +163,7 @@ static void assert_was_killed(pid_t pid)
     g_assert_cmpint(WTERMSIG(status), ==, SIGKILL);
 }
 
-/* Holder and pager are killed at once: it has no copy, and may not go on with zeros. FAULT: the
+/* Holder and pager are killed at once: it has no copy, and may not continue with zeros. FAULT: the
  * guard has died before, and could not be started at once; NULL. */
 static void test_both_killed(gconstpointer fault)
 {
@@ -209,8 +209,8 @@ static void test_refused(gconstpointer kind)
     end(&w);
 }
 
-/* The guard is stopped: who comes and is refused is killed nonetheless. More of them than its
- * socket takes. */
+/* The guard is stopped: a client that comes and is refused is killed nonetheless. More of them than
+ * its socket takes. */
 static void test_stopped_guard(void)
 {
     enum { N = 400 };

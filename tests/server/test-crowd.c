@@ -102,7 +102,7 @@ static void test_full(void)
     for (unsigned i = 0; i < 32; i++) {
         small_check(&c[i]);
     }
-    /* And it goes on when somebody has left. */
+    /* And it continues when somebody has left. */
     char byte;
     kill(leaver, SIGKILL);
     g_assert_cmpint(waitpid(leaver, &status, 0), ==, leaver);
@@ -122,8 +122,8 @@ static void test_full(void)
 
 /* ---- after a pager --------------------------------------------------------------------------- */
 
-/* Its successor is told of more clients than a socket takes at once, and whoever starts it may not
- * make the socket larger. */
+/* Its successor is told of more clients than a socket takes at once, and the process that starts it
+ * may not make the socket larger. */
 static void test_restart(void)
 {
     enum { N = 400 };
@@ -466,7 +466,7 @@ static void test_bad_pages(gconstpointer more)
     }
     daemon_stop(d);
     g_unlink(path);
-    close(c.uffd); /* they go on, with zeros */
+    close(c.uffd); /* they continue, with zeros */
     for (unsigned i = 0; i < G_N_ELEMENTS(waiting); i++) {
         pthread_join(waiting[i], NULL);
     }
@@ -513,8 +513,8 @@ static char *read_text(int sock)
     return g_string_free(text, FALSE);
 }
 
-/* Of as many clients as make the answer larger than a socket takes at once; and beside somebody who
- * asks for nothing. */
+/* Of as many clients as make the answer larger than a socket takes at once; and beside a client
+ * that asks for nothing. */
 static void test_metrics(void)
 {
     enum { N = 700 };

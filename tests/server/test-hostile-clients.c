@@ -184,7 +184,7 @@ static void test_too_long(void)
     daemon_stop(d);
 }
 
-/* Who says nothing makes room. */
+/* A client that says nothing makes room. */
 static void test_silent(void)
 {
     Daemon *d = daemon_start(PAGES, 4096, fill, NULL, NULL);

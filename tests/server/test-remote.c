@@ -83,7 +83,7 @@ static unsigned threads_of(pid_t pid)
     return n;
 }
 
-/* A host that has to be looked up: the holder, which forks, has no thread for that. */
+/* A host that must be looked up: the holder, which forks, has no thread for that. */
 static void test_name(void)
 {
     Giver g = giver_new("tcp:127.0.0.1:0", NULL);
@@ -91,7 +91,7 @@ static void test_name(void)
     g_autofree char *uri = g_strconcat("tcp:" SLOW_NAME, strrchr(g.uri, ':'), NULL);
 
     g_setenv("LD_PRELOAD", preload, TRUE);
-    g_setenv(SLOW_NAMES_GATE, "/dev/null", TRUE); /* nobody has to wait */
+    g_setenv(SLOW_NAMES_GATE, "/dev/null", TRUE); /* nobody need wait */
     daemon_next(&(DaemonKind){.said_to = -1, .file = uri});
     Daemon *d = daemon_start(PAGES, 4096, NULL, NULL, NULL);
     g_unsetenv("LD_PRELOAD");
@@ -175,7 +175,7 @@ static void start_again(Giver *g)
     giver_start(g, NULL, NULL);
 }
 
-/* Who waits waits, until there is one again. */
+/* A client that waits continues to wait, until there is one again. */
 static void test_killed(gconstpointer more)
 {
     Giver g = giver_new("tcp:127.0.0.1:0", NULL);

@@ -211,8 +211,8 @@ static void test_raw(void)
     g_unlink(path);
 }
 
-/* Who cuts a file leaves an open reader nothing that it may take for a hole; nor may new content be
- * given to who has had some of the old. */
+/* A process that cuts a file leaves an open reader nothing that it may take for a hole; nor may new
+ * content be given to a client that has had some of the old. */
 static void test_changed(void)
 {
     g_autofree char *data = g_strnfill(MIB, 'x'), *buf = g_malloc(MIB);
@@ -461,7 +461,7 @@ static void test_criu(void)
         g_autoptr(GArray) ranges = NULL;
         g_autoptr(GArray) extents = NULL;
         uint64_t size;
-        g_autofree uint8_t *copy = g_memdup2(pagemap->data, len); /* nothing is behind it */
+        g_autofree uint8_t *copy = g_memdup2(pagemap->data, len); /* nothing is after it */
         parse_criu(copy, len, mm->data, mm->len, &ranges, &extents, &size);
     }
 }
@@ -472,7 +472,7 @@ typedef struct {
     FfRecord *rec;
     int told;
     unsigned inside; /* atomic */
-    bool closed;     /* atomic; the one who closed it thinks that nobody is inside */
+    bool closed;     /* atomic; the one that closed it thinks that nobody is inside */
     bool end;        /* atomic */
     unsigned times;
 } Gate;
@@ -511,7 +511,7 @@ static void test_gate(void)
     }
     for (unsigned i = 0; i < 3000; i++) {
         while (!ff_gate_close(g.rec)) {
-            /* Who leaves as the last one tells: this would wait for ever. */
+            /* The last one that leaves tells: this would wait for ever. */
             g_assert_cmpint(read(g.told, &n, sizeof(n)), ==, sizeof(n));
         }
         __atomic_store_n(&g.closed, true, __ATOMIC_SEQ_CST);
@@ -532,7 +532,7 @@ static void test_gate(void)
     close(g.told);
 }
 
-/* A ring that is full says so, and who takes something tells. */
+/* A ring that is full says so, and the one that takes something tells. */
 static void test_ring(void)
 {
     FfRecord *rec, *other;
@@ -612,7 +612,7 @@ static gpointer run_peer(gpointer listener)
     return NULL;
 }
 
-/* A source of lies: nothing of it is taken, and nothing is written behind what was asked for. */
+/* A source of lies: nothing of it is taken, and nothing is written after what was asked for. */
 static void test_remote(void)
 {
     g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);

@@ -178,7 +178,7 @@ static void test_killed_at(gconstpointer data)
     }
 }
 
-/* The clients go on, whenever it is. FF_ROUNDS: more of it. */
+/* The clients continue, whenever it is. FF_ROUNDS: more of it. */
 static void test_killed_at_random(void)
 {
     const char *env = g_getenv("FF_ROUNDS");

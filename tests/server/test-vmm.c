@@ -159,7 +159,7 @@ static void test_killed_at_random(void)
     }
 }
 
-/* The content cannot be read for a while: who waits waits. */
+/* The content cannot be read for a while: a thread that waits continues to wait. */
 static void test_bad_source(void)
 {
     run_well(VMM_PREFAULTS, 1, "pager/none/call/source-read#20=EIO", "--no-bulk");
@@ -205,8 +205,8 @@ static void test_changed(void)
     end(&w);
 }
 
-/* All of farfault but its guard is killed, or ended: who misses a page stands still, and the guard
- * ends when the process has. */
+/* All of farfault but its guard is killed, or ended: a process that misses a page stands still, and
+ * the guard ends when the process has. */
 static void test_frozen(gconstpointer signal)
 {
     VmmPlan plan = {.vcpus = 1, .flags = VMM_FREEZES};
@@ -305,7 +305,7 @@ static void test_pieces(void)
     end(&w);
 }
 
-/* Thousands of them, with fds, from somebody who reads no answer: there is one for each. */
+/* Thousands of them, with fds, from a client that reads no answer: there is one for each. */
 static void test_flood(void)
 {
     enum { N = 5000 };

@@ -287,7 +287,7 @@ typedef struct {
     char *mem[VMM_SLOTS];
     int uffd;
     pthread_t handler;
-    unsigned asked;         /* atomic. Observer: who waits for the first one */
+    unsigned asked;         /* atomic. Observer: the thread that waits for the first one */
     Holds holds[VMM_PAGES]; /* of each its vCPU */
 } Vmm;
 

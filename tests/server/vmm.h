@@ -54,7 +54,7 @@ int vmm_listen(const char *path);
 /* Forks it. */
 pid_t vmm_start(const VmmPlan *plan);
 
-/* ---- for who does something else on purpose -------------------------------------------------- */
+/* ---- for a test that does something else on purpose ------------------------------------------ */
 
 typedef struct {
     int listener, control, fault;

@@ -152,7 +152,7 @@ static void stop_guest(Snapshot *sn)
     }
 }
 
-/* Whatever was not written: the guest goes on. */
+/* Whatever was not written: the guest continues. */
 static void close_snapshot(Snapshot *sn)
 {
     rig_stop(sn->r);
@@ -554,7 +554,7 @@ static const Failure failures[] = {
     {"writer-ring", EPERM, 0, FF_WRITER_URING, FF_WRITER_DIRECT},
 };
 
-/* The guest goes on whatever the disk does, and what was written in the end is right. */
+/* The guest continues whatever the disk does, and what was written in the end is right. */
 static void test_failures(RigKind kind)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(failures); i++) {

@@ -348,7 +348,7 @@ static void forget_points(void)
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* A file of a tmpfs of its own, with huge pages for who asks. -1: may not. */
+/* A file of a tmpfs of its own, with huge pages for a process that asks. -1: may not. */
 static int huge_file(void)
 {
     int fd = -1;

@@ -108,7 +108,8 @@ void rig_wait_asked(Rig *r, unsigned n);
 int rig_wait_failed(Rig *r);
 /* Waits until N waits have begun in all. */
 void rig_wait_began(Rig *r, unsigned n);
-/* Waits until all was placed for the Nth time: who reads the last page comes before its mark. */
+/* Waits until all was placed for the Nth time: a thread that reads the last page comes before its
+ * mark. */
 void rig_wait_completed(Rig *r, unsigned n);
 
 /* FN is called once, at the next of the named points POINT (fault/fault.h) that any thread reaches;

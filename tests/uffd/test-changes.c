@@ -19,7 +19,7 @@
 #define MISSING UFFDIO_REGISTER_MODE_MISSING
 #define CHANGES (FF_UFFD_EVENTS & ~UFFD_FEATURE_EVENT_FORK)
 
-/* Somebody who changes the mappings, or touches them, and waits meanwhile. */
+/* A thread that changes the mappings, or touches them, and waits meanwhile. */
 typedef struct {
     Rig *r;
     unsigned page, n;
@@ -101,7 +101,7 @@ static void test_event_waits(RigKind kind)
     rig_free(r);
 }
 
-/* Whoever waits for an event that nobody will read can be told so. */
+/* A thread that waits for an event that nobody will read can be told so. */
 static gpointer other_is_cancelled(gpointer p)
 {
     Other *o = p;
@@ -163,7 +163,7 @@ static void never(Rig *r, const FfRun *run)
 {
 }
 
-/* Somebody waits for a page that is given back: it goes on, with zeros, without the pager. */
+/* Somebody waits for a page that is given back: it continues, with zeros, without the pager. */
 static void test_remove_wakes(RigKind kind)
 {
     Rig *r = rig_new(kind, MISSING, CHANGES);

@@ -78,7 +78,7 @@ static void close_scene(Scene *sc)
     rig_free(sc->r);
 }
 
-/* Whoever answers the fault has done what it does before this goes on. */
+/* The thread that answers the fault has done what it does before this continues. */
 static void write_page(const Rig *r, unsigned page)
 {
     __atomic_store_n((uint64_t *)rig_page(r, page), page + 1, __ATOMIC_SEQ_CST);
@@ -116,7 +116,8 @@ static int look_what_is_left(void *opaque)
     return 0;
 }
 
-/* A page that is being kept is not saved: whoever looks just then must not take it for the end. */
+/* A page that is being kept is not saved: a saver that looks just then must not take it for the
+ * end. */
 static void test_left(RigKind kind)
 {
     Scene sc;
@@ -144,8 +145,8 @@ static int arm_again(void *opaque)
     return 0;
 }
 
-/* A page is saved, and armed again before its protection was lifted: it stays protected, and who
- * waited for it is told again. */
+/* A page is saved, and armed again before its protection was lifted: it stays protected, and a
+ * thread that waited for it is told again. */
 static void test_arm_again(RigKind kind)
 {
     Scene sc;
@@ -253,7 +254,7 @@ static void stop_in_a_change(Scene *sc)
     struct pollfd pfd = {.fd = sc->r->uffd, .events = POLLIN};
 
     __atomic_store_n(&sc->other, g_thread_new("gives", other_gives_back, sc),
-                     __ATOMIC_RELEASE); /* observer: who joins */
+                     __ATOMIC_RELEASE); /* observer: the thread that joins */
     g_assert_cmpint(poll(&pfd, 1, -1), ==, 1);
     ff_faults_stop(sc->r->s);
 }
@@ -421,7 +422,7 @@ static int moves(void *opaque)
     char *at = rig_page(sc->r, sc->page);
 
     __atomic_store_n(&sc->other, g_thread_new("moves", other_moves, sc),
-                     __ATOMIC_RELEASE); /* observer: who joins */
+                     __ATOMIC_RELEASE); /* observer: the thread that joins */
     g_assert_cmpint(poll(&pfd, 1, -1), ==, 1);
     g_assert_true(mmap(at, sc->r->page_size, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at);
@@ -442,8 +443,8 @@ static int has_moved(void *opaque)
     return 0;
 }
 
-/* Whoever is told again after a change has no wait left from before it: they would grow in number
- * with each time, and all of them be tried at each fault. */
+/* A writer that is told again after a change has no wait left from before it: they would grow in
+ * number with each time, and all of them be tried at each fault. */
 static void expect_no_waits(const Scene *sc)
 {
     unsigned block;
@@ -504,7 +505,7 @@ static void test_move(RigKind kind)
 
 /* ---- what callers are about to give back ----------------------------------------------------- */
 
-/* Somebody who knows of one caller, which gives N pages from FIRST on back. */
+/* An FfCallers that knows of one caller, which gives N pages from FIRST on back. */
 typedef struct {
     FfCallers callers; /* first */
     Rig *r;
@@ -635,8 +636,8 @@ static void test_moved_given(RigKind kind)
 
 /* ---- given up -------------------------------------------------------------------------------- */
 
-/* Who waits for a page that a saver has goes on, as does who comes later, while what is protected
- * is still being lifted. */
+/* A thread that waits for a page that a saver has continues, as does one that comes later, while
+ * what is protected is still being lifted. */
 static void test_give_up(RigKind kind)
 {
     Scene sc;
@@ -712,7 +713,8 @@ static int lend_other(void *opaque)
     return 0;
 }
 
-/* Who lends when another one has the last slot in its hand finds none: that one looks again. */
+/* A saver that lends when another one has the last slot in its hand finds none: that one looks
+ * again. */
 static void test_lent_without_slot(RigKind kind)
 {
     uint64_t first;

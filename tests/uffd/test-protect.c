@@ -295,7 +295,7 @@ static void test_full(RigKind kind)
     rig_free(r);
 }
 
-/* Without a buffer of its own: the pager notes the write, and lets it go on. */
+/* Without a buffer of its own: the pager notes the write, and lets it continue. */
 static void test_lift(RigKind kind)
 {
     Rig *r = rig_new(kind, WP, 0);
@@ -483,8 +483,8 @@ static gpointer write_first(gpointer p)
     return NULL;
 }
 
-/* Whoever waits goes on when the protection ends before the page was saved, whether the fault was
- * read or not. */
+/* A thread that waits continues when the protection ends before the page was saved, whether the
+ * fault was read or not. */
 static void test_end(RigKind kind)
 {
     for (unsigned round = 0; round < 2; round++) {

@@ -69,7 +69,7 @@ static gpointer touch_all(gpointer p)
     return NULL;
 }
 
-/* Several who wait for one page make one request. */
+/* Several that wait for one page make one request. */
 static void test_many_waiters(RigKind kind)
 {
     static const unsigned steps[] = {1, 1, 3, 5};
@@ -108,7 +108,8 @@ static void lose_request(Rig *r, const FfRun *run)
 {
 }
 
-/* The pager has lost its requests, and is asked again; whoever waited has waited since then. */
+/* The pager has lost its requests, and is asked again; a thread that waited has waited since
+ * then. */
 static void test_again(RigKind kind)
 {
     Rig *r = rig_new(kind, MISSING, 0);
@@ -157,7 +158,7 @@ static gpointer read_second(gpointer p)
     return NULL;
 }
 
-/* More who wait than there is room for: those that are not noted are reached all the same. */
+/* More that wait than there is room for: those that are not noted are reached all the same. */
 static void test_overflow(RigKind kind)
 {
     Rig *r = rig_new(kind, MISSING, 0);
@@ -190,7 +191,7 @@ static void test_overflow(RigKind kind)
 
 /* ---- placing --------------------------------------------------------------------------------- */
 
-/* Nobody answers here: whoever would miss a page would wait for ever. */
+/* Nobody answers here: a thread that would miss a page would wait for ever. */
 static void test_zero(RigKind kind)
 {
     Rig *r = rig_new(kind, MISSING, 0);
@@ -444,8 +445,8 @@ static gpointer read_zeros(gpointer p)
     return NULL;
 }
 
-/* There is no memory for the zeros of a page that was given back: whoever waits for it waits on,
- * the owner is told which it is, and who comes next answers. */
+/* There is no memory for the zeros of a page that was given back: a thread that waits for it waits
+ * on, the owner is told which it is, and the one that comes next answers. */
 static void test_given_back_no_memory(RigKind kind)
 {
     Rig *r = rig_new(kind, MISSING, 0);
@@ -492,7 +493,7 @@ static void test_in_vain(RigKind kind)
     rig_free(r);
 }
 
-/* Somebody else has placed the first half, and whoever waits for it was not woken. */
+/* Somebody else has placed the first half, and a thread that waits for it was not woken. */
 static void test_mark(RigKind kind)
 {
     Rig *r = rig_new(kind, MISSING, 0);
@@ -535,8 +536,8 @@ static gpointer read_last(gpointer p)
     return NULL;
 }
 
-/* The second half is a hole: zeros for who waits and who comes, and nobody is told of them. The
- * first half is as before. */
+/* The second half is a hole: zeros for those that wait and those that come, and nobody is told of
+ * them. The first half is as before. */
 static void test_hole(RigKind kind)
 {
     Rig *r = rig_new(kind, MISSING, 0);

@@ -31,7 +31,7 @@
 
 typedef struct {
     const char *name, *in;
-    const char *out;     /* NULL: IN, and what every start gets behind it */
+    const char *out;     /* NULL: IN, and what every start gets after it */
     const char *summary; /* of the plan; refusals and warnings are apart */
     const char *refused; /* part of the reason; NULL: none */
     const char *warning; /* part of the only warning; NULL: none */

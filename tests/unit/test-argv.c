@@ -281,7 +281,8 @@ static void test_no_guest(void)
     }
 }
 
-/* Refused memory, or monitors that QEMU keeps: the words stay, with the private monitor behind. */
+/* Refused memory, or monitors that QEMU keeps: the words stay, with the private monitor after
+ * them. */
 static void test_left(gconstpointer data)
 {
     ArgvCase c = *(const ArgvCase *)data;

@@ -67,7 +67,7 @@ static void test_frame(gconstpointer data)
 }
 
 /* The source is done, and its word for that is lost: the destination is completed all the same, and
- * who asked for that is not kept waiting. */
+ * a client that asked for that is not kept waiting. */
 static void test_last_word(void)
 {
     if (!side_possible()) {

@@ -248,7 +248,7 @@ static void test_log(void)
     begin = (Question){.w = w, .op = FF_BACKENDS_LOG, .fd = log};
     g_assert_null(engine_asks(&begin, log_begins));
     g_assert_null(engine_says(w, FF_BACKENDS_LOST, false));
-    /* Whoever goes takes what it did not log along. */
+    /* A back-end that goes takes what it did not log along. */
     close(w->backend);
     turn();
     g_autofree char *lost = engine_says(w, FF_BACKENDS_LOST, false);
@@ -461,7 +461,8 @@ static void assert_removed(World *w)
     world_free(w);
 }
 
-/* QEMU has removed the chardev: who listened there for its back-end listens no more. */
+/* QEMU has removed the chardev: the relay, which listened there for its back-end, listens no
+ * more. */
 static void test_removed(void)
 {
     World *w = world_prepare();

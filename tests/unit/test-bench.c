@@ -278,7 +278,7 @@ static void test_lost(void)
 }
 
 /* A migration that takes longer than the guest is given up after: it has its speed back in the
- * second report behind it, and what is lost is known. One that does not have it back is waited for
+ * second report after it, and what is lost is known. One that does not have it back is waited for
  * just as long, and what it has lost until then is the least. */
 static void test_lost_long(void)
 {

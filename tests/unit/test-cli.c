@@ -454,7 +454,7 @@ static void test_qmp_address(void)
 typedef struct {
     const char *name;
     FfMoveMode mode;
-    const char *source[7], *destination[4]; /* answers; behind the last one it closes */
+    const char *source[7], *destination[4]; /* answers; after the last one it closes */
     FfOutcome outcome;
     const char *reason; /* a part of it; NULL: none */
     bool refused;       /* it could not be started */
@@ -476,7 +476,7 @@ static const EndRow ends[] = {
      {RETURN(1) EVENT("completed"), RETURN(2), RETURN(3)},
      FF_OUTCOME_COMPLETED,
      .took = 670},
-    /* The guest is there: nobody is to be told to continue it at the source. */
+    /* The guest is there: nobody may be told to continue it at the source. */
     {"postcopy/destination-closed",
      FF_MOVE_NOW,
      {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("completed"), RETURN(4)},

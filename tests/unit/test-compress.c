@@ -124,7 +124,7 @@ static void test_refused(void)
     }
     out[len] = 0;
     refused(out, len + 1, SMALL);
-    /* Of another size than it has to be. */
+    /* Of another size than it must be. */
     refused(out, len, SMALL - 4096);
     refused(out, len, SMALL + 4096);
     refused(out, len, 4096);

@@ -142,7 +142,7 @@ static void test_bad_files(void)
     certs_remove(psk);
 }
 
-/* As somebody who may not read the files. In a process of its own. */
+/* As a user who may not read the files. In a process of its own. */
 static void test_unreadable(void)
 {
     g_autofree char *psk = NULL, *to = NULL, *key = NULL, *keys = NULL, *from = NULL;

@@ -302,7 +302,7 @@ typedef struct {
     size_t len;
 } Block;
 
-/* LEN bytes at a multiple of ALIGNMENT, with GUARD_LEN of nothing behind them. */
+/* LEN bytes at a multiple of ALIGNMENT, with GUARD_LEN of nothing after them. */
 static Block make_aligned(size_t len, size_t guard_len, size_t alignment)
 {
     const size_t around = 2 * alignment;

@@ -111,7 +111,8 @@ static void log_end(FfVmmMemory *memory)
     g_atomic_int_set(&devices.logs, 0);
 }
 
-/* At the destination: nothing is missing any more, and whoever comes after a crash knows it. */
+/* At the destination: nothing is missing any more, and an engine that comes after a crash knows
+ * it. */
 static void all_here(FfVmmMemory *memory)
 {
     const Side *d = (Side *)ff_vmm_of_memory(memory);
@@ -238,7 +239,7 @@ static void test_moved(void)
     end(s, d);
 }
 
-/* A log that is not whole, in a round or after the stop: the guest goes on where it was, and is
+/* A log that is not whole, in a round or after the stop: the guest continues where it was, and is
  * moved by the next migration. */
 static void test_lost(gconstpointer data)
 {
@@ -282,7 +283,7 @@ static void test_lost(gconstpointer data)
 }
 
 /* A client that may ask for the switch: refused before the guest is touched. One that asks though
- * it may not: the guest goes on where it was. */
+ * it may not: the guest continues where it was. */
 static void test_postcopy(gconstpointer data)
 {
     bool may = GPOINTER_TO_UINT(data);

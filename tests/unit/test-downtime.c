@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What counts against the client's downtime-limit, in numbers alone: RAM, the scan behind the stop,
+ * What counts against the client's downtime-limit, in numbers alone: RAM, the scan after the stop,
  * and the memory that QEMU keeps to itself with what of it cannot go ahead.
  */
 #include <fcntl.h>
@@ -30,7 +30,7 @@ static const Case cases[] = {
     /* What compresses well is RAM. */
     {"compressed", {100, 70 * MB, 5 * MB, 0, 10 * GIGABIT, GIGABIT}, true},
     {"compressed-too-long", {100, 80 * MB, 5 * MB, 0, 10 * GIGABIT, GIGABIT}, false},
-    /* A link much slower than reckoned: a migration has to end all the same. */
+    /* A link much slower than reckoned: a migration must end all the same. */
     {"must-end", {100, 3 * MB, 1000 * MB, 0, GIGABIT, GIGABIT}, true},
     {"must-end-share", {100, 4 * MB, 1000 * MB, 0, GIGABIT, GIGABIT}, false},
     {"must-end-scan", {100, 3 * MB, 1000 * MB, 200000, GIGABIT, GIGABIT}, true},
@@ -114,7 +114,7 @@ static const Ahead aheads[] = {
     {"tls-compress", true, FF_COMPRESS_AUTO, true},
 };
 
-/* What the limit has to be for the engine to carry it, whoever the peer is. */
+/* What the limit must be for the engine to carry it, whoever the peer is. */
 static void test_ahead(gconstpointer data)
 {
     const Ahead *a = data;

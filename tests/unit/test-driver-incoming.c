@@ -46,7 +46,7 @@ static void test_incoming(void)
     qemu_answers(&w, "query-status", "{'status':'inmigrate'}");
     qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
     qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
-    /* The next engine is to find the socket that a source may wait at. */
+    /* The next engine must find the socket that a source may wait at. */
     sent(&w, "hold {\"name\": \"incoming:0\"}\n"
              "filter 3\nevent \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
              "reply {\"return\": {}}\n");
@@ -175,7 +175,7 @@ static void test_name(void)
     world_init(&w, "defer", NULL);
     int fd = ask_slowly(&w);
 
-    /* Who did not ask for it does not wait; who did waits in order. */
+    /* A client that did not ask for it does not wait; one that did waits in order. */
     command(&w, "{'execute':'query-migrate'}");
     sent(&w, "");
     command_of(&w, 1, "{'execute':'query-migrate'}");
@@ -385,8 +385,8 @@ static void test_folder_command(void)
     folder_clear(&f);
 }
 
-/* Also for who sees another /proc: the name that the kernel has of the socket is one of that
- * folder. The next engine knows that name alone. */
+/* Also for a process that sees another /proc: the name that the kernel has of the socket is one of
+ * that folder. The next engine knows that name alone. */
 static void test_folder_argument(void)
 {
     static const char uri[] = "unix:m";

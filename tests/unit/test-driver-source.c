@@ -82,7 +82,7 @@ static const FfTotals *totals(const World *w)
     return &w->state->totals.copy[w->state->totals.turns & 1];
 }
 
-/* What is counted is whole after each step, and goes on where an engine has died. */
+/* What is counted is whole after each step, and continues where an engine has died. */
 static void test_totals(void)
 {
     World w;
@@ -505,7 +505,7 @@ static void test_begin_late(void)
 }
 #endif
 
-/* Who asks for no switch does not wait for it, nor behind his own request for it. */
+/* A client that asks for no switch does not wait for it, nor after its own request for it. */
 static void test_begin_waits(void)
 {
     Begin b;
@@ -720,10 +720,10 @@ static void test_resume(void)
         command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:2','resume':true}}");
         sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
                  "\"Cannot resume if there is no paused migration\"}}\n");
-        /* The switch is told first, the pause when the client has gone on. */
+        /* The switch is told first, the pause when the client has continued. */
         become(FF_STATUS_POSTCOPY_PAUSED);
         sent(&w, "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"postcopy-active\"}}\n");
-        /* Who only watches has not. */
+        /* A client that only watches has not. */
         command_of(&w, 1, "{'execute':'query-migrate'}");
         g_assert_true(g_str_has_prefix(w.out->str, "reply "));
         g_assert_null(strstr(w.out->str, "event"));
@@ -847,7 +847,7 @@ static int watch_late(const char *place, const char *name)
 }
 #endif
 
-/* The thread of an older QEMU that has read the last one's return path has to run first; but what
+/* The thread of an older QEMU that has read the last one's return path must run first; but what
  * it reads may be of a migration that is under way, and QEMU is not refused what it takes. */
 static void test_late(gconstpointer data)
 {

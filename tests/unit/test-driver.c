@@ -59,7 +59,7 @@ static void begin_refused(World *w, const char *why)
     begin_refused_to(w, why, "unix:b", target.uri);
 }
 
-/* Whoever connects, QEMU or the engine, to an address of the family that is meant. */
+/* The one that connects, QEMU or the engine, to an address of the family that is meant. */
 static void test_refused_family(void)
 {
     World w;
@@ -332,7 +332,7 @@ static void test_last_word(void)
 }
 
 /* Before the switch: the relay has passed what clients have said, and QEMU carried it out, as the
- * answer to a question behind it says. */
+ * answer to a question after it says. */
 static void test_words(void)
 {
     World w;
@@ -377,7 +377,7 @@ static void test_stop_later(void)
     command(&w, "{'execute':'stop','id':1}");
     command_of(&w, 1, "{'execute':'human-monitor-command','arguments':{'command-line':'s'}}");
     sent(&w, "");
-    g_assert_true(w.state->driver_flags & FF_DRIVER_CLIENT_STOP); /* for who comes after us */
+    g_assert_true(w.state->driver_flags & FF_DRIVER_CLIENT_STOP); /* for the next engine */
     migration->moves = false;
     migration->ops.moved(migration->ops.opaque);
     sent(&w, "reply {\"return\": {}, \"id\": 1}\nreply {\"return\": \"\"}\n");

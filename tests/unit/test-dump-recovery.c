@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A destination whose source is gone goes on from the source's dump: paused at random moments, its
- * memory is then that of the source, byte by byte, and no vCPU sees a wrong page. A dump that is
- * cut, damaged, old, or of another migration is refused, and the source can still be resumed. A
+ * A destination whose source is gone continues from the source's dump: paused at random moments,
+ * its memory is then that of the source, byte by byte, and no vCPU sees a wrong page. A dump that
+ * is cut, damaged, old, or of another migration is refused, and the source can still be resumed. A
  * source that comes back while a dump is read is sent away, and has no way back to its guest; when
  * all is there it learns that. A read that does not come back holds up nobody.
  *
@@ -539,7 +539,7 @@ static void test_hung(void)
     end(&t);
 }
 
-/* The same while the dump is verified: nothing has changed, and the source goes on. */
+/* The same while the dump is verified: nothing has changed, and the source continues. */
 static void test_hung_verifying(void)
 {
     if (!side_possible()) {
@@ -574,7 +574,7 @@ static void test_paused(void)
     side_run_until(all_stand());
     pause_dest(d);
     release_standing();
-    /* Time for the fill to go on, if it did: the coordinator's, there and back. */
+    /* Time for the fill to continue, if it did: the coordinator's, there and back. */
     recover(d, "/nowhere");
     side_run_until(d->status == FF_STATUS_POSTCOPY_PAUSED);
     g_mutex_lock(&stands.lock);

@@ -162,7 +162,7 @@ static void test_whole(void)
     check_modes(t.half[0]);
     check_modes(t.half[1]);
     g_assert_cmpint(check(&t), ==, 0);
-    /* The source has what the guest was at the switch; the destination's guest has gone on. */
+    /* The source has what the guest was at the switch; the destination's guest has continued. */
     gsize n;
     g_autofree char *device = contents(t.half[0], "device-state", &n);
     g_assert_cmpuint(n, ==, DEVICE_BYTES);
@@ -274,8 +274,8 @@ static void test_senseless(void)
     end(&t);
 }
 
-/* The source is given its guest back, and the migration goes on, while its memory is written: what
- * is in the files is of no moment, and no description makes a dump of it. */
+/* The source is given its guest back, and the migration continues, while its memory is written:
+ * what is in the files is of no moment, and no description makes a dump of it. */
 static void test_moved_on(void)
 {
     if (!side_possible()) {
@@ -469,7 +469,7 @@ static void test_full(void)
     end(&t);
 }
 
-/* Not while it goes on. */
+/* Not while it continues. */
 static void test_active(void)
 {
     g_autoptr(GError) error = NULL;

@@ -94,7 +94,7 @@ static void note_thread(void)
 
 int pthread_mutex_lock(pthread_mutex_t *lock)
 {
-    static int (*real)(pthread_mutex_t *); /* atomic; found by whoever comes first */
+    static int (*real)(pthread_mutex_t *); /* atomic; found by the thread that comes first */
     int (*found)(pthread_mutex_t *) = __atomic_load_n(&real, __ATOMIC_ACQUIRE);
 
     if (!found) {
@@ -182,7 +182,7 @@ static gpointer push(gpointer p)
     return NULL;
 }
 
-/* Whoever takes is never left to wait for what was pushed. */
+/* A thread that takes is never left to wait for what was pushed. */
 static void test_feed(void)
 {
     FfFeed *feed = ff_feed_new(NULL);

@@ -61,7 +61,7 @@ static void test_kinds(void)
     g_assert_false(ff_files_copy(0, NULL, 0));
 }
 
-/* As mountinfo calls them. Who adds one to the list has read its read_iter. */
+/* As mountinfo calls them. A developer who adds one to the list has read its read_iter. */
 static void test_types(void)
 {
     static const char *const copying[] = {

@@ -252,7 +252,8 @@ static void test_full(void)
     g_assert_cmpuint(w->map[FF_PACT_PAGES * PAGE], ==, FF_PACT_PAGES + 1);
 }
 
-/* The guard's end opens nothing, as long as anybody holds the userfaultfd; another one goes on. */
+/* The guard's end opens nothing, as long as anybody holds the userfaultfd; another one
+ * continues. */
 static void test_outlives(void)
 {
     g_autoptr(World) w = world_new();
@@ -270,7 +271,7 @@ static void test_outlives(void)
     g_assert_cmpuint(w->map[7 * PAGE], ==, 8);
     g = guard(w);
     wait_written(w);
-    /* Who waits may be answered before the new guard protects, and come once more. */
+    /* A process that waits may be answered before the new guard protects, and come once more. */
     g_assert_cmpuint(ff_pact_pages(w->pact), >=, 1);
     g_assert_cmpuint(ff_pact_pages(w->pact), <=, 2);
     kill_child(w);

@@ -218,7 +218,7 @@ static void attack_source(Step step, unsigned type, End end)
         g_error("the guest is %s: step %d, %s, end %d", runs ? "given away, and runs" : "nobody's",
                 step, ff_frame_name(type), end);
     }
-    /* Only who has said that the guest is loaded is given it. */
+    /* Only a destination that has said that the guest is loaded is given it. */
     g_assert_true(!given || (step == S_DEVICE && type == FF_FRAME_LOADED));
     expect_readable(s);
     side_free(s);
@@ -302,7 +302,7 @@ static uint64_t frames_of(Side *d)
     return info->pages_bulk + info->pages_urgent;
 }
 
-/* The source hangs up behind its last word, while the destination still has an acknowledgement of
+/* The source hangs up after its last word, while the destination still has an acknowledgement of
  * the last frame in mind: the word is heard all the same, or it would wait for minutes. */
 static void test_last_word(void)
 {

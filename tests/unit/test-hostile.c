@@ -625,7 +625,7 @@ static void test_source(gconstpointer data)
     side_free(d);
 }
 
-/* ---- hostile sources with a further bulk connection ------------------------------------------ */
+/* ---- hostile sources with an additional bulk connection -------------------------------------- */
 
 typedef struct {
     Side *d;
@@ -650,7 +650,7 @@ static void hear_round(const Further *t, unsigned index, uint64_t n)
     g_assert_cmpuint(f.page, ==, n);
 }
 
-/* In a round, with a page of it placed that came on the further connection. */
+/* In a round, with a page of it placed that came on the additional connection. */
 static void place_further(const Further *t)
 {
     uint64_t placed = 0;

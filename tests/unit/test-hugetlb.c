@@ -188,7 +188,7 @@ static void test_empty_pool(gconstpointer data)
 }
 
 /* Touches a page that has come, gives it back, and touches it again when there is no huge page: its
- * zeros have to wait, too. */
+ * zeros must wait, too. */
 static gpointer give_back(Side *s, unsigned index)
 {
     volatile uint64_t *w = (uint64_t *)s->map[0];
@@ -268,7 +268,7 @@ static void test_reserved(void)
     hugepages_free(taken);
 }
 
-/* The guest writes between the protection of a window and its copy: what it writes has to be sent
+/* The guest writes between the protection of a window and its copy: what it writes must be sent
  * again, so that there is another window. */
 static Side *writing;    /* the source */
 static unsigned windows; /* how many were opened; the coordinator's */

@@ -278,7 +278,7 @@ static const Case cases[] = {
     {"parts/no-cpus", {"query-cpus-fast", NULL, "!no"}, NULL},
     {"parts/odd-pci", {"query-pci", NULL, "[1, {'devices': [2, {}, {'id': 3}]}]"}, "qemu\t"},
     {"undo/good", {"none", NULL, NULL}, NULL},
-    /* With it the whole is refused: the others are set one by one, and looked at behind that. */
+    /* With it the whole is refused: the others are set one by one, and looked at after that. */
     {"undo/one-refused", {"migrate-set-capabilities", "multifd\",\"state\":true", "!no"}, NULL},
     {"undo/parameters-refused", {"migrate-set-parameters", ":1}", "!no"}, NULL},
     {"undo/stuck",
@@ -335,8 +335,8 @@ static char *settings_answer(Script *s, const char *line)
     return strstr(line, "query") ? g_strdup_printf("[%s]", list->str) : g_strdup("{}");
 }
 
-/* What is set, or begun, is answered when the next line has come: who waits in between waits for
- * ever. */
+/* What is set, or begun, is answered when the next line has come: a thread that waits in between
+ * waits for ever. */
 static bool is_held(const Script *s, const char *line)
 {
     return (g_str_equal(s->c->name, "undo/good") && strstr(line, "migrate-set-")) ||
@@ -353,7 +353,7 @@ static void send_answer(Script *s, const char *line, const GString *text)
         s->held = g_steal_pointer(&all);
         return;
     }
-    /* Who has found what it looked for wants no more answers. */
+    /* A caller that has found what it looked for wants no more answers. */
     ssize_t n = send(s->fd, all->str, all->len, MSG_NOSIGNAL);
     g_assert_true(n == (ssize_t)all->len || (n < 0 && errno == EPIPE));
 }
@@ -507,7 +507,7 @@ static void check_stop(FfVmm *vmm, const Case *c)
         g_assert_no_error(error);
         g_assert_true(ok);
     }
-    /* A roll back is to know it wherever QEMU stands. */
+    /* A roll back must know it wherever QEMU stands. */
     bool stands = !c->part || c->late || strcmp(c->odd.command, "migrate") == 0;
     g_assert_cmpstr(run_state, ==, stands ? "running" : NULL);
     if (fd >= 0) {
@@ -605,7 +605,7 @@ static void check_settings(FfVmm *vmm, const Case *c)
     }
 }
 
-/* What QEMU is left with behind that. */
+/* What QEMU is left with after that. */
 static void check_left(const Script *s, const FfStateHeader *state)
 {
     const Answer *odd = &s->c->odd;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What docs/decisions.md says of the kinds of userfaultfds: one for missing pages serves one use
- * after the other, also of another holder; and whoever waits for a write goes on when the last
- * holder has gone, and not before.
+ * after the other, also of another holder; and a thread that waits for a write continues when the
+ * last holder has gone, and not before.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -126,7 +126,8 @@ static void test_again(void)
     rig_end(&r);
 }
 
-/* Who used it last has left it registered, and died: the next one registers once more. */
+/* The process that used it last has left it registered, and died: the next one registers once
+ * more. */
 static void test_left_registered(void)
 {
     Rig r;

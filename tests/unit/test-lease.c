@@ -134,7 +134,7 @@ static void test_held_back(gconstpointer flags)
     end(&w);
 }
 
-/* Who does not want to wait is told so, and the others are held back as before. */
+/* A process that does not want to wait is told so, and the others are held back as before. */
 static void test_nonblock(void)
 {
     World w;
@@ -152,7 +152,7 @@ static void test_nonblock(void)
     end(&w);
 }
 
-/* Who reads is in nobody's way. */
+/* A process that reads is in nobody's way. */
 static void test_reader(void)
 {
     World w;
@@ -206,7 +206,7 @@ static void take_and_die(World *w)
     g_assert_cmpint(fcntl(w->fd, F_GETLEASE), ==, F_RDLCK);
 }
 
-/* The next one is told of who comes after its beginning. */
+/* The next one is told of a process that comes after its beginning. */
 static void test_kept(void)
 {
     World w;
@@ -225,7 +225,7 @@ static void test_kept(void)
     end(&w);
 }
 
-/* It finds who came before, and lets him in. */
+/* It finds the one that came before, and lets it in. */
 static void test_kept_broken(void)
 {
     World w;

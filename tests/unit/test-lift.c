@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What an engine leaves that dies with guest memory protected: threads that wait, of whom nobody in
- * the kernel's queue tells any more, as it had read of them. After ff_lift_protection() they have
- * gone on, nothing is registered, and the same userfaultfd serves again.
+ * What an engine leaves that dies with guest memory protected: threads that wait, of which nothing
+ * in the kernel's queue tells any more, as it had read of them. After ff_lift_protection() they
+ * have continued, nothing is registered, and the same userfaultfd serves again.
  */
 #include <errno.h>
 #include <fcntl.h>

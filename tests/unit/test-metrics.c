@@ -254,7 +254,8 @@ static char *get(const char *where, bool open)
     return g_strdup(strstr(text, "\r\n\r\n") + 4);
 }
 
-/* Who asks again at once is given the page that is there, and later a new one; of each format. */
+/* A client that asks again at once is given the page that is there, and later a new one; of each
+ * format. */
 static void test_once(void)
 {
     g_autofree char *where = NULL;

@@ -86,7 +86,7 @@ static uint64_t pages_of(Side *s)
     return n;
 }
 
-/* Whoever is told that the source is completed may look at the destination at once. */
+/* A client that is told that the source is completed may look at the destination at once. */
 static void await_source(Side *s, Side *d)
 {
     side_run_until(s->status == FF_STATUS_COMPLETED);
@@ -134,7 +134,7 @@ static void test_moves(gconstpointer data)
     g_assert_cmpuint(di->pages_duplicate, ==, 0);
     g_assert_cmpuint(di->pages_bulk + di->pages_urgent, ==, pages_of(s));
     g_assert_cmpuint(si->pages_compressed, ==, di->pages_compressed);
-    /* Who touches pages may have asked for all of them. */
+    /* Threads that touch pages may have asked for all of them. */
     g_assert_true(!si->pages_compressed || c->compress == FF_COMPRESS_ALWAYS);
     g_assert_true(si->pages_compressed || c->compress != FF_COMPRESS_ALWAYS || c->n_touchers);
     g_assert_cmpuint(si->ram_remaining, ==, 0);
@@ -325,7 +325,7 @@ static void test_ready_late(void)
     side_run_until(s->done && d->done);
     g_assert_cmpint(s->status, ==, FF_STATUS_COMPLETED);
     g_assert_cmpint(d->status, ==, FF_STATUS_COMPLETED);
-    await_own_settings(s); /* for the stop, and behind the migration */
+    await_own_settings(s); /* for the stop, and after the migration */
     g_assert_null(g_async_queue_try_pop(turns));
     side_free(s);
     side_free(d);
@@ -492,7 +492,8 @@ static void test_cancel_stop(void)
     g_async_queue_unref(late);
 }
 
-/* The client says stop while the guest stands: whoever adopts the source must not start it. */
+/* The client says stop while the guest stands: an engine that adopts the source must not start
+ * it. */
 static void test_give_stop(void)
 {
     uint64_t a = 8 << 20;
@@ -666,7 +667,7 @@ static void test_channels_default(void)
 
 static void resumed_at_stop(Side *s)
 {
-    g_assert_false(ff_migration_resumed(s->m)); /* it is not to be stopped: it goes on here */
+    g_assert_false(ff_migration_resumed(s->m)); /* it must not be stopped: it continues here */
 }
 
 static bool resumed_at_give(Side *s)

@@ -187,7 +187,8 @@ static void test_default_acl(gconstpointer mode)
     end(&w);
 }
 
-/* Who writes takes that away from the new one, and nobody finds out before all is written. */
+/* A process that writes takes that away from the new one, and nobody finds out before all is
+ * written. */
 static void test_set_id(gconstpointer mode)
 {
     World w;

@@ -329,8 +329,8 @@ static uint16_t port_of(int fd)
     return ntohs(sa.sin6_port);
 }
 
-/* A name of both families: whoever listens on the other one is not taken for the one who is meant.
- */
+/* A name of both families: a peer that listens on the other one is not taken for the one that is
+ * meant. */
 static void test_family(void)
 {
     int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -472,7 +472,7 @@ static void test_blocktime(void)
     g_assert_cmpuint(s->vcpus_blocked, ==, 0);
 }
 
-/* Against a look at each bit: whatever the ends are, and whatever stands behind them. */
+/* Against a look at each bit: whatever the ends are, and whatever stands after them. */
 static void test_runs_in(void)
 {
     for (unsigned round = 0; round < 2000; round++) {

@@ -176,7 +176,7 @@ static void test_suspected(void)
     pair_free(&p);
 }
 
-/* Who does not know of it says nothing, and is told nothing. */
+/* A side that does not know of it says nothing, and is told nothing. */
 static void test_older_destination(void)
 {
     if (!side_possible()) {

@@ -50,7 +50,7 @@ __attribute__((no_sanitize("thread"))) static void pin(volatile uint64_t *word)
     *word = *word;
 }
 
-/* Behind each protection, before its pages are copied: some of the guest is written again, however
+/* After each protection, before its pages are copied: some of the guest is written again, however
  * little its threads get to run. So no round ends with nothing left. */
 #define LEFT (64 * PAGE)
 static Side *writes_always;
@@ -384,7 +384,7 @@ static const Private privates[] = {
     {"rate-limit", 80, 60, true, true, 50},
 };
 
-/* As QEMU maps it: at a multiple of 2 MiB, and a page behind it that nobody may touch. BYTES of it
+/* As QEMU maps it: at a multiple of 2 MiB, and a page after it that nobody may touch. BYTES of it
  * are there. Returns where it begins. */
 static char *map_private(uint64_t bytes)
 {
@@ -434,7 +434,7 @@ static void test_private(gconstpointer data)
     munmap(block, PRIVATE + PAGE);
 }
 
-/* Cancelled between two rounds; the guest goes on, and is moved after all. */
+/* Cancelled between two rounds; the guest continues, and is moved after all. */
 static void test_cancel(gconstpointer data)
 {
     if (!side_possible()) {
@@ -563,9 +563,9 @@ static void test_release(gconstpointer data)
     side_free(d);
 }
 
-/* ---- a further connection that is slow ------------------------------------------------------- */
+/* ---- an additional connection that is slow --------------------------------------------------- */
 
-/* Of four: 1 is the first further one, which sets out a quarter into memory. */
+/* Of four: 1 is the first additional one, which sets out a quarter into memory. */
 #define SLOW 1
 #define LATE_US 500000
 #define NEVER_MS 3600000
@@ -583,7 +583,7 @@ static LatePair late_pair(unsigned writers, bool left_out, uint32_t hidden)
     p.d = destination_of(p.s);
     p.s->config.peer_timeout_ms = p.d->config.peer_timeout_ms = NEVER_MS;
     p.d->n_touchers = left_out ? 0 : p.d->n_touchers;
-    p.d->any = left_out; /* nobody is to find out before the comparison */
+    p.d->any = left_out; /* nobody may find out before the comparison */
     p.s->rest_us = 1000;
     p.s->config.channels = 4;
     p.s->config.max_bandwidth = 100 * MIB;
@@ -773,7 +773,7 @@ static void test_late_quit(void)
     late_free(&p);
 }
 
-/* The one connection breaks, all others stand: the guest goes on at the source. */
+/* The one connection breaks, all others stand: the guest continues at the source. */
 static void test_late_broken(void)
 {
     LatePair p;

@@ -72,7 +72,7 @@ static void test_cut(gconstpointer data)
     pair_free(&p);
 }
 
-/* Who ends before it is known what it is was no source: the right one is waited for. */
+/* A peer that ends before it is known what it is was no source: the right one is waited for. */
 static void test_cut_prologue(void)
 {
     if (!side_possible()) {
@@ -158,8 +158,8 @@ static void test_frame(gconstpointer data)
         g_assert_false(g_atomic_int_get(&p.d->runs));
     } else {
         if (row->outcome == RECOVERS) {
-            /* Whoever was to get the grant has not run without it. One that is on its way is lost
-             * if the end of another connection overtakes it. */
+            /* The side that was to get the grant has not run without it. One that is on its way is
+             * lost if the end of another connection overtakes it. */
             if (row->type != FF_FRAME_GRANT || !row->after) {
                 g_assert_cmpint(g_atomic_int_get(&p.d->runs), ==, row->type != FF_FRAME_GRANT);
             }
@@ -366,7 +366,8 @@ static void test_failures(void)
     finish(&p);
 }
 
-/* Who drives both sides has the source's answer only when the destination's client was told. */
+/* A client that drives both sides has the source's answer only when the destination's client was
+ * told. */
 static void test_client_is_told(void)
 {
     g_autofree char *uri = NULL;

@@ -2,8 +2,8 @@
 /*
  * Destinations that have loaded the device state and wait for a grant: the source that rolled back
  * without being able to say so says it later, also when its engine died; the source that gave the
- * guest away can take it back as long as the destination did not get it; and whoever looks for a
- * migration at the wrong place disturbs nobody.
+ * guest away can take it back as long as the destination did not get it; and a peer that looks
+ * for a migration at the wrong place disturbs nobody.
  */
 #include <glib-unix.h>
 #include <glib/gstdio.h>
@@ -170,7 +170,7 @@ static void test_told_by_next_engine(void)
     end(&p, c);
 }
 
-/* It ends with the object, whatever it is at, and nobody has to listen. */
+/* It ends with the object, whatever it is at, and nobody need listen. */
 static void test_untold(void)
 {
     Cutter *c;
@@ -241,7 +241,7 @@ static void test_answer_lost(void)
     g_assert_cmpuint(p.s->state->run_right, ==, FF_RUN_GIVEN);
     g_assert_false(g_atomic_int_get(&p.s->runs));
     g_assert_cmpint(p.d->status, ==, FF_STATUS_FAILED);
-    /* Who has seen the destination's end says so. */
+    /* A client that has seen the destination's end says so. */
     take_back(&p, true);
     check_back(&p);
     end(&p, c);

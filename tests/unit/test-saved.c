@@ -103,7 +103,7 @@ static void test_libvirt(gconstpointer data)
         g_autoptr(FfSurvey) v = ff_survey_new(s, NULL);
         g_assert_true(v->complete);
     }
-    /* Who names the place knows what stands there. */
+    /* A client that names the place knows what stands there. */
     g_autoptr(FfSaved) there = open_bytes(f.bytes, f.bytes->len, kind.prefix, &named);
     g_assert_no_error(named);
     if (!image->says) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * QEMU's own migration through the engine, when no descriptor is free: who comes then is taken when
- * there is one, and nothing is tried all the time.
+ * QEMU's own migration through the engine, when no descriptor is free: a peer that comes then is
+ * taken when there is one, and nothing is tried all the time.
  */
 #include <errno.h>
 #include <gio/gio.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A peer of whom nothing is heard, over connections that stay open: whatever the moment, both
- * sides notice it by themselves; before the grant the guest goes on at the source, after it
+ * A peer of which nothing is heard, over connections that stay open: whatever the moment, both
+ * sides notice it by themselves; before the grant the guest continues at the source, after it
  * both are paused and can be recovered. And a peer that is only quiet is none of that.
  */
 #include <string.h>
@@ -193,7 +193,7 @@ static void test_hanging_load(void)
 static GMutex hang; /* while it is locked the source's VMM answers nothing */
 static gint hangs;  /* atomic: it was asked */
 
-/* The source's VMM is to get its settings back, which is right before FINISHED. */
+/* The source's VMM must get its settings back, which is right before FINISHED. */
 static void hang_at_end(Side *s, bool ours)
 {
     if (ours || s->state->phase != FF_PHASE_DONE) {

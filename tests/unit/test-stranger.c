@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A third party at the port of a destination: whatever connects without the session's secret is
- * refused, before the further channel is there and after it, in the clear and under TLS (where it
- * has the right credentials), and the migration never learns of it. The source is scripted, so
- * that the moment is certain: it has said hello, and its further channel is still to come.
+ * refused, before the additional channel is there and after it, in the clear and under TLS (where
+ * it has the right credentials), and the migration never learns of it. The source is scripted, so
+ * that the moment is certain: it has said hello, and its additional channel is still to come.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,7 +46,7 @@ typedef struct {
     FfTls *server, *client; /* NULL: in the clear */
     FfAddress *address;
     FfChannel *main;
-    FfChannelHello right; /* what its further channel says */
+    FfChannelHello right; /* what its additional channel says */
 } Scene;
 
 static FfChannel *connect_plain(Scene *s, FfChannelKind kind)
@@ -202,7 +202,7 @@ static void try_odd(Scene *s)
     expect_closed(other);
 }
 
-/* Who speaks in the clear where TLS is spoken gets an alert, not a word more. */
+/* A peer that speaks in the clear where TLS is spoken gets an alert, not a word more. */
 static void try_in_the_clear(Scene *s)
 {
     g_autoptr(FfChannel) ch = connect_plain(s, FF_CHANNEL_URGENT);
@@ -252,7 +252,7 @@ static void test_strangers(gconstpointer data)
         try(&s, &strangers[i]);
     }
     try_odd(&s);
-    /* And the migration goes on. */
+    /* And the migration continues. */
     g_assert_cmpint(ff_channel_send(s.main, ff_frame(FF_FRAME_PREPARE, 0), NULL, true), ==, 0);
     hear(s.main, FF_FRAME_READY, NULL, 0);
     ff_channel_shutdown(s.main);
@@ -263,7 +263,7 @@ static void test_strangers(gconstpointer data)
 }
 
 /* A byte now and then gains nothing: the first bytes have one deadline, all of them, and so has a
- * handshake; behind it the right source is let in. */
+ * handshake; after it the right source is let in. */
 static void test_slow_bytes(gconstpointer data)
 {
     uint64_t size = RAM_BYTES;
@@ -312,7 +312,7 @@ typedef enum { IN_THE_CLEAR, UNDER_TLS, CLIENT_HELLO, WHOLE_HANDSHAKE } Beginnin
 static const struct {
     const char *text;
     gsize n;
-    Beginning how; /* for a destination without TLS, or with; and then goes on as is said here */
+    Beginning how; /* for a destination without TLS, or with; and then continues as is said here */
 } beginnings[] = {
     {"", 0, IN_THE_CLEAR},
     {"Q", 1, IN_THE_CLEAR},                         /* of a source */
@@ -375,9 +375,9 @@ static bool is_open(const FfChannel *ch)
     return n < 0 && errno == EAGAIN;
 }
 
-/* N strangers who say nothing, or the beginning of something, stand in front of the source: it is
- * let in while they still wait. A crowd that does not fit in is thinned out, and who has proved who
- * he is goes last. */
+/* N strangers that say nothing, or the beginning of something, stand in front of the source: it is
+ * let in while they still wait. A crowd that does not fit in is thinned out, and one that has
+ * proved who it is goes last. */
 static void come_in(unsigned n, bool under_tls)
 {
     uint64_t size = RAM_BYTES;
@@ -446,7 +446,8 @@ static void test_crowd(gconstpointer data)
     come_in(FF_HANDSHAKES_PLACES + 8, data);
 }
 
-/* Who speaks goes first; and who came behind him can be told from who came before. */
+/* A peer that speaks goes first; and those that came after it can be told from those that came
+ * before. */
 static void test_order(void)
 {
     g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
@@ -535,7 +536,7 @@ static void allow_files(int signal)
     setrlimit(RLIMIT_NOFILE, &files);
 }
 
-/* There is no fd for who comes, for a moment: he is let in when there is one. */
+/* There is no fd for a peer that comes, for a moment: it is let in when there is one. */
 static void test_short(void)
 {
     g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);

@@ -141,8 +141,8 @@ static void come_in_the_clear(const char *uri)
     g_assert_cmpint(ff_channel_read_all(stranger, answer, 1, 20000), <, 0);
 }
 
-/* A source with the right credentials to whom this destination is somebody else; or one that breaks
- * off without a word. */
+/* A source with the right credentials to which this destination is somebody else; or one that
+ * breaks off without a word. */
 static void decline(const char *uri, FfTls *tls, bool breaks)
 {
     g_autoptr(FfAddress) address = ff_address_parse(uri, NULL);
@@ -171,7 +171,7 @@ static void test_recovers(gconstpointer data)
         return;
     }
     Pair p = pair_new(GPOINTER_TO_INT(data), &size, 1);
-    p.d->n_touchers = 0; /* who touches pages might have all of them before the pause */
+    p.d->n_touchers = 0; /* threads that touch pages might have all of them before the pause */
     start_over_tap(&p);
     ff_migration_set_bandwidth(p.s->m, 0, 4096);
     ff_migration_start_postcopy(p.s->m, NULL);

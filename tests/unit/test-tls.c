@@ -117,7 +117,7 @@ static const struct {
     bool verify_server, verify_client;     /* verify-peer of the server's, the client's object */
     const char *priority;                  /* of both; NULL: default */
     const char *server_says, *client_says; /* NULL: it succeeds */
-    bool declined;                         /* the server knows the client, who wants no more */
+    bool declined;                         /* the server knows the client, which wants no more */
 } x509_cases[] = {
     {"both", "server", "client", "dest.example.org", true, true},
     {"address", "server", "client", "127.0.0.1", true, true},
@@ -356,7 +356,7 @@ static const struct {
 } lies[] = {
     {"QEVM\0\0\0\003\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 22, "no TLS", "no TLS"},
     {"GET / HTTP/1.1\r\n\r\n", 18, "no TLS", "no TLS"},
-    /* A record's header and nothing behind it: the deadline ends it. */
+    /* A record's header and nothing after it: the deadline ends it. */
     {"\x16\x03\x01\x02\x00\x01", 6, "not finished in time", "not finished in time"},
     /* A handshake record of zeros. */
     {"\x16\x03\x01\x00\x08\0\0\0\0\0\0\0\0", 13, "TLS", "TLS"},
@@ -367,8 +367,8 @@ static const struct {
     {"", 0, "not finished in time", "not finished in time"},
 };
 
-/* A peer that wants to begin again in the middle, which TLS 1.2 knows: the session goes on as it
- * was, or ends; nobody becomes somebody else inside of it. */
+/* A peer that wants to begin again in the middle, which TLS 1.2 knows: the session continues as
+ * it was, or ends; nobody becomes somebody else inside of it. */
 typedef struct {
     int fd;
     unsigned renegotiated;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Memory is taken out of a userfaultfd while another thread runs over pages of it that are not
- * there: that thread may not be left waiting. (The kernel wakes who waits before it takes the
- * range out, and a fault can come in between; see uffd.c.)
+ * there: that thread may not be left waiting. (The kernel wakes the threads that wait before it
+ * takes the range out, and a fault can come in between; see uffd.c.)
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -378,7 +378,8 @@ static void test_drained_often(void)
     world_free(w);
 }
 
-/* QEMU up to 8.0 says so before its rings stop, and who is reset drops what is in them. */
+/* QEMU up to 8.0 says so before its rings stop, and a back-end that is reset drops what is in
+ * them. */
 static void test_drained_status(void)
 {
     World *w = world_new();
@@ -487,7 +488,7 @@ static uint64_t first_of_log(int log)
     return GUINT64_FROM_LE(bits);
 }
 
-/* A back-end logs which entries it has used, and the index. The avail event behind them, by which
+/* A back-end logs which entries it has used, and the index. The avail event after them, by which
  * the guest sees whether it must kick, and the flags it does not: the whole ring is sent again. It
  * may write there until it has answered. */
 static void test_log_used_ring(void)
@@ -569,7 +570,8 @@ static void test_log_of_qemu(void)
     world_free(w);
 }
 
-/* Whoever does not answer may not have understood. He keeps his connection, and has no log. */
+/* A back-end that does not answer may not have understood. It keeps its connection, and has no
+ * log. */
 static void test_log_unanswered(void)
 {
     World *w = world_new();
@@ -823,7 +825,7 @@ static void test_held_acknowledged(void)
     world_free(w);
 }
 
-/* A QEMU that stands still does not see that its back-end has gone, and goes on with the next one
+/* A QEMU that stands still does not see that its back-end has gone, and continues with the next one
  * without a handshake: what it wants is what it had agreed on with the one before. */
 static void test_no_handshake(void)
 {

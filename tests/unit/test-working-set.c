@@ -177,7 +177,7 @@ static void test_others(void)
     g_assert_cmpint(chmod(w.set, 0666), ==, 0);
     refused(&w, "written by others");
     g_assert_cmpint(chmod(w.path, 0666), ==, 0);
-    check(&w); /* who can write the one can write the other */
+    check(&w); /* a user who can write the one can write the other */
     g_assert_cmpint(chmod(w.path, 0600), ==, 0);
     g_assert_cmpint(chmod(w.set, 0600), ==, 0);
     if (geteuid() == 0) {

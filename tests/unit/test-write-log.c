@@ -296,11 +296,11 @@ static void test_gone(void)
 /* In a round each page is written once: one that is missed is not made good by a later write. Only
  * a look that finds something before the last write can miss one. On a busy machine the two threads
  * would run one after the other for long, so in each round the writer waits, somewhere, until a
- * look has found what it has written and the next one begins, and goes on beside that. */
+ * look has found what it has written and the next one begins, and continues beside that. */
 #define ROUNDS 4000
 #define PAGES 64u
-/* Who waits for the other looks so often before it leaves its processor: on a busy machine it has
- * it back after many milliseconds, and by then the other has lost its own. */
+/* A thread that waits for the other looks so often before it leaves its processor: on a busy
+ * machine it has it back after many milliseconds, and by then the other has lost its own. */
 #define LOOKS 10000
 
 typedef struct {
@@ -309,7 +309,7 @@ typedef struct {
     unsigned copied;                     /* pages of this round so far */
     gint written, compared;              /* rounds; atomic */
     gint looks;                          /* that have begun; atomic */
-    gint over;                           /* atomic: there is no further round */
+    gint over;                           /* atomic: there is no additional round */
 } Race;
 
 static void shuffle(uint8_t *order, uint64_t *x)
