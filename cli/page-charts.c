@@ -17,6 +17,8 @@
 #define LANE 22 /* height of a bar of the timeline */
 #define HEIGHT 150
 #define PLACES_MAX 20000 /* dots */
+#define HEAT_MAX 256     /* parts of memory */
+#define HEAT_STEP 4      /* of what is shorter as much is taken together */
 
 static const char *const side_class[FF_SIDES] = {"src", "dst"};
 
@@ -266,6 +268,25 @@ static double wire_rate(const FfSample *now, const FfSample *before)
     return rate_of(now, before, "bytes-wire", "transferred");
 }
 
+/* Memory, as bytes before compression: what each kind of channel puts on the wire is not counted.
+ */
+static double memory_rate(const FfSample *now, const FfSample *before, const char *member)
+{
+    double page = ff_json_double(ff_json_object(now->info, "ram"), "page-size", 4096);
+
+    return rate_of(now, before, member, "") * page;
+}
+
+static double bulk_rate(const FfSample *now, const FfSample *before)
+{
+    return memory_rate(now, before, "pages-bulk");
+}
+
+static double urgent_rate(const FfSample *now, const FfSample *before)
+{
+    return memory_rate(now, before, "pages-urgent");
+}
+
 static double request_rate(const FfSample *now, const FfSample *before)
 {
     return rate_of(now, before, "requests", "postcopy-requests");
@@ -359,6 +380,11 @@ void ff_chart_rate(GString *out, const FfPageData *d)
 {
     chart(out, d, "rate", "Bytes on all channels, per second", (bool[]){true, false}, wire_rate,
           true, true, "/s");
+    chart(out, d, "rate-bulk",
+          "Memory by the bulk channels (before compression, zeros too), per second",
+          (bool[]){true, false}, bulk_rate, true, true, "/s");
+    chart(out, d, "rate-urgent", "Memory by the urgent channel, per second", (bool[]){true, false},
+          urgent_rate, true, true, "/s");
 }
 
 void ff_chart_faults(GString *out, const FfPageData *d)
@@ -371,13 +397,85 @@ void ff_chart_faults(GString *out, const FfPageData *d)
 
 /* ---- where ----------------------------------------------------------------------------------- */
 
-/* Who waits at a look, and where: by block, each as far as the highest address that was seen. */
+static JsonArray *request_places(JsonObject *info)
+{
+    return ff_json_array(ff_json_object(info, "x-farfault"), "request-places");
+}
+
+static gint64 at_place(const FfSample *s, guint i)
+{
+    JsonArray *list = request_places(s->info);
+    JsonNode *n = list && i < json_array_get_length(list) ? json_array_get_element(list, i) : NULL;
+
+    return n && JSON_NODE_HOLDS_VALUE(n) ? MAX(json_node_get_int(n), 0) : 0;
+}
+
+/* Requests between two looks, for each of the N parts of memory in which the source counts them.
+ * With OUT a rectangle for each, the darker the more of them, MOST being the darkest. Returns the
+ * most. */
+static gint64 heat(GString *out, const FfPageData *d, guint n, gint64 most)
+{
+    double h = (HEIGHT - 12.0) / n, from = 0;
+    const FfSample *before = NULL;
+    gint64 top = 0;
+
+    for (guint i = 0; i < d->samples->len; i++) {
+        const FfSample *s = &g_array_index(d->samples, FfSample, i);
+        double w = x_of(s->ms, 0, d->end_ms) - from;
+
+        if (s->side != FF_SIDE_SOURCE ||
+            (before && w < HEAT_STEP && s->info != d->last[FF_SIDE_SOURCE])) {
+            continue;
+        }
+        for (guint p = 0; before && p < n; p++) {
+            gint64 more = at_place(s, p) - at_place(before, p);
+
+            top = MAX(top, more);
+            if (out && more > 0) {
+                g_string_append_printf(out,
+                                       "<rect class=\"heat\" x=\"%.1f\" y=\"%.2f\" "
+                                       "width=\"%.1f\" height=\"%.2f\" fill-opacity=\"%.2f\">"
+                                       "<title>%" G_GINT64_FORMAT " requests</title></rect>\n",
+                                       from, HEIGHT - (p + 1) * h, MAX(w, 1), h,
+                                       0.15 + 0.85 * (double)more / (double)most, more);
+            }
+        }
+        before = s;
+        from += w;
+    }
+    return top;
+}
+
+static bool heat_chart(GString *out, const FfPageData *d)
+{
+    JsonObject *ram = ff_json_object(d->last[FF_SIDE_SOURCE], "ram");
+    JsonArray *list = request_places(d->last[FF_SIDE_SOURCE]);
+    guint n = list ? MIN(json_array_get_length(list), HEAT_MAX) : 0;
+    gint64 most = heat(NULL, d, n, 0);
+
+    if (!most) {
+        return false;
+    }
+    begin(out, "places", "Where the guest waited: page requests, by time and place in its memory",
+          HEIGHT + 24);
+    time_axis(out, 0, d->end_ms, 12, HEIGHT);
+    value_axis(out, MAX(ff_json_double(ram, "total", 0), 1), true, "");
+    heat(out, d, n, most);
+    end(out);
+    return true;
+}
+
+/* By requests, where the source counts them. Else who waits at a look, and where: by block, each as
+ * far as the highest address that was seen. */
 void ff_chart_places(GString *out, const FfPageData *d)
 {
     g_autoptr(GString) dots = g_string_new(NULL);
     gint64 top = 0;
     unsigned n = 0;
 
+    if (heat_chart(out, d)) {
+        return;
+    }
     for (unsigned pass = 0; pass < 2; pass++) {
         for (guint i = 0; i < d->samples->len; i++) {
             const FfSample *s = &g_array_index(d->samples, FfSample, i);

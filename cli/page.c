@@ -154,7 +154,7 @@ static const char style[] =
     "rect.src.setup,rect.src.completed,rect.dst.setup,rect.dst.completed{opacity:.45}"
     "rect.src,rect.dst{opacity:.75}rect.lost{fill:var(--red);opacity:.8}rect.again{fill:var(--"
     "amber)}\n"
-    "rect.black{fill:var(--red)}rect.pass{fill:var(--dim)}.dot{fill:var(--red);opacity:.6}\n"
+    "rect.black{fill:var(--red)}rect.pass{fill:var(--dim)}.dot{fill:var(--red);opacity:.6}rect.heat{fill:var(--red)}\n"
     "polyline.line{fill:none;stroke-width:2}polyline.src{stroke:var(--src)}"
     "polyline.dst{stroke:var(--dst)}\n"
     "table{border-collapse:collapse;font-size:13px}th,td{text-align:left;padding:2px 16px 2px 0;"

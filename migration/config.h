@@ -67,6 +67,7 @@ typedef struct {
 } FfSplit;
 
 #define FF_LATENCY_BUCKETS 32
+#define FF_PLACES 64 /* equal parts of guest memory, block after block */
 #define FF_MAX_VCPUS 512
 
 /* A snapshot for query-migrate and for the summary. Times in milliseconds unless said. */
@@ -98,8 +99,9 @@ typedef struct {
     double latency_mean_us;
     double
         latency_p99_us; /* upper edge of the bucket that holds it; of a snapshot exact below 4096 */
-    bool all_here;      /* destination: every page was received */
-    uint32_t blocktime_ms; /* all vCPUs blocked at once (QEMU: postcopy-blocktime) */
+    uint64_t places[FF_PLACES]; /* source: of the requests, by where in memory */
+    bool all_here;              /* destination: every page was received */
+    uint32_t blocktime_ms;      /* all vCPUs blocked at once (QEMU: postcopy-blocktime) */
     uint32_t n_vcpus;
     uint32_t *vcpu_blocktime_ms; /* [n_vcpus] */
     bool urgent_shared;          /* urgent pages share the main connection */

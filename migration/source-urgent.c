@@ -36,6 +36,7 @@ typedef struct {
     FfBlock *blocks;
     const FfFrameBlock *frame_blocks;
     unsigned n_blocks;
+    uint64_t total_bytes; /* of all blocks */
     FfStats *stats;
     FfChannel *in;   /* requests are read here; NULL: they are fed */
     FfFeed *feed;    /* NULL: they are read */
@@ -210,6 +211,18 @@ static unsigned collect(const Urgent *u, unsigned n, FfRun *runs)
     return merged;
 }
 
+static void count_request(Urgent *u, const FfFrame *f, uint64_t us)
+{
+    uint64_t at = f->page * u->blocks[f->block].info.page_size;
+
+    for (unsigned i = 0; i < f->block; i++) {
+        at += u->blocks[i].info.size;
+    }
+    ff_count(u->stats->requests, 1);
+    ff_stats_latency(u->stats, us);
+    ff_stats_place(u->stats, at, u->total_bytes);
+}
+
 static int answer(Urgent *u, unsigned n)
 {
     int64_t begin = g_get_monotonic_time();
@@ -226,8 +239,7 @@ static int answer(Urgent *u, unsigned n)
     FF_MARK2(pages_answered, n, took);
     for (unsigned i = 0; rc == 0 && i < n; i++) {
         if (u->frames[i].type == FF_FRAME_REQUEST) {
-            ff_count(u->stats->requests, 1);
-            ff_stats_latency(u->stats, took);
+            count_request(u, &u->frames[i], took);
         }
     }
     return rc;
@@ -300,6 +312,7 @@ gpointer ff_source_urgent(gpointer p)
                 .blocks = s->ram->blocks,
                 .frame_blocks = s->ram->frame_blocks,
                 .n_blocks = s->ram->n_blocks,
+                .total_bytes = s->ram->total_bytes,
                 .stats = s->stats,
                 .in = s->conn->urgent,
                 .feed = s->feed,

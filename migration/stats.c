@@ -11,6 +11,13 @@ void ff_stats_latency(FfStats *s, uint64_t us)
     ff_count(s->latency_count, 1);
 }
 
+void ff_stats_place(FfStats *s, uint64_t at, uint64_t all)
+{
+    uint64_t part = (all + FF_PLACES - 1) / FF_PLACES;
+
+    ff_count(s->places[MIN(at / MAX(part, 1), FF_PLACES - 1)], 1);
+}
+
 static int vcpu_of(const FfStats *s, int32_t tid)
 {
     for (uint32_t i = 0; i < s->n_vcpus; i++) {
@@ -92,6 +99,9 @@ void ff_stats_fill(const FfStats *s, FfMigrationInfo *info)
     info->device_bytes = ff_counted(s->device_bytes);
     info->device_wire = ff_counted(s->device_wire);
     fill_latency(s, info);
+    for (unsigned i = 0; i < FF_PLACES; i++) {
+        info->places[i] = ff_counted(s->places[i]);
+    }
     info->blocktime_ms = ff_counted(s->all_blocked_us) / 1000;
     info->n_vcpus = ff_counted(s->n_vcpus);
     info->vcpu_blocktime_ms = g_new0(uint32_t, MAX(1, info->n_vcpus));

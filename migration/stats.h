@@ -14,6 +14,7 @@ typedef struct {
     uint64_t content_bytes; /* D: placed, of pages_normal */
     uint64_t requests, device_bytes, device_wire;
     uint64_t latency[FF_LATENCY_BUCKETS], latency_sum_us, latency_count;
+    uint64_t places[FF_PLACES]; /* S: requests */
     /* Monotonic time; 0: not yet. */
     int64_t start_us, setup_us, stop_us, running_us;
     uint64_t precopy_bytes; /* S: on the wire before the stop */
@@ -35,6 +36,8 @@ typedef struct {
 
 /* Adds a latency of US microseconds to the histogram. */
 void ff_stats_latency(FfStats *s, uint64_t us);
+/* One more request for memory at AT, of ALL bytes. */
+void ff_stats_place(FfStats *s, uint64_t at, uint64_t all);
 /* Somebody (host thread TID) began to wait for a page. Returns the index of the vCPU, -1: it is
  * none. Only the fault thread. */
 int32_t ff_stats_wait_begin(FfStats *s, int32_t tid, int64_t now_us);

@@ -62,6 +62,16 @@ static JsonArray *latency_to_json(const FfMigrationInfo *info)
     return list;
 }
 
+static JsonArray *places_to_json(const FfMigrationInfo *info)
+{
+    JsonArray *list = json_array_new();
+
+    for (unsigned i = 0; i < FF_PLACES; i++) {
+        json_array_add_int_element(list, (gint64)info->places[i]);
+    }
+    return list;
+}
+
 static JsonObject *snapshot_to_json(const FfMigrationInfo *info)
 {
     JsonObject *o = json_object_new();
@@ -118,6 +128,9 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     json_object_set_double_member(own, "latency-mean-us", info->latency_mean_us);
     json_object_set_double_member(own, "latency-p99-us", info->latency_p99_us);
     json_object_set_int_member(own, "requests", (gint64)info->requests);
+    if (info->role == FF_ROLE_SOURCE && !info->snapshot) {
+        json_object_set_array_member(own, "request-places", places_to_json(info));
+    }
     json_object_set_int_member(own, "pages-bulk", (gint64)info->pages_bulk);
     json_object_set_int_member(own, "pages-urgent", (gint64)info->pages_urgent);
     json_object_set_int_member(own, "pages-zero", (gint64)info->pages_zero);

@@ -212,8 +212,8 @@ static void test_migration(void)
     g_autofree char *text = content(page);
     check_side(text, source, "source");
     check_side(text, destination, "destination");
-    static const char *const pictures[] = {"timeline", "blackout", "remaining", "rate",
-                                           "faults",   "latency",  "pages"};
+    static const char *const pictures[] = {"timeline",  "blackout", "remaining", "rate",
+                                           "rate-bulk", "faults",   "latency",   "pages"};
     for (unsigned i = 0; i < G_N_ELEMENTS(pictures); i++) {
         g_autofree char *figure = g_strdup_printf("<figure id=\"%s\">", pictures[i]);
         if (!strstr(text, figure)) {
