@@ -116,7 +116,7 @@ static void test_page(void)
     g_assert_cmpstr(page, ==, again);
 
     g_assert_true(g_utf8_validate(page, -1, NULL));
-    g_assert_cmpuint(check_pictures(page), ==, 8);
+    g_assert_cmpuint(check_pictures(page), ==, 10);
     has(page, "<title>Migration of web&lt;script&gt;");
     g_assert_null(strstr(page, "<script"));
     g_assert_null(strstr(page, "<b>odd"));
@@ -133,6 +133,35 @@ static void test_page(void)
     has(page, "sent before the switch</th><td>3.9 KiB");
     has(page, "left at the last look before it</th><td>900 B");
     g_unlink(path);
+}
+
+/* What a source says of where its requests were, and what none does say. */
+static void test_places(void)
+{
+    static const struct {
+        const char *places;
+        unsigned cells;
+    } rows[] = {{"[0, 7, 3]", 2}, {"[]", 0},           {"[0, 0]", 0}, {"[-4]", 0},
+                {"'x'", 0},       {"[[1], {}, 5]", 1}, {"[null]", 0}, {"{}", 0}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autoptr(FfRecord) r = ff_record_new(NULL, NULL);
+        g_autofree char *after = g_strdup_printf(
+            "{'status': 'completed', 'ram': {'total': 8192}, 'x-farfault': {'request-places': %s}}",
+            rows[i].places);
+
+        ff_record_begin(r, true);
+        info(r, FF_SIDE_SOURCE, "{'status': 'active', 'x-farfault': {'request-places': [0]}}");
+        g_usleep(3000);
+        info(r, FF_SIDE_SOURCE, after);
+        g_autofree char *page = ff_page(r);
+        g_auto(GStrv) cells = g_strsplit(page, "<rect class=\"heat\"", -1);
+
+        check_pictures(page);
+        g_assert_cmpuint(g_strv_length(cells), ==, rows[i].cells + 1);
+        g_assert_true(!strstr(page, "id=\"places\"") == !rows[i].cells);
+        g_assert_true(!strstr(page, "<title>7 requests</title>") == (i != 0));
+    }
 }
 
 static void load(const char *path, const char *text, bool good, guint entries)
@@ -341,6 +370,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/page/page", test_page);
+    g_test_add_func("/page/places", test_places);
     g_test_add_func("/page/save", test_save);
     g_test_add_func("/page/load", test_load);
     g_test_add_func("/page/nothing", test_nothing);
