@@ -27,7 +27,8 @@ static void print_running(const FfTotals *totals)
     double left = totals->ram_total ? (double)totals->ram_remaining / (double)totals->ram_total : 0;
     g_autofree char *bytes = ff_format_bytes((double)totals->ram_remaining);
 
-    printf("%s %s (%s)", what, ff_words_migration(status), status);
+    printf("%s %s (%s)", what, ff_words_migration(status, totals->running == FF_USE_SNAPSHOT + 1),
+           status);
     if (totals->ram_remaining) {
         printf(": %.0f %%, %s remaining", 100 * CLAMP(1 - left, 0, 1), bytes);
     }

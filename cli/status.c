@@ -114,19 +114,18 @@ static void print_text(FfCliQmp *qmp, const char *address, JsonNode *const answe
 
     if (answer[STATUS]) {
         print_line("guest%s%s %s (%s, QEMU %s)", name ? " " : "", name ? name : "",
-                   ff_words_guest(state), state, ff_cli_qmp_version(qmp));
+                   ff_words_guest(state, info), state, ff_cli_qmp_version(qmp));
     } else {
         print_line(
             "guest: QEMU %s does not answer, as it may wait for a page itself; its engine does",
             ff_cli_qmp_version(qmp));
     }
     if (!strcmp(status, "none")) {
-        printf("migration: %s\n", ff_words_migration(status));
+        printf("migration: %s\n", ff_words_migration(status, false));
         return;
     }
     bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
-    const char *words =
-        snapshot && !strcmp(status, "active") ? "is being taken" : ff_words_migration(status);
+    const char *words = ff_words_migration(status, snapshot);
     bool same = !strcmp(words, status);
     print_line("%s %s%s%s%s%s%s", snapshot ? "live snapshot" : "migration", words, same ? "" : " (",
                same ? "" : status, same ? "" : ")", why ? ": " : "", why ? why : "");

@@ -196,7 +196,7 @@ static char *carrier_text(const FfWatchSide *s)
 
 static char *state_text(const FfWatchSide *s)
 {
-    return s->state && !s->why ? g_strdup(ff_words_guest(s->state)) : NULL;
+    return s->state && !s->why ? g_strdup(ff_words_guest(s->state, s->info)) : NULL;
 }
 
 static char *status_text(const FfWatchSide *s)
@@ -298,8 +298,7 @@ static char *headline(const FfWatchView *v)
     const char *status = ff_watch_status(s), *name = s->name ? s->name : "";
     bool snapshot = ff_json_object(own(s), "snapshot");
     const char *what = snapshot ? "live snapshot" : "migration";
-    const char *words =
-        snapshot && !strcmp(status, "active") ? "is being taken" : ff_words_migration(status);
+    const char *words = ff_words_migration(status, snapshot);
     g_autofree char *time = ff_format_duration(ff_json_int(s->info, "total-time", v->ms));
 
     return strcmp(status, "none")

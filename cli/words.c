@@ -2,16 +2,25 @@
 /* See words.h. */
 #include "cli/words.h"
 
-#include <glib.h>
 #include <string.h>
 
-const char *ff_words_guest(const char *state)
+#include "qmp/json.h"
+
+/* QEMU leaves a guest so that stood for a live snapshot. Only of one that is complete: the others
+ * may have been refused because the guest runs elsewhere, and must not be said to be here. */
+static bool is_here(JsonObject *info)
+{
+    return ff_json_object(ff_json_object(info, "x-farfault"), "snapshot") &&
+           !g_strcmp0(ff_json_string(info, "status"), "completed");
+}
+
+const char *ff_words_guest(const char *state, JsonObject *info)
 {
     static const struct {
         const char *state, *words;
     } table[] = {
         {"inmigrate", "waits for an incoming migration"},
-        {"postmigrate", "has moved away; it does not run here any more"},
+        {"postmigrate", "has moved away, or was saved; it does not run here any more"},
         {"finish-migrate", "is stopped here while its migration ends"},
         {"prelaunch", "was started with -S and has not run yet"},
         {"running", "runs"},
@@ -22,6 +31,9 @@ const char *ff_words_guest(const char *state)
         {"guest-panicked", "has panicked"},
     };
 
+    if (!strcmp(state, "postmigrate") && is_here(info)) {
+        return "is paused, as it was before its live snapshot: cont lets it run";
+    }
     for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
         if (!strcmp(state, table[i].state)) {
             return table[i].words;
@@ -30,7 +42,7 @@ const char *ff_words_guest(const char *state)
     return state;
 }
 
-const char *ff_words_migration(const char *status)
+const char *ff_words_migration(const char *status, bool snapshot)
 {
     static const struct {
         const char *status, *words;
@@ -50,6 +62,9 @@ const char *ff_words_migration(const char *status)
         {"cancelled", "was cancelled"},
     };
 
+    if (snapshot && !strcmp(status, "active")) {
+        return "is being taken";
+    }
     for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
         if (!strcmp(status, table[i].status)) {
             return table[i].words;

@@ -6,12 +6,13 @@
 #ifndef FF_CLI_WORDS_H
 #define FF_CLI_WORDS_H
 
+#include <json-glib/json-glib.h>
 #include <stdbool.h>
 
-/* "The guest ...": STATE of query-status. */
-const char *ff_words_guest(const char *state);
-/* "The migration ...": STATUS of query-migrate. */
-const char *ff_words_migration(const char *status);
+/* "The guest ...": STATE of query-status; INFO of query-migrate, can be NULL. */
+const char *ff_words_guest(const char *state, JsonObject *info);
+/* "The migration ...", or "the live SNAPSHOT ...": STATUS of query-migrate. */
+const char *ff_words_migration(const char *status, bool snapshot);
 /* A migration, snapshot or restore with this status continues, or may. */
 bool ff_words_under_way(const char *status);
 /* It is over. */

@@ -213,7 +213,8 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
                                 state)
                        : refuse(error,
                                 "the guest was migrated away, or saved (it is \"%s\"): it can be "
-                                "migrated where it runs now",
+                                "migrated where it runs now; if it stood here for a live snapshot, "
+                                "and only then, say cont first",
                                 state);
         }
     }

@@ -124,7 +124,8 @@ static void check_status(Vm *source, const char *uri)
     g_autofree char *short_line = g_strdup_printf(
         "watched process %d: was given away to %s, and is whole there\n", (int)vm_pid(source), uri);
 
-    has(one, "guest watched has moved away; it does not run here any more (postmigrate, ");
+    has(one,
+        "guest watched has moved away, or was saved; it does not run here any more (postmigrate, ");
     has(one, long_line);
     has(one, "\n  downtime     ");
     has(all, short_line);

@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/watch-screen.h"
 #include "cli/watch.h"
+#include "cli/words.h"
 
 #define SOURCE                                                                                     \
     "{'status': 'postcopy-active', 'total-time': 12300, 'downtime': 21,"                           \
@@ -117,6 +118,28 @@ static void has(const char *text, const char *part)
     if (!strstr(text, part)) {
         g_error("no \"%s\" in:\n%s", part, text);
     }
+}
+
+/* Only of a guest that is surely here it is said that it can run. */
+static void test_postmigrate(void)
+{
+    static const struct {
+        const char *info, *words;
+    } rows[] = {
+        {"{'status': 'completed', 'x-farfault': {'snapshot': {}}}", "cont lets it run"},
+        {"{'status': 'failed', 'x-farfault': {'snapshot': {}}}", "does not run here"},
+        {"{'status': 'completed', 'x-farfault': {}}", "does not run here"},
+        {"{'status': 'completed'}", "does not run here"},
+        {"{}", "does not run here"},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *text = g_strdelimit(g_strdup(rows[i].info), "'", '"');
+        g_autoptr(JsonNode) node = json_from_string(text, NULL);
+
+        has(ff_words_guest("postmigrate", json_node_get_object(node)), rows[i].words);
+    }
+    has(ff_words_guest("postmigrate", NULL), "does not run here");
 }
 
 static void test_both(void)
@@ -415,6 +438,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/watch/both", test_both);
+    g_test_add_func("/watch/postmigrate", test_postmigrate);
     g_test_add_func("/watch/alone", test_alone);
     g_test_add_func("/watch/wide-letters", test_wide_letters);
     g_test_add_func("/watch/snapshot", test_snapshot);
