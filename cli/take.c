@@ -172,9 +172,13 @@ static bool no_file(const Take *t, const GError *local, GError **error)
         g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NOT_DIRECTORY)) {
         bool there = g_file_test(folder, G_FILE_TEST_IS_DIR);
 
+        bool other = !there && g_file_test(folder, G_FILE_TEST_EXISTS);
+
         return fail(error, "%s: %s %s: %s", path,
-                    there ? "no file can be made in" : "there is no folder", folder,
-                    there ? "give another folder" : "make it first");
+                    there   ? "no file can be made in"
+                    : other ? "there is no folder, but a file,"
+                            : "there is no folder",
+                    folder, there || other ? "give another folder" : "make it first");
     }
     return fail(error, "%s", local->message);
 }
@@ -353,7 +357,7 @@ static gboolean on_signal(gpointer opaque)
     }
     t->interrupted = true;
     ff_progress_say(t->progress, true, "interrupted: cancelling");
-    if (t->begun) {
+    if (t->begun && t->end == GOING) {
         ff_cli_qmp_send(t->qmp, "migrate_cancel", NULL, NULL, NULL);
     }
     return G_SOURCE_CONTINUE;
@@ -522,17 +526,34 @@ static bool failed(Take *t, GError **error)
                 t->result->was_running ? "goes on" : "is as it was", message);
 }
 
-/* The guest has its memory for itself again, and nobody waits: a signal ends us as any program. */
+static bool is_interrupted(void *opaque)
+{
+    Take *t = opaque;
+
+    g_main_context_iteration(NULL, FALSE);
+    return t->interrupted;
+}
+
+/* The guest has its memory for itself again, and nobody waits. */
 static bool write_compressed(Take *t, GError **error)
 {
+    g_autoptr(GError) local = NULL;
+
     ff_progress_say(t->progress, false, "compressing");
+    FF_FAULT_AT("compressing");
     if (t->result->disks) {
         ff_progress_say(t->progress, true, "%s", t->result->disks);
     }
-    detach_all(t);
-    g_autoptr(FfOutput) packed = ff_output_new(t->result->path, error);
-
-    return packed && ff_seekable_write(t->output, packed, error) && ff_output_commit(packed, error);
+    g_autoptr(FfOutput) packed = ff_output_new(t->result->path, &local);
+    if (packed && ff_seekable_write(t->output, packed, is_interrupted, t, &local) &&
+        ff_output_commit(packed, &local)) {
+        return true;
+    }
+    return fail(error, "no file is left, and the guest goes on: compressing it: %s%s",
+                local->message,
+                g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NO_SPACE)
+                    ? ": there must be room for the plain file and the compressed one"
+                    : "");
 }
 
 static bool conclude(Take *t, GError **error)

@@ -20,15 +20,15 @@ static bool refuse(const FfSaved *s, GError **error, const char *why)
 static bool check(const FfSaved *s, const FfConvertOptions *options, GError **error)
 {
     if (ff_saved_has_capability(s, "x-ignore-shared")) {
-        return refuse(s, error, "was saved with x-ignore-shared: memory is missing in it");
+        return refuse(s, error, "it was saved with x-ignore-shared: memory is missing in it");
     }
     for (guint i = 0; i < s->capabilities->len; i++) {
         if (!g_str_equal(s->capabilities->pdata[i], "mapped-ram")) {
-            return refuse(s, error, "was saved with a capability that is not known");
+            return refuse(s, error, "it was saved with a capability that is not known");
         }
     }
     if (s->form == FF_SAVED_STREAM && options->to == FF_SAVED_STREAM) {
-        return refuse(s, error, "is an ordinary stream already");
+        return refuse(s, error, "it is an ordinary stream already");
     }
     return true;
 }
@@ -46,8 +46,8 @@ static bool convert_packed(FfSaved *s, const char *path, GError **error)
     g_autoptr(FfOutput) out = ff_output_new(path, error);
     g_autoptr(FfOutput) plain = out ? ff_output_new_nameless(path, error) : NULL;
 
-    return plain && ff_write_mapped(s, plain, 0, error) && ff_seekable_write(plain, out, error) &&
-           commit(s, out, error);
+    return plain && ff_write_mapped(s, plain, 0, error) &&
+           ff_seekable_write(plain, out, NULL, NULL, error) && commit(s, out, error);
 }
 
 /* libvirt passes what comes after it to QEMU as it is. */

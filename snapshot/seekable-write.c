@@ -29,6 +29,8 @@ typedef struct {
     uint8_t *in, *packed, *zeros; /* zeros: the packed frame of a hole */
     size_t room, n_zeros;
     GByteArray *table;
+    FfSeekableStop *stop; /* can be NULL */
+    void *opaque;
 } Packer;
 
 static bool fail(GError **error, int err, const char *what)
@@ -103,6 +105,10 @@ static bool pack_all(Packer *p, GError **error)
     for (uint64_t at = 0; at < p->size;) {
         size_t n = MIN(p->size - at, FF_SEEKABLE_FRAME);
 
+        if (p->stop && p->stop(p->opaque)) {
+            g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "interrupted");
+            return false;
+        }
         if (data <= at) {
             data = hole_end(p, at);
         }
@@ -137,10 +143,14 @@ static bool put_table(Packer *p, GError **error)
            ff_output_append(p->out, p->table->data, p->table->len, error);
 }
 
-bool ff_seekable_write(FfOutput *plain, FfOutput *out, GError **error)
+bool ff_seekable_write(FfOutput *plain, FfOutput *out, FfSeekableStop *stop, void *opaque,
+                       GError **error)
 {
-    Packer p = {
-        .out = out, .fd = ff_output_fd(plain), .room = ZSTD_compressBound(FF_SEEKABLE_FRAME)};
+    Packer p = {.out = out,
+                .fd = ff_output_fd(plain),
+                .room = ZSTD_compressBound(FF_SEEKABLE_FRAME),
+                .stop = stop,
+                .opaque = opaque};
     off_t size = lseek(p.fd, 0, SEEK_END);
     bool ok;
 

@@ -434,14 +434,16 @@ static void test_taken_meanwhile(void)
     vm_end(vm);
 }
 
-/* It has looked whether anything is under way, and stands before it asks for its own. */
-static Cli start_held(Vm *vm, const char *monitor, const char *path)
+/* It stands there: "asking", it has looked whether anything is under way, and has not asked for its
+ * own; "compressing", the guest has its memory for itself again. */
+static Cli start_held(Vm *vm, const char *monitor, const char *path, const char *where)
 {
-    g_autofree char *faults = g_strconcat(vm_dir(vm), ";*/*/at/asking=hold", NULL);
+    g_autofree char *faults = g_strdup_printf("%s;*/*/at/%s=hold", vm_dir(vm), where);
+    const char *args[] = {!strcmp(where, "compressing") ? "--compress" : NULL, NULL};
 
     hold_make(vm);
     g_setenv("FARFAULT_FAULTS", faults, TRUE);
-    Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
+    Cli cli = cli_start(monitor, path, args, NULL, NULL);
     g_unsetenv("FARFAULT_FAULTS");
     hold_wait(vm);
     return cli;
@@ -457,7 +459,7 @@ static void test_another_meanwhile(void)
     }
     g_autofree char *monitor = monitor_of(vm), *path = vm_path(vm, "file");
     g_autofree char *other = vm_path(vm, "other");
-    Cli cli = start_held(vm, monitor, path);
+    Cli cli = start_held(vm, monitor, path, "asking");
 
     qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", other);
     qmp_expect_migration(vm_qmp(vm), "completed");
@@ -465,6 +467,26 @@ static void test_another_meanwhile(void)
     g_autofree char *out = cli_succeeds(&cli);
     check_said(out, path);
     check_file(path);
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
+/* The snapshot is complete, and its file is not. */
+static void test_compressing(void)
+{
+    BootsectConfig boot = boot_config();
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *folder = folder_new();
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    Cli cli = start_held(vm, monitor, path, "compressing");
+
+    g_assert_cmpint(kill(cli.pid, SIGTERM), ==, 0);
+    hold_let_go(vm);
+    cli_fails(&cli, "no file is left, and the guest goes on: compressing it: interrupted");
+    folder_free(g_steal_pointer(&folder));
     check_goes_on(vm, &boot);
     vm_end(vm);
 }
@@ -479,7 +501,7 @@ static void test_without_events(void)
     }
     qmp_set_capability(vm_qmp(vm), "events", true);
     g_autofree char *monitor = monitor_of(vm), *path = vm_path(vm, "file");
-    Cli cli = start_held(vm, monitor, path);
+    Cli cli = start_held(vm, monitor, path, "asking");
 
     qmp_set_capability(vm_qmp(vm), "events", false);
     hold_let_go(vm);
@@ -649,6 +671,7 @@ int main(int argc, char **argv)
     g_test_add_func("/snapshot-cli/there-already", test_there_already);
     g_test_add_func("/snapshot-cli/taken-meanwhile", test_taken_meanwhile);
     g_test_add_func("/snapshot-cli/another-meanwhile", test_another_meanwhile);
+    g_test_add_func("/snapshot-cli/compressing", test_compressing);
     g_test_add_func("/snapshot-cli/without-events", test_without_events);
     g_test_add_func("/snapshot-cli/unwritable", test_unwritable);
     g_test_add_func("/snapshot-cli/stock", test_stock);
