@@ -206,7 +206,16 @@ static void test_restore(void)
         {{.path = "/a", .mapped = true, .offset = 8192},
          "-incoming defer; migrate_set_capability mapped-ram on; migrate_incoming "
          "file:/a,offset=8192"},
-        {{.path = "/a b"}, "-incoming \"exec:cat '/a b'\"|-incoming file:/a b (QEMU 8.2 or newer)"},
+        {{.path = "/a b"},
+         "-incoming \"exec:cat '/a b'\"|-incoming 'file:/a b' (QEMU 8.2 or newer)"},
+        {{.path = "/$a"},
+         "-incoming 'exec:cat '\\''/$a'\\'''|-incoming 'file:/$a' (QEMU 8.2 or newer)"},
+        {{.path = "/a \"b", .shared = true},
+         "-incoming defer; migrate_set_capability x-ignore-shared on; migrate_incoming "
+         "\"exec:cat '/a \\\"b'\""},
+        {{.path = "/a b", .mapped = true, .shared = true},
+         "-incoming defer; migrate_set_capability mapped-ram on; migrate_set_capability "
+         "x-ignore-shared on; migrate_incoming \"file:/a b\""},
         {{.path = "/a", .offset = 99},
          "-incoming \"exec:tail -c +100 '/a'\"|-incoming file:/a,offset=99 (QEMU 8.2 or newer)"},
         {{.path = "/a", .shared = true},
