@@ -750,7 +750,8 @@ void ff_snapshot_describe_locked(const FfSnapshot *s, FfMigrationInfo *info)
 
     info->snapshot = true;
     info->page_size = FF_SAVED_PAGE;
-    info->ram_remaining = s->capture ? st.left * (info->ram_total / MAX(1, st.pages)) : 0;
+    /* Of one that was cancelled it stays what it was. */
+    info->ram_remaining = st.pages ? st.left * (info->ram_total / st.pages) : info->ram_total;
     info->ram_transferred = info->bytes_wire = st.bytes;
     info->pages_normal = st.bytes / FF_SAVED_PAGE;
     info->pages_zero = st.zeros;
