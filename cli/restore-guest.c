@@ -103,16 +103,16 @@ static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, v
     JsonObject *info = ff_json_node_object(result);
     g_autofree char *all =
         g_strdup_printf("%.2f s", (double)(g_get_monotonic_time() - w->began) / G_USEC_PER_SEC);
+    g_autofree char *after = ff_format_us((double)(w->ran - w->began));
     g_autofree char *ran =
-        w->ran ? ff_format_us((double)(w->ran - w->began)) : g_strdup("(it stands: say cont)");
+        w->ran ? g_strconcat("guest ran after ", after, NULL) : g_strdup("guest stands (say cont)");
 
     ff_recorder_info(&w->recorder, result);
     close_record(w); /* a program that reads the line that follows finds the page */
     if (info) {
         g_autofree char *set = set_text(info);
 
-        ff_progress_say(w->progress, true,
-                        "%s: restored: guest ran after %s, all of it here after %s%s",
+        ff_progress_say(w->progress, true, "%s: restored: %s, all of it here after %s%s",
                         w->line->path, ran, all, set);
     }
     g_main_loop_quit(w->loop);

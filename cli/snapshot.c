@@ -85,6 +85,9 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
     }
     o->address = line->positional[0];
     o->file = line->positional[1];
+    if (!*o->file) {
+        return usage(error, "give a file: its name is empty");
+    }
     o->format = line->format ? line->format : "mapped-ram";
     if (strcmp(o->format, "mapped-ram") != 0 && strcmp(o->format, "stream") != 0) {
         return usage(error, "--format mapped-ram or --format stream");
@@ -101,8 +104,10 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
         return usage(error, "--compress is for mapped-ram without --offset");
     }
     if (o->disks && !g_file_test(o->disks, G_FILE_TEST_IS_DIR)) {
-        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                    "--disks %s: there is no such folder: make it first", o->disks);
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, "--disks %s: %s", o->disks,
+                    g_file_test(o->disks, G_FILE_TEST_EXISTS)
+                        ? "it is no folder: give one"
+                        : "there is no such folder: make it first");
         return false;
     }
     return ff_record_options_check(&line->keep, o->file, error);
@@ -129,7 +134,7 @@ static void print_stood(const FfTakeResult *r, JsonObject *info)
     } else if (r->was_running) {
         ff_report_row(stdout, "guest stood", "%s", said);
     } else {
-        ff_report_row(stdout, "guest stood", "all the time: it was paused");
+        ff_report_row(stdout, "guest stood", "all the time: it was paused, and cont lets it run");
     }
 }
 

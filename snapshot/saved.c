@@ -181,7 +181,10 @@ static bool read_configuration(FfSaved *s, FfCursor *c)
     }
     if (c->error || magic != STREAM_MAGIC) {
         g_clear_error(&c->error);
-        ff_cursor_fail(c, "no saved guest: no migration stream of QEMU's at byte %" PRIu64,
+        ff_cursor_fail(c,
+                       "no saved guest: no migration stream of QEMU's at byte %" PRIu64
+                       ": if it begins elsewhere in the file, give that byte (--offset, or "
+                       "--in-offset of convert)",
                        s->offset);
         return false;
     }
