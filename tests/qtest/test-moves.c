@@ -15,7 +15,8 @@ static void test_postcopy(void)
 
 static void test_precopy(void)
 {
-    Move *m = move_new(&(MoveConfig){.mib = 32, .bandwidth = 1 << 30});
+    static const char *const devices[] = {"-device", "virtio-balloon-pci", NULL};
+    Move *m = move_new(&(MoveConfig){.mib = 32, .bandwidth = 1 << 30, .devices = devices});
 
     if (m) {
         move_start(m);
@@ -25,8 +26,7 @@ static void test_precopy(void)
 
 static void test_cancelled(void)
 {
-    static const char *const devices[] = {"-device", "virtio-balloon-pci", NULL};
-    Move *m = move_new(&(MoveConfig){.n_cpus = 2, .devices = devices});
+    Move *m = move_new(&(MoveConfig){.n_cpus = 2});
 
     if (m) {
         move_start(m);
