@@ -27,7 +27,8 @@ void ff_report_ram(FILE *out, JsonObject *info)
 {
     JsonObject *ram = ff_json_object(info, "ram");
     g_autofree char *sent = NULL, *total = NULL;
-    g_autofree char *rate = NULL;
+    g_autofree char *rate = NULL, *asked = NULL;
+    bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
     double mbps = ff_json_double(ram, "mbps", 0);
 
     if (!ram) {
@@ -36,12 +37,13 @@ void ff_report_ram(FILE *out, JsonObject *info)
     sent = ff_format_bytes(ff_json_int(ram, "transferred", 0));
     total = ff_format_bytes(ff_json_int(ram, "total", 0));
     rate = mbps > 0 ? g_strdup_printf(", %.0f Mbit/s", mbps) : g_strdup("");
-    ff_report_row(out, "transferred", "%s for %s of RAM%s", sent, total, rate);
-    ff_report_row(out, "pages",
-                  "%" G_GINT64_FORMAT " with data, %" G_GINT64_FORMAT " zero, %" G_GINT64_FORMAT
-                  " requested by the destination",
-                  ff_json_int(ram, "normal", 0), ff_json_int(ram, "duplicate", 0),
-                  ff_json_int(ram, "postcopy-requests", 0));
+    asked = snapshot ? g_strdup("")
+                     : g_strdup_printf(", %" G_GINT64_FORMAT " requested by the destination",
+                                       ff_json_int(ram, "postcopy-requests", 0));
+    ff_report_row(out, snapshot ? "written" : "transferred", "%s for %s of RAM%s", sent, total,
+                  rate);
+    ff_report_row(out, "pages", "%" G_GINT64_FORMAT " with data, %" G_GINT64_FORMAT " zero%s",
+                  ff_json_int(ram, "normal", 0), ff_json_int(ram, "duplicate", 0), asked);
 }
 
 static void print_pages(FILE *out, JsonObject *x, bool source)

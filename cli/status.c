@@ -29,7 +29,9 @@ enum { MIGRATE, STATUS, NAME, QUESTIONS };
 static void print_times(JsonObject *info)
 {
     gint64 total = ff_json_int(info, "total-time", -1);
-    gint64 downtime = ff_json_int(info, "downtime", ff_json_int(info, "expected-downtime", -1));
+    bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
+    gint64 expected = snapshot ? -1 : ff_json_int(info, "expected-downtime", -1);
+    gint64 downtime = ff_json_int(info, "downtime", expected);
     g_autofree char *total_text = total >= 0 ? ff_format_duration(total) : NULL;
     g_autofree char *down_text = downtime >= 0 ? ff_format_duration(downtime) : NULL;
 
