@@ -123,7 +123,7 @@ static char *browse(Vm *vm, const char *path, const char *more, const char *dark
                     (char *)"--disable-gpu",
                     (char *)"--disable-dev-shm-usage",
                     (char *)"--enable-logging=stderr",
-                    (char *)"--window-size=1040,1780",
+                    (char *)"--window-size=1040,2450",
                     (char *)"--hide-scrollbars",
                     (char *)dark,
                     folder,
