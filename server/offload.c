@@ -76,21 +76,24 @@ static const char *foreign_device(JsonObject *vm)
     return NULL;
 }
 
-unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, GError **error)
+unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, const char **foreign,
+                          GError **error)
 {
     g_autoptr(JsonNode) root = ff_text_parse(text, len, DEPTH_MAX, error);
 
     if (!root) {
         return 0;
     }
-    const char *foreign = foreign_device(ff_json_object(ff_json_node_object(root), "vm_config"));
+    const char *device = foreign_device(ff_json_object(ff_json_node_object(root), "vm_config"));
     if (foreign) {
+        *foreign = device;
+    } else if (device) {
         g_set_error(
             error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
             "%s of vm_config has a device that is another process (vhost-user, vfio-user), "
             "which would not wait for pages; Cloud Hypervisor's own offload_daemon restores "
             "such a guest, without --ondemand",
-            foreign);
+            device);
         return 0;
     }
     JsonObject *memory = ff_json_object(ff_json_node_object(root), "memory_manager_data");
@@ -189,7 +192,7 @@ bool ff_offload_open(FfOffload *o, const char *path, GError **error)
         !read_text(path, "state.json", &o->state, &o->state_len, error)) {
         return false;
     }
-    o->n_slots = ff_offload_parse(o->config, o->config_len, o->slot, error);
+    o->n_slots = ff_offload_parse(o->config, o->config_len, o->slot, NULL, error);
     if (!o->n_slots) {
         g_prefix_error(error, "%s/migration_config.json: ", path);
         return false;

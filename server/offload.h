@@ -31,9 +31,11 @@ typedef struct {
 static_assert(sizeof(FfOffloadSlot) == 72, "no holes");
 
 /* Of migration_config.json: SLOTS (FF_OFFLOAD_SLOTS), which are whole pages, beside each other, in
- * the order of the table, without stamps. Their number; 0 and ERROR (G_IO_ERROR, one line), also of
- * a guest with devices that are other processes. */
-unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, GError **error);
+ * the order of the table, without stamps. FOREIGN: the member of vm_config that has a device which
+ * is another process, or NULL (both static); such a guest is refused if FOREIGN is NULL itself.
+ * Their number; 0 and ERROR (G_IO_ERROR, one line). */
+unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, const char **foreign,
+                          GError **error);
 
 typedef struct {
     char *config, *state; /* as they are in the files */

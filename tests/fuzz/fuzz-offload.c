@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     g_autoptr(GError) error = NULL;
 
     fuzz_quiet();
-    unsigned n = ff_offload_parse((const char *)data, size, slot, &error);
+    unsigned n = ff_offload_parse((const char *)data, size, slot, NULL, &error);
     g_assert_true(n ? !error : error && !strchr(error->message, '\n'));
     for (unsigned i = 0; i < n; i++) {
         g_assert_cmpuint((slot[i].gpa | slot[i].size | slot[i].file_offset) % 4096, ==, 0);

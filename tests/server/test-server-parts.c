@@ -142,7 +142,7 @@ static void test_offload(void)
     for (unsigned i = 0; i < G_N_ELEMENTS(configs); i++) {
         FfOffloadSlot slot[FF_OFFLOAD_SLOTS];
         g_autoptr(GError) error = NULL;
-        unsigned n = ff_offload_parse(configs[i].text, strlen(configs[i].text), slot, &error);
+        unsigned n = ff_offload_parse(configs[i].text, strlen(configs[i].text), slot, NULL, &error);
         g_assert_true(!n == !!error);
         if (n != configs[i].slots ||
             (!n && (!strstr(error->message, configs[i].why) || strchr(error->message, '\n')))) {
