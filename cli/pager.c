@@ -12,6 +12,7 @@
 #include "net/address.h"
 #include "server/export.h"
 #include "server/offload.h"
+#include "server/receive.h"
 #include "server/remote.h"
 #include "server/replay.h"
 #include "server/server.h"
@@ -26,6 +27,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -44,7 +46,8 @@ typedef struct {
     gboolean help, no_bulk, paused, learn, no_set;
     int slots;
     uint64_t rate; /* of `bandwidth` */
-    char *listen, *to, *from, *control, *metrics, *serve, *set, *bandwidth, *creds, *hostname;
+    char *listen, *to, *from, *receive, *into, *control, *metrics, *serve, *set, *bandwidth, *creds,
+        *hostname;
     char **allow, **positional;
 } Line;
 
@@ -53,6 +56,8 @@ static void line_clear(Line *line)
     g_free(line->listen);
     g_free(line->to);
     g_free(line->from);
+    g_free(line->receive);
+    g_free(line->into);
     g_free(line->control);
     g_free(line->metrics);
     g_free(line->serve);
@@ -73,6 +78,8 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"to", 0, 0, G_OPTION_ARG_FILENAME, &line->to, NULL, NULL},
         {"paused", 0, 0, G_OPTION_ARG_NONE, &line->paused, NULL, NULL},
         {"from", 0, 0, G_OPTION_ARG_FILENAME, &line->from, NULL, NULL},
+        {"receive", 0, 0, G_OPTION_ARG_FILENAME, &line->receive, NULL, NULL},
+        {"into", 0, 0, G_OPTION_ARG_FILENAME, &line->into, NULL, NULL},
         {"control", 0, 0, G_OPTION_ARG_FILENAME, &line->control, NULL, NULL},
         {"metrics", 0, 0, G_OPTION_ARG_STRING, &line->metrics, NULL, NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->allow, NULL, NULL},
@@ -478,6 +485,67 @@ static int restore_to(const Line *line, GError **error)
     return status;
 }
 
+/* Instead of ending this process they are read: what is unfinished is removed. -1 and ERROR. */
+static int catch_signals(GError **error)
+{
+    static const int signals[] = {SIGHUP, SIGINT, SIGTERM};
+    struct sigaction now;
+    sigset_t set;
+
+    sigemptyset(&set);
+    for (unsigned i = 0; i < G_N_ELEMENTS(signals); i++) {
+        if (sigaction(signals[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
+            sigaddset(&set, signals[i]);
+        }
+    }
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (fd < 0) {
+        fail(error, "signalfd", g_strerror(errno));
+    }
+    return fd;
+}
+
+static bool receive(const Line *line, const GArray *uids, int listener, int stop,
+                    FfOffloadWriter *w, FfReceived *r, GError **error)
+{
+    int sock = ff_receive_accept(listener, stop, (const uid_t *)(const void *)uids->data, uids->len,
+                                 error);
+
+    unlink(line->receive); /* one snapshot, and nobody is let wait for another */
+    close(listener);
+    bool done = sock >= 0 && ff_receive_snapshot(sock, stop, w, r, error);
+    if (sock >= 0) {
+        close(sock);
+    }
+    return done;
+}
+
+static int receive_into(const Line *line, const GArray *uids, GError **error)
+{
+    FfReceived r;
+    int stop = catch_signals(error);
+    g_autoptr(FfOffloadWriter) w = stop < 0 ? NULL : ff_offload_writer_new(line->into, error);
+    int listener = w ? listen_at(line->receive, uids->len, false, error) : -1;
+
+    if (listener < 0) {
+        return EXIT_FAILED;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    ff_say("waits for Cloud Hypervisor at %s", line->receive);
+    if (!receive(line, uids, listener, stop, w, &r, error)) {
+        return EXIT_FAILED;
+    }
+    g_autofree char *memory = ff_format_bytes((double)r.memory);
+    g_autofree char *bytes = ff_format_bytes((double)r.bytes);
+    ff_say("the snapshot is in %s: %s of memory, of which %s are written, in %.1f s; its guest %s",
+           line->into, memory, bytes, (double)r.us / G_USEC_PER_SEC,
+           r.gone  ? "is gone"
+           : r.ran ? "was running before"
+                   : "was paused before");
+    return EXIT_OK;
+}
+
 /* As hold() has said it. */
 static int serve(const Line *line)
 {
@@ -504,12 +572,28 @@ static int serve(const Line *line)
     return ff_server_run(&cfg);
 }
 
+static const char *misuse_of_receive(const Line *line)
+{
+    if (!line->receive || !line->into || line->positional) {
+        return "give a socket and a folder: farfault pager --receive SOCKET --into FOLDER";
+    }
+    if (line->listen || line->to || line->from || line->control || line->metrics ||
+        line->bandwidth || line->creds || line->hostname || line->no_bulk || line->paused ||
+        line->learn || line->no_set) {
+        return "--receive SOCKET --into FOLDER takes no options but --allow";
+    }
+    return NULL;
+}
+
 /* Options that are not for each other; NULL: all is right. */
 static const char *misuse(const Line *line)
 {
+    if (line->receive || line->into) {
+        return misuse_of_receive(line);
+    }
     if (!line->listen == !line->to || !line->from || line->positional) {
         return "give a socket and a file: farfault pager --listen SOCKET --from FILE, or --to "
-               "SOCKET --from FOLDER";
+               "SOCKET --from FOLDER, or --receive SOCKET --into FOLDER";
     }
     bool gives = line->listen && ff_remote_is_uri(line->listen);
     bool remote = ff_remote_is_uri(line->from);
@@ -570,7 +654,8 @@ int ff_cli_pager(int argc, char **argv)
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_USAGE;
     }
-    int status = line.to                         ? restore_to(&line, &error)
+    int status = line.receive                    ? receive_into(&line, uids, &error)
+                 : line.to                       ? restore_to(&line, &error)
                  : ff_remote_is_uri(line.listen) ? give(&line, &error)
                                                  : hold(&line, uids, &error);
     if (error) {
