@@ -81,6 +81,15 @@ static void become(const Daemon *d, const char *faults, const char *more)
     if (env) {
         setenv("FARFAULT_FAULTS", env, 1);
     }
+    if (next.file_max) {
+        signal(SIGXFSZ, SIG_IGN);
+        setrlimit(RLIMIT_FSIZE, &(struct rlimit){next.file_max, next.file_max});
+    }
+    if (next.into) {
+        execl(program, "farfault", "pager", "--receive", d->socket, "--into", next.into, more,
+              NULL);
+        _exit(127);
+    }
     if (next.restores) {
         execl(program, "farfault", "pager", "--to", d->socket, "--from", d->dir, "--control",
               d->control, more, NULL);
@@ -104,7 +113,7 @@ Daemon *daemon_start(unsigned pages, uint64_t page_size, DaemonFill fill, const 
     d->log = g_build_filename(d->dir, "log", NULL);
     if (next.restores) {
         next.restores(d->dir, d->socket, next.opaque);
-    } else if (!next.file) {
+    } else if (!next.file && !next.into) {
         make_file(d, pages, page_size, fill);
     }
     g_assert_true(g_file_set_contents(d->log, "", 0, NULL));
@@ -118,7 +127,7 @@ Daemon *daemon_start(unsigned pages, uint64_t page_size, DaemonFill fill, const 
     if (d->pid == 0) {
         become(d, faults, more);
     }
-    if (next.said_to < 0 && !next.restores) {
+    if (next.said_to < 0 && !next.restores && !next.into) {
         daemon_wait_said(d, "listens at");
     }
     next = (DaemonKind){.said_to = -1};

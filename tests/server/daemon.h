@@ -33,6 +33,10 @@ typedef struct {
      * itself (daemon_wait()). */
     void (*restores)(const char *dir, const char *socket, void *opaque);
     void *opaque;
+    /* It takes a snapshot of a Cloud Hypervisor into this folder. No file may be larger than
+     * `file_max` bytes (0: as usual). */
+    const char *into;
+    uint64_t file_max;
 } DaemonKind;
 void daemon_next(const DaemonKind *kind);
 /* Waits for its end: the exit status. */

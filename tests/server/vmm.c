@@ -67,6 +67,11 @@ const char *vmm_config(void)
            "8}}";
 }
 
+const char *vmm_state(void)
+{
+    return STATE_JSON;
+}
+
 void vmm_write_snapshot(const char *dir)
 {
     g_autofree char *config = g_build_filename(dir, "migration_config.json", NULL);

@@ -49,6 +49,7 @@ typedef struct {
 /* The files of a snapshot, in DIR. */
 void vmm_write_snapshot(const char *dir);
 const char *vmm_config(void);
+const char *vmm_state(void);
 /* Listens at PATH. */
 int vmm_listen(const char *path);
 /* Forks it. */
