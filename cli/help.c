@@ -311,9 +311,11 @@ const char ff_help_pager[] =
     "       farfault pager --listen tcp:HOST:PORT|tls:HOST:PORT --from FILE [--tls-creds FOLDER]\n"
     "       farfault pager --to SOCKET --from FOLDER [--paused] [--control SOCKET]\n"
     "                      [--metrics ADDRESS:PORT] [--max-bandwidth N[KMGT]] [--no-bulk]\n"
+    "       farfault pager --receive SOCKET --into FOLDER [--allow USER]...\n"
     "Answer the page faults of other processes: each connects to SOCKET and passes a userfaultfd,\n"
     "as Firecracker does (mem_backend of type Uffd). Any number of them at once, all from FILE.\n"
     "With --to: restore a guest of Cloud Hypervisor, and give it its memory as it asks for it.\n"
+    "With --receive: take a snapshot of one, which --to restores.\n"
     "\n"
     "  --listen SOCKET   where clients connect; made here\n"
     "  --from FILE       their memory: a raw file (Firecracker's memory file) or a mapped-ram "
@@ -331,6 +333,8 @@ const char ff_help_pager[] =
     "  --to SOCKET       where Cloud Hypervisor waits for a guest (receive-migration with\n"
     "                    memory_mode=postcopy); FOLDER: what its offload daemon has written\n"
     "  --paused          leave that guest paused\n"
+    "  --receive SOCKET  where Cloud Hypervisor connects (send-migration, local=on); made here\n"
+    "  --into FOLDER     its snapshot: a whole one, or none. It must have none yet\n"
     "  --allow USER      a user besides this one and root who may connect; can be given again\n"
     "  --control SOCKET  who connects there reads how each client stands, as JSON\n"
     "  --metrics ADDRESS:PORT\n"
@@ -346,7 +350,8 @@ const char ff_help_pager[] =
     "  --help, -h        this text\n"
     "\n"
     "Clients that are there when this ends (SIGTERM, SIGINT) wait for ever for what they miss.\n"
-    "With --to it ends when the guest has all its memory, or is gone.\n"
+    "With --to it ends when the guest has all its memory, or is gone; with --receive when the\n"
+    "snapshot is on the disk.\n"
     "Exit status: 0 ended, 1 failed, 2 usage.\n";
 
 const char ff_help_trace[] =
