@@ -152,11 +152,21 @@ static void end(World *w)
     g_free(w->into);
 }
 
+/* Of one that has ended. */
+static void assert_said(const Daemon *d, const char *text)
+{
+    g_autofree char *said = daemon_said(d);
+
+    if (!strstr(said, text)) {
+        g_error("not said: %s; but: %s", text, said);
+    }
+}
+
 /* There is none, the guest's owner was not told otherwise, and the user was told why. */
 static void end_without(World *w, const char *said)
 {
     g_assert_cmpint(daemon_wait(w->d), ==, 1);
-    daemon_wait_said(w->d, said);
+    assert_said(w->d, said);
     g_assert_cmpuint(count_files(w->into), ==, 0);
     g_assert_false(g_file_test(w->into, G_FILE_TEST_EXISTS)); /* it had made it */
     g_assert_false(g_file_test(w->d->socket, G_FILE_TEST_EXISTS));
@@ -226,8 +236,8 @@ static void test_taken(gconstpointer paused)
     w.s.paused = paused;
     sender_send_until(&w.s, SENDER_STEPS);
     g_assert_cmpint(daemon_wait(w.d), ==, 0);
-    daemon_wait_said(w.d, "12.0 MiB of memory, of which 3.4 MiB are written");
-    daemon_wait_said(w.d, paused ? "was paused before" : "was running before");
+    assert_said(w.d, "12.0 MiB of memory, of which 3.4 MiB are written");
+    assert_said(w.d, paused ? "was paused before" : "was running before");
     assert_whole(w.into);
     end(&w);
 }
@@ -612,7 +622,7 @@ static void test_leaves_late(void)
     leave(&w);
     let_go(&w);
     g_assert_cmpint(daemon_wait(w.d), ==, 1);
-    daemon_wait_said(w.d, "the snapshot is whole, but");
+    assert_said(w.d, "the snapshot is whole, but");
     assert_whole(w.into);
     end(&w);
 }
@@ -641,7 +651,7 @@ static void test_dies(gconstpointer moment)
     g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
     let_go(&w);
     g_assert_cmpint(daemon_wait(w.d), ==, 0);
-    daemon_wait_said(w.d, "its guest is gone");
+    assert_said(w.d, "its guest is gone");
     assert_whole(w.into);
     daemon_stop(w.d);
     remove_folder(w.into);
@@ -753,7 +763,7 @@ static void test_there_already(gconstpointer name)
     g_assert_true(g_file_set_contents(path, "mine", -1, NULL));
     start(&w, &(DaemonKind){.said_to = -1, .into = dir}, NULL, NULL);
     g_assert_cmpint(daemon_wait(w.d), ==, 1);
-    daemon_wait_said(w.d, "is there already");
+    assert_said(w.d, "is there already");
     g_assert_cmpuint(count_files(dir), ==, 1);
     g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
     g_assert_cmpstr(text, ==, "mine");
@@ -777,7 +787,7 @@ static void test_there_meanwhile(gconstpointer name)
     let_go(&w);
     g_assert_cmpint(sender_answer(&w.s), ==, SENDER_ERROR);
     g_assert_cmpint(daemon_wait(w.d), ==, 1);
-    daemon_wait_said(w.d, "is there already");
+    assert_said(w.d, "is there already");
     g_assert_cmpuint(count_files(w.into), ==, 1);
     g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
     g_assert_cmpstr(text, ==, "mine");
@@ -790,7 +800,7 @@ static void test_no_folder(void)
 
     start(&w, &(DaemonKind){.said_to = -1, .into = "/no/such/folder"}, NULL, NULL);
     g_assert_cmpint(daemon_wait(w.d), ==, 1);
-    daemon_wait_said(w.d, "/no/such/folder: No such file or directory");
+    assert_said(w.d, "/no/such/folder: No such file or directory");
     daemon_stop(w.d);
     g_free(w.into);
 }
@@ -814,6 +824,23 @@ static void test_silent(void)
     sender_end(&silent);
     sender_begin(&w.s, w.d->socket);
     sender_send_until(&w.s, SENDER_STEPS);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    assert_whole(w.into);
+    end(&w);
+}
+
+/* It may take its time between two steps. */
+static void test_slow(void)
+{
+    World w;
+
+    begin(&w, NULL, NULL);
+    sender_send_until(&w.s, LAST - 1);
+    daemon_wait_said(w.d, "says nothing: still waiting");
+    sender_send(&w.s, LAST - 1);
+    g_assert_cmpint(sender_answer(&w.s), ==, SENDER_OK);
+    sender_send(&w.s, LAST);
+    g_assert_cmpint(sender_answer(&w.s), ==, SENDER_OK);
     g_assert_cmpint(daemon_wait(w.d), ==, 0);
     assert_whole(w.into);
     end(&w);
@@ -902,6 +929,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/receive/no-folder", test_no_folder);
     g_test_add_func("/receive/silent", test_silent);
+    g_test_add_func("/receive/slow", test_slow);
     g_test_add_func("/receive/users", test_users);
     return g_test_run();
 }
