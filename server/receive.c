@@ -427,13 +427,15 @@ static void peer_clear(Peer *p)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Peer, peer_clear)
 
-/* Of the process that has connected. Before it can have ended, as it waits for an answer. */
+/* Of the process that has connected; not of this one (a test). If it has ended, and another has its
+ * number by now, it is not taken for dead. */
 static int open_process(int sock)
 {
     struct ucred cred;
     socklen_t len = sizeof(cred);
 
-    return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.pid > 0
+    return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.pid > 0 &&
+                   cred.pid != getpid()
                ? (int)syscall(SYS_pidfd_open, cred.pid, 0)
                : -1;
 }
