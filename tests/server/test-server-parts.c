@@ -151,6 +151,20 @@ static void test_offload(void)
     }
 }
 
+/* Who asks which device is another process gets the slots as well. */
+static void test_offload_foreign(void)
+{
+    FfOffloadSlot slot[FF_OFFLOAD_SLOTS];
+    const char *const texts[] = {CONFIG("\"fs\":[{}]", SLOT("0", "0", "4096", "0")),
+                                 CONFIG("", SLOT("0", "0", "4096", "0"))};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(texts); i++) {
+        const char *foreign = "x";
+        g_assert_cmpuint(ff_offload_parse(texts[i], strlen(texts[i]), slot, &foreign, NULL), ==, 1);
+        g_assert_cmpstr(foreign, ==, i ? NULL : "fs");
+    }
+}
+
 /* ---- sources --------------------------------------------------------------------------------- */
 
 static char *make_file(const void *data, size_t len, uint64_t size)
@@ -651,6 +665,7 @@ int main(int argc, char **argv)
     g_test_add_func("/server-parts/firecracker", test_firecracker);
     g_test_add_func("/server-parts/firecracker-deep", test_firecracker_deep);
     g_test_add_func("/server-parts/offload", test_offload);
+    g_test_add_func("/server-parts/offload-foreign", test_offload_foreign);
     g_test_add_func("/server-parts/source/raw", test_raw);
     g_test_add_func("/server-parts/source/changed", test_changed);
     g_test_add_func("/server-parts/source/replaced", test_replaced);
