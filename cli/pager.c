@@ -26,6 +26,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -43,7 +44,7 @@ G_STATIC_ASSERT(FF_SERVER_SLOTS == FF_OFFLOAD_SLOTS);
 #define BACKLOG 64
 
 typedef struct {
-    gboolean help, no_bulk, paused, learn, no_set;
+    gboolean help, no_bulk, paused, own_memory, learn, no_set;
     int slots;
     uint64_t rate; /* of `bandwidth` */
     char *listen, *to, *from, *receive, *into, *control, *metrics, *serve, *set, *bandwidth, *creds,
@@ -77,6 +78,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"listen", 0, 0, G_OPTION_ARG_FILENAME, &line->listen, NULL, NULL},
         {"to", 0, 0, G_OPTION_ARG_FILENAME, &line->to, NULL, NULL},
         {"paused", 0, 0, G_OPTION_ARG_NONE, &line->paused, NULL, NULL},
+        {"own-memory", 0, 0, G_OPTION_ARG_NONE, &line->own_memory, NULL, NULL},
         {"from", 0, 0, G_OPTION_ARG_FILENAME, &line->from, NULL, NULL},
         {"receive", 0, 0, G_OPTION_ARG_FILENAME, &line->receive, NULL, NULL},
         {"into", 0, 0, G_OPTION_ARG_FILENAME, &line->into, NULL, NULL},
@@ -434,12 +436,20 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
     }
     for (unsigned i = 0; i < o->n_slots; i++) {
         int *at = p.inherit + (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD) + i;
-        at[0] = fcntl(o->memory[i], F_DUPFD_CLOEXEC, LOWEST_FD_WITH_SLOTS);
+        bool has_memory = o->memory[i] >= 0;
+        at[0] = has_memory ? fcntl(o->memory[i], F_DUPFD_CLOEXEC, LOWEST_FD_WITH_SLOTS) : -1;
         at[o->n_slots] = fcntl(o->file[i], F_DUPFD_CLOEXEC, LOWEST_FD_WITH_SLOTS);
-        if (at[0] < 0 || at[o->n_slots] < 0) {
+        if ((has_memory && at[0] < 0) || at[o->n_slots] < 0) {
             fail(error, line->from, g_strerror(errno));
             return EXIT_FAILED;
         }
+    }
+    void *answer = line->own_memory
+                       ? mmap(NULL, FF_OFFLOAD_ANSWER, PROT_READ, MAP_SHARED, o->memory[0], 0)
+                       : NULL;
+    if (answer == MAP_FAILED) {
+        fail(error, line->from, g_strerror(errno));
+        return EXIT_FAILED;
     }
     if (!ff_replay_begin(r, line->to, o, error)) {
         return EXIT_FAILED;
@@ -460,6 +470,8 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
                                .talk_fd = talk[0],
                                .pid = r->pid,
                                .uid = r->uid,
+                               .answer = answer,
+                               .answer_len = FF_OFFLOAD_ANSWER,
                                .hello = o->slot,
                                .hello_len = o->n_slots * (uint32_t)sizeof(o->slot[0])};
     return ff_holder_run(&(FfHolderConfig){.listen_fd = -1,
@@ -475,7 +487,7 @@ static int restore_to(const Line *line, GError **error)
     g_auto(FfOffload) o = {0};
     g_auto(FfReplay) r = {0};
 
-    if (!ff_offload_open(&o, line->from, error)) {
+    if (!ff_offload_open(&o, line->from, line->own_memory, error)) {
         return EXIT_FAILED;
     }
     int status = hold_for(line, &r, &o, error);
@@ -579,7 +591,7 @@ static const char *misuse_of_receive(const Line *line)
     }
     if (line->listen || line->to || line->from || line->control || line->metrics ||
         line->bandwidth || line->creds || line->hostname || line->no_bulk || line->paused ||
-        line->learn || line->no_set) {
+        line->own_memory || line->learn || line->no_set) {
         return "--receive SOCKET --into FOLDER takes no options but --allow";
     }
     return NULL;
@@ -617,8 +629,8 @@ static const char *misuse(const Line *line)
     if (line->learn && (line->no_set || line->to)) {
         return "--learn is for --listen, and not with --no-working-set";
     }
-    if (line->to ? line->allow != NULL : line->paused) {
-        return "--allow is for --listen, --paused for --to";
+    if (line->to ? line->allow != NULL : line->paused || line->own_memory) {
+        return "--allow is for --listen, --paused and --own-memory for --to";
     }
     return NULL;
 }

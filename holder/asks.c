@@ -6,11 +6,14 @@
  * record right after it was read, and is answered once, after the pager has said in the record that
  * the page is there: of an answer too many the client would take a page to be there that is not.
  *
+ * An answer may have the page in it: the pager has left it in memory that both map, and touches
+ * that no more before the next request. So it is sent as one, in whatever pieces.
+ *
  * Nothing is ever said but that a page is there. What is no request, or asks for what the guest
  * does not have, is not answered: the client would end, and let go of its userfaultfd before.
  *
  * The end of the connection and of the talk (config.h) is the end of the holder. See
- * holder-internal.h. System calls: recv, send, shutdown, epoll_ctl.
+ * holder-internal.h. System calls: recv, send, sendmsg, shutdown, epoll_ctl.
  */
 #include "holder/holder-internal.h"
 
@@ -77,6 +80,7 @@ static void take(FfHolder *h)
         return;
     }
     h->asks.waiting = true;
+    h->asks.sent = 0;
     listen_for(h, 0);
     if (s) { /* else the pager has given it up */
         s->rec->ask.gpa = GUINT64_FROM_LE(h->asks.in.range.gpa);
@@ -103,22 +107,35 @@ static void read_some(FfHolder *h)
     }
 }
 
-/* So little is taken as a whole, or not at all. */
+/* What is left of the answer. As sendmsg(). */
+static ssize_t send_some(const FfHolder *h, uint64_t page)
+{
+    const FfHolderAsks *a = h->cfg->asks;
+    const FfVmmResponse ok = {.status = GUINT16_TO_LE(FF_VMM_OK), .length = GUINT64_TO_LE(page)};
+    uint64_t head = MIN(h->asks.sent, sizeof(ok)), body = h->asks.sent - head;
+    struct iovec iov[] = {{(char *)&ok + head, sizeof(ok) - head},
+                          {page ? (char *)a->answer + body : NULL, page - body}};
+    struct msghdr mh = {.msg_iov = iov, .msg_iovlen = G_N_ELEMENTS(iov)};
+
+    return sendmsg(a->fault_fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 void ff_holder_answer(FfHolder *h)
 {
-    const FfVmmResponse ok = {.status = GUINT16_TO_LE(FF_VMM_OK)};
     const FfHeldSpace *s = h->asks.waiting ? ff_holder_find(h, h->asks.id) : NULL;
 
     if (!s || h->asks.closed ||
         __atomic_load_n(&s->rec->ask.answered, __ATOMIC_SEQ_CST) != s->rec->ask.asked) {
         return;
     }
-    ssize_t n = send(h->cfg->asks->fault_fd, &ok, sizeof(ok), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n == sizeof(ok)) {
+    uint64_t page = h->cfg->asks->answer ? MIN(s->rec->ask.length, h->cfg->asks->answer_len) : 0;
+    ssize_t n = send_some(h, page);
+    h->asks.sent += n > 0 ? n : 0;
+    if (h->asks.sent == sizeof(FfVmmResponse) + page) {
         h->asks.waiting = false;
         tell_talk(h);
         listen_for(h, EPOLLIN);
-    } else if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+    } else if (n >= 0 || errno == EAGAIN || errno == EINTR) {
         listen_for(h, EPOLLOUT); /* it asks, and does not read */
     } else {
         on_closed(h);

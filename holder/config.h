@@ -18,6 +18,8 @@ typedef struct {
     uid_t uid;
     const void *hello; /* its first message, for the pager */
     uint32_t hello_len;
+    const void *answer; /* where the pager leaves the pages of an answer; NULL: answers have none */
+    uint64_t answer_len;
 } FfHolderAsks;
 
 typedef struct {

@@ -82,7 +82,8 @@ typedef struct {
     uint64_t id; /* of its space */
     FfVmmAsk in; /* the request that is being read: LEN bytes of it */
     unsigned len;
-    bool waiting;  /* it was read, and the answer is not sent */
+    uint64_t sent; /* bytes of the answer */
+    bool waiting;  /* it was read, and the answer is not sent, or not all of it */
     bool deaf;     /* it has said what is none: it waits for ever */
     bool closed;   /* the other end has closed the socket */
     bool told;     /* of the first answer */

@@ -9,6 +9,11 @@
  * although it has one, was given back by the guest (a hole was punched, of which nothing tells),
  * and is zeros.
  *
+ * Of a client whose memory is its own each answer is what the file has, whether or not the same was
+ * asked for before: the client puts it where nothing is (UFFDIO_COPY), and asks again for what it
+ * could not put anywhere. It is in the memfd for answers before the request is answered, and is not
+ * touched again before the next one.
+ *
  * Nobody reads or writes in the mapping, so the userfaultfd needs no rights and tells of nothing.
  *
  * System calls: userfaultfd, mmap, munmap, lseek, poll, read, and those of uffd/.
@@ -94,11 +99,41 @@ void ff_asked_open_source(FfSession *s)
     }
 }
 
+static bool is_own(const FfSession *s)
+{
+    FfOffloadSlot first;
+
+    memcpy(&first, s->rec->hello, sizeof(first));
+    return first.own;
+}
+
+/* Ranges say how much there is; nobody looks there. */
+static int map_answer(FfSession *s)
+{
+    uint64_t at = FF_OFFLOAD_ANSWER;
+    void *answer =
+        mmap(NULL, FF_OFFLOAD_ANSWER, PROT_READ | PROT_WRITE, MAP_SHARED, s->all->slot_fd, 0);
+
+    if (answer == MAP_FAILED) {
+        return -errno;
+    }
+    s->answer = answer;
+    for (unsigned i = 0; i < s->image->n_blocks; i++) {
+        s->image->copy[0].range[i].addr = at;
+        at += s->image->block[i].size;
+    }
+    return 0;
+}
+
 /* The address is another one in each pager; what the record says of the one before is not needed.
  */
 int ff_asked_map(FfSession *s)
 {
     FfImageCopy *copy = &s->image->copy[0];
+
+    if (is_own(s)) {
+        return map_answer(s);
+    }
     int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     int rc = uffd < 0 ? -errno : ff_uffd_init(uffd, UFFD_FEATURE_MISSING_SHMEM, NULL);
 
@@ -121,6 +156,9 @@ int ff_asked_map(FfSession *s)
 
 void ff_asked_close(FfSession *s)
 {
+    if (s->answer) {
+        munmap(s->answer, FF_OFFLOAD_ANSWER);
+    }
     for (unsigned i = 0; s->image && i < s->image->n_blocks; i++) {
         if (s->map_len[i]) {
             munmap((void *)(uintptr_t)s->image->copy[0].range[i].addr, s->map_len[i]);
@@ -200,23 +238,51 @@ static void place(FfWorker *w, FfSession *s, const FfRun *run)
     }
 }
 
+static void read_answer(FfWorker *w, FfSession *s, const FfRun *run)
+{
+    while (!ff_worker_read(w, run, s->answer)) {
+        ff_work_pause(s, SOURCE_AGAIN_MS);
+    }
+}
+
+/* FALSE: it is not answered, ever. */
+static bool may_answer(FfSession *s, FfRun *run)
+{
+    if (!find(s, s->rec->ask.gpa, s->rec->ask.length, run)) {
+        ff_session_log(s,
+                       "it has asked for %" PRIu64 " bytes at %" PRIx64
+                       ", which the guest does not have: it waits from now on",
+                       s->rec->ask.length, s->rec->ask.gpa);
+        return false;
+    }
+    if (s->answer && s->rec->ask.length > FF_OFFLOAD_ANSWER) {
+        ff_session_log(s,
+                       "it has asked for a page of %" PRIu64
+                       " bytes, and with --own-memory no page "
+                       "can be larger than 2 MiB: it waits from now on",
+                       s->rec->ask.length);
+        return false;
+    }
+    return true;
+}
+
 static void answer(FfWorker *w, FfSession *s)
 {
     uint64_t asked = __atomic_load_n(&s->rec->ask.asked, __ATOMIC_SEQ_CST);
     gint64 since = g_get_monotonic_time();
     FfRun run;
 
-    if (!find(s, s->rec->ask.gpa, s->rec->ask.length, &run)) {
-        ff_session_log(s,
-                       "it has asked for %" PRIu64 " bytes at %" PRIx64
-                       ", which the guest does not have: it waits from now on",
-                       s->rec->ask.length, s->rec->ask.gpa);
+    if (!may_answer(s, &run)) {
         ff_session_wait_end(s);
         return;
     }
     ff_image_count(s->image, faults, run.n);
     __atomic_add_fetch(&s->waiting, 1, __ATOMIC_SEQ_CST);
-    place(w, s, &run);
+    if (s->answer) {
+        read_answer(w, s, &run);
+    } else {
+        place(w, s, &run);
+    }
     FF_FAULT_AT("asked-placed");
     ff_work_answered(s, since);
     /* Observer: the holder. */
@@ -241,7 +307,7 @@ static bool is_empty(const FfSession *s)
 static void begin(FfSession *s)
 {
     wait_request(s);
-    if (s->image->asks != FF_ASKS_BEGUN && !is_empty(s)) {
+    if (!s->answer && s->image->asks != FF_ASKS_BEGUN && !is_empty(s)) {
         ff_session_log(s, "it has touched its memory before it could ask for it, so it gets none, "
                           "and the guest does not run");
         ff_session_wait_end(s);

@@ -137,6 +137,14 @@ static bool read_text(const char *path, const char *name, char **text, size_t *l
     return g_file_get_contents(file, text, len, &why) || fail(error, path, name, why->message);
 }
 
+/* Bytes of the Ith slot's memfd; 0: it has none. */
+static uint64_t memory_size(const FfOffload *o, unsigned i)
+{
+    const FfOffloadSlot *s = &o->slot[i];
+
+    return !s->own ? s->file_offset + s->size : i == 0 ? FF_OFFLOAD_ANSWER : 0;
+}
+
 /* What holds it open is what is read later: another file may have its name by then. */
 static bool open_slot(FfOffload *o, unsigned i, const char *path, GError **error)
 {
@@ -158,12 +166,12 @@ static bool open_slot(FfOffload *o, unsigned i, const char *path, GError **error
     s->stamp = *ff_source_stamp(source);
     g_autofree char *memfd = g_strdup_printf("farfault:%s", name);
     o->file[i] = open(file, O_RDONLY | O_CLOEXEC);
-    o->memory[i] = memfd_create(memfd, MFD_CLOEXEC);
-    if (o->file[i] < 0 || o->memory[i] < 0 ||
-        ftruncate(o->memory[i], (off_t)(s->file_offset + s->size)) < 0) {
-        return fail(error, path, name, g_strerror(errno));
+    bool done = o->file[i] >= 0;
+    if (done && memory_size(o, i)) {
+        o->memory[i] = memfd_create(memfd, MFD_CLOEXEC);
+        done = o->memory[i] >= 0 && ftruncate(o->memory[i], (off_t)memory_size(o, i)) == 0;
     }
-    return true;
+    return done || fail(error, path, name, g_strerror(errno));
 }
 
 /* Before a guest depends on it. */
@@ -182,22 +190,48 @@ static bool check_userfaultfd(GError **error)
     return true;
 }
 
-bool ff_offload_open(FfOffload *o, const char *path, GError **error)
+/* Pages are asked for as a whole, so one must have room in an answer. */
+static bool pages_fit(const FfOffload *o, GError **error)
+{
+    g_autoptr(JsonNode) root = ff_text_parse(o->config, o->config_len, DEPTH_MAX, error);
+
+    if (!root) {
+        return false;
+    }
+    JsonObject *vm = ff_json_object(ff_json_node_object(root), "vm_config");
+    JsonObject *memory = ff_json_object(vm, "memory");
+    JsonNode *zones = ff_json_get(memory, "zones", JSON_NODE_ARRAY);
+    gint64 most = ff_json_int(memory, "hugepage_size", 0);
+    for (guint i = 0; i < ff_json_node_length(zones); i++) {
+        most = MAX(most, ff_json_int(ff_json_node_nth(zones, i), "hugepage_size", 0));
+    }
+    if (most > FF_OFFLOAD_ANSWER) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                    "vm_config has pages of %" G_GINT64_FORMAT
+                    " bytes, and with --own-memory they can have 2 MiB at most; without it the "
+                    "guest gets small ones",
+                    most);
+    }
+    return most <= FF_OFFLOAD_ANSWER;
+}
+
+bool ff_offload_open(FfOffload *o, const char *path, bool own, GError **error)
 {
     for (unsigned i = 0; i < FF_OFFLOAD_SLOTS; i++) {
         o->file[i] = o->memory[i] = -1;
     }
-    if (!check_userfaultfd(error) ||
+    if ((!own && !check_userfaultfd(error)) ||
         !read_text(path, "migration_config.json", &o->config, &o->config_len, error) ||
         !read_text(path, "state.json", &o->state, &o->state_len, error)) {
         return false;
     }
     o->n_slots = ff_offload_parse(o->config, o->config_len, o->slot, NULL, error);
-    if (!o->n_slots) {
+    if (!o->n_slots || (own && !pages_fit(o, error))) {
         g_prefix_error(error, "%s/migration_config.json: ", path);
         return false;
     }
     for (unsigned i = 0; i < o->n_slots; i++) {
+        o->slot[i].own = own;
         if (!open_slot(o, i, path, error)) {
             return false;
         }

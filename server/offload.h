@@ -20,13 +20,15 @@
 
 #define FF_OFFLOAD_SLOTS 32
 #define FF_OFFLOAD_PAGE 4096
+#define FF_OFFLOAD_ANSWER (2u << 20) /* bytes of an answer with pages, at most */
 
 /* Also what a record has as the first message of such a client: an array of them. */
 typedef struct {
     uint64_t gpa, size;   /* guest-physical; bytes */
     uint64_t file_offset; /* where it begins in its memfd */
     FfInputStamp stamp;   /* of memory-SLOT */
-    uint32_t slot, reserved;
+    uint32_t slot;
+    uint32_t own; /* bool: its memory is Cloud Hypervisor's own, and answers have pages */
 } FfOffloadSlot;
 static_assert(sizeof(FfOffloadSlot) == 72, "no holes");
 
@@ -43,11 +45,12 @@ typedef struct {
     unsigned n_slots;
     FfOffloadSlot slot[FF_OFFLOAD_SLOTS];
     int file[FF_OFFLOAD_SLOTS];   /* memory-SLOT, to read */
-    int memory[FF_OFFLOAD_SLOTS]; /* a memfd of its own, empty */
+    int memory[FF_OFFLOAD_SLOTS]; /* a memfd of its own, empty. Of `own` slots: the first one is for
+                                     an answer (FF_OFFLOAD_ANSWER), the others are -1 */
 } FfOffload;
 
-/* Of the folder PATH. ERROR as above, which names the file. */
-bool ff_offload_open(FfOffload *o, const char *path, GError **error);
+/* Of the folder PATH. OWN: answers will have pages. ERROR as above, which names the file. */
+bool ff_offload_open(FfOffload *o, const char *path, bool own, GError **error);
 void ff_offload_clear(FfOffload *o);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfOffload, ff_offload_clear)
 

@@ -138,7 +138,7 @@ bool ff_replay_begin(FfReplay *r, const char *path, const FfOffload *o, GError *
     if (r->control < 0 || !step(r, FF_VMM_START, "Start", NULL, 0, -1, error)) {
         return false;
     }
-    for (unsigned i = 0; i < o->n_slots; i++) {
+    for (unsigned i = 0; i < o->n_slots && !o->slot[i].own; i++) {
         const uint32_t slot = GUINT32_TO_LE(o->slot[i].slot);
         if (!step(r, FF_VMM_MEMORY_FD, "MemoryFd", &slot, sizeof(slot), o->memory[i], error)) {
             return false;

@@ -49,8 +49,9 @@ struct FfSession {
     FfSource *source;                        /* the same: that of all, or of `criu` */
     FfSource *block_source[FF_IMAGE_BLOCKS]; /* of a client that asks: the same, one for each */
     uint64_t map_len[FF_IMAGE_BLOCKS];       /* owner: so much is mapped */
-    FfImage *image;                          /* NULL: not made yet. Set once; lock of FfSessions */
-    FfSpace *space;                          /* the same */
+    void *answer;   /* the same; then the thread that answers. NULL: pages are no part of answers */
+    FfImage *image; /* NULL: not made yet. Set once; lock of FfSessions */
+    FfSpace *space; /* the same */
     FfBitmap placed[FF_IMAGE_BLOCKS];
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */

@@ -303,7 +303,7 @@ static bool open_space(FfSession *s, GError **error)
                          .opaque = s};
     g_autoptr(FfSpace) space = ff_space_new(&cfg);
     rc = space ? ff_image_load(s->image, s->rec, space) : -errno;
-    if (rc == 0 && s->image->asks) {
+    if (rc == 0 && s->image->asks && !s->answer) {
         rc = ff_space_register(space, UFFDIO_REGISTER_MODE_MISSING, NULL);
     }
     if (rc < 0) {
@@ -363,6 +363,9 @@ static void serve(FfSession *s)
         ff_family_probe(s->all, s->root); /* ends that were told to a predecessor */
     } else {
         ff_asked_wait_begun(s);
+    }
+    if (s->answer) {
+        return;
     }
     bool registered = (s->all->bulk || s->learnt) && wait_registered(s);
     ff_set_learn(s); /* also of one that has ended by now */

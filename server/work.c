@@ -274,6 +274,31 @@ bool ff_worker_place(FfWorker *w, const FfRun *run)
     return true;
 }
 
+bool ff_worker_read(FfWorker *w, const FfRun *run, void *to)
+{
+    FfSession *s = w->s;
+    uint64_t ps = s->image->block[run->block].page_size, most = w->buf_size / ps, zeros = 0, len;
+
+    for (uint64_t i = 0; i < run->n; i += len / ps) {
+        FfRun part = {run->block, run->first + i, MIN(most, run->n - i)};
+        bool zero;
+        if (!read_content(w, &part, &len, &zero)) {
+            return false;
+        }
+        FF_FAULT_AT("content-read");
+        if (zero) {
+            memset((char *)to + i * ps, 0, len);
+            zeros += len / ps;
+        } else {
+            memcpy((char *)to + i * ps, w->buf, len);
+        }
+    }
+    ff_bitmap_set_run(&s->placed[run->block], run->first, run->n);
+    ff_image_count(s->image, demand, run->n);
+    ff_image_count(s->image, zeros, zeros);
+    return true;
+}
+
 /* ---- demand ---------------------------------------------------------------------------------- */
 
 /* Under the lock: one of those that the ring had no room for. */

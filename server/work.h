@@ -18,6 +18,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfWorker, ff_worker_free)
  * memory for some, without a word. */
 bool ff_worker_place(FfWorker *w, const FfRun *run);
 
+/* The same of RUN, which may be larger than BUF_SIZE, into TO: it is placed nowhere, and counted.
+ */
+bool ff_worker_read(FfWorker *w, const FfRun *run, void *to);
+
 /* Pages that were read, DATA or zeros (NULL). FALSE: no more of it can be placed. */
 bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data);
 
