@@ -99,6 +99,12 @@ static void test_flags(gconstpointer flags)
     run_well(GPOINTER_TO_UINT(flags), 2, NULL, "--no-bulk");
 }
 
+/* The same where memory is its own. */
+static void test_own(gconstpointer flags)
+{
+    run_well(GPOINTER_TO_UINT(flags) | VMM_OWN, 1, NULL, "--own-memory");
+}
+
 static void test_paused(void)
 {
     run_well(0, 3, NULL, "--paused");
@@ -131,6 +137,21 @@ static void test_killed_at(gconstpointer data)
         g_autofree char *fault = g_strdup_printf("pager/none/at/%s#%u=kill", moment, times[i]);
         run_well(i % 2 ? VMM_BALLOON | VMM_PREFAULTS : VMM_PREFAULTS, i, fault,
                  i == 2 ? "--no-bulk" : NULL);
+    }
+}
+
+static const char *const own_moments[] = {"client-made", "content-read", "asked-placed",
+                                          "asked-answered"};
+
+static void test_own_killed_at(gconstpointer data)
+{
+    const char *moment = data;
+    static const unsigned times[] = {1, 3, 20, 500};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(times) && (!i || strcmp(moment, "client-made")); i++) {
+        g_autofree char *fault = g_strdup_printf("pager/none/at/%s#%u=kill", moment, times[i]);
+        run_well(i % 2 ? VMM_OWN | VMM_PREFAULTS : VMM_OWN | VMM_PREFAULTS | VMM_BALLOON, i, fault,
+                 "--own-memory");
     }
 }
 
@@ -182,7 +203,7 @@ static void test_changed(void)
     struct stat st;
 
     begin(&w, &(VmmPlan){0}, NULL, "--no-bulk");
-    vmm_receive_all(&p, w.plan.listener);
+    vmm_receive_all(&p, w.plan.listener, false);
     g_assert_true(vmm_ask(p.fault, PAGE_FAULT, 16, GPA_3, VMM_PAGE));
     g_assert_true(vmm_read_answer(p.fault));
     g_assert_cmpuint(vmm_receive(&p), ==, 5);
@@ -200,6 +221,118 @@ static void test_changed(void)
     g_assert_cmpint(utimensat(AT_FDCWD, path, (struct timespec[2]){st.st_atim, st.st_mtim}, 0), ==,
                     0);
     g_assert_true(vmm_read_answer(p.fault));
+    vmm_peer_clear(&p);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    end(&w);
+}
+
+/* Of the guest, where it is in the file. */
+static void ask_for_page(const World *w, const VmmPeer *p, uint64_t offset, uint64_t length)
+{
+    g_autofree char *path = g_build_filename(w->d->dir, "memory-3", NULL);
+    g_autofree char *page = g_malloc(length), *file = g_malloc(length);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    g_assert_cmpint(pread(fd, file, length, (off_t)offset), ==, length);
+    close(fd);
+    g_assert_true(vmm_ask(p->fault, PAGE_FAULT, 16, GPA_3 + offset, length));
+    g_assert_true(vmm_read_page(p->fault, page, length));
+    g_assert_cmpint(memcmp(page, file, length), ==, 0);
+}
+
+static void begin_own(World *w, VmmPeer *p)
+{
+    begin(w, &(VmmPlan){0}, NULL, "--own-memory");
+    vmm_receive_all(p, w->plan.listener, true);
+    ask_for_page(w, p, 0, VMM_PAGE);
+    g_assert_cmpuint(vmm_receive(p), ==, 5);
+    vmm_respond(p->control, 1, 0);
+}
+
+/* What it asks for again is what it was, also of another pager, and zeros are zeros (page 3 is
+ * some) after a page that was none. The largest that there is is more than a socket takes at once.
+ */
+static void test_own_again(void)
+{
+    World w;
+    VmmPeer p;
+
+    begin_own(&w, &p);
+    for (unsigned i = 0; i < 10; i++) {
+        ask_for_page(&w, &p, (uint64_t)(i % 5) * VMM_PAGE, VMM_PAGE);
+        ask_for_page(&w, &p, 0, 512 * VMM_PAGE);
+        if (i % 3 == 0) {
+            pid_t pager = daemon_pager(w.d);
+            g_assert_cmpint(pager, >, 0);
+            kill(pager, SIGKILL);
+        }
+    }
+    assert_no_answer(p.fault);
+    vmm_peer_clear(&p);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    end(&w);
+}
+
+/* It waits for ever, and the connection stays. */
+static void test_own_refused(void)
+{
+    World w;
+    VmmPeer p;
+
+    begin_own(&w, &p);
+    g_assert_true(vmm_ask(p.fault, PAGE_FAULT, 16, (uint64_t)8 << 30, (uint64_t)4 << 20));
+    daemon_wait_said(w.d, "no page can be larger than 2 MiB");
+    assert_no_answer(p.fault);
+    vmm_peer_clear(&p);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    end(&w);
+}
+
+static void prepare_gigantic(const char *dir, const char *socket, void *opaque)
+{
+    g_autofree char *path = g_build_filename(dir, "migration_config.json", NULL);
+    g_auto(GStrv) parts = g_strsplit(vmm_config(), "\"shared\": true", 2);
+    g_autofree char *text = g_strjoinv(opaque, parts);
+
+    g_assert_nonnull(parts[1]);
+    vmm_write_snapshot(dir);
+    g_assert_true(g_file_set_contents(path, text, -1, NULL));
+}
+
+/* Of pages that have no room in an answer it is known before the guest is there. */
+static void test_own_gigantic(void)
+{
+    static const char *const sizes[] = {"\"hugepage_size\": 1073741824",
+                                        "\"zones\": [{\"hugepage_size\": 4194304}]"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(sizes); i++) {
+        daemon_next(
+            &(DaemonKind){.said_to = -1, .restores = prepare_gigantic, .opaque = (void *)sizes[i]});
+        Daemon *d = daemon_start(0, 0, NULL, NULL, "--own-memory");
+        g_assert_cmpint(daemon_wait(d), ==, 1);
+        daemon_wait_said(d, "they can have 2 MiB at most");
+        daemon_stop(d);
+    }
+}
+
+/* As test_changed(). */
+static void test_own_changed(void)
+{
+    World w;
+    VmmPeer p;
+    struct stat st;
+
+    begin_own(&w, &p);
+    g_autofree char *path = g_build_filename(w.d->dir, "memory-3", NULL);
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    g_assert_cmpint(utimensat(AT_FDCWD, path, (struct timespec[2]){0}, 0), ==, 0);
+    g_assert_true(vmm_ask(p.fault, PAGE_FAULT, 16, GPA_3 + VMM_PAGE, VMM_PAGE));
+    daemon_wait_said(w.d, "was changed while it was in use");
+    assert_no_answer(p.fault);
+    g_assert_cmpint(utimensat(AT_FDCWD, path, (struct timespec[2]){st.st_atim, st.st_mtim}, 0), ==,
+                    0);
+    g_autofree char *page = g_malloc(VMM_PAGE);
+    g_assert_true(vmm_read_page(p.fault, page, VMM_PAGE));
     vmm_peer_clear(&p);
     g_assert_cmpint(daemon_wait(w.d), ==, 0);
     end(&w);
@@ -244,7 +377,7 @@ static void finish_talk(VmmPeer *p)
 static void begin_peer(World *w, VmmPeer *p, const char *more)
 {
     begin(w, &(VmmPlan){0}, NULL, more);
-    vmm_receive_all(p, w->plan.listener);
+    vmm_receive_all(p, w->plan.listener, false);
     g_assert_true(vmm_ask(p->fault, PAGE_FAULT, 16, GPA_3, VMM_PAGE));
     g_assert_true(vmm_read_answer(p->fault));
     finish_talk(p);
@@ -384,7 +517,7 @@ static void test_bad_end(void)
         World w;
         VmmPeer p;
         begin(&w, &(VmmPlan){0}, NULL, NULL);
-        vmm_receive_all(&p, w.plan.listener);
+        vmm_receive_all(&p, w.plan.listener, false);
         if (how < 2) {
             g_assert_true(vmm_ask(p.fault, PAGE_FAULT, 16, GPA_3, VMM_PAGE));
             g_assert_cmpuint(vmm_receive(&p), ==, 5);
@@ -413,7 +546,7 @@ static void test_last_answer_lost(void)
     VmmPeer p;
 
     begin(&w, &(VmmPlan){0}, NULL, NULL);
-    vmm_receive_all(&p, w.plan.listener);
+    vmm_receive_all(&p, w.plan.listener, false);
     g_assert_true(vmm_ask(p.fault, PAGE_FAULT, 16, GPA_3, VMM_PAGE));
     g_assert_true(vmm_read_answer(p.fault));
     g_assert_cmpuint(vmm_receive(&p), ==, 5);
@@ -436,7 +569,7 @@ static void test_touched(void)
     VmmPeer p;
 
     begin(&w, &(VmmPlan){0}, NULL, NULL);
-    vmm_receive_to_state(&p, w.plan.listener);
+    vmm_receive_to_state(&p, w.plan.listener, false);
     g_assert_cmpint(pwrite(p.memory[1], "", 1, (off_t)vmm_slot[1].file_offset), ==, 1);
     vmm_respond(p.control, 1, 0);
     g_assert_true(vmm_ask(p.fault, PAGE_FAULT, 16, 0, VMM_PAGE));
@@ -502,6 +635,20 @@ int main(int argc, char **argv)
                          test_flags);
     g_test_add_data_func("/vmm/old", GUINT_TO_POINTER(VMM_OLD | VMM_BALLOON | VMM_PREFAULTS),
                          test_flags);
+    g_test_add_data_func("/vmm/own/read", GUINT_TO_POINTER(0), test_own);
+    g_test_add_data_func("/vmm/own/prefault", GUINT_TO_POINTER(VMM_PREFAULTS), test_own);
+    g_test_add_data_func("/vmm/own/large", GUINT_TO_POINTER(VMM_PREFAULTS | VMM_LARGE), test_own);
+    g_test_add_data_func("/vmm/own/balloon", GUINT_TO_POINTER(VMM_BALLOON), test_own);
+    g_test_add_data_func("/vmm/own/balloon-prefault", GUINT_TO_POINTER(VMM_BALLOON | VMM_PREFAULTS),
+                         test_own);
+    for (unsigned i = 0; i < G_N_ELEMENTS(own_moments); i++) {
+        g_autofree char *path = g_strdup_printf("/vmm/own/killed-at/%s", own_moments[i]);
+        g_test_add_data_func(path, own_moments[i], test_own_killed_at);
+    }
+    g_test_add_func("/vmm/own/again", test_own_again);
+    g_test_add_func("/vmm/own/refused", test_own_refused);
+    g_test_add_func("/vmm/own/gigantic", test_own_gigantic);
+    g_test_add_func("/vmm/own/changed", test_own_changed);
     g_test_add_func("/vmm/paused", test_paused);
     g_test_add_func("/vmm/precopy", test_precopy);
     for (unsigned i = 0; i < G_N_ELEMENTS(moments); i++) {

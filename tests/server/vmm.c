@@ -212,24 +212,24 @@ void vmm_accept_fault(VmmPeer *p)
          "the connection for pages");
 }
 
-static void begin(VmmPeer *p, int listener)
+static void begin(VmmPeer *p, int listener, bool own)
 {
-    *p = (VmmPeer){.listener = listener, .fault = -1, .memory = {-1, -1, -1}};
+    *p = (VmmPeer){.listener = listener, .fault = -1, .memory = {-1, -1, -1}, .own = own};
     p->control = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
     need(p->control >= 0, "accept");
 }
 
-void vmm_receive_to_state(VmmPeer *p, int listener)
+void vmm_receive_to_state(VmmPeer *p, int listener, bool own)
 {
     unsigned command, seen = 0;
 
-    begin(p, listener);
+    begin(p, listener, own);
     while ((command = vmm_receive(p)) != STATE) {
         need(command, "it has left");
         need(seen || command == START, "not Start first");
         if (command == CONFIG) {
             for (unsigned i = 0; i < VMM_SLOTS; i++) {
-                need(p->memory[i] >= 0, "Config before all memory");
+                need(own ? p->memory[i] < 0 : p->memory[i] >= 0, "Config before all memory");
             }
         }
         need(command == START || command == MEMORY_FD || command == CONFIG, "not in order");
@@ -240,9 +240,9 @@ void vmm_receive_to_state(VmmPeer *p, int listener)
     vmm_accept_fault(p);
 }
 
-void vmm_receive_all(VmmPeer *p, int listener)
+void vmm_receive_all(VmmPeer *p, int listener, bool own)
 {
-    vmm_receive_to_state(p, listener);
+    vmm_receive_to_state(p, listener, own);
     vmm_respond(p->control, 1, 0);
 }
 
@@ -275,6 +275,14 @@ bool vmm_read_answer(int sock)
     return read_all(sock, words, sizeof(words)) && words[0] == 1 && words[1] == 0;
 }
 
+bool vmm_read_page(int sock, void *data, uint64_t length)
+{
+    uint64_t words[2];
+
+    return read_all(sock, words, sizeof(words)) && words[0] == 1 && words[1] == length &&
+           read_all(sock, data, length);
+}
+
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 /* What a page must hold. NOBODY: it was given back before anybody has seen it. */
@@ -291,6 +299,7 @@ typedef struct {
     VmmPeer peer;
     char *mem[VMM_SLOTS];
     int uffd;
+    char *page; /* of the handler: what an answer has */
     pthread_t handler;
     unsigned asked;         /* atomic. Observer: the thread that waits for the first one */
     Holds holds[VMM_PAGES]; /* of each its vCPU */
@@ -343,18 +352,20 @@ static void write_page(Vcpu *c, unsigned page)
     *(volatile uint64_t *)page_at(c->v, page) = c->v->holds[page].written;
 }
 
-/* As virtio-devices/src/balloon.rs does. */
+/* As virtio-devices/src/balloon.rs does. What is its own, it asks for once more, as long as it has
+ * a handler: nobody knows that it was given back. */
 static void give_back(Vmm *v, unsigned page)
 {
     unsigned i = page / SLOT_PAGES;
     Holds *h = &v->holds[page];
     off_t at = (off_t)(vmm_slot[i].file_offset + (uint64_t)(page % SLOT_PAGES) * VMM_PAGE);
 
-    need(fallocate(v->peer.memory[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, VMM_PAGE) ==
-                 0 &&
+    need((v->plan->flags & VMM_OWN ||
+          fallocate(v->peer.memory[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, VMM_PAGE) ==
+              0) &&
              madvise(page_at(v, page), VMM_PAGE, MADV_DONTNEED) == 0,
          "giving back");
-    h->base = h->seen ? ZEROS : NOBODY;
+    h->base = h->seen && !(v->plan->flags & VMM_OWN) ? ZEROS : NOBODY;
     h->written = 0;
 }
 
@@ -389,6 +400,28 @@ static uint64_t fault_size(const Vmm *v)
     return v->plan->flags & VMM_LARGE ? 2 * MIB : VMM_PAGE;
 }
 
+/* UFFDIO_COPY, as of memory that is its own. FALSE: again. */
+static bool resolve_own(Vmm *v, unsigned slot, uint64_t offset)
+{
+    uint64_t len = fault_size(v);
+    struct uffdio_copy c = {
+        .dst = (uintptr_t)v->mem[slot] + offset, .src = (uintptr_t)v->page, .len = len};
+    struct uffdio_range range = {c.dst, len};
+
+    need(vmm_ask(v->peer.fault, PAGE_FAULT, 16, vmm_slot[slot].gpa + offset, len), "asking");
+    __atomic_add_fetch(&v->asked, 1, __ATOMIC_SEQ_CST);
+    need(vmm_read_page(v->peer.fault, v->page, len), "the answer");
+    if (ioctl(v->uffd, UFFDIO_COPY, &c) == 0) {
+        return true;
+    }
+    need(errno == EEXIST || errno == EAGAIN, "UFFDIO_COPY");
+    if (errno == EEXIST) {
+        need(ioctl(v->uffd, UFFDIO_WAKE, &range) == 0, "UFFDIO_WAKE");
+        return true;
+    }
+    return false;
+}
+
 /* Once: FALSE, again. */
 static bool resolve_once(Vmm *v, unsigned slot, uint64_t offset)
 {
@@ -412,7 +445,8 @@ static bool resolve_once(Vmm *v, unsigned slot, uint64_t offset)
 
 static void resolve(Vmm *v, unsigned slot, uint64_t offset)
 {
-    while (!resolve_once(v, slot, offset)) {
+    while (v->plan->flags & VMM_OWN ? !resolve_own(v, slot, offset)
+                                    : !resolve_once(v, slot, offset)) {
     }
 }
 
@@ -470,6 +504,10 @@ static char *map_slot(const Vmm *v, unsigned i)
 
     need(room != MAP_FAILED, "mmap");
     room = (char *)(((uintptr_t)room + 2 * MIB - 1) & ~(2 * MIB - 1));
+    if (v->plan->flags & VMM_OWN) {
+        need(mprotect(room, s->size, PROT_READ | PROT_WRITE) == 0, "mprotect");
+        return room;
+    }
     need(mmap(room, s->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, v->peer.memory[i],
               (off_t)s->file_offset) == room,
          "mmap of a memfd");
@@ -480,8 +518,9 @@ static void start_serving(Vmm *v)
 {
     struct uffdio_api api = {.api = UFFD_API,
                              .features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM};
-    uint64_t minor = v->plan->flags & VMM_OLD ? 0 : UFFDIO_REGISTER_MODE_MINOR;
+    uint64_t minor = v->plan->flags & (VMM_OLD | VMM_OWN) ? 0 : UFFDIO_REGISTER_MODE_MINOR;
 
+    v->page = g_malloc(2 * MIB);
     v->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     need(v->uffd >= 0 && ioctl(v->uffd, UFFDIO_API, &api) == 0, "userfaultfd");
     for (unsigned i = 0; i < 2; i++) {
@@ -533,7 +572,7 @@ static void run_guest(Vmm *v)
     if (v->plan->flags & VMM_PREFAULTS) {
         pthread_join(v->handler, NULL);
     }
-    need(fstat(v->peer.memory[2], &st) == 0 && st.st_blocks == 0,
+    need(v->plan->flags & VMM_OWN || (fstat(v->peer.memory[2], &st) == 0 && st.st_blocks == 0),
          "memory that is not plugged in costs some");
 }
 
@@ -542,7 +581,7 @@ static void run(const VmmPlan *plan)
     Vmm *v = g_new0(Vmm, 1);
 
     v->plan = plan;
-    vmm_receive_to_state(&v->peer, plan->listener);
+    vmm_receive_to_state(&v->peer, plan->listener, plan->flags & VMM_OWN);
     for (unsigned i = 0; i < VMM_SLOTS; i++) {
         v->mem[i] = map_slot(v, i);
     }

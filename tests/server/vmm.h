@@ -30,6 +30,7 @@ enum {
     VMM_BALLOON = 1 << 1,   /* gives pages back, of which nothing tells the pager */
     VMM_LARGE = 1 << 2,     /* asks for 2 MiB at a time, as of a zone with huge pages */
     VMM_PRECOPY = 1 << 3,   /* was not told of postcopy: takes the memfds as they are */
+    VMM_OWN = 1 << 6,       /* gets no memfds: its memory is its own, and answers have pages */
     VMM_OLD = 1 << 5,       /* as v53.0: what is placed needs no answer to be seen */
     VMM_FREEZES = 1 << 4,   /* waits for a byte of `go`, misses a page, and ends with VMM_FROZEN if
                                nobody answers, and nobody has closed the connection */
@@ -59,7 +60,8 @@ pid_t vmm_start(const VmmPlan *plan);
 
 typedef struct {
     int listener, control, fault;
-    int memory[VMM_SLOTS];
+    int memory[VMM_SLOTS]; /* -1: it was not passed */
+    bool own;              /* none may be passed */
 } VmmPeer;
 
 /* The next request on the control connection: its command, or 0 at the end. MEMORY_FD and payloads
@@ -70,13 +72,15 @@ void vmm_respond(int sock, unsigned status, uint64_t length);
 /* The connection for pages. */
 void vmm_accept_fault(VmmPeer *p);
 /* All up to State, which is not answered; the connection for pages is there. */
-void vmm_receive_to_state(VmmPeer *p, int listener);
+void vmm_receive_to_state(VmmPeer *p, int listener, bool own);
 /* The same, and the answer. */
-void vmm_receive_all(VmmPeer *p, int listener);
+void vmm_receive_all(VmmPeer *p, int listener, bool own);
 void vmm_peer_clear(VmmPeer *p);
 /* FALSE: it cannot be sent. */
 bool vmm_ask(int sock, unsigned command, uint64_t payload, uint64_t gpa, uint64_t length);
 /* FALSE: no answer of a page that is there. */
 bool vmm_read_answer(int sock);
+/* The same with the page in it, LENGTH bytes: to DATA. */
+bool vmm_read_page(int sock, void *data, uint64_t length);
 
 #endif
