@@ -912,6 +912,9 @@ int main(int argc, char **argv)
         g_test_add_data_func(leaves, cuts[i], test_leaves);
         g_test_add_data_func(dies, cuts[i], test_dies);
     }
+    /* After the last piece. */
+    g_test_add_data_func("/receive/leaves/last", "receive-copied#3", test_leaves);
+    g_test_add_data_func("/receive/dies/last", "receive-copied#3", test_dies);
     g_test_add_data_func("/receive/dies/receive-stored", "receive-stored", test_dies);
     g_test_add_func("/receive/impatient", test_impatient);
     g_test_add_func("/receive/leaves-late", test_leaves_late);
