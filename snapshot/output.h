@@ -7,7 +7,8 @@
  * and SIGHUP, SIGINT and SIGTERM remove. A file that is there already is never replaced. Mode 0600:
  * it is a guest's memory. What is not written is a hole.
  *
- * An object belongs to one thread; with a name of its own, one object in a process.
+ * An object belongs to one thread; with a name of its own, one object in a process, or more where
+ * those three signals are blocked.
  */
 #ifndef FF_SNAPSHOT_OUTPUT_H
 #define FF_SNAPSHOT_OUTPUT_H
