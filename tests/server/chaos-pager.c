@@ -136,13 +136,15 @@ static void prepare_vmm(const char *dir, const char *socket, void *opaque)
 static void start_vmm(Round *r)
 {
     static const unsigned flags[] = {0, VMM_PREFAULTS, VMM_BALLOON, VMM_PREFAULTS | VMM_BALLOON};
+    static const char *const mores[] = {"--no-bulk", NULL, "--own-memory"};
+    unsigned more = (unsigned)below(r, G_N_ELEMENTS(mores));
 
     r->vmm = (VmmPlan){.vcpus = 4,
                        .ops = 200 + (unsigned)below(r, 800),
-                       .flags = flags[below(r, G_N_ELEMENTS(flags))],
+                       .flags = flags[below(r, G_N_ELEMENTS(flags))] | (more == 2 ? VMM_OWN : 0),
                        .seed = r->seed};
     daemon_next(&(DaemonKind){.said_to = -1, .restores = prepare_vmm, .opaque = r});
-    r->d[VMM] = daemon_start(0, 0, NULL, NULL, below(r, 2) ? "--no-bulk" : NULL);
+    r->d[VMM] = daemon_start(0, 0, NULL, NULL, mores[more]);
     r->client[CLIENTS - 1] = (Client){r->vmm_pid, VMM, false, false, -1};
 }
 
