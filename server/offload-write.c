@@ -26,7 +26,7 @@
 
 struct FfOffloadWriter {
     const char *path;
-    bool made;  /* the folder; and nothing has been committed to it */
+    bool made;  /* the folder */
     unsigned n; /* of `file`, in the order in which they get their names */
     FfOutput *file[FILES];
     uint64_t bytes;
@@ -116,7 +116,7 @@ void ff_offload_writer_free(FfOffloadWriter *w)
         ff_output_free(w->file[i]);
     }
     if (w->made) {
-        rmdir(w->path);
+        rmdir(w->path); /* not of a folder that has files */
     }
     g_free(w->chunk);
     g_free(w);
@@ -268,7 +268,6 @@ bool ff_offload_writer_commit(FfOffloadWriter *w, const GByteArray *config, cons
             return false;
         }
     }
-    w->made = false;
     return true;
 }
 
