@@ -46,9 +46,9 @@ G_STATIC_ASSERT(FF_SERVER_SLOTS == FF_OFFLOAD_SLOTS);
 typedef struct {
     gboolean help, no_bulk, paused, own_memory, learn, no_set;
     int slots;
-    uint64_t rate; /* of `bandwidth` */
-    char *listen, *to, *from, *receive, *into, *control, *metrics, *serve, *set, *bandwidth, *creds,
-        *hostname;
+    uint64_t rate, limit; /* of `bandwidth`, `memory` */
+    char *listen, *to, *from, *receive, *into, *control, *metrics, *serve, *set, *bandwidth,
+        *memory, *creds, *hostname;
     char **allow, **positional;
 } Line;
 
@@ -64,6 +64,7 @@ static void line_clear(Line *line)
     g_free(line->serve);
     g_free(line->set);
     g_free(line->bandwidth);
+    g_free(line->memory);
     g_free(line->creds);
     g_free(line->hostname);
     g_strfreev(line->allow);
@@ -86,6 +87,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"metrics", 0, 0, G_OPTION_ARG_STRING, &line->metrics, NULL, NULL},
         {"allow", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->allow, NULL, NULL},
         {"max-bandwidth", 0, 0, G_OPTION_ARG_STRING, &line->bandwidth, NULL, NULL},
+        {"max-memory", 0, 0, G_OPTION_ARG_STRING, &line->memory, NULL, NULL},
         {"no-bulk", 0, 0, G_OPTION_ARG_NONE, &line->no_bulk, NULL, NULL},
         {"learn", 0, 0, G_OPTION_ARG_NONE, &line->learn, NULL, NULL},
         {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
@@ -249,7 +251,7 @@ static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError
 
 /* ---- the holder ------------------------------------------------------------------------------ */
 
-#define ARGS 16
+#define ARGS 20
 #define INHERITED (FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD + 2 * FF_SERVER_SLOTS)
 
 /* How this program becomes the pager, and with which fds. */
@@ -302,6 +304,9 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     }
     if (line->rate) {
         p->argv[p->n++] = g_strdup_printf("--max-bandwidth=%" PRIu64, line->rate);
+    }
+    if (line->limit) {
+        p->argv[p->n++] = g_strdup_printf("--max-memory=%" PRIu64, line->limit);
     }
     if (set) {
         p->argv[p->n++] = g_strdup_printf("--set=%s", set);
@@ -563,6 +568,7 @@ static int serve(const Line *line)
 {
     FfServerConfig cfg = {.bulk = !line->no_bulk,
                           .rate = line->rate,
+                          .memory = line->limit,
                           .sets = !line->no_set,
                           .learn = line->learn,
                           .set = line->set,
@@ -610,7 +616,7 @@ static const char *misuse(const Line *line)
     bool gives = line->listen && ff_remote_is_uri(line->listen);
     bool remote = ff_remote_is_uri(line->from);
     if (gives && (remote || line->allow || line->control || line->metrics || line->learn ||
-                  line->no_set || line->no_bulk || line->rate)) {
+                  line->no_set || line->no_bulk || line->rate || line->limit)) {
         return "--listen tcp: and tls: give a file of this host, and take no options but --from "
                "and "
                "--tls-creds";
@@ -652,6 +658,10 @@ int ff_cli_pager(int argc, char **argv)
     if (line.bandwidth && ff_parse_size(line.bandwidth, &line.rate) < 0) {
         fprintf(stderr, "farfault: --max-bandwidth %s: give bytes per second, as 4096, 64M or 1G\n",
                 line.bandwidth);
+        return EXIT_USAGE;
+    }
+    if (line.memory && ff_parse_size(line.memory, &line.limit) < 0) {
+        fprintf(stderr, "farfault: --max-memory %s: give bytes, as 4096, 64M or 1G\n", line.memory);
         return EXIT_USAGE;
     }
     if (line.serve) {

@@ -56,6 +56,7 @@ typedef struct {
     uint64_t faults;               /* requests for pages, by somebody who waits */
     uint64_t demand, bulk;         /* pages that were placed for them, and for nobody */
     uint64_t zeros;                /* pages of those that were zeros */
+    uint64_t data;                 /* bytes of those that were not */
     uint64_t given_back, unmapped; /* pages, by the process */
     uint64_t events, pagers;
     uint64_t demand_us, demand_us_max; /* from a request to its page */

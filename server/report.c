@@ -51,6 +51,7 @@ static void add_session(JsonBuilder *b, FfSession *s)
     add_count(b, "demand-pages", &c->demand);
     add_count(b, "bulk-pages", &c->bulk);
     add_count(b, "zero-pages", &c->zeros);
+    add_count(b, "data-bytes", &c->data);
     add_count(b, "given-back-pages", &c->given_back);
     add_count(b, "unmapped-pages", &c->unmapped);
     add_count(b, "events", &c->events);
@@ -99,6 +100,7 @@ static const Metric metrics[] = {
     {"demand_pages", NULL, "Pages placed for somebody who waited.", true, COUNT(demand), 0},
     {"bulk_pages", NULL, "Pages placed for nobody.", true, COUNT(bulk), 0},
     {"zero_pages", NULL, "Placed pages that were zeros.", true, COUNT(zeros), 0},
+    {"data_bytes", "bytes", "Placed pages that were not.", true, COUNT(data), 0},
     {"given_back_pages", NULL, "Pages that the process gave back.", true, COUNT(given_back), 0},
     {"unmapped_pages", NULL, "Pages that the process unmapped.", true, COUNT(unmapped), 0},
     {"events", NULL, "Changes of its memory.", true, COUNT(events), 0},

@@ -161,6 +161,7 @@ int ff_server_run(const FfServerConfig *cfg)
                               .link = FF_HOLD_LINK_FD,
                               .bulk = cfg->bulk,
                               .rate = cfg->rate,
+                              .memory = cfg->memory,
                               .sets = cfg->sets,
                               .learn = cfg->learn,
                               .set = cfg->set};

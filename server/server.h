@@ -26,9 +26,10 @@ typedef struct {
     FfInputStamp source; /* of the source, when the holder began */
     bool bulk;           /* pages that nobody waits for are placed as well */
     uint64_t rate;       /* bytes per second of those, for each client; 0: no limit */
-    bool sets, learn;    /* working sets are used; and found out where there is none */
-    const char *set;     /* the name of the source's; NULL: it has none */
-    const char *remote;  /* the source is on another host: "tcp:...", "tls:..."; NULL: it is not */
+    uint64_t memory;    /* bytes: a client that was given so much gets none of those; 0: no limit */
+    bool sets, learn;   /* working sets are used; and found out where there is none */
+    const char *set;    /* the name of the source's; NULL: it has none */
+    const char *remote; /* the source is on another host: "tcp:...", "tls:..."; NULL: it is not */
     const char *creds, *hostname; /* as of ff_remote_new() */
     bool control;                 /* FF_SERVER_CONTROL_FD is there */
     bool metrics;                 /* FF_SERVER_METRICS_FD */

@@ -55,6 +55,7 @@ struct FfSession {
     FfBitmap placed[FF_IMAGE_BLOCKS];
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */
+    bool said_enough;         /* owner */
     int64_t next_us;     /* owner; it places nothing that nobody waits for before (monotonic) */
     FfWorkingSet *set;   /* owner; NULL: there is none */
     uint64_t *learnt;    /* owner, before the others run; by places of the source, in order */

@@ -52,6 +52,8 @@ static void on_present(const FfPresent *p, void *opaque)
     }
     if (p->as == FF_PRESENT_ZEROS) {
         ff_image_count(s->image, zeros, p->pages);
+    } else {
+        ff_image_count(s->image, data, p->bytes);
     }
 }
 

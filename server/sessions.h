@@ -19,9 +19,11 @@ typedef struct {
     int link;         /* to the holder */
     bool bulk;        /* pages that nobody waits for are placed as well */
     uint64_t rate;    /* bytes per second of those, for each client; 0: no limit */
-    bool sets;        /* working sets are used */
-    bool learn;       /* where there is none, it is found out */
-    const char *set;  /* the name of the source's; NULL: it has none */
+    uint64_t
+        memory; /* bytes: a client that has been given so much gets none of those; 0: no limit */
+    bool sets;  /* working sets are used */
+    bool learn; /* where there is none, it is found out */
+    const char *set;        /* the name of the source's; NULL: it has none */
     pthread_mutex_t lock;   /* a leaf, but that a space's lock is taken under it to read */
     pthread_mutex_t making; /* the first message of a client is looked at; before `lock` */
     pthread_cond_t changed;

@@ -432,6 +432,25 @@ static void wait_limit(FfSession *s)
     }
 }
 
+/* What it was given is more than what nobody waits for may bring it to. Says so once for each
+ * pager. */
+static bool has_enough(FfSession *s)
+{
+    uint64_t most = s->all->memory;
+
+    if (!most || __atomic_load_n(&s->image->counts.data, __ATOMIC_RELAXED) < most) {
+        return false;
+    }
+    if (!s->said_enough) {
+        s->said_enough = true;
+        ff_session_log(s,
+                       "it has been given %" PRIu64 " bytes (--max-memory): from now on it gets "
+                       "what it waits for, and nothing else",
+                       most);
+    }
+    return true;
+}
+
 bool ff_work_wait_turn(FfSession *s)
 {
     wait_limit(s);
@@ -442,7 +461,7 @@ bool ff_work_wait_turn(FfSession *s)
         }
         pthread_mutex_unlock(&s->calm_lock);
     }
-    return !ff_session_is_ending(s);
+    return !ff_session_is_ending(s) && !has_enough(s);
 }
 
 /* FALSE: some could not be read. */

@@ -25,7 +25,7 @@ bool ff_worker_read(FfWorker *w, const FfRun *run, void *to);
 /* Pages that were read, DATA or zeros (NULL). FALSE: no more of it can be placed. */
 bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data);
 
-/* Owner: until the limit allows more, and nobody waits. FALSE: the end. */
+/* Owner: until the limit allows more, and nobody waits. FALSE: the end, or it has enough memory. */
 bool ff_work_wait_turn(FfSession *s);
 /* A thread that waited since then (monotonic) has its page: counts, and bulk may continue if it was
  * the last. */

@@ -210,6 +210,27 @@ static void test_demand_is_not_limited(void)
     daemon_stop(d);
 }
 
+/* What nobody waits for comes up to the limit, and a piece more; what somebody waits for after it.
+ */
+static void test_memory_is_limited(void)
+{
+    Daemon *d = daemon_start(PAGES, 4096, small_fill, NULL, "--max-memory=256K");
+    Small c = {.pages = PAGES};
+
+    small_start(&c, d);
+    daemon_wait_said(d, "it has been given 262144 bytes");
+    gint64 given = count_of(d, "data-bytes"), missing = count_of(d, "missing");
+    g_assert_cmpint(given, >=, 256 << 10);
+    g_assert_cmpint(given, <, 512 << 10);
+    g_assert_cmpint(missing, >=, 1 << 20);
+    g_assert_cmpint(count_of(d, "demand-pages"), ==, 0);
+    check_all(&c);
+    g_assert_cmpint(count_of(d, "missing"), ==, 0);
+    g_assert_cmpint(count_of(d, "data-bytes"), >, given);
+    small_end(&c);
+    daemon_stop(d);
+}
+
 /* ---- not used -------------------------------------------------------------------------------- */
 
 static void spoil(const char *path, off_t at)
@@ -322,6 +343,7 @@ int main(int argc, char **argv)
     g_test_add_func("/sets/killed", test_killed);
     g_test_add_func("/sets/limit", test_limit);
     g_test_add_func("/sets/demand-is-not-limited", test_demand_is_not_limited);
+    g_test_add_func("/sets/memory-is-limited", test_memory_is_limited);
     for (unsigned i = 0; i < G_N_ELEMENTS(wrong); i++) {
         g_autofree char *path = g_strdup_printf("/sets/not-used/%s", wrong[i].name);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_not_used);
