@@ -300,6 +300,39 @@ static void test_nested(const void *data)
     }
 }
 
+static const char *const ksms[] = {"1\n", "0\n", "2\n", NULL};
+
+/* A /sys/kernel/mm/ksm that only this process sees. */
+static void set_ksm(void *opaque)
+{
+    static const char folder[] = "/sys/kernel/mm/ksm";
+
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("ksm", folder, "tmpfs", 0, NULL) < 0) {
+        _exit(77);
+    }
+    g_autofree char *file = g_build_filename(folder, "run", NULL);
+    if (opaque && !g_file_set_contents(file, opaque, -1, NULL)) {
+        _exit(99);
+    }
+}
+
+/* Guests' shared memory is not merged: said where it could be expected. */
+static void test_ksm(const void *data)
+{
+    char *run = *(char *const *)data;
+    g_autofree char *out = NULL, *err = NULL;
+    int status = run_after("doctor", set_ksm, run, &out, &err);
+
+    if (status == 77) {
+        g_test_skip("may not mount");
+        return;
+    }
+    g_assert_cmpint(status, <=, 1);
+    bool warned = g_regex_match_simple("^warn +KSM +is on", out, G_REGEX_MULTILINE, 0);
+    g_assert_true(warned == (run && *run == '1'));
+}
+
 static void make_files(void)
 {
     static const char *const files[] = {"text", "secret"};
@@ -351,6 +384,11 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < G_N_ELEMENTS(kvms); i++) {
         g_autofree char *test = g_strconcat("/command-lines/doctor/nested/", kvms[i].name, NULL);
         g_test_add_data_func(test, &kvms[i], test_nested);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(ksms); i++) {
+        g_autofree char *test =
+            g_strdup_printf("/command-lines/doctor/ksm/%c", ksms[i] ? *ksms[i] : '-');
+        g_test_add_data_func(test, &ksms[i], test_ksm);
     }
     int rc = g_test_run();
     remove_files();
