@@ -8,7 +8,7 @@
  * would come to is looked at again when the link has not been the limit for a while.
  *
  * Threads: the policy is the main connection's sender's (the coordinator, then bulk), which decides
- * for all (FfMigration.compressing). An FfCompressing is its sender's alone.
+ * for all (FfSource.compressing). An FfCompressing is its sender's alone.
  */
 #ifndef FF_MIGRATION_COMPRESS_H
 #define FF_MIGRATION_COMPRESS_H

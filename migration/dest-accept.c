@@ -84,7 +84,7 @@ static const char *attach_bulk(FfDestination *d, FfChannel **ch, uint64_t epoch)
     bool wanted = d->conn->attaching;
     ff_mutex_unlock(&d->control->lock);
     if (!wanted) {
-        return "no further channel is expected now";
+        return "no bulk channel is expected now";
     }
     ff_channel_send(*ch, ff_frame(FF_FRAME_CHANNEL_REPLY, 0), NULL, true);
     FF_FAULT_AT("attaching");
@@ -100,7 +100,7 @@ static const char *attach_bulk(FfDestination *d, FfChannel **ch, uint64_t epoch)
         x->thread = g_thread_new("ff-bulk", ff_dest_bulk_reader, x);
     }
     attached(d);
-    return x ? NULL : "no further channel is expected any more";
+    return x ? NULL : "no bulk channel is expected any more";
 }
 
 /* The first bytes are a frame: an additional channel of the migration under way. */

@@ -14,8 +14,8 @@
 #include "migration/tls.h"
 
 /* On a connection that stands. */
-static const FfGreetingWords further_words = {
-    .saying = "opening a further channel",
+static const FfGreetingWords bulk_words = {
+    .saying = "opening a bulk channel",
     .hearing = "waiting for the peer",
     .peer = "peer",
     .stranger = ": not a farfault peer",
@@ -178,10 +178,9 @@ static FfChannel *open_channel(FfSource *s, const FfAddress *address, FfChannelK
     g_autoptr(FfChannel) ch = ff_conn_channel_new(s->conn, fd, kind);
     memcpy(h.session, s->conn->session, sizeof(h.session));
     memcpy(h.secret, s->conn->secret, sizeof(h.secret));
-    bool ok =
-        ff_conn_secure(s->conn, ch, error) &&
-        ff_greeting_say(ch, &further_words, ff_frame(FF_FRAME_CHANNEL, sizeof(h)), &h, error) &&
-        ff_greeting_expect(ch, &further_words, FF_FRAME_CHANNEL_REPLY, &f, NULL, 0, error);
+    bool ok = ff_conn_secure(s->conn, ch, error) &&
+              ff_greeting_say(ch, &bulk_words, ff_frame(FF_FRAME_CHANNEL, sizeof(h)), &h, error) &&
+              ff_greeting_expect(ch, &bulk_words, FF_FRAME_CHANNEL_REPLY, &f, NULL, 0, error);
     return ok ? g_steal_pointer(&ch) : NULL;
 }
 
