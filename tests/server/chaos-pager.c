@@ -82,7 +82,8 @@ static void wrong(const Round *r, const Client *c, int status)
 
 /* ---- beginning ------------------------------------------------------------------------------- */
 
-static const char *const options[] = {NULL, "--no-bulk", "--learn", "--max-bandwidth=16M"};
+static const char *const options[] = {NULL, "--no-bulk", "--learn", "--max-bandwidth=16M",
+                                      "--max-memory=1M"};
 
 static void start_firecrackers(Round *r)
 {

@@ -24,7 +24,7 @@ bool small_fill(unsigned page, void *buf)
 
 size_t small_size(const Small *c)
 {
-    return MAX(c->pages, 1) * 4096ul;
+    return MAX(c->pages, 1) * client_page_size(c->kind);
 }
 
 int small_connect(const char *path)
@@ -43,10 +43,10 @@ static void hand_over(const Small *c)
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int))];
     } control = {0};
-    g_autofree char *text =
-        g_strdup_printf("[{\"base_host_virt_addr\":%" G_GUINT64_FORMAT ",\"size\":%zu,\"offset\":0,"
-                        "\"page_size\":4096}]",
-                        (guint64)(uintptr_t)c->page, small_size(c));
+    g_autofree char *text = g_strdup_printf(
+        "[{\"base_host_virt_addr\":%" G_GUINT64_FORMAT ",\"size\":%zu,\"offset\":0,"
+        "\"page_size\":%" G_GUINT64_FORMAT "}]",
+        (guint64)(uintptr_t)c->page, small_size(c), (guint64)client_page_size(c->kind));
     struct iovec iov = {text, strlen(text)};
     struct msghdr mh = {.msg_iov = &iov,
                         .msg_iovlen = 1,
@@ -61,15 +61,26 @@ static void hand_over(const Small *c)
     g_assert_cmpint(sendmsg(c->sock, &mh, MSG_NOSIGNAL), ==, (ssize_t)iov.iov_len);
 }
 
+static uint64_t *map(const Small *c)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+
+    if (c->kind != CLIENT_ANON) {
+        flags = MAP_ANONYMOUS | (c->kind == CLIENT_SHMEM ? MAP_SHARED : MAP_PRIVATE | MAP_HUGETLB);
+    }
+    void *p = mmap(NULL, small_size(c), PROT_READ | PROT_WRITE, flags, -1, 0);
+    g_assert_true(p != MAP_FAILED);
+    return p;
+}
+
 /* Its pages are those of the file, from 0 on. */
 void small_start(Small *c, const Daemon *d)
 {
-    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE};
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_REMOVE | c->features};
 
     c->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     g_assert_cmpint(ioctl(c->uffd, UFFDIO_API, &api), ==, 0);
-    c->page = mmap(NULL, small_size(c), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    g_assert_true(c->page != MAP_FAILED);
+    c->page = map(c);
     struct uffdio_register reg = {.range = {(uintptr_t)c->page, small_size(c)},
                                   .mode = UFFDIO_REGISTER_MODE_MISSING};
     g_assert_cmpint(ioctl(c->uffd, UFFDIO_REGISTER, &reg), ==, 0);

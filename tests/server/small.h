@@ -6,11 +6,14 @@
 
 #include <stddef.h>
 
+#include "tests/server/client.h"
 #include "tests/server/daemon.h"
 
 typedef struct {
     int uffd, sock;
-    unsigned pages; /* 0: one */
+    unsigned pages;    /* 0: one */
+    ClientKind kind;   /* of its memory */
+    uint64_t features; /* of the userfaultfd, besides EVENT_REMOVE */
     uint64_t *page;
 } Small;
 
