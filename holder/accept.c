@@ -28,17 +28,11 @@
 #define DEAF_MS 250
 #define PATIENCE_MS 2000
 
-static void forget(FfPending *p)
+static void forget(FfHolder *h, FfPending *p)
 {
-    if (p->sock >= 0) {
-        close(p->sock);
-    }
-    if (p->uffd >= 0) {
-        close(p->uffd);
-    }
-    if (p->pidfd >= 0) {
-        close(p->pidfd);
-    }
+    ff_holder_close(h, &p->sock);
+    ff_holder_close(h, &p->uffd);
+    ff_holder_close(h, &p->pidfd);
     g_free(p->bytes);
     *p = (FfPending){.sock = -1};
 }
@@ -86,7 +80,7 @@ static FfPending *room(FfHolder *h)
     ff_holder_on_pending(h, oldest - h->pending);
     if (oldest->sock >= 0) {
         ff_say("process %d has not said who it is, and makes room for others", oldest->pid);
-        forget(oldest);
+        forget(h, oldest);
     }
     return oldest;
 }
@@ -131,7 +125,7 @@ void ff_holder_accept(FfHolder *h)
     FF_FAULT_AT("accepted");
     p->bytes = g_malloc(FF_RECORD_HELLO_MAX);
     if (!ff_holder_watch(h, sock, FF_ON_PENDING, p - h->pending, EPOLLIN)) {
-        forget(p);
+        forget(h, p);
     }
 }
 
@@ -247,7 +241,7 @@ static void add_process(FfHolder *h, FfPending *p, const struct ucred *who)
         one.uffd = one.pidfd = -1;
     }
     one.bytes = NULL;
-    forget(&one);
+    forget(h, &one);
 }
 
 static struct ucred sender_of(struct msghdr *mh)
@@ -315,7 +309,7 @@ static void on_criu(FfHolder *h, FfPending *p)
         if (why[0]) {
             ff_say("criu restore (process %d) is not heard any more: %s", p->pid, why);
         }
-        forget(p);
+        forget(h, p);
     }
 }
 
@@ -334,10 +328,10 @@ void ff_holder_on_pending(FfHolder *h, unsigned i)
         if (p->len || p->uffd >= 0) { /* else it has only looked whether somebody is here */
             ff_say("process %d is refused: %s", p->pid, what_is_wrong(p));
         }
-        forget(p);
+        forget(h, p);
     } else if (p->whole && p->uffd >= 0) {
         epoll_ctl(h->epoll, EPOLL_CTL_DEL, p->sock, NULL);
         ff_holder_add_client(h, p);
-        forget(p);
+        forget(h, p);
     }
 }

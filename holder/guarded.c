@@ -84,8 +84,7 @@ static void prune(FfHolder *h)
 static void forget_guard(FfHolder *h)
 {
     ff_say("the guard has died: the next one goes on");
-    close(h->guard);
-    h->guard = -1;
+    ff_holder_close(h, &h->guard);
     h->asks.guarded = false;
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         h->space[i].guarded = false;

@@ -105,10 +105,9 @@ void ff_holder_on_pager_end(FfHolder *h)
     gint64 lived = g_get_monotonic_time() - h->started_us;
 
     ff_holder_on_link(h); /* what it said last */
-    close(h->pidfd);
-    close(h->link);
+    ff_holder_close(h, &h->pidfd);
+    ff_holder_close(h, &h->link);
     h->pid = 0;
-    h->pidfd = h->link = -1;
     ff_say("the pager has died: the next one goes on");
     count_tries(h);
     ff_holder_reset_gates(h);

@@ -38,24 +38,16 @@ static unsigned index_of(const FfHolder *h, const FfHeldSpace *s)
     return s - h->space;
 }
 
-static void close_fd(int *fd)
-{
-    if (*fd >= 0) {
-        close(*fd);
-    }
-    *fd = -1;
-}
-
 /* ---- spaces come and go ---------------------------------------------------------------------- */
 
-static void release(FfHeldSpace *s)
+static void release(FfHolder *h, FfHeldSpace *s)
 {
-    close_fd(&s->uffd);
-    close_fd(&s->memfd);
-    close_fd(&s->news);
-    close_fd(&s->told);
-    close_fd(&s->sock);
-    close_fd(&s->pidfd);
+    ff_holder_close(h, &s->uffd);
+    ff_holder_close(h, &s->memfd);
+    ff_holder_close(h, &s->news);
+    ff_holder_close(h, &s->told);
+    ff_holder_close(h, &s->sock);
+    ff_holder_close(h, &s->pidfd);
     if (s->rec) {
         ff_record_unmap(s->rec);
     }
@@ -75,7 +67,7 @@ static int prepare(FfHolder *h)
         s->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         s->memfd = ff_record_create(&s->rec);
         if (s->news < 0 || s->memfd < 0) {
-            release(s);
+            release(h, s);
             return -1;
         }
         return i;
@@ -140,7 +132,7 @@ static FfHeldSpace *new_root(FfHolder *h, pid_t pid, uid_t uid, const void *hell
     FfHeldSpace *s = i < 0 ? NULL : &h->space[i];
 
     if (s && (s->told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
-        release(s);
+        release(h, s);
         s = NULL;
     }
     if (!s) {
@@ -168,7 +160,7 @@ FfHeldSpace *ff_holder_add_asks(FfHolder *h)
     }
     s->uffd = fcntl(h->null_fd, F_DUPFD_CLOEXEC, 0);
     if (s->uffd < 0 || !ff_holder_watch(h, s->told, FF_ON_TOLD, index_of(h, s), EPOLLIN)) {
-        release(s);
+        release(h, s);
         return NULL;
     }
     return s;
@@ -199,7 +191,7 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
         (s->pidfd >= 0 && !ff_holder_watch(h, s->pidfd, FF_ON_CLIENT, i, EPOLLIN))) {
         ff_say("process %d: cannot be watched: %s", s->rec->pid, g_strerror(errno));
         ff_holder_kill_space(h, s);
-        release(s);
+        release(h, s);
         return false;
     }
     ff_holder_tell_pager(h);
@@ -431,7 +423,7 @@ void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
     } else {
         ff_holder_let_go(h, s);
     }
-    close_fd(&s->uffd);
+    ff_holder_close(h, &s->uffd);
     s->ready = false;
     root->n_family--;
     root->said_room = false;
@@ -442,11 +434,11 @@ void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
                 break;
             }
         }
-        release(s);
+        release(h, s);
     }
     /* The root's record has the gate, so it stays for as long as there is anybody. */
     if (root->uffd < 0 && root->next < 0) {
-        release(root);
+        release(h, root);
     } else {
         open_if_no_event(h, root); /* there may have been one for which nobody is left */
         turn(h, root);

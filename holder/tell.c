@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What all parts of the holder use: its epoll and timer, and messages to the pager. See
- * holder-internal.h. System calls: epoll_ctl, timerfd_settime, sendmsg.
+ * holder-internal.h. System calls: epoll_ctl, timerfd_settime, sendmsg, close.
  */
 #include "holder/holder-internal.h"
 
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
+#include <unistd.h>
 
 #define AGAIN_MS 10
 
@@ -16,6 +17,15 @@ bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_
     struct epoll_event e = {.events = events, .data.u64 = (uint64_t)on << 32 | index};
 
     return epoll_ctl(h->epoll, EPOLL_CTL_ADD, fd, &e) == 0;
+}
+
+void ff_holder_close(FfHolder *h, int *fd)
+{
+    if (*fd >= 0) {
+        epoll_ctl(h->epoll, EPOLL_CTL_DEL, *fd, NULL);
+        close(*fd);
+    }
+    *fd = -1;
 }
 
 void ff_holder_set_timer(FfHolder *h, unsigned ms)

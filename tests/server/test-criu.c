@@ -106,6 +106,73 @@ static void test_read(gconstpointer more)
     end(&w);
 }
 
+/* Of fds of PID that are sockets: two are one. */
+static bool has_socket_twice(pid_t pid)
+{
+    g_autofree char *folder = g_strdup_printf("/proc/%d/fd", pid);
+    g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    GDir *dir = g_dir_open(folder, 0, NULL);
+    const char *name;
+    bool twice = false;
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(folder, name, NULL);
+        char *target = g_file_read_link(path, NULL);
+        if (target && g_str_has_prefix(target, "socket:")) {
+            twice = !g_hash_table_add(seen, target) || twice;
+        } else {
+            g_free(target);
+        }
+    }
+    g_dir_close(dir);
+    return twice;
+}
+
+/* What PID's epoll watches it has open: what it has closed, and somebody else not, would wake it
+ * for ever. */
+static void assert_watches_open_files(pid_t pid)
+{
+    g_autofree char *folder = g_strdup_printf("/proc/%d/fdinfo", pid);
+    GDir *dir = g_dir_open(folder, 0, NULL);
+    const char *name;
+    unsigned watched = 0;
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(folder, name, NULL), *text = NULL;
+        if (!g_file_get_contents(path, &text, NULL, NULL)) {
+            continue;
+        }
+        for (const char *at = text; (at = strstr(at, "tfd:")); at++, watched++) {
+            g_autofree char *file = g_strdup_printf("/proc/%d/fd/%d", pid, atoi(at + 4));
+            g_autofree char *target = g_file_read_link(file, NULL);
+            g_assert_nonnull(target);
+        }
+    }
+    g_dir_close(dir);
+    g_assert_cmpuint(watched, >, 2);
+}
+
+/* criu restore has ended; its processes still miss pages. */
+static void test_quiet(void)
+{
+    World w = begin(NULL, "--no-bulk");
+    char byte;
+
+    lazy_write_images(w.dir, w.pid);
+    go_on(&w);
+    g_assert_cmpint(read(w.go, &byte, 1), ==, 1);
+    while (clients_of(w.d) != 1 || has_socket_twice(w.d->pid)) {
+    } /* there is no event of it */
+    assert_watches_open_files(w.d->pid);
+    go_on(&w);
+    go_on(&w);
+    assert_ended_well(w.pid);
+    while (clients_of(w.d) != 0) {
+    }
+    assert_watches_open_files(w.d->pid);
+    end(&w);
+}
+
 #ifdef FF_FAULTS
 static void test_killed(gconstpointer moment)
 {
@@ -296,6 +363,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/criu/read", NULL, test_read);
     g_test_add_data_func("/criu/read-no-bulk", "--no-bulk", test_read);
+    g_test_add_func("/criu/quiet", test_quiet);
 #ifdef FF_FAULTS
     g_test_add_data_func("/criu/killed-at/client-made", "client-made", test_killed);
     g_test_add_data_func("/criu/no-images-not-told", "holder/none/call/guard-tell=ENOMEM",
