@@ -12,10 +12,10 @@
  *   asked.c    a client that asks for its pages, instead of hear.c
  *   session.c  comes, is adopted, goes
  *
- * Threads: the owner (one for each session; makes it, places in bulk, ends it), fault, two demand,
- * and the pager's main thread, which adds and probes. Of a client that asks: the owner and one that
- * answers.
- * Locks: FfSession.lock, a leaf: the queue and the end. FfSessions.lock. FfSession.asked_lock.
+ * Threads: the owner (one for each session; makes it, places in bulk, ends it) and its helper,
+ * fault, two demand, and the pager's main thread, which adds and probes. Of a client that asks: the
+ * owner and one that answers. Locks: FfSession.lock, a leaf: the queue and the end.
+ * FfSessions.lock. FfSession.asked_lock, calm_lock, bulk_lock.
  */
 #ifndef FF_SERVER_SESSION_INTERNAL_H
 #define FF_SERVER_SESSION_INTERNAL_H
@@ -77,6 +77,9 @@ struct FfSession {
     unsigned waiting;           /* atomic; requests that were not answered. Observer: bulk */
     pthread_mutex_t asked_lock; /* a leaf. Of a client that asks: what is placed is not answered for
                                    before; nothing is placed after that */
+    pthread_mutex_t bulk_lock;  /* a leaf */
+    unsigned bulk_block;        /* bulk_lock: from here on nobody has been given what is missing */
+    uint64_t bulk_at;           /* the same; a page of it */
     pthread_mutex_t calm_lock;  /* a leaf; of `calm` alone, as bulk shares no lock with faults */
     pthread_cond_t calm;        /* nobody waits */
     bool ending;                /* atomic, stored under lock. Observers: all its threads */

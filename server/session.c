@@ -419,6 +419,7 @@ static void drop(FfSession *s, const char *why)
     pthread_mutex_destroy(&s->lock);
     pthread_mutex_destroy(&s->asked_lock);
     pthread_mutex_destroy(&s->calm_lock);
+    pthread_mutex_destroy(&s->bulk_lock);
     pthread_cond_destroy(&s->changed);
     pthread_cond_destroy(&s->calm);
     g_free(s);
@@ -490,6 +491,7 @@ static void init_locks(FfSession *s)
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->asked_lock, NULL);
     pthread_mutex_init(&s->calm_lock, NULL);
+    pthread_mutex_init(&s->bulk_lock, NULL);
     pthread_condattr_init(&mono);
     pthread_condattr_setclock(&mono, CLOCK_MONOTONIC);
     pthread_cond_init(&s->changed, &mono);

@@ -23,8 +23,10 @@ typedef struct {
         memory; /* bytes: a client that has been given so much gets none of those; 0: no limit */
     bool sets;  /* working sets are used */
     bool learn; /* where there is none, it is found out */
-    const char *set;        /* the name of the source's; NULL: it has none */
-    pthread_mutex_t lock;   /* a leaf, but that a space's lock is taken under it to read */
+    const char *set;       /* the name of the source's; NULL: it has none */
+    unsigned bulk_threads; /* atomic; that place what nobody waits for. Observers: owners that would
+                              start another */
+    pthread_mutex_t lock;  /* a leaf, but that a space's lock is taken under it to read */
     pthread_mutex_t making; /* the first message of a client is looked at; before `lock` */
     pthread_cond_t changed;
     GPtrArray *sessions; /* lock; FfSession *, unsorted */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Threads that place a session's pages: two for what somebody waits for, and the owner for the
- * rest, which stops for as long as somebody waits. See session-internal.h.
+ * Threads that place a session's pages: two for what somebody waits for, and for the rest the
+ * owner, which a helper joins where a processor is idle; both stop for as long as somebody waits.
+ * See session-internal.h.
  *
  * What fails is never a reason to let a client continue: a thread that waits continues to wait, and
  * it is tried again.
@@ -18,8 +19,7 @@
 #include "net/priority.h"
 
 #define BULK_BYTES (256 << 10)
-/* Placed at once: the holder reads no fault while somebody is inside the gate. For the same reason
- * bulk has no lower priority than others. */
+/* Placed at once: the holder reads no fault while somebody is inside the gate. */
 #define GATE_BYTES (64ull << 10)
 #define SOURCE_AGAIN_MS 1000
 #define MEMORY_AGAIN_MS 10
@@ -219,6 +219,19 @@ static int place_part(FfWorker *w, const FfRun *part, bool zero, const void *dat
     return rc;
 }
 
+/* While bulk is inside the gate nobody's fault is read: whoever would preempt it there would keep
+ * those who wait waiting. */
+static int place_boosted(FfWorker *w, const FfRun *part, bool zero, const void *data)
+{
+    if (w->demand) {
+        return place_part(w, part, zero, data);
+    }
+    ff_priority_urgent();
+    int rc = place_part(w, part, zero, data);
+    ff_priority_bulk();
+    return rc;
+}
+
 /* In a memfd of ours zeros cost memory, and what nobody asks for (memory that is not plugged in)
  * must cost none. */
 static bool is_left_out(const FfWorker *w, bool zero)
@@ -244,7 +257,7 @@ bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data)
     }
     for (uint64_t i = 0; i < run->n; i += most) {
         FfRun part = {run->block, run->first + i, MIN(most, run->n - i)};
-        int rc = place_part(w, &part, !data, data ? (const char *)data + i * ps : NULL);
+        int rc = place_boosted(w, &part, !data, data ? (const char *)data + i * ps : NULL);
         if (!placed(w, &part, rc)) {
             return false;
         }
@@ -464,34 +477,102 @@ bool ff_work_wait_turn(FfSession *s)
     return !ff_session_is_ending(s) && !has_enough(s);
 }
 
+/* Which piece the next thread places that places what nobody waits for. FALSE: all were given. */
+static bool next_piece(FfWorker *w, FfRun *run)
+{
+    FfSession *s = w->s;
+    uint64_t n = 0;
+
+    pthread_mutex_lock(&s->bulk_lock);
+    while (s->bulk_block < s->image->n_blocks) {
+        unsigned i = s->bulk_block;
+        n = ff_bitmap_next_run(&s->placed[i], s->bulk_at, false, &run->first);
+        if (n) {
+            run->block = i;
+            run->n = MIN(n, w->buf_size / s->image->block[i].page_size);
+            s->bulk_at = run->first + run->n;
+            break;
+        }
+        s->bulk_block++;
+        s->bulk_at = 0;
+    }
+    pthread_mutex_unlock(&s->bulk_lock);
+    return n;
+}
+
+/* FALSE: some could not be read. */
+static bool place_pieces(FfWorker *w)
+{
+    FfSession *s = w->s;
+    bool all = true;
+    FfRun run;
+
+    while (ff_work_wait_turn(s) && next_piece(w, &run)) {
+        if (!ff_worker_place(w, &run)) {
+            all = false;
+            ff_work_pause(s, SOURCE_AGAIN_MS); /* all of it may be away */
+        }
+    }
+    return all;
+}
+
+static FfWorker *bulk_worker(FfSession *s)
+{
+    return ff_worker_new(s, MAX(BULK_BYTES, largest_page(s)), false);
+}
+
+static gpointer run_helper(gpointer p)
+{
+    g_autoptr(FfWorker) w = bulk_worker(p);
+
+    ff_priority_bulk();
+    return GINT_TO_POINTER(place_pieces(w));
+}
+
+/* A second thread for the owner, where a processor would be idle and nothing else is the limit.
+ * NULL: none. */
+static GThread *start_helper(FfSession *s)
+{
+    FfSessions *all = s->all;
+
+    if (all->rate || all->memory || s->image->asks ||
+        (s->source && ff_source_is_remote(s->source))) {
+        return NULL;
+    }
+    if (__atomic_add_fetch(&all->bulk_threads, 1, __ATOMIC_RELAXED) <= g_get_num_processors()) {
+        GThread *thread = g_thread_try_new("bulk", run_helper, s, NULL);
+        if (thread) {
+            return thread;
+        }
+    }
+    __atomic_sub_fetch(&all->bulk_threads, 1, __ATOMIC_RELAXED);
+    return NULL;
+}
+
 /* FALSE: some could not be read. */
 static bool pass(FfWorker *w)
 {
     FfSession *s = w->s;
-    bool all = true;
 
-    for (unsigned i = 0; i < s->image->n_blocks; i++) {
-        uint64_t most = w->buf_size / s->image->block[i].page_size, first, n;
-        for (uint64_t at = 0;
-             ff_work_wait_turn(s) && (n = ff_bitmap_next_run(&s->placed[i], at, false, &first));
-             at = first + n) {
-            n = MIN(n, most);
-            if (!ff_worker_place(w, &(FfRun){i, first, n})) {
-                all = false;
-                ff_work_pause(s, SOURCE_AGAIN_MS); /* all of it may be away */
-            }
-        }
+    s->bulk_block = 0;
+    s->bulk_at = 0;
+    GThread *helper = start_helper(s);
+    bool all = place_pieces(w);
+    if (helper) {
+        all = GPOINTER_TO_INT(g_thread_join(helper)) && all;
+        __atomic_sub_fetch(&s->all->bulk_threads, 1, __ATOMIC_RELAXED);
     }
     return all;
 }
 
 void ff_work_bulk(FfSession *s)
 {
-    uint64_t size = MAX(BULK_BYTES, largest_page(s));
-    g_autoptr(FfWorker) w = ff_worker_new(s, size, false);
+    g_autoptr(FfWorker) w = bulk_worker(s);
 
+    __atomic_add_fetch(&s->all->bulk_threads, 1, __ATOMIC_RELAXED);
     while (!pass(w) && !ff_session_is_ending(s)) {
     }
+    __atomic_sub_fetch(&s->all->bulk_threads, 1, __ATOMIC_RELAXED);
 }
 
 /* ---- beginning and end ----------------------------------------------------------------------- */
