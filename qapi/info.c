@@ -273,7 +273,7 @@ char *ff_info_summary(const FfMigrationInfo *info)
     }
     return g_strdup_printf(
         "farfault: migration %s %s%s%s%s: total %" PRId64 " ms, downtime %" PRId64 " ms, %" PRIu64
-        " bytes, pages %" PRIu64 " (normal %" PRIu64 ", zero %" PRIu64 ", requested %" PRIu64
+        " bytes, pages %" PRIu64 " (normal %" PRIu64 ", zero %" PRIu64 ", urgent %" PRIu64
         ", bulk %" PRIu64 "), requests %" PRIu64 ", latency mean %.0f us p99 %.0f us",
         info->role == FF_ROLE_SOURCE ? "source" : "destination", ff_status_name(info->status),
         info->error_desc ? " (" : "", info->error_desc ? info->error_desc : "",
