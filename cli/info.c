@@ -112,7 +112,7 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
     }
     for (guint i = 0; restore[i]; i++) {
         ff_report_row(stdout, i || at_once ? "or" : "restore", "%s%s",
-                      at_once ? "QEMU 9.0 or newer: " : "", restore[i]);
+                      at_once ? "stock QEMU 9.0 or newer: " : "", restore[i]);
     }
 }
 

@@ -156,7 +156,7 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     ff_report_latency(stdout, info);
     if (at_once) {
         ff_report_row(stdout, "restore", "%s", at_once);
-        ff_report_row(stdout, "or", "QEMU 9.0 or newer: %s", restore[0]);
+        ff_report_row(stdout, "or", "stock QEMU 9.0 or newer: %s", restore[0]);
     } else {
         ff_report_row(stdout, "restore", "%s", restore[0]);
     }
