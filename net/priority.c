@@ -67,9 +67,14 @@ static int set(uint32_t policy, int nice, uint64_t slice_ns)
     return syscall(SYS_sched_setattr, 0, &a, 0) < 0 ? -errno : 0;
 }
 
+bool ff_priority_can_rise(void)
+{
+    return set(SCHED_OTHER, base() - URGENT_NICE_STEP, URGENT_SLICE_NS) == 0;
+}
+
 void ff_priority_urgent(void)
 {
-    if (set(SCHED_OTHER, base() - URGENT_NICE_STEP, URGENT_SLICE_NS) < 0) {
+    if (!ff_priority_can_rise()) {
         set(SCHED_OTHER, base(), URGENT_SLICE_NS);
     }
 }

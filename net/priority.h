@@ -6,9 +6,14 @@
 #ifndef FF_NET_PRIORITY_H
 #define FF_NET_PRIORITY_H
 
+#include <stdbool.h>
+
 /* Somebody waits for what this thread does: it runs shortly, and soon after it wakes up. Threads
  * that it starts are ordinary. The first call must come before any thread is started. */
 void ff_priority_urgent(void);
+/* The same; FALSE: nothing was changed, as this process may raise no thread: one that has a low
+ * priority keeps it. */
+bool ff_priority_can_rise(void);
 /* This thread moves much data and nobody waits for it: it never preempts others. */
 void ff_priority_bulk(void);
 /* One that must wake in time, before nobody else: it works for some microseconds, then waits. */

@@ -38,6 +38,7 @@ struct FfWorker {
     void *buf;
     uint64_t buf_size;
     bool demand;
+    void (*rest)(void); /* of bulk: its priority outside the gate */
 };
 
 FfWorker *ff_worker_new(FfSession *s, uint64_t buf_size, bool demand)
@@ -48,6 +49,7 @@ FfWorker *ff_worker_new(FfSession *s, uint64_t buf_size, bool demand)
     w->buf = g_malloc(buf_size);
     w->buf_size = buf_size;
     w->demand = demand;
+    w->rest = ff_priority_bulk;
     if (demand) {
         is_demand = true;
         ff_priority_urgent();
@@ -228,7 +230,7 @@ static int place_boosted(FfWorker *w, const FfRun *part, bool zero, const void *
     }
     ff_priority_urgent();
     int rc = place_part(w, part, zero, data);
-    ff_priority_bulk();
+    w->rest();
     return rc;
 }
 
@@ -248,6 +250,18 @@ static void charge(FfSession *s, uint64_t bytes)
     }
 }
 
+/* Until nobody waits, or the end. */
+static void wait_calm(FfSession *s)
+{
+    if (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST)) {
+        pthread_mutex_lock(&s->calm_lock);
+        while (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST) && !ff_session_is_ending(s)) {
+            pthread_cond_wait(&s->calm, &s->calm_lock);
+        }
+        pthread_mutex_unlock(&s->calm_lock);
+    }
+}
+
 bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data)
 {
     uint64_t ps = w->s->image->block[run->block].page_size, most = MAX(GATE_BYTES, ps) / ps;
@@ -257,6 +271,9 @@ bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data)
     }
     for (uint64_t i = 0; i < run->n; i += most) {
         FfRun part = {run->block, run->first + i, MIN(most, run->n - i)};
+        if (!w->demand) {
+            wait_calm(w->s);
+        }
         int rc = place_boosted(w, &part, !data, data ? (const char *)data + i * ps : NULL);
         if (!placed(w, &part, rc)) {
             return false;
@@ -467,13 +484,7 @@ static bool has_enough(FfSession *s)
 bool ff_work_wait_turn(FfSession *s)
 {
     wait_limit(s);
-    if (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST)) {
-        pthread_mutex_lock(&s->calm_lock);
-        while (__atomic_load_n(&s->waiting, __ATOMIC_SEQ_CST) && !ff_session_is_ending(s)) {
-            pthread_cond_wait(&s->calm, &s->calm_lock);
-        }
-        pthread_mutex_unlock(&s->calm_lock);
-    }
+    wait_calm(s);
     return !ff_session_is_ending(s) && !has_enough(s);
 }
 
@@ -525,7 +536,10 @@ static gpointer run_helper(gpointer p)
 {
     g_autoptr(FfWorker) w = bulk_worker(p);
 
-    ff_priority_bulk();
+    /* A processor on which it runs is as good as idle for all others, where it can be raised again
+     * for the gate. */
+    w->rest = ff_priority_can_rise() ? ff_priority_low : ff_priority_bulk;
+    w->rest();
     return GINT_TO_POINTER(place_pieces(w));
 }
 
