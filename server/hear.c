@@ -10,6 +10,7 @@
 #include "fault/fault.h"
 #include "server/family.h"
 #include "server/set.h"
+#include "server/work.h"
 
 static FfSession *of(FfMessages *m)
 {
@@ -119,16 +120,11 @@ static FfSession *of_pager(FfPager *p)
     return (FfSession *)((char *)p - G_STRUCT_OFFSET(FfSession, pager));
 }
 
-/* Fault thread. The lock is held by others for as long as it takes to take one from the queue. */
-static int request(FfPager *p, const FfRun *runs, unsigned n)
+/* The lock is held by others for as long as it takes to take one from the queue. */
+static void enqueue(FfSession *s, const FfRun *runs, unsigned n, int64_t now)
 {
-    FfSession *s = of_pager(p);
-    int64_t now = g_get_monotonic_time();
-
-    ff_image_count(s->image, faults, n);
-    __atomic_add_fetch(&s->waiting, n, __ATOMIC_SEQ_CST);
-    for (unsigned i = 0; i < n; i++) {
-        ff_set_note(s, &runs[i]);
+    if (!n) {
+        return;
     }
     pthread_mutex_lock(&s->lock);
     for (unsigned i = 0; i < n; i++) {
@@ -142,6 +138,25 @@ static int request(FfPager *p, const FfRun *runs, unsigned n)
     }
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
+}
+
+/* Fault thread. It places one itself, if that waits for nothing, while others place the rest. */
+static int request(FfPager *p, const FfRun *runs, unsigned n)
+{
+    FfSession *s = of_pager(p);
+    int64_t now = g_get_monotonic_time();
+
+    ff_image_count(s->image, faults, n);
+    __atomic_add_fetch(&s->waiting, n, __ATOMIC_SEQ_CST);
+    for (unsigned i = 0; i < n; i++) {
+        ff_set_note(s, &runs[i]);
+    }
+    enqueue(s, runs + 1, n - 1, now);
+    if (ff_worker_place_at_once(s->at_once, &runs[0])) {
+        ff_work_answered(s, now);
+    } else {
+        enqueue(s, runs, 1, now);
+    }
     return 0;
 }
 

@@ -38,6 +38,8 @@ typedef struct {
     int64_t since_us;
 } FfDemand;
 
+typedef struct FfWorker FfWorker;
+
 struct FfSession {
     FfMessages messages; /* first */
     FfPager pager;
@@ -53,6 +55,7 @@ struct FfSession {
     FfImage *image; /* NULL: not made yet. Set once; lock of FfSessions */
     FfSpace *space; /* the same */
     FfBitmap placed[FF_IMAGE_BLOCKS];
+    FfWorker *at_once; /* fault thread */
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */
     bool said_enough;         /* owner */

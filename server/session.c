@@ -32,6 +32,7 @@
 #define SOURCE_AGAIN_MS 1000
 #define THREADS_AGAIN_MS 1000
 #define CRIU_PAGE 4096
+#define SMALL_PAGE 4096 /* larger ones take their time */
 
 /* ---- what a space tells ---------------------------------------------------------------------- */
 
@@ -321,8 +322,12 @@ static bool open_space(FfSession *s, GError **error)
 
 static gpointer run_faults(gpointer p)
 {
-    ff_priority_urgent();
-    ff_faults_run(((FfSession *)p)->space);
+    FfSession *s = p;
+    g_autoptr(FfWorker) w = ff_worker_new(s, SMALL_PAGE, true);
+
+    s->at_once = w;
+    ff_faults_run(s->space);
+    s->at_once = NULL;
     return NULL;
 }
 

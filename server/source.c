@@ -377,6 +377,23 @@ bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, ui
     return is_unchanged(r->s, r->in, error);
 }
 
+bool ff_source_read_cached(FfSourceReader *r, uint64_t at, void *buf, uint64_t len, bool *zero)
+{
+    uint64_t file = at, some = len;
+
+    if (r->link || at > r->s->size || len > r->s->size - at) {
+        return false;
+    }
+    /* Where a file without a map has a hole only the file system knows: such a page is not cached.
+     */
+    *zero = r->s->extents && find_extent(r, at, &file, &some);
+    if (some < len || (!*zero && !ff_input_read_cached(r->in, file, buf, len))) {
+        return false;
+    }
+    *zero = *zero || is_zero(buf, len);
+    return is_unchanged(r->s, r->in, NULL);
+}
+
 /* ---- places ---------------------------------------------------------------------------------- */
 
 bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file)

@@ -60,6 +60,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSourceReader, ff_source_reader_free)
 bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, uint64_t piece,
                     bool *zero, GError **error);
 
+/* LEN bytes from AT on, as above, if they are known without a wait. FALSE: ff_source_read() says
+ * more. */
+bool ff_source_read_cached(FfSourceReader *r, uint64_t at, void *buf, uint64_t len, bool *zero);
+
 /* Is what is AT (a page) in the file, which is not compressed, and at its place *FILE? FALSE: it is
  * zeros. */
 bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file);

@@ -326,7 +326,28 @@ bool ff_worker_read(FfWorker *w, const FfRun *run, void *to)
     ff_bitmap_set_run(&s->placed[run->block], run->first, run->n);
     ff_image_count(s->image, demand, run->n);
     ff_image_count(s->image, zeros, zeros);
+    ff_image_count(s->image, data, (run->n - zeros) * ps);
     return true;
+}
+
+/* A thread less that must wake up before the one that waits. What fails is said by the one whose
+ * turn it is then. */
+bool ff_worker_place_at_once(FfWorker *w, const FfRun *run)
+{
+    FfSession *s = w->s;
+    const FfImageBlock *b = &s->image->block[run->block];
+    uint64_t len = run->n * b->page_size;
+    bool zero;
+
+    if (len > w->buf_size || !s->source || FF_FAULT_CALL("content-cached", 0) < 0) {
+        return false;
+    }
+    if (!w->reader[0] && !(w->reader[0] = ff_source_reader(s->source, NULL))) {
+        return false;
+    }
+    return ff_source_read_cached(w->reader[0], b->content + run->first * b->page_size, w->buf, len,
+                                 &zero) &&
+           ff_place_at_once(s->space, run, zero ? NULL : w->buf) == 0;
 }
 
 /* ---- demand ---------------------------------------------------------------------------------- */

@@ -7,8 +7,6 @@
 
 #include "server/session-internal.h"
 
-typedef struct FfWorker FfWorker;
-
 /* Of one thread, for runs of BUF_SIZE bytes at most (0: for ff_worker_put() alone). DEMAND: for
  * threads that wait. */
 FfWorker *ff_worker_new(FfSession *s, uint64_t buf_size, bool demand);
@@ -21,6 +19,10 @@ bool ff_worker_place(FfWorker *w, const FfRun *run);
 /* The same of RUN, which may be larger than BUF_SIZE, into TO: it is placed nowhere, and counted.
  */
 bool ff_worker_read(FfWorker *w, const FfRun *run, void *to);
+
+/* Fault thread, W being its own: a page of content that waits for nothing. FALSE: somebody else
+ * must place it. */
+bool ff_worker_place_at_once(FfWorker *w, const FfRun *run);
 
 /* Pages that were read, DATA or zeros (NULL). FALSE: no more of it can be placed. */
 bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data);

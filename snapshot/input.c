@@ -3,7 +3,7 @@
  * Reading the file of a saved guest; see input.h. Nothing is mapped: a file that becomes shorter
  * under us is an error, and no SIGBUS.
  *
- * System calls: open, fstat, pread64, lseek(SEEK_DATA, SEEK_END).
+ * System calls: open, fstat, pread64, preadv2, lseek(SEEK_DATA, SEEK_END).
  */
 #include "snapshot/input.h"
 
@@ -14,6 +14,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
@@ -172,6 +173,14 @@ bool ff_input_read(FfInput *in, uint64_t at, void *to, size_t n, GError **error)
 {
     return in->packed ? ff_seekable_read(in->packed, at, to, n, error)
                       : read_file(in, at, to, n, error);
+}
+
+bool ff_input_read_cached(FfInput *in, uint64_t at, void *to, size_t n)
+{
+    struct iovec iov = {to, n};
+
+    return !in->packed && !in->data &&
+           preadv2(in->fd, &iov, 1, (off_t)at, RWF_NOWAIT) == (ssize_t)n;
 }
 
 uint64_t ff_input_next_data(FfInput *in, uint64_t at)

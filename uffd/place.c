@@ -267,6 +267,28 @@ int ff_place_poison(FfSpace *s, const FfRun *run)
     return place(s, FF_UFFD_POISON, run, NULL);
 }
 
+int ff_place_at_once(FfSpace *s, const FfRun *run, const void *data)
+{
+    FfUffdOp op = data ? FF_UFFD_COPY : FF_UFFD_ZERO;
+    FfPresent p = {.as = present_as[op]};
+    uint64_t done = 0;
+    bool missing;
+    int rc = 0;
+
+    if (!ff_space_begin_answers(s)) {
+        return -EAGAIN;
+    }
+    uint64_t n = same_state(&s->blocks[run->block], run->first, run->n, &missing);
+    if (n < run->n) {
+        rc = -EAGAIN; /* a part has come meanwhile */
+    } else if (missing) {
+        rc = place_missing(s, op, run, data, &done, &p);
+    }
+    ff_space_end_answers(s);
+    ff_place_tell(s, &p);
+    return rc == 0 && missing && done < run->n ? -EAGAIN : rc;
+}
+
 static void mark_run(FfSpace *s, const FfRun *run, FfPresent *p)
 {
     uint64_t ps = s->blocks[run->block].backing.page_size;

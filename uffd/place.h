@@ -53,6 +53,9 @@ void ff_place_forget(FfSpace *s, const FfRun *run);
  * back since, and is zeros. 0; -EAGAIN: an event must be read first; -ENOENT: it was forgotten
  * meanwhile; -ELOOP: it is there so often in a row that something is wrong. */
 int ff_place_again(FfSpace *s, unsigned block, uint64_t page, bool minor);
+/* RUN, which is missing, gets DATA (NULL: zeros), where another process reads messages
+ * (FfMessages). As the others above; -EAGAIN: an event must be read first, or is there. */
+int ff_place_at_once(FfSpace *s, const FfRun *run, const void *data);
 /* RUN needs no content any more, the space being locked. Returns how many pages of it were missing,
  * for ff_place_tell() when it is not. */
 uint64_t ff_place_unwanted(FfSpace *s, const FfRun *run);
