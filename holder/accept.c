@@ -235,7 +235,13 @@ static void add_process(FfHolder *h, FfPending *p, const struct ucred *who)
     p->uffd = -1;
     p->len = 0;
     p->since_us = G_MAXINT64; /* its place is its own until the end */
-    if ((one.sock < 0 || !ff_holder_add_client(h, &one)) && one.uffd >= 0) {
+    bool again = ff_holder_has_restored_others(h, one.connection);
+    if (again) {
+        ff_say("process %d is refused: what is fetched was restored already, and a second copy of "
+               "it may not run",
+               one.pid);
+    }
+    if ((again || one.sock < 0 || !ff_holder_add_client(h, &one)) && one.uffd >= 0) {
         /* Nobody but us has its userfaultfd: without it, it would read zeros. */
         ff_holder_kill(h, one.uffd, one.pidfd);
         one.uffd = one.pidfd = -1;

@@ -22,6 +22,15 @@ typedef struct {
     uint64_t answer_len;
 } FfHolderAsks;
 
+/* A process that fetches what clients miss, and must outlive pagers. Where the content comes from
+ * there is a copy of each client that stands still until it is heard of: so all clients end before
+ * `server` is closed by the last process that has it. */
+typedef struct {
+    int link; /* borrowed; FfHoldFetch. Its end before FF_HOLD_GIVEN_UP: clients that miss pages are
+                 killed */
+    int server; /* its connection; taken */
+} FfHolderFetcher;
+
 typedef struct {
     int listen_fd;      /* of a unix stream socket, listening; taken. -1: there is `asks` */
     char **pager_argv;  /* how this program becomes the pager, whose link is FF_HOLD_LINK_FD */
@@ -30,7 +39,8 @@ typedef struct {
     const uid_t *uids; /* who may connect besides the holder's own user and root */
     unsigned n_uids;
     bool criu; /* clients are CRIU's, not Firecracker's: many on a connection, and without a copy */
-    const FfHolderAsks *asks; /* the only client; the end of it is the holder's. NULL: none */
+    const FfHolderFetcher *fetcher; /* of CRIU's clients; NULL: none */
+    const FfHolderAsks *asks;       /* the only client; the end of it is the holder's. NULL: none */
 } FfHolderConfig;
 
 #endif

@@ -34,7 +34,7 @@ typedef struct {
 typedef struct {
     uint64_t id;
     int fd, pidfd; /* userfaultfd, or socket; -1: not known */
-    bool is_sock;
+    FfGuardType type;
 } Held;
 
 static void forget(GArray *all, guint i)
@@ -57,8 +57,8 @@ static void kill_one(const Held *h)
 
 static void obey(GArray *all, const Message *msg, const int *fds, unsigned n)
 {
-    if ((msg->type == FF_GUARD_HOLD || msg->type == FF_GUARD_SOCK) && n) {
-        Held h = {msg->id, fds[0], n > 1 ? fds[1] : -1, msg->type == FF_GUARD_SOCK};
+    if (msg->type != FF_GUARD_DROP && n) {
+        Held h = {msg->id, fds[0], n > 1 ? fds[1] : -1, (FfGuardType)msg->type};
         g_array_append_val(all, h);
         return;
     }
@@ -101,6 +101,24 @@ static bool hear(int link, GArray *all)
     return true;
 }
 
+/* What tells of the end of H. */
+static struct pollfd end_of(const Held *h)
+{
+    switch (h->type) {
+    case FF_GUARD_SOCK:
+        return (struct pollfd){.fd = h->fd, .events = POLLRDHUP};
+    case FF_GUARD_HOLD:
+        return (struct pollfd){.fd = h->pidfd, .events = POLLIN};
+    default:
+        return (struct pollfd){.fd = -1};
+    }
+}
+
+static bool has_ended(const Held *h, const struct pollfd *pfd)
+{
+    return pfd->fd >= 0 ? pfd->revents != 0 : h->type == FF_GUARD_HOLD && ff_uffd_is_gone(h->fd);
+}
+
 /* Those that have ended are let go. Waits for the link, if it is one, or for one of them. */
 static void wait_some(int link, GArray *all)
 {
@@ -110,17 +128,26 @@ static void wait_some(int link, GArray *all)
     pfd[all->len] = (struct pollfd){.fd = link, .events = POLLIN};
     for (guint i = 0; i < all->len; i++) {
         const Held *h = &g_array_index(all, Held, i);
-        pfd[i] = h->is_sock ? (struct pollfd){.fd = h->fd, .events = POLLRDHUP}
-                            : (struct pollfd){.fd = h->pidfd, .events = POLLIN};
-        look = look || pfd[i].fd < 0;
+        pfd[i] = end_of(h);
+        look = look || (h->type == FF_GUARD_HOLD && pfd[i].fd < 0);
     }
     poll(pfd, all->len + 1, look ? LOOK_AGAIN_MS : -1);
     for (guint i = all->len; i-- > 0;) {
-        const Held *h = &g_array_index(all, Held, i);
-        if (pfd[i].fd >= 0 ? pfd[i].revents != 0 : ff_uffd_is_gone(h->fd)) {
+        if (has_ended(&g_array_index(all, Held, i), &pfd[i])) {
             forget(all, i);
         }
     }
+}
+
+/* But for what is closed last. */
+static bool holds_some(const GArray *all)
+{
+    for (guint i = 0; i < all->len; i++) {
+        if (g_array_index(all, Held, i).type != FF_GUARD_LAST) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static void run(int link)
@@ -138,7 +165,7 @@ static void run(int link)
     for (guint i = 0; i < all->len; i++) {
         kill_one(&g_array_index(all, Held, i));
     }
-    while (all->len) {
+    while (holds_some(all)) {
         wait_some(-1, all);
     }
 }
@@ -185,7 +212,7 @@ int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd)
     struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t rc;
 
-    if (type == FF_GUARD_HOLD || type == FF_GUARD_SOCK) {
+    if (type != FF_GUARD_DROP) {
         mh.msg_control = &control;
         mh.msg_controllen = CMSG_SPACE(n * sizeof(int));
         struct cmsghdr *c = CMSG_FIRSTHDR(&mh);

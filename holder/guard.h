@@ -4,7 +4,7 @@
  * nobody has it any more they would continue with zeros. It has a copy of each. When the holder
  * ends, for whatever reason, it kills those clients, and holds their userfaultfds until they are
  * gone. Of a client that asks for its pages by a socket it holds that: a client that has no answer
- * waits.
+ * waits. A socket whose end lets copies of the clients run is closed when these are gone.
  */
 #ifndef FF_HOLDER_GUARD_H
 #define FF_HOLDER_GUARD_H
@@ -14,12 +14,13 @@
 typedef enum {
     FF_GUARD_HOLD, /* with a userfaultfd, and a pidfd if it is known */
     FF_GUARD_SOCK, /* with a socket, which is held until the other end has closed it */
+    FF_GUARD_LAST, /* with a socket, which is held until all else is gone */
     FF_GUARD_DROP, /* all is in place */
 } FfGuardType;
 
 /* Forks it: the link to it, or -errno. Only in a process of one thread. */
 int ff_guard_start(void);
-/* FD: of FF_GUARD_HOLD and FF_GUARD_SOCK; PIDFD: of the first, or -1. -errno: it has died
+/* FD: but of FF_GUARD_DROP; PIDFD: of the first, or -1. -errno: it has died
  * (-EPIPE), or does not know it. */
 int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd);
 

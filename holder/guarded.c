@@ -24,6 +24,8 @@
 
 #include "uffd/uffd.h"
 
+/* Of the fetcher's connection; spaces have lower numbers. */
+#define SERVER_ID UINT64_MAX
 #define AGAIN_MS 100
 #define NEW_MS 1000
 
@@ -85,7 +87,7 @@ static void forget_guard(FfHolder *h)
 {
     ff_say("the guard has died: the next one goes on");
     ff_holder_close(h, &h->guard);
-    h->asks.guarded = false;
+    h->asks.guarded = h->fetcher_guarded = false;
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         h->space[i].guarded = false;
     }
@@ -152,6 +154,10 @@ static int tell_all(FfHolder *h)
     if (rc == 0 && h->cfg->asks && !h->asks.guarded) {
         rc = ff_guard_tell(h->guard, FF_GUARD_SOCK, 0, h->cfg->asks->fault_fd, -1);
         h->asks.guarded = rc == 0;
+    }
+    if (rc == 0 && h->cfg->fetcher && !h->given_up && !h->fetcher_guarded) {
+        rc = ff_guard_tell(h->guard, FF_GUARD_LAST, SERVER_ID, h->cfg->fetcher->server, -1);
+        h->fetcher_guarded = rc == 0;
     }
     for (unsigned i = 0; rc == 0 && i < FF_HOLDER_SPACES; i++) {
         FfHeldSpace *s = &h->space[i];
@@ -234,14 +240,34 @@ void ff_holder_hold(FfHolder *h, const FfHeldSpace *s)
     }
 }
 
+static void drop_id(FfHolder *h, uint64_t id)
+{
+    int rc = ff_guard_tell(h->guard, FF_GUARD_DROP, id, -1, -1);
+
+    if (rc < 0 && !has_died(rc)) { /* whose death is an event */
+        owe(h, (Owed){id, -1, -1, false});
+        ff_holder_tell_guard(h);
+    }
+}
+
 void ff_holder_let_go(FfHolder *h, FfHeldSpace *s)
 {
-    int rc = s->guarded ? ff_guard_tell(h->guard, FF_GUARD_DROP, s->id, -1, -1) : 0;
+    bool guarded = s->guarded;
 
     s->guarded = false;
-    if (rc < 0 && !has_died(rc)) { /* whose death is an event */
-        owe(h, (Owed){s->id, -1, -1, false});
-        ff_holder_tell_guard(h);
+    if (guarded) {
+        drop_id(h, s->id);
+    }
+}
+
+void ff_holder_let_server_go(FfHolder *h)
+{
+    bool guarded = h->fetcher_guarded;
+
+    h->fetcher_guarded = false;
+    close(h->cfg->fetcher->server);
+    if (guarded) {
+        drop_id(h, SERVER_ID);
     }
 }
 

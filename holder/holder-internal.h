@@ -6,6 +6,7 @@
  *
  *   tell.c     epoll and timer; what is said to the pager
  *   guarded.c  what the guard is told
+ *   fetcher.c  a process that fetches content
  *   spaces.c   what is held; reads userfaultfds under the gate
  *   accept.c   clients until their first message is whole
  *   asks.c     a client that asks by a socket
@@ -36,12 +37,13 @@ typedef enum {
     FF_ON_TIMER,
     FF_ON_PENDING,
     FF_ON_UFFD,
-    FF_ON_TOLD,   /* of a root */
-    FF_ON_CLIENT, /* a root's pidfd */
-    FF_ON_GUARD,  /* the link to it */
-    FF_ON_SOCK,   /* a root's socket: all that have it have ended, or closed it */
-    FF_ON_ASK,    /* the socket where a client asks */
-    FF_ON_TALK,   /* FfHolderAsks.talk_fd */
+    FF_ON_TOLD,    /* of a root */
+    FF_ON_CLIENT,  /* a root's pidfd */
+    FF_ON_GUARD,   /* the link to it */
+    FF_ON_SOCK,    /* a root's socket: all that have it have ended, or closed it */
+    FF_ON_ASK,     /* the socket where a client asks */
+    FF_ON_TALK,    /* FfHolderAsks.talk_fd */
+    FF_ON_FETCHER, /* FfHolderFetcher.link */
 } FfHolderOn;
 
 typedef struct {
@@ -106,6 +108,10 @@ typedef struct {
     bool said_unguarded;
     GArray *owed; /* guarded.c; NULL: nothing yet */
     FfHeldAsks asks;
+    uint64_t restored;    /* FfPending.connection; 0: not yet, or there is no fetcher */
+    bool given_up;        /* FF_HOLD_GIVEN_UP has come */
+    bool fetched;         /* FF_HOLD_FETCHED has come */
+    bool fetcher_guarded; /* the guard that runs has been told to hold its connection */
     /* the pager */
     pid_t pid; /* 0: none */
     int pidfd, link;
@@ -139,6 +145,8 @@ bool ff_holder_tell_guard(FfHolder *h);
 void ff_holder_on_guard(FfHolder *h);
 /* S has its userfaultfd. */
 void ff_holder_hold(FfHolder *h, const FfHeldSpace *s);
+/* The fetcher's connection is not needed any more. */
+void ff_holder_let_server_go(FfHolder *h);
 /* S has all of its pages. */
 void ff_holder_let_go(FfHolder *h, FfHeldSpace *s);
 /* The process of S may not continue; if it is not known, it stands still. S is about to be
@@ -157,6 +165,16 @@ void ff_holder_on_ask(FfHolder *h, uint32_t events);
 void ff_holder_on_talk(FfHolder *h);
 /* The pager may have answered. */
 void ff_holder_answer(FfHolder *h);
+
+/* ---- fetcher.c ---- */
+bool ff_holder_fetcher_begin(FfHolder *h);
+void ff_holder_on_fetcher(FfHolder *h);
+/* The clients of CONNECTION may run from now on. */
+void ff_holder_restored(FfHolder *h, uint64_t connection);
+/* Clients of another connection run already: these would be their second copies. */
+bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection);
+/* All that could be fetched was, and nobody needs any of it any more: the end. */
+void ff_holder_end_if_placed(FfHolder *h);
 
 /* ---- spaces.c ---- */
 /* All clients of the connection have registered their memory. */

@@ -83,6 +83,9 @@ static void dispatch(FfHolder *h, uint64_t what, uint32_t events)
     case FF_ON_TALK:
         ff_holder_on_talk(h);
         break;
+    case FF_ON_FETCHER:
+        ff_holder_on_fetcher(h);
+        break;
     case FF_ON_GUARD:
         ff_holder_on_guard(h);
         break;
@@ -125,7 +128,8 @@ static bool set_up(FfHolder *h, GError **error)
         (!h->cfg->asks && !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN)) ||
         !ff_holder_watch(h, h->signals, FF_ON_SIGNAL, 0, EPOLLIN) ||
         !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) || !ff_holder_tell_guard(h) ||
-        (h->cfg->asks && !ff_holder_asks_begin(h))) {
+        (h->cfg->asks && !ff_holder_asks_begin(h)) ||
+        (h->cfg->fetcher && !ff_holder_fetcher_begin(h))) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot begin: %s",
                     g_strerror(errno));
         return false;
@@ -151,6 +155,9 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     ff_priority_urgent(); /* each fault passes here */
     ff_holder_start_pager(h);
     run(h);
+    if (cfg->fetcher && !h->given_up) {
+        ff_say("its page server lets its processes run again when those here are gone");
+    }
     ff_holder_end_pager(h);
     return h->exit_status;
 }

@@ -146,6 +146,7 @@ void ff_holder_on_link(FfHolder *h)
         }
     }
     if (dropped) {
+        ff_holder_end_if_placed(h);
         ff_holder_try_again(h); /* a client that waited for a place */
     }
     if (pfd.revents & (POLLHUP | POLLERR)) {

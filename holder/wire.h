@@ -37,6 +37,14 @@ typedef struct {
 } FfHoldMessage;
 static_assert(sizeof(FfHoldMessage) == 256, "both ends read as much");
 
+/* What holder and fetcher say to each other, a byte each, on another socketpair. */
+typedef enum {
+    FF_HOLD_FETCHED = 'f',  /* fetcher: all is here */
+    FF_HOLD_COMMIT = 'c',   /* holder: and the clients have been restored, so other copies of them
+                               are to be given up */
+    FF_HOLD_GIVEN_UP = 'g', /* fetcher: they are */
+} FfHoldFetch;
+
 /* The pager's end of the socketpair. */
 #define FF_HOLD_LINK_FD 3
 

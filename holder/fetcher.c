@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The process that fetches content from another host; see holder-internal.h and FfHolderFetcher. It
+ * is not started again: a connection that is lost is so for good, and what was not fetched as well.
+ * Then the holder ends, and the guard kills those that miss pages. When all was fetched and placed
+ * the holder ends as well: what was fetched takes memory, and is of no use any more.
+ *
+ * System calls: recv, send, epoll_ctl.
+ */
+#include "holder/holder-internal.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+bool ff_holder_fetcher_begin(FfHolder *h)
+{
+    return ff_holder_watch(h, h->cfg->fetcher->link, FF_ON_FETCHER, 0, EPOLLIN);
+}
+
+/* Nobody else decides: an ending holder says nothing more, and the other copies are kept. */
+static void commit(FfHolder *h)
+{
+    const char byte = FF_HOLD_COMMIT;
+
+    if (h->fetched && h->restored) {
+        send(h->cfg->fetcher->link, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+}
+
+void ff_holder_on_fetcher(FfHolder *h)
+{
+    char byte = 0;
+    ssize_t n = recv(h->cfg->fetcher->link, &byte, 1, MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return;
+    }
+    if (n == 1 && byte == FF_HOLD_FETCHED) {
+        h->fetched = true;
+        commit(h);
+        return;
+    }
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->fetcher->link, NULL);
+    if (n == 1) {
+        h->given_up = true;
+        ff_holder_let_server_go(h);
+        ff_holder_end_if_placed(h);
+        return;
+    }
+    ff_say("no more pages come: processes that were restored and miss some are killed");
+    h->exit_status = 1;
+    h->ending = true;
+}
+
+void ff_holder_end_if_placed(FfHolder *h)
+{
+    bool some = false;
+
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        some = some || h->space[i].id;
+    }
+    h->ending = h->ending || (h->given_up && !some);
+}
+
+bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection)
+{
+    return h->restored && h->restored != connection;
+}
+
+void ff_holder_restored(FfHolder *h, uint64_t connection)
+{
+    if (h->cfg->fetcher && connection && !h->restored) {
+        h->restored = connection;
+        commit(h);
+    }
+}
