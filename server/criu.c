@@ -213,20 +213,28 @@ static bool add_ranges(FfCriu *c, const GArray *mappings, guint *i, const Entry 
     return true;
 }
 
-static bool add_entry(FfCriu *c, const GArray *mappings, guint *i, const Entry *e, uint64_t *file,
-                      GArray *extents, uint64_t *size, GError **error)
+/* Can its pages be had? */
+static bool is_there(const Entry *e, bool elsewhere, GError **error)
+{
+    if (e->flags & IN_PARENT) {
+        return fail(error, "some pages are in an earlier dump (--prev-images-dir), which is not "
+                           "supported: make a full one");
+    }
+    return elsewhere || e->flags & PRESENT ||
+           fail(error, "some pages are not in the images, but with criu dump --lazy-pages: give "
+                       "--page-server HOST:PORT");
+}
+
+static bool add_entry(FfCriu *c, const GArray *mappings, guint *i, const Entry *e, bool elsewhere,
+                      uint64_t *file, GArray *extents, uint64_t *size, GError **error)
 {
     uint64_t len = e->pages * PAGE;
 
-    if (e->flags & LAZY && !(e->flags & PRESENT)) {
-        return fail(error, e->flags & IN_PARENT
-                               ? "some pages are in an earlier dump (--prev-images-dir), which is "
-                                 "not supported: make a full one"
-                               : "some pages are not in the images (--lazy-pages of criu dump), "
-                                 "which is not supported");
-    }
     if (e->flags & LAZY) {
         FfSourceExtent x = {*size, len, *file};
+        if (!is_there(e, elsewhere, error)) {
+            return false;
+        }
         if (!add_ranges(c, mappings, i, e, *size)) {
             return fail(error, "pagemap has pages where mm has no mapping");
         }
@@ -237,9 +245,9 @@ static bool add_entry(FfCriu *c, const GArray *mappings, guint *i, const Entry *
     return true;
 }
 
-bool ff_criu_parse(FfCriu *c, const uint8_t *pagemap, size_t pagemap_len, const uint8_t *mm,
-                   size_t mm_len, uint32_t *pages_id, GArray *extents, uint64_t *size,
-                   GError **error)
+bool ff_criu_parse(FfCriu *c, bool elsewhere, const uint8_t *pagemap, size_t pagemap_len,
+                   const uint8_t *mm, size_t mm_len, uint32_t *pages_id, GArray *extents,
+                   uint64_t *size, GError **error)
 {
     g_autoptr(GArray) mappings = g_array_new(FALSE, FALSE, sizeof(Mapping));
     Bytes file = begin(pagemap, pagemap_len, PAGEMAP_MAGIC), message;
@@ -264,7 +272,7 @@ bool ff_criu_parse(FfCriu *c, const uint8_t *pagemap, size_t pagemap_len, const 
             return fail(error, "an entry of pagemap is damaged");
         }
         last = e.addr + e.pages * PAGE;
-        if (!add_entry(c, mappings, &i, &e, &at, extents, size, error)) {
+        if (!add_entry(c, mappings, &i, &e, elsewhere, &at, extents, size, error)) {
             return false;
         }
     }
@@ -289,25 +297,41 @@ static bool read_image(const char *path, GByteArray *data, FfInputStamp *stamp, 
            (ff_input_stamp(in, stamp) || fail(error, "an image cannot be asked for its size"));
 }
 
-bool ff_criu_open(FfCriu *c, int dir, int pid, const FfInputStamp *pages, GError **error)
+/* All but the source, which is EXTENTS of image *ID. */
+static bool open_images(FfCriu *c, bool elsewhere, int dir, int pid, uint32_t *id, GArray *extents,
+                        uint64_t *size, GError **error)
 {
     g_autofree char *pagemap = g_strdup_printf("/proc/self/fd/%d/pagemap-%d.img", dir, pid);
     g_autofree char *mm = g_strdup_printf("/proc/self/fd/%d/mm-%d.img", dir, pid);
     g_autoptr(GByteArray) map_data = g_byte_array_new(), mm_data = g_byte_array_new();
-    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(FfSourceExtent));
     FfInputStamp unused;
+
+    return read_image(pagemap, map_data, &c->stamp, error) &&
+           read_image(mm, mm_data, &unused, error) &&
+           ff_criu_parse(c, elsewhere, map_data->data, map_data->len, mm_data->data, mm_data->len,
+                         id, extents, size, error);
+}
+
+bool ff_criu_open(FfCriu *c, int dir, int pid, const FfInputStamp *pages, GError **error)
+{
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(FfSourceExtent));
     uint32_t id;
     uint64_t size;
 
-    if (!read_image(pagemap, map_data, &c->stamp, error) ||
-        !read_image(mm, mm_data, &unused, error) ||
-        !ff_criu_parse(c, map_data->data, map_data->len, mm_data->data, mm_data->len, &id, extents,
-                       &size, error)) {
+    if (!open_images(c, false, dir, pid, &id, extents, &size, error)) {
         return false;
     }
     g_autofree char *path = g_strdup_printf("/proc/self/fd/%d/pages-%u.img", dir, id);
     c->source = ff_source_open_extents(path, g_steal_pointer(&extents), size, pages, error);
     return c->source;
+}
+
+bool ff_criu_open_lazy(FfCriu *c, int dir, int pid, uint64_t *size, GError **error)
+{
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(FfSourceExtent));
+    uint32_t id;
+
+    return open_images(c, true, dir, pid, &id, extents, size, error);
 }
 
 void ff_criu_clear(FfCriu *c)

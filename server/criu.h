@@ -27,10 +27,14 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfCriu, ff_criu_clear)
 
 /* Of process PID in the folder DIR (an fd). PAGES: as in ff_source_open(). ERROR (G_IO_ERROR). */
 bool ff_criu_open(FfCriu *c, int dir, int pid, const FfInputStamp *pages, GError **error);
+/* The same of one whose lazy pages a page server has: there is no source. Their *SIZE in bytes can
+ * be 0. */
+bool ff_criu_open_lazy(FfCriu *c, int dir, int pid, uint64_t *size, GError **error);
 /* The same of what is in the two files, without a source: *PAGES_ID names the third one; it has
- * EXTENTS, which are all *SIZE bytes of the content. */
-bool ff_criu_parse(FfCriu *c, const uint8_t *pagemap, size_t pagemap_len, const uint8_t *mm,
-                   size_t mm_len, uint32_t *pages_id, GArray *extents, uint64_t *size,
-                   GError **error);
+ * EXTENTS, which are all *SIZE bytes of the content. ELSEWHERE: a page server has the lazy pages,
+ * whatever the third one has. */
+bool ff_criu_parse(FfCriu *c, bool elsewhere, const uint8_t *pagemap, size_t pagemap_len,
+                   const uint8_t *mm, size_t mm_len, uint32_t *pages_id, GArray *extents,
+                   uint64_t *size, GError **error);
 
 #endif

@@ -132,6 +132,18 @@ static FfSource *wait_for_source(const FfServerConfig *cfg)
     }
 }
 
+/* What cannot be mapped now the next pager may have. */
+static FfStore *map_store(void)
+{
+    g_autoptr(GError) error = NULL;
+    FfStore *store = ff_store_map(FF_SERVER_STORE_FD, FF_SERVER_STORE_FD + 1, &error);
+
+    if (!store) {
+        ff_say("%s: all clients wait", error->message);
+    }
+    return store;
+}
+
 int ff_server_run(const FfServerConfig *cfg)
 {
     Server s = {.answers = {.all = &s.sessions,
@@ -153,8 +165,13 @@ int ff_server_run(const FfServerConfig *cfg)
     if (one && !source) {
         return 1;
     }
+    g_autoptr(FfStore) store = cfg->store ? map_store() : NULL;
+    if (cfg->store && !store) {
+        return 1;
+    }
     FF_FAULT_AT("pager-begins");
     s.sessions = (FfSessions){.source = source,
+                              .store = store,
                               .images = images ? FF_SERVER_SOURCE_FD : -1,
                               .slots = cfg->slots,
                               .slot_fd = FF_SERVER_SLOT_FD,

@@ -17,8 +17,10 @@
 /* The same of TCP, as OpenMetrics by HTTP. */
 #define FF_SERVER_METRICS_FD (FF_HOLD_LINK_FD + 3)
 
+/* The store of pages that come from CRIU's page server: its memfd, and the eventfd after that. */
+#define FF_SERVER_STORE_FD (FF_HOLD_LINK_FD + 4)
 /* Of a client that asks: the memfds of its slots, and then as many files with their content. */
-#define FF_SERVER_SLOT_FD (FF_HOLD_LINK_FD + 4)
+#define FF_SERVER_SLOT_FD (FF_HOLD_LINK_FD + 6)
 #define FF_SERVER_SLOTS 32
 
 typedef struct {
@@ -33,6 +35,7 @@ typedef struct {
     const char *creds, *hostname; /* as of ff_remote_new() */
     bool control;                 /* FF_SERVER_CONTROL_FD is there */
     bool metrics;                 /* FF_SERVER_METRICS_FD */
+    bool store;                   /* FF_SERVER_STORE_FD */
 } FfServerConfig;
 
 /* Until the holder has gone: the exit status. */

@@ -151,6 +151,27 @@ static FfImage *make_firecracker(FfSession *s, GError **error)
     return image;
 }
 
+/* What is read of its images, and SIZE bytes of content. */
+static bool open_images(FfSession *s, FfCriu *c, int pid, uint64_t *size, GError **error)
+{
+    FfStore *store = s->all->store;
+
+    if (!store) {
+        bool ok = ff_criu_open(c, s->all->images, pid, NULL, error);
+        *size = ok ? ff_source_size(c->source) : 0;
+        return ok;
+    }
+    const FfStorePart *part = ff_store_part(store, pid);
+    if (!ff_criu_open_lazy(c, s->all->images, pid, size, error)) {
+        return false;
+    }
+    if (*size && (!part || part->pages * FF_STORE_PAGE != *size ||
+                  memcmp(&part->pagemap, &c->stamp, sizeof(c->stamp)) != 0)) {
+        return fail(error, "CRIU's pagemap was changed since the pager began", -ESTALE);
+    }
+    return true;
+}
+
 /* Of CRIU's images: one block, in as many ranges as they have. */
 static FfImage *make_criu(FfSession *s, GError **error)
 {
@@ -158,10 +179,10 @@ static FfImage *make_criu(FfSession *s, GError **error)
     FfHoldPid hello;
 
     memcpy(&hello, s->rec->hello, sizeof(hello));
-    if (!ff_criu_open(&c, s->all->images, hello.pid, NULL, error)) {
+    uint64_t size;
+    if (!open_images(s, &c, hello.pid, &size, error)) {
         return NULL;
     }
-    uint64_t size = ff_source_size(c.source);
     if (!size || c.ranges->len > FF_IMAGE_RANGES) {
         fail(error, "CRIU's images have no lazy pages, or too many runs of them", -E2BIG);
         return NULL;
@@ -179,7 +200,9 @@ static FfImage *make_criu(FfSession *s, GError **error)
     image->copy[0].n_ranges = c.ranges->len;
     image->criu_pid = hello.pid;
     image->pagemap = c.stamp;
-    image->pages = *ff_source_stamp(c.source);
+    if (c.source) {
+        image->pages = *ff_source_stamp(c.source);
+    }
     return image;
 }
 
@@ -254,8 +277,14 @@ static bool open_source(FfSession *s, GError **error)
     if (!i->criu_pid) {
         return true;
     }
-    if (!ff_criu_open(&s->criu, s->all->images, i->criu_pid, &i->pages, error)) {
+    uint64_t size;
+    if (s->all->store ? !open_images(s, &s->criu, i->criu_pid, &size, error)
+                      : !ff_criu_open(&s->criu, s->all->images, i->criu_pid, &i->pages, error)) {
         return false;
+    }
+    if (s->all->store) {
+        s->criu.source = ff_source_open_store(
+            s->all->store, ff_store_part(s->all->store, i->criu_pid), &s->ending);
     }
     if (memcmp(&s->criu.stamp, &i->pagemap, sizeof(i->pagemap)) != 0) {
         return fail(error, "CRIU's pagemap was changed while it was in use", -ESTALE);
@@ -344,6 +373,13 @@ static bool wait_registered(FfSession *s)
     return !ff_session_is_ending(s);
 }
 
+/* A process of which another host has a copy is not let go before that one knows. FALSE: the end.
+ */
+static bool wait_let_go(FfSession *s)
+{
+    return !s->all->store || ff_store_wait_done(s->all->store, &s->ending);
+}
+
 /* After a pager that has died: a thread that was told to it and not answered is told again. */
 static void serve(FfSession *s)
 {
@@ -379,7 +415,7 @@ static void serve(FfSession *s)
     if (s->all->bulk && registered) {
         ff_set_place(s);
         ff_work_bulk(s);
-        if (s->image->criu_pid && ff_space_missing(s->space) == 0) {
+        if (s->image->criu_pid && ff_space_missing(s->space) == 0 && wait_let_go(s)) {
             ff_session_end(s); /* what it gives back from now on the kernel fills with zeros */
         }
     }

@@ -14,6 +14,7 @@ typedef struct FfSession FfSession;
 typedef struct {
     int images;       /* a folder of CRIU's, where each session has a source of its own; or -1 */
     FfSource *source; /* borrowed */
+    FfStore *store;   /* the pages of `images` come from there; or NULL; borrowed */
     unsigned slots;   /* blocks of the one client, which asks; 0: clients of other dialects */
     int slot_fd;      /* so many memfds from here on, and then as many files with their content */
     int link;         /* to the holder */

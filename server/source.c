@@ -24,12 +24,16 @@ struct FfSource {
     uint64_t size;
     GArray *extents;  /* Extent, by START: all data; NULL: a raw file */
     FfRemote *remote; /* then the rest is not needed, and the stamp is {size, identity}; or NULL */
+    FfStore *store;   /* the same, without a stamp; or NULL */
+    uint64_t first;   /* of `store` */
+    const bool *cancel;
 };
 
 struct FfSourceReader {
     FfSource *s;
     FfInput *in;
-    FfRemoteLink *link; /* of a remote source; there is no `in` then */
+    FfRemoteLink *link; /* of a remote source; there is no `in` then, nor of a store */
+    bool urgent;
 };
 
 /* ---- mapped-ram ------------------------------------------------------------------------------ */
@@ -254,8 +258,31 @@ FfSource *ff_source_open_remote(FfRemote *remote, const FfInputStamp *known, GEr
     return g_steal_pointer(&s);
 }
 
+FfSource *ff_source_open_store(FfStore *store, const FfStorePart *part, const bool *cancel)
+{
+    FfSource *s = g_new0(FfSource, 1);
+
+    *s = (FfSource){.path = g_strdup("pages of another host"),
+                    .size = part->pages * FF_STORE_PAGE,
+                    .store = store,
+                    .first = part->first,
+                    .cancel = cancel};
+    return s;
+}
+
+static FfSourceReader *new_reader(FfSource *s)
+{
+    FfSourceReader *r = g_new0(FfSourceReader, 1);
+
+    r->s = s;
+    return r;
+}
+
 FfSourceReader *ff_source_reader(FfSource *s, GError **error)
 {
+    if (s->store) {
+        return new_reader(s);
+    }
     if (s->remote) {
         g_autoptr(FfRemoteLink) link = connect_known(s, error);
         FfSourceReader *r = link ? g_new0(FfSourceReader, 1) : NULL;
@@ -269,10 +296,14 @@ FfSourceReader *ff_source_reader(FfSource *s, GError **error)
     if (!in || !is_unchanged(s, in, error)) {
         return NULL;
     }
-    FfSourceReader *r = g_new0(FfSourceReader, 1);
-    r->s = s;
+    FfSourceReader *r = new_reader(s);
     r->in = g_steal_pointer(&in);
     return r;
+}
+
+void ff_source_reader_hurry(FfSourceReader *r)
+{
+    r->urgent = true;
 }
 
 void ff_source_reader_free(FfSourceReader *r)
@@ -346,6 +377,21 @@ static bool read_parts(FfSourceReader *r, uint64_t at, char *buf, uint64_t len, 
     return true;
 }
 
+static bool read_store(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, bool *zero,
+                       GError **error)
+{
+    uint64_t n = *len / FF_STORE_PAGE;
+
+    if (!ff_store_read(r->s->store, r->s->first + at / FF_STORE_PAGE, &n, buf, r->urgent,
+                       r->s->cancel)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "%s: not needed any more", r->s->path);
+        return false;
+    }
+    *len = n * FF_STORE_PAGE;
+    *zero = is_zero(buf, *len);
+    return true;
+}
+
 bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, uint64_t piece,
                     bool *zero, GError **error)
 {
@@ -355,6 +401,9 @@ bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, ui
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "%s: it ends before",
                     r->s->path);
         return false;
+    }
+    if (r->s->store) {
+        return read_store(r, at, buf, len, zero, error);
     }
     if (r->link) {
         return ff_remote_read(r->link, at, buf, len, piece, zero, error);
@@ -400,7 +449,7 @@ bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file)
 {
     uint64_t len = FF_SAVED_PAGE;
 
-    if (at > r->s->size || len > r->s->size - at) {
+    if (r->s->store || at > r->s->size || len > r->s->size - at) {
         return false;
     }
     bool zero = r->s->extents ? find_extent(r, at, file, &len) : find_raw(r, at, file, &len);

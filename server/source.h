@@ -7,7 +7,7 @@
  * A file that was changed since it was opened for the first time (its size, or the time of its last
  * change) has other content than its clients' memory: nothing of it is given out any more.
  *
- * Or from another host, where another pager has such a file.
+ * Or from another host, where another pager has such a file; or from there by way of a store.
  *
  * A source is made by one thread and then only read: any thread, each with a reader of its own.
  */
@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "server/remote.h"
+#include "server/store.h"
 #include "snapshot/input.h"
 
 typedef struct FfSource FfSource;
@@ -38,6 +39,9 @@ FfSource *ff_source_open_extents(const char *path, GArray *extents, uint64_t siz
 /* REMOTE is taken. KNOWN as above: nobody is connected to; or NULL: its stamp is asked for. NULL
  * and ERROR. */
 FfSource *ff_source_open_remote(FfRemote *remote, const FfInputStamp *known, GError **error);
+/* The pages of PART, of STORE (both borrowed). A read waits for its page, until *CANCEL is true
+ * (and ff_store_wake() was called). */
+FfSource *ff_source_open_store(FfStore *store, const FfStorePart *part, const bool *cancel);
 const FfInputStamp *ff_source_stamp(const FfSource *s);
 /* After all readers. Can be NULL. */
 void ff_source_free(FfSource *s);
@@ -53,6 +57,8 @@ const char *ff_source_path(const FfSource *s);
 bool ff_source_find(const FfSource *s, uint64_t *places, uint64_t n);
 
 FfSourceReader *ff_source_reader(FfSource *s, GError **error);
+/* What it reads somebody waits for. */
+void ff_source_reader_hurry(FfSourceReader *r);
 void ff_source_reader_free(FfSourceReader *r);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSourceReader, ff_source_reader_free)
 /* *LEN bytes from AT on, or fewer (*LEN; a multiple of PIECE, which AT and *LEN are as well):

@@ -144,6 +144,9 @@ static bool read_once(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero, 
     *len = run->n * b->page_size;
     if (!*reader) {
         *reader = ff_source_reader(source, error);
+        if (*reader && w->demand) {
+            ff_source_reader_hurry(*reader);
+        }
     }
     if (*reader && FF_FAULT_CALL("source-read", 0) == 0 &&
         ff_source_read(*reader, b->content + run->first * b->page_size, w->buf, len, b->page_size,
@@ -167,6 +170,9 @@ static bool read_content(FfWorker *w, const FfRun *run, uint64_t *len, bool *zer
         uint64_t ps = s->image->block[run->block].page_size;
         note_success(s, &(FfRun){run->block, run->first, *len / ps});
         return true;
+    }
+    if (ff_session_is_ending(s)) {
+        return false;
     }
     note_failure(s, run, error ? error->message : g_strerror(errno));
     return false;

@@ -428,7 +428,7 @@ static bool parse_criu(const uint8_t *pagemap, size_t pagemap_len, const uint8_t
     uint32_t id;
 
     *extents = g_array_new(FALSE, FALSE, sizeof(FfSourceExtent));
-    bool ok = ff_criu_parse(&c, pagemap, pagemap_len, mm, mm_len, &id, *extents, size, NULL);
+    bool ok = ff_criu_parse(&c, false, pagemap, pagemap_len, mm, mm_len, &id, *extents, size, NULL);
     *ranges = g_steal_pointer(&c.ranges);
     return ok;
 }

@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See fetch.h. One thread, which waits for nobody but in poll().
+ *
+ * At most WINDOW requests for what nobody waits for are on their way, and none is added while one
+ * for somebody is. So what somebody waits for comes after at most WINDOW * PIECE pages.
+ *
+ * The peer is believed as to what the content is, and in nothing else: each answer is compared with
+ * the oldest request (server/page-server.h), and its pages are put where that one says. A page's
+ * bit is set when all of it is there.
+ *
+ * System calls: open, close, setsockopt, poll, send, recv, read, and those of server/store.c.
+ */
+#include "server/fetch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <gio/gio.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "holder/say.h"
+#include "holder/wire.h"
+#include "server/criu.h"
+#include "server/page-server.h"
+#include "server/remote.h"
+#include "uffd/bitmap.h"
+
+#define PIECE 32u
+#define WINDOW 8u
+#define URGENT 64u
+/* A host that is gone is noticed after so long; one that is there and silent is waited for. */
+#define DEAD_MS 60000
+#define KEEPALIVE_S 15
+#define SILENT_MS 15000
+
+typedef struct {
+    FfPageServerFrame frame;
+    uint64_t first; /* page of the store */
+    bool urgent;
+} Request;
+
+typedef struct {
+    const FfFetch *f;
+    FfBitmap asked;
+    uint64_t cursor;                  /* before it all has been asked for */
+    uint64_t left;                    /* pages that are not there */
+    Request request[WINDOW + URGENT]; /* a ring: on their way */
+    unsigned oldest, n, n_urgent;
+    /* The answer that is being read. */
+    FfPageServerFrame answer;
+    uint64_t got, need; /* bytes, of the frame and the pages after it */
+    int64_t next_us;    /* nothing that nobody waits for is asked for before */
+    bool may_commit;
+    bool said_silent;
+} Fetcher;
+
+static bool fail(const FfFetch *f, GError **error, const char *why)
+{
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", f->name, why);
+    return false;
+}
+
+/* ---- which pages ----------------------------------------------------------------------------- */
+
+/* The process of a file's name; 0: it is no such file. */
+static int32_t pid_of(const char *name)
+{
+    int32_t pid;
+    int len = 0;
+
+    return sscanf(name, "pagemap-%" G_GINT32_FORMAT ".img%n", &pid, &len) == 1 && len &&
+                   !name[len] && pid > 0
+               ? pid
+               : 0;
+}
+
+static gint by_pid(gconstpointer a, gconstpointer b)
+{
+    const FfStorePart *x = a, *y = b;
+
+    return x->pid < y->pid ? -1 : x->pid > y->pid;
+}
+
+static bool add_process(FfFetch *f, GArray *parts, int dir, int32_t pid, GError **error)
+{
+    g_auto(FfCriu) c = {0};
+    FfStorePart part = {.pid = pid};
+
+    if (!ff_criu_open_lazy(&c, dir, pid, &part.pages, error)) {
+        g_prefix_error(error, "pagemap-%d.img: ", pid);
+        return false;
+    }
+    part.pages /= FF_STORE_PAGE;
+    part.pagemap = c.stamp;
+    for (guint i = 0; i < c.ranges->len; i++) {
+        const FfCriuRange *r = &g_array_index(c.ranges, FfCriuRange, i);
+        /* FIRST: of its process; when all are known, of the store. */
+        FfFetchRun run = {r->offset / FF_STORE_PAGE, r->len / FF_STORE_PAGE, r->addr, pid, 0};
+        g_array_append_val(f->runs, run);
+    }
+    if (part.pages) {
+        g_array_append_val(parts, part);
+    }
+    return true;
+}
+
+static gint by_first(gconstpointer a, gconstpointer b)
+{
+    const FfFetchRun *x = a, *y = b;
+
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+static bool read_folder(FfFetch *f, GArray *parts, const char *path, GError **error)
+{
+    g_autoptr(GDir) names = g_dir_open(path, 0, error);
+    const char *name;
+    bool ok = names;
+    int dir = names ? open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+
+    while (ok && (name = g_dir_read_name(names))) {
+        int32_t pid = pid_of(name);
+        ok = !pid || add_process(f, parts, dir, pid, error);
+    }
+    if (dir >= 0) {
+        close(dir);
+    }
+    if (ok && !parts->len) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "%s: there are no images of criu dump --lazy-pages in it: copy them there "
+                    "first",
+                    path);
+        return false;
+    }
+    return ok;
+}
+
+bool ff_fetch_open(FfFetch *f, const char *dir, GError **error)
+{
+    g_autoptr(GArray) parts = g_array_new(FALSE, FALSE, sizeof(FfStorePart));
+
+    f->runs = g_array_new(FALSE, FALSE, sizeof(FfFetchRun));
+    if (!read_folder(f, parts, dir, error)) {
+        return false;
+    }
+    g_array_sort(parts, by_pid);
+    f->store = ff_store_create((FfStorePart *)(void *)parts->data, parts->len, error);
+    if (!f->store) {
+        return false;
+    }
+    for (guint i = 0; i < f->runs->len; i++) {
+        FfFetchRun *r = &g_array_index(f->runs, FfFetchRun, i);
+        r->first += ff_store_part(f->store, r->pid)->first;
+    }
+    g_array_sort(f->runs, by_first);
+    return true;
+}
+
+void ff_fetch_clear(FfFetch *f)
+{
+    g_clear_pointer(&f->runs, g_array_unref);
+    g_clear_pointer(&f->store, ff_store_free);
+}
+
+/* The run of PAGE, which is one of them. */
+static const FfFetchRun *run_of(const FfFetch *f, uint64_t page)
+{
+    guint lo = 0, hi = f->runs->len;
+
+    while (hi - lo > 1) {
+        guint mid = (lo + hi) / 2;
+        if (g_array_index(f->runs, FfFetchRun, mid).first <= page) {
+            lo = mid;
+        } else {
+            hi = mid;
+        }
+    }
+    return &g_array_index(f->runs, FfFetchRun, lo);
+}
+
+/* ---- connection ------------------------------------------------------------------------------ */
+
+/* A close with a linger of 0 is a reset, whether or not something was left unread: a page server
+ * takes that for a failure, and lets its processes run again. Its orderly end would have them
+ * killed. */
+static void set_linger(int fd, bool reset)
+{
+    const struct linger linger = {.l_onoff = reset, .l_linger = 0};
+
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+}
+
+int ff_fetch_connect(const FfAddress *address, GError **error)
+{
+    int fd = ff_remote_connect_to(address, error);
+    int one = 1, idle = KEEPALIVE_S, dead = DEAD_MS;
+
+    if (fd >= 0) {
+        set_linger(fd, true);
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &idle, sizeof(idle));
+        setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead, sizeof(dead));
+    }
+    return fd;
+}
+
+/* So little is taken at once, or the peer takes nothing. */
+static bool send_frame(const FfFetch *f, const FfPageServerFrame *frame, GError **error)
+{
+    ssize_t n;
+
+    do {
+        n = send(f->server, frame, sizeof(*frame), MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    return n == sizeof(*frame) ||
+           fail(f, error, n < 0 ? g_strerror(errno) : "it takes no requests");
+}
+
+static void tell_holder(const FfFetch *f, char byte)
+{
+    send(f->link, &byte, 1, MSG_NOSIGNAL); /* its end is told by poll() */
+}
+
+/* ---- asking ---------------------------------------------------------------------------------- */
+
+static bool ask(Fetcher *w, uint64_t first, uint64_t pages, bool urgent, GError **error)
+{
+    const FfFetchRun *run = run_of(w->f, first);
+    Request *r = &w->request[(w->oldest + w->n) % G_N_ELEMENTS(w->request)];
+
+    *r = (Request){.first = first, .urgent = urgent};
+    r->frame = (FfPageServerFrame){.command = FF_PAGE_SERVER_GET,
+                                   .pages = pages,
+                                   .addr = run->addr + (first - run->first) * FF_STORE_PAGE,
+                                   .pid = (uint64_t)run->pid};
+    ff_bitmap_set_run(&w->asked, first, pages);
+    w->n++;
+    w->n_urgent += urgent;
+    return send_frame(w->f, &r->frame, error);
+}
+
+static bool ask_wanted(Fetcher *w, GError **error)
+{
+    uint64_t page;
+
+    while (w->n_urgent < URGENT && ff_store_next_wanted(w->f->store, &page)) {
+        if (!ff_bitmap_test(&w->asked, page) && !ask(w, page, 1, true, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_time(const Fetcher *w)
+{
+    return !w->f->rate || g_get_monotonic_time() >= w->next_us;
+}
+
+static void charge(Fetcher *w, uint64_t pages)
+{
+    if (w->f->rate) {
+        double us = (double)(pages * FF_STORE_PAGE) * G_USEC_PER_SEC / (double)w->f->rate;
+        w->next_us = MAX(w->next_us, g_get_monotonic_time()) + (int64_t)us;
+    }
+}
+
+/* There is something left that nobody waits for, and room for it. */
+static bool has_turn(const Fetcher *w)
+{
+    return !w->n_urgent && w->n < WINDOW && w->cursor < w->asked.n_pages;
+}
+
+static bool ask_next(Fetcher *w, GError **error)
+{
+    while (has_turn(w) && is_time(w)) {
+        uint64_t first, n = ff_bitmap_next_run(&w->asked, w->cursor, false, &first);
+        if (!n) {
+            w->cursor = w->asked.n_pages;
+            return true;
+        }
+        const FfFetchRun *run = run_of(w->f, first);
+        n = MIN(MIN(n, PIECE), run->first + run->pages - first);
+        w->cursor = first + n;
+        charge(w, n);
+        if (!ask(w, first, n, false, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* ---- answers --------------------------------------------------------------------------------- */
+
+/* All of the answer to the oldest request is there: what it left out is asked for again. */
+static void take_answer(Fetcher *w)
+{
+    const Request *r = &w->request[w->oldest];
+    uint64_t n = w->answer.pages, rest = r->frame.pages - n;
+
+    ff_store_arrived(w->f->store, r->first, n);
+    FF_FAULT_AT("page-fetched");
+    w->left -= n;
+    if (!w->left) {
+        tell_holder(w->f, FF_HOLD_FETCHED);
+    }
+    if (rest) {
+        ff_bitmap_clear_run(&w->asked, r->first + n, rest);
+        w->cursor = MIN(w->cursor, r->first + n);
+    }
+    w->n_urgent -= r->urgent;
+    w->oldest = (w->oldest + 1) % G_N_ELEMENTS(w->request);
+    w->n--;
+    w->got = w->need = 0;
+}
+
+/* The answer's frame is there. */
+static bool begin_answer(Fetcher *w, GError **error)
+{
+    const Request *r = &w->request[w->oldest];
+    const char *wrong = ff_page_server_check(&r->frame, &w->answer);
+
+    w->need = sizeof(w->answer) + (wrong ? 0 : w->answer.pages * FF_STORE_PAGE);
+    return !wrong || fail(w->f, error, wrong);
+}
+
+/* *N bytes at most into TO. FALSE and ERROR: the end. */
+static bool receive(const Fetcher *w, void *to, uint64_t *n, GError **error)
+{
+    ssize_t rc = recv(w->f->server, to, *n, MSG_DONTWAIT);
+
+    if (rc == 0) {
+        return fail(w->f, error, "it has closed the connection");
+    }
+    if (rc < 0 && errno != EAGAIN && errno != EINTR) {
+        return fail(w->f, error, g_strerror(errno));
+    }
+    *n = rc < 0 ? 0 : (uint64_t)rc;
+    return true;
+}
+
+/* What is there, of one answer at most. */
+static bool read_answer(Fetcher *w, GError **error)
+{
+    const uint64_t head = sizeof(w->answer);
+    uint64_t some = w->got < head ? head - w->got : w->need - w->got;
+    char *to = (char *)&w->answer + w->got;
+
+    if (w->got >= head) {
+        const Request *r = &w->request[w->oldest];
+        to = (char *)ff_store_at(w->f->store, r->first) + (w->got - head);
+    }
+    if (!receive(w, to, &some, error)) {
+        return false;
+    }
+    if (some && !w->n) {
+        return fail(w->f, error, "it says what nobody has asked for");
+    }
+    w->got += some;
+    w->said_silent = w->said_silent && !some;
+    if (w->got == head && some && !begin_answer(w, error)) {
+        return false;
+    }
+    if (w->got > head && w->got == w->need) {
+        take_answer(w);
+    }
+    return true;
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+/* The answer to the last frame. FALSE and ERROR: nobody knows whether it was heard. */
+static bool read_status(const FfFetch *f, int32_t *status, GError **error)
+{
+    for (size_t got = 0; got < sizeof(*status);) {
+        struct pollfd pfd = {.fd = f->server, .events = POLLIN};
+        poll(&pfd, 1, -1);
+        ssize_t n = recv(f->server, (char *)status + got, sizeof(*status) - got, MSG_DONTWAIT);
+        if (n == 0) {
+            return fail(f, error,
+                        "it has closed the connection before it said that it heard of the "
+                        "end");
+        }
+        if (n < 0 && errno != EAGAIN && errno != EINTR) {
+            return fail(f, error, g_strerror(errno));
+        }
+        got += n > 0 ? (size_t)n : 0;
+    }
+    return true;
+}
+
+/* From here on a connection that is closed is no failure to the server. It answers when it has read
+ * this, and ends its processes when we have closed our side. */
+static bool close_server(const FfFetch *f, GError **error)
+{
+    const FfPageServerFrame bye = {.command = FF_PAGE_SERVER_CLOSE};
+    int32_t status = -1;
+
+    set_linger(f->server, false);
+    if (!send_frame(f, &bye, error) || !read_status(f, &status, error)) {
+        return false;
+    }
+    return !status || fail(f, error, "it says that the end is none");
+}
+
+/* ---- the loop -------------------------------------------------------------------------------- */
+
+/* FALSE: the holder has gone. */
+static bool hear_holder(Fetcher *w)
+{
+    char byte;
+    ssize_t n = recv(w->f->link, &byte, 1, MSG_DONTWAIT);
+
+    w->may_commit = w->may_commit || (n == 1 && byte == FF_HOLD_COMMIT);
+    return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
+}
+
+/* Until when something must be done that has no event; -1: nothing. */
+static int patience(const Fetcher *w)
+{
+    if (w->f->rate && has_turn(w)) {
+        return (int)CLAMP((w->next_us - g_get_monotonic_time()) / 1000 + 1, 1, 60000);
+    }
+    return w->n && !w->said_silent ? SILENT_MS : -1;
+}
+
+static void clear_kick(const Fetcher *w)
+{
+    uint64_t n;
+
+    while (read(ff_store_kick(w->f->store), &n, sizeof(n)) < 0 && errno == EINTR) {
+    }
+}
+
+static bool wait_some(Fetcher *w, GError **error)
+{
+    struct pollfd pfd[] = {{.fd = w->f->server, .events = POLLIN},
+                           {.fd = ff_store_kick(w->f->store), .events = POLLIN},
+                           {.fd = w->f->link, .events = POLLIN}};
+    int n = poll(pfd, G_N_ELEMENTS(pfd), patience(w));
+
+    if (n == 0 && w->n && !w->f->rate) {
+        w->said_silent = true;
+        ff_say("%s: it does not answer: who waits for a page waits", w->f->name);
+    }
+    if (n <= 0) {
+        return true;
+    }
+    if (pfd[1].revents) {
+        clear_kick(w);
+    }
+    if (pfd[2].revents && !hear_holder(w)) {
+        return fail(w->f, error, "the holder has ended");
+    }
+    return !pfd[0].revents || read_answer(w, error);
+}
+
+static bool fetch_all(const FfFetch *f, GError **error)
+{
+    Fetcher w = {.f = f, .left = ff_store_pages(f->store)};
+
+    ff_bitmap_init(&w.asked, w.left, false);
+    while (!w.may_commit) {
+        if (!ask_wanted(&w, error) || !ask_next(&w, error) || !wait_some(&w, error)) {
+            ff_bitmap_clear(&w.asked);
+            return false;
+        }
+    }
+    ff_bitmap_clear(&w.asked);
+    FF_FAULT_AT("all-fetched");
+    return close_server(f, error);
+}
+
+bool ff_fetch_run(const FfFetch *f, GError **error)
+{
+    if (!fetch_all(f, error)) {
+        return false;
+    }
+    ff_store_set_done(f->store);
+    tell_holder(f, FF_HOLD_GIVEN_UP);
+    shutdown(f->server, SHUT_WR); /* other processes may have it still */
+    return true;
+}
