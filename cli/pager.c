@@ -7,10 +7,12 @@
 #include "cli/format.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "fault/fault.h"
 #include "holder/holder.h"
 #include "holder/say.h"
 #include "net/address.h"
 #include "server/export.h"
+#include "server/fetch.h"
 #include "server/offload.h"
 #include "server/receive.h"
 #include "server/remote.h"
@@ -40,6 +42,7 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 #define LOWEST_FD 10
 #define LOWEST_FD_WITH_SLOTS 128
 G_STATIC_ASSERT(LOWEST_FD_WITH_SLOTS >= FF_SERVER_SLOT_FD + 2 * FF_SERVER_SLOTS);
+G_STATIC_ASSERT(LOWEST_FD >= FF_SERVER_SLOT_FD);
 G_STATIC_ASSERT(FF_SERVER_SLOTS == FF_OFFLOAD_SLOTS);
 #define BACKLOG 64
 
@@ -49,6 +52,7 @@ typedef struct {
     uint64_t rate, limit; /* of `bandwidth`, `memory` */
     char *listen, *to, *from, *receive, *into, *control, *metrics, *serve, *set, *bandwidth,
         *memory, *creds, *hostname;
+    char *page_server;
     char **allow, **positional;
 } Line;
 
@@ -67,6 +71,7 @@ static void line_clear(Line *line)
     g_free(line->memory);
     g_free(line->creds);
     g_free(line->hostname);
+    g_free(line->page_server);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
 }
@@ -94,6 +99,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"set", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->set, NULL, NULL},
         {"tls-creds", 0, 0, G_OPTION_ARG_FILENAME, &line->creds, NULL, NULL},
         {"tls-hostname", 0, 0, G_OPTION_ARG_STRING, &line->hostname, NULL, NULL},
+        {"page-server", 0, 0, G_OPTION_ARG_STRING, &line->page_server, NULL, NULL},
         {"slots", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_INT, &line->slots, NULL, NULL},
         {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
@@ -289,6 +295,9 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     if (line->no_bulk) {
         p->argv[p->n++] = g_strdup("--no-bulk");
     }
+    if (line->page_server) {
+        p->argv[p->n++] = g_strdup_printf("--page-server=%s", line->page_server);
+    }
     if (line->learn || line->no_set) {
         p->argv[p->n++] = g_strdup(line->learn ? "--learn" : "--no-working-set");
     }
@@ -333,11 +342,78 @@ static bool ask_remote(const Line *line, FfInputStamp *stamp, GError **error)
     return source;
 }
 
+/* ---- CRIU's page server ---------------------------------------------------------------------- */
+
+/* A process of its own, as the holder waits for nobody, and a pager may die. What is sent to all of
+ * them it does not heed: it ends with the holder. */
+static void fetch(const FfFetch *f, pid_t holder)
+{
+    const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+    g_autoptr(GError) error = NULL;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_NAME, "fetcher");
+    for (unsigned i = 0; i < G_N_ELEMENTS(ignored); i++) {
+        signal(ignored[i], SIG_IGN);
+    }
+    FF_FAULT_SIDE("fetcher");
+    if (getppid() != holder) {
+        _exit(EXIT_FAILED);
+    }
+    if (ff_fetch_run(f, &error)) {
+        ff_say("%s: all pages are here; its processes end", f->name);
+        _exit(EXIT_OK);
+    }
+    ff_say("%s", error->message);
+    _exit(EXIT_FAILED);
+}
+
+/* Connects, and starts the fetcher. From here on an end of ours lets the server's processes run
+ * again. */
+static bool start_fetcher(const Line *line, FfFetch *f, Pager *p, FfHolderFetcher *of_holder,
+                          GError **error)
+{
+    int *at = p->inherit + (FF_SERVER_STORE_FD - FF_SERVER_SOURCE_FD);
+    g_autofree char *uri = g_strconcat("tcp:", line->page_server, NULL);
+    g_autoptr(FfAddress) address = ff_address_parse(uri, error);
+    pid_t holder = getpid();
+    int ends[2];
+
+    if (!address || !ff_fetch_open(f, line->from, error)) {
+        return false;
+    }
+    f->name = line->page_server;
+    f->rate = line->rate;
+    f->server = move_up(ff_fetch_connect(address, error));
+    if (f->server < 0) {
+        g_prefix_error(error, "%s: ", line->page_server);
+        return false;
+    }
+    pid_t pid = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0 ? -1 : fork();
+    if (pid < 0) {
+        return fail(error, line->page_server, g_strerror(errno));
+    }
+    if (pid == 0) {
+        close(ends[0]);
+        f->link = ends[1];
+        fetch(f, holder);
+    }
+    close(ends[1]);
+    at[0] = move_up(ff_store_memfd(f->store));
+    at[1] = move_up(ff_store_kick(f->store));
+    *of_holder = (FfHolderFetcher){move_up(ends[0]), f->server};
+    return true;
+}
+
+/* ---- clients at a socket --------------------------------------------------------------------- */
+
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfInputStamp stamp;
     bool criu = false, remote = ff_remote_is_uri(line->from);
     g_auto(Pager) p = {0};
+    g_auto(FfFetch) fetched = {0};
+    FfHolderFetcher fetcher;
     int source = remote ? -1 : open_source(line->from, &stamp, &criu, error);
 
     if (remote ? !ask_remote(line, &stamp, error) : source < 0) {
@@ -352,8 +428,17 @@ static int hold(const Line *line, GArray *uids, GError **error)
         return EXIT_FAILED;
     }
     p.inherit[0] = source;
+    if (line->page_server && !criu) {
+        fail(error, line->from, "--page-server is for a folder with CRIU's images");
+        return EXIT_FAILED;
+    }
     int listener = listen_at(line->listen, uids->len, criu, error);
     if (listener < 0) {
+        return EXIT_FAILED;
+    }
+    /* The last thing that can fail: it takes the one connection that there is. */
+    if (line->page_server && !start_fetcher(line, &fetched, &p, &fetcher, error)) {
+        unlink(line->listen);
         return EXIT_FAILED;
     }
     fprintf(stderr, "farfault pager: listens at %s\n", line->listen);
@@ -363,7 +448,8 @@ static int hold(const Line *line, GArray *uids, GError **error)
                                                  .n_inherit = G_N_ELEMENTS(p.inherit),
                                                  .uids = (const uid_t *)(void *)uids->data,
                                                  .n_uids = uids->len,
-                                                 .criu = criu},
+                                                 .criu = criu,
+                                                 .fetcher = line->page_server ? &fetcher : NULL},
                                error);
     unlink(line->listen);
     if (line->control) {
@@ -569,14 +655,15 @@ static int serve(const Line *line)
     FfServerConfig cfg = {.bulk = !line->no_bulk,
                           .rate = line->rate,
                           .memory = line->limit,
-                          .sets = !line->no_set,
+                          .sets = !line->no_set && !line->page_server,
                           .learn = line->learn,
                           .set = line->set,
                           .remote = line->from,
                           .creds = line->creds,
                           .hostname = line->hostname,
                           .control = line->control,
-                          .metrics = line->metrics};
+                          .metrics = line->metrics,
+                          .store = line->page_server};
 
     if (line->slots < 0 || line->slots > FF_SERVER_SLOTS) {
         return EXIT_USAGE;
@@ -623,6 +710,9 @@ static const char *misuse(const Line *line)
     }
     if (remote && (line->to || line->learn || line->no_set)) {
         return "--from tcp: and tls: are for --listen SOCKET, without working sets";
+    }
+    if (line->page_server && (gives || remote || line->to || line->learn || line->no_set)) {
+        return "--page-server is for --listen SOCKET --from FOLDER, without working sets";
     }
     bool tls = (gives && g_str_has_prefix(line->listen, "tls:")) ||
                (remote && g_str_has_prefix(line->from, "tls:"));
