@@ -96,7 +96,8 @@ static void become(const Daemon *d, const char *faults, const char *more)
         _exit(127);
     }
     execl(program, "farfault", "pager", "--listen", d->socket, "--from",
-          next.file ? next.file : d->file, "--control", d->control, more, NULL);
+          next.file ? next.file : d->file, "--control", d->control,
+          next.page_server ? next.page_server : more, next.page_server ? more : NULL, NULL);
     _exit(127);
 }
 

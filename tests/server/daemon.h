@@ -28,7 +28,8 @@ typedef struct {
     uid_t uid;
     unsigned processes;
     int said_to;
-    const char *file; /* NULL: it is made by FILL */
+    const char *file;        /* NULL: it is made by FILL */
+    const char *page_server; /* an option more, or NULL */
     /* It restores to a Cloud Hypervisor, from its own folder, which this fills before: it ends by
      * itself (daemon_wait()). */
     void (*restores)(const char *dir, const char *socket, void *opaque);

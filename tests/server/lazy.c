@@ -19,7 +19,7 @@
 
 #include "tests/server/client.h"
 
-#define BASE 0x1000000000ull
+#define BASE LAZY_BASE
 #define FIRST_MAPPING 64u /* pages; the other one follows at once */
 #define FIRST_RUN 100u    /* goes over both */
 #define EAGER 4u          /* pages that are not lazy, after that */
@@ -71,8 +71,10 @@ static void save(const char *dir, const char *name, unsigned number, const GByte
     g_assert_true(g_file_set_contents(path, (const char *)file->data, file->len, NULL));
 }
 
-void lazy_write_images(const char *dir, pid_t pid)
+/* ELSEWHERE: the lazy pages are not in the images. */
+static void write_images(const char *dir, pid_t pid, bool elsewhere)
 {
+    unsigned flags = elsewhere ? 2 : 2 | 4;
     g_autoptr(GByteArray) pagemap = g_byte_array_new(), mm = g_byte_array_new(),
                           pages = g_byte_array_new(), m = g_byte_array_new();
     uint64_t words[512];
@@ -81,9 +83,9 @@ void lazy_write_images(const char *dir, pid_t pid)
     put_u32(pagemap, 0x56084025);
     put_field(m, 1, 7);
     put_message(pagemap, m);
-    put_entry(pagemap, 0, FIRST_RUN, 2 | 4);
+    put_entry(pagemap, 0, FIRST_RUN, flags);
     put_entry(pagemap, FIRST_RUN, EAGER, 4);
-    put_entry(pagemap, FIRST_RUN + EAGER, LAST_RUN, 2 | 4);
+    put_entry(pagemap, FIRST_RUN + EAGER, LAST_RUN, flags);
     save(dir, "pagemap", (unsigned)pid, pagemap);
     g_byte_array_set_size(m, 0);
     for (unsigned i = 0; i < 2; i++) {
@@ -98,7 +100,7 @@ void lazy_write_images(const char *dir, pid_t pid)
     put_u32(mm, 0x57492820);
     put_message(mm, m);
     save(dir, "mm", (unsigned)pid, mm);
-    for (unsigned i = 0; i < FIRST_RUN + EAGER + LAST_RUN; i++) {
+    for (unsigned i = 0; !elsewhere && i < FIRST_RUN + EAGER + LAST_RUN; i++) {
         for (unsigned k = 0; k < 512; k++) {
             words[k] = client_word(i, k);
         }
@@ -108,6 +110,29 @@ void lazy_write_images(const char *dir, pid_t pid)
     if (!g_file_test(path, G_FILE_TEST_EXISTS)) { /* else of a process before, and just as it was */
         save(dir, "pages", 7, pages);
     }
+}
+
+void lazy_write_images(const char *dir, pid_t pid)
+{
+    write_images(dir, pid, false);
+}
+
+void lazy_write_images_elsewhere(const char *dir, pid_t pid)
+{
+    write_images(dir, pid, true);
+}
+
+unsigned lazy_run_at(uint64_t addr)
+{
+    uint64_t page = (addr - BASE) / 4096;
+
+    if (addr < BASE || addr % 4096) {
+        return 0;
+    }
+    return page < FIRST_RUN                      ? FIRST_RUN - page
+           : page < FIRST_RUN + EAGER            ? 0
+           : page < FIRST_RUN + EAGER + LAST_RUN ? FIRST_RUN + EAGER + LAST_RUN - page
+                                                 : 0;
 }
 
 /* ---- the process ----------------------------------------------------------------------------- */

@@ -8,14 +8,21 @@
 #ifndef FF_TESTS_SERVER_LAZY_H
 #define FF_TESTS_SERVER_LAZY_H
 
+#include <stdint.h>
 #include <sys/types.h>
 
+#define LAZY_BASE 0x1000000000ull
 #define LAZY_PAGES 128u
+#define LAZY_MISSING 120u /* of these; a page server has them */
 
 /* It waits for a byte of *GO: there are images; to read all; to read all again, and end. It writes
  * one when it is restored. */
 pid_t lazy_start(const char *socket_path, int *go);
 /* Of PID, in DIR; all have one file of pages. */
 void lazy_write_images(const char *dir, pid_t pid);
+/* As criu dump --lazy-pages leaves them: its page server has the pages. */
+void lazy_write_images_elsewhere(const char *dir, pid_t pid);
+/* So many lazy pages are in a row at ADDR. */
+unsigned lazy_run_at(uint64_t addr);
 
 #endif

@@ -1,0 +1,400 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault pager --page-server with processes that do what criu dump --lazy-pages (dumper.h) and
+ * criu restore --lazy-pages (lazy.h) do.
+ *
+ * Not for sanitizers: clients are forked and end in the middle.
+ */
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/stop.h"
+#include "tests/server/daemon.h"
+#include "tests/server/dumper.h"
+#include "tests/server/lazy.h"
+
+typedef struct {
+    Daemon *d;
+    Dumper dumper;
+    char *dir, *socket;
+    pid_t pid;
+    int go;
+} World;
+
+/* ---- cases ----------------------------------------------------------------------------------- */
+
+/* The process has its images before the pager begins, and its socket under another name. HELD: what
+ * comes after so many answers of the server; -1: it does not hold, and the first is. */
+static World begin(DumperKind kind, int held, const char *faults, const char *more)
+{
+    World w = {.dir = g_dir_make_tmp("farfault-pages-XXXXXX", NULL)};
+
+    w.socket = g_build_filename(w.dir, "lazy-pages.socket", NULL);
+    w.pid = lazy_start(w.socket, &w.go);
+    lazy_write_images_elsewhere(w.dir, w.pid);
+    w.dumper = dumper_start(kind, (unsigned)MAX(held, 0), held >= 0, w.pid);
+    daemon_next(&(DaemonKind){.said_to = -1, .file = w.dir, .page_server = w.dumper.option});
+    w.d = daemon_start(LAZY_PAGES, 4096, NULL, faults, more);
+    g_assert_cmpint(symlink(w.d->socket, w.socket), ==, 0);
+    return w;
+}
+
+static void go_on(const World *w)
+{
+    g_assert_cmpint(write(w->go, "g", 1), ==, 1);
+}
+
+static void restore(const World *w)
+{
+    char byte;
+
+    go_on(w);
+    g_assert_cmpint(read(w->go, &byte, 1), ==, 1);
+}
+
+static void end(World *w)
+{
+    GDir *dir = g_dir_open(w->dir, 0, NULL);
+    const char *name;
+
+    daemon_stop(w->d);
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(w->dir, name, NULL);
+        g_unlink(path);
+    }
+    g_dir_close(dir);
+    g_rmdir(w->dir);
+    g_free(w->dir);
+    g_free(w->socket);
+    close(w->go);
+}
+
+static void assert_was_killed(pid_t pid)
+{
+    int status;
+
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    if (!WIFSIGNALED(status)) {
+        g_error("process %d was not killed: %x", pid, status);
+    }
+    g_assert_cmpint(WTERMSIG(status), ==, SIGKILL);
+}
+
+static unsigned clients_of(const Daemon *d)
+{
+    g_autoptr(JsonNode) report = daemon_report(d);
+
+    return json_array_get_length(json_node_get_array(report));
+}
+
+static pid_t child_named(const Daemon *d, const char *wanted)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task/%d/children", d->pid, d->pid);
+    g_autofree char *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    for (char *at = g_strstrip(text); *at;) {
+        pid_t pid = (pid_t)g_ascii_strtoll(at, &at, 10);
+        g_autofree char *comm = g_strdup_printf("/proc/%d/comm", pid), *name = NULL;
+        if (g_file_get_contents(comm, &name, NULL, NULL) && !strcmp(g_strstrip(name), wanted)) {
+            return pid;
+        }
+    }
+    return 0;
+}
+
+/* ---- all goes well --------------------------------------------------------------------------- */
+
+typedef struct {
+    DumperKind kind;
+    const char *more;
+} Way;
+
+/* Its server holds, and it waits for a page. */
+static World begin_waiting(DumperKind kind, const char *more)
+{
+    World w = begin(kind, 1, NULL, more);
+    int status;
+
+    dumper_wait_held(&w.dumper);
+    restore(&w);
+    go_on(&w);
+    while (clients_of(w.d) != 1) {
+    } /* what it passed is not on its way any more; there is no event of it */
+    while (!is_waiting_in(w.pid, "userfault")) {
+        g_assert_cmpint(waitpid(w.pid, &status, WNOHANG), ==, 0);
+    } /* there is no event of it */
+    return w;
+}
+
+/* It has got all. */
+static void end_well(World *w)
+{
+    assert_ended_well(w->pid);
+    g_assert_cmpint(dumper_wait(&w->dumper), ==, DUMPER_KILLS);
+    g_assert_cmpint(daemon_wait(w->d), ==, 0);
+    end(w);
+}
+
+/* MORE: "--max-bandwidth=1": nothing comes but what is waited for, after a first piece. */
+static void test_read(gconstpointer way)
+{
+    const Way *of = way;
+    World w = begin(of->kind, -1, NULL, of->more);
+
+    restore(&w);
+    go_on(&w);
+    go_on(&w);
+    end_well(&w);
+}
+
+/* All is there, but nothing was restored: the server does not let its processes go, and they run
+ * again if the pager ends. */
+static void test_not_before(void)
+{
+    World w = begin(DUMPER_RIGHT, -1, "fetcher/none/at/page-fetched#5=delay:0", NULL);
+    int status;
+
+    while (!daemon_fault_happened(w.d, 0)) {
+        g_assert_cmpint(waitpid(w.dumper.pid, &status, WNOHANG), ==, 0);
+    }                     /* all five answers; there is no event of it */
+    kill(w.pid, SIGKILL); /* it has not begun */
+    assert_was_killed(w.pid);
+    kill(w.d->pid, SIGTERM);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    end(&w);
+}
+
+/* The server gives nothing for a while: a process that needs a page waits, and gets it. PAGER: a
+ * pager dies meanwhile. */
+static void test_held(gconstpointer pager)
+{
+    World w = begin_waiting(DUMPER_RIGHT, NULL);
+
+    if (pager) {
+        kill(daemon_pager(w.d), SIGKILL);
+        daemon_wait_said(w.d, "the pager has died");
+    }
+    dumper_go_on(&w.dumper);
+    go_on(&w);
+    end_well(&w);
+}
+
+#ifdef FF_FAULTS
+/* The next pager finds what has come. */
+static void test_pager_killed(gconstpointer moment)
+{
+    g_autofree char *fault = g_strdup_printf("pager/none/at/%s=kill", (const char *)moment);
+    World w = begin(DUMPER_RIGHT, -1, fault, "--no-bulk");
+
+    for (unsigned i = 0; i < 3; i++) {
+        go_on(&w);
+    }
+    daemon_wait_said(w.d, "the pager has died");
+    end_well(&w);
+}
+#endif
+
+/* What runs is not restored once more. */
+static void test_second_copy(void)
+{
+    World w = begin(DUMPER_RIGHT, 1, NULL, NULL);
+    int go;
+    pid_t second = lazy_start(w.socket, &go);
+
+    dumper_wait_held(&w.dumper);
+    restore(&w);
+    lazy_write_images_elsewhere(w.dir, second);
+    g_assert_cmpint(write(go, "g", 1), ==, 1);
+    assert_was_killed(second);
+    daemon_wait_said(w.d, "was restored already");
+    close(go);
+    dumper_go_on(&w.dumper);
+    go_on(&w);
+    go_on(&w);
+    end_well(&w);
+}
+
+/* ---- what goes wrong ------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    DumperKind kind;
+    const char *said;
+} Wrong;
+
+static const Wrong wrongs[] = {
+    {"ends", DUMPER_ENDS, "closed the connection"},
+    {"cuts", DUMPER_CUTS, "closed the connection"},
+    {"other-address", DUMPER_OTHER_ADDRESS, "other pages than it was asked for"},
+    {"other-process", DUMPER_OTHER_PROCESS, "other pages than it was asked for"},
+    {"other-command", DUMPER_OTHER_COMMAND, "its answer is no pages"},
+    {"no-pages", DUMPER_NO_PAGES, "no pages, or more"},
+    {"too-many", DUMPER_TOO_MANY, "no pages, or more"},
+    {"unasked", DUMPER_UNASKED, "other pages than it was asked for"},
+};
+
+/* In the middle: the restored process is killed, and has read nothing wrong. Only then can the
+ * server's processes run again. */
+static void test_wrong(gconstpointer of)
+{
+    const Wrong *wrong = of;
+    World w = begin_waiting(wrong->kind, NULL);
+
+    dumper_go_on(&w.dumper);
+    assert_was_killed(w.pid);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    daemon_wait_said(w.d, wrong->said);
+    daemon_wait_said(w.d, "miss some are killed");
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
+    end(&w);
+}
+
+static int64_t missing_of(const Daemon *d)
+{
+    g_autoptr(JsonNode) report = daemon_report(d);
+    JsonArray *all = json_node_get_array(report);
+
+    return json_array_get_length(all) == 1
+               ? json_object_get_int_member(json_array_get_object_element(all, 0), "missing")
+               : -1;
+}
+
+/* The server has been told that all is here, and it is not known whether it has heard. The process
+ * has all of its pages, and is killed nonetheless: there may be another one. */
+static void test_in_doubt(gconstpointer of)
+{
+    const Wrong *wrong = of;
+    World w = begin(wrong->kind, 1000, NULL, NULL);
+
+    restore(&w);
+    dumper_wait_held(&w.dumper);
+    while (missing_of(w.d) != 0) {
+    } /* there is no event of it */
+    dumper_go_on(&w.dumper);
+    assert_was_killed(w.pid);
+    daemon_wait_said(w.d, wrong->said);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==,
+                    wrong->kind == DUMPER_NO_STATUS ? DUMPER_RESUMES : DUMPER_KILLS);
+    end(&w);
+}
+
+/* WHO is killed, and nobody but the guard is left to see to it that no two copies run. */
+static void test_killed(gconstpointer who)
+{
+    World w = begin_waiting(DUMPER_RIGHT, NULL);
+    bool holder = strcmp(who, "fetcher") != 0;
+    pid_t pid = holder ? w.d->pid : child_named(w.d, who);
+
+    if (!strcmp(who, "guard, holder")) {
+        daemon_kill_guard(w.d);
+        while (!is_waiting_in(w.d->pid, "ep_poll") && !is_waiting_in(w.d->pid, "epoll_wait")) {
+        } /* the next one has been told; there is no event of it */
+    }
+    g_assert_cmpint(pid, >, 0);
+    kill(pid, SIGKILL);
+    dumper_go_on(&w.dumper);
+    assert_was_killed(w.pid);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    if (holder) {
+        assert_was_killed(pid);
+        w.d->pid = 0;
+    } else {
+        g_assert_cmpint(daemon_wait(w.d), ==, 1);
+    }
+    end(&w);
+}
+
+static void test_ended(void)
+{
+    World w = begin_waiting(DUMPER_RIGHT, NULL);
+
+    kill(w.d->pid, SIGTERM);
+    dumper_go_on(&w.dumper);
+    assert_was_killed(w.pid);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    end(&w);
+}
+
+/* ---- what cannot begin ----------------------------------------------------------------------- */
+
+/* FOLDER and OPTION: it says WHY. */
+static void assert_refused(const char *folder, const char *option, const char *why)
+{
+    const char *build = g_getenv("FF_BUILD");
+    g_autofree char *program = g_strdup_printf("%s/cli/farfault", build ? build : "build");
+    g_autofree char *socket = g_build_filename(folder, "socket", NULL), *said = NULL;
+    const char *argv[] = {program, "pager", "--listen", socket, "--from", folder, option, NULL};
+    int status;
+
+    g_assert_true(
+        g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, NULL, &said, &status, NULL));
+    g_assert_true(WIFEXITED(status));
+    g_assert_cmpint(WEXITSTATUS(status), ==, 1);
+    if (!strstr(said, why)) {
+        g_error("it has said: %s", said);
+    }
+}
+
+static void test_refused(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("farfault-pages-XXXXXX", NULL);
+    g_autofree char *image = g_build_filename(dir, "pagemap-5.img", NULL);
+    g_autofree char *mm = g_build_filename(dir, "mm-5.img", NULL);
+
+    assert_refused(dir, "--page-server=127.0.0.1:1", "no images of criu dump --lazy-pages");
+    lazy_write_images_elsewhere(dir, 5);
+    assert_refused(dir, "--page-server=127.0.0.1:1", "127.0.0.1:1: ");
+    assert_refused(dir, "--page-server=nowhere", "nowhere");
+    g_assert_true(g_file_set_contents(image, "damaged", -1, NULL));
+    assert_refused(dir, "--page-server=127.0.0.1:1",
+                   "pagemap-5.img: CRIU's images: pagemap is damaged");
+    g_unlink(image);
+    g_unlink(mm);
+    g_autofree char *pages = g_build_filename(dir, "pages-7.img", NULL);
+    g_unlink(pages);
+    g_assert_cmpint(g_rmdir(dir), ==, 0);
+}
+
+int main(int argc, char **argv)
+{
+    static const Way all = {DUMPER_RIGHT, NULL}, demand = {DUMPER_RIGHT, "--max-bandwidth=1"},
+                     none = {DUMPER_RIGHT, "--no-bulk"}, one = {DUMPER_ONE_PAGE, NULL};
+    static const Wrong no_status = {"no-status", DUMPER_NO_STATUS, "before it said"},
+                       bad_status = {"bad-status", DUMPER_BAD_STATUS, "says that the end is none"};
+
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_data_func("/page-server/read", &all, test_read);
+    g_test_add_data_func("/page-server/read-demand", &demand, test_read);
+    g_test_add_data_func("/page-server/read-no-bulk", &none, test_read);
+    g_test_add_data_func("/page-server/read-one-by-one", &one, test_read);
+    g_test_add_data_func("/page-server/held", NULL, test_held);
+    g_test_add_data_func("/page-server/held-pager-killed", "", test_held);
+    g_test_add_func("/page-server/second-copy", test_second_copy);
+    for (unsigned i = 0; i < G_N_ELEMENTS(wrongs); i++) {
+        g_autofree char *name = g_strconcat("/page-server/wrong/", wrongs[i].name, NULL);
+        g_test_add_data_func(name, &wrongs[i], test_wrong);
+    }
+    g_test_add_data_func("/page-server/no-status", &no_status, test_in_doubt);
+    g_test_add_data_func("/page-server/bad-status", &bad_status, test_in_doubt);
+    g_test_add_data_func("/page-server/killed/fetcher", "fetcher", test_killed);
+    g_test_add_data_func("/page-server/killed/holder", "holder", test_killed);
+    g_test_add_data_func("/page-server/killed/guard-holder", "guard, holder", test_killed);
+    g_test_add_func("/page-server/ended", test_ended);
+    g_test_add_func("/page-server/refused", test_refused);
+#ifdef FF_FAULTS
+    g_test_add_func("/page-server/not-before-restored", test_not_before);
+    g_test_add_data_func("/page-server/pager-killed/client-made", "client-made", test_pager_killed);
+    g_test_add_data_func("/page-server/pager-killed/placed", "placed#30", test_pager_killed);
+    g_test_add_data_func("/page-server/pager-killed/content-read", "content-read#10",
+                         test_pager_killed);
+#endif
+    return g_test_run();
+}
