@@ -7,7 +7,7 @@
  * So many may be in here; the next one waits, or takes the place of one that has not said all for
  * PATIENCE_MS.
  *
- * System calls: accept4, getsockopt, recvmsg, pidfd_open, close.
+ * System calls: accept4, shutdown, getsockopt, recvmsg, pidfd_open, close.
  */
 #include "holder/holder-internal.h"
 
@@ -340,4 +340,45 @@ void ff_holder_on_pending(FfHolder *h, unsigned i)
         ff_holder_add_client(h, p);
         forget(h, p);
     }
+}
+
+static bool is_some_pending(const FfHolder *h)
+{
+    for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
+        if (h->pending[i].sock >= 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* All that pending client I has sent. */
+static void hear_last(FfHolder *h, unsigned i)
+{
+    char byte;
+
+    shutdown(h->pending[i].sock, SHUT_RD);
+    do {
+        ff_holder_on_pending(h, i);
+    } while (h->pending[i].sock >= 0 &&
+             recv(h->pending[i].sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0);
+}
+
+/* A userfaultfd that is on its way is lost with the socket, and its process reads zeros. A socket
+ * that was shut down takes nothing more, and gives what it has. */
+void ff_holder_accept_last(FfHolder *h)
+{
+    if (!h->cfg->criu) {
+        return;
+    }
+    shutdown(h->cfg->listen_fd, SHUT_RD);
+    do {
+        for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
+            if (h->pending[i].sock >= 0) {
+                hear_last(h, i);
+                forget(&h->pending[i]);
+            }
+        }
+        ff_holder_accept(h);
+    } while (is_some_pending(h));
 }

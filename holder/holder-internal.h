@@ -158,6 +158,8 @@ void ff_holder_kill(FfHolder *h, int uffd, int pidfd);
 /* ---- accept.c ---- */
 void ff_holder_accept(FfHolder *h);
 void ff_holder_on_pending(FfHolder *h, unsigned i);
+/* Takes in what clients of CRIU's have passed by now; nobody passes anything more. */
+void ff_holder_accept_last(FfHolder *h);
 
 /* ---- asks.c ---- */
 bool ff_holder_asks_begin(FfHolder *h);

@@ -155,6 +155,7 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     ff_priority_urgent(); /* each fault passes here */
     ff_holder_start_pager(h);
     run(h);
+    ff_holder_accept_last(h);
     if (cfg->fetcher && !h->given_up) {
         ff_say("its page server lets its processes run again when those here are gone");
     }

@@ -299,6 +299,28 @@ static void test_stopped_guard(void)
     end(&w);
 }
 
+/* The holder is ended when a process has passed its userfaultfd, and before it was read. */
+static void test_ended_unread(void)
+{
+    World w = begin(NULL, NULL);
+    char byte;
+    int status;
+
+    lazy_write_images(w.dir, w.pid);
+    stop_process(w.d->pid);
+    go_on(&w);
+    g_assert_cmpint(read(w.go, &byte, 1), ==, 1);
+    go_on(&w);
+    while (!is_waiting_in(w.pid, "userfault")) {
+        g_assert_cmpint(waitpid(w.pid, &status, WNOHANG), ==, 0);
+    } /* there is no event of it */
+    kill(w.d->pid, SIGTERM);
+    kill(w.d->pid, SIGCONT);
+    assert_was_killed(w.pid);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    end(&w);
+}
+
 #ifdef FF_FAULTS
 static unsigned count_userfaultfds(pid_t pid)
 {
@@ -379,6 +401,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/criu/images-put-back", NULL, test_put_back);
     g_test_add_data_func("/criu/images-away-at-its-end", "ends", test_put_back);
     g_test_add_data_func("/criu/both-killed", NULL, test_both_killed);
+    g_test_add_func("/criu/ended-unread", test_ended_unread);
     g_test_add_data_func("/criu/no-images", NULL, test_refused);
     g_test_add_func("/criu/no-images-guard-stopped", test_stopped_guard);
     g_test_add_data_func("/criu/damaged", "damaged", test_refused);
