@@ -376,7 +376,7 @@ void ff_holder_accept_last(FfHolder *h)
         for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
             if (h->pending[i].sock >= 0) {
                 hear_last(h, i);
-                forget(&h->pending[i]);
+                forget(h, &h->pending[i]);
             }
         }
         ff_holder_accept(h);

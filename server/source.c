@@ -207,6 +207,11 @@ uint64_t ff_source_size(const FfSource *s)
     return s->size;
 }
 
+bool ff_source_is_file(const FfSource *s)
+{
+    return !s->remote && !s->store;
+}
+
 bool ff_source_is_remote(const FfSource *s)
 {
     return s->remote;
@@ -430,7 +435,7 @@ bool ff_source_read_cached(FfSourceReader *r, uint64_t at, void *buf, uint64_t l
 {
     uint64_t file = at, some = len;
 
-    if (r->link || at > r->s->size || len > r->s->size - at) {
+    if (!r->in || at > r->s->size || len > r->s->size - at) {
         return false;
     }
     /* Where a file without a map has a hole only the file system knows: such a page is not cached.

@@ -50,6 +50,9 @@ uint64_t ff_source_size(const FfSource *s);
 bool ff_source_is_compressed(const FfSource *s);
 /* It is on another host. */
 bool ff_source_is_remote(const FfSource *s);
+/* Its content is in a file of this host: a reader is made, and what is cached read, without a wait.
+ */
+bool ff_source_is_file(const FfSource *s);
 /* By which it is opened; borrowed. */
 const char *ff_source_path(const FfSource *s);
 /* Each of the N PLACES of the file becomes a place of the source. FALSE: one of them is not that of

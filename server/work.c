@@ -345,7 +345,8 @@ bool ff_worker_place_at_once(FfWorker *w, const FfRun *run)
     uint64_t len = run->n * b->page_size;
     bool zero;
 
-    if (len > w->buf_size || !s->source || FF_FAULT_CALL("content-cached", 0) < 0) {
+    if (len > w->buf_size || !s->source || !ff_source_is_file(s->source) ||
+        FF_FAULT_CALL("content-cached", 0) < 0) {
         return false;
     }
     if (!w->reader[0] && !(w->reader[0] = ff_source_reader(s->source, NULL))) {
@@ -576,8 +577,7 @@ static GThread *start_helper(FfSession *s)
 {
     FfSessions *all = s->all;
 
-    if (all->rate || all->memory || s->image->asks ||
-        (s->source && ff_source_is_remote(s->source))) {
+    if (all->rate || all->memory || s->image->asks || !ff_source_is_file(s->source)) {
         return NULL;
     }
     if (__atomic_add_fetch(&all->bulk_threads, 1, __ATOMIC_RELAXED) <= g_get_num_processors()) {
