@@ -71,6 +71,22 @@ char *ff_format_shown(const char *text)
     return g_string_free(out, FALSE);
 }
 
+int ff_format_cut(char *text, int width)
+{
+    int used = 0;
+
+    for (char *c = text; *c; c = g_utf8_next_char(c)) {
+        int columns = g_unichar_iswide(g_utf8_get_char(c)) ? 2 : 1;
+
+        if (used + columns > width) {
+            *c = 0;
+            break;
+        }
+        used += columns;
+    }
+    return used;
+}
+
 int ff_parse_size(const char *text, uint64_t *bytes)
 {
     static const char suffixes[] = "KMGT";

@@ -22,6 +22,9 @@ char *ff_format_markup(const char *text);
 /* TEXT, any bytes, as characters that a terminal shows, and nothing else: what is none is "?". For
  * what guests and other hosts say. Free with g_free(). */
 char *ff_format_shown(const char *text);
+/* Cuts TEXT, valid UTF-8, to what fits into WIDTH columns; returns how many it takes. Letters of
+ * Chinese, Japanese and Korean take two each. */
+int ff_format_cut(char *text, int width);
 /* A size as "64M", "1G", "4096": bytes, suffixes K M G T of 1024. -EINVAL or -ERANGE if not. */
 int ff_parse_size(const char *text, uint64_t *bytes);
 

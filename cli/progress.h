@@ -9,6 +9,8 @@
 #include <json-glib/json-glib.h>
 #include <stdbool.h>
 
+#include "cli/pace.h"
+
 typedef struct FfProgress FfProgress;
 
 /* QUIET: shows nothing but ff_progress_say() with IMPORTANT. Writes to stderr. */
@@ -19,6 +21,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfProgress, ff_progress_free)
 unsigned ff_progress_interval(const FfProgress *progress);
 /* Shows INFO, an answer to query-migrate of the source. */
 void ff_progress_update(FfProgress *progress, JsonObject *info);
+/* What is shown of it on a terminal, at most COLUMNS wide; COLUMNS 0: a line without a bar, of any
+ * width (g_free). */
+char *ff_progress_line(const FfPace *pace, JsonObject *info, int columns);
 /* Writes a line that stays, without tearing the bar. */
 void ff_progress_say(FfProgress *progress, bool important, const char *format, ...)
     G_GNUC_PRINTF(3, 4);

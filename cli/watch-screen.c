@@ -219,29 +219,11 @@ static const struct {
 
 /* ---- the screen ------------------------------------------------------------------------------ */
 
-/* Cuts TEXT to what fits into WIDTH columns; returns how many it takes. Letters of Chinese,
- * Japanese and Korean take two each. */
-static int cut(char *text, int width)
-{
-    int used = 0;
-
-    for (char *c = text; *c; c = g_utf8_next_char(c)) {
-        int columns = g_unichar_iswide(g_utf8_get_char(c)) ? 2 : 1;
-
-        if (used + columns > width) {
-            *c = 0;
-            break;
-        }
-        used += columns;
-    }
-    return used;
-}
-
 /* TEXT, cut or filled up to WIDTH columns. FILL: filled up. */
 static void put(Screen *s, const char *text, int width, bool fill, const char *color)
 {
     g_autofree char *safe = ff_format_shown(text);
-    int used = cut(safe, width);
+    int used = ff_format_cut(safe, width);
 
     color = s->color ? color : NULL;
     g_string_append_printf(s->out, "%s%s%s%*s", color ? color : "", safe, color ? PLAIN : "",

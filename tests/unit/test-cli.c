@@ -6,6 +6,7 @@
 #include "cli/format.h"
 #include "qmp/json.h"
 #include "cli/move.h"
+#include "cli/progress.h"
 #include "cli/qmp.h"
 #include "cli/report.h"
 #include "cli/restore.h"
@@ -585,12 +586,83 @@ static void test_end(gconstpointer data)
     monitor_stop(&d);
 }
 
+/* Numbers that people have seen, and the widest that there are. */
+static const char *const progress_infos[] = {
+    "{'status': 'active', 'ram': {'total': 537919488, 'remaining': 527957196}}",
+    "{'status': 'postcopy-recover-setup', 'ram': {'total': 9223372036854775807, 'remaining': "
+    "9223372036854775806}}",
+    "{'status': 'active', 'ram': {'total': 9223372036854775807, 'remaining': 9007199254740991},"
+    " 'x-farfault': {'snapshot': {'buffer-used': 9007199254740991, 'waits': "
+    "9223372036854775807}}}",
+    "{'status': '\\u001b[2J \xe4\xbb\xae\xe6\x83\xb3', 'ram': {'total': 1, 'remaining': 1}}",
+};
+
+static JsonNode *progress_info(unsigned i)
+{
+    g_autofree char *json = g_strdelimit(g_strdup(progress_infos[i]), "'", '"');
+    JsonNode *node = json_from_string(json, NULL);
+
+    g_assert_nonnull(node);
+    return node;
+}
+
+/* A line that is wider than the terminal wraps, and only its last part is taken away again. */
+static void test_progress_width(void)
+{
+    static const double rates[] = {0, 20656947, 9e15};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(progress_infos); i++) {
+        g_autoptr(JsonNode) node = progress_info(i);
+
+        for (unsigned r = 0; r < G_N_ELEMENTS(rates); r++) {
+            const FfPace pace = {
+                .rate = rates[r], .fall = rates[r], .remaining = G_MAXINT64 / 2048};
+
+            for (int columns = 1; columns < 200; columns++) {
+                g_autofree char *line = ff_progress_line(&pace, ff_json_node_object(node), columns);
+                g_autofree char *copy = g_strdup(line);
+
+                g_assert_true(g_utf8_validate(line, -1, NULL));
+                g_assert_null(strpbrk(line, "\n\r\033"));
+                g_assert_cmpint(ff_format_cut(copy, 1000), <=, columns);
+            }
+        }
+    }
+}
+
+/* The least important part goes first. */
+static void test_progress_parts(void)
+{
+    static const struct {
+        int columns;
+        const char *line;
+    } row[] = {
+        {0, "active: 2 %  19.7 MiB/s, 503.5 MiB remaining, ETA 25.56 s"},
+        {79, "active          [          ]   2 %  19.7 MiB/s, 503.5 MiB left, ETA 25.56 s"},
+        {70, "active   2 %  19.7 MiB/s, 503.5 MiB left, ETA 25.56 s"},
+        {50, "active   2 %  503.5 MiB left, ETA 25.56 s"},
+        {40, "active   2 %  503.5 MiB left"},
+        {20, "active   2 %"},
+        {4, "acti"},
+    };
+    g_autoptr(JsonNode) node = progress_info(0);
+    const FfPace pace = {.rate = 20656947, .fall = 20656947, .remaining = 527957196};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
+        g_autofree char *line = ff_progress_line(&pace, ff_json_node_object(node), row[i].columns);
+
+        g_assert_cmpstr(line, ==, row[i].line);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/cli/size", test_size);
     g_test_add_func("/cli/words", test_words);
     g_test_add_func("/cli/shown", test_shown);
+    g_test_add_func("/cli/progress/width", test_progress_width);
+    g_test_add_func("/cli/progress/parts", test_progress_parts);
     g_test_add_func("/cli/uri/for-source", test_uri_for_source);
     g_test_add_func("/cli/uri/default", test_uri_default);
     g_test_add_func("/cli/uri/info", test_uri_info);
