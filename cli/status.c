@@ -29,18 +29,14 @@ enum { MIGRATE, STATUS, NAME, QUESTIONS };
 static void print_times(JsonObject *info)
 {
     gint64 total = ff_json_int(info, "total-time", -1);
-    bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
-    gint64 expected = snapshot ? -1 : ff_json_int(info, "expected-downtime", -1);
-    gint64 downtime = ff_json_int(info, "downtime", expected);
     g_autofree char *total_text = total >= 0 ? ff_format_duration(total) : NULL;
-    g_autofree char *down_text = downtime >= 0 ? ff_format_duration(downtime) : NULL;
+    g_autofree char *downtime = ff_words_downtime(info);
 
     if (total_text) {
         ff_report_row(stdout, "time", "%s", total_text);
     }
-    if (down_text) {
-        ff_report_row(stdout, "downtime", "%s%s", down_text,
-                      ff_json_get(info, "downtime", JSON_NODE_VALUE) ? "" : " (expected)");
+    if (downtime) {
+        ff_report_row(stdout, "downtime", "%s", downtime);
     }
 }
 

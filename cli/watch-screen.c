@@ -15,6 +15,7 @@
 #include "qmp/json.h"
 
 #define WIDE 76       /* columns from which both sides stand beside each other */
+#define GAP 2         /* columns between them */
 #define LABEL 9       /* columns of a row's name */
 #define WAITS_SHOWN 4 /* of those that wait for a page */
 #define EVENTS_SHOWN 6
@@ -27,7 +28,7 @@
 
 typedef struct {
     GString *out;
-    int columns, rows, used;
+    int columns, rows, used; /* rows 0: any number */
     bool color;
 } Screen;
 
@@ -165,13 +166,7 @@ static char *waits_text(const FfWatchSide *s)
 
 static char *times_text(const FfWatchSide *s)
 {
-    gint64 downtime = ff_json_int(s->info, "downtime", -1);
-    gint64 expected = ff_json_int(s->info, "expected-downtime", -1);
-    g_autofree char *text = ff_format_duration(downtime >= 0 ? downtime : expected);
-
-    return downtime >= 0   ? g_steal_pointer(&text)
-           : expected >= 0 ? g_strdup_printf("%s expected", text)
-                           : NULL;
+    return ff_words_downtime(s->info);
 }
 
 static char *broken_text(const FfWatchSide *s)
@@ -219,7 +214,35 @@ static const struct {
 
 /* ---- the screen ------------------------------------------------------------------------------ */
 
-/* TEXT, cut or filled up to WIDTH columns. FILL: filled up. */
+/* TEXT as a terminal may show it, in pieces of at most WIDTH columns: broken between words, or in a
+ * word where it alone is too long. At least one piece (g_ptr_array_unref). */
+static GPtrArray *wrap(const char *text, int width)
+{
+    GPtrArray *pieces = g_ptr_array_new_with_free_func(g_free);
+    g_autofree char *safe = ff_format_shown(text);
+    const char *rest = safe;
+
+    do {
+        char *piece = g_strdup(rest);
+        size_t n;
+
+        ff_format_cut(piece, width);
+        n = strlen(piece);
+        char *space = rest[n] && rest[n] != ' ' ? strrchr(piece, ' ') : NULL;
+        if (space && space[1] && space > piece + strspn(piece, " ")) {
+            n = (size_t)(space + 1 - piece);
+            piece[n] = 0;
+        }
+        g_ptr_array_add(pieces, g_strchomp(piece));
+        rest += n + strspn(rest + n, " ");
+        if (!n) {
+            break; /* no letter fits */
+        }
+    } while (*rest);
+    return pieces;
+}
+
+/* TEXT fits into WIDTH columns, and is filled up to them if FILL. */
 static void put(Screen *s, const char *text, int width, bool fill, const char *color)
 {
     g_autofree char *safe = ff_format_shown(text);
@@ -243,10 +266,17 @@ static void end_line(Screen *s)
 
 static void line(Screen *s, const char *text, const char *color)
 {
-    if (has_room(s)) {
-        put(s, text, s->columns, false, color);
+    g_autoptr(GPtrArray) pieces = wrap(text, s->columns);
+
+    for (guint i = 0; i < pieces->len && has_room(s); i++) {
+        put(s, pieces->pdata[i], s->columns, false, color);
         end_line(s);
     }
+}
+
+static const char *piece(const GPtrArray *pieces, guint i)
+{
+    return i < pieces->len ? pieces->pdata[i] : "";
 }
 
 static const char *color_of(const char *status)
@@ -297,21 +327,22 @@ static void bar(Screen *s, double done, const char *color)
     line(s, text, color);
 }
 
-static void row(Screen *s, const FfWatchView *v, unsigned r)
+/* A name and a cell of each side, as many lines as they need. */
+static void cells(Screen *s, const char *name, const char *left, const char *right,
+                  const char *color)
 {
-    int width = (s->columns - LABEL - 1 - 2) / 2;
-    g_autofree char *left = rows[r].text(&v->side[0]);
-    g_autofree char *right = rows[r].text(&v->side[1]);
+    int width = (s->columns - LABEL - 1 - GAP) / 2;
+    g_autoptr(GPtrArray) l = wrap(left ? left : "", width), r = wrap(right ? right : "", width);
 
-    if ((!left && !right) || !has_room(s)) {
-        return;
+    for (guint i = 0; i < MAX(l->len, r->len) && has_room(s); i++) {
+        put(s, i ? "" : name, LABEL + 1, true, DIM);
+        put(s, piece(l, i), width, *piece(r, i), color);
+        if (*piece(r, i)) {
+            put(s, "", GAP, true, NULL);
+            put(s, piece(r, i), width, false, color);
+        }
+        end_line(s);
     }
-    put(s, rows[r].name, LABEL, true, DIM);
-    put(s, " ", 1, false, NULL);
-    put(s, left ? left : "", width, true, rows[r].color);
-    put(s, "  ", 2, false, NULL);
-    put(s, right ? right : "", width, false, rows[r].color);
-    end_line(s);
 }
 
 /* Who it is: "source, QEMU 7.2.22, /run/a.qmp". */
@@ -325,19 +356,29 @@ static char *title(const FfWatchSide *side)
 
 static void beside(Screen *s, const FfWatchView *v)
 {
-    int width = (s->columns - LABEL - 1 - 2) / 2;
-    g_autofree char *left = title(&v->side[0]), *right = title(&v->side[1]);
+    g_autofree char *left_title = title(&v->side[0]), *right_title = title(&v->side[1]);
 
-    if (!has_room(s)) {
-        return;
-    }
-    put(s, "", LABEL + 1, true, NULL);
-    put(s, left, width, true, BOLD);
-    put(s, "  ", 2, false, NULL);
-    put(s, right, width, false, BOLD);
-    end_line(s);
+    cells(s, "", left_title, right_title, BOLD);
     for (unsigned r = 0; r < G_N_ELEMENTS(rows); r++) {
-        row(s, v, r);
+        g_autofree char *left = rows[r].text(&v->side[0]);
+        g_autofree char *right = rows[r].text(&v->side[1]);
+
+        if (left || right) {
+            cells(s, rows[r].name, left, right, rows[r].color);
+        }
+    }
+}
+
+/* A name and what is said of it, as many lines as it needs. */
+static void named(Screen *s, const char *name, const char *text, const char *color)
+{
+    int width = MAX(s->columns - LABEL - 1, 0);
+    g_autoptr(GPtrArray) pieces = wrap(text, width);
+
+    for (guint i = 0; i < pieces->len && has_room(s); i++) {
+        put(s, i ? "" : name, MIN(LABEL + 1, s->columns), true, DIM);
+        put(s, piece(pieces, i), width, false, color);
+        end_line(s);
     }
 }
 
@@ -349,21 +390,20 @@ static void below(Screen *s, const FfWatchSide *side)
     for (unsigned r = 0; r < G_N_ELEMENTS(rows); r++) {
         g_autofree char *text = rows[r].text(side);
 
-        if (text && has_room(s)) {
-            put(s, rows[r].name, MIN(LABEL, s->columns), true, DIM);
-            put(s, " ", s->columns - LABEL, false, NULL);
-            put(s, text, s->columns - LABEL - 1, false, rows[r].color);
-            end_line(s);
+        if (text) {
+            named(s, rows[r].name, text, rows[r].color);
         }
     }
 }
 
-static void events(Screen *s, const GPtrArray *list)
+/* The last ones, as many as leave AFTER lines. */
+static void events(Screen *s, const GPtrArray *list, int after)
 {
-    guint n = list ? list->len : 0;
+    int n = list ? (int)list->len : 0;
+    int room = s->rows ? CLAMP(s->rows - s->used - after, 0, EVENTS_SHOWN) : EVENTS_SHOWN;
 
-    for (guint i = n > EVENTS_SHOWN ? n - EVENTS_SHOWN : 0; i < n; i++) {
-        line(s, g_ptr_array_index(list, i), DIM);
+    for (int i = MAX(n - room, 0); i < n; i++) {
+        line(s, list->pdata[i], DIM);
     }
 }
 
@@ -387,7 +427,7 @@ char *ff_watch_screen(const FfWatchView *v, int columns, int max, bool color)
             below(&s, &v->side[i]);
         }
     }
-    events(&s, v->events);
+    events(&s, v->events, 1);
     line(&s, v->how, DIM);
     return g_string_free(s.out, FALSE);
 }

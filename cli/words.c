@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "cli/format.h"
 #include "qmp/json.h"
 
 /* QEMU leaves a guest so that stood for a live snapshot. Only of one that is complete: the others
@@ -71,6 +72,22 @@ const char *ff_words_migration(const char *status, bool snapshot)
         }
     }
     return status;
+}
+
+/* QEMU says what it expected even when the guest has been switched, and how long it took only at
+ * the end. */
+char *ff_words_downtime(JsonObject *info)
+{
+    const char *status = ff_json_string_or(info, "status", "none");
+    gint64 downtime = ff_json_int(info, "downtime", -1);
+    gint64 expected = ff_json_int(info, "expected-downtime", -1);
+    bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
+    bool ahead = ff_words_under_way(status) && !g_str_has_prefix(status, "postcopy-");
+    g_autofree char *text = ff_format_duration(downtime >= 0 ? downtime : expected);
+
+    return downtime >= 0                         ? g_steal_pointer(&text)
+           : expected >= 0 && ahead && !snapshot ? g_strdup_printf("%s expected", text)
+                                                 : NULL;
 }
 
 bool ff_words_under_way(const char *status)

@@ -13,6 +13,9 @@
 const char *ff_words_guest(const char *state, JsonObject *info);
 /* "The migration ...", or "the live SNAPSHOT ...": STATUS of query-migrate. */
 const char *ff_words_migration(const char *status, bool snapshot);
+/* Of query-migrate: "21 ms", "300 ms expected" before the switch; NULL: nothing can be said
+ * (g_free). */
+char *ff_words_downtime(JsonObject *info);
 /* A migration, snapshot or restore with this status continues, or may. */
 bool ff_words_under_way(const char *status);
 /* It is over. */

@@ -174,6 +174,77 @@ static void test_both(void)
     world_end(&w);
 }
 
+/* TEXT without line ends, and with one space for many: what is said, wherever it was broken. */
+static char *unwrapped(const char *text)
+{
+    g_autoptr(GRegex) space = g_regex_new("[ \n]+", 0, 0, NULL);
+
+    return g_regex_replace_literal(space, text, -1, 0, " ", 0, NULL);
+}
+
+/* Nothing is cut on the width that most terminals have. */
+static void test_wrapped(void)
+{
+    World w;
+
+    world_begin(&w, SOURCE, DESTINATION);
+    g_autofree char *text = ff_watch_screen(&w.view, 80, 0, false);
+    g_autofree char *headline = unwrapped(text);
+    g_test_message("%s", text);
+    has(headline, "has been switched over, and its memory follows, 12.30 s");
+    /* Of a row of two cells the right one ends a line. */
+    has(text, "status    postcopy-active");
+    has(text, "guest     has moved away, or was saved; it    runs\n"
+              "          does not run here any more\n");
+    has(text, "1532, 210/s now; half up to 128\n");
+    has(text, "us, 99 % up to 128 us\n");
+    g_autofree char *narrow = ff_watch_screen(&w.view, 40, 0, false);
+    g_autofree char *all = unwrapped(narrow);
+    has(all, "has moved away, or was saved; it does not run here any more");
+    has(all, "1532, 210/s now; half up to 128 us, 99 % up to 128 us");
+    world_end(&w);
+}
+
+/* Where there is no room for all events the last ones stay, and how to leave. */
+static void test_events(void)
+{
+    World w;
+
+    world_begin(&w, "{}", NULL);
+    g_ptr_array_add(w.events, (char *)"first");
+    g_ptr_array_add(w.events, (char *)"second");
+    g_ptr_array_add(w.events, (char *)"third");
+    g_autofree char *all = ff_watch_screen(&w.view, 80, 0, false);
+    int before = (int)lines(all) - 4;
+    g_autofree char *text = ff_watch_screen(&w.view, 80, before + 3, false);
+    g_assert_null(strstr(text, "first"));
+    has(text, "second\nthird\nasks at each event");
+    world_end(&w);
+}
+
+static void test_downtime(void)
+{
+    static const struct {
+        const char *info, *said;
+    } rows[] = {
+        {"{'status': 'active', 'expected-downtime': 8}", "8 ms expected"},
+        {"{'status': 'postcopy-active', 'expected-downtime': 8}", NULL},
+        {"{'status': 'postcopy-paused', 'expected-downtime': 8}", NULL},
+        {"{'status': 'postcopy-active', 'expected-downtime': 8, 'downtime': 21}", "21 ms"},
+        {"{'status': 'failed', 'expected-downtime': 8}", NULL},
+        {"{'status': 'completed', 'downtime': 21}", "21 ms"},
+        {"{'status': 'active', 'expected-downtime': 8, 'x-farfault': {'snapshot': {}}}", NULL},
+        {"{}", NULL},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autoptr(JsonNode) node = parse(rows[i].info);
+        g_autofree char *said = ff_words_downtime(json_node_get_object(node));
+
+        g_assert_cmpstr(said, ==, rows[i].said);
+    }
+}
+
 /* A destination alone: what is missing is known by its pages. */
 static void test_alone(void)
 {
@@ -440,6 +511,9 @@ int main(int argc, char **argv)
     g_test_add_func("/watch/both", test_both);
     g_test_add_func("/watch/postmigrate", test_postmigrate);
     g_test_add_func("/watch/alone", test_alone);
+    g_test_add_func("/watch/wrapped", test_wrapped);
+    g_test_add_func("/watch/events", test_events);
+    g_test_add_func("/watch/downtime", test_downtime);
     g_test_add_func("/watch/wide-letters", test_wide_letters);
     g_test_add_func("/watch/snapshot", test_snapshot);
     g_test_add_func("/watch/idle", test_idle);
