@@ -141,17 +141,6 @@ static int try_as(const struct passwd *pw)
     return fd >= 0 ? 0 : -fd;
 }
 
-/* What sets a host up, by the name that it has here. */
-static const char *install_host(void)
-{
-    g_autofree char *exe = g_file_read_link("/proc/self/exe", NULL);
-    g_autofree char *dir = exe ? g_path_get_dirname(exe) : NULL;
-    g_autofree char *path =
-        dir ? g_build_filename(dir, "../sbin/farfault-install-host", NULL) : NULL;
-
-    return path && access(path, F_OK) == 0 ? "farfault-install-host" : "scripts/install-host";
-}
-
 static void check_permission(const struct passwd *pw)
 {
     g_autofree char *subject = g_strdup_printf("user %s", pw->pw_name);
@@ -166,16 +155,11 @@ static void check_permission(const struct passwd *pw)
     } else if (WEXITSTATUS(status) == 0) {
         say(OK, subject, NULL, "may use userfaultfd");
     } else {
-        g_autofree char *device = g_strdup_printf(
-            "give it the device (%s), or set vm.unprivileged_userfaultfd=1", install_host());
+        g_autofree char *fix = ff_cli_userfault_fix(pw->pw_name);
 
-        say(FAIL, subject,
-            access("/dev/userfaultfd", F_OK) == 0
-                ? device
-                : "set vm.unprivileged_userfaultfd=1 (Linux 6.1 or newer has a device instead)",
+        say(FAIL, subject, fix,
             "may not use userfaultfd (%s): no postcopy into this host, and QEMU carries what "
-            "leaves "
-            "it",
+            "leaves it",
             g_strerror(WEXITSTATUS(status)));
     }
 }
@@ -212,7 +196,8 @@ static void check_shmem_thp(void)
     }
     *end = 0;
     if (strcmp(begin + 1, "never") == 0 || strcmp(begin + 1, "deny") == 0) {
-        g_autofree char *fix = g_strdup_printf("%s --huge-pages, or use hugepages", install_host());
+        g_autofree char *fix =
+            g_strdup_printf("%s --huge-pages, or use hugepages", ff_cli_install_host());
 
         say(WARN, "huge pages", fix,
             "shmem_enabled is %s: guests not started by root have no transparent huge pages",
@@ -222,11 +207,25 @@ static void check_shmem_thp(void)
     }
 }
 
+/* Daemons are in folders that a user of Debian's has not on PATH (g_free). */
+static char *find_program(const char *program)
+{
+    static const char *const folders[] = {"/usr/sbin", "/sbin"};
+    char *found = g_find_program_in_path(program);
+
+    for (size_t i = 0; !found && i < G_N_ELEMENTS(folders); i++) {
+        g_autofree char *path = g_build_filename(folders[i], program, NULL);
+
+        found = g_find_program_in_path(path);
+    }
+    return found;
+}
+
 /* The first line that PROGRAM --version prints, NULL if it cannot be run. */
 static char *version_of(const char *program)
 {
-    g_autofree char *out = NULL;
-    char *argv[] = {(char *)program, (char *)"--version", NULL};
+    g_autofree char *path = find_program(program), *out = NULL;
+    char *argv[] = {path ? path : (char *)program, (char *)"--version", NULL};
     int status = 0;
     if (!g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_STDERR_TO_DEV_NULL, NULL,
                       NULL, &out, NULL, &status, NULL) ||
@@ -324,7 +323,7 @@ static void check_libvirt_device(unsigned major, unsigned minor)
         g_autofree char *fix =
             g_strdup_printf("add it to cgroup_device_acl in %s (%s), or set "
                             "vm.unprivileged_userfaultfd=1; not needed where QEMU runs as root",
-                            file, install_host());
+                            file, ff_cli_install_host());
 
         say(FAIL, "libvirt's /dev", fix, "guests of libvirt %u.%u do not see /dev/userfaultfd",
             major, minor);
@@ -355,7 +354,7 @@ static void check_confinement(void)
         if (contains("/etc/apparmor.d/local/abstractions/libvirt-qemu", "farfault")) {
             say(OK, "AppArmor", NULL, "guests of libvirt may use farfault");
         } else {
-            g_autofree char *fix = g_strdup_printf("%s adds the rules", install_host());
+            g_autofree char *fix = g_strdup_printf("%s adds the rules", ff_cli_install_host());
 
             say(FAIL, "AppArmor", fix, "the profile of libvirt's guests does not know farfault");
         }

@@ -11,6 +11,7 @@
 #include "qmp/json.h"
 #include "cli/format.h"
 #include "cli/uri.h"
+#include "cli/userfault.h"
 
 #include <string.h>
 
@@ -21,15 +22,41 @@ void ff_move_ends_clear(FfMoveEnds *ends)
     g_clear_pointer(&ends->uri, g_free);
 }
 
+/* query-commands names farfault's own there. */
+static bool is_under_farfault(FfCliQmp *qmp)
+{
+    g_autoptr(JsonNode) answer = ff_cli_qmp_call(qmp, "query-commands", NULL, NULL);
+    JsonArray *list = answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_get_array(answer) : NULL;
+
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *command = ff_json_node_object(json_array_get_element(list, i));
+
+        if (g_str_has_prefix(ff_json_string_or(command, "name", ""), "x-farfault-")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A QEMU that may not wait for faults; NULL: the refusal is another one (g_free). QEMU 7.2's own
+ * postcopy knows no /dev/userfaultfd: its group helps where farfault is. */
+static char *remedy_userfault(FfCliQmp *qmp, const char *message)
+{
+    if (!strstr(message, "Postcopy is not supported") && !strstr(message, "userfault")) {
+        return NULL;
+    }
+    bool takes_device = !g_str_has_prefix(ff_cli_qmp_version(qmp), "7.") || is_under_farfault(qmp);
+    g_autofree char *fix = ff_cli_userfault_fix_qemu(!ff_cli_qmp_host(qmp) && takes_device);
+
+    return g_strdup_printf(": QEMU may not use userfaultfd: %s", fix);
+}
+
 /* What to do about a refusal of QEMU that people meet often; "" if nothing is known. */
 static const char *remedy(const char *message)
 {
     static const struct {
         const char *part, *remedy;
     } table[] = {
-        {"Postcopy is not supported",
-         ": QEMU may not use userfaultfd: run it as root or set vm.unprivileged_userfaultfd=1"},
-        {"userfault", ": run QEMU as root or set vm.unprivileged_userfaultfd=1"},
         {"preempt must be set before incoming",
          ": start the destination with -incoming defer for --preempt"},
         {"preempt not supported", ": leave out --preempt"},
@@ -57,8 +84,10 @@ static bool must(FfCliQmp *qmp, const char *role, const char *command, JsonObjec
         return true;
     }
     if (ff_qmp_refused(local)) {
+        g_autofree char *fault = remedy_userfault(qmp, local->message);
+
         g_set_error(error, local->domain, local->code, "%s refused %s: %s%s", role, command,
-                    local->message, remedy(local->message));
+                    local->message, fault ? fault : remedy(local->message));
     } else {
         g_propagate_error(error, g_steal_pointer(&local));
     }

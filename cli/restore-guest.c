@@ -340,13 +340,13 @@ static bool check_file(const Line *line, GError **error)
  */
 static int cannot_fault(int error)
 {
+    g_autofree char *fix = ff_cli_userfault_fix(g_get_user_name());
     g_autofree char *text =
         error == ENOSYS
             ? g_strdup("this kernel has no userfaultfd: use one with CONFIG_USERFAULTFD")
-            : g_strdup_printf("no userfaultfd for this user (%s): set "
-                              "vm.unprivileged_userfaultfd=1 or give the user access to "
-                              "/dev/userfaultfd; or restore it by QEMU itself (farfault info)",
-                              g_strerror(error));
+            : g_strdup_printf("no userfaultfd for user %s (%s): %s; or restore it by QEMU itself "
+                              "(farfault info)",
+                              g_get_user_name(), g_strerror(error), fix);
 
     return fail(text);
 }

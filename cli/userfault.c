@@ -1,17 +1,26 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See userfault.h. System calls: open, ioctl(USERFAULTFD_IOC_NEW), userfaultfd. */
+/* See userfault.h. Groups and their members are those that this host has. System calls: open,
+ * ioctl(USERFAULTFD_IOC_NEW), userfaultfd. */
 #include "cli/userfault.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glib.h>
+#include <grp.h>
 #include <linux/userfaultfd.h>
+#include <pwd.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define DEVICE "/dev/userfaultfd"
+#define FOR_ALL "set vm.unprivileged_userfaultfd=1"
+
 int ff_cli_new_uffd(void)
 {
-    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    int device = open(DEVICE, O_RDWR | O_CLOEXEC);
     int fd = device >= 0 ? ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC) : -1;
 
     if (device >= 0) {
@@ -21,4 +30,65 @@ int ff_cli_new_uffd(void)
         fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
     }
     return fd >= 0 ? fd : -errno;
+}
+
+/* The group, not root's, whose members may open the device; NULL: there is none. */
+static const struct group *device_group(void)
+{
+    struct stat st;
+    bool has = stat(DEVICE, &st) == 0 && st.st_gid != 0 && (st.st_mode & 060) == 060;
+
+    return has ? getgrgid(st.st_gid) : NULL;
+}
+
+/* As the lists of this host have it; a process may have begun before. */
+static bool is_member(const char *user, const struct group *group)
+{
+    const struct passwd *pw = getpwnam(user);
+
+    for (char **member = group->gr_mem; *member; member++) {
+        if (!strcmp(*member, user)) {
+            return true;
+        }
+    }
+    return pw && pw->pw_gid == group->gr_gid;
+}
+
+const char *ff_cli_install_host(void)
+{
+    g_autofree char *exe = g_file_read_link("/proc/self/exe", NULL);
+    g_autofree char *dir = exe ? g_path_get_dirname(exe) : NULL;
+    g_autofree char *path =
+        dir ? g_build_filename(dir, "../sbin/farfault-install-host", NULL) : NULL;
+
+    return path && access(path, F_OK) == 0 ? "farfault-install-host" : "scripts/install-host";
+}
+
+char *ff_cli_userfault_fix(const char *user)
+{
+    const struct group *group = device_group();
+
+    if (access(DEVICE, F_OK) < 0) {
+        return g_strdup(FOR_ALL " (Linux 6.1 or newer has a device instead)");
+    }
+    if (!group) {
+        return g_strdup_printf("give it the device (%s), or " FOR_ALL, ff_cli_install_host());
+    }
+    if (is_member(user, group)) {
+        return g_strdup_printf("log in again: %s has come into group %s, which has the device, "
+                               "since; or " FOR_ALL,
+                               user, group->gr_name);
+    }
+    return g_strdup_printf("usermod -aG %s %s as root, and a new login; or " FOR_ALL,
+                           group->gr_name, user);
+}
+
+char *ff_cli_userfault_fix_qemu(bool here)
+{
+    const struct group *group = here ? device_group() : NULL;
+
+    return group ? g_strdup_printf("put its user into group %s (usermod -aG %s USER as root, and a "
+                                   "new login), run it as root, or " FOR_ALL,
+                                   group->gr_name, group->gr_name)
+                 : g_strdup("run it as root, or " FOR_ALL);
 }

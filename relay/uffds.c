@@ -67,9 +67,9 @@ static char *error_text(FfKind kind, int error)
     switch (error) {
     case EPERM:
     case EACCES:
-        return g_strdup_printf("no userfaultfd for this user (%s): set "
-                               "vm.unprivileged_userfaultfd=1 or give the user access to "
-                               "/dev/userfaultfd",
+        return g_strdup_printf("no userfaultfd for this user (%s): put the user into the group of "
+                               "/dev/userfaultfd (farfault doctor names it) or set "
+                               "vm.unprivileged_userfaultfd=1",
                                error == EPERM ? "EPERM" : "EACCES");
     case ENOSYS:
         return g_strdup("this kernel has no userfaultfd: use one with CONFIG_USERFAULTFD");

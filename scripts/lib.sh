@@ -13,6 +13,27 @@ case ${1-} in
     ;;
 esac
 
+# What lets this user use userfaultfd, for a person to do: as farfault doctor says it (cli/userfault.c).
+userfaultfd_fix() {
+    local device=/dev/userfaultfd user group
+    user=$(id -un)
+    group=$(stat -c '%A %G' $device 2>/dev/null) || group=
+    case $group in
+    "" | *" root") group= ;;
+    ????rw*) group=${group#* } ;;
+    *) group= ;;
+    esac
+    if [ -n "$group" ] && id -nG "$user" | grep -qw -- "$group"; then
+        printf '%s\n' "log in again ($user has come into group $group, which has $device, since)"
+    elif [ -n "$group" ]; then
+        printf '%s\n' "have root say: usermod -aG $group $user, and log in again"
+    elif [ -e $device ]; then
+        printf '%s\n' "have root say: scripts/install-host && usermod -aG kvm $user, and log in again"
+    else
+        printf '%s\n' "have root say: sysctl vm.unprivileged_userfaultfd=1"
+    fi
+}
+
 # Everything that building needs, and what the tests and the demo need besides.
 build_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libglib2.0-dev libjson-glib-dev
     liburing-dev libzstd-dev libssl-dev python3-numpy)

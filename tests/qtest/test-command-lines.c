@@ -11,8 +11,10 @@
 #include <glib/gstdio.h>
 #include <sched.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -333,6 +335,93 @@ static void test_ksm(const void *data)
     g_assert_true(warned == (run && *run == '1'));
 }
 
+/* Of a file in place of the device, which nobody can use: what is in group kvm, and for root alone.
+ */
+typedef struct {
+    const char *name;
+    gid_t group;
+    mode_t mode;
+    const char *fix;
+} Device;
+
+#define NOBODYS "FAIL  user nobody      may not use userfaultfd "
+static const Device devices[] = {
+    {"group", 1, 0660, ": usermod -aG daemon nobody as root, and a new login; or set vm."},
+    {"group-reads", 1, 0640, ": give it the device ("},
+    {"root", 0, 0600, ": give it the device ("},
+};
+
+static void set_device(void *opaque)
+{
+    const Device *d = opaque;
+    g_autofree char *file = g_build_filename(dir, "device", NULL);
+
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount(file, "/dev/userfaultfd", NULL, MS_BIND, NULL) < 0) {
+        _exit(77);
+    }
+    if (chown(file, 0, d->group) < 0 || chmod(file, d->mode) < 0) {
+        _exit(99);
+    }
+    become_nobody(NULL);
+}
+
+/* The step that is left, not one that was done. */
+static void test_device(const void *data)
+{
+    Device d = *(const Device *)data;
+    g_autofree char *file = g_build_filename(dir, "device", NULL), *sysctl = NULL;
+    g_autofree char *out = NULL, *err = NULL;
+
+    g_file_get_contents("/proc/sys/vm/unprivileged_userfaultfd", &sysctl, NULL, NULL);
+    if (geteuid() != 0 || !sysctl || atoi(sysctl) != 0) {
+        g_test_skip("needs root to become nobody, and vm.unprivileged_userfaultfd=0");
+        return;
+    }
+    g_assert_true(g_file_set_contents(file, "", -1, NULL));
+    int status = run_after("doctor", set_device, &d, &out, &err);
+    g_unlink(file);
+    if (status == 77) {
+        g_test_skip("may not mount");
+        return;
+    }
+    g_assert_cmpint(status, ==, 1);
+    const char *line = strstr(out, NOBODYS);
+    if (!line || !g_strstr_len(line, strchr(line, '\n') - line, d.fix)) {
+        g_error("no \"%s\" in:\n%s", d.fix, out);
+    }
+}
+
+/* A libvirtd where a user's PATH does not go. */
+static void install_libvirt(void *opaque)
+{
+    static const char folder[] = "/usr/sbin";
+    g_autofree char *file = g_build_filename(folder, "libvirtd", NULL);
+
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("sbin", folder, "tmpfs", 0, NULL) < 0) {
+        _exit(77);
+    }
+    if (!g_file_set_contents(file, "#!/bin/sh\necho 'libvirtd (libvirt) 11.3.0'\n", -1, NULL) ||
+        chmod(file, 0755) < 0 || !g_setenv("PATH", "/usr/bin:/bin", TRUE)) {
+        _exit(99);
+    }
+}
+
+static void test_libvirt(void)
+{
+    g_autofree char *out = NULL, *err = NULL;
+    int status = run_after("doctor", install_libvirt, NULL, &out, &err);
+
+    if (status == 77) {
+        g_test_skip("may not mount");
+        return;
+    }
+    if (!strstr(out, "\nok    libvirt          11.3\n")) {
+        g_error("libvirt was not found:\n%s", out);
+    }
+}
+
 static void make_files(void)
 {
     static const char *const files[] = {"text", "secret"};
@@ -390,6 +479,11 @@ int main(int argc, char **argv)
             g_strdup_printf("/command-lines/doctor/ksm/%c", ksms[i] ? *ksms[i] : '-');
         g_test_add_data_func(test, &ksms[i], test_ksm);
     }
+    for (unsigned i = 0; i < G_N_ELEMENTS(devices); i++) {
+        g_autofree char *test = g_strconcat("/command-lines/doctor/device/", devices[i].name, NULL);
+        g_test_add_data_func(test, &devices[i], test_device);
+    }
+    g_test_add_func("/command-lines/doctor/libvirt", test_libvirt);
     int rc = g_test_run();
     remove_files();
     return rc;

@@ -11,6 +11,7 @@
 #include "cli/report.h"
 #include "cli/restore.h"
 #include "cli/uri.h"
+#include "cli/userfault.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -586,6 +587,16 @@ static void test_end(gconstpointer data)
     monitor_stop(&d);
 }
 
+/* Of a host that is not this one nothing is known but what helps everywhere. */
+static void test_userfault(void)
+{
+    g_autofree char *elsewhere = ff_cli_userfault_fix_qemu(false);
+    g_autofree char *here = ff_cli_userfault_fix_qemu(true);
+
+    g_assert_cmpstr(elsewhere, ==, "run it as root, or set vm.unprivileged_userfaultfd=1");
+    g_assert_true(g_str_has_suffix(here, elsewhere));
+}
+
 /* Numbers that people have seen, and the widest that there are. */
 static const char *const progress_infos[] = {
     "{'status': 'active', 'ram': {'total': 537919488, 'remaining': 527957196}}",
@@ -661,6 +672,7 @@ int main(int argc, char **argv)
     g_test_add_func("/cli/size", test_size);
     g_test_add_func("/cli/words", test_words);
     g_test_add_func("/cli/shown", test_shown);
+    g_test_add_func("/cli/userfault", test_userfault);
     g_test_add_func("/cli/progress/width", test_progress_width);
     g_test_add_func("/cli/progress/parts", test_progress_parts);
     g_test_add_func("/cli/uri/for-source", test_uri_for_source);
