@@ -63,7 +63,11 @@ static int unknown_command(const char *name)
         names[i] = commands[i].name;
     }
     const char *nearest = ff_cli_nearest(name, names);
-    if (g_str_has_prefix(name, "qemu-system-")) {
+    if (*name == '-') {
+        g_autofree char *text =
+            ff_cli_unknown_option(name, (const char *const[]){"--version", "--help", NULL});
+        fprintf(stderr, "farfault: %s\n", text);
+    } else if (g_str_has_prefix(name, "qemu-system-")) {
         fprintf(stderr, "farfault: to start QEMU: farfault run %s ...\n", name);
     } else if (nearest) {
         fprintf(stderr, "farfault: there is no command \"%s\", did you mean \"%s\"?\n", name,

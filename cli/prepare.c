@@ -10,6 +10,7 @@
 #include "cli/move.h"
 #include "qmp/json.h"
 #include "cli/format.h"
+#include "cli/options.h"
 #include "cli/uri.h"
 #include "cli/userfault.h"
 
@@ -90,6 +91,72 @@ static bool must(FfCliQmp *qmp, const char *role, const char *command, JsonObjec
                     local->message, fault ? fault : remedy(local->message));
     } else {
         g_propagate_error(error, g_steal_pointer(&local));
+    }
+    return false;
+}
+
+/* The name in LIST, answers of query-migrate-capabilities or members of query-migrate-parameters,
+ * that WORD was perhaps to be: one of few other letters, or the shortest that begins so. NULL: WORD
+ * is one of them, or no such name is there. */
+static const char *meant(const char *word, GPtrArray *names)
+{
+    const char *longer = NULL;
+
+    for (guint i = 0; i + 1 < names->len; i++) {
+        const char *name = names->pdata[i];
+
+        if (!strcmp(name, word)) {
+            return NULL;
+        }
+        if (g_str_has_prefix(name, word) && (!longer || strlen(name) < strlen(longer))) {
+            longer = name;
+        }
+    }
+    const char *nearest = ff_cli_nearest(word, (const char *const *)names->pdata);
+
+    return nearest ? nearest : longer;
+}
+
+/* What QEMU has, by QUESTION; ended by NULL. Empty if it does not say. */
+static GPtrArray *names_of(FfCliQmp *qmp, const char *question)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(JsonNode) answer = ff_cli_qmp_call(qmp, question, NULL, NULL);
+    JsonObject *members = ff_json_node_object(answer);
+    JsonArray *list = answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_get_array(answer) : NULL;
+    g_autoptr(GList) keys = members ? json_object_get_members(members) : NULL;
+
+    for (GList *k = keys; k; k = k->next) {
+        g_ptr_array_add(names, g_strdup(k->data));
+    }
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonObject *one = ff_json_node_object(json_array_get_element(list, i));
+
+        g_ptr_array_add(names, g_strdup(ff_json_string_or(one, "capability", "")));
+    }
+    g_ptr_array_add(names, NULL);
+    return names;
+}
+
+/* GIVEN, NAME or NAME=VALUE of OPTION, was refused, as ERROR says: if it was misspelled, ERROR says
+ * that as well. */
+static bool refused(FfCliQmp *qmp, const char *option, char *const *given, GError **error)
+{
+    g_autoptr(GPtrArray) names =
+        names_of(qmp, !strcmp(option, "--parameter") ? "query-migrate-parameters"
+                                                     : "query-migrate-capabilities");
+
+    for (; given && *given; given++) {
+        g_autofree char *word = g_strndup(*given, strcspn(*given, "="));
+        const char *name = meant(word, names);
+
+        if (name) {
+            g_autofree char *message = g_steal_pointer(&(*error)->message);
+
+            (*error)->message =
+                g_strdup_printf("%s: %s %s: did you mean %s?", message, option, word, name);
+            break;
+        }
     }
     return false;
 }
@@ -180,7 +247,8 @@ static bool set_capabilities(FfCliQmp *qmp, const char *role, const FfMoveOption
         g_auto(GStrv) part = g_strsplit(*c, "=", 2);
         add_capability(list, part[0], !part[1] || strcmp(part[1], "off"));
     }
-    return must(qmp, role, "migrate-set-capabilities", arguments, error);
+    return must(qmp, role, "migrate-set-capabilities", arguments, error) ||
+           refused(qmp, "--capability", o->capabilities, error);
 }
 
 /* VALUE as QMP wants it: on/off and true/false, numbers, else a string. */
@@ -216,9 +284,12 @@ static bool set_parameters(FfMoveEnds *ends, const FfMoveOptions *o, GError **er
         json_object_set_int_member(source, "max-postcopy-bandwidth", o->postcopy_bandwidth);
     }
     if (json_object_get_size(both) &&
-        (!must(ends->dst, "destination", "migrate-set-parameters", json_object_ref(both), error) ||
-         !must(ends->src, "source", "migrate-set-parameters", json_object_ref(both), error))) {
-        return false;
+        !must(ends->dst, "destination", "migrate-set-parameters", json_object_ref(both), error)) {
+        return refused(ends->dst, "--parameter", o->parameters, error);
+    }
+    if (json_object_get_size(both) &&
+        !must(ends->src, "source", "migrate-set-parameters", json_object_ref(both), error)) {
+        return refused(ends->src, "--parameter", o->parameters, error);
     }
     return !json_object_get_size(source) ||
            must(ends->src, "source", "migrate-set-parameters", g_steal_pointer(&source), error);

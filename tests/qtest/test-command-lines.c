@@ -229,6 +229,25 @@ static void test_all(void)
     g_assert_cmpuint(n, ==, G_N_ELEMENTS(commands) + 1); /* and "help" */
 }
 
+/* What stands in place of a command. */
+static void test_commands(void)
+{
+    static const char *const lines[][2] = {
+        {"--versio", "unknown option \"--versio\", did you mean \"--version\"?"},
+        {"--hepl", "did you mean \"--help\"?"},
+        {"--nonsense", "(there are --version, --help)"},
+        {"statsu", "there is no command \"statsu\", did you mean \"status\"?"},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(lines); i++) {
+        g_autofree char *out = NULL, *err = NULL;
+
+        g_assert_cmpint(run(lines[i][0], false, &out, &err), ==, 2);
+        check_line(lines[i][0], err, lines[i][1]);
+        g_assert_cmpstr(out, ==, "");
+    }
+}
+
 static void test_row(const void *data)
 {
     const Row *r = data;
@@ -464,6 +483,7 @@ int main(int argc, char **argv)
     g_test_add_func("/command-lines/all", test_all);
     g_test_add_func("/command-lines/help", test_help);
     g_test_add_func("/command-lines/options", test_options);
+    g_test_add_func("/command-lines/commands", test_commands);
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *name = g_strdelimit(g_strdup(rows[i].line), "/ ", '.');
         g_autofree char *test =

@@ -341,6 +341,38 @@ static void test_stands(const void *data)
     vm_end(s);
 }
 
+/* ---- names that are misspelled --------------------------------------------------------------- */
+
+static void test_misspelled(void)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+    static const struct {
+        const char *more[3], *text;
+    } rows[] = {
+        {{"--parameter", "max-bandwith=5"},
+         "--parameter max-bandwith: did you mean max-bandwidth?"},
+        {{"--capability", "postcopy"}, "--capability postcopy: did you mean postcopy-ram?"},
+        {{"--capability", "release-rma=off"},
+         "--capability release-rma: did you mean release-ram?"},
+    };
+
+    if (!can_run()) {
+        return;
+    }
+    Vm *s = start("source", args, NULL), *d = start("destination", args, "defer");
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *text = NULL;
+        Cli cli = cli_start(s, d, rows[i].more);
+
+        g_assert_cmpint(cli_end(&cli, &text), ==, 1);
+        expect_text(text, rows[i].text);
+        g_assert_true(strchr(text, '\n') == text + strlen(text) - 1);
+    }
+    check_stayed(s);
+    vm_end(d);
+    vm_end(s);
+}
+
 /* ---- one after another ----------------------------------------------------------------------- */
 
 /* What the first one has set at the guest's new host is not what the second one needs. */
@@ -403,6 +435,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/migrate-cli/ends/loading", "destination/active/at/armed=stop:300",
                          test_ends);
     g_test_add_func("/migrate-cli/port", test_port);
+    g_test_add_func("/migrate-cli/misspelled", test_misspelled);
     for (unsigned i = 0; i < G_N_ELEMENTS(standings); i++) {
         g_autofree char *path = g_strdup_printf("/migrate-cli/stands/%s", standings[i].name);
         g_test_add_data_func(path, &standings[i], test_stands);
