@@ -10,6 +10,7 @@
 
 #include "cli/format.h"
 #include "cli/words.h"
+#include "launch/attach-find.h"
 #include "launch/guests.h"
 
 static const char *const uses[FF_USES] = {
@@ -60,6 +61,21 @@ static void print_guest(const FfHostGuest *guest)
         printf("; its relay has ended: farfault attach %d", (int)guest->pid);
     }
     printf("\n");
+}
+
+char *ff_status_moved_to(const FfCliQmp *qmp, const char *address)
+{
+    pid_t pid = ff_cli_qmp_host(qmp) ? 0 : ff_attach_find(address, NULL);
+    g_autoptr(GPtrArray) guests = pid > 0 ? ff_guests_find() : NULL;
+
+    for (guint i = 0; guests && i < guests->len; i++) {
+        const FfHostGuest *guest = guests->pdata[i];
+
+        if (guest->pid == pid && guest->moved && guest->peer[0]) {
+            return g_strdup(guest->peer);
+        }
+    }
+    return NULL;
 }
 
 int ff_status_guests(void)

@@ -14,8 +14,6 @@
 #include "cli/status-guests.h"
 #include "cli/watch.h"
 #include "cli/words.h"
-#include "launch/attach-find.h"
-#include "launch/guests.h"
 
 #include <stdarg.h>
 #include <string.h>
@@ -67,28 +65,11 @@ static void print_line(const char *format, ...)
     puts(shown);
 }
 
-/* Where the guest of the QEMU at ADDRESS, a socket of this host, has moved to (g_free); NULL: that
- * is not known. */
-static char *moved_to(FfCliQmp *qmp, const char *address)
-{
-    pid_t pid = ff_cli_qmp_host(qmp) ? 0 : ff_attach_find(address, NULL);
-    g_autoptr(GPtrArray) guests = pid > 0 ? ff_guests_find() : NULL;
-
-    for (guint i = 0; guests && i < guests->len; i++) {
-        const FfHostGuest *guest = guests->pdata[i];
-
-        if (guest->pid == pid && guest->moved && guest->peer[0]) {
-            return g_strdup(guest->peer);
-        }
-    }
-    return NULL;
-}
-
 /* The guest has left this QEMU. What QEMU has carried by itself can have gone into a file. */
 static void print_moved(FfCliQmp *qmp, const char *address, JsonObject *info)
 {
     const char *engine = ff_json_string_or(ff_json_object(info, "x-farfault"), "engine", "qemu");
-    g_autofree char *uri = moved_to(qmp, address);
+    g_autofree char *uri = ff_status_moved_to(qmp, address);
 
     if (!strcmp(engine, "farfault")) {
         print_line(

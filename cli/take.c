@@ -12,6 +12,7 @@
 #include "cli/disks.h"
 #include "cli/overlays.h"
 #include "cli/recorder.h"
+#include "cli/status-guests.h"
 #include "fault/fault.h"
 #include "qmp/json.h"
 #include "snapshot/output.h"
@@ -74,6 +75,33 @@ static bool fail(GError **error, const char *format, ...)
 
 /* ---- before: nothing is changed but the capability "events" ---------------------------------- */
 
+/* An engine has given the guest away, with all its memory. Of what QEMU carried by itself it can
+ * have been a file that it went to. */
+static bool is_given_away(JsonObject *info)
+{
+    JsonObject *own = ff_json_object(info, "x-farfault");
+
+    return !strcmp(ff_json_string_or(info, "status", ""), "completed") &&
+           !strcmp(ff_json_string_or(own, "engine", ""), "farfault") &&
+           !ff_json_object(own, "snapshot") && !ff_json_object(own, "restore");
+}
+
+/* Nothing is begun then: query-migrate would say no more where the guest is. */
+static bool check_here(const Take *t, GError **error)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(t->qmp, "query-migrate", NULL, error);
+    g_autofree char *where = node ? ff_status_moved_to(t->qmp, t->o->address) : NULL;
+
+    if (!node) {
+        return false;
+    }
+    if (where || is_given_away(ff_json_node_object(node))) {
+        return fail(error, "%s: the guest runs elsewhere%s%s: take the snapshot there",
+                    t->o->address, where ? ", it has moved to " : "", where ? where : "");
+    }
+    return true;
+}
+
 static bool check_guest(Take *t, GError **error)
 {
     g_autoptr(JsonNode) node = ff_cli_qmp_call(t->qmp, "query-status", NULL, error);
@@ -87,7 +115,7 @@ static bool check_guest(Take *t, GError **error)
                     t->o->address);
     }
     t->result->was_running = !strcmp(state, "running");
-    return true;
+    return strcmp(state, "postmigrate") != 0 || check_here(t, error);
 }
 
 static bool check_idle(Take *t, GError **error)
@@ -100,10 +128,11 @@ static bool check_idle(Take *t, GError **error)
     }
     if (!g_strv_contains((const char *const[]){"none", "completed", "failed", "cancelled", NULL},
                          status)) {
-        return fail(error,
-                    "%s: a migration or another snapshot is under way (%s): wait for its end, or "
-                    "cancel it (farfault status %s)",
-                    t->o->address, status, t->o->address);
+        bool switched = g_str_has_prefix(status, "postcopy-");
+
+        return fail(error, "%s: %s is under way (%s): wait for its end%s (farfault status %s)",
+                    t->o->address, switched ? "a migration" : "a migration or another snapshot",
+                    status, switched ? "" : ", or cancel it", t->o->address);
     }
     return true;
 }

@@ -398,6 +398,10 @@ static void test_halves(void)
     await_end(&s, &d);
     move_check_guest(s.vm, d.vm, &boot, RAM_BYTES);
     check_right(check_counters(d.vm, &boot));
+    g_autofree char *elsewhere =
+        g_strdup_printf("%s: the guest runs elsewhere, it has moved to %s: take the snapshot there",
+                        s.monitor, uri);
+    REFUSED(elsewhere, "snapshot", s.monitor, "/nowhere/at-all");
     forget_dump(s.dump);
     forget_dump(d.dump);
     halves_end(&s, &d, dir);
@@ -591,6 +595,9 @@ static void refuse_to_end(Half *s, Half *d)
     g_autofree char *err = NULL;
 
     REFUSED("not the destination of a paused migration", "end", s->monitor);
+    /* It cannot be cancelled any more. */
+    REFUSED(": a migration is under way (postcopy-paused): wait for its end (farfault status",
+            "snapshot", s->monitor, "/nowhere/at-all");
     g_assert_cmpint(FARFAULT(NULL, &err, "end", d->monitor), ==, 1);
     expect_text(err, "to be lost: the guest: it is here alone, with ");
     expect_text(err, "left: what the source keeps");
