@@ -69,6 +69,9 @@ static int unknown_command(const char *name)
         fprintf(stderr, "farfault: %s\n", text);
     } else if (g_str_has_prefix(name, "qemu-system-")) {
         fprintf(stderr, "farfault: to start QEMU: farfault run %s ...\n", name);
+    } else if (strcmp(name, "resume") == 0) {
+        fprintf(stderr, "farfault: to continue a paused migration: farfault migrate --resume "
+                        "SOURCE-QMP DESTINATION-QMP\n");
     } else if (nearest) {
         fprintf(stderr, "farfault: there is no command \"%s\", did you mean \"%s\"?\n", name,
                 nearest);

@@ -6,6 +6,7 @@
 
 const char ff_help_migrate[] =
     "Usage: farfault migrate [OPTION]... SRC-QMP DST-QMP\n"
+    "       farfault migrate --resume [OPTION]... SRC-QMP DST-QMP\n"
     "Move a running guest from one QEMU to another, by postcopy, through their QMP monitors.\n"
     "Works with stock QEMU, and with QEMU under farfault.\n"
     "\n"
@@ -29,6 +30,11 @@ const char ff_help_migrate[] =
     "  --preempt                QEMU's postcopy-preempt\n"
     "  --parameter NAME=VALUE   set a migration parameter on both sides; can be repeated\n"
     "  --capability NAME[=off]  set a migration capability on both sides; can be repeated\n"
+    "\n"
+    "After a pause (exit status 3):\n"
+    "  --resume                 continue a migration that an engine carried and whose connection\n"
+    "                           broke; the destination listens anew if it must, or at --uri URI.\n"
+    "                           Goes with --connect and what is below, but not --no-cont\n"
     "\n"
     "Other:\n"
     "  --no-cont                leave the guest paused if the destination was started with -S\n"

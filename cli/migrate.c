@@ -19,7 +19,7 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_PAUSED, EXIT_LEFT };
 
 /* The command line as written. */
 typedef struct {
-    gboolean help, now, after_pass, precopy, preempt, no_cont, quiet, json;
+    gboolean help, now, after_pass, precopy, preempt, no_cont, resume, quiet, json;
     gint timeout;
     char *after, *bandwidth, *postcopy_bandwidth, *listen, *connect;
     FfRecordOptions keep;
@@ -56,6 +56,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"parameter", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->parameters, NULL, NULL},
         {"capability", 0, 0, G_OPTION_ARG_STRING_ARRAY, &line->capabilities, NULL, NULL},
         {"no-cont", 0, 0, G_OPTION_ARG_NONE, &line->no_cont, NULL, NULL},
+        {"resume", 0, 0, G_OPTION_ARG_NONE, &line->resume, NULL, NULL},
         {"timeout", 0, 0, G_OPTION_ARG_INT, &line->timeout, NULL, NULL},
         {"quiet", 'q', 0, G_OPTION_ARG_NONE, &line->quiet, NULL, NULL},
         {"json", 0, 0, G_OPTION_ARG_NONE, &line->json, NULL, NULL},
@@ -141,6 +142,19 @@ static bool check_pairs(const char *option, char **pairs, bool alone, GError **e
     return true;
 }
 
+/* What was asked for when the migration began stays. */
+static bool check_resume(const Line *line, GError **error)
+{
+    if (line->now || line->after_pass || line->precopy || line->after || line->bandwidth ||
+        line->postcopy_bandwidth || line->preempt || line->parameters || line->capabilities ||
+        line->no_cont) {
+        return usage(error, "--resume continues a migration as it was begun: of the other options "
+                            "only --uri, --connect, --timeout, --quiet, --json, --report and "
+                            "--record go with it");
+    }
+    return true;
+}
+
 /* OPTIONS borrows from LINE. */
 static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
 {
@@ -160,9 +174,11 @@ static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
     o->parameters = line->parameters;
     o->capabilities = line->capabilities;
     o->preempt = line->preempt;
-    o->no_cont = line->no_cont;
+    o->no_cont = line->no_cont || line->resume;
+    o->resume = line->resume;
     o->timeout = line->timeout;
-    return ff_record_options_check(&line->keep, NULL, error) && parse_mode(line, o, error) &&
+    return (!line->resume || check_resume(line, error)) &&
+           ff_record_options_check(&line->keep, NULL, error) && parse_mode(line, o, error) &&
            parse_bandwidth("--bandwidth", line->bandwidth, &o->bandwidth, error) &&
            parse_bandwidth("--postcopy-bandwidth", line->postcopy_bandwidth, &o->postcopy_bandwidth,
                            error) &&
@@ -178,7 +194,9 @@ static int move(const FfMoveOptions *o, const Line *line)
     g_auto(FfMoveResult) result = {0};
     g_autoptr(GError) error = NULL;
 
-    if (!ff_move_prepare(o, &ends, &error) || !ff_move_run(o, &ends, progress, &result, &error)) {
+    bool ready =
+        o->resume ? ff_resume_prepare(o, &ends, &error) : ff_move_prepare(o, &ends, &error);
+    if (!ready || !ff_move_run(o, &ends, progress, &result, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;
     }

@@ -34,16 +34,18 @@ typedef struct {
     bool cancel_asked;
     bool warned; /* the first signal after the switch was answered */
     bool src_completed, dst_completed, dst_gone;
-    bool grace;  /* the source is through, the destination has time to say so */
-    bool over;   /* the outcome is known; last questions are being asked */
-    bool ended;  /* and answered */
-    bool asking; /* query-migrate for the display is under way */
+    bool grace;              /* the source is through, the destination has time to say so */
+    bool over;               /* the outcome is known; last questions are being asked */
+    bool ended;              /* and answered */
+    bool asking;             /* query-migrate for the display is under way */
+    bool asking_destination; /* .resume: the same there */
     FfRecorder recorder[FF_SIDES];
     bool cont_asking, cont_sent;
     bool src_stopped;  /* by a client, as far as QEMU's run state tells */
     bool stands;       /* as a client wants it: no cont */
     bool carrier_said; /* that QEMU carries it */
     bool differences_said;
+    char *status;       /* .resume: of the source, what was heard last */
     unsigned questions; /* of the closing round, not answered yet */
     unsigned counting;  /* times that the source was asked again */
     GPtrArray *sources; /* GSource *, attached */
@@ -396,19 +398,51 @@ static void fail_with_reason(FfQmpClient *client, JsonNode *result, const GError
     finish(m, FF_OUTCOME_FAILED, reason);
 }
 
+/* QEMU carries it, as far as query-migrate has said so already: --resume is the engines'. */
+static bool is_qemus(const Move *m)
+{
+    JsonObject *info = ff_json_node_object(m->result->source_info);
+
+    return info && strcmp(ff_json_string_or(ff_json_object(info, "x-farfault"), "engine", ""),
+                          "farfault") != 0;
+}
+
+/* WHY: what the source says; can be NULL. */
+static void finish_not_resumed(Move *m, const char *why)
+{
+    g_autofree char *reason = g_strdup_printf(
+        "not resumed over %s: %s. Both QEMUs keep what they have: farfault migrate --resume %s %s "
+        "tries again, with --uri over another network",
+        m->ends->uri, why ? why : "the source says nothing more", m->o->source, m->o->destination);
+
+    finish(m, FF_OUTCOME_PAUSED, reason);
+}
+
+static void paused_again(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    finish_not_resumed(opaque, ff_json_string(ff_json_node_object(result), "error-desc"));
+}
+
 static void finish_paused(Move *m)
 {
+    if (m->o->resume) {
+        ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, paused_again, m);
+        return;
+    }
     g_autofree char *reason =
-        m->dst_gone
-            ? g_strdup_printf(
-                  "the connection broke after the switch, and the destination's monitor "
-                  "is closed: if its QEMU has ended, what the guest did there is lost, "
-                  "and the source does not run it; farfault status %s",
-                  m->o->source)
-            : g_strdup_printf("the connection broke after the switch; the source's QEMU lives: "
+        m->dst_gone ? g_strdup_printf(
+                          "the connection broke after the switch, and the destination's monitor "
+                          "is closed: if its QEMU has ended, what the guest did there is lost, "
+                          "and the source does not run it; farfault status %s",
+                          m->o->source)
+        : is_qemus(m)
+            ? g_strdup_printf("the connection broke after the switch; the source's QEMU lives: "
                               "migrate-recover at the destination, then migrate with resume=true "
                               "at the source (farfault status %s)",
-                              m->o->destination);
+                              m->o->destination)
+            : g_strdup_printf("the connection broke after the switch; nothing is lost while both "
+                              "QEMUs live: farfault migrate --resume %s %s (farfault status %s)",
+                              m->o->source, m->o->destination, m->o->destination);
 
     finish(m, FF_OUTCOME_PAUSED, reason);
 }
@@ -418,7 +452,9 @@ static void source_status(Move *m, const char *status)
     if (!strcmp(status, "postcopy-active")) {
         m->result->postcopy = true;
         attach(m, g_timeout_source_new(PAUSED_INTERVAL), on_paused_time);
-        ff_progress_say(m->progress, false, "switched to postcopy: the guest moves now");
+        ff_progress_say(m->progress, false,
+                        m->o->resume ? "resumed: the rest of the guest's memory moves now"
+                                     : "switched to postcopy: the guest moves now");
     } else if (!strcmp(status, "pre-switchover")) {
         JsonObject *arguments = json_object_new();
 
@@ -436,6 +472,17 @@ static void source_status(Move *m, const char *status)
         ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, fail_with_reason, m);
     } else if (!strcmp(status, "postcopy-paused")) {
         finish_paused(m);
+    }
+}
+
+/* Of a migration that is resumed: by events, which may be off, and by query-migrate. The pause
+ * before it may be heard late. */
+static void learn_source(Move *m, const char *status)
+{
+    if (strcmp(m->status, status) != 0) {
+        g_free(m->status);
+        m->status = g_strdup(status);
+        source_status(m, status);
     }
 }
 
@@ -467,7 +514,9 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
         }
         return;
     }
-    if (!strcmp(name, "MIGRATION")) {
+    if (!strcmp(name, "MIGRATION") && m->o->resume) {
+        learn_source(m, ff_json_string_or(data, "status", ""));
+    } else if (!strcmp(name, "MIGRATION")) {
         source_status(m, ff_json_string_or(data, "status", ""));
     } else if (!strcmp(name, "MIGRATION_PASS")) {
         if (m->o->mode == FF_MOVE_AFTER_PASSES && ff_json_int(data, "pass", 0) > m->o->after) {
@@ -480,6 +529,13 @@ static void on_source(JsonObject *event, const GError *error, void *opaque)
         m->src_stopped = false;
         m->ends->was_running = true;
     }
+}
+
+static void destination_completed(Move *m)
+{
+    m->dst_completed = true;
+    look_for_paused(m);
+    check_completed(m);
 }
 
 static void on_destination(JsonObject *event, const GError *error, void *opaque)
@@ -496,9 +552,7 @@ static void on_destination(JsonObject *event, const GError *error, void *opaque)
     } else if (!strcmp(name, "RESUME") && !m->resume) {
         m->resume = event_time(event);
     } else if (!strcmp(name, "MIGRATION") && !strcmp(status, "completed")) {
-        m->dst_completed = true;
-        look_for_paused(m);
-        check_completed(m);
+        destination_completed(m);
     }
 }
 
@@ -532,6 +586,18 @@ static void say_carrier(Move *m, JsonObject *info)
     }
 }
 
+/* Asked after migrate was answered: a source that is paused then is so again. */
+static void look_at_source(Move *m, JsonObject *info)
+{
+    const char *status = ff_json_string_or(info, "status", "");
+
+    if (!strcmp(status, "postcopy-paused")) {
+        finish_not_resumed(m, ff_json_string(info, "error-desc"));
+    } else {
+        learn_source(m, status);
+    }
+}
+
 static void on_display(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Move *m = opaque;
@@ -546,6 +612,30 @@ static void on_display(FfQmpClient *client, JsonNode *result, const GError *erro
     say_carrier(m, ff_json_node_object(result));
     say_differences(m, ff_json_node_object(result));
     check_passes(m, ff_json_node_object(result));
+    if (m->o->resume) {
+        look_at_source(m, ff_json_node_object(result));
+    }
+}
+
+static void on_destination_look(FfQmpClient *client, JsonNode *result, const GError *error,
+                                void *opaque)
+{
+    Move *m = opaque;
+
+    m->asking_destination = false;
+    if (!m->over && !m->dst_completed &&
+        !strcmp(ff_json_string_or(ff_json_node_object(result), "status", ""), "completed")) {
+        destination_completed(m);
+    }
+}
+
+/* Of a migration that is resumed, whose events may be off. */
+static void look_at_destination(Move *m)
+{
+    if (!m->dst_gone && !m->asking_destination) {
+        m->asking_destination = true;
+        ff_cli_qmp_send(m->ends->dst, "query-migrate", NULL, on_destination_look, m);
+    }
 }
 
 static gboolean on_refresh(gpointer opaque)
@@ -558,6 +648,9 @@ static gboolean on_refresh(gpointer opaque)
     if (!m->asking) {
         m->asking = true;
         ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, on_display, m);
+    }
+    if (m->o->resume) {
+        look_at_destination(m);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -651,6 +744,7 @@ static void detach_all(Move *m)
         g_source_unref(source);
     }
     g_ptr_array_unref(m->sources);
+    g_free(m->status);
 }
 
 static bool start(Move *m, GError **error)
@@ -664,9 +758,16 @@ static bool start(Move *m, GError **error)
     }
     m->started = g_get_monotonic_time();
     json_object_set_string_member(arguments, "uri", m->ends->uri);
+    if (m->o->resume) {
+        json_object_set_boolean_member(arguments, "resume", TRUE);
+    }
     started = ff_cli_qmp_call(m->ends->src, "migrate", arguments, &local);
     if (!started && !ff_qmp_refused(local)) {
         leave(m, local->message); /* it was sent, and may be carried out */
+        return true;
+    }
+    if (!started && m->o->resume) {
+        finish_not_resumed(m, local->message);
         return true;
     }
     if (!started) {
@@ -674,7 +775,7 @@ static bool start(Move *m, GError **error)
                                    "the source refused to migrate to %s: ", m->ends->uri);
         return false;
     }
-    if (m->o->mode == FF_MOVE_NOW) {
+    if (m->o->mode == FF_MOVE_NOW && !m->o->resume) {
         switch_over(m);
     }
     return true;
@@ -691,9 +792,14 @@ bool ff_move_run(const FfMoveOptions *options, FfMoveEnds *ends, FfProgress *pro
     m.recorder[FF_SIDE_DESTINATION] =
         (FfRecorder){options->record, FF_SIDE_DESTINATION, ends->dst, false};
     m.sources = g_ptr_array_new();
+    if (options->resume) {
+        m.status = g_strdup("postcopy-paused");
+        m.switch_asked = result->postcopy = true; /* long ago: nothing cancels it */
+        m.dst_completed = ends->destination_completed;
+    }
     attach_signals(&m); /* first: a migration that is asked for is not left without a word */
     bool started = start(&m, error);
-    if (!started || m.over) {
+    if (!started || m.ended) {
         detach_all(&m);
         return started;
     }

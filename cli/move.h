@@ -29,6 +29,7 @@ typedef struct {
     char **parameters;                      /* NAME=VALUE; can be NULL */
     char **capabilities;                    /* NAME[=on|off]; can be NULL */
     bool preempt, no_cont;
+    bool resume;      /* of a migration that is paused; with .no_cont */
     unsigned timeout; /* seconds; 0: none */
     FfRecord *record; /* what both sides say, until the last answers; NULL: nobody wants it */
 } FfMoveOptions;
@@ -60,8 +61,9 @@ const char *ff_outcome_name(FfOutcome outcome);
 /* Both ends of a migration, ready for migrate. */
 typedef struct {
     FfCliQmp *src, *dst;
-    bool was_running; /* the source's guest, before */
-    char *uri;        /* what the source connects to */
+    bool was_running;           /* the source's guest, before */
+    bool destination_completed; /* of a paused migration: only the source does not know it */
+    char *uri;                  /* what the source connects to */
 } FfMoveEnds;
 void ff_move_ends_clear(FfMoveEnds *ends);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfMoveEnds, ff_move_ends_clear)
@@ -69,6 +71,10 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfMoveEnds, ff_move_ends_clear)
 /* Connects to both sides, checks that they can, sets capabilities and parameters, has the
  * destination listen. Changes nothing about the guest. */
 bool ff_move_prepare(const FfMoveOptions *options, FfMoveEnds *ends, GError **error);
+
+/* The same for .resume: connects to both sides, looks whether there is something to resume, has the
+ * destination listen if it does not, or .listen says where. Changes nothing else (resume.c). */
+bool ff_resume_prepare(const FfMoveOptions *options, FfMoveEnds *ends, GError **error);
 
 /*
  * Moves the guest and waits for the end. SIGINT or SIGTERM cancels before the switch; after it,

@@ -125,12 +125,14 @@ static void print_stake_at_destination(FILE *out, gint64 missing)
     }
 }
 
-static void next_at_source(FILE *out, JsonObject *half)
+static void next_at_source(FILE *out, JsonObject *half, const char *address)
 {
     const char *peer = ff_json_string(half, "peer");
 
-    ff_report_row(out, "next",
-                  "{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"%s\", "
+    ff_report_row(out, "next", "farfault migrate --resume %s DESTINATION-QMP", address);
+    ff_report_row(out, "",
+                  "or by QMP, when the destination listens: {\"execute\": \"migrate\", "
+                  "\"arguments\": {\"uri\": \"%s\", "
                   "\"resume\": true}}",
                   peer ? peer : "tcp:DESTINATION:PORT");
     ff_report_row(out, "",
@@ -138,7 +140,7 @@ static void next_at_source(FILE *out, JsonObject *half)
                   "back: x-farfault-revoke");
 }
 
-static void next_at_destination(FILE *out, JsonObject *half)
+static void next_at_destination(FILE *out, JsonObject *half, const char *address)
 {
     const char *listens = ff_json_string(half, "listens");
 
@@ -148,16 +150,17 @@ static void next_at_destination(FILE *out, JsonObject *half)
                       "here. If the source says \"failed\" or \"cancelled\" the guest runs there: "
                       "end this QEMU");
     }
+    ff_report_row(out, "next", "farfault migrate --resume SOURCE-QMP %s", address);
     if (listens) {
-        ff_report_row(out, "next",
-                      "at the source: {\"execute\": \"migrate\", \"arguments\": "
+        ff_report_row(out, "",
+                      "or by QMP, at the source: {\"execute\": \"migrate\", \"arguments\": "
                       "{\"uri\": \"%s\", \"resume\": true}}",
                       listens);
     }
-    ff_report_row(out, listens ? "" : "next",
+    ff_report_row(out, "",
                   "%s{\"execute\": \"migrate-recover\", \"arguments\": "
                   "{\"uri\": \"tcp:ADDRESS:PORT\"}}, then resume at the source",
-                  listens ? "over another network: " : "");
+                  listens ? "over another network: " : "or by QMP: ");
     if (ff_json_bool(half, "may-run")) {
         next_with_dump(out);
     }
@@ -170,7 +173,8 @@ bool ff_split_lacks_pages(JsonObject *info)
     return !strcmp(ff_json_string_or(half, "role", ""), "destination");
 }
 
-static void print_paused(FILE *out, JsonObject *half, bool source, bool restore)
+static void print_paused(FILE *out, JsonObject *half, bool source, bool restore,
+                         const char *address)
 {
     bool ended = ff_json_bool(half, "peer-ended");
     const char *file = source ? NULL : ff_json_string(half, "peer");
@@ -193,12 +197,12 @@ static void print_paused(FILE *out, JsonObject *half, bool source, bool restore)
         print_lost_at_source(out);
     } else if (source) {
         print_stake_at_source(out);
-        next_at_source(out, half);
+        next_at_source(out, half, address);
     } else if (ended) {
         print_lost_at_destination(out, half);
     } else {
         print_stake_at_destination(out, pages_missing(half));
-        next_at_destination(out, half);
+        next_at_destination(out, half, address);
     }
     ff_report_row(out, "", "to keep this half in files: farfault dump QMP DIRECTORY");
     if (!source && ff_json_bool(half, "may-run")) {
@@ -206,7 +210,7 @@ static void print_paused(FILE *out, JsonObject *half, bool source, bool restore)
     }
 }
 
-void ff_split_print(FILE *out, JsonObject *info)
+void ff_split_print(FILE *out, JsonObject *info, const char *address)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
     const char *status = ff_json_string_or(info, "status", "");
@@ -227,6 +231,6 @@ void ff_split_print(FILE *out, JsonObject *info)
         ff_report_row(out, "broken", "for %s", since);
     }
     if (!strcmp(status, "postcopy-paused")) {
-        print_paused(out, half, source, is_restore(info));
+        print_paused(out, half, source, is_restore(info), address);
     }
 }

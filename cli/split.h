@@ -9,7 +9,9 @@
 
 /* QEMU's main loop may wait for a page: it is not to be asked anything. */
 bool ff_split_lacks_pages(JsonObject *info);
-/* INFO: the answer to query-migrate. Prints nothing if the guest is whole. */
-void ff_split_print(FILE *out, JsonObject *info);
+/* INFO: the answer to query-migrate of the monitor at ADDRESS. Prints nothing if the guest is
+ * whole.
+ */
+void ff_split_print(FILE *out, JsonObject *info, const char *address);
 
 #endif

@@ -113,7 +113,7 @@ static void print_text(FfCliQmp *qmp, const char *address, JsonNode *const answe
     }
     print_times(info);
     print_remaining(info);
-    ff_split_print(stdout, info);
+    ff_split_print(stdout, info, address);
     ff_report_ram(stdout, info);
     ff_report_latency(stdout, info);
 }

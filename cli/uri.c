@@ -76,6 +76,15 @@ bool ff_uri_any_port(const char *uri)
     return split_tcp(uri, &host, &port) && (!*port || !strcmp(port, "0"));
 }
 
+bool ff_uri_same_port(const char *a, const char *b)
+{
+    g_autofree char *a_host = NULL, *a_port = NULL, *b_host = NULL, *b_port = NULL;
+
+    return split_tcp(a, &a_host, &a_port) && split_tcp(b, &b_host, &b_port)
+               ? !strcmp(a_port, b_port)
+               : !strcmp(a, b);
+}
+
 char *ff_uri_for_source(const char *actual, const char *dst_host)
 {
     g_autofree char *host = NULL, *port = NULL;

@@ -25,6 +25,9 @@ char *ff_uri_from_info(JsonObject *info);
  */
 char *ff_uri_for_source(const char *actual, const char *dst_host);
 
+/* Two tcp URIs of one port, or twice the same URI. */
+bool ff_uri_same_port(const char *a, const char *b);
+
 /* TRUE if URI asks for any free port ("tcp:HOST:0"). */
 bool ff_uri_any_port(const char *uri);
 

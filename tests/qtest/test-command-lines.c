@@ -95,6 +95,8 @@ static const Row rows[] = {
     {"migrate tcp:127.0.0.1:1 none/b", 1, NOBODY},
     {"status tcp:127.0.0.1:1", 1, NOBODY},
     {"dump tcp:127.0.0.1:1 out", 1, NOBODY},
+    {"migrate --resume none/a none/b", 1, "farfault recover --from DIRECTORY none/b continues"},
+    {"migrate --resume --preempt a b", 2, "--resume continues a migration as it was begun"},
     {"recover --from none tcp:127.0.0.1:1", 1, NOBODY},
     {"end tcp:127.0.0.1:1", 1, NOBODY},
     {"snapshot tcp:127.0.0.1:1 out", 1, NOBODY},
@@ -236,6 +238,7 @@ static void test_commands(void)
         {"--versio", "unknown option \"--versio\", did you mean \"--version\"?"},
         {"--hepl", "did you mean \"--help\"?"},
         {"--nonsense", "(there are --version, --help)"},
+        {"resume", "farfault migrate --resume SOURCE-QMP DESTINATION-QMP"},
         {"statsu", "there is no command \"statsu\", did you mean \"status\"?"},
     };
 

@@ -135,7 +135,6 @@ static void await(Half *d, bool (*what)(JsonObject *half))
 }
 
 /* Returns where the destination listens (g_free). */
-/* Returns where the destination listens (g_free). */
 static char *listen_slowly(Half *s, Half *d)
 {
     move_prepare(s->vm, d->vm);
@@ -170,6 +169,13 @@ static void expect_text(const char *text, const char *part)
 {
     if (!strstr(text, part)) {
         g_error("not in what it says: %s\n%s", part, text);
+    }
+}
+
+static void expect_no_text(const char *text, const char *part)
+{
+    if (strstr(text, part)) {
+        g_error("in what it says: %s\n%s", part, text);
     }
 }
 
@@ -232,6 +238,12 @@ static char *look(Half *s, Half *d)
     expect_text(at_d, "vCPU 0, for ");
     expect_text(at_d, "of 'pc.ram'");
     expect_text(at_d, "migrate-recover");
+    g_autofree char *next_s = g_strdup_printf(
+        "  next         farfault migrate --resume %s DESTINATION-QMP\n", s->monitor);
+    g_autofree char *next_d =
+        g_strdup_printf("  next         farfault migrate --resume SOURCE-QMP %s\n", d->monitor);
+    expect_text(at_s, next_s);
+    expect_text(at_d, next_d);
     g_autofree char *uri = uri_to_type(at_s);
     g_autofree char *same = uri_to_type(at_d);
     g_assert_cmpstr(uri, ==, same);
@@ -407,6 +419,117 @@ static void test_halves(void)
     halves_end(&s, &d, dir);
 }
 
+/* ---- resumed by the command line ------------------------------------------------------------- */
+
+static void check_paused(Half *s, Half *d)
+{
+    Half *const halves[] = {s, d};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(halves); i++) {
+        g_autoptr(JsonObject) info = qmp_return(halves[i]->q, "query-migrate", NULL);
+
+        g_assert_cmpstr(json_object_get_string_member(info, "status"), ==, "postcopy-paused");
+    }
+}
+
+static void check_came(Half *s, Half *d, const BootsectConfig *boot)
+{
+    vm_wait_new_serial(d->vm, "B");
+    move_check_guest(s->vm, d->vm, boot, RAM_BYTES);
+    check_right(check_counters(d->vm, boot));
+}
+
+/* MORE: an option and its value; can be NULL. */
+static void resume_it(Half *s, Half *d, const char *more, const char *value)
+{
+    g_autofree char *out = NULL, *err = NULL;
+
+    qmp_ok(s->q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    g_assert_cmpint(
+        FARFAULT(&out, &err, "migrate", "--resume", s->monitor, d->monitor, more, value), ==, 0);
+    g_test_message("%s%s", err, out);
+    expect_text(out, "migration completed by postcopy; the guest is running at the destination");
+}
+
+/* What is no use is said, and changes nothing. */
+static void refuse_to_resume(Half *s, Half *d)
+{
+    g_autofree char *out = NULL;
+
+    REFUSED("are source and destination swapped?", "migrate", "--resume", d->monitor, s->monitor);
+    /* Nobody listens there. */
+    g_assert_cmpint(FARFAULT(&out, NULL, "migrate", "--resume", "--connect", "tcp:127.0.0.1:1",
+                             s->monitor, d->monitor),
+                    ==, 3);
+    expect_text(out, "migration paused: not resumed over tcp:127.0.0.1:1: ");
+    expect_text(out, "farfault migrate --resume ");
+    check_paused(s, d);
+}
+
+/* It is left when its time is up, and continues. */
+static void resume_for_a_moment(Half *s, Half *d)
+{
+    g_autofree char *out = NULL, *err = NULL;
+
+    g_assert_cmpint(
+        FARFAULT(&out, &err, "migrate", "--resume", "--timeout", "1", s->monitor, d->monitor), ==,
+        4);
+    expect_text(err, "resumed: the rest of the guest's memory moves now");
+    REFUSED("nothing is paused: the migration of source ", "migrate", "--resume", s->monitor,
+            d->monitor);
+    qmp_ok(s->q, "migrate-pause", NULL);
+    qmp_expect_migration(d->q, "postcopy-active");
+    qmp_expect_migration(d->q, "postcopy-paused");
+    qmp_expect_migration(s->q, "postcopy-active");
+    qmp_expect_migration(s->q, "postcopy-paused");
+}
+
+/* URI: of --uri, for a destination that is to listen elsewhere; NULL: where it did. */
+static void test_resume(const void *uri)
+{
+    if (!has(vm_farfault_available)) {
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Half s, d;
+    g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
+
+    REFUSED("nothing is paused: the migration of source ", "migrate", "--resume", s.monitor,
+            d.monitor);
+    pause_it(&s, &d);
+    refuse_to_resume(&s, &d);
+    resume_for_a_moment(&s, &d);
+    resume_it(&s, &d, uri ? "--uri" : NULL, uri);
+    REFUSED("nothing is paused: the migration of source ", "migrate", "--resume", s.monitor,
+            d.monitor);
+    check_came(&s, &d, &boot);
+    halves_end(&s, &d, dir);
+}
+
+/* A destination whose relay and engine have ended does not listen any more: it is told to. */
+static void test_resume_attached(void)
+{
+    if (!has(vm_farfault_available)) {
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Half s, d;
+    g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
+    g_autofree char *status = NULL, *out = NULL;
+
+    pause_it(&s, &d);
+    kill(vm_engine(d.vm), SIGKILL);
+    kill(vm_relay(d.vm), SIGKILL);
+    g_assert_cmpint(FARFAULT(NULL, NULL, "attach", d.monitor), ==, 0);
+    g_assert_cmpint(FARFAULT(&status, NULL, "status", d.monitor), ==, 0);
+    expect_no_text(status, "at the source: {");
+    qmp_ok(s.q, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    g_assert_cmpint(FARFAULT(&out, NULL, "migrate", "--resume", s.monitor, d.monitor), ==, 0);
+    expect_text(out, "migration completed by postcopy");
+    vm_wait_new_serial(d.vm, "B");
+    halves_end(&s, &d, dir);
+}
+
 /* The engine dies when QEMU has just been told to run: its copy of the device state outlives it,
  * and is of another moment by now. */
 static void test_granted(void)
@@ -483,13 +606,6 @@ static char *paused_status(Half *h, bool *ended)
     return text;
 }
 
-static void expect_no_text(const char *text, const char *part)
-{
-    if (strstr(text, part)) {
-        g_error("in what it says: %s\n%s", part, text);
-    }
-}
-
 /* The engines know that a QEMU has ended, and say so. The other side says what is gone, and does
  * not send anybody to a side that is dead; nor does it look for it. */
 static void check_killed(bool source)
@@ -520,6 +636,11 @@ static void check_killed(bool source)
     }
     expect_no_text(text, "migrate-recover");
     expect_no_text(text, "\"resume\"");
+    expect_no_text(text, "--resume");
+    g_autofree char *dump =
+        g_strdup_printf("and farfault recover --from DIRECTORY %s continues", d.monitor);
+    REFUSED(source ? dump : "The source keeps what it has, and does not run the guest", "migrate",
+            "--resume", s.monitor, d.monitor);
     expect_no_text(text, "still at the source");
     vm_kill(left->vm); /* as a destination: its vCPU waits for a page for ever */
     g_unlink(d.monitor);
@@ -668,6 +789,9 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/halves/status-and-dump", test_halves);
+    g_test_add_data_func("/halves/resume/where-it-was", NULL, test_resume);
+    g_test_add_data_func("/halves/resume/elsewhere", "tcp:127.0.0.1:0", test_resume);
+    g_test_add_func("/halves/resume/attached", test_resume_attached);
     g_test_add_func("/halves/source-killed", test_source_killed);
     g_test_add_func("/halves/older-destination", test_older_destination);
     g_test_add_func("/halves/destination-killed", test_destination_killed);

@@ -460,6 +460,9 @@ static void test_qmp_address(void)
     "{\"event\": \"MIGRATION\", \"data\": {\"status\": \"" status "\"}, \"timestamp\": {}}\r\n"
 #define TOOK(id, ms)                                                                               \
     "{\"return\": {\"status\": \"completed\", \"total-time\": " #ms "}, \"id\": " #id "}\r\n"
+#define STATUS(id, status)                                                                         \
+    "{\"return\": {\"status\": \"" status                                                          \
+    "\", \"error-desc\": \"why\", \"total-time\": 1}, \"id\": " #id "}\r\n"
 #define REFUSED(id) "{\"error\": {\"class\": \"X\", \"desc\": \"not now\"}, \"id\": " #id "}\r\n"
 
 typedef struct {
@@ -469,6 +472,7 @@ typedef struct {
     FfOutcome outcome;
     const char *reason; /* a part of it; NULL: none */
     bool refused;       /* it could not be started */
+    bool resume;        /* --resume */
     gint64 took;        /* ms, as the source says in the end; 0: it does not */
 } EndRow;
 
@@ -529,7 +533,7 @@ static const EndRow ends[] = {
      {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("postcopy-paused"), RETURN(4)},
      {RETURN(1), RETURN(2), RETURN(3), RETURN(4)},
      FF_OUTCOME_PAUSED,
-     "the connection broke after the switch"},
+     "both QEMUs live: farfault migrate --resume sock other (farfault status other)"},
     {"paused/destination-closed",
      FF_MOVE_NOW,
      {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active") EVENT("postcopy-paused"), RETURN(4)},
@@ -544,6 +548,40 @@ static const EndRow ends[] = {
      {RETURN(1) EVENT("completed"), RETURN(2), RETURN(3)},
      FF_OUTCOME_COMPLETED,
      NULL},
+    /* Its events are off. */
+    {"resume/looked-at",
+     FF_MOVE_NOW,
+     {RETURN(1), RETURN(2), STATUS(3, "completed"), RETURN(4)},
+     {RETURN(1), STATUS(2, "completed"), RETURN(3), RETURN(4)},
+     FF_OUTCOME_COMPLETED,
+     NULL,
+     .resume = true},
+    {"resume/events",
+     FF_MOVE_NOW,
+     {RETURN(1),
+      EVENT("postcopy-paused") EVENT("postcopy-recover") RETURN(2) EVENT("postcopy-active")
+          EVENT("completed"),
+      RETURN(3)},
+     {RETURN(1) EVENT("completed"), RETURN(2), RETURN(3)},
+     FF_OUTCOME_COMPLETED,
+     NULL,
+     .resume = true},
+    {"resume/paused-again",
+     FF_MOVE_NOW,
+     {RETURN(1), RETURN(2), STATUS(3, "postcopy-paused"), RETURN(4)},
+     {RETURN(1), RETURN(2), RETURN(3), RETURN(4)},
+     FF_OUTCOME_PAUSED,
+     "not resumed over tcp:x:1: why. Both QEMUs keep what they have: farfault migrate --resume "
+     "sock "
+     "other",
+     .resume = true},
+    {"resume/refused",
+     FF_MOVE_NOW,
+     {RETURN(1), REFUSED(2), RETURN(3)},
+     {RETURN(1), RETURN(2), RETURN(3)},
+     FF_OUTCOME_PAUSED,
+     "not resumed over tcp:x:1: not now",
+     .resume = true},
     {"refused",
      FF_MOVE_NOW,
      {RETURN(1), REFUSED(2)},
@@ -566,8 +604,11 @@ static void test_end(gconstpointer data)
         /* It has closed before the source says anything. */
         g_clear_pointer(&d.thread, g_thread_join);
     }
-    FfMoveOptions options = {
-        .source = "sock", .destination = "other", .mode = row->mode, .no_cont = true};
+    FfMoveOptions options = {.source = "sock",
+                             .destination = "other",
+                             .mode = row->mode,
+                             .no_cont = true,
+                             .resume = row->resume};
     FfMoveEnds both = {.src = s.qmp, .dst = d.qmp, .uri = "tcp:x:1"};
     bool started = ff_move_run(&options, &both, progress, &result, &error);
     g_assert_cmpint(started, ==, !row->refused);
