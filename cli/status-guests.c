@@ -54,6 +54,8 @@ static void print_guest(const FfHostGuest *guest)
         print_running(&guest->totals);
     } else if (guest->moved) {
         print_moved(guest);
+    } else if (guest->waits) {
+        printf("waits for an incoming migration");
     } else {
         printf("nothing is under way");
     }

@@ -54,6 +54,7 @@ static void read_cmdline(FfHostGuest *guest)
 
     if (g_file_get_contents(path, &text, &len, NULL)) {
         uuid = ff_guests_option(text, len, "uuid");
+        guest->waits = ff_guests_option(text, len, "incoming");
     }
     guest->name = name_of(text, len);
     guest->uuid = g_strdup(uuid ? uuid : "");
@@ -85,6 +86,20 @@ static bool read_copy(int fd, FfTotals *totals)
     return false;
 }
 
+/* The journal knows of no migration, and QEMU has not been told to take one by itself, of which
+ * nothing would be known. */
+static bool has_none(int fd, const FfStateHeader *head)
+{
+    uint32_t flags = 0;
+    char native = 0;
+
+    return head->role == FF_ROLE_NONE &&
+           pread(fd, &flags, sizeof(flags), offsetof(FfStateHeader, driver_flags)) ==
+               sizeof(flags) &&
+           !(flags & (FF_DRIVER_NATIVE_INCOMING | FF_DRIVER_PLAIN_PEER)) &&
+           pread(fd, &native, 1, offsetof(FfStateHeader, native)) == 1 && !native;
+}
+
 static void read_state(int fd, FfHostGuest *guest)
 {
     FfStateHeader head;
@@ -104,6 +119,7 @@ static void read_state(int fd, FfHostGuest *guest)
         pread(fd, guest->peer, sizeof(guest->peer) - 1, offsetof(FfStateHeader, peer_uri)) < 0) {
         guest->peer[0] = 0;
     }
+    guest->waits = guest->waits && has_none(fd, &head);
     guest->counted = read_copy(fd, &guest->totals);
     guest->totals.status[sizeof(guest->totals.status) - 1] = 0;
 }
@@ -145,6 +161,8 @@ GPtrArray *ff_guests_find(void)
         if (fd >= 0) {
             read_state(fd, guest);
             close(fd);
+        } else {
+            guest->waits = false; /* who knows */
         }
         g_ptr_array_add(guests, guest);
     }

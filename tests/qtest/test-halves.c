@@ -225,6 +225,20 @@ static void look_at_all(Half *s, Half *d)
     expect_text(text, to);
 }
 
+/* One runs, the other one waits. */
+static void look_before(Half *s, Half *d)
+{
+    g_autofree char *text = NULL;
+    g_autofree char *at_s =
+        g_strdup_printf("process %d: nothing is under way\n", (int)vm_pid(s->vm));
+    g_autofree char *at_d =
+        g_strdup_printf("process %d: waits for an incoming migration\n", (int)vm_pid(d->vm));
+
+    g_assert_cmpint(FARFAULT(&text, NULL, "status"), ==, 0);
+    expect_text(text, at_s);
+    expect_text(text, at_d);
+}
+
 /* Returns the URI that both sides say to type. */
 static char *look(Half *s, Half *d)
 {
@@ -400,6 +414,7 @@ static void test_halves(void)
     Half s, d;
     g_autofree char *dir = halves_start(&s, &d, &boot, NULL);
     REFUSED("no paused migration", "dump", s.monitor, s.dump);
+    look_before(&s, &d);
     pause_it(&s, &d);
     g_autofree char *uri = look(&s, &d);
     keep(&s, &d, &boot);
