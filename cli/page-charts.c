@@ -331,12 +331,20 @@ static void step_to(GString *out, double from, double to, double v, double scale
                            HEIGHT - v * scale);
 }
 
+/* "1.5", "2000", "10 k" (g_free). */
+static char *count_text(double v)
+{
+    return v < 1e4   ? g_strdup_printf("%.4g", v)
+           : v < 1e7 ? g_strdup_printf("%.4g k", v / 1e3)
+                     : g_strdup_printf("%.0f M", v / 1e6);
+}
+
 static void value_axis(GString *out, double most, bool bytes, const char *unit)
 {
     double step = bytes ? most / 4 : step_of(most);
 
     for (double v = 0; step > 0 && v <= most * 1.0001; v += step) {
-        g_autofree char *number = bytes ? ff_format_bytes(v) : g_strdup_printf("%.4g", v);
+        g_autofree char *number = bytes ? ff_format_bytes(v) : count_text(v);
         g_autofree char *label = g_strconcat(number, unit, NULL);
         double y = HEIGHT - v * (HEIGHT - 12) / most;
 
@@ -435,9 +443,10 @@ static gint64 heat(GString *out, const FfPageData *d, guint n, gint64 most)
                 g_string_append_printf(out,
                                        "<rect class=\"heat\" x=\"%.1f\" y=\"%.2f\" "
                                        "width=\"%.1f\" height=\"%.2f\" fill-opacity=\"%.2f\">"
-                                       "<title>%" G_GINT64_FORMAT " requests</title></rect>\n",
+                                       "<title>%" G_GINT64_FORMAT " request%s</title></rect>\n",
                                        from, HEIGHT - (p + 1) * h, MAX(w, 1), h,
-                                       0.15 + 0.85 * (double)more / (double)most, more);
+                                       0.15 + 0.85 * (double)more / (double)most, more,
+                                       more == 1 ? "" : "s");
             }
         }
         before = s;

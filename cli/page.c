@@ -334,6 +334,14 @@ static void events(GString *out, const FfPageData *d)
     g_string_append(out, "</table>\n");
 }
 
+/* As JSON has it, but for a mean, of which a division has made many decimals (g_free). */
+static char *value_text(const char *name, JsonNode *node)
+{
+    return !strcmp(name, "latency-mean-us") && JSON_NODE_HOLDS_VALUE(node)
+               ? g_strdup_printf("%.1f", json_node_get_double(node))
+               : json_to_string(node, FALSE);
+}
+
 /* The members of OBJECT, each under its path after PREFIX. */
 static void members(GString *out, const char *id, const char *prefix, JsonObject *object)
 {
@@ -348,7 +356,7 @@ static void members(GString *out, const char *id, const char *prefix, JsonObject
         if (JSON_NODE_HOLDS_OBJECT(node)) {
             members(out, id, path, json_node_get_object(node));
         } else {
-            g_autofree char *value = json_to_string(node, FALSE);
+            g_autofree char *value = value_text(name, node);
 
             put(out, "<tr><th>%s</th><td id=\"%s.%s\">%s</td></tr>\n", path, id, path, value);
         }

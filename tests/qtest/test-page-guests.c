@@ -80,7 +80,9 @@ static unsigned check_numbers(const char *page, const char *path, JsonObject *in
         if (JSON_NODE_HOLDS_OBJECT(node)) {
             n += check_numbers(page, inner, json_node_get_object(node));
         } else {
-            g_autofree char *value = json_to_string(node, FALSE);
+            g_autofree char *value = !strcmp(name, "latency-mean-us")
+                                         ? g_strdup_printf("%.1f", json_node_get_double(node))
+                                         : json_to_string(node, FALSE);
             g_autofree char *text = g_markup_escape_text(value, -1);
             g_autofree char *cell = g_strdup_printf("<td id=\"%s\">%s</td>", inner, text);
             /* A browser says its tree with fewer escapes. */

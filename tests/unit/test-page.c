@@ -67,7 +67,8 @@ static void fill(FfRecord *r)
          " {'requests': 3, 'bytes-wire': 4300, 'pages-bulk': 10, 'pages-urgent': 3}}");
     info(r, FF_SIDE_DESTINATION,
          "{'status': 'completed', 'x-farfault': {'requests': 5, 'bytes-wire': 4300,"
-         " 'latency-us': [[32, 2], [64, 1]], 'latency-p99-us': 128}}");
+         " 'latency-us': [[32, 2], [64, 1]], 'latency-mean-us': 61.333333333333336,"
+         " 'latency-p99-us': 128}}");
     ff_record_result(r, result);
 }
 
@@ -124,6 +125,7 @@ static void test_page(void)
     has(page, "id=\"source.ram.transferred\">4242</td>");
     has(page, "id=\"source.ram.mbps\">12.5</td>");
     has(page, "id=\"destination.x-farfault.latency-us\">[[32,2],[64,1]]</td>");
+    has(page, "id=\"destination.x-farfault.latency-mean-us\">61.3</td>");
     has(page, "<b>7 ms</b><span>downtime, as QEMU says it</span>");
     has(page, "<b>completed</b><span>outcome</span>");
     has(page, "rect class=\"dst lost\"");
@@ -141,7 +143,7 @@ static void test_places(void)
     static const struct {
         const char *places;
         unsigned cells;
-    } rows[] = {{"[0, 7, 3]", 2}, {"[]", 0},           {"[0, 0]", 0}, {"[-4]", 0},
+    } rows[] = {{"[0, 7, 1]", 2}, {"[]", 0},           {"[0, 0]", 0}, {"[-4]", 0},
                 {"'x'", 0},       {"[[1], {}, 5]", 1}, {"[null]", 0}, {"{}", 0}};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
@@ -161,6 +163,7 @@ static void test_places(void)
         g_assert_cmpuint(g_strv_length(cells), ==, rows[i].cells + 1);
         g_assert_true(!strstr(page, "id=\"places\"") == !rows[i].cells);
         g_assert_true(!strstr(page, "<title>7 requests</title>") == (i != 0));
+        g_assert_true(!strstr(page, "<title>1 request</title>") == (i != 0));
     }
 }
 
@@ -295,6 +298,28 @@ static void test_clock(void)
     has(page, "<td>2000.001 ms</td><td>source</td><td>RESET ");
 }
 
+/* What stands at an axis is a number that people read. */
+static void test_axis(void)
+{
+    static const char *const rows[][2] = {{"5", ">5/s<"},
+                                          {"8000", ">8000/s<"},
+                                          {"50000", ">50 k/s<"},
+                                          {"6000000", ">6000 k/s<"},
+                                          {"50000000", ">50 M/s<"}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *lines = g_strdup_printf(
+            HEAD "{\"us\":0,\"side\":\"source\",\"info\":{\"status\":\"active\",\"x-farfault\":"
+                 "{\"requests\":0}}}\n{\"us\":1000000,\"side\":\"source\",\"info\":{\"status\":"
+                 "\"completed\",\"x-farfault\":{\"requests\":%s}}}\n",
+            rows[i][0]);
+        g_autofree char *page = page_of(lines);
+
+        has(page, rows[i][1]);
+        g_assert_null(strstr(page, "e+0"));
+    }
+}
+
 /* Counts that are too large to be added, and things that are no counts. */
 static void test_counts(void)
 {
@@ -378,5 +403,6 @@ int main(int argc, char **argv)
     g_test_add_func("/page/markup", test_markup);
     g_test_add_func("/page/clock", test_clock);
     g_test_add_func("/page/counts", test_counts);
+    g_test_add_func("/page/axis", test_axis);
     return g_test_run();
 }
