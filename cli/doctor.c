@@ -252,7 +252,7 @@ static void check_qemu(void)
         say(FAIL, "QEMU", "install 7.2 or newer", "%s is %u.%u", qemu, major, minor);
     } else if (!ff_is_elf(qemu)) {
         say(WARN, "QEMU",
-            "name the program itself in [qemu] binary=", "%s is %u.%u, behind a script", qemu,
+            "name the program itself in [qemu] binary=", "%s is %u.%u, called by a script", qemu,
             major, minor);
     } else {
         say(OK, "QEMU", NULL, "%s is %u.%u", qemu, major, minor);

@@ -32,7 +32,7 @@ static const Command commands[] = {
     {"metrics", ff_cli_metrics, "what the guests of this host have done, for Prometheus",
      ff_help_metrics},
     {"dump", ff_cli_dump, "write half of a paused migration into files", ff_help_dump},
-    {"recover", ff_cli_recover, "go on from the dump of a source that is gone", ff_help_recover},
+    {"recover", ff_cli_recover, "continue from the dump of a source that is gone", ff_help_recover},
     {"end", ff_cli_end, "end a paused destination, and lose its guest", ff_help_end},
     {"join", ff_cli_join, "make a snapshot of the two dumps of a migration", ff_help_join},
     {"snapshot", ff_cli_snapshot, "write a running guest into a file", ff_help_snapshot},

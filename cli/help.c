@@ -33,7 +33,7 @@ const char ff_help_migrate[] =
     "\n"
     "After a pause (exit status 3):\n"
     "  --resume                 continue a migration that an engine carried and whose connection\n"
-    "                           broke; the destination listens anew if it must, or at --uri URI.\n"
+    "                           broke; the destination listens again if it must, or at --uri URI.\n"
     "                           Goes with --connect and what is below, but not --no-cont\n"
     "\n"
     "Other:\n"
@@ -47,7 +47,7 @@ const char ff_help_migrate[] =
     "\n"
     "Ctrl-C cancels until the switch is asked for. Exit status: 0 completed, 1 failed or\n"
     "cancelled (what is printed says where the guest is), 2 usage, 3 postcopy paused,\n"
-    "4 left: it may go on.\n";
+    "4 left: it may continue.\n";
 
 const char ff_help_status[] =
     "Usage: farfault status [--json] QMP\n"
@@ -69,7 +69,7 @@ const char ff_help_status[] =
     "\n"
     "Exit status: 0 QEMU answered, or none was asked, 1 if not, 2 usage. With --watch: 0 "
     "completed, 1 failed,\n"
-    "cancelled or no monitor left, 2 usage, 4 left (Ctrl-C): it may go on.\n";
+    "cancelled or no monitor left, 2 usage, 4 left (Ctrl-C): it may continue.\n";
 
 const char ff_help_metrics[] =
     "Usage: farfault metrics [--openmetrics] [--output FILE]\n"
@@ -132,7 +132,8 @@ const char ff_help_join[] =
 
 const char ff_help_recover[] =
     "Usage: farfault recover --from DIRECTORY [--quiet] QMP\n"
-    "Let the guest of a paused migration go on at the destination, from the dump of a source that "
+    "Let the guest of a paused migration continue at the destination, from the dump of a source "
+    "that "
     "is\n"
     "gone for good. The dump is verified first; from then on the source is not resumed any more. "
     "The\n"
@@ -176,7 +177,7 @@ const char ff_help_snapshot[] =
     "  --compress           in zstd's seekable format (zstd -d gives the plain file); written "
     "whole\n"
     "                       first, beside it, and compressed when the guest has its memory back\n"
-    "  --disks DIR          keep the disks of the same instant: the guest goes on with a new "
+    "  --disks DIR          keep the disks of the same instant: the guest continues with a new "
     "overlay\n"
     "                       (qcow2, in DIR) of each, and FILE.disks says which image is which. "
     "The\n"
@@ -220,7 +221,7 @@ const char ff_help_upgrade[] =
     "Usage: farfault upgrade [OPTION]... QMP\n"
     "Give a running guest another QEMU process on this host, of the same or another version,\n"
     "without copying its memory. It stands for some milliseconds. The guest has to run under\n"
-    "farfault, and not under libvirt. If anything fails it goes on in the QEMU that it has.\n"
+    "farfault, and not under libvirt. If anything fails it continues in the QEMU that it has.\n"
     "\n"
     "QMP                a monitor of -qmp that listens: PATH or unix:PATH. Its clients are\n"
     "                   disconnected, and find the new QEMU at the same place\n"

@@ -73,7 +73,7 @@ static void attach(Move *m, GSource *source, GSourceFunc function)
     g_ptr_array_add(m->sources, source);
 }
 
-/* --- the record --------------------------------------------------------------------------- */
+/* ---- the record ------------------------------------------------------------------------------ */
 
 static gboolean on_record_time(gpointer opaque)
 {
@@ -101,7 +101,7 @@ static void record_begin(Move *m)
                    NULL);
 }
 
-/* --- the end ------------------------------------------------------------------------------ */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static gboolean on_closing_timeout(gpointer opaque)
 {
@@ -215,7 +215,7 @@ static void finish(Move *m, FfOutcome outcome, const char *reason)
 static void leave(Move *m, const char *why)
 {
     g_autofree char *reason = g_strdup_printf(
-        "%s; the migration may go on: look at it with farfault status %s", why, m->o->source);
+        "%s; the migration may continue: look at it with farfault status %s", why, m->o->source);
 
     finish(m, FF_OUTCOME_LEFT, reason);
 }
@@ -251,7 +251,7 @@ static void check_completed(Move *m)
         finish(m, FF_OUTCOME_FAILED,
                "the source has sent everything, but the destination's monitor was closed before "
                "it said that it had loaded it: see its error output; if that QEMU has ended, and "
-               "only then, \"cont\" at the source goes on");
+               "only then, \"cont\" at the source continues");
     } else if (!m->grace) {
         m->grace = true;
         /* It completes a moment after the source; if it cannot say so, the numbers are still
@@ -260,7 +260,7 @@ static void check_completed(Move *m)
     }
 }
 
-/* --- the guest at the destination --------------------------------------------------------- */
+/* ---- the guest at the destination ------------------------------------------------------------ */
 
 /* Of a source that has said STOP. QEMU's own for a migration is finish-migrate, then postmigrate.
  */
@@ -348,7 +348,7 @@ static gboolean on_paused_time(gpointer opaque)
     return m->resume || m->cont_sent || m->stands || m->over ? G_SOURCE_REMOVE : G_SOURCE_CONTINUE;
 }
 
-/* --- events ------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static gint64 event_time(JsonObject *event)
 {
@@ -467,7 +467,7 @@ static void source_status(Move *m, const char *status)
         }
         check_completed(m);
     } else if (!strcmp(status, "cancelled")) {
-        finish(m, FF_OUTCOME_CANCELLED, "the guest goes on at the source");
+        finish(m, FF_OUTCOME_CANCELLED, "the guest continues at the source");
     } else if (!strcmp(status, "failed")) {
         ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, fail_with_reason, m);
     } else if (!strcmp(status, "postcopy-paused")) {
@@ -556,7 +556,7 @@ static void on_destination(JsonObject *event, const GError *error, void *opaque)
     }
 }
 
-/* --- the display, signals, time ----------------------------------------------------------- */
+/* ---- the display, signals, time -------------------------------------------------------------- */
 
 /* An engine of farfault that is active and has sent no page by the first look sends none before
  * the switch: the event that would end the wait never comes. */
@@ -680,13 +680,13 @@ static gboolean on_signal(gpointer opaque)
         }
     } else if (!m->warned) {
         m->warned = true;
-        ff_progress_say(m->progress, true,
-                        "%s: the migration goes on, also without this program (farfault status %s "
-                        "shows it); Ctrl-C again leaves",
-                        m->result->postcopy
-                            ? "the guest has been switched and cannot go back"
-                            : "the switch was asked for, and a cancel could lose the guest now",
-                        m->o->source);
+        ff_progress_say(
+            m->progress, true,
+            "%s: the migration continues, also without this program (farfault status %s "
+            "shows it); Ctrl-C again leaves",
+            m->result->postcopy ? "the guest has been switched and cannot go back"
+                                : "the switch was asked for, and a cancel could lose the guest now",
+            m->o->source);
     } else {
         leave(m, "left on request");
     }

@@ -63,7 +63,7 @@ static const char *remedy(const char *message)
         {"preempt not supported", ": leave out --preempt"},
         {"'postcopy-preempt'", ": this QEMU is too old for --preempt"},
         {"'-incoming' was not specified", ": start the destination with -incoming defer"},
-        {"already been started", ": start the destination anew; each serves one migration"},
+        {"already been started", ": start the destination again; each serves one migration"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {

@@ -152,7 +152,7 @@ static int unknown_option(const char *option)
     g_autofree char *text = ff_cli_unknown_option(option, known);
 
     fprintf(stderr,
-            "farfault: run: %s (options of QEMU go behind its name; see farfault help run)\n",
+            "farfault: run: %s (options of QEMU come after its name; see farfault help run)\n",
             text);
     return FF_CLI_USAGE_STATUS;
 }

@@ -441,7 +441,7 @@ static char *refusal(const Take *t, const GError *error)
     }
 
     if (g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND)) {
-        return g_strdup_printf("%s: no farfault behind this monitor, or one that takes no live "
+        return g_strdup_printf("%s: no farfault has this monitor, or one that takes no live "
                                "snapshots: the guest has to be started by farfault run",
                                t->o->address);
     }
@@ -543,7 +543,7 @@ static bool failed(Take *t, GError **error)
     const char *desc = ff_json_string(ff_json_node_object(t->result->info), "error-desc");
 
     if (t->why && t->begun && !t->output) {
-        return fail(error, "%s; the snapshot may go on, and %s be there in the end", t->why,
+        return fail(error, "%s; the snapshot may continue, and %s be there in the end", t->why,
                     t->result->path);
     }
     if (t->why) {
@@ -552,7 +552,7 @@ static bool failed(Take *t, GError **error)
     g_autofree char *message =
         named(t, desc ? desc : "the engine says nothing more; see QEMU's error output");
     return fail(error, "the snapshot failed, and the guest %s: %s",
-                t->result->was_running ? "goes on" : "is as it was", message);
+                t->result->was_running ? "continues" : "is as it was", message);
 }
 
 static bool is_interrupted(void *opaque)
@@ -578,7 +578,7 @@ static bool write_compressed(Take *t, GError **error)
         ff_output_commit(packed, &local)) {
         return true;
     }
-    return fail(error, "no file is left, and the guest goes on: compressing it: %s%s",
+    return fail(error, "no file is left, and the guest continues: compressing it: %s%s",
                 local->message,
                 g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NO_SPACE)
                     ? ": there must be room for the plain file and the compressed one"

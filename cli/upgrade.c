@@ -110,7 +110,7 @@ static bool has_farfault(const Upgrade *u, const GError *local, GError **error)
 {
     if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND)) {
         return fail(error,
-                    "%s: no farfault behind this monitor, or one that cannot hand a guest over: "
+                    "%s: no farfault has this monitor, or one that cannot hand a guest over: "
                     "the guest has to be started by farfault run",
                     u->address);
     }
@@ -524,7 +524,8 @@ static bool lost_sight(Upgrade *u, GError **error)
         return fail(
             error,
             "the relays of both QEMUs have ended: farfault attach %d gives the old one another, "
-            "and the guest goes on there if it had not left; farfault attach %d then ends the new "
+            "and the guest continues there if it had not left; farfault attach %d then ends the "
+            "new "
             "one, if it lives and has no guest (%s)",
             u->old_pid, (int)u->pid, why);
     }
@@ -655,7 +656,7 @@ static bool switch_over(Upgrade *u, GError **error)
     }
     if (u->end == FAILED) {
         g_autofree char *why = reason(u);
-        return fail(error, "the upgrade failed, and the guest goes on in its old QEMU: %s", why);
+        return fail(error, "the upgrade failed, and the guest continues in its old QEMU: %s", why);
     }
     return lost_sight(u, error);
 }
@@ -677,7 +678,7 @@ static void watch_signals(void)
 {
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
 
-    last_words = "farfault: interrupted: the guest goes on in the QEMU that it has\n";
+    last_words = "farfault: interrupted: the guest continues in the QEMU that it has\n";
     for (unsigned i = 0; i < G_N_ELEMENTS(signals); i++) {
         struct sigaction now;
 

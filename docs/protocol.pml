@@ -18,7 +18,7 @@
  * changes nothing but who does it) repeats migrate-recover and resume as long as it helps, may
  * revoke in place of it, and ends a side that the other one's end has made superfluous. A peer of
  * whom nothing is heard is a lost connection, whoever of the two finds it first. A paused source can
- * be dumped; then it may be gone for good, if the destination has the guest, which goes on from the
+ * be dumped; then it may be gone for good, if the destination has the guest, which continues from the
  * dump. While it does the source looks for it once at most (so that runs have an end).
  *
  * HOLE_* take one safety out each: spin has to find that.
@@ -542,7 +542,7 @@ active proctype Operator()
 {
     do
     :: !cancel && s_status != FF_STATUS_POSTCOPY_ACTIVE -> cancel = true
-    /* "the guest goes on here", at the source: the loaded copy is superfluous. */
+    /* "the guest continues here", at the source: the loaded copy is superfluous. */
     :: s_status == FF_STATUS_FAILED && d_status == FF_STATUS_POSTCOPY_PAUSED && !d_quit -> d_quit = true
     /* "the source has taken the guest back", at the destination, and the source does not know. */
     :: d_end && d_status == FF_STATUS_FAILED && s_status == FF_STATUS_POSTCOPY_PAUSED && !s_force ->
@@ -564,7 +564,7 @@ lost:
 
 /* ---- properties ----------------------------------------------------------------------------------
  *
- * Beside these two: no deadlock (every run that ends has both sides at their end), no run goes on
+ * Beside these two: no deadlock (every run that ends has both sides at their end), no run continues
  * for ever, and Operator's assertion. The three together: there is always a way forward, and it
  * leads to a guest that runs.
  */

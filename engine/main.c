@@ -110,7 +110,7 @@ static void shut_doors(void)
     ff_lease_init();
     signal(SIGTERM, SIG_IGN); /* the end of the link is our end, with a last word */
     if (!ff_sandbox_enter(FF_SANDBOX_ENGINE, &error)) {
-        fprintf(stderr, "farfault: engine: goes on with more rights than it needs: %s\n",
+        fprintf(stderr, "farfault: engine: continues with more rights than it needs: %s\n",
                 error->message);
     }
 }

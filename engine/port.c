@@ -124,7 +124,7 @@ static bool port_set_view(void *opaque, bool parameters, JsonNode *changes, GErr
     return ok;
 }
 
-/* --- memory that is plugged later -------------------------------------------------------- */
+/* ---- memory that is plugged later ------------------------------------------------------------ */
 
 typedef struct {
     FfPortObjectReply reply;

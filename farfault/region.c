@@ -185,7 +185,7 @@ static int check_gap(const FfMemory *m, char **lines, uint64_t start, uint64_t e
             uint64_t from = MAX(MAX(map.start, start), r->addr);
             if (from < MIN(MIN(map.end, end), r->addr + r->len)) {
                 return ff_fail(-EINVAL,
-                               "%#" PRIx64 ": it was mapped anew since the snapshot was prepared: "
+                               "%#" PRIx64 ": it was mapped again since the snapshot was prepared: "
                                "call ff_region_remove() before that, or cancel and prepare again",
                                from);
             }

@@ -85,7 +85,7 @@ static void prune(FfHolder *h)
 /* It has died. The next one knows nothing, and has nothing to drop. */
 static void forget_guard(FfHolder *h)
 {
-    ff_say("the guard has died: the next one goes on");
+    ff_say("the guard has died: the next one continues");
     ff_holder_close(h, &h->guard);
     h->asks.guarded = h->fetcher_guarded = false;
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {

@@ -122,7 +122,7 @@ typedef struct {
     bool deaf; /* the listening socket is not watched: no fd is free */
 } FfHolder;
 
-/* ---- tell.c ---- */
+/* ---- tell.c ---------------------------------------------------------------------------------- */
 bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_t events);
 /* FD (-1: nothing) is not watched any more, and is -1. Closing alone does not end that where
  * somebody else has the same open file: a socket that several clients came by, what the guard or
@@ -137,7 +137,7 @@ void ff_holder_tell_anew(FfHolder *h);
 void ff_holder_tell_pager(FfHolder *h);
 void ff_holder_tell_probe(FfHolder *h, FfHeldSpace *root);
 
-/* ---- guarded.c ---- */
+/* ---- guarded.c ------------------------------------------------------------------------------- */
 /* All that it does not know, and starts it if none runs. FALSE and errno: that was said, and the
  * timer tries again. */
 bool ff_holder_tell_guard(FfHolder *h);
@@ -155,20 +155,20 @@ void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s);
 /* The same of one that is no space. Takes UFFD and PIDFD (-1: not known). */
 void ff_holder_kill(FfHolder *h, int uffd, int pidfd);
 
-/* ---- accept.c ---- */
+/* ---- accept.c -------------------------------------------------------------------------------- */
 void ff_holder_accept(FfHolder *h);
 void ff_holder_on_pending(FfHolder *h, unsigned i);
 /* Takes in what clients of CRIU's have passed by now; nobody passes anything more. */
 void ff_holder_accept_last(FfHolder *h);
 
-/* ---- asks.c ---- */
+/* ---- asks.c ---------------------------------------------------------------------------------- */
 bool ff_holder_asks_begin(FfHolder *h);
 void ff_holder_on_ask(FfHolder *h, uint32_t events);
 void ff_holder_on_talk(FfHolder *h);
 /* The pager may have answered. */
 void ff_holder_answer(FfHolder *h);
 
-/* ---- fetcher.c ---- */
+/* ---- fetcher.c ------------------------------------------------------------------------------- */
 bool ff_holder_fetcher_begin(FfHolder *h);
 void ff_holder_on_fetcher(FfHolder *h);
 /* The clients of CONNECTION may run from now on. */
@@ -178,7 +178,7 @@ bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection);
 /* All that could be fetched was, and nobody needs any of it any more: the end. */
 void ff_holder_end_if_placed(FfHolder *h);
 
-/* ---- spaces.c ---- */
+/* ---- spaces.c -------------------------------------------------------------------------------- */
 /* All clients of the connection have registered their memory. */
 void ff_holder_registered(FfHolder *h, uint64_t connection);
 /* Takes P's fds. FALSE: it is refused, and that was said. */
@@ -197,7 +197,7 @@ void ff_holder_try_again(FfHolder *h);
 void ff_holder_drop(FfHolder *h, uint64_t id, bool failed);
 FfHeldSpace *ff_holder_find(FfHolder *h, uint64_t id);
 
-/* ---- pager.c ---- */
+/* ---- pager.c --------------------------------------------------------------------------------- */
 void ff_holder_start_pager(FfHolder *h);
 void ff_holder_on_pager_end(FfHolder *h);
 void ff_holder_on_link(FfHolder *h);

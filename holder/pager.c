@@ -108,7 +108,7 @@ void ff_holder_on_pager_end(FfHolder *h)
     ff_holder_close(h, &h->pidfd);
     ff_holder_close(h, &h->link);
     h->pid = 0;
-    ff_say("the pager has died: the next one goes on");
+    ff_say("the pager has died: the next one continues");
     count_tries(h);
     ff_holder_reset_gates(h);
     if (lived < LIVED_US) {

@@ -88,7 +88,7 @@ static_assert(sizeof(FfHoldPid) == 4, "as CRIU sends it");
 /* Where the pager's part begins in the memfd. */
 #define FF_RECORD_SIZE ((sizeof(FfRecord) + 4095) / 4096 * 4096)
 
-/* ---- holder ---- */
+/* ---- holder ---------------------------------------------------------------------------------- */
 
 /* A new record: its memfd, or -errno; *REC is mapped. */
 int ff_record_create(FfRecord **rec);
@@ -119,7 +119,7 @@ static inline bool ff_record_has_event(const FfRecord *rec)
            __atomic_load_n(&rec->applied, __ATOMIC_ACQUIRE) >> 1;
 }
 
-/* ---- pager: any thread. TOLD: an eventfd, to the holder ---- */
+/* ---- pager: any thread. TOLD: an eventfd, to the holder -------------------------------------- */
 
 bool ff_gate_enter(FfRecord *root, int told);
 void ff_gate_leave(FfRecord *root, int told);

@@ -35,7 +35,7 @@ typedef struct {
     bool done;
 } FfAttach;
 
-/* ---- attach-take.c ---- */
+/* ---- attach-take.c --------------------------------------------------------------------------- */
 
 /* A line of .notes. */
 void ff_attach_note(FfAttach *a, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -53,7 +53,7 @@ int ff_attach_take(FfAttach *a, int fd, const char *prefix, const char *what, GE
 int ff_attach_take_kept(FfAttach *a, unsigned at, JsonObject *o, const char *member,
                         const char *prefix, const char *what, GError **error);
 
-/* ---- attach-memory.c ---- */
+/* ---- attach-memory.c ------------------------------------------------------------------------- */
 
 /* .state_fd and .state, with the lock; waits up to 5 s for an engine that still ends. */
 bool ff_attach_take_state(FfAttach *a, GError **error);
@@ -63,11 +63,11 @@ bool ff_attach_take_memory(FfAttach *a, GError **error);
  * such a new one. */
 void ff_attach_settle_pact(FfAttach *a);
 
-/* ---- attach-agent.c ---- */
+/* ---- attach-agent.c -------------------------------------------------------------------------- */
 
 bool ff_attach_take_uffds(FfAttach *a, GError **error);
 
-/* ---- attach-monitors.c ---- */
+/* ---- attach-monitors.c ----------------------------------------------------------------------- */
 
 /* What QEMU has of them. */
 bool ff_attach_take_monitors(FfAttach *a, GError **error);

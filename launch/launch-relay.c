@@ -459,7 +459,7 @@ bool ff_relay_start(const FfRelayStart *start, int *plan_fd, GError **error)
     return true;
 }
 
-/* ---- the lock ------------------------------------------------------------------------------- */
+/* ---- the lock -------------------------------------------------------------------------------- */
 
 static void on_alarm(int signal)
 {

@@ -104,7 +104,7 @@ static bool pause_until_next(FfControl *c, const char *why, int64_t pause_s, boo
     bool dropped = keep_order(c, ordered);
     g_autofree char *text = g_strdup_printf(
         DIED ", and cannot be replaced yet: %s%s", why,
-        dropped ? "; the guest was not taken back: repeat that when the migration goes on" : "");
+        dropped ? "; the guest was not taken back: repeat that when the migration continues" : "");
 
     g_message("%s", text);
     ff_control_forget(c, 0);
@@ -140,7 +140,7 @@ static bool take_over(FfControl *c, bool (*take)(gpointer side, GError **error),
     return true;
 }
 
-/* ---- source -------------------------------------------------------------------------------- */
+/* ---- source ---------------------------------------------------------------------------------- */
 
 static bool is_given(const FfSource *s)
 {
@@ -270,7 +270,7 @@ void ff_adopt_source(FfSource *s)
     ff_journal_idle(s->cfg->state);
     /* A destination that has loaded what it got waits for a grant that will not come. */
     s->dest_may_be_loaded = phase == FF_PHASE_STOPPED;
-    ff_control_set_error(s->control, DIED ": the guest goes on here, repeat what was asked for");
+    ff_control_set_error(s->control, DIED ": the guest continues here, repeat what was asked for");
     ff_control_set_status(s->control, FF_STATUS_FAILED);
 }
 

@@ -36,7 +36,7 @@ uint64_t ff_conn_bytes_locked(const FfConnection *conn)
     return bytes;
 }
 
-/* ---- the end of a connection ---------------------------------------------------------------- */
+/* ---- the end of a connection ----------------------------------------------------------------- */
 
 void ff_conn_shutdown(FfConnection *conn)
 {

@@ -16,7 +16,7 @@
 /* The relay answers in microseconds; without one that answers a client may learn things late. */
 #define SYNC_DEADLINE_MS 1000
 
-/* ---- events ------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 void ff_control_event(FfControl *c, unsigned events)
 {
@@ -184,7 +184,7 @@ bool ff_control_client_stopped(FfControl *c)
     return stopped;
 }
 
-/* ---- messages: callbacks on the driver's main loop, in order --------------------------- */
+/* ---- messages: callbacks on the driver's main loop, in order --------------------------------- */
 
 typedef struct {
     FfControl *c;
@@ -323,7 +323,7 @@ void ff_control_moved(FfControl *c)
     }
 }
 
-/* ---- status ----------------------------------------------------------------------------- */
+/* ---- status ---------------------------------------------------------------------------------- */
 
 FfStatus ff_control_enter_locked(FfControl *c, FfStatus status)
 {
@@ -381,7 +381,7 @@ void ff_control_pause(FfControl *c, const char *why)
     }
 }
 
-/* ---- beginning and end -------------------------------------------------------------------- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 void ff_control_join(GThread **thread)
 {

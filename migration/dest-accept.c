@@ -40,7 +40,7 @@ bool ff_dest_listen(FfDestination *d, GError **error)
     return d->listen_fd >= 0;
 }
 
-/* ---- the acceptor ------------------------------------------------------------------------- */
+/* ---- the acceptor ---------------------------------------------------------------------------- */
 
 /* The coordinator waits for it, puts it in its place, or frees it: nothing is done with it here
  * once it is handed over. */
@@ -173,7 +173,7 @@ static void see_declined(FfDestination *d, const FfChannel *ch)
     /* Only this thread lets a source in, so none has come in between. */
     if (waiting && ff_channel_declined(ch)) {
         ff_control_dead(d->control,
-                        "%s ended the connection behind the TLS handshake: it does not accept this "
+                        "%s ended the connection after the TLS handshake: it does not accept this "
                         "side's certificate, and its log says why",
                         ff_channel_peer(ch));
         /* A client that learns from the source that it failed may end this QEMU at once, and

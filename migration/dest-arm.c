@@ -140,7 +140,7 @@ static bool make_space(FfDestination *d, uint64_t features, GError **error)
     return true;
 }
 
-/* ---- arming --------------------------------------------------------------------------------- */
+/* ---- arming ---------------------------------------------------------------------------------- */
 
 static bool register_all(FfDestination *d, GError **error)
 {

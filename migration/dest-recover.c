@@ -184,8 +184,7 @@ static void end_visit(FfDestination *d, FfVisit *visit)
     g_clear_pointer(&visit->ch, ff_channel_free);
 }
 
-/* ---- who it is
- * ------------------------------------------------------------------------------------ */
+/* ---- who it is ------------------------------------------------------------------------------- */
 
 static const FfGreetingWords words = {.peer = "peer", .stranger = ""};
 
@@ -241,8 +240,7 @@ static bool take_revoke(FfDestination *d, FfVisit *visit, GError **error)
     return false;
 }
 
-/* ---- what is here
- * ---------------------------------------------------------------------------------- */
+/* ---- what is here ---------------------------------------------------------------------------- */
 
 static bool say_have(FfDestination *d, FfChannel *ch, unsigned block, uint64_t page, uint64_t n,
                      uint64_t *have, GError **error)

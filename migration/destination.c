@@ -129,8 +129,7 @@ static bool agree(FfDestination *d, GError **error)
     return true;
 }
 
-/* ---- the switchover
- * ------------------------------------------------------------------------------ */
+/* ---- the switchover -------------------------------------------------------------------------- */
 
 static void know_vcpus(FfDestination *d)
 {
@@ -337,8 +336,7 @@ static void take_over(FfDestination *d)
     }
 }
 
-/* ---- the end
- * ----------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 static void end_threads(FfDestination *d)
 {
@@ -565,7 +563,7 @@ void ff_dest_coordinate(FfDestination *d)
     }
 }
 
-/* ---- beginning and end ---------------------------------------------------------------------- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 void ff_dest_init(FfDestination *d)
 {

@@ -617,7 +617,7 @@ static void cannot_put_back(FfHandover *s, const GError *why)
 {
     g_autofree char *text = g_strdup_printf(
         DIED ", and the next one cannot put back what " PEER " may have written to guest memory: "
-             "%s: the guest stands, and neither QEMU may go on with it: end both",
+             "%s: the guest stands, and neither QEMU may continue with it: end both",
         why->message);
 
     stay_stopped(s, text);
@@ -647,11 +647,11 @@ void ff_handover_adopt(FfHandover *s)
         return;
     }
     ff_control_set_error(s->control,
-                         DIED ": the guest goes on in the old QEMU, repeat the upgrade");
+                         DIED ": the guest continues in the old QEMU, repeat the upgrade");
     stay(s, false);
 }
 
-/* ---- beginning and end ---------------------------------------------------------------------- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 void ff_handover_init(FfHandover *s)
 {

@@ -30,7 +30,7 @@
 #include "net/priority.h"
 #include "net/tls.h"
 
-/* ---- the source ----------------------------------------------------------------------------- */
+/* ---- the source ------------------------------------------------------------------------------ */
 
 static bool source_init(FfMigration *m, GError **error)
 {
@@ -143,7 +143,7 @@ static const FfSideOps source_ops = {
     .clear = source_clear,
 };
 
-/* ---- the destination ------------------------------------------------------------------------ */
+/* ---- the destination ------------------------------------------------------------------------- */
 
 static bool dest_init(FfMigration *m, GError **error)
 {
@@ -295,7 +295,7 @@ static const FfSideOps dest_ops = {
     .clear = dest_clear,
 };
 
-/* ---- a live snapshot ------------------------------------------------------------------------ */
+/* ---- a live snapshot ------------------------------------------------------------------------- */
 
 static bool snapshot_init(FfMigration *m, GError **error)
 {
@@ -393,7 +393,7 @@ static const FfSideOps snapshot_ops = {
     .clear = snapshot_clear,
 };
 
-/* ---- the driver's side ------------------------------------------------------------------ */
+/* ---- the driver's side ----------------------------------------------------------------------- */
 
 /* Main loop: QEMU is to carry the migration. */
 static void give_back(gpointer p)
@@ -715,7 +715,7 @@ void ff_migration_synced(FfMigration *m)
     ff_control_event(m->control, FF_EV_SYNCED);
 }
 
-/* ---- looking at it ------------------------------------------------------------------------ */
+/* ---- looking at it --------------------------------------------------------------------------- */
 
 /* Megabits per second since the last look that is at least 100 ms back. */
 static double recent_mbps(FfMigration *m, uint64_t bytes, int64_t now)
@@ -791,7 +791,7 @@ void ff_migration_info_free(FfMigrationInfo *info)
     }
 }
 
-/* ---- the end -------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 void ff_migration_free(FfMigration *m)
 {

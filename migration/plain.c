@@ -53,7 +53,7 @@ static bool zeros(const uint8_t *p, size_t n)
     return true;
 }
 
-/* ---- this side is refused ------------------------------------------------------------------ */
+/* ---- this side is refused -------------------------------------------------------------------- */
 
 bool ff_plain_possible(const FfPlain *plain)
 {
@@ -79,7 +79,7 @@ bool ff_plain_refuse_later(FfPlain *plain, const GError *error)
     return true;
 }
 
-/* ---- source -------------------------------------------------------------------------------- */
+/* ---- source ---------------------------------------------------------------------------------- */
 
 GBytes *ff_plain_opening(const FfPlain *plain)
 {
@@ -148,7 +148,7 @@ int ff_plain_first_answer(FfPlain *plain, FfChannel *ch, uint8_t first[FF_PONG_S
     return 0;
 }
 
-/* ---- destination --------------------------------------------------------------------------- */
+/* ---- destination ----------------------------------------------------------------------------- */
 
 /* Reads from CH, after what is in FIRST, until it is known who connected. *RC < 0: -errno. */
 static FfPeer recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc)

@@ -65,7 +65,7 @@ typedef struct {
     FfCompressing packing;
 } Sender;
 
-/* ---- the rate limit ----------------------------------------------------------------------- */
+/* ---- the rate limit -------------------------------------------------------------------------- */
 
 /* The switch, too, lets a sender continue. */
 static void pace(FfSource *s)

@@ -70,7 +70,7 @@ struct FfPrecopy {
     double wire;        /* bytes of the link for each of them */
 };
 
-/* ---- tracking ------------------------------------------------------------------------------ */
+/* ---- tracking -------------------------------------------------------------------------------- */
 
 static void note_untracked(FfSource *s, const char *why)
 {
@@ -191,7 +191,7 @@ bool ff_precopy_begin(FfSource *s, GError **error)
     return true;
 }
 
-/* ---- scanning ------------------------------------------------------------------------------ */
+/* ---- scanning -------------------------------------------------------------------------------- */
 
 static void note(FfSource *s, unsigned block, uint64_t first, uint64_t n)
 {

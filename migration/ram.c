@@ -73,7 +73,7 @@ bool ff_ram_map(FfRam *ram, GError **error)
     return true;
 }
 
-/* ---- for the next engine -------------------------------------------------------------------- */
+/* ---- for the next engine --------------------------------------------------------------------- */
 
 void ff_ram_store(const FfRam *ram, FfStateHeader *state)
 {

@@ -49,7 +49,7 @@ static int send_piece(FfSource *s, FfDevicePacing *pacing, FfCompressing *pk, Ff
     return ff_channel_send(s->conn->main, f, data, true);
 }
 
-/* ---- the base ------------------------------------------------------------------------------ */
+/* ---- the base -------------------------------------------------------------------------------- */
 
 /* So little is no reason to leave a migration to QEMU, even where the client has set the limit to
  * nothing because it will say itself when to switch: SeaBIOS and option ROMs. OVMF is more. */
@@ -166,7 +166,7 @@ void ff_source_send_base(FfSource *s, FfPace *pace)
     ff_compressing_clear(&packing);
 }
 
-/* ---- the stream ----------------------------------------------------------------------------- */
+/* ---- the stream ------------------------------------------------------------------------------ */
 
 /* TRUE: *DATA, of *N bytes, is a delta now. */
 static bool make_delta(FfSource *s, FfDevicePacing *pacing, const void **data, size_t *n)

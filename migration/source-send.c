@@ -21,7 +21,7 @@
 
 #define MAX_GROUPS FF_SEND_MAX_PAGES
 
-/* ---- release-ram ------------------------------------------------------------------------ */
+/* ---- release-ram ----------------------------------------------------------------------------- */
 
 void ff_source_acked(FfSource *s, unsigned index, uint64_t count)
 {
@@ -53,7 +53,7 @@ void ff_source_begin_sent(FfSource *s)
     }
 }
 
-/* ---- sending ------------------------------------------------------------------------------- */
+/* ---- sending --------------------------------------------------------------------------------- */
 
 static unsigned index_of(const FfConnection *conn, const FfChannel *ch)
 {
@@ -153,7 +153,7 @@ static uint64_t group(const FfBlock *b, uint64_t first, uint64_t end, bool *zero
     return p - first;
 }
 
-/* ---- compression --------------------------------------------------------------------------- */
+/* ---- compression ----------------------------------------------------------------------------- */
 
 /* Under TLS the length of what is compressed says something of it: only a client that asks for that
  * has it. */

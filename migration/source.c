@@ -43,7 +43,7 @@
 static const uint8_t shut_good[8] = {0, 1, 0, 4, 0, 0, 0, 0};
 static const uint8_t shut_bad[8] = {0, 1, 0, 4, 0, 0, 0, 1};
 
-/* ---- device state ------------------------------------------------------------------------ */
+/* ---- device state ---------------------------------------------------------------------------- */
 
 /* QEMU's stream goes to the peer as it comes; its end need not be parsed: the peer's QEMU knows
  * it, and says so by SHUT, which becomes LOADED. */
@@ -92,7 +92,7 @@ static gpointer device_thread(gpointer p)
     return NULL;
 }
 
-/* ---- before the switch --------------------------------------------------------------------- */
+/* ---- before the switch ----------------------------------------------------------------------- */
 
 /* The base is read while QEMU is asked. */
 static FfGuestFit check(FfSource *s, GPtrArray **blocks, GError **error)
@@ -378,8 +378,7 @@ static bool switch_over(FfSource *s, GError **error)
            give(s, error);
 }
 
-/* ---- roll back
- * ----------------------------------------------------------------------------------- */
+/* ---- roll back ------------------------------------------------------------------------------- */
 
 static void end_threads(FfSource *s)
 {
@@ -519,8 +518,7 @@ void ff_source_roll_back(FfSource *s, const GError *why)
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
 }
 
-/* ---- postcopy
- * --------------------------------------------------------------------------------------- */
+/* ---- postcopy -------------------------------------------------------------------------------- */
 
 /* Everything is at the destination: QEMU may end its migration. */
 static void let_go(FfSource *s)
@@ -606,7 +604,7 @@ void ff_source_coordinate(FfSource *s)
     }
 }
 
-/* ---- beginning and end ---------------------------------------------------------------------- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 bool ff_source_init(FfSource *s, GError **error)
 {

@@ -433,7 +433,7 @@ void ff_takeover_adopt(FfTakeover *t)
     give_up(t, why);
 }
 
-/* ---- beginning and end ---------------------------------------------------------------------- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 void ff_takeover_init(FfTakeover *t)
 {

@@ -26,7 +26,7 @@ static bool speaks(FfMigration *m)
     return false;
 }
 
-/* ---- the old QEMU --------------------------------------------------------------------------- */
+/* ---- the old QEMU ---------------------------------------------------------------------------- */
 
 static bool handover_init(FfMigration *m, GError **error)
 {
@@ -132,7 +132,7 @@ const FfSideOps ff_handover_ops = {
     .clear = handover_clear,
 };
 
-/* ---- the new QEMU --------------------------------------------------------------------------- */
+/* ---- the new QEMU ---------------------------------------------------------------------------- */
 
 static bool takeover_init(FfMigration *m, GError **error)
 {

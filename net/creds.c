@@ -38,7 +38,7 @@ G_GNUC_PRINTF(2, 3) static bool fail(GError **error, const char *format, ...)
     return false;
 }
 
-/* ---- priority ---------------------------------------------------------------------------- */
+/* ---- priority -------------------------------------------------------------------------------- */
 
 typedef struct {
     bool tls12, tls13, strong;
@@ -441,8 +441,7 @@ static bool load_psk(FfTls *tls, const FfCredsSpec *spec, GError **error)
     return true;
 }
 
-/* ---- both
- * ----------------------------------------------------------------------------------------- */
+/* ---- both ------------------------------------------------------------------------------------ */
 
 static SSL_CTX *new_ctx(bool server)
 {

@@ -415,7 +415,7 @@ static gboolean accept_peer(gint listener, GIOCondition condition, gpointer opaq
     return G_SOURCE_CONTINUE;
 }
 
-/* --- QEMU is the source --------------------------------------------------------------------- */
+/* ---- QEMU is the source ---------------------------------------------------------------------- */
 
 /* Connecting may take its time, which is not the main loop's. */
 static gpointer connect_peer(gpointer opaque)

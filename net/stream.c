@@ -74,7 +74,7 @@ void ff_stream_shutdown(FfStream *end)
     }
 }
 
-/* --- by the byte ---------------------------------------------------------------------------- */
+/* ---- by the byte ----------------------------------------------------------------------------- */
 
 /* Some bytes, at least one; 0: no more come. */
 static size_t read_some(FfStream *end, void *buf, size_t n)
@@ -130,7 +130,7 @@ bool ff_stream_write_all(FfStream *end, const void *buf, size_t n)
     return true;
 }
 
-/* --- all of it ------------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 /* FALSE: TO takes no more. */
 static bool splice_all(int from, int to, const int ends[2])

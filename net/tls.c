@@ -38,7 +38,7 @@ struct FfTlsSession {
     gpointer why;     /* atomic; char *, set once. Observer: any thread */
 };
 
-/* ---- what both sides bring along ---------------------------------------------------------- */
+/* ---- what both sides bring along ------------------------------------------------------------- */
 
 static void tls_clear(gpointer p)
 {

@@ -11,7 +11,7 @@
 
 G_DEFINE_QUARK(ff - driver - error - quark, ff_driver_error)
 
-/* --- frames out ------------------------------------------------------------------------- */
+/* ---- frames out ------------------------------------------------------------------------------ */
 
 void ff_driver_send(FfDriver *d, FfLinkType type, unsigned mon, uint32_t seq, const char *payload,
                     gsize length)
@@ -65,7 +65,7 @@ void ff_driver_log(FfDriver *d, const char *format, ...)
     d->config.port->log(d->config.port_opaque, line);
 }
 
-/* --- lingering -------------------------------------------------------------------------- */
+/* ---- lingering ------------------------------------------------------------------------------- */
 
 static gboolean linger_over(gpointer opaque)
 {
@@ -99,7 +99,7 @@ void ff_driver_close_mem(FfDriver *d)
     }
 }
 
-/* --- the life of a call ----------------------------------------------------------------- */
+/* ---- the life of a call ---------------------------------------------------------------------- */
 
 static void free_snapshot(FfSnapshotRequest *request)
 {

@@ -147,7 +147,7 @@ void ff_handle_query_capabilities(FfCall *call)
     ff_call_get_capabilities(call, query_answer);
 }
 
-/* --- setting ----------------------------------------------------------------------------- */
+/* ---- setting --------------------------------------------------------------------------------- */
 
 static bool is_native(FfDriver *d)
 {
@@ -330,7 +330,7 @@ void ff_handle_set_capabilities(FfCall *call)
     ff_call_get_capabilities(call, set_checked);
 }
 
-/* --- a migration that QEMU carries -------------------------------------------------------- */
+/* ---- a migration that QEMU carries ----------------------------------------------------------- */
 
 static void set_qemus(FfCall *call, uint32_t flags, FfCallInner next)
 {

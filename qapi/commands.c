@@ -65,7 +65,7 @@ static void start(FfCall *call)
     ff_call_return(call, NULL);
 }
 
-/* --- the checks before it ------------------------------------------------------------------ */
+/* ---- the checks before it -------------------------------------------------------------------- */
 
 static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
 {
@@ -248,7 +248,7 @@ void ff_handle_migrate(FfCall *call)
     }
 }
 
-/* --- while it runs ------------------------------------------------------------------------- */
+/* ---- while it runs --------------------------------------------------------------------------- */
 
 /* The engine has never carried a migration here, or QEMU has carried one since. */
 static bool qemu_knows(FfDriver *d)

@@ -49,7 +49,7 @@ static const struct {
     {"human-monitor-command", ff_hmp_command},
 };
 
-/* --- commands in ------------------------------------------------------------------------- */
+/* ---- commands in ----------------------------------------------------------------------------- */
 
 /* Arguments that our schema refuses are refused by QEMU, too, each version in its own words; but
  * for our own members, and while QEMU may not be able to answer. */
@@ -235,7 +235,7 @@ static void call_destroy(gpointer call)
     ff_call_free(call);
 }
 
-/* --- life -------------------------------------------------------------------------------- */
+/* ---- life ------------------------------------------------------------------------------------ */
 
 FfDriver *ff_driver_new(const FfDriverConfig *config)
 {

@@ -77,7 +77,7 @@ void ff_handle_dump(FfCall *call)
     w->thread = g_thread_new("dump", write_it, w);
 }
 
-/* --- query-migrate ---------------------------------------------------------------------------- */
+/* ---- query-migrate --------------------------------------------------------------------------- */
 
 static JsonArray *waits_to_json(const FfSplit *h)
 {

@@ -48,7 +48,7 @@ void ff_driver_report_anew(FfDriver *d, FfStatus status)
           FF_DRIVER_AS_EAGER);
 }
 
-/* ---- events --------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 static void say(FfDriver *d, FfStatus status)
 {

@@ -268,7 +268,7 @@ void ff_hmp_info_status(GString *out, JsonNode *result)
     g_string_append_c(out, '\n');
 }
 
-/* --- reading ------------------------------------------------------------------------------ */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 bool ff_hmp_parse_size(const char *text, uint64_t unit, uint64_t *size)
 {

@@ -100,7 +100,7 @@ static bool is_enum_value(const char *type_of, const char *member, const char *v
     return type && type->kind == FF_QAPI_ENUM && g_strv_contains(type->values, value);
 }
 
-/* --- one function per command; FALSE: not understood, QEMU's -------------------------------- */
+/* ---- one function per command; FALSE: not understood, QEMU's --------------------------------- */
 
 static bool do_migrate(FfCall *call, GPtrArray *words)
 {

@@ -17,7 +17,7 @@
 /* A QEMU that says no at once says it again when asked again. */
 #define NO_ANSWER_US G_USEC_PER_SEC
 
-/* --- who carries it ------------------------------------------------------------------------- */
+/* ---- who carries it -------------------------------------------------------------------------- */
 
 static void engine(FfCall *call)
 {
@@ -95,7 +95,7 @@ static void status_known(FfCall *call, JsonNode *result, const GError *error)
     ff_call_return(call, NULL);
 }
 
-/* --- the first connection ------------------------------------------------------------------- */
+/* ---- the first connection -------------------------------------------------------------------- */
 
 /* QEMU does not answer now: the source, or the next one, is looked at again. */
 static void not_answered(FfDriver *d, const char *why)
@@ -149,7 +149,7 @@ void ff_incoming_watch(FfIncoming *in)
     }
 }
 
-/* --- the beginning -------------------------------------------------------------------------- */
+/* ---- the beginning --------------------------------------------------------------------------- */
 
 /* From here on the run state is ours, and QEMU's events are not the clients' business. */
 static void begin(FfDriver *d, FfIncoming *in)

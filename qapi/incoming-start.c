@@ -15,7 +15,7 @@
 
 #include "qapi/listen.h"
 
-/* --- an engine that died while it gave the migration to QEMU ---------------------------------- */
+/* ---- an engine that died while it gave the migration to QEMU --------------------------------- */
 
 /* CALL, of our own, ends; the relay is told if it waits for it. */
 static void started(FfCall *call)
@@ -168,7 +168,7 @@ void ff_driver_listen_again(FfDriver *d)
     g_array_set_size(fds, 0);
 }
 
-/* --- -incoming URI -------------------------------------------------------------------------- */
+/* ---- -incoming URI --------------------------------------------------------------------------- */
 
 static FfCall *argument_new(FfDriver *d, uint32_t seq, const char *uri)
 {

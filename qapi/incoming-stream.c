@@ -158,7 +158,7 @@ void ff_incoming_stream(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
-/* --- a source without farfault -------------------------------------------------------------- */
+/* ---- a source without farfault --------------------------------------------------------------- */
 
 static void plain_settings_made(FfCall *call, JsonNode *result, const GError *error)
 {

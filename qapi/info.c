@@ -307,7 +307,7 @@ FfInfoView ff_info_view(FfDriver *d)
     };
 }
 
-/* --- kept in the state memfd -------------------------------------------------------------- */
+/* ---- kept in the state memfd ----------------------------------------------------------------- */
 
 static void store_object(FfDriver *d, JsonObject *object)
 {

@@ -14,7 +14,7 @@
  * channel has not. */
 #define SECOND_CHANNEL_MS 2000
 
-/* --- what the migration tells -------------------------------------------------------------- */
+/* ---- what the migration tells ---------------------------------------------------------------- */
 
 static gboolean free_migration(gpointer opaque)
 {
@@ -208,7 +208,7 @@ static void on_drop(const char *name, void *opaque)
     ff_driver_keep(opaque, name, -1);
 }
 
-/* --- the start ----------------------------------------------------------------------------- */
+/* ---- the start ------------------------------------------------------------------------------- */
 
 static const FfMigrationOps *driver_ops(FfDriver *d, FfMigrationOps *ops)
 {

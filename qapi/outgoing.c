@@ -445,7 +445,7 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     ff_call_give_capabilities(ff_call_new_own(d), capabilities_set);
 }
 
-/* --- an engine that died in between ----------------------------------------------------------- */
+/* ---- an engine that died in between ---------------------------------------------------------- */
 
 void ff_outgoing_note_older(FfDriver *d, JsonNode *info)
 {

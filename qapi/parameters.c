@@ -203,7 +203,7 @@ void ff_driver_take_parameters(FfDriver *d, JsonObject *parameters)
     }
 }
 
-/* --- reading ----------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static void got_parameters(FfCall *call, JsonNode *result, const GError *error)
 {
@@ -257,7 +257,7 @@ void ff_handle_query_parameters(FfCall *call)
     ff_call_get_parameters(call, query_answer);
 }
 
-/* --- setting ----------------------------------------------------------------------------- */
+/* ---- setting --------------------------------------------------------------------------------- */
 
 /* The arguments without what is farfault's. SPLICED: QEMU's migration is inside of our TLS, and
  * must begin none. */

@@ -44,7 +44,7 @@ void ff_handle_pause(FfCall *call)
     }
 }
 
-/* --- what the client's URI names ------------------------------------------------------------- */
+/* ---- what the client's URI names ------------------------------------------------------------- */
 
 static void closed(FfCall *call, JsonNode *result, const GError *error)
 {
@@ -96,9 +96,9 @@ static bool is_possible(FfCall *call)
 {
     if (call->target.kind != FF_URI_TCP && call->target.kind != FF_URI_UNIX &&
         call->target.kind != FF_URI_FD) {
-        ff_call_error(call,
-                      "a paused migration goes on over tcp:HOST:PORT, unix:PATH or fd:NAME, or at "
-                      "the destination from its source's dump (file:DIRECTORY), only");
+        ff_call_error(
+            call, "a paused migration continues over tcp:HOST:PORT, unix:PATH or fd:NAME, or at "
+                  "the destination from its source's dump (file:DIRECTORY), only");
         return false;
     }
     if (!ff_uri_make_absolute(&call->target, call->driver->config.qemu_pid)) {
@@ -108,7 +108,7 @@ static bool is_possible(FfCall *call)
     return has_credentials(call);
 }
 
-/* --- migrate-recover ------------------------------------------------------------------------ */
+/* ---- migrate-recover ------------------------------------------------------------------------- */
 
 /* What query-migrate shows, with the port that was chosen. */
 static void show_address(FfDriver *d, const FfUri *target)
@@ -228,7 +228,7 @@ void ff_handle_recover(FfCall *call)
     }
 }
 
-/* --- x-farfault-revoke ----------------------------------------------------------------------- */
+/* ---- x-farfault-revoke ----------------------------------------------------------------------- */
 
 static void take_back(FfCall *call, const char *uri, int fd)
 {
@@ -280,7 +280,7 @@ void ff_handle_revoke(FfCall *call)
     }
 }
 
-/* --- migrate with resume=true --------------------------------------------------------------- */
+/* ---- migrate with resume=true ---------------------------------------------------------------- */
 
 static bool knows_recover_setup(JsonNode *version)
 {

@@ -15,7 +15,7 @@
  * gives QEMU a migration. A late answer would be taken for none, and QEMU does it all the same. */
 #define INNER_DEADLINE 10
 
-/* --- asking QEMU ------------------------------------------------------------------------ */
+/* ---- asking QEMU ----------------------------------------------------------------------------- */
 
 typedef struct {
     FfCall *call; /* NULL: the deadline has passed, nobody waits any more */
@@ -83,7 +83,7 @@ void ff_driver_close_given(FfDriver *d, const char *name)
     ff_call_inner(ff_call_new_own(d), "closefd", args, closed);
 }
 
-/* --- what only the relay can do ---------------------------------------------------------- */
+/* ---- what only the relay can do -------------------------------------------------------------- */
 
 typedef struct {
     FfCall *call;
@@ -226,7 +226,7 @@ void ff_driver_relay_answer(FfDriver *d, uint32_t seq, const char *payload, gsiz
     }
 }
 
-/* --- names of hosts ----------------------------------------------------------------------- */
+/* ---- names of hosts -------------------------------------------------------------------------- */
 
 typedef struct {
     FfResolve *resolve;

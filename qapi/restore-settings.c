@@ -18,7 +18,7 @@ typedef struct {
     FfHandler next;
 } Waiting;
 
-/* --- work that waits for QEMU ---------------------------------------------------------------- */
+/* ---- work that waits for QEMU ---------------------------------------------------------------- */
 
 typedef bool (*WorkFunc)(FfVmmState *state, GError **error);
 
@@ -73,7 +73,7 @@ static bool has_log(FfDriver *d)
     return view;
 }
 
-/* --- for a connection under TLS -------------------------------------------------------------- */
+/* ---- for a connection under TLS -------------------------------------------------------------- */
 
 void ff_call_unset_tls(FfCall *call, FfCallInner next)
 {
@@ -88,7 +88,7 @@ bool ff_driver_splices(FfDriver *d)
            d->config.state->driver_flags & FF_DRIVER_PLAIN_PEER;
 }
 
-/* --- back again ------------------------------------------------------------------------------- */
+/* ---- back again ------------------------------------------------------------------------------ */
 
 static bool has_to_wait(const FfDriver *d)
 {

@@ -109,7 +109,7 @@ static void wait_for_move(FfCall *call)
 
     if (!is_source(d) && ff_state_is_lost(d->status)) {
         ff_call_error(call, "QEMU is starting the guest, and waits for its memory: repeat stop "
-                            "when the migration goes on (migrate-recover)");
+                            "when the migration continues (migrate-recover)");
         return;
     }
     ff_call_when_moved(call, ff_handle_stop);

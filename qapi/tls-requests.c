@@ -71,7 +71,7 @@ void ff_call_get_tls(FfCall *call, bool server, FfHandler next)
     }
 }
 
-/* --- the migration's ------------------------------------------------------------------------- */
+/* ---- the migration's ------------------------------------------------------------------------- */
 
 static void qemu_told(FfCall *call, JsonNode *result, const GError *error)
 {

@@ -32,7 +32,7 @@ G_GNUC_PRINTF(2, 3) static bool fail(GError **error, const char *format, ...)
     return false;
 }
 
-/* --- the answers -------------------------------------------------------------------------- */
+/* ---- the answers ----------------------------------------------------------------------------- */
 
 JsonObject *ff_tls_answers_new(JsonObject *parameters, const char *host, bool server)
 {
@@ -136,7 +136,7 @@ static char *type_of(JsonObject *answers, const char *id)
     return NULL;
 }
 
-/* --- what to ask ------------------------------------------------------------------------------ */
+/* ---- what to ask ----------------------------------------------------------------------------- */
 
 static const struct {
     const char *type;
@@ -193,7 +193,7 @@ bool ff_tls_missing(JsonObject *answers, char **path, char **property)
     return name;
 }
 
-/* --- secrets ---------------------------------------------------------------------------------- */
+/* ---- secrets --------------------------------------------------------------------------------- */
 
 static FfSecret *read_secret(JsonObject *answers, const char *id, unsigned depth, GError **error)
 {
@@ -228,8 +228,7 @@ static FfSecret *read_secret(JsonObject *answers, const char *id, unsigned depth
     return ff_secret_new(&spec, key, error);
 }
 
-/* --- who may come in
- * ------------------------------------------------------------------------------ */
+/* ---- who may come in ------------------------------------------------------------------------- */
 
 static bool is_allow(const char *policy)
 {
@@ -301,8 +300,7 @@ static FfAuthz *read_authz(JsonObject *answers, const char *id, GError **error)
     return g_steal_pointer(&authz);
 }
 
-/* --- credentials
- * ------------------------------------------------------------------------------------ */
+/* ---- credentials ----------------------------------------------------------------------------- */
 
 static bool check_kind(JsonObject *answers, const char *id, const char *type, bool server,
                        GError **error)
@@ -376,8 +374,7 @@ void ff_tls_choice_clear(FfTlsChoice *choice)
     choice->native = NULL;
 }
 
-/* --- beyond a crash
- * ------------------------------------------------------------------------------------ */
+/* ---- beyond a crash -------------------------------------------------------------------------- */
 
 int ff_tls_keep(JsonObject *answers)
 {

@@ -48,7 +48,7 @@ char *ff_qemu_backends_probe(FfQemu *qemu, FfRole role, GError **error)
                : NULL;
 }
 
-/* ---- begin and end ---- */
+/* ---- begin and end --------------------------------------------------------------------------- */
 
 static bool G_GNUC_PRINTF(2, 3) fail(GError **error, const char *format, ...)
 {
@@ -168,7 +168,7 @@ void ff_qemu_log_end(FfVmmMemory *memory)
     g_free(log);
 }
 
-/* ---- what was written ---- */
+/* ---- what was written ------------------------------------------------------------------------ */
 
 /* [FROM, END) of the guest's physical memory, in whole pages of the blocks that it is in. */
 static void tell(const FfWriteLog *log, uint64_t from, uint64_t end, FfVmmWritten *fn, void *opaque)

@@ -177,8 +177,7 @@ static JsonNode *answer(Check *c, Question q, GError **error)
     return node;
 }
 
-/* ---- what is looked for
- * ----------------------------------------------------------------------- */
+/* ---- what is looked for ---------------------------------------------------------------------- */
 
 static bool check_run_state(Check *c, FfRole role, GError **error)
 {
@@ -356,8 +355,7 @@ static bool check_files(FfQemu *qemu, GError **error)
     return true;
 }
 
-/* ---- devices in other processes
- * ------------------------------------------------------------------- */
+/* ---- devices in other processes -------------------------------------------------------------- */
 
 /* The chardev of device NAME (g_free); NULL: it has none. */
 static char *chardev_of(FfQemu *qemu, Question q, const char *name)

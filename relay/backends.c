@@ -37,7 +37,7 @@ static FfVhostConn *nth(const FfBackends *b, guint i)
     return b->all->pdata[i];
 }
 
-/* ---- answers ---- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 static void G_GNUC_PRINTF(2, 3) say_why(FfBackendsAnswer *answer, const char *format, ...)
 {
@@ -122,7 +122,7 @@ static void survey(FfBackends *b, FfBackendsAnswer *answer, bool destination)
     }
 }
 
-/* ---- the log ---- */
+/* ---- the log --------------------------------------------------------------------------------- */
 
 static void end_log(FfBackends *b)
 {
@@ -232,7 +232,7 @@ static void tell_lost(FfBackends *b, bool stopped)
     reply(b, &answer);
 }
 
-/* ---- the phase ---- */
+/* ---- the phase ------------------------------------------------------------------------------- */
 
 /* From before guest RAM is emptied until every page is there. */
 static bool holds(void *opaque)
@@ -266,7 +266,7 @@ static void ended(FfVhostConn *backend, void *opaque)
 
 static const FfVhostConnOps backend_ops = {.holds = holds, .logs = logs, .ended = ended};
 
-/* ---- the engine ---- */
+/* ---- the engine ------------------------------------------------------------------------------ */
 
 static void engine_gone(FfBackends *b)
 {

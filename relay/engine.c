@@ -34,7 +34,7 @@
 static void look(FfRelay *relay);
 static void want(FfRelay *relay, gint64 when);
 
-/* --- requests of the engine --- */
+/* ---- requests of the engine ------------------------------------------------------------------ */
 
 static void take_fd(FfRelay *relay, const FfLinkHeader *header, const char *name)
 {
@@ -291,7 +291,7 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
     }
 }
 
-/* --- its death --- */
+/* ---- its death ------------------------------------------------------------------------------- */
 
 static unsigned filters_of_state(const FfRelay *relay)
 {
@@ -359,7 +359,7 @@ static void want(FfRelay *relay, gint64 when)
     look(relay);
 }
 
-/* --- one that never worked --- */
+/* ---- one that never worked ------------------------------------------------------------------- */
 
 /* QEMU has -incoming's URI, or refuses it: then it ends, as it would have without farfault. */
 static void handed(const char *why, void *opaque)
@@ -469,7 +469,7 @@ static void hung(FfRelay *relay, const char *why)
 
 static const FfLinkOps link_ops = {frame, closed};
 
-/* --- start --- */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 static void send_incoming(FfRelay *relay)
 {
@@ -596,7 +596,7 @@ static void look(FfRelay *relay)
     g_source_attach(engine->timer, NULL);
 }
 
-/* --- what the other parts of the relay ask for --- */
+/* ---- what the other parts of the relay ask for ----------------------------------------------- */
 
 /* A client may ask all the time. */
 static bool acts(const FfQmpCommand *command)

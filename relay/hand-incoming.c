@@ -43,7 +43,7 @@ void ff_hand_incoming_free(FfHandIncoming *hand)
     g_free(hand);
 }
 
-/* --- what is said --- */
+/* ---- what is said ---------------------------------------------------------------------------- */
 
 static void say(FfHandIncoming *hand, JsonBuilder *builder)
 {
@@ -82,7 +82,7 @@ static void give_uri(FfHandIncoming *hand)
     FF_FAULT_AT("incoming-handed");
 }
 
-/* --- what QEMU says --- */
+/* ---- what QEMU says -------------------------------------------------------------------------- */
 
 /* The reason in an error (g_free). */
 static char *reason_in(const char *text)

@@ -13,7 +13,7 @@
 
 static const char *const kinds[FF_KINDS] = FF_KIND_NAMES;
 
-/* --- INIT --- */
+/* ---- INIT ------------------------------------------------------------------------------------ */
 
 static void add_text(JsonBuilder *b, const char *name, const char *text)
 {
@@ -133,7 +133,7 @@ char *ff_held_init(FfRelay *relay, unsigned restarts, int backends, GArray *fds)
     return json_to_string(root, FALSE);
 }
 
-/* --- what is held --- */
+/* ---- what is held ---------------------------------------------------------------------------- */
 
 static void held_free(void *data)
 {

@@ -24,7 +24,7 @@
 #define ERROR(class, desc) "\"error\": {\"class\": \"" class "\", \"desc\": \"" desc "\"}"
 #define NOT_ANSWERED                                                                               \
     "QEMU has not answered for 10 s: its main loop is busy or waits for guest memory, and may do " \
-    "this when it goes on; query-migrate, migrate-recover and migrate-pause are answered"
+    "this when it continues; query-migrate, migrate-recover and migrate-pause are answered"
 #define NOT_NEGOTIATED "Expecting capabilities negotiation with 'qmp_capabilities'"
 
 static gint64 end_of(const FfSent *sent)
@@ -132,7 +132,7 @@ void ff_overdue_end(FfMonitor *mon)
     }
 }
 
-/* --- the next client -------------------------------------------------------------------------- */
+/* ---- the next client ------------------------------------------------------------------------- */
 
 bool ff_overdue_keep(FfMonitor *mon)
 {

@@ -99,11 +99,12 @@ static void give_up_rights(FfRelay *relay)
     g_autoptr(GError) error = NULL;
 
     if (!ff_sandbox_enter(FF_SANDBOX_RELAY, &error)) {
-        ff_relay_log(relay, "the relay goes on with more rights than it needs: %s", error->message);
+        ff_relay_log(relay, "the relay continues with more rights than it needs: %s",
+                     error->message);
     }
 }
 
-/* --- -incoming: the engine starts when QEMU's main loop runs --- */
+/* ---- -incoming: the engine starts when QEMU's main loop runs --------------------------------- */
 
 /* The private monitor's greeting says so. The connection is closed then: the engine makes its
  * own. */

@@ -83,7 +83,7 @@ static void close_both(FfVhostConn *b, const char *why)
     }
 }
 
-/* ---- what the session says ---- */
+/* ---- what the session says ------------------------------------------------------------------- */
 
 static void send(FfConn *conn, FfVhostMessage *msg)
 {
@@ -156,7 +156,7 @@ static const FfVhostSessionOps session_ops = {
     .logs = logs,
 };
 
-/* ---- what comes ---- */
+/* ---- what comes ------------------------------------------------------------------------------ */
 
 /* FALSE: the back-end has what it must not have. */
 static bool look(FfVhostConn *b)
@@ -223,7 +223,7 @@ static void one_ended(FfConn *conn, bool gone, void *opaque)
 static const FfConnOps qemu_ops = {.data = qemu_data, .end = one_ended, .drained = drained};
 static const FfConnOps backend_ops = {.data = backend_data, .end = one_ended, .drained = drained};
 
-/* ---- beginning and end ---- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 static gboolean offer_again(gpointer data);
 

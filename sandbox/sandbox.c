@@ -46,7 +46,7 @@ static bool fail(GError **error, const char *what)
     return false;
 }
 
-/* ---- capabilities --------------------------------------------------------------------------- */
+/* ---- capabilities ---------------------------------------------------------------------------- */
 
 static bool is_kept(unsigned cap)
 {

@@ -106,7 +106,7 @@ setup_build() {
     shift
     [ ! -d "$folder" ] || [ -w "$folder" ] ||
         die "$folder cannot be written to; it belongs to $(stat -c %U "$folder"): remove it, or run this as that user"
-    # A tree that was copied or moved: meson would go on in the old place.
+    # A tree that was copied or moved: meson would continue in the old place.
     [ ! -f "$folder/build.ninja" ] || grep -qF "\"source\": \"$root\"" "$folder/meson-info/meson-info.json" ||
         die "$folder was made for another folder than $root: remove it"
     [ -f "$folder/build.ninja" ] || meson setup "$folder" "$root" -Dfaults=true "$@" >"$folder.log" 2>&1 || {

@@ -94,7 +94,7 @@ struct FfSession {
     bool said_memory;           /* atomic; once. Observers: threads that would say it again */
 };
 
-/* ---- shared.c: any thread ---- */
+/* ---- shared.c: any thread -------------------------------------------------------------------- */
 void ff_session_log(const FfSession *s, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* The process is gone, or there is nothing to be done for it. */
 void ff_session_end(FfSession *s);

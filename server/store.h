@@ -43,7 +43,7 @@ uint64_t ff_store_pages(const FfStore *s);
 /* NULL: there is none of PID. */
 const FfStorePart *ff_store_part(const FfStore *s, int32_t pid);
 
-/* ---- fetcher ---- */
+/* ---- fetcher --------------------------------------------------------------------------------- */
 
 /* Where PAGE is to be put. */
 void *ff_store_at(const FfStore *s, uint64_t page);
@@ -54,7 +54,7 @@ bool ff_store_next_wanted(FfStore *s, uint64_t *page);
 /* The source has heard that all is here. */
 void ff_store_set_done(FfStore *s);
 
-/* ---- pager ---- */
+/* ---- pager ----------------------------------------------------------------------------------- */
 
 /* Waits for page FIRST, and copies it and what of the *N pages is there in a row (*N). URGENT:
  * somebody waits for it. FALSE: *CANCEL has become true (and then ff_store_wake() was called). */

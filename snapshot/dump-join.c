@@ -87,7 +87,7 @@ bool ff_dump_join_check(const FfDumpFiles *s, const FfDumpFiles *d, GError **err
         return refuse(
             error,
             "%s: the guest has run at the destination, and its processors and devices are "
-            "in its QEMU alone: let it go on there (farfault recover --from %s QMP)",
+            "in its QEMU alone: let it continue there (farfault recover --from %s QMP)",
             d->path, s->path);
     }
     if (strcmp(d->phase, "loaded") != 0) {

@@ -46,7 +46,7 @@ const FfMarkRow ff_marks[] = {
       {"channel", FF_MARK_UNSIGNED}}},
     {"wait_ends",
      DESTINATION,
-     "the page was placed; the thread goes on",
+     "the page was placed; the thread continues",
      {{"block", FF_MARK_UNSIGNED}, {"page", FF_MARK_UNSIGNED}, {"vcpu", FF_MARK_SIGNED}}},
     {NULL},
 };

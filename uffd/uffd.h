@@ -40,7 +40,7 @@ int ff_uffd_map_protected(int uffd, uint64_t addr, uint64_t len);
 int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len);
 int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len);
 
-/* ---- one ioctl each, of memory that may change meanwhile (space.h) -------------------------- */
+/* ---- one ioctl each, of memory that may change meanwhile (space.h) --------------------------- */
 
 /* Given as the headers of the build may be older than the kernel. */
 #define FF_UFFD_FEATURE_WP_UNPOPULATED (1ull << 13) /* Linux 6.4 */

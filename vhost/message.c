@@ -166,7 +166,7 @@ FfVhostVringAddr ff_vhost_addr(const FfVhostMessage *msg)
     return addr;
 }
 
-/* ---- the stream ---- */
+/* ---- the stream ------------------------------------------------------------------------------ */
 
 static void close_all(const int *fds, unsigned n)
 {

@@ -136,7 +136,7 @@ typedef struct {
     unsigned n_fds;
 } FfVhostMessage;
 
-/* ---- one message ---- */
+/* ---- one message ----------------------------------------------------------------------------- */
 
 /* TRUE if the message has a payload of the request's size, or of any size that is right for it.
  * Requests that are not known here are. */
@@ -158,7 +158,7 @@ uint64_t ff_vhost_u64(const FfVhostMessage *msg);
 FfVhostVringState ff_vhost_state(const FfVhostMessage *msg);
 FfVhostVringAddr ff_vhost_addr(const FfVhostMessage *msg);
 
-/* ---- a stream of them ---- */
+/* ---- a stream of them ------------------------------------------------------------------------ */
 
 /* All zeros: nothing has come. */
 typedef struct {

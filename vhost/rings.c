@@ -18,7 +18,7 @@
 #define MAX_NUM 32768u
 #define USED_BYTES(n) (6 + 8 * (uint64_t)(n))
 
-/* ---- memory ---- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 static bool is_same(const FfVhostRegion *a, const FfVhostRegion *b)
 {
@@ -114,7 +114,7 @@ static bool read_u16(const FfVhostRings *r, uint64_t user, uint16_t *value)
     return false;
 }
 
-/* ---- rings ---- */
+/* ---- rings ----------------------------------------------------------------------------------- */
 
 /* NULL: there is no such ring. */
 static FfVhostRing *ring_of(FfVhostRings *r, uint64_t i)

@@ -106,7 +106,7 @@ void ff_vhost_session_free(FfVhostSession *s)
     g_free(s);
 }
 
-/* ---- to the back-end ---- */
+/* ---- to the back-end ------------------------------------------------------------------------- */
 
 static bool is_busy(const FfVhostSession *s)
 {
@@ -157,7 +157,7 @@ static void pass(FfVhostSession *s, FfVhostMessage *msg)
     s->ops->to_backend(msg, s->opaque);
 }
 
-/* ---- what QEMU says ---- */
+/* ---- what QEMU says -------------------------------------------------------------------------- */
 
 static void note_log(FfVhostSession *s)
 {
@@ -246,7 +246,7 @@ static void note(FfVhostSession *s, const FfVhostMessage *msg)
     }
 }
 
-/* ---- holding ---- */
+/* ---- holding --------------------------------------------------------------------------------- */
 
 /* The device's status that QEMU has set last, of what is held; NULL: none is. */
 static const FfVhostMessage *held_status(const FfVhostSession *s)
@@ -394,7 +394,7 @@ int ff_vhost_session_hold(FfVhostSession *s, bool hold)
     return 0;
 }
 
-/* ---- draining ---- */
+/* ---- draining -------------------------------------------------------------------------------- */
 
 /* The ring that MSG stops: -1: none. */
 static int stopped_ring(const FfVhostMessage *msg)
@@ -509,7 +509,7 @@ static void end_wait(FfVhostSession *s, bool in_vain)
     s->stopping = NULL;
 }
 
-/* ---- the two ways ---- */
+/* ---- the two ways ---------------------------------------------------------------------------- */
 
 static void stop_and_pass(FfVhostSession *s, FfVhostMessage *msg)
 {
@@ -645,7 +645,7 @@ bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
     return pump(s);
 }
 
-/* ---- the log ---- */
+/* ---- the log --------------------------------------------------------------------------------- */
 
 const char *ff_vhost_session_unloggable(const FfVhostSession *s)
 {

@@ -290,7 +290,7 @@ static bool measure_monitor(const char *dir, GError **error)
     return true;
 }
 
-/* --- the guest's speed -------------------------------------------------------------------- */
+/* ---- the guest's speed ----------------------------------------------------------------------- */
 
 typedef struct {
     Vm vm;

@@ -4,7 +4,7 @@
 
 An experiment behind docs/decisions.md ("QEMU's dirty log is not used as a tracker"), and no part of farfault. It starts
 one QEMU with the Linux guest of scripts/build-guest, which rewrites its memory, and takes the place of the destination
-of a postcopy migration: it reads QEMU's stream, adds up what the discard commands name, and places nothing. Then it ends the stream there, as a process does that is killed, and asks whether the guest can go on.
+of a postcopy migration: it reads QEMU's stream, adds up what the discard commands name, and places nothing. Then it ends the stream there, as a process does that is killed, and asks whether the guest can continue.
 
   --qemu PATH      default: qemu-system-x86_64
   --mem MIB        the guest's RAM, 512

@@ -186,7 +186,7 @@ bool bench_guest_wait(BenchGuest *g, bool (*done)(const BenchGuest *guest, void 
     return false;
 }
 
-/* ---- processor time ------------------------------------------------------------------------- */
+/* ---- processor time -------------------------------------------------------------------------- */
 
 /* Field N of the stat file of a process or thread, counted from 1; after the name, which can hold
  * anything. */

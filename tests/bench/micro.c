@@ -72,7 +72,7 @@ static void print_rate(const char *name, const char *what, double n, const char 
     fflush(stdout);
 }
 
-/* ---- compressed runs ------------------------------------------------------------------------ */
+/* ---- compressed runs ------------------------------------------------------------------------- */
 
 #define CODEC_BYTES (16ull << 20)
 
@@ -151,7 +151,7 @@ static void bench_codec(void)
     }
 }
 
-/* ---- zero scan, claims --------------------------------------------------------------------- */
+/* ---- zero scan, claims ----------------------------------------------------------------------- */
 
 static void bench_zero(void)
 {

@@ -45,7 +45,7 @@ void bench_snapshot_series_clear(BenchSnapshotSeries *series)
     g_clear_pointer(&series->info, json_node_unref);
 }
 
-/* ---- the guest's work ---------------------------------------------------------------------- */
+/* ---- the guest's work ------------------------------------------------------------------------ */
 
 static bool reports_reached(const BenchGuest *guest, void *opaque)
 {

@@ -25,7 +25,7 @@ static GPtrArray *blocks;
 static int state_fd, maps_fd, uffds[FF_KINDS] = {-1, -1, -1}, peer = -1, silent = -1;
 static FfStateHeader *state;
 
-/* ---- in place of threads ------------------------------------------------------------------- */
+/* ---- in place of threads --------------------------------------------------------------------- */
 
 static FfMigration *current;
 static GThreadFunc reader; /* a main reader that was started, NULL: none */
@@ -98,7 +98,7 @@ int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
     return rc;
 }
 
-/* ---- the migration ------------------------------------------------------------------------- */
+/* ---- the migration --------------------------------------------------------------------------- */
 
 static void make_ram(void)
 {

@@ -89,7 +89,7 @@ static gpointer pump(gpointer data)
     return NULL;
 }
 
-/* ---- the slow one -------------------------------------------------------------------------- */
+/* ---- the slow one ---------------------------------------------------------------------------- */
 
 static void keep_tail(Delay *d, const uint8_t *data, size_t n)
 {

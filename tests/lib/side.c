@@ -73,7 +73,7 @@ static bool vmm_prepare(FfVmmState *state, FfRole role, GError **error)
     return true;
 }
 
-/* ---- vCPUs that write ---------------------------------------------------------------------- */
+/* ---- vCPUs that write ------------------------------------------------------------------------ */
 
 typedef struct {
     Side *s;

@@ -138,7 +138,7 @@ static void one_snapshot(World *w, Kind kind, size_t buffer, unsigned *whole)
         (*whole)++;
     } else if (!begun) {
         /* Also what was away when the snapshot was prepared, and has come back. */
-        assert_says(rc, -EINVAL, "mapped anew");
+        assert_says(rc, -EINVAL, "mapped again");
     } else if (kind == MOVE) {
         g_error("%s", ff_last_error());
     } else {

@@ -130,7 +130,7 @@ static void test_mapped_anew(void)
     memset(mmap(w->map + LATE, 8192, PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
            1, 8192);
-    assert_says(ff_snapshot_begin(w->m), -EINVAL, "mapped anew");
+    assert_says(ff_snapshot_begin(w->m), -EINVAL, "mapped again");
     call(ff_snapshot_prepare(w->m, NULL)); /* has it */
     call(ff_region_remove(w->m, w->map + LATE, 8192));
     g_assert_true(mmap(w->map + LATE, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """ctrl-c.py COMMAND...: runs COMMAND on a terminal of its own, and types Ctrl-C there when a line
-or the end comes from standard input, and again as long as COMMAND goes on regardless, as people do.
+or the end comes from standard input, and again as long as COMMAND continues regardless, as people do.
 (virsh takes the key from the terminal, not the signal, and not before it looks there.) The status is
 COMMAND's."""
 import os

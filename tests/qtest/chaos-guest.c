@@ -12,7 +12,7 @@
 #define RAM "64M"
 #define RAM_BYTES (64ull << 20)
 
-/* ---- the boot sector: counters in each page ------------------------------------------------- */
+/* ---- the boot sector: counters in each page -------------------------------------------------- */
 
 static BootsectConfig boot_config(void)
 {

@@ -527,7 +527,7 @@ void rig_expect_nothing(Rig *rig, Stream *client, int other)
     }
 }
 
-/* --- the engine --- */
+/* ---- the engine ------------------------------------------------------------------------------ */
 
 static void on_frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int *fds,
                      void *opaque)

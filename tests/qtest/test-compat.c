@@ -95,7 +95,7 @@ static void end(Test *t, OperatorEnd is, bool recovers)
     operator_end(&t->o, is);
 }
 
-/* ---- the state memfd ------------------------------------------------------------------------ */
+/* ---- the state memfd ------------------------------------------------------------------------- */
 
 /* -1: QEMU keeps it where nobody can open it. */
 static int open_state(Vm *vm)
@@ -130,7 +130,7 @@ static void test_state(void)
     }
 }
 
-/* ---- a migration from one tree to the other ------------------------------------------------- */
+/* ---- a migration from one tree to the other -------------------------------------------------- */
 
 typedef enum {
     AT_ONCE = 1 << 0,  /* no precopy */
@@ -261,7 +261,7 @@ static void test_move(gconstpointer data)
     end(&t, row->end, row->way & (PAUSE | RECOVERS));
 }
 
-/* ---- an engine, or a relay, of one tree in the place of the other's ------------------------- */
+/* ---- an engine, or a relay, of one tree in the place of the other's -------------------------- */
 
 typedef struct {
     const char *point; /* where the first one dies (fault/fault.h) */
@@ -445,7 +445,7 @@ static void test_moment(gconstpointer data)
     end(&t, row->end, false);
 }
 
-/* ---- ... while nothing happens -------------------------------------------------------------- */
+/* ---- ... while nothing happens --------------------------------------------------------------- */
 
 /* VM's engine dies now, or its relay with it; the next is the other tree's. */
 static void replace(const Case *c, Vm *vm)
@@ -562,7 +562,7 @@ static void test_still(gconstpointer data)
     end(&t, D, row->when & (PAUSED | SLOW));
 }
 
-/* ---- the trees ------------------------------------------------------------------------------ */
+/* ---- the trees ------------------------------------------------------------------------------- */
 
 static void link_into(const char *mixed, const char *name, const char *from)
 {

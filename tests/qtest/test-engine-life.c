@@ -226,7 +226,7 @@ static void test_unwatched_at_stake(void)
     set_phase(rig, FF_PHASE_IDLE);
 }
 
-/* --- one that hangs --- */
+/* ---- one that hangs -------------------------------------------------------------------------- */
 
 static gboolean over(gpointer flag)
 {

@@ -13,7 +13,7 @@
 #include "tests/lib/stop.h"
 #include "tests/qtest/relay-rig.h"
 
-/* --- passing through --- */
+/* ---- passing through ------------------------------------------------------------------------- */
 
 /* Each is sent to QEMU directly and through the relay; the answers must be equal. */
 static const char *const exact[] = {
@@ -190,7 +190,7 @@ static void test_half_close(void)
     rig_expect_end(client);
 }
 
-/* --- where clients come from --- */
+/* ---- where clients come from ----------------------------------------------------------------- */
 
 static void test_kinds(gconstpointer kind)
 {
@@ -264,7 +264,7 @@ static void test_no_room(void)
     g_assert_null(strstr(strstr(log, "no client can come in") + 1, "no client can come in"));
 }
 
-/* --- fds --- */
+/* ---- fds ------------------------------------------------------------------------------------- */
 
 static void send_fd(Stream *client, const char *text, int fd)
 {
@@ -356,7 +356,7 @@ static void test_take_fd(void)
     close(sv[1]);
 }
 
-/* --- load --- */
+/* ---- load ------------------------------------------------------------------------------------ */
 
 static long relay_rss_kib(const Rig *rig)
 {

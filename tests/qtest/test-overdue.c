@@ -76,7 +76,7 @@ static void test_main_loop_stands(void)
     rig_send(other, "{'execute': 'qmp_capabilities', 'id': 'newer'}");
     rig_expect(other, "{\"id\": \"newer\", \"return\": {}}");
     expect_owned(rig, other, 1, "migrate-recover");
-    rig_send(other, "{'execute': 'cont', 'id': 'goes on'}");
+    rig_send(other, "{'execute': 'cont', 'id': 'continues'}");
     g_autoptr(RigFrame) cont = rig_frame(rig, FF_LINK_COMMAND);
     g_assert_nonnull(strstr(cont->text, "cont"));
     rig_answer(rig, cont, FF_LINK_PASS, NULL);
@@ -88,7 +88,7 @@ static void test_main_loop_stands(void)
     rig_answer(rig, recover, FF_LINK_REPLY, "{\"return\": {}, \"id\": \"behind it\"}");
     rig_expect(asks, "behind it");
     g_autofree char *goes = rig_line(other);
-    g_assert_cmpstr(goes, ==, "{\"id\": \"goes on\", \"return\": {}}");
+    g_assert_cmpstr(goes, ==, "{\"id\": \"continues\", \"return\": {}}");
 
     /* It continues. */
     char byte;

@@ -9,7 +9,7 @@
 #include "tests/lib/stop.h"
 #include "tests/qtest/relay-rig.h"
 
-/* --- owned commands --- */
+/* ---- owned commands -------------------------------------------------------------------------- */
 
 static void test_order(void)
 {

@@ -240,7 +240,7 @@ static void compare(const void *opaque)
     }
 }
 
-/* --- capabilities ----------------------------------------------------------------------------- */
+/* ---- capabilities ---------------------------------------------------------------------------- */
 
 static GPtrArray *capability_names(Vm *vm)
 {

@@ -20,7 +20,7 @@ typedef struct {
     GPtrArray *seen; /* of char *: "SIDE STATE: members", in the order they were looked at */
 } Course;
 
-/* --- what is compared ----------------------------------------------------------------------- */
+/* ---- what is compared ------------------------------------------------------------------------ */
 
 static int by_name(gconstpointer a, gconstpointer b)
 {
@@ -185,7 +185,7 @@ static void look_at_settings(Course *c, Vm *vm, const char *when, unsigned downt
 #define SOME_CAPABILITY "{'capabilities': [{'capability': 'return-path', 'state': false}]}"
 #define CONTINUE "{'state': 'pre-switchover'}"
 
-/* --- the courses ---------------------------------------------------------------------------- */
+/* ---- the courses ----------------------------------------------------------------------------- */
 
 static Vm *start(Course *c, const char *name, const char *memory, const char *incoming)
 {
@@ -388,7 +388,7 @@ static void course_keep_failed(Course *c)
     try_command(c, c->destination, "failed", "system_reset", NULL);
 }
 
-/* --- both ------------------------------------------------------------------------------------ */
+/* ---- both ------------------------------------------------------------------------------------ */
 
 static GPtrArray *take(void (*course)(Course *c), VmLauncher launcher)
 {

@@ -19,7 +19,7 @@
 #include "tests/qtest/relay-rig.h"
 #include "uffd/uffd.h"
 
-/* --- the agent, -incoming --- */
+/* ---- the agent, -incoming -------------------------------------------------------------------- */
 
 static RigFrame *take_uffd(Rig *rig, const char *kind)
 {
@@ -105,7 +105,7 @@ static void test_protect(void)
     g_assert_cmpint(rig->state->kind_error[FF_KIND_PROTECT], ==, FF_AGENT_ELOST);
 }
 
-/* ---- an engine dies while somebody waits ---- */
+/* ---- an engine dies while somebody waits ----------------------------------------------------- */
 
 typedef struct {
     int uffd, memfd;
@@ -276,7 +276,7 @@ static void test_protect_late(gconstpointer dies)
     give_uffd(rig, again);
 }
 
-/* ---- an engine that was killed and does not end ---- */
+/* ---- an engine that was killed and does not end ---------------------------------------------- */
 
 #define KILLED "relay/*/step/kill-engine=skip" /* its SIGKILL is taken for sent */
 

@@ -13,7 +13,7 @@
 #include "sandbox/sandbox.h"
 #include "tests/qtest/relay-rig.h"
 
-/* --- crashes --- */
+/* ---- crashes --------------------------------------------------------------------------------- */
 
 static void test_engine_crash(void)
 {

@@ -18,7 +18,7 @@
 
 static char *dir;
 
-/* --- looking into a process ------------------------------------------------------------------ */
+/* ---- looking into a process ------------------------------------------------------------------ */
 
 static unsigned count_in(const char *buf, size_t n, const char *text)
 {
@@ -85,7 +85,7 @@ static void check_clean(Vm *vm, const char *secret)
                   in_engine);
 }
 
-/* --- a migration ------------------------------------------------------------------------------ */
+/* ---- a migration ----------------------------------------------------------------------------- */
 
 static void test_clean(gconstpointer data)
 {

@@ -485,7 +485,7 @@ static void test_compressing(void)
 
     g_assert_cmpint(kill(cli.pid, SIGTERM), ==, 0);
     hold_let_go(vm);
-    cli_fails(&cli, "no file is left, and the guest goes on: compressing it: interrupted");
+    cli_fails(&cli, "no file is left, and the guest continues: compressing it: interrupted");
     folder_free(g_steal_pointer(&folder));
     check_goes_on(vm, &boot);
     vm_end(vm);
@@ -547,7 +547,7 @@ static void test_stock(void)
     g_autofree char *path = g_build_filename(folder, "file", NULL);
     Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
 
-    cli_fails(&cli, "no farfault behind this monitor");
+    cli_fails(&cli, "no farfault has this monitor");
     g_assert_false(has_events(vm_qmp(vm)));
     folder_free(g_steal_pointer(&folder));
     check_goes_on(vm, &boot);

@@ -162,7 +162,7 @@ static void compare_range(const File *a, const File *b, uint64_t from, uint64_t 
     }
 }
 
-/* ---- after the last block ---- */
+/* ---- after the last block -------------------------------------------------------------------- */
 
 #define END_OF_PART 13 /* bytes: the last record, and the section's footer */
 

@@ -246,8 +246,7 @@ static void test_auto_recover(void)
     end(&t);
 }
 
-/* ---- an engine is stopped
- * -------------------------------------------------------------------------- */
+/* ---- an engine is stopped -------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -353,8 +352,7 @@ static void test_engine_hangs(void)
     end(&t);
 }
 
-/* ---- a QEMU is stopped or killed
- * ---------------------------------------------------------------------- */
+/* ---- a QEMU is stopped or killed ------------------------------------------------------------- */
 
 static void test_qemu_killed(gconstpointer at_source)
 {

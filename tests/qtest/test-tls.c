@@ -79,7 +79,7 @@ static const Row rows[] = {
     {"fail/kinds", PSK, X509, .fails = "TLS"},
 };
 
-/* --- objects --------------------------------------------------------------------------------- */
+/* ---- objects --------------------------------------------------------------------------------- */
 
 static const char *folder(Creds creds, bool server)
 {
@@ -176,7 +176,7 @@ static Vm *start_vm(const Row *row, bool server, const BootsectConfig *boot, con
                                 .incoming = incoming});
 }
 
-/* --- one move --------------------------------------------------------------------------------- */
+/* ---- one move -------------------------------------------------------------------------------- */
 
 static void succeed(Vm *source, Vm *destination, const BootsectConfig *boot)
 {
@@ -256,7 +256,7 @@ static void move(const void *opaque)
     }
 }
 
-/* --- engines that die ------------------------------------------------------------------------- */
+/* ---- engines that die ------------------------------------------------------------------------ */
 
 static void speak_in_the_clear(const char *path)
 {
@@ -329,8 +329,7 @@ static const Row adopted_rows[] = {
      .authz = "O=Example,CN=client.example.org"},
 };
 
-/* --- names
- * ------------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static const char *const subjects[] = {
     "/C=DE/ST=Bavaria/L=Munich/O=Example Org/OU=Unit/CN=client.example.org",
@@ -448,8 +447,7 @@ static void test_names(void)
     }
 }
 
-/* --- the folders
- * --------------------------------------------------------------------------------------- */
+/* ---- the folders ----------------------------------------------------------------------------- */
 
 static void make_credentials(void)
 {

@@ -99,7 +99,7 @@ static void world_end(World *w)
     g_free(w);
 }
 
-/* ---- without a migration ---- */
+/* ---- without a migration --------------------------------------------------------------------- */
 
 /* Requests are always under way when it is stopped. */
 static void test_stop(void)
@@ -146,7 +146,7 @@ static void test_reconnect(void)
     world_end(w);
 }
 
-/* ---- migrations, which QEMU carries ---- */
+/* ---- migrations, which QEMU carries ---------------------------------------------------------- */
 
 static void hop(World *w)
 {
@@ -201,7 +201,7 @@ static void test_passed_on(void)
     world_end(w);
 }
 
-/* ---- migrations that farfault carries ---- */
+/* ---- migrations that farfault carries -------------------------------------------------------- */
 
 static void assert_carried(Vm *vm)
 {

@@ -9,7 +9,7 @@
 #include "qapi/json.h"
 #include "uffd/lift.h"
 
-/* --- the migration -------------------------------------------------------------------------- */
+/* ---- the migration --------------------------------------------------------------------------- */
 
 FfMigration *migration;
 bool refuse_start;
@@ -321,7 +321,7 @@ void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
     g_idle_add(lifted, g_memdup2(&l, sizeof(l)));
 }
 
-/* --- the relay and QEMU ---------------------------------------------------------------------- */
+/* ---- the relay and QEMU ---------------------------------------------------------------------- */
 
 static const char *frame_name(FfLinkType type)
 {

@@ -114,8 +114,7 @@ static void test_cut(gconstpointer data)
     pair_free(&p);
 }
 
-/* ---- nobody comes back
- * ---------------------------------------------------------------------------- */
+/* ---- nobody comes back ----------------------------------------------------------------------- */
 
 static void test_in_vain(void)
 {

@@ -84,7 +84,7 @@ static void ask(World *w, uint32_t request, uint64_t value)
     g_assert_cmphex(expect(w->qemu, request, 0), ==, value);
 }
 
-/* ---- the engine ---- */
+/* ---- the engine ------------------------------------------------------------------------------ */
 
 typedef struct {
     World *w;
@@ -145,7 +145,7 @@ static void log_begins(World *w)
     send_message(w->backend, FF_VHOST_GET_FEATURES, FF_VHOST_REPLY, &zero, sizeof(zero), -1);
 }
 
-/* ---- the world ---- */
+/* ---- the world ------------------------------------------------------------------------------- */
 
 /* QEMU's listening socket, and a back-end that has come. */
 static World *world_prepare(void)
@@ -221,7 +221,7 @@ static void world_free(World *w)
     g_free(w);
 }
 
-/* ---- the cases ---- */
+/* ---- the cases ------------------------------------------------------------------------------- */
 
 static void test_log(void)
 {

@@ -246,7 +246,7 @@ static void test_restore(void)
     }
 }
 
-/* --- the QMP client ----------------------------------------------------------------------- */
+/* ---- the QMP client -------------------------------------------------------------------------- */
 
 #define GREETING                                                                                   \
     "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7},"              \
@@ -509,19 +509,19 @@ static const EndRow ends[] = {
      {RETURN(1), RETURN(2)},
      {RETURN(1), RETURN(2)},
      FF_OUTCOME_LEFT,
-     "may go on: look at it with farfault status sock"},
+     "may continue: look at it with farfault status sock"},
     {"source-closed/switch",
      FF_MOVE_NOW,
      {RETURN(1), RETURN(2)},
      {RETURN(1), RETURN(2)},
      FF_OUTCOME_LEFT,
-     "may go on"},
+     "may continue"},
     {"source-closed/migrate",
      FF_MOVE_NOW,
      {RETURN(1)},
      {RETURN(1), RETURN(2)},
      FF_OUTCOME_LEFT,
-     "may go on"},
+     "may continue"},
     {"source-closed/postcopy",
      FF_MOVE_NOW,
      {RETURN(1), RETURN(2), RETURN(3) EVENT("postcopy-active"), RETURN(4)},

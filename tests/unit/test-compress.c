@@ -180,7 +180,7 @@ static void test_bombs(void)
     unpack_right(right, sizeof(right), x, sizeof(x));
 }
 
-/* ---- when --------------------------------------------------------------------------------- */
+/* ---- when ------------------------------------------------------------------------------------ */
 
 #define MS 1000ll
 #define FAST 300 /* bytes of the guest per microsecond, MB/s */

@@ -63,7 +63,7 @@ static gpointer write_always(gpointer opaque)
     return NULL;
 }
 
-/* ---- what the VMM says of them ---- */
+/* ---- what the VMM says of them --------------------------------------------------------------- */
 
 static FfGuestFit check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
                         GError **error)
@@ -151,7 +151,7 @@ static bool stop(FfVmmRun *run, char **run_state, GError **error)
     return devices.stop(run, run_state, error);
 }
 
-/* ---- the cases ---- */
+/* ---- the cases ------------------------------------------------------------------------------- */
 
 static Side *source_new(Loss loss)
 {

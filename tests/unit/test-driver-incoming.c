@@ -147,7 +147,7 @@ static void test_version_is_kept(void)
     world_clear(&w);
 }
 
-/* --- names that nobody answers for ---------------------------------------------------------- */
+/* ---- names that nobody answers for ----------------------------------------------------------- */
 
 #define INCOMING_SLOW                                                                              \
     "{'execute':'migrate-incoming','arguments':{'uri':'tcp:" SLOW_NAME ":0'},'id':'in'}"
@@ -488,7 +488,7 @@ static void test_incoming_fd(void)
     close(pair[1]);
 }
 
-/* --- an engine before it died while it gave an incoming migration to QEMU --------------------- */
+/* ---- an engine before it died while it gave an incoming migration to QEMU -------------------- */
 
 /* QEMU's settings are not back yet, and what QEMU's socket has seen until they are. */
 typedef struct {

@@ -734,11 +734,12 @@ static void test_resume(void)
         g_string_truncate(w.out, 0);
         command(&w, "{'execute':'migrate-recover','arguments':{'uri':'tcp:h:2'}}");
         command(&w, "{'execute':'migrate','arguments':{'uri':'exec:cat','resume':true}}");
-        sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
-                 "\"Migrate recover can only be run when postcopy is paused.\"}}\n"
-                 "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"a paused migration "
-                 "goes on over tcp:HOST:PORT, unix:PATH or fd:NAME, or at the destination from its "
-                 "source's dump (file:DIRECTORY), only\"}}\n");
+        sent(&w,
+             "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+             "\"Migrate recover can only be run when postcopy is paused.\"}}\n"
+             "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"a paused migration "
+             "continues over tcp:HOST:PORT, unix:PATH or fd:NAME, or at the destination from its "
+             "source's dump (file:DIRECTORY), only\"}}\n");
         command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:2','resume':true}}");
         qemu_answers(&w, "query-version", rows[i].version);
         g_assert_cmpstr(migration->resumed_at, ==, "tcp:h:2");

@@ -18,7 +18,7 @@
 #include "migration/sent.h"
 #include "tests/lib/pair.h"
 
-/* ---- counting ------------------------------------------------------------------------------- */
+/* ---- counting -------------------------------------------------------------------------------- */
 
 extern void *__libc_malloc(size_t n);
 extern void *__libc_calloc(size_t n, size_t size);
@@ -111,7 +111,7 @@ int pthread_mutex_lock(pthread_mutex_t *lock)
     return found(lock);
 }
 
-/* ---- the contract --------------------------------------------------------------------------- */
+/* ---- the contract ---------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -168,7 +168,7 @@ static void test_contract(gconstpointer data)
     pair_free(&p);
 }
 
-/* ---- the rings ------------------------------------------------------------------------------ */
+/* ---- the rings ------------------------------------------------------------------------------- */
 
 #define FRAMES 500000u
 

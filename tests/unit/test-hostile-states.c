@@ -97,8 +97,7 @@ static void say_and_go(FfChannel *ch, unsigned type, End end, int value)
     ff_channel_shutdown(ch);
 }
 
-/* ---- a source that says it to a destination
- * ------------------------------------------------------ */
+/* ---- a source that says it to a destination -------------------------------------------------- */
 
 static Side *destination(FfChannel **ch)
 {
@@ -167,8 +166,7 @@ static void test_destination(gconstpointer data)
     }
 }
 
-/* ---- a destination that says it to a source
- * ------------------------------------------------------ */
+/* ---- a destination that says it to a source -------------------------------------------------- */
 
 typedef enum { S_START, S_GREETED, S_AGREED, S_DEVICE, N_STEPS } Step;
 

@@ -854,7 +854,7 @@ static void d_hang_up(FfChannel *ch)
 static void d_pong(FfChannel *ch)
 {
     /* What a stock QEMU answers to the PING. */
-    struct iovec iov = {(void *)"\0\2\0\4FarF and then it waits for the stream to go on...", 48};
+    struct iovec iov = {(void *)"\0\2\0\4FarF and then it waits for the stream to continue...", 48};
 
     ff_channel_write_all(ch, &iov, 1, true);
 }

@@ -17,7 +17,7 @@
 #include "net/frame.h"
 #include "tests/lib/documented.h"
 
-/* ---- bitmap --------------------------------------------------------------------------------- */
+/* ---- bitmap ---------------------------------------------------------------------------------- */
 
 static void test_claim_runs(void)
 {
@@ -397,8 +397,7 @@ static void test_addresses(void)
     g_assert_true(g_str_has_prefix(error->message, "Failed to connect to '/nonexistent/x': "));
 }
 
-/* ---- states
- * -------------------------------------------------------------------------------------- */
+/* ---- states ---------------------------------------------------------------------------------- */
 
 static void test_states(void)
 {
@@ -431,8 +430,7 @@ static void test_states_documented(void)
     documented_check(table);
 }
 
-/* ---- statistics
- * -------------------------------------------------------------------------------------- */
+/* ---- statistics ------------------------------------------------------------------------------ */
 
 static void test_latency(void)
 {

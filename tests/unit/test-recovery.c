@@ -211,8 +211,7 @@ static void test_again(gconstpointer data)
     pair_free(&p);
 }
 
-/* ---- pause, and what fails
- * --------------------------------------------------------------------------- */
+/* ---- pause, and what fails ------------------------------------------------------------------- */
 
 /* Everything is slow enough to be paused: nobody asks for pages, which would come at once. */
 static Pair paused_pair(char **uri)

@@ -185,8 +185,7 @@ static void test_untold(void)
     cutter_free(c);
 }
 
-/* ---- the user takes the guest back
- * --------------------------------------------------------------- */
+/* ---- the user takes the guest back ----------------------------------------------------------- */
 
 static void take_back_from(Pair *p, const char *uri, bool force)
 {

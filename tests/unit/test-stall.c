@@ -39,7 +39,7 @@ static void check_error(Side *s, const char *part)
     }
 }
 
-/* ---- everything stops at a frame ------------------------------------------------------------ */
+/* ---- everything stops at a frame ------------------------------------------------------------- */
 
 typedef enum {
     ROLLS_BACK, /* the guest stays at the source; the destination has ended */

@@ -39,7 +39,7 @@ static FfTls *load(bool server)
     return tls;
 }
 
-/* --- the right source ------------------------------------------------------------------------ */
+/* ---- the right source ------------------------------------------------------------------------ */
 
 typedef struct {
     Side *d;
@@ -115,7 +115,7 @@ static void say_hello(Scene *s)
     memcpy(s->right.secret, &reply, sizeof(s->right.secret));
 }
 
-/* --- strangers -------------------------------------------------------------------------------- */
+/* ---- strangers ------------------------------------------------------------------------------- */
 
 static void flip_secret(FfChannelHello *h)
 {

@@ -209,7 +209,7 @@ static void test_shared(void)
     pair_finish(&p);
 }
 
-/* ---- sides that do not fit ------------------------------------------------------------------ */
+/* ---- sides that do not fit ------------------------------------------------------------------- */
 
 static const struct {
     Kind source, destination;

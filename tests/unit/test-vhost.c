@@ -203,7 +203,7 @@ static void ring_stopped(World *w, uint32_t base)
     g_assert_cmpuint(ff_vhost_state(msg).value, ==, base);
 }
 
-/* ---- the stream ---- */
+/* ---- the stream ------------------------------------------------------------------------------ */
 
 static bool take(FfVhostMessage *msg, void *opaque)
 {
@@ -273,7 +273,7 @@ static void test_bad_stream(void)
     }
 }
 
-/* ---- the session ---- */
+/* ---- the session ----------------------------------------------------------------------------- */
 
 static void test_passed_on(void)
 {

@@ -291,7 +291,7 @@ static void test_gone(void)
     world_free(w);
 }
 
-/* ---- no write is missed ---- */
+/* ---- no write is missed ---------------------------------------------------------------------- */
 
 /* In a round each page is written once: one that is missed is not made good by a later write. Only
  * a look that finds something before the last write can miss one. On a busy machine the two threads

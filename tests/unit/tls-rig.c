@@ -34,8 +34,7 @@ void expect(const char *what, const char *got, const char *want)
     }
 }
 
-/* ---- the folders
- * --------------------------------------------------------------------------------------- */
+/* ---- the folders ----------------------------------------------------------------------------- */
 
 static void issue(const char *name, CertSpec spec)
 {
