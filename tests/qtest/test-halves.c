@@ -24,8 +24,9 @@ enum { PAGE = 4096 };
 typedef struct {
     Vm *vm;
     Qmp *q;
-    char *monitor; /* a second one, for the command */
-    char *dump;    /* a folder that it makes */
+    char *monitor;     /* a second one, for the command */
+    char *dump;        /* a folder that it makes */
+    char *migrated_to; /* a source: where it was told to, by pause_it() */
 } Half;
 
 static Half half_start(const char *name, const char *dir, const BootsectConfig *boot,
@@ -63,6 +64,7 @@ static void half_end(Half *h)
 {
     vm_end(h->vm);
     g_free(h->monitor);
+    g_free(h->migrated_to);
     g_free(h->dump);
 }
 
@@ -151,9 +153,25 @@ static char *migrate_slowly(Half *s, Half *d)
     return uri;
 }
 
+/* Requests are answered late, so that the guest still misses pages when this is paused, however
+ * busy the machine is. */
+#define URGENT_CONNECTION 1
+#define ANSWER_US 3000
+
+static Delay *answer_slowly(const char *uri)
+{
+    Delay *proxy = delay_new(uri, URGENT_CONNECTION);
+
+    delay_set(proxy, ANSWER_US);
+    return proxy;
+}
+
 static void pause_it(Half *s, Half *d)
 {
-    g_autofree char *uri = migrate_slowly(s, d);
+    g_autofree char *uri = listen_slowly(s, d);
+    Delay *proxy = answer_slowly(uri);
+    s->migrated_to = g_strdup(delay_uri(proxy));
+    qmp_ok(s->q, "migrate", "{'uri': '%s'}", s->migrated_to);
     qmp_expect_migration(s->q, "active");
     qmp_ok(s->q, "migrate-start-postcopy", NULL);
     qmp_expect_migration(s->q, "postcopy-active");
@@ -162,6 +180,7 @@ static void pause_it(Half *s, Half *d)
     qmp_ok(s->q, "migrate-pause", NULL);
     qmp_expect_migration(s->q, "postcopy-paused");
     qmp_expect_migration(d->q, "postcopy-paused");
+    delay_free(proxy);
     await(d, is_waited_for);
 }
 
@@ -258,9 +277,11 @@ static char *look(Half *s, Half *d)
         g_strdup_printf("  next         farfault migrate --resume SOURCE-QMP %s\n", d->monitor);
     expect_text(at_s, next_s);
     expect_text(at_d, next_d);
-    g_autofree char *uri = uri_to_type(at_s);
-    g_autofree char *same = uri_to_type(at_d);
-    g_assert_cmpstr(uri, ==, same);
+    /* The source knows what its client has said, the destination where it listens. */
+    g_autofree char *said = uri_to_type(at_s);
+    g_autofree char *uri = uri_to_type(at_d);
+    g_assert_cmpstr(said, ==, s->migrated_to);
+    g_assert_true(g_str_has_prefix(uri, "tcp:127.0.0.1:"));
 
     look_at_all(s, d);
     g_assert_cmpint(FARFAULT(&json, NULL, "status", "--json", d->monitor), ==, 0);
@@ -759,11 +780,13 @@ static void test_end(void)
     /* While its memory comes, there is an orderly end, which loses it all the same. */
     qmp_ok(d.q, "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
     g_autofree char *uri = move_listen_uri(d.vm);
-    qmp_ok(s.q, "migrate", "{'uri': '%s', 'resume': true}", uri);
+    Delay *proxy = answer_slowly(uri);
+    qmp_ok(s.q, "migrate", "{'uri': '%s', 'resume': true}", delay_uri(proxy));
     qmp_expect_migration(d.q, "postcopy-active");
     REFUSED("the guest is lost with it", "end", d.monitor);
     qmp_ok(s.q, "migrate-pause", NULL);
     qmp_expect_migration(d.q, "postcopy-paused");
+    delay_free(proxy);
     await(&d, is_waited_for);
     kill(vm_pid(d.vm), SIGTERM);
     g_assert_cmpint(FARFAULT(&out, NULL, "end", "--lose-guest", d.monitor), ==, 0);
