@@ -76,6 +76,23 @@ static const char *foreign_device(JsonObject *vm)
     return NULL;
 }
 
+/* Memory of a zone that is a file, and not shared: what Cloud Hypervisor passes for it is the file,
+ * which it maps privately (create_ram_region_raw() there), so the guest's memory is not in it. */
+bool ff_offload_has_private_file(const char *text, size_t len)
+{
+    g_autoptr(JsonNode) root = ff_text_parse(text, len, DEPTH_MAX, NULL);
+    JsonObject *vm = root ? ff_json_object(ff_json_node_object(root), "vm_config") : NULL;
+    JsonNode *zones = ff_json_get(ff_json_object(vm, "memory"), "zones", JSON_NODE_ARRAY);
+
+    for (guint i = 0; i < ff_json_node_length(zones); i++) {
+        JsonObject *zone = ff_json_node_nth(zones, i);
+        if (ff_json_get(zone, "file", JSON_NODE_VALUE) && !ff_json_bool(zone, "shared")) {
+            return true;
+        }
+    }
+    return false;
+}
+
 unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, const char **foreign,
                           GError **error)
 {

@@ -39,6 +39,9 @@ static_assert(sizeof(FfOffloadSlot) == 72, "no holes");
 unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, const char **foreign,
                           GError **error);
 
+/* A zone of vm_config is a file that is not shared: what is passed for it is not its memory. */
+bool ff_offload_has_private_file(const char *text, size_t len);
+
 typedef struct {
     char *config, *state; /* as they are in the files */
     size_t config_len, state_len;

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <gio/gio.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -38,6 +39,7 @@ typedef enum { CONNECTED, STARTED, PASSING, CONFIGURED, STATED, STORED } Step;
 typedef struct {
     int sock, stop;
     int process; /* a pidfd; -1: not known */
+    pid_t pid;   /* of it */
     Step step;
     bool abandoned;
     unsigned n; /* of `fd` */
@@ -281,6 +283,11 @@ static bool receive_config(Peer *p, uint64_t len, GError **error)
         g_prefix_error(error, "no snapshot was taken: Config: ");
         return false;
     }
+    if (ff_offload_has_private_file((char *)p->config->data, p->config->len)) {
+        return fail(error,
+                    "a zone of its memory is a file that is not shared, so what it passes is "
+                    "not that memory: give the zone shared=on");
+    }
     if (foreign) {
         ff_say("%s of vm_config has a device that is another process: farfault pager --to will not "
                "restore this guest, Cloud Hypervisor's own offload_daemon does (without "
@@ -299,11 +306,28 @@ static bool receive_state(Peer *p, uint64_t len, GError **error)
     return p->state;
 }
 
+/* The end of its connection is that of the process, and none that it has made: such a one may let
+ * its guest run before it dies. A process that is killed closes its files when its last thread
+ * ends, and is marked before (PF_EXITING, linux/sched.h; the ninth field of stat, and the seventh
+ * after its name). */
+static bool is_exiting(const Peer *p)
+{
+    const unsigned long exiting = 0x4;
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", p->pid), *text = NULL;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return true; /* it has been waited for as well */
+    }
+    const char *at = strrchr(text, ')');
+    unsigned long flags = 0;
+    return at && sscanf(at, ") %*c %*d %*d %*d %*d %*d %lu", &flags) == 1 && flags & exiting;
+}
+
 static bool is_dead(Peer *p)
 {
     struct pollfd pfd = {.fd = p->process, .events = POLLIN};
 
-    if (!p->r->gone && p->process >= 0 && poll(&pfd, 1, DEATH_MS) == 1) {
+    if (!p->r->gone && p->process >= 0 && is_exiting(p) && poll(&pfd, 1, DEATH_MS) == 1) {
         ff_say("Cloud Hypervisor has died: what it has passed is kept");
         p->r->gone = true;
     }
@@ -429,15 +453,17 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Peer, peer_clear)
 
 /* Of the process that has connected; not of this one (a test). If it has ended, and another has its
  * number by now, it is not taken for dead. */
-static int open_process(int sock)
+static int open_process(int sock, pid_t *pid)
 {
     struct ucred cred;
     socklen_t len = sizeof(cred);
 
-    return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.pid > 0 &&
-                   cred.pid != getpid()
-               ? (int)syscall(SYS_pidfd_open, cred.pid, 0)
-               : -1;
+    if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 || cred.pid <= 0 ||
+        cred.pid == getpid()) {
+        return -1;
+    }
+    *pid = cred.pid;
+    return (int)syscall(SYS_pidfd_open, cred.pid, 0);
 }
 
 /* Step by step; each is acknowledged, but the last one. */
@@ -458,11 +484,11 @@ static bool talk(Peer *p, GError **error)
 
 bool ff_receive_snapshot(int sock, int stop, FfOffloadWriter *w, FfReceived *r, GError **error)
 {
-    g_auto(Peer)
-        p = {.sock = sock, .stop = stop, .process = open_process(sock), .writer = w, .r = r};
+    g_auto(Peer) p = {.sock = sock, .stop = stop, .writer = w, .r = r};
     gint64 since = g_get_monotonic_time();
 
     FF_FAULT_SIDE("receiver");
+    p.process = open_process(sock, &p.pid);
     *r = (FfReceived){0};
     if (!talk(&p, error)) {
         if (!p.abandoned) {

@@ -354,6 +354,20 @@ static void leave(World *w)
     w->s.sock = -1;
 }
 
+static void config_of_private_file(World *w)
+{
+    g_autoptr(GString) text = g_string_new(vmm_config());
+
+    g_assert_cmpuint(g_string_replace(text, "\"size\": 4194304, \"shared\": true",
+                                      "\"size\": 0, \"zones\": [{\"id\": \"mem0\", \"size\": "
+                                      "4194304, \"file\": \"/dev/hugepages/a\", \"shared\": "
+                                      "false, \"hugepages\": true}]",
+                                      1),
+                     ==, 1);
+    sender_request(&w->s, 2, 0, text->len);
+    sender_text(&w->s, text->str);
+}
+
 static void leave_in_request(World *w)
 {
     send(w->s.sock, "\7", 1, MSG_NOSIGNAL);
@@ -525,6 +539,7 @@ static const Wrong wrongs[] = {
     {"huge-config", 4, config_of_2_63, "command 2 with 9223372036854775808 bytes"},
     {"no-config", 4, config_of_nothing, "command 2 with 0 bytes"},
     {"bad-config", 4, config_that_is_none, "must have guest_ram_mappings"},
+    {"private-file", 4, config_of_private_file, "a file that is not shared"},
     {"huge-state", 5, state_of_2_64, "command 3 with 18446744073709551615 bytes"},
     {"complete-with-payload", 6, complete_with_payload, "command 5 with 1 bytes"},
     {"no-descriptor", 3, pass_nothing, "has passed no descriptor"},
@@ -661,6 +676,51 @@ static void test_dies(gconstpointer moment)
     assert_said(w.d, "its guest is gone");
     assert_whole(w.into);
     stop(&w);
+}
+
+static bool has_ended(pid_t pid)
+{
+    siginfo_t info = {0};
+
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid;
+}
+
+/* One that has ended the connection itself, and dies some time after it: its guest may have run in
+ * between. */
+static void test_leaves_and_dies(void)
+{
+    World w;
+    int go[2];
+    char byte = 0;
+
+    if (!start(&w, NULL, "receiver/none/at/receive-piece=hold", NULL)) {
+        return;
+    }
+    daemon_wait_said(w.d, "waits for");
+    make_gates(&w);
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, go), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        sender_begin(&w.s, w.d->socket);
+        sender_send_until(&w.s, LAST);
+        sender_send(&w.s, LAST);
+        g_assert_cmpint(read(go[0], &byte, 1), ==, 1);
+        close(w.s.sock);
+        g_assert_cmpint(write(go[0], &byte, 1), ==, 1);
+        pause();
+    }
+    meet(&w, "held");
+    g_assert_cmpint(write(go[1], &byte, 1), ==, 1);
+    g_assert_cmpint(read(go[1], &byte, 1), ==, 1);
+    let_go(&w);
+    while (!has_ended(w.d->pid) && !is_waiting_in(w.d->pid, "poll")) {
+    } /* there is no event of it */
+    g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
+    g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+    close(go[0]);
+    close(go[1]);
+    w.s = (Sender){.sock = -1, .memory = {-1, -1, -1}};
+    end_without(&w, "its guest may run already");
 }
 
 static void test_signal(gconstpointer signal)
@@ -916,6 +976,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/receive/leaves/last", "receive-copied#3", test_leaves);
     g_test_add_data_func("/receive/dies/last", "receive-copied#3", test_dies);
     g_test_add_data_func("/receive/dies/receive-stored", "receive-stored", test_dies);
+    g_test_add_func("/receive/leaves-and-dies", test_leaves_and_dies);
     g_test_add_func("/receive/impatient", test_impatient);
     g_test_add_func("/receive/leaves-late", test_leaves_late);
     g_test_add_data_func("/receive/signal/term", GINT_TO_POINTER(SIGTERM), test_signal);
