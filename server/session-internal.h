@@ -55,7 +55,8 @@ struct FfSession {
     FfImage *image; /* NULL: not made yet. Set once; lock of FfSessions */
     FfSpace *space; /* the same */
     FfBitmap placed[FF_IMAGE_BLOCKS];
-    FfWorker *at_once; /* fault thread */
+    FfWorker *at_once;      /* fault thread */
+    FfSourceReader *cached; /* atomic; the owner, once. Observer: the fault thread */
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */
     bool said_enough;         /* owner */

@@ -410,6 +410,9 @@ static void serve(FfSession *s)
     if (s->answer) {
         return;
     }
+    if (s->source) {
+        __atomic_store_n(&s->cached, ff_source_cached_reader(s->source), __ATOMIC_RELEASE);
+    }
     bool registered = (s->all->bulk || s->learnt) && wait_registered(s);
     ff_set_learn(s); /* also of one that has ended by now */
     if (s->all->bulk && registered) {
@@ -433,6 +436,7 @@ static void close_all(FfSession *s)
     if (s->image) {
         ff_image_unmap(s->image);
     }
+    g_clear_pointer(&s->cached, ff_source_reader_free);
     ff_criu_clear(&s->criu);
     close(s->uffd);
     close(s->memfd);
@@ -507,6 +511,7 @@ static gpointer run_owner(gpointer p)
         ff_faults_stop(s->space);
         g_thread_join(s->faults);
     }
+    ff_work_clear(s);
     FfSessions *all = s->all;
     uint64_t root = s->root;
     drop(s, NULL);

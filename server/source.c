@@ -306,6 +306,13 @@ FfSourceReader *ff_source_reader(FfSource *s, GError **error)
     return r;
 }
 
+FfSourceReader *ff_source_cached_reader(FfSource *s)
+{
+    g_autoptr(FfSourceReader) r = ff_source_is_file(s) ? ff_source_reader(s, NULL) : NULL;
+
+    return r && ff_input_can_read_cached(r->in) ? g_steal_pointer(&r) : NULL;
+}
+
 void ff_source_reader_hurry(FfSourceReader *r)
 {
     r->urgent = true;

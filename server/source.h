@@ -50,8 +50,7 @@ uint64_t ff_source_size(const FfSource *s);
 bool ff_source_is_compressed(const FfSource *s);
 /* It is on another host. */
 bool ff_source_is_remote(const FfSource *s);
-/* Its content is in a file of this host: a reader is made, and what is cached read, without a wait.
- */
+/* Its content is in a file of this host. */
 bool ff_source_is_file(const FfSource *s);
 /* By which it is opened; borrowed. */
 const char *ff_source_path(const FfSource *s);
@@ -69,6 +68,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSourceReader, ff_source_reader_free)
 bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, uint64_t piece,
                     bool *zero, GError **error);
 
+/* For ff_source_read_cached(); this may wait. NULL: nothing of S is ever known without a wait
+ * (another host, a compressed file, a file system that does not say), or it cannot be opened. */
+FfSourceReader *ff_source_cached_reader(FfSource *s);
 /* LEN bytes from AT on, as above, if they are known without a wait. FALSE: ff_source_read() says
  * more. */
 bool ff_source_read_cached(FfSourceReader *r, uint64_t at, void *buf, uint64_t len, bool *zero);

@@ -227,19 +227,6 @@ static int place_part(FfWorker *w, const FfRun *part, bool zero, const void *dat
     return rc;
 }
 
-/* While bulk is inside the gate nobody's fault is read: whoever would preempt it there would keep
- * those who wait waiting. */
-static int place_boosted(FfWorker *w, const FfRun *part, bool zero, const void *data)
-{
-    if (w->demand) {
-        return place_part(w, part, zero, data);
-    }
-    ff_priority_urgent();
-    int rc = place_part(w, part, zero, data);
-    w->rest();
-    return rc;
-}
-
 /* In a memfd of ours zeros cost memory, and what nobody asks for (memory that is not plugged in)
  * must cost none. */
 static bool is_left_out(const FfWorker *w, bool zero)
@@ -254,6 +241,19 @@ static void charge(FfSession *s, uint64_t bytes)
         double us = (double)bytes * G_USEC_PER_SEC / (double)s->all->rate;
         s->next_us = MAX(s->next_us, g_get_monotonic_time()) + (int64_t)us;
     }
+}
+
+/* While bulk is inside the gate nobody's fault is read: whoever would preempt it there would keep
+ * those who wait waiting. */
+static bool put_part(FfWorker *w, const FfRun *part, bool zero, const void *data)
+{
+    if (w->demand) {
+        return placed(w, part, place_part(w, part, zero, data));
+    }
+    ff_priority_urgent();
+    bool more = placed(w, part, place_part(w, part, zero, data));
+    w->rest();
+    return more;
 }
 
 /* Until nobody waits, or the end. */
@@ -280,8 +280,7 @@ bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data)
         if (!w->demand) {
             wait_calm(w->s);
         }
-        int rc = place_boosted(w, &part, !data, data ? (const char *)data + i * ps : NULL);
-        if (!placed(w, &part, rc)) {
+        if (!put_part(w, &part, !data, data ? (const char *)data + i * ps : NULL)) {
             return false;
         }
     }
@@ -342,17 +341,12 @@ bool ff_worker_place_at_once(FfWorker *w, const FfRun *run)
 {
     FfSession *s = w->s;
     const FfImageBlock *b = &s->image->block[run->block];
+    FfSourceReader *reader = __atomic_load_n(&s->cached, __ATOMIC_ACQUIRE);
     uint64_t len = run->n * b->page_size;
     bool zero;
 
-    if (len > w->buf_size || !s->source || !ff_source_is_file(s->source) ||
-        FF_FAULT_CALL("content-cached", 0) < 0) {
-        return false;
-    }
-    if (!w->reader[0] && !(w->reader[0] = ff_source_reader(s->source, NULL))) {
-        return false;
-    }
-    return ff_source_read_cached(w->reader[0], b->content + run->first * b->page_size, w->buf, len,
+    return reader && len <= w->buf_size && FF_FAULT_CALL("content-cached", 0) == 0 &&
+           ff_source_read_cached(reader, b->content + run->first * b->page_size, w->buf, len,
                                  &zero) &&
            ff_place_at_once(s->space, run, zero ? NULL : w->buf) == 0;
 }
@@ -643,6 +637,10 @@ void ff_work_join(FfSession *s)
             g_thread_join(s->demand[i]);
         }
     }
+}
+
+void ff_work_clear(FfSession *s)
+{
     for (unsigned i = 0; s->queue && i < s->image->n_blocks; i++) {
         ff_bitmap_clear(&s->overflow[i]);
         ff_bitmap_clear(&s->later[i]);

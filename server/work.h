@@ -38,6 +38,8 @@ bool ff_work_start(FfSession *s, GError **error);
 /* All pages, until none is missing, or the end. */
 void ff_work_bulk(FfSession *s);
 void ff_work_join(FfSession *s);
+/* What they shared. The fault thread adds to it until it has ended. */
+void ff_work_clear(FfSession *s);
 /* Until MS have passed, or the end (TRUE). */
 bool ff_work_pause(FfSession *s, unsigned ms);
 /* This thread places what somebody waits for. */

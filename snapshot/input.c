@@ -175,6 +175,15 @@ bool ff_input_read(FfInput *in, uint64_t at, void *to, size_t n, GError **error)
                       : read_file(in, at, to, n, error);
 }
 
+bool ff_input_can_read_cached(const FfInput *in)
+{
+    char byte;
+    struct iovec iov = {&byte, 1};
+
+    return !in->packed && !in->data &&
+           (preadv2(in->fd, &iov, 1, 0, RWF_NOWAIT) >= 0 || errno == EAGAIN);
+}
+
 bool ff_input_read_cached(FfInput *in, uint64_t at, void *to, size_t n)
 {
     struct iovec iov = {to, n};

@@ -37,6 +37,8 @@ bool ff_input_read(FfInput *in, uint64_t at, void *to, size_t n, GError **error)
 /* The same of bytes that the kernel has in memory, so that this waits for no disk. FALSE: they are
  * not, or it cannot be known (a compressed file, one of a file system that has no such reads). */
 bool ff_input_read_cached(FfInput *in, uint64_t at, void *to, size_t n);
+/* It has such reads. */
+bool ff_input_can_read_cached(const FfInput *in);
 /* The first place from AT on that may have bytes other than zero; its size: none. */
 uint64_t ff_input_next_data(FfInput *in, uint64_t at);
 
