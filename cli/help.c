@@ -366,7 +366,8 @@ const char ff_help_pager[] =
     "  --no-working-set  leave FILE.ws alone\n"
     "  --help, -h        this text\n"
     "\n"
-    "Clients that are there when this ends (SIGTERM, SIGINT) wait for ever for what they miss.\n"
+    "Clients that are there when this ends (SIGTERM, SIGINT) wait for ever for what they miss;\n"
+    "CRIU's are killed, as they would read zeros.\n"
     "With --to it ends when the guest has all its memory, or is gone; with --receive when the\n"
     "snapshot is on the disk.\n"
     "Exit status: 0 ended, 1 failed, 2 usage.\n";

@@ -52,7 +52,7 @@ typedef struct {
     uint64_t rate, limit; /* of `bandwidth`, `memory` */
     char *listen, *to, *from, *receive, *into, *control, *metrics, *serve, *set, *bandwidth,
         *memory, *creds, *hostname;
-    char *page_server;
+    char *page_server, *name;
     char **allow, **positional;
 } Line;
 
@@ -72,6 +72,7 @@ static void line_clear(Line *line)
     g_free(line->creds);
     g_free(line->hostname);
     g_free(line->page_server);
+    g_free(line->name);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
 }
@@ -100,6 +101,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"tls-creds", 0, 0, G_OPTION_ARG_FILENAME, &line->creds, NULL, NULL},
         {"tls-hostname", 0, 0, G_OPTION_ARG_STRING, &line->hostname, NULL, NULL},
         {"page-server", 0, 0, G_OPTION_ARG_STRING, &line->page_server, NULL, NULL},
+        {"name", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->name, NULL, NULL},
         {"slots", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_INT, &line->slots, NULL, NULL},
         {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
@@ -150,9 +152,15 @@ static int move_up(int fd)
 }
 
 /* Nobody listens there any more: a pager that has ended has left it. */
-static bool is_left_over(const struct sockaddr_un *addr)
+static bool is_socket(const char *path)
 {
     struct stat st;
+
+    return lstat(path, &st) == 0 && S_ISSOCK(st.st_mode);
+}
+
+static bool is_left_over(const struct sockaddr_un *addr)
+{
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     bool refused = fd >= 0 && connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0 &&
                    errno == ECONNREFUSED;
@@ -160,7 +168,7 @@ static bool is_left_over(const struct sockaddr_un *addr)
     if (fd >= 0) {
         close(fd);
     }
-    return refused && lstat(addr->sun_path, &st) == 0 && S_ISSOCK(st.st_mode);
+    return refused && is_socket(addr->sun_path);
 }
 
 /* A process that connects is looked at; so others than this user may connect, if there are any.
@@ -179,17 +187,16 @@ static int listen_at(const char *path, bool others, bool senders, GError **error
      * or has when it is accepted. */
     setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &(int){senders}, sizeof(int));
     mode_t mask = umask(others ? 0111 : 0177);
-    int rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
-    if (rc < 0 && errno == EADDRINUSE && is_left_over(&addr) && unlink(path) == 0) {
-        rc = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
+    int err = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? errno : 0;
+    if (err == EADDRINUSE && is_left_over(&addr) && unlink(path) == 0) {
+        err = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? errno : 0;
     }
-    int err = errno;
     umask(mask);
-    if (rc < 0 || listen(fd, BACKLOG) < 0) {
+    if (err || listen(fd, BACKLOG) < 0) {
         fail(error, path,
-             rc < 0 && err == EADDRINUSE ? "another pager listens there, or it is "
-                                           "a file"
-                                         : g_strerror(rc < 0 ? err : errno));
+             err != EADDRINUSE ? g_strerror(err ? err : errno)
+             : is_socket(path) ? "another pager listens there"
+                               : "it is there, and no socket: remove it, or name another place");
         if (fd >= 0) {
             close(fd);
         }
@@ -320,6 +327,9 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     if (set) {
         p->argv[p->n++] = g_strdup_printf("--set=%s", set);
     }
+    if (!ff_remote_is_uri(line->from)) {
+        p->argv[p->n++] = g_strdup_printf("--name=%s", line->from);
+    }
     if (line->control) {
         p->argv[p->n++] = g_strdup_printf("--control=%s", line->control);
     }
@@ -374,19 +384,27 @@ static bool start_fetcher(const Line *line, FfFetch *f, Pager *p, FfHolderFetche
                           GError **error)
 {
     int *at = p->inherit + (FF_SERVER_STORE_FD - FF_SERVER_SOURCE_FD);
-    g_autofree char *uri = g_strconcat("tcp:", line->page_server, NULL);
-    g_autoptr(FfAddress) address = ff_address_parse(uri, error);
+    const char *where = line->page_server;
+    where += g_str_has_prefix(where, "tcp:") ? strlen("tcp:") : 0;
+    g_autofree char *uri = g_strconcat("tcp:", where, NULL);
+    g_autoptr(FfAddress) address = ff_address_parse(uri, NULL);
     pid_t holder = getpid();
     int ends[2];
 
-    if (!address || !ff_fetch_open(f, line->from, error)) {
+    if (!address) {
+        return fail(error, line->page_server, "give HOST:PORT, as --page-server source:27777");
+    }
+    if (!ff_fetch_open(f, line->from, error)) {
         return false;
     }
     f->name = line->page_server;
     f->rate = line->rate;
     f->server = move_up(ff_fetch_connect(address, error));
     if (f->server < 0) {
-        g_prefix_error(error, "%s: ", line->page_server);
+        g_prefix_error(error,
+                       "is criu dump --lazy-pages waiting at --page-server %s? It takes one "
+                       "connection, once: ",
+                       line->page_server);
         return false;
     }
     pid_t pid = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0 ? -1 : fork();
@@ -407,6 +425,26 @@ static bool start_fetcher(const Line *line, FfFetch *f, Pager *p, FfHolderFetche
 
 /* ---- clients at a socket --------------------------------------------------------------------- */
 
+static bool has(const char *folder, const char *name)
+{
+    g_autofree char *path = g_build_filename(folder, name, NULL);
+
+    return access(path, F_OK) == 0;
+}
+
+/* They can come later, before the first process is restored. */
+static bool look_for_images(const char *folder, GError **error)
+{
+    if (has(folder, "inventory.img")) {
+        return true;
+    }
+    if (has(folder, "migration_config.json")) {
+        return fail(error, folder, "it is a snapshot of Cloud Hypervisor: --to SOCKET restores it");
+    }
+    fprintf(stderr, "farfault pager: %s has no images of CRIU yet (inventory.img)\n", folder);
+    return true;
+}
+
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfInputStamp stamp;
@@ -420,6 +458,9 @@ static int hold(const Line *line, GArray *uids, GError **error)
         if (error && !*error) {
             fail(error, line->from, g_strerror(errno));
         }
+        return EXIT_FAILED;
+    }
+    if (criu && !line->page_server && !look_for_images(line->from, error)) {
         return EXIT_FAILED;
     }
     g_autofree char *file = g_canonicalize_filename(line->from, NULL);
@@ -659,6 +700,7 @@ static int serve(const Line *line)
                           .learn = line->learn,
                           .set = line->set,
                           .remote = line->from,
+                          .name = line->name,
                           .creds = line->creds,
                           .hostname = line->hostname,
                           .control = line->control,
@@ -726,7 +768,7 @@ static const char *misuse(const Line *line)
         return "--learn is for --listen, and not with --no-working-set";
     }
     if (line->to ? line->allow != NULL : line->paused || line->own_memory) {
-        return "--allow is for --listen, --paused and --own-memory for --to";
+        return line->to ? "--allow is for --listen" : "--paused and --own-memory are for --to";
     }
     return NULL;
 }
@@ -756,6 +798,13 @@ int ff_cli_pager(int argc, char **argv)
     }
     if (line.serve) {
         return serve(&line);
+    }
+    if (line.positional) {
+        fprintf(stderr,
+                "farfault: %s: no such word is known, and no file is given but by an option "
+                "(farfault pager --help)\n",
+                line.positional[0]);
+        return EXIT_USAGE;
     }
     const char *wrong = misuse(&line);
     if (wrong) {

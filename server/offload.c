@@ -151,7 +151,14 @@ static bool read_text(const char *path, const char *name, char **text, size_t *l
     g_autofree char *file = g_build_filename(path, name, NULL);
     g_autoptr(GError) why = NULL;
 
-    return g_file_get_contents(file, text, len, &why) || fail(error, path, name, why->message);
+    if (g_file_get_contents(file, text, len, &why)) {
+        return true;
+    }
+    if (g_error_matches(why, G_FILE_ERROR, G_FILE_ERROR_NOENT)) {
+        return fail(error, path, name,
+                    "there is none; is the folder a snapshot of Cloud Hypervisor?");
+    }
+    return fail(error, path, name, why->message);
 }
 
 /* Bytes of the Ith slot's memfd; 0: it has none. */

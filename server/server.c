@@ -97,10 +97,12 @@ static void run(Server *s)
     }
 }
 
+static_assert(FF_SERVER_SOURCE_FD == 4, "FF_SOURCE_INHERITED");
+
 static FfSource *open_source(const FfServerConfig *cfg, GError **error)
 {
     /* By its fd: another file may have its name by now. */
-    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", FF_SERVER_SOURCE_FD);
+    static const char path[] = FF_SOURCE_INHERITED;
 
     if (!cfg->remote) {
         return ff_source_open(path, &cfg->source, error);
@@ -181,6 +183,7 @@ int ff_server_run(const FfServerConfig *cfg)
                               .memory = cfg->memory,
                               .sets = cfg->sets,
                               .learn = cfg->learn,
+                              .name = cfg->name,
                               .set = cfg->set};
     ff_sessions_init(&s.sessions);
     run(&s);

@@ -31,6 +31,7 @@ typedef struct {
     uint64_t memory;    /* bytes: a client that was given so much gets none of those; 0: no limit */
     bool sets, learn;   /* working sets are used; and found out where there is none */
     const char *set;    /* the name of the source's; NULL: it has none */
+    const char *name;   /* of the source, as the user knows it; NULL: none */
     const char *remote; /* the source is on another host: "tcp:...", "tls:..."; NULL: it is not */
     const char *creds, *hostname; /* as of ff_remote_new() */
     bool control;                 /* FF_SERVER_CONTROL_FD is there */

@@ -9,6 +9,9 @@
 
 #include "server/source.h"
 
+/* As which the pager opens the source, of which `name` is the name. */
+#define FF_SOURCE_INHERITED "/proc/self/fd/4"
+
 typedef struct FfSession FfSession;
 
 typedef struct {
@@ -24,6 +27,7 @@ typedef struct {
         memory; /* bytes: a client that has been given so much gets none of those; 0: no limit */
     bool sets;  /* working sets are used */
     bool learn; /* where there is none, it is found out */
+    const char *name;      /* of the source, for the log; NULL: none */
     const char *set;       /* the name of the source's; NULL: it has none */
     unsigned bulk_threads; /* atomic; that place what nobody waits for. Observers: owners that would
                               start another */

@@ -9,9 +9,13 @@ void ff_session_log(const FfSession *s, const char *format, ...)
     va_list ap;
 
     va_start(ap, format);
-    g_autofree char *text = g_strdup_vprintf(format, ap);
+    g_autofree char *said = g_strdup_vprintf(format, ap);
     va_end(ap);
-    ff_say("process %d%s: %s", s->root_rec->pid, s->parent ? " (a child)" : "", text);
+    g_autoptr(GString) text = g_string_new(said);
+    if (s->all->name) {
+        g_string_replace(text, FF_SOURCE_INHERITED, s->all->name, 0);
+    }
+    ff_say("process %d%s: %s", s->root_rec->pid, s->parent ? " (a child)" : "", text->str);
 }
 
 void ff_session_end(FfSession *s)
