@@ -351,7 +351,7 @@ static void test_refused(void)
 
     assert_refused(dir, "--page-server=127.0.0.1:1", "no images of criu dump --lazy-pages");
     lazy_write_images_elsewhere(dir, 5);
-    assert_refused(dir, "--page-server=127.0.0.1:1", "127.0.0.1:1: ");
+    assert_refused(dir, "--page-server=127.0.0.1:1", "waiting at --page-server 127.0.0.1:1? ");
     assert_refused(dir, "--page-server=nowhere", "nowhere");
     g_assert_true(g_file_set_contents(image, "damaged", -1, NULL));
     assert_refused(dir, "--page-server=127.0.0.1:1",
