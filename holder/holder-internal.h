@@ -118,8 +118,8 @@ typedef struct {
     uint64_t told_number; /* up to this one it knows all spaces (FfHeldSpace.id, without index) */
     bool told_ready;
     gint64 started_us;
-    bool timer_armed;
-    bool deaf; /* the listening socket is not watched: no fd is free */
+    gint64 timer_us; /* when it ends (monotonic); 0: it is not set */
+    bool deaf;       /* the listening socket is not watched: no fd is free */
 } FfHolder;
 
 /* ---- tell.c ---------------------------------------------------------------------------------- */
@@ -129,7 +129,7 @@ bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_
  * the pager has a copy of. Its events would come for ever then, in the name of whoever has its
  * place. */
 void ff_holder_close(FfHolder *h, int *fd);
-/* What has no event of its own is tried again: after MS. */
+/* What has no event of its own is tried again: after MS at the latest. */
 void ff_holder_set_timer(FfHolder *h, unsigned ms);
 /* The pager is new, and knows nothing. */
 void ff_holder_tell_anew(FfHolder *h);

@@ -26,7 +26,7 @@
 static void on_timer(FfHolder *h)
 {
     ff_untell(h->timer);
-    h->timer_armed = false;
+    h->timer_us = 0;
     if (h->deaf) {
         h->deaf = !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN);
     }

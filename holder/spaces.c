@@ -25,6 +25,7 @@
 #include "fault/fault.h"
 
 #define AGAIN_MS 100
+#define CHILDREN_MS 1000
 
 FfHeldSpace *ff_holder_find(FfHolder *h, uint64_t id)
 {
@@ -225,6 +226,9 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
     }
     parent->rec->child = s->id;
     ff_holder_tell_pager(h);
+    if (h->cfg->criu) {
+        ff_holder_set_timer(h, CHILDREN_MS);
+    }
 }
 
 /* What is in `in`. */
@@ -489,11 +493,21 @@ void ff_holder_on_told(FfHolder *h, unsigned i)
     turn(h, root);
 }
 
+/* Children of CRIU's processes have no socket whose end would tell of theirs. */
+static void look_for_ends(FfHolder *h, FfHeldSpace *root)
+{
+    if (h->cfg->criu && root->next >= 0) {
+        ff_holder_tell_probe(h, root);
+        ff_holder_set_timer(h, CHILDREN_MS);
+    }
+}
+
 void ff_holder_try_again(FfHolder *h)
 {
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         if (h->space[i].id && h->space[i].root == (int)i) {
             turn(h, &h->space[i]);
+            look_for_ends(h, &h->space[i]);
         }
     }
     ff_holder_tell_pager(h);

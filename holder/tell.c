@@ -31,10 +31,11 @@ void ff_holder_close(FfHolder *h, int *fd)
 void ff_holder_set_timer(FfHolder *h, unsigned ms)
 {
     struct itimerspec when = {.it_value = {ms / 1000, ms % 1000 * 1000000L + 1}};
+    gint64 at_us = g_get_monotonic_time() + (gint64)ms * 1000;
 
-    if (!h->timer_armed) {
+    if (!h->timer_us || at_us < h->timer_us) {
         timerfd_settime(h->timer, 0, &when, NULL);
-        h->timer_armed = true;
+        h->timer_us = at_us;
     }
 }
 

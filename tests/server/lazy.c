@@ -202,7 +202,7 @@ static void wait_go(int go)
     need(read(go, &byte, 1) == 1, 15);
 }
 
-static void run(const char *socket_path, int go)
+static void run(const char *socket_path, int go, bool leaves)
 {
     struct uffdio_api api = {.api = UFFD_API,
                              .features = UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_FORK |
@@ -227,15 +227,21 @@ static void run(const char *socket_path, int go)
     close(sock);
     need(write(go, "r", 1) == 1, 15); /* restored */
     wait_go(go);
+    if (leaves && fork()) {
+        _exit(0);
+    }
     read_all();
     wait_go(go);
     read_all();
+    if (leaves) {
+        _exit(0);
+    }
     char *first = (char *)(uintptr_t)BASE;
     need(madvise(first, 4096, MADV_DONTNEED) == 0 && first[9] == 0, 3);
     _exit(0);
 }
 
-pid_t lazy_start(const char *socket_path, int *go)
+static pid_t start(const char *socket_path, int *go, bool leaves)
 {
     int ends[2];
 
@@ -244,9 +250,19 @@ pid_t lazy_start(const char *socket_path, int *go)
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         close(ends[1]);
-        run(socket_path, ends[0]);
+        run(socket_path, ends[0], leaves);
     }
     close(ends[0]);
     *go = ends[1];
     return pid;
+}
+
+pid_t lazy_start(const char *socket_path, int *go)
+{
+    return start(socket_path, go, false);
+}
+
+pid_t lazy_start_leaving(const char *socket_path, int *go)
+{
+    return start(socket_path, go, true);
 }

@@ -18,6 +18,8 @@
 /* It waits for a byte of *GO: there are images; to read all; to read all again, and end. It writes
  * one when it is restored. */
 pid_t lazy_start(const char *socket_path, int *go);
+/* The same, but that it forks in place of reading all, and exits: its child reads all, twice. */
+pid_t lazy_start_leaving(const char *socket_path, int *go);
 /* Of PID, in DIR; all have one file of pages. */
 void lazy_write_images(const char *dir, pid_t pid);
 /* As criu dump --lazy-pages leaves them: its page server has the pages. */

@@ -173,6 +173,27 @@ static void test_quiet(void)
     end(&w);
 }
 
+/* A child whose parent has ended before it: nobody else has anything of which an end would tell. */
+static void test_orphan(void)
+{
+    World w = {.dir = g_dir_make_tmp("farfault-criu-XXXXXX", NULL)};
+    char byte;
+
+    daemon_next(&(DaemonKind){.said_to = -1, .file = w.dir});
+    w.d = daemon_start(LAZY_PAGES, 4096, NULL, NULL, "--no-bulk");
+    w.pid = lazy_start_leaving(w.d->socket, &w.go);
+    lazy_write_images(w.dir, w.pid);
+    go_on(&w);
+    g_assert_cmpint(read(w.go, &byte, 1), ==, 1);
+    go_on(&w);
+    assert_ended_well(w.pid);
+    go_on(&w);
+    g_assert_cmpint(read(w.go, &byte, 1), ==, 0); /* the child has ended as well */
+    while (clients_of(w.d) != 0) {
+    } /* there is no event of it */
+    end(&w);
+}
+
 #ifdef FF_FAULTS
 static void test_killed(gconstpointer moment)
 {
@@ -386,6 +407,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/criu/read", NULL, test_read);
     g_test_add_data_func("/criu/read-no-bulk", "--no-bulk", test_read);
     g_test_add_func("/criu/quiet", test_quiet);
+    g_test_add_func("/criu/orphan", test_orphan);
 #ifdef FF_FAULTS
     g_test_add_data_func("/criu/killed-at/client-made", "client-made", test_killed);
     g_test_add_data_func("/criu/no-images-not-told", "holder/none/call/guard-tell=ENOMEM",

@@ -2,10 +2,10 @@
 /*
  * The chain of the kernel's own test of a userfaultfd's events (uffd-unit-tests.c, "events"), with
  * farfault pager in the place of its handler. A process touches the first half of its pages and
- * writes each again with what it holds, moves all of its memory, does the same with the second half,
- * and gives all back, after which each byte is 0. There is one request for each page, no less and
- * no more. So it is done by a child, and of private memory by its parent after it, which has pages
- * of its own.
+ * writes each again with what it holds, moves all of its memory, does the same with the second
+ * half, and gives all back, after which each byte is 0. There is one request for each page, no less
+ * and no more. So it is done by a child, and of private memory by its parent after it, which has
+ * pages of its own.
  *
  * FF_OPERATIONS=N: continues until so many operations are done (reading a page, writing it, moving
  * all, giving a page back, reading it again); the default is a million.
