@@ -176,7 +176,13 @@ bool ff_cli_qmp_pass_fd(FfCliQmp *qmp, const char *name, int fd, GError **error)
     json_object_set_string_member(arguments, "fdname", name);
     result = ff_qmp_call_sync(qmp->client, "getfd", arguments, &fd, 1, CALL_TIMEOUT * 1000, NULL,
                               &local);
-    if (!result) {
+    if (!result && strstr(local->message, "SCM_RIGHTS")) { /* monitor/fds.c: it got none */
+        g_error_free(local);
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                    "%s: no file can be passed by this monitor: name a unix one of this QEMU "
+                    "(-qmp unix:PATH,server=on,wait=off)",
+                    qmp->address);
+    } else if (!result) {
         explain(qmp, local, "getfd", error);
     }
     return result;

@@ -152,6 +152,7 @@ static void test_read(gconstpointer way)
     end_well(&w);
 }
 
+#ifdef FF_FAULTS
 /* All is there, but nothing was restored: the server does not let its processes go, and they run
  * again if the pager ends. */
 static void test_not_before(void)
@@ -169,6 +170,7 @@ static void test_not_before(void)
     g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
     end(&w);
 }
+#endif
 
 /* The server gives nothing for a while: a process that needs a page waits, and gets it. PAGER: a
  * pager dies meanwhile. */
