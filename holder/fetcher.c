@@ -23,7 +23,7 @@ static void commit(FfHolder *h)
 {
     const char byte = FF_HOLD_COMMIT;
 
-    if (h->fetched && h->restored) {
+    if (h->fetched && h->restored && !h->ending) {
         send(h->cfg->fetcher->link, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
     }
 }

@@ -325,6 +325,29 @@ static void test_ended(void)
     end(&w);
 }
 
+#ifdef FF_FAULTS
+/* SIGTERM, and only then the process is found to be restored: nobody says yes to that any more. */
+static void test_restored_last(void)
+{
+    World w = begin(DUMPER_RIGHT, -1, "fetcher/none/at/page-fetched#5=delay:0", NULL);
+    int status;
+
+    while (!daemon_fault_happened(w.d, 0)) {
+        g_assert_cmpint(waitpid(w.dumper.pid, &status, WNOHANG), ==, 0);
+    } /* all five answers; there is no event of it */
+    while (!is_waiting_in(w.d->pid, "ep_poll") && !is_waiting_in(w.d->pid, "epoll_wait")) {
+    }
+    kill(w.d->pid, SIGSTOP);
+    kill(w.d->pid, SIGTERM);
+    restore(&w);
+    kill(w.d->pid, SIGCONT);
+    assert_was_killed(w.pid);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    end(&w);
+}
+#endif
+
 /* ---- what cannot begin ----------------------------------------------------------------------- */
 
 /* FOLDER and OPTION: it says WHY. */
@@ -393,6 +416,7 @@ int main(int argc, char **argv)
     g_test_add_func("/page-server/refused", test_refused);
 #ifdef FF_FAULTS
     g_test_add_func("/page-server/not-before-restored", test_not_before);
+    g_test_add_func("/page-server/ended-then-restored", test_restored_last);
     g_test_add_data_func("/page-server/pager-killed/client-made", "client-made", test_pager_killed);
     g_test_add_data_func("/page-server/pager-killed/placed", "placed#30", test_pager_killed);
     g_test_add_data_func("/page-server/pager-killed/content-read", "content-read#10",
