@@ -5,7 +5,7 @@
  * Then the holder ends, and the guard kills those that miss pages. When all was fetched and placed
  * the holder ends as well: what was fetched takes memory, and is of no use any more.
  *
- * System calls: recv, send, epoll_ctl.
+ * System calls: recv, send, epoll_ctl, setsockopt, shutdown.
  */
 #include "holder/holder-internal.h"
 
@@ -28,6 +28,22 @@ static void commit(FfHolder *h)
     }
 }
 
+/* Until here an end of ours is a reset, and the other copies run again. They are given up, and
+ * those here kept, at once: nobody can end the one without the other. */
+static void give_up(FfHolder *h)
+{
+    const struct linger orderly = {0};
+    const char byte = FF_HOLD_GIVEN_UP;
+    int server = h->cfg->fetcher->server;
+
+    h->given_up = true;
+    setsockopt(server, SOL_SOCKET, SO_LINGER, &orderly, sizeof(orderly));
+    shutdown(server, SHUT_WR); /* other processes may have it still */
+    send(h->cfg->fetcher->link, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ff_holder_let_server_go(h);
+    ff_holder_end_if_placed(h);
+}
+
 void ff_holder_on_fetcher(FfHolder *h)
 {
     char byte = 0;
@@ -43,9 +59,7 @@ void ff_holder_on_fetcher(FfHolder *h)
     }
     epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->fetcher->link, NULL);
     if (n == 1) {
-        h->given_up = true;
-        ff_holder_let_server_go(h);
-        ff_holder_end_if_placed(h);
+        give_up(h);
         return;
     }
     ff_say("no more pages come: processes that were restored and miss some are killed");

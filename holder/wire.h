@@ -42,7 +42,8 @@ typedef enum {
     FF_HOLD_FETCHED = 'f',  /* fetcher: all is here */
     FF_HOLD_COMMIT = 'c',   /* holder: and the clients have been restored, so other copies of them
                                are to be given up */
-    FF_HOLD_GIVEN_UP = 'g', /* fetcher: they are */
+    FF_HOLD_GIVEN_UP = 'g', /* fetcher: they are, when its connection has an orderly end; holder: it
+                               will have that */
 } FfHoldFetch;
 
 /* The pager's end of the socketpair. */

@@ -190,9 +190,9 @@ static const FfFetchRun *run_of(const FfFetch *f, uint64_t page)
 /* A close with a linger of 0 is a reset, whether or not something was left unread: a page server
  * takes that for a failure, and lets its processes run again. Its orderly end would have them
  * killed. */
-static void set_linger(int fd, bool reset)
+static void set_linger(int fd)
 {
-    const struct linger linger = {.l_onoff = reset, .l_linger = 0};
+    const struct linger linger = {.l_onoff = 1, .l_linger = 0};
 
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 }
@@ -203,7 +203,7 @@ int ff_fetch_connect(const FfAddress *address, GError **error)
     int one = 1, idle = KEEPALIVE_S, dead = DEAD_MS;
 
     if (fd >= 0) {
-        set_linger(fd, true);
+        set_linger(fd);
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
         setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
@@ -397,18 +397,31 @@ static bool read_status(const FfFetch *f, int32_t *status, GError **error)
     return true;
 }
 
-/* From here on a connection that is closed is no failure to the server. It answers when it has read
- * this, and ends its processes when we have closed our side. */
+/* The server answers when it has read this, and ends its processes when we have closed our side in
+ * an orderly way. A reset is a failure to it until then. */
 static bool close_server(const FfFetch *f, GError **error)
 {
     const FfPageServerFrame bye = {.command = FF_PAGE_SERVER_CLOSE};
     int32_t status = -1;
 
-    set_linger(f->server, false);
     if (!send_frame(f, &bye, error) || !read_status(f, &status, error)) {
         return false;
     }
     return !status || fail(f, error, "it says that the end is none");
+}
+
+/* The holder is what decides: it makes the end an orderly one, and answers. FALSE: it has ended
+ * before, so the end is a reset. */
+static bool give_up(const FfFetch *f, GError **error)
+{
+    char byte = 0;
+    ssize_t n;
+
+    tell_holder(f, FF_HOLD_GIVEN_UP);
+    do {
+        n = recv(f->link, &byte, 1, 0);
+    } while (n < 0 && errno == EINTR);
+    return n == 1 || fail(f, error, "the holder has ended");
 }
 
 /* ---- the loop -------------------------------------------------------------------------------- */
@@ -481,11 +494,9 @@ static bool fetch_all(const FfFetch *f, GError **error)
 
 bool ff_fetch_run(const FfFetch *f, GError **error)
 {
-    if (!fetch_all(f, error)) {
+    if (!fetch_all(f, error) || !give_up(f, error)) {
         return false;
     }
     ff_store_set_done(f->store);
-    tell_holder(f, FF_HOLD_GIVEN_UP);
-    shutdown(f->server, SHUT_WR); /* other processes may have it still */
     return true;
 }

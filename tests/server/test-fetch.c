@@ -235,10 +235,8 @@ static gpointer run_holder(gpointer opaque)
     char byte;
 
     while (recv(p->link, &byte, 1, 0) == 1) {
-        const char yes = FF_HOLD_COMMIT;
-        if (byte == FF_HOLD_FETCHED) {
-            send(p->link, &yes, 1, MSG_NOSIGNAL);
-        }
+        const char yes = byte == FF_HOLD_FETCHED ? FF_HOLD_COMMIT : FF_HOLD_GIVEN_UP;
+        send(p->link, &yes, 1, MSG_NOSIGNAL);
     }
     return NULL;
 }

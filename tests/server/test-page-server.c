@@ -282,8 +282,23 @@ static void test_in_doubt(gconstpointer of)
     assert_was_killed(w.pid);
     daemon_wait_said(w.d, wrong->said);
     g_assert_cmpint(daemon_wait(w.d), ==, 1);
-    g_assert_cmpint(dumper_wait(&w.dumper), ==,
-                    wrong->kind == DUMPER_NO_STATUS ? DUMPER_RESUMES : DUMPER_KILLS);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    end(&w);
+}
+
+/* It has been told, and has not answered: WHO ends meanwhile. */
+static void test_ended_in_doubt(gconstpointer who)
+{
+    World w = begin(DUMPER_RIGHT, 1000, NULL, NULL);
+    bool holder = !strcmp(who, "holder");
+
+    restore(&w);
+    dumper_wait_held(&w.dumper);
+    kill(holder ? w.d->pid : child_named(w.d, who), holder ? SIGTERM : SIGKILL);
+    assert_was_killed(w.pid);
+    g_assert_cmpint(daemon_wait(w.d), ==, holder ? 0 : 1);
+    dumper_go_on(&w.dumper);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
     end(&w);
 }
 
@@ -409,6 +424,8 @@ int main(int argc, char **argv)
     }
     g_test_add_data_func("/page-server/no-status", &no_status, test_in_doubt);
     g_test_add_data_func("/page-server/bad-status", &bad_status, test_in_doubt);
+    g_test_add_data_func("/page-server/in-doubt/ended", "holder", test_ended_in_doubt);
+    g_test_add_data_func("/page-server/in-doubt/fetcher-killed", "fetcher", test_ended_in_doubt);
     g_test_add_data_func("/page-server/killed/fetcher", "fetcher", test_killed);
     g_test_add_data_func("/page-server/killed/holder", "holder", test_killed);
     g_test_add_data_func("/page-server/killed/guard-holder", "guard, holder", test_killed);
