@@ -9,7 +9,8 @@
  * the oldest request (server/page-server.h), and its pages are put where that one says. A page's
  * bit is set when all of it is there.
  *
- * System calls: open, close, setsockopt, poll, send, recv, read, and those of server/store.c.
+ * System calls: open, close, socket, connect, getsockopt, setsockopt, poll, send, recv, read, and
+ * those of server/store.c.
  */
 #include "server/fetch.h"
 
@@ -27,9 +28,9 @@
 #include "fault/fault.h"
 #include "holder/say.h"
 #include "holder/wire.h"
+#include "net/resolve.h"
 #include "server/criu.h"
 #include "server/page-server.h"
-#include "server/remote.h"
 #include "uffd/bitmap.h"
 
 #define PIECE 32u
@@ -39,6 +40,7 @@
 #define DEAD_MS 60000
 #define KEEPALIVE_S 15
 #define SILENT_MS 15000
+#define CONNECT_MS 20000 /* for each address */
 
 typedef struct {
     FfPageServerFrame frame;
@@ -197,9 +199,10 @@ static void set_linger(int fd)
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
 }
 
-int ff_fetch_connect(const FfAddress *address, GError **error)
+/* All of it is so before the server can have accepted: we can end at any moment. */
+static int new_socket(int family)
 {
-    int fd = ff_remote_connect_to(address, error);
+    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     int one = 1, idle = KEEPALIVE_S, dead = DEAD_MS;
 
     if (fd >= 0) {
@@ -209,6 +212,53 @@ int ff_fetch_connect(const FfAddress *address, GError **error)
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &idle, sizeof(idle));
         setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &dead, sizeof(dead));
+    }
+    return fd;
+}
+
+/* Waits. 0 or -errno. */
+static int connect_socket(int fd, const struct addrinfo *to)
+{
+    struct pollfd pfd = {.fd = fd, .events = POLLOUT};
+    int err = connect(fd, to->ai_addr, to->ai_addrlen) == 0 ? 0 : errno;
+    socklen_t len = sizeof(err);
+
+    if (err == EINPROGRESS || err == EINTR) {
+        int n;
+        do {
+            n = poll(&pfd, 1, CONNECT_MS);
+        } while (n < 0 && errno == EINTR);
+        err = n == 0 ? ETIMEDOUT : 0;
+        if (n < 0 || (n > 0 && getsockopt(fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)) {
+            err = errno;
+        }
+    }
+    FF_FAULT_AT("server-connected");
+    return -err;
+}
+
+int ff_fetch_connect(const FfAddress *a, GError **error)
+{
+    struct addrinfo *list;
+    int fd = -1, rc = ff_resolve_now(*a->host ? a->host : "localhost", a->port, AF_UNSPEC, &list);
+
+    if (rc) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND, "%s: %s", a->host,
+                    gai_strerror(rc));
+        return -1;
+    }
+    for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
+        fd = new_socket(ai->ai_family);
+        rc = fd < 0 ? -errno : connect_socket(fd, ai);
+        if (rc && fd >= 0) {
+            close(fd);
+            fd = -1;
+        }
+    }
+    freeaddrinfo(list);
+    if (fd < 0) { /* the last one counts */
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "it cannot be reached: %s",
+                    g_strerror(-rc));
     }
     return fd;
 }

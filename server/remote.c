@@ -140,7 +140,7 @@ static bool greet(FfRemoteLink *l, GError **error)
 
 /* To the first of its addresses that answers. The name is looked up here, as GLib has a thread for
  * that: the holder, which asks first, forks later, and its signals are not blocked yet. */
-int ff_remote_connect_to(const FfAddress *a, GError **error)
+static int connect_to(const FfAddress *a, GError **error)
 {
     struct addrinfo *list;
     int fd = -1, rc = ff_resolve_now(*a->host ? a->host : "localhost", a->port, AF_UNSPEC, &list);
@@ -169,7 +169,7 @@ FfRemoteLink *ff_remote_connect(FfRemote *r, GError **error)
 {
     g_autoptr(FfRemoteLink) l = g_new0(FfRemoteLink, 1);
     g_autoptr(GError) local = NULL;
-    int fd = ff_remote_connect_to(r->address, &local);
+    int fd = connect_to(r->address, &local);
 
     l->r = r;
     if (fd < 0) {

@@ -36,10 +36,8 @@ void ff_remote_free(FfRemote *r);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRemote, ff_remote_free)
 const char *ff_remote_uri(const FfRemote *r);
 
-/* To the first of ADDRESS's addresses that answers: an fd, or -1 and ERROR. For some seconds at
- * most for each, without a thread. */
-int ff_remote_connect_to(const FfAddress *address, GError **error);
-/* Connects in that way. NULL and ERROR (one line that names URI); so are all. */
+/* Connects, to the first of its addresses that answers: for some seconds at most for each, without
+ * a thread. NULL and ERROR (one line that names URI); so are all. */
 FfRemoteLink *ff_remote_connect(FfRemote *r, GError **error);
 void ff_remote_link_free(FfRemoteLink *l);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRemoteLink, ff_remote_link_free)

@@ -128,7 +128,7 @@ Daemon *daemon_start(unsigned pages, uint64_t page_size, DaemonFill fill, const 
     if (d->pid == 0) {
         become(d, faults, more);
     }
-    if (next.said_to < 0 && !next.restores && !next.into) {
+    if (next.said_to < 0 && !next.restores && !next.into && !next.dies) {
         daemon_wait_said(d, "listens at");
     }
     next = (DaemonKind){.said_to = -1};

@@ -30,6 +30,7 @@ typedef struct {
     int said_to;
     const char *file;        /* NULL: it is made by FILL */
     const char *page_server; /* an option more, or NULL */
+    bool dies;               /* before it listens */
     /* It restores to a Cloud Hypervisor, from its own folder, which this fills before: it ends by
      * itself (daemon_wait()). */
     void (*restores)(const char *dir, const char *socket, void *opaque);

@@ -56,18 +56,23 @@ static void restore(const World *w)
     g_assert_cmpint(read(w->go, &byte, 1), ==, 1);
 }
 
-static void end(World *w)
+static void remove_folder(const char *folder)
 {
-    GDir *dir = g_dir_open(w->dir, 0, NULL);
+    GDir *dir = g_dir_open(folder, 0, NULL);
     const char *name;
 
-    daemon_stop(w->d);
     while ((name = g_dir_read_name(dir))) {
-        g_autofree char *path = g_build_filename(w->dir, name, NULL);
+        g_autofree char *path = g_build_filename(folder, name, NULL);
         g_unlink(path);
     }
     g_dir_close(dir);
-    g_rmdir(w->dir);
+    g_rmdir(folder);
+}
+
+static void end(World *w)
+{
+    daemon_stop(w->d);
+    remove_folder(w->dir);
     g_free(w->dir);
     g_free(w->socket);
     close(w->go);
@@ -363,6 +368,25 @@ static void test_restored_last(void)
 }
 #endif
 
+#ifdef FF_FAULTS
+/* It dies as soon as it has connected: that is no orderly end. */
+static void test_killed_at_once(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("farfault-pages-XXXXXX", NULL);
+    Dumper dumper = dumper_start(DUMPER_RIGHT, 0, false, 0);
+
+    lazy_write_images_elsewhere(dir, 5);
+    daemon_next(
+        &(DaemonKind){.said_to = -1, .file = dir, .page_server = dumper.option, .dies = true});
+    Daemon *d = daemon_start(LAZY_PAGES, 4096, NULL, "none/none/at/server-connected=kill", NULL);
+    assert_was_killed(d->pid);
+    d->pid = 0;
+    g_assert_cmpint(dumper_wait(&dumper), ==, DUMPER_RESUMES);
+    daemon_stop(d);
+    remove_folder(dir);
+}
+#endif
+
 /* ---- what cannot begin ----------------------------------------------------------------------- */
 
 /* FOLDER and OPTION: it says WHY. */
@@ -432,6 +456,7 @@ int main(int argc, char **argv)
     g_test_add_func("/page-server/ended", test_ended);
     g_test_add_func("/page-server/refused", test_refused);
 #ifdef FF_FAULTS
+    g_test_add_func("/page-server/killed/at-once", test_killed_at_once);
     g_test_add_func("/page-server/not-before-restored", test_not_before);
     g_test_add_func("/page-server/ended-then-restored", test_restored_last);
     g_test_add_data_func("/page-server/pager-killed/client-made", "client-made", test_pager_killed);
