@@ -726,7 +726,8 @@ static const char *misuse_of_receive(const Line *line)
     }
     if (line->listen || line->to || line->from || line->control || line->metrics ||
         line->bandwidth || line->creds || line->hostname || line->no_bulk || line->paused ||
-        line->own_memory || line->learn || line->no_set) {
+        line->own_memory || line->learn || line->no_set || line->memory || line->page_server ||
+        line->set) {
         return "--receive SOCKET --into FOLDER takes no options but --allow";
     }
     return NULL;

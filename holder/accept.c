@@ -241,9 +241,15 @@ static void add_process(FfHolder *h, FfPending *p, const struct ucred *who)
                "it may not run",
                one.pid);
     }
-    if ((again || one.sock < 0 || !ff_holder_add_client(h, &one)) && one.uffd >= 0) {
+    bool unknown = h->cfg->fetcher && one.pidfd < 0; /* it could not be killed later */
+    if (unknown) {
+        ff_say("process %d is refused: it has no pidfd here (files: ulimit -n; another pid "
+               "namespace)",
+               one.pid);
+    }
+    if ((again || unknown || one.sock < 0 || !ff_holder_add_client(h, &one)) && one.uffd >= 0) {
         /* Nobody but us has its userfaultfd: without it, it would read zeros. */
-        ff_holder_kill(h, one.uffd, one.pidfd);
+        ff_holder_kill(h, one.connection, one.uffd, one.pidfd);
         one.uffd = one.pidfd = -1;
     }
     one.bytes = NULL;
@@ -299,6 +305,9 @@ static const char *receive_process(FfHolder *h, FfPending *p)
     p->len += n;
     if (p->len == sizeof(hello)) {
         memcpy(&hello, p->bytes, sizeof(hello));
+        if (hello.pid == FINISHED && p->lost) {
+            ff_holder_refused(h, p->connection, "a process has ended before it was restored");
+        }
         if (hello.pid == FINISHED) {
             ff_holder_registered(h, p->connection);
         }

@@ -5,26 +5,105 @@
  * Then the holder ends, and the guard kills those that miss pages. When all was fetched and placed
  * the holder ends as well: what was fetched takes memory, and is of no use any more.
  *
- * System calls: recv, send, epoll_ctl, setsockopt, shutdown.
+ * System calls: those of GDir and g_file_get_contents(), poll, recv, send, epoll_ctl, setsockopt,
+ * shutdown.
  */
 #include "holder/holder-internal.h"
 
 #include <errno.h>
+#include <poll.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+
+#define LOOK_MS 20
 
 bool ff_holder_fetcher_begin(FfHolder *h)
 {
     return ff_holder_watch(h, h->cfg->fetcher->link, FF_ON_FETCHER, 0, EPOLLIN);
 }
 
+/* Of a thread, by the text of its status. */
+static bool is_traced(const char *status)
+{
+    const char *at = strstr(status, "\nTracerPid:");
+
+    return !at || g_ascii_strtoull(at + strlen("\nTracerPid:"), NULL, 10) != 0;
+}
+
+/* CRIU traces all threads from before it says that all is restored until it lets them run. What it
+ * does in between can fail, and then it kills them. */
+bool ff_holder_is_let_run(pid_t pid, int pidfd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/task", pid);
+    g_autoptr(GDir) threads = g_dir_open(path, 0, NULL);
+    struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
+    bool some = false;
+    const char *id;
+
+    while (threads && (id = g_dir_read_name(threads))) {
+        g_autofree char *status = g_strdup_printf("%s/%s/status", path, id), *text = NULL;
+        if (g_file_get_contents(status, &text, NULL, NULL)) { /* else it has just ended */
+            if (is_traced(text)) {
+                return false;
+            }
+            some = true;
+        }
+    }
+    return some && poll(&pfd, 1, 0) == 0; /* so that was its pid all the time */
+}
+
 /* Nobody else decides: an ending holder says nothing more, and the other copies are kept. */
-static void commit(FfHolder *h)
+void ff_holder_look(FfHolder *h)
 {
     const char byte = FF_HOLD_COMMIT;
 
-    if (h->fetched && h->restored && !h->ending) {
+    if (!h->restored || h->committed || h->ending) {
+        return;
+    }
+    if (!ff_holder_all_run(h, h->restored)) {
+        ff_holder_set_timer(h, LOOK_MS); /* that they run has no event */
+        return;
+    }
+    if (h->fetched && !h->ending) {
+        h->committed = true;
         send(h->cfg->fetcher->link, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    }
+}
+
+static void keep_others(FfHolder *h, const char *why)
+{
+    ff_say("%s: all that was restored is killed", why);
+    h->exit_status = 1;
+    h->ending = true;
+}
+
+/* What is only tried, beside what runs, does not count. */
+static bool is_decisive(const FfHolder *h, uint64_t connection)
+{
+    return h->cfg->fetcher && !h->given_up && !h->ending &&
+           !ff_holder_has_restored_others(h, connection);
+}
+
+void ff_holder_lost(FfHolder *h, uint64_t connection)
+{
+    if (!is_decisive(h, connection)) {
+        return;
+    }
+    if (h->restored) {
+        keep_others(h, "a process has ended before it was seen to run");
+        return;
+    }
+    for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
+        FfPending *p = &h->pending[i];
+        p->lost = p->lost || (p->sock >= 0 && p->connection == connection);
+    }
+}
+
+void ff_holder_refused(FfHolder *h, uint64_t connection, const char *why)
+{
+    if (is_decisive(h, connection)) {
+        keep_others(h, why);
     }
 }
 
@@ -41,6 +120,7 @@ static void give_up(FfHolder *h)
     shutdown(server, SHUT_WR); /* other processes may have it still */
     send(h->cfg->fetcher->link, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
     ff_holder_let_server_go(h);
+    ff_holder_let_kept_go(h);
     ff_holder_end_if_placed(h);
 }
 
@@ -54,7 +134,7 @@ void ff_holder_on_fetcher(FfHolder *h)
     }
     if (n == 1 && byte == FF_HOLD_FETCHED) {
         h->fetched = true;
-        commit(h);
+        ff_holder_look(h);
         return;
     }
     epoll_ctl(h->epoll, EPOLL_CTL_DEL, h->cfg->fetcher->link, NULL);
@@ -82,10 +162,18 @@ bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection)
     return h->restored && h->restored != connection;
 }
 
-void ff_holder_restored(FfHolder *h, uint64_t connection)
+bool ff_holder_restored(FfHolder *h, uint64_t connection)
 {
-    if (h->cfg->fetcher && connection && !h->restored) {
-        h->restored = connection;
-        commit(h);
+    if (!h->cfg->fetcher || !connection) {
+        return true;
     }
+    bool first = !ff_holder_has_restored_others(h, connection);
+    if (!first) {
+        ff_say("a second restore has come to its end: its processes may not run, and are killed");
+    } else {
+        h->restored = connection;
+    }
+    ff_holder_keep_only(h, h->restored);
+    ff_holder_look(h);
+    return first;
 }

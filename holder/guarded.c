@@ -35,6 +35,12 @@ typedef struct {
     uint64_t id;
     int uffd, pidfd;
     bool said; /* the guard that runs knows */
+    /* It has no memory any more, but the process is there: another program, which may not run
+     * beside the copies that its pages came from. Until these are given up. */
+    bool kept;
+    bool runs; /* FfHeldSpace.runs; so are the next two */
+    pid_t pid;
+    uint64_t connection;
 } Owed;
 
 /* A client that has passed its userfaultfd as Firecracker does has a copy, and stands still without
@@ -76,7 +82,11 @@ static bool has_ended(const Owed *o)
 static void prune(FfHolder *h)
 {
     for (guint i = h->owed ? h->owed->len : 0; i-- > 0;) {
-        if (has_ended(&g_array_index(h->owed, Owed, i))) {
+        const Owed *o = &g_array_index(h->owed, Owed, i);
+        if (has_ended(o)) {
+            if (o->kept && !o->runs) {
+                ff_holder_lost(h, o->connection);
+            }
             forget_owed(h, i);
         }
     }
@@ -205,7 +215,7 @@ bool ff_holder_tell_guard(FfHolder *h)
     bool is_behind = rc == -EAGAIN && h->guard >= 0 && !h->unguarded; /* it may read at once */
     if (rc < 0 && !h->said_unguarded && !is_behind) {
         ff_say("the guard cannot be %s: %s; it is tried again, and who forks waits until then. If "
-               "the holder ends as well, processes that keep no userfaultfd read zeros",
+               "the holder is killed as well, processes that keep no userfaultfd read zeros",
                h->guard < 0 ? "started" : "told", g_strerror(-rc));
         h->said_unguarded = true;
     } else if (rc == 0 && h->said_unguarded) {
@@ -220,6 +230,38 @@ bool ff_holder_tell_guard(FfHolder *h)
     return rc == 0;
 }
 
+/* Their ends are events of the result; FALSE: all have ended, or are known not to need anybody. */
+static bool add_ends(const FfHolder *h, GArray *ends)
+{
+    bool left = false;
+    int asks = h->cfg->asks && !h->asks.closed ? h->cfg->asks->fault_fd : -1;
+    struct pollfd pfd = {.fd = asks, .events = POLLRDHUP};
+
+    if (asks >= 0 && poll(&pfd, 1, 0) == 0) {
+        g_array_append_val(ends, pfd);
+        left = true;
+    }
+    pfd.events = POLLIN;
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        const FfHeldSpace *s = &h->space[i];
+        if (s->id && s->uffd >= 0 && needs_guard(h, s) &&
+            !has_ended(&(Owed){.uffd = s->uffd, .pidfd = s->pidfd})) {
+            pfd.fd = s->pidfd;
+            g_array_append_val(ends, pfd);
+            left = true;
+        }
+    }
+    for (guint i = 0; h->owed && i < h->owed->len; i++) {
+        const Owed *o = &g_array_index(h->owed, Owed, i);
+        if (o->uffd >= 0 && !has_ended(o)) {
+            pfd.fd = o->pidfd;
+            g_array_append_val(ends, pfd);
+            left = true;
+        }
+    }
+    return left;
+}
+
 /* That may have been found out already, and the one that is there be the next one. */
 void ff_holder_on_guard(FfHolder *h)
 {
@@ -228,6 +270,33 @@ void ff_holder_on_guard(FfHolder *h)
     if (h->guard >= 0 && poll(&pfd, 1, 0) == 1) {
         forget_guard(h);
         ff_holder_tell_guard(h);
+    }
+}
+
+void ff_holder_end_guarded(FfHolder *h)
+{
+    g_autoptr(GArray) ends = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
+    struct pollfd timer = {.fd = h->timer, .events = POLLIN};
+
+    ff_holder_on_guard(h); /* its end may be an event that nobody has looked at */
+    if (ff_holder_tell_guard(h)) {
+        return;
+    }
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        if (h->space[i].id && needs_guard(h, &h->space[i])) {
+            send_kill(h->space[i].pidfd);
+        }
+    }
+    for (guint i = 0; h->owed && i < h->owed->len; i++) {
+        send_kill(g_array_index(h->owed, Owed, i).pidfd);
+    }
+    while (!ff_holder_tell_guard(h) && add_ends(h, ends)) { /* which has set the timer */
+        g_array_append_val(ends, timer);
+        poll((struct pollfd *)(void *)ends->data, ends->len, -1);
+        ff_untell(h->timer);
+        ff_holder_on_guard(h);
+        h->timer_us = 0;
+        g_array_set_size(ends, 0);
     }
 }
 
@@ -245,15 +314,46 @@ static void drop_id(FfHolder *h, uint64_t id)
     int rc = ff_guard_tell(h->guard, FF_GUARD_DROP, id, -1, -1);
 
     if (rc < 0 && !has_died(rc)) { /* whose death is an event */
-        owe(h, (Owed){id, -1, -1, false});
+        owe(h, (Owed){.id = id, .uffd = -1, .pidfd = -1});
         ff_holder_tell_guard(h);
     }
+}
+
+/* What S has is not watched any more, and the result's. */
+static Owed take(FfHolder *h, FfHeldSpace *s)
+{
+    Owed owed = {.id = s->id, .uffd = s->uffd, .pidfd = s->pidfd, .said = s->guarded};
+
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, s->uffd, NULL);
+    if (s->pidfd >= 0) {
+        epoll_ctl(h->epoll, EPOLL_CTL_DEL, s->pidfd, NULL);
+    }
+    s->uffd = s->pidfd = -1;
+    s->guarded = false;
+    return owed;
+}
+
+static bool is_dead(int pidfd)
+{
+    struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
+
+    return poll(&pfd, 1, 0) == 1;
 }
 
 void ff_holder_let_go(FfHolder *h, FfHeldSpace *s)
 {
     bool guarded = s->guarded;
 
+    if (h->cfg->fetcher && !h->given_up && s->pidfd >= 0 && !is_dead(s->pidfd)) {
+        Owed owed = take(h, s);
+        owed.kept = true;
+        owed.runs = s->runs;
+        owed.pid = s->rec->pid;
+        owed.connection = s->connection;
+        owe(h, owed);
+        ff_holder_tell_guard(h);
+        return;
+    }
     s->guarded = false;
     if (guarded) {
         drop_id(h, s->id);
@@ -271,6 +371,41 @@ void ff_holder_let_server_go(FfHolder *h)
     }
 }
 
+void ff_holder_let_kept_go(FfHolder *h)
+{
+    for (guint i = h->owed ? h->owed->len : 0; i-- > 0;) {
+        Owed *o = &g_array_index(h->owed, Owed, i);
+        if (o->kept && o->said) {
+            close(o->uffd);
+            close(o->pidfd);
+            *o = (Owed){.id = o->id, .uffd = -1, .pidfd = -1};
+        } else if (o->kept) {
+            forget_owed(h, i);
+        }
+    }
+    ff_holder_tell_guard(h);
+}
+
+bool ff_holder_kept_run(FfHolder *h, uint64_t connection)
+{
+    bool all = true;
+
+    prune(h);
+    for (guint i = 0; h->owed && i < h->owed->len; i++) {
+        Owed *o = &g_array_index(h->owed, Owed, i);
+        if (o->kept && o->connection == connection) {
+            o->runs = o->runs || ff_holder_is_let_run(o->pid, o->pidfd);
+            all = all && o->runs;
+        }
+    }
+    return all;
+}
+
+void ff_holder_kill_process(FfHeldSpace *s)
+{
+    send_kill(s->pidfd);
+}
+
 /* Takes OWED's fds. */
 static void kill_owed(FfHolder *h, Owed owed)
 {
@@ -279,9 +414,10 @@ static void kill_owed(FfHolder *h, Owed owed)
     ff_holder_tell_guard(h);
 }
 
-void ff_holder_kill(FfHolder *h, int uffd, int pidfd)
+void ff_holder_kill(FfHolder *h, uint64_t connection, int uffd, int pidfd)
 {
-    kill_owed(h, (Owed){0, uffd, pidfd, false});
+    ff_holder_refused(h, connection, "a process was refused");
+    kill_owed(h, (Owed){.uffd = uffd, .pidfd = pidfd});
 }
 
 void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s)
@@ -289,12 +425,6 @@ void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s)
     if (!needs_guard(h, s)) {
         return;
     }
-    epoll_ctl(h->epoll, EPOLL_CTL_DEL, s->uffd, NULL);
-    if (s->pidfd >= 0) {
-        epoll_ctl(h->epoll, EPOLL_CTL_DEL, s->pidfd, NULL);
-    }
-    Owed owed = {s->id, s->uffd, s->pidfd, s->guarded};
-    s->uffd = s->pidfd = -1;
-    s->guarded = false;
-    kill_owed(h, owed);
+    ff_holder_refused(h, h->space[s->root].connection, "a process was refused");
+    kill_owed(h, take(h, s));
 }

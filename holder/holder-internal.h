@@ -63,6 +63,7 @@ typedef struct {
     uint64_t connection; /* of a root of CRIU's; FfPending.connection */
     unsigned tries;      /* pagers that died before they took it */
     bool guarded;        /* the guard that runs has been told to hold it */
+    bool runs; /* of a root that a fetcher's pages are for: it was seen after its restore */
 } FfHeldSpace;
 
 typedef struct {
@@ -73,6 +74,7 @@ typedef struct {
     int pidfd;
     gint64 since_us;
     uint64_t connection; /* of CRIU's: a number of its own, when it has passed a client */
+    bool lost;           /* of CRIU's: one of its processes has ended before it was restored */
     int depth;           /* of brackets */
     bool in_text, escaped, whole;
     uint32_t len;
@@ -111,6 +113,7 @@ typedef struct {
     uint64_t restored;    /* FfPending.connection; 0: not yet, or there is no fetcher */
     bool given_up;        /* FF_HOLD_GIVEN_UP has come */
     bool fetched;         /* FF_HOLD_FETCHED has come */
+    bool committed;       /* FF_HOLD_COMMIT was sent */
     bool fetcher_guarded; /* the guard that runs has been told to hold its connection */
     /* the pager */
     pid_t pid; /* 0: none */
@@ -141,19 +144,27 @@ void ff_holder_tell_probe(FfHolder *h, FfHeldSpace *root);
 /* All that it does not know, and starts it if none runs. FALSE and errno: that was said, and the
  * timer tries again. */
 bool ff_holder_tell_guard(FfHolder *h);
+/* The holder is about to end: not before the guard knows all, or nobody is left that needs it. */
+void ff_holder_end_guarded(FfHolder *h);
 /* An event of the link to it. */
 void ff_holder_on_guard(FfHolder *h);
 /* S has its userfaultfd. */
 void ff_holder_hold(FfHolder *h, const FfHeldSpace *s);
 /* The fetcher's connection is not needed any more. */
 void ff_holder_let_server_go(FfHolder *h);
-/* S has all of its pages. */
+/* S has all of its pages, or no memory any more. */
 void ff_holder_let_go(FfHolder *h, FfHeldSpace *s);
+/* The other copies are given up: nobody is killed for their sake. */
+void ff_holder_let_kept_go(FfHolder *h);
+/* Of CONNECTION: all that are no spaces any more, and that have not ended, were seen to run. */
+bool ff_holder_kept_run(FfHolder *h, uint64_t connection);
+/* S stays as it is until its process is gone. */
+void ff_holder_kill_process(FfHeldSpace *s);
 /* The process of S may not continue; if it is not known, it stands still. S is about to be
  * released, and may have lost its fds. */
 void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s);
 /* The same of one that is no space. Takes UFFD and PIDFD (-1: not known). */
-void ff_holder_kill(FfHolder *h, int uffd, int pidfd);
+void ff_holder_kill(FfHolder *h, uint64_t connection, int uffd, int pidfd);
 
 /* ---- accept.c -------------------------------------------------------------------------------- */
 void ff_holder_accept(FfHolder *h);
@@ -171,14 +182,26 @@ void ff_holder_answer(FfHolder *h);
 /* ---- fetcher.c ------------------------------------------------------------------------------- */
 bool ff_holder_fetcher_begin(FfHolder *h);
 void ff_holder_on_fetcher(FfHolder *h);
-/* The clients of CONNECTION may run from now on. */
-void ff_holder_restored(FfHolder *h, uint64_t connection);
+/* CRIU lets the clients of CONNECTION run. FALSE: they may not, as others do, and are killed. */
+bool ff_holder_restored(FfHolder *h, uint64_t connection);
+/* Is it time to have the other copies given up? */
+void ff_holder_look(FfHolder *h);
+/* CRIU may end it no more: all threads of PID have been let go. */
+bool ff_holder_is_let_run(pid_t pid, int pidfd);
+/* A client of CONNECTION has ended, and was not seen to run; cannot continue (WHY). So the other
+ * copies are not given up, and run again. */
+void ff_holder_lost(FfHolder *h, uint64_t connection);
+void ff_holder_refused(FfHolder *h, uint64_t connection, const char *why);
 /* Clients of another connection run already: these would be their second copies. */
 bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection);
 /* All that could be fetched was, and nobody needs any of it any more: the end. */
 void ff_holder_end_if_placed(FfHolder *h);
 
 /* ---- spaces.c -------------------------------------------------------------------------------- */
+/* Only the clients of CONNECTION may continue. */
+void ff_holder_keep_only(FfHolder *h, uint64_t connection);
+/* All clients of CONNECTION that have not ended were seen to run. */
+bool ff_holder_all_run(FfHolder *h, uint64_t connection);
 /* All clients of the connection have registered their memory. */
 void ff_holder_registered(FfHolder *h, uint64_t connection);
 /* Takes P's fds. FALSE: it is refused, and that was said. */

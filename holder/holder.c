@@ -35,6 +35,7 @@ static void on_timer(FfHolder *h)
     }
     ff_holder_tell_guard(h);
     ff_holder_try_again(h);
+    ff_holder_look(h);
 }
 
 static void on_signal(FfHolder *h)
@@ -160,5 +161,6 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
         ff_say("its page server lets its processes run again when those here are gone");
     }
     ff_holder_end_pager(h);
+    ff_holder_end_guarded(h);
     return h->exit_status;
 }

@@ -25,7 +25,7 @@
 #include "fault/fault.h"
 
 #define AGAIN_MS 100
-#define CHILDREN_MS 1000
+#define ENDS_MS 1000
 
 FfHeldSpace *ff_holder_find(FfHolder *h, uint64_t id)
 {
@@ -113,7 +113,9 @@ static bool is_userfaultfd(int fd)
 
 void ff_holder_registered(FfHolder *h, uint64_t connection)
 {
-    ff_holder_restored(h, connection);
+    if (!ff_holder_restored(h, connection)) {
+        return;
+    }
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         FfHeldSpace *s = &h->space[i];
         if (s->id && s->root == (int)i && s->connection == connection) {
@@ -122,6 +124,43 @@ void ff_holder_registered(FfHolder *h, uint64_t connection)
                 ff_tell(s->news);
             }
         }
+    }
+}
+
+void ff_holder_keep_only(FfHolder *h, uint64_t connection)
+{
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        FfHeldSpace *s = &h->space[i];
+        bool other = s->id && s->root == (int)i && s->connection != connection;
+        while (other && s->id && s->next >= 0) {
+            ff_holder_drop(h, h->space[s->next].id, true);
+        }
+        if (other && s->id) {
+            ff_holder_kill_process(s);
+        }
+    }
+}
+
+bool ff_holder_all_run(FfHolder *h, uint64_t connection)
+{
+    bool all = ff_holder_kept_run(h, connection);
+
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        FfHeldSpace *s = &h->space[i];
+        if (s->id && s->root == (int)i && s->connection == connection && s->pidfd >= 0) {
+            s->runs = s->runs || ff_holder_is_let_run(s->rec->pid, s->pidfd);
+            all = all && s->runs;
+        }
+    }
+    return all;
+}
+
+static void look_if_lost(FfHolder *h, const FfHeldSpace *root)
+{
+    struct pollfd pfd = {.fd = root->pidfd, .events = POLLIN};
+
+    if (!root->runs && root->pidfd >= 0 && poll(&pfd, 1, 0) == 1) {
+        ff_holder_lost(h, root->connection);
     }
 }
 
@@ -197,6 +236,9 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
         return false;
     }
     ff_holder_tell_pager(h);
+    if (h->cfg->criu) {
+        ff_holder_set_timer(h, ENDS_MS); /* look_for_ends() */
+    }
     return true;
 }
 
@@ -226,9 +268,6 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
     }
     parent->rec->child = s->id;
     ff_holder_tell_pager(h);
-    if (h->cfg->criu) {
-        ff_holder_set_timer(h, CHILDREN_MS);
-    }
 }
 
 /* What is in `in`. */
@@ -426,6 +465,7 @@ void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
     if (failed) {
         ff_holder_kill_space(h, s);
     } else {
+        look_if_lost(h, s);
         ff_holder_let_go(h, s);
     }
     ff_holder_close(h, &s->uffd);
@@ -477,6 +517,7 @@ void ff_holder_on_end(FfHolder *h, unsigned i, FfHolderOn on)
 
     if (root->id && pfd.fd >= 0 && poll(&pfd, 1, 0) == 1) {
         epoll_ctl(h->epoll, EPOLL_CTL_DEL, pfd.fd, NULL);
+        look_if_lost(h, root);
         ff_holder_tell_probe(h, root);
     }
 }
@@ -493,12 +534,13 @@ void ff_holder_on_told(FfHolder *h, unsigned i)
     turn(h, root);
 }
 
-/* Children of CRIU's processes have no socket whose end would tell of theirs. */
+/* That a process of CRIU's has another memory (execve) has no event, nor has the end of a child: it
+ * has no socket. */
 static void look_for_ends(FfHolder *h, FfHeldSpace *root)
 {
-    if (h->cfg->criu && root->next >= 0) {
+    if (h->cfg->criu) {
         ff_holder_tell_probe(h, root);
-        ff_holder_set_timer(h, CHILDREN_MS);
+        ff_holder_set_timer(h, ENDS_MS);
     }
 }
 

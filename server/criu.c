@@ -220,6 +220,11 @@ static bool is_there(const Entry *e, bool elsewhere, GError **error)
         return fail(error, "some pages are in an earlier dump (--prev-images-dir), which is not "
                            "supported: make a full one");
     }
+    /* CRIU's page_xfer_dump_pages() leaves this out of what it keeps for its page server. */
+    if (elsewhere && e->flags & PRESENT) {
+        return fail(error, "its pages are in the images, as criu dump was not given --lazy-pages: "
+                           "leave --page-server out");
+    }
     return elsewhere || e->flags & PRESENT ||
            fail(error, "some pages are not in the images, but with criu dump --lazy-pages: give "
                        "--page-server HOST:PORT");

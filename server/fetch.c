@@ -30,6 +30,7 @@
 #include "holder/wire.h"
 #include "net/resolve.h"
 #include "server/criu.h"
+#include "server/image.h"
 #include "server/page-server.h"
 #include "uffd/bitmap.h"
 
@@ -59,6 +60,7 @@ typedef struct {
     FfPageServerFrame answer;
     uint64_t got, need; /* bytes, of the frame and the pages after it */
     int64_t next_us;    /* nothing that nobody waits for is asked for before */
+    int64_t heard_us;   /* when it has answered last, or was asked before that */
     bool may_commit;
     bool said_silent;
 } Fetcher;
@@ -74,13 +76,14 @@ static bool fail(const FfFetch *f, GError **error, const char *why)
 /* The process of a file's name; 0: it is no such file. */
 static int32_t pid_of(const char *name)
 {
+    char canonical[32];
     int32_t pid;
-    int len = 0;
 
-    return sscanf(name, "pagemap-%" G_GINT32_FORMAT ".img%n", &pid, &len) == 1 && len &&
-                   !name[len] && pid > 0
-               ? pid
-               : 0;
+    if (sscanf(name, "pagemap-%" G_GINT32_FORMAT ".img", &pid) != 1 || pid <= 0) {
+        return 0;
+    }
+    snprintf(canonical, sizeof(canonical), "pagemap-%d.img", pid);
+    return strcmp(name, canonical) == 0 ? pid : 0;
 }
 
 static gint by_pid(gconstpointer a, gconstpointer b)
@@ -107,9 +110,14 @@ static bool add_process(FfFetch *f, GArray *parts, int dir, int32_t pid, GError 
         FfFetchRun run = {r->offset / FF_STORE_PAGE, r->len / FF_STORE_PAGE, r->addr, pid, 0};
         g_array_append_val(f->runs, run);
     }
-    if (part.pages) {
-        g_array_append_val(parts, part);
+    /* Such a process could not be restored, and would be found out when it is. */
+    if (!part.pages || c.ranges->len > FF_IMAGE_RANGES) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED, "pagemap-%d.img: %s", pid,
+                    part.pages ? "it has too many runs of lazy pages"
+                               : "it has no lazy pages: processes without are not restored");
+        return false;
     }
+    g_array_append_val(parts, part);
     return true;
 }
 
@@ -293,6 +301,7 @@ static bool ask(Fetcher *w, uint64_t first, uint64_t pages, bool urgent, GError 
                                    .addr = run->addr + (first - run->first) * FF_STORE_PAGE,
                                    .pid = (uint64_t)run->pid};
     ff_bitmap_set_run(&w->asked, first, pages);
+    w->heard_us = w->n ? w->heard_us : g_get_monotonic_time();
     w->n++;
     w->n_urgent += urgent;
     return send_frame(w->f, &r->frame, error);
@@ -416,6 +425,7 @@ static bool read_answer(Fetcher *w, GError **error)
     }
     w->got += some;
     w->said_silent = w->said_silent && !some;
+    w->heard_us = some ? g_get_monotonic_time() : w->heard_us;
     if (w->got == head && some && !begin_answer(w, error)) {
         return false;
     }
@@ -489,10 +499,15 @@ static bool hear_holder(Fetcher *w)
 /* Until when something must be done that has no event; -1: nothing. */
 static int patience(const Fetcher *w)
 {
+    int64_t now = g_get_monotonic_time(), until = INT64_MAX;
+
     if (w->f->rate && has_turn(w)) {
-        return (int)CLAMP((w->next_us - g_get_monotonic_time()) / 1000 + 1, 1, 60000);
+        until = w->next_us;
     }
-    return w->n && !w->said_silent ? SILENT_MS : -1;
+    if (w->n && !w->said_silent) {
+        until = MIN(until, w->heard_us + SILENT_MS * 1000);
+    }
+    return until == INT64_MAX ? -1 : (int)CLAMP((until - now) / 1000 + 1, 1, 60000);
 }
 
 static void clear_kick(const Fetcher *w)
@@ -510,7 +525,8 @@ static bool wait_some(Fetcher *w, GError **error)
                            {.fd = w->f->link, .events = POLLIN}};
     int n = poll(pfd, G_N_ELEMENTS(pfd), patience(w));
 
-    if (n == 0 && w->n && !w->f->rate) {
+    if (n == 0 && w->n && !w->said_silent &&
+        g_get_monotonic_time() >= w->heard_us + SILENT_MS * 1000) {
         w->said_silent = true;
         ff_say("%s: it does not answer: who waits for a page waits", w->f->name);
     }

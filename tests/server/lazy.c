@@ -26,6 +26,8 @@
 #define LAST_RUN 20u
 #define FINISHED 0x52535446
 
+static LazyKind next;
+
 /* ---- images ---------------------------------------------------------------------------------- */
 
 static void put_varint(GByteArray *b, uint64_t value)
@@ -202,6 +204,20 @@ static void wait_go(int go)
     need(read(go, &byte, 1) == 1, 15);
 }
 
+static void be_another(const LazyKind *kind, int go)
+{
+    pid_t child = kind->then == LAZY_FORKS_AND_EXECS ? fork() : 0;
+
+    if (child == 0 && kind->then != LAZY_STAYS) {
+        execl("/bin/sleep", "sleep", "60", NULL);
+        _exit(16);
+    }
+    if (child) {
+        need(write(go, &child, sizeof(child)) == sizeof(child), 15);
+        wait_go(go);
+    }
+}
+
 static void run(const char *socket_path, int go, bool leaves)
 {
     struct uffdio_api api = {.api = UFFD_API,
@@ -209,7 +225,7 @@ static void run(const char *socket_path, int go, bool leaves)
                                          UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP};
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), sock;
-    int32_t pid = getpid(), finished = FINISHED;
+    int32_t pid = next.as ? next.as : getpid(), finished = FINISHED;
 
     wait_go(go); /* there are images */
     need(ioctl(uffd, UFFDIO_API, &api) == 0, 10);
@@ -222,6 +238,10 @@ static void run(const char *socket_path, int go, bool leaves)
     need(send(sock, &pid, 2, 0) == 2 && send(sock, (char *)&pid + 2, 2, 0) == 2, 11);
     send_fd(sock, uffd);
     map_all(uffd);
+    if (next.halts) {
+        need(write(go, "h", 1) == 1, 15);
+        wait_go(go);
+    }
     send(sock, &finished, 4, MSG_NOSIGNAL);
     close(uffd);
     close(sock);
@@ -230,6 +250,7 @@ static void run(const char *socket_path, int go, bool leaves)
     if (leaves && fork()) {
         _exit(0);
     }
+    be_another(&next, go);
     read_all();
     wait_go(go);
     read_all();
@@ -239,6 +260,11 @@ static void run(const char *socket_path, int go, bool leaves)
     char *first = (char *)(uintptr_t)BASE;
     need(madvise(first, 4096, MADV_DONTNEED) == 0 && first[9] == 0, 3);
     _exit(0);
+}
+
+void lazy_next(const LazyKind *kind)
+{
+    next = *kind;
 }
 
 static pid_t start(const char *socket_path, int *go, bool leaves)
@@ -252,6 +278,7 @@ static pid_t start(const char *socket_path, int *go, bool leaves)
         close(ends[1]);
         run(socket_path, ends[0], leaves);
     }
+    next = (LazyKind){0};
     close(ends[0]);
     *go = ends[1];
     return pid;

@@ -8,6 +8,7 @@
 #ifndef FF_TESTS_SERVER_LAZY_H
 #define FF_TESTS_SERVER_LAZY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -15,6 +16,17 @@
 #define LAZY_PAGES 128u
 #define LAZY_MISSING 120u /* of these; a page server has them */
 
+/* What the next one that is started does besides. */
+typedef struct {
+    pid_t as;   /* it has the pid of another one, and its images; 0: its own */
+    bool halts; /* before it says that it is restored it writes a byte, and waits for one */
+    enum {
+        LAZY_STAYS,
+        LAZY_EXECS,           /* is another program when it has been told to read all */
+        LAZY_FORKS_AND_EXECS, /* and so is a child, whose pid it writes; it waits for a byte then */
+    } then;
+} LazyKind;
+void lazy_next(const LazyKind *kind);
 /* It waits for a byte of *GO: there are images; to read all; to read all again, and end. It writes
  * one when it is restored. */
 pid_t lazy_start(const char *socket_path, int *go);

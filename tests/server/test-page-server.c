@@ -6,9 +6,12 @@
  * Not for sanitizers: clients are forked and end in the middle.
  */
 #include <glib/gstdio.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -227,6 +230,72 @@ static void test_second_copy(void)
     end_well(&w);
 }
 
+static int64_t missing_of(const Daemon *d)
+{
+    g_autoptr(JsonNode) report = daemon_report(d);
+    JsonArray *all = json_node_get_array(report);
+
+    return json_array_get_length(all) == 1
+               ? json_object_get_int_member(json_array_get_object_element(all, 0), "missing")
+               : -1;
+}
+
+/* Both had passed all before one of them was restored: that one alone runs. */
+static void test_two_restores(void)
+{
+    World w = begin(DUMPER_RIGHT, 1, NULL, NULL);
+    int go;
+    char byte;
+
+    lazy_next(&(LazyKind){.as = w.pid, .halts = true});
+    pid_t second = lazy_start(w.socket, &go);
+    g_assert_cmpint(write(go, "g", 1), ==, 1);
+    g_assert_cmpint(read(go, &byte, 1), ==, 1);
+    dumper_wait_held(&w.dumper);
+    while (clients_of(w.d) != 1) {
+    } /* there is no event of it */
+    restore(&w);
+    assert_was_killed(second);
+    close(go);
+    dumper_go_on(&w.dumper);
+    go_on(&w);
+    go_on(&w);
+    end_well(&w);
+}
+
+/* CRIU has said that all is restored, and traces it still, as it does until it lets it run. */
+static World begin_traced(void)
+{
+    World w = begin(DUMPER_RIGHT, 1, NULL, NULL);
+
+    g_assert_cmpint(ptrace(PTRACE_SEIZE, w.pid, NULL, NULL), ==, 0);
+    dumper_wait_held(&w.dumper);
+    restore(&w);
+    while (clients_of(w.d) != 1) {
+    } /* there is no event of it */
+    return w;
+}
+
+static void test_traced(void)
+{
+    World w = begin_traced();
+    int status;
+
+    dumper_go_on(&w.dumper);
+    while (missing_of(w.d) != 0) {
+    } /* there is no event of it */
+    g_assert_cmpint(waitpid(w.dumper.pid, &status, WNOHANG), ==, 0);
+    g_assert_cmpint(ptrace(PTRACE_INTERRUPT, w.pid, NULL, NULL), ==, 0);
+    g_assert_cmpint(waitpid(w.pid, &status, 0), ==, w.pid);
+    g_assert_cmpint(ptrace(PTRACE_DETACH, w.pid, NULL, NULL), ==, 0);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_KILLS); /* it was seen to run */
+    go_on(&w);
+    go_on(&w);
+    assert_ended_well(w.pid);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    end(&w);
+}
+
 /* ---- what goes wrong ------------------------------------------------------------------------- */
 
 typedef struct {
@@ -260,16 +329,6 @@ static void test_wrong(gconstpointer of)
     daemon_wait_said(w.d, "miss some are killed");
     g_assert_cmpint(daemon_wait(w.d), ==, 1);
     end(&w);
-}
-
-static int64_t missing_of(const Daemon *d)
-{
-    g_autoptr(JsonNode) report = daemon_report(d);
-    JsonArray *all = json_node_get_array(report);
-
-    return json_array_get_length(all) == 1
-               ? json_object_get_int_member(json_array_get_object_element(all, 0), "missing")
-               : -1;
 }
 
 /* The server has been told that all is here, and it is not known whether it has heard. The process
@@ -368,7 +427,84 @@ static void test_restored_last(void)
 }
 #endif
 
+/* CRIU fails, and kills it, after it has said that it is restored. */
+static void test_killed_traced(void)
+{
+    World w = begin_traced();
+
+    kill(w.pid, SIGKILL);
+    assert_was_killed(w.pid);
+    daemon_wait_said(w.d, "before it was seen to run");
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
+    dumper_go_on(&w.dumper);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    end(&w);
+}
+
+/* Its images are not those that the pages are of: it is killed by the holder. */
+static void test_client_refused(void)
+{
+    World w = begin(DUMPER_RIGHT, 1, NULL, NULL);
+    g_autofree char *path = g_strdup_printf("%s/pagemap-%d.img", w.dir, w.pid);
+    const struct timespec times[2] = {{1, 0}, {1, 0}};
+
+    dumper_wait_held(&w.dumper);
+    g_assert_cmpint(utimensat(AT_FDCWD, path, times, 0), ==, 0);
+    restore(&w);
+    assert_was_killed(w.pid);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
+    dumper_go_on(&w.dumper);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    end(&w);
+}
+
+/* It is another program by now, and has none of the memory. */
+static void test_execs(void)
+{
+    lazy_next(&(LazyKind){.then = LAZY_EXECS});
+    World w = begin(DUMPER_ENDS, 1, NULL, NULL);
+
+    dumper_wait_held(&w.dumper);
+    restore(&w);
+    while (clients_of(w.d) != 1) {
+    } /* there is no event of it */
+    go_on(&w);
+    while (clients_of(w.d) != 0) {
+    } /* there is no event of it */
+    dumper_go_on(&w.dumper);
+    assert_was_killed(w.pid);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
+    end(&w);
+}
+
 #ifdef FF_FAULTS
+/* SIGTERM while there is no guard, and none can be started. */
+static void test_ended_unguarded(void)
+{
+    World w = begin(DUMPER_RIGHT, 1, "holder/none/call/guard-fork#2=EAGAIN", NULL);
+    int status;
+
+    dumper_wait_held(&w.dumper);
+    restore(&w);
+    go_on(&w);
+    while (clients_of(w.d) != 1) {
+    } /* there is no event of it */
+    while (!is_waiting_in(w.pid, "userfault")) {
+        g_assert_cmpint(waitpid(w.pid, &status, WNOHANG), ==, 0);
+    } /* there is no event of it */
+    kill(w.d->pid, SIGSTOP);
+    pid_t guard = daemon_guard(w.d);
+    kill(guard, SIGKILL);
+    kill(w.d->pid, SIGTERM);
+    kill(w.d->pid, SIGCONT);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    assert_was_killed(w.pid);
+    dumper_go_on(&w.dumper);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    end(&w);
+}
+
 /* It dies as soon as it has connected: that is no orderly end. */
 static void test_killed_at_once(void)
 {
@@ -417,6 +553,12 @@ static void test_refused(void)
     lazy_write_images_elsewhere(dir, 5);
     assert_refused(dir, "--page-server=127.0.0.1:1", "waiting at --page-server 127.0.0.1:1? ");
     assert_refused(dir, "--page-server=nowhere", "nowhere");
+    g_autofree char *other = g_build_filename(dir, "pagemap-005.img", NULL);
+    g_assert_true(g_file_set_contents(other, "not a process's", -1, NULL));
+    assert_refused(dir, "--page-server=127.0.0.1:1", "waiting at --page-server 127.0.0.1:1? ");
+    g_unlink(other);
+    lazy_write_images(dir, 5);
+    assert_refused(dir, "--page-server=127.0.0.1:1", "leave --page-server out");
     g_assert_true(g_file_set_contents(image, "damaged", -1, NULL));
     assert_refused(dir, "--page-server=127.0.0.1:1",
                    "pagemap-5.img: CRIU's images: pagemap is damaged");
@@ -442,6 +584,11 @@ int main(int argc, char **argv)
     g_test_add_data_func("/page-server/held", NULL, test_held);
     g_test_add_data_func("/page-server/held-pager-killed", "", test_held);
     g_test_add_func("/page-server/second-copy", test_second_copy);
+    g_test_add_func("/page-server/two-restores", test_two_restores);
+    g_test_add_func("/page-server/traced", test_traced);
+    g_test_add_func("/page-server/killed/traced", test_killed_traced);
+    g_test_add_func("/page-server/killed/execs", test_execs);
+    g_test_add_func("/page-server/client-refused", test_client_refused);
     for (unsigned i = 0; i < G_N_ELEMENTS(wrongs); i++) {
         g_autofree char *name = g_strconcat("/page-server/wrong/", wrongs[i].name, NULL);
         g_test_add_data_func(name, &wrongs[i], test_wrong);
@@ -457,6 +604,7 @@ int main(int argc, char **argv)
     g_test_add_func("/page-server/refused", test_refused);
 #ifdef FF_FAULTS
     g_test_add_func("/page-server/killed/at-once", test_killed_at_once);
+    g_test_add_func("/page-server/ended-unguarded", test_ended_unguarded);
     g_test_add_func("/page-server/not-before-restored", test_not_before);
     g_test_add_func("/page-server/ended-then-restored", test_restored_last);
     g_test_add_data_func("/page-server/pager-killed/client-made", "client-made", test_pager_killed);
