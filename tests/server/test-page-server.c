@@ -469,8 +469,11 @@ static void test_execs(void)
     while (clients_of(w.d) != 1) {
     } /* there is no event of it */
     go_on(&w);
-    while (clients_of(w.d) != 0) {
-    } /* there is no event of it */
+    g_autofree char *path = g_strdup_printf("/proc/%d/comm", w.pid);
+    for (bool is = false; !is;) { /* there is no event of it */
+        g_autofree char *name = NULL;
+        is = g_file_get_contents(path, &name, NULL, NULL) && !strcmp(name, "sleep\n");
+    }
     dumper_go_on(&w.dumper);
     assert_was_killed(w.pid);
     g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
@@ -495,7 +498,8 @@ static void test_ended_unguarded(void)
     } /* there is no event of it */
     kill(w.d->pid, SIGSTOP);
     pid_t guard = daemon_guard(w.d);
-    kill(guard, SIGKILL);
+    while (kill(guard, SIGKILL) == 0) {
+    } /* there is no event of it; nobody waits for it */
     kill(w.d->pid, SIGTERM);
     kill(w.d->pid, SIGCONT);
     g_assert_cmpint(daemon_wait(w.d), ==, 0);
@@ -545,6 +549,7 @@ static void assert_refused(const char *folder, const char *option, const char *w
 
 static void test_refused(void)
 {
+    static const char none[] = "\x19\x43\x56\x54\x25\x40\x08\x56\x02\0\0\0\x08\x07";
     g_autofree char *dir = g_dir_make_tmp("farfault-pages-XXXXXX", NULL);
     g_autofree char *image = g_build_filename(dir, "pagemap-5.img", NULL);
     g_autofree char *mm = g_build_filename(dir, "mm-5.img", NULL);
@@ -559,6 +564,8 @@ static void test_refused(void)
     g_unlink(other);
     lazy_write_images(dir, 5);
     assert_refused(dir, "--page-server=127.0.0.1:1", "leave --page-server out");
+    g_assert_true(g_file_set_contents(image, none, sizeof(none) - 1, NULL));
+    assert_refused(dir, "--page-server=127.0.0.1:1", "pagemap-5.img: it has no lazy pages");
     g_assert_true(g_file_set_contents(image, "damaged", -1, NULL));
     assert_refused(dir, "--page-server=127.0.0.1:1",
                    "pagemap-5.img: CRIU's images: pagemap is damaged");
