@@ -450,7 +450,7 @@ static void test_client_refused(void)
 
     dumper_wait_held(&w.dumper);
     g_assert_cmpint(utimensat(AT_FDCWD, path, times, 0), ==, 0);
-    restore(&w);
+    go_on(&w);
     assert_was_killed(w.pid);
     g_assert_cmpint(daemon_wait(w.d), ==, 1);
     dumper_go_on(&w.dumper);
