@@ -308,7 +308,7 @@ static const char *receive_process(FfHolder *h, FfPending *p)
         if (hello.pid == FINISHED && p->lost) {
             ff_holder_refused(h, p->connection, "a process has ended before it was restored");
         }
-        if (hello.pid == FINISHED) {
+        if (hello.pid == FINISHED && ff_holder_restored(h, p->connection)) {
             ff_holder_registered(h, p->connection);
         }
         p->len = hello.pid == FINISHED || hello.pid <= 0 ? 0 : p->len;

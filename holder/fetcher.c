@@ -5,8 +5,7 @@
  * Then the holder ends, and the guard kills those that miss pages. When all was fetched and placed
  * the holder ends as well: what was fetched takes memory, and is of no use any more.
  *
- * System calls: those of GDir and g_file_get_contents(), poll, recv, send, epoll_ctl, setsockopt,
- * shutdown.
+ * System calls: recv, send, epoll_ctl, setsockopt, shutdown.
  */
 #include "holder/holder-internal.h"
 
@@ -21,36 +20,6 @@
 bool ff_holder_fetcher_begin(FfHolder *h)
 {
     return ff_holder_watch(h, h->cfg->fetcher->link, FF_ON_FETCHER, 0, EPOLLIN);
-}
-
-/* Of a thread, by the text of its status. */
-static bool is_traced(const char *status)
-{
-    const char *at = strstr(status, "\nTracerPid:");
-
-    return !at || g_ascii_strtoull(at + strlen("\nTracerPid:"), NULL, 10) != 0;
-}
-
-/* CRIU traces all threads from before it says that all is restored until it lets them run. What it
- * does in between can fail, and then it kills them. */
-bool ff_holder_is_let_run(pid_t pid, int pidfd)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/task", pid);
-    g_autoptr(GDir) threads = g_dir_open(path, 0, NULL);
-    struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
-    bool some = false;
-    const char *id;
-
-    while (threads && (id = g_dir_read_name(threads))) {
-        g_autofree char *status = g_strdup_printf("%s/%s/status", path, id), *text = NULL;
-        if (g_file_get_contents(status, &text, NULL, NULL)) { /* else it has just ended */
-            if (is_traced(text)) {
-                return false;
-            }
-            some = true;
-        }
-    }
-    return some && poll(&pfd, 1, 0) == 0; /* so that was its pid all the time */
 }
 
 /* Nobody else decides: an ending holder says nothing more, and the other copies are kept. */
@@ -68,42 +37,6 @@ void ff_holder_look(FfHolder *h)
     if (h->fetched && !h->ending) {
         h->committed = true;
         send(h->cfg->fetcher->link, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-    }
-}
-
-static void keep_others(FfHolder *h, const char *why)
-{
-    ff_say("%s: all that was restored is killed", why);
-    h->exit_status = 1;
-    h->ending = true;
-}
-
-/* What is only tried, beside what runs, does not count. */
-static bool is_decisive(const FfHolder *h, uint64_t connection)
-{
-    return h->cfg->fetcher && !h->given_up && !h->ending &&
-           !ff_holder_has_restored_others(h, connection);
-}
-
-void ff_holder_lost(FfHolder *h, uint64_t connection)
-{
-    if (!is_decisive(h, connection)) {
-        return;
-    }
-    if (h->restored) {
-        keep_others(h, "a process has ended before it was seen to run");
-        return;
-    }
-    for (unsigned i = 0; i < FF_HOLDER_PENDING; i++) {
-        FfPending *p = &h->pending[i];
-        p->lost = p->lost || (p->sock >= 0 && p->connection == connection);
-    }
-}
-
-void ff_holder_refused(FfHolder *h, uint64_t connection, const char *why)
-{
-    if (is_decisive(h, connection)) {
-        keep_others(h, why);
     }
 }
 
@@ -155,11 +88,6 @@ void ff_holder_end_if_placed(FfHolder *h)
         some = some || h->space[i].id;
     }
     h->ending = h->ending || (h->given_up && !some);
-}
-
-bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection)
-{
-    return h->restored && h->restored != connection;
 }
 
 bool ff_holder_restored(FfHolder *h, uint64_t connection)

@@ -5,6 +5,7 @@
  * From the bottom:
  *
  *   tell.c     epoll and timer; what is said to the pager
+ *   copies.c   which of two copies of CRIU's processes may run
  *   guarded.c  what the guard is told
  *   fetcher.c  a process that fetches content
  *   spaces.c   what is held; reads userfaultfds under the gate
@@ -140,6 +141,16 @@ void ff_holder_tell_anew(FfHolder *h);
 void ff_holder_tell_pager(FfHolder *h);
 void ff_holder_tell_probe(FfHolder *h, FfHeldSpace *root);
 
+/* ---- copies.c -------------------------------------------------------------------------------- */
+/* Clients of another connection run already: these would be their second copies. */
+bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection);
+/* CRIU may end it no more: all threads of PID have been let go. */
+bool ff_holder_is_let_run(pid_t pid, int pidfd);
+/* A client of CONNECTION has ended, and was not seen to run; cannot continue (WHY). So the other
+ * copies are not given up, and run again. */
+void ff_holder_lost(FfHolder *h, uint64_t connection);
+void ff_holder_refused(FfHolder *h, uint64_t connection, const char *why);
+
 /* ---- guarded.c ------------------------------------------------------------------------------- */
 /* All that it does not know, and starts it if none runs. FALSE and errno: that was said, and the
  * timer tries again. */
@@ -186,14 +197,6 @@ void ff_holder_on_fetcher(FfHolder *h);
 bool ff_holder_restored(FfHolder *h, uint64_t connection);
 /* Is it time to have the other copies given up? */
 void ff_holder_look(FfHolder *h);
-/* CRIU may end it no more: all threads of PID have been let go. */
-bool ff_holder_is_let_run(pid_t pid, int pidfd);
-/* A client of CONNECTION has ended, and was not seen to run; cannot continue (WHY). So the other
- * copies are not given up, and run again. */
-void ff_holder_lost(FfHolder *h, uint64_t connection);
-void ff_holder_refused(FfHolder *h, uint64_t connection, const char *why);
-/* Clients of another connection run already: these would be their second copies. */
-bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection);
 /* All that could be fetched was, and nobody needs any of it any more: the end. */
 void ff_holder_end_if_placed(FfHolder *h);
 

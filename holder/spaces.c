@@ -113,9 +113,6 @@ static bool is_userfaultfd(int fd)
 
 void ff_holder_registered(FfHolder *h, uint64_t connection)
 {
-    if (!ff_holder_restored(h, connection)) {
-        return;
-    }
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         FfHeldSpace *s = &h->space[i];
         if (s->id && s->root == (int)i && s->connection == connection) {

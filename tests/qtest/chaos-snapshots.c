@@ -232,8 +232,7 @@ static void end(Guest *g)
     }
 }
 
-/* ---- what continues beside ---------------------------------------------------------------------
- */
+/* ---- what continues beside ------------------------------------------------------------------- */
 
 /* Where QEMU has the guest's RAM; 0: it was not found. *SWAPPED: pages of it that are in swap. */
 static uint64_t find_ram(const Guest *g, uint64_t *swapped)
