@@ -4,11 +4,10 @@
  * pages come from. What is seen here of the first ones decides that the others are kept. See
  * holder-internal.h.
  *
- * System calls: those of GDir and g_file_get_contents(), poll.
+ * System calls: those of GDir and g_file_get_contents().
  */
 #include "holder/holder-internal.h"
 
-#include <poll.h>
 #include <string.h>
 
 bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection)
@@ -30,7 +29,6 @@ bool ff_holder_is_let_run(pid_t pid, int pidfd)
 {
     g_autofree char *path = g_strdup_printf("/proc/%d/task", pid);
     g_autoptr(GDir) threads = g_dir_open(path, 0, NULL);
-    struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
     bool some = false;
     const char *id;
 
@@ -43,7 +41,7 @@ bool ff_holder_is_let_run(pid_t pid, int pidfd)
             some = true;
         }
     }
-    return some && poll(&pfd, 1, 0) == 0; /* so that was its pid all the time */
+    return some && !ff_holder_has_ended(pidfd); /* so that was its pid all the time */
 }
 
 static void keep_others(FfHolder *h, const char *why)

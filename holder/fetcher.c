@@ -10,8 +10,6 @@
 #include "holder/holder-internal.h"
 
 #include <errno.h>
-#include <poll.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -30,8 +28,8 @@ void ff_holder_look(FfHolder *h)
     if (!h->restored || h->committed || h->ending) {
         return;
     }
-    if (!ff_holder_all_run(h, h->restored)) {
-        ff_holder_set_timer(h, LOOK_MS); /* that they run has no event */
+    if (!ff_holder_all_run(h, h->restored)) { /* which may find the end as well */
+        ff_holder_set_timer(h, LOOK_MS);      /* that they run has no event */
         return;
     }
     if (h->fetched && !h->ending) {

@@ -73,9 +73,8 @@ static void forget_owed(FfHolder *h, guint i)
 
 static bool has_ended(const Owed *o)
 {
-    struct pollfd pfd = {.fd = o->pidfd, .events = POLLIN};
-
-    return o->uffd >= 0 && (o->pidfd >= 0 ? poll(&pfd, 1, 0) == 1 : ff_uffd_is_gone(o->uffd));
+    return o->uffd >= 0 &&
+           (o->pidfd >= 0 ? ff_holder_has_ended(o->pidfd) : ff_uffd_is_gone(o->uffd));
 }
 
 /* Those of a process that has ended. It has no event here, and costs nobody anything until then. */
@@ -294,8 +293,8 @@ void ff_holder_end_guarded(FfHolder *h)
         g_array_append_val(ends, timer);
         poll((struct pollfd *)(void *)ends->data, ends->len, -1);
         ff_untell(h->timer);
-        ff_holder_on_guard(h);
         h->timer_us = 0;
+        ff_holder_on_guard(h);
         g_array_set_size(ends, 0);
     }
 }
@@ -333,18 +332,11 @@ static Owed take(FfHolder *h, FfHeldSpace *s)
     return owed;
 }
 
-static bool is_dead(int pidfd)
-{
-    struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
-
-    return poll(&pfd, 1, 0) == 1;
-}
-
 void ff_holder_let_go(FfHolder *h, FfHeldSpace *s)
 {
     bool guarded = s->guarded;
 
-    if (h->cfg->fetcher && !h->given_up && s->pidfd >= 0 && !is_dead(s->pidfd)) {
+    if (h->cfg->fetcher && !h->given_up && s->pidfd >= 0 && !ff_holder_has_ended(s->pidfd)) {
         Owed owed = take(h, s);
         owed.kept = true;
         owed.runs = s->runs;

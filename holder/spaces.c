@@ -154,9 +154,7 @@ bool ff_holder_all_run(FfHolder *h, uint64_t connection)
 
 static void look_if_lost(FfHolder *h, const FfHeldSpace *root)
 {
-    struct pollfd pfd = {.fd = root->pidfd, .events = POLLIN};
-
-    if (!root->runs && root->pidfd >= 0 && poll(&pfd, 1, 0) == 1) {
+    if (!root->runs && root->pidfd >= 0 && ff_holder_has_ended(root->pidfd)) {
         ff_holder_lost(h, root->connection);
     }
 }
