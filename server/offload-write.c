@@ -20,6 +20,7 @@
 
 #include "fault/fault.h"
 #include "snapshot/output.h"
+#include "snapshot/zero.h"
 
 #define CHUNK (1u << 20)
 #define FILES (FF_OFFLOAD_SLOTS + 2)
@@ -133,11 +134,6 @@ typedef struct {
     void *opaque;
 } Copy;
 
-static bool is_zero(const uint8_t *page)
-{
-    return !page[0] && !memcmp(page, page + 1, FF_OFFLOAD_PAGE - 1);
-}
-
 /* What is in chunk[], N bytes from AT on. Zeros are left out. */
 static bool write_pages(const Copy *c, uint64_t at, size_t n, GError **error)
 {
@@ -145,7 +141,8 @@ static bool write_pages(const Copy *c, uint64_t at, size_t n, GError **error)
     size_t begin, end;
 
     for (begin = 0; begin < n; begin = end + FF_OFFLOAD_PAGE) {
-        for (end = begin; end < n && !is_zero(chunk + end); end += FF_OFFLOAD_PAGE) {
+        for (end = begin; end < n && !ff_saved_is_zero(chunk + end, FF_OFFLOAD_PAGE);
+             end += FF_OFFLOAD_PAGE) {
         }
         if (!ff_output_write(c->to, at + begin - c->start, chunk + begin, end - begin, error)) {
             return false;

@@ -14,6 +14,7 @@
 #include "snapshot/input.h"
 #include "snapshot/mapped.h"
 #include "snapshot/saved.h"
+#include "snapshot/zero.h"
 
 typedef FfSourceExtent Extent;
 
@@ -367,11 +368,6 @@ static bool find_extent(FfSourceReader *r, uint64_t at, uint64_t *file, uint64_t
     return false;
 }
 
-static bool is_zero(const char *buf, uint64_t len)
-{
-    return buf[0] == 0 && memcmp(buf, buf + 1, len - 1) == 0;
-}
-
 /* One page, of which parts are in different places (a huge page). */
 static bool read_parts(FfSourceReader *r, uint64_t at, char *buf, uint64_t len, GError **error)
 {
@@ -400,7 +396,7 @@ static bool read_store(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len,
         return false;
     }
     *len = n * FF_STORE_PAGE;
-    *zero = is_zero(buf, *len);
+    *zero = ff_saved_is_zero(buf, *len);
     return true;
 }
 
@@ -434,7 +430,7 @@ bool ff_source_read(FfSourceReader *r, uint64_t at, void *buf, uint64_t *len, ui
             return false;
         }
     }
-    *zero = *zero || is_zero(buf, *len);
+    *zero = *zero || ff_saved_is_zero(buf, *len);
     return is_unchanged(r->s, r->in, error);
 }
 
@@ -451,7 +447,7 @@ bool ff_source_read_cached(FfSourceReader *r, uint64_t at, void *buf, uint64_t l
     if (some < len || (!*zero && !ff_input_read_cached(r->in, file, buf, len))) {
         return false;
     }
-    *zero = *zero || is_zero(buf, len);
+    *zero = *zero || ff_saved_is_zero(buf, len);
     return is_unchanged(r->s, r->in, NULL);
 }
 

@@ -14,6 +14,7 @@
 
 #include "snapshot/capture-internal.h"
 #include "snapshot/saved.h"
+#include "snapshot/zero.h"
 
 #define RUN (128u << 10) /* bytes that are copied at once */
 #define LATE_US 100000
@@ -32,11 +33,6 @@ static uint64_t page_size(const Stream *s, unsigned block)
     return s->c->blocks[block].backing.page_size;
 }
 
-static bool is_zero(const uint8_t *page)
-{
-    return !page[0] && memcmp(page, page + 1, FF_SAVED_PAGE - 1) == 0;
-}
-
 /* RUN, whose content is DATA. */
 static bool put(Stream *s, const FfRun *run, const uint8_t *data, GError **error)
 {
@@ -45,7 +41,7 @@ static bool put(Stream *s, const FfRun *run, const uint8_t *data, GError **error
 
     for (uint64_t i = 0; i < n; i++) {
         const uint8_t *page = data + i * FF_SAVED_PAGE;
-        bool zero = is_zero(page);
+        bool zero = ff_saved_is_zero(page, FF_SAVED_PAGE);
         zeros += zero;
         if (!s->put(s->opaque, run->block, first + i, zero ? NULL : page, error)) {
             return false;

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "snapshot/zero.h"
 #include "uffd/holes.h"
 
 #define RUN (128u << 10) /* bytes */
@@ -158,13 +159,6 @@ static void count(uint64_t *counter, uint64_t n)
 }
 
 /* ---- what a run holds ------------------------------------------------------------------------ */
-
-static bool is_zero(const void *page, uint64_t len)
-{
-    const uint64_t *words = page;
-
-    return !words[0] && memcmp(words, words + 1, len - sizeof(*words)) == 0;
-}
 
 static void for_claimed(FfWriter *w, Flight *f, unsigned first, unsigned end,
                         void (*fn)(FfWriter *, Flight *, const FfRun *))
@@ -345,7 +339,7 @@ static void fill(FfWriter *w, Flight *f)
         FfProtectPage *page = &f->pages[i];
         bool is_there = page->where != FF_PROTECT_OTHERS;
         bool again = is_there && ff_bitmap_test(&w->data[f->run.block], f->run.first + i);
-        bool zero = is_there && (!page->data || is_zero(page->data, ps));
+        bool zero = is_there && (!page->data || ff_saved_is_zero(page->data, ps));
         if (was_taken(w, f, i)) {
             page->where = FF_PROTECT_OTHERS;
         } else if (zero) {
