@@ -115,6 +115,18 @@ char *ff_address_uri(const FfAddress *a)
                                                    : "");
 }
 
+struct addrinfo *ff_address_look_up(const FfAddress *a, GError **error)
+{
+    struct addrinfo *list = NULL;
+    int rc = ff_resolve_now(*a->host ? a->host : "localhost", a->port, AF_UNSPEC, &list);
+
+    if (rc) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND, "%s: %s", a->host,
+                    gai_strerror(rc));
+    }
+    return list;
+}
+
 int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error)
 {
     g_autoptr(GSocketClient) client = g_socket_client_new();

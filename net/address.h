@@ -23,6 +23,9 @@ FfAddress *ff_address_parse(const char *uri, GError **error);
 void ff_address_free(FfAddress *a);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfAddress, ff_address_free)
 
+/* Where to connect to, of a TCP address; "" is this host. Waits for the name server. NULL and ERROR
+ * (HOST_NOT_FOUND); else freeaddrinfo(). */
+struct addrinfo *ff_address_look_up(const FfAddress *a, GError **error);
 /* Connects; returns an fd (close-on-exec), or -1 and ERROR. */
 int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error);
 /* The connection that a client has given: FD, taken, if it is >= 0; else one to URI. *ADDRESS is

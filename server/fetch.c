@@ -28,7 +28,7 @@
 #include "fault/fault.h"
 #include "holder/say.h"
 #include "holder/wire.h"
-#include "net/resolve.h"
+#include "net/address.h"
 #include "server/criu.h"
 #include "server/image.h"
 #include "server/page-server.h"
@@ -247,12 +247,10 @@ static int connect_socket(int fd, const struct addrinfo *to)
 
 int ff_fetch_connect(const FfAddress *a, GError **error)
 {
-    struct addrinfo *list;
-    int fd = -1, rc = ff_resolve_now(*a->host ? a->host : "localhost", a->port, AF_UNSPEC, &list);
+    struct addrinfo *list = ff_address_look_up(a, error);
+    int fd = -1, rc = 0;
 
-    if (rc) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND, "%s: %s", a->host,
-                    gai_strerror(rc));
+    if (!list) {
         return -1;
     }
     for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {

@@ -18,7 +18,6 @@
 #include "net/channel-tls.h"
 #include "net/channel-write.h"
 #include "net/creds.h"
-#include "net/resolve.h"
 #include "server/remote-wire.h"
 #include "snapshot/xxh64.h"
 
@@ -142,12 +141,10 @@ static bool greet(FfRemoteLink *l, GError **error)
  * that: the holder, which asks first, forks later, and its signals are not blocked yet. */
 static int connect_to(const FfAddress *a, GError **error)
 {
-    struct addrinfo *list;
-    int fd = -1, rc = ff_resolve_now(*a->host ? a->host : "localhost", a->port, AF_UNSPEC, &list);
+    struct addrinfo *list = ff_address_look_up(a, error);
+    int fd = -1, rc;
 
-    if (rc) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_HOST_NOT_FOUND, "%s: %s", a->host,
-                    gai_strerror(rc));
+    if (!list) {
         return -1;
     }
     for (const struct addrinfo *ai = list; ai && fd < 0; ai = ai->ai_next) {
