@@ -31,6 +31,7 @@
 #include "net/address.h"
 #include "server/criu.h"
 #include "server/image.h"
+#include "server/limit.h"
 #include "server/page-server.h"
 #include "uffd/bitmap.h"
 
@@ -322,14 +323,6 @@ static bool is_time(const Fetcher *w)
     return !w->f->rate || g_get_monotonic_time() >= w->next_us;
 }
 
-static void charge(Fetcher *w, uint64_t pages)
-{
-    if (w->f->rate) {
-        double us = (double)(pages * FF_STORE_PAGE) * G_USEC_PER_SEC / (double)w->f->rate;
-        w->next_us = MAX(w->next_us, g_get_monotonic_time()) + (int64_t)us;
-    }
-}
-
 /* There is something left that nobody waits for, and room for it. */
 static bool has_turn(const Fetcher *w)
 {
@@ -347,7 +340,7 @@ static bool ask_next(Fetcher *w, GError **error)
         const FfFetchRun *run = run_of(w->f, first);
         n = MIN(MIN(n, PIECE), run->first + run->pages - first);
         w->cursor = first + n;
-        charge(w, n);
+        w->next_us = ff_limit_next(w->next_us, w->f->rate, n * FF_STORE_PAGE);
         if (!ask(w, first, n, false, error)) {
             return false;
         }

@@ -17,6 +17,7 @@
 
 #include "fault/fault.h"
 #include "net/priority.h"
+#include "server/limit.h"
 
 #define BULK_BYTES (256 << 10)
 /* Placed at once: the holder reads no fault while somebody is inside the gate. */
@@ -234,15 +235,6 @@ static bool is_left_out(const FfWorker *w, bool zero)
     return zero && w->s->image->asks && !w->demand;
 }
 
-/* Demand is not limited, and is not counted. What was placed is paid for before the next piece. */
-static void charge(FfSession *s, uint64_t bytes)
-{
-    if (s->all->rate) {
-        double us = (double)bytes * G_USEC_PER_SEC / (double)s->all->rate;
-        s->next_us = MAX(s->next_us, g_get_monotonic_time()) + (int64_t)us;
-    }
-}
-
 /* While bulk is inside the gate nobody's fault is read: whoever would preempt it there would keep
  * those who wait waiting. */
 static bool put_part(FfWorker *w, const FfRun *part, bool zero, const void *data)
@@ -272,8 +264,10 @@ bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data)
 {
     uint64_t ps = w->s->image->block[run->block].page_size, most = MAX(GATE_BYTES, ps) / ps;
 
-    if (data && !w->demand) {
-        charge(w->s, run->n * ps);
+    /* What somebody waits for is not limited, and is not counted. With a limit there is no helper.
+     */
+    if (data && !w->demand && w->s->all->rate) {
+        w->s->next_us = ff_limit_next(w->s->next_us, w->s->all->rate, run->n * ps);
     }
     for (uint64_t i = 0; i < run->n; i += most) {
         FfRun part = {run->block, run->first + i, MIN(most, run->n - i)};
