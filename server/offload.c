@@ -76,24 +76,49 @@ static const char *foreign_device(JsonObject *vm)
     return NULL;
 }
 
-/* Memory of a zone that is a file, and not shared: what Cloud Hypervisor passes for it is the file,
- * which it maps privately (create_ram_region_raw() there), so the guest's memory is not in it. */
-bool ff_offload_has_private_file(const char *text, size_t len)
+/* Of a zone that is a file, and not shared, Cloud Hypervisor passes the file, which it maps
+ * privately (create_ram_region_raw() there): the guest's memory is not in it. */
+static FfOffloadFacts facts_of(JsonObject *vm)
 {
-    g_autoptr(JsonNode) root = ff_text_parse(text, len, DEPTH_MAX, NULL);
-    JsonObject *vm = root ? ff_json_object(ff_json_node_object(root), "vm_config") : NULL;
-    JsonNode *zones = ff_json_get(ff_json_object(vm, "memory"), "zones", JSON_NODE_ARRAY);
+    JsonObject *memory = ff_json_object(vm, "memory");
+    JsonNode *zones = ff_json_get(memory, "zones", JSON_NODE_ARRAY);
+    FfOffloadFacts facts = {.foreign = foreign_device(vm),
+                            .largest_page = ff_json_int(memory, "hugepage_size", 0)};
 
     for (guint i = 0; i < ff_json_node_length(zones); i++) {
         JsonObject *zone = ff_json_node_nth(zones, i);
-        if (ff_json_get(zone, "file", JSON_NODE_VALUE) && !ff_json_bool(zone, "shared")) {
-            return true;
-        }
+        facts.private_file = facts.private_file || (ff_json_get(zone, "file", JSON_NODE_VALUE) &&
+                                                    !ff_json_bool(zone, "shared"));
+        facts.largest_page = MAX(facts.largest_page, ff_json_int(zone, "hugepage_size", 0));
     }
-    return false;
+    return facts;
 }
 
-unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, const char **foreign,
+/* Memory that is ours is in memfds, which another process would not wait for. Memory that is not
+ * (OWN) is asked for by whole pages, so one must have room in an answer. */
+static bool can_restore(const FfOffloadFacts *facts, bool own, GError **error)
+{
+    if (facts->foreign) {
+        g_set_error(
+            error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+            "%s of vm_config has a device that is another process (vhost-user, vfio-user), "
+            "which would not wait for pages; Cloud Hypervisor's own offload_daemon restores "
+            "such a guest, without --ondemand",
+            facts->foreign);
+        return false;
+    }
+    if (own && facts->largest_page > FF_OFFLOAD_ANSWER) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                    "vm_config has pages of %" G_GINT64_FORMAT
+                    " bytes, and with --own-memory they can have 2 MiB at most; without it the "
+                    "guest gets small ones",
+                    facts->largest_page);
+        return false;
+    }
+    return true;
+}
+
+unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, FfOffloadFacts *facts,
                           GError **error)
 {
     g_autoptr(JsonNode) root = ff_text_parse(text, len, DEPTH_MAX, error);
@@ -101,16 +126,10 @@ unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, co
     if (!root) {
         return 0;
     }
-    const char *device = foreign_device(ff_json_object(ff_json_node_object(root), "vm_config"));
-    if (foreign) {
-        *foreign = device;
-    } else if (device) {
-        g_set_error(
-            error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
-            "%s of vm_config has a device that is another process (vhost-user, vfio-user), "
-            "which would not wait for pages; Cloud Hypervisor's own offload_daemon restores "
-            "such a guest, without --ondemand",
-            device);
+    FfOffloadFacts found = facts_of(ff_json_object(ff_json_node_object(root), "vm_config"));
+    if (facts) {
+        *facts = found;
+    } else if (!can_restore(&found, false, error)) {
         return 0;
     }
     JsonObject *memory = ff_json_object(ff_json_node_object(root), "memory_manager_data");
@@ -214,33 +233,10 @@ static bool check_userfaultfd(GError **error)
     return true;
 }
 
-/* Pages are asked for as a whole, so one must have room in an answer. */
-static bool pages_fit(const FfOffload *o, GError **error)
-{
-    g_autoptr(JsonNode) root = ff_text_parse(o->config, o->config_len, DEPTH_MAX, error);
-
-    if (!root) {
-        return false;
-    }
-    JsonObject *vm = ff_json_object(ff_json_node_object(root), "vm_config");
-    JsonObject *memory = ff_json_object(vm, "memory");
-    JsonNode *zones = ff_json_get(memory, "zones", JSON_NODE_ARRAY);
-    gint64 most = ff_json_int(memory, "hugepage_size", 0);
-    for (guint i = 0; i < ff_json_node_length(zones); i++) {
-        most = MAX(most, ff_json_int(ff_json_node_nth(zones, i), "hugepage_size", 0));
-    }
-    if (most > FF_OFFLOAD_ANSWER) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
-                    "vm_config has pages of %" G_GINT64_FORMAT
-                    " bytes, and with --own-memory they can have 2 MiB at most; without it the "
-                    "guest gets small ones",
-                    most);
-    }
-    return most <= FF_OFFLOAD_ANSWER;
-}
-
 bool ff_offload_open(FfOffload *o, const char *path, bool own, GError **error)
 {
+    FfOffloadFacts facts;
+
     for (unsigned i = 0; i < FF_OFFLOAD_SLOTS; i++) {
         o->file[i] = o->memory[i] = -1;
     }
@@ -249,8 +245,8 @@ bool ff_offload_open(FfOffload *o, const char *path, bool own, GError **error)
         !read_text(path, "state.json", &o->state, &o->state_len, error)) {
         return false;
     }
-    o->n_slots = ff_offload_parse(o->config, o->config_len, o->slot, NULL, error);
-    if (!o->n_slots || (own && !pages_fit(o, error))) {
+    o->n_slots = ff_offload_parse(o->config, o->config_len, o->slot, &facts, error);
+    if (!o->n_slots || !can_restore(&facts, own, error)) {
         g_prefix_error(error, "%s/migration_config.json: ", path);
         return false;
     }

@@ -32,15 +32,19 @@ typedef struct {
 } FfOffloadSlot;
 static_assert(sizeof(FfOffloadSlot) == 72, "no holes");
 
-/* Of migration_config.json: SLOTS (FF_OFFLOAD_SLOTS), which are whole pages, beside each other, in
- * the order of the table, without stamps. FOREIGN: the member of vm_config that has a device which
- * is another process, or NULL (both static); such a guest is refused if FOREIGN is NULL itself.
- * Their number; 0 and ERROR (G_IO_ERROR, one line). */
-unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, const char **foreign,
-                          GError **error);
+/* What vm_config has of the guest. */
+typedef struct {
+    const char
+        *foreign;      /* its member that has a device which is another process; static, or NULL */
+    bool private_file; /* a zone is a file that is not shared: what is passed for it is not it */
+    int64_t largest_page; /* bytes; 0: no size is said */
+} FfOffloadFacts;
 
-/* A zone of vm_config is a file that is not shared: what is passed for it is not its memory. */
-bool ff_offload_has_private_file(const char *text, size_t len);
+/* Of migration_config.json: SLOTS (FF_OFFLOAD_SLOTS), which are whole pages, beside each other, in
+ * the order of the table, without stamps. FACTS NULL: a guest that has a device
+ * which is another process is refused. Their number; 0 and ERROR (G_IO_ERROR, one line). */
+unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, FfOffloadFacts *facts,
+                          GError **error);
 
 typedef struct {
     char *config, *state; /* as they are in the files */

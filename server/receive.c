@@ -271,28 +271,27 @@ static bool fits(const Peer *p, GError **error)
 
 static bool receive_config(Peer *p, uint64_t len, GError **error)
 {
-    const char *foreign = NULL;
+    FfOffloadFacts facts;
 
     p->config = read_text(p, len, error);
     if (!p->config) {
         return false;
     }
-    p->n_slots =
-        ff_offload_parse((char *)p->config->data, p->config->len, p->slot, &foreign, error);
+    p->n_slots = ff_offload_parse((char *)p->config->data, p->config->len, p->slot, &facts, error);
     if (!p->n_slots) {
         g_prefix_error(error, "no snapshot was taken: Config: ");
         return false;
     }
-    if (ff_offload_has_private_file((char *)p->config->data, p->config->len)) {
+    if (facts.private_file) {
         return fail(error,
                     "a zone of its memory is a file that is not shared, so what it passes is "
                     "not that memory: give the zone shared=on");
     }
-    if (foreign) {
+    if (facts.foreign) {
         ff_say("%s of vm_config has a device that is another process: farfault pager --to will not "
                "restore this guest, Cloud Hypervisor's own offload_daemon does (without "
                "--ondemand)",
-               foreign);
+               facts.foreign);
     }
     for (unsigned i = 0; i < p->n_slots; i++) {
         p->r->memory += p->slot[i].size;

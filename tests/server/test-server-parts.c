@@ -159,9 +159,9 @@ static void test_offload_foreign(void)
                                  CONFIG("", SLOT("0", "0", "4096", "0"))};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(texts); i++) {
-        const char *foreign = "x";
-        g_assert_cmpuint(ff_offload_parse(texts[i], strlen(texts[i]), slot, &foreign, NULL), ==, 1);
-        g_assert_cmpstr(foreign, ==, i ? NULL : "fs");
+        FfOffloadFacts facts = {.foreign = "x"};
+        g_assert_cmpuint(ff_offload_parse(texts[i], strlen(texts[i]), slot, &facts, NULL), ==, 1);
+        g_assert_cmpstr(facts.foreign, ==, i ? NULL : "fs");
     }
 }
 
