@@ -130,8 +130,8 @@ typedef struct {
 bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_t events);
 /* FD (-1: nothing) is not watched any more, and is -1. Closing alone does not end that where
  * somebody else has the same open file: a socket that several clients came by, what the guard or
- * the pager has a copy of. Its events would come for ever then, in the name of whoever has its
- * place. */
+ * the pager has a copy of. Its events would come for ever then, and be taken for those of the
+ * one that has its place. */
 void ff_holder_close(FfHolder *h, int *fd);
 /* The process of PIDFD has. */
 bool ff_holder_has_ended(int pidfd);

@@ -15,7 +15,7 @@ FfImage *ff_asked_make(FfSession *s);
  * were. */
 void ff_asked_open_source(FfSession *s);
 /* Maps the memory: the image's ranges are where, and S->uffd is that userfaultfd. Or S->answer is
- * mapped, and nothing is to be registered, and nothing placed for nobody. 0 or -errno. */
+ * mapped; nothing must be registered then, and nothing is read ahead. 0 or -errno. */
 int ff_asked_map(FfSession *s);
 /* The thread that answers: it places what is asked for, without an end. S->space is registered. */
 gpointer ff_asked_run(gpointer session);

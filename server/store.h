@@ -45,7 +45,7 @@ const FfStorePart *ff_store_part(const FfStore *s, int32_t pid);
 
 /* ---- fetcher --------------------------------------------------------------------------------- */
 
-/* Where PAGE is to be put. */
+/* Where PAGE must be put. */
 void *ff_store_at(const FfStore *s, uint64_t page);
 /* N pages from FIRST on are there. */
 void ff_store_arrived(FfStore *s, uint64_t first, uint64_t n);

@@ -235,8 +235,8 @@ static bool is_left_out(const FfWorker *w, bool zero)
     return zero && w->s->image->asks && !w->demand;
 }
 
-/* While bulk is inside the gate nobody's fault is read: whoever would preempt it there would keep
- * those who wait waiting. */
+/* While bulk is inside the gate no fault is read: a thread that preempted it there would keep all
+ * that wait waiting. */
 static bool put_part(FfWorker *w, const FfRun *part, bool zero, const void *data)
 {
     if (w->demand) {
