@@ -2,7 +2,8 @@
 /*
  * The engine's commands, QMP and HMP, one a line. QEMU's answer to what is asked on the way is
  * the next line; "!" begins an error. A line that begins with "%" is a command of the human
- * monitor. No migration can begin: the guest is one that the engine refuses.
+ * monitor; one that begins with "@" is what the migration reports, if one has begun. Where the
+ * first line is "refused", the guest is one that the engine refuses.
  */
 #include "tests/fuzz/fuzz.h"
 
@@ -11,6 +12,7 @@
 
 #include "qapi/driver.h"
 #include "qapi/json.h"
+#include "tests/unit/told-migration.h"
 
 typedef struct {
     FfPortReply reply;
@@ -63,7 +65,9 @@ static void port_ram(void *opaque, const char *id, uint64_t size, uint64_t page_
 
 static FfVmm *port_vmm(void *opaque)
 {
-    g_error("a migration begins");
+    static FfVmm vmm;
+
+    return &vmm;
 }
 
 static void port_log(void *opaque, const char *line)
@@ -101,6 +105,13 @@ static void answer(const char *line)
     a->reply(node, NULL, a->data);
 }
 
+static void migration_is(const char *text)
+{
+    if (migration) {
+        become_named(text);
+    }
+}
+
 static void command(FfDriver *driver, unsigned seq, const char *line)
 {
     GString *text = g_string_new(NULL);
@@ -129,25 +140,30 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     /* The logs after it are as long as it says. */
     memset(state, 0, offsetof(FfStateHeader, block));
-    g_autoptr(FfDriver) driver = ff_driver_new(&(FfDriverConfig){.port = &port,
-                                                                 .state = state,
-                                                                 .state_fd = -1,
-                                                                 .pagemap_fd = -1,
-                                                                 .maps_fd = -1,
-                                                                 .mem_fd = -1,
-                                                                 .pidfd = -1,
-                                                                 .inner_fd = -1,
-                                                                 .listener_fd = -1,
-                                                                 .device_fd = -1,
-                                                                 .file_fd = -1,
-                                                                 .lease_fd = -1,
-                                                                 .tls_fd = -1,
-                                                                 .engine_refused = "fuzzed"});
+    bool refused = !g_strcmp0(lines[0], "refused");
+    FfDriver *driver =
+        ff_driver_new(&(FfDriverConfig){.port = &port,
+                                        .state = state,
+                                        .state_fd = -1,
+                                        .pagemap_fd = -1,
+                                        .maps_fd = -1,
+                                        .mem_fd = -1,
+                                        .pidfd = -1,
+                                        .inner_fd = -1,
+                                        .listener_fd = -1,
+                                        .device_fd = -1,
+                                        .discard_fd = -1,
+                                        .file_fd = -1,
+                                        .lease_fd = -1,
+                                        .tls_fd = -1,
+                                        .engine_refused = refused ? "fuzzed" : NULL});
     unsigned sent = 0;
 
     answers = 0;
-    for (unsigned i = 0; lines[i]; i++) {
-        if (!g_queue_is_empty(&asked)) {
+    for (unsigned i = refused; lines[i]; i++) {
+        if (*lines[i] == '@') {
+            migration_is(lines[i] + 1);
+        } else if (!g_queue_is_empty(&asked)) {
             answer(lines[i]);
         } else if (*lines[i]) {
             command(driver, ++sent, lines[i]);
@@ -157,5 +173,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         g_assert_cmpuint(i, <, 1000);
         answer("!the end");
     }
+    ff_driver_free(driver);
+    g_clear_pointer(&migration, ff_migration_free);
     return 0;
 }

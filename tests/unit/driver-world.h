@@ -7,23 +7,8 @@
 #ifndef FF_TESTS_UNIT_DRIVER_WORLD_H
 #define FF_TESTS_UNIT_DRIVER_WORLD_H
 
-#include "migration/dump.h"
-#include "migration/migration.h"
 #include "qapi/driver.h"
-
-struct FfMigration {
-    FfMigrationOps ops;
-    FfMigrationConfig config;
-    FfMigrationInfo info;
-    bool holds, moves, start_postcopy, cancelled, conted, auto_postcopy, synced, words_heard;
-    uint64_t downtime_limit;
-    uint64_t bandwidth;
-    char *resumed_at;
-    bool recover_setup;
-};
-
-extern FfMigration *migration; /* the one that runs, or NULL */
-extern bool refuse_start;
+#include "tests/unit/told-migration.h"
 
 typedef struct {
     char *command;
@@ -58,10 +43,6 @@ extern unsigned qemu_version; /* 0: not known */
 
 extern int world_pid;    /* of the next world's QEMU; 0: none that can be looked at */
 extern bool world_lends; /* the relay of the next world is of this farfault */
-
-/* The migration has STATUS now; and with it its end. */
-void become(FfStatus status);
-void finish(FfStatus status);
 
 /* All but the driver, which the case makes. */
 void world_prepare(World *w, const FfStateHeader *state);

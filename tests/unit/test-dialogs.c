@@ -88,19 +88,12 @@ static void qemu_line(Dialog *d, const char *line)
 
 static void migration_line(Dialog *d, const char *text)
 {
-    bool over = g_str_has_prefix(text, "over ");
-    const char *name = over ? text + strlen("over ") : text;
-
-    for (int status = FF_STATUS_NONE + 1; status < FF_STATUS__MAX; status++) {
-        if (!strcmp(ff_status_name(status), name)) {
-            if (!migration) {
-                wrong(d, "there is no migration");
-            }
-            (over ? finish : become)(status);
-            return;
-        }
+    if (!migration) {
+        wrong(d, "there is no migration");
     }
-    wrong(d, "there is no status \"%s\"", name);
+    if (!become_named(text)) {
+        wrong(d, "there is no status \"%s\"", text);
+    }
 }
 
 static void client_line(Dialog *d, unsigned mon, const char *text)
