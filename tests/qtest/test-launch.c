@@ -641,9 +641,8 @@ static const CliCase cli_cases[] = {
      2,
      {"dump", "--fly"}},
     {"run-option",
-     "farfault: run: unknown option \"--polcy\", did you mean \"--policy\"? (options of QEMU go "
-     "behind its "
-     "name; see farfault help run)\n",
+     "farfault: run: unknown option \"--polcy\", did you mean \"--policy\"? (options of QEMU come "
+     "after its name; see farfault help run)\n",
      2,
      {"run", "--polcy=auto", QEMU}},
     {"no-qemu",
