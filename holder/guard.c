@@ -3,8 +3,8 @@
  * The guard; see guard.h. One thread, and no state but a table: as little as possible can end it.
  * What the holder has sent is held by the socket already, so nobody waits until it was read.
  *
- * System calls: socketpair, fork, prctl, close_range, sigprocmask, recvmsg, sendmsg, poll,
- * pidfd_send_signal, ioctl (uffd/uffd.c), close, _exit.
+ * System calls: socketpair, fork, prctl, close_range, sigprocmask, recvmsg, sendmsg,
+ * poll, pidfd_send_signal, ioctl (uffd/uffd.c), close, _exit; those of holder/offspring.c.
  */
 #include "holder/guard.h"
 
@@ -20,9 +20,10 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "holder/offspring.h"
 #include "uffd/uffd.h"
 
-/* Of processes whose end has no event: a client's children. */
+/* Of processes whose end, or birth, has no event: a client's children. */
 #define LOOK_AGAIN_MS 1000
 
 typedef struct {
@@ -37,15 +38,51 @@ typedef struct {
     FfGuardType type;
 } Held;
 
-static void forget(GArray *all, guint i)
+typedef struct {
+    GArray *all; /* Held */
+    /* Of those with a pidfd, as long as there is something to be closed last; else NULL. What a
+     * process has started is not to run beside the copies either. */
+    FfOffspring *offspring;
+    int64_t looked_us; /* for it */
+} Guard;
+
+static const Held *held(const Guard *g, guint i)
 {
-    const Held *h = &g_array_index(all, Held, i);
+    return &g_array_index(g->all, Held, i);
+}
+
+static void forget(Guard *g, guint i)
+{
+    const Held *h = held(g, i);
 
     close(h->fd);
     if (h->pidfd >= 0) {
         close(h->pidfd);
     }
-    g_array_remove_index_fast(all, i);
+    if (h->type == FF_GUARD_LAST) {
+        g_clear_pointer(&g->offspring, ff_offspring_free);
+    }
+    g_array_remove_index_fast(g->all, i);
+}
+
+static void watch_offspring(Guard *g, const Held *h)
+{
+    if (g->offspring && h->type == FF_GUARD_HOLD && h->pidfd >= 0) {
+        ff_offspring_add(g->offspring, h->pidfd);
+    }
+}
+
+static void take(Guard *g, Held h)
+{
+    g_array_append_val(g->all, h);
+    if (h.type != FF_GUARD_LAST) {
+        watch_offspring(g, &h);
+        return;
+    }
+    g->offspring = ff_offspring_new();
+    for (guint i = 0; i < g->all->len; i++) {
+        watch_offspring(g, held(g, i));
+    }
 }
 
 static void kill_one(const Held *h)
@@ -55,24 +92,22 @@ static void kill_one(const Held *h)
     }
 }
 
-static void obey(GArray *all, const Message *msg, const int *fds, unsigned n)
+static void obey(Guard *g, const Message *msg, const int *fds, unsigned n)
 {
     if (msg->type != FF_GUARD_DROP && n) {
-        Held h = {msg->id, fds[0], n > 1 ? fds[1] : -1, (FfGuardType)msg->type};
-        g_array_append_val(all, h);
+        take(g, (Held){msg->id, fds[0], n > 1 ? fds[1] : -1, (FfGuardType)msg->type});
         return;
     }
-    for (guint i = 0; i < all->len; i++) {
-        const Held *h = &g_array_index(all, Held, i);
-        if (h->id == msg->id && msg->type == FF_GUARD_DROP) {
-            forget(all, i);
+    for (guint i = 0; i < g->all->len; i++) {
+        if (held(g, i)->id == msg->id && msg->type == FF_GUARD_DROP) {
+            forget(g, i);
             return;
         }
     }
 }
 
 /* FALSE: the holder has ended. */
-static bool hear(int link, GArray *all)
+static bool hear(int link, Guard *g)
 {
     union {
         struct cmsghdr align;
@@ -97,7 +132,7 @@ static bool hear(int link, GArray *all)
             memcpy(fds, CMSG_DATA(c), n * sizeof(int));
         }
     }
-    obey(all, &msg, fds, n);
+    obey(g, &msg, fds, n);
     return true;
 }
 
@@ -119,31 +154,49 @@ static bool has_ended(const Held *h, const struct pollfd *pfd)
     return pfd->fd >= 0 ? pfd->revents != 0 : h->type == FF_GUARD_HOLD && ff_uffd_is_gone(h->fd);
 }
 
-/* Those that have ended are let go. Waits for the link, if it is one, or for one of them. */
-static void wait_some(int link, GArray *all)
+/* In vain where each fork is told of and was heard. */
+static void look_for_offspring(Guard *g)
 {
-    g_autofree struct pollfd *pfd = g_new0(struct pollfd, all->len + 1);
-    bool look = false;
+    int64_t now = g_get_monotonic_time();
 
-    pfd[all->len] = (struct pollfd){.fd = link, .events = POLLIN};
-    for (guint i = 0; i < all->len; i++) {
-        const Held *h = &g_array_index(all, Held, i);
-        pfd[i] = end_of(h);
-        look = look || (h->type == FF_GUARD_HOLD && pfd[i].fd < 0);
+    if (now - g->looked_us >= LOOK_AGAIN_MS * 1000) {
+        ff_offspring_look(g->offspring);
+        g->looked_us = now;
     }
-    poll(pfd, all->len + 1, look ? LOOK_AGAIN_MS : -1);
-    for (guint i = all->len; i-- > 0;) {
-        if (has_ended(&g_array_index(all, Held, i), &pfd[i])) {
-            forget(all, i);
+}
+
+/* Those that have ended are let go. Waits for the link, if it is one, for one of them, or for a
+ * fork. */
+static void wait_some(int link, Guard *g)
+{
+    guint n = g->all->len;
+    g_autofree struct pollfd *pfd = g_new0(struct pollfd, n + 2);
+    bool look = g->offspring != NULL;
+
+    pfd[n] = (struct pollfd){.fd = link, .events = POLLIN};
+    pfd[n + 1] =
+        (struct pollfd){.fd = g->offspring ? ff_offspring_fd(g->offspring) : -1, .events = POLLIN};
+    for (guint i = 0; i < n; i++) {
+        pfd[i] = end_of(held(g, i));
+        look = look || (held(g, i)->type == FF_GUARD_HOLD && pfd[i].fd < 0);
+    }
+    poll(pfd, n + 2, look ? LOOK_AGAIN_MS : -1);
+    if (g->offspring) {
+        ff_offspring_hear(g->offspring);
+        look_for_offspring(g);
+    }
+    for (guint i = n; i-- > 0;) {
+        if (has_ended(held(g, i), &pfd[i])) {
+            forget(g, i);
         }
     }
 }
 
 /* But for what is closed last. */
-static bool holds_some(const GArray *all)
+static bool holds_some(const Guard *g)
 {
-    for (guint i = 0; i < all->len; i++) {
-        if (g_array_index(all, Held, i).type != FF_GUARD_LAST) {
+    for (guint i = 0; i < g->all->len; i++) {
+        if (held(g, i)->type != FF_GUARD_LAST) {
             return true;
         }
     }
@@ -152,21 +205,24 @@ static bool holds_some(const GArray *all)
 
 static void run(int link)
 {
-    GArray *all = g_array_new(FALSE, FALSE, sizeof(Held));
+    Guard g = {.all = g_array_new(FALSE, FALSE, sizeof(Held))};
     bool has_holder = true;
 
     while (has_holder) {
         struct pollfd pfd = {.fd = link, .events = POLLIN};
-        wait_some(link, all);
+        wait_some(link, &g);
         while (has_holder && poll(&pfd, 1, 0) == 1) {
-            has_holder = hear(link, all);
+            has_holder = hear(link, &g);
         }
     }
-    for (guint i = 0; i < all->len; i++) {
-        kill_one(&g_array_index(all, Held, i));
+    for (guint i = 0; i < g.all->len; i++) {
+        kill_one(held(&g, i));
     }
-    while (holds_some(all)) {
-        wait_some(-1, all);
+    if (g.offspring) {
+        ff_offspring_kill(g.offspring);
+    }
+    while (holds_some(&g)) {
+        wait_some(-1, &g);
     }
 }
 

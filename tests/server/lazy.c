@@ -7,6 +7,7 @@
 #include <glib.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -15,6 +16,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/server/client.h"
@@ -204,18 +206,67 @@ static void wait_go(int go)
     need(read(go, &byte, 1) == 1, 15);
 }
 
-static void be_another(const LazyKind *kind, int go)
+static void exec_sleep(void)
 {
-    pid_t child = kind->then == LAZY_FORKS_AND_EXECS ? fork() : 0;
+    execl("/bin/sleep", "sleep", "60", NULL);
+    _exit(16);
+}
 
-    if (child == 0 && kind->then != LAZY_STAYS) {
-        execl("/bin/sleep", "sleep", "60", NULL);
-        _exit(16);
+static pid_t spawn(void)
+{
+    char *const argv[] = {(char *)"sleep", (char *)"60", NULL};
+    pid_t pid;
+
+    need(posix_spawn(&pid, "/bin/sleep", NULL, NULL, argv, NULL) == 0, 16);
+    return pid;
+}
+
+static pid_t leave_daemon(void)
+{
+    int ends[2];
+    pid_t pid;
+
+    need(pipe(ends) == 0, 15);
+    pid_t between = fork();
+    if (between == 0) {
+        setsid();
+        pid = fork();
+        if (pid == 0) {
+            exec_sleep();
+        }
+        need(write(ends[1], &pid, sizeof(pid)) == sizeof(pid), 15);
+        _exit(0);
     }
-    if (child) {
-        need(write(go, &child, sizeof(child)) == sizeof(child), 15);
-        wait_go(go);
+    need(waitpid(between, NULL, 0) == between && read(ends[0], &pid, sizeof(pid)) == sizeof(pid),
+         15);
+    return pid;
+}
+
+static void start_another(const LazyKind *kind, int go)
+{
+    pid_t pid = 0;
+
+    switch (kind->then) {
+    case LAZY_STAYS:
+        return;
+    case LAZY_EXECS:
+        exec_sleep();
+        return;
+    case LAZY_FORKS_AND_EXECS:
+        pid = fork();
+        if (pid == 0) {
+            exec_sleep();
+        }
+        break;
+    case LAZY_SPAWNS:
+        pid = spawn();
+        break;
+    case LAZY_LEAVES_A_DAEMON:
+        pid = leave_daemon();
+        break;
     }
+    need(write(go, &pid, sizeof(pid)) == sizeof(pid), 15);
+    wait_go(go);
 }
 
 static void run(const char *socket_path, int go, bool leaves)
@@ -250,7 +301,7 @@ static void run(const char *socket_path, int go, bool leaves)
     if (leaves && fork()) {
         _exit(0);
     }
-    be_another(&next, go);
+    start_another(&next, go);
     read_all();
     wait_go(go);
     read_all();

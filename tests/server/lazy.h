@@ -22,8 +22,11 @@ typedef struct {
     bool halts; /* before it says that it is restored it writes a byte, and waits for one */
     enum {
         LAZY_STAYS,
-        LAZY_EXECS,           /* is another program when it has been told to read all */
-        LAZY_FORKS_AND_EXECS, /* and so is a child, whose pid it writes; it waits for a byte then */
+        LAZY_EXECS, /* is another program when it has been told to read all */
+        /* It starts one then, whose pid it writes, and waits for a byte: */
+        LAZY_FORKS_AND_EXECS,
+        LAZY_SPAWNS,          /* as posix_spawn() does: nobody has a copy of its memory */
+        LAZY_LEAVES_A_DAEMON, /* of another session, whose parent has ended */
     } then;
 } LazyKind;
 void lazy_next(const LazyKind *kind);

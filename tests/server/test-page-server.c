@@ -7,14 +7,17 @@
  */
 #include <glib/gstdio.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/forktold.h"
 #include "tests/lib/stop.h"
 #include "tests/server/daemon.h"
 #include "tests/server/dumper.h"
@@ -458,6 +461,16 @@ static void test_client_refused(void)
     end(&w);
 }
 
+static void wait_is_sleep(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/comm", pid);
+
+    for (bool is = false; !is;) { /* there is no event of it */
+        g_autofree char *name = NULL;
+        is = g_file_get_contents(path, &name, NULL, NULL) && !strcmp(name, "sleep\n");
+    }
+}
+
 /* It is another program by now, and has none of the memory. */
 static void test_execs(void)
 {
@@ -469,14 +482,96 @@ static void test_execs(void)
     while (clients_of(w.d) != 1) {
     } /* there is no event of it */
     go_on(&w);
-    g_autofree char *path = g_strdup_printf("/proc/%d/comm", w.pid);
-    for (bool is = false; !is;) { /* there is no event of it */
-        g_autofree char *name = NULL;
-        is = g_file_get_contents(path, &name, NULL, NULL) && !strcmp(name, "sleep\n");
-    }
+    wait_is_sleep(w.pid);
     dumper_go_on(&w.dumper);
     assert_was_killed(w.pid);
     g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
+    end(&w);
+}
+
+typedef struct {
+    const char *name;
+    LazyKind kind;
+    bool guard_killed; /* when it is another program already */
+} Started;
+
+static const Started started[] = {
+    {"forks", {.then = LAZY_FORKS_AND_EXECS}, false},
+    {"spawns", {.then = LAZY_SPAWNS}, false},
+    {"daemon", {.then = LAZY_LEAVES_A_DAEMON}, false},
+    {"forks/next-guard", {.then = LAZY_FORKS_AND_EXECS}, true},
+    {"spawns/next-guard", {.then = LAZY_SPAWNS}, true},
+};
+
+/* To poll for its end. */
+static struct pollfd end_of(pid_t pid)
+{
+    struct pollfd pfd = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+
+    g_assert_cmpint(pfd.fd, >=, 0);
+    return pfd;
+}
+
+/* All goes well: what it has started is nobody's any more. */
+static void test_started_well(void)
+{
+    lazy_next(&(LazyKind){.then = LAZY_SPAWNS});
+    World w = begin(DUMPER_RIGHT, 1, NULL, NULL);
+    pid_t program;
+
+    dumper_wait_held(&w.dumper);
+    restore(&w);
+    go_on(&w);
+    g_assert_cmpint(read(w.go, &program, sizeof(program)), ==, sizeof(program));
+    struct pollfd of_program = end_of(program), of_guard = end_of(daemon_guard(w.d));
+    go_on(&w);
+    go_on(&w);
+    dumper_go_on(&w.dumper);
+    assert_ended_well(w.pid);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_KILLS);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    g_assert_cmpint(poll(&of_guard, 1, -1), ==, 1);
+    g_assert_cmpint(poll(&of_program, 1, 0), ==, 0);
+    kill(program, SIGKILL);
+    close(of_program.fd);
+    close(of_guard.fd);
+    end(&w);
+}
+
+/* What it has started is another program, and has never had the memory, or has it no more. It is
+ * gone before the copies of its parent run. */
+static void test_started(gconstpointer of)
+{
+    const Started *start = of;
+
+    if (start->kind.then == LAZY_LEAVES_A_DAEMON && !forks_are_told()) {
+        g_test_skip("here the kernel tells nobody of forks");
+        return;
+    }
+    lazy_next(&start->kind);
+    World w = begin(DUMPER_ENDS, 1, NULL, NULL);
+    pid_t program;
+
+    dumper_wait_held(&w.dumper);
+    restore(&w);
+    while (clients_of(w.d) != 1) {
+    } /* there is no event of it */
+    go_on(&w);
+    g_assert_cmpint(read(w.go, &program, sizeof(program)), ==, sizeof(program));
+    struct pollfd of_program = end_of(program);
+    wait_is_sleep(program);
+    g_assert_cmpint(poll(&of_program, 1, 0), ==, 0);
+    if (start->guard_killed) {
+        daemon_kill_guard(w.d);
+        while (!is_waiting_in(w.d->pid, "ep_poll") && !is_waiting_in(w.d->pid, "epoll_wait")) {
+        } /* the next one has been told; there is no event of it */
+    }
+    dumper_go_on(&w.dumper);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    g_assert_cmpint(poll(&of_program, 1, 0), ==, 1);
+    close(of_program.fd);
+    assert_was_killed(w.pid);
     g_assert_cmpint(daemon_wait(w.d), ==, 1);
     end(&w);
 }
@@ -595,6 +690,11 @@ int main(int argc, char **argv)
     g_test_add_func("/page-server/traced", test_traced);
     g_test_add_func("/page-server/killed/traced", test_killed_traced);
     g_test_add_func("/page-server/killed/execs", test_execs);
+    g_test_add_func("/page-server/starts", test_started_well);
+    for (unsigned i = 0; i < G_N_ELEMENTS(started); i++) {
+        g_autofree char *path = g_strconcat("/page-server/killed/starts/", started[i].name, NULL);
+        g_test_add_data_func(path, &started[i], test_started);
+    }
     g_test_add_func("/page-server/client-refused", test_client_refused);
     for (unsigned i = 0; i < G_N_ELEMENTS(wrongs); i++) {
         g_autofree char *name = g_strconcat("/page-server/wrong/", wrongs[i].name, NULL);

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who was started by given processes, and by those, and so on: also what is another program by now
+ * (execve), in another session, or left by a parent that has ended. The kernel tells of each fork
+ * (the connector of process events, in the first pid and network namespace, with CAP_NET_ADMIN);
+ * without it, and of those that were there before, /proc/PID/task/TID/children does: then one whose
+ * parent ended before anybody looked is not found.
+ *
+ * All of one thread.
+ */
+#ifndef FF_HOLDER_OFFSPRING_H
+#define FF_HOLDER_OFFSPRING_H
+
+#include <glib.h>
+
+typedef struct FfOffspring FfOffspring;
+
+FfOffspring *ff_offspring_new(void);
+void ff_offspring_free(FfOffspring *o);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfOffspring, ff_offspring_free)
+
+/* To poll for POLLIN, and to hear then; -1: nobody tells of forks. */
+int ff_offspring_fd(const FfOffspring *o);
+/* The process of PIDFD, which stays the caller's, and who it has started. Nothing is done for one
+ * that has ended, or whose pid is not known here. */
+void ff_offspring_add(FfOffspring *o, int pidfd);
+/* Takes in what the kernel has said. Waits for nothing. */
+void ff_offspring_hear(FfOffspring *o);
+/* Looks into /proc for who is not known. Waits for nothing. */
+void ff_offspring_look(FfOffspring *o);
+/* Kills all of them, and waits until they are gone. */
+void ff_offspring_kill(FfOffspring *o);
+
+#endif

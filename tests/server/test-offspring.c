@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who was started by a process, and by those: all are killed, and nobody else. All of them have the
+ * write end of a pipe, so the test sees when the last is gone.
+ */
+#include "holder/offspring.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/forktold.h"
+
+typedef struct {
+    pid_t pid;
+    int pidfd;
+    int all; /* read end of what each of them has */
+    int go;  /* write end; the process reads from it */
+} Root;
+
+/* What the process does, in its own. IN: a byte comes; OUT: what all of them have. */
+typedef void Does(int in, int out);
+
+static void need(bool ok)
+{
+    if (!ok) {
+        _exit(1);
+    }
+}
+
+static void wait_go(int in)
+{
+    char byte;
+
+    need(read(in, &byte, 1) == 1);
+}
+
+static void say(int out)
+{
+    need(write(out, "s", 1) == 1);
+}
+
+static void exec_sleep(void)
+{
+    execl("/bin/sleep", "sleep", "60", NULL);
+    _exit(1);
+}
+
+static Root start(Does *does)
+{
+    int all[2], go[2];
+
+    g_assert_cmpint(pipe2(all, O_CLOEXEC), ==, 0);
+    g_assert_cmpint(pipe2(go, O_CLOEXEC), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(all[0]);
+        close(go[1]);
+        fcntl(all[1], F_SETFD, 0);
+        does(go[0], all[1]);
+        for (;;) {
+            pause();
+        }
+    }
+    close(all[1]);
+    close(go[0]);
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    g_assert_cmpint(pidfd, >=, 0);
+    return (Root){pid, pidfd, all[0], go[1]};
+}
+
+static void go_on(const Root *r)
+{
+    g_assert_cmpint(write(r->go, "g", 1), ==, 1);
+}
+
+static void wait_said(const Root *r)
+{
+    char byte;
+
+    g_assert_cmpint(read(r->all, &byte, 1), ==, 1);
+}
+
+/* What is left to read was said before. */
+static void assert_all_gone(const Root *r)
+{
+    char bytes[4096];
+    struct pollfd pfd = {.fd = r->all, .events = POLLIN};
+
+    while (poll(&pfd, 1, 0) == 1 && pfd.revents & POLLIN) {
+        g_assert_cmpint(read(r->all, bytes, sizeof(bytes)), >, 0);
+    }
+    g_assert_cmpint(pfd.revents, ==, POLLHUP);
+}
+
+static void end(Root *r)
+{
+    kill(r->pid, SIGKILL);
+    g_assert_cmpint(waitpid(r->pid, NULL, 0), ==, r->pid);
+    close(r->pidfd);
+    close(r->all);
+    close(r->go);
+}
+
+/* ---- what they do ---------------------------------------------------------------------------- */
+
+static void spawns(int in, int out)
+{
+    char *const argv[] = {(char *)"sleep", (char *)"60", NULL};
+    pid_t pid;
+
+    wait_go(in);
+    need(posix_spawn(&pid, "/bin/sleep", NULL, NULL, argv, NULL) == 0);
+    say(out);
+}
+
+static void has_grandchild(int in, int out)
+{
+    wait_go(in);
+    if (fork() == 0) {
+        if (fork() == 0) {
+            say(out);
+            exec_sleep();
+        }
+        for (;;) {
+            pause();
+        }
+    }
+}
+
+static void leaves_daemon(int in, int out)
+{
+    wait_go(in);
+    pid_t between = fork();
+    if (between == 0) {
+        setsid();
+        if (fork() == 0) {
+            exec_sleep();
+        }
+        _exit(0);
+    }
+    need(waitpid(between, NULL, 0) == between);
+    say(out);
+}
+
+/* And ends itself. */
+static void leaves_all(int in, int out)
+{
+    leaves_daemon(in, out);
+    _exit(0);
+}
+
+static void *thread_forks(void *fds)
+{
+    const int *fd = fds;
+
+    leaves_daemon(fd[0], fd[1]);
+    leaves_daemon(fd[0], fd[1]);
+    for (;;) {
+        pause();
+    }
+    return NULL;
+}
+
+/* Its first thread ends between two forks. */
+static void leader_ends(int in, int out)
+{
+    static int fds[2];
+    pthread_t thread;
+
+    fds[0] = in;
+    fds[1] = out;
+    need(pthread_create(&thread, NULL, thread_forks, fds) == 0);
+    pthread_exit(NULL);
+}
+
+/* As fast as it can: children that stay, and some that leave one and end. */
+static void storms(int in, int out)
+{
+    signal(SIGCHLD, SIG_IGN);
+    wait_go(in);
+    say(out);
+    for (unsigned i = 0; i < 3000; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            if (i % 3 && fork()) {
+                _exit(0);
+            }
+            if (i % 5) {
+                _exit(0);
+            }
+            for (;;) {
+                pause();
+            }
+        }
+    }
+}
+
+/* ---- cases ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    Does *does;
+    unsigned said;
+    bool needs_told;
+    bool before; /* it has started them when it is looked at first */
+    bool untold; /* the kernel says nothing */
+} Case;
+
+static const Case cases[] = {
+    {"nobody", NULL, 0, false, false, false},
+    {"spawned", spawns, 1, false, false, false},
+    {"grandchild", has_grandchild, 1, false, false, false},
+    {"daemon", leaves_daemon, 1, true, false, false},
+    {"left", leaves_all, 1, true, false, false},
+    {"thread", leader_ends, 2, true, false, false},
+    {"storm", storms, 1, true, false, false},
+    {"before/spawned", spawns, 1, false, true, false},
+    {"before/grandchild", has_grandchild, 1, false, true, false},
+    {"untold/spawned", spawns, 1, false, false, true},
+    {"untold/grandchild", has_grandchild, 1, false, false, true},
+};
+
+static void nothing(int in, int out)
+{
+}
+
+/* In another network namespace, where it has no word from the kernel. */
+static bool go_where_nothing_is_told(void)
+{
+    return unshare(CLONE_NEWNET) == 0;
+}
+
+static void run(const Case *c)
+{
+    Root stranger = start(nothing), root = start(c->does ? c->does : nothing);
+    struct pollfd end_of_stranger = {.fd = stranger.pidfd, .events = POLLIN};
+    g_autoptr(FfOffspring) o = NULL;
+
+    for (unsigned i = 0; c->before && i < c->said; i++) {
+        go_on(&root);
+        wait_said(&root);
+    }
+    o = ff_offspring_new();
+    g_assert_true(!c->untold || ff_offspring_fd(o) < 0);
+    ff_offspring_add(o, root.pidfd);
+    for (unsigned i = 0; !c->before && i < c->said; i++) {
+        go_on(&root);
+        wait_said(&root);
+    }
+    if (c->untold) {
+        ff_offspring_look(o);
+    }
+    ff_offspring_kill(o);
+    assert_all_gone(&root);
+    g_assert_cmpint(poll(&end_of_stranger, 1, 0), ==, 0);
+    end(&root);
+    end(&stranger);
+}
+
+static void test_case(gconstpointer of)
+{
+    const Case *c = of;
+
+    if (c->needs_told && !forks_are_told()) {
+        g_test_skip("here the kernel tells nobody of forks");
+        return;
+    }
+    if (!c->untold) {
+        run(c);
+        return;
+    }
+    pid_t pid = fork(); /* the other cases stay here */
+    if (pid == 0) {
+        if (!go_where_nothing_is_told()) {
+            _exit(77);
+        }
+        run(c);
+        _exit(0);
+    }
+    int status;
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+        g_test_skip("no network namespace can be made");
+        return;
+    }
+    g_assert_cmpint(status, ==, 0);
+}
+
+/* It ends by itself, and nobody waits for it. */
+static void test_ends(void)
+{
+    g_autoptr(FfOffspring) o = ff_offspring_new();
+    Root root = start(nothing);
+
+    ff_offspring_add(o, root.pidfd);
+    end(&root);
+    ff_offspring_look(o);
+    ff_offspring_kill(o);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *path = g_strconcat("/offspring/", cases[i].name, NULL);
+        g_test_add_data_func(path, &cases[i], test_case);
+    }
+    g_test_add_func("/offspring/ends", test_ends);
+    return g_test_run();
+}
