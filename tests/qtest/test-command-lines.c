@@ -67,7 +67,7 @@ static const Row rows[] = {
     {"join none/a none/b out", 1, "none/a: No such file"},
     {"dump --check none/a none/b", 1, "none/a"},
     {"pager --listen socket --from none/file", 1, "none/file: No such file"},
-    {"pager --to none/socket --from none", 1, "No such file"},
+    {"pager --to none/socket --from none", 1, "none/migration_config.json: there is none"},
     {"metrics --output none/file", 1, "--output: "},
     {"run none/qemu", 127, "cannot run none/qemu: No such file"},
     {"run qemu-system-none", 127, "there is no qemu-system-none on PATH"},
