@@ -22,12 +22,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 /* Of what was said and not yet heard; a build makes some thousand processes a second. */
 #define BUFFER (8 << 20)
 #define AGAIN_MS 100
+#define FIRST_PIDS 0xEFFFFFFCu /* PROC_PID_INIT_INO */
 
 typedef struct {
     pid_t pid;
@@ -38,6 +40,7 @@ typedef struct {
 struct FfOffspring {
     GHashTable *all; /* pid, Member */
     int events;      /* -1: there are none */
+    bool lost;       /* /proc has other pids than ours, or is not there: nobody can be known */
 };
 
 /* ---- who belongs to them --------------------------------------------------------------------- */
@@ -97,9 +100,21 @@ static int ask(int sock, uint32_t op)
                : 0;
 }
 
+/* What is said has the pids of the first namespace. In another one it comes nonetheless, as soon
+ * as somebody else listens (netlink knows network namespaces alone). */
+static bool in_first_pids(void)
+{
+    struct stat st;
+
+    return stat("/proc/self/ns/pid", &st) == 0 && st.st_ino == FIRST_PIDS;
+}
+
 /* -1: not here, or not for us. Where it is not for us the kernel may as well say nothing. */
 static int listen_to_forks(void)
 {
+    if (!in_first_pids()) {
+        return -1;
+    }
     const struct sockaddr_nl group = {.nl_family = AF_NETLINK, .nl_groups = CN_IDX_PROC};
     const int room = BUFFER;
     int sock = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_CONNECTOR);
@@ -376,12 +391,20 @@ void ff_offspring_kill(FfOffspring *o)
 
 /* ---- beginning and end ----------------------------------------------------------------------- */
 
+static bool proc_is_ours(void)
+{
+    g_autofree char *self = g_file_read_link("/proc/self", NULL);
+
+    return self && g_ascii_strtoll(self, NULL, 10) == getpid();
+}
+
 FfOffspring *ff_offspring_new(void)
 {
     FfOffspring *o = g_new0(FfOffspring, 1);
 
     o->all = g_hash_table_new_full(NULL, NULL, NULL, member_free);
-    o->events = listen_to_forks();
+    o->lost = !proc_is_ours();
+    o->events = o->lost ? -1 : listen_to_forks();
     return o;
 }
 
@@ -414,7 +437,7 @@ static pid_t pid_of(int pidfd)
 
 void ff_offspring_add(FfOffspring *o, int pidfd)
 {
-    pid_t pid = pid_of(pidfd);
+    pid_t pid = o->lost ? -1 : pid_of(pidfd);
 
     if (pid > 0 && !find(o, pid)) {
         add(o, pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 0));

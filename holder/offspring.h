@@ -22,7 +22,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfOffspring, ff_offspring_free)
 /* To poll for POLLIN, and to hear then; -1: nobody tells of forks. */
 int ff_offspring_fd(const FfOffspring *o);
 /* The process of PIDFD, which stays the caller's, and who it has started. Nothing is done for one
- * that has ended, or whose pid is not known here. */
+ * that has ended, that has no pid in /proc, or where /proc is of other pids than ours. */
 void ff_offspring_add(FfOffspring *o, int pidfd);
 /* Takes in what the kernel has said. Waits for nothing. */
 void ff_offspring_hear(FfOffspring *o);

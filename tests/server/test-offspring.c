@@ -234,12 +234,6 @@ static void nothing(int in, int out)
 {
 }
 
-/* In another network namespace, where it has no word from the kernel. */
-static bool go_where_nothing_is_told(void)
-{
-    return unshare(CLONE_NEWNET) == 0;
-}
-
 static void run(const Case *c)
 {
     Root stranger = start(nothing), root = start(c->does ? c->does : nothing);
@@ -267,6 +261,56 @@ static void run(const Case *c)
     end(&stranger);
 }
 
+/* Nobody is known by a number of another pid namespace, and nobody is killed. */
+static void run_lost(void)
+{
+    g_autoptr(FfOffspring) o = ff_offspring_new();
+    Root root = start(nothing);
+    struct pollfd end_of_root = {.fd = root.pidfd, .events = POLLIN};
+
+    g_assert_cmpint(ff_offspring_fd(o), ==, -1);
+    ff_offspring_add(o, root.pidfd);
+    ff_offspring_kill(o);
+    g_assert_cmpint(poll(&end_of_root, 1, 0), ==, 0);
+    end(&root);
+}
+
+/* C, in a namespace of its own; NULL: run_lost(). */
+static void in_another(int namespaces, const Case *c)
+{
+    pid_t pid = fork(); /* the other cases stay here */
+
+    if (pid == 0) {
+        if (unshare(namespaces) < 0) {
+            _exit(77);
+        }
+        int status = 0;
+        pid_t inner = fork(); /* the first one of the namespace, if that is of pids */
+        if (inner == 0) {
+            if (c) {
+                run(c);
+            } else {
+                run_lost();
+            }
+            _exit(0);
+        }
+        need(waitpid(inner, &status, 0) == inner);
+        _exit(status != 0);
+    }
+    int status;
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+        g_test_skip("no namespace can be made");
+        return;
+    }
+    g_assert_cmpint(status, ==, 0);
+}
+
+static void test_lost(void)
+{
+    in_another(CLONE_NEWPID, NULL);
+}
+
 static void test_case(gconstpointer of)
 {
     const Case *c = of;
@@ -279,21 +323,7 @@ static void test_case(gconstpointer of)
         run(c);
         return;
     }
-    pid_t pid = fork(); /* the other cases stay here */
-    if (pid == 0) {
-        if (!go_where_nothing_is_told()) {
-            _exit(77);
-        }
-        run(c);
-        _exit(0);
-    }
-    int status;
-    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
-        g_test_skip("no network namespace can be made");
-        return;
-    }
-    g_assert_cmpint(status, ==, 0);
+    in_another(CLONE_NEWNET, c);
 }
 
 /* It ends by itself, and nobody waits for it. */
@@ -316,5 +346,6 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &cases[i], test_case);
     }
     g_test_add_func("/offspring/ends", test_ends);
+    g_test_add_func("/offspring/lost", test_lost);
     return g_test_run();
 }
