@@ -261,6 +261,17 @@ static bool add_ends(const FfHolder *h, GArray *ends)
     return left;
 }
 
+/* The guard that lives would kill what it does not know to be let go. */
+static bool owes_drops(const FfHolder *h)
+{
+    for (guint i = 0; h->guard >= 0 && h->owed && i < h->owed->len; i++) {
+        if (g_array_index(h->owed, Owed, i).uffd < 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* That may have been found out already, and the one that is there be the next one. */
 void ff_holder_on_guard(FfHolder *h)
 {
@@ -289,7 +300,8 @@ void ff_holder_end_guarded(FfHolder *h)
     for (guint i = 0; h->owed && i < h->owed->len; i++) {
         send_kill(g_array_index(h->owed, Owed, i).pidfd);
     }
-    while (!ff_holder_tell_guard(h) && add_ends(h, ends)) { /* which has set the timer */
+    /* That has set the timer. */
+    while (!ff_holder_tell_guard(h) && (add_ends(h, ends) || owes_drops(h))) {
         g_array_append_val(ends, timer);
         poll((struct pollfd *)(void *)ends->data, ends->len, -1);
         ff_untell(h->timer);
@@ -308,13 +320,15 @@ void ff_holder_hold(FfHolder *h, const FfHeldSpace *s)
     }
 }
 
+/* It may be a space still, of which the guard would be told now: so what it could not be told is
+ * said by the timer. */
 static void drop_id(FfHolder *h, uint64_t id)
 {
     int rc = ff_guard_tell(h->guard, FF_GUARD_DROP, id, -1, -1);
 
     if (rc < 0 && !has_died(rc)) { /* whose death is an event */
         owe(h, (Owed){.id = id, .uffd = -1, .pidfd = -1});
-        ff_holder_tell_guard(h);
+        ff_holder_set_timer(h, AGAIN_MS);
     }
 }
 
