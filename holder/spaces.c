@@ -138,6 +138,12 @@ void ff_holder_keep_only(FfHolder *h, uint64_t connection)
     }
 }
 
+/* Its pager has what it needs, and cannot refuse it any more. */
+static bool is_taken(const FfHeldSpace *s)
+{
+    return __atomic_load_n(&s->rec->taken, __ATOMIC_ACQUIRE) == FF_TAKEN;
+}
+
 bool ff_holder_all_run(FfHolder *h, uint64_t connection)
 {
     bool all = ff_holder_kept_run(h, connection);
@@ -146,7 +152,7 @@ bool ff_holder_all_run(FfHolder *h, uint64_t connection)
         FfHeldSpace *s = &h->space[i];
         if (s->id && s->root == (int)i && s->connection == connection && s->pidfd >= 0) {
             s->runs = s->runs || ff_holder_is_let_run(s->rec->pid, s->pidfd);
-            all = all && s->runs;
+            all = all && s->runs && is_taken(s);
         }
     }
     return all;
@@ -402,7 +408,7 @@ static void turn(FfHolder *h, FfHeldSpace *root)
 
     /* Until then the client can neither change its memory nor fork: what the pager finds out about
      * it is what the first event finds. */
-    if (__atomic_load_n(&root->rec->taken, __ATOMIC_ACQUIRE) != FF_TAKEN) {
+    if (!is_taken(root)) {
         return; /* the pager tells */
     }
     if (ff_gate_state(ff_gate_look(root->rec)) == FF_GATE_EVENT) {
