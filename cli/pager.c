@@ -445,6 +445,20 @@ static bool look_for_images(const char *folder, GError **error)
     return true;
 }
 
+/* ARGV (g_free; the words are ARGV's), without what keeps pages back. */
+static char **without_limits(char *const *argv)
+{
+    GPtrArray *words = g_ptr_array_new();
+
+    for (; *argv; argv++) {
+        if (strcmp(*argv, "--no-bulk") != 0 && !g_str_has_prefix(*argv, "--max-bandwidth=")) {
+            g_ptr_array_add(words, *argv);
+        }
+    }
+    g_ptr_array_add(words, NULL);
+    return (char **)g_ptr_array_free(words, FALSE);
+}
+
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfInputStamp stamp;
@@ -483,8 +497,10 @@ static int hold(const Line *line, GArray *uids, GError **error)
         return EXIT_FAILED;
     }
     fprintf(stderr, "farfault pager: listens at %s\n", line->listen);
+    g_autofree char **hurry = without_limits(p.argv);
     int status = ff_holder_run(&(FfHolderConfig){.listen_fd = listener,
                                                  .pager_argv = p.argv,
+                                                 .hurry_argv = hurry,
                                                  .inherit = p.inherit,
                                                  .n_inherit = G_N_ELEMENTS(p.inherit),
                                                  .uids = (const uid_t *)(void *)uids->data,

@@ -117,7 +117,9 @@ typedef struct {
     bool committed;       /* FF_HOLD_COMMIT was sent */
     bool fetcher_guarded; /* the guard that runs has been told to hold its connection */
     /* the pager */
-    pid_t pid; /* 0: none */
+    pid_t pid;    /* 0: none */
+    bool hurries; /* the next one places all; replaces: the one that runs was ended for it */
+    bool replaces;
     int pidfd, link;
     uint64_t told_number; /* up to this one it knows all spaces (FfHeldSpace.id, without index) */
     bool told_ready;
@@ -230,5 +232,7 @@ void ff_holder_start_pager(FfHolder *h);
 void ff_holder_on_pager_end(FfHolder *h);
 void ff_holder_on_link(FfHolder *h);
 void ff_holder_end_pager(FfHolder *h);
+/* Who is to end, when the clients have no other copy any more: it does when they have all pages. */
+void ff_holder_hurry(FfHolder *h);
 
 #endif

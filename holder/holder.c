@@ -42,7 +42,12 @@ static void on_signal(FfHolder *h)
 {
     struct signalfd_siginfo info;
 
-    if (read(h->signals, &info, sizeof(info)) == sizeof(info)) {
+    if (read(h->signals, &info, sizeof(info)) != sizeof(info)) {
+        return;
+    }
+    if (h->given_up) { /* there is no other copy of the clients any more */
+        ff_holder_hurry(h);
+    } else {
         h->ending = true;
     }
 }
