@@ -106,6 +106,17 @@ static void obey(Guard *g, const Message *msg, const int *fds, unsigned n)
     }
 }
 
+/* No more files may be open: what it was told it does not hold. A holder that lives has copies of
+ * all, and starts another guard. */
+static void leave_to_next(int link)
+{
+    struct pollfd pfd = {.fd = link, .events = POLLRDHUP};
+
+    if (poll(&pfd, 1, 0) == 0) {
+        _exit(1);
+    }
+}
+
 /* FALSE: the holder has ended. */
 static bool hear(int link, Guard *g)
 {
@@ -125,6 +136,9 @@ static bool hear(int link, Guard *g)
 
     if (len <= 0) {
         return len < 0 && errno == EINTR;
+    }
+    if (mh.msg_flags & MSG_CTRUNC) {
+        leave_to_next(link);
     }
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&mh); c; c = CMSG_NXTHDR(&mh, c)) {
         if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {

@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * See offspring.h. What the kernel says (drivers/connector/cn_proc.c) comes in the order in which
- * it happened, before a fork returns and before an end can be waited for. So what was said of a
- * process that is seen to have ended is all there is of it, and its pid means nobody else until
- * its end was said.
+ * it happened: a fork before its child runs, an end before its pid can be another's. It may be
+ * heard late. So a pid may be another's when it is heard of; that one began later.
  *
  * System calls: socket, bind, setsockopt, sendto, recvfrom, pidfd_open, pidfd_send_signal, kill,
- * poll, close; files of /proc.
+ * poll, close, getrlimit, clock_gettime; files of /proc.
  */
 #include "holder/offspring.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/cn_proc.h>
 #include <linux/connector.h>
+#include <linux/filter.h>
 #include <linux/netlink.h>
 #include <poll.h>
 #include <signal.h>
@@ -21,26 +23,37 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
+
+#include "holder/say.h"
 
 /* Of what was said and not yet heard; a build makes some thousand processes a second. */
 #define BUFFER (8 << 20)
+#define HEARD_MAX 65536 /* at once; more than there is room for */
 #define AGAIN_MS 100
+#define STUCK_MS (15 * 1000)
+#define PIDFDS_MAX (1u << 16)
+#define NS 1000000000ull
 #define FIRST_PIDS 0xEFFFFFFCu /* PROC_PID_INIT_INO */
 
 typedef struct {
     pid_t pid;
-    int pidfd;  /* -1: it had ended when it was heard of, or there was no room for one */
-    bool fresh; /* its children were not looked for yet */
+    int pidfd;      /* -1: there is none */
+    bool gone;      /* it had ended when it was heard of; its end is still to be heard */
+    bool fresh;     /* its children were not looked for yet */
+    uint64_t begun; /* clock ticks since the boot; 0: not known */
 } Member;
 
 struct FfOffspring {
     GHashTable *all; /* pid, Member */
     int events;      /* -1: there are none */
-    bool lost;       /* /proc has other pids than ours, or is not there: nobody can be known */
+    unsigned pidfds, most_pidfds;
+    bool lost; /* /proc has other pids than ours, or is not there: nobody can be known */
 };
 
 /* ---- who belongs to them --------------------------------------------------------------------- */
@@ -60,11 +73,25 @@ static Member *find(const FfOffspring *o, pid_t pid)
     return g_hash_table_lookup(o->all, GINT_TO_POINTER(pid));
 }
 
-static void add(FfOffspring *o, pid_t pid, int pidfd)
+static void forget(FfOffspring *o, pid_t pid)
+{
+    const Member *m = find(o, pid);
+
+    o->pidfds -= m && m->pidfd >= 0;
+    g_hash_table_remove(o->all, GINT_TO_POINTER(pid));
+}
+
+/* PIDFD: is taken; -1: it has ended. Files are the guard's for other things first. */
+static void add(FfOffspring *o, pid_t pid, int pidfd, uint64_t begun)
 {
     Member *m = g_new(Member, 1);
 
-    *m = (Member){.pid = pid, .pidfd = pidfd, .fresh = true};
+    *m = (Member){.pid = pid, .pidfd = pidfd, .gone = pidfd < 0, .fresh = true, .begun = begun};
+    if (pidfd >= 0 && o->pidfds == o->most_pidfds) {
+        close(pidfd);
+        m->pidfd = -1;
+    }
+    o->pidfds += m->pidfd >= 0;
     g_hash_table_insert(o->all, GINT_TO_POINTER(pid), m);
 }
 
@@ -73,12 +100,49 @@ static int open_pid(pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+/* What /proc/PID/stat says behind the name: the parent's pid, and when it began (clock ticks since
+ * the boot). FALSE: it has ended, and nobody waits for it any more. */
+static bool read_stat(pid_t pid, pid_t *parent, uint64_t *begun)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
+    const char *end;
+    int ppid = 0;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL) || !(end = strrchr(text, ')')) ||
+        sscanf(end,
+               ") %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d "
+               "%" SCNu64,
+               &ppid, begun) != 2) {
+        return false;
+    }
+    *parent = ppid;
+    return true;
+}
+
+/* A pidfd of M for a moment (close); -1: it has ended, and its pid may be another's. */
+static int open_again(const Member *m)
+{
+    int pidfd = m->gone ? -1 : open_pid(m->pid);
+    uint64_t begun = 0;
+    pid_t parent;
+
+    if (pidfd >= 0 && (!read_stat(m->pid, &parent, &begun) || begun != m->begun)) {
+        close(pidfd);
+        pidfd = -1;
+    }
+    return pidfd;
+}
+
 /* Its last thread has ended; somebody may have to wait for it still. */
 static bool has_ended(const Member *m)
 {
-    struct pollfd pfd = {.fd = m->pidfd, .events = POLLIN};
+    struct pollfd pfd = {.fd = m->pidfd >= 0 ? m->pidfd : open_again(m), .events = POLLIN};
+    bool ended = pfd.fd < 0 || poll(&pfd, 1, 0) == 1;
 
-    return m->pidfd >= 0 && poll(&pfd, 1, 0) == 1;
+    if (pfd.fd >= 0 && m->pidfd < 0) {
+        close(pfd.fd);
+    }
+    return ended;
 }
 
 /* ---- what the kernel says -------------------------------------------------------------------- */
@@ -122,20 +186,63 @@ static int listen_to_forks(void)
     if (sock < 0) {
         return -1;
     }
-    if (bind(sock, (const struct sockaddr *)&group, sizeof(group)) < 0 ||
+    /* Only those two: everybody may have the kernel tell of names and ids as fast as he can. */
+    struct sock_filter only[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                 NLMSG_HDRLEN + sizeof(struct cn_msg) + offsetof(struct proc_event, what)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, htonl((uint32_t)PROC_EVENT_FORK), 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, htonl((uint32_t)PROC_EVENT_EXIT), 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+    };
+    const struct sock_fprog filter = {G_N_ELEMENTS(only), only};
+    if (setsockopt(sock, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) < 0 ||
+        bind(sock, (const struct sockaddr *)&group, sizeof(group)) < 0 ||
         ask(sock, PROC_CN_MCAST_LISTEN) < 0) {
         close(sock);
         return -1;
     }
-    setsockopt(sock, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room)); /* less will do as well */
+    if (setsockopt(sock, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof(room)) < 0) {
+        setsockopt(sock, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)); /* as much as it may */
+    }
     return sock;
 }
 
-static void on_fork(FfOffspring *o, pid_t parent, pid_t child)
+/* What of /proc's clock is later than WHEN (ns of CLOCK_MONOTONIC, with which events are marked).
+ */
+static bool is_later(uint64_t ticks, uint64_t when)
 {
+    struct timespec boot, mono;
+
+    clock_gettime(CLOCK_BOOTTIME, &boot);
+    clock_gettime(CLOCK_MONOTONIC, &mono);
+    uint64_t asleep = (uint64_t)(boot.tv_sec - mono.tv_sec) * NS + (uint64_t)boot.tv_nsec -
+                      (uint64_t)mono.tv_nsec;
+    uint64_t tick = NS / (uint64_t)sysconf(_SC_CLK_TCK);
+    return ticks * tick > when + asleep + tick;
+}
+
+/* The process itself, and not one that has its pid by now. -1: it has ended. */
+static int open_child(pid_t child, uint64_t when, uint64_t *begun)
+{
+    int pidfd = open_pid(child);
+    pid_t parent;
+
+    if (pidfd >= 0 && (!read_stat(child, &parent, begun) || is_later(*begun, when))) {
+        close(pidfd);
+        pidfd = -1;
+    }
+    return pidfd;
+}
+
+/* Whoever had its pid before has ended. */
+static void on_fork(FfOffspring *o, pid_t parent, pid_t child, uint64_t when)
+{
+    uint64_t begun = 0;
+
+    forget(o, child);
     if (find(o, parent)) {
-        g_hash_table_remove(o->all, GINT_TO_POINTER(child)); /* its end was not heard */
-        add(o, child, open_pid(child));
+        add(o, child, open_child(child, when, &begun), begun);
     }
 }
 
@@ -144,8 +251,8 @@ static void on_end(FfOffspring *o, pid_t tid, pid_t pid)
 {
     const Member *m = find(o, pid);
 
-    if (m && (m->pidfd >= 0 ? has_ended(m) : tid == pid)) {
-        g_hash_table_remove(o->all, GINT_TO_POINTER(pid));
+    if (m && (m->gone ? tid == pid : has_ended(m))) {
+        forget(o, pid);
     }
 }
 
@@ -153,7 +260,8 @@ static void on_event(FfOffspring *o, const struct proc_event *ev)
 {
     if (ev->what == PROC_EVENT_FORK &&
         ev->event_data.fork.child_pid == ev->event_data.fork.child_tgid) { /* no thread */
-        on_fork(o, ev->event_data.fork.parent_tgid, ev->event_data.fork.child_tgid);
+        on_fork(o, ev->event_data.fork.parent_tgid, ev->event_data.fork.child_tgid,
+                ev->timestamp_ns);
     } else if (ev->what == PROC_EVENT_EXIT) {
         on_end(o, ev->event_data.exit.process_pid, ev->event_data.exit.process_tgid);
     }
@@ -176,55 +284,52 @@ static void on_message(FfOffspring *o, const char *bytes, size_t len)
     }
 }
 
-/* Something was lost. Who looks finds whom it was of; but of these the end may have been told. */
-static void drop_unseen(FfOffspring *o)
+/* Something was lost. Who looks finds whom it was of; but it may have been the end of these. */
+static void drop_gone(FfOffspring *o)
 {
-    GHashTableIter it;
-    gpointer m;
+    g_autofree gpointer *pids = NULL;
+    guint n = 0;
 
-    g_hash_table_iter_init(&it, o->all);
-    while (g_hash_table_iter_next(&it, NULL, &m)) {
-        if (((Member *)m)->pidfd < 0) {
-            g_hash_table_iter_remove(&it);
+    pids = g_hash_table_get_keys_as_array(o->all, &n);
+    for (guint i = 0; i < n; i++) {
+        const Member *m = find(o, GPOINTER_TO_INT(pids[i]));
+        if (m->gone || has_ended(m)) {
+            forget(o, m->pid);
         }
     }
 }
 
+/* That something was lost is said before what was kept. */
 void ff_offspring_hear(FfOffspring *o)
 {
     char bytes[1024];
-    ssize_t n = 0;
+    bool lost = false;
 
-    while (o->events >= 0) {
+    for (unsigned i = 0; o->events >= 0 && i < HEARD_MAX; i++) {
         struct sockaddr_nl from = {0};
         socklen_t len = sizeof(from);
-        n = recvfrom(o->events, bytes, sizeof(bytes), 0, (struct sockaddr *)&from, &len);
+        ssize_t n = recvfrom(o->events, bytes, sizeof(bytes), 0, (struct sockaddr *)&from, &len);
         if (n > 0 && from.nl_pid == 0) { /* the kernel's */
             on_message(o, bytes, (size_t)n);
         } else if (n < 0 && errno == ENOBUFS) {
-            drop_unseen(o);
+            lost = true;
         } else if (n < 0 && errno != EINTR) {
-            return;
+            break;
         }
+    }
+    if (lost) {
+        drop_gone(o);
     }
 }
 
 /* ---- what is seen ---------------------------------------------------------------------------- */
 
-/* Is a child of PARENT. */
-static bool is_child(pid_t pid, pid_t parent)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
-    int ppid = 0;
-    const char *end;
-
-    return g_file_get_contents(path, &text, NULL, NULL) && (end = strrchr(text, ')')) &&
-           sscanf(end, ") %*c %d", &ppid) == 1 && ppid == parent;
-}
-
 /* The result: a child of PARENT was not known yet. As long as that lives its pid is its own. */
 static bool look_at_child(FfOffspring *o, const Member *parent, pid_t pid)
 {
+    uint64_t begun = 0;
+    pid_t its_parent = 0;
+
     if (find(o, pid)) {
         return false;
     }
@@ -232,11 +337,11 @@ static bool look_at_child(FfOffspring *o, const Member *parent, pid_t pid)
     if (pidfd < 0) {
         return false;
     }
-    if (!is_child(pid, parent->pid) || has_ended(parent)) {
+    if (!read_stat(pid, &its_parent, &begun) || its_parent != parent->pid || has_ended(parent)) {
         close(pidfd);
         return false;
     }
-    add(o, pid, pidfd);
+    add(o, pid, pidfd, begun);
     return true;
 }
 
@@ -274,20 +379,20 @@ static void drop_ended(FfOffspring *o)
 {
     g_autoptr(GArray) ended = g_array_new(FALSE, FALSE, sizeof(pid_t));
     GHashTableIter it;
-    gpointer m;
+    gpointer p;
 
     g_hash_table_iter_init(&it, o->all);
-    while (g_hash_table_iter_next(&it, NULL, &m)) {
-        if (has_ended(m)) {
-            g_array_append_val(ended, ((Member *)m)->pid);
+    while (g_hash_table_iter_next(&it, NULL, &p)) {
+        const Member *m = p;
+        if (!m->gone && has_ended(m)) {
+            g_array_append_val(ended, m->pid);
         }
     }
     ff_offspring_hear(o);
     for (guint i = 0; i < ended->len; i++) {
-        pid_t pid = g_array_index(ended, pid_t, i);
-        const Member *now = find(o, pid);
-        if (now && has_ended(now)) {
-            g_hash_table_remove(o->all, GINT_TO_POINTER(pid));
+        const Member *now = find(o, g_array_index(ended, pid_t, i));
+        if (now && !now->gone && has_ended(now)) {
+            forget(o, now->pid);
         }
     }
 }
@@ -302,7 +407,7 @@ static bool look_once(FfOffspring *o, bool fresh)
     pids = g_hash_table_get_keys_as_array(o->all, &n);
     for (guint i = 0; i < n; i++) {
         Member *m = find(o, GPOINTER_TO_INT(pids[i]));
-        if (m->pidfd >= 0 && (m->fresh || !fresh)) {
+        if (!m->gone && (m->fresh || !fresh)) {
             m->fresh = false;
             found = look_at(o, m) || found;
         }
@@ -310,52 +415,46 @@ static bool look_once(FfOffspring *o, bool fresh)
     return found;
 }
 
+static void look_at_fresh(FfOffspring *o)
+{
+    while (look_once(o, true)) {
+    }
+}
+
 void ff_offspring_look(FfOffspring *o)
 {
     drop_ended(o);
-    for (bool found = look_once(o, false); found;) {
-        found = look_once(o, true);
-    }
+    look_once(o, false);
+    look_at_fresh(o);
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
+static void send_one(const Member *m, int sig)
+{
+    int pidfd = m->pidfd >= 0 ? m->pidfd : open_again(m);
+
+    if (pidfd >= 0) {
+        syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0);
+    }
+    if (pidfd >= 0 && m->pidfd < 0) {
+        close(pidfd);
+    }
+}
+
 static void send_all(const FfOffspring *o, int sig)
 {
     GHashTableIter it;
-    gpointer p;
+    gpointer m;
 
     g_hash_table_iter_init(&it, o->all);
-    while (g_hash_table_iter_next(&it, NULL, &p)) {
-        const Member *m = p;
-        if (m->pidfd >= 0) {
-            syscall(SYS_pidfd_send_signal, m->pidfd, sig, NULL, 0);
-        } else {
-            kill(m->pid, sig);
-        }
+    while (g_hash_table_iter_next(&it, NULL, &m)) {
+        send_one(m, sig);
     }
 }
 
-/* Those that had no pidfd get one, or have ended. */
-static void open_all(FfOffspring *o)
-{
-    GHashTableIter it;
-    gpointer p;
-
-    g_hash_table_iter_init(&it, o->all);
-    while (g_hash_table_iter_next(&it, NULL, &p)) {
-        Member *m = p;
-        if (m->pidfd < 0) {
-            m->pidfd = open_pid(m->pid);
-            if (m->pidfd < 0 && errno == ESRCH) {
-                g_hash_table_iter_remove(&it);
-            }
-        }
-    }
-}
-
-/* Until the first has. */
-static void wait_end(const FfOffspring *o)
+/* Until the first has, or for a while. The result: a while. */
+static bool wait_end(const FfOffspring *o)
 {
     g_autoptr(GArray) ends = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
     GHashTableIter it;
@@ -368,14 +467,30 @@ static void wait_end(const FfOffspring *o)
         g_array_append_val(ends, pfd);
         unseen = unseen || pfd.fd < 0;
     }
-    poll((struct pollfd *)(void *)ends->data, ends->len, unseen ? AGAIN_MS : -1);
+    return poll((struct pollfd *)(void *)ends->data, ends->len, unseen ? AGAIN_MS : STUCK_MS) ==
+               0 &&
+           !unseen;
+}
+
+/* Of one of them. */
+static void say_stuck(const FfOffspring *o)
+{
+    GHashTableIter it;
+    gpointer m;
+
+    g_hash_table_iter_init(&it, o->all);
+    if (g_hash_table_iter_next(&it, NULL, &m)) {
+        ff_say("process %d, which is to be killed, does not end (%u are left): its page server "
+               "waits until it does; is it frozen, or another user's?",
+               ((const Member *)m)->pid, g_hash_table_size(o->all));
+    }
 }
 
 void ff_offspring_kill(FfOffspring *o)
 {
-    for (;;) {
+    for (bool said = false;;) {
         drop_ended(o);
-        open_all(o);
+        drop_gone(o);
         /* Who stands starts nobody while others are looked for; it is not to run again. */
         send_all(o, SIGSTOP);
         while (look_once(o, false)) {
@@ -385,7 +500,10 @@ void ff_offspring_kill(FfOffspring *o)
             return;
         }
         send_all(o, SIGKILL);
-        wait_end(o);
+        if (wait_end(o) && !said) {
+            say_stuck(o);
+            said = true;
+        }
     }
 }
 
@@ -401,8 +519,11 @@ static bool proc_is_ours(void)
 FfOffspring *ff_offspring_new(void)
 {
     FfOffspring *o = g_new0(FfOffspring, 1);
+    struct rlimit files;
 
     o->all = g_hash_table_new_full(NULL, NULL, NULL, member_free);
+    o->most_pidfds =
+        getrlimit(RLIMIT_NOFILE, &files) == 0 ? (unsigned)MIN(files.rlim_cur / 2, PIDFDS_MAX) : 0;
     o->lost = !proc_is_ours();
     o->events = o->lost ? -1 : listen_to_forks();
     return o;
@@ -435,12 +556,23 @@ static pid_t pid_of(int pidfd)
     return (pid_t)g_ascii_strtoll(line + strlen("\nPid:"), NULL, 10);
 }
 
+/* One that had its pid before has ended, if that is not the same process (CRIU gives pids again).
+ */
 void ff_offspring_add(FfOffspring *o, int pidfd)
 {
-    pid_t pid = o->lost ? -1 : pid_of(pidfd);
+    pid_t pid = o->lost ? -1 : pid_of(pidfd), parent;
+    const Member *before = pid > 0 ? find(o, pid) : NULL;
+    uint64_t begun = 0;
 
-    if (pid > 0 && !find(o, pid)) {
-        add(o, pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 0));
-        ff_offspring_look(o);
+    if (before && (before->gone || has_ended(before))) {
+        forget(o, pid);
+        before = NULL;
+    }
+    int own = pid > 0 && !before ? fcntl(pidfd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (own >= 0 && read_stat(pid, &parent, &begun)) {
+        add(o, pid, own, begun);
+        look_at_fresh(o);
+    } else if (own >= 0) {
+        close(own);
     }
 }

@@ -269,20 +269,33 @@ static void start_another(const LazyKind *kind, int go)
     wait_go(go);
 }
 
-static void run(const char *socket_path, int go, bool leaves)
+static int make_uffd(void)
 {
     struct uffdio_api api = {.api = UFFD_API,
                              .features = UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_FORK |
                                          UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP};
+    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+    need(ioctl(uffd, UFFDIO_API, &api) == 0, 10);
+    return uffd;
+}
+
+static int connect_to(const char *socket_path)
+{
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), sock;
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    strncpy(addr.sun_path, socket_path, sizeof(addr.sun_path) - 1);
+    need(connect(sock, (struct sockaddr *)&addr, sizeof(addr)) == 0, 11);
+    return sock;
+}
+
+static void run(const char *socket_path, int go, bool leaves)
+{
     int32_t pid = next.as ? next.as : getpid(), finished = FINISHED;
 
     wait_go(go); /* there are images */
-    need(ioctl(uffd, UFFDIO_API, &api) == 0, 10);
-    strncpy(addr.sun_path, socket_path, sizeof(addr.sun_path) - 1);
-    sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    need(connect(sock, (struct sockaddr *)&addr, sizeof(addr)) == 0, 11);
+    int uffd = make_uffd(), sock = connect_to(socket_path);
     pid = -pid; /* of a zombie, first */
     need(send(sock, &pid, 4, 0) == 4, 11);
     pid = -pid;
@@ -338,6 +351,67 @@ static pid_t start(const char *socket_path, int *go, bool leaves)
 pid_t lazy_start(const char *socket_path, int *go)
 {
     return start(socket_path, go, false);
+}
+
+/* Ends are the parent's: of the first all read a byte and read all, to the second they write one.
+ */
+static void one_of_many(int sock, int32_t as, const int *ends)
+{
+    int uffd = make_uffd();
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    need(send(sock, &as, sizeof(as), 0) == sizeof(as), 11);
+    send_fd(sock, uffd);
+    map_all(uffd);
+    close(uffd);
+    close(sock);
+    need(write(ends[1], "d", 1) == 1, 15);
+    wait_go(ends[0]);
+    read_all();
+    _exit(0);
+}
+
+static void run_many(const char *socket_path, unsigned n, int go)
+{
+    int32_t finished = FINISHED;
+    int begins[2], done[2], status;
+
+    need(pipe(begins) == 0 && pipe(done) == 0, 15);
+    wait_go(go); /* there are images */
+    int sock = connect_to(socket_path);
+    for (unsigned i = 0; i < n; i++) {
+        if (fork() == 0) {
+            one_of_many(sock, LAZY_MANY_FIRST + (int32_t)i, (const int[]){begins[0], done[1]});
+        }
+        wait_go(done[0]);
+    }
+    send(sock, &finished, 4, MSG_NOSIGNAL);
+    close(sock);
+    need(write(go, "r", 1) == 1, 15); /* restored */
+    wait_go(go);
+    for (unsigned i = 0; i < n; i++) {
+        need(write(begins[1], "b", 1) == 1, 15);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        need(wait(&status) > 0 && status == 0, 4);
+    }
+    _exit(0);
+}
+
+pid_t lazy_start_many(const char *socket_path, unsigned n, int *go)
+{
+    int ends[2];
+
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(ends[1]);
+        run_many(socket_path, n, ends[0]);
+    }
+    close(ends[0]);
+    *go = ends[1];
+    return pid;
 }
 
 pid_t lazy_start_leaving(const char *socket_path, int *go)

@@ -33,6 +33,11 @@ void lazy_next(const LazyKind *kind);
 /* It waits for a byte of *GO: there are images; to read all; to read all again, and end. It writes
  * one when it is restored. */
 pid_t lazy_start(const char *socket_path, int *go);
+/* As many processes, with pids from `LAZY_MANY_FIRST` on as they say, which one parent passes on
+ * one connection. After the second byte all read all, and end. It ends with 0 if they have ended
+ * well. */
+#define LAZY_MANY_FIRST 100000
+pid_t lazy_start_many(const char *socket_path, unsigned n, int *go);
 /* The same, but that it forks in place of reading all, and exits: its child reads all, twice. */
 pid_t lazy_start_leaving(const char *socket_path, int *go);
 /* Of PID, in DIR; all have one file of pages. */

@@ -6,12 +6,14 @@
 #include "holder/offspring.h"
 
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -261,8 +263,90 @@ static void run(const Case *c)
     end(&stranger);
 }
 
+/* A child that had ended before anybody heard of it, and its pid is another one's by now: of a
+ * stranger, who is not killed. */
+static void leaves_nobody(int in, int out)
+{
+    wait_go(in);
+    pid_t pid = fork();
+    if (pid == 0) {
+        _exit(0);
+    }
+    need(waitpid(pid, NULL, 0) == pid && write(out, &pid, sizeof(pid)) == sizeof(pid));
+}
+
+/* A process with this pid, which pauses; 0 and errno: it cannot be had. */
+static pid_t start_as(pid_t pid, bool spawns)
+{
+    pid_t tids[1] = {pid};
+    struct clone_args args = {
+        .exit_signal = SIGCHLD, .set_tid = (uintptr_t)tids, .set_tid_size = 1};
+    pid_t got = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+
+    if (got == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (spawns && fork() == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+        }
+        for (;;) {
+            pause();
+        }
+    }
+    return MAX(got, 0);
+}
+
+static void test_reused(void)
+{
+    g_autoptr(FfOffspring) o = ff_offspring_new();
+    Root root = start(leaves_nobody);
+    pid_t child;
+
+    ff_offspring_add(o, root.pidfd);
+    g_usleep(20 * 1000); /* an age is known to 10 ms */
+    go_on(&root);
+    g_assert_cmpint(read(root.all, &child, sizeof(child)), ==, sizeof(child));
+    g_usleep(50 * 1000);
+    pid_t stranger = start_as(child, false);
+    if (stranger) {
+        struct pollfd end_of_it = {.fd = (int)syscall(SYS_pidfd_open, stranger, 0),
+                                   .events = POLLIN};
+        ff_offspring_look(o);
+        ff_offspring_kill(o);
+        g_assert_cmpint(poll(&end_of_it, 1, 0), ==, 0);
+        close(end_of_it.fd);
+        kill(stranger, SIGKILL);
+        g_assert_cmpint(waitpid(stranger, NULL, 0), ==, stranger);
+    } else {
+        g_test_skip("no process can have a pid that is given");
+    }
+    end(&root);
+}
+
+/* CRIU tries once more, with the same pids. Nobody tells of forks: the first process is not known
+ * to have ended. */
+static void run_again(const Case *c)
+{
+    g_autoptr(FfOffspring) o = ff_offspring_new();
+    Root first = start(nothing);
+    pid_t pid = first.pid;
+
+    ff_offspring_add(o, first.pidfd);
+    end(&first);
+    pid_t again = start_as(pid, true);
+    if (!again) {
+        _exit(77);
+    }
+    int pidfd = (int)syscall(SYS_pidfd_open, again, 0);
+    ff_offspring_add(o, pidfd);
+    struct pollfd end_of_it = {.fd = pidfd, .events = POLLIN};
+    ff_offspring_kill(o);
+    g_assert_cmpint(poll(&end_of_it, 1, 0), ==, 1);
+    close(pidfd);
+    g_assert_cmpint(waitpid(again, NULL, 0), ==, again);
+}
+
 /* Nobody is known by a number of another pid namespace, and nobody is killed. */
-static void run_lost(void)
+static void run_lost(const Case *c)
 {
     g_autoptr(FfOffspring) o = ff_offspring_new();
     Root root = start(nothing);
@@ -275,8 +359,7 @@ static void run_lost(void)
     end(&root);
 }
 
-/* C, in a namespace of its own; NULL: run_lost(). */
-static void in_another(int namespaces, const Case *c)
+static void in_another(int namespaces, void (*runs)(const Case *), const Case *c)
 {
     pid_t pid = fork(); /* the other cases stay here */
 
@@ -287,20 +370,16 @@ static void in_another(int namespaces, const Case *c)
         int status = 0;
         pid_t inner = fork(); /* the first one of the namespace, if that is of pids */
         if (inner == 0) {
-            if (c) {
-                run(c);
-            } else {
-                run_lost();
-            }
+            runs(c);
             _exit(0);
         }
         need(waitpid(inner, &status, 0) == inner);
-        _exit(status != 0);
+        _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
     }
     int status;
     g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
-        g_test_skip("no namespace can be made");
+        g_test_skip("no namespace can be made, or no process can have a pid that is given");
         return;
     }
     g_assert_cmpint(status, ==, 0);
@@ -308,7 +387,12 @@ static void in_another(int namespaces, const Case *c)
 
 static void test_lost(void)
 {
-    in_another(CLONE_NEWPID, NULL);
+    in_another(CLONE_NEWPID, run_lost, NULL);
+}
+
+static void test_again(void)
+{
+    in_another(CLONE_NEWNET, run_again, NULL);
 }
 
 static void test_case(gconstpointer of)
@@ -323,7 +407,7 @@ static void test_case(gconstpointer of)
         run(c);
         return;
     }
-    in_another(CLONE_NEWNET, c);
+    in_another(CLONE_NEWNET, run, c);
 }
 
 /* It ends by itself, and nobody waits for it. */
@@ -347,5 +431,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/offspring/ends", test_ends);
     g_test_add_func("/offspring/lost", test_lost);
+    g_test_add_func("/offspring/pid/stranger", test_reused);
+    g_test_add_func("/offspring/pid/again", test_again);
     return g_test_run();
 }

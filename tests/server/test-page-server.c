@@ -490,6 +490,105 @@ static void test_execs(void)
     end(&w);
 }
 
+/* To poll for its end. */
+static struct pollfd end_of(pid_t pid)
+{
+    struct pollfd pfd = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
+
+    g_assert_cmpint(pfd.fd, >=, 0);
+    return pfd;
+}
+
+/* More processes than the guard hears of at once. All goes well: it kills none of them at the end.
+ */
+static void test_many(void)
+{
+    const unsigned n = 400;
+    World w = {.dir = g_dir_make_tmp("farfault-pages-XXXXXX", NULL)};
+
+    w.socket = g_build_filename(w.dir, "lazy-pages.socket", NULL);
+    w.pid = lazy_start_many(w.socket, n, &w.go);
+    for (unsigned i = 0; i < n; i++) {
+        lazy_write_images_elsewhere(w.dir, (pid_t)(LAZY_MANY_FIRST + i));
+    }
+    w.dumper = dumper_start(DUMPER_RIGHT, 0, false, w.pid);
+    daemon_next(&(DaemonKind){.said_to = -1, .file = w.dir, .page_server = w.dumper.option});
+    w.d = daemon_start(LAZY_PAGES, 4096, NULL, NULL, NULL);
+    g_assert_cmpint(symlink(w.d->socket, w.socket), ==, 0);
+    pid_t guard = daemon_guard(w.d);
+    struct pollfd of_guard = end_of(guard);
+    stop_process(guard); /* it hears of nothing until the end */
+    restore(&w);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_KILLS);
+    kill(guard, SIGCONT);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    g_assert_cmpint(poll(&of_guard, 1, -1), ==, 1);
+    go_on(&w);
+    assert_ended_well(w.pid);
+    close(of_guard.fd);
+    end(&w);
+}
+
+#ifdef FF_FAULTS
+/* The guard cannot be told at once that it is let go. */
+static void test_dropped_late(void)
+{
+    World w = begin(DUMPER_RIGHT, -1, "holder/none/call/guard-tell#4=EAGAIN", NULL);
+    struct pollfd of_guard = end_of(daemon_guard(w.d));
+
+    restore(&w);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_KILLS);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    g_assert_cmpint(poll(&of_guard, 1, -1), ==, 1);
+    g_assert_true(daemon_fault_happened(w.d, 0));
+    go_on(&w);
+    go_on(&w);
+    assert_ended_well(w.pid);
+    close(of_guard.fd);
+    end(&w);
+}
+#endif
+
+/* The pager stands still, and then refuses it, as its images are not those that the pages are of:
+ * until then the server has not given anything up. */
+static void test_refused_late(void)
+{
+    World w = begin(DUMPER_RIGHT, -1, NULL, NULL);
+    g_autofree char *path = g_strdup_printf("%s/pagemap-%d.img", w.dir, w.pid);
+    const struct timespec times[2] = {{1, 0}, {1, 0}};
+    pid_t pager;
+    int status;
+
+    while (!(pager = daemon_pager(w.d)) || clients_of(w.d) != 0) {
+    } /* it has begun; there is no event of it */
+    stop_process(pager);
+    restore(&w);
+    g_usleep(200 * 1000); /* that it does nothing is no event */
+    g_assert_cmpint(waitpid(w.dumper.pid, &status, WNOHANG), ==, 0);
+    g_assert_cmpint(utimensat(AT_FDCWD, path, times, 0), ==, 0);
+    kill(pager, SIGCONT);
+    assert_was_killed(w.pid);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
+    end(&w);
+}
+
+/* SIGTERM when the server has given its processes up: the pager ends when those here have all.
+ * MORE: what keeps their pages back. */
+static void test_ended_late(gconstpointer more)
+{
+    World w = begin(DUMPER_RIGHT, -1, NULL, more);
+
+    restore(&w);
+    g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_KILLS);
+    kill(w.d->pid, SIGTERM);
+    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    go_on(&w);
+    go_on(&w);
+    assert_ended_well(w.pid);
+    end(&w);
+}
+
 typedef struct {
     const char *name;
     LazyKind kind;
@@ -503,15 +602,6 @@ static const Started started[] = {
     {"forks/next-guard", {.then = LAZY_FORKS_AND_EXECS}, true},
     {"spawns/next-guard", {.then = LAZY_SPAWNS}, true},
 };
-
-/* To poll for its end. */
-static struct pollfd end_of(pid_t pid)
-{
-    struct pollfd pfd = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
-
-    g_assert_cmpint(pfd.fd, >=, 0);
-    return pfd;
-}
 
 /* All goes well: what it has started is nobody's any more. */
 static void test_started_well(void)
@@ -691,6 +781,13 @@ int main(int argc, char **argv)
     g_test_add_func("/page-server/killed/traced", test_killed_traced);
     g_test_add_func("/page-server/killed/execs", test_execs);
     g_test_add_func("/page-server/starts", test_started_well);
+    g_test_add_func("/page-server/many", test_many);
+    g_test_add_func("/page-server/refused-late", test_refused_late);
+    g_test_add_data_func("/page-server/ended-late/bulk", NULL, test_ended_late);
+    g_test_add_data_func("/page-server/ended-late/no-bulk", "--no-bulk", test_ended_late);
+#ifdef FF_FAULTS
+    g_test_add_func("/page-server/dropped-late", test_dropped_late);
+#endif
     for (unsigned i = 0; i < G_N_ELEMENTS(started); i++) {
         g_autofree char *path = g_strconcat("/page-server/killed/starts/", started[i].name, NULL);
         g_test_add_data_func(path, &started[i], test_started);
