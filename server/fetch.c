@@ -350,11 +350,12 @@ static bool ask_next(Fetcher *w, GError **error)
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
-/* All of the answer to the oldest request is there: what it left out is asked for again. */
-static void take_answer(Fetcher *w)
+/* All of the answer to the oldest request is there. What it left out is asked for again, at once:
+ * somebody may have waited for a page of it since. */
+static bool take_answer(Fetcher *w, GError **error)
 {
     const Request *r = &w->request[w->oldest];
-    uint64_t n = w->answer.pages, rest = r->frame.pages - n;
+    uint64_t n = w->answer.pages, rest = r->frame.pages - n, next = r->first + n;
 
     ff_store_arrived(w->f->store, r->first, n);
     FF_FAULT_AT("page-fetched");
@@ -362,14 +363,11 @@ static void take_answer(Fetcher *w)
     if (!w->left) {
         tell_holder(w->f, FF_HOLD_FETCHED);
     }
-    if (rest) {
-        ff_bitmap_clear_run(&w->asked, r->first + n, rest);
-        w->cursor = MIN(w->cursor, r->first + n);
-    }
     w->n_urgent -= r->urgent;
     w->oldest = (w->oldest + 1) % G_N_ELEMENTS(w->request);
     w->n--;
     w->got = w->need = 0;
+    return !rest || ask(w, next, rest, false, error);
 }
 
 /* The answer's frame is there. */
@@ -420,10 +418,7 @@ static bool read_answer(Fetcher *w, GError **error)
     if (w->got == head && some && !begin_answer(w, error)) {
         return false;
     }
-    if (w->got > head && w->got == w->need) {
-        take_answer(w);
-    }
-    return true;
+    return w->got <= head || w->got < w->need || take_answer(w, error);
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
