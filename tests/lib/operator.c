@@ -240,6 +240,10 @@ OperatorEnd operator_look(Operator *o)
         g_assert_true(killed & 2);
         return OPERATOR_LOST;
     }
+    if (o->d_ended && !strcmp(s, "postcopy-active") && carried_by_qemu(o)) {
+        /* Where one direction of the connection is cut QEMU's source waits for ever. */
+        operator_try(o, o->s, "migrate-pause", NULL);
+    }
     if (!strcmp(s, "active") && !o->switched) {
         o->switched = operator_try(o, o->s, "migrate-start-postcopy", NULL);
     }
