@@ -224,7 +224,8 @@ static int listen_tcp(const char *where, GError **error)
         addr = g_inet_socket_address_new_from_string(host, (guint)port);
     }
     if (!addr || !g_socket_address_to_native(addr, &native, sizeof(native), NULL)) {
-        fail(error, where, "give an address and a port: 127.0.0.1:9470");
+        g_autofree char *what = g_strconcat("--metrics ", where, NULL);
+        fail(error, what, "give an address and a port: 127.0.0.1:9470");
         return -1;
     }
     int fd = move_up(socket(native.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -445,20 +446,6 @@ static bool look_for_images(const char *folder, GError **error)
     return true;
 }
 
-/* ARGV (g_free; the words are ARGV's), without what keeps pages back. */
-static char **without_limits(char *const *argv)
-{
-    GPtrArray *words = g_ptr_array_new();
-
-    for (; *argv; argv++) {
-        if (strcmp(*argv, "--no-bulk") != 0 && !g_str_has_prefix(*argv, "--max-bandwidth=")) {
-            g_ptr_array_add(words, *argv);
-        }
-    }
-    g_ptr_array_add(words, NULL);
-    return (char **)g_ptr_array_free(words, FALSE);
-}
-
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfInputStamp stamp;
@@ -497,10 +484,8 @@ static int hold(const Line *line, GArray *uids, GError **error)
         return EXIT_FAILED;
     }
     fprintf(stderr, "farfault pager: listens at %s\n", line->listen);
-    g_autofree char **hurry = without_limits(p.argv);
     int status = ff_holder_run(&(FfHolderConfig){.listen_fd = listener,
                                                  .pager_argv = p.argv,
-                                                 .hurry_argv = hurry,
                                                  .inherit = p.inherit,
                                                  .n_inherit = G_N_ELEMENTS(p.inherit),
                                                  .uids = (const uid_t *)(void *)uids->data,
@@ -755,6 +740,10 @@ static const char *misuse(const Line *line)
     if (line->receive || line->into) {
         return misuse_of_receive(line);
     }
+    if (line->listen && line->to) {
+        return "--listen and --to are not for each other: clients connect to --listen, and --to "
+               "connects to a Cloud Hypervisor";
+    }
     if (!line->listen == !line->to || !line->from || line->positional) {
         return "give a socket and a file: farfault pager --listen SOCKET --from FILE, or --to "
                "SOCKET --from FOLDER, or --receive SOCKET --into FOLDER";
@@ -810,7 +799,9 @@ int ff_cli_pager(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (line.memory && ff_parse_size(line.memory, &line.limit) < 0) {
-        fprintf(stderr, "farfault: --max-memory %s: give bytes, as 4096, 64M or 1G\n", line.memory);
+        fprintf(stderr,
+                "farfault: --max-memory %s: give bytes, as 4096, 64M or 1G (less than 8E)\n",
+                line.memory);
         return EXIT_USAGE;
     }
     if (line.serve) {

@@ -32,10 +32,8 @@ typedef struct {
 } FfHolderFetcher;
 
 typedef struct {
-    int listen_fd;     /* of a unix stream socket, listening; taken. -1: there is `asks` */
-    char **pager_argv; /* how this program becomes the pager, whose link is FF_HOLD_LINK_FD */
-    char *
-        *hurry_argv; /* the same, but that all is placed as soon as it can be; NULL: that one is */
+    int listen_fd;      /* of a unix stream socket, listening; taken. -1: there is `asks` */
+    char **pager_argv;  /* how this program becomes the pager, whose link is FF_HOLD_LINK_FD */
     const int *inherit; /* fds that it has as FF_HOLD_LINK_FD + 1 and so on; -1: it has none */
     unsigned n_inherit;
     const uid_t *uids; /* who may connect besides the holder's own user and root */

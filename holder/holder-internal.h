@@ -111,15 +111,16 @@ typedef struct {
     bool said_unguarded;
     GArray *owed; /* guarded.c; NULL: nothing yet */
     FfHeldAsks asks;
-    uint64_t restored;    /* FfPending.connection; 0: not yet, or there is no fetcher */
-    bool given_up;        /* FF_HOLD_GIVEN_UP has come */
-    bool fetched;         /* FF_HOLD_FETCHED has come */
-    bool committed;       /* FF_HOLD_COMMIT was sent */
-    bool fetcher_guarded; /* the guard that runs has been told to hold its connection */
+    uint64_t restored;         /* FfPending.connection; 0: not yet, or there is no fetcher */
+    bool given_up;             /* FF_HOLD_GIVEN_UP has come */
+    FfOffspringLog *offspring; /* the guards'; NULL: there is no fetcher, or it has given up */
+    bool fetched;              /* FF_HOLD_FETCHED has come */
+    bool committed;            /* FF_HOLD_COMMIT was sent */
+    bool fetcher_guarded;      /* the guard that runs has been told to hold its connection */
     /* the pager */
     pid_t pid;    /* 0: none */
-    bool hurries; /* the next one places all; replaces: the one that runs was ended for it */
-    bool replaces;
+    bool hurries; /* the clients have no other copy: it ends when all is placed */
+    bool told_hurry;
     int pidfd, link;
     uint64_t told_number; /* up to this one it knows all spaces (FfHeldSpace.id, without index) */
     bool told_ready;

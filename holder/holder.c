@@ -119,6 +119,7 @@ static bool set_up(FfHolder *h, GError **error)
     sigset_t set;
 
     ff_files_raise(); /* four for each space */
+    h->offspring = h->cfg->fetcher ? ff_offspring_log_new() : NULL;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
@@ -143,6 +144,22 @@ static bool set_up(FfHolder *h, GError **error)
     return true;
 }
 
+/* Of CRIU's clients there are none but those that miss some. */
+static void say_left(const FfHolder *h)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
+        n += h->space[i].id && h->space[i].root == (int)i;
+    }
+    if (n && h->cfg->criu) {
+        ff_say("%u process%s killed, as not all pages have come", n, n == 1 ? " is" : "es are");
+    } else if (n && !h->cfg->asks) {
+        ff_say("%u client%s left, and stand%s still where a page is missing", n,
+               n == 1 ? " is" : "s are", n == 1 ? "s" : "");
+    }
+}
+
 int ff_holder_run(const FfHolderConfig *cfg, GError **error)
 {
     g_autofree FfHolder *h = g_new0(FfHolder, 1);
@@ -162,8 +179,10 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     ff_holder_start_pager(h);
     run(h);
     ff_holder_accept_last(h);
+    say_left(h);
     if (cfg->fetcher && !h->given_up) {
         ff_say("its page server lets its processes run again when those here are gone");
+        h->exit_status = 1;
     }
     ff_holder_end_pager(h);
     ff_holder_end_guarded(h);

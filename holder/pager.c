@@ -25,11 +25,6 @@
 /* So many pagers may die over a client that none of them has taken. */
 #define TRIES_MAX 3
 
-static char **argv_of(const FfHolder *h)
-{
-    return h->hurries && h->cfg->hurry_argv ? h->cfg->hurry_argv : h->cfg->pager_argv;
-}
-
 static int spawn(FfHolder *h, int link, pid_t *pid)
 {
     posix_spawn_file_actions_t actions;
@@ -54,7 +49,7 @@ static int spawn(FfHolder *h, int link, pid_t *pid)
     posix_spawnattr_setsigdefault(&attr, &defaults);
     posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     /* The program that runs here, also if another one has its name by now. */
-    int rc = posix_spawn(pid, "/proc/self/exe", &actions, &attr, argv_of(h), environ);
+    int rc = posix_spawn(pid, "/proc/self/exe", &actions, &attr, h->cfg->pager_argv, environ);
     posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&actions);
     return -rc;
@@ -113,10 +108,7 @@ void ff_holder_on_pager_end(FfHolder *h)
     ff_holder_close(h, &h->pidfd);
     ff_holder_close(h, &h->link);
     h->pid = 0;
-    if (!h->replaces) {
-        ff_say("the pager has died: the next one continues");
-    }
-    h->replaces = false;
+    ff_say("the pager has died: the next one continues");
     count_tries(h);
     ff_holder_reset_gates(h);
     if (lived < LIVED_US) {
@@ -172,10 +164,7 @@ void ff_holder_hurry(FfHolder *h)
     h->hurries = true;
     ff_say("the page server has given its processes up: this ends when those here have all of "
            "their pages");
-    if (h->pid && h->cfg->hurry_argv) {
-        h->replaces = true;
-        syscall(SYS_pidfd_send_signal, h->pidfd, SIGKILL, NULL, 0);
-    }
+    ff_holder_tell_pager(h);
 }
 
 void ff_holder_end_pager(FfHolder *h)

@@ -101,6 +101,9 @@ static int tell_next(FfHolder *h)
     } else if (!h->told_ready) {
         rc = ff_hold_send(h->link, &(FfHoldMessage){.type = FF_HOLD_READY}, NULL, 0);
         h->told_ready = rc == 0;
+    } else if (h->hurries && !h->told_hurry) {
+        rc = ff_hold_send(h->link, &(FfHoldMessage){.type = FF_HOLD_HURRY}, NULL, 0);
+        h->told_hurry = rc == 0;
     } else if ((s = next_probe(h))) {
         rc = ff_hold_send(h->link, &(FfHoldMessage){.type = FF_HOLD_PROBE, .root = s->id}, NULL, 0);
         s->probe = rc < 0;
@@ -134,7 +137,7 @@ void ff_holder_tell_pager(FfHolder *h)
 void ff_holder_tell_anew(FfHolder *h)
 {
     h->told_number = 0;
-    h->told_ready = false;
+    h->told_ready = h->told_hurry = false;
     ff_holder_tell_pager(h);
 }
 

@@ -73,6 +73,9 @@ static bool on_link(Server *s)
     case FF_HOLD_READY:
         be_ready(s);
         break;
+    case FF_HOLD_HURRY:
+        ff_sessions_hurry(&s->sessions);
+        break;
     case FF_HOLD_PROBE:
         ff_family_probe(&s->sessions, msg.root);
         break;

@@ -104,6 +104,11 @@ static inline bool ff_session_is_ending(FfSession *s)
 {
     return __atomic_load_n(&s->ending, __ATOMIC_ACQUIRE);
 }
+/* Neither `bulk` nor a limit counts any more. */
+static inline bool ff_session_hurries(FfSession *s)
+{
+    return __atomic_load_n(&s->all->hurry, __ATOMIC_ACQUIRE);
+}
 /* The gate stays closed from now on: WHY. */
 void ff_session_stick(FfSession *s, const char *why);
 static inline bool ff_session_is_stuck(FfSession *s)

@@ -380,6 +380,17 @@ static bool wait_let_go(FfSession *s)
     return !s->all->store || ff_store_wait_done(s->all->store, &s->ending);
 }
 
+/* Where only what somebody waits for is placed. FALSE: the end. */
+static bool wait_hurry(FfSession *s)
+{
+    pthread_mutex_lock(&s->lock);
+    while (!ff_session_hurries(s) && !ff_session_is_ending(s)) {
+        pthread_cond_wait(&s->changed, &s->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return !ff_session_is_ending(s);
+}
+
 /* After a pager that has died: a thread that was told to it and not answered is told again. */
 static void serve(FfSession *s)
 {
@@ -413,9 +424,10 @@ static void serve(FfSession *s)
     if (s->source) {
         __atomic_store_n(&s->cached, ff_source_cached_reader(s->source), __ATOMIC_RELEASE);
     }
-    bool registered = (s->all->bulk || s->learnt) && wait_registered(s);
+    bool bulk = s->all->bulk || (s->all->store && wait_hurry(s));
+    bool registered = (bulk || s->learnt) && wait_registered(s);
     ff_set_learn(s); /* also of one that has ended by now */
-    if (s->all->bulk && registered) {
+    if (bulk && registered) {
         ff_set_place(s);
         ff_work_bulk(s);
         if (s->image->criu_pid && ff_space_missing(s->space) == 0 && wait_let_go(s)) {
@@ -582,6 +594,19 @@ void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds)
     pthread_mutex_lock(&all->lock);
     g_ptr_array_add(all->sessions, s);
     pthread_cond_broadcast(&all->changed);
+    pthread_mutex_unlock(&all->lock);
+}
+
+void ff_sessions_hurry(FfSessions *all)
+{
+    pthread_mutex_lock(&all->lock);
+    __atomic_store_n(&all->hurry, 1, __ATOMIC_RELEASE);
+    for (guint i = 0; i < all->sessions->len; i++) {
+        FfSession *s = g_ptr_array_index(all->sessions, i);
+        pthread_mutex_lock(&s->lock);
+        pthread_cond_broadcast(&s->changed);
+        pthread_mutex_unlock(&s->lock);
+    }
     pthread_mutex_unlock(&all->lock);
 }
 

@@ -12,6 +12,8 @@
 /* ALL has what the caller knows of (sessions.h), and zeros. */
 void ff_sessions_init(FfSessions *all);
 
+/* All is placed from now on, whatever keeps it back. */
+void ff_sessions_hurry(FfSessions *all);
 /* A space as the holder told of it; FDS (FF_HOLD_FDS) are taken. Its threads do not run yet. */
 void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds);
 /* Starts those that do not run yet, after the holder has said READY. Each ends by itself, and says

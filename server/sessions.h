@@ -29,6 +29,7 @@ typedef struct {
     bool learn; /* where there is none, it is found out */
     const char *name;      /* of the source, for the log; NULL: none */
     const char *set;       /* the name of the source's; NULL: it has none */
+    unsigned hurry;        /* atomic; neither `bulk` nor a limit counts. Observers: owners, bulk */
     unsigned bulk_threads; /* atomic; that place what nobody waits for. Observers: owners that would
                               start another */
     pthread_mutex_t lock;  /* a leaf, but that a space's lock is taken under it to read */

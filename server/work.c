@@ -24,6 +24,7 @@
 #define GATE_BYTES (64ull << 10)
 #define SOURCE_AGAIN_MS 1000
 #define MEMORY_AGAIN_MS 10
+#define LIMIT_LOOK_MS 1000 /* whether the limit counts still */
 #define SAID_AGAIN_US (10 * G_USEC_PER_SEC)
 
 static __thread bool is_demand;
@@ -266,7 +267,7 @@ bool ff_worker_put(FfWorker *w, const FfRun *run, const void *data)
 
     /* What somebody waits for is not limited, and is not counted. With a limit there is no helper.
      */
-    if (data && !w->demand && w->s->all->rate) {
+    if (data && !w->demand && w->s->all->rate && !ff_session_hurries(w->s)) {
         w->s->next_us = ff_limit_next(w->s->next_us, w->s->all->rate, run->n * ps);
     }
     for (uint64_t i = 0; i < run->n; i += most) {
@@ -473,8 +474,8 @@ static void wait_limit(FfSession *s)
 {
     int64_t left;
 
-    while ((left = s->next_us - g_get_monotonic_time()) > 0 &&
-           !ff_work_pause(s, (unsigned)MIN(left / 1000 + 1, 60000))) {
+    while (!ff_session_hurries(s) && (left = s->next_us - g_get_monotonic_time()) > 0 &&
+           !ff_work_pause(s, (unsigned)MIN(left / 1000 + 1, LIMIT_LOOK_MS))) {
     }
 }
 
@@ -484,7 +485,8 @@ static bool has_enough(FfSession *s)
 {
     uint64_t most = s->all->memory;
 
-    if (!most || __atomic_load_n(&s->image->counts.data, __ATOMIC_RELAXED) < most) {
+    if (!most || ff_session_hurries(s) ||
+        __atomic_load_n(&s->image->counts.data, __ATOMIC_RELAXED) < most) {
         return false;
     }
     if (!s->said_enough) {
