@@ -317,6 +317,8 @@ const char ff_help_pager[] =
     "                      [--max-memory N[KMGT]] [--no-bulk]\n"
     "                      [--learn | --no-working-set | --page-server HOST:PORT]\n"
     "       farfault pager --listen tcp:HOST:PORT|tls:HOST:PORT --from FILE [--tls-creds FOLDER]\n"
+    "       farfault pager --listen SOCKET --from tcp:HOST:PORT|tls:HOST:PORT\n"
+    "                      [--tls-creds FOLDER] [--tls-hostname NAME] ...\n"
     "       farfault pager --to SOCKET --from FOLDER [--paused] [--own-memory] [--control SOCKET]\n"
     "                      [--metrics ADDRESS:PORT] [--max-bandwidth N[KMGT]]\n"
     "                      [--max-memory N[KMGT]] [--no-bulk]\n"
@@ -367,7 +369,8 @@ const char ff_help_pager[] =
     "  --help, -h        this text\n"
     "\n"
     "Clients that are there when this ends (SIGTERM, SIGINT) wait for ever for what they miss;\n"
-    "CRIU's are killed, as they would read zeros.\n"
+    "CRIU's are killed, as they would read zeros. With --page-server it then ends with 1, and the\n"
+    "source's processes run again; once these are given up it ends when all is placed.\n"
     "With --to it ends when the guest has all its memory, or is gone; with --receive when the\n"
     "snapshot is on the disk.\n"
     "Exit status: 0 ended, 1 failed, 2 usage.\n";

@@ -73,7 +73,8 @@ void ff_holder_on_fetcher(FfHolder *h)
         give_up(h);
         return;
     }
-    ff_say("no more pages come: processes that were restored and miss some are killed");
+    ff_say("no more pages come, as the process that fetches them has ended: processes that were "
+           "restored and miss some are killed");
     h->exit_status = 1;
     h->ending = true;
 }

@@ -3,12 +3,13 @@
  * The guard; see guard.h. One thread, and no state but a table: as little as possible can end it.
  * What the holder has sent is held by the socket already, so nobody waits until it was read.
  *
- * System calls: socketpair, fork, prctl, close_range, sigprocmask, recvmsg, sendmsg,
+ * System calls: socketpair, fork, prctl, close_range, sigprocmask, recvmsg, sendmsg, send,
  * poll, pidfd_send_signal, ioctl (uffd/uffd.c), close, _exit; those of holder/offspring.c.
  */
 #include "holder/guard.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib.h>
 #include <poll.h>
 #include <signal.h>
@@ -20,11 +21,13 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
-#include "holder/offspring.h"
+#include "holder/say.h"
 #include "uffd/uffd.h"
 
 /* Of processes whose end, or birth, has no event: a client's children. */
 #define LOOK_AGAIN_MS 1000
+/* The link; what is below goes to stderr. */
+#define FIRST 3
 
 typedef struct {
     uint64_t id;
@@ -43,6 +46,7 @@ typedef struct {
     /* Of those with a pidfd, as long as there is something to be closed last; else NULL. What a
      * process has started is not to run beside the copies either. */
     FfOffspring *offspring;
+    FfOffspringLog *log;
     int64_t looked_us; /* for it */
 } Guard;
 
@@ -61,6 +65,7 @@ static void forget(Guard *g, guint i)
     }
     if (h->type == FF_GUARD_LAST) {
         g_clear_pointer(&g->offspring, ff_offspring_free);
+        g_clear_pointer(&g->log, ff_offspring_log_free);
     }
     g_array_remove_index_fast(g->all, i);
 }
@@ -79,7 +84,7 @@ static void take(Guard *g, Held h)
         watch_offspring(g, &h);
         return;
     }
-    g->offspring = ff_offspring_new();
+    g->offspring = g->log ? ff_offspring_new(g->log) : NULL;
     for (guint i = 0; i < g->all->len; i++) {
         watch_offspring(g, held(g, i));
     }
@@ -94,7 +99,7 @@ static void kill_one(const Held *h)
 
 static void obey(Guard *g, const Message *msg, const int *fds, unsigned n)
 {
-    if (msg->type != FF_GUARD_DROP && n) {
+    if (msg->type < FF_GUARD_DROP && n) {
         take(g, (Held){msg->id, fds[0], n > 1 ? fds[1] : -1, (FfGuardType)msg->type});
         return;
     }
@@ -147,7 +152,7 @@ static bool hear(int link, Guard *g)
         }
     }
     obey(g, &msg, fds, n);
-    return true;
+    return msg.type != FF_GUARD_END;
 }
 
 /* What tells of the end of H. */
@@ -189,7 +194,7 @@ static void wait_some(int link, Guard *g)
 
     pfd[n] = (struct pollfd){.fd = link, .events = POLLIN};
     pfd[n + 1] =
-        (struct pollfd){.fd = g->offspring ? ff_offspring_fd(g->offspring) : -1, .events = POLLIN};
+        (struct pollfd){.fd = g->offspring ? ff_offspring_log_fd(g->log) : -1, .events = POLLIN};
     for (guint i = 0; i < n; i++) {
         pfd[i] = end_of(held(g, i));
         look = look || (held(g, i)->type == FF_GUARD_HOLD && pfd[i].fd < 0);
@@ -217,9 +222,9 @@ static bool holds_some(const Guard *g)
     return false;
 }
 
-static void run(int link)
+static void run(int link, FfOffspringLog *log)
 {
-    Guard g = {.all = g_array_new(FALSE, FALSE, sizeof(Held))};
+    Guard g = {.all = g_array_new(FALSE, FALSE, sizeof(Held)), .log = log};
     bool has_holder = true;
 
     while (has_holder) {
@@ -234,13 +239,33 @@ static void run(int link)
     }
     if (g.offspring) {
         ff_offspring_kill(g.offspring);
+        g_clear_pointer(&g.offspring, ff_offspring_free);
     }
     while (holds_some(&g)) {
         wait_some(-1, &g);
     }
+    send(link, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT); /* to a holder that waits */
 }
 
-int ff_guard_start(void)
+/* All but LINK, which becomes FIRST, and LOG's, which becomes the next one. */
+static void close_others(int link, FfOffspringLog *log)
+{
+    int events = log ? ff_offspring_log_fd(log) : -1;
+    int high = events >= 0 ? fcntl(events, F_DUPFD_CLOEXEC, FIRST + 2) : -1;
+
+    dup2(link, FIRST);
+    dup2(STDERR_FILENO, 0);
+    dup2(STDERR_FILENO, 1);
+    if (high >= 0) {
+        dup2(high, FIRST + 1);
+    }
+    if (log) {
+        ff_offspring_log_move(log, high >= 0 ? FIRST + 1 : -1);
+    }
+    syscall(SYS_close_range, FIRST + 1u + (high >= 0), ~0u, 0u);
+}
+
+int ff_guard_start(FfOffspringLog *offspring)
 {
     int link[2];
 
@@ -253,11 +278,9 @@ int ff_guard_start(void)
         sigfillset(&all); /* it ends when the holder has */
         sigprocmask(SIG_SETMASK, &all, NULL);
         prctl(PR_SET_NAME, "guard");
-        dup2(link[1], 3);
-        dup2(STDERR_FILENO, 0);
-        dup2(STDERR_FILENO, 1);
-        syscall(SYS_close_range, 4u, ~0u, 0u);
-        run(3);
+        close_others(link[1], offspring);
+        ff_say_forked();
+        run(FIRST, offspring);
         _exit(0);
     }
     int err = errno;
@@ -282,7 +305,7 @@ int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd)
     struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
     ssize_t rc;
 
-    if (type != FF_GUARD_DROP) {
+    if (type < FF_GUARD_DROP) {
         mh.msg_control = &control;
         mh.msg_controllen = CMSG_SPACE(n * sizeof(int));
         struct cmsghdr *c = CMSG_FIRSTHDR(&mh);

@@ -11,17 +11,21 @@
 
 #include <stdint.h>
 
+#include "holder/offspring.h"
+
 typedef enum {
     FF_GUARD_HOLD, /* with a userfaultfd, and a pidfd if it is known */
     FF_GUARD_SOCK, /* with a socket, which is held until the other end has closed it */
     FF_GUARD_LAST, /* with a socket, which is held until all else is gone */
     FF_GUARD_DROP, /* all is in place */
+    FF_GUARD_END,  /* as if the holder had ended; a byte is the answer, when all are gone */
 } FfGuardType;
 
-/* Forks it: the link to it, or -errno. Only in a process of one thread. */
-int ff_guard_start(void);
-/* FD: but of FF_GUARD_DROP; PIDFD: of the first, or -1. -errno: it has died
- * (-EPIPE), or does not know it. */
+/* Forks it: the link to it, or -errno. Only in a process of one thread. OFFSPRING: the caller's,
+ * for this guard and the next; NULL: nothing is to be closed last. */
+int ff_guard_start(FfOffspringLog *offspring);
+/* FD: but of the last two; PIDFD: of the first, or -1. -errno: it has died (-EPIPE), or does not
+ * know it. */
 int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd);
 
 #endif

@@ -11,7 +11,7 @@
  * The link is closed only when the guard has died: one that lives takes that for the holder's end,
  * and kills its processes.
  *
- * System calls: pidfd_send_signal, epoll_ctl, poll, close, ioctl (uffd/uffd.c).
+ * System calls: pidfd_send_signal, epoll_ctl, poll, recv, close, ioctl (uffd/uffd.c).
  */
 #include "holder/holder-internal.h"
 
@@ -19,6 +19,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -112,7 +113,7 @@ static void forget_guard(FfHolder *h)
 /* The holder has one thread, so it can be forked. */
 static int start(FfHolder *h)
 {
-    int link = ff_guard_start();
+    int link = ff_guard_start(h->offspring);
 
     if (link < 0) {
         return link;
@@ -283,12 +284,12 @@ void ff_holder_on_guard(FfHolder *h)
     }
 }
 
-void ff_holder_end_guarded(FfHolder *h)
+/* Until the guard knows all, or all that need it have ended. */
+static void tell_last(FfHolder *h)
 {
     g_autoptr(GArray) ends = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
     struct pollfd timer = {.fd = h->timer, .events = POLLIN};
 
-    ff_holder_on_guard(h); /* its end may be an event that nobody has looked at */
     if (ff_holder_tell_guard(h)) {
         return;
     }
@@ -308,6 +309,31 @@ void ff_holder_end_guarded(FfHolder *h)
         h->timer_us = 0;
         ff_holder_on_guard(h);
         g_array_set_size(ends, 0);
+    }
+}
+
+/* FALSE: it has died before. */
+static bool is_done(FfHolder *h)
+{
+    struct pollfd pfd = {.fd = h->guard, .events = POLLOUT};
+    char byte;
+    int rc;
+
+    while ((rc = ff_guard_tell(h->guard, FF_GUARD_END, 0, -1, -1)) == -EAGAIN) {
+        poll(&pfd, 1, -1);
+    }
+    return rc == 0 && recv(h->guard, &byte, 1, 0) == 1;
+}
+
+/* Where other copies of the processes run again when the last of us has ended, that is not left to
+ * a guard that may be dying just now. */
+void ff_holder_end_guarded(FfHolder *h)
+{
+    ff_holder_on_guard(h); /* its end may be an event that nobody has looked at */
+    tell_last(h);
+    while (h->cfg->fetcher && !h->given_up && h->guard >= 0 && !is_done(h)) {
+        forget_guard(h);
+        tell_last(h);
     }
 }
 
@@ -371,6 +397,7 @@ void ff_holder_let_server_go(FfHolder *h)
     bool guarded = h->fetcher_guarded;
 
     h->fetcher_guarded = false;
+    g_clear_pointer(&h->offspring, ff_offspring_log_free);
     close(h->cfg->fetcher->server);
     if (guarded) {
         drop_id(h, SERVER_ID);

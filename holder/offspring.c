@@ -4,8 +4,8 @@
  * it happened: a fork before its child runs, an end before its pid can be another's. It may be
  * heard late. So a pid may be another's when it is heard of; that one began later.
  *
- * System calls: socket, bind, setsockopt, sendto, recvfrom, pidfd_open, pidfd_send_signal, kill,
- * poll, close, getrlimit, clock_gettime; files of /proc.
+ * System calls: socket, bind, setsockopt, sendto, recvfrom, recv, pidfd_open, pidfd_send_signal,
+ * poll, close, mmap, getrlimit, clock_gettime; files of /proc.
  */
 #include "holder/offspring.h"
 
@@ -23,6 +23,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -38,22 +39,41 @@
 #define AGAIN_MS 100
 #define STUCK_MS (15 * 1000)
 #define PIDFDS_MAX (1u << 16)
+#define LOG_MAX (1 << 16)
+#define GONE UINT64_MAX
 #define NS 1000000000ull
+#define STAND_TRIES 2000
 #define FIRST_PIDS 0xEFFFFFFCu /* PROC_PID_INIT_INO */
+#define FIRST_TIME 0xEFFFFFFAu /* PROC_TIME_INIT_INO */
 
 typedef struct {
     pid_t pid;
     int pidfd;      /* -1: there is none */
     bool gone;      /* it had ended when it was heard of; its end is still to be heard */
     bool fresh;     /* its children were not looked for yet */
-    uint64_t begun; /* clock ticks since the boot; 0: not known */
+    uint64_t begun; /* clock ticks since the boot */
+    int slot;       /* of the log; -1: that is full */
 } Member;
+
+/* As the next one finds it, whenever the one before was killed. */
+typedef struct {
+    uint64_t begun; /* GONE: Member.gone */
+    uint32_t pid;   /* 0: free. Written last; observer: the process that comes after this one */
+    uint32_t reserved;
+} Entry;
+_Static_assert(sizeof(Entry) == 16, "");
+
+struct FfOffspringLog {
+    int events; /* -1: there are none */
+    bool lost;  /* /proc has other pids than ours, or is not there: nobody can be known */
+    Entry *all; /* LOG_MAX, shared */
+};
 
 struct FfOffspring {
     GHashTable *all; /* pid, Member */
-    int events;      /* -1: there are none */
+    FfOffspringLog *log;
+    GArray *free; /* its slots (int) */
     unsigned pidfds, most_pidfds;
-    bool lost; /* /proc has other pids than ours, or is not there: nobody can be known */
 };
 
 /* ---- who belongs to them --------------------------------------------------------------------- */
@@ -77,58 +97,98 @@ static void forget(FfOffspring *o, pid_t pid)
 {
     const Member *m = find(o, pid);
 
+    if (m && m->slot >= 0) {
+        __atomic_store_n(&o->log->all[m->slot].pid, 0, __ATOMIC_RELEASE);
+        g_array_append_val(o->free, m->slot);
+    }
     o->pidfds -= m && m->pidfd >= 0;
     g_hash_table_remove(o->all, GINT_TO_POINTER(pid));
 }
 
-/* PIDFD: is taken; -1: it has ended. Files are the guard's for other things first. */
+static void write_down(FfOffspring *o, Member *m)
+{
+    if (!o->free->len) {
+        m->slot = -1;
+        return;
+    }
+    m->slot = g_array_index(o->free, int, o->free->len - 1);
+    g_array_set_size(o->free, o->free->len - 1);
+    o->log->all[m->slot].begun = m->gone ? GONE : m->begun;
+    __atomic_store_n(&o->log->all[m->slot].pid, (uint32_t)m->pid, __ATOMIC_RELEASE);
+}
+
+/* PIDFD: is taken; -ESRCH: it has ended; else there is none. Files are for other things first. */
 static void add(FfOffspring *o, pid_t pid, int pidfd, uint64_t begun)
 {
     Member *m = g_new(Member, 1);
 
-    *m = (Member){.pid = pid, .pidfd = pidfd, .gone = pidfd < 0, .fresh = true, .begun = begun};
+    *m = (Member){
+        .pid = pid, .pidfd = pidfd, .gone = pidfd == -ESRCH, .fresh = true, .begun = begun};
     if (pidfd >= 0 && o->pidfds == o->most_pidfds) {
         close(pidfd);
         m->pidfd = -1;
     }
     o->pidfds += m->pidfd >= 0;
+    write_down(o, m);
     g_hash_table_insert(o->all, GINT_TO_POINTER(pid), m);
 }
 
+/* Or -errno. */
 static int open_pid(pid_t pid)
 {
-    return (int)syscall(SYS_pidfd_open, pid, 0);
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+
+    return pidfd < 0 ? -errno : pidfd;
 }
 
-/* What /proc/PID/stat says behind the name: the parent's pid, and when it began (clock ticks since
- * the boot). FALSE: it has ended, and nobody waits for it any more. */
-static bool read_stat(pid_t pid, pid_t *parent, uint64_t *begun)
+typedef struct {
+    char state;
+    pid_t parent;
+    uint64_t begun; /* clock ticks since the boot */
+} Stat;
+
+/* Of /proc/PID/stat. 0, -ESRCH: it has ended, and nobody waits for it any more; -errno. */
+static int read_stat(pid_t pid, Stat *stat)
 {
-    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
-    const char *end;
-    int ppid = 0;
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid);
+    char text[1024];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    int err = errno;
 
-    if (!g_file_get_contents(path, &text, NULL, NULL) || !(end = strrchr(text, ')')) ||
-        sscanf(end,
-               ") %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d "
-               "%" SCNu64,
-               &ppid, begun) != 2) {
-        return false;
+    if (fd >= 0) {
+        close(fd);
     }
-    *parent = ppid;
-    return true;
+    if (n < 0) {
+        return err == ENOENT ? -ESRCH : -err;
+    }
+    text[n] = 0;
+    const char *end = strrchr(text, ')'); /* of the name */
+    return end && sscanf(end,
+                         ") %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
+                         "%*d %" SCNu64,
+                         &stat->state, &stat->parent, &stat->begun) == 3
+               ? 0
+               : -ESRCH;
 }
 
-/* A pidfd of M for a moment (close); -1: it has ended, and its pid may be another's. */
+static bool stands(pid_t pid)
+{
+    Stat stat;
+
+    return read_stat(pid, &stat) == 0 && strchr("TtZX", stat.state);
+}
+
+/* A pidfd of M for a moment (close); -ESRCH: it has ended, and its pid may be another's. Else
+ * -errno. */
 static int open_again(const Member *m)
 {
-    int pidfd = m->gone ? -1 : open_pid(m->pid);
-    uint64_t begun = 0;
-    pid_t parent;
+    int pidfd = m->gone ? -ESRCH : open_pid(m->pid), rc;
+    Stat stat;
 
-    if (pidfd >= 0 && (!read_stat(m->pid, &parent, &begun) || begun != m->begun)) {
+    if (pidfd >= 0 && ((rc = read_stat(m->pid, &stat)) < 0 || stat.begun != m->begun)) {
         close(pidfd);
-        pidfd = -1;
+        pidfd = rc < 0 ? rc : -ESRCH;
     }
     return pidfd;
 }
@@ -137,7 +197,7 @@ static int open_again(const Member *m)
 static bool has_ended(const Member *m)
 {
     struct pollfd pfd = {.fd = m->pidfd >= 0 ? m->pidfd : open_again(m), .events = POLLIN};
-    bool ended = pfd.fd < 0 || poll(&pfd, 1, 0) == 1;
+    bool ended = pfd.fd < 0 ? pfd.fd == -ESRCH : poll(&pfd, 1, 0) == 1;
 
     if (pfd.fd >= 0 && m->pidfd < 0) {
         close(pfd.fd);
@@ -164,19 +224,25 @@ static int ask(int sock, uint32_t op)
                : 0;
 }
 
-/* What is said has the pids of the first namespace. In another one it comes nonetheless, as soon
- * as somebody else listens (netlink knows network namespaces alone). */
-static bool in_first_pids(void)
+static bool is_first(const char *kind, uint32_t first)
 {
+    g_autofree char *path = g_strdup_printf("/proc/self/ns/%s", kind);
     struct stat st;
 
-    return stat("/proc/self/ns/pid", &st) == 0 && st.st_ino == FIRST_PIDS;
+    return stat(path, &st) < 0 ? errno == ENOENT : st.st_ino == first;
+}
+
+/* What is said has the pids and the time of the first namespaces. In another one it comes
+ * nonetheless, as soon as somebody else listens (netlink knows network namespaces alone). */
+static bool is_first_place(void)
+{
+    return is_first("pid", FIRST_PIDS) && is_first("time", FIRST_TIME);
 }
 
 /* -1: not here, or not for us. Where it is not for us the kernel may as well say nothing. */
 static int listen_to_forks(void)
 {
-    if (!in_first_pids()) {
+    if (!is_first_place()) {
         return -1;
     }
     const struct sockaddr_nl group = {.nl_family = AF_NETLINK, .nl_groups = CN_IDX_PROC};
@@ -208,41 +274,59 @@ static int listen_to_forks(void)
     return sock;
 }
 
-/* What of /proc's clock is later than WHEN (ns of CLOCK_MONOTONIC, with which events are marked).
- */
-static bool is_later(uint64_t ticks, uint64_t when)
+static uint64_t ns_of(clockid_t clock)
 {
-    struct timespec boot, mono;
+    struct timespec now;
 
-    clock_gettime(CLOCK_BOOTTIME, &boot);
-    clock_gettime(CLOCK_MONOTONIC, &mono);
-    uint64_t asleep = (uint64_t)(boot.tv_sec - mono.tv_sec) * NS + (uint64_t)boot.tv_nsec -
-                      (uint64_t)mono.tv_nsec;
-    uint64_t tick = NS / (uint64_t)sysconf(_SC_CLK_TCK);
-    return ticks * tick > when + asleep + tick;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * NS + (uint64_t)now.tv_nsec;
 }
 
-/* The process itself, and not one that has its pid by now. -1: it has ended. */
+/* Of CLOCK_MONOTONIC (ns), with which events are marked, in ticks of /proc's clock. */
+static uint64_t ticks_of(uint64_t when)
+{
+    uint64_t before, boot, mono = ns_of(CLOCK_MONOTONIC);
+
+    do {
+        before = mono;
+        boot = ns_of(CLOCK_BOOTTIME);
+        mono = ns_of(CLOCK_MONOTONIC);
+    } while (mono - before > NS / 1000); /* the time between is not sleep */
+    return (when + boot - before) / (NS / (uint64_t)sysconf(_SC_CLK_TCK));
+}
+
+/* The process itself, and not one that has its pid by now. -ESRCH: it has ended; -errno: it is
+ * known by *BEGUN alone. */
 static int open_child(pid_t child, uint64_t when, uint64_t *begun)
 {
     int pidfd = open_pid(child);
-    pid_t parent;
+    Stat stat = {.begun = ticks_of(when)};
+    int rc = pidfd == -ESRCH ? -ESRCH : read_stat(child, &stat);
 
-    if (pidfd >= 0 && (!read_stat(child, &parent, begun) || is_later(*begun, when))) {
-        close(pidfd);
-        pidfd = -1;
+    *begun = stat.begun;
+    if (rc == -ESRCH || stat.begun > ticks_of(when) + 1) {
+        if (pidfd >= 0) {
+            close(pidfd);
+        }
+        pidfd = -ESRCH;
     }
     return pidfd;
 }
 
-/* Whoever had its pid before has ended. */
+/* Who is known with that pid may be the child itself, if this is heard late; or has had it before,
+ * and has ended. */
 static void on_fork(FfOffspring *o, pid_t parent, pid_t child, uint64_t when)
 {
+    const Member *known = find(o, child);
     uint64_t begun = 0;
 
+    if (known && !known->gone && known->begun + 1 >= ticks_of(when)) {
+        return;
+    }
     forget(o, child);
     if (find(o, parent)) {
-        add(o, child, open_child(child, when, &begun), begun);
+        int pidfd = open_child(child, when, &begun);
+        add(o, child, pidfd, begun);
     }
 }
 
@@ -284,41 +368,61 @@ static void on_message(FfOffspring *o, const char *bytes, size_t len)
     }
 }
 
-/* Something was lost. Who looks finds whom it was of; but it may have been the end of these. */
-static void drop_gone(FfOffspring *o)
-{
-    g_autofree gpointer *pids = NULL;
-    guint n = 0;
-
-    pids = g_hash_table_get_keys_as_array(o->all, &n);
-    for (guint i = 0; i < n; i++) {
-        const Member *m = find(o, GPOINTER_TO_INT(pids[i]));
-        if (m->gone || has_ended(m)) {
-            forget(o, m->pid);
-        }
-    }
-}
-
-/* That something was lost is said before what was kept. */
-void ff_offspring_hear(FfOffspring *o)
+/* FALSE: there is nothing more. A message is taken away when it was acted on: who is killed before
+ * leaves it to the next one. */
+static bool hear_one(FfOffspring *o, bool *lost)
 {
     char bytes[1024];
+    struct sockaddr_nl from = {0};
+    socklen_t len = sizeof(from);
+    ssize_t n =
+        recvfrom(o->log->events, bytes, sizeof(bytes), MSG_PEEK, (struct sockaddr *)&from, &len);
+
+    if (n > 0 && from.nl_pid == 0) { /* the kernel's */
+        on_message(o, bytes, (size_t)n);
+    }
+    n = n < 0 ? n : recv(o->log->events, bytes, sizeof(bytes), 0);
+    *lost = *lost || (n < 0 && errno == ENOBUFS); /* is said before what was kept */
+    return n >= 0 || errno == ENOBUFS || errno == EINTR;
+}
+
+/* Nobody is dropped before what was said of him is heard: it may be whom he has started. GONE: also
+ * those of which the end was still to be heard. */
+static bool drop_ended(FfOffspring *o, bool gone)
+{
+    g_autoptr(GArray) ended = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    GHashTableIter it;
+    gpointer p;
     bool lost = false;
 
-    for (unsigned i = 0; o->events >= 0 && i < HEARD_MAX; i++) {
-        struct sockaddr_nl from = {0};
-        socklen_t len = sizeof(from);
-        ssize_t n = recvfrom(o->events, bytes, sizeof(bytes), 0, (struct sockaddr *)&from, &len);
-        if (n > 0 && from.nl_pid == 0) { /* the kernel's */
-            on_message(o, bytes, (size_t)n);
-        } else if (n < 0 && errno == ENOBUFS) {
-            lost = true;
-        } else if (n < 0 && errno != EINTR) {
-            break;
+    g_hash_table_iter_init(&it, o->all);
+    while (g_hash_table_iter_next(&it, NULL, &p)) {
+        const Member *m = p;
+        if (m->gone ? gone : has_ended(m)) {
+            g_array_append_val(ended, m->pid);
         }
     }
+    for (unsigned i = 0; o->log->events >= 0 && i < HEARD_MAX && hear_one(o, &lost); i++) {
+    }
+    for (guint i = 0; i < ended->len; i++) {
+        const Member *now = find(o, g_array_index(ended, pid_t, i));
+        if (now && (now->gone ? gone : has_ended(now))) {
+            forget(o, now->pid);
+        }
+    }
+    return lost;
+}
+
+/* Where something was lost it may have been the end of those that are gone. Who looks finds the
+ * rest. */
+void ff_offspring_hear(FfOffspring *o)
+{
+    bool lost = false;
+
+    for (unsigned i = 0; o->log->events >= 0 && i < HEARD_MAX && hear_one(o, &lost); i++) {
+    }
     if (lost) {
-        drop_gone(o);
+        drop_ended(o, true);
     }
 }
 
@@ -327,8 +431,7 @@ void ff_offspring_hear(FfOffspring *o)
 /* The result: a child of PARENT was not known yet. As long as that lives its pid is its own. */
 static bool look_at_child(FfOffspring *o, const Member *parent, pid_t pid)
 {
-    uint64_t begun = 0;
-    pid_t its_parent = 0;
+    Stat stat;
 
     if (find(o, pid)) {
         return false;
@@ -337,11 +440,11 @@ static bool look_at_child(FfOffspring *o, const Member *parent, pid_t pid)
     if (pidfd < 0) {
         return false;
     }
-    if (!read_stat(pid, &its_parent, &begun) || its_parent != parent->pid || has_ended(parent)) {
+    if (read_stat(pid, &stat) < 0 || stat.parent != parent->pid || has_ended(parent)) {
         close(pidfd);
         return false;
     }
-    add(o, pid, pidfd, begun);
+    add(o, pid, pidfd, stat.begun);
     return true;
 }
 
@@ -374,29 +477,6 @@ static bool look_at(FfOffspring *o, const Member *m)
     return found;
 }
 
-/* Those whose end was seen, and all that was said of them heard after it. */
-static void drop_ended(FfOffspring *o)
-{
-    g_autoptr(GArray) ended = g_array_new(FALSE, FALSE, sizeof(pid_t));
-    GHashTableIter it;
-    gpointer p;
-
-    g_hash_table_iter_init(&it, o->all);
-    while (g_hash_table_iter_next(&it, NULL, &p)) {
-        const Member *m = p;
-        if (!m->gone && has_ended(m)) {
-            g_array_append_val(ended, m->pid);
-        }
-    }
-    ff_offspring_hear(o);
-    for (guint i = 0; i < ended->len; i++) {
-        const Member *now = find(o, g_array_index(ended, pid_t, i));
-        if (now && !now->gone && has_ended(now)) {
-            forget(o, now->pid);
-        }
-    }
-}
-
 /* The result: somebody was found. FRESH: only of those whose children were not looked for. */
 static bool look_once(FfOffspring *o, bool fresh)
 {
@@ -423,7 +503,9 @@ static void look_at_fresh(FfOffspring *o)
 
 void ff_offspring_look(FfOffspring *o)
 {
-    drop_ended(o);
+    if (drop_ended(o, false)) {
+        drop_ended(o, true);
+    }
     look_once(o, false);
     look_at_fresh(o);
 }
@@ -453,23 +535,22 @@ static void send_all(const FfOffspring *o, int sig)
     }
 }
 
-/* Until the first has, or for a while. The result: a while. */
-static bool wait_end(const FfOffspring *o)
+/* Until one of them has ended, or for a while. */
+static void wait_end(const FfOffspring *o)
 {
     g_autoptr(GArray) ends = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
     GHashTableIter it;
     gpointer p;
-    bool unseen = false;
 
     g_hash_table_iter_init(&it, o->all);
     while (g_hash_table_iter_next(&it, NULL, &p)) {
         struct pollfd pfd = {.fd = ((const Member *)p)->pidfd, .events = POLLIN};
-        g_array_append_val(ends, pfd);
-        unseen = unseen || pfd.fd < 0;
+        if (pfd.fd >= 0) {
+            g_array_append_val(ends, pfd);
+        }
     }
-    return poll((struct pollfd *)(void *)ends->data, ends->len, unseen ? AGAIN_MS : STUCK_MS) ==
-               0 &&
-           !unseen;
+    bool unseen = ends->len < g_hash_table_size(o->all);
+    poll((struct pollfd *)(void *)ends->data, ends->len, unseen ? AGAIN_MS : STUCK_MS);
 }
 
 /* Of one of them. */
@@ -486,23 +567,51 @@ static void say_stuck(const FfOffspring *o)
     }
 }
 
+/* SIGSTOP is told, but not obeyed at once: who is in fork() comes out of it first. */
+static bool all_stand(const FfOffspring *o)
+{
+    GHashTableIter it;
+    gpointer p;
+
+    g_hash_table_iter_init(&it, o->all);
+    while (g_hash_table_iter_next(&it, NULL, &p)) {
+        const Member *m = p;
+        if (!m->gone && !stands(m->pid) && !has_ended(m)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Where the kernel tells of forks it will tell of that one as well. */
+static void stop_all(FfOffspring *o)
+{
+    send_all(o, SIGSTOP);
+    for (unsigned i = 0; o->log->events < 0 && i < STAND_TRIES && !all_stand(o); i++) {
+        poll(NULL, 0, 1); /* there is no event of it */
+    }
+}
+
 void ff_offspring_kill(FfOffspring *o)
 {
-    for (bool said = false;;) {
-        drop_ended(o);
-        drop_gone(o);
+    gint64 since = g_get_monotonic_time();
+    bool said = false;
+
+    for (;;) {
+        drop_ended(o, true);
         /* Who stands starts nobody while others are looked for; it is not to run again. */
-        send_all(o, SIGSTOP);
+        stop_all(o);
         while (look_once(o, false)) {
-            send_all(o, SIGSTOP);
+            stop_all(o);
         }
         if (g_hash_table_size(o->all) == 0) {
             return;
         }
         send_all(o, SIGKILL);
-        if (wait_end(o) && !said) {
-            say_stuck(o);
+        wait_end(o);
+        if (!said && g_get_monotonic_time() - since > STUCK_MS * 1000) {
             said = true;
+            say_stuck(o);
         }
     }
 }
@@ -516,32 +625,85 @@ static bool proc_is_ours(void)
     return self && g_ascii_strtoll(self, NULL, 10) == getpid();
 }
 
-FfOffspring *ff_offspring_new(void)
+FfOffspringLog *ff_offspring_log_new(void)
+{
+    FfOffspringLog *log = g_new0(FfOffspringLog, 1);
+
+    log->all = mmap(NULL, LOG_MAX * sizeof(Entry), PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (log->all == MAP_FAILED) {
+        g_error("no memory for %u processes: %s", LOG_MAX, g_strerror(errno));
+    }
+    log->lost = !proc_is_ours();
+    log->events = log->lost ? -1 : listen_to_forks();
+    return log;
+}
+
+void ff_offspring_log_free(FfOffspringLog *log)
+{
+    if (log->events >= 0) {
+        close(log->events);
+    }
+    munmap(log->all, LOG_MAX * sizeof(Entry));
+    g_free(log);
+}
+
+int ff_offspring_log_fd(const FfOffspringLog *log)
+{
+    return log->events;
+}
+
+void ff_offspring_log_move(FfOffspringLog *log, int fd)
+{
+    log->events = fd;
+}
+
+/* One who has ended since may have words that were not heard: of whom it has started. */
+static void take_up(FfOffspring *o, int slot)
+{
+    Entry *e = &o->log->all[slot];
+    Member m = {.pid = (pid_t)e->pid, .begun = e->begun, .gone = e->begun == GONE};
+    int pidfd = open_again(&m);
+
+    g_array_append_val(o->free, slot); /* the last one, so it is taken again */
+    if (pidfd >= 0 || o->log->events >= 0) {
+        add(o, m.pid, pidfd, m.begun);
+    } else {
+        e->pid = 0;
+    }
+}
+
+FfOffspring *ff_offspring_new(FfOffspringLog *log)
 {
     FfOffspring *o = g_new0(FfOffspring, 1);
     struct rlimit files;
 
     o->all = g_hash_table_new_full(NULL, NULL, NULL, member_free);
+    o->log = log;
+    o->free = g_array_new(FALSE, FALSE, sizeof(int));
     o->most_pidfds =
         getrlimit(RLIMIT_NOFILE, &files) == 0 ? (unsigned)MIN(files.rlim_cur / 2, PIDFDS_MAX) : 0;
-    o->lost = !proc_is_ours();
-    o->events = o->lost ? -1 : listen_to_forks();
+    for (int i = LOG_MAX; i-- > 0;) {
+        if (!log->all[i].pid) {
+            g_array_append_val(o->free, i);
+        }
+    }
+    for (int i = 0; i < LOG_MAX; i++) {
+        if (log->all[i].pid) {
+            take_up(o, i);
+        }
+    }
     return o;
 }
 
 void ff_offspring_free(FfOffspring *o)
 {
-    if (o->events >= 0) {
-        ask(o->events, PROC_CN_MCAST_IGNORE); /* before Linux 6.6 it would be told for ever */
-        close(o->events);
+    if (o->log->events >= 0) {
+        ask(o->log->events, PROC_CN_MCAST_IGNORE); /* before Linux 6.6 it would speak for ever */
     }
     g_hash_table_unref(o->all);
+    g_array_unref(o->free);
     g_free(o);
-}
-
-int ff_offspring_fd(const FfOffspring *o)
-{
-    return o->events;
 }
 
 /* In the pid namespace of /proc; 0: it has ended, -1: it has none there. */
@@ -560,17 +722,17 @@ static pid_t pid_of(int pidfd)
  */
 void ff_offspring_add(FfOffspring *o, int pidfd)
 {
-    pid_t pid = o->lost ? -1 : pid_of(pidfd), parent;
+    pid_t pid = o->log->lost ? -1 : pid_of(pidfd);
     const Member *before = pid > 0 ? find(o, pid) : NULL;
-    uint64_t begun = 0;
+    Stat stat;
 
     if (before && (before->gone || has_ended(before))) {
         forget(o, pid);
         before = NULL;
     }
     int own = pid > 0 && !before ? fcntl(pidfd, F_DUPFD_CLOEXEC, 0) : -1;
-    if (own >= 0 && read_stat(pid, &parent, &begun)) {
-        add(o, pid, own, begun);
+    if (own >= 0 && read_stat(pid, &stat) == 0) {
+        add(o, pid, own, stat.begun);
         look_at_fresh(o);
     } else if (own >= 0) {
         close(own);

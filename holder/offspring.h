@@ -13,14 +13,24 @@
 
 #include <glib.h>
 
+/* What outlives the process that knows them: who they are, and what the kernel has said that was
+ * not heard yet. It is made before that process is forked. */
+typedef struct FfOffspringLog FfOffspringLog;
+FfOffspringLog *ff_offspring_log_new(void);
+void ff_offspring_log_free(FfOffspringLog *log);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfOffspringLog, ff_offspring_log_free)
+/* What the kernel says comes there; -1: it says nothing. In a process that has been forked it may
+ * be moved to another number first. */
+int ff_offspring_log_fd(const FfOffspringLog *log);
+void ff_offspring_log_move(FfOffspringLog *log, int fd);
+
 typedef struct FfOffspring FfOffspring;
 
-FfOffspring *ff_offspring_new(void);
+/* Those that LOG, which is the caller's, has. One at a time. */
+FfOffspring *ff_offspring_new(FfOffspringLog *log);
 void ff_offspring_free(FfOffspring *o);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfOffspring, ff_offspring_free)
 
-/* To poll for POLLIN, and to hear then; -1: nobody tells of forks. */
-int ff_offspring_fd(const FfOffspring *o);
 /* The process of PIDFD, which stays the caller's, and who it has started. Nothing is done for one
  * that has ended, that has no pid in /proc, or where /proc is of other pids than ours. */
 void ff_offspring_add(FfOffspring *o, int pidfd);

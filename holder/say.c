@@ -21,20 +21,21 @@ typedef struct {
     bool is_socket;
 } Target;
 
+static Target target = {STDERR_FILENO, false};
+
 static gpointer find_target(gpointer unused)
 {
-    static Target t = {STDERR_FILENO, false};
     struct stat st;
 
     if (fstat(STDERR_FILENO, &st) < 0) {
-        return &t;
+        return &target;
     }
-    t.is_socket = S_ISSOCK(st.st_mode);
+    target.is_socket = S_ISSOCK(st.st_mode);
     if (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)) {
         int fd = open("/proc/self/fd/2", O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-        t.fd = fd < 0 ? t.fd : fd;
+        target.fd = fd < 0 ? target.fd : fd;
     }
-    return &t;
+    return &target;
 }
 
 static bool put(const char *line, size_t len)
@@ -45,6 +46,12 @@ static bool put(const char *line, size_t len)
                              : write(t->fd, line, len);
 
     return n >= 0;
+}
+
+void ff_say_forked(void)
+{
+    target = (Target){STDERR_FILENO, false};
+    find_target(NULL); /* whether or not that was done before */
 }
 
 void ff_say(const char *format, ...)

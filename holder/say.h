@@ -9,4 +9,8 @@
  * and the next line says how many were. Any thread. */
 void ff_say(const char *format, ...) G_GNUC_PRINTF(1, 2);
 
+/* What was opened for it is closed: of a process that was forked, before it says anything, if it
+ * has closed what it has inherited. */
+void ff_say_forked(void);
+
 #endif

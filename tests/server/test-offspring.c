@@ -65,6 +65,7 @@ static Root start(Does *does)
     g_assert_cmpint(pipe2(go, O_CLOEXEC), ==, 0);
     pid_t pid = fork();
     if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         close(all[0]);
         close(go[1]);
         fcntl(all[1], F_SETFD, 0);
@@ -207,6 +208,29 @@ static void storms(int in, int out)
     }
 }
 
+/* One after the other: each forks the next one, and ends. There are many besides, so that to look
+ * at all takes a while. */
+static void chains(int in, int out)
+{
+    signal(SIGCHLD, SIG_IGN);
+    wait_go(in);
+    for (unsigned i = 0; i < 400; i++) {
+        if (fork() == 0) {
+            for (;;) {
+                pause();
+            }
+        }
+    }
+    if (fork() == 0) {
+        say(out);
+        for (;;) {
+            if (fork()) {
+                _exit(0);
+            }
+        }
+    }
+}
+
 /* ---- cases ----------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -226,6 +250,8 @@ static const Case cases[] = {
     {"left", leaves_all, 1, true, false, false},
     {"thread", leader_ends, 2, true, false, false},
     {"storm", storms, 1, true, false, false},
+    {"chain", chains, 1, true, false, false},
+    {"chain/again", chains, 1, true, false, false},
     {"before/spawned", spawns, 1, false, true, false},
     {"before/grandchild", has_grandchild, 1, false, true, false},
     {"untold/spawned", spawns, 1, false, false, true},
@@ -240,14 +266,16 @@ static void run(const Case *c)
 {
     Root stranger = start(nothing), root = start(c->does ? c->does : nothing);
     struct pollfd end_of_stranger = {.fd = stranger.pidfd, .events = POLLIN};
+    g_autoptr(FfOffspringLog) log = NULL;
     g_autoptr(FfOffspring) o = NULL;
 
     for (unsigned i = 0; c->before && i < c->said; i++) {
         go_on(&root);
         wait_said(&root);
     }
-    o = ff_offspring_new();
-    g_assert_true(!c->untold || ff_offspring_fd(o) < 0);
+    log = ff_offspring_log_new();
+    o = ff_offspring_new(log);
+    g_assert_true(!c->untold || ff_offspring_log_fd(log) < 0);
     ff_offspring_add(o, root.pidfd);
     for (unsigned i = 0; !c->before && i < c->said; i++) {
         go_on(&root);
@@ -297,7 +325,8 @@ static pid_t start_as(pid_t pid, bool spawns)
 
 static void test_reused(void)
 {
-    g_autoptr(FfOffspring) o = ff_offspring_new();
+    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
+    g_autoptr(FfOffspring) o = ff_offspring_new(log);
     Root root = start(leaves_nobody);
     pid_t child;
 
@@ -326,7 +355,8 @@ static void test_reused(void)
  * to have ended. */
 static void run_again(const Case *c)
 {
-    g_autoptr(FfOffspring) o = ff_offspring_new();
+    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
+    g_autoptr(FfOffspring) o = ff_offspring_new(log);
     Root first = start(nothing);
     pid_t pid = first.pid;
 
@@ -348,11 +378,12 @@ static void run_again(const Case *c)
 /* Nobody is known by a number of another pid namespace, and nobody is killed. */
 static void run_lost(const Case *c)
 {
-    g_autoptr(FfOffspring) o = ff_offspring_new();
+    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
+    g_autoptr(FfOffspring) o = ff_offspring_new(log);
     Root root = start(nothing);
     struct pollfd end_of_root = {.fd = root.pidfd, .events = POLLIN};
 
-    g_assert_cmpint(ff_offspring_fd(o), ==, -1);
+    g_assert_cmpint(ff_offspring_log_fd(log), ==, -1);
     ff_offspring_add(o, root.pidfd);
     ff_offspring_kill(o);
     g_assert_cmpint(poll(&end_of_root, 1, 0), ==, 0);
@@ -410,10 +441,49 @@ static void test_case(gconstpointer of)
     in_another(CLONE_NEWNET, run, c);
 }
 
+/* Who knew them is killed, and the next one knows them: HEARD: also what they have left meanwhile;
+ * else nobody had heard of that. */
+static void test_next(gconstpointer heard)
+{
+    if (!forks_are_told()) {
+        g_test_skip("here the kernel tells nobody of forks");
+        return;
+    }
+    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
+    Root root = start(leaves_all);
+    int said[2], status;
+    char byte;
+
+    g_assert_cmpint(pipe(said), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        FfOffspring *first = ff_offspring_new(log);
+        ff_offspring_add(first, root.pidfd);
+        say(said[1]);
+        struct pollfd end_of_root = {.fd = root.pidfd, .events = POLLIN};
+        need(poll(&end_of_root, 1, -1) == 1);
+        if (heard) {
+            ff_offspring_hear(first);
+        }
+        raise(SIGKILL);
+    }
+    g_assert_cmpint(read(said[0], &byte, 1), ==, 1);
+    go_on(&root);
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    g_assert_true(WIFSIGNALED(status));
+    g_autoptr(FfOffspring) o = ff_offspring_new(log);
+    ff_offspring_kill(o);
+    assert_all_gone(&root);
+    close(said[0]);
+    close(said[1]);
+    end(&root);
+}
+
 /* It ends by itself, and nobody waits for it. */
 static void test_ends(void)
 {
-    g_autoptr(FfOffspring) o = ff_offspring_new();
+    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
+    g_autoptr(FfOffspring) o = ff_offspring_new(log);
     Root root = start(nothing);
 
     ff_offspring_add(o, root.pidfd);
@@ -430,6 +500,8 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &cases[i], test_case);
     }
     g_test_add_func("/offspring/ends", test_ends);
+    g_test_add_data_func("/offspring/next/heard", "", test_next);
+    g_test_add_data_func("/offspring/next/unheard", NULL, test_next);
     g_test_add_func("/offspring/lost", test_lost);
     g_test_add_func("/offspring/pid/stranger", test_reused);
     g_test_add_func("/offspring/pid/again", test_again);

@@ -177,7 +177,7 @@ static void test_not_before(void)
     kill(w.pid, SIGKILL); /* it has not begun */
     assert_was_killed(w.pid);
     kill(w.d->pid, SIGTERM);
-    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
     g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
     end(&w);
 }
@@ -363,7 +363,7 @@ static void test_ended_in_doubt(gconstpointer who)
     dumper_wait_held(&w.dumper);
     kill(holder ? w.d->pid : child_named(w.d, who), holder ? SIGTERM : SIGKILL);
     assert_was_killed(w.pid);
-    g_assert_cmpint(daemon_wait(w.d), ==, holder ? 0 : 1);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
     dumper_go_on(&w.dumper);
     g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
     end(&w);
@@ -403,7 +403,7 @@ static void test_ended(void)
     dumper_go_on(&w.dumper);
     assert_was_killed(w.pid);
     g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
-    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
     end(&w);
 }
 
@@ -425,7 +425,7 @@ static void test_restored_last(void)
     kill(w.d->pid, SIGCONT);
     assert_was_killed(w.pid);
     g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
-    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
     end(&w);
 }
 #endif
@@ -593,6 +593,7 @@ typedef struct {
     const char *name;
     LazyKind kind;
     bool guard_killed; /* when it is another program already */
+    bool fetcher_killed;
 } Started;
 
 static const Started started[] = {
@@ -601,6 +602,8 @@ static const Started started[] = {
     {"daemon", {.then = LAZY_LEAVES_A_DAEMON}, false},
     {"forks/next-guard", {.then = LAZY_FORKS_AND_EXECS}, true},
     {"spawns/next-guard", {.then = LAZY_SPAWNS}, true},
+    {"daemon/next-guard", {.then = LAZY_LEAVES_A_DAEMON}, true},
+    {"daemon/guard-and-fetcher", {.then = LAZY_LEAVES_A_DAEMON}, true, true},
 };
 
 /* All goes well: what it has started is nobody's any more. */
@@ -652,7 +655,11 @@ static void test_started(gconstpointer of)
     struct pollfd of_program = end_of(program);
     wait_is_sleep(program);
     g_assert_cmpint(poll(&of_program, 1, 0), ==, 0);
-    if (start->guard_killed) {
+    if (start->fetcher_killed) {
+        pid_t fetcher = child_named(w.d, "fetcher");
+        g_assert_cmpint(kill(daemon_guard(w.d), SIGKILL), ==, 0);
+        g_assert_true(fetcher > 1 && kill(fetcher, SIGKILL) == 0);
+    } else if (start->guard_killed) {
         daemon_kill_guard(w.d);
         while (!is_waiting_in(w.d->pid, "ep_poll") && !is_waiting_in(w.d->pid, "epoll_wait")) {
         } /* the next one has been told; there is no event of it */
@@ -687,7 +694,7 @@ static void test_ended_unguarded(void)
     } /* there is no event of it; nobody waits for it */
     kill(w.d->pid, SIGTERM);
     kill(w.d->pid, SIGCONT);
-    g_assert_cmpint(daemon_wait(w.d), ==, 0);
+    g_assert_cmpint(daemon_wait(w.d), ==, 1);
     assert_was_killed(w.pid);
     dumper_go_on(&w.dumper);
     g_assert_cmpint(dumper_wait(&w.dumper), ==, DUMPER_RESUMES);
