@@ -14,6 +14,21 @@
 #include <sys/socket.h>
 
 #define LOOK_MS 20
+#define LOOK_LATER_MS 500
+#define SAY_US (15 * G_USEC_PER_SEC)
+
+/* What is restored does not run yet, or no pager has taken it. That has no event. */
+static void look_again(FfHolder *h)
+{
+    gint64 waited = g_get_monotonic_time() - h->restored_us;
+
+    if (waited > SAY_US && !h->said_restored) {
+        ff_say("the page server is not told that all is here as long as a restored process is held "
+               "(by a debugger?) or no pager can take it");
+        h->said_restored = true;
+    }
+    ff_holder_set_timer(h, waited > SAY_US ? LOOK_LATER_MS : LOOK_MS);
+}
 
 bool ff_holder_fetcher_begin(FfHolder *h)
 {
@@ -29,7 +44,7 @@ void ff_holder_look(FfHolder *h)
         return;
     }
     if (!ff_holder_all_run(h, h->restored)) { /* which may find the end as well */
-        ff_holder_set_timer(h, LOOK_MS);      /* that they run has no event */
+        look_again(h);
         return;
     }
     if (h->fetched && !h->ending) {
@@ -99,6 +114,7 @@ bool ff_holder_restored(FfHolder *h, uint64_t connection)
         ff_say("a second restore has come to its end: its processes may not run, and are killed");
     } else {
         h->restored = connection;
+        h->restored_us = g_get_monotonic_time();
     }
     ff_holder_keep_only(h, h->restored);
     ff_holder_look(h);

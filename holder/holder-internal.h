@@ -111,7 +111,9 @@ typedef struct {
     bool said_unguarded;
     GArray *owed; /* guarded.c; NULL: nothing yet */
     FfHeldAsks asks;
-    uint64_t restored;         /* FfPending.connection; 0: not yet, or there is no fetcher */
+    uint64_t restored; /* FfPending.connection; 0: not yet, or there is no fetcher */
+    gint64 restored_us;
+    bool said_restored;
     bool given_up;             /* FF_HOLD_GIVEN_UP has come */
     FfOffspringLog *offspring; /* the guards'; NULL: there is no fetcher, or it has given up */
     bool fetched;              /* FF_HOLD_FETCHED has come */
