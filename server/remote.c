@@ -9,6 +9,7 @@
  */
 #include "server/remote.h"
 
+#include <errno.h>
 #include <gio/gio.h>
 #include <netdb.h>
 #include <string.h>
@@ -109,13 +110,19 @@ static bool fail(const FfRemoteLink *l, GError **error, const char *why)
     return false;
 }
 
-static bool exchange(FfRemoteLink *l, void *out, size_t out_len, void *in, size_t in_len, int ms,
-                     GError **error)
+static int try_exchange(FfRemoteLink *l, void *out, size_t out_len, void *in, size_t in_len, int ms)
 {
     struct iovec iov = {out, out_len};
     int rc = ff_channel_write_all(l->ch, &iov, 1, false);
 
-    rc = rc == 0 ? ff_channel_read_all(l->ch, in, in_len, ms) : rc;
+    return rc == 0 ? ff_channel_read_all(l->ch, in, in_len, ms) : rc;
+}
+
+static bool exchange(FfRemoteLink *l, void *out, size_t out_len, void *in, size_t in_len, int ms,
+                     GError **error)
+{
+    int rc = try_exchange(l, out, out_len, in, in_len, ms);
+
     return rc == 0 || fail(l, error, ff_channel_strerror(l->ch, rc));
 }
 
@@ -125,8 +132,14 @@ static bool greet(FfRemoteLink *l, GError **error)
     FfRemoteWelcome welcome;
 
     memcpy(hello.magic, FF_REMOTE_MAGIC, sizeof(hello.magic));
-    if (!exchange(l, &hello, sizeof(hello), &welcome, sizeof(welcome), BEGIN_MS, error)) {
-        return false;
+    int rc = try_exchange(l, &hello, sizeof(hello), &welcome, sizeof(welcome), BEGIN_MS);
+    if (!l->r->tls && (rc == -EPIPE || rc == -ECONNRESET)) {
+        return fail(l, error,
+                    "closed the connection at once: it is no farfault pager, or one that "
+                    "gives by tls:");
+    }
+    if (rc < 0) {
+        return fail(l, error, ff_channel_strerror(l->ch, rc));
     }
     if (memcmp(welcome.magic, FF_REMOTE_MAGIC, sizeof(welcome.magic)) != 0) {
         return fail(l, error, "no farfault pager answers there, or one of another version");

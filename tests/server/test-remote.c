@@ -117,7 +117,7 @@ static void test_tls(void)
     g_autofree char *program = g_strconcat(g_getenv("FF_BUILD"), "/cli/farfault", NULL);
     g_autofree char *socket = g_build_filename(dir, "socket", NULL);
     g_autofree char *clear = g_strconcat("tcp:", g.uri + strlen("tls:"), NULL);
-    const char *refused[][2] = {{g.uri, other_option}, {clear, NULL}};
+    const char *refused[][3] = {{g.uri, other_option, ""}, {clear, NULL, "one that gives by tls:"}};
 
     Daemon *d = start(&g, right_option);
     read_by(d);
@@ -131,6 +131,7 @@ static void test_tls(void)
                                    &said, &status, NULL));
         g_assert_cmpint(WEXITSTATUS(status), ==, 1);
         g_assert_nonnull(strstr(said, refused[i][0]));
+        g_assert_nonnull(strstr(said, refused[i][2]));
     }
     giver_end(&g);
     certs_remove(dir);
