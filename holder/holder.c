@@ -186,5 +186,6 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     }
     ff_holder_end_pager(h);
     ff_holder_end_guarded(h);
+    g_clear_pointer(&h->offspring, ff_offspring_log_free);
     return h->exit_status;
 }
