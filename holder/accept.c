@@ -200,13 +200,14 @@ static bool receive(FfPending *p)
     return n > 0 && is_known(p);
 }
 
+#define NO_UFFD "it has passed no userfaultfd, or there was no file free for it (ulimit -n)"
+
 static const char *what_is_wrong(const FfPending *p)
 {
     return !is_known(p)                    ? "it speaks none of the dialects that are known"
            : p->len == FF_RECORD_HELLO_MAX ? "its first message is too long"
-           : p->whole ? "it has passed no userfaultfd, or there was no file free for it "
-                        "(ulimit -n)"
-                      : "it left in the middle of its first message";
+           : p->whole                      ? NO_UFFD
+                                           : "it left in the middle of its first message";
 }
 
 /* ---- CRIU ------------------------------------------------------------------------------------ */
@@ -298,7 +299,7 @@ static const char *receive_process(FfHolder *h, FfPending *p)
     if (has_pid) {
         struct ucred who = sender_of(&mh);
         if (p->uffd < 0) {
-            return "it has passed no userfaultfd, or there was no file free for it (ulimit -n)";
+            return NO_UFFD;
         }
         add_process(h, p, &who);
         return NULL;

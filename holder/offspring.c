@@ -386,14 +386,23 @@ static bool hear_one(FfOffspring *o, bool *lost)
     return n >= 0 || errno == ENOBUFS || errno == EINTR;
 }
 
+/* The result: something was lost. */
+static bool hear_all(FfOffspring *o)
+{
+    bool lost = false;
+
+    for (unsigned i = 0; o->log->events >= 0 && i < HEARD_MAX && hear_one(o, &lost); i++) {
+    }
+    return lost;
+}
+
 /* Nobody is dropped before what was said of him is heard: it may be whom he has started. GONE: also
- * those of which the end was still to be heard. */
+ * those of which the end was still to be heard. The result: something was lost. */
 static bool drop_ended(FfOffspring *o, bool gone)
 {
     g_autoptr(GArray) ended = g_array_new(FALSE, FALSE, sizeof(pid_t));
     GHashTableIter it;
     gpointer p;
-    bool lost = false;
 
     g_hash_table_iter_init(&it, o->all);
     while (g_hash_table_iter_next(&it, NULL, &p)) {
@@ -402,8 +411,7 @@ static bool drop_ended(FfOffspring *o, bool gone)
             g_array_append_val(ended, m->pid);
         }
     }
-    for (unsigned i = 0; o->log->events >= 0 && i < HEARD_MAX && hear_one(o, &lost); i++) {
-    }
+    bool lost = hear_all(o);
     for (guint i = 0; i < ended->len; i++) {
         const Member *now = find(o, g_array_index(ended, pid_t, i));
         if (now && (now->gone ? gone : has_ended(now))) {
@@ -417,11 +425,7 @@ static bool drop_ended(FfOffspring *o, bool gone)
  * rest. */
 void ff_offspring_hear(FfOffspring *o)
 {
-    bool lost = false;
-
-    for (unsigned i = 0; o->log->events >= 0 && i < HEARD_MAX && hear_one(o, &lost); i++) {
-    }
-    if (lost) {
+    if (hear_all(o)) {
         drop_ended(o, true);
     }
 }
@@ -684,13 +688,10 @@ FfOffspring *ff_offspring_new(FfOffspringLog *log)
     o->most_pidfds =
         getrlimit(RLIMIT_NOFILE, &files) == 0 ? (unsigned)MIN(files.rlim_cur / 2, PIDFDS_MAX) : 0;
     for (int i = LOG_MAX; i-- > 0;) {
-        if (!log->all[i].pid) {
-            g_array_append_val(o->free, i);
-        }
-    }
-    for (int i = 0; i < LOG_MAX; i++) {
         if (log->all[i].pid) {
             take_up(o, i);
+        } else {
+            g_array_append_val(o->free, i);
         }
     }
     return o;

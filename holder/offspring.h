@@ -2,9 +2,9 @@
 /*
  * Who was started by given processes, and by those, and so on: also what is another program by now
  * (execve), in another session, or left by a parent that has ended. The kernel tells of each fork
- * (the connector of process events, in the first pid and network namespace, with CAP_NET_ADMIN);
- * without it, and of those that were there before, /proc/PID/task/TID/children does: then one whose
- * parent ended before anybody looked is not found.
+ * (the connector of process events, in the first pid, time and network namespaces; before Linux 6.6
+ * with CAP_NET_ADMIN); without it, and of those that were there before, /proc/PID/task/TID/children
+ * does: then one whose parent ended before anybody looked is not found.
  *
  * All of one thread.
  */
