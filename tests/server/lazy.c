@@ -331,7 +331,8 @@ void lazy_next(const LazyKind *kind)
     next = *kind;
 }
 
-static pid_t start(const char *socket_path, int *go, bool leaves)
+/* *GO: the end of the one that is returned to, which is another one in the process (0). */
+static pid_t fork_with(int *go)
 {
     int ends[2];
 
@@ -339,12 +340,20 @@ static pid_t start(const char *socket_path, int *go, bool leaves)
     pid_t pid = fork();
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        close(ends[1]);
-        run(socket_path, ends[0], leaves);
+    }
+    close(ends[pid == 0]);
+    *go = ends[pid != 0];
+    return pid;
+}
+
+static pid_t start(const char *socket_path, int *go, bool leaves)
+{
+    pid_t pid = fork_with(go);
+
+    if (pid == 0) {
+        run(socket_path, *go, leaves);
     }
     next = (LazyKind){0};
-    close(ends[0]);
-    *go = ends[1];
     return pid;
 }
 
@@ -400,17 +409,11 @@ static void run_many(const char *socket_path, unsigned n, int go)
 
 pid_t lazy_start_many(const char *socket_path, unsigned n, int *go)
 {
-    int ends[2];
+    pid_t pid = fork_with(go);
 
-    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), ==, 0);
-    pid_t pid = fork();
     if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        close(ends[1]);
-        run_many(socket_path, n, ends[0]);
+        run_many(socket_path, n, *go);
     }
-    close(ends[0]);
-    *go = ends[1];
     return pid;
 }
 

@@ -51,6 +51,15 @@ static void say(int out)
     need(write(out, "s", 1) == 1);
 }
 
+/* For a minute, should the test fail to end it. */
+static void stay(void)
+{
+    alarm(60);
+    for (;;) {
+        pause();
+    }
+}
+
 static void exec_sleep(void)
 {
     execl("/bin/sleep", "sleep", "60", NULL);
@@ -70,9 +79,7 @@ static Root start(Does *does)
         close(go[1]);
         fcntl(all[1], F_SETFD, 0);
         does(go[0], all[1]);
-        for (;;) {
-            pause();
-        }
+        stay();
     }
     close(all[1]);
     close(go[0]);
@@ -134,9 +141,7 @@ static void has_grandchild(int in, int out)
             say(out);
             exec_sleep();
         }
-        for (;;) {
-            pause();
-        }
+        stay();
     }
 }
 
@@ -168,9 +173,7 @@ static void *thread_forks(void *fds)
 
     leaves_daemon(fd[0], fd[1]);
     leaves_daemon(fd[0], fd[1]);
-    for (;;) {
-        pause();
-    }
+    stay();
     return NULL;
 }
 
@@ -201,9 +204,7 @@ static void storms(int in, int out)
             if (i % 5) {
                 _exit(0);
             }
-            for (;;) {
-                pause();
-            }
+            stay();
         }
     }
 }
@@ -216,18 +217,17 @@ static void chains(int in, int out)
     wait_go(in);
     for (unsigned i = 0; i < 400; i++) {
         if (fork() == 0) {
-            for (;;) {
-                pause();
-            }
+            stay();
         }
     }
     if (fork() == 0) {
         say(out);
-        for (;;) {
+        for (unsigned i = 0; i < 100000; i++) { /* seconds, should the test fail to end it */
             if (fork()) {
                 _exit(0);
             }
         }
+        _exit(0);
     }
 }
 
@@ -316,9 +316,7 @@ static pid_t start_as(pid_t pid, bool spawns)
         if (spawns && fork() == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
         }
-        for (;;) {
-            pause();
-        }
+        stay();
     }
     return MAX(got, 0);
 }
