@@ -22,7 +22,7 @@ typedef enum {
 } FfGuardType;
 
 /* Forks it: the link to it, or -errno. Only in a process of one thread. OFFSPRING: the caller's,
- * for this guard and the next; NULL: nothing is to be closed last. */
+ * for this guard and the next; NULL: nothing will be closed last. */
 int ff_guard_start(FfOffspringLog *offspring);
 /* FD: but of the last two; PIDFD: of the first, or -1. -errno: it has died (-EPIPE), or does not
  * know it. */

@@ -565,7 +565,7 @@ static void say_stuck(const FfOffspring *o)
 
     g_hash_table_iter_init(&it, o->all);
     if (g_hash_table_iter_next(&it, NULL, &m)) {
-        ff_say("process %d, which is to be killed, does not end (%u are left): its page server "
+        ff_say("process %d does not end although it is killed (%u are left): its page server "
                "waits until it does; is it frozen, or another user's?",
                ((const Member *)m)->pid, g_hash_table_size(o->all));
     }
@@ -662,7 +662,7 @@ void ff_offspring_log_move(FfOffspringLog *log, int fd)
     log->events = fd;
 }
 
-/* One who has ended since may have words that were not heard: of whom it has started. */
+/* Of one that has ended since, forks may not have been heard yet. */
 static void take_up(FfOffspring *o, int slot)
 {
     Entry *e = &o->log->all[slot];

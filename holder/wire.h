@@ -16,7 +16,7 @@ typedef enum {
     FF_HOLD_PROBE,
     /* Holder: every space that was there when this pager began has been told. */
     FF_HOLD_READY,
-    /* Holder: all is to be placed as soon as it can be, whatever was to keep it back. */
+    /* Holder: all must be placed as soon as possible; options that delay it do not count. */
     FF_HOLD_HURRY,
     /* Pager: nothing is to be done for the space any more; its fds are closed. TEXT: why, if there
      * is something to be said. */
