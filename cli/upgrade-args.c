@@ -9,9 +9,12 @@
 
 #include <gio/gio.h>
 #include <string.h>
+#include <sys/un.h>
 
+#include "cli/upgrade-vnc.h"
 #include "launch/argv-opts.h"
 #include "launch/argv.h"
+#include "launch/lent-argv.h"
 
 #define HANDED "cannot be handed over to another QEMU yet"
 
@@ -104,6 +107,19 @@ static const char *check_object(const char *value, const FfPlan *plan)
     return is_one_of(value, good) ? NULL : HANDED;
 }
 
+/* The new QEMU has a name beside it for a while, and starts in the folder in which the running one
+ * is. */
+static const char *check_path(const char *path, const FfPlan *plan)
+{
+    if (plan->daemonize && *path != '/') {
+        return "its path is relative, and a daemon has left its folder: give --args-from with "
+               "absolute paths";
+    }
+    return strlen(path) + FF_LENT_LONGER < sizeof(((struct sockaddr_un *)NULL)->sun_path) ? NULL
+                                                                                          : HANDED
+               ": its path is longer than 91 bytes";
+}
+
 static bool is_lent(const FfPlan *plan, const char *id)
 {
     for (guint i = 0; id && i < plan->monitors->len; i++) {
@@ -116,31 +132,60 @@ static bool is_lent(const FfPlan *plan, const char *id)
     return false;
 }
 
+static const char *check_socket(const GPtrArray *opts, const FfPlan *plan)
+{
+    const char *id = ff_opts_get(opts, "id"), *path = ff_lent_socket_path(opts);
+
+    if (is_lent(plan, id)) {
+        return NULL;
+    }
+    if (id && ff_lent_is_control((char *const *)plan->argv->pdata, id)) {
+        return HANDED ": of QMP monitors those that listen and are nothing else";
+    }
+    return path ? check_path(path, plan)
+                : HANDED ": of sockets those that listen at a path, and QMP monitors";
+}
+
 static const char *check_chardev(const char *value, const FfPlan *plan)
 {
     g_autoptr(GPtrArray) opts = ff_opts_parse(value, "backend");
-    const char *id = ff_opts_get(opts, "id");
 
     if (ff_opts_get(opts, "logfile") && !ff_opt_bool(ff_opts_get(opts, "logappend"), false)) {
         return HANDED ": a second QEMU would truncate its log";
     }
-    if (is_one_of(value, (const char *const[]){"null", "ringbuf", "memory", NULL}) ||
-        (is_one_of(value, (const char *const[]){"socket", NULL}) && is_lent(plan, id))) {
+    if (is_one_of(value, (const char *const[]){"null", "ringbuf", "memory", NULL})) {
         return NULL;
+    }
+    if (is_one_of(value, (const char *const[]){"socket", NULL})) {
+        return check_socket(opts, plan);
     }
     if (is_one_of(value, (const char *const[]){"file", NULL})) {
         return ff_opt_bool(ff_opts_get(opts, "append"), false) ? NULL
                                                                : HANDED
                    ": a second QEMU would truncate it";
     }
-    return HANDED ": of these only QMP monitors that listen, file and null";
+    return HANDED ": of these only sockets that listen, file and null";
+}
+
+/* VALUE is a socket of the old notation that listens: *WHY is what is wrong with it. */
+static bool is_old_socket(const char *value, const FfPlan *plan, const char **why)
+{
+    g_autofree char *path = ff_lent_old_socket_path(value);
+
+    *why = path ? check_path(path, plan) : NULL;
+    return path;
 }
 
 static const char *check_serial(const char *value, const FfPlan *plan)
 {
-    return is_one_of(value, (const char *const[]){"none", "null", "chardev", NULL}) ? NULL
-                                                                                    : HANDED
-               ": of these only file:PATH, null and chardev:ID";
+    const char *why;
+
+    if (is_one_of(value, (const char *const[]){"none", "null", "chardev", NULL})) {
+        return NULL;
+    }
+    return is_old_socket(value, plan, &why) ? why
+                                            : HANDED
+               ": of these only file:PATH, unix:PATH with server=on, null and chardev:ID";
 }
 
 static const char *check_display(const char *value, const FfPlan *plan)
@@ -155,8 +200,22 @@ static const char *check_audio(const char *value, const FfPlan *plan)
 
 static const char *check_monitor(const char *value, const FfPlan *plan)
 {
-    return strcmp(value, "none") && strcmp(value, "null") ? HANDED ": only QMP monitors that listen"
-                                                          : NULL;
+    const char *why;
+
+    if (!strcmp(value, "none") || !strcmp(value, "null")) {
+        return NULL;
+    }
+    return is_old_socket(value, plan, &why) ? why
+                                            : HANDED ": of these only unix:PATH with server=on";
+}
+
+static const char *check_vnc(const char *value, const FfPlan *plan)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "vnc");
+    const char *where = ff_opts_get(opts, "vnc"), *why = ff_upgrade_vnc_refused(value);
+
+    return !why && g_str_has_prefix(where, "unix:") ? check_path(where + strlen("unix:"), plan)
+                                                    : why;
 }
 
 static const struct {
@@ -201,7 +260,10 @@ static const struct {
     {"watchdog-action", true, NULL},
     {"sandbox", true, NULL},
     {"incoming", true, NULL}, /* is replaced */
+    {"pidfile", true, check_path},
+    {"daemonize", false, NULL}, /* is left out */
     {"display", true, check_display},
+    {"vnc", true, check_vnc},
     {"audiodev", true, check_audio},
     {"device", true, check_device},
     {"drive", true, check_drive},
@@ -285,6 +347,7 @@ bool ff_upgrade_check_args(char *const *argv, GError **error)
         return fail(error, "guest RAM", NULL, plan->engine_refused);
     }
     bool displays = true;
+    unsigned n_vnc = 0;
     for (unsigned i = 0; argv[i]; i++) {
         const char *option = argv[i];
 
@@ -296,9 +359,13 @@ bool ff_upgrade_check_args(char *const *argv, GError **error)
         } else if (!check_option(argv, &i, plan, error)) {
             return false;
         }
-        displays &= !g_str_has_suffix(option, "-display");
+        n_vnc += g_str_has_suffix(option, "-vnc");
+        displays &= !g_str_has_suffix(option, "-display") && !n_vnc;
+    }
+    if (n_vnc > 1) {
+        return fail(error, "-vnc", NULL, HANDED ": more than one");
     }
     /* QEMU's default is a window, or VNC at the next port that is free. */
-    return displays ? fail(error, "the display", NULL, HANDED ": give -display none")
+    return displays ? fail(error, "the display", NULL, HANDED ": give -display none or -vnc")
                     : check_monitors(plan, error);
 }

@@ -2,7 +2,7 @@
 /*
  * See upgrade-place.h. What cannot be had is left as it is: the user who calls farfault upgrade
  * might have started the guest just so. Any thread; no state. System calls: prlimit64,
- * sched_getaffinity, sched_setaffinity, getpriority, setpriority.
+ * sched_getaffinity, sched_setaffinity, getpriority, setpriority, umask.
  */
 #include "cli/upgrade-place.h"
 
@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Of process PID (g_free); "": it cannot be read. */
@@ -92,6 +93,15 @@ static void copy_limits(pid_t pid)
     }
 }
 
+static void copy_umask(pid_t pid)
+{
+    g_autofree char *status = proc_text(pid, "status"), *text = field(status, "\nUmask:");
+
+    if (text) {
+        umask(strtoul(text, NULL, 8) & 0777);
+    }
+}
+
 static void copy_processors(pid_t pid)
 {
     cpu_set_t set;
@@ -151,6 +161,7 @@ void ff_upgrade_take_place(pid_t pid)
     }
     put_text("/proc/self/oom_score_adj", oom);
     copy_limits(pid);
+    copy_umask(pid);
     copy_processors(pid);
     copy_priority(pid);
 }

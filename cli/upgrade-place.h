@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Where the new QEMU of an upgrade lives: with the limits, the priority, the processors and, if
- * that is allowed, the control groups of the running one. And whether somebody takes the end of the
- * running one for the guest's. Any thread.
+ * Where the new QEMU of an upgrade lives: with the limits, the priority, the umask, the processors
+ * and, if that is allowed, the control groups of the running one. And whether somebody takes the
+ * end of the running one for the guest's. Any thread.
  */
 #ifndef FF_CLI_UPGRADE_PLACE_H
 #define FF_CLI_UPGRADE_PLACE_H

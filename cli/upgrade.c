@@ -18,7 +18,9 @@
 #include "cli/upgrade-args.h"
 #include "cli/upgrade-compare.h"
 #include "cli/upgrade-files.h"
+#include "cli/upgrade-names.h"
 #include "cli/upgrade-place.h"
+#include "cli/upgrade-vnc.h"
 #include "qmp/json.h"
 
 #include <errno.h>
@@ -77,9 +79,11 @@ typedef struct {
     End end;
     gint64 stop, resume; /* QEMU's event times, us; 0: not seen */
     bool old_gone, new_gone;
-    bool heard;  /* something came from an engine since it was last looked */
-    bool handed; /* the engines may have begun: who has the guest is theirs to say */
-    char *state; /* of the guest in the new QEMU, if it does not run there; NULL */
+    bool heard;       /* something came from an engine since it was last looked */
+    bool handed;      /* the engines may have begun: who has the guest is theirs to say */
+    char *state;      /* of the guest in the new QEMU, if it does not run there; NULL */
+    GPtrArray *names; /* of the new QEMU's files, of FfLentName *; NULL: it has made none yet */
+    char *warning;    /* what did not work beside that; NULL */
 } Upgrade;
 
 #define fail(error, ...) (g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__), false)
@@ -101,6 +105,8 @@ static void upgrade_clear(Upgrade *u)
     g_strfreev(u->args);
     g_free(u->qemu);
     g_free(u->state);
+    g_free(u->warning);
+    g_clear_pointer(&u->names, g_ptr_array_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Upgrade, upgrade_clear)
 
@@ -325,6 +331,7 @@ static bool start_new(Upgrade *u, const int *sockets, GError **error)
         u->pid = 0;
         return fail(error, "the new QEMU cannot be started: %s", g_strerror(errno));
     }
+    u->names = ff_upgrade_names(u->args, u->old_pid, u->pid);
     return true;
 }
 
@@ -390,7 +397,7 @@ static bool prepare(Upgrade *u, GError **error)
         close(monitor[0]);
         return false;
     }
-    return connect_new(u, monitor[0], error) &&
+    return connect_new(u, monitor[0], error) && ff_upgrade_names_copy_rights(u->names, error) &&
            ff_upgrade_compare(u->running, u->prepared, error) &&
            ff_upgrade_same_files(u->running, u->old_pid, u->prepared, u->pid, error);
 }
@@ -403,6 +410,9 @@ static void end_new(Upgrade *u)
         kill(u->pid, SIGKILL); /* an orderly end might touch what is the running one's */
         waitpid(u->pid, NULL, 0);
         u->pid = 0;
+    }
+    if (u->names) {
+        ff_upgrade_names_remove(u->names);
     }
 }
 
@@ -510,6 +520,17 @@ static void end_old(const Upgrade *u)
 
     pidfd_send_signal(u->old_pidfd, SIGKILL, NULL, 0);
     while (poll(&p, 1, -1) < 0 && errno == EINTR) {
+    }
+}
+
+/* The same for clients: they find the new QEMU where they have found the old one. */
+static void open_to_clients(Upgrade *u)
+{
+    g_autoptr(GError) error = NULL;
+
+    ff_upgrade_names_take(u->names);
+    if (!ff_upgrade_vnc_listen(u->args, u->prepared, &error)) {
+        u->warning = g_strdup(error->message);
     }
 }
 
@@ -652,6 +673,7 @@ static bool switch_over(Upgrade *u, GError **error)
     }
     if (u->end == COMPLETED) {
         end_old(u);
+        open_to_clients(u);
         return look_at_guest(u, error);
     }
     if (u->end == FAILED) {
@@ -704,6 +726,10 @@ static int run(Upgrade *u, const Line *line)
                 : g_strdup("");
         printf("the guest is in QEMU %s, process %d%s%s\n", ff_cli_qmp_version(u->prepared),
                (int)u->pid, u->state ? ", and stands: it is " : stood, u->state ? u->state : "");
+        if (u->warning) {
+            fflush(stdout);
+            fprintf(stderr, "farfault: warning: %s\n", u->warning);
+        }
         return EXIT_OK;
     }
     g_autofree char *version = u->prepared ? g_strdup(ff_cli_qmp_version(u->prepared)) : NULL;

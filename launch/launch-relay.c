@@ -33,6 +33,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "launch/lent-argv.h"
 #include "launch/paths.h"
 
 static void G_GNUC_PRINTF(3, 4) fail(GError **error, int err, const char *format, ...)
@@ -201,6 +202,22 @@ static void add_command_line(Builder *b, char *const *argv)
     json_builder_end_array(b->json);
 }
 
+/* Files of QEMU's that get other names when the guest is its own. */
+static void add_names(Builder *b, const FfRelayStart *start)
+{
+    json_builder_set_member_name(b->json, "names");
+    json_builder_begin_array(b->json);
+    for (guint i = 0; start->names && i < start->names->len; i++) {
+        const FfLentName *name = start->names->pdata[i];
+
+        json_builder_begin_object(b->json);
+        add_string(b, "now", name->now);
+        add_string(b, "then", name->then);
+        json_builder_end_object(b->json);
+    }
+    json_builder_end_array(b->json);
+}
+
 static void add_kept(Builder *b, const FfRelayStart *start)
 {
     struct stat st;
@@ -249,6 +266,7 @@ static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GA
     add_ram(&b, start);
     add_command_line(&b, start->command_line);
     add_bool(&b, "borrowed", start->borrowed);
+    add_names(&b, start);
     json_builder_end_object(json);
 
     g_autoptr(JsonNode) root = json_builder_get_root(json);

@@ -48,6 +48,7 @@ typedef struct {
     FfRunas runas;
     char *const *command_line; /* QEMU's as it was given, without QEMU; NULL-terminated */
     bool borrowed;             /* guest RAM and listening monitors are another QEMU's still */
+    GPtrArray *names;          /* of FfLentName *: what is renamed when they are not; can be NULL */
 } FfRelayStart;
 
 /* A relay's program as it is to be started: the plan, and the fds that the plan names. */

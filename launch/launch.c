@@ -36,6 +36,7 @@
 #include "launch/argv.h"
 #include "launch/endpoint.h"
 #include "launch/launch-relay.h"
+#include "launch/lent-argv.h"
 #include "launch/lent.h"
 #include "launch/parcel.h"
 #include "launch/paths.h"
@@ -48,7 +49,8 @@
 
 typedef struct {
     const FfLaunchOptions *options;
-    FfLent *lent; /* NULL: all is this guest's own */
+    FfLent *lent;     /* NULL: all is this guest's own */
+    GPtrArray *names; /* of FfLentName *; NULL: as lent */
     char **command_line;
     FfPlan *plan;
     const char *prog;            /* as QEMU names itself in messages */
@@ -78,6 +80,7 @@ static void launch_clear(Launch *l)
     g_free(l->endpoints);
     g_free(l->agent_path);
     g_clear_pointer(&l->lent, ff_lent_free);
+    g_clear_pointer(&l->names, g_ptr_array_unref);
     g_clear_pointer(&l->plan, ff_plan_free);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Launch, launch_clear)
@@ -363,6 +366,7 @@ static bool start_relay(Launch *l, GError **error)
         .runas = l->runas,
         .command_line = l->command_line,
         .borrowed = l->lent,
+        .names = l->names,
     };
     l->relay_started = ff_relay_start(&start, &l->plan_fd, error);
     if (l->state_fd >= 0) {
@@ -489,7 +493,9 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     sys.takes_backends = options->takes_backends;
     sys.follows_backends = options->follows_backends;
     l.command_line = argv + 1;
-    g_auto(GStrv) more = options->borrow_fd >= 0 ? ff_lent_argv(argv, options->monitor_fd) : NULL;
+    g_auto(GStrv) more = options->borrow_fd >= 0
+                             ? ff_lent_argv(argv, options->monitor_fd, getpid(), NULL, &l.names)
+                             : NULL;
     if (more) {
         l.lent = ff_lent_receive(options->borrow_fd, &error);
         close(options->borrow_fd); /* none of QEMU's */

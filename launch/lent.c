@@ -163,25 +163,3 @@ bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoi
     }
     return true;
 }
-
-static bool is_option(const char *word, const char *name)
-{
-    return *word == '-' && !strcmp(word + 1 + (word[1] == '-'), name);
-}
-
-char **ff_lent_argv(char *const *argv, int monitor_fd)
-{
-    g_autoptr(GStrvBuilder) b = g_strv_builder_new();
-    g_autofree char *chardev = g_strdup_printf("socket,id=farfault-upgrade,fd=%d", monitor_fd);
-
-    for (; *argv; argv++) {
-        if (is_option(*argv, "incoming") && argv[1]) {
-            argv++;
-        } else if (!is_option(*argv, "S")) {
-            g_strv_builder_add(b, *argv);
-        }
-    }
-    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-mon",
-                            "chardev=farfault-upgrade,mode=control", NULL);
-    return g_strv_builder_end(b);
-}

@@ -31,8 +31,4 @@ bool ff_lent_listens(const FfPlanMonitor *mon);
  * fails. */
 bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint, GError **error);
 
-/* ARGV, with -incoming defer in place of any other and without -S, and with the connected socket
- * MONITOR_FD as one more monitor (g_strfreev). */
-char **ff_lent_argv(char *const *argv, int monitor_fd);
-
 #endif

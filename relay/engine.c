@@ -24,6 +24,7 @@
 #include "relay/engine-internal.h"
 #include "relay/guest.h"
 #include "relay/hook.h"
+#include "relay/names.h"
 #include "relay/uffds.h"
 
 /* How long commands go to QEMU before an engine that ended at once is tried again. */
@@ -125,6 +126,13 @@ static void set_filters(FfRelay *relay, unsigned filters)
     relay->engine->ops->filters_changed(relay);
 }
 
+/* The guest is this QEMU's. */
+static void open_to_clients(FfRelay *relay)
+{
+    ff_names_take(relay);
+    relay->engine->ops->open(relay);
+}
+
 /* Its link has ended. The engine may live on for a moment: what it does not know must not change
  * under it. */
 static void let_go(FfRelay *relay)
@@ -132,7 +140,7 @@ static void let_go(FfRelay *relay)
     relay->engine->words_seq = relay->engine->uffd_seq = 0;
     ff_process_let_go(relay->engine);
     if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
-        relay->engine->ops->open(relay); /* it may have died before it could say so */
+        open_to_clients(relay); /* it may have died before it could say so */
     }
     if (relay->engine->ending < 0) {
         ff_hook_engine_dead(relay);
@@ -280,7 +288,7 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         ff_ping_answered(relay, header->seq);
         break;
     case FF_LINK_OPEN:
-        relay->engine->ops->open(relay);
+        open_to_clients(relay);
         break;
     case FF_LINK_KILL_QEMU:
         text = g_strndup(data, len);

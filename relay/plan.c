@@ -125,6 +125,20 @@ static void read_ram(FfRelayPlan *plan, JsonObject *root)
     }
 }
 
+static void read_names(FfRelayPlan *plan, JsonObject *root)
+{
+    JsonArray *array = ff_json_array(root, "names");
+
+    for (guint i = 0; array && i < json_array_get_length(array); i++) {
+        JsonObject *o = json_array_get_object_element(array, i);
+        FfRelayName *name = g_new0(FfRelayName, 1);
+
+        name->now = get_text(o, "now");
+        name->then = get_text(o, "then");
+        g_ptr_array_add(plan->names, name);
+    }
+}
+
 static void read_held(FfRelayPlan *plan, JsonObject *root)
 {
     JsonArray *array = ff_json_array(root, "held");
@@ -193,6 +207,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->monitors = g_ptr_array_new();
     plan->backends = g_ptr_array_new();
     plan->ram = g_ptr_array_new();
+    plan->names = g_ptr_array_new();
     plan->held = g_ptr_array_new();
     plan->qemu_pid = ff_json_int(root, "qemu-pid", 0);
     plan->agent_fd = get_fd(plan, root, "agent-fd");
@@ -216,6 +231,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
         plan->command_line = json_to_string(json_object_get_member(root, "command-line"), FALSE);
     }
     read_ram(plan, root);
+    read_names(plan, root);
     read_held(plan, root);
     if (!read_monitors(plan, root, error)) {
         return NULL;

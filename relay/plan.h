@@ -45,6 +45,13 @@ typedef struct {
     int fd;
 } FfRelayHeld;
 
+/* A file that QEMU has made beside that of another QEMU, and that takes its place. */
+typedef struct {
+    char *now, *then;
+    dev_t dev; /* which file it is, */
+    ino_t ino; /* once it has taken that; 0: it has not */
+} FfRelayName;
+
 typedef struct {
     pid_t qemu_pid;
     int agent_fd, ready_fd, stderr_fd; /* -1: none */
@@ -62,6 +69,7 @@ typedef struct {
     GPtrArray *monitors; /* FfRelayMonitor * */
     GPtrArray *backends; /* FfRelayMonitor *: those that are .backend */
     GPtrArray *ram;      /* FfRelayRam * */
+    GPtrArray *names;    /* FfRelayName * */
     GPtrArray *held;     /* FfRelayHeld *: what the last relay held */
     GArray *fds;         /* of int: every fd that the text names */
 } FfRelayPlan;

@@ -15,6 +15,7 @@
 #include "relay/engine.h"
 #include "relay/guest.h"
 #include "relay/monitors.h"
+#include "relay/names.h"
 #include "sandbox/sandbox.h"
 
 #include <errno.h>
@@ -39,6 +40,7 @@ static void relay_finish(FfRelay *relay)
     ff_monitors_hear_out(relay);
     ff_backends_end(relay);
     ff_engine_end(relay);
+    ff_names_end(relay);
     ff_monitors_end(relay);
 }
 
@@ -166,6 +168,7 @@ static bool relay_start(FfRelay *relay, GError **error)
     ff_monitors_start(relay);
     if (plan->attached) {
         ff_guest_left(relay); /* nobody is there any more who would hand it a guest */
+        ff_names_take(relay); /* the relay before may have died before it could */
     }
     ff_backends_start(relay);
     return true;

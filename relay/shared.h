@@ -7,6 +7,7 @@
  *   uffds.c     QEMU's userfaultfds
  *   hook.c      what arms the hook for discards in QEMU
  *   guest.c     QEMU's process: pidfd, the agent's hand-over
+ *   names.c     files of QEMU's that get other names
  *   engine.c    the engine's process and its link (engine-internal.h names its parts)
  *   accept.c    where a monitor's clients and vhost-user back-ends come from
  *   backends.c  such back-ends, and what the engine asks about them (vhost-conn.c: one of them)

@@ -34,7 +34,7 @@ int up_run(Guest *g, const char *const *args, char **said)
     g_assert_no_error(error);
     g_test_message("%s%s", out, err);
     g_assert_true(WIFEXITED(status));
-    *said = g_strdup(WEXITSTATUS(status) ? err : out);
+    *said = WEXITSTATUS(status) ? g_strdup(err) : g_strconcat(out, err, NULL);
     return WEXITSTATUS(status);
 }
 

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The files that the new QEMU of an upgrade makes beside those of the running one: sockets at which
+ * it listens, its pid file (launch/lent-argv.h). The new relay renames them as well, whoever comes
+ * first. One thread.
+ */
+#ifndef FF_CLI_UPGRADE_NAMES_H
+#define FF_CLI_UPGRADE_NAMES_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* Of a QEMU with ARGS that is process PID, started beside RUNNING: of FfLentName * (free with
+ * g_ptr_array_unref). */
+GPtrArray *ff_upgrade_names(char *const *args, pid_t running, pid_t pid);
+/* They get the rights and the group that their users have given to those of the running QEMU. FALSE
+ * and ERROR: somebody could not reach the guest any more, or too many could. */
+bool ff_upgrade_names_copy_rights(const GPtrArray *names, GError **error);
+/* The guest is the new QEMU's. */
+void ff_upgrade_names_take(const GPtrArray *names);
+/* It is not, and that QEMU has ended. */
+void ff_upgrade_names_remove(const GPtrArray *names);
+
+#endif

@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See lent-argv.h. What is refused to begin with (cli/upgrade-args.c) does not come here. */
+#include "launch/lent-argv.h"
+
+#include <string.h>
+
+#include "launch/argv-opts.h"
+
+#define UNIX "unix:"
+
+/* ---- names ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    pid_t pid;
+    const char *folder;
+    GPtrArray *names; /* of FfLentName * */
+} Walk;
+
+static void free_name(gpointer p)
+{
+    FfLentName *name = p;
+
+    g_free(name->now);
+    g_free(name->then);
+    g_free(name);
+}
+
+/* The other name of PATH (g_free), as the command line is to have it. */
+static char *rename_later(Walk *w, const char *path)
+{
+    FfLentName *name = g_new(FfLentName, 1);
+    char *other = g_strdup_printf("%s.upgrade-%d", path, (int)w->pid);
+
+    name->then = g_canonicalize_filename(path, w->folder);
+    name->now = g_canonicalize_filename(other, w->folder);
+    g_ptr_array_add(w->names, name);
+    return other;
+}
+
+/* ---- sockets --------------------------------------------------------------------------------- */
+
+const char *ff_lent_socket_path(const GPtrArray *opts)
+{
+    const char *path = ff_opts_get(opts, "path");
+    bool listens = ff_opt_bool(ff_opts_get(opts, "server"), false);
+
+    return path && *path && listens && !ff_opt_bool(ff_opts_get(opts, "abstract"), false) ? path
+                                                                                          : NULL;
+}
+
+static GPtrArray *parse_old(const char *value)
+{
+    return ff_opts_parse(value + strlen(UNIX), "path");
+}
+
+char *ff_lent_old_socket_path(const char *value)
+{
+    if (!g_str_has_prefix(value, UNIX)) {
+        return NULL;
+    }
+    g_autoptr(GPtrArray) opts = parse_old(value);
+    return g_strdup(ff_lent_socket_path(opts));
+}
+
+bool ff_lent_is_control(char *const *argv, const char *id)
+{
+    for (; *argv; argv++) {
+        const FfOption *option = ff_option_find(*argv);
+
+        if (!option || !option->has_arg || !argv[1]) {
+            continue;
+        }
+        argv++;
+        if (option->kind == FF_OPT_MON) {
+            g_autoptr(GPtrArray) opts = ff_opts_parse(*argv, "chardev");
+
+            if (!g_strcmp0(ff_opts_get(opts, "chardev"), id) &&
+                !g_strcmp0(ff_opts_get(opts, "mode"), "control")) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Nobody comes to the new QEMU before the guest is its own: it does not wait for anybody. */
+static void move_socket(Walk *w, GPtrArray *opts)
+{
+    g_autofree char *other = rename_later(w, ff_lent_socket_path(opts));
+
+    ff_opts_set(opts, "path", other);
+    ff_opts_set(opts, "wait", "off");
+}
+
+static char *move_chardev(Walk *w, char *const *argv, const char *value)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "backend");
+    const char *id = ff_opts_get(opts, "id");
+
+    if (g_strcmp0(ff_opts_get(opts, "backend"), "socket") != 0 || !ff_lent_socket_path(opts) ||
+        ff_lent_is_control(argv, id)) {
+        return g_strdup(value);
+    }
+    move_socket(w, opts);
+    return ff_opts_print(opts, "backend");
+}
+
+static char *move_old(Walk *w, const char *value)
+{
+    g_autofree char *path = ff_lent_old_socket_path(value);
+
+    if (!path) {
+        return g_strdup(value);
+    }
+    g_autoptr(GPtrArray) opts = parse_old(value);
+    move_socket(w, opts);
+    g_autofree char *rest = ff_opts_print(opts, "path");
+    return g_strconcat(UNIX, rest, NULL);
+}
+
+static char *move_vnc(Walk *w, const char *value)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "vnc");
+    const char *where = ff_opts_get(opts, "vnc");
+
+    if (where && g_str_has_prefix(where, UNIX)) {
+        g_autofree char *other = rename_later(w, where + strlen(UNIX));
+        g_autofree char *there = g_strconcat(UNIX, other, NULL);
+        ff_opts_set(opts, "vnc", there);
+    } else {
+        ff_opts_set(opts, "vnc", "none");
+    }
+    return ff_opts_print(opts, "vnc");
+}
+
+/* ---- the command line ------------------------------------------------------------------------ */
+
+/* g_free. */
+static char *move(Walk *w, char *const *argv, const FfOption *option, const char *value)
+{
+    switch (option->kind) {
+    case FF_OPT_CHARDEV:
+        return move_chardev(w, argv, value);
+    case FF_OPT_SERIAL:
+    case FF_OPT_PARALLEL:
+    case FF_OPT_MONITOR:
+        return move_old(w, value);
+    default:
+        return !strcmp(option->name, "vnc")       ? move_vnc(w, value)
+               : !strcmp(option->name, "pidfile") ? rename_later(w, value)
+                                                  : g_strdup(value);
+    }
+}
+
+static bool is_left_out(const FfOption *option)
+{
+    return option && (option->kind == FF_OPT_INCOMING || option->kind == FF_OPT_S ||
+                      option->kind == FF_OPT_DAEMONIZE);
+}
+
+char **ff_lent_argv(char *const *argv, int monitor_fd, pid_t pid, const char *folder,
+                    GPtrArray **names)
+{
+    g_autoptr(GStrvBuilder) b = g_strv_builder_new();
+    g_autofree char *chardev = g_strdup_printf("socket,id=farfault-upgrade,fd=%d", monitor_fd);
+    Walk w = {pid, folder, g_ptr_array_new_with_free_func(free_name)};
+
+    for (char *const *word = argv; *word; word++) {
+        const FfOption *option = ff_option_find(*word);
+        const char *value = option && option->has_arg ? word[1] : NULL;
+        g_autofree char *moved = value ? move(&w, argv, option, value) : NULL;
+
+        if (!is_left_out(option)) {
+            g_strv_builder_add(b, *word);
+            if (moved) {
+                g_strv_builder_add(b, moved);
+            }
+        }
+        word += value != NULL;
+    }
+    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-mon",
+                            "chardev=farfault-upgrade,mode=control", NULL);
+    *names = w.names;
+    return g_strv_builder_end(b);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The command line of a QEMU that is started beside the one whose guest it takes over
+ * (docs/design/upgrade.md). Where the running one listens at a path, or has its pid file, the new
+ * one gets another name beside it, which is renamed when the guest is its own. A VNC server on a
+ * port listens nowhere before that.
+ *
+ * Pure functions; any thread.
+ */
+#ifndef FF_LAUNCH_LENT_ARGV_H
+#define FF_LAUNCH_LENT_ARGV_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* What a name beside another one is longer by, at most; bytes. */
+#define FF_LENT_LONGER 16
+
+/* A file that QEMU makes under NOW, and that is to be THEN; absolute. */
+typedef struct {
+    char *now, *then;
+} FfLentName;
+
+/*
+ * ARGV, with -incoming defer in place of any other, without -S and -daemonize, with the connected
+ * socket MONITOR_FD as one more monitor (g_strfreev). PID: of the QEMU that it starts. FOLDER: the
+ * one that it is started in. *NAMES: of FfLentName * (g_ptr_array_unref). MONITOR_FD can be -1, and
+ * ARGV without QEMU itself, for *NAMES alone.
+ */
+char **ff_lent_argv(char *const *argv, int monitor_fd, pid_t pid, const char *folder,
+                    GPtrArray **names);
+
+/* The path at which such a chardev's socket listens, which can get another name; NULL: it has none.
+ * OPTS: of launch/argv-opts.h; what the chardev is said by. Valid as long as they are. */
+const char *ff_lent_socket_path(const GPtrArray *opts);
+/* The same of the old notation, unix:PATH,...; g_free. */
+char *ff_lent_old_socket_path(const char *value);
+/* ID is the chardev of a QMP monitor on ARGV: of those the launcher knows more. */
+bool ff_lent_is_control(char *const *argv, const char *id);
+
+#endif

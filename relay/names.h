@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Files that QEMU has made beside those of the QEMU whose guest it takes over: sockets at which it
+ * listens, its pid file (launch/lent-argv.h). They take the others' places when the guest is its
+ * own. The main loop's thread.
+ */
+#ifndef FF_RELAY_NAMES_H
+#define FF_RELAY_NAMES_H
+
+#include "relay/shared.h"
+
+/* While the guest is another QEMU's still (FF_MARK_BORROWED) nothing is done; nor the second time.
+ */
+void ff_names_take(FfRelay *relay);
+/* QEMU has ended: it has made them under names that they do not have any more. */
+void ff_names_end(FfRelay *relay);
+
+#endif

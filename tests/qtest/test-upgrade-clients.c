@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault upgrade of guests that people use: a console and a guest agent's channel on sockets, a
+ * human monitor, VNC, a pid file, -daemonize. Who comes after the upgrade finds the new QEMU where
+ * the old one was; after one that failed all is as it was.
+ */
+#include "tests/qtest/upgrade-rig.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define WAIT_MS 60000
+#define FIRST_PORT 5900
+
+/* Sockets in the guest's folder, each said in another way. */
+static const char *const sockets[] = {"serial", "agent", "human", "vnc"};
+/* The files that a QEMU of a guest with them makes. */
+static const char *const files[] = {"serial", "agent", "human", "vnc", "pid"};
+
+static char *path_of(const Guest *g, const char *name)
+{
+    return g_build_filename(g->dir, name, NULL);
+}
+
+/* PORT: of VNC; 0: it has a socket. */
+static Guest *start(const char *faults, unsigned port, bool daemonize)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    Guest *g = up_new();
+    g_autofree char *serial = g_strdup_printf("unix:%s/serial,server,nowait", g->dir);
+    g_autofree char *agent =
+        g_strdup_printf("socket,id=ga,path=%s/agent,server=on,wait=off", g->dir);
+    g_autofree char *human = g_strdup_printf("unix:%s/human,server=on,wait=off", g->dir);
+    g_autofree char *vnc = port ? g_strdup_printf("127.0.0.1:%u,share=ignore", port - FIRST_PORT)
+                                : g_strdup_printf("unix:%s/vnc", g->dir);
+    g_autofree char *pid = path_of(g, "pid");
+    const char *const more[] = {"-serial",
+                                serial,
+                                "-device",
+                                "virtio-serial",
+                                "-chardev",
+                                agent,
+                                "-device",
+                                "virtserialport,chardev=ga,name=org.qemu.guest_agent.0",
+                                "-monitor",
+                                human,
+                                "-vnc",
+                                vnc,
+                                "-pidfile",
+                                pid,
+                                daemonize ? "-daemonize" : NULL,
+                                NULL};
+
+    g->faults = faults ? g_strdup_printf("%s;%s", g->dir, faults) : NULL;
+    up_start_vmgenid(g, more);
+    return g;
+}
+
+static int connect_unix(const Guest *g, const char *name)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_snprintf(address.sun_path, sizeof(address.sun_path), "%s/%s", g->dir, name);
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    return fd;
+}
+
+/* The process that listens at FD's other end. */
+static pid_t owner(int fd)
+{
+    struct ucred cred;
+    socklen_t len = sizeof(cred);
+
+    g_assert_cmpint(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len), ==, 0);
+    return cred.pid;
+}
+
+/* Reads from FD until PART has come. */
+static void hears(int fd, const char *part)
+{
+    g_autoptr(GString) all = g_string_new(NULL);
+    char bytes[256];
+
+    while (!strstr(all->str, part)) {
+        struct pollfd p = {fd, POLLIN, 0};
+
+        g_assert_cmpint(poll(&p, 1, WAIT_MS), ==, 1);
+        ssize_t n = read(fd, bytes, sizeof(bytes));
+        g_assert_cmpint(n, >, 0);
+        g_string_append_len(all, bytes, n);
+    }
+}
+
+/* The other side lets it go. */
+static void is_closed(int fd)
+{
+    char bytes[256];
+    ssize_t n;
+
+    do {
+        struct pollfd p = {fd, POLLIN, 0};
+
+        g_assert_cmpint(poll(&p, 1, WAIT_MS), ==, 1);
+        n = read(fd, bytes, sizeof(bytes));
+    } while (n > 0);
+    close(fd);
+}
+
+static int connect_port(unsigned port)
+{
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(connect(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    return fd;
+}
+
+/* One that nobody has just now, and that a VNC server can have. */
+static unsigned free_port(void)
+{
+    for (;;) {
+        struct sockaddr_in address = {.sin_family = AF_INET,
+                                      .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t len = sizeof(address);
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        g_assert_cmpint(bind(fd, (struct sockaddr *)&address, len), ==, 0);
+        g_assert_cmpint(getsockname(fd, (struct sockaddr *)&address, &len), ==, 0);
+        close(fd);
+        if (ntohs(address.sin_port) >= FIRST_PORT) {
+            return ntohs(address.sin_port);
+        }
+    }
+}
+
+/* All of QEMU PID's is at its place, and answers. */
+static void all_are_of(const Guest *g, pid_t pid, unsigned port)
+{
+    g_autofree char *file = path_of(g, "pid"), *text = NULL;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(sockets); i++) {
+        if (port && !strcmp(sockets[i], "vnc")) {
+            continue;
+        }
+        int fd = connect_unix(g, sockets[i]);
+        g_assert_cmpint(owner(fd), ==, pid);
+        close(fd);
+    }
+    int human = connect_unix(g, "human");
+    hears(human, "(qemu)");
+    close(human);
+    int vnc = port ? connect_port(port) : connect_unix(g, "vnc");
+    hears(vnc, "RFB 003.008");
+    close(vnc);
+    g_assert_true(g_file_get_contents(file, &text, NULL, NULL));
+    g_assert_cmpint(atoi(text), ==, pid);
+}
+
+/* Files of QEMU's that are no others' any more. */
+static unsigned left_over(const Guest *g)
+{
+    g_autoptr(GDir) dir = g_dir_open(g->dir, 0, NULL);
+    const char *name;
+    unsigned n = 0;
+
+    while ((name = g_dir_read_name(dir))) {
+        n += strstr(name, ".upgrade-") != NULL;
+    }
+    return n;
+}
+
+/* It ends in an orderly way, and takes with it what it has made. */
+static void end_and_look(Guest *g)
+{
+    up_reconnect(g);
+    qmp_ok(g->qmp, "quit", NULL);
+    up_disconnect(g);
+    up_await_qemus(g, 0);
+    /* Its relay ends after it. */
+    for (unsigned i = 0; i < G_N_ELEMENTS(files); i++) {
+        g_autofree char *path = path_of(g, files[i]);
+        int fd = inotify_init1(IN_CLOEXEC);
+        char events[4096];
+
+        g_assert_cmpint(inotify_add_watch(fd, g->dir, IN_DELETE), >=, 0);
+        while (g_file_test(path, G_FILE_TEST_EXISTS)) {
+            struct pollfd p = {fd, POLLIN, 0};
+
+            g_assert_cmpint(poll(&p, 1, WAIT_MS), ==, 1);
+            g_assert_cmpint(read(fd, events, sizeof(events)), >, 0);
+        }
+        close(fd);
+    }
+}
+
+/* Who may come stays what somebody has made of it. */
+static void has_rights(const Guest *g, mode_t mode)
+{
+    g_autofree char *path = path_of(g, "agent");
+    struct stat st;
+
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    g_assert_cmpuint(st.st_mode & 07777, ==, mode);
+}
+
+static void run(unsigned port, bool daemonize)
+{
+    g_autoptr(Guest) g = start(NULL, port, daemonize);
+    g_autofree char *program = up_installed(), *newer = vm_newer_qemu();
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *agent = path_of(g, "agent");
+    g_assert_cmpint(chmod(agent, 0620), ==, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        int client = connect_unix(g, "serial");
+
+        all_are_of(g, up_only_qemu(g), port);
+        up_to(g, newer && i % 2 == 0 ? newer : program);
+        is_closed(client);
+        all_are_of(g, up_only_qemu(g), port);
+        g_assert_cmpuint(left_over(g), ==, 0);
+        has_rights(g, 0620);
+    }
+    up_check_memory(g);
+    end_and_look(g);
+}
+
+static void test_socket(void)
+{
+    run(0, false);
+}
+
+static void test_port(void)
+{
+    run(free_port(), false);
+}
+
+static void test_daemon(void)
+{
+    run(0, true);
+}
+
+/* The port is somebody else's by then: the upgrade is none the worse, and says what to do. */
+static void test_port_taken(void)
+{
+    unsigned port = free_port();
+    g_autoptr(Guest) g = start(NULL, port, false);
+    g_autofree char *said = NULL;
+
+    if (!g) {
+        return;
+    }
+    up_reconnect(g);
+    qmp_ok(g->qmp, "display-update", "{'type': 'vnc', 'addresses': []}");
+    up_disconnect(g);
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(fd, 1), ==, 0);
+    g_assert_cmpint(up_run(g, NULL, &said), ==, 0);
+    g_assert_nonnull(strstr(said, "VNC does not listen at port"));
+    close(fd);
+    up_runs(g);
+    up_reconnect(g);
+    qmp_ok(g->qmp, "display-update",
+           "{'type': 'vnc', 'addresses': [{'type': 'inet', 'host': '127.0.0.1', 'port': '%u'}]}",
+           port);
+    int vnc = connect_port(port);
+    hears(vnc, "RFB 003.008");
+    close(vnc);
+}
+
+/* One that fails, by the death of the new engine or of its relay: all is the old one's, as before.
+ */
+static void test_fails(void)
+{
+    static const char *const faults[] = {"takeover/*/at/loaded=kill", "takeover/*/at/ready=relay"};
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    unsigned port = free_port();
+    g_autoptr(Guest) g = start(NULL, port, false);
+    pid_t old = g ? up_only_qemu(g) : 0;
+    for (unsigned i = 0; g && i < G_N_ELEMENTS(faults); i++) {
+        g_autofree char *said = NULL;
+        int client = connect_unix(g, "agent");
+
+        up_set_faults(g, faults[i]);
+        g_assert_cmpint(up_run(g, NULL, &said), ==, 1);
+        g_assert_cmpint(up_only_qemu(g), ==, old);
+        all_are_of(g, old, port);
+        g_assert_cmpuint(left_over(g), ==, 0);
+        struct pollfd p = {client, POLLIN, 0};
+        g_assert_cmpint(poll(&p, 1, 0), ==, 0); /* it is connected still */
+        close(client);
+        up_runs(g);
+    }
+    if (g) {
+        up_check_memory(g);
+    }
+}
+
+/* Waits until NAME has been given its last name. */
+static void await_names(const Guest *g, unsigned n)
+{
+    int fd = inotify_init1(IN_CLOEXEC);
+    char events[4096];
+
+    g_assert_cmpint(inotify_add_watch(fd, g->dir, IN_MOVED_TO), >=, 0);
+    while (left_over(g) != n) {
+        struct pollfd p = {fd, POLLIN, 0};
+
+        g_assert_cmpint(poll(&p, 1, WAIT_MS), ==, 1);
+        g_assert_cmpint(read(fd, events, sizeof(events)), >, 0);
+    }
+    close(fd);
+}
+
+/* Nobody waits for the upgrade: the new relay gives the names, and takes them along at the end. */
+static void test_alone(void)
+{
+    g_autoptr(Guest) g = start(NULL, 0, false);
+
+    if (!g) {
+        return;
+    }
+    pid_t old = up_only_qemu(g);
+    qmp_free(up_by_hand(g));
+    up_disconnect(g);
+    pid_t now = up_only_qemu(g);
+    g_assert_cmpint(now, !=, old);
+    await_names(g, 0);
+    all_are_of(g, now, 0);
+    up_check_memory(g);
+    end_and_look(g);
+}
+
+/* Nor does that relay live to do it: the next one does. */
+static void test_attached(void)
+{
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = start(NULL, 0, false);
+    if (!g) {
+        return;
+    }
+    up_set_faults(g, "takeover/*/at/idle=relay");
+    qmp_free(up_by_hand(g));
+    up_disconnect(g);
+    pid_t now = up_only_qemu(g);
+    g_assert_cmpuint(left_over(g), ==, G_N_ELEMENTS(files));
+    up_attach(g, now);
+    g_assert_cmpuint(left_over(g), ==, 0);
+    all_are_of(g, now, 0);
+    up_check_memory(g);
+    end_and_look(g);
+}
+
+static void test_refused(void)
+{
+    static const struct {
+        const char *args, *part;
+    } cases[] = {
+        {"-vnc :7,websocket=on", "of its options only"},
+        {"-vnc :7,to=5", "of its options only"},
+        {"-vnc localhost:7,reverse=on", "of its options only"},
+        {"-vnc localhost:60000", "only HOST:NUMBER"},
+        {"-vnc :7 -vnc :8", "-vnc: cannot be handed over to another QEMU yet: more than one"},
+        {"-serial unix:/tmp/x", "unix:PATH with server=on"},
+        {"-serial tcp::7001,server=on", "of these only"},
+        {"-chardev socket,id=f,path=/tmp/x", "of sockets those that listen at a path"},
+        {"-chardev socket,id=f,path=x,abstract=on,server=on", "those that listen at a path"},
+        {"-chardev socket,id=f,host=::1,port=7001,server=on", "those that listen at a path"},
+        {"-daemonize -pidfile x", "its path is relative"},
+        {"-daemonize -vnc unix:x", "its path is relative"},
+        {"-monitor "
+         "unix:/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+         "aaaaaaaaaaaaaaaa,server=on",
+         "longer than 91 bytes"},
+        {"-chardev socket,id=f,path=/tmp/x,server=on -mon chardev=f,mode=control -serial chardev:f",
+         "of QMP monitors those that listen and are nothing else"},
+    };
+    g_autoptr(Guest) g = up_counting(NULL);
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *file = path_of(g, "args"), *own = g_strjoinv(" ", g->args);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *text = g_strdup_printf("%s %s", own, cases[i].args);
+
+        g_assert_true(g_file_set_contents(file, text, -1, NULL));
+        up_fails(g, (const char *const[]){"--args-from", file, NULL}, cases[i].part);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/upgrade-clients/socket", test_socket);
+    g_test_add_func("/upgrade-clients/port", test_port);
+    g_test_add_func("/upgrade-clients/port-taken", test_port_taken);
+    g_test_add_func("/upgrade-clients/daemon", test_daemon);
+    g_test_add_func("/upgrade-clients/fails", test_fails);
+    g_test_add_func("/upgrade-clients/alone", test_alone);
+    g_test_add_func("/upgrade-clients/attached", test_attached);
+    g_test_add_func("/upgrade-clients/refused", test_refused);
+    return g_test_run();
+}

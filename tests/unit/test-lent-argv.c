@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The command line of a QEMU that is started beside the one whose guest it takes over. */
+#include "launch/lent-argv.h"
+
+#include <string.h>
+
+#define TAIL                                                                                       \
+    " -incoming defer -chardev socket,id=farfault-upgrade,fd=9 -mon "                              \
+    "chardev=farfault-upgrade,mode=control"
+
+/* NAMES: "NOW>THEN" of each, with a space after it. */
+static const struct {
+    const char *from, *to, *names;
+} cases[] = {
+    {"q -m 1G", "q -m 1G", ""},
+    {"q -S -incoming tcp::1 -daemonize x", "q x", ""},
+    {"q --incoming tcp::1 --S", "q", ""},
+    {"q -append -S -name -daemonize", "q -append -S -name -daemonize", ""},
+    {"q -pidfile p", "q -pidfile p.upgrade-7", "/d/p.upgrade-7>/d/p "},
+    {"q -pidfile ../p", "q -pidfile ../p.upgrade-7", "/p.upgrade-7>/p "},
+    {"q -serial unix:/s,server,nowait", "q -serial unix:/s.upgrade-7,server=on,wait=off",
+     "/s.upgrade-7>/s "},
+    {"q -serial unix:/s,server", "q -serial unix:/s.upgrade-7,server=on,wait=off",
+     "/s.upgrade-7>/s "},
+    {"q -monitor unix:/s,server=on,wait=on", "q -monitor unix:/s.upgrade-7,server=on,wait=off",
+     "/s.upgrade-7>/s "},
+    {"q -serial file:/s -parallel none", "q -serial file:/s -parallel none", ""},
+    {"q -chardev socket,path=/a,,b,id=c,server=on",
+     "q -chardev socket,path=/a,,b.upgrade-7,id=c,server=on,wait=off", "/a,b.upgrade-7>/a,b "},
+    {"q -chardev file,path=/a,id=c", "q -chardev file,path=/a,id=c", ""},
+    {"q -chardev socket,path=/a,id=c", "q -chardev socket,path=/a,id=c", ""},
+    {"q -chardev socket,path=a,id=c,server=on,abstract=on",
+     "q -chardev socket,path=a,id=c,server=on,abstract=on", ""},
+    /* Monitors of QMP are the launcher's; human ones are not. */
+    {"q -mon c,mode=control -chardev socket,path=/a,id=c,server=on",
+     "q -mon c,mode=control -chardev socket,path=/a,id=c,server=on", ""},
+    {"q -mon chardev=c -chardev socket,path=/a,id=c,server=on",
+     "q -mon chardev=c -chardev socket,path=/a.upgrade-7,id=c,server=on,wait=off",
+     "/a.upgrade-7>/a "},
+    {"q -qmp unix:/q,server=on", "q -qmp unix:/q,server=on", ""},
+    {"q -vnc none", "q -vnc none", ""},
+    {"q -vnc :1,password=on", "q -vnc none,password=on", ""},
+    {"q -vnc [::1]:1", "q -vnc none", ""},
+    {"q -vnc unix:v,share=ignore", "q -vnc unix:v.upgrade-7,share=ignore", "/d/v.upgrade-7>/d/v "},
+};
+
+static void test_case(const void *opaque)
+{
+    unsigned i = GPOINTER_TO_UINT(opaque);
+    g_auto(GStrv) from = g_strsplit(cases[i].from, " ", -1);
+    g_autoptr(GPtrArray) names = NULL;
+    g_auto(GStrv) to = ff_lent_argv(from, 9, 7, "/d", &names);
+    g_autofree char *text = g_strjoinv(" ", to), *expected = g_strconcat(cases[i].to, TAIL, NULL);
+    g_autoptr(GString) all = g_string_new(NULL);
+
+    for (guint n = 0; n < names->len; n++) {
+        const FfLentName *name = names->pdata[n];
+        g_string_append_printf(all, "%s>%s ", name->now, name->then);
+    }
+    g_assert_cmpstr(text, ==, expected);
+    g_assert_cmpstr(all->str, ==, cases[i].names);
+}
+
+/* No name is longer by more than what paths are checked for. */
+static void test_longer(void)
+{
+    char *argv[] = {(char *)"-pidfile", (char *)"/p", NULL};
+    g_autoptr(GPtrArray) names = NULL;
+    g_auto(GStrv) to = ff_lent_argv(argv, -1, 4194304, NULL, &names); /* the kernel's largest */
+
+    g_assert_cmpuint(strlen(to[1]), ==, strlen("/p") + FF_LENT_LONGER);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *path = g_strdup_printf("/lent-argv/%u", i);
+        g_test_add_data_func(path, GUINT_TO_POINTER(i), test_case);
+    }
+    g_test_add_func("/lent-argv/longer", test_longer);
+    return g_test_run();
+}
