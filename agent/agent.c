@@ -25,9 +25,9 @@
  * takes the control group away as soon as QEMU's pid is gone. So the destructor tells the relay,
  * and waits until it has ended or says that it has something left to do.
  *
- * Threads: the constructor runs before QEMU has any. The fork handler runs in a child of a
- * process that may have threads: only async-signal-safe calls there. The destructor runs beside
- * whatever threads QEMU has left.
+ * Threads: the constructor runs before QEMU has any, and makes one for taps (taps.c). The fork
+ * handler runs in a child of a process that may have threads: only async-signal-safe calls there.
+ * The destructor runs beside whatever threads QEMU has left.
  * System calls: userfaultfd or openat+ioctl, ioctl(UFFDIO_API), pidfd_open, fcntl, dup3,
  * socketpair, sendmsg, sendto, recvmsg, poll, close.
  */
@@ -52,6 +52,7 @@
 
 #include "agent/hook.h"
 #include "agent/stderr.h"
+#include "agent/taps.h"
 #include "uffd/uffd.h"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -323,6 +324,19 @@ static int keep_in_socket(int fd)
     return high;
 }
 
+/* A guest whose network would be dead has a QEMU that it can stay in. */
+static void take_taps(void)
+{
+    const char *text = getenv(FF_AGENT_ENV_TAPS);
+    int rc = text ? ff_taps_start(text) : 0;
+
+    if (rc < 0) {
+        dprintf(STDERR_FILENO, "farfault: the taps cannot be taken over: %s\n", strerror(-rc));
+        _exit(1);
+    }
+    unsetenv(FF_AGENT_ENV_TAPS);
+}
+
 static void __attribute__((constructor)) farfault_agent(void)
 {
     const char *env_fd = getenv(FF_AGENT_ENV_FD);
@@ -334,6 +348,7 @@ static void __attribute__((constructor)) farfault_agent(void)
     const char *env_daemonize = getenv(FF_AGENT_ENV_DAEMONIZE);
     bool daemonize = env_daemonize && strcmp(env_daemonize, "1") == 0;
     set_cloexec(getenv(FF_AGENT_ENV_CLOEXEC));
+    take_taps();
     unsetenv(FF_AGENT_ENV_FD);
     unsetenv(FF_AGENT_ENV_EXE);
     unsetenv(FF_AGENT_ENV_CLOEXEC);

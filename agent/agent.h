@@ -34,6 +34,12 @@
 /* "1": QEMU will fork twice (-daemonize); the second child hands over again, once. */
 #define FF_AGENT_ENV_DAEMONIZE "FARFAULT_AGENT_DAEMONIZE"
 
+/* Taps that another QEMU has still, in place of which this one is given stand-ins (taps.c):
+ * "GO,PIDFD;", an eventfd that says that the guest is this QEMU's, and the other QEMU's pidfd; and
+ * of each tap "STAND-IN,OTHER,TAP;", both ends of the pair of sockets that QEMU has one of, and the
+ * tap. Numbers of fds. */
+#define FF_AGENT_ENV_TAPS "FARFAULT_AGENT_TAPS"
+
 enum {
     FF_AGENT_FD_PIDFD,
     FF_AGENT_FD_PAGEMAP,

@@ -84,11 +84,19 @@ static const char *check_drive(const char *value, const FfPlan *plan)
 static const char *check_net(const char *value, const FfPlan *plan)
 {
     if (!is_one_of(value, (const char *const[]){"user", "none", NULL})) {
-        return HANDED ": only user and none can be started twice";
+        return HANDED ": of these only user, none, and -netdev tap";
     }
     return strstr(value, "fwd=") || strstr(value, "smb=") ? HANDED
                ": the port is the running QEMU's"
                                                           : NULL;
+}
+
+static const char *check_netdev(const char *value, const FfPlan *plan)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "type");
+
+    return !g_strcmp0(ff_opts_get(opts, "type"), "tap") ? ff_lent_tap_refused(opts)
+                                                        : check_net(value, plan);
 }
 
 static const char *check_object(const char *value, const FfPlan *plan)
@@ -274,7 +282,7 @@ static const struct {
     {"hdd", true, check_drive},
     {"cdrom", true, check_drive},
     {"pflash", true, check_drive},
-    {"netdev", true, check_net},
+    {"netdev", true, check_netdev},
     {"nic", true, check_net},
     {"net", true, check_net},
     {"object", true, check_object},

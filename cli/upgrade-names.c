@@ -16,7 +16,7 @@ GPtrArray *ff_upgrade_names(char *const *args, pid_t running, pid_t pid)
     g_autofree char *link = g_strdup_printf("/proc/%d/cwd", (int)running);
     g_autofree char *folder = g_file_read_link(link, NULL);
     GPtrArray *names;
-    g_auto(GStrv) unused = ff_lent_argv(args, -1, pid, folder, &names);
+    g_auto(GStrv) unused = ff_lent_argv(args, -1, NULL, pid, folder, &names);
 
     return names;
 }

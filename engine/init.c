@@ -51,6 +51,7 @@ void ff_engine_init_free(FfEngineInit *init)
     close_fd(init->maps_fd);
     close_fd(init->mem_fd);
     close_fd(init->discard_fd);
+    close_fd(init->taps_fd);
     close_fd(init->backends_fd);
     g_free(init->discard_error);
     for (unsigned i = 0; i < FF_KINDS; i++) {
@@ -120,6 +121,7 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         {"discards", &init->discard_fd},  {"device-backends", &init->backends_fd},
         {FF_FILE_HELD, &init->file_fd},   {FF_PACT_HELD, &init->pact_fd},
         {FF_HEIR_HELD, &init->heir_fd},   {FF_LEASE_HELD, &init->lease_fd},
+        {"taps", &init->taps_fd},
     };
     JsonObject *held;
 
@@ -255,7 +257,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
         init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd =
             init->backends_fd = init->discard_fd = init->file_fd = init->pact_fd = init->heir_fd =
-                init->lease_fd = -1;
+                init->lease_fd = init->taps_fd = -1;
     for (unsigned i = 0; i < FF_KINDS; i++) {
         init->uffds[i] = -1;
     }

@@ -307,6 +307,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .lease_fd = init->lease_fd,
         .pact_fd = init->pact_fd,
         .heir_fd = init->heir_fd,
+        .taps_fd = init->taps_fd,
         .qemu_pid = init->qemu_pid,
         .command_line = init->command_line,
         .listening = init->listening,

@@ -72,6 +72,7 @@ static bool fill_in(FfAttach *a, int ready_fd, GError **error)
         return false;
     }
     json_object_set_int_member(a->plan, "ready-fd", ready_fd);
+    json_object_set_int_member(a->plan, "taps-fd", -1); /* the other QEMU has ended, or will */
     json_object_set_int_member(a->plan, "qemu-pid", a->pid);
     json_object_set_string_member(a->plan, "engine", engine);
     json_object_set_boolean_member(a->plan, "daemonize", FALSE);

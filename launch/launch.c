@@ -37,6 +37,7 @@
 #include "launch/endpoint.h"
 #include "launch/launch-relay.h"
 #include "launch/lent-argv.h"
+#include "launch/lent-taps.h"
 #include "launch/lent.h"
 #include "launch/parcel.h"
 #include "launch/paths.h"
@@ -51,6 +52,7 @@ typedef struct {
     const FfLaunchOptions *options;
     FfLent *lent;     /* NULL: all is this guest's own */
     GPtrArray *names; /* of FfLentName *; NULL: as lent */
+    FfLentTaps taps;
     char **command_line;
     FfPlan *plan;
     const char *prog;            /* as QEMU names itself in messages */
@@ -70,6 +72,7 @@ typedef struct {
 
 static void launch_clear(Launch *l)
 {
+    ff_lent_taps_clear(&l->taps);
     if (l->plan && l->endpoints && !l->relay_started && !l->lent) {
         for (guint i = 0; i < l->plan->monitors->len; i++) {
             ff_endpoint_undo(&l->endpoints[i]);
@@ -367,6 +370,7 @@ static bool start_relay(Launch *l, GError **error)
         .command_line = l->command_line,
         .borrowed = l->lent,
         .names = l->names,
+        .taps_fd = l->taps.go,
     };
     l->relay_started = ff_relay_start(&start, &l->plan_fd, error);
     if (l->state_fd >= 0) {
@@ -422,6 +426,9 @@ static void sort_fds(Launch *l, GString *list)
     if (l->agent_file >= 0) {
         give_qemu(l->agent_file, list);
     }
+    for (guint i = 0; l->taps.fds && i < l->taps.fds->len; i++) {
+        give_qemu(g_array_index(l->taps.fds, int, i), list);
+    }
     if (l->agent_qemu >= 0) {
         fcntl(l->agent_qemu, F_SETFD, 0);
     }
@@ -447,6 +454,9 @@ static void set_environment(const Launch *l, const char *fd_list)
     setenv(FF_AGENT_ENV_FD, fd, 1);
     setenv(FF_AGENT_ENV_EXE, exe, 1);
     setenv(FF_AGENT_ENV_CLOEXEC, fd_list, 1);
+    if (l->taps.text) {
+        setenv(FF_AGENT_ENV_TAPS, l->taps.text, 1);
+    }
     if (l->plan->daemonize) {
         setenv(FF_AGENT_ENV_DAEMONIZE, "1", 1);
     }
@@ -475,15 +485,33 @@ static bool prepare(Launch *l, GError **error)
         return false;
     }
     prepare_agent(l);
+    if (l->taps.text && !l->agent_path) {
+        ff_launch_fail(error, "the taps cannot be taken over without farfault-agent.so: install "
+                              "farfault again");
+        return false;
+    }
     make_state(l);
     make_parcel(l);
     return start_relay(l, error);
 }
 
+/* The command line of a QEMU that takes another one's guest over (g_strfreev). */
+static char **borrow(Launch *l, char **argv, GError **error)
+{
+    const FfLaunchOptions *options = l->options;
+
+    l->lent = ff_lent_receive(options->borrow_fd, error);
+    close(options->borrow_fd); /* none of QEMU's */
+    if (!l->lent || !ff_lent_taps_take(&l->taps, l->lent, argv, error)) {
+        return NULL;
+    }
+    return ff_lent_argv(argv, options->monitor_fd, l->taps.stand_ins, getpid(), NULL, &l->names);
+}
+
 int ff_launch(const FfLaunchOptions *options, char **argv)
 {
     g_autoptr(GError) error = NULL;
-    g_auto(Launch) l = {.options = options};
+    g_auto(Launch) l = {.options = options, .taps.go = -1};
     const char *slash = strrchr(argv[0], '/');
     l.prog = slash ? slash + 1 : argv[0];
 
@@ -493,13 +521,10 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     sys.takes_backends = options->takes_backends;
     sys.follows_backends = options->follows_backends;
     l.command_line = argv + 1;
-    g_auto(GStrv) more = options->borrow_fd >= 0
-                             ? ff_lent_argv(argv, options->monitor_fd, getpid(), NULL, &l.names)
-                             : NULL;
-    if (more) {
-        l.lent = ff_lent_receive(options->borrow_fd, &error);
-        close(options->borrow_fd); /* none of QEMU's */
-        if (!l.lent) {
+    g_auto(GStrv) more = NULL;
+    if (options->borrow_fd >= 0) {
+        more = borrow(&l, argv, &error);
+        if (!more) {
             fprintf(stderr, "farfault: %s\n", error->message);
             return 1;
         }

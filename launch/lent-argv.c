@@ -13,7 +13,8 @@
 typedef struct {
     pid_t pid;
     const char *folder;
-    GPtrArray *names; /* of FfLentName * */
+    GPtrArray *names;   /* of FfLentName * */
+    const int *tap_fds; /* of the taps that are to come; NULL: they stay as they are */
 } Walk;
 
 static void free_name(gpointer p)
@@ -133,6 +134,80 @@ static char *move_vnc(Walk *w, const char *value)
     return ff_opts_print(opts, "vnc");
 }
 
+/* ---- taps ------------------------------------------------------------------------------------ */
+
+#define DOWNSCRIPT "/etc/qemu-ifdown" /* QEMU's default */
+
+const char *ff_lent_tap_refused(const GPtrArray *opts)
+{
+    static const char *const known[] = {"type",  "id",       "ifname", "script", "downscript",
+                                        "vhost", "vnet_hdr", "sndbuf", NULL};
+    const char *name = ff_opts_get(opts, "ifname"), *down = ff_opts_get(opts, "downscript");
+
+    for (guint i = 0; i < opts->len; i++) {
+        const FfOpt *opt = opts->pdata[i];
+
+        if (!g_strv_contains(known, opt->key)) {
+            return "of a tap's options only ifname, script, downscript, vnet_hdr and sndbuf";
+        }
+    }
+    if (!name || strchr(name, '%')) {
+        return "of taps only those with ifname=";
+    }
+    if (ff_opt_bool(ff_opts_get(opts, "vhost"), false)) {
+        return "its vhost is the running QEMU's";
+    }
+    return !g_strcmp0(down, "no") || (!down && !g_file_test(DOWNSCRIPT, G_FILE_TEST_EXISTS))
+               ? NULL
+               : "nobody would run its downscript: give downscript=no";
+}
+
+static GPtrArray *parse_tap(const char *value)
+{
+    GPtrArray *opts = ff_opts_parse(value, "type");
+
+    if (g_strcmp0(ff_opts_get(opts, "type"), "tap") != 0) {
+        g_clear_pointer(&opts, g_ptr_array_unref);
+    }
+    return opts;
+}
+
+char **ff_lent_taps(char *const *argv)
+{
+    g_autoptr(GStrvBuilder) b = g_strv_builder_new();
+
+    for (; *argv; argv++) {
+        const FfOption *option = ff_option_find(*argv);
+
+        if (!option || !option->has_arg || !argv[1]) {
+            continue;
+        }
+        argv++;
+        g_autoptr(GPtrArray) opts = option->kind == FF_OPT_NETDEV ? parse_tap(*argv) : NULL;
+        if (opts) {
+            g_strv_builder_add(b, ff_opts_get(opts, "ifname") ?: "");
+        }
+    }
+    return g_strv_builder_end(b);
+}
+
+/* QEMU allows none of what it does to a tap that it opens beside fd=. */
+static char *give_tap(Walk *w, const char *value)
+{
+    static const char *const dropped[] = {"ifname", "script", "downscript", "vnet_hdr"};
+    g_autoptr(GPtrArray) opts = w->tap_fds ? parse_tap(value) : NULL;
+
+    if (!opts) {
+        return g_strdup(value);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(dropped); i++) {
+        ff_opts_remove(opts, dropped[i]);
+    }
+    g_autofree char *number = g_strdup_printf("%d", *w->tap_fds++);
+    ff_opts_set(opts, "fd", number);
+    return ff_opts_print(opts, "type");
+}
+
 /* ---- the command line ------------------------------------------------------------------------ */
 
 /* g_free. */
@@ -141,6 +216,8 @@ static char *move(Walk *w, char *const *argv, const FfOption *option, const char
     switch (option->kind) {
     case FF_OPT_CHARDEV:
         return move_chardev(w, argv, value);
+    case FF_OPT_NETDEV:
+        return give_tap(w, value);
     case FF_OPT_SERIAL:
     case FF_OPT_PARALLEL:
     case FF_OPT_MONITOR:
@@ -158,12 +235,12 @@ static bool is_left_out(const FfOption *option)
                       option->kind == FF_OPT_DAEMONIZE);
 }
 
-char **ff_lent_argv(char *const *argv, int monitor_fd, pid_t pid, const char *folder,
-                    GPtrArray **names)
+char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t pid,
+                    const char *folder, GPtrArray **names)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
     g_autofree char *chardev = g_strdup_printf("socket,id=farfault-upgrade,fd=%d", monitor_fd);
-    Walk w = {pid, folder, g_ptr_array_new_with_free_func(free_name)};
+    Walk w = {pid, folder, g_ptr_array_new_with_free_func(free_name), tap_fds};
 
     for (char *const *word = argv; *word; word++) {
         const FfOption *option = ff_option_find(*word);

@@ -24,12 +24,18 @@ typedef struct {
 
 /*
  * ARGV, with -incoming defer in place of any other, without -S and -daemonize, with the connected
- * socket MONITOR_FD as one more monitor (g_strfreev). PID: of the QEMU that it starts. FOLDER: the
- * one that it is started in. *NAMES: of FfLentName * (g_ptr_array_unref). MONITOR_FD can be -1, and
- * ARGV without QEMU itself, for *NAMES alone.
+ * socket MONITOR_FD as one more monitor (g_strfreev). TAP_FDS: what QEMU is to have for the taps,
+ * one for each of ff_lent_taps(); can be NULL if these are not looked at. PID: of the QEMU that it
+ * starts. FOLDER: the one that it is started in. *NAMES: of FfLentName * (g_ptr_array_unref).
+ * MONITOR_FD can be -1, and ARGV without QEMU itself, for *NAMES alone.
  */
-char **ff_lent_argv(char *const *argv, int monitor_fd, pid_t pid, const char *folder,
-                    GPtrArray **names);
+char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t pid,
+                    const char *folder, GPtrArray **names);
+
+/* The interfaces of the taps on ARGV, in its order (g_strfreev). */
+char **ff_lent_taps(char *const *argv);
+/* What stands against a -netdev tap of these options, whose first one is "type"; NULL: nothing. */
+const char *ff_lent_tap_refused(const GPtrArray *opts);
 
 /* The path at which such a chardev's socket listens, which can get another name; NULL: it has none.
  * OPTS: of launch/argv-opts.h; what the chardev is said by. Valid as long as they are. */

@@ -27,7 +27,7 @@ typedef struct {
 } Thing;
 
 struct FfLent {
-    GArray *ram, *monitors; /* of Thing */
+    GArray *ram, *monitors, *taps, *qemu; /* of Thing */
 };
 
 static void clear_thing(gpointer p)
@@ -44,6 +44,8 @@ void ff_lent_free(FfLent *lent)
 {
     g_array_unref(lent->ram);
     g_array_unref(lent->monitors);
+    g_array_unref(lent->taps);
+    g_array_unref(lent->qemu);
     g_free(lent);
 }
 
@@ -102,6 +104,8 @@ FfLent *ff_lent_receive(int socket, GError **error)
 
     lent->ram = things(root, "ram", &rights, &next);
     lent->monitors = things(root, "monitors", &rights, &next);
+    lent->taps = things(root, "taps", &rights, &next);
+    lent->qemu = things(root, "qemu", &rights, &next);
     if (next != rights.n) {
         fail(error, "the running QEMU names %u files and lends %u", next, rights.n);
         g_clear_pointer(&lent, ff_lent_free);
@@ -162,4 +166,22 @@ bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoi
         endpoint->unlink_path = g_canonicalize_filename(mon->path, NULL);
     }
     return true;
+}
+
+int ff_lent_tap(FfLent *lent, const char *name, GError **error)
+{
+    Thing *t = find(lent->taps, name);
+
+    if (!t) {
+        fail(error, "the running QEMU has no tap '%s', or an older farfault that lends none", name);
+        return -1;
+    }
+    return g_steal_fd(&t->fd);
+}
+
+int ff_lent_pidfd(FfLent *lent)
+{
+    Thing *t = find(lent->qemu, "pidfd");
+
+    return t ? g_steal_fd(&t->fd) : -1;
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the QEMU whose guest is to be taken over lends to the one that is being started: guest RAM,
- * and the sockets at which its monitors listen (docs/design/upgrade.md). It comes as one message on
- * a socket: a JSON text, {"ram": [{"id":, "size":, "page-size":}], "monitors": [{"id":}]}, and the
- * fds of both in this order.
+ * the sockets at which its monitors listen, its taps, a pidfd of itself (docs/design/upgrade.md).
+ * It comes as one message on a socket: a JSON text, {"ram": [{"id":, "size":, "page-size":}],
+ * "monitors": [{"id":}], "taps": [{"id": name of the interface}], "qemu": [{"id": "pidfd"}]}, and
+ * the fds of all in this order.
  *
  * The launcher's only thread.
  */
@@ -30,5 +31,10 @@ bool ff_lent_listens(const FfPlanMonitor *mon);
 /* That socket; FALSE and ERROR: it is not lent. Its name is not to be removed when this launch
  * fails. */
 bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint, GError **error);
+
+/* The tap of the interface NAME, the caller's; -1 and ERROR: there is none. */
+int ff_lent_tap(FfLent *lent, const char *name, GError **error);
+/* A pidfd of the running QEMU, the caller's; -1: an older farfault lends none. */
+int ff_lent_pidfd(FfLent *lent);
 
 #endif

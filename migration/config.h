@@ -163,6 +163,7 @@ typedef struct {
     int uffd;    /* destination: for protection; borrowed until done() */
     int pact_fd; /* adopting: what was held; taken; -1 */
     int heir_fd; /* likewise, of a source */
+    int taps_fd; /* destination: an eventfd that gives the VMM its taps; borrowed; -1 */
 } FfUpgradeConfig;
 
 /* A migration that the VMM's own is to carry: the peer is a QEMU without farfault, or this side is

@@ -238,6 +238,16 @@ static bool take(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     return true;
 }
 
+/* Its agent does it (agent/taps.c): until then what the guest sends waits. */
+static void give_taps(const FfTakeover *t)
+{
+    uint64_t one = 1;
+    int fd = t->cfg->upgrade.taps_fd;
+
+    while (fd >= 0 && write(fd, &one, sizeof(one)) < 0 && errno == EINTR) {
+    }
+}
+
 /* Of a guest that is this QEMU's. */
 static void run_guest(FfTakeover *t)
 {
@@ -245,6 +255,7 @@ static void run_guest(FfTakeover *t)
     g_autoptr(GError) error = NULL;
     bool running = false;
 
+    give_taps(t);
     ff_mutex_lock(&t->control->lock);
     t->control->granted = t->control->moves = true;
     bool start = !t->control->start_paused || t->control->client_cont;

@@ -81,6 +81,7 @@ typedef struct {
     int inner_fd;         /* of a migration whose engine died, -1: none */
     int device_fd;        /* the same: the copy of its device state, -1: none */
     int pact_fd, heir_fd; /* the same, of an upgrade (state/pact.h), -1: none */
+    int taps_fd;          /* an eventfd that gives QEMU its taps, -1: it needs none */
     int qemu_pid;
     char *const *command_line;  /* QEMU's, as the user gave it; NULL: not known */
     const GPtrArray *listening; /* FfLentMonitor *; can be NULL */

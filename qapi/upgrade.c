@@ -12,6 +12,7 @@
 
 #include "net/rights.h"
 #include "qapi/driver-private.h"
+#include "qapi/upgrade-taps.h"
 
 /* ---- memory that is borrowed ----------------------------------------------------------------- */
 
@@ -48,16 +49,28 @@ static void add_thing(JsonBuilder *b, const char *id, GArray *fds, int fd)
     g_array_append_val(fds, fd);
 }
 
-/* What launch/lent.h reads. */
-static char *describe(FfDriver *d, GArray *fds)
+static void begin_things(JsonBuilder *b, const char *name)
+{
+    json_builder_set_member_name(b, name);
+    json_builder_begin_array(b);
+}
+
+static void add_only(JsonBuilder *b, const char *id, GArray *fds, int fd)
+{
+    json_builder_begin_object(b);
+    add_thing(b, id, fds, fd);
+    json_builder_end_object(b);
+}
+
+/* What launch/lent.h reads. TAPS: of FfLentTap. */
+static char *describe(FfDriver *d, GArray *taps, GArray *fds)
 {
     FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
     GPtrArray *blocks = memory->blocks(memory);
     g_autoptr(JsonBuilder) b = json_builder_new();
 
     json_builder_begin_object(b);
-    json_builder_set_member_name(b, "ram");
-    json_builder_begin_array(b);
+    begin_things(b, "ram");
     for (guint i = 0; i < blocks->len; i++) {
         const FfRamBlock *block = blocks->pdata[i];
 
@@ -70,15 +83,22 @@ static char *describe(FfDriver *d, GArray *fds)
         json_builder_end_object(b);
     }
     json_builder_end_array(b);
-    json_builder_set_member_name(b, "monitors");
-    json_builder_begin_array(b);
+    begin_things(b, "monitors");
     for (guint i = 0; d->config.listening && i < d->config.listening->len; i++) {
         const FfLentMonitor *monitor = d->config.listening->pdata[i];
 
-        json_builder_begin_object(b);
-        add_thing(b, monitor->id, fds, monitor->fd);
-        json_builder_end_object(b);
+        add_only(b, monitor->id, fds, monitor->fd);
     }
+    json_builder_end_array(b);
+    begin_things(b, "taps");
+    for (guint i = 0; i < taps->len; i++) {
+        const FfLentTap *tap = &g_array_index(taps, FfLentTap, i);
+
+        add_only(b, tap->name, fds, tap->fd);
+    }
+    json_builder_end_array(b);
+    begin_things(b, "qemu");
+    add_only(b, "pidfd", fds, d->config.pidfd);
     json_builder_end_array(b);
     json_builder_end_object(b);
     g_autoptr(JsonNode) root = json_builder_get_root(b);
@@ -126,7 +146,9 @@ static void lend(FfCall *call)
         ff_call_error(call, "File descriptor named '%s' has not been found", call->target.name);
         return;
     }
-    g_autofree char *text = describe(call->driver, fds);
+    const FfDriverConfig *config = &call->driver->config;
+    g_autoptr(GArray) taps = ff_upgrade_taps(config->qemu_pid, config->pidfd);
+    g_autofree char *text = describe(call->driver, taps, fds);
     ssize_t n = fds->len > FF_RIGHTS_MAX ? -EMSGSIZE
                                          : ff_rights_send(call->fd, text, strlen(text),
                                                           (int *)(void *)fds->data, fds->len);

@@ -63,6 +63,7 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, int backends, GArray *fds)
         add_fd(b, fds, name, i == FF_KIND_PROTECT ? -1 : guest->uffds[i]);
     }
     add_fd(b, fds, "discards", guest->hook);
+    add_fd(b, fds, "taps", relay->plan->taps_fd);
     add_fd(b, fds, "device-backends", backends);
     for (guint i = 0; i < relay->plan->monitors->len; i++) {
         const FfRelayMonitor *mon = relay->plan->monitors->pdata[i];

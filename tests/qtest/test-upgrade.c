@@ -232,7 +232,10 @@ static void test_refused(void)
     static const struct {
         const char *args, *part;
     } cases[] = {
-        {"-netdev tap,id=n,ifname=x", "-netdev tap,id=n,ifname=x: cannot be handed over"},
+        {"-netdev tap,id=n,fd=3", "of a tap's options only"},
+        {"-netdev tap,id=n", "of taps only those with ifname="},
+        {"-netdev tap,id=n,ifname=x,vhost=on", "its vhost is the running QEMU's"},
+        {"-netdev tap,id=n,ifname=x,downscript=/x", "give downscript=no"},
         {"-nic tap", "-nic tap: cannot be handed over"},
         {"-netdev user,id=n,hostfwd=tcp::7001-:7", "the port is the running QEMU's"},
         {"-display gtk", "only -display none"},

@@ -38,6 +38,9 @@ static const struct {
      "q -mon chardev=c -chardev socket,path=/a.upgrade-7,id=c,server=on,wait=off",
      "/a.upgrade-7>/a "},
     {"q -qmp unix:/q,server=on", "q -qmp unix:/q,server=on", ""},
+    {"q -netdev tap,id=n,ifname=t0,script=no,downscript=no,vhost=off -netdev user,id=u "
+     "-netdev type=tap,ifname=t1,id=m,vnet_hdr=off",
+     "q -netdev tap,id=n,vhost=off,fd=21 -netdev user,id=u -netdev tap,id=m,fd=22", ""},
     {"q -vnc none", "q -vnc none", ""},
     {"q -vnc :1,password=on", "q -vnc none,password=on", ""},
     {"q -vnc [::1]:1", "q -vnc none", ""},
@@ -49,7 +52,7 @@ static void test_case(const void *opaque)
     unsigned i = GPOINTER_TO_UINT(opaque);
     g_auto(GStrv) from = g_strsplit(cases[i].from, " ", -1);
     g_autoptr(GPtrArray) names = NULL;
-    g_auto(GStrv) to = ff_lent_argv(from, 9, 7, "/d", &names);
+    g_auto(GStrv) to = ff_lent_argv(from, 9, (const int[]){21, 22}, 7, "/d", &names);
     g_autofree char *text = g_strjoinv(" ", to), *expected = g_strconcat(cases[i].to, TAIL, NULL);
     g_autoptr(GString) all = g_string_new(NULL);
 
@@ -66,7 +69,8 @@ static void test_longer(void)
 {
     char *argv[] = {(char *)"-pidfile", (char *)"/p", NULL};
     g_autoptr(GPtrArray) names = NULL;
-    g_auto(GStrv) to = ff_lent_argv(argv, -1, 4194304, NULL, &names); /* the kernel's largest */
+    g_auto(GStrv) to =
+        ff_lent_argv(argv, -1, NULL, 4194304, NULL, &names); /* the kernel's largest */
 
     g_assert_cmpuint(strlen(to[1]), ==, strlen("/p") + FF_LENT_LONGER);
 }
