@@ -614,8 +614,14 @@ static bool conclude(Take *t, GError **error)
 
 static void ask_last(Take *t)
 {
+    g_autoptr(GError) local = NULL;
+
     if (t->end != LEFT && t->begun) {
-        t->result->info = ff_cli_qmp_call(t->qmp, "query-migrate", NULL, NULL);
+        t->result->info = ff_cli_qmp_call(t->qmp, "query-migrate", NULL, &local);
+        if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE) && t->end == FAILED &&
+            !t->why) {
+            t->why = g_strdup(local->message); /* of a QEMU that has ended the engine says first */
+        }
         ff_recorder_info(&t->recorder, t->result->info);
     }
     if (t->resume > t->stop) {
