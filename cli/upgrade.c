@@ -79,6 +79,7 @@ typedef struct {
     End end;
     gint64 stop, resume; /* QEMU's event times, us; 0: not seen */
     bool old_gone, new_gone;
+    bool arrived;     /* the new engine has done all: the guest runs, if it is to */
     bool heard;       /* something came from an engine since it was last looked */
     bool handed;      /* the engines may have begun: who has the guest is theirs to say */
     char *state;      /* of the guest in the new QEMU, if it does not run there; NULL */
@@ -467,6 +468,7 @@ static void on_new(JsonObject *event, const GError *error, void *opaque)
     }
     if (event && !strcmp(status_of(event), "completed")) {
         u->end = COMPLETED;
+        u->arrived = true;
     }
 }
 
@@ -657,12 +659,20 @@ static bool look_at_guest(Upgrade *u, GError **error)
     return true;
 }
 
+/* One that died when it had taken the guest has left that to the next. */
+static void await_arrival(Upgrade *u)
+{
+    while (u->end == COMPLETED && !u->arrived && !u->new_gone && listen_for_a_while(u)) {
+    }
+}
+
 static bool switch_over(Upgrade *u, GError **error)
 {
     ff_cli_qmp_listen(u->running, on_old, u);
     ff_cli_qmp_listen(u->prepared, on_new, u);
     bool begun = begin(u, error);
     bool ended = await_end(u, begun, begun ? error : NULL);
+    await_arrival(u);
     ff_cli_qmp_listen(u->running, NULL, NULL);
     ff_cli_qmp_listen(u->prepared, NULL, NULL);
     if (!ended || (!begun && (u->end == FAILED || !u->handed))) {
