@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * farfault upgrade of a Linux guest whose network is a tap: a TCP connection that is busy all the
- * time, each byte of which the guest checks, lives on; and the start of a second QEMU that comes to
- * nothing changes nothing for the one that runs. In a network namespace of its own.
+ * farfault upgrade of a Linux guest with a disk and a VGA, whose network is a tap: a TCP connection
+ * that is busy all the time, each byte of which the guest checks, lives on; and the start of a
+ * second QEMU that comes to nothing changes nothing for the one that runs. In a network namespace
+ * of its own.
  *
  * FF_ROUNDS: upgrades in a row.
  */
@@ -121,8 +122,11 @@ static Guest *start(unsigned port)
     const char *source = g_getenv("FF_SOURCE");
     g_autofree char *kernel = g_build_filename(source, ".cache/guest/vmlinuz", NULL);
     g_autofree char *initrd = g_build_filename(source, ".cache/guest/initrd.img", NULL);
-    g_autofree char *append = g_strdup_printf(
-        "console=ttyS0 quiet panic=-1 pti=on no_timer_check ff.mib=24 ff.net=%u", port);
+    g_autofree char *append = g_strdup_printf("console=ttyS0 quiet panic=-1 pti=on no_timer_check "
+                                              "ff.mib=24 ff.disk=1 ff.net=%u",
+                                              port);
+    g_autofree char *disk = g_build_filename(g->dir, "disk", NULL);
+    g_autofree char *drive = g_strdup_printf("if=virtio,format=raw,file=%s", disk);
     const char *const args[] = {"-machine",
                                 "pc-i440fx-7.2",
                                 "-smp",
@@ -136,12 +140,18 @@ static Guest *start(unsigned port)
                                 "-append",
                                 append,
                                 "-no-reboot",
+                                "-vga",
+                                "std",
+                                "-drive",
+                                drive,
                                 "-netdev",
                                 "tap,id=n0,ifname=" TAP ",script=no,downscript=no",
                                 "-device",
                                 "virtio-net-pci,netdev=n0",
                                 NULL};
 
+    g_assert_true(g_file_set_contents(disk, "", 0, NULL));
+    g_assert_cmpint(truncate(disk, 64 << 20), ==, 0);
     up_start(g, "qemu-system-x86_64", args);
     g_free(up_wait_console(g, "FF ready"));
     return g;
@@ -154,20 +164,26 @@ static gint64 number(const char *text, const char *line, const char *name)
     return found ? g_ascii_strtoll(found + strlen(name), NULL, 10) : -1;
 }
 
-/* Its connection is alive, and what came back was what it had sent. */
-static void network_is_right(Guest *g)
+/* Its connection is alive, and what came back was what it had sent; it has looked at all of its
+ * memory, and at its disk. */
+static void is_right(Guest *g)
 {
-    gint64 first = -1;
+    gint64 net = -1, disk = -1, passes = -1;
 
     for (;;) {
         g_autofree char *text = up_wait_console(g, "FF io ");
-        gint64 now = number(text, "FF io ", "net=");
+        gint64 net_now = number(text, "FF io ", "net="), disk_now = number(text, "FF io ", "disk=");
+        gint64 passes_now = number(text, "FF t=", "passes=");
 
         g_assert_null(strstr(text, "FF bad"));
         g_assert_cmpint(number(text, "FF io ", "bad="), ==, 0);
-        if (first < 0) {
-            first = now;
-        } else if (now > first) {
+        g_assert_cmpint(MAX(number(text, "FF t=", " bad="), 0), ==, 0);
+        if (net < 0) {
+            net = net_now;
+            disk = disk_now;
+        }
+        passes = passes < 0 ? passes_now : passes;
+        if (net_now > net && disk_now > disk && passes >= 0 && passes_now > passes + 1) {
             return;
         }
     }
@@ -239,14 +255,14 @@ static void test_row(void)
         return;
     }
     g_autoptr(Guest) g = begin(&e);
-    network_is_right(g);
+    is_right(g);
     g_assert_cmpint(header_of(g), ==, 12);
     for (unsigned i = 0; i < up_rounds(4); i++) {
         g_autofree char *said = NULL;
         int status = up_run(g, (const char *const[]){"--qemu", i % 2 ? older : newer, NULL}, &said);
 
         g_assert_cmpint(status, ==, 0);
-        network_is_right(g);
+        is_right(g);
         g_assert_cmpint(header_of(g), ==, 12);
     }
     finish(g, &e);
@@ -264,10 +280,10 @@ static void test_unharmed(void)
     g_autofree char *said = NULL;
     pid_t old = up_only_qemu(g);
 
-    network_is_right(g);
+    is_right(g);
     g_assert_cmpint(up_run(g, (const char *const[]){"--check", NULL}, &said), ==, 0);
     g_assert_cmpint(header_of(g), ==, 12);
-    network_is_right(g);
+    is_right(g);
     for (unsigned i = 0; i < 2; i++) {
         g_autofree char *why = NULL;
 
@@ -275,7 +291,7 @@ static void test_unharmed(void)
         g_assert_cmpint(up_run(g, NULL, &why), ==, 1);
         g_assert_cmpint(up_only_qemu(g), ==, old);
         g_assert_cmpint(header_of(g), ==, 12);
-        network_is_right(g);
+        is_right(g);
     }
     finish(g, &e);
 }
@@ -291,15 +307,15 @@ static void test_died(void)
     }
     g_autoptr(Guest) g = begin(&e);
 
-    network_is_right(g);
+    is_right(g);
     up_set_faults(g, "takeover/*/at/taken=kill");
     g_autofree char *said = NULL, *why = NULL;
     g_assert_cmpint(up_run(g, NULL, &said), ==, 0);
-    network_is_right(g);
+    is_right(g);
     up_set_faults(g, "takeover/*/at/taken=relay");
     g_assert_cmpint(up_run(g, NULL, &why), ==, 1);
     up_attach(g, up_only_qemu(g));
-    network_is_right(g);
+    is_right(g);
     finish(g, &e);
 }
 
