@@ -25,6 +25,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -38,7 +39,6 @@
 #endif
 #define KNOWN_OFFLOADS (TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_UFO)
 
-#define MAX_TAPS 16
 #define MAX_PACKET (68u << 10) /* QEMU's NET_BUFSIZE is 4096 + 65536 */
 
 /* What is asked of a tap and changes it; done in this order. */
@@ -60,7 +60,7 @@ typedef struct {
 /* Written before there is another thread, but for what the lock is for. */
 static struct {
     pthread_mutex_t lock; /* tap, asked, value */
-    Tap tap[MAX_TAPS];
+    Tap tap[FF_AGENT_MAX_TAPS];
     int n; /* atomic; 0: all are there; observer: ioctl() */
     int go, pidfd;
     unsigned long offloads; /* that the kernel knows */
@@ -132,7 +132,7 @@ static bool answer(int fd, unsigned long request, void *arg, int *result)
     bool ours = false;
 
     pthread_mutex_lock(&taps.lock);
-    for (int i = 0; i < MAX_TAPS && !ours; i++) {
+    for (int i = 0; i < FF_AGENT_MAX_TAPS && !ours; i++) {
         Tap *t = &taps.tap[i];
 
         if (t->tap > 0 && t->fd == fd) {
@@ -165,11 +165,11 @@ static void do_asked(const Tap *t)
 {
     for (int i = 0; i < N_ASKED; i++) {
         int value = (int)t->value[i];
+        void *arg = i == OFFLOADS ? (void *)t->value[i] : &value;
 
-        if (t->asked[i] && i == OFFLOADS) {
-            real_ioctl(t->tap, requests[i], (void *)t->value[i]);
-        } else if (t->asked[i]) {
-            real_ioctl(t->tap, requests[i], &value);
+        if (t->asked[i] && real_ioctl(t->tap, requests[i], arg) < 0) {
+            dprintf(STDERR_FILENO, "farfault: a tap refuses what QEMU asked (%lx): %s\n",
+                    requests[i], strerror(errno));
         }
     }
 }
@@ -190,7 +190,9 @@ static void put_in_place(Tap *t)
 {
     pthread_mutex_lock(&taps.lock);
     do_asked(t);
-    dup3(t->tap, t->fd, O_CLOEXEC);
+    if (dup3(t->tap, t->fd, O_CLOEXEC) < 0) {
+        dprintf(STDERR_FILENO, "farfault: a tap cannot be put in its place: %s\n", strerror(errno));
+    }
     close(t->tap);
     t->tap = -1;
     pthread_mutex_unlock(&taps.lock);
@@ -264,7 +266,7 @@ static int parse(const char *at)
     if (!parse_fd(&at, &taps.go) || !parse_fd(&at, &taps.pidfd)) {
         return -EBADF;
     }
-    for (; *at && n < MAX_TAPS; n++) {
+    for (; *at && n < FF_AGENT_MAX_TAPS; n++) {
         Tap *t = &taps.tap[n];
 
         if (!parse_fd(&at, &t->fd) || !parse_fd(&at, &t->other) || !parse_fd(&at, &t->tap)) {
@@ -272,6 +274,12 @@ static int parse(const char *at)
         }
     }
     return n;
+}
+
+/* In every process, taps or not: somebody else's library may stand in front of libc's. */
+static void __attribute__((constructor)) find_ioctl(void)
+{
+    taps.ioctl = (int (*)(int, unsigned long, ...))dlsym(RTLD_NEXT, "ioctl");
 }
 
 int ff_taps_start(const char *text)
@@ -284,7 +292,6 @@ int ff_taps_start(const char *text)
         return n;
     }
     taps.offloads = offloads_of_kernel();
-    taps.ioctl = (int (*)(int, unsigned long, ...))dlsym(RTLD_NEXT, "ioctl");
     __atomic_store_n(&taps.n, n, __ATOMIC_RELEASE);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

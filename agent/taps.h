@@ -5,6 +5,8 @@
 #ifndef FF_AGENT_TAPS_H
 #define FF_AGENT_TAPS_H
 
+#define FF_AGENT_MAX_TAPS 16
+
 /*
  * TEXT: FF_AGENT_ENV_TAPS. From now on ioctls of those stand-ins are answered here, until the guest
  * is this QEMU's. Before there is another thread. Returns 0 or -errno: then the taps are never

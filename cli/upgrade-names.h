@@ -14,8 +14,11 @@
 /* Of a QEMU with ARGS that is process PID, started beside RUNNING: of FfLentName * (free with
  * g_ptr_array_unref). */
 GPtrArray *ff_upgrade_names(char *const *args, pid_t running, pid_t pid);
-/* They get the rights and the group that their users have given to those of the running QEMU. FALSE
- * and ERROR: somebody could not reach the guest any more, or too many could. */
+/* Each is in the place of one of the running QEMU's, OWN (NULL: an older farfault did not keep its
+ * command line), or of nothing. FALSE and ERROR: it is somebody else's. */
+bool ff_upgrade_names_are_own(const GPtrArray *names, const GPtrArray *own, GError **error);
+/* They get the rights, the owner and the group that their users have given to those of the running
+ * QEMU. FALSE and ERROR: somebody could not reach the guest any more, or too many could. */
 bool ff_upgrade_names_copy_rights(const GPtrArray *names, GError **error);
 /* The guest is the new QEMU's. */
 void ff_upgrade_names_take(const GPtrArray *names);

@@ -72,7 +72,14 @@ static bool fill_in(FfAttach *a, int ready_fd, GError **error)
         return false;
     }
     json_object_set_int_member(a->plan, "ready-fd", ready_fd);
-    json_object_set_int_member(a->plan, "taps-fd", -1); /* the other QEMU has ended, or will */
+    /* QEMU has it under the same number, until its agent has heard of it. */
+    int taps = (int)ff_json_int(a->plan, "taps-fd", -1);
+    if (taps >= 0) {
+        taps = ff_attach_give(
+            a, ff_attach_take(a, taps, "anon_inode:[eventfd]", "what gives it its taps", NULL));
+    }
+    json_object_set_int_member(a->plan, "taps-fd", taps);
+    json_object_set_int_member(a->plan, "other-fd", -1);
     json_object_set_int_member(a->plan, "qemu-pid", a->pid);
     json_object_set_string_member(a->plan, "engine", engine);
     json_object_set_boolean_member(a->plan, "daemonize", FALSE);

@@ -53,6 +53,7 @@ typedef struct {
     FfLent *lent;     /* NULL: all is this guest's own */
     GPtrArray *names; /* of FfLentName *; NULL: as lent */
     FfLentTaps taps;
+    int other; /* a pidfd of the QEMU that lends; -1: there is none */
     char **command_line;
     FfPlan *plan;
     const char *prog;            /* as QEMU names itself in messages */
@@ -371,6 +372,7 @@ static bool start_relay(Launch *l, GError **error)
         .borrowed = l->lent,
         .names = l->names,
         .taps_fd = l->taps.go,
+        .other_fd = l->other,
     };
     l->relay_started = ff_relay_start(&start, &l->plan_fd, error);
     if (l->state_fd >= 0) {
@@ -502,7 +504,11 @@ static char **borrow(Launch *l, char **argv, GError **error)
 
     l->lent = ff_lent_receive(options->borrow_fd, error);
     close(options->borrow_fd); /* none of QEMU's */
-    if (!l->lent || !ff_lent_taps_take(&l->taps, l->lent, argv, error)) {
+    if (!l->lent) {
+        return NULL;
+    }
+    l->other = ff_fd_high(ff_lent_pidfd(l->lent));
+    if (!ff_lent_taps_take(&l->taps, l->lent, l->other, argv, error)) {
         return NULL;
     }
     return ff_lent_argv(argv, options->monitor_fd, l->taps.stand_ins, getpid(), NULL, &l->names);
@@ -511,7 +517,7 @@ static char **borrow(Launch *l, char **argv, GError **error)
 int ff_launch(const FfLaunchOptions *options, char **argv)
 {
     g_autoptr(GError) error = NULL;
-    g_auto(Launch) l = {.options = options, .taps.go = -1};
+    g_auto(Launch) l = {.options = options, .taps.go = -1, .other = -1};
     const char *slash = strrchr(argv[0], '/');
     l.prog = slash ? slash + 1 : argv[0];
 

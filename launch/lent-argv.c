@@ -136,8 +136,6 @@ static char *move_vnc(Walk *w, const char *value)
 
 /* ---- taps ------------------------------------------------------------------------------------ */
 
-#define DOWNSCRIPT "/etc/qemu-ifdown" /* QEMU's default */
-
 const char *ff_lent_tap_refused(const GPtrArray *opts)
 {
     static const char *const known[] = {"type",  "id",       "ifname", "script", "downscript",
@@ -157,9 +155,7 @@ const char *ff_lent_tap_refused(const GPtrArray *opts)
     if (ff_opt_bool(ff_opts_get(opts, "vhost"), false)) {
         return "its vhost is the running QEMU's";
     }
-    return !g_strcmp0(down, "no") || (!down && !g_file_test(DOWNSCRIPT, G_FILE_TEST_EXISTS))
-               ? NULL
-               : "nobody would run its downscript: give downscript=no";
+    return !g_strcmp0(down, "no") ? NULL : "nobody would run its downscript: give downscript=no";
 }
 
 static GPtrArray *parse_tap(const char *value)

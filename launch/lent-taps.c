@@ -3,11 +3,13 @@
 #include "launch/lent-taps.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include "agent/taps.h"
 #include "launch/endpoint.h"
 #include "launch/lent-argv.h"
 
@@ -39,7 +41,7 @@ static bool take_one(FfLentTaps *taps, FfLent *lent, const char *name, int *stan
     return true;
 }
 
-bool ff_lent_taps_take(FfLentTaps *taps, FfLent *lent, char *const *argv, GError **error)
+bool ff_lent_taps_take(FfLentTaps *taps, FfLent *lent, int pidfd, char *const *argv, GError **error)
 {
     g_auto(GStrv) names = ff_lent_taps(argv);
     g_autoptr(GString) text = g_string_new(NULL);
@@ -48,16 +50,22 @@ bool ff_lent_taps_take(FfLentTaps *taps, FfLent *lent, char *const *argv, GError
     if (!n) {
         return true;
     }
+    if (n > FF_AGENT_MAX_TAPS) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "its %u taps are too many: at most %d", n,
+                    FF_AGENT_MAX_TAPS);
+        return false;
+    }
     taps->fds = g_array_new(FALSE, FALSE, sizeof(int));
     taps->stand_ins = g_new(int, n);
-    int go = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), pidfd = ff_lent_pidfd(lent);
-    if (go < 0 || pidfd < 0) {
+    int go = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int copy = pidfd < 0 ? -1 : fcntl(pidfd, F_DUPFD_CLOEXEC, 0);
+    if (go < 0 || copy < 0) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "its taps: %s",
                     go < 0 ? g_strerror(errno) : "the running QEMU lends no pidfd");
         return false;
     }
     taps->go = keep(taps, go);
-    g_string_append_printf(text, "%d,%d;", taps->go, keep(taps, pidfd));
+    g_string_append_printf(text, "%d,%d;", taps->go, keep(taps, copy));
     for (unsigned i = 0; i < n; i++) {
         if (!take_one(taps, lent, names[i], &taps->stand_ins[i], text, error)) {
             return false;

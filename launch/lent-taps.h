@@ -19,8 +19,10 @@ typedef struct {
     int go;         /* an eventfd; -1: there are none */
 } FfLentTaps;
 
-/* For the taps on ARGV. FALSE and ERROR: one of them was not lent, or there is no room for it. */
-bool ff_lent_taps_take(FfLentTaps *taps, FfLent *lent, char *const *argv, GError **error);
+/* For the taps on ARGV. PIDFD: of the running QEMU, -1: it was not lent. FALSE and ERROR: one of
+ * them was not lent, or there is no room for it. */
+bool ff_lent_taps_take(FfLentTaps *taps, FfLent *lent, int pidfd, char *const *argv,
+                       GError **error);
 /* Not the fds: QEMU is to have them, or this process ends. */
 void ff_lent_taps_clear(FfLentTaps *taps);
 

@@ -364,6 +364,8 @@ static void run_and_complete(FfTakeover *t)
     FF_FAULT_AT("granted");
     run_and_lift(t);
     FF_FAULT_AT("lifted");
+    /* Its clients find the new QEMU before the old one is ended: the relay knows (moved). */
+    ff_control_sync(t->control);
     ff_upgrade_send(t->link, -1, FF_UPGRADE_LIFTED, NULL, 0, NULL, 0);
     complete(t);
 }

@@ -120,6 +120,12 @@ static void on_words(void *opaque)
 
 static void on_moved(void *opaque)
 {
+    FfDriver *d = opaque;
+
+    if (d->config.state->role == FF_ROLE_DESTINATION &&
+        ff_state_is_marked(d->config.state, FF_MARK_UPGRADE)) {
+        ff_driver_send(d, FF_LINK_TAKEN, 0, 0, NULL, 0);
+    }
     say_over(opaque);
     ff_driver_moved(opaque);
 }

@@ -129,7 +129,7 @@ static void set_filters(FfRelay *relay, unsigned filters)
 /* The guest is this QEMU's. */
 static void open_to_clients(FfRelay *relay)
 {
-    ff_names_take(relay);
+    ff_names_take(relay, false);
     relay->engine->ops->open(relay);
 }
 
@@ -286,6 +286,9 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         break;
     case FF_LINK_PONG:
         ff_ping_answered(relay, header->seq);
+        break;
+    case FF_LINK_TAKEN:
+        ff_names_take(relay, true);
         break;
     case FF_LINK_OPEN:
         open_to_clients(relay);

@@ -9,9 +9,9 @@
 
 #include "relay/shared.h"
 
-/* While the guest is another QEMU's still (FF_MARK_BORROWED) nothing is done; nor the second time.
- */
-void ff_names_take(FfRelay *relay);
+/* TAKEN: the engine says that the guest is this QEMU's. Else, while it is another QEMU's still
+ * (FF_MARK_BORROWED), nothing is done; nor the second time. */
+void ff_names_take(FfRelay *relay, bool taken);
 /* QEMU has ended: it has made them under names that they do not have any more. */
 void ff_names_end(FfRelay *relay);
 

@@ -215,6 +215,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->stderr_fd = get_fd(plan, root, "stderr-fd");
     plan->state_fd = get_fd(plan, root, "state-fd");
     plan->taps_fd = get_fd(plan, root, "taps-fd");
+    plan->other_fd = get_fd(plan, root, "other-fd");
     plan->qemu_monitor = get_fd(plan, root, "qemu-monitor");
     plan->engine = get_text(root, "engine");
     plan->name = get_text(root, "name");

@@ -55,8 +55,9 @@ typedef struct {
 typedef struct {
     pid_t qemu_pid;
     int agent_fd, ready_fd, stderr_fd; /* -1: none */
-    int taps_fd;                       /* an eventfd: the taps are this QEMU's; -1: it needs none */
-    int qemu_monitor;                  /* O_PATH of the private monitor's listening socket */
+    int other_fd;     /* a pidfd of the QEMU whose guest this one is to take over; -1: none */
+    int taps_fd;      /* an eventfd: the taps are this QEMU's; -1: it needs none */
+    int qemu_monitor; /* O_PATH of the private monitor's listening socket */
     char *engine;
     int state_fd; /* the state memfd, with the relay's lock; -1: the relay makes one */
     char *name, *incoming, *engine_refused; /* can be NULL */

@@ -167,8 +167,8 @@ static bool relay_start(FfRelay *relay, GError **error)
     }
     ff_monitors_start(relay);
     if (plan->attached) {
-        ff_guest_left(relay); /* nobody is there any more who would hand it a guest */
-        ff_names_take(relay); /* the relay before may have died before it could */
+        ff_guest_left(relay);        /* nobody is there any more who would hand it a guest */
+        ff_names_take(relay, false); /* the relay before may have died before it could */
     }
     ff_backends_start(relay);
     return true;

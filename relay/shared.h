@@ -80,7 +80,8 @@ struct FfRelay {
     GPtrArray *held;        /* FfHeld * */
     unsigned filters;       /* FF_FILTER_* */
     uint32_t last_seq;
-    bool clients_wait; /* -incoming: QEMU's greeting waits until the engine listens */
+    bool clients_wait;    /* -incoming: QEMU's greeting waits until the engine listens */
+    bool waits_for_other; /* names.c: its end is waited for */
 };
 
 /* One line to QEMU's stderr. */

@@ -74,6 +74,8 @@ typedef enum {
                           Without it: the engine has closed it, but something may be registered; the
                           relay closes it as well, and a thread that waits continues */
     FF_LINK_OPEN,      /* the guest is this QEMU's now: clients may come to monitors that listen */
+    FF_LINK_TAKEN, /* the guest is this QEMU's, and the other one lives still: what QEMU has made
+                      beside that one's files gets their names (relay/names.h) */
 } FfLinkType;
 
 enum {
