@@ -115,13 +115,22 @@ static const char *check_object(const char *value, const FfPlan *plan)
     return is_one_of(value, good) ? NULL : HANDED;
 }
 
+#define RELATIVE                                                                                   \
+    "its path is relative, and a daemon has left its folder: give --args-from with absolute paths"
+
+static bool is_relative(const GPtrArray *opts, const char *key)
+{
+    const char *path = ff_opts_get(opts, key);
+
+    return path && *path != '/';
+}
+
 /* The new QEMU has a name beside it for a while, and starts in the folder in which the running one
  * is. */
 static const char *check_path(const char *path, const FfPlan *plan)
 {
     if (plan->daemonize && *path != '/') {
-        return "its path is relative, and a daemon has left its folder: give --args-from with "
-               "absolute paths";
+        return RELATIVE;
     }
     return strlen(path) + FF_LENT_LONGER < sizeof(((struct sockaddr_un *)NULL)->sun_path) ? NULL
                                                                                           : HANDED
@@ -160,6 +169,9 @@ static const char *check_chardev(const char *value, const FfPlan *plan)
 
     if (ff_opts_get(opts, "logfile") && !ff_opt_bool(ff_opts_get(opts, "logappend"), false)) {
         return HANDED ": a second QEMU would truncate its log";
+    }
+    if (plan->daemonize && (is_relative(opts, "path") || is_relative(opts, "logfile"))) {
+        return RELATIVE;
     }
     if (is_one_of(value, (const char *const[]){"null", "ringbuf", "memory", NULL})) {
         return NULL;
@@ -206,15 +218,21 @@ static const char *check_audio(const char *value, const FfPlan *plan)
     return is_one_of(value, (const char *const[]){"none", NULL}) ? NULL : HANDED;
 }
 
+/* QEMU's human monitors are not seen by the relay: at the old QEMU somebody could end its part of
+ * the upgrade and let the guest run, and at the new one before it has it. */
 static const char *check_monitor(const char *value, const FfPlan *plan)
 {
-    const char *why;
+    return strcmp(value, "none") && strcmp(value, "null") ? HANDED
+               ": only QMP monitors that listen; for human commands there is "
+               "human-monitor-command"
+                                                          : NULL;
+}
 
-    if (!strcmp(value, "none") || !strcmp(value, "null")) {
-        return NULL;
-    }
-    return is_old_socket(value, plan, &why) ? why
-                                            : HANDED ": of these only unix:PATH with server=on";
+static const char *check_mon(const char *value, const FfPlan *plan)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "chardev");
+
+    return !g_strcmp0(ff_opts_get(opts, "mode"), "control") ? NULL : check_monitor(value, plan);
 }
 
 static const char *check_vnc(const char *value, const FfPlan *plan)
@@ -290,8 +308,8 @@ static const struct {
     {"serial", true, check_serial},
     {"parallel", true, check_serial},
     {"monitor", true, check_monitor},
-    {"mon", true, NULL}, /* its chardev is looked at */
-    {"qmp", true, NULL}, /* the launcher's plan has it */
+    {"mon", true, check_mon}, /* its chardev is looked at */
+    {"qmp", true, NULL},      /* the launcher's plan has it */
 };
 
 static bool fail(GError **error, const char *option, const char *value, const char *why)
@@ -326,6 +344,9 @@ static bool check_monitors(const FfPlan *plan, GError **error)
     for (guint i = 0; i < plan->monitors->len; i++) {
         const FfPlanMonitor *m = plan->monitors->pdata[i];
 
+        if (plan->daemonize && m->path && !m->abstract && *m->path != '/') {
+            return fail(error, "monitor", m->path, RELATIVE);
+        }
         if (!is_lent(plan, m->chardev_id)) {
             return fail(error, "monitor", m->chardev_id,
                         HANDED ": only QMP monitors that listen (server=on)");
@@ -334,7 +355,7 @@ static bool check_monitors(const FfPlan *plan, GError **error)
     return true;
 }
 
-bool ff_upgrade_check_args(char *const *argv, GError **error)
+bool ff_upgrade_check_args(char *const *argv, bool in_root, GError **error)
 {
     g_autoptr(GPtrArray) words = g_ptr_array_new();
 
@@ -348,14 +369,15 @@ bool ff_upgrade_check_args(char *const *argv, GError **error)
     if (!plan) {
         return false;
     }
+    plan->daemonize |= in_root;
     if (plan->passthrough) {
         return fail(error, "the command line", NULL, "it starts no guest");
     }
     if (plan->engine_refused) {
         return fail(error, "guest RAM", NULL, plan->engine_refused);
     }
-    bool displays = true;
-    unsigned n_vnc = 0;
+    bool displays = true, monitors = true;
+    unsigned n_vnc = 0, n_pidfile = 0;
     for (unsigned i = 0; argv[i]; i++) {
         const char *option = argv[i];
 
@@ -368,10 +390,17 @@ bool ff_upgrade_check_args(char *const *argv, GError **error)
             return false;
         }
         n_vnc += g_str_has_suffix(option, "-vnc");
+        n_pidfile += g_str_has_suffix(option, "-pidfile");
+        monitors &=
+            !g_str_has_suffix(option, "-nodefaults") && !g_str_has_suffix(option, "-monitor");
         displays &= !g_str_has_suffix(option, "-display") && !n_vnc;
     }
-    if (n_vnc > 1) {
-        return fail(error, "-vnc", NULL, HANDED ": more than one");
+    if (n_vnc > 1 || n_pidfile > 1) {
+        return fail(error, n_vnc > 1 ? "-vnc" : "-pidfile", NULL, HANDED ": more than one");
+    }
+    if (n_vnc && monitors) {
+        return fail(error, "-vnc", NULL,
+                    HANDED ": QEMU's human monitor is in it: give -monitor none");
     }
     /* QEMU's default is a window, or VNC at the next port that is free. */
     return displays ? fail(error, "the display", NULL, HANDED ": give -display none or -vnc")

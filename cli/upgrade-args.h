@@ -9,7 +9,8 @@
 #include <glib.h>
 #include <stdbool.h>
 
-/* ARGV: NULL-terminated, without QEMU itself. FALSE and ERROR, one line that names the option. */
-bool ff_upgrade_check_args(char *const *argv, GError **error);
+/* IN_ROOT: the running QEMU's folder is /, as a daemon's. ARGV: NULL-terminated, without QEMU
+ * itself. FALSE and ERROR, one line that names the option. */
+bool ff_upgrade_check_args(char *const *argv, bool in_root, GError **error);
 
 #endif

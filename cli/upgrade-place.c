@@ -80,6 +80,31 @@ bool ff_upgrade_may_leave(pid_t pid, GError **error)
     return ff_upgrade_may_leave_text(cgroup, status, g_strchomp(parent), error);
 }
 
+/* The new QEMU is started from here, and has our namespaces. */
+bool ff_upgrade_is_near(pid_t pid, GError **error)
+{
+    static const struct {
+        const char *name, *option;
+    } all[] = {{"mnt", "-m"}, {"net", "-n"},  {"pid", "-p"},
+               {"ipc", "-i"}, {"user", "-U"}, {"uts", "-u"}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
+        g_autofree char *theirs = g_strdup_printf("/proc/%d/ns/%s", (int)pid, all[i].name);
+        g_autofree char *ours = g_strdup_printf("/proc/self/ns/%s", all[i].name);
+        struct stat a, b;
+
+        if (stat(theirs, &a) == 0 && stat(ours, &b) == 0 &&
+            (a.st_dev != b.st_dev || a.st_ino != b.st_ino)) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                        "the running QEMU is in another namespace (%s): nsenter -t %d %s farfault "
+                        "upgrade ...",
+                        all[i].name, (int)pid, all[i].option);
+            return false;
+        }
+    }
+    return true;
+}
+
 /* ---- its place ------------------------------------------------------------------------------- */
 
 static void copy_limits(pid_t pid)

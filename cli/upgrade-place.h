@@ -20,6 +20,8 @@ bool ff_upgrade_may_leave(pid_t pid, GError **error);
  * PARENT of its parent's program. */
 bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const char *parent,
                                GError **error);
+/* FALSE and ERROR: PID is in another namespace than this process. */
+bool ff_upgrade_is_near(pid_t pid, GError **error);
 /* The calling process takes PID's place, as far as it may. */
 void ff_upgrade_take_place(pid_t pid);
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "launch/argv-opts.h"
+#include "qmp/json.h"
 
 #define FIRST_PORT 5900
 #define MAX_PORT 65535
@@ -73,33 +74,110 @@ static bool listen_at(FfCliQmp *qmp, const char *host, const char *port, GError 
     return node;
 }
 
-bool ff_upgrade_vnc_listen(char *const *args, FfCliQmp *prepared, GError **error)
+/* The options (g_ptr_array_unref) of the -vnc on ARGS; NULL: there is none. */
+static GPtrArray *find(char *const *args)
 {
     for (; *args; args++) {
         const FfOption *option = ff_option_find(*args);
-        g_autofree char *host = NULL;
-        unsigned port;
 
         if (!option || !option->has_arg || !args[1]) {
             continue;
         }
         args++;
-        if (strcmp(option->name, "vnc") != 0) {
-            continue;
+        if (!strcmp(option->name, "vnc")) {
+            return ff_opts_parse(*args, "vnc");
         }
-        g_autoptr(GPtrArray) opts = ff_opts_parse(*args, "vnc");
-        if (!parse(ff_opts_get(opts, "vnc") ?: "", &host, &port)) {
-            continue;
-        }
-        g_autoptr(GError) local = NULL;
-        g_autofree char *text = g_strdup_printf("%u", port);
-        if (!listen_at(prepared, host, text, &local)) {
-            g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
-                        "VNC does not listen at port %s (%s): when it is free, say display-update "
-                        "to the guest's monitor",
-                        text, local->message);
-            return false;
-        }
+    }
+    return NULL;
+}
+
+static bool find_port(char *const *args, char **host, unsigned *port)
+{
+    g_autoptr(GPtrArray) opts = find(args);
+
+    return opts && parse(ff_opts_get(opts, "vnc") ?: "", host, port);
+}
+
+bool ff_upgrade_vnc_has_port(char *const *args)
+{
+    g_autofree char *host = NULL;
+    unsigned port;
+
+    return find_port(args, &host, &port);
+}
+
+bool ff_upgrade_vnc_has_password(char *const *args)
+{
+    g_autoptr(GPtrArray) opts = find(args);
+
+    return opts && ff_opt_bool(ff_opts_get(opts, "password"), false);
+}
+
+static bool is_anywhere(const char *host)
+{
+    return !*host || !strcmp(host, "0.0.0.0") || !strcmp(host, "::");
+}
+
+/* ONE: of query-vnc-servers. WHERE: as on the command line. */
+static bool is_at(JsonObject *one, const char *where)
+{
+    const char *family = ff_json_string_or(one, "family", "");
+    const char *service = ff_json_string_or(one, "service", "");
+    g_autofree char *host = NULL, *text = NULL;
+    unsigned port;
+
+    if (!parse(where, &host, &port)) {
+        return !strcmp(family, "unix");
+    }
+    text = g_strdup_printf("%u", port);
+    return !strcmp(service, text) &&
+           is_anywhere(host) == is_anywhere(ff_json_string_or(one, "host", ""));
+}
+
+bool ff_upgrade_vnc_is_unchanged(char *const *args, FfCliQmp *running, GError **error)
+{
+    g_autoptr(GPtrArray) opts = find(args);
+    const char *where = opts ? ff_opts_get(opts, "vnc") : NULL;
+
+    if (!where) {
+        return true;
+    }
+    g_autoptr(JsonNode) all = ff_cli_qmp_call(running, "query-vnc-servers", NULL, NULL);
+    JsonArray *server =
+        ff_json_node_length(all) ? ff_json_array(ff_json_node_nth(all, 0), "server") : NULL;
+    guint n = server ? json_array_get_length(server) : 0;
+    bool same = !strcmp(where, "none") ? !n : n > 0;
+
+    for (guint i = 0; same && i < n; i++) {
+        same = is_at(ff_json_node_object(json_array_get_element(server, i)), where);
+    }
+    if (!same) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "-vnc %s: the running QEMU's VNC listens elsewhere by now, or nowhere: say "
+                    "display-update to its monitor, or give --args-from with what it is",
+                    where);
+    }
+    return same;
+}
+
+bool ff_upgrade_vnc_listen(char *const *args, FfCliQmp *prepared, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autofree char *host = NULL;
+    unsigned port;
+
+    if (!find_port(args, &host, &port)) {
+        return true;
+    }
+    g_autofree char *text = g_strdup_printf("%u", port);
+    if (!listen_at(prepared, host, text, &local)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "VNC does not listen at port %s (%s): when it is free, say to the guest's "
+                    "monitor {\"execute\": \"display-update\", \"arguments\": {\"type\": "
+                    "\"vnc\", \"addresses\": [{\"type\": \"inet\", \"host\": \"%s\", \"port\": "
+                    "\"%s\"}]}}",
+                    text, local->message, host, text);
+        return false;
     }
     return true;
 }

@@ -21,6 +21,7 @@
 #include "cli/upgrade-names.h"
 #include "cli/upgrade-place.h"
 #include "cli/upgrade-vnc.h"
+#include "fault/fault.h"
 #include "qmp/json.h"
 
 #include <errno.h>
@@ -44,6 +45,9 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STANDS };
 #define LOG_SIZE (256u << 10)
 #define LOG_NAME "upgrade-log"
 #define SOCKET_NAME "farfault-upgrade"
+
+/* Milliseconds from the end of its monitor to that of a QEMU that ends by itself. */
+#define END_MS 2000
 
 /* Seconds without a word of either engine, after which they are asked whether they are there. */
 #define QUIET_S 30
@@ -73,6 +77,7 @@ typedef struct {
     FfCliQmp *running, *prepared;
     int old_pid, old_pidfd;
     char **args; /* the new QEMU's */
+    char **own;  /* the running one's, as it was given; NULL: it is not known */
     char *qemu;  /* its program */
     pid_t pid;   /* of the new QEMU, our child; 0: none */
     int log;     /* its stderr; -1 */
@@ -104,6 +109,7 @@ static void upgrade_clear(Upgrade *u)
     close_fd(&u->old_pidfd);
     close_fd(&u->log);
     g_strfreev(u->args);
+    g_strfreev(u->own);
     g_free(u->qemu);
     g_free(u->state);
     g_free(u->warning);
@@ -167,6 +173,7 @@ static void take_args(Upgrade *u, JsonObject *lent)
     for (guint i = 0; i < json_array_get_length(words); i++) {
         u->args[i] = g_strdup(json_array_get_string_element(words, i));
     }
+    u->own = g_strdupv(u->args);
 }
 
 /* The program that the running QEMU is, as it is installed now. */
@@ -240,14 +247,19 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
         return fail(error, "%s: its QEMU runs as user %u: run this as that user", u->address,
                     st.st_uid);
     }
-    if (!ff_upgrade_can_see(u->old_pid, error) || !ff_upgrade_may_leave(u->old_pid, error)) {
+    if (!ff_upgrade_is_near(u->old_pid, error) || !ff_upgrade_can_see(u->old_pid, error) ||
+        !ff_upgrade_may_leave(u->old_pid, error)) {
         return false;
     }
     take_args(u, lent);
     if (line->args_from && !read_args(u, line->args_from, error)) {
         return false;
     }
-    u->qemu = line->qemu ? g_strdup(line->qemu) : program_of(u->old_pid);
+    /* It is started in the running one's folder. */
+    bool is_path = line->qemu && strchr(line->qemu, '/');
+    u->qemu = is_path      ? g_canonicalize_filename(line->qemu, NULL)
+              : line->qemu ? g_strdup(line->qemu)
+                           : program_of(u->old_pid);
     if (!u->args) {
         return fail(error,
                     "%s: an older farfault has started this guest, and did not keep its command "
@@ -258,7 +270,9 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
         return false;
     }
     ff_upgrade_adapt_args(u->running, &u->args);
-    return ff_upgrade_check_args(u->args, error);
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);
+    g_autofree char *folder = g_file_read_link(link, NULL);
+    return ff_upgrade_check_args(u->args, !g_strcmp0(folder, "/"), error);
 }
 
 /* ---- the new one ----------------------------------------------------------------------------- */
@@ -355,14 +369,24 @@ static bool new_failed(Upgrade *u, const GError *local, GError **error)
     g_autofree char *said = NULL;
     int status;
 
+    bool closed = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
+    struct pollfd p = {.fd = pidfd_open(u->pid, 0), .events = POLLIN};
+
     /* Its monitor may be gone a moment before it has ended. It may also hang: no orderly end. */
+    bool ended = closed && p.fd >= 0 && poll(&p, 1, END_MS) == 1;
+    close_fd(&p.fd);
     kill(u->pid, SIGKILL);
     if (waitpid(u->pid, &status, 0) == u->pid) {
         u->pid = 0;
     }
+    if (ended && WIFSIGNALED(status)) {
+        return fail(
+            error,
+            "the new QEMU (%s) was killed by signal %d (%s); the guest continues in its old "
+            "one",
+            u->qemu, WTERMSIG(status), g_strsignal(WTERMSIG(status)));
+    }
     said = last_line(u->log);
-    bool closed = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
-
     return fail(error, "the new QEMU (%s) does not start: %s", u->qemu,
                 said     ? said
                 : closed ? "it ended without a word; is it a QEMU?"
@@ -375,6 +399,14 @@ static bool connect_new(Upgrade *u, int monitor, GError **error)
 
     u->prepared = ff_cli_qmp_open_fd(monitor, "the new QEMU", NULL, &local);
     return u->prepared || new_failed(u, local, error);
+}
+
+/* What it listens at, and its pid file, are the running one's. */
+static bool may_have_names(const Upgrade *u, GError **error)
+{
+    g_autoptr(GPtrArray) own = u->own ? ff_upgrade_names(u->own, u->old_pid, u->pid) : NULL;
+
+    return ff_upgrade_names_are_own(u->names, own, error);
 }
 
 static bool prepare(Upgrade *u, GError **error)
@@ -398,7 +430,9 @@ static bool prepare(Upgrade *u, GError **error)
         close(monitor[0]);
         return false;
     }
-    return connect_new(u, monitor[0], error) && ff_upgrade_names_copy_rights(u->names, error) &&
+    return connect_new(u, monitor[0], error) &&
+           ff_upgrade_vnc_is_unchanged(u->args, u->running, error) && may_have_names(u, error) &&
+           ff_upgrade_names_copy_rights(u->names, error) &&
            ff_upgrade_compare(u->running, u->prepared, error) &&
            ff_upgrade_same_files(u->running, u->old_pid, u->prepared, u->pid, error);
 }
@@ -492,8 +526,12 @@ static bool begin(Upgrade *u, GError **error)
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         return fail(error, "socketpair: %s", g_strerror(errno));
     }
-    last_words = "farfault: interrupted: the upgrade comes to its end, or is undone, without this "
-                 "program: farfault status says where the guest is\n";
+    last_words = ff_upgrade_vnc_has_port(u->args)
+                     ? "farfault: interrupted: the upgrade comes to its end, or is undone, without "
+                       "this program: farfault status says where the guest is; in a new QEMU its "
+                       "VNC does not listen before display-update is said to its monitor\n"
+                     : "farfault: interrupted: the upgrade comes to its end, or is undone, without "
+                       "this program: farfault status says where the guest is\n";
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
      * engine hears of that. */
     u->handed = tell(u->running, "x-farfault-hand-over", pair[0], error);
@@ -530,9 +568,13 @@ static void open_to_clients(Upgrade *u)
 {
     g_autoptr(GError) error = NULL;
 
+    FF_FAULT_AT("open-to-clients");
     ff_upgrade_names_take(u->names);
     if (!ff_upgrade_vnc_listen(u->args, u->prepared, &error)) {
         u->warning = g_strdup(error->message);
+    } else if (ff_upgrade_vnc_has_password(u->args)) {
+        u->warning = g_strdup("VNC lets nobody in before its password is set again "
+                              "(set_password)");
     }
 }
 
@@ -778,7 +820,8 @@ int ff_cli_upgrade(int argc, char **argv)
         return EXIT_OK;
     }
     if (!line.positional || g_strv_length(line.positional) != 1) {
-        fprintf(stderr, "farfault: name the guest's monitor (farfault upgrade --help)\n");
+        fprintf(stderr, "farfault: name the guest's monitor, and only one (farfault upgrade "
+                        "--help)\n");
         return EXIT_USAGE;
     }
     u.address = line.positional[0];

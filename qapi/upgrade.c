@@ -165,9 +165,10 @@ static const char *refusal(FfDriver *d)
 {
     const char *why = ff_driver_refusal(d);
 
-    return why                           ? why
-           : d->migration || d->outgoing ? "There's a migration process in progress"
-                                         : NULL;
+    return why ? why
+           : d->migration || d->outgoing
+               ? "another migration, snapshot or upgrade of this guest is under way"
+               : NULL;
 }
 
 void ff_handle_lend(FfCall *call)

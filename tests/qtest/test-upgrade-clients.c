@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * farfault upgrade of guests that people use: a console and a guest agent's channel on sockets, a
- * human monitor, VNC, a pid file, -daemonize. Who comes after the upgrade finds the new QEMU where
+ * farfault upgrade of guests that people use: consoles and a guest agent's channel on sockets, VNC,
+ * a pid file, -daemonize. Who comes after the upgrade finds the new QEMU where
  * the old one was; after one that failed all is as it was.
  */
 #include "tests/qtest/upgrade-rig.h"
@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
@@ -19,12 +20,13 @@
 #include <unistd.h>
 
 #define WAIT_MS 60000
+static int done; /* atomic; observer: come_and_go() */
 #define FIRST_PORT 5900
 
 /* Sockets in the guest's folder, each said in another way. */
-static const char *const sockets[] = {"serial", "agent", "human", "vnc"};
+static const char *const sockets[] = {"serial", "agent", "parallel", "vnc"};
 /* The files that a QEMU of a guest with them makes. */
-static const char *const files[] = {"serial", "agent", "human", "vnc", "pid"};
+static const char *const files[] = {"serial", "agent", "parallel", "vnc", "pid"};
 
 static char *path_of(const Guest *g, const char *name)
 {
@@ -44,7 +46,7 @@ static Guest *start(const char *faults, unsigned port, bool daemonize)
     g_autofree char *serial = g_strdup_printf("unix:%s/serial,server,nowait", g->dir);
     g_autofree char *agent =
         g_strdup_printf("socket,id=ga,path=%s/agent,server=on,wait=off", g->dir);
-    g_autofree char *human = g_strdup_printf("unix:%s/human,server=on,wait=off", g->dir);
+    g_autofree char *parallel = g_strdup_printf("unix:%s/parallel,server=on,wait=off", g->dir);
     g_autofree char *vnc = port ? g_strdup_printf("127.0.0.1:%u,share=ignore", port - FIRST_PORT)
                                 : g_strdup_printf("unix:%s/vnc", g->dir);
     g_autofree char *pid = path_of(g, "pid");
@@ -56,8 +58,8 @@ static Guest *start(const char *faults, unsigned port, bool daemonize)
                                 agent,
                                 "-device",
                                 "virtserialport,chardev=ga,name=org.qemu.guest_agent.0",
-                                "-monitor",
-                                human,
+                                "-parallel",
+                                parallel,
                                 "-vnc",
                                 vnc,
                                 "-pidfile",
@@ -162,9 +164,6 @@ static void all_are_of(const Guest *g, pid_t pid, unsigned port)
         g_assert_cmpint(owner(fd), ==, pid);
         close(fd);
     }
-    int human = connect_unix(g, "human");
-    hears(human, "(qemu)");
-    close(human);
     int vnc = port ? connect_port(port) : connect_unix(g, "vnc");
     hears(vnc, "RFB 003.008");
     close(vnc);
@@ -262,31 +261,47 @@ static void test_daemon(void)
 static void test_port_taken(void)
 {
     unsigned port = free_port();
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
     g_autoptr(Guest) g = start(NULL, port, false);
     g_autofree char *said = NULL;
-
     if (!g) {
         return;
     }
-    up_reconnect(g);
-    qmp_ok(g->qmp, "display-update", "{'type': 'vnc', 'addresses': []}");
+    up_set_faults(g, "none/*/at/open-to-clients=hold");
+    up_can_hold(g);
     up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
     struct sockaddr_in address = {
         .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     g_assert_cmpint(bind(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
     g_assert_cmpint(listen(fd, 1), ==, 0);
-    g_assert_cmpint(up_run(g, NULL, &said), ==, 0);
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
     g_assert_nonnull(strstr(said, "VNC does not listen at port"));
     close(fd);
     up_runs(g);
+    /* It listens nowhere, and not where the next one would. */
+    up_fails(g, NULL, "listens elsewhere by now, or nowhere");
     up_reconnect(g);
     qmp_ok(g->qmp, "display-update",
            "{'type': 'vnc', 'addresses': [{'type': 'inet', 'host': '127.0.0.1', 'port': '%u'}]}",
            port);
+    up_disconnect(g);
     int vnc = connect_port(port);
     hears(vnc, "RFB 003.008");
     close(vnc);
+    up_set_faults(g, "none/none/at/nowhere=kill");
+    g_autofree char *program = up_installed();
+    up_to(g, program);
+    all_are_of(g, up_only_qemu(g), port);
 }
 
 /* One that fails, by the death of the new engine or of its relay: all is the old one's, as before.
@@ -328,7 +343,7 @@ static void await_names(const Guest *g, unsigned n)
     int fd = inotify_init1(IN_CLOEXEC);
     char events[4096];
 
-    g_assert_cmpint(inotify_add_watch(fd, g->dir, IN_MOVED_TO), >=, 0);
+    g_assert_cmpint(inotify_add_watch(fd, g->dir, IN_MOVED_TO | IN_DELETE), >=, 0);
     while (left_over(g) != n) {
         struct pollfd p = {fd, POLLIN, 0};
 
@@ -370,13 +385,13 @@ static void test_attached(void)
     if (!g) {
         return;
     }
-    up_set_faults(g, "takeover/*/at/idle=relay");
+    up_set_faults(g, "takeover/*/at/taken=relay");
     qmp_free(up_by_hand(g));
     up_disconnect(g);
     pid_t now = up_only_qemu(g);
     g_assert_cmpuint(left_over(g), ==, G_N_ELEMENTS(files));
     up_attach(g, now);
-    g_assert_cmpuint(left_over(g), ==, 0);
+    await_names(g, 0);
     all_are_of(g, now, 0);
     up_check_memory(g);
     end_and_look(g);
@@ -399,7 +414,12 @@ static void test_refused(void)
         {"-chardev socket,id=f,host=::1,port=7001,server=on", "those that listen at a path"},
         {"-daemonize -pidfile x", "its path is relative"},
         {"-daemonize -vnc unix:x", "its path is relative"},
-        {"-monitor "
+        {"-monitor unix:/tmp/x,server=on", "only QMP monitors that listen; for human commands"},
+        {"-mon chardev=console", "only QMP monitors that listen; for human commands"},
+        {"-pidfile /tmp/x -pidfile /tmp/y", "-pidfile: cannot be handed over to another QEMU yet"},
+        {"-daemonize -qmp unix:x,server=on", "its path is relative"},
+        {"-daemonize -chardev file,id=f,path=x", "its path is relative"},
+        {"-parallel "
          "unix:/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
          "aaaaaaaaaaaaaaaa,server=on",
          "longer than 91 bytes"},
@@ -420,6 +440,106 @@ static void test_refused(void)
     }
 }
 
+/* With --args-from: what is somebody else's is left alone, whatever the file says. */
+static void test_foreign(void)
+{
+    g_autoptr(Guest) g = start(NULL, 0, false);
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *file = path_of(g, "args"), *own = g_strjoinv(" ", g->args);
+    g_autofree char *pid = path_of(g, "pid"), *other = path_of(g, "other");
+    g_autofree char *parallel = path_of(g, "parallel"), *kept = path_of(g, "kept"), *text = NULL;
+    g_auto(GStrv) parts = g_strsplit(own, pid, 2);
+    g_autofree char *there = g_strjoinv(other, parts);
+    g_autofree char *twice = g_strjoinv(parallel, parts);
+
+    g_assert_true(g_file_set_contents(other, "17", -1, NULL));
+    g_assert_true(g_file_set_contents(file, there, -1, NULL));
+    up_fails(g, (const char *const[]){"--args-from", file, NULL}, "is not the running QEMU's");
+    up_fails(g, (const char *const[]){"--check", "--args-from", file, NULL},
+             "is not the running QEMU's");
+    g_assert_true(g_file_get_contents(other, &text, NULL, NULL));
+    g_assert_cmpstr(text, ==, "17");
+    g_assert_true(g_file_set_contents(file, twice, -1, NULL));
+    up_fails(g, (const char *const[]){"--args-from", file, NULL}, "two options have this path");
+    /* Somebody has put a file in the socket's place. */
+    g_assert_cmpint(rename(parallel, kept), ==, 0);
+    g_assert_true(g_file_set_contents(parallel, "mine", -1, NULL));
+    up_fails(g, NULL, "is no socket any more");
+    g_assert_cmpint(rename(kept, parallel), ==, 0);
+    g_assert_cmpuint(left_over(g), ==, 0);
+    all_are_of(g, up_only_qemu(g), 0);
+    /* A path that nobody has is as good as the old one. */
+    g_assert_cmpint(g_remove(other), ==, 0);
+    g_assert_true(g_file_set_contents(file, there, -1, NULL));
+    g_autofree char *said = NULL;
+    g_assert_cmpint(up_run(g, (const char *const[]){"--args-from", file, NULL}, &said), ==, 0);
+    g_clear_pointer(&text, g_free);
+    g_assert_true(g_file_get_contents(other, &text, NULL, NULL));
+    g_assert_cmpint(atoi(text), ==, up_only_qemu(g));
+    up_check_memory(g);
+}
+
+/* A client that comes at any moment finds one of the two. */
+static gpointer come_and_go(gpointer data)
+{
+    const Guest *g = data;
+
+    while (!g_atomic_int_get(&done)) {
+        close(connect_unix(g, "agent")); /* fails where nobody listens */
+    }
+    return NULL;
+}
+
+static void test_no_gap(void)
+{
+    g_autoptr(Guest) g = start(NULL, 0, false);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    g_atomic_int_set(&done, 0);
+    GThread *client = g_thread_new("client", come_and_go, g);
+    for (unsigned i = 0; i < 3; i++) {
+        up_to(g, program);
+    }
+    g_atomic_int_set(&done, 1);
+    g_thread_join(client);
+    up_check_memory(g);
+}
+
+/* The old QEMU is told to end when its engine hangs: it removes what it takes for its own. */
+static void test_orderly(void)
+{
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = start("handover/*/at/lifted=hold", 0, false);
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    pid_t old = up_only_qemu(g);
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    kill(old, SIGTERM);
+    pid_t now = up_only_qemu(g); /* its engine ends with it */
+    g_assert_cmpint(now, !=, old);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    all_are_of(g, now, 0);
+    g_assert_cmpuint(left_over(g), ==, 0);
+    up_runs(g);
+    up_check_memory(g);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -431,5 +551,8 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/alone", test_alone);
     g_test_add_func("/upgrade-clients/attached", test_attached);
     g_test_add_func("/upgrade-clients/refused", test_refused);
+    g_test_add_func("/upgrade-clients/foreign", test_foreign);
+    g_test_add_func("/upgrade-clients/no-gap", test_no_gap);
+    g_test_add_func("/upgrade-clients/orderly", test_orderly);
     return g_test_run();
 }
