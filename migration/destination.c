@@ -390,14 +390,24 @@ static void end_vmm(FfDestination *d)
     }
 }
 
+#define CANNOT_COME_IN "the migration cannot come in: %s"
+
 void ff_dest_give_up(FfDestination *d, const GError *why)
 {
     FfVmm *vmm = d->cfg->vmm;
 
     bool quits = ff_control_events(d->control) & FF_EV_QUIT;
-    g_autofree char *reason = quits ? g_strdup(why->message) : ff_dest_reason(d, why);
+    /* The relay may have seen QEMU's end first. */
+    bool ended = quits && ff_journal_phase(d->cfg->state) == FF_PHASE_LOADING &&
+                 ff_conn_vmm_ended(d->conn, 0);
+    g_autofree char *reason = ended   ? ff_dest_end_text(d)
+                              : quits ? g_strdup(why->message)
+                                      : ff_dest_reason(d, why);
 
     ff_control_set_error(d->control, reason);
+    if (ended) {
+        g_message(CANNOT_COME_IN, reason);
+    }
     if (quits) {
         tell_source(d, reason);
         end_threads(d); /* the engine ends with its QEMU: nothing is left to tell */
@@ -420,7 +430,7 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
         ff_dest_disarm(d); /* with empty memory: nothing in it may wait for a page */
     }
     /* The engine ends with its QEMU, perhaps before it has said more than this. */
-    g_message("the migration cannot come in: %s", reason);
+    g_message(CANNOT_COME_IN, reason);
     if (!lives_on) {
         ff_control_set_status(d->control, FF_STATUS_FAILED);
         end_vmm(d);
