@@ -10,8 +10,8 @@
  * A third of the moments are counted from the beginning, the others from when one of the engines
  * has come to some named point of the switch, where it stands for a moment. A QEMU without relay
  * and engine gets new ones by farfault attach. In the end there is one QEMU, its guest runs without
- * anybody's help, and each of its counters is right. There may be none only if a QEMU was killed;
- * the next round has a new guest then.
+ * anybody's help, its socket and its pid file are at their places, and each of its counters is
+ * right. There may be none only if a QEMU was killed; the next round has a new guest then.
  *
  * Moments are no events: so this sleeps.
  */
@@ -20,6 +20,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -202,14 +204,47 @@ static pid_t settle(Round *r)
     }
 }
 
+/* Its pid file and its socket are at their places. */
+static bool is_at_its_place(const Guest *g, pid_t pid)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    g_autofree char *path = g_build_filename(g->dir, "pid", NULL), *text = NULL;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct ucred cred = {0};
+    socklen_t len = sizeof(cred);
+
+    g_snprintf(address.sun_path, sizeof(address.sun_path), "%s/serial", g->dir);
+    bool ok = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+              getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.pid == pid;
+    close(fd);
+    return ok && g_file_get_contents(path, &text, NULL, NULL) && atoi(text) == pid;
+}
+
+/* A relay that came by attach gives the names when its engine has done what was left. */
+static void await_place(Round *r, pid_t pid)
+{
+    int64_t until = g_get_monotonic_time() + LIMIT_S * G_USEC_PER_SEC;
+
+    while (!is_at_its_place(r->g, pid)) {
+        if (g_get_monotonic_time() > until) {
+            wrong(r, "its socket or its pid file is another one's");
+        }
+        g_usleep(LOOK_US);
+    }
+}
+
 /* ---- a round --------------------------------------------------------------------------------- */
 
 static void begin_guest(Round *r)
 {
-    r->g = up_counting("nobody/*/at/nowhere=kill;handover/*/at/stopped=stop:30");
-    if (!r->g) {
-        g_error("no guest");
-    }
+    r->g = up_new();
+    g_autofree char *serial = g_strdup_printf("unix:%s/serial,server=on,wait=off", r->g->dir);
+    g_autofree char *pid = g_build_filename(r->g->dir, "pid", NULL);
+    const char *const more[] = {"-serial", serial, "-pidfile", pid, NULL};
+
+    r->g->faults =
+        g_strdup_printf("%s;nobody/*/at/nowhere=kill;handover/*/at/stopped=stop:30", r->g->dir);
+    up_start_vmgenid(r->g, more);
     qmp_ok(r->g->qmp, "migrate-set-parameters", "{'x-farfault-peer-timeout': 5}");
 }
 
@@ -248,6 +283,7 @@ static void run(Round *r, const char *const *programs, unsigned n_programs)
     if (now) {
         g_autofree char *text = up_try_attach(r->g, now); /* its relay may have been the one */
         up_has_run(r->g);
+        await_place(r, now);
         up_check_memory(r->g);
     } else {
         g_clear_pointer(&r->g, up_end);
