@@ -220,17 +220,29 @@ static bool is_at_its_place(const Guest *g, pid_t pid)
     return ok && g_file_get_contents(path, &text, NULL, NULL) && atoi(text) == pid;
 }
 
-/* A relay that came by attach gives the names when its engine has done what was left. */
-static void await_place(Round *r, pid_t pid)
+static bool is_left(const Guest *g)
+{
+    g_autoptr(GArray) qemus = up_qemus(g);
+
+    return qemus->len > 0;
+}
+
+/* A relay that came by attach gives the names when its engine has done what was left. FALSE: the
+ * QEMU was killed, and was seen dying. */
+static bool await_place(Round *r, pid_t pid)
 {
     int64_t until = g_get_monotonic_time() + LIMIT_S * G_USEC_PER_SEC;
 
     while (!is_at_its_place(r->g, pid)) {
+        if (r->qemu_killed && !is_left(r->g)) {
+            return false;
+        }
         if (g_get_monotonic_time() > until) {
             wrong(r, "its socket or its pid file is another one's");
         }
         g_usleep(LOOK_US);
     }
+    return true;
 }
 
 /* ---- a round --------------------------------------------------------------------------------- */
@@ -283,7 +295,9 @@ static void run(Round *r, const char *const *programs, unsigned n_programs)
     if (now) {
         g_autofree char *text = up_try_attach(r->g, now); /* its relay may have been the one */
         up_has_run(r->g);
-        await_place(r, now);
+        now = await_place(r, now) ? now : 0;
+    }
+    if (now) {
         up_check_memory(r->g);
     } else {
         g_clear_pointer(&r->g, up_end);

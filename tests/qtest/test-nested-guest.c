@@ -196,7 +196,10 @@ static void test_row(gconstpointer data)
             return;
         }
         g_test_message("the inner machine did not begin in %d s", HUNG_SECONDS);
-        vm_end(destination); /* first: one that waits for its source ends with it */
+        /* First: one that waits for its source ends with it. And it may have failed by now: what
+         * hangs has set the bit. */
+        vm_kill(destination);
+        vm_end(destination);
         vm_end(source);
     }
     test_fail("the inner machine hung in each of %d tries", TRIES);
