@@ -181,6 +181,7 @@ static void help(Round *r, const GArray *qemus)
 static pid_t settle(Round *r)
 {
     int64_t begin = g_get_monotonic_time(), helped = begin;
+    bool alone = false;
 
     for (;; g_usleep(LOOK_US)) {
         g_autoptr(GArray) qemus = up_qemus(r->g);
@@ -191,9 +192,11 @@ static pid_t settle(Round *r)
         if (!qemus->len) {
             return 0;
         }
-        if (up_has_run(r->g) && qemus->len == 1) {
+        /* What it wrote before it was alone says nothing: it may stand, and be taken back. */
+        if (up_has_run(r->g) && alone) {
             return g_array_index(qemus, pid_t, 0);
         }
+        alone = qemus->len == 1;
         if (now - begin > LIMIT_S * G_USEC_PER_SEC) {
             wrong(r, qemus->len > 1 ? "two QEMUs are left" : "the guest does not run");
         }
