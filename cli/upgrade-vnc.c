@@ -77,15 +77,12 @@ static bool listen_at(FfCliQmp *qmp, const char *host, const char *port, GError 
 /* The options (g_ptr_array_unref) of the -vnc on ARGS; NULL: there is none. */
 static GPtrArray *find(char *const *args)
 {
-    for (; *args; args++) {
-        const FfOption *option = ff_option_find(*args);
+    const FfOption *option;
+    const char *value;
 
-        if (!option || !option->has_arg || !args[1]) {
-            continue;
-        }
-        args++;
+    while ((option = ff_option_next(&args, &value))) {
         if (!strcmp(option->name, "vnc")) {
-            return ff_opts_parse(*args, "vnc");
+            return ff_opts_parse(value, "vnc");
         }
     }
     return NULL;

@@ -55,6 +55,19 @@ static char *value_parse(const char *text, const char **end)
     return g_string_free(value, FALSE);
 }
 
+const FfOption *ff_option_next(char *const **argv, const char **value)
+{
+    while (**argv) {
+        const FfOption *option = ff_option_find(*(*argv)++);
+
+        if (option && option->has_arg && **argv) {
+            *value = *(*argv)++;
+            return option;
+        }
+    }
+    return NULL;
+}
+
 GPtrArray *ff_opts_parse(const char *text, const char *implied)
 {
     GPtrArray *opts = ff_opts_new();

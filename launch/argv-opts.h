@@ -67,6 +67,10 @@ typedef struct {
 /* Looks up an option word ("-m", "--m"); NULL if QEMU has no such option that is known here. */
 const FfOption *ff_option_find(const char *word);
 
+/* The next option in *ARGV that has a value, which is *VALUE; *ARGV is behind it then. NULL: there
+ * is none. */
+const FfOption *ff_option_next(char *const **argv, const char **value);
+
 /* One part of a "key=value,..." list. */
 typedef struct {
     char *key, *value;

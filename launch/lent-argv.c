@@ -65,15 +65,12 @@ char *ff_lent_old_socket_path(const char *value)
 
 bool ff_lent_is_control(char *const *argv, const char *id)
 {
-    for (; *argv; argv++) {
-        const FfOption *option = ff_option_find(*argv);
+    const FfOption *option;
+    const char *value;
 
-        if (!option || !option->has_arg || !argv[1]) {
-            continue;
-        }
-        argv++;
+    while ((option = ff_option_next(&argv, &value))) {
         if (option->kind == FF_OPT_MON) {
-            g_autoptr(GPtrArray) opts = ff_opts_parse(*argv, "chardev");
+            g_autoptr(GPtrArray) opts = ff_opts_parse(value, "chardev");
 
             if (!g_strcmp0(ff_opts_get(opts, "chardev"), id) &&
                 !g_strcmp0(ff_opts_get(opts, "mode"), "control")) {
@@ -172,14 +169,11 @@ char **ff_lent_taps(char *const *argv)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
 
-    for (; *argv; argv++) {
-        const FfOption *option = ff_option_find(*argv);
+    const FfOption *option;
+    const char *value;
 
-        if (!option || !option->has_arg || !argv[1]) {
-            continue;
-        }
-        argv++;
-        g_autoptr(GPtrArray) opts = option->kind == FF_OPT_NETDEV ? parse_tap(*argv) : NULL;
+    while ((option = ff_option_next(&argv, &value))) {
+        g_autoptr(GPtrArray) opts = option->kind == FF_OPT_NETDEV ? parse_tap(value) : NULL;
         if (opts) {
             g_strv_builder_add(b, ff_opts_get(opts, "ifname") ?: "");
         }
