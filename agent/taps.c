@@ -9,9 +9,9 @@
  *
  * A packet that QEMU sends while those that have waited are sent may come before them.
  *
- * Threads: ff_hold_taps, made here, blocks all signals; ioctl() is any of QEMU's. The lock is held
- * for the calls that the tap needs. System calls: poll, read, ioctl, dup3, recvfrom, write, sendto,
- * close.
+ * Threads: one of its own (hold()), which blocks all signals; ioctl() is any of QEMU's. The lock is
+ * held for the calls that the tap needs. System calls: poll, read, ioctl, dup3, recvfrom, write,
+ * sendto, close.
  */
 #include "agent/taps.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The files that the new QEMU of an upgrade makes beside those of the running one: sockets at which
- * it listens, its pid file (launch/lent-argv.h). The new relay renames them as well, whoever comes
- * first. One thread.
+ * it listens, its pid file (launch/lent-argv.h). The new relay renames them as well; which
+ * of the two is first does not matter. One thread.
  */
 #ifndef FF_CLI_UPGRADE_NAMES_H
 #define FF_CLI_UPGRADE_NAMES_H

@@ -88,7 +88,9 @@ void ff_names_take(FfRelay *relay, bool taken)
     for (guint i = 0; i < plan->names->len; i++) {
         take(relay, plan->names->pdata[i]);
     }
-    if (plan->other_fd >= 0 && !relay->waits_for_other) {
+    if (plan->other_fd < 0) {
+        settle(relay);
+    } else if (!relay->waits_for_other) {
         relay->waits_for_other = true;
         g_unix_fd_add(plan->other_fd, G_IO_IN, on_other_ended, relay);
     }
