@@ -13,11 +13,11 @@
 #include <unistd.h>
 
 #include "snapshot/capture-internal.h"
+#include "snapshot/limit.h"
 #include "snapshot/saved.h"
 #include "snapshot/zero.h"
 
 #define RUN (128u << 10) /* bytes that are copied at once */
-#define LATE_US 100000
 
 typedef struct {
     FfCapture *c;
@@ -25,7 +25,7 @@ typedef struct {
     void *opaque;
     uint8_t *copy; /* of a run, or of one huge page */
     FfRun cursor;  /* the next page in order */
-    int64_t due;   /* the next run that nobody waits for, monotonic us; 0: at once */
+    FfLimit limit; /* of what nobody waits for */
 } Stream;
 
 static uint64_t page_size(const Stream *s, unsigned block)
@@ -52,13 +52,7 @@ static bool put(Stream *s, const FfRun *run, const uint8_t *data, GError **error
     s->c->written.bytes += (n - zeros) * FF_SAVED_PAGE;
     uint64_t rate = s->c->bandwidth;
     pthread_mutex_unlock(&s->c->lock);
-    if (rate) {
-        /* What a wait took too long is made up for, if it was not long. */
-        s->due = MAX(s->due, g_get_monotonic_time() - LATE_US) +
-                 (int64_t)((n - zeros) * FF_SAVED_PAGE * 1000000 / rate);
-    } else {
-        s->due = 0;
-    }
+    ff_limit_charge(&s->limit, rate, (n - zeros) * FF_SAVED_PAGE);
     return true;
 }
 
@@ -147,10 +141,19 @@ static void forget_wakes(const Stream *s)
     }
 }
 
+/* Microseconds until there may be more of what nobody waits for. */
+static int64_t delay(Stream *s)
+{
+    pthread_mutex_lock(&s->c->lock);
+    uint64_t rate = s->c->bandwidth;
+    pthread_mutex_unlock(&s->c->lock);
+    return ff_limit_delay(&s->limit, rate);
+}
+
 /* The next step. FALSE and ERROR: it failed. */
 static bool step(Stream *s, GError **error)
 {
-    int64_t delay = s->due ? s->due - g_get_monotonic_time() : 0;
+    int64_t us = delay(s);
     bool ok = true;
     FfRun run;
 
@@ -161,8 +164,8 @@ static bool step(Stream *s, GError **error)
     if (is_half_used(s) && (put_kept(s, &ok, error) || !ok)) {
         return ok;
     }
-    if (delay > 0) {
-        wait_for_wake(s, delay);
+    if (us) {
+        wait_for_wake(s, us);
         return true;
     }
     if (claim_next(s, &run)) {

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "snapshot/limit.h"
 #include "snapshot/zero.h"
 #include "uffd/holes.h"
 
@@ -33,7 +34,6 @@
 #define SMALL_RUN 4      /* pages, for threads that wait */
 #define MAX_PAGES (RUN / 4096)
 #define DEPTH 16
-#define LATE_US 100000
 
 /* A run in flight. */
 typedef struct {
@@ -60,7 +60,7 @@ struct FfWriter {
     int wake_fd;
     bool cancelled;     /* atomic; observer: ff_writer_run() */
     uint64_t bandwidth; /* atomic, bytes per second; likewise */
-    int64_t due;        /* the next run that nobody waits for, monotonic us; 0: at once */
+    FfLimit limit;      /* of runs that nobody waits for */
     int rc;
     FfWriterStats stats; /* atomic; observer: ff_writer_stats() */
 };
@@ -556,23 +556,9 @@ static void forget_wakes(FfWriter *w)
     }
 }
 
-/* How long runs that nobody waits for have to wait, microseconds. */
-static int64_t delay(FfWriter *w)
+static uint64_t bandwidth(const FfWriter *w)
 {
-    int64_t us = w->due ? w->due - g_get_monotonic_time() : 0;
-
-    return us > 0 && __atomic_load_n(&w->bandwidth, __ATOMIC_RELAXED) ? us : 0;
-}
-
-/* N bytes are on their way. */
-static void charge(FfWriter *w, uint64_t n)
-{
-    uint64_t rate = __atomic_load_n(&w->bandwidth, __ATOMIC_RELAXED);
-
-    if (rate) {
-        /* What a wait took too long is made up for, if it was not long. */
-        w->due = MAX(w->due, g_get_monotonic_time() - LATE_US) + (int64_t)(n * 1000000 / rate);
-    }
+    return __atomic_load_n(&w->bandwidth, __ATOMIC_RELAXED);
 }
 
 /* Begins with the next run. FALSE: there is none now. *LATER: there is one after so many
@@ -587,7 +573,7 @@ static bool begin_next(FfWriter *w, int64_t *later)
         return false;
     }
     if (!next_wanted(w, &run)) {
-        int64_t us = delay(w);
+        int64_t us = ff_limit_delay(&w->limit, bandwidth(w));
         if (us) {
             *later = us;
             return false;
@@ -597,7 +583,7 @@ static bool begin_next(FfWriter *w, int64_t *later)
         }
     }
     take_off(w, &run);
-    charge(w, w->stats.bytes - before);
+    ff_limit_charge(&w->limit, bandwidth(w), w->stats.bytes - before);
     return true;
 }
 
