@@ -1,20 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See upgrade-place.h. What cannot be had is left as it is: the user who calls farfault upgrade
- * might have started the guest just so. Any thread; no state. System calls: prlimit64,
- * sched_getaffinity, sched_setaffinity, getpriority, setpriority, umask.
+ * See upgrade-place.h. Any thread; no state. System calls: newfstatat.
  */
 #include "cli/upgrade-place.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <gio/gio.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 /* Of process PID (g_free); "": it cannot be read. */
 static char *proc_text(pid_t pid, const char *name)
@@ -103,90 +96,4 @@ bool ff_upgrade_is_near(pid_t pid, GError **error)
         }
     }
     return true;
-}
-
-/* ---- its place ------------------------------------------------------------------------------- */
-
-static void copy_limits(pid_t pid)
-{
-    for (int i = 0; i < (int)RLIMIT_NLIMITS; i++) {
-        struct rlimit theirs;
-
-        if (prlimit(pid, (enum __rlimit_resource)i, NULL, &theirs) == 0) {
-            setrlimit((enum __rlimit_resource)i, &theirs);
-        }
-    }
-}
-
-static void copy_umask(pid_t pid)
-{
-    g_autofree char *status = proc_text(pid, "status"), *text = field(status, "\nUmask:");
-
-    if (text) {
-        umask(strtoul(text, NULL, 8) & 0777);
-    }
-}
-
-static void copy_processors(pid_t pid)
-{
-    cpu_set_t set;
-
-    if (sched_getaffinity(pid, sizeof(set), &set) == 0) {
-        sched_setaffinity(0, sizeof(set), &set);
-    }
-}
-
-static void copy_priority(pid_t pid)
-{
-    errno = 0;
-    int nice = getpriority(PRIO_PROCESS, pid);
-
-    if (!errno) {
-        setpriority(PRIO_PROCESS, 0, nice);
-    }
-}
-
-static void put_text(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-    if (fd >= 0) {
-        /* What is refused stays as it is. */
-        if (write(fd, text, strlen(text)) < 0) {
-            errno = 0;
-        }
-        close(fd);
-    }
-}
-
-/* Lines "ID:CONTROLLERS:PATH"; without controllers it is the second version's. */
-static void join_groups(const char *text)
-{
-    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-
-    for (unsigned i = 0; lines[i]; i++) {
-        g_auto(GStrv) parts = g_strsplit(lines[i], ":", 3);
-        if (g_strv_length(parts) != 3) {
-            continue;
-        }
-        const char *controllers = g_str_has_prefix(parts[1], "name=") ? parts[1] + 5 : parts[1];
-        g_autofree char *procs =
-            g_build_filename("/sys/fs/cgroup", controllers, parts[2], "cgroup.procs", NULL);
-        put_text(procs, "0");
-    }
-}
-
-void ff_upgrade_take_place(pid_t pid)
-{
-    g_autofree char *theirs = proc_text(pid, "cgroup"), *ours = proc_text(getpid(), "cgroup");
-    g_autofree char *oom = proc_text(pid, "oom_score_adj");
-
-    if (strcmp(theirs, ours) != 0) {
-        join_groups(theirs);
-    }
-    put_text("/proc/self/oom_score_adj", oom);
-    copy_limits(pid);
-    copy_umask(pid);
-    copy_processors(pid);
-    copy_priority(pid);
 }

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Where the new QEMU of an upgrade lives: with the limits, the priority, the umask, the processors
- * and, if that is allowed, the control groups of the running one. And whether somebody takes the
- * end of the running one for the guest's. Any thread.
+ * Whether a running QEMU may end, and its guest continue in one that is started from here. Any
+ * thread.
  */
 #ifndef FF_CLI_UPGRADE_PLACE_H
 #define FF_CLI_UPGRADE_PLACE_H
@@ -22,7 +21,5 @@ bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const cha
                                GError **error);
 /* FALSE and ERROR: PID is in another namespace than this process. */
 bool ff_upgrade_is_near(pid_t pid, GError **error);
-/* The calling process takes PID's place, as far as it may. */
-void ff_upgrade_take_place(pid_t pid);
 
 #endif

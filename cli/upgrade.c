@@ -22,6 +22,7 @@
 #include "cli/upgrade-place.h"
 #include "cli/upgrade-vnc.h"
 #include "fault/fault.h"
+#include "launch/place.h"
 #include "qmp/json.h"
 
 #include <errno.h>
@@ -310,7 +311,7 @@ G_NORETURN static void become(char **argv, const Upgrade *u, const int *sockets)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
-    ff_upgrade_take_place(u->old_pid);
+    ff_place_take(u->old_pid);
     if (null < 0 || chdir(cwd) < 0) {
         _exit(127);
     }

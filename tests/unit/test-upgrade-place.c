@@ -4,6 +4,7 @@
  * running one; one whose end would be taken for the guest's is refused.
  */
 #include "cli/upgrade-place.h"
+#include "launch/place.h"
 
 #include <sched.h>
 #include <signal.h>
@@ -90,7 +91,7 @@ static void test_takes_place(void)
         struct rlimit limit;
         cpu_set_t set;
 
-        ff_upgrade_take_place(other);
+        ff_place_take(other);
         _exit(getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur != 100 ? 1
               : getpriority(PRIO_PROCESS, 0) != 15                      ? 2
               : sched_getaffinity(0, sizeof(set), &set) || CPU_COUNT(&set) != 1 ||
