@@ -90,6 +90,14 @@ void ff_driver_touch(FfDriver *d)
     }
 }
 
+void ff_driver_rest(FfDriver *d)
+{
+    if (d->linger) {
+        g_source_remove(d->linger);
+        linger_over(d);
+    }
+}
+
 void ff_driver_close_mem(FfDriver *d)
 {
     int fd = g_steal_fd(&d->config.mem_fd);

@@ -204,6 +204,8 @@ void ff_driver_filter(FfDriver *driver, uint32_t filter);
 void ff_driver_close_mem(FfDriver *driver);
 /* Something began or ended: the linger timer is set or stopped. */
 void ff_driver_touch(FfDriver *driver);
+/* It says IDLE now if it only lingers. */
+void ff_driver_rest(FfDriver *driver);
 /* QEMU's; the oldest that is served while it is not known. Versions differ in words. */
 unsigned ff_driver_version(FfDriver *driver);
 #define FF_QEMU_7_2 70200

@@ -216,6 +216,9 @@ void ff_driver_frame(FfDriver *d, FfLinkType type, unsigned mon, uint32_t seq, c
             ff_migration_synced(d->migration);
         }
         break;
+    case FF_LINK_REST:
+        ff_driver_rest(d);
+        break;
     case FF_LINK_START_INCOMING: {
         g_autofree char *uri = g_strndup(payload, length);
 

@@ -38,6 +38,7 @@ typedef enum {
     FF_LINK_SYNCED,         /* answer to SYNC */
     FF_LINK_PING,           /* the engine's main loop answers PONG with the same SEQ. An engine that
                                does not for 30 s is killed, and another one is started */
+    FF_LINK_REST,           /* an engine that only waits whether more comes says IDLE now */
 
     /* engine -> relay */
     FF_LINK_REPLY = 64, /* the answer to SEQ: one JSON line for the client (no newline) */
