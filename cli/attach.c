@@ -1,26 +1,76 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * farfault attach: a new relay for a guest whose relay has ended. The work is launch/attach.c's.
+ * farfault attach: a new relay for a guest whose relay has ended, or in the place of one that runs.
+ * The work is launch/attach.c's and launch/attach-replace.c's.
  * One thread.
  */
+#include <errno.h>
 #include <glib.h>
 #include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
 #include "launch/attach.h"
+#include "launch/guests.h"
+
+static bool replace(pid_t pid)
+{
+    g_autoptr(GError) error = NULL;
+    pid_t before, relay = ff_attach_replace(pid, &before, &error);
+
+    if (!relay) {
+        fprintf(stderr, "farfault: attach: %s\n", error->message);
+        return false;
+    }
+    printf("relay %d serves the guest of process %d in the place of relay %d\n", (int)relay,
+           (int)pid, (int)before);
+    return true;
+}
+
+/* In processes of their own: each takes the place of another relay, its control groups among it. */
+static bool replace_apart(pid_t pid)
+{
+    int status = 1;
+
+    fflush(NULL);
+    pid_t child = fork();
+    if (child == 0) {
+        bool done = replace(pid);
+        fflush(NULL);
+        _exit(done ? 0 : 1);
+    }
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    return status == 0;
+}
+
+static int replace_all(void)
+{
+    g_autoptr(GPtrArray) guests = ff_guests_find();
+    bool all = true;
+
+    for (guint i = 0; i < guests->len; i++) {
+        const FfHostGuest *guest = guests->pdata[i];
+        all = (!guest->served || replace_apart(guest->pid)) && all;
+    }
+    return all ? 0 : 1;
+}
 
 int ff_cli_attach(int argc, char **argv)
 {
-    gboolean help = FALSE;
+    gboolean help = FALSE, replaces = FALSE, all = FALSE;
     g_auto(GStrv) guests = NULL;
     g_autoptr(GError) error = NULL;
     g_autoptr(GPtrArray) notes = g_ptr_array_new_with_free_func(g_free);
 
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &help, NULL, NULL},
+        {"replace", 0, 0, G_OPTION_ARG_NONE, &replaces, NULL, NULL},
+        {"all", 0, 0, G_OPTION_ARG_NONE, &all, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &guests, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };
@@ -33,11 +83,19 @@ int ff_cli_attach(int argc, char **argv)
         fputs(ff_help_attach, stdout);
         return 0;
     }
-    if (!guests || g_strv_length(guests) != 1) {
-        fprintf(stderr, "farfault: name one guest: farfault attach PID|QMP\n");
+    if (all && replaces && !guests) {
+        return replace_all();
+    }
+    if (all || !guests || g_strv_length(guests) != 1) {
+        fprintf(stderr,
+                "farfault: name one guest: farfault attach [--replace] PID|QMP, or farfault "
+                "attach --replace --all\n");
         return FF_CLI_USAGE_STATUS;
     }
     pid_t pid = ff_attach_find(guests[0], &error);
+    if (pid && replaces) {
+        return replace(pid) ? 0 : 1;
+    }
     pid_t relay = pid ? ff_attach(pid, notes, &error) : 0;
     if (!relay) {
         fprintf(stderr, "farfault: attach: %s\n", error->message);

@@ -417,7 +417,7 @@ static void say_unprotectable(const FfAttachLoss *it)
 static void check_guests(void)
 {
     g_autoptr(GArray) pids = ff_attach_orphans(), stopped = ff_stopped_find();
-    g_autoptr(GArray) unprotectable = ff_attach_unprotectable();
+    g_autoptr(GArray) unprotectable = ff_attach_unprotectable(), old = ff_attach_outdated();
     for (guint i = 0; i < pids->len; i++) {
         int pid = g_array_index(pids, pid_t, i);
         g_autofree char *fix = g_strdup_printf("farfault attach %d", pid);
@@ -425,6 +425,12 @@ static void check_guests(void)
     }
     for (guint i = 0; i < stopped->len; i++) {
         say_stopped(&g_array_index(stopped, FfStopped, i));
+    }
+    for (guint i = 0; i < old->len; i++) {
+        const FfAttachOld *it = &g_array_index(old, FfAttachOld, i);
+        g_autofree char *fix = g_strdup_printf("farfault attach --replace %d", it->pid);
+        say(WARN, "guests", fix, "relay %d of QEMU process %d is of the farfault before this one",
+            it->relay, it->pid);
     }
     for (guint i = 0; i < unprotectable->len; i++) {
         say_unprotectable(&g_array_index(unprotectable, FfAttachLoss, i));

@@ -265,16 +265,24 @@ const char ff_help_convert[] =
 
 const char ff_help_attach[] =
     "Usage: farfault attach PID|QMP\n"
+    "       farfault attach --replace PID|QMP\n"
+    "       farfault attach --replace --all\n"
     "Start a new relay for a guest whose relay has ended (farfault-relay, killed or crashed). The\n"
     "QMP monitors answer again; a migration that was under way is taken up as after the end of an\n"
     "engine. The guest is not touched while there is no relay, and never runs twice.\n"
     "\n"
     "PID              the process of QEMU\n"
     "QMP              the path of its unix QMP socket: PATH or unix:PATH\n"
+    "  --replace      the relay lives, and one of this farfault takes its place (farfault was\n"
+    "                 updated); the guest and the clients of its monitors notice nothing\n"
+    "  --all          each guest that has a relay\n"
     "  --help, -h     this text\n"
     "\n"
-    "Be QEMU's user, or root (always, where kernel.yama.ptrace_scope is not 0). Refused while the\n"
-    "relay or its engine lives. Exit status: 0 attached, 1 refused, 2 usage.\n";
+    "Be QEMU's user, or root (for --replace, and where kernel.yama.ptrace_scope is not 0, "
+    "always).\n"
+    "Without --replace refused while the relay or its engine lives; with it while a migration or "
+    "a\n"
+    "snapshot is under way. Exit status: 0 attached, 1 refused, 2 usage.\n";
 
 const char ff_help_run[] =
     "Usage: farfault run [--policy=auto|always|never] [--untracked=qemu|postcopy|wait]\n"

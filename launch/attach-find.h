@@ -36,6 +36,12 @@ typedef struct {
 } FfAttachLoss;
 /* Those that this user may look at and whose relay has noted it (FfAttachLoss). */
 GArray *ff_attach_unprotectable(void);
+typedef struct {
+    pid_t pid, relay;
+} FfAttachOld;
+/* Those whose relay runs a program that is not installed any more: a newer farfault is
+ * (FfAttachOld). Only those that this user may look at; root for all. */
+GArray *ff_attach_outdated(void);
 /* What /proc says of fd N of process PID, e.g. "/memfd:farfault-pc.ram (deleted)" (g_free); NULL if
  * there is no such fd. */
 char *ff_attach_link(pid_t pid, int fd);

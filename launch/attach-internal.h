@@ -41,6 +41,8 @@ typedef struct {
 void ff_attach_note(FfAttach *a, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* FD is the relay's from now on; -1 passes through. Returns its (high) number. */
 int ff_attach_give(FfAttach *a, int fd);
+/* The effective user of process PID; -1: it has ended. */
+long ff_attach_uid(pid_t pid);
 /* .pidfd, .node, .plan, .as, of a process of this namespace. */
 bool ff_attach_open_process(FfAttach *a, GError **error);
 bool ff_attach_open_parcel(FfAttach *a, GError **error);

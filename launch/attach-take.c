@@ -58,6 +58,14 @@ static long effective_id(const char *text, const char *name)
     return at && sscanf(at + strlen(name), " %ld %ld", &real, &effective) == 2 ? effective : -1;
 }
 
+long ff_attach_uid(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", (int)pid), *text = NULL;
+
+    g_file_get_contents(path, &text, NULL, NULL);
+    return effective_id(text, "\nUid:");
+}
+
 /* Root makes the relay QEMU's user; anybody else is it already. */
 static bool find_user(FfAttach *a, GError **error)
 {

@@ -234,6 +234,9 @@ FfAccept *ff_accept_new(FfRelay *relay, const FfRelayMonitor *plan, FfAcceptClie
     if (plan->host && plan->port) {
         accept_resolve(a);
     }
+    if (plan->session) {
+        return a; /* the client is there already: ff_accept_next() when it has gone */
+    }
     if (plan->kind == FF_RELAY_STDIO) {
         client(plan->in, plan->out, opaque);
     } else if (plan->kind == FF_RELAY_LISTEN) {

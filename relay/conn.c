@@ -98,6 +98,16 @@ void ff_conn_write(FfConn *conn, const void *buf, size_t len, const int *fds, un
     }
 }
 
+int ff_conn_in(const FfConn *conn)
+{
+    return conn->in;
+}
+
+int ff_conn_out(const FfConn *conn)
+{
+    return conn->out.fd;
+}
+
 size_t ff_conn_queued(const FfConn *conn)
 {
     return conn->out.queued;

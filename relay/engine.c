@@ -716,6 +716,27 @@ void ff_engine_take_over(FfRelay *relay)
     }
 }
 
+bool ff_engine_is_at_stake(const FfRelay *relay)
+{
+    return at_stake(relay);
+}
+
+void ff_engine_rest(FfRelay *relay)
+{
+    if (relay->engine->link) {
+        ff_link_send(relay->engine->link, FF_LINK_REST, 0, 0, NULL, 0, NULL, 0);
+    }
+}
+
+bool ff_engine_is_needless(const FfRelay *relay)
+{
+    const FfEngine *engine = relay->engine;
+
+    return !engine->link && !engine->handing && engine->pidfd < 0 && engine->ending < 0 &&
+           !engine->unwatched && engine->due == G_MAXINT64 && !engine->words_seq &&
+           !engine->uffd_seq && g_queue_is_empty((GQueue *)&engine->waiting);
+}
+
 void ff_engine_end(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;

@@ -32,6 +32,12 @@ void ff_engine_start_incoming(FfRelay *relay);
 bool ff_engine_listens_first(const FfRelay *relay);
 /* This relay comes after another one: what the state says is under way has an engine again. */
 void ff_engine_take_over(FfRelay *relay);
+/* A migration, or what is left of one, needs an engine sooner or later. */
+bool ff_engine_is_at_stake(const FfRelay *relay);
+/* One that only waits whether a client says more ends now. */
+void ff_engine_rest(FfRelay *relay);
+/* There is none, not even one that is dying, and nobody waits for one. */
+bool ff_engine_is_needless(const FfRelay *relay);
 void ff_engine_end(FfRelay *relay);
 
 #endif

@@ -110,6 +110,28 @@ static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fd
     guest_watch(relay);
 }
 
+/* The relay before this one had it. */
+static bool guest_inherit(FfRelay *relay, GError **error)
+{
+    const FfRelayAgent *agent = relay->plan->agent;
+    bool marked = ff_state_is_marked(relay->state, FF_MARK_PROTECTED);
+
+    if (!agent) {
+        return true;
+    }
+    if (agent->n_fds !=
+        FF_AGENT_FD_UFFDS + ff_uffds_count(&agent->hello) + !agent->hello.hook_error) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                    "the relay before this one has left what is not understood here");
+        return false;
+    }
+    guest_adopt(relay, &agent->hello, agent->fds);
+    if (marked) {
+        ff_state_mark(relay->state, FF_MARK_PROTECTED);
+    }
+    return true;
+}
+
 static void guest_farewell(FfRelay *relay)
 {
     bool ends = !ff_state_is_under_way(relay->state);
@@ -257,5 +279,5 @@ bool ff_guest_start(FfRelay *relay, GError **error)
         g_source_set_callback(guest->agent_source, G_SOURCE_FUNC(guest_agent), relay, NULL);
         g_source_attach(guest->agent_source, NULL);
     }
-    return true;
+    return guest_inherit(relay, error);
 }

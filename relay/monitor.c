@@ -447,6 +447,55 @@ void ff_monitor_open(FfMonitor *mon)
     }
 }
 
+/* The client is the one of the relay before this one. */
+static void inherit(FfMonitor *mon)
+{
+    const FfRelaySession *had = mon->plan->session;
+
+    mon->framer = ff_qmp_framer_new();
+    mon->splitter = ff_qmp_splitter_new();
+    mon->greeting = g_byte_array_new();
+    g_byte_array_append(mon->greeting, (const guint8 *)had->greeting, strlen(had->greeting));
+    mon->greeted = true;
+    mon->negotiated = had->negotiated;
+    mon->oob_enabled = had->oob_enabled;
+    mon->qemu_oob = had->qemu_oob;
+    mon->qemu = ff_conn_new(had->qemu, had->qemu, &qemu_ops, mon);
+    mon->client = ff_conn_new(had->in, had->out, &client_ops, mon);
+}
+
+bool ff_monitor_rests(const FfMonitor *mon)
+{
+    if (!mon->client && !mon->qemu) {
+        return !mon->kept && !mon->hang_up;
+    }
+    return mon->client && mon->qemu && mon->greeted && !mon->kept && !mon->client_ended &&
+           !mon->hang_up && !mon->accepting && !mon->overdue && !mon->owned && !mon->barriers &&
+           !mon->n_fds && !mon->inside && mon->out == FF_OUT_UNDECIDED && !mon->held->len &&
+           !mon->batch->len && !mon->insert_bytes && mon->event_filters == mon->relay->filters &&
+           g_queue_is_empty((GQueue *)&mon->todo) && g_queue_is_empty((GQueue *)&mon->inband) &&
+           g_queue_is_empty((GQueue *)&mon->oob) && g_queue_is_empty((GQueue *)&mon->owned_oob) &&
+           (!mon->named_fds || !g_hash_table_size(mon->named_fds)) &&
+           ff_qmp_framer_rests(mon->framer) && ff_qmp_splitter_idle(mon->splitter) &&
+           !ff_conn_queued(mon->client) && !ff_conn_queued(mon->qemu);
+}
+
+bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session)
+{
+    if (!mon->client) {
+        return false;
+    }
+    *session = (FfRelaySession){
+        .in = ff_conn_in(mon->client),
+        .out = ff_conn_out(mon->client),
+        .qemu = ff_conn_in(mon->qemu),
+        .negotiated = mon->negotiated,
+        .oob_enabled = mon->oob_enabled,
+        .qemu_oob = mon->qemu_oob,
+        .greeting = g_strndup((const char *)mon->greeting->data, mon->greeting->len)};
+    return true;
+}
+
 FfMonitor *ff_monitor_new(FfRelay *relay, unsigned index)
 {
     FfMonitor *mon = g_new0(FfMonitor, 1);
@@ -457,6 +506,9 @@ FfMonitor *ff_monitor_new(FfRelay *relay, unsigned index)
     mon->plan = relay->plan->monitors->pdata[index];
     mon->held = g_byte_array_new();
     mon->batch = g_byte_array_new();
+    if (mon->plan->session) {
+        inherit(mon);
+    }
     mon->accept = ff_accept_new(relay, mon->plan, client_came, mon);
     return mon;
 }

@@ -29,6 +29,11 @@ void ff_monitor_engine_lost(FfMonitor *mon, const char *desc);
 /* The engine has never worked: what it was sent has its turn once more, at another or at QEMU. */
 void ff_monitor_own_again(FfMonitor *mon);
 void ff_monitor_pump(FfMonitor *mon); /* continues with what waits */
+/* Nothing is under way in it: each message has come and gone as a whole. */
+bool ff_monitor_rests(const FfMonitor *mon);
+/* Of one that rests: its client and its connection to QEMU, borrowed but for .greeting (g_free).
+ * FALSE: it has no client. */
+bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session);
 /* QEMU has ended: what it still said goes to the client, and no other one comes. */
 void ff_monitor_hear_out(FfMonitor *mon);
 void ff_monitor_end(FfMonitor *mon);

@@ -52,6 +52,29 @@ static char *get_text(JsonObject *o, const char *name)
     return g_strdup(ff_json_string(o, name));
 }
 
+static FfRelaySession *read_session(FfRelayPlan *plan, JsonObject *monitor)
+{
+    JsonNode *node = json_object_get_member(monitor, "session");
+
+    if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
+        return NULL;
+    }
+    JsonObject *o = json_node_get_object(node);
+    FfRelaySession *session = g_new0(FfRelaySession, 1);
+
+    session->in = get_fd(plan, o, "in");
+    session->out = ff_json_int(o, "out", -1);
+    if (session->out != session->in) {
+        session->out = get_fd(plan, o, "out");
+    }
+    session->qemu = get_fd(plan, o, "qemu");
+    session->negotiated = ff_json_bool(o, "negotiated");
+    session->oob_enabled = ff_json_bool(o, "oob-enabled");
+    session->qemu_oob = ff_json_bool(o, "qemu-oob");
+    session->greeting = get_text(o, "greeting");
+    return session;
+}
+
 static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **error)
 {
     static const char *const kinds[] = {"listen",      "connected", "connect-unix",
@@ -73,6 +96,7 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     mon->unlink = get_text(o, "unlink");
     mon->backend = ff_json_bool(o, "backend");
     mon->followed = ff_json_bool(o, "followed");
+    mon->session = read_session(plan, o);
     if (mon->backend) {
         /* QEMU waits for a connection, where it would have made one itself. */
         mon->reconnect = MAX(mon->reconnect, 1);
@@ -135,6 +159,8 @@ static void read_names(FfRelayPlan *plan, JsonObject *root)
 
         name->now = get_text(o, "now");
         name->then = get_text(o, "then");
+        name->dev = (dev_t)ff_json_int(o, "dev", 0);
+        name->ino = (ino_t)ff_json_int(o, "ino", 0);
         g_ptr_array_add(plan->names, name);
     }
 }
@@ -154,6 +180,43 @@ static void read_held(FfRelayPlan *plan, JsonObject *root)
         held->json = json_to_string(node, FALSE);
         g_ptr_array_add(plan->held, held);
     }
+}
+
+static void read_numbers(JsonObject *o, const char *name, int32_t *numbers)
+{
+    JsonArray *array = ff_json_array(o, name);
+
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        bool is_there = array && i < json_array_get_length(array);
+        numbers[i] = is_there ? (int32_t)json_array_get_int_element(array, i) : -1;
+    }
+}
+
+static void read_agent(FfRelayPlan *plan, JsonObject *root)
+{
+    JsonNode *node = json_object_get_member(root, "agent");
+
+    if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
+        return;
+    }
+    JsonObject *o = json_node_get_object(node);
+    JsonArray *fds = ff_json_array(o, "fds");
+    FfRelayAgent *agent = g_new0(FfRelayAgent, 1);
+
+    agent->hello = (FfAgentHello){.magic = FF_AGENT_MAGIC,
+                                  .version = FF_AGENT_VERSION,
+                                  .pid = plan->qemu_pid,
+                                  .hook_error = (int32_t)ff_json_int(o, "hook-error", 0),
+                                  .hook_kept = (int32_t)ff_json_int(o, "hook-kept", -1)};
+    read_numbers(o, "errors", agent->hello.error);
+    read_numbers(o, "kept", agent->hello.kept);
+    for (unsigned i = 0; fds && i < json_array_get_length(fds) && i < FF_AGENT_MAX_FDS; i++) {
+        int fd = (int)json_array_get_int_element(fds, i);
+
+        agent->fds[agent->n_fds++] = fd;
+        g_array_append_val(plan->fds, fd);
+    }
+    plan->agent = agent;
 }
 
 static FfPolicy read_policy(JsonObject *root)
@@ -203,6 +266,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
         return NULL;
     }
     root = json_node_get_object(node);
+    plan->text = g_steal_pointer(&text);
     plan->fds = g_array_new(FALSE, FALSE, sizeof(int));
     plan->monitors = g_ptr_array_new();
     plan->backends = g_ptr_array_new();
@@ -216,6 +280,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->state_fd = get_fd(plan, root, "state-fd");
     plan->taps_fd = get_fd(plan, root, "taps-fd");
     plan->other_fd = get_fd(plan, root, "other-fd");
+    plan->succeeds = get_fd(plan, root, "succeeds");
     plan->qemu_monitor = get_fd(plan, root, "qemu-monitor");
     plan->engine = get_text(root, "engine");
     plan->name = get_text(root, "name");
@@ -235,6 +300,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     read_ram(plan, root);
     read_names(plan, root);
     read_held(plan, root);
+    read_agent(plan, root);
     if (!read_monitors(plan, root, error)) {
         return NULL;
     }

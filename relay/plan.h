@@ -9,6 +9,7 @@
 #include <sys/types.h>
 #include <sys/types.h>
 
+#include "agent/agent.h"
 #include "state/state.h"
 
 typedef enum {
@@ -18,6 +19,15 @@ typedef enum {
     FF_RELAY_CONNECT_TCP,  /* connect to host, port */
     FF_RELAY_STDIO,        /* in, out */
 } FfRelayKind;
+
+/* A client that the relay before this one had, and its connection to QEMU: both at rest between two
+ * messages. */
+typedef struct {
+    int in, out; /* the client's; the same one for a socket */
+    int qemu;
+    bool negotiated, oob_enabled, qemu_oob; /* as in FfMonitor */
+    char *greeting;                         /* QEMU's, as it came */
+} FfRelaySession;
 
 typedef struct {
     char *id;
@@ -30,8 +40,9 @@ typedef struct {
     char *unlink;             /* socket to remove at QEMU's end; can be NULL */
     dev_t unlink_dev;         /* it is removed only while it is still this inode */
     ino_t unlink_ino;
-    bool backend;  /* no monitor: a vhost-user back-end comes here */
-    bool followed; /* engines may ask for a log of what it writes */
+    bool backend;            /* no monitor: a vhost-user back-end comes here */
+    bool followed;           /* engines may ask for a log of what it writes */
+    FfRelaySession *session; /* NULL: none was left */
 } FfRelayMonitor;
 
 typedef struct {
@@ -52,11 +63,20 @@ typedef struct {
     ino_t ino; /* once it has taken that; 0: it has not */
 } FfRelayName;
 
+/* What the agent had told the relay before this one. */
 typedef struct {
+    FfAgentHello hello;
+    int fds[FF_AGENT_MAX_FDS];
+    unsigned n_fds;
+} FfRelayAgent;
+
+typedef struct {
+    char *text; /* of all this */
     pid_t qemu_pid;
     int agent_fd, ready_fd, stderr_fd; /* -1: none */
     int other_fd;     /* a pidfd of the QEMU whose guest this one is to take over; -1: none */
     int taps_fd;      /* an eventfd: the taps are this QEMU's; -1: it needs none */
+    int succeeds;     /* a socket of the relay whose place is taken (succession.h); -1: none */
     int qemu_monitor; /* O_PATH of the private monitor's listening socket */
     char *engine;
     int state_fd; /* the state memfd, with the relay's lock; -1: the relay makes one */
@@ -73,6 +93,7 @@ typedef struct {
     GPtrArray *ram;      /* FfRelayRam * */
     GPtrArray *names;    /* FfRelayName * */
     GPtrArray *held;     /* FfRelayHeld *: what the last relay held */
+    FfRelayAgent *agent; /* NULL: the agent itself speaks */
     GArray *fds;         /* of int: every fd that the text names */
 } FfRelayPlan;
 

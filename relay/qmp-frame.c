@@ -237,6 +237,11 @@ size_t ff_qmp_framer_pending(const FfQmpFramer *f)
     return f->raw->len;
 }
 
+bool ff_qmp_framer_rests(const FfQmpFramer *f)
+{
+    return f->state == LEX_START && !f->tokens && !f->braces && !f->brackets;
+}
+
 static void framer_keep(FfQmpFramer *f, const char *from, const char *to)
 {
     if (to > from) {

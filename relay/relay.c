@@ -16,6 +16,7 @@
 #include "relay/guest.h"
 #include "relay/monitors.h"
 #include "relay/names.h"
+#include "relay/succession.h"
 #include "sandbox/sandbox.h"
 
 #include <errno.h>
@@ -205,6 +206,11 @@ int main(int argc, char **argv)
     if (relay.plan->attached) {
         ff_engine_take_over(&relay);
     }
+    if (relay.plan->succeeds >= 0 && !ff_succession_take(&relay)) {
+        ff_relay_log(&relay, "relay: the one before has not given its place");
+        return 1;
+    }
+    ff_succession_open(&relay);
     if (relay.plan->ready_fd >= 0) {
         if (write(relay.plan->ready_fd, "", 1) != 1) {
             return 1; /* the launcher is gone */

@@ -13,6 +13,7 @@
  *   backends.c  such back-ends, and what the engine asks about them (vhost-conn.c: one of them)
  *   monitor.c   one client monitor: order of commands and replies (monitor-internal.h)
  *   monitors.c  all of them, as the engine has to do with them
+ *   succession.c  another relay takes the place of this one
  *   relay.c     start and end of all
  */
 #ifndef FF_RELAY_SHARED_H
@@ -33,6 +34,7 @@ typedef struct FfMonitor FfMonitor;
 typedef struct FfEngine FfEngine;
 typedef struct FfLibraries FfLibraries;
 typedef struct FfBackends FfBackends;
+typedef struct FfSuccession FfSuccession;
 
 /* QEMU's process as the relay knows it. */
 typedef struct {
@@ -73,6 +75,7 @@ struct FfRelay {
     GPtrArray *monitors; /* FfMonitor *, by index */
     FfBackends *backends;
     FfEngine *engine;
+    FfSuccession *succession; /* NULL: it cannot be asked for its place */
     char *program;  /* the engine's, as the relay found it when it started; NULL: by its path */
     int program_fd; /* -1: none */
     int null_fd;    /* /dev/null */

@@ -25,7 +25,7 @@
 #define FF_STATE_VERSION 4u
 #define FF_STATE_MAX_BLOCKS 128
 #define FF_STATE_UNDO_MAX (128 * 1024)
-#define FF_STATE_INFO_MAX (28 * 1024 - 16)
+#define FF_STATE_INFO_MAX (28 * 1024 - 24)
 #define FF_STATE_OLD_UFFDS 9
 
 typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
@@ -120,10 +120,14 @@ typedef struct {
     /* FfRestoreWish; 0 where a farfault of before it has written the rest. Written by the relay
      * alone. */
     uint32_t restore;
+    /* The relay's process, and its number of the socket at which it is asked to let another one
+     * take its place (relay/succession.h); 0 both: a farfault of before it, or it cannot. Written
+     * by the relay alone. */
+    int32_t relay, relay_door;
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
 static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");
-static_assert(sizeof(((FfStateHeader *)NULL)->info) + sizeof(FfStateTotals) + 16 == 32 * 1024,
+static_assert(sizeof(((FfStateHeader *)NULL)->info) + sizeof(FfStateTotals) + 24 == 32 * 1024,
               "the bitmaps begin where they did");
 static_assert(FF_STATE_OLD_UFFDS + 1 + 2 * FF_KINDS == 16,
               "the room is that of the numbers before");

@@ -56,6 +56,28 @@ case_live_snapshot() {
     check_guest B
 }
 
+# farfault was updated: another relay, and another one after that, under libvirt's connection. The
+# hosts of this test have QEMU's process in their own pid namespace.
+case_another_relay() {
+    local before relay
+    start_guest A
+    before=$(on A pgrep -x farfault-relay)
+    on A sh -c "$prefix/bin/farfault attach --replace \$(cat /run/libvirt/qemu/$VM.pid)"
+    relay=$(on A pgrep -x farfault-relay)
+    [ "$relay" != "$before" ] || fail "the relay is the one of before"
+    is "state" "$(state A)" "running (booted)"
+    check_guest A "running (booted)"
+    virsh_on A suspend "$VM"
+    is "state" "$(state A)" "paused (user)"
+    on A "$prefix/bin/farfault" attach --replace --all
+    virsh_on A resume "$VM"
+    move A
+    check_guest B
+    on B "$prefix/bin/farfault" attach --replace --all
+    move B
+    check_guest A
+}
+
 case_dump() {
     local file=/var/lib/libvirt/qemu/dump/$VM.elf
     start_guest A

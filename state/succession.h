@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What is said when a relay takes the place of another one (relay/succession.h). One message each,
+ * of one byte; NO is followed by a line of text. */
+#ifndef FF_STATE_SUCCESSION_H
+#define FF_STATE_SUCCESSION_H
+
+#define FF_SUCCESSION_ASK 'A'
+#define FF_SUCCESSION_PLAN 'P'
+#define FF_SUCCESSION_NO 'N'
+#define FF_SUCCESSION_TAKE 'T'
+#define FF_SUCCESSION_GIVEN 'G'
+
+#define FF_SUCCESSION_TEXT 512       /* bytes of a message at most */
+#define FF_SUCCESSION_REST_MS 5000   /* until all is at rest */
+#define FF_SUCCESSION_FROZEN_MS 5000 /* from the plan to TAKE */
+/* The plan's fds have the same numbers at the command: higher ones than it has any of its own. */
+#define FF_SUCCESSION_FIRST_FD 600
+
+#endif
