@@ -15,7 +15,6 @@
 #include "cli/help.h"
 #include "cli/options.h"
 #include "launch/attach.h"
-#include "launch/guests.h"
 
 static bool replace(pid_t pid)
 {
@@ -50,12 +49,24 @@ static bool replace_apart(pid_t pid)
 
 static int replace_all(void)
 {
-    g_autoptr(GPtrArray) guests = ff_guests_find();
+    g_autoptr(GArray) old = ff_attach_outdated();
+    unsigned n = 0;
     bool all = true;
 
-    for (guint i = 0; i < guests->len; i++) {
-        const FfHostGuest *guest = guests->pdata[i];
-        all = (!guest->served || replace_apart(guest->pid)) && all;
+    if (geteuid() != 0) {
+        fprintf(stderr, "farfault: attach: --replace takes root\n");
+        return 1;
+    }
+    for (guint i = 0; i < old->len; i++) {
+        const FfAttachOld *it = &g_array_index(old, FfAttachOld, i);
+
+        if (it->here || !it->relay) {
+            all = replace_apart(it->pid) && all;
+            n++;
+        }
+    }
+    if (!n) {
+        printf("no guest has a relay of the farfault before this one\n");
     }
     return all ? 0 : 1;
 }

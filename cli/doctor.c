@@ -429,8 +429,14 @@ static void check_guests(void)
     for (guint i = 0; i < old->len; i++) {
         const FfAttachOld *it = &g_array_index(old, FfAttachOld, i);
         g_autofree char *fix = g_strdup_printf("farfault attach --replace %d", it->pid);
-        say(WARN, "guests", fix, "relay %d of QEMU process %d is of the farfault before this one",
-            it->relay, it->pid);
+        if (it->relay) {
+            say(WARN, "guests", fix,
+                "relay %d of QEMU process %d is of the farfault before this one", it->relay,
+                it->pid);
+        } else {
+            say(WARN, "guests", "it has this one when QEMU is started again",
+                "the relay of QEMU process %d is of an older farfault, and stays", it->pid);
+        }
     }
     for (guint i = 0; i < unprotectable->len; i++) {
         say_unprotectable(&g_array_index(unprotectable, FfAttachLoss, i));

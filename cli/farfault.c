@@ -40,7 +40,7 @@ static const Command commands[] = {
     {"upgrade", ff_cli_upgrade, "give a running guest a new QEMU", ff_help_upgrade},
     {"info", ff_cli_info, "say what is in the file of a saved guest", ff_help_info},
     {"convert", ff_cli_convert, "write the file of a saved guest in another form", ff_help_convert},
-    {"attach", ff_cli_attach, "give a guest that lost its relay a new one", ff_help_attach},
+    {"attach", ff_cli_attach, "give a guest a new relay: it lost its own, or farfault was updated", ff_help_attach},
     {"pager", ff_cli_pager, "answer the page faults of other processes from a file", ff_help_pager},
     {"trace", ff_cli_trace, "print what engines do, as it happens", ff_help_trace},
     {"doctor", ff_cli_doctor, "say what works on this host, and what to do", ff_help_doctor},

@@ -275,7 +275,7 @@ const char ff_help_attach[] =
     "QMP              the path of its unix QMP socket: PATH or unix:PATH\n"
     "  --replace      the relay lives, and one of this farfault takes its place (farfault was\n"
     "                 updated); the guest and the clients of its monitors notice nothing\n"
-    "  --all          each guest that has a relay\n"
+    "  --all          each guest whose relay is of the farfault before this one\n"
     "  --help, -h     this text\n"
     "\n"
     "Be QEMU's user, or root (for --replace, and where kernel.yama.ptrace_scope is not 0, "

@@ -23,6 +23,7 @@
 #include "launch/attach-kinds.h"
 #include "launch/launch-relay.h"
 #include "launch/parcel.h"
+#include "launch/paths.h"
 #include "qmp/json.h"
 
 #define PLAN_LINK "/memfd:farfault-plan (deleted)"
@@ -287,36 +288,37 @@ static int protect_error(pid_t pid, JsonObject *plan)
     return known ? ff_attach_kind_error(state, FF_KIND_PROTECT) : 0;
 }
 
-/* 0: nobody knows. */
-static pid_t relay_of(pid_t pid, JsonObject *plan)
+pid_t ff_attach_relay(pid_t pid, JsonObject *plan)
 {
     int fd = ff_attach_open_state(pid, plan);
-    int32_t relay = 0;
+    int32_t relay;
+    bool known = fd >= 0 &&
+                 pread(fd, &relay, sizeof(relay), offsetof(FfStateHeader, relay)) == sizeof(relay);
 
     if (fd >= 0) {
-        if (pread(fd, &relay, sizeof(relay), offsetof(FfStateHeader, relay)) != sizeof(relay)) {
-            relay = 0;
-        }
         close(fd);
     }
-    return relay;
+    return known ? relay : -1;
 }
 
 GArray *ff_attach_outdated(void)
 {
     GArray *list = g_array_new(FALSE, FALSE, sizeof(FfAttachOld));
+    g_autofree char *own = ff_find_helper("farfault-relay");
+    g_autofree char *here = g_strconcat(own ? own : "", " (deleted)", NULL);
     g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
 
     for (pid_t pid; (pid = ff_next_process(proc));) {
         g_autoptr(JsonNode) plan = ff_attach_plan(pid, NULL, NULL);
         FfAttachOld old = {.pid = pid};
 
-        if (plan && !ff_attach_is_orphan(pid, json_node_get_object(plan))) {
-            old.relay = relay_of(pid, json_node_get_object(plan));
+        if (!plan || ff_attach_is_orphan(pid, json_node_get_object(plan))) {
+            continue;
         }
+        old.relay = ff_attach_relay(pid, json_node_get_object(plan));
         g_autofree char *path = g_strdup_printf("/proc/%d/exe", (int)old.relay);
         g_autofree char *program = old.relay > 0 ? g_file_read_link(path, NULL) : NULL;
-        if (program && g_str_has_suffix(program, "/farfault-relay (deleted)")) {
+        if (old.relay == 0 || (program && g_str_has_suffix(program, "/farfault-relay (deleted)"))) {
             g_array_append_val(list, old);
         }
     }

@@ -36,10 +36,14 @@ typedef struct {
 } FfAttachLoss;
 /* Those that this user may look at and whose relay has noted it (FfAttachLoss). */
 GArray *ff_attach_unprotectable(void);
+/* The relay of the guest of process PID, as its state has it; 0: one of a farfault that did not say
+ * so yet; -1: the state cannot be read. */
+pid_t ff_attach_relay(pid_t pid, JsonObject *plan);
 typedef struct {
-    pid_t pid, relay;
+    pid_t pid, relay; /* .relay 0: it gives its place to no other */
+    bool here;        /* its program was where that of this farfault is */
 } FfAttachOld;
-/* Those whose relay runs a program that is not installed any more: a newer farfault is
+/* Those whose relay runs a program that is not installed any more, as a newer farfault is
  * (FfAttachOld). Only those that this user may look at; root for all. */
 GArray *ff_attach_outdated(void);
 /* What /proc says of fd N of process PID, e.g. "/memfd:farfault-pc.ram (deleted)" (g_free); NULL if

@@ -7,7 +7,7 @@
  * taken from it before it has answered there. The new relay is that user's as well.
  *
  * One thread. System calls: pidfd_open, pidfd_getfd, socketpair, dup3, poll, setns,
- * setsockopt.
+ * setsockopt, prlimit64.
  */
 #include "launch/attach.h"
 
@@ -15,9 +15,9 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <poll.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -31,7 +31,6 @@
 #include "state/state.h"
 #include "state/succession.h"
 
-#define HAS_ENDED "relay %d has ended: farfault attach %d"
 #define PLAN_MAX (16 << 20) /* bytes */
 
 typedef struct {
@@ -69,18 +68,30 @@ static bool is_relay(pid_t pid)
            !strcmp(g_strchomp(name), "farfault-relay");
 }
 
+/* Made by the relay itself, and not, as a monitor's, for bytes: what is sent there by mistake would
+ * be somebody's command. */
+static bool is_door(const Replace *r, int fd)
+{
+    struct ucred peer;
+    socklen_t len = sizeof(peer), type_len = sizeof(int);
+    int type = 0;
+
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) == 0 && type == SOCK_SEQPACKET &&
+           getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.pid == r->relay;
+}
+
 /* Returns a copy of the inner end of its door, or -1. */
 static int take_door(Replace *r, int number, GError **error)
 {
-    struct stat st;
     int door = pidfd_getfd(r->pidfd, number, 0);
 
     if (door < 0 && errno == EPERM) {
         ff_launch_fail(error, "relay %d may not be looked into: be root", (int)r->relay);
     } else if (door < 0) {
         ff_launch_fail(error, "relay %d: %s", (int)r->relay, g_strerror(errno));
-    } else if (fstat(door, &st) < 0 || !S_ISSOCK(st.st_mode)) {
-        ff_launch_fail(error, "what relay %d is said to be asked at is no socket", (int)r->relay);
+    } else if (!is_door(r, door)) {
+        ff_launch_fail(error, "what relay %d is said to be asked at is not its door",
+                       (int)r->relay);
         close(g_steal_fd(&door));
     }
     return door;
@@ -90,7 +101,7 @@ static int take_door(Replace *r, int number, GError **error)
 static bool knock(Replace *r, int door, GError **error)
 {
     const char ask = FF_SUCCESSION_ASK;
-    const struct timeval limit = {.tv_sec = 2 * FF_SUCCESSION_REST_MS / 1000};
+    const struct timeval limit = {.tv_sec = FF_SUCCESSION_REST_MS / 1000 + 2};
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
@@ -145,6 +156,23 @@ static bool find_relay(Replace *r, GError **error)
     return ok;
 }
 
+/* Nothing comes from it any more, and nothing has changed by this command. */
+static void say_ended(const Replace *r, GError **error)
+{
+    struct pollfd qemu = {r->a->pidfd, POLLIN, 0};
+    pid_t now = ff_attach_relay(r->a->pid, r->a->plan);
+
+    if (poll(&qemu, 1, 0) == 1) {
+        ff_launch_fail(error, "process %d has ended meanwhile", (int)r->a->pid);
+    } else if (now > 0 && now != r->relay) {
+        ff_launch_fail(error, "relay %d of process %d has just given its place to relay %d",
+                       (int)r->relay, (int)r->a->pid, (int)now);
+    } else {
+        ff_launch_fail(error, "relay %d of process %d has ended: farfault attach %d", (int)r->relay,
+                       (int)r->a->pid, (int)r->a->pid);
+    }
+}
+
 /* ---- its answer ------------------------------------------------------------------------------ */
 
 static JsonNode *read_plan(int fd)
@@ -183,22 +211,32 @@ static bool hear(Replace *r, GError **error)
     ssize_t n = receive(r->talk, text, FF_SUCCESSION_TEXT, &rights);
 
     if (n == -EAGAIN) {
-        ff_launch_fail(error, "relay %d does not answer: it is stopped, or hangs", (int)r->relay);
+        ff_launch_fail(error,
+                       "relay %d of process %d does not answer: if it is stopped (farfault doctor "
+                       "says it), kill -CONT %d",
+                       (int)r->relay, (int)r->a->pid, (int)r->relay);
     } else if (n <= 0) {
-        ff_launch_fail(error, HAS_ENDED, (int)r->relay, (int)r->a->pid);
+        say_ended(r, error);
     } else if (text[0] == FF_SUCCESSION_NO) {
         text[n] = 0;
-        ff_launch_fail(error, "relay %d keeps its place: %s", (int)r->relay, text + 1);
+        ff_launch_fail(error, "relay %d of process %d keeps its place: %s", (int)r->relay,
+                       (int)r->a->pid, text + 1);
     } else if (rights.n == 1) {
         r->plan = read_plan(rights.fd[0]);
     }
     for (unsigned i = 0; n > 0 && i < rights.n; i++) {
         close(rights.fd[i]);
     }
-    if (!r->plan && error && !*error) {
-        ff_launch_fail(error, "relay %d says what is not understood here", (int)r->relay);
+    JsonObject *plan = r->plan ? json_node_get_object(r->plan) : NULL;
+    if (plan && ff_json_int(plan, "qemu-pid", 0) == r->a->pid &&
+        ff_json_int(plan, "succession", 0) == FF_SUCCESSION_VERSION) {
+        return true;
     }
-    return r->plan;
+    if (error && !*error) {
+        ff_launch_fail(error, "relay %d of process %d says what is not understood here",
+                       (int)r->relay, (int)r->a->pid);
+    }
+    return false;
 }
 
 /* Relay's fd NUMBER, under the same number. */
@@ -225,6 +263,13 @@ static bool take_fd(Replace *r, int number, GError **error)
 
 static bool take_fds(Replace *r, GError **error)
 {
+    struct rlimit limit;
+
+    /* The numbers are high ones. */
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
     JsonArray *fds = ff_json_array(json_node_get_object(r->plan), "fds");
 
     for (guint i = 0; fds && i < json_array_get_length(fds); i++) {
@@ -236,6 +281,25 @@ static bool take_fds(Replace *r, GError **error)
 }
 
 /* ---- the next one ---------------------------------------------------------------------------- */
+
+/* FF_RELAY_USER: the groups are those of the relay that was there (g_free). NULL: this user. */
+static char *user_of(const Replace *r)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", (int)r->relay), *status = NULL;
+    const char *groups = NULL;
+
+    if (r->a->as.uid == (uid_t)-1) {
+        return NULL;
+    }
+    if (g_file_get_contents(path, &status, NULL, NULL)) {
+        groups = strstr(status, "\nGroups:");
+    }
+    g_autofree char *list = groups ? g_strndup(groups + strlen("\nGroups:"),
+                                               strcspn(groups + 1, "\n") + 1 - strlen("\nGroups:"))
+                                   : g_strdup("");
+    g_strstrip(list);
+    return g_strdup_printf("%u %u%s%s", r->a->as.uid, r->a->as.gid, *list ? " " : "", list);
+}
 
 static pid_t start(Replace *r, GError **error)
 {
@@ -253,19 +317,23 @@ static pid_t start(Replace *r, GError **error)
         return 0;
     }
     ff_place_take(r->relay);
-    g_array_append_val(r->fds, r->talk);
+    int talk = g_steal_fd(&r->talk);
     json_object_set_string_member(plan, "engine", engine);
-    json_object_set_int_member(plan, "succeeds", g_steal_fd(&r->talk));
+    json_object_set_int_member(plan, "succeeds", talk);
     json_object_set_int_member(plan, "ready-fd", ready_fd);
     g_autofree char *text = json_to_string(r->plan, FALSE);
     g_autoptr(GArray) inherited = g_array_copy(r->fds);
     g_array_append_val(inherited, ready_fd);
+    g_array_append_val(inherited, talk);
+    g_autofree char *user = user_of(r);
     const FfRelayProgram program = {text,
                                     inherited,
                                     &r->a->as,
                                     false,
                                     "the relay that was there stays",
-                                    ff_json_string(plan, "name")};
+                                    ff_json_string(plan, "name"),
+                                    user,
+                                    talk};
 
     pid_t relay = ff_relay_spawn(&program, ready, ready_fd, NULL, error);
     /* If it has said its last word, it ends: nobody is to see two of them. */
@@ -273,39 +341,9 @@ static pid_t start(Replace *r, GError **error)
     bool ended = poll(&pfd, 1, relay > 0 ? FF_SUCCESSION_FROZEN_MS : 0) == 1;
     if (!relay && ended) {
         g_clear_error(error);
-        ff_launch_fail(error, HAS_ENDED, (int)r->relay, (int)r->a->pid);
+        say_ended(r, error);
     }
     return relay;
-}
-
-/* ---- QEMU's namespaces ----------------------------------------------------------------------- */
-
-static bool is_same(pid_t pid, const char *name)
-{
-    g_autofree char *theirs = g_strdup_printf("/proc/%d/%s", (int)pid, name);
-    g_autofree char *ours = g_strdup_printf("/proc/self/%s", name);
-    struct stat a, b;
-
-    return stat(theirs, &a) == 0 && stat(ours, &b) == 0 && a.st_dev == b.st_dev &&
-           a.st_ino == b.st_ino;
-}
-
-/* libvirt gives each QEMU a /dev, and so mounts, of its own. A container has another root: what is
- * started there is not from here, and the user has to go there. */
-static void enter(pid_t pid)
-{
-    int pidfd = pidfd_open(pid, 0);
-
-    if (pidfd >= 0 && is_same(pid, "ns/user") && is_same(pid, "ns/pid") && is_same(pid, "root/.") &&
-        (!is_same(pid, "ns/mnt") || !is_same(pid, "ns/net"))) {
-        /* What fails is refused in a moment, with what to do. */
-        if (setns(pidfd, CLONE_NEWNS | CLONE_NEWNET) < 0) {
-            errno = 0;
-        }
-    }
-    if (pidfd >= 0) {
-        close(pidfd);
-    }
 }
 
 pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error)
@@ -317,7 +355,6 @@ pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error)
         r = {.a = &a, .pidfd = -1, .talk = -1, .fds = g_array_new(FALSE, FALSE, sizeof(int))};
     pid_t relay = 0;
 
-    enter(pid);
     if (ff_attach_open_process(&a, error) && find_relay(&r, error) && hear(&r, error) &&
         take_fds(&r, error)) {
         *before = r.relay;

@@ -109,8 +109,10 @@ bool ff_attach_open_process(FfAttach *a, GError **error)
     for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
         if (!same_namespace(a->pid, names[i])) {
             ff_launch_fail(
-                error, "process %d is in another %s namespace: nsenter -t %d -n -m farfault attach",
-                (int)a->pid, names[i], (int)a->pid);
+                error,
+                "process %d is in another %s namespace: nsenter -t %d -n -m farfault attach "
+                "%s%d",
+                (int)a->pid, names[i], (int)a->pid, a->notes ? "" : "--replace ", (int)a->pid);
             return false;
         }
     }

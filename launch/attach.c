@@ -128,7 +128,9 @@ pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error)
                                     &a.as,
                                     false,
                                     "nothing is attached",
-                                    ff_json_string(json_node_get_object(a.node), "name")};
+                                    ff_json_string(json_node_get_object(a.node), "name"),
+                                    NULL,
+                                    -1};
     pid_t relay = ff_relay_spawn(&program, ready, ready_fd, NULL, error);
     a.done = relay > 0;
     return relay;

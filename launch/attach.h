@@ -22,9 +22,8 @@ pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error);
 /*
  * Starts a relay in the place of the one that the guest of process PID has: QEMU and its clients
  * notice nothing. Waits up to 10 s for that one to be at rest. *BEFORE: its PID. Returns the new
- * one's PID; 0 and ERROR (one line, and all is as it was). The calling process has QEMU's mount and
- * network namespaces afterwards if QEMU's root is its own, and the relay's control groups and
- * limits.
+ * one's PID; 0 and ERROR (one line, and all is as it was). The calling process has the relay's
+ * control groups and limits afterwards.
  */
 pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error);
 

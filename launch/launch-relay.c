@@ -35,6 +35,7 @@
 
 #include "launch/lent-argv.h"
 #include "launch/paths.h"
+#include "state/succession.h"
 
 static void G_GNUC_PRINTF(3, 4) fail(GError **error, int err, const char *format, ...)
 {
@@ -348,7 +349,7 @@ static void G_GNUC_NORETURN become_relay(const Exec *e)
     for (guint i = 0; i < fds->len; i++) {
         fcntl(g_array_index(fds, int, i), F_SETFD, 0);
     }
-    if (ff_runas_become(as) < 0) {
+    if (!e->program->itself && ff_runas_become(as) < 0) {
         dprintf(STDERR_FILENO, "farfault: cannot become user %u: %s\n", as->uid, strerror(errno));
         _exit(1);
     }
@@ -375,6 +376,9 @@ static pid_t spawn(const FfRelayProgram *program, const char *path, int plan_fd)
     /* Of no use to the relay: ps shows whose it is. */
     char *argv[] = {(char *)"farfault-relay", number, (char *)program->guest, NULL};
     g_auto(GStrv) environment = relay_environment();
+    if (program->itself) {
+        environment = g_environ_setenv(environment, FF_RELAY_USER, program->itself, TRUE);
+    }
     const Exec e = {program, path, argv, environment};
     int pipe_fds[2];
     if (pipe2(pipe_fds, O_CLOEXEC) < 0) {
@@ -434,6 +438,9 @@ pid_t ff_relay_spawn(const FfRelayProgram *program, int ready, int ready_fd, int
         relay = spawn(program, path, fd);
     }
     close(ready_fd);
+    if (program->its_own >= 0) {
+        close(program->its_own);
+    }
     bool stands = relay > 0 && wait_ready(ready);
     close(ready);
     if (!path) {
@@ -465,7 +472,9 @@ bool ff_relay_start(const FfRelayStart *start, int *plan_fd, GError **error)
                                     &start->runas,
                                     start->plan->daemonize,
                                     "the guest was not started",
-                                    start->plan->name};
+                                    start->plan->name,
+                                    NULL,
+                                    -1};
     pid_t relay = ff_relay_spawn(&program, ready, ready_fd, plan_fd, error);
     if (stderr_fd >= 0) {
         close(stderr_fd);

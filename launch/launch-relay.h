@@ -61,6 +61,9 @@ typedef struct {
     bool mute;             /* it has no stderr */
     const char *otherwise; /* what did not happen if it does not stand */
     const char *guest;     /* its name, for ps; can be NULL */
+    /* FF_RELAY_USER: it becomes the user itself, and not before its exec; NULL: AS it is. */
+    const char *itself;
+    int its_own; /* one of FDS that is closed here once the relay has it; -1: none */
 } FfRelayProgram;
 
 /*

@@ -111,25 +111,15 @@ static void guest_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fd
 }
 
 /* The relay before this one had it. */
-static bool guest_inherit(FfRelay *relay, GError **error)
+static void guest_inherit(FfRelay *relay)
 {
     const FfRelayAgent *agent = relay->plan->agent;
     bool marked = ff_state_is_marked(relay->state, FF_MARK_PROTECTED);
 
-    if (!agent) {
-        return true;
-    }
-    if (agent->n_fds !=
-        FF_AGENT_FD_UFFDS + ff_uffds_count(&agent->hello) + !agent->hello.hook_error) {
-        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
-                    "the relay before this one has left what is not understood here");
-        return false;
-    }
     guest_adopt(relay, &agent->hello, agent->fds);
     if (marked) {
         ff_state_mark(relay->state, FF_MARK_PROTECTED);
     }
-    return true;
 }
 
 static void guest_farewell(FfRelay *relay)
@@ -267,17 +257,22 @@ bool ff_guest_start(FfRelay *relay, GError **error)
     ff_uffds_init(guest);
     ff_hook_init(guest);
     guest->pid = relay->plan->qemu_pid;
-    guest->pidfd = pidfd_open(guest->pid, 0);
-    if (guest->pidfd < 0) {
-        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "pidfd of QEMU: %s",
-                    g_strerror(errno));
-        return false;
+    guest->pidfd = -1;
+    if (relay->plan->agent) {
+        guest_inherit(relay);
+    } else {
+        guest->pidfd = pidfd_open(guest->pid, 0);
+        if (guest->pidfd < 0) {
+            g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno), "pidfd of QEMU: %s",
+                        g_strerror(errno));
+            return false;
+        }
+        guest_watch(relay);
     }
-    guest_watch(relay);
     if (relay->plan->agent_fd >= 0) {
         guest->agent_source = g_unix_fd_source_new(relay->plan->agent_fd, G_IO_IN);
         g_source_set_callback(guest->agent_source, G_SOURCE_FUNC(guest_agent), relay, NULL);
         g_source_attach(guest->agent_source, NULL);
     }
-    return guest_inherit(relay, error);
+    return true;
 }

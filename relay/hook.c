@@ -46,6 +46,7 @@ void ff_hook_adopt(FfRelay *relay, const FfAgentHello *hello, int fd)
     if (rc < 0) {
         clear(guest);
         guest->hook_error = error_text(-rc);
+        guest->hook_errno = -rc;
     }
     bool kept = rc == 0 && hello->hook_kept > 0 && hello->hook_kept <= UINT16_MAX;
 

@@ -460,6 +460,7 @@ static void inherit(FfMonitor *mon)
     mon->negotiated = had->negotiated;
     mon->oob_enabled = had->oob_enabled;
     mon->qemu_oob = had->qemu_oob;
+    mon->named_fds = had->named_fds;
     mon->qemu = ff_conn_new(had->qemu, had->qemu, &qemu_ops, mon);
     mon->client = ff_conn_new(had->in, had->out, &client_ops, mon);
 }
@@ -475,7 +476,6 @@ bool ff_monitor_rests(const FfMonitor *mon)
            !mon->batch->len && !mon->insert_bytes && mon->event_filters == mon->relay->filters &&
            g_queue_is_empty((GQueue *)&mon->todo) && g_queue_is_empty((GQueue *)&mon->inband) &&
            g_queue_is_empty((GQueue *)&mon->oob) && g_queue_is_empty((GQueue *)&mon->owned_oob) &&
-           (!mon->named_fds || !g_hash_table_size(mon->named_fds)) &&
            ff_qmp_framer_rests(mon->framer) && ff_qmp_splitter_idle(mon->splitter) &&
            !ff_conn_queued(mon->client) && !ff_conn_queued(mon->qemu);
 }
@@ -492,6 +492,7 @@ bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session)
         .negotiated = mon->negotiated,
         .oob_enabled = mon->oob_enabled,
         .qemu_oob = mon->qemu_oob,
+        .named_fds = mon->named_fds,
         .greeting = g_strndup((const char *)mon->greeting->data, mon->greeting->len)};
     return true;
 }

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "qmp/json.h"
+#include "state/succession.h"
 
 static char *read_all(int fd, gsize *len, GError **error)
 {
@@ -52,6 +53,27 @@ static char *get_text(JsonObject *o, const char *name)
     return g_strdup(ff_json_string(o, name));
 }
 
+static void close_fd(gpointer fd)
+{
+    close(GPOINTER_TO_INT(fd));
+}
+
+static GHashTable *read_named(FfRelayPlan *plan, JsonObject *session)
+{
+    GHashTable *named = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, close_fd);
+    JsonNode *node = json_object_get_member(session, "named-fds");
+    g_autoptr(GList) names = node && JSON_NODE_HOLDS_OBJECT(node)
+                                 ? json_object_get_members(json_node_get_object(node))
+                                 : NULL;
+
+    for (GList *l = names; l; l = l->next) {
+        int fd = get_fd(plan, json_node_get_object(node), l->data);
+
+        g_hash_table_insert(named, g_strdup(l->data), GINT_TO_POINTER(fd));
+    }
+    return named;
+}
+
 static FfRelaySession *read_session(FfRelayPlan *plan, JsonObject *monitor)
 {
     JsonNode *node = json_object_get_member(monitor, "session");
@@ -72,6 +94,7 @@ static FfRelaySession *read_session(FfRelayPlan *plan, JsonObject *monitor)
     session->oob_enabled = ff_json_bool(o, "oob-enabled");
     session->qemu_oob = ff_json_bool(o, "qemu-oob");
     session->greeting = get_text(o, "greeting");
+    session->named_fds = read_named(plan, o);
     return session;
 }
 
@@ -104,6 +127,11 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     if (mon->unlink && stat(mon->unlink, &st) == 0) {
         mon->unlink_dev = st.st_dev;
         mon->unlink_ino = st.st_ino;
+    }
+    if (json_object_has_member(o, "unlink-ino")) {
+        /* The file was made long ago, and another one may be there now. */
+        mon->unlink_dev = (dev_t)ff_json_int(o, "unlink-dev", 0);
+        mon->unlink_ino = (ino_t)ff_json_int(o, "unlink-ino", 0);
     }
     for (int i = 0; kind && kinds[i]; i++) {
         if (!strcmp(kind, kinds[i])) {
@@ -192,12 +220,17 @@ static void read_numbers(JsonObject *o, const char *name, int32_t *numbers)
     }
 }
 
-static void read_agent(FfRelayPlan *plan, JsonObject *root)
+/* FALSE: what another relay has left is not understood here. */
+static bool read_agent(FfRelayPlan *plan, JsonObject *root)
 {
     JsonNode *node = json_object_get_member(root, "agent");
+    unsigned n = FF_AGENT_FD_UFFDS;
 
+    if (ff_json_int(root, "succession", 0) > FF_SUCCESSION_VERSION) {
+        return false;
+    }
     if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
-        return;
+        return plan->succeeds < 0;
     }
     JsonObject *o = json_node_get_object(node);
     JsonArray *fds = ff_json_array(o, "fds");
@@ -216,7 +249,11 @@ static void read_agent(FfRelayPlan *plan, JsonObject *root)
         agent->fds[agent->n_fds++] = fd;
         g_array_append_val(plan->fds, fd);
     }
+    for (unsigned i = 0; i < FF_KINDS; i++) {
+        n += agent->hello.error[i] == 0;
+    }
     plan->agent = agent;
+    return agent->n_fds == n + !agent->hello.hook_error;
 }
 
 static FfPolicy read_policy(JsonObject *root)
@@ -300,7 +337,11 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     read_ram(plan, root);
     read_names(plan, root);
     read_held(plan, root);
-    read_agent(plan, root);
+    if (!read_agent(plan, root)) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                    "the relay before this one is of a newer farfault");
+        return NULL;
+    }
     if (!read_monitors(plan, root, error)) {
         return NULL;
     }

@@ -27,6 +27,7 @@ typedef struct {
     int qemu;
     bool negotiated, oob_enabled, qemu_oob; /* as in FfMonitor */
     char *greeting;                         /* QEMU's, as it came */
+    GHashTable *named_fds;                  /* as in FfMonitor; NULL: none */
 } FfRelaySession;
 
 typedef struct {

@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
+#include <grp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,14 +145,42 @@ static bool wait_for_qemu(FfRelay *relay, GError **error)
     return true;
 }
 
+/* The command that starts a relay in another one's place leaves it root: whoever is QEMU's user may
+ * be QEMU's guest by now, and look into any process of its own that has executed a program, but not
+ * into one that has changed its user since. TEXT: user, group and groups, by number; can be NULL.
+ */
+static bool become_user(const char *text)
+{
+    g_auto(GStrv) words = text ? g_strsplit(text, " ", -1) : NULL;
+    guint n = words ? g_strv_length(words) : 0;
+    g_autofree gid_t *groups = g_new0(gid_t, n);
+
+    if (geteuid() != 0 || n < 2) {
+        return !text;
+    }
+    for (guint i = 1; i < n; i++) {
+        groups[i - 1] = (gid_t)strtoul(words[i], NULL, 10);
+    }
+    return setgroups(n - 2, groups + 1) == 0 && setgid(groups[0]) == 0 &&
+           setuid((uid_t)strtoul(words[0], NULL, 10)) == 0 && unsetenv(FF_RELAY_USER) == 0;
+}
+
+/* What can fail, and does nothing. */
+static bool relay_prepare(FfRelay *relay, GError **error)
+{
+    const FfRelayPlan *plan = relay->plan;
+
+    relay->state_fd = plan->state_fd >= 0 ? plan->state_fd : ff_state_create(plan->policy);
+    relay->state = ff_state_map(relay->state_fd, error);
+    return relay->state;
+}
+
 static bool relay_start(FfRelay *relay, GError **error)
 {
     const FfRelayPlan *plan = relay->plan;
 
     relay->loop = g_main_loop_new(NULL, FALSE);
-    relay->state_fd = plan->state_fd >= 0 ? plan->state_fd : ff_state_create(plan->policy);
-    relay->state = ff_state_map(relay->state_fd, error);
-    if (!relay->state || !ff_guest_start(relay, error)) {
+    if (!ff_guest_start(relay, error)) {
         return false;
     }
     if (!plan->attached) {
@@ -183,6 +212,11 @@ int main(int argc, char **argv)
     long fd = argc == 2 || argc == 3 ? strtol(argv[1], &end, 10) : -1; /* the third: for ps */
 
     FF_FAULT_SIDE("relay");
+    FF_FAULT_AT("started");
+    if (!become_user(g_getenv(FF_RELAY_USER))) {
+        fprintf(stderr, "farfault-relay: cannot become QEMU's user: %s\n", g_strerror(errno));
+        return 1;
+    }
     if (fd < 0 || *end) {
         fprintf(stderr, "farfault-relay: is started by farfault, not by hand\n");
         return 2;
@@ -197,7 +231,18 @@ int main(int argc, char **argv)
     }
     /* Each command and each answer waits for this process to have its turn, and libvirt's start
      * of a guest has 400 of them. */
-    ff_priority_urgent();
+    if (relay.plan->succeeds < 0) {
+        ff_priority_urgent(); /* else it has that of the one before */
+    }
+    if (!relay_prepare(&relay, &error)) {
+        ff_relay_log(&relay, "relay: %s", error->message);
+        return 1;
+    }
+    /* Up to here nothing has been done that another process could see. */
+    if (relay.plan->succeeds >= 0 && !ff_succession_take(&relay)) {
+        ff_relay_log(&relay, "relay: the one before has not given its place");
+        return 1;
+    }
     if (!relay_start(&relay, &error) || !harden(&error)) {
         ff_relay_log(&relay, "relay: %s", error->message);
         return 1;
@@ -206,14 +251,11 @@ int main(int argc, char **argv)
     if (relay.plan->attached) {
         ff_engine_take_over(&relay);
     }
-    if (relay.plan->succeeds >= 0 && !ff_succession_take(&relay)) {
-        ff_relay_log(&relay, "relay: the one before has not given its place");
-        return 1;
-    }
     ff_succession_open(&relay);
     if (relay.plan->ready_fd >= 0) {
-        if (write(relay.plan->ready_fd, "", 1) != 1) {
-            return 1; /* the launcher is gone */
+        /* The launcher is gone; one that has taken another's place is all that the guest has. */
+        if (write(relay.plan->ready_fd, "", 1) != 1 && relay.plan->succeeds < 0) {
+            return 1;
         }
         close(relay.plan->ready_fd);
     }

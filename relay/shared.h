@@ -53,6 +53,7 @@ typedef struct {
     int hook;                   /* what arms the hook for discards; -1: none */
     FfDiscards *discards;       /* the same, mapped; NULL: none */
     char *hook_error;           /* why there is none; NULL */
+    int hook_errno;             /* the same, as FfAgentHello.hook_error */
     char *refusal;              /* why there is no hand-over; NULL */
     bool hello;                 /* the agent has spoken */
     GSource *pid_source, *agent_source;

@@ -33,8 +33,10 @@ struct FfSuccession {
     int talk;      /* with who has asked; -1: nobody */
     GSource *rest; /* until all is at rest; NULL: not waited for */
     guint timer;   /* 0: none */
+    guint gone;    /* the watch for the end of who has asked, until it is answered; 0: none */
     uint32_t said; /* FfRelay.last_seq when the engine was told to rest; ~0: it was not */
     GArray *given; /* of int: copies of what the plan names */
+    bool no_room;  /* for one of them */
 };
 
 /* ---- whether it can be ----------------------------------------------------------------------- */
@@ -65,14 +67,20 @@ static const char *why_not(const FfRelay *relay)
     return NULL;
 }
 
-static bool clients_rest(const FfRelay *relay)
+/* The first monitor that does not rest; NULL: all do. */
+static const char *restless(const FfRelay *relay)
 {
     for (guint i = 0; i < relay->monitors->len; i++) {
         if (!ff_monitor_rests(relay->monitors->pdata[i])) {
-            return false;
+            return ((FfRelayMonitor *)relay->plan->monitors->pdata[i])->id;
         }
     }
-    return true;
+    return NULL;
+}
+
+static bool clients_rest(const FfRelay *relay)
+{
+    return !restless(relay);
 }
 
 static bool engine_rests(const FfRelay *relay)
@@ -92,6 +100,8 @@ static int give(FfSuccession *s, int fd)
 
     if (copy >= 0) {
         g_array_append_val(s->given, copy);
+    } else if (fd >= 0) {
+        s->no_room = true;
     }
     return copy;
 }
@@ -136,7 +146,7 @@ static JsonObject *describe_agent(FfSuccession *s)
     json_object_set_array_member(o, "fds", fds);
     json_object_set_array_member(o, "errors", numbers_of(state->kind_error, FF_KINDS));
     json_object_set_array_member(o, "kept", numbers_of(state->kind_in_qemu, FF_KINDS));
-    json_object_set_int_member(o, "hook-error", guest->hook >= 0 ? 0 : FF_AGENT_EOLDER);
+    json_object_set_int_member(o, "hook-error", guest->hook >= 0 ? 0 : guest->hook_errno);
     json_object_set_int_member(o, "hook-kept", state->hook_in_qemu ? state->hook_in_qemu : -1);
     return o;
 }
@@ -154,6 +164,17 @@ static JsonObject *describe_session(FfSuccession *s, const FfRelaySession *had)
     json_object_set_boolean_member(o, "qemu-oob", had->qemu_oob);
     json_object_set_string_member(o, "greeting", had->greeting);
     g_free(had->greeting);
+    JsonObject *named = json_object_new();
+    GHashTableIter iter;
+    gpointer name, fd;
+
+    if (had->named_fds) {
+        g_hash_table_iter_init(&iter, had->named_fds);
+        while (g_hash_table_iter_next(&iter, &name, &fd)) {
+            set_fd(s, named, name, GPOINTER_TO_INT(fd));
+        }
+    }
+    json_object_set_object_member(o, "named-fds", named);
     return o;
 }
 
@@ -194,6 +215,8 @@ static void describe_monitors(FfSuccession *s, JsonObject *root)
         bool is = ff_monitor_session(mon, &session), comes = describe_source(s, o, plan);
 
         set_fd(s, o, "qemu", plan->qemu);
+        json_object_set_int_member(o, "unlink-dev", (gint64)plan->unlink_dev);
+        json_object_set_int_member(o, "unlink-ino", (gint64)plan->unlink_ino);
         json_object_remove_member(o, "session"); /* this relay's own */
         if (is) {
             json_object_set_object_member(o, "session", describe_session(s, &session));
@@ -258,6 +281,7 @@ static char *describe(FfSuccession *s)
     set_fd(s, root, "stderr-fd", relay->plan->stderr_fd);
     set_fd(s, root, "qemu-monitor", relay->plan->qemu_monitor);
     json_object_set_int_member(root, "other-fd", -1);
+    json_object_set_int_member(root, "succession", FF_SUCCESSION_VERSION);
     describe_memory(s, root);
     describe_names(relay, root);
     describe_monitors(s, root);
@@ -284,17 +308,23 @@ static void over(FfSuccession *s)
         g_clear_pointer(&s->rest, g_source_unref);
     }
     g_clear_handle_id(&s->timer, g_source_remove);
+    g_clear_handle_id(&s->gone, g_source_remove);
     forget_given(s);
     if (s->talk >= 0) {
         close(g_steal_fd(&s->talk));
     }
 }
 
-static void refuse(FfSuccession *s, const char *why)
+static void say_no(int talk, const char *why)
 {
     g_autofree char *text = g_strdup_printf("%c%s", FF_SUCCESSION_NO, why);
 
-    ff_rights_send(s->talk, text, MIN(strlen(text), (size_t)FF_SUCCESSION_TEXT), NULL, 0);
+    ff_rights_send(talk, text, MIN(strlen(text), (size_t)FF_SUCCESSION_TEXT), NULL, 0);
+}
+
+static void refuse(FfSuccession *s, const char *why)
+{
+    say_no(s->talk, why);
     over(s);
 }
 
@@ -336,12 +366,13 @@ static bool is_taken(const FfSuccession *s)
 static void hand_over(FfSuccession *s)
 {
     const char plan = FF_SUCCESSION_PLAN, given = FF_SUCCESSION_GIVEN;
+    s->no_room = false;
     g_autofree char *text = describe(s);
-    int fd = memfd_of(text);
+    int fd = s->no_room ? -1 : memfd_of(text);
 
     FF_FAULT_AT("asked");
     if (fd < 0 || ff_rights_send(s->talk, &plan, 1, &fd, 1) != 1) {
-        refuse(s, "the relay has no room for what the next one needs");
+        refuse(s, "it may not have as many open files as the next one needs (RLIMIT_NOFILE)");
     } else if (is_taken(s)) {
         FF_FAULT_AT("taken");
         if (ff_rights_send(s->talk, &given, 1, NULL, 0) == 1) {
@@ -402,10 +433,25 @@ static gboolean too_late(gpointer opaque)
 {
     FfSuccession *s = opaque;
 
+    const char *id = restless(s->relay);
+    g_autofree char *why =
+        id ? g_strdup_printf("the client of monitor '%s' has sent half a command, waits for an "
+                             "answer, or does not read it: repeat it",
+                             id)
+           : g_strdup("a migration engine is at work, or has not ended yet: repeat it");
+
     s->timer = 0;
-    refuse(s, clients_rest(s->relay)
-                  ? "a migration engine is at work, or has not ended yet: repeat it"
-                  : "a client's command is not complete, or not answered yet: repeat it");
+    refuse(s, why);
+    return G_SOURCE_REMOVE;
+}
+
+/* Who has asked says nothing before it is answered. */
+static gboolean asker_gone(gint fd, GIOCondition condition, gpointer opaque)
+{
+    FfSuccession *s = opaque;
+
+    s->gone = 0;
+    over(s);
     return G_SOURCE_REMOVE;
 }
 
@@ -415,13 +461,17 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
     char word = 0;
     FfRights rights;
     ssize_t n = ff_rights_receive(door, &word, 1, &rights);
-    bool is = n == 1 && word == FF_SUCCESSION_ASK && rights.n == 1 && s->talk < 0;
+    bool asks = n == 1 && word == FF_SUCCESSION_ASK && rights.n == 1, is = asks && s->talk < 0;
 
+    if (asks && !is) {
+        say_no(rights.fd[0], "another one is just asking for it: repeat it");
+    }
     for (unsigned i = is ? 1 : 0; n > 0 && i < rights.n; i++) {
         close(rights.fd[i]);
     }
     if (is) {
         s->talk = rights.fd[0];
+        s->gone = g_unix_fd_add(s->talk, G_IO_IN | G_IO_HUP, asker_gone, s);
         s->said = ~0u;
         s->timer = g_timeout_add(FF_SUCCESSION_REST_MS, too_late, s);
         s->rest = g_source_new(&rest_funcs, sizeof(Rest));

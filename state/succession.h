@@ -10,8 +10,13 @@
 #define FF_SUCCESSION_TAKE 'T'
 #define FF_SUCCESSION_GIVEN 'G'
 
+/* In the environment of a relay that is started as root and becomes QEMU's user itself: the numbers
+ * of user, group, and the other groups. */
+#define FF_RELAY_USER "FARFAULT_RELAY_USER"
+
+#define FF_SUCCESSION_VERSION 1      /* of the plan's members that are not the launcher's */
 #define FF_SUCCESSION_TEXT 512       /* bytes of a message at most */
-#define FF_SUCCESSION_REST_MS 5000   /* until all is at rest */
+#define FF_SUCCESSION_REST_MS 8000   /* until all is at rest; an engine lingers for 5 s */
 #define FF_SUCCESSION_FROZEN_MS 5000 /* from the plan to TAKE */
 /* The plan's fds have the same numbers at the command: higher ones than it has any of its own. */
 #define FF_SUCCESSION_FIRST_FD 600

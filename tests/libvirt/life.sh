@@ -56,24 +56,27 @@ case_live_snapshot() {
     check_guest B
 }
 
-# farfault was updated: another relay, and another one after that, under libvirt's connection. The
-# hosts of this test have QEMU's process in their own pid namespace.
+# farfault was updated: another relay, and one more after that, under libvirt's connection. libvirt gives
+# each QEMU a /dev of its own.
+replace_relay() {
+    local before
+    before=$(on "$1" pgrep -x farfault-relay)
+    # shellcheck disable=SC2016 # the host's own
+    on "$1" sh -c 'pid=$(cat /run/libvirt/qemu/'"$VM"'.pid); nsenter -t $pid -n -m '"$prefix"'/bin/farfault attach --replace $pid'
+    [ "$(on "$1" pgrep -x farfault-relay)" != "$before" ] || fail "the relay is the one of before"
+}
 case_another_relay() {
-    local before relay
     start_guest A
-    before=$(on A pgrep -x farfault-relay)
-    on A sh -c "$prefix/bin/farfault attach --replace \$(cat /run/libvirt/qemu/$VM.pid)"
-    relay=$(on A pgrep -x farfault-relay)
-    [ "$relay" != "$before" ] || fail "the relay is the one of before"
+    replace_relay A
     is "state" "$(state A)" "running (booted)"
     check_guest A "running (booted)"
     virsh_on A suspend "$VM"
+    replace_relay A
     is "state" "$(state A)" "paused (user)"
-    on A "$prefix/bin/farfault" attach --replace --all
     virsh_on A resume "$VM"
     move A
     check_guest B
-    on B "$prefix/bin/farfault" attach --replace --all
+    replace_relay B
     move B
     check_guest A
 }

@@ -7,6 +7,11 @@
  */
 #include <signal.h>
 #include <string.h>
+#include <sys/inotify.h>
+#include <sys/pidfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/lib/attach.h"
@@ -86,11 +91,13 @@ static void expect_refused(Vm *vm, const char *words)
     g_assert_nonnull(state);
 }
 
-static void move(Test *t)
+static void move_by(Test *t, const char *listens)
 {
+    bool fd = g_str_has_prefix(listens, "fd:");
+
     move_prepare(t->s, t->d);
-    qmp_ok(vm_qmp(t->d), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(t->d);
+    qmp_ok(vm_qmp(t->d), "migrate-incoming", "{'uri': '%s'}", listens);
+    g_autofree char *uri = fd ? g_strdup(listens) : move_listen_uri(t->d);
     qmp_ok(vm_qmp(t->s), "migrate", "{'uri': '%s'}", uri);
     qmp_ok(vm_qmp(t->s), "migrate-start-postcopy", NULL);
     qmp_expect(vm_qmp(t->d), "RESUME");
@@ -100,6 +107,11 @@ static void move(Test *t)
     check_right(check_counters(t->d, &t->boot));
     check_right(check_moved(t->s, t->d, &t->boot, RAM_BYTES));
     qmp_wait_postmigrate(vm_qmp(t->s));
+}
+
+static void move(Test *t)
+{
+    move_by(t, "tcp:127.0.0.1:0");
 }
 
 /* ---- what stays ------------------------------------------------------------------------------ */
@@ -151,6 +163,45 @@ static void test_snapshot(void)
         replace(t.s);
     }
     vm_wait_new_serial(t.s, "B");
+    end(&t);
+}
+
+/* What a client gave by getfd is with the next relay. */
+static void test_named_fd(void)
+{
+    Test t = {0};
+    int pair[2];
+
+    if (!begin(&t, true)) {
+        return;
+    }
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    qmp_getfd(vm_qmp(t.s), "moved", pair[0]);
+    qmp_getfd(vm_qmp(t.d), "moved", pair[1]);
+    close(pair[0]);
+    close(pair[1]);
+    for (unsigned i = 0; i < 2; i++) {
+        replace(t.s);
+        replace(t.d);
+    }
+    move_by(&t, "fd:moved");
+    end(&t);
+}
+
+/* It runs before others, as the first one did, however often its place was taken. */
+static void test_priority(void)
+{
+    Test t = {0};
+
+    if (!begin(&t, true)) {
+        return;
+    }
+    int before = getpriority(PRIO_PROCESS, vm_relay(t.s));
+
+    for (unsigned i = 0; i < 2; i++) {
+        replace(t.s);
+        g_assert_cmpint(getpriority(PRIO_PROCESS, vm_relay(t.s)), ==, before);
+    }
     end(&t);
 }
 
@@ -337,12 +388,41 @@ static void test_refused_half(void)
     stream_send(stream, half, strlen(half), NULL, 0);
     g_autofree char *text = NULL;
     g_assert_cmpint(try(t.s, &text), ==, 1);
-    g_assert_nonnull(strstr(text, "a client's command is not complete"));
+    g_assert_nonnull(strstr(text, "has sent half a command"));
     stream_send(stream, rest, strlen(rest), NULL, 0);
     g_free(stream_read_line(stream, "the answer", test_deadline(10)));
     replace(t.s);
     g_autofree char *state = qmp_run_state(vm_qmp(t.s));
     g_assert_cmpstr(state, ==, "running");
+    end(&t);
+}
+
+static gpointer ask(gpointer vm)
+{
+    char *text = NULL;
+
+    try(vm, &text);
+    return text;
+}
+
+/* Two at once: one is told so at once; one that has gone keeps nobody out. */
+static void test_refused_second(void)
+{
+    static const char half[] = "{\"execute\": \"query-", rest[] = "status\"}\n";
+    Test t = {0};
+
+    if (!begin(&t, true)) {
+        return;
+    }
+    Stream *stream = qmp_stream(vm_qmp(t.s));
+    stream_send(stream, half, strlen(half), NULL, 0);
+    GThread *first = g_thread_new("first", ask, t.s), *second = g_thread_new("second", ask, t.s);
+    g_autofree char *a = g_thread_join(first), *b = g_thread_join(second);
+    const char *busy = "another one is just asking for it", *waits = "has sent half a command";
+    g_assert_true((strstr(a, busy) && strstr(b, waits)) || (strstr(b, busy) && strstr(a, waits)));
+    stream_send(stream, rest, strlen(rest), NULL, 0);
+    g_free(stream_read_line(stream, "the answer", test_deadline(10)));
+    replace(t.s);
     end(&t);
 }
 
@@ -427,6 +507,110 @@ static void test_death(gconstpointer data)
     end(&t);
 }
 
+/* Returns when DIR has the file NAME. */
+static void await_file(const char *dir, const char *name)
+{
+    g_autofree char *path = g_build_filename(dir, name, NULL);
+    int watch = inotify_init1(IN_CLOEXEC);
+    char sink[4096];
+
+    g_assert_cmpint(inotify_add_watch(watch, dir, IN_CREATE), >=, 0);
+    while (!g_file_test(path, G_FILE_TEST_EXISTS)) {
+        g_assert_cmpint(read(watch, sink, sizeof(sink)), >, 0);
+    }
+    close(watch);
+}
+
+static void await_end(pid_t pid)
+{
+    int pidfd = pidfd_open(pid, 0);
+
+    g_assert_true(pidfd < 0 || test_wait_readable(pidfd, test_deadline(30)));
+    if (pidfd >= 0) {
+        close(pidfd);
+    }
+}
+
+/* Nobody waits for the new relay any more when it has the place: it is all that the guest has. */
+static void test_command_killed(void)
+{
+    const char *why;
+    Test t = {0};
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    if (!begin(&t, true)) {
+        return;
+    }
+    g_autofree char *faults = g_strdup_printf("%s;relay/*/at/takes=stop:1000", vm_dir(t.s));
+    g_autofree char *happened = vm_path(t.s, "fault-0");
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *number = g_strdup_printf("%d", (int)vm_pid(t.s));
+    char *argv[] = {farfault, (char *)"attach", (char *)"--replace", number, NULL};
+    pid_t before = vm_relay(t.s);
+    GPid command;
+
+    g_setenv("FARFAULT_FAULTS", faults, TRUE);
+    g_assert_true(
+        g_spawn_async(NULL, argv, NULL, G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL, &command, NULL));
+    g_unsetenv("FARFAULT_FAULTS");
+    await_file(vm_dir(t.s), "fault-0");
+    kill(command, SIGKILL);
+    waitpid(command, NULL, 0);
+    await_end(before);
+    g_autofree char *state = qmp_run_state(vm_qmp(t.s));
+    g_assert_cmpstr(state, ==, "running");
+    g_assert_cmpint(vm_relay(t.s), !=, before);
+    replace(t.s);
+    move(&t);
+    end(&t);
+}
+
+/* The new relay starts when the old one does not wait for it any more, and has a migration by now:
+ * it does nothing. */
+static void test_late(void)
+{
+    const char *why;
+    Test t = {0};
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    if (!begin(&t, true)) {
+        return;
+    }
+    g_autofree char *faults = g_strdup_printf("%s;relay/*/at/started=stop:9000", vm_dir(t.s));
+    g_autofree char *happened = vm_path(t.s, "fault-0");
+    pid_t before = vm_relay(t.s);
+
+    g_setenv("FARFAULT_FAULTS", faults, TRUE);
+    GThread *asks = g_thread_new("ask", ask, t.s);
+    await_file(vm_dir(t.s), "fault-0");
+    g_unsetenv("FARFAULT_FAULTS");
+    g_autofree char *state = qmp_run_state(vm_qmp(t.s)); /* answered when it goes on */
+    g_assert_cmpstr(state, ==, "running");
+    move_prepare(t.s, t.d);
+    qmp_ok(vm_qmp(t.d), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(t.d);
+    qmp_ok(vm_qmp(t.s), "migrate-set-parameters", "{'max-bandwidth': 100000}");
+    qmp_ok(vm_qmp(t.s), "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(vm_qmp(t.s), "active");
+    pid_t engine = vm_engine(t.s);
+    g_autofree char *text = g_thread_join(asks);
+    g_assert_nonnull(strstr(text, "the relay that was there stays"));
+    g_assert_cmpint(vm_relay(t.s), ==, before);
+    g_assert_cmpint(vm_engine(t.s), ==, engine);
+    qmp_ok(vm_qmp(t.s), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    qmp_ok(vm_qmp(t.s), "migrate-start-postcopy", NULL);
+    qmp_expect(vm_qmp(t.d), "RESUME");
+    move_wait_completed(t.s, t.d);
+    vm_wait_new_serial(t.d, "B");
+    end(&t);
+}
+
 /* The old one is stopped: nothing is begun, and it continues as if nobody had asked. */
 static void test_old_stopped(void)
 {
@@ -457,10 +641,15 @@ int main(int argc, char **argv)
     g_test_add_func("/succession/snapshot", test_snapshot);
     g_test_add_func("/succession/next-client", test_next_client);
     g_test_add_func("/succession/program", test_program);
+    g_test_add_func("/succession/named-fd", test_named_fd);
+    g_test_add_func("/succession/priority", test_priority);
     g_test_add_func("/succession/busy", test_busy);
     g_test_add_func("/succession/refused/migration", test_refused_migration);
     g_test_add_func("/succession/refused/half", test_refused_half);
     g_test_add_func("/succession/refused/no-relay", test_refused_none);
+    g_test_add_func("/succession/refused/second", test_refused_second);
+    g_test_add_func("/succession/command-killed", test_command_killed);
+    g_test_add_func("/succession/late", test_late);
     g_test_add_func("/succession/old/stopped", test_old_stopped);
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/succession/", deaths[i].name, NULL);
