@@ -123,13 +123,14 @@ pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error)
     g_autofree char *text = json_to_string(a.node, FALSE);
     g_autoptr(GArray) inherited = g_array_copy(a.fds);
     g_array_append_val(inherited, ready_fd);
+    g_autofree char *itself = ff_runas_text(&a.as);
     const FfRelayProgram program = {text,
                                     inherited,
                                     &a.as,
                                     false,
                                     "nothing is attached",
                                     ff_json_string(json_node_get_object(a.node), "name"),
-                                    NULL,
+                                    itself,
                                     -1};
     pid_t relay = ff_relay_spawn(&program, ready, ready_fd, NULL, error);
     a.done = relay > 0;

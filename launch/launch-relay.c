@@ -310,6 +310,28 @@ int ff_runas_become(const FfRunas *runas)
     return rc < 0 || setuid(runas->uid) < 0 ? -1 : 0;
 }
 
+char *ff_runas_text(const FfRunas *runas)
+{
+    int n = 0;
+
+    if (runas->uid == (uid_t)-1) {
+        return NULL;
+    }
+    if (runas->user) {
+        getgrouplist(runas->user, runas->gid, NULL, &n);
+    }
+    g_autofree gid_t *groups = g_new0(gid_t, n);
+    GString *text = g_string_new(NULL);
+
+    g_string_printf(text, "%u %u", runas->uid, runas->gid);
+    if (n > 0 && getgrouplist(runas->user, runas->gid, groups, &n) >= 0) {
+        for (int i = 0; i < n; i++) {
+            g_string_append_printf(text, " %u", groups[i]);
+        }
+    }
+    return g_string_free(text, FALSE);
+}
+
 /* Secrets pass through relay and engine in the texts of commands, in more copies than can be wiped
  * one by one: their allocator overwrites what is freed (glibc; its per-thread cache of small pieces
  * would not). g_strfreev. */

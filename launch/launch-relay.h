@@ -87,6 +87,8 @@ int ff_relay_lock(int fd, unsigned ms);
 
 /* Becomes that user for good; nothing if .uid is -1. Returns 0 or -1 (errno). */
 int ff_runas_become(const FfRunas *runas);
+/* The same as FfRelayProgram.itself (g_free); NULL if it is nobody else. */
+char *ff_runas_text(const FfRunas *runas);
 /* Reads the argument of -runas, as QEMU does: a user's name, or UID:GID. */
 bool ff_runas_parse(const char *text, FfRunas *runas, GError **error);
 
