@@ -318,6 +318,7 @@ GArray *ff_attach_outdated(void)
         old.relay = ff_attach_relay(pid, json_node_get_object(plan));
         g_autofree char *path = g_strdup_printf("/proc/%d/exe", (int)old.relay);
         g_autofree char *program = old.relay > 0 ? g_file_read_link(path, NULL) : NULL;
+        old.here = !g_strcmp0(program, here);
         if (old.relay == 0 || (program && g_str_has_suffix(program, "/farfault-relay (deleted)"))) {
             g_array_append_val(list, old);
         }
