@@ -278,11 +278,9 @@ const char ff_help_attach[] =
     "  --all          each guest whose relay is of the farfault before this one\n"
     "  --help, -h     this text\n"
     "\n"
-    "Be QEMU's user, or root (for --replace, and where kernel.yama.ptrace_scope is not 0, "
-    "always).\n"
-    "Without --replace refused while the relay or its engine lives; with it while a migration or "
-    "a\n"
-    "snapshot is under way. Exit status: 0 attached, 1 refused, 2 usage.\n";
+    "Be QEMU's user, or root (for --replace always, and where kernel.yama.ptrace_scope is not 0).\n"
+    "Refused while the relay or its engine lives; with --replace while a migration or a snapshot\n"
+    "is under way. Exit status: 0 attached, 1 refused, 2 usage.\n";
 
 const char ff_help_run[] =
     "Usage: farfault run [--policy=auto|always|never] [--untracked=qemu|postcopy|wait]\n"

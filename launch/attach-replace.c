@@ -6,8 +6,8 @@
  * guest: the process must be a relay by its name, and QEMU's user's, and nothing but its socket is
  * taken from it before it has answered there. The new relay is that user's as well.
  *
- * One thread. System calls: pidfd_open, pidfd_getfd, socketpair, dup3, poll, setns,
- * setsockopt, prlimit64.
+ * One thread. System calls: pidfd_open, pidfd_getfd, socketpair, dup3, poll, setsockopt,
+ * getsockopt, prlimit64.
  */
 #include "launch/attach.h"
 

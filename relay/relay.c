@@ -149,9 +149,10 @@ static bool wait_for_qemu(FfRelay *relay, GError **error)
     return true;
 }
 
-/* The command that starts a relay in another one's place leaves it root: whoever is QEMU's user may
- * be QEMU's guest by now, and look into any process of its own that has executed a program, but not
- * into one that has changed its user since. TEXT: user, group and groups, by number; can be NULL.
+/* A relay that takes another one's place, or comes by attach, is started as root: QEMU may have
+ * been taken over by its guest by now, and its user may look into any process of its own that has
+ * executed a program, but not into one that has changed its user since. TEXT: user, group and
+ * groups, by number; can be NULL.
  */
 static bool become_user(const char *text)
 {

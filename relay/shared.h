@@ -34,7 +34,6 @@ typedef struct FfMonitor FfMonitor;
 typedef struct FfEngine FfEngine;
 typedef struct FfLibraries FfLibraries;
 typedef struct FfBackends FfBackends;
-typedef struct FfSuccession FfSuccession;
 
 /* QEMU's process as the relay knows it. */
 typedef struct {
@@ -76,7 +75,6 @@ struct FfRelay {
     GPtrArray *monitors; /* FfMonitor *, by index */
     FfBackends *backends;
     FfEngine *engine;
-    FfSuccession *succession; /* NULL: it cannot be asked for its place */
     char *program;  /* the engine's, as the relay found it when it started; NULL: by its path */
     int program_fd; /* -1: none */
     int null_fd;    /* /dev/null */

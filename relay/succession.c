@@ -27,17 +27,17 @@
 #include "relay/engine.h"
 #include "relay/monitor.h"
 
-struct FfSuccession {
+typedef struct {
     FfRelay *relay;
     int door[2];
-    int talk;      /* with who has asked; -1: nobody */
+    int talk;      /* with the command that asks; -1: none does */
     GSource *rest; /* until all is at rest; NULL: not waited for */
     guint timer;   /* 0: none */
-    guint gone;    /* the watch for the end of who has asked, until it is answered; 0: none */
+    guint gone;    /* the watch for its end, until it is answered; 0: none */
     uint32_t said; /* FfRelay.last_seq when the engine was told to rest; ~0: it was not */
     GArray *given; /* of int: copies of what the plan names */
     bool no_room;  /* for one of them */
-};
+} FfSuccession;
 
 /* ---- whether it can be ----------------------------------------------------------------------- */
 
@@ -495,7 +495,6 @@ void ff_succession_open(FfRelay *relay)
         ff_relay_log(relay, "no other relay can take the place of this one: %s", g_strerror(errno));
         return;
     }
-    relay->succession = s;
     g_unix_fd_add(s->door[0], G_IO_IN, asked, s);
     relay->state->relay_door = s->door[1];
     relay->state->relay = getpid();

@@ -375,7 +375,7 @@ static void test_refused_migration(void)
     end(&t);
 }
 
-/* Half a command: the rest is for whoever has the first half. */
+/* Half a command: the rest belongs to the relay that has the first half. */
 static void test_refused_half(void)
 {
     static const char half[] = "{\"execute\": \"query-", rest[] = "status\", \"id\": \"x\"}\n";
