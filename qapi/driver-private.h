@@ -55,6 +55,7 @@ struct FfDriver {
     bool events;                 /* the client wants MIGRATION events */
     bool inner_begun; /* QEMU may have said, or say, what nobody is to see: an inner migration's */
     guint paused_timer;                             /* postcopy-paused is said later; 0: no */
+    gint64 told_active;                             /* us: the client was, last; 0: not by us */
     FfCall *resuming;                               /* its answer waits for the peer; NULL */
     guint resume_timer;                             /* no longer than this; 0: no resuming */
     bool resume_begun;                              /* the status has left postcopy-paused */
@@ -426,9 +427,10 @@ void ff_driver_report_anew(FfDriver *driver, FfStatus status);
 void ff_driver_report(FfDriver *driver, FfStatus status);
 /* CALL's client moves the guest away. */
 void ff_driver_client_is(FfCall *call);
-/* CALL asks for the status; the client has said cont or stop, which an engine that adopts must
- * know. */
+/* CALL asks for the status; what it is told of STATUS. */
 void ff_driver_client_looked(FfCall *call);
+FfStatus ff_driver_client_sees(const FfCall *call, FfStatus status);
+/* The client has said cont or stop, which an engine that adopts must know. */
 void ff_driver_client_runs(FfDriver *driver, bool run);
 /* It said cont to QEMU: what it said before that is over. */
 void ff_driver_client_forget(FfDriver *driver);

@@ -10,7 +10,10 @@
  *                destroys the destination, which has the right to run, and the guest is lost. So
  *                postcopy-active is always said, and postcopy-paused not before the client has
  *                continued (source: query-migrate, destination: cont), or after a while in which
- *                nobody did.
+ *                nobody did. Its source side looks at the status once more when that query is
+ *                answered (libvirt 11.3's qemuMigrationSrcWaitForCompletion()): so as long as
+ *                postcopy-paused is kept, the client's query says postcopy-active, and it is kept
+ *                for a moment longer.
  *   the resume   Its source side calls the destination when it sees postcopy-recover after the
  *                answer to migrate with resume=true; a destination that has not said as much by
  *                then is taken for failed again. So the answer waits until the destination has
@@ -19,13 +22,15 @@
  * At the source "the client" is the one that has begun the migration, or resumed it: others may
  * look as often as they like (farfault status --watch does at each event), and hurry nothing.
  *
- * query-migrate shows the true status at any time. Main loop's thread.
+ * Any other query-migrate shows the true status at any time. Main loop's thread.
  */
 #include "qapi/driver-private.h"
 
 /* How long postcopy-paused is kept from a client that does not continue (seconds). libvirt's
  * destination is called by way of the client, which takes a connection for dead after 30 s. */
 #define SOURCE_FOLLOWS_S 3
+/* And from one that was just told postcopy-active, by the event or by its query. */
+#define SOURCE_LOOKS_S 1
 #define DESTINATION_FOLLOWS_S 30
 /* A destination that is there agrees in a few round trips (seconds). */
 #define AGREES_S 3
@@ -46,6 +51,7 @@ void ff_driver_report_anew(FfDriver *d, FfStatus status)
     d->config.state->driver_flags &=
         ~(FF_DRIVER_SWITCHED | FF_DRIVER_FOLLOWED | FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP |
           FF_DRIVER_AS_EAGER);
+    d->told_active = 0;
 }
 
 /* ---- events ---------------------------------------------------------------------------------- */
@@ -58,6 +64,7 @@ static void say(FfDriver *d, FfStatus status)
     ff_driver_event(d, "MIGRATION", data);
     if (status == FF_STATUS_POSTCOPY_ACTIVE) {
         d->config.state->driver_flags |= FF_DRIVER_SWITCHED;
+        d->told_active = g_get_monotonic_time();
     }
 }
 
@@ -74,29 +81,40 @@ static gboolean nobody_follows(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* How long postcopy-paused is still kept from the source's client (ms). */
+static unsigned source_keeps(const FfDriver *d)
+{
+    unsigned s =
+        d->config.state->driver_flags & FF_DRIVER_FOLLOWED ? SOURCE_LOOKS_S : SOURCE_FOLLOWS_S;
+    gint64 end;
+
+    /* The engine before may have said it just now. */
+    if (!d->told_active) {
+        return s * 1000;
+    }
+    end = d->told_active + s * G_USEC_PER_SEC;
+    return MAX(end - g_get_monotonic_time(), 0) / 1000;
+}
+
 /* TRUE: postcopy-paused is said later. */
 static bool hold_paused(FfDriver *d)
 {
     const FfStateHeader *state = d->config.state;
-    bool source = state->role == FF_ROLE_SOURCE;
+    unsigned ms;
 
     if (!(state->driver_flags & FF_DRIVER_SWITCHED)) {
         say(d, FF_STATUS_POSTCOPY_ACTIVE);
     }
-    if (state->driver_flags & FF_DRIVER_FOLLOWED || (!source && !d->config.start_paused)) {
-        return false;
+    if (state->role == FF_ROLE_SOURCE) {
+        ms = source_keeps(d);
+    } else {
+        bool waits = d->config.start_paused && !(state->driver_flags & FF_DRIVER_FOLLOWED);
+        ms = waits ? DESTINATION_FOLLOWS_S * 1000 : 0;
     }
-    d->paused_timer =
-        g_timeout_add_seconds(source ? SOURCE_FOLLOWS_S : DESTINATION_FOLLOWS_S, nobody_follows, d);
-    return true;
-}
-
-static void followed(FfDriver *d)
-{
-    d->config.state->driver_flags |= FF_DRIVER_FOLLOWED;
-    if (d->paused_timer) {
-        say_paused(d);
+    if (ms) {
+        d->paused_timer = g_timeout_add(ms, nobody_follows, d);
     }
+    return ms;
 }
 
 void ff_driver_client_is(FfCall *call)
@@ -104,15 +122,36 @@ void ff_driver_client_is(FfCall *call)
     call->driver->config.state->client = call->mon + 1; /* of a call of our own: not known */
 }
 
+/* CALL is of the client that has begun the migration, or resumed it, for all we know. */
+static bool is_clients(const FfCall *call)
+{
+    const FfStateHeader *state = call->driver->config.state;
+
+    return state->role == FF_ROLE_SOURCE && (!state->client || state->client == call->mon + 1);
+}
+
 void ff_driver_client_looked(FfCall *call)
 {
     FfDriver *d = call->driver;
-    const FfStateHeader *state = d->config.state;
+    FfStateHeader *state = d->config.state;
 
-    if (state->role == FF_ROLE_SOURCE && state->driver_flags & FF_DRIVER_SWITCHED &&
-        (!state->client || state->client == call->mon + 1)) {
-        followed(d);
+    if (!is_clients(call) || !(state->driver_flags & FF_DRIVER_SWITCHED) ||
+        state->driver_flags & FF_DRIVER_FOLLOWED) {
+        return;
     }
+    state->driver_flags |= FF_DRIVER_FOLLOWED;
+    d->told_active = g_get_monotonic_time();
+    if (d->paused_timer) {
+        g_source_remove(d->paused_timer);
+        d->paused_timer = g_timeout_add(source_keeps(d), nobody_follows, d);
+    }
+}
+
+FfStatus ff_driver_client_sees(const FfCall *call, FfStatus status)
+{
+    bool kept = call->driver->paused_timer && is_clients(call);
+
+    return kept && status == FF_STATUS_POSTCOPY_PAUSED ? FF_STATUS_POSTCOPY_ACTIVE : status;
 }
 
 void ff_driver_client_forget(FfDriver *d)
@@ -127,7 +166,10 @@ void ff_driver_client_runs(FfDriver *d, bool run)
     ff_driver_client_forget(d);
     state->driver_flags |= run ? FF_DRIVER_CLIENT_CONT : FF_DRIVER_CLIENT_STOP;
     if (state->role == FF_ROLE_DESTINATION) {
-        followed(d);
+        state->driver_flags |= FF_DRIVER_FOLLOWED;
+        if (d->paused_timer) {
+            say_paused(d);
+        }
     }
 }
 

@@ -119,6 +119,7 @@ void ff_handle_query_migrate(FfCall *call)
 
         const FfInfoView view = ff_info_view(d);
 
+        info->status = ff_driver_client_sees(call, info->status);
         if (d->config.state->driver_flags & FF_DRIVER_AS_EAGER &&
             ff_state_is_postcopy(info->status)) {
             info->status = FF_STATUS_ACTIVE; /* a step that its client does not know */
