@@ -98,7 +98,7 @@ kill_engine_at() {
     else
         is "state at A" "$at_a" "paused (post-copy failed)"
         is "state at B" "$at_b" "running (post-copy failed)"
-        resume_move
+        if can_resume; then resume_move; fi
     fi
     end_guest
 }
