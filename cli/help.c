@@ -305,7 +305,7 @@ const char ff_help_run[] =
     "  --vhost-user=V who is connected to the back-ends of vhost-user-blk devices: qemu (the\n"
     "                 default), or farfault, which passes everything on, and lets QEMU stop a\n"
     "                 device only when the back-end has finished its requests; migrate: and which\n"
-    "                 migrates such guests by precopy (docs/design/vhost-user.md)\n"
+    "                 migrates such guests (docs/design/vhost-user.md)\n"
     "  --help, -h     this text\n"
     "\n"
     "A QEMU without a slash is looked for on PATH. Called by the name qemu-system-ARCH (a\n"

@@ -583,26 +583,10 @@ static bool run_rounds(FfSource *s, GError **error)
     }
 }
 
-/* Devices in other processes do not wait for a page that is not there: they read zeros. */
-static bool may_switch(const FfSource *s, GError **error)
-{
-    if (!has_devices(s) || s->conn->complete_at_grant) {
-        return true;
-    }
-    g_set_error_literal(error, FF_M_ERROR, 0,
-                        "devices in other processes do not wait for pages: there is no postcopy");
-    return false;
-}
-
 bool ff_precopy_run(FfSource *s, GError **error)
 {
-    if (!s->precopy && !may_switch(s, error)) {
-        return false;
-    }
-    if (ff_control_events(s->control) & FF_EV_WANT_POSTCOPY) {
-        if (!may_switch(s, error)) {
-            return false;
-        }
+    /* What is looked for behind the stop where there are devices is looked for by a round. */
+    if (ff_control_events(s->control) & FF_EV_WANT_POSTCOPY && !has_devices(s)) {
         ff_precopy_end(s, true); /* nothing was protected yet */
         ff_precopy_free(s);
         return ff_control_await(s->control, FF_EV_WANT_POSTCOPY, error);
@@ -620,7 +604,7 @@ bool ff_precopy_run(FfSource *s, GError **error)
         return false;
     }
     ff_source_send_base(s, ff_rounds_pace(s));
-    bool ok = run_rounds(s, error) && may_switch(s, error);
+    bool ok = run_rounds(s, error);
     ff_rounds_end(s, ok);
     forget_sent(s);
     return ok;

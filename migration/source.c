@@ -128,12 +128,6 @@ static bool look_at_guest(FfSource *s, GError **error)
     if (fit != FF_GUEST_FITS) {
         return fit == FF_GUEST_REFUSED && ff_plain_refuse(s->plain, error);
     }
-    if (s->cfg->vmm->memory.has_devices && s->cfg->client_switches) {
-        g_set_error_literal(error, FF_M_ERROR, 0,
-                            "devices in other processes do not wait for pages: migrate without "
-                            "postcopy-ram");
-        return ff_plain_refuse(s->plain, error);
-    }
     if (!ff_ram_set_blocks(s->ram, s->control, blocks, error) ||
         (ff_plain_possible(s->plain) && !ff_source_private_fits(s, error))) {
         return ff_plain_refuse(s->plain, error);

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See vhostworld.h. One thread. */
+#include "tests/lib/vhostworld.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/lib/check.h"
+
+#define RAM_KIB (160 * 1024)
+#define DISK_BYTES (32 << 20)
+
+VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *load)
+{
+    const char *why = NULL;
+    VhostWorld *w;
+
+    if (!linux_guest_available(&why) || !vm_farfault_available(&why) || !storage_available(&why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    g_setenv("FARFAULT_VHOST_USER", who, TRUE);
+    w = g_new0(VhostWorld, 1);
+    w->launcher = launcher;
+    w->folder = g_dir_make_tmp("ff-vhost-XXXXXX", NULL);
+    w->disk = linux_guest_disk_new(DISK_BYTES);
+    g_assert_nonnull(w->disk);
+    w->guest = (LinuxGuest){.ram_kib = RAM_KIB, .n_cpus = 2, .load = load, .n_queues = 1};
+    return w;
+}
+
+void vhost_world_start(VhostWorld *w, const char *incoming)
+{
+    g_autofree char *name = g_strdup_printf("vm%u", w->hops);
+
+    w->socket = g_strdup_printf("%s/%u", w->folder, w->hops);
+    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops);
+    w->guest.vhost = w->socket;
+    w->vm = linux_guest_start(&w->guest, name, w->launcher, incoming);
+}
+
+void vhost_world_boot(VhostWorld *w)
+{
+    vhost_world_start(w, NULL);
+    vm_wait_serial(w->vm, "FF ready");
+    if (strstr(w->guest.load, "direct"))
+        vm_wait_serial(w->vm, "FF direct reads=");
+}
+
+void vhost_world_remove_socket(VhostWorld *w)
+{
+    g_autofree char *pidfile = g_strconcat(w->socket, ".pid", NULL);
+
+    unlink(w->socket);
+    unlink(pidfile);
+    g_clear_pointer(&w->socket, g_free);
+}
+
+void vhost_world_end(VhostWorld *w)
+{
+    vm_type_serial(w->vm, "q");
+    vm_wait_serial(w->vm, "FF verdict ok");
+    g_assert_cmpint(vm_wait_exit(w->vm), ==, 0);
+    storage_end(w->storage);
+    vm_end(w->vm);
+    vhost_world_remove_socket(w);
+    unlink(w->disk);
+    rmdir(w->folder);
+    g_free(w->disk);
+    g_free(w->folder);
+    g_free(w);
+}
+
+void vhost_world_wait_connected(VhostWorld *w)
+{
+    for (;;) {
+        g_autofree char *text = qmp_hmp(vm_qmp(w->vm), "info chardev");
+
+        /* QEMU has no event for it. */
+        if (!strstr(text, "vhost: filename=disconnected"))
+            break;
+    }
+}
+
+void vhost_world_assert_carried(Vm *vm)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+
+    g_assert_cmpstr(json_object_get_string_member(own, "engine"), ==, "farfault");
+    g_assert_false(json_object_has_member(own, "no-precopy"));
+}
+
+VhostWorld vhost_world_next(VhostWorld *w)
+{
+    VhostWorld old = *w;
+
+    w->hops++;
+    vhost_world_start(w, "defer");
+    for (unsigned i = 0; i < 2; i++) {
+        Qmp *q = vm_qmp(i ? old.vm : w->vm);
+
+        qmp_ok(q, "migrate-set-capabilities",
+               "{'capabilities': [{'capability': 'events', 'state': true}]}");
+        qmp_ok(q, "migrate-set-parameters", "{'x-farfault-policy': 'always'}");
+    }
+    qmp_ok(vm_qmp(w->vm), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters",
+           "{'max-bandwidth': 200000000, 'downtime-limit': 400}");
+    return old;
+}
+
+void vhost_world_leave(VhostWorld *old)
+{
+    vm_end(old->vm);
+    storage_end(old->storage);
+    vhost_world_remove_socket(old);
+}
+
+void vhost_world_back(VhostWorld *w, const VhostWorld *old)
+{
+    vm_wait_exit(w->vm);
+    vhost_world_leave(w);
+    w->vm = old->vm;
+    w->socket = old->socket;
+    w->storage = old->storage;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A Linux guest that goes from QEMU to QEMU, and whose disk is a vhost-user-blk device with a
+ * qemu-storage-daemon behind it, one for each QEMU, and the relay in between. One thread.
+ */
+#ifndef FF_TESTS_VHOSTWORLD_H
+#define FF_TESTS_VHOSTWORLD_H
+
+#include "tests/lib/linuxguest.h"
+#include "tests/lib/storage.h"
+
+#define VHOST_IDLE_LOAD "ff.mib=24 ff.mode=zipf ff.write=70"
+#define VHOST_BUSY_LOAD VHOST_IDLE_LOAD " ff.disk=1 ff.direct=32"
+/* So little that nearly all of the guest is sent while its disk writes to what was sent. */
+#define VHOST_SMALL_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.disk=1 ff.direct=8"
+
+typedef struct {
+    char *folder, *disk;
+    LinuxGuest guest;
+    VmLauncher launcher;
+    Vm *vm;
+    Storage *storage;
+    char *socket;
+    unsigned hops;
+    unsigned iops; /* of the disk; 0: as many as it can */
+} VhostWorld;
+
+/* WHO: of --vhost-user=. NULL, and the test is skipped. */
+VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *load);
+/* A back-end and a QEMU, in the place of those that are noted. */
+void vhost_world_start(VhostWorld *w, const char *incoming);
+/* The first ones; the guest is at work. */
+void vhost_world_boot(VhostWorld *w);
+/* QEMU has its back-end. */
+void vhost_world_wait_connected(VhostWorld *w);
+/* The next QEMU is there, and both are farfault's. Returns the one before. */
+VhostWorld vhost_world_next(VhostWorld *w);
+/* Ends that one. */
+void vhost_world_leave(VhostWorld *old);
+/* The migration to the next QEMU has failed: W is OLD again. */
+void vhost_world_back(VhostWorld *w, const VhostWorld *old);
+/* The engine has carried it, with precopy. */
+void vhost_world_assert_carried(Vm *vm);
+void vhost_world_remove_socket(VhostWorld *w);
+/* The guest finds all that it has written, and powers off. */
+void vhost_world_end(VhostWorld *w);
+
+#endif

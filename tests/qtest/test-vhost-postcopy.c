@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Postcopy of a Linux guest whose disk is a vhost-user-blk device: at once and after precopy, with
+ * the disk busy; while its memory comes slowly the guest runs; the migration is paused and goes on,
+ * engines and back-ends die. The guest checks the memory into which nobody but the back-end has
+ * written, and what is on the disk.
+ */
+#include <string.h>
+
+#include "tests/lib/move.h"
+#include "tests/lib/vhostworld.h"
+
+/* So slow that the guest is seen to run while its memory comes (bytes per second). */
+#define SLOW (8 << 20)
+
+/* The next QEMU is there, and the switch may be asked for. */
+static VhostWorld next_postcopy(VhostWorld *w, uint64_t postcopy_bandwidth)
+{
+    VhostWorld old = vhost_world_next(w);
+
+    for (unsigned i = 0; i < 2; i++)
+        qmp_ok(vm_qmp(i ? old.vm : w->vm), "migrate-set-capabilities",
+               "{'capabilities': [{'capability': 'postcopy-ram', 'state': true}]}");
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters",
+           "{'max-bandwidth': %u, 'max-postcopy-bandwidth': %" G_GUINT64_FORMAT "}", 30 << 20,
+           postcopy_bandwidth);
+    return old;
+}
+
+static void migrate(VhostWorld *w, VhostWorld *old)
+{
+    g_autofree char *uri = move_listen_uri(w->vm);
+
+    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s'}", uri);
+}
+
+static void switch_over(VhostWorld *w, VhostWorld *old)
+{
+    qmp_ok(vm_qmp(old->vm), "migrate-start-postcopy", NULL);
+    qmp_expect_migration(vm_qmp(old->vm), "postcopy-active");
+    qmp_expect(vm_qmp(w->vm), "RESUME");
+}
+
+static void arrive(VhostWorld *w, VhostWorld *old)
+{
+    move_wait_completed(old->vm, w->vm);
+    vhost_world_assert_carried(old->vm);
+    vhost_world_assert_carried(w->vm);
+    vhost_world_leave(old);
+    linux_guest_assert_intact(w->vm, "after a postcopy");
+    vm_wait_new_serial(w->vm, "FF direct reads=");
+}
+
+typedef struct {
+    const char *name;
+    unsigned n_queues;
+    bool hybrid; /* a round goes before */
+} Course;
+
+static const Course courses[] = {
+    {"at-once", 1, false},
+    {"hybrid", 1, true},
+    {"queues", 2, true},
+};
+
+/* Twice in a row. */
+static void test_course(gconstpointer data)
+{
+    const Course *c = data;
+    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD);
+
+    if (!w)
+        return;
+    w->guest.n_queues = c->n_queues;
+    vhost_world_boot(w);
+    for (unsigned i = 0; i < 2; i++) {
+        VhostWorld old = next_postcopy(w, 0);
+
+        migrate(w, &old);
+        if (c->hybrid)
+            qmp_expect(vm_qmp(old.vm), "MIGRATION_PASS");
+        switch_over(w, &old);
+        arrive(w, &old);
+    }
+    vhost_world_end(w);
+}
+
+static void recover(VhostWorld *w, VhostWorld *old)
+{
+    qmp_expect_migration(vm_qmp(old->vm), "postcopy-paused");
+    qmp_expect_migration(vm_qmp(w->vm), "postcopy-paused");
+    qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(w->vm);
+    qmp_ok(vm_qmp(old->vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
+}
+
+/* It is paused by its client when its guest runs at the destination, and goes on. */
+static void test_pause(void)
+{
+    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    VhostWorld old = next_postcopy(w, SLOW);
+
+    migrate(w, &old);
+    switch_over(w, &old);
+    vm_wait_new_serial(w->vm, "FF t=");
+    qmp_ok(vm_qmp(old.vm), "migrate-pause", NULL);
+    recover(w, &old);
+    arrive(w, &old);
+    vhost_world_end(w);
+}
+
+/* The back-end at the destination is killed while memory is missing, and another one takes its
+ * place. No request is under way: qemu-storage-daemon has no memory of what is. */
+static void test_backend_dies(void)
+{
+    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", VHOST_IDLE_LOAD);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    VhostWorld old = next_postcopy(w, SLOW);
+
+    migrate(w, &old);
+    switch_over(w, &old);
+    vm_wait_new_serial(w->vm, "FF t=");
+    storage_kill(w->storage);
+    vm_wait_stderr(w->vm, "cannot connect to");
+    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops);
+    vhost_world_wait_connected(w);
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    move_wait_completed(old.vm, w->vm);
+    vhost_world_leave(&old);
+    linux_guest_assert_intact(w->vm, "with another back-end");
+    vhost_world_end(w);
+}
+
+/* An engine is killed when the guest is the destination's. */
+typedef struct {
+    const char *name;
+    bool destination;
+    const char *fault;
+    bool all; /* every page is there */
+} Death;
+
+static const Death deaths[] = {
+    {"source/running", false, "source/*/at/running=kill", false},
+    {"destination/granted", true, "destination/*/at/granted=kill", false},
+    {"destination/all", true, "destination/*/at/all=kill", true},
+    {"destination/done", true, "destination/*/at/done=kill", true},
+};
+
+static void test_death(gconstpointer data)
+{
+    const Death *death = data;
+    const char *why = NULL;
+    VhostWorld *w =
+        vm_faults_available(&why) ? vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD) : NULL;
+
+    if (why)
+        g_test_skip(why);
+    if (!w)
+        return;
+    w->guest.faults = death->destination ? NULL : death->fault;
+    vhost_world_boot(w);
+    w->guest.faults = death->destination ? death->fault : NULL;
+    VhostWorld old = next_postcopy(w, death->all ? 0 : SLOW);
+
+    migrate(w, &old);
+    qmp_ok(vm_qmp(old.vm), "migrate-start-postcopy", NULL);
+    if (!death->all)
+        recover(w, &old);
+    qmp_expect_migration(vm_qmp(w->vm), "completed");
+    g_assert_true(vm_fault_happened(death->destination ? w->vm : old.vm, 0));
+    g_assert_false(qmp_has_event(vm_qmp(old.vm), "RESUME"));
+    vhost_world_leave(&old);
+    linux_guest_assert_intact(w->vm, "moved");
+    vm_wait_new_serial(w->vm, "FF direct reads=");
+    vhost_world_end(w);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(courses); i++) {
+        g_autofree char *path = g_strconcat("/vhost-postcopy/", courses[i].name, NULL);
+        g_test_add_data_func(path, &courses[i], test_course);
+    }
+    g_test_add_func("/vhost-postcopy/pause", test_pause);
+    g_test_add_func("/vhost-postcopy/back-end-dies", test_backend_dies);
+    for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
+        g_autofree char *path = g_strconcat("/vhost-postcopy/death/", deaths[i].name, NULL);
+        g_test_add_data_func(path, &deaths[i], test_death);
+    }
+    return g_test_run();
+}
