@@ -11,9 +11,10 @@
  *                postcopy-active is always said, and postcopy-paused not before the client has
  *                continued (source: query-migrate, destination: cont), or after a while in which
  *                nobody did. Its source side looks at the status once more when that query is
- *                answered (libvirt 11.3's qemuMigrationSrcWaitForCompletion()): so as long as
- *                postcopy-paused is kept, the client's query says postcopy-active, and it is kept
- *                for a moment longer.
+ *                answered (libvirt 11.3's qemuMigrationSrcWaitForCompletion()): so until the event
+ *                postcopy-paused has been said, also by an engine that adopts and has yet to
+ *                say it, the client's query says postcopy-active, and the event is kept for a
+ *                moment longer.
  *   the resume   Its source side calls the destination when it sees postcopy-recover after the
  *                answer to migrate with resume=true; a destination that has not said as much by
  *                then is taken for failed again. So the answer waits until the destination has
@@ -50,7 +51,7 @@ void ff_driver_report_anew(FfDriver *d, FfStatus status)
     /* An engine that died may have left what was said of a restore (AS_EAGER). */
     d->config.state->driver_flags &=
         ~(FF_DRIVER_SWITCHED | FF_DRIVER_FOLLOWED | FF_DRIVER_CLIENT_CONT | FF_DRIVER_CLIENT_STOP |
-          FF_DRIVER_AS_EAGER);
+          FF_DRIVER_AS_EAGER | FF_DRIVER_TOLD_PAUSED);
     d->told_active = 0;
 }
 
@@ -62,9 +63,12 @@ static void say(FfDriver *d, FfStatus status)
 
     json_object_set_string_member(data, "status", ff_status_name(status));
     ff_driver_event(d, "MIGRATION", data);
+    d->config.state->driver_flags &= ~FF_DRIVER_TOLD_PAUSED;
     if (status == FF_STATUS_POSTCOPY_ACTIVE) {
         d->config.state->driver_flags |= FF_DRIVER_SWITCHED;
         d->told_active = g_get_monotonic_time();
+    } else if (status == FF_STATUS_POSTCOPY_PAUSED) {
+        d->config.state->driver_flags |= FF_DRIVER_TOLD_PAUSED;
     }
 }
 
@@ -104,6 +108,9 @@ static bool hold_paused(FfDriver *d)
 
     if (!(state->driver_flags & FF_DRIVER_SWITCHED)) {
         say(d, FF_STATUS_POSTCOPY_ACTIVE);
+    }
+    if (state->driver_flags & FF_DRIVER_TOLD_PAUSED) {
+        return false; /* by the engine before */
     }
     if (state->role == FF_ROLE_SOURCE) {
         ms = source_keeps(d);
@@ -149,7 +156,9 @@ void ff_driver_client_looked(FfCall *call)
 
 FfStatus ff_driver_client_sees(const FfCall *call, FfStatus status)
 {
-    bool kept = call->driver->paused_timer && is_clients(call);
+    const FfDriver *d = call->driver;
+    uint32_t told = d->config.state->driver_flags & (FF_DRIVER_SWITCHED | FF_DRIVER_TOLD_PAUSED);
+    bool kept = d->events && is_clients(call) && told == FF_DRIVER_SWITCHED;
 
     return kept && status == FF_STATUS_POSTCOPY_PAUSED ? FF_STATUS_POSTCOPY_ACTIVE : status;
 }

@@ -730,11 +730,22 @@ static void test_kept(gconstpointer data)
 
     world_begin(&w, left, false, NULL, NULL);
     g_string_truncate(w.out, 0);
+    migration->info.status = FF_STATUS_POSTCOPY_PAUSED; /* and has yet to say so */
+    says(&w, 0, "postcopy-active");
     become(FF_STATUS_POSTCOPY_PAUSED);
     sent(&w, "");
     says(&w, 0, "postcopy-active");
     says(&w, 1, "postcopy-paused");
     says(&w, 0, "postcopy-active");
+    await_paused(&w);
+    says(&w, 0, "postcopy-paused");
+    left = *w.state;
+    world_clear(&w);
+
+    /* The one after that need not keep what was said. */
+    world_begin(&w, left, false, NULL, NULL);
+    g_string_truncate(w.out, 0);
+    become(FF_STATUS_POSTCOPY_PAUSED);
     await_paused(&w);
     says(&w, 0, "postcopy-paused");
     world_clear(&w);
