@@ -249,6 +249,8 @@ case_restart_destination_libvirtd_before_the_switch() {
     "$root/scripts/libvirt-hosts" restart B
     finish_move && fail "virsh cannot have seen the end"
     is "domains at B" "$(virsh_on B list --all --name)" ""
+    # libvirtd 11.3 itself ends by SIGSEGV there, before it has taken them away: 2 of 7 with plain QEMU.
+    [ ! -e "$hosts/B/over" ] || remove_groups B
     check_guest A "running*"
     move A
     check_guest B

@@ -144,6 +144,13 @@ note_things() {
 left_at() { things_of "$1" | sort | comm -13 "$scratch/things-$1" -; }
 
 # Ends the guest wherever it is. Nothing of it may be left.
+# The control groups that libvirt has made for guests at HOST.
+groups_of() { on "$1" find /sys/fs/cgroup -type d -path '*/machine/*.libvirt-qemu*'; }
+
+remove_groups() {
+    on "$1" find /sys/fs/cgroup -depth -type d -path '*/machine/*.libvirt-qemu*' -exec rmdir {} \; || true
+}
+
 end_guest() {
     local host left name
     "$root/scripts/libvirt-hosts" heal
@@ -160,10 +167,9 @@ end_guest() {
             note_things # the cases after this one are judged by themselves
             fail "left at host $host: $left"
         fi
-        left=$(on "$host" find /sys/fs/cgroup -type d -path '*/machine/*.libvirt-qemu*')
+        left=$(groups_of "$host")
         if [ -n "$left" ]; then
-            # The cases after this one are judged by themselves.
-            on "$host" find /sys/fs/cgroup -depth -type d -path '*/machine/*.libvirt-qemu*' -exec rmdir {} \; || true
+            remove_groups "$host" # the cases after this one are judged by themselves
             fail "left at host $host: $left"
         fi
         rm -f "$hosts/$host"/lib/qemu/*.log
