@@ -53,6 +53,7 @@ void ff_engine_init_free(FfEngineInit *init)
     close_fd(init->discard_fd);
     close_fd(init->taps_fd);
     close_fd(init->backends_fd);
+    close_fd(init->sharers_fd);
     g_free(init->discard_error);
     for (unsigned i = 0; i < FF_KINDS; i++) {
         close_fd(init->uffds[i]);
@@ -113,14 +114,23 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         const char *name;
         int *place;
     } places[] = {
-        {"state", &init->state_fd},       {"qemu-monitor", &init->monitor_fd},
-        {"pidfd", &init->pidfd},          {"pagemap", &init->pagemap_fd},
-        {"maps", &init->maps_fd},         {"mem", &init->mem_fd},
-        {"inner", &init->inner_fd},       {"tls", &init->tls_fd},
-        {"listener", &init->listener_fd}, {"device", &init->device_fd},
-        {"discards", &init->discard_fd},  {"device-backends", &init->backends_fd},
-        {FF_FILE_HELD, &init->file_fd},   {FF_PACT_HELD, &init->pact_fd},
-        {FF_HEIR_HELD, &init->heir_fd},   {FF_LEASE_HELD, &init->lease_fd},
+        {"state", &init->state_fd},
+        {"qemu-monitor", &init->monitor_fd},
+        {"pidfd", &init->pidfd},
+        {"pagemap", &init->pagemap_fd},
+        {"maps", &init->maps_fd},
+        {"mem", &init->mem_fd},
+        {"inner", &init->inner_fd},
+        {"tls", &init->tls_fd},
+        {"listener", &init->listener_fd},
+        {"device", &init->device_fd},
+        {"discards", &init->discard_fd},
+        {"device-backends", &init->backends_fd},
+        {"device-faults", &init->sharers_fd},
+        {FF_FILE_HELD, &init->file_fd},
+        {FF_PACT_HELD, &init->pact_fd},
+        {FF_HEIR_HELD, &init->heir_fd},
+        {FF_LEASE_HELD, &init->lease_fd},
         {"taps", &init->taps_fd},
     };
     JsonObject *held;
@@ -256,8 +266,8 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
 
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
         init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd =
-            init->backends_fd = init->discard_fd = init->file_fd = init->pact_fd = init->heir_fd =
-                init->lease_fd = init->taps_fd = -1;
+            init->backends_fd = init->sharers_fd = init->discard_fd = init->file_fd =
+                init->pact_fd = init->heir_fd = init->lease_fd = init->taps_fd = -1;
     for (unsigned i = 0; i < FF_KINDS; i++) {
         init->uffds[i] = -1;
     }

@@ -24,6 +24,7 @@ typedef struct {
     int tls_fd;                 /* its TLS credentials; -1: none */
     int taps_fd;                /* gives QEMU its taps (agent/taps.h); -1: it needs none */
     int discard_fd;             /* arms QEMU's hook for discards (state/discards.h); -1: none */
+    int sharers_fd;             /* state/sharers.h; -1: none waits for pages */
     int backends_fd;            /* state/backends.h; -1: no device's process is followed */
     char *discard_error;        /* why there is none; NULL: null, or an older relay's */
     int uffds[FF_KINDS];        /* -1: not given */

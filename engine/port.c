@@ -319,6 +319,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .uffd_error = init->uffd_error,
         .lends = init->lends,
         .discard_fd = init->discard_fd,
+        .sharers_fd = init->sharers_fd,
         .discard_error = init->discard_error,
     };
     return port;

@@ -280,6 +280,7 @@ typedef struct {
                               */
     int pagemap_fd, maps_fd, pidfd; /* borrowed */
     int discard_fd;                 /* state/discards.h, state/stderr.h; borrowed; -1: none */
+    int sharers_fd;                 /* state/sharers.h; borrowed; -1: none */
     const char *discard_error;      /* why there is none; NULL: it is not known. Borrowed */
     int mem_fd; /* the VMM's memory, for reading; taken, and closed before there is a peer; -1: none
                  */

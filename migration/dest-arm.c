@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "migration/dest-precopy.h"
+#include "migration/dest-sharers.h"
 #include "uffd/holes.h"
 #include "uffd/place.h"
 #include "uffd/regions.h"
@@ -210,6 +211,7 @@ static bool arm(FfDestination *d, bool again, GError **error)
         return false;
     }
     g_atomic_int_set(&d->armed, 1);
+    ff_dest_sharers_start(d);
     return true;
 }
 
@@ -273,4 +275,5 @@ void ff_dest_disarm(FfDestination *d)
     if (rc < 0) {
         g_warning("userfaultfd cannot be unregistered: %s", g_strerror(-rc));
     }
+    ff_dest_sharers_end(d);
 }

@@ -27,6 +27,7 @@
 typedef struct FfDestination FfDestination;
 typedef struct FfRestore FfRestore;
 typedef struct FfDestDump FfDestDump;
+typedef struct FfDestSharers FfDestSharers;
 
 /* A destination that has no source: what it does in place of connections. The coordinator. */
 typedef struct {
@@ -85,6 +86,7 @@ struct FfDestination {
     FfPlacer placer;  /* readers and fault thread; its space is made when guest RAM is armed */
     FfPeerPager peer; /* fault thread, while there is one */
     GThread *fault_thread;
+    FfDestSharers *sharers; /* of dest-sharers.c; NULL: nobody else waits for pages */
 
     /* Device state and the guest. */
     FfChannel *inner; /* device state and return path of QEMU */

@@ -27,6 +27,7 @@
 #include "migration/dest-read.h"
 #include "migration/dest-recover.h"
 #include "migration/dest-revoke.h"
+#include "migration/dest-sharers.h"
 #include "migration/dest-urgent.h"
 #include "migration/journal.h"
 #include "migration/keepalive.h"
@@ -585,6 +586,7 @@ void ff_dest_clear(FfDestination *d)
 {
     ff_channel_free(d->inner);
     ff_channel_free(d->revoker);
+    ff_dest_sharers_end(d);
     ff_space_free(d->placer.space);
     ff_address_free(d->listen_address);
     ff_delta_free(d->device_base);

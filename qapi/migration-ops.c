@@ -245,6 +245,7 @@ static void fill_config(FfDriver *d, FfMigrationConfig *config)
     config->pagemap_fd = d->config.pagemap_fd;
     config->maps_fd = d->config.maps_fd;
     config->discard_fd = d->config.discard_fd;
+    config->sharers_fd = d->config.sharers_fd;
     config->upgrade.taps_fd = d->config.taps_fd;
     config->discard_error = d->config.discard_error;
     config->mem_fd = g_steal_fd(&d->config.mem_fd);

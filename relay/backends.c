@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "net/rights.h"
+#include "relay/page-waits.h"
 #include "relay/vhost-conn.h"
 #include "state/backends.h"
 
@@ -27,6 +28,7 @@ struct FfBackends {
     GPtrArray *all; /* FfVhostConn * */
     int engine;     /* our end of its socket; -1: none */
     GSource *source;
+    FfPageWaits *page_waits;
     bool logging;     /* a log was asked for, and not its end */
     unsigned missing; /* of them that do not log yet; the engine waits */
     const char *lost; /* one line; NULL: nothing */
@@ -255,6 +257,7 @@ static void ended(FfVhostConn *backend, void *opaque)
 {
     FfBackends *b = opaque;
 
+    ff_page_waits_gone(b->page_waits, ff_vhost_conn_number(backend));
     if (b->logging && !b->lost) {
         b->lost = "the connection of one of them has ended";
     }
@@ -264,7 +267,27 @@ static void ended(FfVhostConn *backend, void *opaque)
     }
 }
 
-static const FfVhostConnOps backend_ops = {.holds = holds, .logs = logs, .ended = ended};
+static bool can_wait(FfVhostConn *backend, void *opaque)
+{
+    return ff_page_waits_can_wait(((FfBackends *)opaque)->page_waits, backend);
+}
+
+static bool hand(FfVhostConn *backend, void *opaque)
+{
+    return ff_page_waits_hand(((FfBackends *)opaque)->page_waits, backend);
+}
+
+static void check(FfVhostConn *backend, void *opaque)
+{
+    ff_page_waits_check(((FfBackends *)opaque)->page_waits, backend);
+}
+
+static const FfVhostConnOps backend_ops = {.holds = holds,
+                                           .logs = logs,
+                                           .ended = ended,
+                                           .can_wait = can_wait,
+                                           .hand = hand,
+                                           .check = check};
 
 /* ---- the engine ------------------------------------------------------------------------------ */
 
@@ -277,6 +300,7 @@ static void engine_gone(FfBackends *b)
     if (b->engine >= 0) {
         close(g_steal_fd(&b->engine));
     }
+    ff_page_waits_end(b->page_waits);
     end_log(b);
     look(b);
 }
@@ -338,23 +362,36 @@ static bool are_followed(const FfRelay *relay)
     return false;
 }
 
-int ff_backends_offer(FfRelay *relay)
+FfBackendsEnds ff_backends_offer(FfRelay *relay)
 {
     FfBackends *b = relay->backends;
+    FfBackendsEnds ends = {-1, -1};
     int pair[2];
 
     if (!b || !are_followed(relay)) {
-        return -1;
+        return ends;
     }
     engine_gone(b);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
-        return -1;
+        return ends;
     }
     b->engine = pair[0];
     b->source = g_unix_fd_source_new(b->engine, G_IO_IN | G_IO_HUP);
     g_source_set_callback(b->source, G_SOURCE_FUNC(engine_asks), b, NULL);
     g_source_attach(b->source, NULL);
-    return pair[1];
+    ends.asks = pair[1];
+    ends.faults = ff_page_waits_offer(b->page_waits);
+    return ends;
+}
+
+void ff_backends_ends_close(FfBackendsEnds *ends)
+{
+    if (ends->asks >= 0) {
+        close(g_steal_fd(&ends->asks));
+    }
+    if (ends->faults >= 0) {
+        close(g_steal_fd(&ends->faults));
+    }
 }
 
 void ff_backends_start(FfRelay *relay)
@@ -365,6 +402,7 @@ void ff_backends_start(FfRelay *relay)
     b->relay = relay;
     b->engine = -1;
     b->all = g_ptr_array_new();
+    b->page_waits = ff_page_waits_new(relay, b->all);
     for (guint i = 0; i < relay->plan->backends->len; i++) {
         g_ptr_array_add(b->all,
                         ff_vhost_conn_new(relay, relay->plan->backends->pdata[i], &backend_ops, b));
@@ -382,6 +420,7 @@ void ff_backends_end(FfRelay *relay)
     for (guint i = 0; i < b->all->len; i++) {
         ff_vhost_conn_end(nth(b, i));
     }
+    ff_page_waits_free(b->page_waits);
     g_ptr_array_unref(b->all);
     g_free(b);
 }

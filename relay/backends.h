@@ -7,9 +7,15 @@
 #include "relay/shared.h"
 
 void ff_backends_start(FfRelay *relay);
-/* A new engine's end of the socket, the caller's; -1: no back-end is followed, or there is no
- * socket. The one before is at its end. */
-int ff_backends_offer(FfRelay *relay);
+/* A new engine's ends of two sockets; -1: no back-end is followed, or there is no socket. */
+typedef struct {
+    int asks;   /* state/backends.h */
+    int faults; /* state/sharers.h */
+} FfBackendsEnds;
+
+/* They are the caller's. Those of the engine before are at their end. */
+FfBackendsEnds ff_backends_offer(FfRelay *relay);
+void ff_backends_ends_close(FfBackendsEnds *ends);
 void ff_backends_end(FfRelay *relay);
 
 #endif

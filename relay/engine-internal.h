@@ -6,6 +6,7 @@
 #ifndef FF_RELAY_ENGINE_INTERNAL_H
 #define FF_RELAY_ENGINE_INTERNAL_H
 
+#include "relay/backends.h"
 #include "relay/engine-ops.h"
 #include "relay/hand-incoming.h"
 #include "relay/restart.h"
@@ -78,7 +79,7 @@ void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds); /* HOLD;
 void ff_held_drop(FfRelay *relay, const char *name);
 /* INIT's text (g_free); adds the fds that go with it to FDS (of int, borrowed). BACKENDS: the
  * engine's end of their socket; -1: none. */
-char *ff_held_init(FfRelay *relay, unsigned restarts, int backends, GArray *fds);
+char *ff_held_init(FfRelay *relay, unsigned restarts, const FfBackendsEnds *backends, GArray *fds);
 
 /* waiting.c. Each command is answered with an error after a while. */
 void ff_waiting_add(FfRelay *relay, unsigned mon, uint32_t seq, const char *json);

@@ -501,7 +501,8 @@ static int start_once(FfRelay *relay)
     FfEngine *engine = relay->engine;
     g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
     g_autofree char *init = NULL;
-    int link = -1, backends, ret;
+    FfBackendsEnds backends;
+    int link = -1, ret;
 
     if (!ff_process_reap_unwatched(engine)) {
         return -EBUSY;
@@ -514,12 +515,10 @@ static int start_once(FfRelay *relay)
     engine->spoke = false;
     engine->link = ff_link_new(link, NULL, &link_ops, relay);
     backends = ff_backends_offer(relay);
-    init = ff_held_init(relay, engine->restarts, backends, fds);
+    init = ff_held_init(relay, engine->restarts, &backends, fds);
     ret = ff_link_send(engine->link, FF_LINK_INIT, 0, 0, init, strlen(init), (int *)fds->data,
                        fds->len);
-    if (backends >= 0) {
-        close(backends); /* the link has a copy */
-    }
+    ff_backends_ends_close(&backends); /* the link has copies */
     if (ret < 0) {
         g_clear_pointer(&engine->link, ff_link_free);
         ff_process_let_go(engine);

@@ -45,7 +45,7 @@ static void add_fd(JsonBuilder *b, GArray *fds, const char *name, int fd)
     }
 }
 
-static void init_fds(FfRelay *relay, JsonBuilder *b, int backends, GArray *fds)
+static void init_fds(FfRelay *relay, JsonBuilder *b, const FfBackendsEnds *backends, GArray *fds)
 {
     const FfGuest *guest = &relay->guest;
 
@@ -64,7 +64,8 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, int backends, GArray *fds)
     }
     add_fd(b, fds, "discards", guest->hook);
     add_fd(b, fds, "taps", relay->plan->taps_fd);
-    add_fd(b, fds, "device-backends", backends);
+    add_fd(b, fds, "device-backends", backends->asks);
+    add_fd(b, fds, "device-faults", backends->faults);
     for (guint i = 0; i < relay->plan->monitors->len; i++) {
         const FfRelayMonitor *mon = relay->plan->monitors->pdata[i];
         g_autofree char *name = g_strconcat(FF_LISTENING_MONITOR, mon->id, NULL);
@@ -93,7 +94,7 @@ static void init_errors(const FfRelay *relay, JsonBuilder *b)
     add_text(b, "discards-error", guest->refusal ? guest->refusal : guest->hook_error);
 }
 
-char *ff_held_init(FfRelay *relay, unsigned restarts, int backends, GArray *fds)
+char *ff_held_init(FfRelay *relay, unsigned restarts, const FfBackendsEnds *backends, GArray *fds)
 {
     static const char *const policies[] = {"auto", "always", "never"};
     const FfRelayPlan *plan = relay->plan;

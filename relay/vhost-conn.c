@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "relay/accept.h"
@@ -26,6 +27,9 @@
 /* Until QEMU is offered a back-end again that it has not taken. */
 #define OFFER_S 1
 
+/* Of the next connection. */
+static uint32_t next_number = 1;
+
 struct FfVhostConn {
     FfRelay *relay;
     const FfRelayMonitor *plan;
@@ -35,10 +39,13 @@ struct FfVhostConn {
     FfConn *backend, *qemu; /* both, or none */
     FfVhostReader from_backend, from_qemu;
     FfVhostSession *session;
-    guint timer; /* 0: none */
-    int coming;  /* a back-end that QEMU has not taken yet; -1: none */
-    guint offer; /* the timer until it is offered again; 0: none */
-    bool told;   /* that it was not taken */
+    uint32_t number;
+    pid_t pid;        /* 0: not known */
+    bool cannot_wait; /* for pages, whatever it says */
+    guint timer;      /* 0: none */
+    int coming;       /* a back-end that QEMU has not taken yet; -1: none */
+    guint offer;      /* the timer until it is offered again; 0: none */
+    bool told;        /* that it was not taken */
     bool removed;
 };
 
@@ -85,7 +92,7 @@ static void close_both(FfVhostConn *b, const char *why)
 
 /* ---- what the session says ------------------------------------------------------------------- */
 
-static void send(FfConn *conn, FfVhostMessage *msg)
+static void put(FfConn *conn, FfVhostMessage *msg)
 {
     g_autoptr(FfVhostMessage) own = msg;
     size_t len = sizeof(msg->header) + msg->header.size;
@@ -99,12 +106,12 @@ static void send(FfConn *conn, FfVhostMessage *msg)
 
 static void to_backend(FfVhostMessage *msg, void *opaque)
 {
-    send(((FfVhostConn *)opaque)->backend, msg);
+    put(((FfVhostConn *)opaque)->backend, msg);
 }
 
 static void to_qemu(FfVhostMessage *msg, void *opaque)
 {
-    send(((FfVhostConn *)opaque)->qemu, msg);
+    put(((FfVhostConn *)opaque)->qemu, msg);
 }
 
 /* Nobody has more queued for him than he reads: fds are queued with it. */
@@ -149,11 +156,36 @@ static void logs(void *opaque)
     b->ops->logs(b, b->opaque);
 }
 
+static bool can_wait(void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    return !b->cannot_wait && b->ops->can_wait(b, b->opaque);
+}
+
+static bool hand(void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    b->cannot_wait = !b->ops->hand(b, b->opaque);
+    return !b->cannot_wait;
+}
+
+static void check(void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    b->ops->check(b, b->opaque);
+}
+
 static const FfVhostSessionOps session_ops = {
     .to_backend = to_backend,
     .to_qemu = to_qemu,
     .again = again,
     .logs = logs,
+    .can_wait = can_wait,
+    .hand = hand,
+    .check = check,
 };
 
 /* ---- what comes ------------------------------------------------------------------------------ */
@@ -227,6 +259,14 @@ static const FfConnOps backend_ops = {.data = backend_data, .end = one_ended, .d
 
 static gboolean offer_again(gpointer data);
 
+static pid_t peer_pid(int fd)
+{
+    struct ucred cred;
+    socklen_t len = sizeof(cred);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 ? cred.pid : 0;
+}
+
 /* A QEMU that hangs takes no connection; the back-end may be one that connects only once. */
 static void offer(FfVhostConn *b)
 {
@@ -249,6 +289,8 @@ static void offer(FfVhostConn *b)
     b->told = false;
     b->coming = -1;
     b->session = ff_vhost_session_new(&session_ops, b);
+    b->number = next_number++;
+    b->pid = peer_pid(backend);
     b->backend = ff_conn_new(backend, backend, &backend_ops, b);
     b->qemu = ff_conn_new(fd, fd, &qemu_ops, b);
 }
@@ -278,6 +320,41 @@ FfVhostSession *ff_vhost_conn_session(FfVhostConn *b)
 const char *ff_vhost_conn_id(const FfVhostConn *b)
 {
     return b->plan->id;
+}
+
+uint32_t ff_vhost_conn_number(const FfVhostConn *b)
+{
+    return b->number;
+}
+
+pid_t ff_vhost_conn_pid(const FfVhostConn *b)
+{
+    return b->pid;
+}
+
+static void go_on(FfVhostConn *b, bool ok)
+{
+    if (!ok) {
+        close_both(b, "QEMU breaks the protocol");
+    } else {
+        pace(b);
+    }
+}
+
+void ff_vhost_conn_handed(FfVhostConn *b)
+{
+    go_on(b, ff_vhost_session_handed(b->session));
+}
+
+void ff_vhost_conn_checked(FfVhostConn *b)
+{
+    go_on(b, ff_vhost_session_checked(b->session));
+}
+
+void ff_vhost_conn_cannot_wait(FfVhostConn *b)
+{
+    b->cannot_wait = true;
+    close_both(b, "it cannot wait for pages");
 }
 
 void ff_vhost_conn_look(FfVhostConn *b)

@@ -15,6 +15,10 @@ typedef struct {
     void (*logs)(FfVhostConn *backend, void *opaque);
     /* The connection is over; the next one may come. */
     void (*ended)(FfVhostConn *backend, void *opaque);
+    /* As FfVhostSessionOps. */
+    bool (*can_wait)(FfVhostConn *backend, void *opaque);
+    bool (*hand)(FfVhostConn *backend, void *opaque);
+    void (*check)(FfVhostConn *backend, void *opaque);
 } FfVhostConnOps;
 
 FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
@@ -25,6 +29,16 @@ FfVhostSession *ff_vhost_conn_session(FfVhostConn *backend);
  * id again, it is QEMU's own. */
 bool ff_vhost_conn_is_removed(FfVhostConn *backend);
 const char *ff_vhost_conn_id(const FfVhostConn *backend);
+/* Of its connection, or of the last one: another one has another number. */
+uint32_t ff_vhost_conn_number(const FfVhostConn *backend);
+/* The process at its end, or the one that has begun to listen there; 0: it is not known. */
+pid_t ff_vhost_conn_pid(const FfVhostConn *backend);
+/* Somebody answers its faults; it has registered its memory. */
+void ff_vhost_conn_handed(FfVhostConn *backend);
+void ff_vhost_conn_checked(FfVhostConn *backend);
+/* It cannot wait for pages, whatever it says: the connection is closed, and the next one is held
+ * back. Not from inside of its session. */
+void ff_vhost_conn_cannot_wait(FfVhostConn *backend);
 /* What is held back is let go, if nothing need be held any more. */
 void ff_vhost_conn_look(FfVhostConn *backend);
 void ff_vhost_conn_end(FfVhostConn *backend);

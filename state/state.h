@@ -170,7 +170,8 @@ enum {
     /* With FF_DRIVER_GIVING_BACK: the switch was asked for, and answered. QEMU, which connects by
      * itself, must be asked for it when it has begun. */
     FF_DRIVER_SWITCH_KEPT = 1 << 16,
-    FF_DRIVER_TOLD_PAUSED = 1 << 17, /* as .._SWITCHED: postcopy-paused was the last that was said */
+    FF_DRIVER_TOLD_PAUSED =
+        1 << 17, /* as .._SWITCHED: postcopy-paused was the last that was said */
 };
 /* Until the source is known the relay holds the listening sockets of the destination under this
  * name and a number from 0, so that the next engine continues there. */

@@ -57,6 +57,7 @@ typedef struct {
     bool no_fd;        /* nothing could be read the last time, for want of an fd or memory */
     bool is_readable;  /* poll() has said so */
     bool has_more;     /* the last read has ended in the middle of faults */
+    uint32_t sharers;  /* bits of those of which something can be read */
     int64_t last_look; /* monotonic us; 0: nobody has asked for the end yet */
 } Batch;
 
@@ -211,6 +212,11 @@ static void handle_event(Batch *b, const struct uffd_msg *msg)
     default:
         failed(b, -EPROTO); /* of a feature that nobody asked for */
     }
+}
+
+static bool is_event(const struct uffd_msg *msg)
+{
+    return msg->event != UFFD_EVENT_PAGEFAULT;
 }
 
 /* ---- faults ---------------------------------------------------------------------------------- */
@@ -382,6 +388,104 @@ void ff_faults_again(FfSpace *s)
     }
 }
 
+/* ---- other processes, which wait in userfaultfds of their own (sharers.h) -------------------- */
+
+/* PAGE was placed: it is there, or is zeros in no file yet. */
+static void answer_sharer(Batch *b, const FfSharer *x, unsigned block, uint64_t page, uint64_t addr)
+{
+    FfSpace *s = b->s;
+    uint64_t done;
+    int rc = 0;
+
+    pthread_mutex_lock(&s->again_lock);
+    bool placed = ff_bitmap_test(&s->blocks[block].placed, page);
+    if (placed) {
+        rc = ff_uffd_try(x->uffd, FF_UFFD_ZERO, addr, NULL, SMALL_PAGE, &done);
+    }
+    pthread_mutex_unlock(&s->again_lock);
+    if (!placed) {
+        request(b, block, page);
+        return;
+    }
+    if (rc == -EEXIST || rc == -EAGAIN || rc == -ENOENT) {
+        ff_uffd_wake(x->uffd, addr, SMALL_PAGE);
+    } else if (rc < 0 && rc != -ESRCH) {
+        /* It waits on. Observer: ff_faults_again(), which wakes everybody then. */
+        __atomic_store_n(&s->waits.overflow, 1, __ATOMIC_RELEASE);
+        failed_at(b, block, page, rc);
+        return;
+    }
+    ff_space_end_waits(s, block, page, 1);
+}
+
+static void handle_sharer(Batch *b, const FfSharer *x, const struct uffd_msg *msg)
+{
+    uint64_t addr = msg->arg.pagefault.address & ~(SMALL_PAGE - 1), page;
+    unsigned block;
+
+    /* At no address that is known it waits until it unregisters that. */
+    if (is_event(msg) || msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP ||
+        !ff_sharer_find(x, addr, &block, &page)) {
+        return;
+    }
+    ff_space_count(b->s, missing);
+    note_wait(b, block, page, 0);
+    if (ff_bitmap_test(&b->s->blocks[block].placed, page)) {
+        answer_sharer(b, x, block, page, addr);
+    } else {
+        request(b, block, page);
+    }
+}
+
+static void answer_sharers(Batch *b)
+{
+    struct uffd_msg msgs[BATCH];
+
+    for (unsigned i = 0; i < FF_MAX_SHARERS; i++) {
+        const FfSharer *x = &b->s->sharers.all[i];
+        int n = b->sharers >> i & 1 ? ff_uffd_read(x->uffd, msgs, BATCH) : 0;
+
+        b->now = g_get_monotonic_time();
+        for (int k = 0; k < n; k++) {
+            handle_sharer(b, x, &msgs[k]);
+        }
+        ask(b);
+    }
+    b->sharers = 0;
+}
+
+/* What poll() is to look at; all of them, live or not, so that a place is a number. */
+static unsigned poll_sharers(FfSpace *s, struct pollfd *pfd)
+{
+    unsigned n = __atomic_load_n(&s->sharers.n, __ATOMIC_SEQ_CST);
+
+    for (unsigned i = 0; i < n; i++) {
+        const FfSharer *x = &s->sharers.all[i];
+
+        pfd[i] = (struct pollfd){.fd = ff_sharer_is_live(x) ? x->uffd : -1, .events = POLLIN};
+    }
+    return n;
+}
+
+static void note_sharers(Batch *b, const struct pollfd *pfd, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (pfd[i].revents & (POLLERR | POLLNVAL)) {
+            __atomic_store_n(&b->s->sharers.all[i].gone, true, __ATOMIC_RELEASE);
+        }
+        b->sharers |= (uint32_t) !!(pfd[i].revents & POLLIN) << i;
+    }
+}
+
+static void forget_change(FfSpace *s, const struct pollfd *pfd)
+{
+    uint64_t changes;
+
+    if (pfd->revents) {
+        (void)!read(s->sharers.changed_fd, &changes, sizeof(changes));
+    }
+}
+
 /* ---- the thread ------------------------------------------------------------------------------ */
 
 static void tell_deferred(Batch *b)
@@ -411,11 +515,6 @@ static void tell_deferred(Batch *b)
     if (s->protect) {
         ff_protect_end_doubts(s->protect);
     }
-}
-
-static bool is_event(const struct uffd_msg *msg)
-{
-    return msg->event != UFFD_EVENT_PAGEFAULT;
 }
 
 /* A thread that waits for what the answer needs is known before it is read of: a child, and what
@@ -531,8 +630,10 @@ static bool has_deferred(const FfSpace *s)
 static bool wait_for_messages(Batch *b)
 {
     const FfMessages *m = b->s->cfg.messages;
-    struct pollfd pfd[2] = {{.fd = m ? m->fd : b->s->cfg.uffd, .events = POLLIN},
-                            {.fd = b->s->wake_fd, .events = POLLIN}};
+    struct pollfd pfd[3 + FF_MAX_SHARERS] = {{.fd = m ? m->fd : b->s->cfg.uffd, .events = POLLIN},
+                                             {.fd = b->s->wake_fd, .events = POLLIN},
+                                             {.fd = b->s->sharers.changed_fd, .events = POLLIN}};
+    unsigned sharers = poll_sharers(b->s, pfd + 3);
 
     if (b->last_look && has_deferred(b->s)) {
         pfd[1].fd = -1; /* it has said so; this waits for the change */
@@ -540,7 +641,7 @@ static bool wait_for_messages(Batch *b)
     if (b->no_fd) {
         pfd[0].fd = -1; /* else this would not wait. What becomes free has no event */
     }
-    while (poll(pfd, 2, has_deferred(b->s) || b->no_fd ? LOOK_AGAIN_MS : -1) < 0) {
+    while (poll(pfd, 3 + sharers, has_deferred(b->s) || b->no_fd ? LOOK_AGAIN_MS : -1) < 0) {
         if (errno != EINTR) {
             failed(b, -errno);
             b->dead = true;
@@ -552,6 +653,8 @@ static bool wait_for_messages(Batch *b)
         b->dead = true;
     }
     b->is_readable = pfd[0].revents & POLLIN;
+    forget_change(b->s, &pfd[2]);
+    note_sharers(b, pfd + 3, sharers);
     if (pfd[1].revents && !b->last_look) {
         b->last_look = g_get_monotonic_time() + LAST_LOOKS_US;
     }
@@ -578,6 +681,7 @@ static void turn(Batch *b)
     }
     tell_deferred(b);
     answer(b);
+    answer_sharers(b);
     if (s->protect) {
         ff_protect_end_doubts(s->protect); /* most changes are over by now */
         pthread_mutex_unlock(&s->answering);

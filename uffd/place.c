@@ -46,6 +46,7 @@ static void mark(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t
          * ioctl that woke the others: the process has given the page back in between. It is told
          * again, and the mark is found. */
         ff_uffd_wake(s->cfg.uffd, addr, n * b->backing.page_size);
+        ff_sharers_wake(&s->sharers, block, page, n);
     }
     p->pages += fresh;
     p->bytes += fresh * b->backing.page_size;

@@ -14,6 +14,7 @@
 
 #include "uffd/bitmap.h"
 #include "uffd/regions.h"
+#include "uffd/sharers.h"
 #include "uffd/space.h"
 
 /* The fault thread reads so many messages at once. */
@@ -70,6 +71,8 @@ struct FfSpace {
     /* Fault thread: the page that was there though somebody waited for it, so often in a row. */
     unsigned vain_block, vain_n;
     uint64_t vain_page;
+
+    FfSharers sharers;
 };
 
 /* Pages may be turned into addresses until ff_space_leave(). Returns the generation. The fault

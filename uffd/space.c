@@ -67,6 +67,7 @@ static FfSpace *new_space(const FfSpaceConfig *cfg, int wake_fd)
     s->unmaps = g_array_new(FALSE, FALSE, sizeof(Unmap));
     s->wake_fd = wake_fd;
     s->child_wake_fd = -1;
+    ff_sharers_init(&s->sharers, -1);
     init_locks(s);
     return s;
 }
@@ -75,7 +76,14 @@ FfSpace *ff_space_new(const FfSpaceConfig *cfg)
 {
     int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
-    return wake_fd < 0 ? NULL : new_space(cfg, wake_fd);
+    if (wake_fd < 0) {
+        return NULL;
+    }
+    g_autoptr(FfSpace) s = new_space(cfg, wake_fd);
+    if (!s->changes) {
+        s->sharers.changed_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    }
+    return s->changes || s->sharers.changed_fd >= 0 ? g_steal_pointer(&s) : NULL;
 }
 
 void ff_space_free(FfSpace *s)
@@ -94,6 +102,7 @@ void ff_space_free(FfSpace *s)
     if (s->owns_uffd) {
         close(s->cfg.uffd);
     }
+    ff_sharers_clear(&s->sharers);
     close(s->wake_fd);
     if (s->child_wake_fd >= 0) {
         close(s->child_wake_fd);
@@ -272,7 +281,8 @@ int ff_space_unregister(FfSpace *s)
         }
     }
     ff_space_leave(s);
-    return rc;
+    int sharers = ff_sharers_unregister(&s->sharers);
+    return sharers < 0 ? sharers : rc;
 }
 
 bool ff_space_find(const FfSpace *s, uint64_t addr, unsigned *block, uint64_t *page)
@@ -608,7 +618,52 @@ int ff_space_wake_all(FfSpace *s)
         rc = rc ? rc : one;
     }
     ff_space_leave(s);
+    ff_sharers_wake_all(&s->sharers);
     return rc;
+}
+
+/* ---- who else has the memory ----------------------------------------------------------------- */
+
+static bool fits(const FfSpace *s, const FfSharerRange *r)
+{
+    if (r->block >= s->n_blocks || s->changes) {
+        return false;
+    }
+    const FfBacking *b = &s->blocks[r->block].backing;
+    uint64_t odd = r->addr | r->len | r->offset;
+
+    return b->kind == FF_BACKING_SHARED && b->page_size == FF_SHARED_PAGE && r->len &&
+           !(odd % FF_SHARED_PAGE) && r->offset <= b->size && r->len <= b->size - r->offset &&
+           r->addr + r->len > r->addr;
+}
+
+static bool all_fit(const FfSpace *s, const FfSharerRange *ranges, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (!fits(s, &ranges[i])) {
+            return false;
+        }
+    }
+    return n > 0;
+}
+
+int ff_space_add_sharer(FfSpace *s, int uffd, const FfSharerRange *ranges, unsigned n)
+{
+    if (all_fit(s, ranges, n)) {
+        return ff_sharers_add(&s->sharers, uffd, ranges, n);
+    }
+    close(uffd);
+    return -EINVAL;
+}
+
+int ff_space_extend_sharer(FfSpace *s, int sharer, const FfSharerRange *ranges, unsigned n)
+{
+    return all_fit(s, ranges, n) ? ff_sharers_extend(&s->sharers, sharer, ranges, n) : -EINVAL;
+}
+
+FfSharers *ff_space_sharers(FfSpace *s)
+{
+    return &s->sharers;
 }
 
 /* ---- what can be asked ----------------------------------------------------------------------- */

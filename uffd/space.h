@@ -23,6 +23,7 @@
 #include "uffd/callers.h"
 #include "uffd/messages.h"
 #include "uffd/pager.h"
+#include "uffd/sharers.h"
 #include "uffd/waits.h"
 
 /* What the process does to shared memory and the kernel tells of as UFFD_EVENT_REMOVE: it says the
@@ -89,6 +90,12 @@ int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block);
  * any more. */
 int ff_space_unregister(FfSpace *s);
 void ff_space_set_pager(FfSpace *s, FfPager *pager);
+
+/* Another process that has blocks of this space (sharers.h); UFFD is taken. A space without events;
+ * -EINVAL also: a range that is not whole pages of a block of shared memory in pages of 4 KiB. */
+int ff_space_add_sharer(FfSpace *s, int uffd, const FfSharerRange *ranges, unsigned n);
+int ff_space_extend_sharer(FfSpace *s, int sharer, const FfSharerRange *ranges, unsigned n);
+FfSharers *ff_space_sharers(FfSpace *s);
 
 /* The kernel tells again of every thread that waits. 0 or -errno. Any thread. */
 int ff_space_wake_all(FfSpace *s);

@@ -71,6 +71,7 @@ enum {
 /* ... and of (GET|SET)_PROTOCOL_FEATURES. */
 #define FF_VHOST_PROTOCOL_F_LOG_SHMFD (1ull << 1)
 #define FF_VHOST_PROTOCOL_F_REPLY_ACK (1ull << 3)
+#define FF_VHOST_PROTOCOL_F_PAGEFAULT (1ull << 8)
 /* FfVhostVringAddr.flags: writes to the used ring are logged as well. */
 #define FF_VHOST_VRING_F_LOG 1u
 
@@ -125,6 +126,8 @@ static_assert(sizeof(FfVhostLog) == 16, "sent between processes");
 #define FF_VHOST_VRING_NO_FD (1ull << 8)
 #define FF_VHOST_VRING_INDEX 0xffull
 
+/* In one table; more are said one by one. */
+#define FF_VHOST_MAX_FAULT_REGIONS 8u
 #define FF_VHOST_MAX_REGIONS 64 /* in a table here; QEMU has 8 or, in slots, up to 509 */
 #define FF_VHOST_MAX_PAYLOAD 16384u
 #define FF_VHOST_MAX_FDS 16u

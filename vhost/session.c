@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "vhost/rings.h"
+#include "vhost/session-internal.h"
 
 /* Messages of QEMU's that are held at most. It sends some ten for each ring. */
 #define MAX_HELD 4096
@@ -34,37 +35,6 @@
 #define RESET "the device was reset"
 #define NO_ROOM "the relay has no room for one more open file"
 
-struct FfVhostSession {
-    const FfVhostSessionOps *ops;
-    void *opaque;
-    uint64_t features, protocol;        /* that QEMU has set */
-    uint64_t offered, offered_protocol; /* by the back-end */
-    bool has_features, knows_offer;     /* .features, .offered are known */
-    const char *odd;                    /* something came that is not understood here */
-    unsigned owed;                      /* answers to QEMU */
-    GQueue ours;                        /* requests whose answers are ours, in order */
-    GQueue waiting;                     /* FfVhostMessage * of QEMU's */
-    FfVhostRings rings;
-    /* logging */
-    int log; /* fd; -1: none is wanted, or the back-end has it */
-    uint64_t log_size;
-    int marks; /* fd of the one that it has; -1: it has none */
-    uint64_t marks_size;
-    bool logs;        /* the back-end was told, or is being told */
-    bool ends_log;    /* it must be told that it need not any more */
-    bool foreign_log; /* QEMU has set a log of its own */
-    bool was_reset;   /* the device, since it was told; its rings were empty */
-    const char *lost;
-    /* draining */
-    FfVhostMessage *stopping;              /* the message that waits for it; NULL: none */
-    gint64 stopping_since, stopping_until; /* us */
-    gint64 waited, in_vain;                /* us, less what has come back ... */
-    gint64 came_back_at;                   /* ... until then; 0: nothing was waited */
-    /* holding */
-    bool holds;
-    GQueue held; /* FfVhostMessage *; what is left of them when nothing is held is to be sent */
-};
-
 static void lose(FfVhostSession *s, const char *why)
 {
     if (s->logs && !s->lost) {
@@ -78,7 +48,7 @@ FfVhostSession *ff_vhost_session_new(const FfVhostSessionOps *ops, void *opaque)
 
     s->ops = ops;
     s->opaque = opaque;
-    s->log = s->marks = -1;
+    s->log = s->marks = s->uffd = -1;
     return s;
 }
 
@@ -103,23 +73,24 @@ void ff_vhost_session_free(FfVhostSession *s)
     if (s->marks >= 0) {
         close(s->marks);
     }
+    if (s->uffd >= 0) {
+        close(s->uffd);
+    }
     g_free(s);
 }
 
 /* ---- to the back-end ------------------------------------------------------------------------- */
 
-static bool is_busy(const FfVhostSession *s)
+/* The back-end gets nothing now that has to do with memory. */
+static bool is_holding(const FfVhostSession *s)
 {
-    return s->stopping || s->ours.length || (s->held.length && !s->holds);
+    return ff_vhost_faults_under_way(s) || (s->holds && s->faults != FF_VHOST_FAULTS_ON);
 }
 
-/* A word of ours; with ANSWERED an answer comes to it. */
-static void say(FfVhostSession *s, FfVhostMessage *msg, bool answered)
+static bool is_busy(const FfVhostSession *s)
 {
-    if (answered) {
-        g_queue_push_tail(&s->ours, GUINT_TO_POINTER(msg->header.request));
-    }
-    s->ops->to_backend(msg, s->opaque);
+    return s->stopping || s->ours.length || (s->held.length && !is_holding(s)) ||
+           (s->renews && ff_vhost_faults_under_way(s));
 }
 
 static void add_log_flags(const FfVhostSession *s, FfVhostMessage *msg)
@@ -195,6 +166,7 @@ static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
     }
     if (changed) {
         lose(s, "the guest's memory has changed its places");
+        s->table_old = true;
     }
 }
 
@@ -359,9 +331,19 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
     if (wants_answer(s, msg)) {
         answer(s, request, &good, sizeof(good));
     }
+    if (request == FF_VHOST_SET_VRING_KICK) {
+        ff_vhost_faults_want(s);
+    }
     forget_call(s, msg);
     g_queue_push_tail(&s->held, msg);
     return s->held.length <= MAX_HELD;
+}
+
+static bool is_memory(const FfVhostMessage *msg)
+{
+    return msg->header.request == FF_VHOST_SET_MEM_TABLE ||
+           msg->header.request == FF_VHOST_ADD_MEM_REG ||
+           msg->header.request == FF_VHOST_REM_MEM_REG;
 }
 
 static void release(FfVhostSession *s)
@@ -369,9 +351,13 @@ static void release(FfVhostSession *s)
     FfVhostMessage *msg;
 
     while ((msg = g_queue_pop_head(&s->held))) {
+        if (s->faults == FF_VHOST_FAULTS_ON && is_memory(msg)) {
+            ff_vhost_message_free(msg); /* it has all of it, in another form */
+            continue;
+        }
         /* QEMU has its acknowledgement; the back-end's own would be one too many. */
         msg->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY;
-        say(s, msg, wants_answer(s, msg));
+        ff_vhost_say(s, msg, wants_answer(s, msg));
     }
 }
 
@@ -389,7 +375,10 @@ int ff_vhost_session_hold(FfVhostSession *s, bool hold)
         s->holds = true;
         return 0;
     }
-    s->holds = false;
+    if (s->holds) {
+        s->holds = false;
+        ff_vhost_faults_end(s);
+    }
     pump(s);
     return 0;
 }
@@ -470,7 +459,7 @@ typedef enum {
 
 static Drained is_drained(FfVhostSession *s, const FfVhostMessage *msg)
 {
-    if (s->holds || s->features & OPAQUE) {
+    if (is_holding(s) || s->features & OPAQUE) {
         return PASSES;
     }
     switch (look_at_stopped(s, msg)) {
@@ -519,6 +508,26 @@ static void stop_and_pass(FfVhostSession *s, FfVhostMessage *msg)
     pass(s, msg);
 }
 
+/* QEMU's word on memory that a back-end has which waits for pages. */
+static bool renew(FfVhostSession *s, FfVhostMessage *msg)
+{
+    const uint64_t good = 0;
+
+    if (wants_answer(s, msg)) {
+        answer(s, msg->header.request, &good, sizeof(good));
+    }
+    ff_vhost_message_free(msg);
+    return !s->table_old || ff_vhost_faults_renew(s);
+}
+
+/* The back-end reads the next message as the word that its faults are answered. */
+static bool must_wait(FfVhostSession *s)
+{
+    const FfVhostMessage *msg = g_queue_peek_head(&s->waiting);
+
+    return s->faults == FF_VHOST_FAULTS_HANDED && msg && may_pass(s, msg);
+}
+
 /* FALSE: it waits for a drain, or nothing is of use any more (*BROKEN). */
 static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
 {
@@ -527,8 +536,12 @@ static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
         return false;
     }
     note(s, msg);
-    if (s->holds && !may_pass(s, msg)) {
+    if (is_holding(s) && !may_pass(s, msg)) {
         *broken = !hold(s, msg);
+        return !*broken;
+    }
+    if (s->faults == FF_VHOST_FAULTS_ON && is_memory(msg)) {
+        *broken = !renew(s, msg);
         return !*broken;
     }
     stop_and_pass(s, msg);
@@ -543,10 +556,14 @@ static bool pump(FfVhostSession *s)
     FfVhostMessage *msg;
     bool broken = false;
 
-    if (!s->holds && !s->owed && !s->ours.length) {
+    if (!is_holding(s) && !s->owed && !s->ours.length) {
         release(s);
     }
-    while (!is_busy(s) && (msg = g_queue_pop_head(&s->waiting)) && handle(s, msg, &broken)) {
+    while (!is_busy(s) && !must_wait(s) && (msg = g_queue_pop_head(&s->waiting)) &&
+           handle(s, msg, &broken)) {
+    }
+    if (s->faults == FF_VHOST_FAULTS_WANTED && !s->owed && !s->ours.length) {
+        ff_vhost_faults_begin(s);
     }
     if (!is_busy(s) && s->ends_log) {
         end_log(s);
@@ -624,13 +641,14 @@ static void log_used(FfVhostSession *s, const FfVhostMessage *msg)
 bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
 {
     if (s->ours.length) {
+        g_autoptr(FfVhostMessage) own = msg;
         uint32_t request = answered(s, msg);
 
-        ff_vhost_message_free(msg);
-        if (request) {
-            ours_answered(s, request);
+        if (!request || !ff_vhost_faults_answered(s, request, msg)) {
+            return false;
         }
-        return request && pump(s);
+        ours_answered(s, request);
+        return pump(s);
     }
     if (msg->header.request == FF_VHOST_GET_FEATURES) {
         s->offered = ff_vhost_u64(msg);
@@ -655,7 +673,7 @@ const char *ff_vhost_session_unloggable(const FfVhostSession *s)
     if (s->odd) {
         return s->odd;
     }
-    if (s->holds) {
+    if (s->holds || s->faults == FF_VHOST_FAULTS_END) {
         return "the guest's memory is not all there yet";
     }
     if (s->foreign_log) {
@@ -697,7 +715,7 @@ static void tell_features(FfVhostSession *s)
     if (s->has_features) {
         msg = ff_vhost_message_new(FF_VHOST_SET_FEATURES, 0, &s->features, sizeof(s->features));
         add_log_flags(s, msg);
-        say(s, msg, false);
+        ff_vhost_say(s, msg, false);
     }
     for (unsigned i = 0; i < FF_VHOST_MAX_RINGS; i++) {
         const FfVhostVringAddr *addr = ff_vhost_rings_addr(&s->rings, i);
@@ -705,7 +723,7 @@ static void tell_features(FfVhostSession *s)
         if (addr) {
             msg = ff_vhost_message_new(FF_VHOST_SET_VRING_ADDR, 0, addr, sizeof(*addr));
             add_log_flags(s, msg);
-            say(s, msg, false);
+            ff_vhost_say(s, msg, false);
         }
     }
 }
@@ -744,9 +762,9 @@ static void begin_log(FfVhostSession *s)
     msg->n_fds = 1;
     s->logs = true;
     s->was_reset = false;
-    say(s, msg, true);
+    ff_vhost_say(s, msg, true);
     tell_features(s);
-    say(s, ff_vhost_message_new(FF_VHOST_GET_FEATURES, 0, NULL, 0), true);
+    ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_GET_FEATURES, 0, NULL, 0), true);
 }
 
 static void end_log(FfVhostSession *s)
@@ -794,4 +812,17 @@ void ff_vhost_session_log_end(FfVhostSession *s)
     }
     s->ends_log = s->logs;
     pump(s);
+}
+
+/* ---- pages that the back-end waits for ------------------------------------------------------- */
+
+bool ff_vhost_session_handed(FfVhostSession *s)
+{
+    ff_vhost_faults_handed(s);
+    return pump(s);
+}
+
+bool ff_vhost_session_checked(FfVhostSession *s)
+{
+    return ff_vhost_faults_checked(s) && pump(s);
 }

@@ -6,7 +6,8 @@
  *   logging: the back-end's writes to guest memory go to a log of ours, without QEMU's knowledge;
  *   draining: a ring is stopped when the back-end has finished what it has taken from it;
  *   holding: the back-end is given neither memory nor rings until all of the guest's memory is
- *       there, and QEMU is answered as if it had them.
+ *       there, and QEMU is answered as if it had them;
+ *   waiting: or it is given them before, and waits for pages itself (PAGEFAULT).
  *
  * docs/design/vhost-user.md says why. Knows no socket: messages come in by a call and go out by
  * one. One thread; no locks.
@@ -28,6 +29,14 @@ typedef struct {
     /* What ff_vhost_session_log_begin() has asked for is done: from here on the back-end logs, or
      * ff_vhost_session_lost() says why not. */
     void (*logs)(void *opaque);
+    /* The guest is about to use the device, while its memory is held back: TRUE if somebody can
+     * answer for pages that the back-end misses, in what it will have (regions). NULL: nobody. */
+    bool (*can_wait)(void *opaque);
+    /* Somebody is to answer the back-end's faults (ff_vhost_session_faults()), and
+     * ff_vhost_session_handed() is called then; to see whether the back-end has registered all of
+     * it, and ff_vhost_session_checked() is called then. */
+    bool (*hand)(void *opaque); /* FALSE: nobody can, for this connection */
+    void (*check)(void *opaque);
 } FfVhostSessionOps;
 
 FfVhostSession *ff_vhost_session_new(const FfVhostSessionOps *ops, void *opaque);
@@ -58,8 +67,22 @@ const char *ff_vhost_session_lost(const FfVhostSession *s);
 bool ff_vhost_session_runs(const FfVhostSession *s);
 void ff_vhost_session_log_end(FfVhostSession *s);
 
-/* From now on the back-end gets nothing that has to do with memory; HOLD FALSE: it gets what was
+/* From now on the back-end gets nothing that has to do with memory, unless it waits for pages (see
+ * ops.can_wait()); HOLD FALSE: it gets what was
  * held. -EBUSY: it has memory already. */
 int ff_vhost_session_hold(FfVhostSession *s, bool hold);
+
+/* ---- pages that the back-end waits for ------------------------------------------------------- */
+
+/* The memory of a back-end that is to be answered for, .user being its own addresses; *N of it,
+ * whose files are *FDS; its userfaultfd *UFFD, all of them the session's. *CHECKS: ops.check() was
+ * called, and is not answered. NULL: there is none. */
+const FfVhostRegion *ff_vhost_session_faults(const FfVhostSession *s, unsigned *n, const int **fds,
+                                             int *uffd, bool *checks);
+/* Where region I of it is, as the back-end did not say (.user is 0). */
+void ff_vhost_session_set_address(FfVhostSession *s, unsigned i, uint64_t addr);
+/* FALSE: the connection is of no use any more. */
+bool ff_vhost_session_handed(FfVhostSession *s);
+bool ff_vhost_session_checked(FfVhostSession *s);
 
 #endif

@@ -234,6 +234,7 @@ FfMigration *alone_new(FfRole role, const uint8_t *data, size_t size)
                            .pagemap_fd = -1,
                            .mem_fd = -1,
                            .maps_fd = maps_fd,
+                           .sharers_fd = -1,
                            .pidfd = -1,
                            .vmm = (FfVmm *)&vmm,
                            .client_switches = true,

@@ -153,6 +153,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                         .listener_fd = -1,
                                         .device_fd = -1,
                                         .discard_fd = -1,
+                                        .sharers_fd = -1,
                                         .file_fd = -1,
                                         .lease_fd = -1,
                                         .tls_fd = -1,

@@ -39,7 +39,32 @@ static void logs(void *opaque)
 {
 }
 
-static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs};
+static bool can_wait(void *opaque)
+{
+    return true;
+}
+
+/* What is to be answered for is all there. */
+static bool hand(void *opaque)
+{
+    const FfVhostSession *s = ((Between *)opaque)->session;
+    const int *fds;
+    unsigned n;
+    int uffd;
+    bool checks;
+    const FfVhostRegion *theirs = ff_vhost_session_faults(s, &n, &fds, &uffd, &checks);
+
+    g_assert_nonnull(theirs);
+    g_assert_cmpuint(n, >, 0);
+    g_assert_cmpint(uffd, >=, 0);
+    return theirs[0].user != 1;
+}
+
+static void check(void *opaque)
+{
+}
+
+static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs, can_wait, hand, check};
 
 static bool take_from_qemu(FfVhostMessage *msg, void *opaque)
 {
@@ -51,7 +76,8 @@ static bool take_from_backend(FfVhostMessage *msg, void *opaque)
     return ff_vhost_session_from_backend(((Between *)opaque)->session, msg);
 }
 
-static void act(FfVhostSession *s, unsigned what, int memory)
+/* FALSE: the connection is of no use any more. */
+static bool act(FfVhostSession *s, unsigned what, int memory)
 {
     switch (what) {
     case 1:
@@ -67,9 +93,13 @@ static void act(FfVhostSession *s, unsigned what, int memory)
         ff_vhost_session_hold(s, what == 3);
         break;
     case 5:
-        ff_vhost_session_again(s);
-        break;
+        return ff_vhost_session_again(s);
+    case 6:
+        return ff_vhost_session_handed(s);
+    case 7:
+        return ff_vhost_session_checked(s);
     }
+    return true;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -90,7 +120,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size_t len = MIN((size_t)data[1], size - 2);
         int fd = data[0] & 2 ? fcntl(memory, F_DUPFD_CLOEXEC, 0) : -1;
 
-        act(b.session, data[0] >> 2 & 7, memory);
+        if (!act(b.session, data[0] >> 2 & 7, memory)) {
+            if (fd >= 0) {
+                close(fd);
+            }
+            break;
+        }
         rc = ff_vhost_read(from_qemu ? &qemu : &backend, data + 2, len, &fd, fd >= 0,
                            from_qemu ? take_from_qemu : take_from_backend, &b);
         data += 2 + len;

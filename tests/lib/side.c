@@ -640,6 +640,7 @@ static void start(Side *s, const char *uri, int fd, bool adopt)
     c.uffds = s->uffds;
     c.pagemap_fd = s->track ? s->pagemap_fd : -1;
     c.maps_fd = s->maps_fd;
+    c.sharers_fd = -1;
     c.mem_fd = -1;
     c.pidfd = s->role == FF_ROLE_DESTINATION && !s->unwatched ? s->pidfd : -1;
     c.vmm = &s->vmm;

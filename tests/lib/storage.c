@@ -5,9 +5,11 @@
  */
 #include "tests/lib/storage.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/inotify.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,7 +39,8 @@ static void await(const char *path, int watch)
         g_assert_cmpint(read(watch, buf, sizeof(buf)), >, 0);
 }
 
-Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops)
+static Storage *start(const char *image, const char *socket, unsigned n_queues, unsigned iops,
+                      bool unable)
 {
     g_autofree char *file = g_strdup_printf(
         "driver=file,node-name=file,filename=%s,locking=off,cache.direct=on", image);
@@ -48,12 +51,21 @@ Storage *storage_start(const char *image, const char *socket, unsigned n_queues,
     g_autofree char *limit = g_strdup_printf("throttle-group,id=limit,x-iops-total=%u", iops);
     g_autofree char *pidfile = g_strconcat(socket, ".pid", NULL);
     g_autofree char *folder = g_path_get_dirname(socket);
-    const char *argv[16] = {"qemu-storage-daemon", "--pidfile", pidfile, "--blockdev", file};
-    unsigned n = 5;
+    const char *argv[20] = {0};
+    unsigned n = 0;
     int watch = inotify_init1(IN_CLOEXEC);
     Storage *s = g_new0(Storage, 1);
     g_autoptr(GError) error = NULL;
 
+    if (unable && !geteuid()) { /* vm.unprivileged_userfaultfd is 0 */
+        argv[n++] = "setpriv";
+        argv[n++] = "--bounding-set=-sys_ptrace";
+    }
+    argv[n++] = "qemu-storage-daemon";
+    argv[n++] = "--pidfile";
+    argv[n++] = pidfile;
+    argv[n++] = "--blockdev";
+    argv[n++] = file;
     if (iops) {
         argv[n++] = "--object";
         argv[n++] = limit;
@@ -71,6 +83,29 @@ Storage *storage_start(const char *image, const char *socket, unsigned n_queues,
     await(pidfile, watch);
     close(watch);
     return s;
+}
+
+Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops)
+{
+    return start(image, socket, n_queues, iops, false);
+}
+
+Storage *storage_start_unable(const char *image, const char *socket, unsigned n_queues,
+                              unsigned iops)
+{
+    return start(image, socket, n_queues, iops, true);
+}
+
+bool storage_can_wait(const char **why)
+{
+    int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+    if (fd < 0) {
+        *why = "this user may not make a userfaultfd that waits for the kernel's own accesses";
+        return false;
+    }
+    close(fd);
+    return true;
 }
 
 void storage_kill(Storage *s)

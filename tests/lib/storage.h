@@ -15,6 +15,11 @@ bool storage_available(const char **why);
  * many as it can. It ends with the test.
  */
 Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops);
+/* The same, without the right to a userfaultfd: it does not offer to wait for pages. */
+Storage *storage_start_unable(const char *image, const char *socket, unsigned n_queues,
+                              unsigned iops);
+/* TRUE: one that storage_start() has started can make a userfaultfd; else *WHY (static). */
+bool storage_can_wait(const char **why);
 /* SIGKILL, and reaped. */
 void storage_kill(Storage *storage);
 /* SIGTERM, and reaped; it must have ended by itself with status 0. */

@@ -30,12 +30,18 @@ VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *lo
     return w;
 }
 
+void vhost_world_start_storage(VhostWorld *w)
+{
+    w->storage = (w->unable ? storage_start_unable : storage_start)(w->disk, w->socket,
+                                                                    w->guest.n_queues, w->iops);
+}
+
 void vhost_world_start(VhostWorld *w, const char *incoming)
 {
     g_autofree char *name = g_strdup_printf("vm%u", w->hops);
 
     w->socket = g_strdup_printf("%s/%u", w->folder, w->hops);
-    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops);
+    vhost_world_start_storage(w);
     w->guest.vhost = w->socket;
     w->vm = linux_guest_start(&w->guest, name, w->launcher, incoming);
 }

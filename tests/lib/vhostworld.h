@@ -23,10 +23,13 @@ typedef struct {
     char *socket;
     unsigned hops;
     unsigned iops; /* of the disk; 0: as many as it can */
+    bool unable;   /* the back-ends cannot wait for pages */
 } VhostWorld;
 
 /* WHO: of --vhost-user=. NULL, and the test is skipped. */
 VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *load);
+/* A back-end, in the place of the one that is noted. */
+void vhost_world_start_storage(VhostWorld *w);
 /* A back-end and a QEMU, in the place of those that are noted. */
 void vhost_world_start(VhostWorld *w, const char *incoming);
 /* The first ones; the guest is at work. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Postcopy of a Linux guest whose disk is a vhost-user-blk device: at once and after precopy, with
- * the disk busy; while its memory comes slowly the guest runs; the migration is paused and goes on,
- * engines and back-ends die. The guest checks the memory into which nobody but the back-end has
- * written, and what is on the disk.
+ * the disk busy; a back-end that can waits for pages, one that cannot gets memory when all of it is
+ * there; the migration is paused and goes on, engines and back-ends die. The guest checks the
+ * memory into which nobody but the back-end has written, and what is on the disk.
  */
 #include <string.h>
 
@@ -55,12 +55,15 @@ typedef struct {
     const char *name;
     unsigned n_queues;
     bool hybrid; /* a round goes before */
+    bool unable;
 } Course;
 
 static const Course courses[] = {
     {"at-once", 1, false},
     {"hybrid", 1, true},
     {"queues", 2, true},
+    {"at-once/unable", 1, false, true},
+    {"hybrid/unable", 1, true, true},
 };
 
 /* Twice in a row. */
@@ -72,6 +75,7 @@ static void test_course(gconstpointer data)
     if (!w)
         return;
     w->guest.n_queues = c->n_queues;
+    w->unable = c->unable;
     vhost_world_boot(w);
     for (unsigned i = 0; i < 2; i++) {
         VhostWorld old = next_postcopy(w, 0);
@@ -82,6 +86,40 @@ static void test_course(gconstpointer data)
         switch_over(w, &old);
         arrive(w, &old);
     }
+    vhost_world_end(w);
+}
+
+static guint64 direct_reads(Vm *vm)
+{
+    static const char text[] = "FF direct reads=";
+    g_autofree char *line = vm_serial_line(vm, text);
+
+    return g_ascii_strtoull(line + strlen(text), NULL, 10);
+}
+
+/* The disk is used while memory is missing. */
+static void test_waits(void)
+{
+    const char *why = NULL;
+    VhostWorld *w =
+        storage_can_wait(&why) ? vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD) : NULL;
+
+    if (why)
+        g_test_skip(why);
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    VhostWorld old = next_postcopy(w, SLOW);
+
+    migrate(w, &old);
+    switch_over(w, &old);
+    guint64 first = direct_reads(w->vm);
+    while (direct_reads(w->vm) < first + 64) {
+    }
+    g_autofree char *status = qmp_migrate_status(vm_qmp(w->vm));
+    g_assert_cmpstr(status, ==, "postcopy-active");
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    arrive(w, &old);
     vhost_world_end(w);
 }
 
@@ -130,7 +168,7 @@ static void test_backend_dies(void)
     vm_wait_new_serial(w->vm, "FF t=");
     storage_kill(w->storage);
     vm_wait_stderr(w->vm, "cannot connect to");
-    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops);
+    vhost_world_start_storage(w);
     vhost_world_wait_connected(w);
     qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
     move_wait_completed(old.vm, w->vm);
@@ -150,6 +188,7 @@ typedef struct {
 static const Death deaths[] = {
     {"source/running", false, "source/*/at/running=kill", false},
     {"destination/granted", true, "destination/*/at/granted=kill", false},
+    {"destination/running", true, "destination/*/at/running=kill", false},
     {"destination/all", true, "destination/*/at/all=kill", true},
     {"destination/done", true, "destination/*/at/done=kill", true},
 };
@@ -190,6 +229,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/vhost-postcopy/", courses[i].name, NULL);
         g_test_add_data_func(path, &courses[i], test_course);
     }
+    g_test_add_func("/vhost-postcopy/waits", test_waits);
     g_test_add_func("/vhost-postcopy/pause", test_pause);
     g_test_add_func("/vhost-postcopy/back-end-dies", test_backend_dies);
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {

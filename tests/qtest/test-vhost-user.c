@@ -44,7 +44,7 @@ static void test_reconnect(void)
     vhost_world_boot(w);
     storage_kill(w->storage);
     vm_wait_stderr(w->vm, "cannot connect to");
-    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops);
+    vhost_world_start_storage(w);
     vhost_world_wait_connected(w);
     linux_guest_assert_intact(w->vm, "with a new back-end");
     vhost_world_end(w);
@@ -210,7 +210,7 @@ static void test_backend_dies(void)
     g_assert_nonnull(strstr(json_object_get_string_member(info, "error-desc"),
                             "the connection of one of them has ended"));
     vhost_world_back(w, &old);
-    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops);
+    vhost_world_start_storage(w);
     vhost_world_wait_connected(w);
     linux_guest_assert_intact(w->vm, "with a new back-end");
     migrate_on(w);

@@ -171,6 +171,7 @@ void world_begin(World *w, FfStateHeader state, bool start_paused, const char *i
         .engine_refused = refused,
         .lends = world_lends,
         .discard_fd = -1,
+        .sharers_fd = -1,
     });
     refuse_start = false;
 }

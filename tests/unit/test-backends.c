@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -17,6 +19,7 @@
 #include "net/rights.h"
 #include "relay/conn.h"
 #include "state/backends.h"
+#include "state/sharers.h"
 #include "vhost/message.h"
 
 #define MEMORY (1u << 20)
@@ -29,6 +32,7 @@ typedef struct {
     FfPrivateSocket private;
     int qemu, backend; /* the other ends of what the relay has */
     int engine;
+    int faults; /* the engine's end of the other socket */
 } World;
 
 static void turn(void)
@@ -171,6 +175,15 @@ static World *world_prepare(void)
     return w;
 }
 
+/* To a new engine; the one before has closed its ends. */
+static void offer(World *w)
+{
+    FfBackendsEnds ends = ff_backends_offer(&w->relay);
+
+    w->engine = ends.asks;
+    w->faults = ends.faults;
+}
+
 static World *world_new(void)
 {
     World *w = world_prepare();
@@ -178,7 +191,7 @@ static World *world_new(void)
     ff_backends_start(&w->relay);
     w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC);
     g_assert_cmpint(w->qemu, >=, 0);
-    w->engine = ff_backends_offer(&w->relay);
+    offer(w);
     g_assert_cmpint(w->engine, >=, 0);
     return w;
 }
@@ -214,6 +227,7 @@ static void world_free(World *w)
     close(w->qemu);
     close(w->backend);
     close(w->engine);
+    close(w->faults);
     close(w->private.listen_fd);
     close(w->private.path_fd);
     close(w->relay.state_fd);
@@ -362,7 +376,7 @@ static void test_engine_dies(void)
         close(w->engine);
         turn();
         g_assert_cmphex(expect(w->backend, FF_VHOST_SET_FEATURES, 0), ==, 0);
-        w->engine = ff_backends_offer(&w->relay);
+        offer(w);
         g_autofree char *none = engine_says(w, FF_BACKENDS_LOST, false);
         g_assert_nonnull(none);
     }
@@ -389,7 +403,7 @@ static void test_not_taken(void)
     while ((w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC)) < 0) {
         g_main_context_iteration(NULL, TRUE);
     }
-    w->engine = ff_backends_offer(&w->relay);
+    offer(w);
     shake_hands(w);
     world_free(w);
 }
@@ -477,7 +491,7 @@ static void test_removed(void)
     turn();
     w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC);
     g_assert_cmpint(w->qemu, >=, 0);
-    w->engine = ff_backends_offer(&w->relay);
+    offer(w);
     shake_hands(w);
     close(w->private.listen_fd);
     close(w->qemu);
@@ -506,9 +520,200 @@ static void test_removed_later(void)
         ff_backends_start(&w->relay);
         turn();
         g_assert_cmpint(recv(w->backend, &(char){0}, 1, MSG_DONTWAIT), ==, 0);
-        w->engine = ff_backends_offer(&w->relay);
+        offer(w);
         assert_removed(w);
     }
+}
+
+/* ---- a back-end that waits for pages --------------------------------------------------------- */
+
+#define WAITS (PROTOCOL | FF_VHOST_PROTOCOL_F_PAGEFAULT)
+#define USER 0x7f0000000000ull
+#define THEIRS 0x550000000000ull
+
+/* As far as to its addresses, which are USER's if it says none. MEMORY_FD stays the caller's. */
+static World *waiting_new(int memory, uint64_t theirs)
+{
+    const struct {
+        FfVhostMemory memory;
+        FfVhostRegion region;
+    } table = {{1, 0}, {0, MEMORY, USER, 0}}, answer = {{1, 0}, {0, MEMORY, theirs, 0}};
+    const uint64_t protocol = WAITS, ring = 0, good = 0;
+    int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    World *w = world_new();
+
+    w->relay.state->role = FF_ROLE_DESTINATION;
+    w->relay.state->phase = FF_PHASE_GRANTED;
+    ask(w, FF_VHOST_GET_FEATURES, FF_VHOST_F_LOG_ALL);
+    ask(w, FF_VHOST_GET_PROTOCOL_FEATURES, protocol);
+    send_message(w->qemu, FF_VHOST_SET_PROTOCOL_FEATURES, 0, &protocol, sizeof(protocol), -1);
+    expect(w->backend, FF_VHOST_SET_PROTOCOL_FEATURES, 0);
+    send_message(w->qemu, FF_VHOST_SET_MEM_TABLE, 0, &table, sizeof(table), memory);
+    send_message(w->qemu, FF_VHOST_SET_VRING_KICK, 0, &ring, sizeof(ring), memory);
+    expect(w->backend, FF_VHOST_POSTCOPY_ADVISE, 0);
+    send_message(w->backend, FF_VHOST_POSTCOPY_ADVISE, FF_VHOST_REPLY, NULL, 0, uffd);
+    expect(w->backend, FF_VHOST_POSTCOPY_LISTEN, 0);
+    send_message(w->backend, FF_VHOST_POSTCOPY_LISTEN, FF_VHOST_REPLY, &good, sizeof(good), -1);
+    expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
+    send_message(w->backend, FF_VHOST_SET_MEM_TABLE, FF_VHOST_REPLY, &answer, sizeof(answer), -1);
+    close(uffd);
+    return w;
+}
+
+/* The engine is asked OP, and has been given N_FDS. */
+static FfSharersRequest expect_asked(World *w, uint32_t op, unsigned n_fds)
+{
+    FfSharersRequest request = {0};
+    FfRights rights;
+
+    g_assert_cmpint(ff_rights_receive(w->faults, &request, sizeof(request), &rights), ==,
+                    sizeof(request));
+    g_assert_cmpuint(request.op, ==, op);
+    g_assert_cmpuint(rights.n, ==, n_fds);
+    for (unsigned i = 0; i < rights.n; i++) {
+        close(rights.fd[i]);
+    }
+    return request;
+}
+
+static void engine_says_of(World *w, const FfSharersRequest *request, int rc)
+{
+    const FfSharersAnswer answer = {.op = request->op, .number = request->number, .rc = rc};
+
+    g_assert_cmpint(send(w->faults, &answer, sizeof(answer), 0), ==, sizeof(answer));
+    turn();
+}
+
+static void register_memory(World *w)
+{
+    const uint64_t features = 0;
+
+    g_assert_cmphex(expect(w->backend, FF_VHOST_SET_MEM_TABLE, 0), ==, 0);
+    expect(w->backend, FF_VHOST_GET_FEATURES, 0);
+    send_message(w->backend, FF_VHOST_GET_FEATURES, FF_VHOST_REPLY, &features, sizeof(features),
+                 -1);
+}
+
+static bool is_closed(int fd)
+{
+    char byte;
+
+    return recv(fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK) == 0;
+}
+
+static int memory_new(void)
+{
+    int memory = memfd_create("memory", MFD_CLOEXEC);
+
+    g_assert_cmpint(ftruncate(memory, MEMORY), ==, 0);
+    return memory;
+}
+
+/* The ring begins when the engine has seen that the memory is registered; the next engine is told
+ * of it as well. */
+static void test_waits(void)
+{
+    int memory = memory_new();
+    World *w = waiting_new(memory, THEIRS);
+    const uint64_t good = 0;
+    struct stat st;
+
+    FfSharersRequest hand = expect_asked(w, FF_SHARERS_HAND, 1);
+    g_assert_cmpuint(hand.n_regions, ==, 1);
+    g_assert_cmphex(hand.regions[0].addr, ==, THEIRS);
+    g_assert_cmphex(hand.regions[0].size, ==, MEMORY);
+    g_assert_cmpint(fstat(memory, &st), ==, 0);
+    g_assert_true(hand.regions[0].dev == st.st_dev && hand.regions[0].ino == st.st_ino);
+    g_assert_true(is_silent(w->backend));
+    engine_says_of(w, &hand, 0);
+    register_memory(w);
+    FfSharersRequest check = expect_asked(w, FF_SHARERS_CHECK, 0);
+    g_assert_cmpuint(check.number, ==, hand.number);
+    g_assert_true(is_silent(w->backend));
+
+    /* It dies before it has answered. */
+    close(w->engine);
+    close(w->faults);
+    turn();
+    offer(w);
+    turn();
+    FfSharersRequest again = expect_asked(w, FF_SHARERS_HAND, 1);
+    g_assert_cmpuint(again.number, ==, hand.number);
+    check = expect_asked(w, FF_SHARERS_CHECK, 0);
+    engine_says_of(w, &again, 0);
+    g_assert_true(is_silent(w->backend));
+    engine_says_of(w, &check, 0);
+    expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+
+    /* And once more, when it runs. */
+    close(w->engine);
+    close(w->faults);
+    turn();
+    offer(w);
+    turn();
+    again = expect_asked(w, FF_SHARERS_HAND, 1);
+    engine_says_of(w, &again, 0);
+    g_assert_true(is_silent(w->faults));
+
+    /* All is there. */
+    w->relay.state->phase = FF_PHASE_DONE;
+    g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
+    expect(w->backend, FF_VHOST_POSTCOPY_END, 0);
+    send_message(w->backend, FF_VHOST_POSTCOPY_END, FF_VHOST_REPLY, &good, sizeof(good), -1);
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    close(memory);
+    world_free(w);
+}
+
+/* It did not say where it has mapped it (libvhost-user does not): its maps do. */
+static void test_maps(void)
+{
+    int memory = memory_new();
+    void *early = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+    void *theirs = mmap(NULL, MEMORY, PROT_NONE, MAP_SHARED, memory, 0);
+    World *w = waiting_new(memory, USER);
+
+    FfSharersRequest hand = expect_asked(w, FF_SHARERS_HAND, 1);
+    g_assert_cmphex(hand.regions[0].addr, ==, (uintptr_t)theirs);
+    munmap(theirs, MEMORY);
+    munmap(early, MEMORY);
+    close(memory);
+    world_free(w);
+}
+
+/* Not known where, or what the engine has seen is that nothing is registered, or it cannot answer:
+ * the connection is closed. */
+typedef enum { NOWHERE, TWICE, NOT_REGISTERED, REFUSED } Fault;
+
+static void test_cannot_wait(gconstpointer data)
+{
+    Fault fault = GPOINTER_TO_INT(data);
+    int memory = memory_new();
+    void *maps[2] = {MAP_FAILED, MAP_FAILED};
+
+    for (unsigned i = 0; i < 2 && fault == TWICE; i++) {
+        maps[i] = mmap(NULL, MEMORY, PROT_NONE, MAP_SHARED, memory, 0);
+    }
+    World *w = waiting_new(memory, fault <= TWICE ? USER : THEIRS);
+    if (fault > TWICE) {
+        FfSharersRequest asked = expect_asked(w, FF_SHARERS_HAND, 1);
+
+        if (fault == NOT_REGISTERED) {
+            engine_says_of(w, &asked, 0);
+            register_memory(w);
+            asked = expect_asked(w, FF_SHARERS_CHECK, 0);
+        }
+        engine_says_of(w, &asked, -ENOENT);
+    }
+    turn();
+    g_assert_true(is_closed(w->backend));
+    g_assert_true(is_closed(w->qemu));
+    expect_asked(w, FF_SHARERS_GONE, 0);
+    for (unsigned i = 0; i < 2 && fault == TWICE; i++) {
+        munmap(maps[i], MEMORY);
+    }
+    close(memory);
+    world_free(w);
 }
 
 int main(int argc, char **argv)
@@ -523,5 +728,14 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/removed", test_removed);
     g_test_add_func("/backends/removed/later", test_removed_later);
     g_test_add_func("/backends/not-read", test_not_read);
+    g_test_add_func("/backends/waits", test_waits);
+    g_test_add_func("/backends/waits/maps", test_maps);
+    g_test_add_data_func("/backends/cannot-wait/nowhere", GINT_TO_POINTER(NOWHERE),
+                         test_cannot_wait);
+    g_test_add_data_func("/backends/cannot-wait/twice", GINT_TO_POINTER(TWICE), test_cannot_wait);
+    g_test_add_data_func("/backends/cannot-wait/not-registered", GINT_TO_POINTER(NOT_REGISTERED),
+                         test_cannot_wait);
+    g_test_add_data_func("/backends/cannot-wait/refused", GINT_TO_POINTER(REFUSED),
+                         test_cannot_wait);
     return g_test_run();
 }

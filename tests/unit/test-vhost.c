@@ -37,6 +37,8 @@ typedef struct {
     FfVhostSession *session;
     GQueue backend, qemu; /* FfVhostMessage *: what each of them has got */
     unsigned again, logs;
+    unsigned hands, checks;
+    bool waits, refuses; /* somebody can answer for pages; but not for this back-end's */
     int memory, kick;
     uint8_t *map;
 } World;
@@ -61,7 +63,25 @@ static void logs(void *opaque)
     ((World *)opaque)->logs++;
 }
 
-static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs};
+static bool can_wait(void *opaque)
+{
+    return ((World *)opaque)->waits;
+}
+
+static bool hand(void *opaque)
+{
+    World *w = opaque;
+
+    w->hands++;
+    return !w->refuses;
+}
+
+static void check(void *opaque)
+{
+    ((World *)opaque)->checks++;
+}
+
+static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs, can_wait, hand, check};
 
 static World *world_new(void)
 {
@@ -895,6 +915,333 @@ static void test_held_calls(void)
     world_free(w);
 }
 
+/* ---- a back-end that waits for pages --------------------------------------------------------- */
+
+#define WAITS                                                                                      \
+    (FF_VHOST_PROTOCOL_F_LOG_SHMFD | FF_VHOST_PROTOCOL_F_REPLY_ACK | FF_VHOST_PROTOCOL_F_PAGEFAULT)
+#define THEIRS 0x550000000000ull
+
+/* At a destination; QEMU has agreed on PROTOCOL with a back-end that is held back. */
+static World *waiting_new(uint64_t protocol)
+{
+    World *w = world_new();
+
+    w->waits = true;
+    ask(w, FF_VHOST_GET_FEATURES, OFFERED);
+    ask(w, FF_VHOST_GET_PROTOCOL_FEATURES, protocol);
+    qemu_says(w, FF_VHOST_SET_PROTOCOL_FEATURES, &protocol, sizeof(protocol), -1);
+    expect_u64(&w->backend, FF_VHOST_SET_PROTOCOL_FEATURES, protocol);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, 0);
+    return w;
+}
+
+/* QEMU starts the ring, with memory that it says in slots. */
+static void start_ring_slots(World *w)
+{
+    const uint64_t features = ACCEPTED, ring = 0;
+    const FfVhostVringAddr addr = {0, 0, USER + DESC, USER + USED, USER + AVAIL, USED};
+
+    qemu_says(w, FF_VHOST_SET_FEATURES, &features, sizeof(features), -1);
+    for (unsigned i = 0; i < 2; i++) {
+        const uint64_t half = MEMORY / 2;
+        const FfVhostOneRegion region = {0, {i * half, half, USER + i * half, i * half}};
+        FfVhostMessage *add = ff_vhost_message_new(FF_VHOST_ADD_MEM_REG, FF_VHOST_NEED_REPLY,
+                                                   &region, sizeof(region));
+
+        add->fds[add->n_fds++] = dup(w->memory);
+        g_assert_true(ff_vhost_session_from_qemu(w->session, add));
+        expect_u64(&w->qemu, FF_VHOST_ADD_MEM_REG, 0);
+    }
+    qemu_says(w, FF_VHOST_SET_VRING_ADDR, &addr, sizeof(addr), -1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    qemu_says(w, FF_VHOST_SET_VRING_KICK, &ring, sizeof(ring), w->kick);
+}
+
+static void give_uffd(World *w)
+{
+    FfVhostMessage *msg = ff_vhost_message_new(FF_VHOST_POSTCOPY_ADVISE, FF_VHOST_REPLY, NULL, 0);
+
+    expect(&w->backend, FF_VHOST_POSTCOPY_ADVISE);
+    msg->fds[msg->n_fds++] = dup(w->kick);
+    g_assert_true(ff_vhost_session_from_backend(w->session, msg));
+}
+
+static void answer_good(World *w, uint32_t request)
+{
+    const uint64_t good = 0;
+
+    expect(&w->backend, request);
+    backend_answers(w, request, &good, sizeof(good));
+}
+
+/* Its answer to the table has addresses from THEIRS on; 0: QEMU's, as libvhost-user's has. FALSE:
+ * the connection is of no use. */
+static bool answer_table(World *w, uint64_t theirs)
+{
+    g_autoptr(FfVhostMessage) msg = next(&w->backend, FF_VHOST_SET_MEM_TABLE);
+
+    g_assert_cmpuint(ff_vhost_n_regions(msg), ==, 2);
+    g_assert_cmpuint(msg->n_fds, ==, 2);
+    g_assert_cmpuint(inode(msg->fds[1]), ==, inode(w->memory));
+    for (unsigned i = 0; i < 2 && theirs; i++) {
+        FfVhostRegion r = ff_vhost_region(msg, i);
+
+        r.user = theirs + i * (1 << 24);
+        memcpy(msg->payload + sizeof(FfVhostMemory) + i * sizeof(r), &r, sizeof(r));
+    }
+    return ff_vhost_session_from_backend(
+        w->session, ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, FF_VHOST_REPLY, msg->payload,
+                                         msg->header.size));
+}
+
+/* As far as to what the engine is asked. */
+static void wait_for_engine(World *w)
+{
+    start_ring_slots(w);
+    give_uffd(w);
+    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    g_assert_true(answer_table(w, THEIRS));
+    g_assert_cmpuint(w->hands, ==, 1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+}
+
+static void register_memory(World *w)
+{
+    const uint64_t features = OFFERED;
+
+    expect_u64(&w->backend, FF_VHOST_SET_MEM_TABLE, 0);
+    expect(&w->backend, FF_VHOST_GET_FEATURES);
+    backend_answers(w, FF_VHOST_GET_FEATURES, &features, sizeof(features));
+    g_assert_null(g_queue_peek_head(&w->qemu));
+}
+
+static void expect_begun(World *w)
+{
+    expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED);
+    expect_addr(&w->backend, 0);
+    expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+}
+
+static void wait_for_pages(World *w)
+{
+    wait_for_engine(w);
+    g_assert_true(ff_vhost_session_handed(w->session));
+    register_memory(w);
+    g_assert_cmpuint(w->checks, ==, 1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    g_assert_true(ff_vhost_session_checked(w->session));
+    expect_begun(w);
+}
+
+/* The ring begins before all memory is there, and nothing else is different. */
+static void test_waits(void)
+{
+    World *w = waiting_new(WAITS);
+    const int *fds;
+    unsigned n;
+    int uffd;
+    bool checks;
+
+    wait_for_pages(w);
+    const FfVhostRegion *theirs = ff_vhost_session_faults(w->session, &n, &fds, &uffd, &checks);
+    g_assert_cmpuint(n, ==, 2);
+    g_assert_cmphex(theirs[1].user, ==, THEIRS + (1 << 24));
+    g_assert_cmphex(theirs[1].offset, ==, MEMORY / 2);
+    g_assert_cmpuint(inode(uffd), ==, inode(w->kick));
+    g_assert_false(checks);
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    set_index(w, AVAIL, 1);
+    stop_ring(w); /* is drained as ever */
+    g_assert_null(g_queue_peek_head(&w->backend));
+    set_index(w, USED, 1);
+    g_assert_true(ff_vhost_session_again(w->session));
+    ring_stopped(w, 1);
+    /* All is there. */
+    ff_vhost_session_hold(w->session, false);
+    g_assert_nonnull(ff_vhost_session_unloggable(w->session));
+    answer_good(w, FF_VHOST_POSTCOPY_END);
+    g_assert_null(ff_vhost_session_unloggable(w->session));
+    g_assert_null(ff_vhost_session_faults(w->session, &n, &fds, &uffd, &checks));
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    world_free(w);
+}
+
+/* Where somebody cannot: it is held as ever. */
+typedef struct {
+    const char *name;
+    uint64_t protocol;
+    bool nobody;
+} Unable;
+
+static const Unable unable[] = {
+    {"pagefault", WAITS & ~FF_VHOST_PROTOCOL_F_PAGEFAULT, false},
+    {"reply", WAITS & ~FF_VHOST_PROTOCOL_F_REPLY_ACK, false},
+    {"engine", WAITS, true},
+};
+
+static void test_unable(gconstpointer data)
+{
+    const Unable *u = data;
+    World *w = waiting_new(u->protocol);
+
+    w->waits = !u->nobody;
+    start_ring(w);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    ff_vhost_session_hold(w->session, false);
+    expect_ring(w, false);
+    world_free(w);
+}
+
+/* It gives no userfaultfd after all. */
+static void test_no_uffd(void)
+{
+    World *w = waiting_new(WAITS);
+
+    start_ring(w);
+    expect(&w->backend, FF_VHOST_POSTCOPY_ADVISE);
+    backend_answers(w, FF_VHOST_POSTCOPY_ADVISE, NULL, 0);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    ff_vhost_session_hold(w->session, false);
+    expect_ring(w, false);
+    world_free(w);
+}
+
+/* libvhost-user says QEMU's addresses: they are found elsewhere, or nobody can answer. */
+static void test_addresses(void)
+{
+    World *w = waiting_new(WAITS);
+    const int *fds;
+    unsigned n;
+    int uffd;
+    bool checks;
+
+    start_ring_slots(w);
+    give_uffd(w);
+    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    g_assert_true(answer_table(w, 0));
+    const FfVhostRegion *theirs = ff_vhost_session_faults(w->session, &n, &fds, &uffd, &checks);
+    g_assert_cmphex(theirs[0].user, ==, 0);
+    g_assert_cmphex(theirs[1].user, ==, 0);
+    ff_vhost_session_set_address(w->session, 1, THEIRS);
+    g_assert_cmphex(theirs[1].user, ==, THEIRS);
+    world_free(w);
+
+    w = waiting_new(WAITS);
+    w->refuses = true;
+    start_ring_slots(w);
+    give_uffd(w);
+    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    g_assert_false(answer_table(w, 0));
+    world_free(w);
+
+    /* No page begins there. */
+    w = waiting_new(WAITS);
+    start_ring_slots(w);
+    give_uffd(w);
+    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    g_assert_false(answer_table(w, THEIRS + 1));
+    world_free(w);
+}
+
+/* While the back-end waits for the word that its faults are answered, what it would take for that
+ * word waits as well; QEMU is answered what it need not ask it. */
+static void test_handed(void)
+{
+    World *w = waiting_new(WAITS);
+    const uint64_t ring = 0, value = 1;
+
+    wait_for_engine(w);
+    g_assert_true(ff_vhost_session_from_qemu(
+        w->session,
+        ff_vhost_message_new(FF_VHOST_SET_VRING_CALL, FF_VHOST_NEED_REPLY, &ring, sizeof(ring))));
+    expect(&w->qemu, FF_VHOST_SET_VRING_CALL);
+    qemu_says(w, FF_VHOST_GET_QUEUE_NUM, NULL, 0, -1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    g_assert_true(ff_vhost_session_handed(w->session));
+    register_memory(w);
+    expect(&w->backend, FF_VHOST_GET_QUEUE_NUM);
+    g_assert_true(ff_vhost_session_checked(w->session));
+    g_assert_null(g_queue_peek_head(&w->backend)); /* it owes QEMU an answer */
+    backend_answers(w, FF_VHOST_GET_QUEUE_NUM, &value, sizeof(value));
+    expect_u64(&w->qemu, FF_VHOST_GET_QUEUE_NUM, value);
+    expect_begun(w);
+    expect(&w->backend, FF_VHOST_SET_VRING_CALL);
+    world_free(w);
+}
+
+/* Every page is there before it has come so far. */
+static void test_all_there(gconstpointer data)
+{
+    unsigned step = GPOINTER_TO_UINT(data), i = 0;
+    World *w = waiting_new(WAITS);
+
+    start_ring_slots(w);
+    if (step == i++) {
+        ff_vhost_session_hold(w->session, false);
+    }
+    give_uffd(w);
+    if (step == i++) {
+        ff_vhost_session_hold(w->session, false);
+    }
+    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    if (step > 1) {
+        if (step == i++) {
+            ff_vhost_session_hold(w->session, false);
+        }
+        g_assert_true(answer_table(w, THEIRS));
+        if (step == i++) {
+            ff_vhost_session_hold(w->session, false);
+        }
+        if (step > 3) {
+            g_assert_true(ff_vhost_session_handed(w->session));
+        }
+        if (step == i++) {
+            ff_vhost_session_hold(w->session, false);
+        }
+        register_memory(w);
+        if (step == i++) {
+            ff_vhost_session_hold(w->session, false);
+        }
+    }
+    answer_good(w, FF_VHOST_POSTCOPY_END);
+    expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED);
+    for (unsigned k = 0; k < 2; k++) {
+        expect(&w->backend, FF_VHOST_ADD_MEM_REG);
+    }
+    expect_addr(&w->backend, 0);
+    expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+    world_free(w);
+}
+
+/* QEMU changes the memory of a device that runs: it gets another table, and QEMU waits. */
+static void test_renewed(void)
+{
+    World *w = waiting_new(WAITS);
+    const uint64_t half = MEMORY / 2;
+    const FfVhostOneRegion region = {0, {2 * half, half, USER + 2 * half, 0}};
+    FfVhostMessage *add;
+
+    wait_for_pages(w);
+    add = ff_vhost_message_new(FF_VHOST_ADD_MEM_REG, FF_VHOST_NEED_REPLY, &region, sizeof(region));
+    add->fds[add->n_fds++] = dup(w->memory);
+    g_assert_true(ff_vhost_session_from_qemu(w->session, add));
+    expect_u64(&w->qemu, FF_VHOST_ADD_MEM_REG, 0);
+    stop_ring(w);
+    g_autoptr(FfVhostMessage) msg = next(&w->backend, FF_VHOST_SET_MEM_TABLE);
+    g_assert_cmpuint(ff_vhost_n_regions(msg), ==, 3);
+    g_assert_true(ff_vhost_session_from_backend(
+        w->session, ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, FF_VHOST_REPLY, msg->payload,
+                                         msg->header.size)));
+    g_assert_cmpuint(w->hands, ==, 2);
+    g_assert_true(ff_vhost_session_handed(w->session));
+    register_memory(w);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    g_assert_true(ff_vhost_session_checked(w->session));
+    ring_stopped(w, 0);
+    world_free(w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -924,5 +1271,18 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/no-handshake", test_no_handshake);
     g_test_add_func("/vhost/held/status", test_held_status);
     g_test_add_func("/vhost/held/acknowledged", test_held_acknowledged);
+    g_test_add_func("/vhost/waits", test_waits);
+    for (unsigned i = 0; i < G_N_ELEMENTS(unable); i++) {
+        g_autofree char *path = g_strconcat("/vhost/unable/", unable[i].name, NULL);
+        g_test_add_data_func(path, &unable[i], test_unable);
+    }
+    g_test_add_func("/vhost/waits/no-uffd", test_no_uffd);
+    g_test_add_func("/vhost/waits/addresses", test_addresses);
+    g_test_add_func("/vhost/waits/handed", test_handed);
+    for (unsigned i = 0; i < 6; i++) {
+        g_autofree char *path = g_strdup_printf("/vhost/waits/all-there/%u", i);
+        g_test_add_data_func(path, GUINT_TO_POINTER(i), test_all_there);
+    }
+    g_test_add_func("/vhost/waits/renewed", test_renewed);
     return g_test_run();
 }

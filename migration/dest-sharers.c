@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See dest-sharers.h.
+ *
+ * Thread: its own, between start and end; of the destination it uses the space, which is there
+ * meanwhile, and what blocks there are. No lock. System calls: poll, recvmsg, sendmsg, fstat,
+ * eventfd, close.
+ */
+#include "migration/dest-sharers.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "net/rights.h"
+#include "state/sharers.h"
+#include "uffd/sharers.h"
+
+/* A back-end's connection, and its number in the space. */
+typedef struct {
+    uint32_t number;
+    int sharer;
+    FfSharersRegion regions[FF_MAX_SHARER_RANGES];
+    unsigned n_regions;
+} Sharer;
+
+struct FfDestSharers {
+    FfDestination *d;
+    int stop; /* eventfd */
+    GThread *thread;
+    GArray *all; /* of Sharer; its thread */
+};
+
+/* ---- what is asked --------------------------------------------------------------------------- */
+
+/* -1: it is no block of the guest's. */
+static int block_of(const FfRam *ram, const FfSharersRegion *r)
+{
+    for (unsigned i = 0; i < ram->n_blocks; i++) {
+        struct stat st;
+
+        if (fstat(ram->blocks[i].info.memfd, &st) == 0 && st.st_dev == r->dev &&
+            st.st_ino == r->ino) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+static Sharer *find(const FfDestSharers *s, uint32_t number)
+{
+    for (guint i = 0; i < s->all->len; i++) {
+        Sharer *x = &g_array_index(s->all, Sharer, i);
+
+        if (x->number == number) {
+            return x;
+        }
+    }
+    return NULL;
+}
+
+static bool has(const Sharer *x, const FfSharersRegion *r)
+{
+    for (unsigned i = 0; i < x->n_regions; i++) {
+        const FfSharersRegion *y = &x->regions[i];
+
+        if (y->addr == r->addr && y->size == r->size && y->offset == r->offset &&
+            y->dev == r->dev && y->ino == r->ino) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Of what is asked that which is new, into RANGES. Returns how many, or -errno. */
+static int new_ranges(const FfDestSharers *s, const Sharer *x, const FfSharersRequest *request,
+                      FfSharerRange *ranges)
+{
+    int n = 0;
+
+    for (uint32_t i = 0; i < MIN(request->n_regions, (uint32_t)FF_SHARERS_REGIONS); i++) {
+        const FfSharersRegion *r = &request->regions[i];
+        int block = block_of(s->d->ram, r);
+
+        if (block < 0) {
+            return -EFAULT;
+        }
+        if (!has(x, r)) {
+            ranges[n++] = (FfSharerRange){r->addr, r->size, (unsigned)block, r->offset};
+        }
+    }
+    return n;
+}
+
+static void note_regions(Sharer *x, const FfSharersRequest *request)
+{
+    for (uint32_t i = 0; i < MIN(request->n_regions, (uint32_t)FF_SHARERS_REGIONS); i++) {
+        if (!has(x, &request->regions[i]) && x->n_regions < FF_MAX_SHARER_RANGES) {
+            x->regions[x->n_regions++] = request->regions[i];
+        }
+    }
+}
+
+/* UFFD is taken. */
+static int hand(FfDestSharers *s, const FfSharersRequest *request, int uffd)
+{
+    FfSharerRange ranges[FF_SHARERS_REGIONS];
+    Sharer fresh = {.number = request->number}, *x = find(s, request->number);
+    FfSpace *space = s->d->placer.space;
+    int n = new_ranges(s, x ? x : &fresh, request, ranges);
+
+    if (n < 0 || uffd < 0 || x) {
+        if (uffd >= 0) {
+            close(uffd);
+        }
+        int rc = n > 0 && x ? ff_space_extend_sharer(space, x->sharer, ranges, n) : MIN(n, 0);
+
+        if (rc == 0 && x) {
+            note_regions(x, request);
+        }
+        return x || n < 0 ? rc : -EBADF;
+    }
+    fresh.sharer = ff_space_add_sharer(space, uffd, ranges, n);
+    if (fresh.sharer < 0) {
+        return fresh.sharer;
+    }
+    note_regions(&fresh, request);
+    g_array_append_val(s->all, fresh);
+    return 0;
+}
+
+static void asked(FfDestSharers *s, const FfSharersRequest *request, int uffd)
+{
+    FfSharersAnswer answer = {.op = request->op, .number = request->number, .rc = -ENOENT};
+    FfSpace *space = s->d->placer.space;
+    const Sharer *x;
+
+    if (request->op == FF_SHARERS_HAND) {
+        answer.rc = hand(s, request, uffd);
+    } else {
+        x = find(s, request->number);
+        if (uffd >= 0) {
+            close(uffd);
+        }
+        if (request->op == FF_SHARERS_GONE) {
+            if (x) {
+                ff_sharers_remove(ff_space_sharers(space), x->sharer);
+            }
+            return;
+        }
+        answer.rc = x ? ff_sharers_check(ff_space_sharers(space), x->sharer) : -ENOENT;
+    }
+    (void)ff_rights_send(s->d->cfg->sharers_fd, &answer, sizeof(answer), NULL, 0);
+}
+
+/* ---- the thread ------------------------------------------------------------------------------ */
+
+/* FALSE: the relay has gone. */
+static bool take(FfDestSharers *s)
+{
+    FfSharersRequest request;
+    FfRights rights;
+    ssize_t n = ff_rights_receive(s->d->cfg->sharers_fd, &request, sizeof(request), &rights);
+
+    if (n == -EAGAIN || n == -EINTR) {
+        return true;
+    }
+    if (n != sizeof(request)) {
+        return false;
+    }
+    asked(s, &request, rights.n ? rights.fd[0] : -1);
+    for (unsigned i = 1; i < rights.n; i++) {
+        close(rights.fd[i]);
+    }
+    return true;
+}
+
+static gpointer run(gpointer opaque)
+{
+    FfDestSharers *s = opaque;
+    struct pollfd pfd[2] = {{.fd = s->d->cfg->sharers_fd, .events = POLLIN},
+                            {.fd = s->stop, .events = POLLIN}};
+
+    for (;;) {
+        if (poll(pfd, 2, -1) < 0) {
+            if (errno != EINTR) {
+                break;
+            }
+        } else if (pfd[1].revents || (pfd[0].revents && !take(s))) {
+            break;
+        }
+    }
+    return NULL;
+}
+
+void ff_dest_sharers_start(FfDestination *d)
+{
+    int stop = d->cfg->sharers_fd < 0 || d->origin || d->sharers
+                   ? -1
+                   : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+    if (stop < 0) {
+        return; /* they wait until all is there */
+    }
+    FfDestSharers *s = g_new0(FfDestSharers, 1);
+
+    s->d = d;
+    s->stop = stop;
+    s->all = g_array_new(FALSE, FALSE, sizeof(Sharer));
+    d->sharers = s;
+    s->thread = g_thread_new("ff-sharers", run, s);
+}
+
+void ff_dest_sharers_end(FfDestination *d)
+{
+    g_autofree FfDestSharers *s = g_steal_pointer(&d->sharers);
+    uint64_t one = 1;
+
+    if (!s) {
+        return;
+    }
+    while (write(s->stop, &one, sizeof(one)) < 0 && errno == EINTR) {
+    }
+    g_thread_join(s->thread);
+    close(s->stop);
+    g_array_unref(s->all);
+}

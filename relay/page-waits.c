@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See page-waits.h. What is not answered, as an engine has ended, the next one is asked; until then
+ * the back-end waits, and QEMU does not. When every page is there nobody need answer.
+ *
+ * One thread; no locks. System calls: socketpair, fstat, fstatfs, readlink, fcntl, close.
+ */
+#include "relay/page-waits.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "net/rights.h"
+#include "state/sharers.h"
+
+#define UFFD_LINK "anon_inode:[userfaultfd]"
+
+struct FfPageWaits {
+    FfRelay *relay;
+    const GPtrArray *backends;
+    int engine; /* our end; -1: none */
+    GSource *source;
+};
+
+FfPageWaits *ff_page_waits_new(FfRelay *relay, const GPtrArray *backends)
+{
+    FfPageWaits *s = g_new0(FfPageWaits, 1);
+
+    s->relay = relay;
+    s->backends = backends;
+    s->engine = -1;
+    return s;
+}
+
+void ff_page_waits_end(FfPageWaits *s)
+{
+    if (s->source) {
+        g_source_destroy(s->source);
+        g_clear_pointer(&s->source, g_source_unref);
+    }
+    if (s->engine >= 0) {
+        close(g_steal_fd(&s->engine));
+    }
+}
+
+void ff_page_waits_free(FfPageWaits *s)
+{
+    if (s) {
+        ff_page_waits_end(s);
+        g_free(s);
+    }
+}
+
+/* ---- to the engine --------------------------------------------------------------------------- */
+
+static void tell(FfPageWaits *s, const FfSharersRequest *request, int fd)
+{
+    if (s->engine >= 0) {
+        (void)ff_rights_send(s->engine, request, sizeof(*request), &fd, fd >= 0);
+    }
+}
+
+static bool is_uffd(int fd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    g_autofree char *link = g_file_read_link(path, NULL);
+
+    return !g_strcmp0(link, UFFD_LINK);
+}
+
+/* A fault thread that waits in read() would answer for nobody else. */
+static bool is_usable(int uffd)
+{
+    int flags = fcntl(uffd, F_GETFL);
+
+    return is_uffd(uffd) && flags >= 0 &&
+           (flags & O_NONBLOCK || fcntl(uffd, F_SETFL, flags | O_NONBLOCK) == 0);
+}
+
+/* ---- where a back-end has mapped what -------------------------------------------------------- */
+
+/* NULL: it is not known whose (g_free), or that is not ours to see. */
+static char *read_maps(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/maps", pid);
+    char *text = NULL;
+
+    return pid > 0 && g_file_get_contents(path, &text, NULL, NULL) ? text : NULL;
+}
+
+typedef struct {
+    uint64_t start, end, offset;
+} Mapping;
+
+/* A line of maps that is a mapping of ST's file which nobody may touch yet. */
+static bool parse_mapping(const char *line, const struct stat *st, Mapping *m)
+{
+    unsigned major_nr, minor_nr;
+    uint64_t ino;
+    char perms[5];
+
+    return sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &m->start,
+                  &m->end, perms, &m->offset, &major_nr, &minor_nr, &ino) == 7 &&
+           !strcmp(perms, "---s") && ino == st->st_ino && makedev(major_nr, minor_nr) == st->st_dev;
+}
+
+/* The address of REGION, a part of the file FD; 0: there is none, or more than one. */
+static uint64_t find_mapping(const char *maps, int fd, const FfVhostRegion *region)
+{
+    g_auto(GStrv) lines = g_strsplit(maps, "\n", -1);
+    uint64_t exact = 0, covering = 0;
+    unsigned n_exact = 0, n_covering = 0;
+    struct stat st;
+
+    if (fstat(fd, &st) < 0) {
+        return 0;
+    }
+    for (char **l = lines; *l; l++) {
+        Mapping m;
+
+        if (!parse_mapping(*l, &st, &m) || region->offset < m.offset ||
+            region->offset + region->size > m.offset + (m.end - m.start)) {
+            continue;
+        }
+        uint64_t addr = m.start + (region->offset - m.offset);
+        bool whole = m.offset + (m.end - m.start) == region->offset + region->size;
+
+        covering = addr;
+        n_covering++;
+        /* From its own beginning or, as before QEMU 9.0, from the file's. */
+        if (whole && (m.offset == region->offset || !m.offset)) {
+            exact = addr;
+            n_exact++;
+        }
+    }
+    return n_exact == 1 ? exact : n_covering == 1 ? covering : 0;
+}
+
+static bool fill(FfSharersRequest *request, const FfVhostRegion *regions, unsigned n,
+                 const int *fds)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct stat st;
+
+        if (fstat(fds[i], &st) < 0) {
+            return false;
+        }
+        request->regions[request->n_regions++] = (FfSharersRegion){
+            regions[i].user, regions[i].size, regions[i].offset, st.st_dev, st.st_ino};
+    }
+    return true;
+}
+
+void ff_page_waits_check(FfPageWaits *s, FfVhostConn *backend)
+{
+    const FfSharersRequest request = {.op = FF_SHARERS_CHECK,
+                                      .number = ff_vhost_conn_number(backend)};
+
+    tell(s, &request, -1);
+}
+
+static bool refuse(FfPageWaits *s, FfVhostConn *backend, const char *why)
+{
+    ff_relay_log(s->relay,
+                 "vhost-user back-end '%s': %s: the disk waits until all of the guest's memory is "
+                 "there",
+                 ff_vhost_conn_id(backend), why);
+    return false;
+}
+
+/* Where the back-end did not say it. */
+static bool find_addresses(FfVhostConn *backend, const FfVhostRegion *regions, unsigned n,
+                           const int *fds)
+{
+    g_autofree char *maps = NULL;
+
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t addr;
+
+        if (regions[i].user) {
+            continue;
+        }
+        if (!maps && !(maps = read_maps(ff_vhost_conn_pid(backend)))) {
+            return false;
+        }
+        if (!(addr = find_mapping(maps, fds[i], &regions[i]))) {
+            return false;
+        }
+        ff_vhost_session_set_address(ff_vhost_conn_session(backend), i, addr);
+    }
+    return true;
+}
+
+bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend)
+{
+    FfSharersRequest request = {.op = FF_SHARERS_HAND, .number = ff_vhost_conn_number(backend)};
+    const int *fds;
+    unsigned n;
+    int uffd;
+    bool checks;
+    const FfVhostRegion *regions =
+        ff_vhost_session_faults(ff_vhost_conn_session(backend), &n, &fds, &uffd, &checks);
+
+    if (!is_usable(uffd)) {
+        return refuse(s, backend, "what it waits in is no userfaultfd");
+    }
+    if (!find_addresses(backend, regions, n, fds) || !fill(&request, regions, n, fds)) {
+        return refuse(s, backend, "where it has mapped the guest's memory is not known");
+    }
+    tell(s, &request, uffd);
+    if (checks) {
+        ff_page_waits_check(s, backend);
+    }
+    return true;
+}
+
+void ff_page_waits_gone(FfPageWaits *s, uint32_t number)
+{
+    const FfSharersRequest request = {.op = FF_SHARERS_GONE, .number = number};
+
+    tell(s, &request, -1);
+}
+
+bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend)
+{
+    const int *fds;
+    unsigned n;
+
+    ff_vhost_session_regions(ff_vhost_conn_session(backend), &n, &fds);
+    for (unsigned i = 0; i < n; i++) {
+        struct statfs fs;
+
+        if (fstatfs(fds[i], &fs) < 0 || fs.f_type != TMPFS_MAGIC) {
+            return false;
+        }
+    }
+    return s->engine >= 0;
+}
+
+/* ---- from the engine ------------------------------------------------------------------------- */
+
+static FfVhostConn *find(const FfPageWaits *s, uint32_t number)
+{
+    for (guint i = 0; i < s->backends->len; i++) {
+        FfVhostConn *backend = s->backends->pdata[i];
+
+        if (ff_vhost_conn_session(backend) && ff_vhost_conn_number(backend) == number) {
+            return backend;
+        }
+    }
+    return NULL;
+}
+
+static void answered(FfPageWaits *s, const FfSharersAnswer *answer)
+{
+    FfVhostConn *backend = find(s, answer->number);
+
+    if (!backend) {
+        return;
+    }
+    if (answer->rc == -ESHUTDOWN) {
+        return; /* all is there, and the next look at the phase says so */
+    }
+    if (answer->rc < 0) {
+        ff_relay_log(s->relay, "vhost-user back-end '%s': %s: %s", ff_vhost_conn_id(backend),
+                     answer->op == FF_SHARERS_CHECK ? "it has not registered the guest's memory"
+                                                    : "its faults cannot be answered",
+                     g_strerror(-answer->rc));
+        ff_vhost_conn_cannot_wait(backend);
+    } else if (answer->op == FF_SHARERS_CHECK) {
+        ff_vhost_conn_checked(backend);
+    } else {
+        ff_vhost_conn_handed(backend);
+    }
+}
+
+static gboolean engine_says(gint fd, GIOCondition condition, gpointer data)
+{
+    FfPageWaits *s = data;
+    FfSharersAnswer answer;
+    ssize_t n = recv(fd, &answer, sizeof(answer), MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return G_SOURCE_CONTINUE;
+    }
+    if (n != sizeof(answer)) {
+        ff_page_waits_end(s);
+        return G_SOURCE_REMOVE;
+    }
+    answered(s, &answer);
+    return G_SOURCE_CONTINUE;
+}
+
+static void tell_all(FfPageWaits *s)
+{
+    for (guint i = 0; i < s->backends->len; i++) {
+        FfVhostConn *backend = s->backends->pdata[i];
+        const FfVhostSession *session = ff_vhost_conn_session(backend);
+        const int *fds;
+        unsigned n;
+        int uffd;
+        bool checks;
+
+        if (session && ff_vhost_session_faults(session, &n, &fds, &uffd, &checks) &&
+            !ff_page_waits_hand(s, backend)) {
+            ff_vhost_conn_cannot_wait(backend);
+        }
+    }
+}
+
+int ff_page_waits_offer(FfPageWaits *s)
+{
+    int pair[2];
+
+    ff_page_waits_end(s);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
+        return -1;
+    }
+    s->engine = pair[0];
+    s->source = g_unix_fd_source_new(s->engine, G_IO_IN | G_IO_HUP);
+    g_source_set_callback(s->source, G_SOURCE_FUNC(engine_says), s, NULL);
+    g_source_attach(s->source, NULL);
+    tell_all(s);
+    return pair[1];
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Back-ends that wait for pages, and the engine that answers their faults (state/sharers.h). The
+ * main loop's thread. */
+#ifndef FF_RELAY_PAGE_WAITS_H
+#define FF_RELAY_PAGE_WAITS_H
+
+#include "relay/vhost-conn.h"
+
+typedef struct FfPageWaits FfPageWaits;
+
+/* BACKENDS: of FfVhostConn *, all that there are; borrowed. */
+FfPageWaits *ff_page_waits_new(FfRelay *relay, const GPtrArray *backends);
+void ff_page_waits_free(FfPageWaits *s);
+/* A new engine's end of the socket, the caller's; -1: there is none. It is told of all that wait.
+ */
+int ff_page_waits_offer(FfPageWaits *s);
+/* The engine has gone. */
+void ff_page_waits_end(FfPageWaits *s);
+/* TRUE: there is an engine, and it could answer for what BACKEND will have. */
+bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend);
+/* BACKEND's session wants it. FALSE: it cannot be answered for. */
+bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend);
+void ff_page_waits_check(FfPageWaits *s, FfVhostConn *backend);
+/* Its connection has ended. */
+void ff_page_waits_gone(FfPageWaits *s, uint32_t number);
+
+#endif

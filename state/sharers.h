@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the relay asks an engine about back-ends that wait for pages in userfaultfds of their own
+ * (uffd/sharers.h), on a SOCK_SEQPACKET pair of which each engine gets one end in INIT
+ * ("device-faults"). One request, one answer, but for GONE, which has none. Each connection of a
+ * back-end has a number that is not used again. A new engine is told of all of them.
+ */
+#ifndef FF_STATE_SHARERS_H
+#define FF_STATE_SHARERS_H
+
+#include <assert.h>
+#include <stdint.h>
+
+typedef enum {
+    FF_SHARERS_HAND = 1, /* with its userfaultfd: answer its faults at these addresses, too */
+    FF_SHARERS_CHECK,    /* whether it has registered all of them */
+    FF_SHARERS_GONE,
+} FfSharersOp;
+
+#define FF_SHARERS_REGIONS 8
+
+typedef struct {
+    uint64_t addr, size; /* in the back-end; bytes */
+    uint64_t offset;     /* of its beginning in the file ... */
+    uint64_t dev, ino;   /* ... which is this one */
+} FfSharersRegion;
+static_assert(sizeof(FfSharersRegion) == 40, "sent between processes");
+
+typedef struct {
+    uint32_t op, number;
+    uint32_t n_regions; /* HAND */
+    uint32_t padding;
+    FfSharersRegion regions[FF_SHARERS_REGIONS];
+} FfSharersRequest;
+static_assert(sizeof(FfSharersRequest) == 16 + 40 * FF_SHARERS_REGIONS, "sent between processes");
+
+typedef struct {
+    uint32_t op, number;
+    int32_t rc; /* 0 or -errno */
+    uint32_t padding;
+} FfSharersAnswer;
+static_assert(sizeof(FfSharersAnswer) == 16, "sent between processes");
+
+#endif

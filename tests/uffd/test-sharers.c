@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Somebody else has a space's memory mapped, and waits for it in a userfaultfd of his own: content
+ * comes, holes are zeros, who came before he was known is told again, and in the end nobody waits.
+ * Here he is this process, with another mapping.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tests/uffd/rig.h"
+#include "uffd/sharers.h"
+
+#define MISSING UFFDIO_REGISTER_MODE_MISSING
+
+typedef struct {
+    char *map;
+    int uffd;
+} Other;
+
+/* With a mapping that is registered. */
+static Other other_new(const Rig *r, bool registers)
+{
+    Other o = {.uffd = (int)syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK)};
+
+    o.map = mmap(NULL, r->len, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, 0);
+    g_assert_true(o.map != MAP_FAILED);
+    g_assert_cmpint(ff_uffd_init(o.uffd, 0, NULL), ==, 0);
+    if (registers) {
+        g_assert_cmpint(ff_uffd_register(o.uffd, (uintptr_t)o.map, r->len, MISSING), ==, 0);
+    }
+    return o;
+}
+
+/* As two ranges, of which the second one begins in the middle. */
+static int add(Rig *r, const Other *o)
+{
+    uint64_t half = r->len / 2;
+    const FfSharerRange ranges[] = {{(uintptr_t)o->map, half, 0, 0},
+                                    {(uintptr_t)o->map + half, half, 0, half}};
+
+    return ff_space_add_sharer(r->s, fcntl(o->uffd, F_DUPFD_CLOEXEC, 0), ranges, 2);
+}
+
+static void other_free(const Rig *r, Other *o)
+{
+    munmap(o->map, r->len);
+    close(o->uffd);
+}
+
+static const char *page_of(const Rig *r, const Other *o, unsigned page)
+{
+    return o->map + page * r->page_size;
+}
+
+/* Somebody waits there; that is read, and told to nobody. */
+static void await_fault(const Other *o)
+{
+    struct pollfd pfd = {.fd = o->uffd, .events = POLLIN};
+    struct uffd_msg msg;
+
+    g_assert_cmpint(poll(&pfd, 1, -1), ==, 1);
+    g_assert_cmpint(ff_uffd_read(o->uffd, &msg, 1), ==, 1);
+}
+
+typedef struct {
+    Rig *r;
+    Other *o;
+    unsigned first, n;
+} Reader;
+
+static gpointer read_pages(gpointer p)
+{
+    Reader *x = p;
+
+    for (unsigned i = x->first; i < x->first + x->n; i++) {
+        rig_check(x->r, i, page_of(x->r, x->o, i));
+    }
+    return NULL;
+}
+
+static void test_content(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, UFFD_FEATURE_THREAD_ID);
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true);
+    Reader x = {r, &o, 0, r->n_pages};
+
+    rig_start(r);
+    g_assert_cmpint(add(r, &o), ==, 0);
+    read_pages(&x);
+    rig_stop(r);
+    g_assert_cmpuint(ff_space_missing(r->s), ==, 0);
+    g_assert_cmpuint(r->asked_all, ==, r->n_pages);
+    g_assert_cmpuint(r->began, ==, r->ended);
+    other_free(r, &o);
+    rig_free(r);
+}
+
+/* Both want the same pages at the same time, from both ends: each is asked for once. */
+static void test_both(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+    GThread *threads[4];
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true), own = {.map = r->map};
+    Reader x[4] = {{r, &o, 0, r->n_pages},
+                   {r, &own, 0, r->n_pages},
+                   {r, &o, r->n_pages / 2, r->n_pages / 2},
+                   {r, &own, r->n_pages / 2, r->n_pages / 2}};
+
+    rig_start(r);
+    g_assert_cmpint(add(r, &o), ==, 0);
+    for (unsigned i = 0; i < 4; i++) {
+        threads[i] = g_thread_new("reader", read_pages, &x[i]);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        g_thread_join(threads[i]);
+    }
+    rig_stop(r);
+    g_assert_cmpuint(r->asked_all, ==, r->n_pages);
+    other_free(r, &o);
+    rig_free(r);
+}
+
+/* What the one before had read of his is told again to the next one. */
+static void test_late(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true);
+    Reader x = {r, &o, 3, 1};
+    GThread *reader = g_thread_new("reader", read_pages, &x);
+
+    await_fault(&o);
+    rig_start(r);
+    g_assert_cmpint(add(r, &o), ==, 0);
+    g_thread_join(reader);
+    rig_stop(r);
+    g_assert_cmpuint(r->asked_all, ==, 1);
+    other_free(r, &o);
+    rig_free(r);
+}
+
+/* Nobody is asked for what is zeros, and in no file: left as a hole, or given back since. */
+static void test_holes(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+    unsigned half;
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true);
+    half = r->n_pages / 2;
+    FfRun hole = {0, 0, half};
+
+    rig_start(r);
+    g_assert_cmpint(add(r, &o), ==, 0);
+    g_assert_cmpint(ff_place_hole(r->s, &hole), ==, 0);
+    rig_check(r, half, rig_page(r, half));
+    rig_drop(r, half, 1);
+    rig_check_zero(r, page_of(r, &o, 0));
+    rig_check_zero(r, page_of(r, &o, half - 1));
+    rig_check_zero(r, page_of(r, &o, half));
+    rig_stop(r);
+    g_assert_cmpuint(r->asked_all, ==, 1);
+    other_free(r, &o);
+    rig_free(r);
+}
+
+static void test_check(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true), bare = other_new(r, false);
+    int good = add(r, &o), bad = add(r, &bare);
+
+    g_assert_cmpint(ff_sharers_check(ff_space_sharers(r->s), good), ==, 0);
+    g_assert_cmpint(ff_sharers_check(ff_space_sharers(r->s), bad), ==, -ENOENT);
+    /* Half of it is. */
+    g_assert_cmpint(ff_uffd_register(bare.uffd, (uintptr_t)bare.map, r->len / 2, MISSING), ==, 0);
+    g_assert_cmpint(ff_sharers_check(ff_space_sharers(r->s), bad), ==, -ENOENT);
+    /* Whether a page is there makes no difference. */
+    rig_populate(r);
+    g_assert_cmpint(ff_sharers_check(ff_space_sharers(r->s), good), ==, 0);
+    other_free(r, &bare);
+    other_free(r, &o);
+    rig_free(r);
+}
+
+static gpointer touch(gpointer p)
+{
+    return GINT_TO_POINTER(*(volatile const char *)p);
+}
+
+/* When nothing is registered any more nobody waits, and nobody else is taken. */
+static void test_end(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true), late = other_new(r, true);
+    GThread *reader = g_thread_new("reader", touch, o.map);
+
+    await_fault(&o);
+    g_assert_cmpint(add(r, &o), ==, 0);
+    g_assert_cmpint(ff_space_unregister(r->s), ==, 0);
+    g_thread_join(reader);
+    rig_check_zero(r, page_of(r, &o, 7));
+    g_assert_cmpint(add(r, &late), ==, -ESHUTDOWN);
+    other_free(r, &late);
+    other_free(r, &o);
+    rig_free(r);
+}
+
+/* One that has gone is not answered, and is in nobody's way; his place is not another's. */
+static void test_gone(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    Other first = other_new(r, true), second = other_new(r, true);
+    Reader x = {r, &second, 0, 8};
+
+    rig_start(r);
+    g_assert_cmpint(add(r, &first), ==, 0);
+    ff_sharers_remove(ff_space_sharers(r->s), 0);
+    g_assert_cmpint(add(r, &second), ==, 1);
+    read_pages(&x);
+    rig_stop(r);
+    other_free(r, &second);
+    other_free(r, &first);
+    rig_free(r);
+}
+
+/* It has mapped it at one more place. */
+static void test_extended(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true);
+    FfSharerRange all = {(uintptr_t)o.map, r->len / 2, 0, 0};
+    Reader x = {r, &o, 0, r->n_pages};
+
+    rig_start(r);
+    g_assert_cmpint(ff_space_add_sharer(r->s, fcntl(o.uffd, F_DUPFD_CLOEXEC, 0), &all, 1), ==, 0);
+    all.addr += all.len;
+    all.offset += all.len;
+    g_assert_cmpint(ff_space_extend_sharer(r->s, 0, &all, 1), ==, 0);
+    read_pages(&x);
+    rig_stop(r);
+    other_free(r, &o);
+    rig_free(r);
+}
+
+static void test_refused(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true);
+    uint64_t at = (uintptr_t)o.map, ps = r->page_size;
+    const FfSharerRange bad[] = {
+        {at, ps, 1, 0},
+        {at, ps / 2, 0, 0},
+        {at + 1, ps, 0, 0},
+        {at, ps, 0, 1},
+        {at, 0, 0, 0},
+        {at, r->len + ps, 0, 0},
+        {at, ps, 0, r->len},
+        {at, r->len, 0, ps},
+        {UINT64_MAX - ps + 1, ps, 0, 0},
+        {at, ps, 0, UINT64_MAX - ps + 1},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
+        g_assert_cmpint(ff_space_add_sharer(r->s, dup(o.uffd), &bad[i], 1), ==, -EINVAL);
+    }
+    for (int i = 0; i < FF_MAX_SHARERS; i++) {
+        g_assert_cmpint(add(r, &o), ==, i);
+    }
+    g_assert_cmpint(add(r, &o), ==, -ENOSPC);
+    other_free(r, &o);
+    rig_free(r);
+
+    /* Huge pages are not answered for here. */
+    r = rig_new(RIG_HUGETLB, MISSING, 0);
+    if (r) {
+        FfSharerRange huge = {(uintptr_t)r->map, r->len, 0, 0};
+
+        g_assert_cmpint(ff_space_add_sharer(r->s, dup(r->uffd), &huge, 1), ==, -EINVAL);
+        rig_free(r);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/sharers/content", test_content);
+    g_test_add_func("/sharers/both", test_both);
+    g_test_add_func("/sharers/late", test_late);
+    g_test_add_func("/sharers/holes", test_holes);
+    g_test_add_func("/sharers/check", test_check);
+    g_test_add_func("/sharers/end", test_end);
+    g_test_add_func("/sharers/gone", test_gone);
+    g_test_add_func("/sharers/extended", test_extended);
+    g_test_add_func("/sharers/refused", test_refused);
+    return g_test_run();
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Other processes that have blocks of a space mapped as well, and wait for missing pages in
+ * userfaultfds of their own, in which they register their mappings (a vhost-user back-end). The
+ * space's fault thread reads those, too. A page that is placed through the space's userfaultfd is
+ * in the file for all of them; who waits for it elsewhere is woken there. Blocks of shared memory
+ * in pages of 4 KiB only, and no space with events.
+ */
+#ifndef FF_UFFD_SHARERS_H
+#define FF_UFFD_SHARERS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define FF_MAX_SHARERS 32       /* of a space, those that have gone among them */
+#define FF_MAX_SHARER_RANGES 32 /* of a sharer */
+#define FF_SHARED_PAGE 4096u
+
+/* LEN bytes at ADDR of that process are BLOCK, from OFFSET on; whole pages. */
+typedef struct {
+    uint64_t addr, len;
+    unsigned block;
+    uint64_t offset;
+} FfSharerRange;
+
+/* Filled once; then n_ranges grows, and gone is set. */
+typedef struct {
+    int uffd;
+    bool gone;         /* atomic */
+    unsigned n_ranges; /* atomic; those below stay as they are */
+    FfSharerRange ranges[FF_MAX_SHARER_RANGES];
+} FfSharer;
+
+typedef struct {
+    FfSharer all[FF_MAX_SHARERS];
+    unsigned n;           /* atomic */
+    int changed_fd;       /* has the fault thread look at them; -1: there can be none */
+    pthread_mutex_t lock; /* of those that add; a leaf */
+    bool closed;          /* lock */
+} FfSharers;
+
+/* CHANGED_FD, an eventfd, is taken. */
+void ff_sharers_init(FfSharers *t, int changed_fd);
+void ff_sharers_clear(FfSharers *t);
+
+/* UFFD (taken; O_NONBLOCK, after UFFDIO_API) is read from now on, and everybody who waits there is
+ * told again. Returns its number; -errno: -ENOSPC (too many), -ESHUTDOWN (nothing is missing any
+ * more). Any thread. */
+int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned n);
+/* It has something mapped at one more place, or at another one. -errno as above. */
+int ff_sharers_extend(FfSharers *t, int sharer, const FfSharerRange *ranges, unsigned n);
+/* It has gone, or does not wait any more. Any thread. */
+void ff_sharers_remove(FfSharers *t, int sharer);
+/* 0: what it was added with is registered. -ENOENT: it is not, so a touch there would make a page.
+ * Another -errno: that is not known. Any thread. */
+int ff_sharers_check(FfSharers *t, int sharer);
+/* For good: nothing is registered any more, everybody is woken, and nobody is added. -ENOMEM: some
+ * is, as there was no memory; it can be called again. */
+int ff_sharers_unregister(FfSharers *t);
+
+/* Wakes whoever waits for N pages of BLOCK from PAGE on; all. Any thread. */
+void ff_sharers_wake(FfSharers *t, unsigned block, uint64_t page, uint64_t n);
+void ff_sharers_wake_all(FfSharers *t);
+
+bool ff_sharer_is_live(const FfSharer *sharer);
+/* ADDR of its process -> page; FALSE: in no range. */
+bool ff_sharer_find(const FfSharer *sharer, uint64_t addr, unsigned *block, uint64_t *page);
+
+#endif

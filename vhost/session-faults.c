@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A back-end that can wait for pages (PAGEFAULT) gets guest memory that is not all there: it makes
+ * a userfaultfd (POSTCOPY_ADVISE), listens (POSTCOPY_LISTEN), says at which of its addresses it has
+ * mapped what it was given (SET_MEM_TABLE, whose answer is its own kind then), waits for the word
+ * that its faults are answered, and registers. What it was told by ADD_MEM_REG without that it gets
+ * as one table: qemu-storage-daemon 7.2 takes the word that ends ADD_MEM_REG for an error.
+ *
+ * A ring begins when it was seen that the memory is registered: a touch before that would make a
+ * page of zeros, for everybody.
+ *
+ * One thread; no locks. System calls: fcntl, close.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vhost/session-internal.h"
+
+#define NEEDED (FF_VHOST_PROTOCOL_F_REPLY_ACK | FF_VHOST_PROTOCOL_F_PAGEFAULT)
+#define PAGE 4096
+
+void ff_vhost_say(FfVhostSession *s, FfVhostMessage *msg, bool answered)
+{
+    if (answered) {
+        g_queue_push_tail(&s->ours, GUINT_TO_POINTER(msg->header.request));
+    }
+    s->ops->to_backend(msg, s->opaque);
+}
+
+bool ff_vhost_faults_under_way(const FfVhostSession *s)
+{
+    return s->faults >= FF_VHOST_FAULTS_ADVISE && s->faults <= FF_VHOST_FAULTS_CHECK;
+}
+
+static void ask(FfVhostSession *s, FfVhostFaults state, uint32_t request, uint32_t flags)
+{
+    s->faults = state;
+    ff_vhost_say(s, ff_vhost_message_new(request, flags, NULL, 0), true);
+}
+
+/* ---- the way in ------------------------------------------------------------------------------ */
+
+void ff_vhost_faults_want(FfVhostSession *s)
+{
+    if (s->faults == FF_VHOST_FAULTS_NONE && s->holds && (s->protocol & NEEDED) == NEEDED &&
+        s->rings.n_regions && s->rings.n_regions <= FF_VHOST_MAX_FAULT_REGIONS && !s->odd &&
+        s->ops->can_wait && s->ops->can_wait(s->opaque)) {
+        s->faults = FF_VHOST_FAULTS_WANTED;
+    }
+}
+
+void ff_vhost_faults_begin(FfVhostSession *s)
+{
+    s->renews = false;
+    ask(s, FF_VHOST_FAULTS_ADVISE, FF_VHOST_POSTCOPY_ADVISE, 0);
+}
+
+/* FALSE: no fd is free. */
+static bool tell_table(FfVhostSession *s)
+{
+    const FfVhostMemory head = {.n = s->rings.n_regions};
+    uint8_t payload[sizeof(head) + sizeof(s->theirs)];
+    uint32_t size = sizeof(head) + head.n * sizeof(s->theirs[0]);
+
+    memcpy(payload, &head, sizeof(head));
+    memcpy(payload + sizeof(head), s->rings.regions, size - sizeof(head));
+    g_autoptr(FfVhostMessage) msg = ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, 0, payload, size);
+    for (uint32_t i = 0; i < head.n; i++) {
+        int fd = fcntl(s->rings.fds[i], F_DUPFD_CLOEXEC, 0);
+
+        if (fd < 0) {
+            return false;
+        }
+        msg->fds[msg->n_fds++] = fd;
+    }
+    memcpy(s->theirs, s->rings.regions, size - sizeof(head));
+    s->n_theirs = head.n;
+    s->table_old = false;
+    s->faults = FF_VHOST_FAULTS_TABLE;
+    ff_vhost_say(s, g_steal_pointer(&msg), true);
+    return true;
+}
+
+bool ff_vhost_faults_renew(FfVhostSession *s)
+{
+    if (!s->rings.n_regions) {
+        return true; /* until it has some again it keeps what it has */
+    }
+    s->renews = true;
+    return s->rings.n_regions <= FF_VHOST_MAX_FAULT_REGIONS && tell_table(s);
+}
+
+static bool take_uffd(FfVhostSession *s, FfVhostMessage *msg)
+{
+    if (msg->n_fds != 1) {
+        s->faults = FF_VHOST_FAULTS_CANNOT;
+        return true;
+    }
+    s->uffd = msg->fds[0];
+    msg->n_fds = 0;
+    ask(s, FF_VHOST_FAULTS_LISTEN, FF_VHOST_POSTCOPY_LISTEN, FF_VHOST_NEED_REPLY);
+    return true;
+}
+
+static void end(FfVhostSession *s)
+{
+    ask(s, FF_VHOST_FAULTS_END, FF_VHOST_POSTCOPY_END, FF_VHOST_NEED_REPLY);
+}
+
+/* It may register, and says so by its answer to a question after that. */
+static void let_register(FfVhostSession *s)
+{
+    const uint64_t good = 0;
+
+    ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, 0, &good, sizeof(good)), false);
+    ask(s, FF_VHOST_FAULTS_SYNC, FF_VHOST_GET_FEATURES, 0);
+}
+
+static bool take_addresses(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    FfVhostMemory head;
+
+    if (msg->header.size != sizeof(head) + s->n_theirs * sizeof(s->theirs[0])) {
+        return false;
+    }
+    memcpy(&head, msg->payload, sizeof(head));
+    if (head.n != s->n_theirs) {
+        return false;
+    }
+    for (unsigned i = 0; i < head.n; i++) {
+        FfVhostRegion r;
+
+        memcpy(&r, msg->payload + sizeof(head) + i * sizeof(r), sizeof(r));
+        if (r.guest != s->theirs[i].guest || r.size != s->theirs[i].size || r.user % PAGE) {
+            return false;
+        }
+        /* libvhost-user (QEMU 7.2 to 10.0) sends back what it was sent. */
+        s->theirs[i].user = r.user == s->theirs[i].user ? 0 : r.user;
+    }
+    s->faults = FF_VHOST_FAULTS_HANDED;
+    if (s->holds) {
+        return s->ops->hand(s->opaque);
+    }
+    let_register(s);
+    return true;
+}
+
+static bool registered(FfVhostSession *s)
+{
+    if (!s->holds) {
+        end(s);
+        return true;
+    }
+    s->faults = FF_VHOST_FAULTS_CHECK;
+    s->ops->check(s->opaque);
+    return true;
+}
+
+static void ended(FfVhostSession *s)
+{
+    s->faults = FF_VHOST_FAULTS_NONE;
+    s->renews = false;
+    close(g_steal_fd(&s->uffd));
+}
+
+bool ff_vhost_faults_answered(FfVhostSession *s, uint32_t request, FfVhostMessage *msg)
+{
+    switch (s->faults) {
+    case FF_VHOST_FAULTS_ADVISE:
+        return request == FF_VHOST_POSTCOPY_ADVISE && take_uffd(s, msg);
+    case FF_VHOST_FAULTS_LISTEN:
+        if (!s->holds) {
+            end(s);
+            return true;
+        }
+        return request == FF_VHOST_POSTCOPY_LISTEN && !ff_vhost_u64(msg) && tell_table(s);
+    case FF_VHOST_FAULTS_TABLE:
+        return request == FF_VHOST_SET_MEM_TABLE && take_addresses(s, msg);
+    case FF_VHOST_FAULTS_SYNC:
+        return request == FF_VHOST_GET_FEATURES && registered(s);
+    case FF_VHOST_FAULTS_END:
+        if (request == FF_VHOST_POSTCOPY_END) {
+            ended(s);
+        }
+        return true;
+    default:
+        return true;
+    }
+}
+
+/* ---- what the engine says -------------------------------------------------------------------- */
+
+void ff_vhost_session_set_address(FfVhostSession *s, unsigned i, uint64_t addr)
+{
+    s->theirs[i].user = addr;
+}
+
+void ff_vhost_faults_handed(FfVhostSession *s)
+{
+    if (s->faults == FF_VHOST_FAULTS_HANDED) {
+        let_register(s);
+    }
+}
+
+bool ff_vhost_faults_checked(FfVhostSession *s)
+{
+    if (s->faults != FF_VHOST_FAULTS_CHECK) {
+        return true;
+    }
+    s->faults = FF_VHOST_FAULTS_ON;
+    return !s->table_old || ff_vhost_faults_renew(s);
+}
+
+const FfVhostRegion *ff_vhost_session_faults(const FfVhostSession *s, unsigned *n, const int **fds,
+                                             int *uffd, bool *checks)
+{
+    if (s->faults < FF_VHOST_FAULTS_HANDED || s->faults > FF_VHOST_FAULTS_ON) {
+        return NULL;
+    }
+    *n = s->n_theirs;
+    *fds = s->rings.fds;
+    *uffd = s->uffd;
+    *checks = s->faults == FF_VHOST_FAULTS_CHECK;
+    return s->theirs;
+}
+
+/* ---- the way out ----------------------------------------------------------------------------- */
+
+void ff_vhost_faults_end(FfVhostSession *s)
+{
+    switch (s->faults) {
+    case FF_VHOST_FAULTS_WANTED:
+    case FF_VHOST_FAULTS_CANNOT:
+        s->faults = FF_VHOST_FAULTS_NONE;
+        break;
+    case FF_VHOST_FAULTS_HANDED:
+        let_register(s); /* nobody need answer any more */
+        break;
+    case FF_VHOST_FAULTS_CHECK:
+    case FF_VHOST_FAULTS_ON:
+        end(s);
+        break;
+    default:
+        break; /* goes on by itself, and ends */
+    }
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The object behind session.h, for session.c and session-faults.c. */
+#ifndef FF_VHOST_SESSION_INTERNAL_H
+#define FF_VHOST_SESSION_INTERNAL_H
+
+#include "vhost/rings.h"
+#include "vhost/session.h"
+
+/* How far a back-end is on its way to guest memory that is not all there. */
+typedef enum {
+    FF_VHOST_FAULTS_NONE,
+    FF_VHOST_FAULTS_WANTED, /* as soon as nobody owes an answer */
+    /* Asked for: its userfaultfd, that it listens, its addresses of the memory. */
+    FF_VHOST_FAULTS_ADVISE,
+    FF_VHOST_FAULTS_LISTEN,
+    FF_VHOST_FAULTS_TABLE,
+    FF_VHOST_FAULTS_HANDED, /* the back-end waits until somebody answers its faults */
+    FF_VHOST_FAULTS_SYNC,   /* it registers */
+    FF_VHOST_FAULTS_CHECK,  /* it has, or so it is being looked whether */
+    FF_VHOST_FAULTS_ON,
+    FF_VHOST_FAULTS_END,    /* told that every page is there */
+    FF_VHOST_FAULTS_CANNOT, /* it gave no userfaultfd */
+} FfVhostFaults;
+
+struct FfVhostSession {
+    const FfVhostSessionOps *ops;
+    void *opaque;
+    uint64_t features, protocol;        /* that QEMU has set */
+    uint64_t offered, offered_protocol; /* by the back-end */
+    bool has_features, knows_offer;     /* .features, .offered are known */
+    const char *odd;                    /* something came that is not understood here */
+    unsigned owed;                      /* answers to QEMU */
+    GQueue ours;                        /* requests whose answers are ours, in order */
+    GQueue waiting;                     /* FfVhostMessage * of QEMU's */
+    FfVhostRings rings;
+    /* logging */
+    int log; /* fd; -1: none is wanted, or the back-end has it */
+    uint64_t log_size;
+    int marks; /* fd of the one that it has; -1: it has none */
+    uint64_t marks_size;
+    bool logs;        /* the back-end was told, or is being told */
+    bool ends_log;    /* it must be told that it need not any more */
+    bool foreign_log; /* QEMU has set a log of its own */
+    bool was_reset;   /* the device, since it was told; its rings were empty */
+    const char *lost;
+    /* draining */
+    FfVhostMessage *stopping;              /* the message that waits for it; NULL: none */
+    gint64 stopping_since, stopping_until; /* us */
+    gint64 waited, in_vain;                /* us, less what has come back ... */
+    gint64 came_back_at;                   /* ... until then; 0: nothing was waited */
+    /* holding */
+    bool holds;
+    GQueue held; /* FfVhostMessage *; what is left of them when nothing is held is to be sent */
+    /* waiting for pages */
+    FfVhostFaults faults;
+    int uffd;                                         /* the back-end's; -1: none */
+    FfVhostRegion theirs[FF_VHOST_MAX_FAULT_REGIONS]; /* .user: the back-end's address */
+    unsigned n_theirs;
+    bool table_old; /* memory has changed since it was told */
+    bool renews;    /* it runs, and gets another table */
+};
+
+/* ---- session-faults.c ------------------------------------------------------------------------ */
+
+/* A word of ours to the back-end; with ANSWERED an answer comes to it. */
+void ff_vhost_say(FfVhostSession *s, FfVhostMessage *msg, bool answered);
+/* QEMU begins a ring of a back-end whose memory is held. */
+void ff_vhost_faults_want(FfVhostSession *s);
+/* Nobody owes an answer. */
+void ff_vhost_faults_begin(FfVhostSession *s);
+/* MSG answers REQUEST, one of ours. FALSE: it is not understood. */
+bool ff_vhost_faults_answered(FfVhostSession *s, uint32_t request, FfVhostMessage *msg);
+/* QEMU has changed the memory of one that runs. FALSE: it cannot be told. */
+bool ff_vhost_faults_renew(FfVhostSession *s);
+/* Somebody answers; it was seen that all is registered. FALSE: nothing is of use any more. */
+void ff_vhost_faults_handed(FfVhostSession *s);
+bool ff_vhost_faults_checked(FfVhostSession *s);
+/* Every page is there. */
+void ff_vhost_faults_end(FfVhostSession *s);
+/* Between the first word of ours and the last. */
+bool ff_vhost_faults_under_way(const FfVhostSession *s);
+
+#endif
