@@ -269,6 +269,23 @@ static void request(Batch *b, unsigned block, uint64_t page)
     }
 }
 
+/* PAGE needs nothing any more. Where others have it as well, one of them may have been noted before
+ * it was placed: the thread that marks it would not find him any more, and wakes nobody. */
+static void end_waits(FfSpace *s, unsigned block, uint64_t page)
+{
+    uint64_t len, addr;
+
+    if (!ff_space_end_waits(s, block, page, 1) ||
+        !__atomic_load_n(&s->sharers.n, __ATOMIC_SEQ_CST)) {
+        return;
+    }
+    addr = ff_space_find_addr(s, block, page, &len);
+    if (addr) {
+        ff_uffd_wake(s->cfg.uffd, addr, SMALL_PAGE);
+    }
+    ff_sharers_wake(&s->sharers, block, page, 1);
+}
+
 /* PAGE was placed before. */
 static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, uint64_t addr)
 {
@@ -286,7 +303,7 @@ static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, ui
         failed_at(b, block, page, rc);
         return;
     }
-    ff_space_end_waits(b->s, block, page, 1);
+    end_waits(b->s, block, page);
 }
 
 static void note_wait(Batch *b, unsigned block, uint64_t page, int32_t tid)
@@ -415,7 +432,7 @@ static void answer_sharer(Batch *b, const FfSharer *x, unsigned block, uint64_t 
         failed_at(b, block, page, rc);
         return;
     }
-    ff_space_end_waits(s, block, page, 1);
+    end_waits(s, block, page);
 }
 
 static void handle_sharer(Batch *b, const FfSharer *x, const struct uffd_msg *msg)

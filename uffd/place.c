@@ -40,6 +40,7 @@ static void mark(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t
     FF_FAULT_AT("place-placed");
     uint64_t fresh = ff_bitmap_set_run(&b->placed, page, n);
 
+    FF_FAULT_AT("place-marked");
     bool noted = ff_space_end_waits(s, block, page, n);
     if (noted || __atomic_load_n(&s->waits.overflow, __ATOMIC_SEQ_CST)) {
         /* A thread that waits, noted or not (there may have been no room), may have come after the

@@ -254,6 +254,37 @@ static void test_gone(void)
     rig_free(r);
 }
 
+static int read_given_back(void *opaque)
+{
+    Rig *r = opaque;
+
+    rig_drop(r, 0, 1);
+    g_thread_join(g_thread_new("owner", touch, rig_page(r, 0)));
+    return 0;
+}
+
+/* He waits; the page is placed and marked, and before he is woken the owner gives it back and
+ * misses it, which ends all waits for it. */
+static void test_given_back(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true);
+
+    if (rig_at("place-marked", read_given_back, r)) {
+        rig_start(r);
+        g_assert_cmpint(add(r, &o), ==, 0);
+        g_assert_null(g_thread_join(g_thread_new("reader", touch, o.map)));
+        rig_stop(r);
+        g_assert_cmpuint(r->asked_all, ==, 1);
+    }
+    other_free(r, &o);
+    rig_free(r);
+}
+
 /* It has mapped it at one more place. */
 static void test_extended(void)
 {
@@ -329,6 +360,7 @@ int main(int argc, char **argv)
     g_test_add_func("/sharers/check", test_check);
     g_test_add_func("/sharers/end", test_end);
     g_test_add_func("/sharers/gone", test_gone);
+    g_test_add_func("/sharers/given-back", test_given_back);
     g_test_add_func("/sharers/extended", test_extended);
     g_test_add_func("/sharers/refused", test_refused);
     return g_test_run();
