@@ -267,6 +267,11 @@ static void ended(FfVhostConn *backend, void *opaque)
     }
 }
 
+static void held(FfVhostConn *backend, void *opaque)
+{
+    ff_page_waits_take_left(((FfBackends *)opaque)->page_waits, backend);
+}
+
 static bool can_wait(FfVhostConn *backend, void *opaque)
 {
     return ff_page_waits_can_wait(((FfBackends *)opaque)->page_waits, backend);
@@ -285,6 +290,7 @@ static void check(FfVhostConn *backend, void *opaque)
 static const FfVhostConnOps backend_ops = {.holds = holds,
                                            .logs = logs,
                                            .ended = ended,
+                                           .held = held,
                                            .can_wait = can_wait,
                                            .hand = hand,
                                            .check = check};

@@ -3,34 +3,45 @@
  * See page-waits.h. What is not answered, as an engine has ended, the next one is asked; until then
  * the back-end waits, and QEMU does not. When every page is there nobody need answer.
  *
- * One thread; no locks. System calls: socketpair, fstat, fstatfs, readlink, fcntl, close.
+ * One thread; no locks. System calls: socketpair, fstat, fstatfs, readlink, fcntl,
+ * ioctl(UFFDIO_WAKE), close.
  */
 #include "relay/page-waits.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
-#include <inttypes.h>
 #include <linux/magic.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "net/rights.h"
+#include "relay/left-waits.h"
+#include "relay/maps.h"
 #include "state/sharers.h"
+#include "uffd/uffd.h"
 
-#define UFFD_LINK "anon_inode:[userfaultfd]"
+/* Of userspace; what the kernel takes for UFFDIO_WAKE. */
+#define FIRST_ADDRESS (1ull << 20)
+#define LAST_ADDRESS ((1ull << 47) - (1ull << 20))
 
 struct FfPageWaits {
     FfRelay *relay;
     const GPtrArray *backends;
     int engine; /* our end; -1: none */
     GSource *source;
+    GArray *left; /* of Left: they have no connection */
 };
+
+/* A userfaultfd of a back-end's connection that ended with another relay. */
+typedef struct {
+    int uffd;
+    FfSharersRequest request; /* HAND */
+    pid_t pid;
+} Left;
 
 FfPageWaits *ff_page_waits_new(FfRelay *relay, const GPtrArray *backends)
 {
@@ -39,6 +50,7 @@ FfPageWaits *ff_page_waits_new(FfRelay *relay, const GPtrArray *backends)
     s->relay = relay;
     s->backends = backends;
     s->engine = -1;
+    s->left = g_array_new(FALSE, FALSE, sizeof(Left));
     return s;
 }
 
@@ -57,6 +69,10 @@ void ff_page_waits_free(FfPageWaits *s)
 {
     if (s) {
         ff_page_waits_end(s);
+        for (guint i = 0; i < s->left->len; i++) {
+            close(g_array_index(s->left, Left, i).uffd);
+        }
+        g_array_unref(s->left);
         g_free(s);
     }
 }
@@ -75,7 +91,7 @@ static bool is_uffd(int fd)
     g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
     g_autofree char *link = g_file_read_link(path, NULL);
 
-    return !g_strcmp0(link, UFFD_LINK);
+    return !g_strcmp0(link, FF_UFFD_LINK);
 }
 
 /* A fault thread that waits in read() would answer for nobody else. */
@@ -89,57 +105,26 @@ static bool is_usable(int uffd)
 
 /* ---- where a back-end has mapped what -------------------------------------------------------- */
 
-/* NULL: it is not known whose (g_free), or that is not ours to see. */
-static char *read_maps(pid_t pid)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/maps", pid);
-    char *text = NULL;
-
-    return pid > 0 && g_file_get_contents(path, &text, NULL, NULL) ? text : NULL;
-}
-
-typedef struct {
-    uint64_t start, end, offset;
-} Mapping;
-
-/* A line of maps that is a mapping of ST's file which nobody may touch yet. */
-static bool parse_mapping(const char *line, const struct stat *st, Mapping *m)
-{
-    unsigned major_nr, minor_nr;
-    uint64_t ino;
-    char perms[5];
-
-    return sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &m->start,
-                  &m->end, perms, &m->offset, &major_nr, &minor_nr, &ino) == 7 &&
-           !strcmp(perms, "---s") && ino == st->st_ino && makedev(major_nr, minor_nr) == st->st_dev;
-}
-
 /* The address of REGION, a part of the file FD; 0: there is none, or more than one. */
 static uint64_t find_mapping(const char *maps, int fd, const FfVhostRegion *region)
 {
-    g_auto(GStrv) lines = g_strsplit(maps, "\n", -1);
-    uint64_t exact = 0, covering = 0;
+    g_autoptr(GArray) all = ff_maps_of_file(maps, fd);
+    uint64_t exact = 0, covering = 0, region_end = region->offset + region->size;
     unsigned n_exact = 0, n_covering = 0;
-    struct stat st;
 
-    if (fstat(fd, &st) < 0) {
-        return 0;
-    }
-    for (char **l = lines; *l; l++) {
-        Mapping m;
+    for (guint i = 0; i < all->len; i++) {
+        const FfMapping *m = &g_array_index(all, FfMapping, i);
+        uint64_t end = m->offset + (m->end - m->start);
 
-        if (!parse_mapping(*l, &st, &m) || region->offset < m.offset ||
-            region->offset + region->size > m.offset + (m.end - m.start)) {
+        /* What it has mapped for this it cannot touch yet. */
+        if (!m->closed || region->offset < m->offset || region_end > end) {
             continue;
         }
-        uint64_t addr = m.start + (region->offset - m.offset);
-        bool whole = m.offset + (m.end - m.start) == region->offset + region->size;
-
-        covering = addr;
+        covering = m->start + (region->offset - m->offset);
         n_covering++;
         /* From its own beginning or, as before QEMU 9.0, from the file's. */
-        if (whole && (m.offset == region->offset || !m.offset)) {
-            exact = addr;
+        if (end == region_end && (m->offset == region->offset || !m->offset)) {
+            exact = covering;
             n_exact++;
         }
     }
@@ -190,7 +175,7 @@ static bool find_addresses(FfVhostConn *backend, const FfVhostRegion *regions, u
         if (regions[i].user) {
             continue;
         }
-        if (!maps && !(maps = read_maps(ff_vhost_conn_pid(backend)))) {
+        if (!maps && !(maps = ff_maps_of_process(ff_vhost_conn_pid(backend)))) {
             return false;
         }
         if (!(addr = find_mapping(maps, fds[i], &regions[i]))) {
@@ -229,6 +214,47 @@ void ff_page_waits_gone(FfPageWaits *s, uint32_t number)
     const FfSharersRequest request = {.op = FF_SHARERS_GONE, .number = number};
 
     tell(s, &request, -1);
+}
+
+/* ---- what another relay has left ------------------------------------------------------------- */
+
+static bool knows(const FfPageWaits *s, pid_t pid)
+{
+    for (guint i = 0; i < s->left->len; i++) {
+        if (g_array_index(s->left, Left, i).pid == pid) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void ff_page_waits_take_left(FfPageWaits *s, FfVhostConn *backend)
+{
+    pid_t pid = ff_vhost_conn_pid(backend);
+
+    if (pid <= 0 || knows(s, pid)) {
+        return;
+    }
+    g_autoptr(GPtrArray) all = ff_left_waits_new(s->relay, pid);
+    for (guint i = 0; i < all->len; i++) {
+        const FfLeftWait *found = all->pdata[i];
+        Left left = {.uffd = fcntl(found->uffd, F_DUPFD_CLOEXEC, 0), .pid = pid};
+
+        left.request = (FfSharersRequest){.op = FF_SHARERS_HAND,
+                                          .number = ff_vhost_conn_next_number(),
+                                          .n_regions = found->n_regions};
+        memcpy(left.request.regions, found->regions, sizeof(found->regions));
+        if (left.uffd < 0) {
+            continue;
+        }
+        g_array_append_val(s->left, left);
+        tell(s, &left.request, left.uffd);
+        /* Also of a thread that waits where nothing is mapped any more. */
+        ff_uffd_wake(left.uffd, FIRST_ADDRESS, LAST_ADDRESS - FIRST_ADDRESS);
+        ff_relay_log(s->relay,
+                     "vhost-user back-end '%s': it waits for pages since before this relay",
+                     ff_vhost_conn_id(backend));
+    }
 }
 
 bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend)
@@ -303,6 +329,11 @@ static gboolean engine_says(gint fd, GIOCondition condition, gpointer data)
 
 static void tell_all(FfPageWaits *s)
 {
+    for (guint i = 0; i < s->left->len; i++) {
+        const Left *left = &g_array_index(s->left, Left, i);
+
+        tell(s, &left->request, left->uffd);
+    }
     for (guint i = 0; i < s->backends->len; i++) {
         FfVhostConn *backend = s->backends->pdata[i];
         const FfVhostSession *session = ff_vhost_conn_session(backend);

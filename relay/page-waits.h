@@ -18,6 +18,9 @@ int ff_page_waits_offer(FfPageWaits *s);
 void ff_page_waits_end(FfPageWaits *s);
 /* TRUE: there is an engine, and it could answer for what BACKEND will have. */
 bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend);
+/* BACKEND has come while memory is held: what its process waits in since before this relay is
+ * answered for, too. */
+void ff_page_waits_take_left(FfPageWaits *s, FfVhostConn *backend);
 /* BACKEND's session wants it. FALSE: it cannot be answered for. */
 bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend);
 void ff_page_waits_check(FfPageWaits *s, FfVhostConn *backend);

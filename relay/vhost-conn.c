@@ -290,9 +290,12 @@ static void offer(FfVhostConn *b)
     b->coming = -1;
     b->session = ff_vhost_session_new(&session_ops, b);
     b->number = next_number++;
-    b->pid = peer_pid(backend);
     b->backend = ff_conn_new(backend, backend, &backend_ops, b);
     b->qemu = ff_conn_new(fd, fd, &qemu_ops, b);
+    b->pid = peer_pid(backend);
+    if (b->ops->holds(b->opaque)) {
+        b->ops->held(b, b->opaque);
+    }
 }
 
 static gboolean offer_again(gpointer data)
@@ -325,6 +328,11 @@ const char *ff_vhost_conn_id(const FfVhostConn *b)
 uint32_t ff_vhost_conn_number(const FfVhostConn *b)
 {
     return b->number;
+}
+
+uint32_t ff_vhost_conn_next_number(void)
+{
+    return next_number++;
 }
 
 pid_t ff_vhost_conn_pid(const FfVhostConn *b)

@@ -12,6 +12,8 @@ typedef struct FfVhostConn FfVhostConn;
 typedef struct {
     /* TRUE: what the back-end gets of guest memory is held back now. */
     bool (*holds)(void *opaque);
+    /* A back-end is connected, and it is held back. */
+    void (*held)(FfVhostConn *backend, void *opaque);
     void (*logs)(FfVhostConn *backend, void *opaque);
     /* The connection is over; the next one may come. */
     void (*ended)(FfVhostConn *backend, void *opaque);
@@ -31,6 +33,8 @@ bool ff_vhost_conn_is_removed(FfVhostConn *backend);
 const char *ff_vhost_conn_id(const FfVhostConn *backend);
 /* Of its connection, or of the last one: another one has another number. */
 uint32_t ff_vhost_conn_number(const FfVhostConn *backend);
+/* One that no connection has. */
+uint32_t ff_vhost_conn_next_number(void);
 /* The process at its end, or the one that has begun to listen there; 0: it is not known. */
 pid_t ff_vhost_conn_pid(const FfVhostConn *backend);
 /* Somebody answers its faults; it has registered its memory. */

@@ -96,22 +96,39 @@ bool ff_vhost_rings_memory(FfVhostRings *r, const FfVhostMessage *msg, bool *cha
     return true;
 }
 
-/* Reads a little-endian u16 at the front-end's address USER. */
-static bool read_u16(const FfVhostRings *r, uint64_t user, uint16_t *value)
+/* The file, and *AT in it, of LEN bytes at the front-end's address USER; -1: in no region. */
+static int find(const FfVhostRings *r, uint64_t user, size_t len, off_t *at)
 {
     for (unsigned i = 0; i < r->n_regions; i++) {
         const FfVhostRegion *region = &r->regions[i];
-        uint64_t at = user - region->user;
+        uint64_t offset = user - region->user;
 
-        if (user >= region->user && at < region->size && region->size - at >= sizeof(*value)) {
-            bool ok = pread(r->fds[i], value, sizeof(*value), (off_t)(region->offset + at)) ==
-                      sizeof(*value);
-
-            *value = GUINT16_FROM_LE(*value);
-            return ok;
+        if (user >= region->user && offset < region->size && region->size - offset >= len) {
+            *at = (off_t)(region->offset + offset);
+            return r->fds[i];
         }
     }
-    return false;
+    return -1;
+}
+
+/* Reads a little-endian u16 at the front-end's address USER. */
+static bool read_u16(const FfVhostRings *r, uint64_t user, uint16_t *value)
+{
+    off_t at;
+    int fd = find(r, user, sizeof(*value), &at);
+    bool ok = fd >= 0 && pread(fd, value, sizeof(*value), at) == sizeof(*value);
+
+    *value = ok ? GUINT16_FROM_LE(*value) : 0;
+    return ok;
+}
+
+/* There is a page, and not a hole that reads as zeros. */
+static bool is_there(const FfVhostRings *r, uint64_t user)
+{
+    off_t at;
+    int fd = find(r, user, sizeof(uint16_t), &at);
+
+    return fd >= 0 && lseek(fd, at, SEEK_DATA) == at;
 }
 
 /* ---- rings ----------------------------------------------------------------------------------- */
@@ -149,6 +166,12 @@ void ff_vhost_rings_note(FfVhostRings *r, const FfVhostMessage *msg)
         ring = ring_of(r, ff_vhost_state(msg).index);
         if (ring) {
             ring->num = ff_vhost_state(msg).value;
+        }
+    } else if (msg->header.request == FF_VHOST_SET_VRING_BASE) {
+        ring = ring_of(r, ff_vhost_state(msg).index);
+        if (ring) {
+            ring->base = (uint16_t)ff_vhost_state(msg).value;
+            ring->has_base = true;
         }
     } else if (msg->header.request == FF_VHOST_SET_VRING_ADDR) {
         addr = ff_vhost_addr(msg);
@@ -219,6 +242,20 @@ FfVhostRingLook ff_vhost_rings_look(const FfVhostRings *r, unsigned i)
         return FF_VHOST_RING_UNREADABLE;
     }
     return avail == used ? FF_VHOST_RING_IDLE : FF_VHOST_RING_BUSY;
+}
+
+bool ff_vhost_rings_is_behind(const FfVhostRings *r, unsigned i, FfVhostVringState *state)
+{
+    const FfVhostRing *ring = running(r, i);
+    uint16_t used, n;
+
+    if (!ring || !ring->has_base || !is_there(r, ring->addr.used + 2) ||
+        !read_u16(r, ring->addr.used + 2, &used)) {
+        return false;
+    }
+    n = used - ring->base;
+    *state = (FfVhostVringState){i, used};
+    return n && n <= (ring->num ? ring->num : MAX_NUM);
 }
 
 void ff_vhost_rings_kick(const FfVhostRings *r, unsigned i)

@@ -16,8 +16,9 @@
 typedef struct {
     FfVhostVringAddr addr; /* .flags as the front-end has said */
     uint32_t num;          /* entries; 0: it has not said how many */
+    uint16_t base;         /* where it begins, if has_base */
     int kick;              /* -1: none */
-    bool has_addr, started, disabled;
+    bool has_addr, has_base, started, disabled;
     uint64_t was_used, was_size; /* address and bytes of its used ring when it stopped */
 } FfVhostRing;
 
@@ -47,6 +48,9 @@ typedef enum {
 FfVhostRingLook ff_vhost_rings_look(const FfVhostRings *rings, unsigned i);
 /* TRUE: it has been started, and not stopped; disabled or not. */
 bool ff_vhost_rings_run(const FfVhostRings *rings, unsigned i);
+/* TRUE: what the front-end has said of where ring I begins lies behind what was used of it: *STATE
+ * is where it does begin. FALSE also where that cannot be read, or is not there yet. */
+bool ff_vhost_rings_is_behind(const FfVhostRings *rings, unsigned i, FfVhostVringState *state);
 /* Has the back-end look into ring I, which it does without harm at any time. */
 void ff_vhost_rings_kick(const FfVhostRings *rings, unsigned i);
 /* Sets the bits of all pages in LOG, a file of SIZE bytes, that the used ring I had when it was

@@ -120,10 +120,26 @@ static bool wants_answer(const FfVhostSession *s, const FfVhostMessage *msg)
            (msg->header.request == FF_VHOST_SET_LOG_BASE && msg->n_fds);
 }
 
+/* Where a connection has ended and the back-end has not (its relay has died), it finished what was
+ * under way after QEMU had looked how far it was: it would do that twice, and the guest would take
+ * the second answer for another request's. */
+static void catch_up(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    FfVhostVringState state;
+
+    if (msg->header.request == FF_VHOST_SET_VRING_KICK && !(s->features & OPAQUE) &&
+        ff_vhost_message_fits(msg) &&
+        ff_vhost_rings_is_behind(&s->rings, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX, &state)) {
+        ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_SET_VRING_BASE, 0, &state, sizeof(state)),
+                     false);
+    }
+}
+
 /* QEMU's message, as it is but for the log's flags. */
 static void pass(FfVhostSession *s, FfVhostMessage *msg)
 {
     add_log_flags(s, msg);
+    catch_up(s, msg);
     s->owed += wants_answer(s, msg);
     s->ops->to_backend(msg, s->opaque);
 }
@@ -357,6 +373,7 @@ static void release(FfVhostSession *s)
         }
         /* QEMU has its acknowledgement; the back-end's own would be one too many. */
         msg->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY;
+        catch_up(s, msg);
         ff_vhost_say(s, msg, wants_answer(s, msg));
     }
 }

@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "tests/lib/attach.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vhostworld.h"
 
@@ -222,6 +223,40 @@ static void test_death(gconstpointer data)
     vhost_world_end(w);
 }
 
+/* Relay and engine die while the guest and its disk wait for pages: the next relay finds what the
+ * back-end waits in, and the next engine answers there. */
+static void test_relay_dies(void)
+{
+    const char *why = NULL;
+    VhostWorld *w =
+        storage_can_wait(&why) ? vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD) : NULL;
+
+    if (why)
+        g_test_skip(why);
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    w->guest.listens = true;
+    VhostWorld old = next_postcopy(w, SLOW);
+
+    migrate(w, &old);
+    switch_over(w, &old);
+    guint64 first = direct_reads(w->vm);
+    while (direct_reads(w->vm) < first + 8) {
+    }
+    attach_kill_relay(w->vm, true);
+    qmp_expect_migration(vm_qmp(old.vm), "postcopy-paused");
+    attach_vm(w->vm, NULL);
+    qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(w->vm);
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
+    qmp_expect_migration(vm_qmp(old.vm), "completed");
+    vhost_world_leave(&old);
+    linux_guest_assert_intact(w->vm, "with another relay");
+    vhost_world_end(w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -232,6 +267,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-postcopy/waits", test_waits);
     g_test_add_func("/vhost-postcopy/pause", test_pause);
     g_test_add_func("/vhost-postcopy/back-end-dies", test_backend_dies);
+    g_test_add_func("/vhost-postcopy/relay-dies", test_relay_dies);
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/vhost-postcopy/death/", deaths[i].name, NULL);
         g_test_add_data_func(path, &deaths[i], test_death);

@@ -221,7 +221,7 @@ static void test_backend_dies(void)
  * guest has stayed, its device is connected again, and it can be migrated. */
 static void test_relay_dies(void)
 {
-    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", VHOST_IDLE_LOAD);
+    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD);
 
     if (!w)
         return;

@@ -40,6 +40,7 @@ typedef struct {
     unsigned hands, checks;
     bool waits, refuses; /* somebody can answer for pages; but not for this back-end's */
     int memory, kick;
+    uint16_t base; /* where QEMU says that the ring begins */
     uint8_t *map;
 } World;
 
@@ -92,6 +93,7 @@ static World *world_new(void)
     g_assert_cmpint(ftruncate(w->memory, MEMORY), ==, 0);
     w->map = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, w->memory, 0);
     w->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    w->base = 7;
     return w;
 }
 
@@ -181,7 +183,7 @@ static void start_ring(World *w)
         FfVhostMemory memory;
         FfVhostRegion region;
     } table = {{1, 0}, {0, MEMORY, USER, 0}};
-    const FfVhostVringState base = {0, 7};
+    const FfVhostVringState base = {0, w->base};
     const FfVhostVringAddr addr = {0, 0, USER + DESC, USER + USED, USER + AVAIL, USED};
 
     qemu_says(w, FF_VHOST_SET_FEATURES, &features, sizeof(features), -1);
@@ -380,6 +382,7 @@ static void test_drained_often(void)
 
     shake_hands(w);
     for (unsigned i = 0; i < 80; i++) {
+        w->base = index;
         start_ring(w);
         expect_ring(w, false);
         set_index(w, AVAIL, ++index);
@@ -915,6 +918,40 @@ static void test_held_calls(void)
     world_free(w);
 }
 
+/* QEMU believes that less was used than was: the ring begins where it does. */
+static void test_behind(void)
+{
+    static const struct {
+        uint16_t used;
+        bool corrected;
+    } rows[] = {{7, false}, {9, true}, {6, false}, {0x8000, false}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        World *w = world_new();
+        const FfVhostVringState num = {0, 128};
+
+        shake_hands(w);
+        qemu_says(w, FF_VHOST_SET_VRING_NUM, &num, sizeof(num), -1);
+        expect(&w->backend, FF_VHOST_SET_VRING_NUM);
+        set_index(w, USED, rows[i].used);
+        if (i % 2) { /* also where it was held */
+            g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, 0);
+        }
+        start_ring(w);
+        ff_vhost_session_hold(w->session, false);
+        expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED);
+        expect(&w->backend, FF_VHOST_SET_MEM_TABLE);
+        expect(&w->backend, FF_VHOST_SET_VRING_BASE);
+        expect_addr(&w->backend, 0);
+        if (rows[i].corrected) {
+            g_autoptr(FfVhostMessage) msg = next(&w->backend, FF_VHOST_SET_VRING_BASE);
+            g_assert_cmpuint(ff_vhost_state(msg).value, ==, rows[i].used);
+        }
+        expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+        world_free(w);
+    }
+}
+
 /* ---- a back-end that waits for pages --------------------------------------------------------- */
 
 #define WAITS                                                                                      \
@@ -1271,6 +1308,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/no-handshake", test_no_handshake);
     g_test_add_func("/vhost/held/status", test_held_status);
     g_test_add_func("/vhost/held/acknowledged", test_held_acknowledged);
+    g_test_add_func("/vhost/behind", test_behind);
     g_test_add_func("/vhost/waits", test_waits);
     for (unsigned i = 0; i < G_N_ELEMENTS(unable); i++) {
         g_autofree char *path = g_strconcat("/vhost/unable/", unable[i].name, NULL);
