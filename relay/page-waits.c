@@ -157,8 +157,8 @@ void ff_page_waits_check(FfPageWaits *s, FfVhostConn *backend)
 static bool refuse(FfPageWaits *s, FfVhostConn *backend, const char *why)
 {
     ff_relay_log(s->relay,
-                 "vhost-user back-end '%s': %s: the disk waits until all of the guest's memory is "
-                 "there",
+                 "vhost-user back-end '%s': %s: the device stands until all of the guest's memory "
+                 "is there",
                  ff_vhost_conn_id(backend), why);
     return false;
 }

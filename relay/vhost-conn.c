@@ -42,6 +42,7 @@ struct FfVhostConn {
     uint32_t number;
     pid_t pid;        /* 0: not known */
     bool cannot_wait; /* for pages, whatever it says */
+    bool stands;      /* that was said of this connection */
     guint timer;      /* 0: none */
     int coming;       /* a back-end that QEMU has not taken yet; -1: none */
     guint offer;      /* the timer until it is offered again; 0: none */
@@ -163,6 +164,19 @@ static bool can_wait(void *opaque)
     return !b->cannot_wait && b->ops->can_wait(b, b->opaque);
 }
 
+static void stands(void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    if (!b->stands) {
+        b->stands = true;
+        ff_relay_log(b->relay,
+                     "vhost-user back-end '%s': it cannot wait for pages: the device stands until "
+                     "all of the guest's memory is there",
+                     b->plan->id);
+    }
+}
+
 static bool hand(void *opaque)
 {
     FfVhostConn *b = opaque;
@@ -184,6 +198,7 @@ static const FfVhostSessionOps session_ops = {
     .again = again,
     .logs = logs,
     .can_wait = can_wait,
+    .stands = stands,
     .hand = hand,
     .check = check,
 };
@@ -289,6 +304,7 @@ static void offer(FfVhostConn *b)
     b->told = false;
     b->coming = -1;
     b->session = ff_vhost_session_new(&session_ops, b);
+    b->stands = false;
     b->number = next_number++;
     b->backend = ff_conn_new(backend, backend, &backend_ops, b);
     b->qemu = ff_conn_new(fd, fd, &qemu_ops, b);

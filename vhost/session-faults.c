@@ -44,10 +44,15 @@ static void ask(FfVhostSession *s, FfVhostFaults state, uint32_t request, uint32
 
 void ff_vhost_faults_want(FfVhostSession *s)
 {
-    if (s->faults == FF_VHOST_FAULTS_NONE && s->holds && (s->protocol & NEEDED) == NEEDED &&
+    if (!s->holds || (s->faults != FF_VHOST_FAULTS_NONE && s->faults != FF_VHOST_FAULTS_CANNOT)) {
+        return;
+    }
+    if (s->faults == FF_VHOST_FAULTS_NONE && (s->protocol & NEEDED) == NEEDED &&
         s->rings.n_regions && s->rings.n_regions <= FF_VHOST_MAX_FAULT_REGIONS && !s->odd &&
         s->ops->can_wait && s->ops->can_wait(s->opaque)) {
         s->faults = FF_VHOST_FAULTS_WANTED;
+    } else if (s->ops->stands) {
+        s->ops->stands(s->opaque);
     }
 }
 
@@ -96,6 +101,9 @@ static bool take_uffd(FfVhostSession *s, FfVhostMessage *msg)
 {
     if (msg->n_fds != 1) {
         s->faults = FF_VHOST_FAULTS_CANNOT;
+        if (s->ops->stands) {
+            s->ops->stands(s->opaque);
+        }
         return true;
     }
     s->uffd = msg->fds[0];

@@ -32,6 +32,9 @@ typedef struct {
     /* The guest is about to use the device, while its memory is held back: TRUE if somebody can
      * answer for pages that the back-end misses, in what it will have (regions). NULL: nobody. */
     bool (*can_wait)(void *opaque);
+    /* Optional: the guest has begun to use the device, and waits for it until all of its memory is
+     * there. */
+    void (*stands)(void *opaque);
     /* Somebody is to answer the back-end's faults (ff_vhost_session_faults()), and
      * ff_vhost_session_handed() is called then; to see whether the back-end has registered all of
      * it, and ff_vhost_session_checked() is called then. */

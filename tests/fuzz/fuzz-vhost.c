@@ -64,7 +64,8 @@ static void check(void *opaque)
 {
 }
 
-static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs, can_wait, hand, check};
+static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs,
+                                      can_wait,   NULL,    hand,  check};
 
 static bool take_from_qemu(FfVhostMessage *msg, void *opaque)
 {

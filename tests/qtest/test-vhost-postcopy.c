@@ -85,6 +85,8 @@ static void test_course(gconstpointer data)
         if (c->hybrid)
             qmp_expect(vm_qmp(old.vm), "MIGRATION_PASS");
         switch_over(w, &old);
+        if (c->unable)
+            vm_wait_stderr(w->vm, "cannot wait for pages");
         arrive(w, &old);
     }
     vhost_world_end(w);

@@ -37,7 +37,7 @@ typedef struct {
     FfVhostSession *session;
     GQueue backend, qemu; /* FfVhostMessage *: what each of them has got */
     unsigned again, logs;
-    unsigned hands, checks;
+    unsigned hands, checks, stands;
     bool waits, refuses; /* somebody can answer for pages; but not for this back-end's */
     int memory, kick;
     uint16_t base; /* where QEMU says that the ring begins */
@@ -69,6 +69,11 @@ static bool can_wait(void *opaque)
     return ((World *)opaque)->waits;
 }
 
+static void stands(void *opaque)
+{
+    ((World *)opaque)->stands++;
+}
+
 static bool hand(void *opaque)
 {
     World *w = opaque;
@@ -82,7 +87,8 @@ static void check(void *opaque)
     ((World *)opaque)->checks++;
 }
 
-static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs, can_wait, hand, check};
+static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs,
+                                      can_wait,   stands,  hand,  check};
 
 static World *world_new(void)
 {
@@ -1080,6 +1086,7 @@ static void test_waits(void)
     bool checks;
 
     wait_for_pages(w);
+    g_assert_cmpuint(w->stands, ==, 0);
     const FfVhostRegion *theirs = ff_vhost_session_faults(w->session, &n, &fds, &uffd, &checks);
     g_assert_cmpuint(n, ==, 2);
     g_assert_cmphex(theirs[1].user, ==, THEIRS + (1 << 24));
@@ -1123,6 +1130,7 @@ static void test_unable(gconstpointer data)
 
     w->waits = !u->nobody;
     start_ring(w);
+    g_assert_cmpuint(w->stands, ==, 1);
     g_assert_null(g_queue_peek_head(&w->backend));
     ff_vhost_session_hold(w->session, false);
     expect_ring(w, false);
