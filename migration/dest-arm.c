@@ -211,7 +211,9 @@ static bool arm(FfDestination *d, bool again, GError **error)
         return false;
     }
     g_atomic_int_set(&d->armed, 1);
-    ff_dest_sharers_start(d);
+    if (again || !d->conn->complete_at_grant) {
+        ff_dest_sharers_start(d);
+    }
     return true;
 }
 

@@ -22,8 +22,6 @@
 typedef struct {
     uint32_t number;
     int sharer;
-    FfSharersRegion regions[FF_MAX_SHARER_RANGES];
-    unsigned n_regions;
 } Sharer;
 
 struct FfDestSharers {
@@ -35,18 +33,23 @@ struct FfDestSharers {
 
 /* ---- what is asked --------------------------------------------------------------------------- */
 
-/* -1: it is no block of the guest's. */
+/* -1: it is no block of the guest's, or not only one. */
 static int block_of(const FfRam *ram, const FfSharersRegion *r)
 {
+    int block = -1;
+
     for (unsigned i = 0; i < ram->n_blocks; i++) {
         struct stat st;
 
         if (fstat(ram->blocks[i].info.memfd, &st) == 0 && st.st_dev == r->dev &&
             st.st_ino == r->ino) {
-            return (int)i;
+            if (block >= 0) {
+                return -1;
+            }
+            block = (int)i;
         }
     }
-    return -1;
+    return block;
 }
 
 static Sharer *find(const FfDestSharers *s, uint32_t number)
@@ -61,98 +64,64 @@ static Sharer *find(const FfDestSharers *s, uint32_t number)
     return NULL;
 }
 
-static bool has(const Sharer *x, const FfSharersRegion *r)
+static int fill_ranges(const FfDestSharers *s, const FfSharersRequest *request,
+                       FfSharerRange *ranges)
 {
-    for (unsigned i = 0; i < x->n_regions; i++) {
-        const FfSharersRegion *y = &x->regions[i];
-
-        if (y->addr == r->addr && y->size == r->size && y->offset == r->offset &&
-            y->dev == r->dev && y->ino == r->ino) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Of what is asked that which is new, into RANGES. Returns how many, or -errno. */
-static int new_ranges(const FfDestSharers *s, const Sharer *x, const FfSharersRequest *request,
-                      FfSharerRange *ranges)
-{
-    int n = 0;
-
-    for (uint32_t i = 0; i < MIN(request->n_regions, (uint32_t)FF_SHARERS_REGIONS); i++) {
+    for (uint32_t i = 0; i < request->n_regions; i++) {
         const FfSharersRegion *r = &request->regions[i];
         int block = block_of(s->d->ram, r);
 
         if (block < 0) {
             return -EFAULT;
         }
-        if (!has(x, r)) {
-            ranges[n++] = (FfSharerRange){r->addr, r->size, (unsigned)block, r->offset};
-        }
+        ranges[i] = (FfSharerRange){r->addr, r->size, (unsigned)block, r->offset};
     }
-    return n;
-}
-
-static void note_regions(Sharer *x, const FfSharersRequest *request)
-{
-    for (uint32_t i = 0; i < MIN(request->n_regions, (uint32_t)FF_SHARERS_REGIONS); i++) {
-        if (!has(x, &request->regions[i]) && x->n_regions < FF_MAX_SHARER_RANGES) {
-            x->regions[x->n_regions++] = request->regions[i];
-        }
-    }
+    return 0;
 }
 
 /* UFFD is taken. */
 static int hand(FfDestSharers *s, const FfSharersRequest *request, int uffd)
 {
     FfSharerRange ranges[FF_SHARERS_REGIONS];
-    Sharer fresh = {.number = request->number}, *x = find(s, request->number);
-    FfSpace *space = s->d->placer.space;
-    int n = new_ranges(s, x ? x : &fresh, request, ranges);
+    Sharer fresh = {.number = request->number};
+    int rc = uffd < 0 || request->n_regions > FF_SHARERS_REGIONS ? -EBADF
+                                                                 : fill_ranges(s, request, ranges);
 
-    if (n < 0 || uffd < 0 || x) {
+    if (rc < 0 || find(s, request->number)) {
         if (uffd >= 0) {
             close(uffd);
         }
-        int rc = n > 0 && x ? ff_space_extend_sharer(space, x->sharer, ranges, n) : MIN(n, 0);
+        return rc;
+    }
+    fresh.sharer = ff_space_add_sharer(s->d->placer.space, uffd, ranges, request->n_regions);
+    if (fresh.sharer >= 0) {
+        g_array_append_val(s->all, fresh);
+    }
+    return MIN(fresh.sharer, 0);
+}
 
-        if (rc == 0 && x) {
-            note_regions(x, request);
-        }
-        return x || n < 0 ? rc : -EBADF;
-    }
-    fresh.sharer = ff_space_add_sharer(space, uffd, ranges, n);
-    if (fresh.sharer < 0) {
-        return fresh.sharer;
-    }
-    note_regions(&fresh, request);
-    g_array_append_val(s->all, fresh);
-    return 0;
+static void say(const FfDestSharers *s, const FfSharersAnswer *answer)
+{
+    (void)ff_rights_send(s->d->cfg->sharers_fd, answer, sizeof(*answer), NULL, 0);
 }
 
 static void asked(FfDestSharers *s, const FfSharersRequest *request, int uffd)
 {
     FfSharersAnswer answer = {.op = request->op, .number = request->number, .rc = -ENOENT};
-    FfSpace *space = s->d->placer.space;
-    const Sharer *x;
 
     if (request->op == FF_SHARERS_HAND) {
         answer.rc = hand(s, request, uffd);
     } else {
-        x = find(s, request->number);
+        const Sharer *x = find(s, request->number);
+
         if (uffd >= 0) {
             close(uffd);
         }
-        if (request->op == FF_SHARERS_GONE) {
-            if (x) {
-                ff_sharers_remove(ff_space_sharers(space), x->sharer);
-            }
-            return;
+        if (x) {
+            answer.rc = ff_sharers_check(ff_space_sharers(s->d->placer.space), x->sharer);
         }
-        answer.rc = x ? ff_sharers_check(ff_space_sharers(space), x->sharer) : -ENOENT;
     }
-    (void)ff_rights_send(s->d->cfg->sharers_fd, &answer, sizeof(answer), NULL, 0);
+    say(s, &answer);
 }
 
 /* ---- the thread ------------------------------------------------------------------------------ */
@@ -180,9 +149,11 @@ static bool take(FfDestSharers *s)
 static gpointer run(gpointer opaque)
 {
     FfDestSharers *s = opaque;
+    const FfSharersAnswer ready = {.op = FF_SHARERS_READY};
     struct pollfd pfd[2] = {{.fd = s->d->cfg->sharers_fd, .events = POLLIN},
                             {.fd = s->stop, .events = POLLIN}};
 
+    say(s, &ready);
     for (;;) {
         if (poll(pfd, 2, -1) < 0) {
             if (errno != EINTR) {

@@ -248,6 +248,9 @@ static bool holds(void *opaque)
 
 static void look(FfBackends *b)
 {
+    if (!holds(b)) {
+        ff_page_waits_forget(b->page_waits);
+    }
     for (guint i = 0; i < b->all->len; i++) {
         ff_vhost_conn_look(nth(b, i));
     }
@@ -257,7 +260,6 @@ static void ended(FfVhostConn *backend, void *opaque)
 {
     FfBackends *b = opaque;
 
-    ff_page_waits_gone(b->page_waits, ff_vhost_conn_number(backend));
     if (b->logging && !b->lost) {
         b->lost = "the connection of one of them has ended";
     }
@@ -270,6 +272,16 @@ static void ended(FfVhostConn *backend, void *opaque)
 static void held(FfVhostConn *backend, void *opaque)
 {
     ff_page_waits_take_left(((FfBackends *)opaque)->page_waits, backend);
+}
+
+static void parts(FfVhostConn *backend, void *opaque)
+{
+    ff_page_waits_keep(((FfBackends *)opaque)->page_waits, backend);
+}
+
+static void all_there(FfVhostConn *backend, void *opaque)
+{
+    ff_page_waits_all_there(backend);
 }
 
 static bool can_wait(FfVhostConn *backend, void *opaque)
@@ -290,6 +302,8 @@ static void check(FfVhostConn *backend, void *opaque)
 static const FfVhostConnOps backend_ops = {.holds = holds,
                                            .logs = logs,
                                            .ended = ended,
+                                           .parts = parts,
+                                           .all_there = all_there,
                                            .held = held,
                                            .can_wait = can_wait,
                                            .hand = hand,

@@ -33,6 +33,7 @@ struct FfPageWaits {
     const GPtrArray *backends;
     int engine; /* our end; -1: none */
     GSource *source;
+    bool ready;   /* the engine answers for pages that are missing */
     GArray *left; /* of Left: they have no connection */
 };
 
@@ -63,15 +64,22 @@ void ff_page_waits_end(FfPageWaits *s)
     if (s->engine >= 0) {
         close(g_steal_fd(&s->engine));
     }
+    s->ready = false;
+}
+
+void ff_page_waits_forget(FfPageWaits *s)
+{
+    for (guint i = 0; i < s->left->len; i++) {
+        close(g_array_index(s->left, Left, i).uffd);
+    }
+    g_array_set_size(s->left, 0);
 }
 
 void ff_page_waits_free(FfPageWaits *s)
 {
     if (s) {
         ff_page_waits_end(s);
-        for (guint i = 0; i < s->left->len; i++) {
-            close(g_array_index(s->left, Left, i).uffd);
-        }
+        ff_page_waits_forget(s);
         g_array_unref(s->left);
         g_free(s);
     }
@@ -154,6 +162,16 @@ void ff_page_waits_check(FfPageWaits *s, FfVhostConn *backend)
     tell(s, &request, -1);
 }
 
+static bool all_known(const FfVhostRegion *regions, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        if (!regions[i].user) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool refuse(FfPageWaits *s, FfVhostConn *backend, const char *why)
 {
     ff_relay_log(s->relay,
@@ -209,11 +227,39 @@ bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend)
     return true;
 }
 
-void ff_page_waits_gone(FfPageWaits *s, uint32_t number)
+/* Its process may wait for a page still. */
+void ff_page_waits_keep(FfPageWaits *s, FfVhostConn *backend)
 {
-    const FfSharersRequest request = {.op = FF_SHARERS_GONE, .number = number};
+    const int *fds;
+    unsigned n;
+    int uffd;
+    bool checks;
+    const FfVhostRegion *regions =
+        ff_vhost_session_faults(ff_vhost_conn_session(backend), &n, &fds, &uffd, &checks);
+    Left left = {.uffd = -1, .pid = ff_vhost_conn_pid(backend)};
 
-    tell(s, &request, -1);
+    left.request =
+        (FfSharersRequest){.op = FF_SHARERS_HAND, .number = ff_vhost_conn_number(backend)};
+    if (regions && all_known(regions, n) && fill(&left.request, regions, n, fds) &&
+        (left.uffd = fcntl(uffd, F_DUPFD_CLOEXEC, 0)) >= 0) {
+        g_array_append_val(s->left, left);
+    }
+}
+
+void ff_page_waits_all_there(FfVhostConn *backend)
+{
+    const int *fds;
+    unsigned n;
+    int uffd;
+    bool checks;
+    const FfVhostRegion *regions =
+        ff_vhost_session_faults(ff_vhost_conn_session(backend), &n, &fds, &uffd, &checks);
+
+    for (unsigned i = 0; regions && i < n; i++) {
+        if (regions[i].user) {
+            ff_uffd_unregister(uffd, regions[i].user, regions[i].size);
+        }
+    }
 }
 
 /* ---- what another relay has left ------------------------------------------------------------- */
@@ -270,7 +316,7 @@ bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend)
             return false;
         }
     }
-    return s->engine >= 0;
+    return s->ready;
 }
 
 /* ---- from the engine ------------------------------------------------------------------------- */
@@ -291,6 +337,9 @@ static void answered(FfPageWaits *s, const FfSharersAnswer *answer)
 {
     FfVhostConn *backend = find(s, answer->number);
 
+    if (answer->op == FF_SHARERS_READY) {
+        s->ready = true;
+    }
     if (!backend) {
         return;
     }

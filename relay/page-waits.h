@@ -24,7 +24,11 @@ void ff_page_waits_take_left(FfPageWaits *s, FfVhostConn *backend);
 /* BACKEND's session wants it. FALSE: it cannot be answered for. */
 bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend);
 void ff_page_waits_check(FfPageWaits *s, FfVhostConn *backend);
-/* Its connection has ended. */
-void ff_page_waits_gone(FfPageWaits *s, uint32_t number);
+/* Its connection is about to end. */
+void ff_page_waits_keep(FfPageWaits *s, FfVhostConn *backend);
+/* Nothing is missing any more: nothing that it has registered is, from now on. */
+void ff_page_waits_all_there(FfVhostConn *backend);
+/* Nor is anything that was kept needed. */
+void ff_page_waits_forget(FfPageWaits *s);
 
 #endif

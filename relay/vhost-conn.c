@@ -76,6 +76,9 @@ static void close_both(FfVhostConn *b, const char *why)
         ff_relay_log(b->relay, "vhost-user back-end '%s': the connection is closed: %s",
                      b->plan->id, why);
     }
+    /* The next one would break off at the same place. */
+    b->cannot_wait |= ff_vhost_session_is_on_its_way(b->session);
+    b->ops->parts(b, b->opaque);
     g_clear_pointer(&b->backend, ff_conn_free);
     g_clear_pointer(&b->qemu, ff_conn_free);
     ff_vhost_reader_clear(&b->from_backend);
@@ -192,6 +195,13 @@ static void check(void *opaque)
     b->ops->check(b, b->opaque);
 }
 
+static void all_there(void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    b->ops->all_there(b, b->opaque);
+}
+
 static const FfVhostSessionOps session_ops = {
     .to_backend = to_backend,
     .to_qemu = to_qemu,
@@ -201,6 +211,7 @@ static const FfVhostSessionOps session_ops = {
     .stands = stands,
     .hand = hand,
     .check = check,
+    .all_there = all_there,
 };
 
 /* ---- what comes ------------------------------------------------------------------------------ */

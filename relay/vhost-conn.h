@@ -15,12 +15,14 @@ typedef struct {
     /* A back-end is connected, and it is held back. */
     void (*held)(FfVhostConn *backend, void *opaque);
     void (*logs)(FfVhostConn *backend, void *opaque);
-    /* The connection is over; the next one may come. */
+    /* The connection is about to end; it is over, and the next one may come. */
+    void (*parts)(FfVhostConn *backend, void *opaque);
     void (*ended)(FfVhostConn *backend, void *opaque);
     /* As FfVhostSessionOps. */
     bool (*can_wait)(FfVhostConn *backend, void *opaque);
     bool (*hand)(FfVhostConn *backend, void *opaque);
     void (*check)(FfVhostConn *backend, void *opaque);
+    void (*all_there)(FfVhostConn *backend, void *opaque);
 } FfVhostConnOps;
 
 FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,

@@ -2,8 +2,10 @@
 /*
  * What the relay asks an engine about back-ends that wait for pages in userfaultfds of their own
  * (uffd/sharers.h), on a SOCK_SEQPACKET pair of which each engine gets one end in INIT
- * ("device-faults"). One request, one answer, but for GONE, which has none. Each connection of a
- * back-end has a number that is not used again. A new engine is told of all of them.
+ * ("device-faults"). First the engine says READY by itself, when pages are missing and it answers
+ * for them; from then on one request, one answer. Each connection of a back-end has a number that
+ * is not used again, and waits at the same places until all is there, also when it has ended: its
+ * process may wait for a page still. A new engine is told of all of them.
  */
 #ifndef FF_STATE_SHARERS_H
 #define FF_STATE_SHARERS_H
@@ -14,7 +16,7 @@
 typedef enum {
     FF_SHARERS_HAND = 1, /* with its userfaultfd: answer its faults at these addresses, too */
     FF_SHARERS_CHECK,    /* whether it has registered all of them */
-    FF_SHARERS_GONE,
+    FF_SHARERS_READY,    /* an answer to nothing */
 } FfSharersOp;
 
 #define FF_SHARERS_REGIONS 8

@@ -440,6 +440,9 @@ static void handle_sharer(Batch *b, const FfSharer *x, const struct uffd_msg *ms
     uint64_t addr = msg->arg.pagefault.address & ~(SMALL_PAGE - 1), page;
     unsigned block;
 
+    if (msg->event == UFFD_EVENT_FORK) {
+        close(msg->arg.fork.ufd); /* of no conforming one */
+    }
     /* At no address that is known it waits until it unregisters that. */
     if (is_event(msg) || msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP ||
         !ff_sharer_find(x, addr, &block, &page)) {
@@ -479,7 +482,7 @@ static unsigned poll_sharers(FfSpace *s, struct pollfd *pfd)
     for (unsigned i = 0; i < n; i++) {
         const FfSharer *x = &s->sharers.all[i];
 
-        pfd[i] = (struct pollfd){.fd = ff_sharer_is_live(x) ? x->uffd : -1, .events = POLLIN};
+        pfd[i] = (struct pollfd){.fd = x->broken ? -1 : x->uffd, .events = POLLIN};
     }
     return n;
 }
@@ -488,7 +491,7 @@ static void note_sharers(Batch *b, const struct pollfd *pfd, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         if (pfd[i].revents & (POLLERR | POLLNVAL)) {
-            __atomic_store_n(&b->s->sharers.all[i].gone, true, __ATOMIC_RELEASE);
+            b->s->sharers.all[i].broken = true;
         }
         b->sharers |= (uint32_t) !!(pfd[i].revents & POLLIN) << i;
     }

@@ -11,10 +11,14 @@
 
 #include <errno.h>
 #include <glib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "uffd/uffd.h"
+
+/* Of a mapping that is being changed all the time. */
+#define MAX_PROBES 1000
 
 static FfSharer *nth(FfSharers *t, unsigned i)
 {
@@ -26,39 +30,13 @@ static unsigned n_sharers(const FfSharers *t)
     return __atomic_load_n(&t->n, __ATOMIC_SEQ_CST);
 }
 
-static unsigned n_ranges(const FfSharer *x)
-{
-    return __atomic_load_n(&x->n_ranges, __ATOMIC_ACQUIRE);
-}
-
-bool ff_sharer_is_live(const FfSharer *x)
-{
-    return !__atomic_load_n(&x->gone, __ATOMIC_ACQUIRE);
-}
-
 /* ---- adding ---------------------------------------------------------------------------------- */
 
-static void wake_ranges(const FfSharer *x, unsigned from)
+static void wake_ranges(const FfSharer *x)
 {
-    for (unsigned i = from; i < n_ranges(x); i++) {
+    for (unsigned i = 0; i < x->n_ranges; i++) {
         ff_uffd_wake(x->uffd, x->ranges[i].addr, x->ranges[i].len);
     }
-}
-
-/* Locked. */
-static int extend(FfSharer *x, const FfSharerRange *ranges, unsigned n)
-{
-    unsigned have = x->n_ranges;
-
-    if (n > FF_MAX_SHARER_RANGES - have) {
-        return -ENOSPC;
-    }
-    for (unsigned i = 0; i < n; i++) {
-        x->ranges[have + i] = ranges[i];
-    }
-    __atomic_store_n(&x->n_ranges, have + n, __ATOMIC_RELEASE); /* observer: n_ranges() */
-    wake_ranges(x, have);
-    return 0;
 }
 
 static void look_there(FfSharers *t)
@@ -71,20 +49,23 @@ static void look_there(FfSharers *t)
 
 int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned n)
 {
-    int rc = -ESHUTDOWN;
+    int rc = 0;
 
     pthread_mutex_lock(&t->lock);
     unsigned i = n_sharers(t);
-    if (!t->closed) {
-        rc = i == FF_MAX_SHARERS ? -ENOSPC : 0;
-    }
-    if (rc == 0) {
-        nth(t, i)->uffd = uffd;
-        rc = extend(nth(t, i), ranges, n);
-    }
-    if (rc == 0) {
+    if (t->closed) {
+        rc = -ESHUTDOWN;
+    } else if (i == FF_MAX_SHARERS || n > FF_MAX_SHARER_RANGES) {
+        rc = -ENOSPC;
+    } else {
+        FfSharer *x = nth(t, i);
+
+        x->uffd = uffd;
+        memcpy(x->ranges, ranges, n * sizeof(*ranges));
+        x->n_ranges = n;
         /* Observers: the fault thread, and threads that place. */
         __atomic_store_n(&t->n, i + 1, __ATOMIC_SEQ_CST);
+        wake_ranges(x);
     }
     pthread_mutex_unlock(&t->lock);
     if (rc < 0) {
@@ -95,50 +76,42 @@ int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned
     return (int)i;
 }
 
-int ff_sharers_extend(FfSharers *t, int sharer, const FfSharerRange *ranges, unsigned n)
-{
-    int rc;
-
-    pthread_mutex_lock(&t->lock);
-    rc = t->closed ? -ESHUTDOWN : extend(nth(t, sharer), ranges, n);
-    pthread_mutex_unlock(&t->lock);
-    return rc;
-}
-
-/* Its userfaultfd stays open until the space ends: somebody may be about to wake there. */
-void ff_sharers_remove(FfSharers *t, int sharer)
-{
-    __atomic_store_n(&nth(t, sharer)->gone, true, __ATOMIC_RELEASE); /* ff_sharer_is_live() */
-    look_there(t);
-}
-
 /* ---- whether it waits there ------------------------------------------------------------------ */
 
 /* The kernel looks for a registered mapping before it reads the source, which cannot be read. */
 static int probe(int uffd, uint64_t addr, const void *unreadable)
 {
     uint64_t done;
-    int rc;
+    int rc = -EAGAIN;
 
-    do {
+    for (unsigned i = 0; i < MAX_PROBES && rc == -EAGAIN; i++) {
         rc = ff_uffd_try(uffd, FF_UFFD_COPY, addr, unreadable, FF_SHARED_PAGE, &done);
-    } while (rc == -EAGAIN);
+    }
     return rc == -EFAULT ? 0 : rc == 0 ? -EPROTO : rc;
+}
+
+static int probe_all(const FfSharer *x, const void *unreadable)
+{
+    int rc = 0;
+
+    for (unsigned i = 0; i < x->n_ranges && rc == 0; i++) {
+        const FfSharerRange *r = &x->ranges[i];
+
+        rc = probe(x->uffd, r->addr, unreadable);
+        rc = rc < 0 ? rc : probe(x->uffd, r->addr + r->len - FF_SHARED_PAGE, unreadable);
+    }
+    return rc;
 }
 
 int ff_sharers_check(FfSharers *t, int sharer)
 {
-    const FfSharer *x = nth(t, sharer);
     void *p = mmap(NULL, FF_SHARED_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     int rc = p == MAP_FAILED ? -errno : 0;
 
-    for (unsigned i = 0; i < n_ranges(x) && rc == 0; i++) {
-        const FfSharerRange *r = &x->ranges[i];
-
-        rc = probe(x->uffd, r->addr, p);
-        rc = rc < 0 ? rc : probe(x->uffd, r->addr + r->len - FF_SHARED_PAGE, p);
-    }
-    if (p != MAP_FAILED) {
+    if (rc == 0) {
+        pthread_mutex_lock(&t->lock);
+        rc = t->closed ? -ESHUTDOWN : probe_all(nth(t, sharer), p);
+        pthread_mutex_unlock(&t->lock);
         munmap(p, FF_SHARED_PAGE);
     }
     return rc;
@@ -153,7 +126,7 @@ int ff_sharers_unregister(FfSharers *t)
     for (unsigned i = 0; i < n_sharers(t); i++) {
         const FfSharer *x = nth(t, i);
 
-        for (unsigned k = 0; k < n_ranges(x); k++) {
+        for (unsigned k = 0; k < x->n_ranges; k++) {
             int one = ff_uffd_unregister(x->uffd, x->ranges[k].addr, x->ranges[k].len);
             /* Anything else: it has unmapped that, or ended. */
             rc = one == -ENOMEM ? one : rc;
@@ -179,7 +152,7 @@ void ff_sharers_wake(FfSharers *t, unsigned block, uint64_t page, uint64_t n)
     for (unsigned i = 0; i < n_sharers(t); i++) {
         const FfSharer *x = nth(t, i);
 
-        for (unsigned k = 0; ff_sharer_is_live(x) && k < n_ranges(x); k++) {
+        for (unsigned k = 0; k < x->n_ranges; k++) {
             if (x->ranges[k].block == block) {
                 wake_in(x, &x->ranges[k], page * FF_SHARED_PAGE, n * FF_SHARED_PAGE);
             }
@@ -190,17 +163,14 @@ void ff_sharers_wake(FfSharers *t, unsigned block, uint64_t page, uint64_t n)
 void ff_sharers_wake_all(FfSharers *t)
 {
     for (unsigned i = 0; i < n_sharers(t); i++) {
-        if (ff_sharer_is_live(nth(t, i))) {
-            wake_ranges(nth(t, i), 0);
-        }
+        wake_ranges(nth(t, i));
     }
 }
 
 bool ff_sharer_find(const FfSharer *x, uint64_t addr, unsigned *block, uint64_t *page)
 {
-    /* The last one that was said counts: an address is used again. */
-    for (unsigned k = n_ranges(x); k > 0; k--) {
-        const FfSharerRange *r = &x->ranges[k - 1];
+    for (unsigned k = 0; k < x->n_ranges; k++) {
+        const FfSharerRange *r = &x->ranges[k];
 
         if (addr >= r->addr && addr - r->addr < r->len) {
             *block = r->block;

@@ -13,8 +13,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define FF_MAX_SHARERS 32       /* of a space, those that have gone among them */
-#define FF_MAX_SHARER_RANGES 32 /* of a sharer */
+#define FF_MAX_SHARERS 32 /* of a space, those that have gone among them */
+#define FF_MAX_SHARER_RANGES 8
 #define FF_SHARED_PAGE 4096u
 
 /* LEN bytes at ADDR of that process are BLOCK, from OFFSET on; whole pages. */
@@ -24,11 +24,11 @@ typedef struct {
     uint64_t offset;
 } FfSharerRange;
 
-/* Filled once; then n_ranges grows, and gone is set. */
+/* Filled once. */
 typedef struct {
     int uffd;
-    bool gone;         /* atomic */
-    unsigned n_ranges; /* atomic; those below stay as they are */
+    bool broken; /* fault thread: it is none, or none any more */
+    unsigned n_ranges;
     FfSharerRange ranges[FF_MAX_SHARER_RANGES];
 } FfSharer;
 
@@ -48,12 +48,8 @@ void ff_sharers_clear(FfSharers *t);
  * told again. Returns its number; -errno: -ENOSPC (too many), -ESHUTDOWN (nothing is missing any
  * more). Any thread. */
 int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned n);
-/* It has something mapped at one more place, or at another one. -errno as above. */
-int ff_sharers_extend(FfSharers *t, int sharer, const FfSharerRange *ranges, unsigned n);
-/* It has gone, or does not wait any more. Any thread. */
-void ff_sharers_remove(FfSharers *t, int sharer);
 /* 0: what it was added with is registered. -ENOENT: it is not, so a touch there would make a page.
- * Another -errno: that is not known. Any thread. */
+ * -ESHUTDOWN: nothing is missing any more. Another -errno: that is not known. Any thread. */
 int ff_sharers_check(FfSharers *t, int sharer);
 /* For good: nothing is registered any more, everybody is woken, and nobody is added. -ENOMEM: some
  * is, as there was no memory; it can be called again. */
@@ -63,7 +59,6 @@ int ff_sharers_unregister(FfSharers *t);
 void ff_sharers_wake(FfSharers *t, unsigned block, uint64_t page, uint64_t n);
 void ff_sharers_wake_all(FfSharers *t);
 
-bool ff_sharer_is_live(const FfSharer *sharer);
 /* ADDR of its process -> page; FALSE: in no range. */
 bool ff_sharer_find(const FfSharer *sharer, uint64_t addr, unsigned *block, uint64_t *page);
 

@@ -656,11 +656,6 @@ int ff_space_add_sharer(FfSpace *s, int uffd, const FfSharerRange *ranges, unsig
     return -EINVAL;
 }
 
-int ff_space_extend_sharer(FfSpace *s, int sharer, const FfSharerRange *ranges, unsigned n)
-{
-    return all_fit(s, ranges, n) ? ff_sharers_extend(&s->sharers, sharer, ranges, n) : -EINVAL;
-}
-
 FfSharers *ff_space_sharers(FfSpace *s)
 {
     return &s->sharers;

@@ -94,7 +94,6 @@ void ff_space_set_pager(FfSpace *s, FfPager *pager);
 /* Another process that has blocks of this space (sharers.h); UFFD is taken. A space without events;
  * -EINVAL also: a range that is not whole pages of a block of shared memory in pages of 4 KiB. */
 int ff_space_add_sharer(FfSpace *s, int uffd, const FfSharerRange *ranges, unsigned n);
-int ff_space_extend_sharer(FfSpace *s, int sharer, const FfSharerRange *ranges, unsigned n);
 FfSharers *ff_space_sharers(FfSpace *s);
 
 /* The kernel tells again of every thread that waits. 0 or -errno. Any thread. */

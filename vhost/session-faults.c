@@ -4,7 +4,8 @@
  * a userfaultfd (POSTCOPY_ADVISE), listens (POSTCOPY_LISTEN), says at which of its addresses it has
  * mapped what it was given (SET_MEM_TABLE, whose answer is its own kind then), waits for the word
  * that its faults are answered, and registers. What it was told by ADD_MEM_REG without that it gets
- * as one table: qemu-storage-daemon 7.2 takes the word that ends ADD_MEM_REG for an error.
+ * as one table: qemu-storage-daemon 7.2 takes the word that ends ADD_MEM_REG for an error. What
+ * QEMU changes of the memory later it gets when all is there, and no ring begins until then.
  *
  * A ring begins when it was seen that the memory is registered: a touch before that would make a
  * page of zeros, for everybody.
@@ -44,7 +45,7 @@ static void ask(FfVhostSession *s, FfVhostFaults state, uint32_t request, uint32
 
 void ff_vhost_faults_want(FfVhostSession *s)
 {
-    if (!s->holds || (s->faults != FF_VHOST_FAULTS_NONE && s->faults != FF_VHOST_FAULTS_CANNOT)) {
+    if (!s->holds || ff_vhost_faults_under_way(s)) {
         return;
     }
     if (s->faults == FF_VHOST_FAULTS_NONE && (s->protocol & NEEDED) == NEEDED &&
@@ -58,43 +59,85 @@ void ff_vhost_faults_want(FfVhostSession *s)
 
 void ff_vhost_faults_begin(FfVhostSession *s)
 {
-    s->renews = false;
     ask(s, FF_VHOST_FAULTS_ADVISE, FF_VHOST_POSTCOPY_ADVISE, 0);
 }
 
+bool ff_vhost_is_memory(const FfVhostMessage *msg)
+{
+    return msg->header.request == FF_VHOST_SET_MEM_TABLE ||
+           msg->header.request == FF_VHOST_ADD_MEM_REG ||
+           msg->header.request == FF_VHOST_REM_MEM_REG;
+}
+
+/* What was held of it is in the table. */
+static void forget_memory(FfVhostSession *s)
+{
+    for (GList *l = s->held.head, *next; l; l = next) {
+        next = l->next;
+        if (ff_vhost_is_memory(l->data)) {
+            ff_vhost_message_free(l->data);
+            g_queue_delete_link(&s->held, l);
+        }
+    }
+}
+
+static void close_theirs(FfVhostSession *s)
+{
+    while (s->n_theirs) {
+        close(s->their_fds[--s->n_theirs]);
+    }
+}
+
+void ff_vhost_faults_clear(FfVhostSession *s)
+{
+    close_theirs(s);
+    if (s->uffd >= 0) {
+        close(g_steal_fd(&s->uffd));
+    }
+}
+
 /* FALSE: no fd is free. */
+static bool keep_theirs(FfVhostSession *s)
+{
+    close_theirs(s);
+    for (unsigned i = 0; i < s->rings.n_regions; i++) {
+        int fd = fcntl(s->rings.fds[i], F_DUPFD_CLOEXEC, 0);
+
+        if (fd < 0) {
+            return false;
+        }
+        s->theirs[i] = s->rings.regions[i];
+        s->their_fds[s->n_theirs++] = fd;
+    }
+    return true;
+}
+
+/* FALSE: as above. */
 static bool tell_table(FfVhostSession *s)
 {
     const FfVhostMemory head = {.n = s->rings.n_regions};
     uint8_t payload[sizeof(head) + sizeof(s->theirs)];
     uint32_t size = sizeof(head) + head.n * sizeof(s->theirs[0]);
 
+    if (!keep_theirs(s)) {
+        return false;
+    }
     memcpy(payload, &head, sizeof(head));
-    memcpy(payload + sizeof(head), s->rings.regions, size - sizeof(head));
+    memcpy(payload + sizeof(head), s->theirs, size - sizeof(head));
     g_autoptr(FfVhostMessage) msg = ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, 0, payload, size);
     for (uint32_t i = 0; i < head.n; i++) {
-        int fd = fcntl(s->rings.fds[i], F_DUPFD_CLOEXEC, 0);
+        int fd = fcntl(s->their_fds[i], F_DUPFD_CLOEXEC, 0);
 
         if (fd < 0) {
             return false;
         }
         msg->fds[msg->n_fds++] = fd;
     }
-    memcpy(s->theirs, s->rings.regions, size - sizeof(head));
-    s->n_theirs = head.n;
-    s->table_old = false;
+    forget_memory(s);
+    s->stale = false;
     s->faults = FF_VHOST_FAULTS_TABLE;
     ff_vhost_say(s, g_steal_pointer(&msg), true);
     return true;
-}
-
-bool ff_vhost_faults_renew(FfVhostSession *s)
-{
-    if (!s->rings.n_regions) {
-        return true; /* until it has some again it keeps what it has */
-    }
-    s->renews = true;
-    return s->rings.n_regions <= FF_VHOST_MAX_FAULT_REGIONS && tell_table(s);
 }
 
 static bool take_uffd(FfVhostSession *s, FfVhostMessage *msg)
@@ -114,6 +157,12 @@ static bool take_uffd(FfVhostSession *s, FfVhostMessage *msg)
 
 static void end(FfVhostSession *s)
 {
+    s->ends_wait = false;
+    /* What it has registered since the engine was done is unregistered before it touches any of it.
+     */
+    if (s->n_theirs) {
+        s->ops->all_there(s->opaque);
+    }
     ask(s, FF_VHOST_FAULTS_END, FF_VHOST_POSTCOPY_END, FF_VHOST_NEED_REPLY);
 }
 
@@ -169,8 +218,8 @@ static bool registered(FfVhostSession *s)
 static void ended(FfVhostSession *s)
 {
     s->faults = FF_VHOST_FAULTS_NONE;
-    s->renews = false;
-    close(g_steal_fd(&s->uffd));
+    s->stale = false;
+    ff_vhost_faults_clear(s);
 }
 
 bool ff_vhost_faults_answered(FfVhostSession *s, uint32_t request, FfVhostMessage *msg)
@@ -212,13 +261,24 @@ void ff_vhost_faults_handed(FfVhostSession *s)
     }
 }
 
-bool ff_vhost_faults_checked(FfVhostSession *s)
+void ff_vhost_faults_checked(FfVhostSession *s)
 {
-    if (s->faults != FF_VHOST_FAULTS_CHECK) {
-        return true;
+    if (s->faults == FF_VHOST_FAULTS_CHECK) {
+        s->faults = FF_VHOST_FAULTS_ON;
+        if (s->stale && s->ops->stands) {
+            s->ops->stands(s->opaque);
+        }
     }
-    s->faults = FF_VHOST_FAULTS_ON;
-    return !s->table_old || ff_vhost_faults_renew(s);
+}
+
+bool ff_vhost_faults_keep(const FfVhostSession *s)
+{
+    return s->faults == FF_VHOST_FAULTS_ON && s->stale;
+}
+
+bool ff_vhost_session_is_on_its_way(const FfVhostSession *s)
+{
+    return ff_vhost_faults_under_way(s);
 }
 
 const FfVhostRegion *ff_vhost_session_faults(const FfVhostSession *s, unsigned *n, const int **fds,
@@ -228,7 +288,7 @@ const FfVhostRegion *ff_vhost_session_faults(const FfVhostSession *s, unsigned *
         return NULL;
     }
     *n = s->n_theirs;
-    *fds = s->rings.fds;
+    *fds = s->their_fds;
     *uffd = s->uffd;
     *checks = s->faults == FF_VHOST_FAULTS_CHECK;
     return s->theirs;
@@ -248,9 +308,14 @@ void ff_vhost_faults_end(FfVhostSession *s)
         break;
     case FF_VHOST_FAULTS_CHECK:
     case FF_VHOST_FAULTS_ON:
-        end(s);
+        s->ends_wait = true;
         break;
     default:
         break; /* goes on by itself, and ends */
     }
+}
+
+void ff_vhost_faults_tell_end(FfVhostSession *s)
+{
+    end(s);
 }

@@ -55,9 +55,10 @@ struct FfVhostSession {
     FfVhostFaults faults;
     int uffd;                                         /* the back-end's; -1: none */
     FfVhostRegion theirs[FF_VHOST_MAX_FAULT_REGIONS]; /* .user: the back-end's address */
+    int their_fds[FF_VHOST_MAX_FAULT_REGIONS];        /* own ones */
     unsigned n_theirs;
-    bool table_old; /* memory has changed since it was told */
-    bool renews;    /* it runs, and gets another table */
+    bool stale;     /* memory has changed since it was told: no ring begins before all is there */
+    bool ends_wait; /* it must be told that all is there */
 };
 
 /* ---- session-faults.c ------------------------------------------------------------------------ */
@@ -70,13 +71,16 @@ void ff_vhost_faults_want(FfVhostSession *s);
 void ff_vhost_faults_begin(FfVhostSession *s);
 /* MSG answers REQUEST, one of ours. FALSE: it is not understood. */
 bool ff_vhost_faults_answered(FfVhostSession *s, uint32_t request, FfVhostMessage *msg);
-/* QEMU has changed the memory of one that runs. FALSE: it cannot be told. */
-bool ff_vhost_faults_renew(FfVhostSession *s);
-/* Somebody answers; it was seen that all is registered. FALSE: nothing is of use any more. */
+/* Somebody answers; it was seen that all is registered. */
 void ff_vhost_faults_handed(FfVhostSession *s);
-bool ff_vhost_faults_checked(FfVhostSession *s);
-/* Every page is there. */
+void ff_vhost_faults_checked(FfVhostSession *s);
+/* Every page is there; tells the back-end, when nobody owes an answer. */
 void ff_vhost_faults_end(FfVhostSession *s);
+void ff_vhost_faults_tell_end(FfVhostSession *s);
+/* What the back-end has of the memory is not what QEMU has said, and waits. */
+bool ff_vhost_faults_keep(const FfVhostSession *s);
+bool ff_vhost_is_memory(const FfVhostMessage *msg);
+void ff_vhost_faults_clear(FfVhostSession *s);
 /* Between the first word of ours and the last. */
 bool ff_vhost_faults_under_way(const FfVhostSession *s);
 

@@ -73,9 +73,7 @@ void ff_vhost_session_free(FfVhostSession *s)
     if (s->marks >= 0) {
         close(s->marks);
     }
-    if (s->uffd >= 0) {
-        close(s->uffd);
-    }
+    ff_vhost_faults_clear(s);
     g_free(s);
 }
 
@@ -89,8 +87,8 @@ static bool is_holding(const FfVhostSession *s)
 
 static bool is_busy(const FfVhostSession *s)
 {
-    return s->stopping || s->ours.length || (s->held.length && !is_holding(s)) ||
-           (s->renews && ff_vhost_faults_under_way(s));
+    return s->stopping || s->ours.length || s->ends_wait ||
+           (s->held.length && !is_holding(s) && !ff_vhost_faults_keep(s));
 }
 
 static void add_log_flags(const FfVhostSession *s, FfVhostMessage *msg)
@@ -182,7 +180,7 @@ static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
     }
     if (changed) {
         lose(s, "the guest's memory has changed its places");
-        s->table_old = true;
+        s->stale = true; /* against a table of ours, if there is one */
     }
 }
 
@@ -355,22 +353,11 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
     return s->held.length <= MAX_HELD;
 }
 
-static bool is_memory(const FfVhostMessage *msg)
-{
-    return msg->header.request == FF_VHOST_SET_MEM_TABLE ||
-           msg->header.request == FF_VHOST_ADD_MEM_REG ||
-           msg->header.request == FF_VHOST_REM_MEM_REG;
-}
-
 static void release(FfVhostSession *s)
 {
     FfVhostMessage *msg;
 
     while ((msg = g_queue_pop_head(&s->held))) {
-        if (s->faults == FF_VHOST_FAULTS_ON && is_memory(msg)) {
-            ff_vhost_message_free(msg); /* it has all of it, in another form */
-            continue;
-        }
         /* QEMU has its acknowledgement; the back-end's own would be one too many. */
         msg->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY;
         catch_up(s, msg);
@@ -525,16 +512,43 @@ static void stop_and_pass(FfVhostSession *s, FfVhostMessage *msg)
     pass(s, msg);
 }
 
-/* QEMU's word on memory that a back-end has which waits for pages. */
-static bool renew(FfVhostSession *s, FfVhostMessage *msg)
+/* Something of ring I is held back. */
+static bool holds_ring(const FfVhostSession *s, uint32_t i)
 {
-    const uint64_t good = 0;
-
-    if (wants_answer(s, msg)) {
-        answer(s, msg->header.request, &good, sizeof(good));
+    for (GList *l = s->held.head; l; l = l->next) {
+        if (is_of_ring(l->data, i)) {
+            return true;
+        }
     }
-    ff_vhost_message_free(msg);
-    return !s->table_old || ff_vhost_faults_renew(s);
+    return false;
+}
+
+/* A back-end that waits for pages, and does not know the guest's memory as it is now: what runs
+ * runs on, and is stopped; what begins, and words on memory, wait. */
+static bool must_keep(const FfVhostSession *s, const FfVhostMessage *msg)
+{
+    if (ff_vhost_is_memory(msg)) {
+        return s->faults == FF_VHOST_FAULTS_ON;
+    }
+    if (!ff_vhost_faults_keep(s) || !ff_vhost_message_fits(msg)) {
+        return false;
+    }
+    switch (msg->header.request) {
+    case FF_VHOST_GET_VRING_BASE:
+        return holds_ring(s, ff_vhost_state(msg).index);
+    case FF_VHOST_SET_VRING_NUM:
+    case FF_VHOST_SET_VRING_BASE:
+    case FF_VHOST_SET_VRING_ADDR:
+        return true; /* of a ring that has stopped */
+    case FF_VHOST_SET_VRING_KICK:
+    case FF_VHOST_SET_VRING_CALL:
+    case FF_VHOST_SET_VRING_ERR:
+        return holds_ring(s, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX);
+    case FF_VHOST_SET_VRING_ENABLE:
+        return holds_ring(s, ff_vhost_state(msg).index);
+    default:
+        return false;
+    }
 }
 
 /* The back-end reads the next message as the word that its faults are answered. */
@@ -557,8 +571,8 @@ static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
         *broken = !hold(s, msg);
         return !*broken;
     }
-    if (s->faults == FF_VHOST_FAULTS_ON && is_memory(msg)) {
-        *broken = !renew(s, msg);
+    if (must_keep(s, msg)) {
+        *broken = !hold(s, msg);
         return !*broken;
     }
     stop_and_pass(s, msg);
@@ -573,7 +587,10 @@ static bool pump(FfVhostSession *s)
     FfVhostMessage *msg;
     bool broken = false;
 
-    if (!is_holding(s) && !s->owed && !s->ours.length) {
+    if (s->ends_wait && !s->owed && !s->ours.length) {
+        ff_vhost_faults_tell_end(s);
+    }
+    if (!is_holding(s) && !ff_vhost_faults_keep(s) && !s->owed && !s->ours.length) {
         release(s);
     }
     while (!is_busy(s) && !must_wait(s) && (msg = g_queue_pop_head(&s->waiting)) &&
@@ -841,5 +858,6 @@ bool ff_vhost_session_handed(FfVhostSession *s)
 
 bool ff_vhost_session_checked(FfVhostSession *s)
 {
-    return ff_vhost_faults_checked(s) && pump(s);
+    ff_vhost_faults_checked(s);
+    return pump(s);
 }

@@ -40,6 +40,9 @@ typedef struct {
      * it, and ff_vhost_session_checked() is called then. */
     bool (*hand)(void *opaque); /* FALSE: nobody can, for this connection */
     void (*check)(void *opaque);
+    /* Nothing is missing any more: what it has registered need not be (ff_vhost_session_faults()).
+     */
+    void (*all_there)(void *opaque);
 } FfVhostSessionOps;
 
 FfVhostSession *ff_vhost_session_new(const FfVhostSessionOps *ops, void *opaque);
@@ -84,6 +87,8 @@ const FfVhostRegion *ff_vhost_session_faults(const FfVhostSession *s, unsigned *
                                              int *uffd, bool *checks);
 /* Where region I of it is, as the back-end did not say (.user is 0). */
 void ff_vhost_session_set_address(FfVhostSession *s, unsigned i, uint64_t addr);
+/* TRUE between the first word of ours on that and the beginning of the ring. */
+bool ff_vhost_session_is_on_its_way(const FfVhostSession *s);
 /* FALSE: the connection is of no use any more. */
 bool ff_vhost_session_handed(FfVhostSession *s);
 bool ff_vhost_session_checked(FfVhostSession *s);

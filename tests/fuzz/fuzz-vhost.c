@@ -64,8 +64,12 @@ static void check(void *opaque)
 {
 }
 
-static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs,
-                                      can_wait,   NULL,    hand,  check};
+static void all_there(void *opaque)
+{
+}
+
+static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs,     can_wait,
+                                      NULL,       hand,    check, all_there};
 
 static bool take_from_qemu(FfVhostMessage *msg, void *opaque)
 {

@@ -539,11 +539,14 @@ static World *waiting_new(int memory, uint64_t theirs)
         FfVhostRegion region;
     } table = {{1, 0}, {0, MEMORY, USER, 0}}, answer = {{1, 0}, {0, MEMORY, theirs, 0}};
     const uint64_t protocol = WAITS, ring = 0, good = 0;
+    const FfSharersAnswer ready = {.op = FF_SHARERS_READY};
     int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     World *w = world_new();
 
     w->relay.state->role = FF_ROLE_DESTINATION;
     w->relay.state->phase = FF_PHASE_GRANTED;
+    g_assert_cmpint(send(w->faults, &ready, sizeof(ready), 0), ==, sizeof(ready));
+    turn();
     ask(w, FF_VHOST_GET_FEATURES, FF_VHOST_F_LOG_ALL);
     ask(w, FF_VHOST_GET_PROTOCOL_FEATURES, protocol);
     send_message(w->qemu, FF_VHOST_SET_PROTOCOL_FEATURES, 0, &protocol, sizeof(protocol), -1);
@@ -681,6 +684,42 @@ static void test_maps(void)
     world_free(w);
 }
 
+/* Its connection ends, and a thread of it waits still: the next engine is told, until all is
+ * there. */
+static void test_kept(void)
+{
+    int memory = memory_new();
+    World *w = waiting_new(memory, THEIRS);
+
+    FfSharersRequest hand = expect_asked(w, FF_SHARERS_HAND, 1);
+    engine_says_of(w, &hand, 0);
+    register_memory(w);
+    FfSharersRequest check = expect_asked(w, FF_SHARERS_CHECK, 0);
+    engine_says_of(w, &check, 0);
+    expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+    shutdown(w->backend, SHUT_RDWR);
+    turn();
+    g_assert_true(is_closed(w->qemu));
+    g_assert_true(is_silent(w->faults));
+    close(w->engine);
+    close(w->faults);
+    turn();
+    offer(w);
+    turn();
+    FfSharersRequest again = expect_asked(w, FF_SHARERS_HAND, 1);
+    g_assert_cmpuint(again.number, ==, hand.number);
+    g_assert_cmphex(again.regions[0].addr, ==, THEIRS);
+    w->relay.state->phase = FF_PHASE_DONE;
+    close(w->engine);
+    close(w->faults);
+    turn();
+    offer(w);
+    turn();
+    g_assert_true(is_silent(w->faults));
+    close(memory);
+    world_free(w);
+}
+
 /* Not known where, or what the engine has seen is that nothing is registered, or it cannot answer:
  * the connection is closed. */
 typedef enum { NOWHERE, TWICE, NOT_REGISTERED, REFUSED } Fault;
@@ -708,7 +747,6 @@ static void test_cannot_wait(gconstpointer data)
     turn();
     g_assert_true(is_closed(w->backend));
     g_assert_true(is_closed(w->qemu));
-    expect_asked(w, FF_SHARERS_GONE, 0);
     for (unsigned i = 0; i < 2 && fault == TWICE; i++) {
         munmap(maps[i], MEMORY);
     }
@@ -730,6 +768,7 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/not-read", test_not_read);
     g_test_add_func("/backends/waits", test_waits);
     g_test_add_func("/backends/waits/maps", test_maps);
+    g_test_add_func("/backends/waits/kept", test_kept);
     g_test_add_data_func("/backends/cannot-wait/nowhere", GINT_TO_POINTER(NOWHERE),
                          test_cannot_wait);
     g_test_add_data_func("/backends/cannot-wait/twice", GINT_TO_POINTER(TWICE), test_cannot_wait);

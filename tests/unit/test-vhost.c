@@ -37,7 +37,7 @@ typedef struct {
     FfVhostSession *session;
     GQueue backend, qemu; /* FfVhostMessage *: what each of them has got */
     unsigned again, logs;
-    unsigned hands, checks, stands;
+    unsigned hands, checks, stands, all_there;
     bool waits, refuses; /* somebody can answer for pages; but not for this back-end's */
     int memory, kick;
     uint16_t base; /* where QEMU says that the ring begins */
@@ -87,8 +87,13 @@ static void check(void *opaque)
     ((World *)opaque)->checks++;
 }
 
-static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs,
-                                      can_wait,   stands,  hand,  check};
+static void all_there(void *opaque)
+{
+    ((World *)opaque)->all_there++;
+}
+
+static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs,     can_wait,
+                                      stands,     hand,    check, all_there};
 
 static World *world_new(void)
 {
@@ -1102,6 +1107,7 @@ static void test_waits(void)
     ring_stopped(w, 1);
     /* All is there. */
     ff_vhost_session_hold(w->session, false);
+    g_assert_cmpuint(w->all_there, ==, 1);
     g_assert_nonnull(ff_vhost_session_unloggable(w->session));
     answer_good(w, FF_VHOST_POSTCOPY_END);
     g_assert_null(ff_vhost_session_unloggable(w->session));
@@ -1250,8 +1256,10 @@ static void test_all_there(gconstpointer data)
         }
     }
     answer_good(w, FF_VHOST_POSTCOPY_END);
+    g_assert_cmpuint(w->all_there, ==, step > 1);
     expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED);
-    for (unsigned k = 0; k < 2; k++) {
+    /* What was in the table is not said again. */
+    for (unsigned k = 0; k < 2 && step <= 1; k++) {
         expect(&w->backend, FF_VHOST_ADD_MEM_REG);
     }
     expect_addr(&w->backend, 0);
@@ -1259,31 +1267,102 @@ static void test_all_there(gconstpointer data)
     world_free(w);
 }
 
-/* QEMU changes the memory of a device that runs: it gets another table, and QEMU waits. */
-static void test_renewed(void)
+static void add_region(World *w)
 {
-    World *w = waiting_new(WAITS);
     const uint64_t half = MEMORY / 2;
     const FfVhostOneRegion region = {0, {2 * half, half, USER + 2 * half, 0}};
-    FfVhostMessage *add;
+    FfVhostMessage *add =
+        ff_vhost_message_new(FF_VHOST_ADD_MEM_REG, FF_VHOST_NEED_REPLY, &region, sizeof(region));
 
-    wait_for_pages(w);
-    add = ff_vhost_message_new(FF_VHOST_ADD_MEM_REG, FF_VHOST_NEED_REPLY, &region, sizeof(region));
     add->fds[add->n_fds++] = dup(w->memory);
     g_assert_true(ff_vhost_session_from_qemu(w->session, add));
     expect_u64(&w->qemu, FF_VHOST_ADD_MEM_REG, 0);
+}
+
+/* QEMU changes the memory of a device that runs: it runs on, and can be stopped; what begins then
+ * waits until all is there, and is answered as what is held. */
+static void test_changed(void)
+{
+    World *w = waiting_new(WAITS);
+    const uint64_t ring = 0;
+    const FfVhostVringState base = {0, 0};
+    const FfVhostVringAddr addr = {0, 0, USER + DESC, USER + USED, USER + AVAIL, USED};
+
+    wait_for_pages(w);
+    add_region(w);
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
     stop_ring(w);
-    g_autoptr(FfVhostMessage) msg = next(&w->backend, FF_VHOST_SET_MEM_TABLE);
-    g_assert_cmpuint(ff_vhost_n_regions(msg), ==, 3);
-    g_assert_true(ff_vhost_session_from_backend(
-        w->session, ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, FF_VHOST_REPLY, msg->payload,
-                                         msg->header.size)));
-    g_assert_cmpuint(w->hands, ==, 2);
+    ring_stopped(w, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        qemu_says(w, FF_VHOST_SET_VRING_BASE, &base, sizeof(base), -1);
+        qemu_says(w, FF_VHOST_SET_VRING_ADDR, &addr, sizeof(addr), -1);
+        qemu_says(w, FF_VHOST_SET_VRING_KICK, &ring, sizeof(ring), w->kick);
+        g_assert_cmpuint(w->stands, ==, i + 1);
+        if (i == 0) {
+            stop_ring(w); /* and once more */
+            expect(&w->qemu, FF_VHOST_GET_VRING_BASE);
+        }
+    }
+    g_assert_null(g_queue_peek_head(&w->backend));
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    ff_vhost_session_hold(w->session, false);
+    answer_good(w, FF_VHOST_POSTCOPY_END);
+    expect(&w->backend, FF_VHOST_ADD_MEM_REG);
+    expect(&w->backend, FF_VHOST_SET_VRING_BASE);
+    expect_addr(&w->backend, 0);
+    expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+    world_free(w);
+}
+
+/* It changes before the ring has begun. */
+static void test_changed_early(void)
+{
+    World *w = waiting_new(WAITS);
+
+    wait_for_engine(w);
+    add_region(w);
     g_assert_true(ff_vhost_session_handed(w->session));
     register_memory(w);
-    g_assert_null(g_queue_peek_head(&w->backend));
     g_assert_true(ff_vhost_session_checked(w->session));
-    ring_stopped(w, 0);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    g_assert_cmpuint(w->stands, ==, 1);
+    ff_vhost_session_hold(w->session, false);
+    answer_good(w, FF_VHOST_POSTCOPY_END);
+    expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED);
+    expect_addr(&w->backend, 0);
+    expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+    expect(&w->backend, FF_VHOST_ADD_MEM_REG);
+    world_free(w);
+}
+
+/* All is there while it owes QEMU an answer: that comes first. */
+static void test_owed(gconstpointer data)
+{
+    bool on = GPOINTER_TO_INT(data);
+    World *w = waiting_new(WAITS);
+    const uint64_t value = 3;
+
+    if (on) {
+        wait_for_pages(w);
+    } else {
+        wait_for_engine(w);
+        g_assert_true(ff_vhost_session_handed(w->session));
+        register_memory(w);
+    }
+    qemu_says(w, FF_VHOST_GET_QUEUE_NUM, NULL, 0, -1);
+    expect(&w->backend, FF_VHOST_GET_QUEUE_NUM);
+    ff_vhost_session_hold(w->session, false);
+    qemu_says(w, FF_VHOST_GET_FEATURES, NULL, 0, -1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    backend_answers(w, FF_VHOST_GET_QUEUE_NUM, &value, sizeof(value));
+    expect_u64(&w->qemu, FF_VHOST_GET_QUEUE_NUM, value);
+    answer_good(w, FF_VHOST_POSTCOPY_END);
+    if (!on) {
+        expect_begun(w);
+    }
+    expect(&w->backend, FF_VHOST_GET_FEATURES);
+    backend_answers(w, FF_VHOST_GET_FEATURES, &value, sizeof(value));
+    expect_u64(&w->qemu, FF_VHOST_GET_FEATURES, value);
     world_free(w);
 }
 
@@ -1329,6 +1408,9 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/vhost/waits/all-there/%u", i);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_all_there);
     }
-    g_test_add_func("/vhost/waits/renewed", test_renewed);
+    g_test_add_func("/vhost/waits/changed", test_changed);
+    g_test_add_func("/vhost/waits/changed/early", test_changed_early);
+    g_test_add_data_func("/vhost/waits/owed/on", GINT_TO_POINTER(true), test_owed);
+    g_test_add_data_func("/vhost/waits/owed/check", GINT_TO_POINTER(false), test_owed);
     return g_test_run();
 }
