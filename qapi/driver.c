@@ -295,10 +295,13 @@ void ff_driver_last_words(FfDriver *d)
     if (d->migration) {
         ff_migration_vmm_ended(d->migration);
     }
-    g_timeout_add(FF_DRIVER_LAST_WORDS_MS, too_late, &late);
+    guint timer = g_timeout_add(FF_DRIVER_LAST_WORDS_MS, too_late, &late);
     /* QEMU's last answer may still have to be read, for the coordinator to continue. */
     while (!late && d->migration && ff_migration_speaks(d->migration)) {
         g_main_context_iteration(NULL, TRUE);
+    }
+    if (!late) {
+        g_source_remove(timer);
     }
 }
 
