@@ -269,9 +269,18 @@ static void ended(FfVhostConn *backend, void *opaque)
     }
 }
 
-static void held(FfVhostConn *backend, void *opaque)
+/* At a destination it may wait for pages since before this relay; if all of them are there, until
+ * it is let go. */
+static void came(FfVhostConn *backend, void *opaque)
 {
-    ff_page_waits_take_left(((FfBackends *)opaque)->page_waits, backend);
+    FfBackends *b = opaque;
+
+    if (b->relay->state->role == FF_ROLE_DESTINATION) {
+        ff_page_waits_take_left(b->page_waits, backend);
+        if (!holds(b)) {
+            ff_page_waits_forget(b->page_waits);
+        }
+    }
 }
 
 static void parts(FfVhostConn *backend, void *opaque)
@@ -304,7 +313,7 @@ static const FfVhostConnOps backend_ops = {.holds = holds,
                                            .ended = ended,
                                            .parts = parts,
                                            .all_there = all_there,
-                                           .held = held,
+                                           .came = came,
                                            .can_wait = can_wait,
                                            .hand = hand,
                                            .check = check};

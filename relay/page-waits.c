@@ -70,7 +70,14 @@ void ff_page_waits_end(FfPageWaits *s)
 void ff_page_waits_forget(FfPageWaits *s)
 {
     for (guint i = 0; i < s->left->len; i++) {
-        close(g_array_index(s->left, Left, i).uffd);
+        const Left *left = &g_array_index(s->left, Left, i);
+
+        /* An engine that was done before it heard of it has not. */
+        for (uint32_t k = 0; k < left->request.n_regions; k++) {
+            ff_uffd_unregister(left->uffd, left->request.regions[k].addr,
+                               left->request.regions[k].size);
+        }
+        close(left->uffd);
     }
     g_array_set_size(s->left, 0);
 }
@@ -333,12 +340,25 @@ static FfVhostConn *find(const FfPageWaits *s, uint32_t number)
     return NULL;
 }
 
+static void tell_ready(const FfPageWaits *s)
+{
+    for (guint i = 0; i < s->backends->len; i++) {
+        FfVhostConn *backend = s->backends->pdata[i];
+
+        if (ff_vhost_conn_session(backend)) {
+            ff_vhost_conn_may_wait(backend);
+        }
+    }
+}
+
 static void answered(FfPageWaits *s, const FfSharersAnswer *answer)
 {
     FfVhostConn *backend = find(s, answer->number);
 
     if (answer->op == FF_SHARERS_READY) {
         s->ready = true;
+        tell_ready(s);
+        return;
     }
     if (!backend) {
         return;

@@ -320,9 +320,7 @@ static void offer(FfVhostConn *b)
     b->backend = ff_conn_new(backend, backend, &backend_ops, b);
     b->qemu = ff_conn_new(fd, fd, &qemu_ops, b);
     b->pid = peer_pid(backend);
-    if (b->ops->holds(b->opaque)) {
-        b->ops->held(b, b->opaque);
-    }
+    b->ops->came(b, b->opaque);
 }
 
 static gboolean offer_again(gpointer data)
@@ -374,6 +372,11 @@ static void go_on(FfVhostConn *b, bool ok)
     } else {
         pace(b);
     }
+}
+
+void ff_vhost_conn_may_wait(FfVhostConn *b)
+{
+    go_on(b, ff_vhost_session_may_wait(b->session));
 }
 
 void ff_vhost_conn_handed(FfVhostConn *b)

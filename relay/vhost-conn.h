@@ -12,8 +12,7 @@ typedef struct FfVhostConn FfVhostConn;
 typedef struct {
     /* TRUE: what the back-end gets of guest memory is held back now. */
     bool (*holds)(void *opaque);
-    /* A back-end is connected, and it is held back. */
-    void (*held)(FfVhostConn *backend, void *opaque);
+    void (*came)(FfVhostConn *backend, void *opaque);
     void (*logs)(FfVhostConn *backend, void *opaque);
     /* The connection is about to end; it is over, and the next one may come. */
     void (*parts)(FfVhostConn *backend, void *opaque);
@@ -39,6 +38,8 @@ uint32_t ff_vhost_conn_number(const FfVhostConn *backend);
 uint32_t ff_vhost_conn_next_number(void);
 /* The process at its end, or the one that has begun to listen there; 0: it is not known. */
 pid_t ff_vhost_conn_pid(const FfVhostConn *backend);
+/* An engine can answer its faults now. */
+void ff_vhost_conn_may_wait(FfVhostConn *backend);
 /* Somebody answers its faults; it has registered its memory. */
 void ff_vhost_conn_handed(FfVhostConn *backend);
 void ff_vhost_conn_checked(FfVhostConn *backend);

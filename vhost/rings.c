@@ -258,6 +258,15 @@ bool ff_vhost_rings_is_behind(const FfVhostRings *r, unsigned i, FfVhostVringSta
     return n && n <= (ring->num ? ring->num : MAX_NUM);
 }
 
+void ff_vhost_rings_forget_base(FfVhostRings *r, unsigned i)
+{
+    FfVhostRing *ring = r->rings ? ring_of(r, i) : NULL;
+
+    if (ring) {
+        ring->has_base = false;
+    }
+}
+
 void ff_vhost_rings_kick(const FfVhostRings *r, unsigned i)
 {
     const FfVhostRing *ring = running(r, i);

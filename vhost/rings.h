@@ -51,6 +51,8 @@ bool ff_vhost_rings_run(const FfVhostRings *rings, unsigned i);
 /* TRUE: what the front-end has said of where ring I begins lies behind what was used of it: *STATE
  * is where it does begin. FALSE also where that cannot be read, or is not there yet. */
 bool ff_vhost_rings_is_behind(const FfVhostRings *rings, unsigned i, FfVhostVringState *state);
+/* It begins there. */
+void ff_vhost_rings_forget_base(FfVhostRings *rings, unsigned i);
 /* Has the back-end look into ring I, which it does without harm at any time. */
 void ff_vhost_rings_kick(const FfVhostRings *rings, unsigned i);
 /* Sets the bits of all pages in LOG, a file of SIZE bytes, that the used ring I had when it was

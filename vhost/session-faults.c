@@ -117,9 +117,10 @@ static bool tell_table(FfVhostSession *s)
 {
     const FfVhostMemory head = {.n = s->rings.n_regions};
     uint8_t payload[sizeof(head) + sizeof(s->theirs)];
-    uint32_t size = sizeof(head) + head.n * sizeof(s->theirs[0]);
+    uint32_t size = sizeof(head) + head.n * sizeof(s->theirs[0]); /* if it is as it must be */
 
-    if (!keep_theirs(s)) {
+    /* It can have changed since it was asked for. */
+    if (!head.n || head.n > FF_VHOST_MAX_FAULT_REGIONS || !keep_theirs(s)) {
         return false;
     }
     memcpy(payload, &head, sizeof(head));
@@ -215,8 +216,25 @@ static bool registered(FfVhostSession *s)
     return true;
 }
 
+/* Of what is held: a ring that begins may have something in memory that came after it. */
+static void memory_first(FfVhostSession *s)
+{
+    GQueue rest = G_QUEUE_INIT;
+    FfVhostMessage *msg;
+
+    for (guint n = s->held.length; n && (msg = g_queue_pop_head(&s->held)); n--) {
+        g_queue_push_tail(ff_vhost_is_memory(msg) ? &s->held : &rest, msg);
+    }
+    while ((msg = g_queue_pop_head(&rest))) {
+        g_queue_push_tail(&s->held, msg);
+    }
+}
+
 static void ended(FfVhostSession *s)
 {
+    if (s->stale && s->n_theirs) {
+        memory_first(s);
+    }
     s->faults = FF_VHOST_FAULTS_NONE;
     s->stale = false;
     ff_vhost_faults_clear(s);

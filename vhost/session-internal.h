@@ -57,6 +57,7 @@ struct FfVhostSession {
     FfVhostRegion theirs[FF_VHOST_MAX_FAULT_REGIONS]; /* .user: the back-end's address */
     int their_fds[FF_VHOST_MAX_FAULT_REGIONS];        /* own ones */
     unsigned n_theirs;
+    uint64_t caught_up[FF_VHOST_MAX_RINGS / 64]; /* rings of which something was used unheard */
     bool stale;     /* memory has changed since it was told: no ring begins before all is there */
     bool ends_wait; /* it must be told that all is there */
 };
@@ -65,6 +66,8 @@ struct FfVhostSession {
 
 /* A word of ours to the back-end; with ANSWERED an answer comes to it. */
 void ff_vhost_say(FfVhostSession *s, FfVhostMessage *msg, bool answered);
+/* Something of ring I is held back. */
+bool ff_vhost_holds_ring(const FfVhostSession *s, uint32_t i);
 /* QEMU begins a ring of a back-end whose memory is held. */
 void ff_vhost_faults_want(FfVhostSession *s);
 /* Nobody owes an answer. */

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -120,16 +121,33 @@ static bool wants_answer(const FfVhostSession *s, const FfVhostMessage *msg)
 
 /* Where a connection has ended and the back-end has not (its relay has died), it finished what was
  * under way after QEMU had looked how far it was: it would do that twice, and the guest would take
- * the second answer for another request's. */
+ * the second answer for another request's. Nor has anybody heard that it was done: the guest is
+ * told when there is a way to. */
 static void catch_up(FfVhostSession *s, const FfVhostMessage *msg)
 {
+    uint32_t i = ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX;
+    const uint64_t one = 1, bit = 1ull << i % 64;
     FfVhostVringState state;
 
-    if (msg->header.request == FF_VHOST_SET_VRING_KICK && !(s->features & OPAQUE) &&
-        ff_vhost_message_fits(msg) &&
-        ff_vhost_rings_is_behind(&s->rings, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX, &state)) {
-        ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_SET_VRING_BASE, 0, &state, sizeof(state)),
-                     false);
+    if (!ff_vhost_message_fits(msg)) {
+        return;
+    }
+    if (msg->header.request == FF_VHOST_SET_VRING_KICK && !(s->features & OPAQUE)) {
+        s->caught_up[i / 64] &= ~bit;
+        if (ff_vhost_rings_is_behind(&s->rings, i, &state)) {
+            s->caught_up[i / 64] |= bit;
+            ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_SET_VRING_BASE, 0, &state, sizeof(state)),
+                         false);
+        }
+        ff_vhost_rings_forget_base(&s->rings, i);
+    } else if (msg->header.request == FF_VHOST_SET_VRING_CALL && msg->n_fds == 1 &&
+               s->caught_up[i / 64] & bit) {
+        /* An interrupt too many does no harm. A counter that is full is one that was not heard. */
+        struct pollfd pfd = {.fd = msg->fds[0], .events = POLLOUT};
+
+        if (poll(&pfd, 1, 0) == 1 && pfd.revents == POLLOUT) {
+            (void)!write(msg->fds[0], &one, sizeof(one));
+        }
     }
 }
 
@@ -282,6 +300,16 @@ static bool is_of_ring(const FfVhostMessage *msg, uint32_t i)
     }
 }
 
+bool ff_vhost_holds_ring(const FfVhostSession *s, uint32_t i)
+{
+    for (GList *l = s->held.head; l; l = l->next) {
+        if (is_of_ring(l->data, i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void answer(FfVhostSession *s, uint32_t request, const void *payload, uint32_t size)
 {
     s->ops->to_qemu(ff_vhost_message_new(request, FF_VHOST_REPLY, payload, size), s->opaque);
@@ -409,12 +437,18 @@ static bool is_reset(const FfVhostMessage *msg)
            !ff_vhost_u64(msg);
 }
 
+/* One that the back-end was not given yet has nothing under way. */
+static FfVhostRingLook look_at(const FfVhostSession *s, unsigned i)
+{
+    return ff_vhost_holds_ring(s, i) ? FF_VHOST_RING_IDLE : ff_vhost_rings_look(&s->rings, i);
+}
+
 static FfVhostRingLook look_at_all(const FfVhostSession *s)
 {
     FfVhostRingLook all = FF_VHOST_RING_IDLE;
 
     for (unsigned i = 0; i < FF_VHOST_MAX_RINGS && all != FF_VHOST_RING_BUSY; i++) {
-        FfVhostRingLook one = ff_vhost_rings_look(&s->rings, i);
+        FfVhostRingLook one = look_at(s, i);
 
         all = one == FF_VHOST_RING_IDLE ? all : one;
     }
@@ -428,7 +462,7 @@ static FfVhostRingLook look_at_stopped(const FfVhostSession *s, const FfVhostMes
     if (is_reset(msg)) {
         return look_at_all(s);
     }
-    return ring < 0 ? FF_VHOST_RING_IDLE : ff_vhost_rings_look(&s->rings, ring);
+    return ring < 0 ? FF_VHOST_RING_IDLE : look_at(s, (unsigned)ring);
 }
 
 /* The guest may have been stopped between filling a ring and saying so. */
@@ -512,11 +546,10 @@ static void stop_and_pass(FfVhostSession *s, FfVhostMessage *msg)
     pass(s, msg);
 }
 
-/* Something of ring I is held back. */
-static bool holds_ring(const FfVhostSession *s, uint32_t i)
+static bool holds_request(const FfVhostSession *s, uint32_t request)
 {
     for (GList *l = s->held.head; l; l = l->next) {
-        if (is_of_ring(l->data, i)) {
+        if (((FfVhostMessage *)l->data)->header.request == request) {
             return true;
         }
     }
@@ -527,28 +560,51 @@ static bool holds_ring(const FfVhostSession *s, uint32_t i)
  * runs on, and is stopped; what begins, and words on memory, wait. */
 static bool must_keep(const FfVhostSession *s, const FfVhostMessage *msg)
 {
-    if (ff_vhost_is_memory(msg)) {
-        return s->faults == FF_VHOST_FAULTS_ON;
-    }
     if (!ff_vhost_faults_keep(s) || !ff_vhost_message_fits(msg)) {
         return false;
     }
+    uint32_t ring = ff_vhost_state(msg).index;
+
     switch (msg->header.request) {
-    case FF_VHOST_GET_VRING_BASE:
-        return holds_ring(s, ff_vhost_state(msg).index);
+    case FF_VHOST_SET_MEM_TABLE:
+    case FF_VHOST_ADD_MEM_REG:
+    case FF_VHOST_REM_MEM_REG:
+        return true;
     case FF_VHOST_SET_VRING_NUM:
     case FF_VHOST_SET_VRING_BASE:
     case FF_VHOST_SET_VRING_ADDR:
-        return true; /* of a ring that has stopped */
+        return ff_vhost_holds_ring(s, ring) || !ff_vhost_rings_run(&s->rings, ring);
+    case FF_VHOST_GET_VRING_BASE:
+    case FF_VHOST_SET_VRING_ENABLE:
+        return ff_vhost_holds_ring(s, ring);
     case FF_VHOST_SET_VRING_KICK:
     case FF_VHOST_SET_VRING_CALL:
     case FF_VHOST_SET_VRING_ERR:
-        return holds_ring(s, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX);
-    case FF_VHOST_SET_VRING_ENABLE:
-        return holds_ring(s, ff_vhost_state(msg).index);
+        return ff_vhost_holds_ring(s, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX);
+    case FF_VHOST_SET_FEATURES:
+    case FF_VHOST_SET_STATUS:
+        return holds_request(s, msg->header.request);
+    case FF_VHOST_GET_STATUS:
+        return holds_request(s, FF_VHOST_SET_STATUS);
     default:
         return false;
     }
+}
+
+/* The same memory once more, for a back-end that waits: it would map it anew. */
+static bool is_known(const FfVhostSession *s, const FfVhostMessage *msg)
+{
+    return s->faults == FF_VHOST_FAULTS_ON && !s->stale && ff_vhost_is_memory(msg);
+}
+
+static void acknowledge(FfVhostSession *s, FfVhostMessage *msg)
+{
+    const uint64_t good = 0;
+
+    if (wants_answer(s, msg)) {
+        answer(s, msg->header.request, &good, sizeof(good));
+    }
+    ff_vhost_message_free(msg);
 }
 
 /* The back-end reads the next message as the word that its faults are answered. */
@@ -559,6 +615,21 @@ static bool must_wait(FfVhostSession *s)
     return s->faults == FF_VHOST_FAULTS_HANDED && msg && may_pass(s, msg);
 }
 
+/* It need not be waited for any more. FALSE: nothing is of use any more. */
+static bool carry_out(FfVhostSession *s, FfVhostMessage *msg)
+{
+    note(s, msg);
+    if ((is_holding(s) && !may_pass(s, msg)) || must_keep(s, msg)) {
+        return hold(s, msg);
+    }
+    if (is_known(s, msg)) {
+        acknowledge(s, msg);
+    } else {
+        stop_and_pass(s, msg);
+    }
+    return true;
+}
+
 /* FALSE: it waits for a drain, or nothing is of use any more (*BROKEN). */
 static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
 {
@@ -566,17 +637,8 @@ static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
         begin_wait(s, msg);
         return false;
     }
-    note(s, msg);
-    if (is_holding(s) && !may_pass(s, msg)) {
-        *broken = !hold(s, msg);
-        return !*broken;
-    }
-    if (must_keep(s, msg)) {
-        *broken = !hold(s, msg);
-        return !*broken;
-    }
-    stop_and_pass(s, msg);
-    return true;
+    *broken = !carry_out(s, msg);
+    return !*broken;
 }
 
 static void begin_log(FfVhostSession *s);
@@ -632,9 +694,7 @@ bool ff_vhost_session_again(FfVhostSession *s)
         return true;
     }
     end_wait(s, drained == PASSES_BUSY);
-    note(s, msg);
-    stop_and_pass(s, msg);
-    return pump(s);
+    return carry_out(s, msg) && pump(s);
 }
 
 /* The request that MSG answers; 0: none of ours. With LOG_SHMFD an answer to SET_LOG_BASE is due
@@ -859,5 +919,13 @@ bool ff_vhost_session_handed(FfVhostSession *s)
 bool ff_vhost_session_checked(FfVhostSession *s)
 {
     ff_vhost_faults_checked(s);
+    return pump(s);
+}
+
+bool ff_vhost_session_may_wait(FfVhostSession *s)
+{
+    if (s->faults == FF_VHOST_FAULTS_NONE && holds_request(s, FF_VHOST_SET_VRING_KICK)) {
+        ff_vhost_faults_want(s);
+    }
     return pump(s);
 }

@@ -89,7 +89,9 @@ const FfVhostRegion *ff_vhost_session_faults(const FfVhostSession *s, unsigned *
 void ff_vhost_session_set_address(FfVhostSession *s, unsigned i, uint64_t addr);
 /* TRUE between the first word of ours on that and the beginning of the ring. */
 bool ff_vhost_session_is_on_its_way(const FfVhostSession *s);
-/* FALSE: the connection is of no use any more. */
+/* Somebody can answer now (ops.can_wait()), who could not. FALSE: the connection is of no use any
+ * more. */
+bool ff_vhost_session_may_wait(FfVhostSession *s);
 bool ff_vhost_session_handed(FfVhostSession *s);
 bool ff_vhost_session_checked(FfVhostSession *s);
 

@@ -936,10 +936,13 @@ static void test_behind(void)
         uint16_t used;
         bool corrected;
     } rows[] = {{7, false}, {9, true}, {6, false}, {0x8000, false}};
+    int call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         World *w = world_new();
         const FfVhostVringState num = {0, 128};
+        const uint64_t ring = 0;
+        eventfd_t heard;
 
         shake_hands(w);
         qemu_says(w, FF_VHOST_SET_VRING_NUM, &num, sizeof(num), -1);
@@ -959,8 +962,13 @@ static void test_behind(void)
             g_assert_cmpuint(ff_vhost_state(msg).value, ==, rows[i].used);
         }
         expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+        /* And the guest is told of what it has not heard. */
+        qemu_says(w, FF_VHOST_SET_VRING_CALL, &ring, sizeof(ring), call);
+        expect(&w->backend, FF_VHOST_SET_VRING_CALL);
+        g_assert_true((eventfd_read(call, &heard) == 0) == rows[i].corrected);
         world_free(w);
     }
+    close(call);
 }
 
 /* ---- a back-end that waits for pages --------------------------------------------------------- */
@@ -1328,10 +1336,78 @@ static void test_changed_early(void)
     g_assert_cmpuint(w->stands, ==, 1);
     ff_vhost_session_hold(w->session, false);
     answer_good(w, FF_VHOST_POSTCOPY_END);
+    expect(&w->backend, FF_VHOST_ADD_MEM_REG);
     expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED);
     expect_addr(&w->backend, 0);
     expect(&w->backend, FF_VHOST_SET_VRING_KICK);
-    expect(&w->backend, FF_VHOST_ADD_MEM_REG);
+    world_free(w);
+}
+
+/* QEMU says the same memory again: the back-end is not told, which would map it anew. */
+static void test_unchanged(void)
+{
+    World *w = waiting_new(WAITS);
+    const struct {
+        FfVhostMemory memory;
+        FfVhostRegion regions[2];
+    } table = {{2, 0},
+               {{0, MEMORY / 2, USER, 0}, {MEMORY / 2, MEMORY / 2, USER + MEMORY / 2, MEMORY / 2}}};
+    FfVhostMessage *msg =
+        ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, FF_VHOST_NEED_REPLY, &table, sizeof(table));
+
+    wait_for_pages(w);
+    for (unsigned i = 0; i < 2; i++) {
+        msg->fds[msg->n_fds++] = dup(w->memory);
+    }
+    g_assert_true(ff_vhost_session_from_qemu(w->session, msg));
+    expect_u64(&w->qemu, FF_VHOST_SET_MEM_TABLE, 0);
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    world_free(w);
+}
+
+/* A ring that the back-end was not given has nothing under way, whatever the guest has put in. */
+static void test_kept_ring_stops(void)
+{
+    World *w = waiting_new(WAITS);
+    const uint64_t ring = 0, reset = 0;
+    const FfVhostVringState base = {0, 5};
+    const FfVhostVringAddr addr = {0, 0, USER + DESC, USER + USED, USER + AVAIL, USED};
+
+    wait_for_pages(w);
+    add_region(w);
+    stop_ring(w);
+    ring_stopped(w, 0);
+    qemu_says(w, FF_VHOST_SET_VRING_BASE, &base, sizeof(base), -1);
+    qemu_says(w, FF_VHOST_SET_VRING_ADDR, &addr, sizeof(addr), -1);
+    qemu_says(w, FF_VHOST_SET_VRING_KICK, &ring, sizeof(ring), w->kick);
+    set_index(w, AVAIL, 9);
+    qemu_says(w, FF_VHOST_SET_STATUS, &reset, sizeof(reset), -1);
+    expect_u64(&w->backend, FF_VHOST_SET_STATUS, reset);
+    stop_ring(w);
+    g_autoptr(FfVhostMessage) msg = next(&w->qemu, FF_VHOST_GET_VRING_BASE);
+    g_assert_cmpuint(ff_vhost_state(msg).value, ==, 5);
+    g_assert_cmpuint(w->again, ==, 0);
+    world_free(w);
+}
+
+/* Nobody could answer when the ring was begun; now somebody can. */
+static void test_ready_later(void)
+{
+    World *w = waiting_new(WAITS);
+
+    w->waits = false;
+    start_ring_slots(w);
+    g_assert_cmpuint(w->stands, ==, 1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    w->waits = true;
+    g_assert_true(ff_vhost_session_may_wait(w->session));
+    give_uffd(w);
+    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    g_assert_true(answer_table(w, THEIRS));
+    g_assert_true(ff_vhost_session_handed(w->session));
+    register_memory(w);
+    g_assert_true(ff_vhost_session_checked(w->session));
+    expect_begun(w);
     world_free(w);
 }
 
@@ -1410,6 +1486,9 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/vhost/waits/changed", test_changed);
     g_test_add_func("/vhost/waits/changed/early", test_changed_early);
+    g_test_add_func("/vhost/waits/unchanged", test_unchanged);
+    g_test_add_func("/vhost/waits/kept-ring-stops", test_kept_ring_stops);
+    g_test_add_func("/vhost/waits/ready-later", test_ready_later);
     g_test_add_data_func("/vhost/waits/owed/on", GINT_TO_POINTER(true), test_owed);
     g_test_add_data_func("/vhost/waits/owed/check", GINT_TO_POINTER(false), test_owed);
     return g_test_run();
