@@ -12,7 +12,7 @@
 #include "tests/lib/vhostworld.h"
 
 /* So slow that the guest is seen to run while its memory comes (bytes per second). */
-#define SLOW (8 << 20)
+#define SLOW (4 << 20)
 
 /* The next QEMU is there, and the switch may be asked for. */
 static VhostWorld next_postcopy(VhostWorld *w, uint64_t postcopy_bandwidth)
@@ -117,7 +117,7 @@ static void test_waits(void)
     migrate(w, &old);
     switch_over(w, &old);
     guint64 first = direct_reads(w->vm);
-    while (direct_reads(w->vm) < first + 64) {
+    while (direct_reads(w->vm) < first + 16) {
     }
     g_autofree char *status = qmp_migrate_status(vm_qmp(w->vm));
     g_assert_cmpstr(status, ==, "postcopy-active");
