@@ -461,9 +461,9 @@ static void answer_sharers(Batch *b)
 {
     struct uffd_msg msgs[BATCH];
 
-    for (unsigned i = 0; i < FF_MAX_SHARERS; i++) {
-        const FfSharer *x = &b->s->sharers.all[i];
-        int n = b->sharers >> i & 1 ? ff_uffd_read(x->uffd, msgs, BATCH) : 0;
+    for (; b->sharers; b->sharers &= b->sharers - 1) {
+        const FfSharer *x = &b->s->sharers.all[__builtin_ctz(b->sharers)];
+        int n = ff_uffd_read(x->uffd, msgs, BATCH);
 
         b->now = g_get_monotonic_time();
         for (int k = 0; k < n; k++) {
@@ -471,7 +471,6 @@ static void answer_sharers(Batch *b)
         }
         ask(b);
     }
-    b->sharers = 0;
 }
 
 /* What poll() is to look at; all of them, live or not, so that a place is a number. */
