@@ -78,7 +78,7 @@ void ff_held_new(FfRelay *relay);                                       /* makes
 void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds); /* HOLD; takes JSON */
 void ff_held_drop(FfRelay *relay, const char *name);
 /* INIT's text (g_free); adds the fds that go with it to FDS (of int, borrowed). BACKENDS: the
- * engine's end of their socket; -1: none. */
+ * engine's ends of their sockets. */
 char *ff_held_init(FfRelay *relay, unsigned restarts, const FfBackendsEnds *backends, GArray *fds);
 
 /* waiting.c. Each command is answered with an error after a while. */

@@ -3,16 +3,15 @@
  * See left-waits.h. A back-end may serve other guests as well, and their userfaultfds are not ours
  * to read: whose a mapping is says UFFDIO_REGISTER, which does nothing where the userfaultfd has it
  * already, and is EBUSY where another one has it. What nobody has registered it would register:
- * that is asked before, as in uffd/sharers.c.
+ * that is asked before.
  *
- * One thread; no locks. System calls: open, read, readlink, pidfd_open, pidfd_getfd, fstat, mmap,
+ * One thread; no locks. System calls: open, read, readlink, pidfd_open, pidfd_getfd, fstat,
  * ioctl(UFFDIO_*), close.
  */
 #include "relay/left-waits.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -21,26 +20,25 @@
 #include "uffd/uffd.h"
 
 #define RAM "ram:"
-#define PAGE 4096
 
 static void left_free(void *p)
 {
     FfLeftWait *left = p;
 
-    close(left->uffd);
+    if (left->uffd >= 0) {
+        close(left->uffd);
+    }
     g_free(left);
 }
 
 /* UFFD has M registered, whose memory is registered by somebody. */
-static bool has(int uffd, const FfMapping *m, const void *unreadable)
+static bool has(int uffd, const FfMapping *m)
 {
-    uint64_t done;
-
-    return ff_uffd_try(uffd, FF_UFFD_COPY, m->start, unreadable, PAGE, &done) == -EFAULT &&
+    return ff_uffd_is_registered(uffd, m->start) == 0 &&
            ff_uffd_register(uffd, m->start, m->end - m->start, UFFDIO_REGISTER_MODE_MISSING) == 0;
 }
 
-static void add_mappings(FfLeftWait *left, const char *maps, int memory, const void *unreadable)
+static void add_mappings(FfLeftWait *left, const char *maps, int memory)
 {
     g_autoptr(GArray) all = ff_maps_of_file(maps, memory);
     struct stat st;
@@ -48,7 +46,7 @@ static void add_mappings(FfLeftWait *left, const char *maps, int memory, const v
     for (guint i = 0; i < all->len && left->n_regions < FF_SHARERS_REGIONS; i++) {
         const FfMapping *m = &g_array_index(all, FfMapping, i);
 
-        if (fstat(memory, &st) == 0 && has(left->uffd, m, unreadable)) {
+        if (fstat(memory, &st) == 0 && has(left->uffd, m)) {
             left->regions[left->n_regions++] =
                 (FfSharersRegion){m->start, m->end - m->start, m->offset, st.st_dev, st.st_ino};
         }
@@ -58,18 +56,14 @@ static void add_mappings(FfLeftWait *left, const char *maps, int memory, const v
 static void look_at(GPtrArray *all, const FfRelay *relay, const char *maps, int uffd)
 {
     FfLeftWait *left = g_new0(FfLeftWait, 1);
-    void *p = mmap(NULL, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     left->uffd = uffd;
-    for (guint i = 0; i < relay->held->len && p != MAP_FAILED; i++) {
+    for (guint i = 0; i < relay->held->len; i++) {
         const FfHeld *held = relay->held->pdata[i];
 
         if (g_str_has_prefix(held->name, RAM)) {
-            add_mappings(left, maps, held->fd, p);
+            add_mappings(left, maps, held->fd);
         }
-    }
-    if (p != MAP_FAILED) {
-        munmap(p, PAGE);
     }
     if (left->n_regions) {
         g_ptr_array_add(all, left);

@@ -146,17 +146,17 @@ static uint64_t find_mapping(const char *maps, int fd, const FfVhostRegion *regi
     return n_exact == 1 ? exact : n_covering == 1 ? covering : 0;
 }
 
-static bool fill(FfSharersRequest *request, const FfVhostRegion *regions, unsigned n,
-                 const int *fds)
+static bool fill(FfSharersRequest *request, const FfVhostWaits *w)
 {
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < w->n; i++) {
+        const FfVhostRegion *r = &w->regions[i];
         struct stat st;
 
-        if (fstat(fds[i], &st) < 0) {
+        if (fstat(w->fds[i], &st) < 0) {
             return false;
         }
-        request->regions[request->n_regions++] = (FfSharersRegion){
-            regions[i].user, regions[i].size, regions[i].offset, st.st_dev, st.st_ino};
+        request->regions[request->n_regions++] =
+            (FfSharersRegion){r->user, r->size, r->offset, st.st_dev, st.st_ino};
     }
     return true;
 }
@@ -169,10 +169,10 @@ void ff_page_waits_check(FfPageWaits *s, FfVhostConn *backend)
     tell(s, &request, -1);
 }
 
-static bool all_known(const FfVhostRegion *regions, unsigned n)
+static bool all_known(const FfVhostWaits *w)
 {
-    for (unsigned i = 0; i < n; i++) {
-        if (!regions[i].user) {
+    for (unsigned i = 0; i < w->n; i++) {
+        if (!w->regions[i].user) {
             return false;
         }
     }
@@ -189,21 +189,20 @@ static bool refuse(FfPageWaits *s, FfVhostConn *backend, const char *why)
 }
 
 /* Where the back-end did not say it. */
-static bool find_addresses(FfVhostConn *backend, const FfVhostRegion *regions, unsigned n,
-                           const int *fds)
+static bool find_addresses(FfVhostConn *backend, const FfVhostWaits *w)
 {
     g_autofree char *maps = NULL;
 
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < w->n; i++) {
         uint64_t addr;
 
-        if (regions[i].user) {
+        if (w->regions[i].user) {
             continue;
         }
         if (!maps && !(maps = ff_maps_of_process(ff_vhost_conn_pid(backend)))) {
             return false;
         }
-        if (!(addr = find_mapping(maps, fds[i], &regions[i]))) {
+        if (!(addr = find_mapping(maps, w->fds[i], &w->regions[i]))) {
             return false;
         }
         ff_vhost_session_set_address(ff_vhost_conn_session(backend), i, addr);
@@ -214,21 +213,16 @@ static bool find_addresses(FfVhostConn *backend, const FfVhostRegion *regions, u
 bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend)
 {
     FfSharersRequest request = {.op = FF_SHARERS_HAND, .number = ff_vhost_conn_number(backend)};
-    const int *fds;
-    unsigned n;
-    int uffd;
-    bool checks;
-    const FfVhostRegion *regions =
-        ff_vhost_session_faults(ff_vhost_conn_session(backend), &n, &fds, &uffd, &checks);
+    FfVhostWaits w;
 
-    if (!is_usable(uffd)) {
+    if (!ff_vhost_session_faults(ff_vhost_conn_session(backend), &w) || !is_usable(w.uffd)) {
         return refuse(s, backend, "what it waits in is no userfaultfd");
     }
-    if (!find_addresses(backend, regions, n, fds) || !fill(&request, regions, n, fds)) {
+    if (!find_addresses(backend, &w) || !fill(&request, &w)) {
         return refuse(s, backend, "where it has mapped the guest's memory is not known");
     }
-    tell(s, &request, uffd);
-    if (checks) {
+    tell(s, &request, w.uffd);
+    if (w.checks) {
         ff_page_waits_check(s, backend);
     }
     return true;
@@ -237,34 +231,25 @@ bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend)
 /* Its process may wait for a page still. */
 void ff_page_waits_keep(FfPageWaits *s, FfVhostConn *backend)
 {
-    const int *fds;
-    unsigned n;
-    int uffd;
-    bool checks;
-    const FfVhostRegion *regions =
-        ff_vhost_session_faults(ff_vhost_conn_session(backend), &n, &fds, &uffd, &checks);
+    FfVhostWaits w;
     Left left = {.uffd = -1, .pid = ff_vhost_conn_pid(backend)};
 
     left.request =
         (FfSharersRequest){.op = FF_SHARERS_HAND, .number = ff_vhost_conn_number(backend)};
-    if (regions && all_known(regions, n) && fill(&left.request, regions, n, fds) &&
-        (left.uffd = fcntl(uffd, F_DUPFD_CLOEXEC, 0)) >= 0) {
+    if (ff_vhost_session_faults(ff_vhost_conn_session(backend), &w) && all_known(&w) &&
+        fill(&left.request, &w) && (left.uffd = fcntl(w.uffd, F_DUPFD_CLOEXEC, 0)) >= 0) {
         g_array_append_val(s->left, left);
     }
 }
 
 void ff_page_waits_all_there(FfVhostConn *backend)
 {
-    const int *fds;
-    unsigned n;
-    int uffd;
-    bool checks;
-    const FfVhostRegion *regions =
-        ff_vhost_session_faults(ff_vhost_conn_session(backend), &n, &fds, &uffd, &checks);
+    FfVhostWaits w;
+    bool any = ff_vhost_session_faults(ff_vhost_conn_session(backend), &w);
 
-    for (unsigned i = 0; regions && i < n; i++) {
-        if (regions[i].user) {
-            ff_uffd_unregister(uffd, regions[i].user, regions[i].size);
+    for (unsigned i = 0; any && i < w.n; i++) {
+        if (w.regions[i].user) {
+            ff_uffd_unregister(w.uffd, w.regions[i].user, w.regions[i].size);
         }
     }
 }
@@ -290,16 +275,13 @@ void ff_page_waits_take_left(FfPageWaits *s, FfVhostConn *backend)
     }
     g_autoptr(GPtrArray) all = ff_left_waits_new(s->relay, pid);
     for (guint i = 0; i < all->len; i++) {
-        const FfLeftWait *found = all->pdata[i];
-        Left left = {.uffd = fcntl(found->uffd, F_DUPFD_CLOEXEC, 0), .pid = pid};
+        FfLeftWait *found = all->pdata[i];
+        Left left = {.uffd = g_steal_fd(&found->uffd), .pid = pid};
 
         left.request = (FfSharersRequest){.op = FF_SHARERS_HAND,
                                           .number = ff_vhost_conn_next_number(),
                                           .n_regions = found->n_regions};
         memcpy(left.request.regions, found->regions, sizeof(found->regions));
-        if (left.uffd < 0) {
-            continue;
-        }
         g_array_append_val(s->left, left);
         tell(s, &left.request, left.uffd);
         /* Also of a thread that waits where nothing is mapped any more. */
@@ -406,13 +388,9 @@ static void tell_all(FfPageWaits *s)
     for (guint i = 0; i < s->backends->len; i++) {
         FfVhostConn *backend = s->backends->pdata[i];
         const FfVhostSession *session = ff_vhost_conn_session(backend);
-        const int *fds;
-        unsigned n;
-        int uffd;
-        bool checks;
+        FfVhostWaits w;
 
-        if (session && ff_vhost_session_faults(session, &n, &fds, &uffd, &checks) &&
-            !ff_page_waits_hand(s, backend)) {
+        if (session && ff_vhost_session_faults(session, &w) && !ff_page_waits_hand(s, backend)) {
             ff_vhost_conn_cannot_wait(backend);
         }
     }

@@ -5,20 +5,16 @@
  * for is noted in the space's own table, before the page's mark is looked at (waits.h).
  *
  * Lock: sharers.lock, of those that add and unregister; a leaf. System calls: ioctl(UFFDIO_*),
- * write (eventfd), mmap, munmap, close.
+ * write (eventfd), close.
  */
 #include "uffd/sharers.h"
 
 #include <errno.h>
 #include <glib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "uffd/uffd.h"
-
-/* Of a mapping that is being changed all the time. */
-#define MAX_PROBES 1000
 
 static FfSharer *nth(FfSharers *t, unsigned i)
 {
@@ -78,42 +74,24 @@ int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned
 
 /* ---- whether it waits there ------------------------------------------------------------------ */
 
-/* The kernel looks for a registered mapping before it reads the source, which cannot be read. */
-static int probe(int uffd, uint64_t addr, const void *unreadable)
-{
-    uint64_t done;
-    int rc = -EAGAIN;
-
-    for (unsigned i = 0; i < MAX_PROBES && rc == -EAGAIN; i++) {
-        rc = ff_uffd_try(uffd, FF_UFFD_COPY, addr, unreadable, FF_SHARED_PAGE, &done);
-    }
-    return rc == -EFAULT ? 0 : rc == 0 ? -EPROTO : rc;
-}
-
-static int probe_all(const FfSharer *x, const void *unreadable)
+static int check(const FfSharer *x)
 {
     int rc = 0;
 
     for (unsigned i = 0; i < x->n_ranges && rc == 0; i++) {
         const FfSharerRange *r = &x->ranges[i];
 
-        rc = probe(x->uffd, r->addr, unreadable);
-        rc = rc < 0 ? rc : probe(x->uffd, r->addr + r->len - FF_SHARED_PAGE, unreadable);
+        rc = ff_uffd_is_registered(x->uffd, r->addr);
+        rc = rc < 0 ? rc : ff_uffd_is_registered(x->uffd, r->addr + r->len - FF_SHARED_PAGE);
     }
     return rc;
 }
 
 int ff_sharers_check(FfSharers *t, int sharer)
 {
-    void *p = mmap(NULL, FF_SHARED_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int rc = p == MAP_FAILED ? -errno : 0;
-
-    if (rc == 0) {
-        pthread_mutex_lock(&t->lock);
-        rc = t->closed ? -ESHUTDOWN : probe_all(nth(t, sharer), p);
-        pthread_mutex_unlock(&t->lock);
-        munmap(p, FF_SHARED_PAGE);
-    }
+    pthread_mutex_lock(&t->lock);
+    int rc = t->closed ? -ESHUTDOWN : check(nth(t, sharer));
+    pthread_mutex_unlock(&t->lock);
     return rc;
 }
 

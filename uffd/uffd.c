@@ -10,9 +10,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
+
+#define SMALL_PAGE 4096
+/* Of a mapping that is being changed all the time. */
+#define MAX_PROBES 1000
 
 int ff_uffd_init(int uffd, uint64_t features, uint64_t *have)
 {
@@ -166,6 +171,23 @@ int ff_uffd_try(int uffd, FfUffdOp op, uint64_t addr, const void *src, uint64_t 
             return *done ? 0 : rc;
         }
     }
+}
+
+/* The kernel looks for a registered mapping before it reads the source, which cannot be read. */
+int ff_uffd_is_registered(int uffd, uint64_t addr)
+{
+    void *unreadable = mmap(NULL, SMALL_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int rc = -EAGAIN;
+    uint64_t done;
+
+    if (unreadable == MAP_FAILED) {
+        return -errno;
+    }
+    for (unsigned i = 0; i < MAX_PROBES && rc == -EAGAIN; i++) {
+        rc = ff_uffd_try(uffd, FF_UFFD_COPY, addr, unreadable, SMALL_PAGE, &done);
+    }
+    munmap(unreadable, SMALL_PAGE);
+    return rc == -EFAULT ? 0 : rc == 0 ? -EPROTO : rc;
 }
 
 int ff_uffd_try_protect(int uffd, uint64_t addr, uint64_t len, bool on)

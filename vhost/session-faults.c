@@ -30,7 +30,7 @@ void ff_vhost_say(FfVhostSession *s, FfVhostMessage *msg, bool answered)
     s->ops->to_backend(msg, s->opaque);
 }
 
-bool ff_vhost_faults_under_way(const FfVhostSession *s)
+bool ff_vhost_session_is_on_its_way(const FfVhostSession *s)
 {
     return s->faults >= FF_VHOST_FAULTS_ADVISE && s->faults <= FF_VHOST_FAULTS_CHECK;
 }
@@ -45,7 +45,7 @@ static void ask(FfVhostSession *s, FfVhostFaults state, uint32_t request, uint32
 
 void ff_vhost_faults_want(FfVhostSession *s)
 {
-    if (!s->holds || ff_vhost_faults_under_way(s)) {
+    if (!s->holds || ff_vhost_session_is_on_its_way(s)) {
         return;
     }
     if (s->faults == FF_VHOST_FAULTS_NONE && (s->protocol & NEEDED) == NEEDED &&
@@ -156,7 +156,7 @@ static bool take_uffd(FfVhostSession *s, FfVhostMessage *msg)
     return true;
 }
 
-static void end(FfVhostSession *s)
+void ff_vhost_faults_tell_end(FfVhostSession *s)
 {
     s->ends_wait = false;
     /* What it has registered since the engine was done is unregistered before it touches any of it.
@@ -208,7 +208,7 @@ static bool take_addresses(FfVhostSession *s, const FfVhostMessage *msg)
 static bool registered(FfVhostSession *s)
 {
     if (!s->holds) {
-        end(s);
+        ff_vhost_faults_tell_end(s);
         return true;
     }
     s->faults = FF_VHOST_FAULTS_CHECK;
@@ -247,7 +247,7 @@ bool ff_vhost_faults_answered(FfVhostSession *s, uint32_t request, FfVhostMessag
         return request == FF_VHOST_POSTCOPY_ADVISE && take_uffd(s, msg);
     case FF_VHOST_FAULTS_LISTEN:
         if (!s->holds) {
-            end(s);
+            ff_vhost_faults_tell_end(s);
             return true;
         }
         return request == FF_VHOST_POSTCOPY_LISTEN && !ff_vhost_u64(msg) && tell_table(s);
@@ -294,22 +294,14 @@ bool ff_vhost_faults_keep(const FfVhostSession *s)
     return s->faults == FF_VHOST_FAULTS_ON && s->stale;
 }
 
-bool ff_vhost_session_is_on_its_way(const FfVhostSession *s)
+bool ff_vhost_session_faults(const FfVhostSession *s, FfVhostWaits *waits)
 {
-    return ff_vhost_faults_under_way(s);
-}
-
-const FfVhostRegion *ff_vhost_session_faults(const FfVhostSession *s, unsigned *n, const int **fds,
-                                             int *uffd, bool *checks)
-{
-    if (s->faults < FF_VHOST_FAULTS_HANDED || s->faults > FF_VHOST_FAULTS_ON) {
-        return NULL;
-    }
-    *n = s->n_theirs;
-    *fds = s->their_fds;
-    *uffd = s->uffd;
-    *checks = s->faults == FF_VHOST_FAULTS_CHECK;
-    return s->theirs;
+    *waits = (FfVhostWaits){.regions = s->theirs,
+                            .fds = s->their_fds,
+                            .n = s->n_theirs,
+                            .uffd = s->uffd,
+                            .checks = s->faults == FF_VHOST_FAULTS_CHECK};
+    return s->faults >= FF_VHOST_FAULTS_HANDED && s->faults <= FF_VHOST_FAULTS_ON;
 }
 
 /* ---- the way out ----------------------------------------------------------------------------- */
@@ -331,9 +323,4 @@ void ff_vhost_faults_end(FfVhostSession *s)
     default:
         break; /* goes on by itself, and ends */
     }
-}
-
-void ff_vhost_faults_tell_end(FfVhostSession *s)
-{
-    end(s);
 }

@@ -84,7 +84,5 @@ void ff_vhost_faults_tell_end(FfVhostSession *s);
 bool ff_vhost_faults_keep(const FfVhostSession *s);
 bool ff_vhost_is_memory(const FfVhostMessage *msg);
 void ff_vhost_faults_clear(FfVhostSession *s);
-/* Between the first word of ours and the last. */
-bool ff_vhost_faults_under_way(const FfVhostSession *s);
 
 #endif

@@ -83,7 +83,7 @@ void ff_vhost_session_free(FfVhostSession *s)
 /* The back-end gets nothing now that has to do with memory. */
 static bool is_holding(const FfVhostSession *s)
 {
-    return ff_vhost_faults_under_way(s) || (s->holds && s->faults != FF_VHOST_FAULTS_ON);
+    return ff_vhost_session_is_on_its_way(s) || (s->holds && s->faults != FF_VHOST_FAULTS_ON);
 }
 
 static bool is_busy(const FfVhostSession *s)
@@ -352,9 +352,18 @@ static void forget_call(FfVhostSession *s, const FfVhostMessage *msg)
     }
 }
 
-static bool hold(FfVhostSession *s, FfVhostMessage *msg)
+/* What QEMU wants to hear of MSG, which the back-end is not told now. */
+static void acknowledge(FfVhostSession *s, const FfVhostMessage *msg)
 {
     const uint64_t good = 0;
+
+    if (wants_answer(s, msg)) {
+        answer(s, msg->header.request, &good, sizeof(good));
+    }
+}
+
+static bool hold(FfVhostSession *s, FfVhostMessage *msg)
+{
     uint32_t request = msg->header.request;
 
     if (request == FF_VHOST_GET_VRING_BASE) {
@@ -370,9 +379,7 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
         ff_vhost_message_free(msg);
         return true;
     }
-    if (wants_answer(s, msg)) {
-        answer(s, request, &good, sizeof(good));
-    }
+    acknowledge(s, msg);
     if (request == FF_VHOST_SET_VRING_KICK) {
         ff_vhost_faults_want(s);
     }
@@ -597,16 +604,6 @@ static bool is_known(const FfVhostSession *s, const FfVhostMessage *msg)
     return s->faults == FF_VHOST_FAULTS_ON && !s->stale && ff_vhost_is_memory(msg);
 }
 
-static void acknowledge(FfVhostSession *s, FfVhostMessage *msg)
-{
-    const uint64_t good = 0;
-
-    if (wants_answer(s, msg)) {
-        answer(s, msg->header.request, &good, sizeof(good));
-    }
-    ff_vhost_message_free(msg);
-}
-
 /* The back-end reads the next message as the word that its faults are answered. */
 static bool must_wait(FfVhostSession *s)
 {
@@ -624,6 +621,7 @@ static bool carry_out(FfVhostSession *s, FfVhostMessage *msg)
     }
     if (is_known(s, msg)) {
         acknowledge(s, msg);
+        ff_vhost_message_free(msg);
     } else {
         stop_and_pass(s, msg);
     }

@@ -80,11 +80,17 @@ int ff_vhost_session_hold(FfVhostSession *s, bool hold);
 
 /* ---- pages that the back-end waits for ------------------------------------------------------- */
 
-/* The memory of a back-end that is to be answered for, .user being its own addresses; *N of it,
- * whose files are *FDS; its userfaultfd *UFFD, all of them the session's. *CHECKS: ops.check() was
- * called, and is not answered. NULL: there is none. */
-const FfVhostRegion *ff_vhost_session_faults(const FfVhostSession *s, unsigned *n, const int **fds,
-                                             int *uffd, bool *checks);
+/* Of a back-end that is to be answered for; all of it stays the session's. */
+typedef struct {
+    const FfVhostRegion *regions; /* .user: its own addresses */
+    const int *fds;               /* their files */
+    unsigned n;
+    int uffd;
+    bool checks; /* ops.check() was called, and is not answered */
+} FfVhostWaits;
+
+/* FALSE: there is nothing to be answered for. */
+bool ff_vhost_session_faults(const FfVhostSession *s, FfVhostWaits *waits);
 /* Where region I of it is, as the back-end did not say (.user is 0). */
 void ff_vhost_session_set_address(FfVhostSession *s, unsigned i, uint64_t addr);
 /* TRUE between the first word of ours on that and the beginning of the ring. */

@@ -48,16 +48,12 @@ static bool can_wait(void *opaque)
 static bool hand(void *opaque)
 {
     const FfVhostSession *s = ((Between *)opaque)->session;
-    const int *fds;
-    unsigned n;
-    int uffd;
-    bool checks;
-    const FfVhostRegion *theirs = ff_vhost_session_faults(s, &n, &fds, &uffd, &checks);
+    FfVhostWaits waits;
 
-    g_assert_nonnull(theirs);
-    g_assert_cmpuint(n, >, 0);
-    g_assert_cmpint(uffd, >=, 0);
-    return theirs[0].user != 1;
+    g_assert_true(ff_vhost_session_faults(s, &waits));
+    g_assert_cmpuint(waits.n, >, 0);
+    g_assert_cmpint(waits.uffd, >=, 0);
+    return waits.regions[0].user != 1;
 }
 
 static void check(void *opaque)

@@ -39,8 +39,8 @@ static void await(const char *path, int watch)
         g_assert_cmpint(read(watch, buf, sizeof(buf)), >, 0);
 }
 
-static Storage *start(const char *image, const char *socket, unsigned n_queues, unsigned iops,
-                      bool unable)
+Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops,
+                       bool unable)
 {
     g_autofree char *file = g_strdup_printf(
         "driver=file,node-name=file,filename=%s,locking=off,cache.direct=on", image);
@@ -83,17 +83,6 @@ static Storage *start(const char *image, const char *socket, unsigned n_queues, 
     await(pidfile, watch);
     close(watch);
     return s;
-}
-
-Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops)
-{
-    return start(image, socket, n_queues, iops, false);
-}
-
-Storage *storage_start_unable(const char *image, const char *socket, unsigned n_queues,
-                              unsigned iops)
-{
-    return start(image, socket, n_queues, iops, true);
 }
 
 bool storage_can_wait(const char **why)

@@ -12,13 +12,12 @@ typedef struct Storage Storage;
 bool storage_available(const char **why);
 /* Starts one over IMAGE, which others may have open as well, past the page cache; listens at SOCKET
  * when this returns, for a device of N_QUEUES. IOPS: so many requests each second at most; 0: as
- * many as it can. It ends with the test.
+ * many as it can. UNABLE: without the right to a userfaultfd, so it does not offer to wait for
+ * pages. It ends with the test.
  */
-Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops);
-/* The same, without the right to a userfaultfd: it does not offer to wait for pages. */
-Storage *storage_start_unable(const char *image, const char *socket, unsigned n_queues,
-                              unsigned iops);
-/* TRUE: one that storage_start() has started can make a userfaultfd; else *WHY (static). */
+Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops,
+                       bool unable);
+/* TRUE: one that is not made UNABLE can make a userfaultfd; else *WHY (static). */
 bool storage_can_wait(const char **why);
 /* SIGKILL, and reaped. */
 void storage_kill(Storage *storage);

@@ -30,10 +30,18 @@ VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *lo
     return w;
 }
 
+VhostWorld *vhost_world_new_if(bool possible, const char *why, const char *load)
+{
+    if (!possible) {
+        g_test_skip(why);
+        return NULL;
+    }
+    return vhost_world_new(VM_RUN, "migrate", load);
+}
+
 void vhost_world_start_storage(VhostWorld *w)
 {
-    w->storage = (w->unable ? storage_start_unable : storage_start)(w->disk, w->socket,
-                                                                    w->guest.n_queues, w->iops);
+    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops, w->unable);
 }
 
 void vhost_world_start(VhostWorld *w, const char *incoming)

@@ -28,6 +28,8 @@ typedef struct {
 
 /* WHO: of --vhost-user=. NULL, and the test is skipped. */
 VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *load);
+/* The same, of guests that farfault migrates; where something more is needed: WHY not, else. */
+VhostWorld *vhost_world_new_if(bool possible, const char *why, const char *load);
 /* A back-end, in the place of the one that is noted. */
 void vhost_world_start_storage(VhostWorld *w);
 /* A back-end and a QEMU, in the place of those that are noted. */

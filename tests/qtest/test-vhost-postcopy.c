@@ -104,11 +104,9 @@ static guint64 direct_reads(Vm *vm)
 static void test_waits(void)
 {
     const char *why = NULL;
-    VhostWorld *w =
-        storage_can_wait(&why) ? vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD) : NULL;
+    bool possible = storage_can_wait(&why);
+    VhostWorld *w = vhost_world_new_if(possible, why, VHOST_SMALL_LOAD);
 
-    if (why)
-        g_test_skip(why);
     if (!w)
         return;
     vhost_world_boot(w);
@@ -126,14 +124,19 @@ static void test_waits(void)
     vhost_world_end(w);
 }
 
-static void recover(VhostWorld *w, VhostWorld *old)
+static void go_on(VhostWorld *w, VhostWorld *old)
 {
-    qmp_expect_migration(vm_qmp(old->vm), "postcopy-paused");
-    qmp_expect_migration(vm_qmp(w->vm), "postcopy-paused");
     qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
     g_autofree char *uri = move_listen_uri(w->vm);
     qmp_ok(vm_qmp(old->vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
     qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
+}
+
+static void recover(VhostWorld *w, VhostWorld *old)
+{
+    qmp_expect_migration(vm_qmp(old->vm), "postcopy-paused");
+    qmp_expect_migration(vm_qmp(w->vm), "postcopy-paused");
+    go_on(w, old);
 }
 
 /* It is paused by its client when its guest runs at the destination, and goes on. */
@@ -200,11 +203,9 @@ static void test_death(gconstpointer data)
 {
     const Death *death = data;
     const char *why = NULL;
-    VhostWorld *w =
-        vm_faults_available(&why) ? vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD) : NULL;
+    bool possible = vm_faults_available(&why);
+    VhostWorld *w = vhost_world_new_if(possible, why, VHOST_SMALL_LOAD);
 
-    if (why)
-        g_test_skip(why);
     if (!w)
         return;
     w->guest.faults = death->destination ? NULL : death->fault;
@@ -230,11 +231,9 @@ static void test_death(gconstpointer data)
 static void test_relay_dies(void)
 {
     const char *why = NULL;
-    VhostWorld *w =
-        storage_can_wait(&why) ? vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD) : NULL;
+    bool possible = storage_can_wait(&why);
+    VhostWorld *w = vhost_world_new_if(possible, why, VHOST_SMALL_LOAD);
 
-    if (why)
-        g_test_skip(why);
     if (!w)
         return;
     vhost_world_boot(w);
@@ -249,10 +248,7 @@ static void test_relay_dies(void)
     attach_kill_relay(w->vm, true);
     qmp_expect_migration(vm_qmp(old.vm), "postcopy-paused");
     attach_vm(w->vm, NULL);
-    qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(w->vm);
-    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
-    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
+    go_on(w, &old);
     qmp_expect_migration(vm_qmp(old.vm), "completed");
     vhost_world_leave(&old);
     linux_guest_assert_intact(w->vm, "with another relay");

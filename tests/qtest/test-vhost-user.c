@@ -253,11 +253,9 @@ static void test_relay_dies(void)
 static void test_relay_dies_granted(void)
 {
     const char *why = NULL;
-    VhostWorld *w =
-        vm_faults_available(&why) ? vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD) : NULL;
+    bool possible = vm_faults_available(&why);
+    VhostWorld *w = vhost_world_new_if(possible, why, VHOST_SMALL_LOAD);
 
-    if (why)
-        g_test_skip(why);
     if (!w)
         return;
     vhost_world_boot(w);
@@ -297,11 +295,9 @@ static void test_death(gconstpointer data)
 {
     const Death *death = data;
     const char *why = NULL;
-    VhostWorld *w =
-        vm_faults_available(&why) ? vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD) : NULL;
+    bool possible = vm_faults_available(&why);
+    VhostWorld *w = vhost_world_new_if(possible, why, VHOST_SMALL_LOAD);
 
-    if (why)
-        g_test_skip(why);
     if (!w)
         return;
     w->guest.faults = death->destination ? NULL : death->fault;

@@ -1093,19 +1093,17 @@ static void wait_for_pages(World *w)
 static void test_waits(void)
 {
     World *w = waiting_new(WAITS);
-    const int *fds;
-    unsigned n;
-    int uffd;
-    bool checks;
+    FfVhostWaits waits;
 
     wait_for_pages(w);
     g_assert_cmpuint(w->stands, ==, 0);
-    const FfVhostRegion *theirs = ff_vhost_session_faults(w->session, &n, &fds, &uffd, &checks);
-    g_assert_cmpuint(n, ==, 2);
+    g_assert_true(ff_vhost_session_faults(w->session, &waits));
+    const FfVhostRegion *theirs = waits.regions;
+    g_assert_cmpuint(waits.n, ==, 2);
     g_assert_cmphex(theirs[1].user, ==, THEIRS + (1 << 24));
     g_assert_cmphex(theirs[1].offset, ==, MEMORY / 2);
-    g_assert_cmpuint(inode(uffd), ==, inode(w->kick));
-    g_assert_false(checks);
+    g_assert_cmpuint(inode(waits.uffd), ==, inode(w->kick));
+    g_assert_false(waits.checks);
     ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
     set_index(w, AVAIL, 1);
     stop_ring(w); /* is drained as ever */
@@ -1119,7 +1117,7 @@ static void test_waits(void)
     g_assert_nonnull(ff_vhost_session_unloggable(w->session));
     answer_good(w, FF_VHOST_POSTCOPY_END);
     g_assert_null(ff_vhost_session_unloggable(w->session));
-    g_assert_null(ff_vhost_session_faults(w->session, &n, &fds, &uffd, &checks));
+    g_assert_false(ff_vhost_session_faults(w->session, &waits));
     ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
     world_free(w);
 }
@@ -1170,16 +1168,14 @@ static void test_no_uffd(void)
 static void test_addresses(void)
 {
     World *w = waiting_new(WAITS);
-    const int *fds;
-    unsigned n;
-    int uffd;
-    bool checks;
+    FfVhostWaits waits;
 
     start_ring_slots(w);
     give_uffd(w);
     answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
     g_assert_true(answer_table(w, 0));
-    const FfVhostRegion *theirs = ff_vhost_session_faults(w->session, &n, &fds, &uffd, &checks);
+    g_assert_true(ff_vhost_session_faults(w->session, &waits));
+    const FfVhostRegion *theirs = waits.regions;
     g_assert_cmphex(theirs[0].user, ==, 0);
     g_assert_cmphex(theirs[1].user, ==, 0);
     ff_vhost_session_set_address(w->session, 1, THEIRS);
