@@ -40,6 +40,11 @@
  * tap. Numbers of fds. */
 #define FF_AGENT_ENV_TAPS "FARFAULT_AGENT_TAPS"
 
+/* QEMU binds a socket of its own to such a path and the number of an fd, a listening socket, which
+ * takes that one's place (sockets.c). There is no such folder, so QEMU finds nothing to remove; it
+ * ends in "fd/" as what has the number of an fd behind it. */
+#define FF_AGENT_SOCKET_PATH "/proc/self/farfault-fd/"
+
 enum {
     FF_AGENT_FD_PIDFD,
     FF_AGENT_FD_PAGEMAP,

@@ -129,6 +129,11 @@ FfBackend *ff_backend_new_device(const char *value)
     return parse(value, "driver");
 }
 
+FfBackend *ff_backend_new_netdev(const char *value)
+{
+    return parse(value, "type");
+}
+
 FfBackend *ff_backend_new(FfArg *arg, bool *broken)
 {
     g_autoptr(FfBackend) backend = parse(arg->value, "qom-type");

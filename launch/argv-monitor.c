@@ -12,13 +12,15 @@
  * would tell the port), and options that are not known here. Left without a word: what QEMU
  * refuses anyway. HMP monitors and chardevs with another user are never touched.
  *
- * The chardevs of vhost-user-blk devices are taken in the same way, if that is wanted: the relay
- * stands in the sockets of their back-ends as it does in the monitors'.
+ * The chardevs of vhost-user-blk devices and of vhost-user networks are taken in the same way, if
+ * that is wanted: the relay stands in the sockets of their back-ends as it does in the monitors'.
  * Pure but for the injected questions; any thread.
  */
 #include "launch/argv-rewrite.h"
 
 #include <string.h>
+
+#include "agent/agent.h"
 
 #define PRIVATE_ID "farfault-private"
 
@@ -250,10 +252,13 @@ static void warn_left_backend(FfRewrite *rw, const char *id, const char *why)
     }
 }
 
-/* Takes the chardev over, of a monitor or (BACKEND) of a vhost-user device. Returns the value of
- * the new -chardev, NULL if QEMU keeps it. */
-static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, bool backend)
+/* Who uses a chardev that is taken. */
+typedef enum { MONITOR, DISK, NETWORK } Use;
+
+/* Takes the chardev over. Returns the value of the new -chardev, NULL if QEMU keeps it. */
+static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, Use use)
 {
+    bool backend = use != MONITOR;
     g_autoptr(FfPlanMonitor) mon = g_new0(FfPlanMonitor, 1);
     const char *why = plan_chardev(rw, opts, mon);
     g_autofree char *escaped = ff_opts_escape(id);
@@ -264,6 +269,7 @@ static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, 
     }
     mon->chardev_id = g_strdup(id);
     mon->backend = backend;
+    mon->network = use == NETWORK;
     mon->followed = backend && rw->sys->follows_backends;
     mon->wait &= !backend; /* the device waits for it, and says so */
     if (why) {
@@ -271,8 +277,9 @@ static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, 
         return NULL;
     }
     value = g_string_new(NULL);
-    g_string_printf(value, "socket,id=%s,fd=@FF_MON%u@,server=on,wait=%s", escaped,
-                    rw->plan->monitors->len,
+    /* For a network QEMU takes only a socket that it has by its path. */
+    g_string_printf(value, "socket,id=%s,%s@FF_MON%u@,server=on,wait=%s", escaped,
+                    mon->network ? "path=" FF_AGENT_SOCKET_PATH : "fd=", rw->plan->monitors->len,
                     mon->wait && !rw->sys->clients_come_later ? "on" : "off");
     if (ff_opts_get(opts, "logfile")) {
         g_autofree char *path = ff_opts_escape(ff_opts_get(opts, "logfile"));
@@ -333,7 +340,7 @@ static void take_inline(FfRewrite *rw, FfArg *arg, guint index)
         warn_left(rw, id, kind);
         return;
     }
-    value = take_chardev(rw, id, opts, false);
+    value = take_chardev(rw, id, opts, MONITOR);
     if (value) {
         ff_arg_insert(arg, "-chardev", value);
         arg->new_value = g_strdup_printf("chardev:%s", id);
@@ -409,18 +416,18 @@ static FfArg *sole_chardev(const FfRewrite *rw, const char *id, const FfArg *use
     return found;
 }
 
-static void take_named(FfRewrite *rw, const FfArg *user, const char *id, bool backend)
+static void take_named(FfRewrite *rw, const FfArg *user, const char *id, Use use)
 {
     FfArg *chardev = sole_chardev(rw, id, user);
     g_autoptr(GPtrArray) opts = NULL;
 
     if (!chardev) {
-        (backend ? warn_left_backend : warn_left)(
+        (use != MONITOR ? warn_left_backend : warn_left)(
             rw, id, "its chardev is not on the command line, or has another user");
         return;
     }
     opts = ff_opts_parse(chardev->value, "backend");
-    chardev->new_value = take_chardev(rw, id, opts, backend);
+    chardev->new_value = take_chardev(rw, id, opts, use);
 }
 
 static void take_mon(FfRewrite *rw, const FfArg *arg)
@@ -429,7 +436,7 @@ static void take_mon(FfRewrite *rw, const FfArg *arg)
     const char *id = ff_opts_get(opts, "chardev");
 
     if (id && !g_strcmp0(ff_opts_get(opts, "mode"), "control")) {
-        take_named(rw, arg, id, false);
+        take_named(rw, arg, id, MONITOR);
     }
 }
 
@@ -448,7 +455,7 @@ void ff_argv_rewrite_monitors(FfRewrite *rw)
         case FF_OPT_QMP:
         case FF_OPT_QMP_PRETTY:
             if (g_str_has_prefix(arg->value, "chardev:")) {
-                take_named(rw, arg, arg->value + strlen("chardev:"), false);
+                take_named(rw, arg, arg->value + strlen("chardev:"), MONITOR);
             } else {
                 take_inline(rw, arg, index);
             }
@@ -463,16 +470,28 @@ void ff_argv_rewrite_monitors(FfRewrite *rw)
     }
 }
 
+/* What ARG attaches to a vhost-user back-end; MONITOR: nothing. */
+static Use use_of(const FfArg *arg, const FfBackend *part)
+{
+    if (ff_arg_kind(arg) == FF_OPT_DEVICE) {
+        return part->type && g_str_has_prefix(part->type, "vhost-user-blk") ? DISK : MONITOR;
+    }
+    g_autofree char *type = ff_backend_get(part, "type");
+    return g_strcmp0(type, "vhost-user") == 0 ? NETWORK : MONITOR;
+}
+
 void ff_argv_rewrite_backends(FfRewrite *rw)
 {
     for (guint i = 0; rw->sys->takes_backends && i < rw->args->len; i++) {
         FfArg *arg = rw->args->pdata[i];
-        g_autoptr(FfBackend) device =
-            ff_arg_kind(arg) == FF_OPT_DEVICE ? ff_backend_new_device(arg->value) : NULL;
-        g_autofree char *id = device ? ff_backend_get(device, "chardev") : NULL;
+        FfOptKind kind = ff_arg_kind(arg);
+        g_autoptr(FfBackend) part = kind == FF_OPT_DEVICE   ? ff_backend_new_device(arg->value)
+                                    : kind == FF_OPT_NETDEV ? ff_backend_new_netdev(arg->value)
+                                                            : NULL;
+        g_autofree char *id = part ? ff_backend_get(part, "chardev") : NULL;
 
-        if (id && device->type && g_str_has_prefix(device->type, "vhost-user-blk")) {
-            take_named(rw, arg, id, true);
+        if (id && use_of(arg, part) != MONITOR) {
+            take_named(rw, arg, id, use_of(arg, part));
         }
     }
 }

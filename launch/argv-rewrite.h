@@ -86,6 +86,8 @@ typedef struct {
 FfBackend *ff_backend_new(FfArg *arg, bool *broken);
 /* The same reading of a -device; type is its driver. NULL if it could not be read. */
 FfBackend *ff_backend_new_device(const char *value);
+/* And of a -netdev. */
+FfBackend *ff_backend_new_netdev(const char *value);
 void ff_backend_free(FfBackend *backend);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfBackend, ff_backend_free)
 /* A property as text ("on"/"off" for booleans, digits for numbers); NULL if it is not set. */

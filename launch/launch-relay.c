@@ -161,6 +161,7 @@ static void add_monitor(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *
     add_address(b, mon, ep);
     add_string(b, "unlink", ep->unlink_path);
     add_bool(b, "backend", mon->backend);
+    add_bool(b, "network", mon->network);
     add_bool(b, "followed", mon->followed);
     json_builder_end_object(b->json);
 }

@@ -31,7 +31,8 @@ typedef enum {
 } FfClientKind;
 
 /* One control-mode monitor that the relay stands in for. Token: "@FF_MON<index>@" is the fd of
- * a private listening unix socket that QEMU is given in its place (server=on). */
+ * a private listening unix socket that QEMU is given in its place (server=on); of a network's
+ * back-end as a path that stands for it (FF_AGENT_SOCKET_PATH). */
 typedef struct {
     char *chardev_id; /* id of the chardev in the new argv */
     FfClientKind kind;
@@ -43,6 +44,7 @@ typedef struct {
     bool wait;          /* QEMU waits for the first client before it starts */
     unsigned reconnect; /* seconds, CONNECT_* only; 0 = never */
     bool backend;       /* no monitor: the chardev of a vhost-user device ... */
+    bool network;       /* ... which is a network, and no disk */
     bool followed;      /* ... whose writes migrations follow */
 } FfPlanMonitor;
 

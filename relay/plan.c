@@ -118,6 +118,7 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     mon->reconnect = ff_json_int(o, "reconnect", 0);
     mon->unlink = get_text(o, "unlink");
     mon->backend = ff_json_bool(o, "backend");
+    mon->network = ff_json_bool(o, "network");
     mon->followed = ff_json_bool(o, "followed");
     mon->session = read_session(plan, o);
     if (mon->backend) {

@@ -42,6 +42,7 @@ typedef struct {
     dev_t unlink_dev;         /* it is removed only while it is still this inode */
     ino_t unlink_ino;
     bool backend;            /* no monitor: a vhost-user back-end comes here */
+    bool network;            /* of a network, and no disk */
     bool followed;           /* engines may ask for a log of what it writes */
     FfRelaySession *session; /* NULL: none was left */
 } FfRelayMonitor;

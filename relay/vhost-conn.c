@@ -314,7 +314,8 @@ static void offer(FfVhostConn *b)
     }
     b->told = false;
     b->coming = -1;
-    b->session = ff_vhost_session_new(&session_ops, b);
+    b->session =
+        ff_vhost_session_new(b->plan->network ? FF_VHOST_NETWORK : FF_VHOST_DISK, &session_ops, b);
     b->stands = false;
     b->number = next_number++;
     b->backend = ff_conn_new(backend, backend, &backend_ops, b);

@@ -25,6 +25,7 @@ typedef enum {
 struct FfVhostSession {
     const FfVhostSessionOps *ops;
     void *opaque;
+    FfVhostKind kind;
     uint64_t features, protocol;        /* that QEMU has set */
     uint64_t offered, offered_protocol; /* by the back-end */
     bool has_features, knows_offer;     /* .features, .offered are known */
@@ -43,7 +44,8 @@ struct FfVhostSession {
     bool foreign_log; /* QEMU has set a log of its own */
     bool was_reset;   /* the device, since it was told; its rings were empty */
     const char *lost;
-    /* draining */
+    /* stopping */
+    FfVhostMessage *reset; /* a network's, which waits until its rings have stopped; NULL: none */
     FfVhostMessage *stopping;              /* the message that waits for it; NULL: none */
     gint64 stopping_since, stopping_until; /* us */
     gint64 waited, in_vain;                /* us, less what has come back ... */

@@ -43,10 +43,11 @@ static void lose(FfVhostSession *s, const char *why)
     }
 }
 
-FfVhostSession *ff_vhost_session_new(const FfVhostSessionOps *ops, void *opaque)
+FfVhostSession *ff_vhost_session_new(FfVhostKind kind, const FfVhostSessionOps *ops, void *opaque)
 {
     FfVhostSession *s = g_new0(FfVhostSession, 1);
 
+    s->kind = kind;
     s->ops = ops;
     s->opaque = opaque;
     s->log = s->marks = s->uffd = -1;
@@ -67,6 +68,7 @@ void ff_vhost_session_free(FfVhostSession *s)
     g_queue_clear_full(&s->waiting, message_free);
     g_queue_clear_full(&s->held, message_free);
     ff_vhost_message_free(s->stopping);
+    ff_vhost_message_free(s->reset);
     ff_vhost_rings_clear(&s->rings);
     if (s->log >= 0) {
         close(s->log);
@@ -504,7 +506,7 @@ typedef enum {
 
 static Drained is_drained(FfVhostSession *s, const FfVhostMessage *msg)
 {
-    if (is_holding(s) || s->features & OPAQUE) {
+    if (is_holding(s) || s->features & OPAQUE || s->kind == FF_VHOST_NETWORK) {
         return PASSES;
     }
     switch (look_at_stopped(s, msg)) {
@@ -551,6 +553,22 @@ static void stop_and_pass(FfVhostSession *s, FfVhostMessage *msg)
         ff_vhost_rings_stopped(&s->rings, stopped_ring(msg));
     }
     pass(s, msg);
+}
+
+/* A network's rings are not empty when QEMU up to 8.0 says SET_STATUS 0, before they stop: a
+ * back-end that takes that for a reset would write to them without its log. So it is said later,
+ * when they have stopped, or before whatever else is said. */
+static bool is_early_reset(const FfVhostSession *s, const FfVhostMessage *msg)
+{
+    return s->kind == FF_VHOST_NETWORK && is_reset(msg) && !s->reset && ff_vhost_session_runs(s);
+}
+
+static void tell_reset(FfVhostSession *s)
+{
+    if (s->reset) {
+        s->reset->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY; /* QEMU has been answered */
+        pass(s, g_steal_pointer(&s->reset));
+    }
 }
 
 static bool holds_request(const FfVhostSession *s, uint32_t request)
@@ -622,8 +640,17 @@ static bool carry_out(FfVhostSession *s, FfVhostMessage *msg)
     if (is_known(s, msg)) {
         acknowledge(s, msg);
         ff_vhost_message_free(msg);
+    } else if (is_early_reset(s, msg)) {
+        acknowledge(s, msg);
+        s->reset = msg;
     } else {
+        if (stopped_ring(msg) < 0) {
+            tell_reset(s);
+        }
         stop_and_pass(s, msg);
+        if (!ff_vhost_session_runs(s)) {
+            tell_reset(s);
+        }
     }
     return true;
 }

@@ -19,6 +19,12 @@
 
 typedef struct FfVhostSession FfVhostSession;
 
+/* What the device is. */
+typedef enum {
+    FF_VHOST_DISK,    /* what is in its rings is finished before they stop */
+    FF_VHOST_NETWORK, /* a ring for receiving is never empty: a ring stops at once */
+} FfVhostKind;
+
 typedef struct {
     /* MSG is to be sent; the callee's. Calls nothing of the session. */
     void (*to_backend)(FfVhostMessage *msg, void *opaque);
@@ -45,7 +51,7 @@ typedef struct {
     void (*all_there)(void *opaque);
 } FfVhostSessionOps;
 
-FfVhostSession *ff_vhost_session_new(const FfVhostSessionOps *ops, void *opaque);
+FfVhostSession *ff_vhost_session_new(FfVhostKind kind, const FfVhostSessionOps *ops, void *opaque);
 void ff_vhost_session_free(FfVhostSession *s);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfVhostSession, ff_vhost_session_free)
 

@@ -115,7 +115,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memory = memfd_create("memory", MFD_CLOEXEC);
         g_assert_cmpint(ftruncate(memory, 1 << 20), ==, 0);
     }
-    b.session = ff_vhost_session_new(&ops, &b);
+    b.session = ff_vhost_session_new(size & 1 ? FF_VHOST_NETWORK : FF_VHOST_DISK, &ops, &b);
     while (size >= 2 && rc == 0) {
         bool from_qemu = data[0] & 1;
         size_t len = MIN((size_t)data[1], size - 2);

@@ -35,6 +35,8 @@
  *
  *   ff.net=PORT    as process 1: and a TCP connection
  *
+ *   ff.frames=N    as process 1: and frames that come back, N of them at a time; see frames.h
+ *
  *   ff.direct=MIB  as process 1: and read /dev/vda into so much memory; see directio.h
  *
  *   ff.extra=MIB   memory that key 'm' takes; see extra.h. As process 1: and a balloon is served
@@ -47,6 +49,7 @@
  *   FF ready pages=N threads=N fill_ms=N
  *   FF t=S clock_us=N writes=N checks=N passes=N bad=N stall_ms=X max_ms=X hist=B:N,...
  *   FF io disk=N net=N bad=N               with ff.disk= or ff.net=
+ *   FF frames good=N lost=N bad=N          with ff.frames=
  *   FF direct reads=N bad=N                with ff.direct=
  *   FF nested exits=N bad=N                while the guest has one of its own
  *   FF bad page=N ...                      the first ten wrong pages
@@ -100,6 +103,7 @@
 #include "directio.h"
 #include "durations.h"
 #include "extra.h"
+#include "frames.h"
 #include "iowork.h"
 #include "nested.h"
 
@@ -128,6 +132,7 @@ static struct {
     bool store;
     bool disk;
     unsigned port;   /* 0: no network */
+    unsigned frames; /* 0: none */
     unsigned direct; /* MiB; 0: no reads past the page cache */
     unsigned extra;  /* MiB */
     bool nested;
@@ -554,6 +559,11 @@ static void report(double seconds)
         line("FF nested exits=%llu bad=%llu", (unsigned long long)nested.exits,
              (unsigned long long)nested.bad);
     }
+    if (opt.frames) {
+        FramesCounts frames = frames_counts();
+        line("FF frames good=%llu lost=%llu bad=%llu", (unsigned long long)frames.good,
+             (unsigned long long)frames.lost, (unsigned long long)frames.bad);
+    }
     if (opt.direct) {
         DirectCounts direct = direct_counts();
         line("FF direct reads=%llu bad=%llu", (unsigned long long)direct.reads,
@@ -572,7 +582,8 @@ static bool verdict(void)
     pthread_mutex_unlock(&verified_lock);
     direct_verify();
     uint64_t writes = 0, checks = 0;
-    uint64_t bad = io_counts().bad + direct_counts().bad + nested_counts().bad + extra_verify();
+    uint64_t bad = io_counts().bad + frames_counts().bad + direct_counts().bad +
+                   nested_counts().bad + extra_verify();
     for (unsigned i = 0; i < opt.threads; i++) {
         writes += atomic_load(&workers[i].writes);
         checks += atomic_load(&workers[i].checks);
@@ -773,6 +784,8 @@ static void parse_option(char *word)
         opt.disk = n;
     else if (!strcmp(name, "net"))
         opt.port = n;
+    else if (!strcmp(name, "frames"))
+        opt.frames = n;
     else if (!strcmp(name, "direct"))
         opt.direct = n;
     else if (!strcmp(name, "extra"))
@@ -877,10 +890,11 @@ int main(int argc, char **argv)
     line("FF ready pages=%llu threads=%u fill_ms=%.0f", (unsigned long long)n_pages, opt.threads,
          took / 1e3);
     pthread_barrier_wait(&filled);
-    if (getpid() == 1 && (opt.disk || opt.port || opt.direct || opt.extra))
+    if (getpid() == 1 && (opt.disk || opt.port || opt.frames || opt.direct || opt.extra))
         io_load_modules();
     const char *error = opt.direct ? direct_start(opt.direct) : NULL;
     error = error ? error : io_start(opt.disk, opt.port);
+    error = error || !opt.frames ? error : frames_start(opt.frames);
     if (error) {
         line("FF error: %s", error);
         end(2);

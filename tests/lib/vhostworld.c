@@ -39,18 +39,45 @@ VhostWorld *vhost_world_new_if(bool possible, const char *why, const char *load)
     return vhost_world_new(VM_RUN, "migrate", load);
 }
 
+VhostWorld *vhost_world_new_network(VmLauncher launcher, const char *who, const char *load)
+{
+    const char *why = NULL;
+    VhostWorld *w;
+
+    if (!testpmd_available(&why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    w = vhost_world_new(launcher, who, load);
+    if (w)
+        w->no_disk = w->network = true;
+    return w;
+}
+
 void vhost_world_start_storage(VhostWorld *w)
 {
     w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops, w->unable);
+}
+
+void vhost_world_start_testpmd(VhostWorld *w)
+{
+    w->testpmd = testpmd_start(w->net_socket, 1, !w->unable);
 }
 
 void vhost_world_start(VhostWorld *w, const char *incoming)
 {
     g_autofree char *name = g_strdup_printf("vm%u", w->hops);
 
-    w->socket = g_strdup_printf("%s/%u", w->folder, w->hops);
-    vhost_world_start_storage(w);
-    w->guest.vhost = w->socket;
+    if (!w->no_disk) {
+        w->socket = g_strdup_printf("%s/%u", w->folder, w->hops);
+        vhost_world_start_storage(w);
+        w->guest.vhost = w->socket;
+    }
+    if (w->network) {
+        w->net_socket = g_strdup_printf("%s/net%u", w->folder, w->hops);
+        vhost_world_start_testpmd(w);
+        w->guest.network = w->net_socket;
+    }
     w->vm = linux_guest_start(&w->guest, name, w->launcher, incoming);
 }
 
@@ -60,6 +87,24 @@ void vhost_world_boot(VhostWorld *w)
     vm_wait_serial(w->vm, "FF ready");
     if (strstr(w->guest.load, "direct"))
         vm_wait_serial(w->vm, "FF direct reads=");
+    if (w->network)
+        vhost_world_await_frames(w->vm, 2000);
+}
+
+static guint64 good_frames(Vm *vm)
+{
+    static const char text[] = "FF frames good=";
+    g_autofree char *line = vm_serial_line(vm, text);
+
+    return g_ascii_strtoull(line + strlen(text), NULL, 10);
+}
+
+void vhost_world_await_frames(Vm *vm, guint64 n)
+{
+    guint64 first = good_frames(vm);
+
+    while (good_frames(vm) < first + n) {
+    }
 }
 
 void vhost_world_remove_socket(VhostWorld *w)
@@ -71,14 +116,31 @@ void vhost_world_remove_socket(VhostWorld *w)
     g_clear_pointer(&w->socket, g_free);
 }
 
+static void end_backends(VhostWorld *w)
+{
+    if (w->storage)
+        storage_end(w->storage);
+    if (w->testpmd)
+        testpmd_end(w->testpmd);
+}
+
+static void remove_sockets(VhostWorld *w)
+{
+    if (w->socket)
+        vhost_world_remove_socket(w);
+    if (w->net_socket)
+        unlink(w->net_socket);
+    g_clear_pointer(&w->net_socket, g_free);
+}
+
 void vhost_world_end(VhostWorld *w)
 {
     vm_type_serial(w->vm, "q");
     vm_wait_serial(w->vm, "FF verdict ok");
     g_assert_cmpint(vm_wait_exit(w->vm), ==, 0);
-    storage_end(w->storage);
+    end_backends(w);
     vm_end(w->vm);
-    vhost_world_remove_socket(w);
+    remove_sockets(w);
     unlink(w->disk);
     rmdir(w->folder);
     g_free(w->disk);
@@ -128,8 +190,8 @@ VhostWorld vhost_world_next(VhostWorld *w)
 void vhost_world_leave(VhostWorld *old)
 {
     vm_end(old->vm);
-    storage_end(old->storage);
-    vhost_world_remove_socket(old);
+    end_backends(old);
+    remove_sockets(old);
 }
 
 void vhost_world_back(VhostWorld *w, const VhostWorld *old)
@@ -139,4 +201,6 @@ void vhost_world_back(VhostWorld *w, const VhostWorld *old)
     w->vm = old->vm;
     w->socket = old->socket;
     w->storage = old->storage;
+    w->testpmd = old->testpmd;
+    w->net_socket = old->net_socket;
 }

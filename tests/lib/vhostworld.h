@@ -1,18 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A Linux guest that goes from QEMU to QEMU, and whose disk is a vhost-user-blk device with a
- * qemu-storage-daemon behind it, one for each QEMU, and the relay in between. One thread.
+ * qemu-storage-daemon behind it, or its network a vhost-user one with testpmd behind it, or both;
+ * one for each QEMU, and the relay in between. One thread.
  */
 #ifndef FF_TESTS_VHOSTWORLD_H
 #define FF_TESTS_VHOSTWORLD_H
 
 #include "tests/lib/linuxguest.h"
 #include "tests/lib/storage.h"
+#include "tests/lib/testpmd.h"
 
 #define VHOST_IDLE_LOAD "ff.mib=24 ff.mode=zipf ff.write=70"
 #define VHOST_BUSY_LOAD VHOST_IDLE_LOAD " ff.disk=1 ff.direct=32"
 /* So little that nearly all of the guest is sent while its disk writes to what was sent. */
 #define VHOST_SMALL_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.disk=1 ff.direct=8"
+
+/* Frames that lie in the guest until 1500 more were sent. */
+#define VHOST_NET_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.frames=1500"
 
 typedef struct {
     char *folder, *disk;
@@ -24,20 +29,28 @@ typedef struct {
     unsigned hops;
     unsigned iops; /* of the disk; 0: as many as it can */
     bool unable;   /* the back-ends cannot wait for pages */
+    bool no_disk, network;
+    Testpmd *testpmd;
+    char *net_socket;
 } VhostWorld;
 
 /* WHO: of --vhost-user=. NULL, and the test is skipped. */
 VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *load);
 /* The same, of guests that farfault migrates; where something more is needed: WHY not, else. */
 VhostWorld *vhost_world_new_if(bool possible, const char *why, const char *load);
+/* A guest with a network, and no disk; WORK: ff.frames= is in LOAD. */
+VhostWorld *vhost_world_new_network(VmLauncher launcher, const char *who, const char *load);
 /* A back-end, in the place of the one that is noted. */
 void vhost_world_start_storage(VhostWorld *w);
+void vhost_world_start_testpmd(VhostWorld *w);
 /* A back-end and a QEMU, in the place of those that are noted. */
 void vhost_world_start(VhostWorld *w, const char *incoming);
 /* The first ones; the guest is at work. */
 void vhost_world_boot(VhostWorld *w);
 /* QEMU has its back-end. */
 void vhost_world_wait_connected(VhostWorld *w);
+/* The guest has got and checked N frames more, with VM as its QEMU. */
+void vhost_world_await_frames(Vm *vm, guint64 n);
 /* The next QEMU is there, and both are farfault's. Returns the one before. */
 VhostWorld vhost_world_next(VhostWorld *w);
 /* Ends that one. */

@@ -99,7 +99,7 @@ static World *world_new(void)
 {
     World *w = g_new0(World, 1);
 
-    w->session = ff_vhost_session_new(&ops, w);
+    w->session = ff_vhost_session_new(FF_VHOST_DISK, &ops, w);
     w->memory = memfd_create("memory", MFD_CLOEXEC);
     g_assert_cmpint(ftruncate(w->memory, MEMORY), ==, 0);
     w->map = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, w->memory, 0);

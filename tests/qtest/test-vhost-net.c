@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A Linux guest whose network is a vhost-user one with DPDK's testpmd behind it, which sends each
+ * frame back: migrated by QEMU, and by farfault with and without a switch to postcopy. The guest
+ * verifies frames that lie in memory into which nobody but testpmd has written, and their order.
+ */
+#include <string.h>
+
+#include "tests/lib/move.h"
+#include "tests/lib/vhostworld.h"
+
+/* Frames after a move that show that the network is there again, and that none of those that lay in
+ * the guest is wrong. */
+#define MANY 2000
+
+typedef struct {
+    const char *name, *who; /* of --vhost-user=, and so who carries the migration */
+    bool postcopy, hybrid;  /* a switch; a round goes before */
+    bool unable;            /* testpmd cannot wait for pages */
+    bool disk;              /* a vhost-user-blk device as well */
+} Course;
+
+static const Course courses[] = {
+    {"native", "qemu"},
+    {"passed-on", "farfault"},
+    {"followed", "migrate"},
+    {"postcopy/at-once", "migrate", .postcopy = true},
+    {"postcopy/hybrid", "migrate", .postcopy = true, .hybrid = true},
+    {"postcopy/at-once/unable", "migrate", .postcopy = true, .unable = true},
+    {"postcopy/hybrid/unable", "migrate", .postcopy = true, .hybrid = true, .unable = true},
+    {"postcopy/hybrid/disk", "migrate", .postcopy = true, .hybrid = true, .disk = true},
+};
+
+static VhostWorld *world_new(const Course *c)
+{
+    VhostWorld *w = vhost_world_new_network(
+        VM_RUN, c->who, c->disk ? VHOST_NET_LOAD " ff.disk=1 ff.direct=8" : VHOST_NET_LOAD);
+
+    if (w) {
+        w->no_disk = !c->disk;
+        w->unable = c->unable;
+    }
+    return w;
+}
+
+static void switch_over(VhostWorld *w, VhostWorld *old)
+{
+    qmp_ok(vm_qmp(old->vm), "migrate-start-postcopy", NULL);
+    qmp_expect_migration(vm_qmp(old->vm), "postcopy-active");
+    qmp_expect(vm_qmp(w->vm), "RESUME");
+}
+
+static void hop(VhostWorld *w, const Course *c)
+{
+    VhostWorld old = vhost_world_next(w);
+    g_autofree char *uri = move_listen_uri(w->vm);
+
+    for (unsigned i = 0; c->postcopy && i < 2; i++)
+        qmp_ok(vm_qmp(i ? old.vm : w->vm), "migrate-set-capabilities",
+               "{'capabilities': [{'capability': 'postcopy-ram', 'state': true}]}");
+    if (c->postcopy)
+        qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-bandwidth': %u}", 30 << 20);
+    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s'}", uri);
+    if (c->hybrid)
+        qmp_expect(vm_qmp(old.vm), "MIGRATION_PASS");
+    if (c->postcopy)
+        switch_over(w, &old);
+    if (c->unable)
+        vm_wait_stderr(w->vm, "cannot wait for pages");
+    move_wait_completed(old.vm, w->vm);
+    if (!strcmp(c->who, "migrate")) {
+        vhost_world_assert_carried(old.vm);
+        vhost_world_assert_carried(w->vm);
+    }
+    vhost_world_leave(&old);
+    vhost_world_await_frames(w->vm, MANY);
+    linux_guest_assert_intact(w->vm, "after a migration");
+}
+
+/* Twice in a row. */
+static void test_course(gconstpointer data)
+{
+    VhostWorld *w = world_new(data);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    hop(w, data);
+    hop(w, data);
+    vhost_world_end(w);
+}
+
+/* QEMU sees the end of its network, and the next one. */
+static void test_backend_dies(void)
+{
+    static const Course course = {"", "migrate"};
+    VhostWorld *w = world_new(&course);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    testpmd_kill(w->testpmd);
+    vhost_world_start_testpmd(w);
+    vhost_world_await_frames(w->vm, MANY);
+    hop(w, &course);
+    vhost_world_end(w);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(courses); i++) {
+        g_autofree char *path = g_strconcat("/vhost-net/", courses[i].name, NULL);
+
+        g_test_add_data_func(path, &courses[i], test_course);
+    }
+    g_test_add_func("/vhost-net/backend-dies", test_backend_dies);
+    return g_test_run();
+}
