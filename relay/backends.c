@@ -234,6 +234,16 @@ static void tell_lost(FfBackends *b, bool stopped)
     reply(b, &answer);
 }
 
+static bool are_followed(const FfRelay *relay)
+{
+    for (guint i = 0; i < relay->plan->backends->len; i++) {
+        if (((FfRelayMonitor *)relay->plan->backends->pdata[i])->followed) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- the phase ------------------------------------------------------------------------------- */
 
 /* From before guest RAM is emptied until every page is there. */
@@ -267,15 +277,25 @@ static void ended(FfVhostConn *backend, void *opaque)
         b->missing = 1;
         logs(backend, b); /* it is not waited for any more: nothing is to be had */
     }
+    ff_page_waits_go_on(b->page_waits);
 }
 
-/* At a destination it may wait for pages since before this relay; if all of them are there, until
- * it is let go. */
+/* Memory of this guest was missing while its engine ran it, or is. Where QEMU carries the migration
+ * what a back-end waits in is QEMU's. */
+static bool was_held(FfBackends *b)
+{
+    const FfStateHeader *state = b->relay->state;
+
+    return holds(b) || (state->role == FF_ROLE_DESTINATION &&
+                        __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE) == FF_PHASE_DONE);
+}
+
+/* It may wait for pages since before this relay; if all of them are there, until it is let go. */
 static void came(FfVhostConn *backend, void *opaque)
 {
     FfBackends *b = opaque;
 
-    if (b->relay->state->role == FF_ROLE_DESTINATION) {
+    if (are_followed(b->relay) && was_held(b)) {
         ff_page_waits_take_left(b->page_waits, backend);
         if (!holds(b)) {
             ff_page_waits_forget(b->page_waits);
@@ -303,6 +323,11 @@ static bool hand(FfVhostConn *backend, void *opaque)
     return ff_page_waits_hand(((FfBackends *)opaque)->page_waits, backend);
 }
 
+static bool may_begin(FfVhostConn *backend, void *opaque)
+{
+    return ff_page_waits_may_begin(((FfBackends *)opaque)->page_waits, backend);
+}
+
 static void check(FfVhostConn *backend, void *opaque)
 {
     ff_page_waits_check(((FfBackends *)opaque)->page_waits, backend);
@@ -316,6 +341,7 @@ static const FfVhostConnOps backend_ops = {.holds = holds,
                                            .came = came,
                                            .can_wait = can_wait,
                                            .hand = hand,
+                                           .may_begin = may_begin,
                                            .check = check};
 
 /* ---- the engine ------------------------------------------------------------------------------ */
@@ -379,16 +405,6 @@ static gboolean engine_asks(gint fd, GIOCondition condition, gpointer data)
         close(rights.fd[i]);
     }
     return G_SOURCE_CONTINUE;
-}
-
-static bool are_followed(const FfRelay *relay)
-{
-    for (guint i = 0; i < relay->plan->backends->len; i++) {
-        if (((FfRelayMonitor *)relay->plan->backends->pdata[i])->followed) {
-            return true;
-        }
-    }
-    return false;
 }
 
 FfBackendsEnds ff_backends_offer(FfRelay *relay)

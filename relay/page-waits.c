@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * See page-waits.h. What is not answered, as an engine has ended, the next one is asked; until then
- * the back-end waits, and QEMU does not. When every page is there nobody need answer.
+ * the back-end waits, and QEMU only with what it asks it. When every page is there nobody need
+ * answer.
  *
  * One thread; no locks. System calls: socketpair, fstat, fstatfs, readlink, fcntl,
  * ioctl(UFFDIO_WAKE), close.
@@ -74,8 +75,8 @@ void ff_page_waits_forget(FfPageWaits *s)
 
         /* An engine that was done before it heard of it has not. */
         for (uint32_t k = 0; k < left->request.n_regions; k++) {
-            ff_uffd_unregister(left->uffd, left->request.regions[k].addr,
-                               left->request.regions[k].size);
+            ff_uffd_unregister_own(left->uffd, left->request.regions[k].addr,
+                                   left->request.regions[k].size);
         }
         close(left->uffd);
     }
@@ -94,11 +95,10 @@ void ff_page_waits_free(FfPageWaits *s)
 
 /* ---- to the engine --------------------------------------------------------------------------- */
 
-static void tell(FfPageWaits *s, const FfSharersRequest *request, int fd)
+/* FALSE: there is an engine, and it is not told. */
+static bool tell(FfPageWaits *s, const FfSharersRequest *request, int fd)
 {
-    if (s->engine >= 0) {
-        (void)ff_rights_send(s->engine, request, sizeof(*request), &fd, fd >= 0);
-    }
+    return s->engine < 0 || ff_rights_send(s->engine, request, sizeof(*request), &fd, fd >= 0) >= 0;
 }
 
 static bool is_uffd(int fd)
@@ -221,7 +221,9 @@ bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend)
     if (!find_addresses(backend, &w) || !fill(&request, &w)) {
         return refuse(s, backend, "where it has mapped the guest's memory is not known");
     }
-    tell(s, &request, w.uffd);
+    if (!tell(s, &request, w.uffd)) {
+        return refuse(s, backend, "farfault's engine takes no more");
+    }
     if (w.checks) {
         ff_page_waits_check(s, backend);
     }
@@ -249,15 +251,38 @@ void ff_page_waits_all_there(FfVhostConn *backend)
 
     for (unsigned i = 0; any && i < w.n; i++) {
         if (w.regions[i].user) {
-            ff_uffd_unregister(w.uffd, w.regions[i].user, w.regions[i].size);
+            ff_uffd_unregister_own(w.uffd, w.regions[i].user, w.regions[i].size);
         }
     }
 }
 
 /* ---- what another relay has left ------------------------------------------------------------- */
 
+/* One whose process has ended waits for nothing. */
+static void drop_gone(FfPageWaits *s)
+{
+    for (guint i = s->left->len; i-- > 0;) {
+        int uffd = g_array_index(s->left, Left, i).uffd;
+
+        if (ff_uffd_is_gone(uffd)) {
+            close(uffd);
+            g_array_remove_index(s->left, i);
+        }
+    }
+}
+
+/* What that process waits in it has from this relay's time. */
 static bool knows(const FfPageWaits *s, pid_t pid)
 {
+    for (guint i = 0; i < s->backends->len; i++) {
+        FfVhostConn *backend = s->backends->pdata[i];
+        const FfVhostSession *session = ff_vhost_conn_session(backend);
+        FfVhostWaits w;
+
+        if (session && ff_vhost_conn_pid(backend) == pid && ff_vhost_session_faults(session, &w)) {
+            return true;
+        }
+    }
     for (guint i = 0; i < s->left->len; i++) {
         if (g_array_index(s->left, Left, i).pid == pid) {
             return true;
@@ -322,7 +347,23 @@ static FfVhostConn *find(const FfPageWaits *s, uint32_t number)
     return NULL;
 }
 
-static void tell_ready(const FfPageWaits *s)
+bool ff_page_waits_may_begin(const FfPageWaits *s, FfVhostConn *backend)
+{
+    pid_t pid = ff_vhost_conn_pid(backend);
+
+    for (guint i = 0; i < s->backends->len; i++) {
+        FfVhostConn *other = s->backends->pdata[i];
+        const FfVhostSession *session = ff_vhost_conn_session(other);
+
+        if (other != backend && session && ff_vhost_conn_pid(other) == pid &&
+            ff_vhost_session_is_on_its_way(session)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void ff_page_waits_go_on(FfPageWaits *s)
 {
     for (guint i = 0; i < s->backends->len; i++) {
         FfVhostConn *backend = s->backends->pdata[i];
@@ -339,7 +380,7 @@ static void answered(FfPageWaits *s, const FfSharersAnswer *answer)
 
     if (answer->op == FF_SHARERS_READY) {
         s->ready = true;
-        tell_ready(s);
+        ff_page_waits_go_on(s);
         return;
     }
     if (!backend) {
@@ -356,6 +397,7 @@ static void answered(FfPageWaits *s, const FfSharersAnswer *answer)
         ff_vhost_conn_cannot_wait(backend);
     } else if (answer->op == FF_SHARERS_CHECK) {
         ff_vhost_conn_checked(backend);
+        ff_page_waits_go_on(s);
     } else {
         ff_vhost_conn_handed(backend);
     }
@@ -378,13 +420,9 @@ static gboolean engine_says(gint fd, GIOCondition condition, gpointer data)
     return G_SOURCE_CONTINUE;
 }
 
+/* Those that have a connection first: the engine has room for so many. */
 static void tell_all(FfPageWaits *s)
 {
-    for (guint i = 0; i < s->left->len; i++) {
-        const Left *left = &g_array_index(s->left, Left, i);
-
-        tell(s, &left->request, left->uffd);
-    }
     for (guint i = 0; i < s->backends->len; i++) {
         FfVhostConn *backend = s->backends->pdata[i];
         const FfVhostSession *session = ff_vhost_conn_session(backend);
@@ -392,6 +430,15 @@ static void tell_all(FfPageWaits *s)
 
         if (session && ff_vhost_session_faults(session, &w) && !ff_page_waits_hand(s, backend)) {
             ff_vhost_conn_cannot_wait(backend);
+        }
+    }
+    drop_gone(s);
+    for (guint i = 0; i < s->left->len; i++) {
+        const Left *left = &g_array_index(s->left, Left, i);
+
+        if (!tell(s, &left->request, left->uffd)) {
+            ff_relay_log(s->relay, "a back-end that has gone waits for pages: farfault's engine "
+                                   "takes no more");
         }
     }
 }

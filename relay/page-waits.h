@@ -21,6 +21,10 @@ bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend);
 /* BACKEND has come while memory is held: what its process waits in since before this relay is
  * answered for, too. */
 void ff_page_waits_take_left(FfPageWaits *s, FfVhostConn *backend);
+/* FALSE: another back-end of BACKEND's process is on its way; what it maps could not be told from
+ * BACKEND's. ff_page_waits_go_on(), when one has come there or its connection has ended. */
+bool ff_page_waits_may_begin(const FfPageWaits *s, FfVhostConn *backend);
+void ff_page_waits_go_on(FfPageWaits *s);
 /* BACKEND's session wants it. FALSE: it cannot be answered for. */
 bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend);
 void ff_page_waits_check(FfPageWaits *s, FfVhostConn *backend);

@@ -26,6 +26,9 @@
 #define MAX_WAITING 64
 /* Until QEMU is offered a back-end again that it has not taken. */
 #define OFFER_S 1
+/* What a back-end may take for an answer to a word on its way to pages that it waits for: one that
+ * does not know the word leaves it out. Its device can stand meanwhile, and QEMU with it. */
+#define ANSWER_S 10
 
 /* Of the next connection. */
 static uint32_t next_number = 1;
@@ -44,11 +47,20 @@ struct FfVhostConn {
     bool cannot_wait; /* for pages, whatever it says */
     bool stands;      /* that was said of this connection */
     guint timer;      /* 0: none */
+    guint late;       /* the timer of an answer; 0: none is due */
     int coming;       /* a back-end that QEMU has not taken yet; -1: none */
     guint offer;      /* the timer until it is offered again; 0: none */
     bool told;        /* that it was not taken */
     bool removed;
 };
+
+static void end_timer(guint *timer)
+{
+    if (*timer) {
+        g_source_remove(*timer);
+        *timer = 0;
+    }
+}
 
 bool ff_vhost_conn_is_removed(FfVhostConn *b)
 {
@@ -56,10 +68,7 @@ bool ff_vhost_conn_is_removed(FfVhostConn *b)
         return b->removed;
     }
     b->removed = true;
-    if (b->offer) {
-        g_source_remove(b->offer);
-        b->offer = 0;
-    }
+    end_timer(&b->offer);
     if (b->coming >= 0) {
         close(g_steal_fd(&b->coming));
     }
@@ -84,10 +93,8 @@ static void close_both(FfVhostConn *b, const char *why)
     ff_vhost_reader_clear(&b->from_backend);
     ff_vhost_reader_clear(&b->from_qemu);
     g_clear_pointer(&b->session, ff_vhost_session_free);
-    if (b->timer) {
-        g_source_remove(b->timer);
-        b->timer = 0;
-    }
+    end_timer(&b->timer);
+    end_timer(&b->late);
     b->ops->ended(b, b->opaque);
     if (b->accept && !ff_vhost_conn_is_removed(b)) {
         ff_accept_next(b->accept);
@@ -118,9 +125,25 @@ static void to_qemu(FfVhostMessage *msg, void *opaque)
     put(((FfVhostConn *)opaque)->qemu, msg);
 }
 
-/* Nobody has more queued for him than he reads: fds are queued with it. */
+static gboolean too_late(gpointer data)
+{
+    FfVhostConn *b = data;
+
+    b->late = 0;
+    close_both(b, "it does not say how it waits for pages: the device stands until all of the "
+                  "guest's memory is there");
+    return G_SOURCE_REMOVE;
+}
+
+/* Nobody has more queued for him than he reads: fds are queued with it. And nobody waits for an
+ * answer for ever. */
 static void pace(FfVhostConn *b)
 {
+    if (!ff_vhost_session_asks(b->session)) {
+        end_timer(&b->late);
+    } else if (!b->late) {
+        b->late = g_timeout_add_seconds(ANSWER_S, too_late, b);
+    }
     ff_conn_set_reading(b->qemu, ff_conn_queued(b->backend) < MAX_QUEUED &&
                                      ff_vhost_session_waiting(b->session) < MAX_WAITING);
     ff_conn_set_reading(b->backend, ff_conn_queued(b->qemu) < MAX_QUEUED);
@@ -188,6 +211,13 @@ static bool hand(void *opaque)
     return !b->cannot_wait;
 }
 
+static bool may_begin(void *opaque)
+{
+    FfVhostConn *b = opaque;
+
+    return b->ops->may_begin(b, b->opaque);
+}
+
 static void check(void *opaque)
 {
     FfVhostConn *b = opaque;
@@ -210,6 +240,7 @@ static const FfVhostSessionOps session_ops = {
     .can_wait = can_wait,
     .stands = stands,
     .hand = hand,
+    .may_begin = may_begin,
     .check = check,
     .all_there = all_there,
 };
@@ -393,7 +424,11 @@ void ff_vhost_conn_checked(FfVhostConn *b)
 void ff_vhost_conn_cannot_wait(FfVhostConn *b)
 {
     b->cannot_wait = true;
-    close_both(b, "it cannot wait for pages");
+    if (ff_vhost_session_stands(b->session)) {
+        pace(b);
+    } else {
+        close_both(b, "it cannot wait for pages");
+    }
 }
 
 void ff_vhost_conn_look(FfVhostConn *b)

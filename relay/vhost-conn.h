@@ -20,6 +20,7 @@ typedef struct {
     /* As FfVhostSessionOps. */
     bool (*can_wait)(FfVhostConn *backend, void *opaque);
     bool (*hand)(FfVhostConn *backend, void *opaque);
+    bool (*may_begin)(FfVhostConn *backend, void *opaque);
     void (*check)(FfVhostConn *backend, void *opaque);
     void (*all_there)(FfVhostConn *backend, void *opaque);
 } FfVhostConnOps;
@@ -43,8 +44,8 @@ void ff_vhost_conn_may_wait(FfVhostConn *backend);
 /* Somebody answers its faults; it has registered its memory. */
 void ff_vhost_conn_handed(FfVhostConn *backend);
 void ff_vhost_conn_checked(FfVhostConn *backend);
-/* It cannot wait for pages, whatever it says: the connection is closed, and the next one is held
- * back. Not from inside of its session. */
+/* It cannot wait for pages, whatever it says: its device stands, or, if that has begun already, the
+ * connection is closed, and the next one stands. Not from inside of its session. */
 void ff_vhost_conn_cannot_wait(FfVhostConn *backend);
 /* What is held back is let go, if nothing need be held any more. */
 void ff_vhost_conn_look(FfVhostConn *backend);

@@ -105,7 +105,7 @@ int ff_sharers_unregister(FfSharers *t)
         const FfSharer *x = nth(t, i);
 
         for (unsigned k = 0; k < x->n_ranges; k++) {
-            int one = ff_uffd_unregister(x->uffd, x->ranges[k].addr, x->ranges[k].len);
+            int one = ff_uffd_unregister_own(x->uffd, x->ranges[k].addr, x->ranges[k].len);
             /* Anything else: it has unmapped that, or ended. */
             rc = one == -ENOMEM ? one : rc;
         }

@@ -108,6 +108,17 @@ int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len)
     return rc == -ENOMEM && is_gone(uffd, addr) ? -ESRCH : rc;
 }
 
+int ff_uffd_unregister_own(int uffd, uint64_t addr, uint64_t len)
+{
+    /* What this has already it has again, and what nobody has for a moment. */
+    int rc = ff_uffd_register(uffd, addr, len, UFFDIO_REGISTER_MODE_MISSING);
+
+    if (rc == -EBUSY) {
+        return 0;
+    }
+    return rc == 0 || rc == -ENOMEM ? ff_uffd_unregister(uffd, addr, len) : rc;
+}
+
 int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len)
 {
     struct uffdio_range r = {addr, len};

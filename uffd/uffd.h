@@ -41,6 +41,10 @@ int ff_uffd_map_protected(int uffd, uint64_t addr, uint64_t len);
 int ff_uffd_is_registered(int uffd, uint64_t addr);
 /* Also wakes every waiter of the range. */
 int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len);
+/* The same of another process's memory, registered as missing, which may have unmapped it and
+ * mapped something else there: what is another userfaultfd's stays that (Linux before 6.17 would
+ * take it out). */
+int ff_uffd_unregister_own(int uffd, uint64_t addr, uint64_t len);
 int ff_uffd_wake(int uffd, uint64_t addr, uint64_t len);
 
 /* ---- one ioctl each, of memory that may change meanwhile (space.h) --------------------------- */

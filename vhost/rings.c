@@ -4,7 +4,7 @@
  * mapped here. An fd that is no file (or one of another process's making that cannot be read) makes
  * a ring unreadable, no more.
  *
- * One thread; no locks. System calls: fcntl, pread64, pwrite64, poll, write, close.
+ * One thread; no locks. System calls: fcntl, fstat, pread64, pwrite64, poll, write, close.
  */
 #include "vhost/rings.h"
 
@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* Entries of the largest ring, and bytes of a used ring of N. */
@@ -48,6 +49,14 @@ static bool add_region(FfVhostRings *r, const FfVhostRegion *region, int fd)
     return copy >= 0;
 }
 
+static bool is_file(int one, int other)
+{
+    struct stat a, b;
+
+    return fstat(one, &a) == 0 && fstat(other, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
 static bool has_table(const FfVhostRings *r, const FfVhostMessage *msg)
 {
     unsigned n = ff_vhost_n_regions(msg);
@@ -56,7 +65,8 @@ static bool has_table(const FfVhostRings *r, const FfVhostMessage *msg)
     for (unsigned i = 0; i < n && same; i++) {
         FfVhostRegion region = ff_vhost_region(msg, i);
 
-        same = memcmp(&region, &r->regions[i], sizeof(region)) == 0;
+        same =
+            memcmp(&region, &r->regions[i], sizeof(region)) == 0 && is_file(r->fds[i], msg->fds[i]);
     }
     return same;
 }
@@ -80,7 +90,7 @@ bool ff_vhost_rings_memory(FfVhostRings *r, const FfVhostMessage *msg, bool *cha
 {
     if (msg->header.request == FF_VHOST_SET_MEM_TABLE) {
         *changed = !has_table(r, msg);
-        return set_table(r, msg); /* same places may be other files */
+        return set_table(r, msg);
     }
     FfVhostRegion region = ff_vhost_region(msg, 0);
 

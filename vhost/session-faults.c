@@ -8,7 +8,8 @@
  * QEMU changes of the memory later it gets when all is there, and no ring begins until then.
  *
  * A ring begins when it was seen that the memory is registered: a touch before that would make a
- * page of zeros, for everybody.
+ * page of zeros, for everybody. Where nobody can answer its faults after all none begins until all
+ * is there.
  *
  * One thread; no locks. System calls: fcntl, close.
  */
@@ -120,7 +121,7 @@ static bool tell_table(FfVhostSession *s)
     uint32_t size = sizeof(head) + head.n * sizeof(s->theirs[0]); /* if it is as it must be */
 
     /* It can have changed since it was asked for. */
-    if (!head.n || head.n > FF_VHOST_MAX_FAULT_REGIONS || !keep_theirs(s)) {
+    if (s->odd || !head.n || head.n > FF_VHOST_MAX_FAULT_REGIONS || !keep_theirs(s)) {
         return false;
     }
     memcpy(payload, &head, sizeof(head));
@@ -198,9 +199,10 @@ static bool take_addresses(FfVhostSession *s, const FfVhostMessage *msg)
         s->theirs[i].user = r.user == s->theirs[i].user ? 0 : r.user;
     }
     s->faults = FF_VHOST_FAULTS_HANDED;
-    if (s->holds) {
-        return s->ops->hand(s->opaque);
+    if (s->holds && s->ops->hand(s->opaque)) {
+        return true;
     }
+    s->unanswered = s->holds;
     let_register(s);
     return true;
 }
@@ -212,7 +214,9 @@ static bool registered(FfVhostSession *s)
         return true;
     }
     s->faults = FF_VHOST_FAULTS_CHECK;
-    s->ops->check(s->opaque);
+    if (!s->unanswered) {
+        s->ops->check(s->opaque);
+    }
     return true;
 }
 
@@ -236,7 +240,7 @@ static void ended(FfVhostSession *s)
         memory_first(s);
     }
     s->faults = FF_VHOST_FAULTS_NONE;
-    s->stale = false;
+    s->stale = s->unanswered = false;
     ff_vhost_faults_clear(s);
 }
 
@@ -281,12 +285,28 @@ void ff_vhost_faults_handed(FfVhostSession *s)
 
 void ff_vhost_faults_checked(FfVhostSession *s)
 {
-    if (s->faults == FF_VHOST_FAULTS_CHECK) {
+    if (s->faults == FF_VHOST_FAULTS_CHECK && !s->unanswered) {
         s->faults = FF_VHOST_FAULTS_ON;
         if (s->stale && s->ops->stands) {
             s->ops->stands(s->opaque);
         }
     }
+}
+
+bool ff_vhost_session_stands(FfVhostSession *s)
+{
+    if (s->faults != FF_VHOST_FAULTS_HANDED) {
+        return false;
+    }
+    s->unanswered = true;
+    let_register(s);
+    return true;
+}
+
+bool ff_vhost_session_asks(const FfVhostSession *s)
+{
+    return s->ours.length && s->faults >= FF_VHOST_FAULTS_ADVISE &&
+           s->faults <= FF_VHOST_FAULTS_SYNC;
 }
 
 bool ff_vhost_faults_keep(const FfVhostSession *s)
@@ -301,7 +321,7 @@ bool ff_vhost_session_faults(const FfVhostSession *s, FfVhostWaits *waits)
                             .n = s->n_theirs,
                             .uffd = s->uffd,
                             .checks = s->faults == FF_VHOST_FAULTS_CHECK};
-    return s->faults >= FF_VHOST_FAULTS_HANDED && s->faults <= FF_VHOST_FAULTS_ON;
+    return !s->unanswered && s->faults >= FF_VHOST_FAULTS_HANDED && s->faults <= FF_VHOST_FAULTS_ON;
 }
 
 /* ---- the way out ----------------------------------------------------------------------------- */

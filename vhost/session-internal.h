@@ -59,6 +59,7 @@ struct FfVhostSession {
     FfVhostRegion theirs[FF_VHOST_MAX_FAULT_REGIONS]; /* .user: the back-end's address */
     int their_fds[FF_VHOST_MAX_FAULT_REGIONS];        /* own ones */
     unsigned n_theirs;
+    bool unanswered; /* nobody answers its faults, and none of its rings begins */
     uint64_t caught_up[FF_VHOST_MAX_RINGS / 64]; /* rings of which something was used unheard */
     bool stale;     /* memory has changed since it was told: no ring begins before all is there */
     bool ends_wait; /* it must be told that all is there */

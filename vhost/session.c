@@ -622,12 +622,16 @@ static bool is_known(const FfVhostSession *s, const FfVhostMessage *msg)
     return s->faults == FF_VHOST_FAULTS_ON && !s->stale && ff_vhost_is_memory(msg);
 }
 
-/* The back-end reads the next message as the word that its faults are answered. */
-static bool must_wait(FfVhostSession *s)
+/* The next of QEMU's messages waits here. Not what is held on the way to pages, which QEMU is
+ * answered for whatever the back-end does; what that is to be told then it would take for the word
+ * that its faults are answered, or its answer would be taken for one to a word of ours. */
+static bool must_wait(const FfVhostSession *s, const FfVhostMessage *msg)
 {
-    const FfVhostMessage *msg = g_queue_peek_head(&s->waiting);
-
-    return s->faults == FF_VHOST_FAULTS_HANDED && msg && may_pass(s, msg);
+    if (ff_vhost_session_is_on_its_way(s) && !s->stopping) {
+        return may_pass(s, msg) &&
+               (s->ours.length || s->ends_wait || s->faults == FF_VHOST_FAULTS_HANDED);
+    }
+    return is_busy(s);
 }
 
 /* It need not be waited for any more. FALSE: nothing is of use any more. */
@@ -680,10 +684,11 @@ static bool pump(FfVhostSession *s)
     if (!is_holding(s) && !ff_vhost_faults_keep(s) && !s->owed && !s->ours.length) {
         release(s);
     }
-    while (!is_busy(s) && !must_wait(s) && (msg = g_queue_pop_head(&s->waiting)) &&
-           handle(s, msg, &broken)) {
+    while ((msg = g_queue_peek_head(&s->waiting)) && !must_wait(s, msg) &&
+           handle(s, g_queue_pop_head(&s->waiting), &broken)) {
     }
-    if (s->faults == FF_VHOST_FAULTS_WANTED && !s->owed && !s->ours.length) {
+    if (s->faults == FF_VHOST_FAULTS_WANTED && !s->owed && !s->ours.length &&
+        (!s->ops->may_begin || s->ops->may_begin(s->opaque))) {
         ff_vhost_faults_begin(s);
     }
     if (!is_busy(s) && s->ends_log) {

@@ -44,7 +44,10 @@ typedef struct {
     /* Somebody is to answer the back-end's faults (ff_vhost_session_faults()), and
      * ff_vhost_session_handed() is called then; to see whether the back-end has registered all of
      * it, and ff_vhost_session_checked() is called then. */
-    bool (*hand)(void *opaque); /* FALSE: nobody can, for this connection */
+    bool (*hand)(void *opaque); /* FALSE: nobody can, and the device stands */
+    /* Optional: it need not wait until another back-end has gone that way; else
+     * ff_vhost_session_may_wait() is called. */
+    bool (*may_begin)(void *opaque);
     void (*check)(void *opaque);
     /* Nothing is missing any more: what it has registered need not be (ff_vhost_session_faults()).
      */
@@ -105,6 +108,11 @@ bool ff_vhost_session_is_on_its_way(const FfVhostSession *s);
  * more. */
 bool ff_vhost_session_may_wait(FfVhostSession *s);
 bool ff_vhost_session_handed(FfVhostSession *s);
+/* Nobody answers, between ops.hand() and ff_vhost_session_handed(): its device stands. FALSE: it is
+ * not between them. */
+bool ff_vhost_session_stands(FfVhostSession *s);
+/* TRUE: a word of ours on that is not answered. A back-end need not know it. */
+bool ff_vhost_session_asks(const FfVhostSession *s);
 bool ff_vhost_session_checked(FfVhostSession *s);
 
 #endif

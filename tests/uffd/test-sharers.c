@@ -235,6 +235,30 @@ static void test_end(void)
     rig_free(r);
 }
 
+/* He has unmapped it, and what is there now is somebody else's: that is left alone. Linux from 6.17
+ * on would do so by itself. */
+static void test_anothers(void)
+{
+    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+
+    if (!r) {
+        return;
+    }
+    Other o = other_new(r, true);
+    int uffd = (int)syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+    g_assert_cmpint(add(r, &o), ==, 0);
+    g_assert_true(mmap(o.map, r->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, r->fd, 0) ==
+                  o.map);
+    g_assert_cmpint(ff_uffd_init(uffd, 0, NULL), ==, 0);
+    g_assert_cmpint(ff_uffd_register(uffd, (uintptr_t)o.map, r->len, MISSING), ==, 0);
+    g_assert_cmpint(ff_space_unregister(r->s), ==, 0);
+    g_assert_cmpint(ff_uffd_is_registered(uffd, (uintptr_t)o.map), ==, 0);
+    close(uffd);
+    other_free(r, &o);
+    rig_free(r);
+}
+
 static int read_given_back(void *opaque)
 {
     Rig *r = opaque;
@@ -317,6 +341,7 @@ int main(int argc, char **argv)
     g_test_add_func("/sharers/holes", test_holes);
     g_test_add_func("/sharers/check", test_check);
     g_test_add_func("/sharers/end", test_end);
+    g_test_add_func("/sharers/anothers", test_anothers);
     g_test_add_func("/sharers/given-back", test_given_back);
     g_test_add_func("/sharers/refused", test_refused);
     return g_test_run();

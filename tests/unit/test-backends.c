@@ -531,16 +531,17 @@ static void test_removed_later(void)
 #define USER 0x7f0000000000ull
 #define THEIRS 0x550000000000ull
 
-/* As far as to its addresses, which are USER's if it says none. MEMORY_FD stays the caller's. */
-static World *waiting_new(int memory, uint64_t theirs)
+typedef struct {
+    FfVhostMemory memory;
+    FfVhostRegion region;
+} Table;
+
+/* Of a destination whose memory is missing: QEMU begins a ring. MEMORY_FD stays the caller's. */
+static World *wanting_new(int memory)
 {
-    const struct {
-        FfVhostMemory memory;
-        FfVhostRegion region;
-    } table = {{1, 0}, {0, MEMORY, USER, 0}}, answer = {{1, 0}, {0, MEMORY, theirs, 0}};
-    const uint64_t protocol = WAITS, ring = 0, good = 0;
+    const Table table = {{1, 0}, {0, MEMORY, USER, 0}};
+    const uint64_t protocol = WAITS, ring = 0;
     const FfSharersAnswer ready = {.op = FF_SHARERS_READY};
-    int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
     World *w = world_new();
 
     w->relay.state->role = FF_ROLE_DESTINATION;
@@ -554,6 +555,17 @@ static World *waiting_new(int memory, uint64_t theirs)
     send_message(w->qemu, FF_VHOST_SET_MEM_TABLE, 0, &table, sizeof(table), memory);
     send_message(w->qemu, FF_VHOST_SET_VRING_KICK, 0, &ring, sizeof(ring), memory);
     expect(w->backend, FF_VHOST_POSTCOPY_ADVISE, 0);
+    return w;
+}
+
+/* As far as to its addresses, which are USER's if it says none. */
+static World *waiting_new(int memory, uint64_t theirs)
+{
+    const Table answer = {{1, 0}, {0, MEMORY, theirs, 0}};
+    const uint64_t good = 0;
+    int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    World *w = wanting_new(memory);
+
     send_message(w->backend, FF_VHOST_POSTCOPY_ADVISE, FF_VHOST_REPLY, NULL, 0, uffd);
     expect(w->backend, FF_VHOST_POSTCOPY_LISTEN, 0);
     send_message(w->backend, FF_VHOST_POSTCOPY_LISTEN, FF_VHOST_REPLY, &good, sizeof(good), -1);
@@ -612,13 +624,23 @@ static int memory_new(void)
     return memory;
 }
 
+/* All is there. */
+static void all_there(World *w)
+{
+    const uint64_t good = 0;
+
+    w->relay.state->phase = FF_PHASE_DONE;
+    g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
+    expect(w->backend, FF_VHOST_POSTCOPY_END, 0);
+    send_message(w->backend, FF_VHOST_POSTCOPY_END, FF_VHOST_REPLY, &good, sizeof(good), -1);
+}
+
 /* The ring begins when the engine has seen that the memory is registered; the next engine is told
  * of it as well. */
 static void test_waits(void)
 {
     int memory = memory_new();
     World *w = waiting_new(memory, THEIRS);
-    const uint64_t good = 0;
     struct stat st;
 
     FfSharersRequest hand = expect_asked(w, FF_SHARERS_HAND, 1);
@@ -658,11 +680,7 @@ static void test_waits(void)
     engine_says_of(w, &again, 0);
     g_assert_true(is_silent(w->faults));
 
-    /* All is there. */
-    w->relay.state->phase = FF_PHASE_DONE;
-    g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
-    expect(w->backend, FF_VHOST_POSTCOPY_END, 0);
-    send_message(w->backend, FF_VHOST_POSTCOPY_END, FF_VHOST_REPLY, &good, sizeof(good), -1);
+    all_there(w);
     ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
     close(memory);
     world_free(w);
@@ -720,8 +738,8 @@ static void test_kept(void)
     world_free(w);
 }
 
-/* Not known where, or what the engine has seen is that nothing is registered, or it cannot answer:
- * the connection is closed. */
+/* Not known where, or the engine cannot answer: it has its memory, and its device stands. If the
+ * engine has seen that nothing is registered the connection is closed. */
 typedef enum { NOWHERE, TWICE, NOT_REGISTERED, REFUSED } Fault;
 
 static void test_cannot_wait(gconstpointer data)
@@ -745,11 +763,42 @@ static void test_cannot_wait(gconstpointer data)
         engine_says_of(w, &asked, -ENOENT);
     }
     turn();
-    g_assert_true(is_closed(w->backend));
-    g_assert_true(is_closed(w->qemu));
+    if (fault == NOT_REGISTERED) {
+        g_assert_true(is_closed(w->backend));
+        g_assert_true(is_closed(w->qemu));
+    } else {
+        register_memory(w);
+        turn();
+        g_assert_true(is_silent(w->backend));
+        g_assert_true(is_silent(w->faults));
+        ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+        all_there(w);
+        expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+    }
     for (unsigned i = 0; i < 2 && fault == TWICE; i++) {
         munmap(maps[i], MEMORY);
     }
+    close(memory);
+    world_free(w);
+}
+
+/* It does not answer what it does not know: QEMU is answered, and after some seconds it is let go,
+ * with QEMU's question. */
+static void test_silent(void)
+{
+    int memory = memory_new();
+    World *w = wanting_new(memory);
+    const FfVhostVringState enable = {0, 1};
+
+    send_message(w->qemu, FF_VHOST_SET_VRING_ENABLE, FF_VHOST_NEED_REPLY, &enable, sizeof(enable),
+                 -1);
+    expect(w->qemu, FF_VHOST_SET_VRING_ENABLE, 0);
+    send_message(w->qemu, FF_VHOST_GET_QUEUE_NUM, 0, NULL, 0, -1);
+    g_assert_true(is_silent(w->backend));
+    while (!is_closed(w->qemu)) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    g_assert_true(is_closed(w->backend));
     close(memory);
     world_free(w);
 }
@@ -769,6 +818,7 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/waits", test_waits);
     g_test_add_func("/backends/waits/maps", test_maps);
     g_test_add_func("/backends/waits/kept", test_kept);
+    g_test_add_func("/backends/waits/silent", test_silent);
     g_test_add_data_func("/backends/cannot-wait/nowhere", GINT_TO_POINTER(NOWHERE),
                          test_cannot_wait);
     g_test_add_data_func("/backends/cannot-wait/twice", GINT_TO_POINTER(TWICE), test_cannot_wait);

@@ -39,6 +39,7 @@ typedef struct {
     unsigned again, logs;
     unsigned hands, checks, stands, all_there;
     bool waits, refuses; /* somebody can answer for pages; but not for this back-end's */
+    bool has_turn;       /* no other back-end goes that way now */
     int memory, kick;
     uint16_t base; /* where QEMU says that the ring begins */
     uint8_t *map;
@@ -92,8 +93,13 @@ static void all_there(void *opaque)
     ((World *)opaque)->all_there++;
 }
 
-static const FfVhostSessionOps ops = {to_backend, to_qemu, again, logs,     can_wait,
-                                      stands,     hand,    check, all_there};
+static bool may_begin(void *opaque)
+{
+    return ((World *)opaque)->has_turn;
+}
+
+static const FfVhostSessionOps ops = {to_backend, to_qemu, again,     logs,  can_wait,
+                                      stands,     hand,    may_begin, check, all_there};
 
 static World *world_new(void)
 {
@@ -982,7 +988,7 @@ static World *waiting_new(uint64_t protocol)
 {
     World *w = world_new();
 
-    w->waits = true;
+    w->waits = w->has_turn = true;
     ask(w, FF_VHOST_GET_FEATURES, OFFERED);
     ask(w, FF_VHOST_GET_PROTOCOL_FEATURES, protocol);
     qemu_says(w, FF_VHOST_SET_PROTOCOL_FEATURES, &protocol, sizeof(protocol), -1);
@@ -1050,14 +1056,19 @@ static bool answer_table(World *w, uint64_t theirs)
                                          msg->header.size));
 }
 
-/* As far as to what the engine is asked. */
-static void wait_for_engine(World *w)
+static void come_to_engine(World *w)
 {
     start_ring_slots(w);
     give_uffd(w);
     answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
     g_assert_true(answer_table(w, THEIRS));
     g_assert_cmpuint(w->hands, ==, 1);
+}
+
+/* As far as to what the engine is asked. */
+static void wait_for_engine(World *w)
+{
+    come_to_engine(w);
     g_assert_null(g_queue_peek_head(&w->backend));
 }
 
@@ -1182,14 +1193,6 @@ static void test_addresses(void)
     g_assert_cmphex(theirs[1].user, ==, THEIRS);
     world_free(w);
 
-    w = waiting_new(WAITS);
-    w->refuses = true;
-    start_ring_slots(w);
-    give_uffd(w);
-    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
-    g_assert_false(answer_table(w, 0));
-    world_free(w);
-
     /* No page begins there. */
     w = waiting_new(WAITS);
     start_ring_slots(w);
@@ -1222,6 +1225,88 @@ static void test_handed(void)
     expect_u64(&w->qemu, FF_VHOST_GET_QUEUE_NUM, value);
     expect_begun(w);
     expect(&w->backend, FF_VHOST_SET_VRING_CALL);
+    world_free(w);
+}
+
+/* Nobody can answer its faults, as is found out at once or by what the engine says: it has its
+ * memory, none of its rings begins, and QEMU's questions are answered. */
+static void test_stands(gconstpointer data)
+{
+    bool at_once = GPOINTER_TO_INT(data);
+    World *w = waiting_new(WAITS);
+    FfVhostWaits waits;
+
+    w->refuses = at_once;
+    come_to_engine(w);
+    if (!at_once) {
+        g_assert_true(ff_vhost_session_stands(w->session));
+    }
+    g_assert_false(ff_vhost_session_stands(w->session));
+    register_memory(w);
+    g_assert_cmpuint(w->checks, ==, 0);
+    g_assert_false(ff_vhost_session_faults(w->session, &waits));
+    g_assert_true(ff_vhost_session_handed(w->session));
+    g_assert_true(ff_vhost_session_checked(w->session));
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    ff_vhost_session_hold(w->session, false);
+    answer_good(w, FF_VHOST_POSTCOPY_END);
+    expect_begun(w);
+    world_free(w);
+}
+
+/* It says nothing, at any step: QEMU is answered all the same, but for what only the back-end can
+ * answer. */
+static void test_silent(gconstpointer data)
+{
+    unsigned step = GPOINTER_TO_UINT(data);
+    World *w = waiting_new(WAITS);
+    const FfVhostVringState enable = {0, 1};
+
+    start_ring_slots(w);
+    if (step > 0) {
+        give_uffd(w);
+    }
+    if (step > 1) {
+        answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    }
+    if (step > 2) {
+        g_assert_true(answer_table(w, THEIRS));
+        /* it is the engine that is asked */
+        g_assert_false(ff_vhost_session_asks(w->session));
+        g_assert_true(ff_vhost_session_handed(w->session));
+        expect(&w->backend, FF_VHOST_SET_MEM_TABLE);
+    }
+    g_assert_true(ff_vhost_session_asks(w->session));
+    expect(&w->backend, ((const uint32_t[]){FF_VHOST_POSTCOPY_ADVISE, FF_VHOST_POSTCOPY_LISTEN,
+                                            FF_VHOST_SET_MEM_TABLE, FF_VHOST_GET_FEATURES})[step]);
+    g_assert_true(ff_vhost_session_from_qemu(
+        w->session, ff_vhost_message_new(FF_VHOST_SET_VRING_ENABLE, FF_VHOST_NEED_REPLY, &enable,
+                                         sizeof(enable))));
+    expect_u64(&w->qemu, FF_VHOST_SET_VRING_ENABLE, 0);
+    stop_ring(w);
+    expect(&w->qemu, FF_VHOST_GET_VRING_BASE);
+    qemu_says(w, FF_VHOST_GET_QUEUE_NUM, NULL, 0, -1);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    g_assert_null(g_queue_peek_head(&w->qemu));
+    world_free(w);
+}
+
+/* Another back-end of its process goes that way first. */
+static void test_turn(void)
+{
+    World *w = waiting_new(WAITS);
+
+    w->has_turn = false;
+    start_ring_slots(w);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    g_assert_cmpuint(w->stands, ==, 0);
+    w->has_turn = true;
+    g_assert_true(ff_vhost_session_may_wait(w->session));
+    give_uffd(w);
+    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    g_assert_true(answer_table(w, THEIRS));
     world_free(w);
 }
 
@@ -1358,6 +1443,19 @@ static void test_unchanged(void)
     g_assert_true(ff_vhost_session_from_qemu(w->session, msg));
     expect_u64(&w->qemu, FF_VHOST_SET_MEM_TABLE, 0);
     ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+    g_assert_cmpuint(w->stands, ==, 0);
+    /* Another file at the same places is other memory. */
+    int other = memfd_create("other", MFD_CLOEXEC);
+    msg = ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, FF_VHOST_NEED_REPLY, &table, sizeof(table));
+    msg->fds[msg->n_fds++] = dup(w->memory);
+    msg->fds[msg->n_fds++] = other;
+    g_assert_true(ff_vhost_session_from_qemu(w->session, msg));
+    expect_u64(&w->qemu, FF_VHOST_SET_MEM_TABLE, 0);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    ff_vhost_session_hold(w->session, false);
+    answer_good(w, FF_VHOST_POSTCOPY_END);
+    g_autoptr(FfVhostMessage) told = next(&w->backend, FF_VHOST_SET_MEM_TABLE);
+    g_assert_cmpuint(inode(told->fds[1]), ==, inode(other));
     world_free(w);
 }
 
@@ -1476,6 +1574,13 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/waits/no-uffd", test_no_uffd);
     g_test_add_func("/vhost/waits/addresses", test_addresses);
     g_test_add_func("/vhost/waits/handed", test_handed);
+    g_test_add_data_func("/vhost/waits/stands/at-once", GINT_TO_POINTER(true), test_stands);
+    g_test_add_data_func("/vhost/waits/stands/engine", GINT_TO_POINTER(false), test_stands);
+    for (unsigned i = 0; i < 4; i++) {
+        g_autofree char *path = g_strdup_printf("/vhost/waits/silent/%u", i);
+        g_test_add_data_func(path, GUINT_TO_POINTER(i), test_silent);
+    }
+    g_test_add_func("/vhost/waits/turn", test_turn);
     for (unsigned i = 0; i < 6; i++) {
         g_autofree char *path = g_strdup_printf("/vhost/waits/all-there/%u", i);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_all_there);
