@@ -40,7 +40,7 @@ static const Setting untracked_setting = {
     "--untracked", "FARFAULT_UNTRACKED", "untracked", "such choice", {"qemu", "postcopy", "wait"}};
 static const Setting restore_setting = {
     "--restore", "FARFAULT_RESTORE", "restore", "such choice", {"eager", "lazy"}};
-/* Who is the peer of vhost-user-blk devices' back-ends. */
+/* Who is the peer of the back-ends of vhost-user disks and networks. */
 static const Setting vhost_setting = {"--vhost-user",
                                       "FARFAULT_VHOST_USER",
                                       "vhost-user",

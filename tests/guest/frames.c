@@ -13,6 +13,7 @@
 #include <netpacket/packet.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -38,6 +39,9 @@ static uint8_t own[6];
 static const uint8_t peer[6] = {2, 0, 0, 0, 0, 2};
 static int sock;
 static unsigned depth;
+static pthread_t thread;
+static bool started;
+static _Atomic bool stopping;
 
 FramesCounts frames_counts(void)
 {
@@ -87,7 +91,7 @@ static void verify(const Frame *came, ssize_t len, uint64_t *last)
 static void take(uint64_t number, uint64_t *last)
 {
     Frame came;
-    while (number - *last > depth) {
+    while (number - *last > depth && !atomic_load(&stopping)) {
         ssize_t n = recv(sock, &came, sizeof came, 0);
         if (n < 0)
             return;
@@ -102,7 +106,7 @@ static void *frames_work(void *arg)
     (void)arg;
     memcpy(frame.to, peer, 6);
     memcpy(frame.from, own, 6);
-    for (uint64_t number = 1;; number++) {
+    for (uint64_t number = 1; !atomic_load(&stopping); number++) {
         fill(words, number);
         memcpy(frame.words, words, sizeof words);
         if (send(sock, &frame, sizeof frame, 0) != sizeof frame && errno != ENOBUFS)
@@ -139,10 +143,17 @@ static const char *open_socket(void)
 
 const char *frames_start(unsigned n)
 {
-    pthread_t thread;
     const char *error = open_socket();
     depth = n;
     if (error)
         return error;
-    return pthread_create(&thread, NULL, frames_work, NULL) ? "no thread for frames" : NULL;
+    started = !pthread_create(&thread, NULL, frames_work, NULL);
+    return started ? NULL : "no thread for frames";
+}
+
+void frames_stop(void)
+{
+    atomic_store(&stopping, true);
+    if (started)
+        pthread_join(thread, NULL);
 }

@@ -15,6 +15,9 @@
  */
 const char *frames_start(unsigned depth);
 
+/* Ends it; returns when nothing is sent any more. */
+void frames_stop(void);
+
 typedef struct {
     uint64_t good;
     uint64_t lost; /* were not sent back */

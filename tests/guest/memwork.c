@@ -204,6 +204,7 @@ __attribute__((format(printf, 1, 2))) static void line(const char *format, ...)
 static void end(int status)
 {
     if (getpid() == 1) {
+        frames_stop();
         direct_stop();
         io_stop_disk();
         tcdrain(STDOUT_FILENO);

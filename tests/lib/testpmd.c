@@ -54,11 +54,11 @@ static void await(const Testpmd *t, const char *what)
     }
 }
 
-Testpmd *testpmd_start(const char *socket, unsigned n_queues, bool waits)
+Testpmd *testpmd_start(const char *socket, unsigned n_queues, TestpmdWaits waits)
 {
     g_autofree char *program = binary();
     g_autofree char *device = g_strdup_printf("net_vhost0,iface=%s,queues=%u%s", socket, n_queues,
-                                              waits ? ",postcopy-support=1" : "");
+                                              waits == TESTPMD_UNABLE ? "" : ",postcopy-support=1");
     g_autofree char *prefix = g_strdup_printf("ff-%d-%s", getpid(), strrchr(socket, '/') + 1);
     g_autofree char *rxq = g_strdup_printf("--rxq=%u", n_queues);
     g_autofree char *txq = g_strdup_printf("--txq=%u", n_queues);
@@ -80,13 +80,15 @@ Testpmd *testpmd_start(const char *socket, unsigned n_queues, bool waits)
                           "--total-num-mbufs=2048",
                           rxq,
                           txq,
+                          waits == TESTPMD_LOCKED ? "--mlockall" : "--no-mlockall",
                           NULL};
     Testpmd *t = g_new0(Testpmd, 1);
     g_autoptr(GError) error = NULL;
 
     g_spawn_async_with_pipes(NULL, (char **)argv, NULL,
-                             G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, in_child, NULL,
-                             &t->pid, &t->in, &t->out, NULL, &error);
+                             G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD |
+                                 G_SPAWN_CLOEXEC_PIPES,
+                             in_child, NULL, &t->pid, &t->in, &t->out, NULL, &error);
     g_assert_no_error(error);
     await(t, "Press enter to exit");
     return t;

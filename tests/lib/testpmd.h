@@ -13,9 +13,15 @@ typedef struct Testpmd Testpmd;
 
 /* TRUE if scripts/get-dpdk has unpacked one; else *WHY (static). */
 bool testpmd_available(const char **why);
-/* Starts one that listens at SOCKET when this returns, for a network of N_QUEUES pairs; WAITS: it
- * offers to wait for pages. It ends with the test. */
-Testpmd *testpmd_start(const char *socket, unsigned n_queues, bool waits);
+typedef enum {
+    TESTPMD_WAITS,  /* it can wait for pages, if it may make a userfaultfd */
+    TESTPMD_LOCKED, /* it offers that, and has its memory locked, so that it fills each mapping */
+    TESTPMD_UNABLE, /* it does not offer it */
+} TestpmdWaits;
+
+/* Starts one that listens at SOCKET when this returns, for a network of N_QUEUES pairs. It ends
+ * with the test. */
+Testpmd *testpmd_start(const char *socket, unsigned n_queues, TestpmdWaits waits);
 /* SIGKILL, and reaped. */
 void testpmd_kill(Testpmd *testpmd);
 /* It is asked to end, and reaped; it must have ended by itself with status 0. */

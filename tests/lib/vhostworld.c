@@ -61,7 +61,11 @@ void vhost_world_start_storage(VhostWorld *w)
 
 void vhost_world_start_testpmd(VhostWorld *w)
 {
-    w->testpmd = testpmd_start(w->net_socket, 1, !w->unable);
+    unlink(w->net_socket); /* of one that was killed */
+    w->testpmd = testpmd_start(w->net_socket, MAX(w->guest.n_queues, 1),
+                               w->unable   ? TESTPMD_UNABLE
+                               : w->locked ? TESTPMD_LOCKED
+                                           : TESTPMD_WAITS);
 }
 
 void vhost_world_start(VhostWorld *w, const char *incoming)

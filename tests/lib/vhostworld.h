@@ -30,6 +30,7 @@ typedef struct {
     unsigned iops; /* of the disk; 0: as many as it can */
     bool unable;   /* the back-ends cannot wait for pages */
     bool no_disk, network;
+    bool locked; /* the network's back-ends have their memory locked */
     Testpmd *testpmd;
     char *net_socket;
 } VhostWorld;

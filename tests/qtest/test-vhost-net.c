@@ -12,11 +12,13 @@
 /* Frames after a move that show that the network is there again, and that none of those that lay in
  * the guest is wrong. */
 #define MANY 2000
+/* So slow that the guest is seen to run while its memory comes (bytes per second). */
+#define SLOW (4 << 20)
 
 typedef struct {
     const char *name, *who; /* of --vhost-user=, and so who carries the migration */
     bool postcopy, hybrid;  /* a switch; a round goes before */
-    bool unable;            /* testpmd cannot wait for pages */
+    bool unable, locked;    /* testpmd cannot wait for pages, or offers it in vain */
     bool disk;              /* a vhost-user-blk device as well */
 } Course;
 
@@ -28,6 +30,7 @@ static const Course courses[] = {
     {"postcopy/hybrid", "migrate", .postcopy = true, .hybrid = true},
     {"postcopy/at-once/unable", "migrate", .postcopy = true, .unable = true},
     {"postcopy/hybrid/unable", "migrate", .postcopy = true, .hybrid = true, .unable = true},
+    {"postcopy/at-once/locked", "migrate", .postcopy = true, .locked = true},
     {"postcopy/hybrid/disk", "migrate", .postcopy = true, .hybrid = true, .disk = true},
 };
 
@@ -39,6 +42,7 @@ static VhostWorld *world_new(const Course *c)
     if (w) {
         w->no_disk = !c->disk;
         w->unable = c->unable;
+        w->locked = c->locked;
     }
     return w;
 }
@@ -50,31 +54,50 @@ static void switch_over(VhostWorld *w, VhostWorld *old)
     qmp_expect(vm_qmp(w->vm), "RESUME");
 }
 
-static void hop(VhostWorld *w, const Course *c)
+/* The next QEMU is there, and may be migrated to. */
+static VhostWorld next(VhostWorld *w, const Course *c)
 {
     VhostWorld old = vhost_world_next(w);
-    g_autofree char *uri = move_listen_uri(w->vm);
 
     for (unsigned i = 0; c->postcopy && i < 2; i++)
         qmp_ok(vm_qmp(i ? old.vm : w->vm), "migrate-set-capabilities",
                "{'capabilities': [{'capability': 'postcopy-ram', 'state': true}]}");
     if (c->postcopy)
         qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-bandwidth': %u}", 30 << 20);
-    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s'}", uri);
+    return old;
+}
+
+static void migrate(VhostWorld *w, VhostWorld *old)
+{
+    g_autofree char *uri = move_listen_uri(w->vm);
+
+    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s'}", uri);
+}
+
+static void arrive(VhostWorld *w, VhostWorld *old, const Course *c)
+{
+    move_wait_completed(old->vm, w->vm);
+    if (!strcmp(c->who, "migrate")) {
+        vhost_world_assert_carried(old->vm);
+        vhost_world_assert_carried(w->vm);
+    }
+    vhost_world_leave(old);
+    vhost_world_await_frames(w->vm, MANY);
+    linux_guest_assert_intact(w->vm, "after a migration");
+}
+
+static void hop(VhostWorld *w, const Course *c)
+{
+    VhostWorld old = next(w, c);
+
+    migrate(w, &old);
     if (c->hybrid)
         qmp_expect(vm_qmp(old.vm), "MIGRATION_PASS");
     if (c->postcopy)
         switch_over(w, &old);
-    if (c->unable)
+    if (c->unable || c->locked)
         vm_wait_stderr(w->vm, "cannot wait for pages");
-    move_wait_completed(old.vm, w->vm);
-    if (!strcmp(c->who, "migrate")) {
-        vhost_world_assert_carried(old.vm);
-        vhost_world_assert_carried(w->vm);
-    }
-    vhost_world_leave(&old);
-    vhost_world_await_frames(w->vm, MANY);
-    linux_guest_assert_intact(w->vm, "after a migration");
+    arrive(w, &old, c);
 }
 
 /* Twice in a row. */
@@ -87,6 +110,53 @@ static void test_course(gconstpointer data)
     vhost_world_boot(w);
     hop(w, data);
     hop(w, data);
+    vhost_world_end(w);
+}
+
+/* The network is used while memory is missing. */
+static void test_waits(void)
+{
+    static const Course course = {"", "migrate", .postcopy = true};
+    VhostWorld *w = world_new(&course);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    VhostWorld old = next(w, &course);
+
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': %u}", SLOW);
+    migrate(w, &old);
+    switch_over(w, &old);
+    vhost_world_await_frames(w->vm, MANY);
+    g_autofree char *status = qmp_migrate_status(vm_qmp(w->vm));
+    g_assert_cmpstr(status, ==, "postcopy-active");
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    arrive(w, &old, &course);
+    vhost_world_end(w);
+}
+
+/* Paused with the network in use, and recovered. */
+static void test_recovered(void)
+{
+    static const Course course = {"", "migrate", .postcopy = true};
+    VhostWorld *w = world_new(&course);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    VhostWorld old = next(w, &course);
+
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': %u}", SLOW);
+    migrate(w, &old);
+    switch_over(w, &old);
+    qmp_ok(vm_qmp(old.vm), "migrate-pause", NULL);
+    qmp_expect_migration(vm_qmp(old.vm), "postcopy-paused");
+    qmp_expect_migration(vm_qmp(w->vm), "postcopy-paused");
+    qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(w->vm);
+    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
+    arrive(w, &old, &course);
     vhost_world_end(w);
 }
 
@@ -114,6 +184,8 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &courses[i], test_course);
     }
+    g_test_add_func("/vhost-net/waits", test_waits);
+    g_test_add_func("/vhost-net/recovered", test_recovered);
     g_test_add_func("/vhost-net/backend-dies", test_backend_dies);
     return g_test_run();
 }

@@ -86,6 +86,16 @@ const ArgvCase argv_monitor_cases[] = {
          "off") " -device "
                 "'{\"driver\":\"vhost-user-blk-pci\",\"chardev\":\"v\"}' -monitor none" PC128 PRIV,
      S128 "mon=v:listen-unix:/b:backend "},
+    {"vhost-user-net",
+     Q "-chardev socket,id=v,path=/b -netdev vhost-user,id=n,chardev=v,queues=2 -monitor none",
+     Q NET("v", 0) " -netdev vhost-user,id=n,chardev=v,queues=2 -monitor none" PC128 PRIV,
+     S128 "mon=v:connect-unix:/b:network "},
+    {"vhost-user-net-json",
+     Q "-chardev socket,id=v,path=/b,server=on -netdev "
+       "'{\"type\":\"vhost-user\",\"chardev\":\"v\",\"id\":\"n\"}' -monitor none",
+     Q NET("v", 0) " -netdev '{\"type\":\"vhost-user\",\"chardev\":\"v\",\"id\":\"n\"}' "
+                   "-monitor none" PC128 PRIV,
+     S128 "mon=v:listen-unix:/b:network "},
     /* QEMU's default HMP monitor outlives the private one. */
     {"default-hmp", Q "-m 128", Q "-m 128" PC128 HMP PRIV, S128},
     {"nographic", Q "-nographic", Q "-nographic" PC128 " -serial mon:stdio" PRIV, S128},
@@ -104,8 +114,9 @@ const ArgvCase argv_left_monitor_cases[] = {
     {"readline", Q "-chardev socket,id=c,path=/a,server=on -mon c,mode=readline", NULL, S128},
     {"no-mode", Q "-chardev socket,id=c,path=/a,server=on -mon c", NULL, S128},
     {"hmp", Q "-monitor unix:/a,server=on,wait=off", NULL, S128},
-    {"vhost-user-net", Q "-chardev socket,id=v,path=/b -netdev vhost-user,id=n,chardev=v", NULL,
-     S128},
+    {"vhost-user-net-fd", Q "-chardev socket,id=v,fd=5 -netdev vhost-user,id=n,chardev=v", NULL,
+     S128, NULL, "the back-end of chardev v (no path=)"},
+    {"net-chardev", Q "-chardev socket,id=v,path=/b -netdev stream,id=n,chardev=v", NULL, S128},
     {"vhost-user-tcp", Q "-chardev socket,id=v,host=h,port=1 -device vhost-user-blk-pci,chardev=v",
      NULL, S128, NULL, "the back-end of chardev v (no path=)"},
     {"telnet", Q "-qmp telnet:localhost:4444,server=on,wait=off", NULL, S128, NULL,

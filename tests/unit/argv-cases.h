@@ -26,6 +26,8 @@
 #define PC(SIZE) RAM("pc.ram", SIZE, 0)
 #define PC128 PC(134217728)
 #define MON(ID, N, WAIT) "-chardev socket,id=" ID ",fd=@FF_MON" #N "@,server=on,wait=" WAIT
+#define NET(ID, N)                                                                                 \
+    "-chardev socket,id=" ID ",path=/proc/self/farfault-fd/@FF_MON" #N "@,server=on,wait=off"
 #define S128 "ram=pc.ram:134217728:4096 "
 #define ND "-nodefaults "
 

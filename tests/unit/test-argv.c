@@ -114,7 +114,7 @@ static void monitor_summary(GString *text, const FfPlanMonitor *mon)
         g_string_append_printf(text, ":to%u", mon->to);
     }
     if (mon->backend) {
-        g_string_append(text, ":backend");
+        g_string_append(text, mon->network ? ":network" : ":backend");
     }
     if (mon->reconnect) {
         g_string_append_printf(text, ":re%u", mon->reconnect);

@@ -101,17 +101,22 @@ static bool may_begin(void *opaque)
 static const FfVhostSessionOps ops = {to_backend, to_qemu, again,     logs,  can_wait,
                                       stands,     hand,    may_begin, check, all_there};
 
-static World *world_new(void)
+static World *world_new_of(FfVhostKind kind)
 {
     World *w = g_new0(World, 1);
 
-    w->session = ff_vhost_session_new(FF_VHOST_DISK, &ops, w);
+    w->session = ff_vhost_session_new(kind, &ops, w);
     w->memory = memfd_create("memory", MFD_CLOEXEC);
     g_assert_cmpint(ftruncate(w->memory, MEMORY), ==, 0);
     w->map = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, w->memory, 0);
     w->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     w->base = 7;
     return w;
+}
+
+static World *world_new(void)
+{
+    return world_new_of(FF_VHOST_DISK);
 }
 
 static void world_free(World *w)
@@ -977,6 +982,52 @@ static void test_behind(void)
     close(call);
 }
 
+/* ---- a network ------------------------------------------------------------------------------- */
+
+/* A ring stops with what is in it; a reset that is said before is passed when all have stopped, as
+ * the back-end writes to them until then. */
+static void test_network_stops(void)
+{
+    World *w = world_new_of(FF_VHOST_NETWORK);
+    const uint64_t reset = 0;
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    set_index(w, AVAIL, 9);
+    FfVhostMessage *msg =
+        ff_vhost_message_new(FF_VHOST_SET_STATUS, FF_VHOST_NEED_REPLY, &reset, sizeof(reset));
+    g_assert_true(ff_vhost_session_from_qemu(w->session, msg));
+    expect_u64(&w->qemu, FF_VHOST_SET_STATUS, 0);
+    g_assert_null(g_queue_peek_head(&w->backend));
+    stop_ring(w);
+    ring_stopped(w, 7);
+    g_assert_cmpuint(w->again, ==, 0);
+    g_autoptr(FfVhostMessage) late = next(&w->backend, FF_VHOST_SET_STATUS);
+    g_assert_false(late->header.flags & FF_VHOST_NEED_REPLY);
+    world_free(w);
+}
+
+/* Rings that go on: what is said next comes after the reset, as QEMU said it. */
+static void test_network_reset(void)
+{
+    World *w = world_new_of(FF_VHOST_NETWORK);
+    const uint64_t reset = 0, status = 1;
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    for (unsigned i = 0; i < 2; i++) {
+        qemu_says(w, FF_VHOST_SET_STATUS, &reset, sizeof(reset), -1);
+        g_assert_null(g_queue_peek_head(&w->backend));
+        qemu_says(w, FF_VHOST_SET_STATUS, &status, sizeof(status), -1);
+        expect_u64(&w->backend, FF_VHOST_SET_STATUS, reset);
+        expect_u64(&w->backend, FF_VHOST_SET_STATUS, status);
+    }
+    qemu_says(w, FF_VHOST_SET_STATUS, &reset, sizeof(reset), -1);
+    world_free(w);
+}
+
 /* ---- a back-end that waits for pages --------------------------------------------------------- */
 
 #define WAITS                                                                                      \
@@ -1566,6 +1617,8 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/held/status", test_held_status);
     g_test_add_func("/vhost/held/acknowledged", test_held_acknowledged);
     g_test_add_func("/vhost/behind", test_behind);
+    g_test_add_func("/vhost/network/stops", test_network_stops);
+    g_test_add_func("/vhost/network/reset", test_network_reset);
     g_test_add_func("/vhost/waits", test_waits);
     for (unsigned i = 0; i < G_N_ELEMENTS(unable); i++) {
         g_autofree char *path = g_strconcat("/vhost/unable/", unable[i].name, NULL);
