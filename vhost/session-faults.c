@@ -7,21 +7,32 @@
  * as one table: qemu-storage-daemon 7.2 takes the word that ends ADD_MEM_REG for an error. What
  * QEMU changes of the memory later it gets when all is there, and no ring begins until then.
  *
+ * Between its mapping and its registering it must touch nothing: one that has its memory locked
+ * (mlockall(MCL_FUTURE), as DPDK's testpmd and Open vSwitch can) fills each mapping with zeros when
+ * it is made. So it goes that way first with a small file of ours, and is held if there is anything
+ * in that file then.
+ *
  * A ring begins when it was seen that the memory is registered: a touch before that would make a
  * page of zeros, for everybody. Where nobody can answer its faults after all none begins until all
  * is there.
  *
- * One thread; no locks. System calls: fcntl, close.
+ * One thread; no locks. System calls: memfd_create, ftruncate, fstat, fcntl, close.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "vhost/session-internal.h"
 
 #define NEEDED (FF_VHOST_PROTOCOL_F_REPLY_ACK | FF_VHOST_PROTOCOL_F_PAGEFAULT)
 #define PAGE 4096
+/* Where no memory is: DPDK takes a table with the same numbers for the same memory. */
+#define TRIAL_GUEST (1ull << 50)
+#define TRIAL_USER (1ull << 30)
+#define TRIAL_BYTES (2u << 20)
 
 void ff_vhost_say(FfVhostSession *s, FfVhostMessage *msg, bool answered)
 {
@@ -95,6 +106,9 @@ void ff_vhost_faults_clear(FfVhostSession *s)
     if (s->uffd >= 0) {
         close(g_steal_fd(&s->uffd));
     }
+    if (s->trial >= 0) {
+        close(g_steal_fd(&s->trial));
+    }
 }
 
 /* FALSE: no fd is free. */
@@ -142,6 +156,53 @@ static bool tell_table(FfVhostSession *s)
     return true;
 }
 
+/* The same with a file without content. FALSE: as above, or there is no memory for it. */
+static bool tell_trial(FfVhostSession *s)
+{
+    const struct {
+        FfVhostMemory head;
+        FfVhostRegion region;
+    } table = {{.n = 1}, {TRIAL_GUEST, TRIAL_BYTES, TRIAL_USER, 0}};
+    int fd = -1;
+
+    s->trial = memfd_create("farfault-trial", MFD_CLOEXEC);
+    if (s->trial < 0 || ftruncate(s->trial, TRIAL_BYTES) < 0 ||
+        (fd = fcntl(s->trial, F_DUPFD_CLOEXEC, 0)) < 0) {
+        return false;
+    }
+    FfVhostMessage *msg = ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, 0, &table, sizeof(table));
+    msg->fds[msg->n_fds++] = fd;
+    s->faults = FF_VHOST_FAULTS_TRIAL;
+    ff_vhost_say(s, msg, true);
+    return true;
+}
+
+/* It has registered it: there is nothing in it, or it cannot be given what is missing. */
+static bool end_trial(FfVhostSession *s)
+{
+    struct stat st;
+
+    if (!s->holds) {
+        ff_vhost_faults_tell_end(s);
+        return true;
+    }
+    if (fstat(s->trial, &st) == 0 && st.st_blocks == 0) {
+        close(g_steal_fd(&s->trial));
+        return tell_table(s);
+    }
+    ask(s, FF_VHOST_FAULTS_TRIAL_FAILED, FF_VHOST_POSTCOPY_END, FF_VHOST_NEED_REPLY);
+    return true;
+}
+
+static void trial_failed(FfVhostSession *s)
+{
+    s->faults = s->holds ? FF_VHOST_FAULTS_CANNOT : FF_VHOST_FAULTS_NONE;
+    ff_vhost_faults_clear(s);
+    if (s->holds && s->ops->stands) {
+        s->ops->stands(s->opaque);
+    }
+}
+
 static bool take_uffd(FfVhostSession *s, FfVhostMessage *msg)
 {
     if (msg->n_fds != 1) {
@@ -169,12 +230,12 @@ void ff_vhost_faults_tell_end(FfVhostSession *s)
 }
 
 /* It may register, and says so by its answer to a question after that. */
-static void let_register(FfVhostSession *s)
+static void let_register(FfVhostSession *s, FfVhostFaults state)
 {
     const uint64_t good = 0;
 
     ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, 0, &good, sizeof(good)), false);
-    ask(s, FF_VHOST_FAULTS_SYNC, FF_VHOST_GET_FEATURES, 0);
+    ask(s, state, FF_VHOST_GET_FEATURES, 0);
 }
 
 static bool take_addresses(FfVhostSession *s, const FfVhostMessage *msg)
@@ -203,7 +264,7 @@ static bool take_addresses(FfVhostSession *s, const FfVhostMessage *msg)
         return true;
     }
     s->unanswered = s->holds;
-    let_register(s);
+    let_register(s, FF_VHOST_FAULTS_SYNC);
     return true;
 }
 
@@ -254,7 +315,15 @@ bool ff_vhost_faults_answered(FfVhostSession *s, uint32_t request, FfVhostMessag
             ff_vhost_faults_tell_end(s);
             return true;
         }
-        return request == FF_VHOST_POSTCOPY_LISTEN && !ff_vhost_u64(msg) && tell_table(s);
+        return request == FF_VHOST_POSTCOPY_LISTEN && !ff_vhost_u64(msg) && tell_trial(s);
+    case FF_VHOST_FAULTS_TRIAL:
+        let_register(s, FF_VHOST_FAULTS_TRIAL_SYNC);
+        return request == FF_VHOST_SET_MEM_TABLE;
+    case FF_VHOST_FAULTS_TRIAL_SYNC:
+        return request == FF_VHOST_GET_FEATURES && end_trial(s);
+    case FF_VHOST_FAULTS_TRIAL_FAILED:
+        trial_failed(s);
+        return request == FF_VHOST_POSTCOPY_END;
     case FF_VHOST_FAULTS_TABLE:
         return request == FF_VHOST_SET_MEM_TABLE && take_addresses(s, msg);
     case FF_VHOST_FAULTS_SYNC:
@@ -279,7 +348,7 @@ void ff_vhost_session_set_address(FfVhostSession *s, unsigned i, uint64_t addr)
 void ff_vhost_faults_handed(FfVhostSession *s)
 {
     if (s->faults == FF_VHOST_FAULTS_HANDED) {
-        let_register(s);
+        let_register(s, FF_VHOST_FAULTS_SYNC);
     }
 }
 
@@ -299,7 +368,7 @@ bool ff_vhost_session_stands(FfVhostSession *s)
         return false;
     }
     s->unanswered = true;
-    let_register(s);
+    let_register(s, FF_VHOST_FAULTS_SYNC);
     return true;
 }
 
@@ -334,7 +403,7 @@ void ff_vhost_faults_end(FfVhostSession *s)
         s->faults = FF_VHOST_FAULTS_NONE;
         break;
     case FF_VHOST_FAULTS_HANDED:
-        let_register(s); /* nobody need answer any more */
+        let_register(s, FF_VHOST_FAULTS_SYNC); /* nobody need answer any more */
         break;
     case FF_VHOST_FAULTS_CHECK:
     case FF_VHOST_FAULTS_ON:

@@ -13,13 +13,18 @@ typedef enum {
     /* Asked for: its userfaultfd, that it listens, its addresses of the memory. */
     FF_VHOST_FAULTS_ADVISE,
     FF_VHOST_FAULTS_LISTEN,
+    /* It was given a file without content in the memory's place; it has registered that; it has
+     * touched it, and is told that all is there. */
+    FF_VHOST_FAULTS_TRIAL,
+    FF_VHOST_FAULTS_TRIAL_SYNC,
+    FF_VHOST_FAULTS_TRIAL_FAILED,
     FF_VHOST_FAULTS_TABLE,
     FF_VHOST_FAULTS_HANDED, /* the back-end waits until somebody answers its faults */
     FF_VHOST_FAULTS_SYNC,   /* it registers */
     FF_VHOST_FAULTS_CHECK,  /* it has, or so it is being looked whether */
     FF_VHOST_FAULTS_ON,
     FF_VHOST_FAULTS_END,    /* told that every page is there */
-    FF_VHOST_FAULTS_CANNOT, /* it gave no userfaultfd */
+    FF_VHOST_FAULTS_CANNOT, /* it gave no userfaultfd, or touches what it has not registered */
 } FfVhostFaults;
 
 struct FfVhostSession {
@@ -56,6 +61,7 @@ struct FfVhostSession {
     /* waiting for pages */
     FfVhostFaults faults;
     int uffd;                                         /* the back-end's; -1: none */
+    int trial;                                        /* the file without content; -1: none */
     FfVhostRegion theirs[FF_VHOST_MAX_FAULT_REGIONS]; /* .user: the back-end's address */
     int their_fds[FF_VHOST_MAX_FAULT_REGIONS];        /* own ones */
     unsigned n_theirs;

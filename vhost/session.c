@@ -50,7 +50,7 @@ FfVhostSession *ff_vhost_session_new(FfVhostKind kind, const FfVhostSessionOps *
     s->kind = kind;
     s->ops = ops;
     s->opaque = opaque;
-    s->log = s->marks = s->uffd = -1;
+    s->log = s->marks = s->uffd = s->trial = -1;
     return s;
 }
 

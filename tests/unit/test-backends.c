@@ -558,6 +558,16 @@ static World *wanting_new(int memory)
     return w;
 }
 
+static void register_memory(World *w)
+{
+    const uint64_t features = 0;
+
+    g_assert_cmphex(expect(w->backend, FF_VHOST_SET_MEM_TABLE, 0), ==, 0);
+    expect(w->backend, FF_VHOST_GET_FEATURES, 0);
+    send_message(w->backend, FF_VHOST_GET_FEATURES, FF_VHOST_REPLY, &features, sizeof(features),
+                 -1);
+}
+
 /* As far as to its addresses, which are USER's if it says none. */
 static World *waiting_new(int memory, uint64_t theirs)
 {
@@ -569,6 +579,9 @@ static World *waiting_new(int memory, uint64_t theirs)
     send_message(w->backend, FF_VHOST_POSTCOPY_ADVISE, FF_VHOST_REPLY, NULL, 0, uffd);
     expect(w->backend, FF_VHOST_POSTCOPY_LISTEN, 0);
     send_message(w->backend, FF_VHOST_POSTCOPY_LISTEN, FF_VHOST_REPLY, &good, sizeof(good), -1);
+    expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1); /* on trial */
+    send_message(w->backend, FF_VHOST_SET_MEM_TABLE, FF_VHOST_REPLY, &answer, sizeof(answer), -1);
+    register_memory(w);
     expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
     send_message(w->backend, FF_VHOST_SET_MEM_TABLE, FF_VHOST_REPLY, &answer, sizeof(answer), -1);
     close(uffd);
@@ -597,16 +610,6 @@ static void engine_says_of(World *w, const FfSharersRequest *request, int rc)
 
     g_assert_cmpint(send(w->faults, &answer, sizeof(answer), 0), ==, sizeof(answer));
     turn();
-}
-
-static void register_memory(World *w)
-{
-    const uint64_t features = 0;
-
-    g_assert_cmphex(expect(w->backend, FF_VHOST_SET_MEM_TABLE, 0), ==, 0);
-    expect(w->backend, FF_VHOST_GET_FEATURES, 0);
-    send_message(w->backend, FF_VHOST_GET_FEATURES, FF_VHOST_REPLY, &features, sizeof(features),
-                 -1);
 }
 
 static bool is_closed(int fd)

@@ -1087,6 +1087,38 @@ static void answer_good(World *w, uint32_t request)
     backend_answers(w, request, &good, sizeof(good));
 }
 
+/* It goes that way with a small file first, which it fills with zeros or not. */
+static void answer_trial_table(World *w, bool fills)
+{
+    g_autoptr(FfVhostMessage) msg = next(&w->backend, FF_VHOST_SET_MEM_TABLE);
+    const FfVhostRegion r = ff_vhost_region(msg, 0);
+    const char zero = 0;
+
+    g_assert_cmpuint(ff_vhost_n_regions(msg), ==, 1);
+    g_assert_cmpuint(msg->n_fds, ==, 1);
+    g_assert_cmpuint(inode(msg->fds[0]), !=, inode(w->memory));
+    if (fills) {
+        g_assert_cmpint(pwrite(msg->fds[0], &zero, 1, (off_t)r.size - 1), ==, 1);
+    }
+    backend_answers(w, FF_VHOST_SET_MEM_TABLE, msg->payload, msg->header.size);
+}
+
+static void register_trial(World *w)
+{
+    const uint64_t features = OFFERED;
+
+    expect_u64(&w->backend, FF_VHOST_SET_MEM_TABLE, 0);
+    expect(&w->backend, FF_VHOST_GET_FEATURES);
+    backend_answers(w, FF_VHOST_GET_FEATURES, &features, sizeof(features));
+}
+
+static void listen_and_try(World *w)
+{
+    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    answer_trial_table(w, false);
+    register_trial(w);
+}
+
 /* Its answer to the table has addresses from THEIRS on; 0: QEMU's, as libvhost-user's has. FALSE:
  * the connection is of no use. */
 static bool answer_table(World *w, uint64_t theirs)
@@ -1111,7 +1143,7 @@ static void come_to_engine(World *w)
 {
     start_ring_slots(w);
     give_uffd(w);
-    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    listen_and_try(w);
     g_assert_true(answer_table(w, THEIRS));
     g_assert_cmpuint(w->hands, ==, 1);
 }
@@ -1234,7 +1266,7 @@ static void test_addresses(void)
 
     start_ring_slots(w);
     give_uffd(w);
-    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    listen_and_try(w);
     g_assert_true(answer_table(w, 0));
     g_assert_true(ff_vhost_session_faults(w->session, &waits));
     const FfVhostRegion *theirs = waits.regions;
@@ -1248,7 +1280,7 @@ static void test_addresses(void)
     w = waiting_new(WAITS);
     start_ring_slots(w);
     give_uffd(w);
-    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    listen_and_try(w);
     g_assert_false(answer_table(w, THEIRS + 1));
     world_free(w);
 }
@@ -1311,6 +1343,9 @@ static void test_stands(gconstpointer data)
 static void test_silent(gconstpointer data)
 {
     unsigned step = GPOINTER_TO_UINT(data);
+    static const uint32_t asked[] = {FF_VHOST_POSTCOPY_ADVISE, FF_VHOST_POSTCOPY_LISTEN,
+                                     FF_VHOST_SET_MEM_TABLE,   FF_VHOST_GET_FEATURES,
+                                     FF_VHOST_SET_MEM_TABLE,   FF_VHOST_GET_FEATURES};
     World *w = waiting_new(WAITS);
     const FfVhostVringState enable = {0, 1};
 
@@ -1322,15 +1357,22 @@ static void test_silent(gconstpointer data)
         answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
     }
     if (step > 2) {
+        answer_trial_table(w, false);
+    }
+    if (step > 3) {
+        register_trial(w);
+    }
+    if (step > 4) {
         g_assert_true(answer_table(w, THEIRS));
         /* it is the engine that is asked */
         g_assert_false(ff_vhost_session_asks(w->session));
         g_assert_true(ff_vhost_session_handed(w->session));
+    }
+    if (step == 3 || step == 5) {
         expect(&w->backend, FF_VHOST_SET_MEM_TABLE);
     }
     g_assert_true(ff_vhost_session_asks(w->session));
-    expect(&w->backend, ((const uint32_t[]){FF_VHOST_POSTCOPY_ADVISE, FF_VHOST_POSTCOPY_LISTEN,
-                                            FF_VHOST_SET_MEM_TABLE, FF_VHOST_GET_FEATURES})[step]);
+    expect(&w->backend, asked[step]);
     g_assert_true(ff_vhost_session_from_qemu(
         w->session, ff_vhost_message_new(FF_VHOST_SET_VRING_ENABLE, FF_VHOST_NEED_REPLY, &enable,
                                          sizeof(enable))));
@@ -1340,6 +1382,37 @@ static void test_silent(gconstpointer data)
     qemu_says(w, FF_VHOST_GET_QUEUE_NUM, NULL, 0, -1);
     g_assert_null(g_queue_peek_head(&w->backend));
     g_assert_null(g_queue_peek_head(&w->qemu));
+    world_free(w);
+}
+
+/* It touches what it has not registered: it gets no memory before all is there. */
+static void test_touches(gconstpointer data)
+{
+    bool meanwhile = GPOINTER_TO_INT(data); /* all is there before it has answered */
+    World *w = waiting_new(WAITS);
+
+    start_ring_slots(w);
+    give_uffd(w);
+    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    answer_trial_table(w, true);
+    register_trial(w);
+    if (meanwhile) {
+        ff_vhost_session_hold(w->session, false);
+    }
+    answer_good(w, FF_VHOST_POSTCOPY_END);
+    g_assert_cmpuint(w->hands, ==, 0);
+    if (!meanwhile) {
+        g_assert_cmpuint(w->stands, ==, 1);
+        ask(w, FF_VHOST_GET_QUEUE_NUM, 1);
+        g_assert_true(ff_vhost_session_may_wait(w->session));
+        ff_vhost_session_hold(w->session, false);
+    }
+    expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED);
+    expect(&w->backend, FF_VHOST_ADD_MEM_REG);
+    expect(&w->backend, FF_VHOST_ADD_MEM_REG);
+    expect_addr(&w->backend, 0);
+    expect(&w->backend, FF_VHOST_SET_VRING_KICK);
+    g_assert_cmpuint(w->all_there, ==, 0);
     world_free(w);
 }
 
@@ -1356,7 +1429,7 @@ static void test_turn(void)
     w->has_turn = true;
     g_assert_true(ff_vhost_session_may_wait(w->session));
     give_uffd(w);
-    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    listen_and_try(w);
     g_assert_true(answer_table(w, THEIRS));
     world_free(w);
 }
@@ -1380,11 +1453,21 @@ static void test_all_there(gconstpointer data)
         if (step == i++) {
             ff_vhost_session_hold(w->session, false);
         }
+        answer_trial_table(w, false);
+        if (step == i++) {
+            ff_vhost_session_hold(w->session, false);
+        }
+        register_trial(w);
+    }
+    if (step > 3) {
+        if (step == i++) {
+            ff_vhost_session_hold(w->session, false);
+        }
         g_assert_true(answer_table(w, THEIRS));
         if (step == i++) {
             ff_vhost_session_hold(w->session, false);
         }
-        if (step > 3) {
+        if (step > 5) {
             g_assert_true(ff_vhost_session_handed(w->session));
         }
         if (step == i++) {
@@ -1396,10 +1479,10 @@ static void test_all_there(gconstpointer data)
         }
     }
     answer_good(w, FF_VHOST_POSTCOPY_END);
-    g_assert_cmpuint(w->all_there, ==, step > 1);
+    g_assert_cmpuint(w->all_there, ==, step > 3);
     expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED);
     /* What was in the table is not said again. */
-    for (unsigned k = 0; k < 2 && step <= 1; k++) {
+    for (unsigned k = 0; k < 2 && step <= 3; k++) {
         expect(&w->backend, FF_VHOST_ADD_MEM_REG);
     }
     expect_addr(&w->backend, 0);
@@ -1547,7 +1630,7 @@ static void test_ready_later(void)
     w->waits = true;
     g_assert_true(ff_vhost_session_may_wait(w->session));
     give_uffd(w);
-    answer_good(w, FF_VHOST_POSTCOPY_LISTEN);
+    listen_and_try(w);
     g_assert_true(answer_table(w, THEIRS));
     g_assert_true(ff_vhost_session_handed(w->session));
     register_memory(w);
@@ -1629,12 +1712,14 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/waits/handed", test_handed);
     g_test_add_data_func("/vhost/waits/stands/at-once", GINT_TO_POINTER(true), test_stands);
     g_test_add_data_func("/vhost/waits/stands/engine", GINT_TO_POINTER(false), test_stands);
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < 6; i++) {
         g_autofree char *path = g_strdup_printf("/vhost/waits/silent/%u", i);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_silent);
     }
+    g_test_add_data_func("/vhost/waits/touches", GINT_TO_POINTER(false), test_touches);
+    g_test_add_data_func("/vhost/waits/touches/all-there", GINT_TO_POINTER(true), test_touches);
     g_test_add_func("/vhost/waits/turn", test_turn);
-    for (unsigned i = 0; i < 6; i++) {
+    for (unsigned i = 0; i < 8; i++) {
         g_autofree char *path = g_strdup_printf("/vhost/waits/all-there/%u", i);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_all_there);
     }
