@@ -28,6 +28,10 @@
 
 #define MIB ((uint64_t)1 << 20)
 #define RAM (64 * MIB)
+/* Of a fault that was not found: the guest may have been at each page before the writer was, and
+ * the writer at the guest's one page before the guest, where they have few processors. Nothing is
+ * left out then. */
+#define TRIES 8
 
 typedef struct {
     const char *name;
@@ -198,11 +202,17 @@ static bool run(const Control *c, const char *qemu)
         printf("ok - control %s # SKIP no QEMU 10\n", c->name);
         return true;
     }
-    bool wrong_found = !is_right(c, true, qemu), right = is_right(c, false, qemu);
+    bool wrong_found = false;
+    unsigned n = 0;
 
-    printf("%s - control %s: %s, and without the fault %s\n",
+    while (!wrong_found && n++ < TRIES) {
+        wrong_found = !is_right(c, true, qemu);
+    }
+    bool right = is_right(c, false, qemu);
+
+    printf("%s - control %s: %s (%u), and without the fault %s\n",
            wrong_found && right ? "ok" : "not ok", c->name,
-           wrong_found ? "found wrong, as it is" : "NOT FOUND", right ? "right" : "WRONG");
+           wrong_found ? "found wrong, as it is" : "NOT FOUND", n, right ? "right" : "WRONG");
     fflush(stdout);
     return wrong_found && right;
 }
