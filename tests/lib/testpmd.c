@@ -59,7 +59,6 @@ Testpmd *testpmd_start(const char *socket, unsigned n_queues, TestpmdWaits waits
     g_autofree char *program = binary();
     g_autofree char *device = g_strdup_printf("net_vhost0,iface=%s,queues=%u%s", socket, n_queues,
                                               waits == TESTPMD_UNABLE ? "" : ",postcopy-support=1");
-    g_autofree char *prefix = g_strdup_printf("ff-%d-%s", getpid(), strrchr(socket, '/') + 1);
     g_autofree char *rxq = g_strdup_printf("--rxq=%u", n_queues);
     g_autofree char *txq = g_strdup_printf("--txq=%u", n_queues);
     const char *argv[] = {"stdbuf",
@@ -69,8 +68,6 @@ Testpmd *testpmd_start(const char *socket, unsigned n_queues, TestpmdWaits waits
                           "64",
                           "--lcores",
                           "0@0,1@0-1",
-                          "--file-prefix",
-                          prefix,
                           "--vdev",
                           device,
                           "--",
