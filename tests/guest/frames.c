@@ -12,6 +12,7 @@
 #include <net/if.h>
 #include <netpacket/packet.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -103,7 +104,12 @@ static void *frames_work(void *arg)
 {
     uint64_t last = 0, words[WORDS];
     Frame frame = {.protocol = htons(PROTOCOL)};
+    cpu_set_t first;
     (void)arg;
+    /* One way: where there are several queues each processor has its own. */
+    CPU_ZERO(&first);
+    CPU_SET(0, &first);
+    pthread_setaffinity_np(pthread_self(), sizeof first, &first);
     memcpy(frame.to, peer, 6);
     memcpy(frame.from, own, 6);
     for (uint64_t number = 1; !atomic_load(&stopping); number++) {

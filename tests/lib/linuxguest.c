@@ -67,6 +67,8 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                         MAX(guest->n_queues, 1), guest->n_entries ? guest->n_entries : 128);
     g_autofree char *net_chardev = g_strdup_printf("socket,id=network,path=%s,reconnect=1",
                                                    guest->network ? guest->network : "");
+    g_autofree char *netdev =
+        g_strdup_printf("vhost-user,id=net0,chardev=network,queues=%u", MAX(guest->n_queues, 1));
     const char *machine = guest->machine ? guest->machine : "pc";
     const char *args[32] = {"-machine", machine, "-smp",    smp,    "-kernel",   kernel,
                             "-initrd",  initrd,  "-append", append, "-no-reboot"};
@@ -90,10 +92,11 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
         args[n++] = "-chardev";
         args[n++] = net_chardev;
         args[n++] = "-netdev";
-        args[n++] = "vhost-user,id=net0,chardev=network";
+        args[n++] = netdev;
         args[n++] = "-device";
         /* Of vhost-user and MSI-X, without KVM, QEMU 7.2 dies (virtio_pci_vector_unmask()). */
-        args[n++] = "virtio-net-pci,netdev=net0,romfile=,vectors=0";
+        args[n++] = guest->n_queues > 1 ? "virtio-net-pci,netdev=net0,romfile=,vectors=0,mq=on"
+                                        : "virtio-net-pci,netdev=net0,romfile=,vectors=0";
     }
     if (guest->balloon) {
         args[n++] = "-device";

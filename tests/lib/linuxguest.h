@@ -17,7 +17,7 @@ typedef struct {
     const char *aio;     /* how QEMU reads it: threads, native, io_uring */
     const char *vhost;   /* socket of a vhost-user-blk back-end, in place of .disk; can be NULL */
     const char *network; /* socket of a vhost-user network's back-end; can be NULL */
-    unsigned n_queues;   /* of that device; 0: one */
+    unsigned n_queues;   /* of that device, and pairs of that network; 0: one */
     unsigned n_entries;  /* of each of them; 0: 128, as QEMU has it */
     bool balloon;        /* a virtio-balloon; ff.extra= makes the guest serve it */
     bool reporting;      /* it reports pages that the guest has free */

@@ -20,12 +20,15 @@ typedef struct {
     bool postcopy, hybrid;  /* a switch; a round goes before */
     bool unable, locked;    /* testpmd cannot wait for pages, or offers it in vain */
     bool disk;              /* a vhost-user-blk device as well */
+    unsigned n_queues;      /* pairs; 0: one */
 } Course;
 
 static const Course courses[] = {
     {"native", "qemu"},
     {"passed-on", "farfault"},
     {"followed", "migrate"},
+    {"queues", "migrate", .n_queues = 2},
+    {"postcopy/queues", "migrate", .postcopy = true, .n_queues = 2},
     {"postcopy/at-once", "migrate", .postcopy = true},
     {"postcopy/hybrid", "migrate", .postcopy = true, .hybrid = true},
     {"postcopy/at-once/unable", "migrate", .postcopy = true, .unable = true},
@@ -41,6 +44,7 @@ static VhostWorld *world_new(const Course *c)
 
     if (w) {
         w->no_disk = !c->disk;
+        w->guest.n_queues = MAX(c->n_queues, 1);
         w->unable = c->unable;
         w->locked = c->locked;
     }
