@@ -4,8 +4,10 @@
  * frame back: migrated by QEMU, and by farfault with and without a switch to postcopy. The guest
  * verifies frames that lie in memory into which nobody but testpmd has written, and their order.
  */
+#include <signal.h>
 #include <string.h>
 
+#include "tests/lib/attach.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vhostworld.h"
 
@@ -117,8 +119,8 @@ static void test_course(gconstpointer data)
     vhost_world_end(w);
 }
 
-/* The network is used while memory is missing. */
-static void test_waits(void)
+/* The guest runs at the next QEMU, most of whose memory is missing. NULL: the test is skipped. */
+static VhostWorld *switched_new(VhostWorld *old, bool listens)
 {
     static const Course course = {"", "migrate", .postcopy = true};
     const char *why = NULL;
@@ -127,44 +129,82 @@ static void test_waits(void)
     if (why)
         g_test_skip(why);
     if (!w)
-        return;
+        return NULL;
     vhost_world_boot(w);
-    VhostWorld old = next(w, &course);
+    w->guest.listens = listens;
+    *old = next(w, &course);
+    qmp_ok(vm_qmp(old->vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': %u}", SLOW);
+    migrate(w, old);
+    switch_over(w, old);
+    return w;
+}
 
-    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': %u}", SLOW);
-    migrate(w, &old);
-    switch_over(w, &old);
+static void set_free(VhostWorld *old)
+{
+    qmp_ok(vm_qmp(old->vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+}
+
+static void go_on(VhostWorld *w, VhostWorld *old)
+{
+    qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(w->vm);
+    set_free(old);
+    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
+}
+
+static void end_moved(VhostWorld *w, VhostWorld *old)
+{
+    qmp_expect_migration(vm_qmp(old->vm), "completed");
+    vhost_world_leave(old);
     vhost_world_await_frames(w->vm, MANY);
-    g_autofree char *status = qmp_migrate_status(vm_qmp(w->vm));
-    g_assert_cmpstr(status, ==, "postcopy-active");
-    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
-    arrive(w, &old, &course);
+    linux_guest_assert_intact(w->vm, "moved");
     vhost_world_end(w);
 }
 
-/* Paused with the network in use, and recovered. */
-static void test_recovered(void)
+/* The network is used while memory is missing. */
+static void test_waits(void)
 {
-    static const Course course = {"", "migrate", .postcopy = true};
-    VhostWorld *w = world_new(&course);
+    VhostWorld old, *w = switched_new(&old, false);
 
     if (!w)
         return;
-    vhost_world_boot(w);
-    VhostWorld old = next(w, &course);
+    vhost_world_await_frames(w->vm, MANY);
+    g_autofree char *status = qmp_migrate_status(vm_qmp(w->vm));
+    g_assert_cmpstr(status, ==, "postcopy-active");
+    set_free(&old);
+    end_moved(w, &old);
+}
 
-    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': %u}", SLOW);
-    migrate(w, &old);
-    switch_over(w, &old);
-    qmp_ok(vm_qmp(old.vm), "migrate-pause", NULL);
+/* Paused with the network in use, and recovered; ENGINE: as the destination's engine was killed. */
+static void test_recovered(gconstpointer data)
+{
+    bool engine = GPOINTER_TO_INT(data);
+    VhostWorld old, *w = switched_new(&old, false);
+
+    if (!w)
+        return;
+    if (engine)
+        kill(vm_engine(w->vm), SIGKILL);
+    else
+        qmp_ok(vm_qmp(old.vm), "migrate-pause", NULL);
     qmp_expect_migration(vm_qmp(old.vm), "postcopy-paused");
     qmp_expect_migration(vm_qmp(w->vm), "postcopy-paused");
-    qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(w->vm);
-    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
-    qmp_ok(vm_qmp(old.vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
-    arrive(w, &old, &course);
-    vhost_world_end(w);
+    go_on(w, &old);
+    end_moved(w, &old);
+}
+
+/* Relay and engine die while the guest and its network wait for pages. */
+static void test_relay_dies(void)
+{
+    VhostWorld old, *w = switched_new(&old, true);
+
+    if (!w)
+        return;
+    attach_kill_relay(w->vm, true);
+    qmp_expect_migration(vm_qmp(old.vm), "postcopy-paused");
+    attach_vm(w->vm, NULL);
+    go_on(w, &old);
+    end_moved(w, &old);
 }
 
 /* QEMU sees the end of its network, and the next one. */
@@ -192,7 +232,9 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &courses[i], test_course);
     }
     g_test_add_func("/vhost-net/waits", test_waits);
-    g_test_add_func("/vhost-net/recovered", test_recovered);
+    g_test_add_data_func("/vhost-net/recovered", GINT_TO_POINTER(false), test_recovered);
+    g_test_add_data_func("/vhost-net/engine-dies", GINT_TO_POINTER(true), test_recovered);
+    g_test_add_func("/vhost-net/relay-dies", test_relay_dies);
     g_test_add_func("/vhost-net/backend-dies", test_backend_dies);
     return g_test_run();
 }
