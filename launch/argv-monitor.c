@@ -267,6 +267,9 @@ static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, 
     if (!why && backend && !mon->path) {
         why = "no path=";
     }
+    if (!why && use == NETWORK && !rw->sys->has_agent) {
+        why = "farfault-agent.so, which QEMU would have its socket from, was not found";
+    }
     mon->chardev_id = g_strdup(id);
     mon->backend = backend;
     mon->network = use == NETWORK;

@@ -524,6 +524,8 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     FfArgvSystem sys = *ff_argv_system_real();
     sys.opaque = (void *)options->qemu;
     sys.clients_come_later = options->borrow_fd >= 0; /* they are the other QEMU's still */
+    g_autofree char *agent = ff_find_helper("farfault-agent.so");
+    sys.has_agent = agent;
     sys.takes_backends = options->takes_backends;
     sys.follows_backends = options->follows_backends;
     l.command_line = argv + 1;

@@ -83,6 +83,7 @@ typedef struct {
     const char *folder;             /* that QEMU is started in; NULL: not known */
     uint64_t default_hugepage_size; /* bytes; 0 = none configured */
     bool takes_backends;            /* the relay stands in the sockets of vhost-user devices */
+    bool has_agent;                 /* there is one to be loaded into QEMU */
     bool follows_backends;          /* migrations follow what these write */
     bool clients_come_later; /* QEMU waits for no monitor's first client, whatever wait= says */
     void *opaque;

@@ -58,11 +58,19 @@ static const Forbidden forbidden_types[] = {
     {"tdx-guest", "the guest's memory is encrypted (TDX)", "such a guest cannot be migrated"},
 };
 
-/* "type=" of HMP's "info network". */
+/* "type=" of HMP's "info network". What QEMU 10.1's passt says with vhost-user=on is a vhost-user
+ * network as well. */
 static const Forbidden forbidden_nets[] = {
     {"vhost-vdpa", "a vDPA device writes to guest memory directly", DETACH},
     {"vhost-user", OTHER_PROCESS, DETACH},
+    {"passt,vhost-user", OTHER_PROCESS, DETACH},
 };
+
+/* Those that copy in QEMU, or write through QEMU's mapping. Any other is not known here. */
+static const char *const known_nets[] = {
+    "nic",   "user",       "tap",          "l2tpv3",        "socket", "stream",
+    "dgram", "vde",        "bridge",       "hubport",       "netmap", "af-xdp",
+    "passt", "vmnet-host", "vmnet-shared", "vmnet-bridged", NULL};
 
 /* Block drivers that hand guest memory to a device or another process. */
 static const Forbidden forbidden_drivers[] = {
@@ -484,6 +492,15 @@ static bool check_nets(Check *c, GError **error)
         }
         if (f) {
             return refuse(error, "net client \"%s\": %s; %s", name, f->what, f->fix);
+        }
+        const char *word = type ? type + strlen(",type=") : "nic";
+        g_autofree char *kind = g_strndup(word, strcspn(word, ",\r "));
+        if (!g_strv_contains(known_nets, kind)) {
+            return refuse(
+                error,
+                "net client \"%s\": this farfault does not know the type %s; another type, "
+                "or a newer farfault",
+                name, kind);
         }
     }
     return true;

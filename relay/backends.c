@@ -266,6 +266,16 @@ static void look(FfBackends *b)
     }
 }
 
+/* Not while all of them end. */
+static void mapped(void *opaque)
+{
+    FfBackends *b = opaque;
+
+    if (b->relay->backends) {
+        ff_page_waits_go_on(b->page_waits);
+    }
+}
+
 static void ended(FfVhostConn *backend, void *opaque)
 {
     FfBackends *b = opaque;
@@ -277,7 +287,7 @@ static void ended(FfVhostConn *backend, void *opaque)
         b->missing = 1;
         logs(backend, b); /* it is not waited for any more: nothing is to be had */
     }
-    ff_page_waits_go_on(b->page_waits);
+    mapped(b);
 }
 
 /* Memory of this guest was missing while its engine ran it, or is. Where QEMU carries the migration
@@ -336,6 +346,7 @@ static void check(FfVhostConn *backend, void *opaque)
 static const FfVhostConnOps backend_ops = {.holds = holds,
                                            .logs = logs,
                                            .ended = ended,
+                                           .mapped = mapped,
                                            .parts = parts,
                                            .all_there = all_there,
                                            .came = came,

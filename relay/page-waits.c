@@ -356,7 +356,7 @@ bool ff_page_waits_may_begin(const FfPageWaits *s, FfVhostConn *backend)
         const FfVhostSession *session = ff_vhost_conn_session(other);
 
         if (other != backend && session && ff_vhost_conn_pid(other) == pid &&
-            ff_vhost_session_is_on_its_way(session)) {
+            ff_vhost_session_maps(session)) {
             return false;
         }
     }
@@ -397,7 +397,6 @@ static void answered(FfPageWaits *s, const FfSharersAnswer *answer)
         ff_vhost_conn_cannot_wait(backend);
     } else if (answer->op == FF_SHARERS_CHECK) {
         ff_vhost_conn_checked(backend);
-        ff_page_waits_go_on(s);
     } else {
         ff_vhost_conn_handed(backend);
     }

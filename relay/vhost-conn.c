@@ -48,6 +48,8 @@ struct FfVhostConn {
     bool stands;      /* that was said of this connection */
     guint timer;      /* 0: none */
     guint late;       /* the timer of an answer; 0: none is due */
+    unsigned asked;   /* which */
+    bool maps;        /* no other back-end of its process may */
     int coming;       /* a back-end that QEMU has not taken yet; -1: none */
     guint offer;      /* the timer until it is offered again; 0: none */
     bool told;        /* that it was not taken */
@@ -95,6 +97,8 @@ static void close_both(FfVhostConn *b, const char *why)
     g_clear_pointer(&b->session, ff_vhost_session_free);
     end_timer(&b->timer);
     end_timer(&b->late);
+    b->asked = 0;
+    b->maps = false;
     b->ops->ended(b, b->opaque);
     if (b->accept && !ff_vhost_conn_is_removed(b)) {
         ff_accept_next(b->accept);
@@ -125,28 +129,56 @@ static void to_qemu(FfVhostMessage *msg, void *opaque)
     put(((FfVhostConn *)opaque)->qemu, msg);
 }
 
+static void pace(FfVhostConn *b);
+
 static gboolean too_late(gpointer data)
 {
     FfVhostConn *b = data;
 
     b->late = 0;
-    close_both(b, "it does not say how it waits for pages: the device stands until all of the "
-                  "guest's memory is there");
+    /* It waits for the word that its faults are answered, and is not the one to blame. */
+    if (ff_vhost_session_stands(b->session)) {
+        ff_relay_log(b->relay,
+                     "vhost-user back-end '%s': nobody answers its faults: the device stands until "
+                     "all of the guest's memory is there",
+                     b->plan->id);
+        pace(b);
+    } else {
+        close_both(b, "it does not say how it waits for pages: the device stands until all of the "
+                      "guest's memory is there");
+    }
     return G_SOURCE_REMOVE;
 }
 
-/* Nobody has more queued for him than he reads: fds are queued with it. And nobody waits for an
- * answer for ever. */
-static void pace(FfVhostConn *b)
+/* Nobody waits for an answer for ever. */
+static void watch_answer(FfVhostConn *b)
 {
-    if (!ff_vhost_session_asks(b->session)) {
-        end_timer(&b->late);
-    } else if (!b->late) {
+    unsigned asked = ff_vhost_session_asks(b->session);
+
+    if (asked == b->asked) {
+        return;
+    }
+    b->asked = asked;
+    end_timer(&b->late);
+    if (asked) {
         b->late = g_timeout_add_seconds(ANSWER_S, too_late, b);
     }
+}
+
+/* Nobody has more queued for him than he reads: fds are queued with it. Nothing is done with B
+ * after that: another back-end may have its turn then. */
+static void pace(FfVhostConn *b)
+{
+    bool mapped = b->maps;
+
+    b->maps = ff_vhost_session_maps(b->session);
     ff_conn_set_reading(b->qemu, ff_conn_queued(b->backend) < MAX_QUEUED &&
                                      ff_vhost_session_waiting(b->session) < MAX_WAITING);
     ff_conn_set_reading(b->backend, ff_conn_queued(b->qemu) < MAX_QUEUED);
+    watch_answer(b);
+    if (mapped && !b->maps) {
+        b->ops->mapped(b->opaque);
+    }
 }
 
 static void drained(FfConn *conn, void *opaque)

@@ -14,6 +14,8 @@ typedef struct {
     bool (*holds)(void *opaque);
     void (*came)(FfVhostConn *backend, void *opaque);
     void (*logs)(FfVhostConn *backend, void *opaque);
+    /* A back-end has mapped the memory: another one of its process may. */
+    void (*mapped)(void *opaque);
     /* The connection is about to end; it is over, and the next one may come. */
     void (*parts)(FfVhostConn *backend, void *opaque);
     void (*ended)(FfVhostConn *backend, void *opaque);

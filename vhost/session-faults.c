@@ -356,6 +356,9 @@ void ff_vhost_faults_checked(FfVhostSession *s)
 {
     if (s->faults == FF_VHOST_FAULTS_CHECK && !s->unanswered) {
         s->faults = FF_VHOST_FAULTS_ON;
+        if (!s->stale) {
+            forget_memory(s); /* QEMU has said the same once more */
+        }
         if (s->stale && s->ops->stands) {
             s->ops->stands(s->opaque);
         }
@@ -372,10 +375,18 @@ bool ff_vhost_session_stands(FfVhostSession *s)
     return true;
 }
 
-bool ff_vhost_session_asks(const FfVhostSession *s)
+unsigned ff_vhost_session_asks(const FfVhostSession *s)
 {
-    return s->ours.length && s->faults >= FF_VHOST_FAULTS_ADVISE &&
-           s->faults <= FF_VHOST_FAULTS_SYNC;
+    bool asks = s->faults >= FF_VHOST_FAULTS_ADVISE && s->faults <= FF_VHOST_FAULTS_SYNC &&
+                (s->ours.length || s->faults == FF_VHOST_FAULTS_HANDED);
+
+    return asks ? s->faults : 0;
+}
+
+bool ff_vhost_session_maps(const FfVhostSession *s)
+{
+    return ff_vhost_session_is_on_its_way(s) &&
+           !(s->unanswered && s->faults == FF_VHOST_FAULTS_CHECK);
 }
 
 bool ff_vhost_faults_keep(const FfVhostSession *s)

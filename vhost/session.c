@@ -338,15 +338,19 @@ static void stop_held(FfVhostSession *s, const FfVhostMessage *msg)
     answer(s, FF_VHOST_GET_VRING_BASE, &state, sizeof(state));
 }
 
-/* Where the guest masks an interrupt and unmasks it, QEMU names another fd each time. */
-static void forget_call(FfVhostSession *s, const FfVhostMessage *msg)
+/* Where the guest masks an interrupt and unmasks it, QEMU names another fd each time; and it
+ * enables or disables each ring of a network whenever the guest says how many it uses. */
+static void forget_earlier(FfVhostSession *s, const FfVhostMessage *msg)
 {
-    for (GList *l = s->held.head; l && msg->header.request == FF_VHOST_SET_VRING_CALL;
+    bool enables = msg->header.request == FF_VHOST_SET_VRING_ENABLE;
+    uint32_t i =
+        enables ? ff_vhost_state(msg).index : (uint32_t)(ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX);
+
+    for (GList *l = s->held.head; l && (enables || msg->header.request == FF_VHOST_SET_VRING_CALL);
          l = l->next) {
         FfVhostMessage *held = l->data;
 
-        if (held->header.request == FF_VHOST_SET_VRING_CALL &&
-            is_of_ring(held, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX)) {
+        if (held->header.request == msg->header.request && is_of_ring(held, i)) {
             ff_vhost_message_free(held);
             g_queue_delete_link(&s->held, l);
             return;
@@ -385,7 +389,7 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
     if (request == FF_VHOST_SET_VRING_KICK) {
         ff_vhost_faults_want(s);
     }
-    forget_call(s, msg);
+    forget_earlier(s, msg);
     g_queue_push_tail(&s->held, msg);
     return s->held.length <= MAX_HELD;
 }
@@ -560,13 +564,21 @@ static void stop_and_pass(FfVhostSession *s, FfVhostMessage *msg)
  * when they have stopped, or before whatever else is said. */
 static bool is_early_reset(const FfVhostSession *s, const FfVhostMessage *msg)
 {
-    return s->kind == FF_VHOST_NETWORK && is_reset(msg) && !s->reset && ff_vhost_session_runs(s);
+    return s->kind == FF_VHOST_NETWORK && is_reset(msg) && ff_vhost_session_runs(s);
+}
+
+static void keep_reset(FfVhostSession *s, FfVhostMessage *msg)
+{
+    acknowledge(s, msg);
+    ff_vhost_message_free(s->reset); /* once is enough */
+    s->reset = msg;
 }
 
 static void tell_reset(FfVhostSession *s)
 {
     if (s->reset) {
         s->reset->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY; /* QEMU has been answered */
+        s->was_reset = true;
         pass(s, g_steal_pointer(&s->reset));
     }
 }
@@ -639,14 +651,18 @@ static bool carry_out(FfVhostSession *s, FfVhostMessage *msg)
 {
     note(s, msg);
     if ((is_holding(s) && !may_pass(s, msg)) || must_keep(s, msg)) {
-        return hold(s, msg);
+        bool ok = hold(s, msg);
+
+        if (!ff_vhost_session_runs(s)) {
+            tell_reset(s);
+        }
+        return ok;
     }
     if (is_known(s, msg)) {
         acknowledge(s, msg);
         ff_vhost_message_free(msg);
     } else if (is_early_reset(s, msg)) {
-        acknowledge(s, msg);
-        s->reset = msg;
+        keep_reset(s, msg);
     } else {
         if (stopped_ring(msg) < 0) {
             tell_reset(s);
@@ -694,7 +710,7 @@ static bool pump(FfVhostSession *s)
     if (!is_busy(s) && s->ends_log) {
         end_log(s);
     }
-    if (!is_busy(s) && !s->owed && s->log >= 0 && !s->logs) {
+    if (!is_busy(s) && !s->owed && !s->reset && s->log >= 0 && !s->logs) {
         begin_log(s);
     }
     return !broken;

@@ -111,8 +111,12 @@ bool ff_vhost_session_handed(FfVhostSession *s);
 /* Nobody answers, between ops.hand() and ff_vhost_session_handed(): its device stands. FALSE: it is
  * not between them. */
 bool ff_vhost_session_stands(FfVhostSession *s);
-/* TRUE: a word of ours on that is not answered. A back-end need not know it. */
-bool ff_vhost_session_asks(const FfVhostSession *s);
+/* Which word of ours on that is not answered, or that nobody answers the back-end's faults; 0: it
+ * goes on. A back-end need not know such a word. */
+unsigned ff_vhost_session_asks(const FfVhostSession *s);
+/* TRUE: it may map something, or has, that cannot be told from what another one of its process
+ * maps. */
+bool ff_vhost_session_maps(const FfVhostSession *s);
 bool ff_vhost_session_checked(FfVhostSession *s);
 
 #endif

@@ -84,6 +84,7 @@ static const FfArgvSystem fake = {
     .folder = "/here",
     .default_hugepage_size = 2048 << 10,
     .takes_backends = true,
+    .has_agent = true,
 };
 
 /* ------------------------------------------------------------------ what a plan says, in text */

@@ -80,7 +80,7 @@ static bool is_silent(int fd)
     return recv(fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0;
 }
 
-static void ask(World *w, uint32_t request, uint64_t value)
+static void ask(const World *w, uint32_t request, uint64_t value)
 {
     send_message(w->qemu, request, 0, NULL, 0, -1);
     expect(w->backend, request, 0);
@@ -184,15 +184,20 @@ static void offer(World *w)
     w->faults = ends.faults;
 }
 
-static World *world_new(void)
+static void world_start(World *w)
 {
-    World *w = world_prepare();
-
     ff_backends_start(&w->relay);
     w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC);
     g_assert_cmpint(w->qemu, >=, 0);
     offer(w);
     g_assert_cmpint(w->engine, >=, 0);
+}
+
+static World *world_new(void)
+{
+    World *w = world_prepare();
+
+    world_start(w);
     return w;
 }
 
@@ -536,24 +541,37 @@ typedef struct {
     FfVhostRegion region;
 } Table;
 
-/* Of a destination whose memory is missing: QEMU begins a ring. MEMORY_FD stays the caller's. */
-static World *wanting_new(int memory)
+/* QEMU shakes hands, and begins a ring of memory that is missing. */
+static void begin_ring(const World *w, int memory)
 {
     const Table table = {{1, 0}, {0, MEMORY, USER, 0}};
     const uint64_t protocol = WAITS, ring = 0;
-    const FfSharersAnswer ready = {.op = FF_SHARERS_READY};
-    World *w = world_new();
 
-    w->relay.state->role = FF_ROLE_DESTINATION;
-    w->relay.state->phase = FF_PHASE_GRANTED;
-    g_assert_cmpint(send(w->faults, &ready, sizeof(ready), 0), ==, sizeof(ready));
-    turn();
     ask(w, FF_VHOST_GET_FEATURES, FF_VHOST_F_LOG_ALL);
     ask(w, FF_VHOST_GET_PROTOCOL_FEATURES, protocol);
     send_message(w->qemu, FF_VHOST_SET_PROTOCOL_FEATURES, 0, &protocol, sizeof(protocol), -1);
     expect(w->backend, FF_VHOST_SET_PROTOCOL_FEATURES, 0);
     send_message(w->qemu, FF_VHOST_SET_MEM_TABLE, 0, &table, sizeof(table), memory);
     send_message(w->qemu, FF_VHOST_SET_VRING_KICK, 0, &ring, sizeof(ring), memory);
+}
+
+static void set_ready(World *w)
+{
+    const FfSharersAnswer ready = {.op = FF_SHARERS_READY};
+
+    w->relay.state->role = FF_ROLE_DESTINATION;
+    w->relay.state->phase = FF_PHASE_GRANTED;
+    g_assert_cmpint(send(w->faults, &ready, sizeof(ready), 0), ==, sizeof(ready));
+    turn();
+}
+
+/* Of a destination. MEMORY_FD stays the caller's. */
+static World *wanting_new(int memory)
+{
+    World *w = world_new();
+
+    set_ready(w);
+    begin_ring(w, memory);
     expect(w->backend, FF_VHOST_POSTCOPY_ADVISE, 0);
     return w;
 }
@@ -568,13 +586,12 @@ static void register_memory(World *w)
                  -1);
 }
 
-/* As far as to its addresses, which are USER's if it says none. */
-static World *waiting_new(int memory, uint64_t theirs)
+/* From its userfaultfd as far as to its addresses. */
+static void go_that_way(World *w, uint64_t theirs)
 {
     const Table answer = {{1, 0}, {0, MEMORY, theirs, 0}};
     const uint64_t good = 0;
     int uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-    World *w = wanting_new(memory);
 
     send_message(w->backend, FF_VHOST_POSTCOPY_ADVISE, FF_VHOST_REPLY, NULL, 0, uffd);
     expect(w->backend, FF_VHOST_POSTCOPY_LISTEN, 0);
@@ -585,6 +602,14 @@ static World *waiting_new(int memory, uint64_t theirs)
     expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
     send_message(w->backend, FF_VHOST_SET_MEM_TABLE, FF_VHOST_REPLY, &answer, sizeof(answer), -1);
     close(uffd);
+}
+
+/* Its addresses are USER's if it says none. */
+static World *waiting_new(int memory, uint64_t theirs)
+{
+    World *w = wanting_new(memory);
+
+    go_that_way(w, theirs);
     return w;
 }
 
@@ -785,6 +810,51 @@ static void test_cannot_wait(gconstpointer data)
     world_free(w);
 }
 
+/* Two of one process: what they have mapped could not be told apart, so one goes after the other;
+ * also if the first one's faults cannot be answered. Their ends come in their order. */
+static void test_two(gconstpointer data)
+{
+    bool answered = GPOINTER_TO_INT(data);
+    int memory = memory_new(), pair[2];
+    World *w = world_prepare(), second = {0};
+
+    g_assert_true(ff_private_sockets_new(&second.private, 1, -1, -1, NULL));
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    second.monitor = w->monitor;
+    second.monitor.id = (char *)"disk2";
+    second.monitor.qemu = second.private.path_fd;
+    second.monitor.fd = pair[0];
+    second.backend = pair[1];
+    g_ptr_array_add(w->plan.backends, &second.monitor);
+    world_start(w);
+    second.qemu = accept4(second.private.listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    g_assert_cmpint(second.qemu, >=, 0);
+    set_ready(w);
+    begin_ring(w, memory);
+    expect(w->backend, FF_VHOST_POSTCOPY_ADVISE, 0);
+    begin_ring(&second, memory);
+    g_assert_true(is_silent(second.backend));
+    go_that_way(w, THEIRS);
+    FfSharersRequest asked = expect_asked(w, FF_SHARERS_HAND, 1);
+    engine_says_of(w, &asked, answered ? 0 : -ENOSPC);
+    g_assert_true(is_silent(second.backend));
+    register_memory(w);
+    if (answered) {
+        asked = expect_asked(w, FF_SHARERS_CHECK, 0);
+        g_assert_true(is_silent(second.backend));
+        engine_says_of(w, &asked, 0);
+        expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+    }
+    turn();
+    expect(second.backend, FF_VHOST_POSTCOPY_ADVISE, 0);
+    close(memory);
+    world_free(w);
+    close(second.qemu);
+    close(second.backend);
+    close(second.private.listen_fd);
+    close(second.private.path_fd);
+}
+
 /* It does not answer what it does not know: QEMU is answered, and after some seconds it is let go,
  * with QEMU's question. */
 static void test_silent(void)
@@ -821,6 +891,8 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/waits", test_waits);
     g_test_add_func("/backends/waits/maps", test_maps);
     g_test_add_func("/backends/waits/kept", test_kept);
+    g_test_add_data_func("/backends/waits/two", GINT_TO_POINTER(true), test_two);
+    g_test_add_data_func("/backends/waits/two/refused", GINT_TO_POINTER(false), test_two);
     g_test_add_func("/backends/waits/silent", test_silent);
     g_test_add_data_func("/backends/cannot-wait/nowhere", GINT_TO_POINTER(NOWHERE),
                          test_cannot_wait);
