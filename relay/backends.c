@@ -323,6 +323,11 @@ static void all_there(FfVhostConn *backend, void *opaque)
     ff_page_waits_all_there(backend);
 }
 
+static bool misses(void *opaque)
+{
+    return ff_page_waits_is_ready(((FfBackends *)opaque)->page_waits);
+}
+
 static bool can_wait(FfVhostConn *backend, void *opaque)
 {
     return ff_page_waits_can_wait(((FfBackends *)opaque)->page_waits, backend);
@@ -350,6 +355,7 @@ static const FfVhostConnOps backend_ops = {.holds = holds,
                                            .parts = parts,
                                            .all_there = all_there,
                                            .came = came,
+                                           .misses = misses,
                                            .can_wait = can_wait,
                                            .hand = hand,
                                            .may_begin = may_begin,

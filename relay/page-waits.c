@@ -317,6 +317,11 @@ void ff_page_waits_take_left(FfPageWaits *s, FfVhostConn *backend)
     }
 }
 
+bool ff_page_waits_is_ready(const FfPageWaits *s)
+{
+    return s->ready;
+}
+
 bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend)
 {
     const int *fds;

@@ -16,6 +16,8 @@ void ff_page_waits_free(FfPageWaits *s);
 int ff_page_waits_offer(FfPageWaits *s);
 /* The engine has gone. */
 void ff_page_waits_end(FfPageWaits *s);
+/* TRUE: an engine has said that it answers for pages that are missing. */
+bool ff_page_waits_is_ready(const FfPageWaits *s);
 /* TRUE: there is an engine, and it could answer for what BACKEND will have. */
 bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend);
 /* BACKEND has come while memory is held: what its process waits in since before this relay is

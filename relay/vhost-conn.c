@@ -226,7 +226,8 @@ static void stands(void *opaque)
 {
     FfVhostConn *b = opaque;
 
-    if (!b->stands) {
+    /* Memory that is all there in a moment, as after a precopy, is not worth a word. */
+    if (!b->stands && b->ops->misses(b->opaque)) {
         b->stands = true;
         ff_relay_log(b->relay,
                      "vhost-user back-end '%s': it cannot wait for pages: the device stands until "

@@ -207,6 +207,29 @@ static void test_relay_dies(void)
     end_moved(w, &old);
 }
 
+/* The destination was not told to migrate it: the guest stays, and is not QEMU's to lose. */
+static void test_one_side(void)
+{
+    static const Course course = {"", "migrate", .postcopy = true, .locked = true};
+    VhostWorld *w = world_new(&course);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    g_setenv("FARFAULT_VHOST_USER", "qemu", TRUE);
+    VhostWorld old = next(w, &course);
+
+    migrate(w, &old);
+    qmp_expect_migration(vm_qmp(old.vm), "failed");
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(old.vm), "query-migrate", NULL);
+    g_assert_nonnull(
+        strstr(json_object_get_string_member(info, "error-desc"), "both sides --vhost-user"));
+    vhost_world_back(w, &old);
+    vhost_world_await_frames(w->vm, MANY);
+    linux_guest_assert_intact(w->vm, "not moved");
+    vhost_world_end(w);
+}
+
 /* QEMU sees the end of its network, and the next one. */
 static void test_backend_dies(void)
 {
@@ -235,6 +258,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/vhost-net/recovered", GINT_TO_POINTER(false), test_recovered);
     g_test_add_data_func("/vhost-net/engine-dies", GINT_TO_POINTER(true), test_recovered);
     g_test_add_func("/vhost-net/relay-dies", test_relay_dies);
+    g_test_add_func("/vhost-net/one-side", test_one_side);
     g_test_add_func("/vhost-net/backend-dies", test_backend_dies);
     return g_test_run();
 }

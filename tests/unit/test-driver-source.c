@@ -405,6 +405,29 @@ static void test_fd_refused(void)
     world_clear(&w);
 }
 
+/* Devices that are other processes: QEMU's own postcopy is not for them. */
+static void test_devices(gconstpointer data)
+{
+    bool postcopy = GPOINTER_TO_INT(data);
+    World w;
+
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    if (!postcopy) {
+        w.state->client_flags &= ~FF_CLIENT_CAP_POSTCOPY_RAM;
+    }
+    give_back(
+        &w, &(FfPlainPeer){.refused = "the back-end is not connected", .fd = -1, .devices = true});
+    if (postcopy) {
+        g_assert_null(g_queue_peek_head(&w.questions));
+        g_assert_nonnull(strstr(w.log, "migration source failed: the back-end is not connected: by "
+                                       "postcopy QEMU itself loses guests"));
+    } else {
+        qemu_answers(&w, "migrate", "{}");
+    }
+    world_clear(&w);
+}
+
 /* QEMU's channels to a peer without farfault come by a socket with a name, which does not outlive
  * an engine that ends together with its QEMU. */
 static void test_private_name(void)
@@ -1083,6 +1106,9 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/fd", test_fd);
     g_test_add_func("/driver/uffd", test_uffd);
     g_test_add_func("/driver/fd/refused", test_fd_refused);
+    g_test_add_data_func("/driver/given-back/devices", GINT_TO_POINTER(true), test_devices);
+    g_test_add_data_func("/driver/given-back/devices/precopy", GINT_TO_POINTER(false),
+                         test_devices);
     g_test_add_func("/driver/private-name", test_private_name);
     g_test_add_func("/driver/tls", test_tls);
     g_test_add_func("/driver/blocked", test_blocked);
