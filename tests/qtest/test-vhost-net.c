@@ -23,20 +23,23 @@ typedef struct {
     bool unable, locked;    /* testpmd cannot wait for pages, or offers it in vain */
     bool disk;              /* a vhost-user-blk device as well */
     unsigned n_queues;      /* pairs; 0: one */
+    bool rest;              /* of the long tests */
 } Course;
 
 static const Course courses[] = {
     {"native", "qemu"},
-    {"passed-on", "farfault"},
+    {"passed-on", "farfault", .rest = true},
     {"followed", "migrate"},
-    {"queues", "migrate", .n_queues = 2},
-    {"postcopy/queues", "migrate", .postcopy = true, .n_queues = 2},
+    {"queues", "migrate", .n_queues = 2, .rest = true},
+    {"postcopy/queues", "migrate", .postcopy = true, .n_queues = 2, .rest = true},
     {"postcopy/at-once", "migrate", .postcopy = true},
     {"postcopy/hybrid", "migrate", .postcopy = true, .hybrid = true},
-    {"postcopy/at-once/unable", "migrate", .postcopy = true, .unable = true},
-    {"postcopy/hybrid/unable", "migrate", .postcopy = true, .hybrid = true, .unable = true},
+    {"postcopy/at-once/unable", "migrate", .postcopy = true, .unable = true, .rest = true},
+    {"postcopy/hybrid/unable", "migrate", .postcopy = true, .hybrid = true, .unable = true,
+     .rest = true},
     {"postcopy/at-once/locked", "migrate", .postcopy = true, .locked = true},
-    {"postcopy/hybrid/disk", "migrate", .postcopy = true, .hybrid = true, .disk = true},
+    {"postcopy/hybrid/disk", "migrate", .postcopy = true, .hybrid = true, .disk = true,
+     .rest = true},
 };
 
 static VhostWorld *world_new(const Course *c)
@@ -249,16 +252,22 @@ static void test_backend_dies(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    bool rest = g_test_slow(); /* these alone, and the others without -m slow */
+
     for (unsigned i = 0; i < G_N_ELEMENTS(courses); i++) {
         g_autofree char *path = g_strconcat("/vhost-net/", courses[i].name, NULL);
 
-        g_test_add_data_func(path, &courses[i], test_course);
+        if (courses[i].rest == rest)
+            g_test_add_data_func(path, &courses[i], test_course);
     }
-    g_test_add_func("/vhost-net/waits", test_waits);
-    g_test_add_data_func("/vhost-net/recovered", GINT_TO_POINTER(false), test_recovered);
-    g_test_add_data_func("/vhost-net/engine-dies", GINT_TO_POINTER(true), test_recovered);
-    g_test_add_func("/vhost-net/relay-dies", test_relay_dies);
-    g_test_add_func("/vhost-net/one-side", test_one_side);
-    g_test_add_func("/vhost-net/backend-dies", test_backend_dies);
+    if (rest) {
+        g_test_add_data_func("/vhost-net/recovered", GINT_TO_POINTER(false), test_recovered);
+        g_test_add_data_func("/vhost-net/engine-dies", GINT_TO_POINTER(true), test_recovered);
+        g_test_add_func("/vhost-net/backend-dies", test_backend_dies);
+    } else {
+        g_test_add_func("/vhost-net/waits", test_waits);
+        g_test_add_func("/vhost-net/relay-dies", test_relay_dies);
+        g_test_add_func("/vhost-net/one-side", test_one_side);
+    }
     return g_test_run();
 }
