@@ -354,6 +354,26 @@ static void test_render(void)
     }
 }
 
+/* The socket of a network's back-end is the agent's to give: without it QEMU would not start. The
+ * number is behind the path. */
+static void test_network(void)
+{
+    g_auto(GStrv) argv =
+        split(Q "-chardev socket,id=v,path=/b -netdev vhost-user,id=n,chardev=v -monitor none");
+    FfArgvSystem sys = fake;
+    int ram[] = {10}, mon[] = {12};
+    g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &sys, NULL);
+    g_auto(GStrv) out = ff_plan_render(plan, ram, mon, 13);
+
+    g_assert_true(g_strv_contains((const char *const *)out,
+                                  "socket,id=v,path=/proc/self/farfault-fd/12,server=on,wait=off"));
+    sys.has_agent = false;
+    g_autoptr(FfPlan) left = ff_plan_new((const char *const *)argv, &sys, NULL);
+    g_assert_cmpuint(left->monitors->len, ==, 0);
+    g_assert_cmpuint(left->warnings->len, ==, 1);
+    g_assert_nonnull(strstr(left->warnings->pdata[0], "farfault-agent.so"));
+}
+
 static void test_sizes(void)
 {
     static const struct {
@@ -499,6 +519,7 @@ int main(int argc, char **argv)
     g_test_add_func("/argv/nothing", test_nothing);
     g_test_add_func("/argv/config-pipe", test_config_pipe);
     g_test_add_func("/argv/render", test_render);
+    g_test_add_func("/argv/network", test_network);
     g_test_add_func("/argv/sizes", test_sizes);
     g_test_add_func("/argv/random", test_random);
     return g_test_run();
