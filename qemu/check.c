@@ -30,6 +30,8 @@ typedef struct {
 
 #define DETACH "remove the device before the migration"
 #define OTHER_PROCESS "another process maps the guest's memory through it"
+#define FOLLOW                                                                                     \
+    "to migrate it start both QEMUs by farfault run --vhost-user=migrate, or remove the device"
 
 /* What /proc/PID/fd/N says. */
 static const Forbidden forbidden_files[] = {
@@ -47,6 +49,7 @@ static const Forbidden forbidden_types[] = {
     {"vfio-", "it is an assigned device", "detach it before the migration"},
     {"vhost-vdpa", "a vDPA device writes to guest memory directly", DETACH},
     {"vhost-scsi", "the kernel's vhost-scsi target writes to guest memory directly", DETACH},
+    {"vhost-user-blk", OTHER_PROCESS, FOLLOW},
     {"vhost-user", OTHER_PROCESS, DETACH},
     {"cryptodev-vhost-user", OTHER_PROCESS, DETACH},
     {"x-pci-proxy-dev", OTHER_PROCESS, DETACH},
@@ -62,7 +65,7 @@ static const Forbidden forbidden_types[] = {
  * network as well. */
 static const Forbidden forbidden_nets[] = {
     {"vhost-vdpa", "a vDPA device writes to guest memory directly", DETACH},
-    {"vhost-user", OTHER_PROCESS, DETACH},
+    {"vhost-user", OTHER_PROCESS, FOLLOW},
     {"passt,vhost-user", OTHER_PROCESS, DETACH},
 };
 
