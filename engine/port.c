@@ -318,6 +318,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .engine_refused = init->engine_refused,
         .uffd_error = init->uffd_error,
         .lends = init->lends,
+        .follows_devices = init->backends_fd >= 0,
         .discard_fd = init->discard_fd,
         .sharers_fd = init->sharers_fd,
         .discard_error = init->discard_error,

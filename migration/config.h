@@ -184,7 +184,6 @@ typedef struct {
     GBytes *opening;
     bool acked;    /* source: the peer's word that QEMU may switch over was read before its PONG */
     bool postcopy; /* source: the switch was asked for */
-    bool devices;  /* source: the guest has some that are other processes, which it was to follow */
     /* Source: an additional connection that this peer waited for, perhaps under TLS; nothing was
      * said on it. The callee's; NULL: it needed none. */
     FfChannel *second;

@@ -227,7 +227,6 @@ void ff_plain_give_back(FfPlain *plain)
         .fd = plain->refused ? g_steal_fd(&plain->cfg->fd) : -1,
         .opening = plain->opening,
         .acked = plain->acked,
-        .devices = plain->cfg->vmm->memory.has_devices,
         .first = plain->first,
         .later = g_steal_pointer(&plain->later),
         .second = g_steal_pointer(&plain->second),

@@ -158,13 +158,29 @@ static bool can_ask(FfCall *call)
     return true;
 }
 
+/* To QEMU, over what it can switch on. */
+static void pass(FfCall *call)
+{
+    g_autofree char *lost =
+        call->target.kind == FF_URI_FILE
+            ? NULL
+            : ff_policy_would_lose(call->driver,
+                                   call->native ? call->native : "its capabilities make it QEMU's");
+
+    if (lost) {
+        ff_call_error(call, "%s", lost);
+    } else {
+        ff_call_pass_native(call);
+    }
+}
+
 static void decide(FfCall *call)
 {
     if (ff_snapshot_is_wanted(call)) {
         ff_snapshot_migrate(call);
     } else if (!ff_policy_engine_begins(call) || call->tls.native ||
                call->target.kind == FF_URI_FILE || !can_ask(call)) {
-        ff_call_pass_native(call);
+        pass(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);
     } else if (call->target.kind == FF_URI_FD) {

@@ -302,6 +302,12 @@ void ff_totals_settle(FfDriver *driver);
 /* Whether the engine can carry what the client has set up; else CALL's native says what stands
  * against the engine, if it is not what the client has set up. */
 bool ff_policy_engine_carries(FfCall *call);
+/* Why the client's migration is not QEMU's to carry (g_free): with such devices QEMU's own postcopy
+ * loses the guest, or the device: qemu-storage-daemon says where its faults are wrongly, and one
+ * that has its memory locked fills what is missing with zeros (docs/design/vhost-user.md). WHY:
+ * what stands against the engine; NULL: the peer has none. NULL: it is, also if its client wants it
+ * to be. */
+char *ff_policy_would_lose(const FfDriver *driver, const char *why);
 /* Of a source: QEMU's own migration of this guest is not to begin before the peer has said
  * something: with these capabilities somebody may ask for the switch. */
 bool ff_policy_answered_first(const FfDriver *driver, JsonNode *capabilities);

@@ -45,7 +45,6 @@ struct FfOutgoing {
     FfStream *second;    /* of FfPlainPeer; NULL: none, or native's */
     bool tls;            /* it is under TLS */
     bool refused;        /* there is no peer: QEMU connects */
-    bool devices;        /* of FfPlainPeer */
     char *why;           /* that; NULL */
     int fd;              /* refused: or continues over this one; -1: to uri */
     char *uri;           /* of the peer; NULL: none that can be connected to */
@@ -394,30 +393,8 @@ static void settings_made(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
-/* With such devices QEMU's own postcopy loses the guest, or the device: qemu-storage-daemon says
- * where its faults are wrongly, and one that has its memory locked fills what is missing with zeros
- * (docs/design/vhost-user.md). TRUE: the migration has failed. */
-static bool refuse_devices(FfCall *call)
-{
-    const FfOutgoing *out = call->driver->outgoing;
-
-    if (!out->devices || !(call->driver->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM)) {
-        return false;
-    }
-    g_autofree char *why = g_strdup_printf(
-        "%s: by postcopy QEMU itself loses guests whose devices are other processes (vhost-user): "
-        "give both sides --vhost-user=migrate, with their back-ends running, or migrate without "
-        "postcopy-ram",
-        out->why ? out->why : "the destination does not migrate this guest by farfault");
-    failed(call, why);
-    return true;
-}
-
 static void capabilities_set(FfCall *call, JsonNode *result, const GError *error)
 {
-    if (refuse_devices(call)) {
-        return;
-    }
     if (!error && call->driver->outgoing->tls) {
         ff_call_unset_tls(call, settings_made);
     } else {
@@ -452,7 +429,6 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     }
     out->fd = peer->fd;
     out->why = g_strdup(peer->refused);
-    out->devices = peer->devices;
     out->uri = g_strdup(uri);
     if (peer->postcopy && d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) {
         keep_switch(out);
@@ -466,7 +442,14 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     if (peer->channel) {
         d->config.state->driver_flags |= FF_DRIVER_PLAIN_PEER;
     }
-    ff_call_give_capabilities(ff_call_new_own(d), capabilities_set);
+    FfCall *call = ff_call_new_own(d);
+    g_autofree char *lost = ff_policy_would_lose(d, out->why);
+
+    if (lost) {
+        failed(call, lost);
+    } else {
+        ff_call_give_capabilities(call, capabilities_set);
+    }
 }
 
 /* ---- an engine that died in between ---------------------------------------------------------- */

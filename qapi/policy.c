@@ -56,10 +56,26 @@ bool ff_policy_engine_carries(FfCall *call)
     return !call->native;
 }
 
-/* With multifd a QEMU says nothing until all its channels are there. */
+char *ff_policy_would_lose(const FfDriver *d, const char *why)
+{
+    const FfStateHeader *state = d->config.state;
+
+    if (!d->config.follows_devices || !(state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) ||
+        state->policy == FF_POLICY_NEVER || state->peer == FF_PEER_WISH_NATIVE) {
+        return NULL;
+    }
+    return g_strdup_printf("%s: by postcopy QEMU itself loses guests whose devices are other "
+                           "processes (vhost-user): %smigrate without postcopy-ram (farfault "
+                           "migrate --precopy)",
+                           why ? why : "the destination does not migrate this guest by farfault",
+                           why ? "" : "start it with --vhost-user=migrate, or ");
+}
+
+/* With multifd a QEMU says nothing until all its channels are there. A guest that QEMU would lose
+ * is not asked for. */
 bool ff_policy_answered_first(const FfDriver *d, JsonNode *capabilities)
 {
-    return d->config.state->peer == FF_PEER_WISH_AUTO &&
+    return !d->config.follows_devices && d->config.state->peer == FF_PEER_WISH_AUTO &&
            ff_capability(capabilities, "postcopy-ram") && !ff_capability(capabilities, "multifd");
 }
 

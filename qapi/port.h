@@ -96,6 +96,7 @@ typedef struct {
     const char *engine_refused; /* NULL: nothing stands against the engine */
     char *const *uffd_error;    /* why there is none of a kind; each can be NULL */
     bool lends;                 /* TAKE_UFFD may be asked */
+    bool follows_devices;       /* some are other processes, and the engine is to follow them */
     int sharers_fd;             /* state/sharers.h; -1: none */
     int discard_fd;             /* arms QEMU's hook for discards (state/discards.h), -1: none */
     const char *discard_error;  /* why there is none; NULL: an older relay does not say */

@@ -368,7 +368,7 @@ void ff_vhost_faults_checked(FfVhostSession *s)
 bool ff_vhost_session_stands(FfVhostSession *s)
 {
     if (s->faults != FF_VHOST_FAULTS_HANDED) {
-        return false;
+        return s->unanswered;
     }
     s->unanswered = true;
     let_register(s, FF_VHOST_FAULTS_SYNC);

@@ -108,8 +108,8 @@ bool ff_vhost_session_is_on_its_way(const FfVhostSession *s);
  * more. */
 bool ff_vhost_session_may_wait(FfVhostSession *s);
 bool ff_vhost_session_handed(FfVhostSession *s);
-/* Nobody answers, between ops.hand() and ff_vhost_session_handed(): its device stands. FALSE: it is
- * not between them. */
+/* Nobody answers, between ops.hand() and ff_vhost_session_handed(): its device stands, or does so
+ * already. FALSE: it is not between them. */
 bool ff_vhost_session_stands(FfVhostSession *s);
 /* Which word of ours on that is not answered, or that nobody answers the back-end's faults; 0: it
  * goes on. A back-end need not know such a word. */

@@ -367,7 +367,7 @@ static void test_fd(void)
 }
 
 /* The migration is QEMU's, over PEER. */
-static void give_back(World *w, const FfPlainPeer *peer)
+static void hand_back(World *w, const FfPlainPeer *peer)
 {
     FfMigration *m = migration;
 
@@ -375,6 +375,11 @@ static void give_back(World *w, const FfPlainPeer *peer)
     m->ops.plain(peer, m->ops.opaque);
     while (g_main_context_iteration(NULL, FALSE)) {
     }
+}
+
+static void give_back(World *w, const FfPlainPeer *peer)
+{
+    hand_back(w, peer);
     qemu_answers(w, "migrate-set-capabilities", "{}");
 }
 
@@ -416,15 +421,32 @@ static void test_devices(gconstpointer data)
     if (!postcopy) {
         w.state->client_flags &= ~FF_CLIENT_CAP_POSTCOPY_RAM;
     }
-    give_back(
-        &w, &(FfPlainPeer){.refused = "the back-end is not connected", .fd = -1, .devices = true});
+    w.driver->config.follows_devices = true;
+    hand_back(&w, &(FfPlainPeer){.refused = "the back-end is not connected", .fd = -1});
     if (postcopy) {
         g_assert_null(g_queue_peek_head(&w.questions));
         g_assert_nonnull(strstr(w.log, "migration source failed: the back-end is not connected: by "
                                        "postcopy QEMU itself loses guests"));
     } else {
+        qemu_answers(&w, "migrate-set-capabilities", "{}");
         qemu_answers(&w, "migrate", "{}");
     }
+    world_clear(&w);
+}
+
+/* The same, as is known before anybody is spoken to. */
+static void test_devices_refused(void)
+{
+    World w;
+
+    world_init(&w, NULL, "memory is a file");
+    w.driver->config.follows_devices = true;
+    w.state->client_flags |= FF_CLIENT_CAP_POSTCOPY_RAM;
+    command(&w, "{'execute':'migrate','arguments':{'uri':'unix:b'},'id':2}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    g_assert_null(g_queue_peek_head(&w.questions));
+    g_assert_nonnull(strstr(w.out->str, "memory is a file: by postcopy QEMU itself loses guests"));
     world_clear(&w);
 }
 
@@ -1107,6 +1129,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/uffd", test_uffd);
     g_test_add_func("/driver/fd/refused", test_fd_refused);
     g_test_add_data_func("/driver/given-back/devices", GINT_TO_POINTER(true), test_devices);
+    g_test_add_func("/driver/given-back/devices/refused", test_devices_refused);
     g_test_add_data_func("/driver/given-back/devices/precopy", GINT_TO_POINTER(false),
                          test_devices);
     g_test_add_func("/driver/private-name", test_private_name);

@@ -1384,7 +1384,7 @@ static void test_stands(gconstpointer data)
     if (!at_once) {
         g_assert_true(ff_vhost_session_stands(w->session));
     }
-    g_assert_false(ff_vhost_session_stands(w->session));
+    g_assert_true(ff_vhost_session_stands(w->session)); /* an engine says so late */
     register_memory(w);
     g_assert_cmpuint(w->checks, ==, 0);
     g_assert_false(ff_vhost_session_faults(w->session, &waits));
