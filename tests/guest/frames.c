@@ -36,6 +36,7 @@ typedef struct {
 } __attribute__((packed)) Frame;
 
 static _Atomic uint64_t good, lost, bad;
+static char first_bad[64]; /* before bad is not 0 */
 static uint8_t own[6];
 static const uint8_t peer[6] = {2, 0, 0, 0, 0, 2};
 static int sock;
@@ -50,11 +51,19 @@ FramesCounts frames_counts(void)
         .good = atomic_load(&good), .lost = atomic_load(&lost), .bad = atomic_load(&bad)};
 }
 
+const char *frames_first_bad(void)
+{
+    return atomic_load(&bad) ? first_bad : "none";
+}
+
 static void complain(const char *what, uint64_t number, uint64_t last)
 {
     char text[128];
     int n = snprintf(text, sizeof text, "FF bad frame %s number=%llu last=%llu errno=%d\n", what,
                      (unsigned long long)number, (unsigned long long)last, errno);
+    if (!atomic_load(&bad))
+        snprintf(first_bad, sizeof first_bad, "%s:%llu:%llu", what, (unsigned long long)number,
+                 (unsigned long long)last);
     if (atomic_fetch_add(&bad, 1) < 10 && write(STDOUT_FILENO, text, n) < 0)
         return;
 }

@@ -24,5 +24,7 @@ typedef struct {
     uint64_t bad;  /* other than they were sent, twice, or not in their order */
 } FramesCounts;
 FramesCounts frames_counts(void);
+/* What the first bad one was: "WHAT:NUMBER:LAST", the last good one's number; "none". */
+const char *frames_first_bad(void);
 
 #endif

@@ -590,9 +590,10 @@ static bool verdict(void)
         checks += atomic_load(&workers[i].checks);
         bad += atomic_load(&workers[i].bad);
     }
-    line("FF verdict %s pages=%llu checks=%llu writes=%llu bad=%llu", bad ? "bad" : "ok",
+    line("FF verdict %s pages=%llu checks=%llu writes=%llu bad=%llu%s%s", bad ? "bad" : "ok",
          (unsigned long long)n_pages, (unsigned long long)checks, (unsigned long long)writes,
-         (unsigned long long)bad);
+         (unsigned long long)bad, opt.frames ? " frame=" : "",
+         opt.frames ? frames_first_bad() : "");
     return bad == 0;
 }
 
