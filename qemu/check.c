@@ -396,7 +396,6 @@ static bool follow(Check *c, const char *kind, const char *name, const char *cha
 {
     g_autoptr(GError) local = NULL;
 
-    c->qemu->vmm.memory.has_devices = true;
     if (!c->ids && !(c->ids = ff_qemu_backends_probe(c->qemu, c->role, &local))) {
         return refuse(error, "%s \"%s\": %s", kind, name, local->message);
     }
@@ -407,6 +406,7 @@ static bool follow(Check *c, const char *kind, const char *name, const char *cha
                       "back-end: name its chardev on the command line",
                       kind, name);
     }
+    c->qemu->vmm.memory.has_devices = true;
     return true;
 }
 

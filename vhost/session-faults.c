@@ -358,8 +358,7 @@ void ff_vhost_faults_checked(FfVhostSession *s)
         s->faults = FF_VHOST_FAULTS_ON;
         if (!s->stale) {
             forget_memory(s); /* QEMU has said the same once more */
-        }
-        if (s->stale && s->ops->stands) {
+        } else if (s->ops->stands) {
             s->ops->stands(s->opaque);
         }
     }

@@ -51,7 +51,7 @@ struct FfVmmMemory {
      * need not be refused. At a source the caller uses the log, and lets nobody run on memory that
      * is not all there; at a destination it calls all_here(). */
     bool takes_devices;
-    /* Set by check(), also where something stands against them: there are such devices. */
+    /* Set by check(): there are such devices. */
     bool has_devices;
     /* Before anything is stopped: checks blockers, run state, memory backends and devices; fills
      * *BLOCKS (FfRamBlock *, owned by the callee, valid until FfVmmState.undo()) and the guest's

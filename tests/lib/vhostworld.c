@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "tests/lib/check.h"
+#include "tests/lib/move.h"
 
 #define RAM_KIB (160 * 1024)
 #define DISK_BYTES (32 << 20)
@@ -189,6 +190,33 @@ VhostWorld vhost_world_next(VhostWorld *w)
     qmp_ok(vm_qmp(old.vm), "migrate-set-parameters",
            "{'max-bandwidth': 200000000, 'downtime-limit': 400}");
     return old;
+}
+
+void vhost_world_migrate(VhostWorld *w, VhostWorld *old)
+{
+    g_autofree char *uri = move_listen_uri(w->vm);
+
+    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s'}", uri);
+}
+
+void vhost_world_switch_over(VhostWorld *w, VhostWorld *old)
+{
+    qmp_ok(vm_qmp(old->vm), "migrate-start-postcopy", NULL);
+    qmp_expect_migration(vm_qmp(old->vm), "postcopy-active");
+    qmp_expect(vm_qmp(w->vm), "RESUME");
+}
+
+void vhost_world_set_free(VhostWorld *old)
+{
+    qmp_ok(vm_qmp(old->vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+}
+
+void vhost_world_resume(VhostWorld *w, VhostWorld *old)
+{
+    qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
+    g_autofree char *uri = move_listen_uri(w->vm);
+    vhost_world_set_free(old);
+    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
 }
 
 void vhost_world_leave(VhostWorld *old)

@@ -54,6 +54,12 @@ void vhost_world_wait_connected(VhostWorld *w);
 void vhost_world_await_frames(Vm *vm, guint64 n);
 /* The next QEMU is there, and both are farfault's. Returns the one before. */
 VhostWorld vhost_world_next(VhostWorld *w);
+/* The client's words: migrate from OLD to the next QEMU; switch, and the guest runs there; no limit
+ * to what comes behind the switch; and where that was paused, go on without one. */
+void vhost_world_migrate(VhostWorld *w, VhostWorld *old);
+void vhost_world_switch_over(VhostWorld *w, VhostWorld *old);
+void vhost_world_set_free(VhostWorld *old);
+void vhost_world_resume(VhostWorld *w, VhostWorld *old);
 /* Ends that one. */
 void vhost_world_leave(VhostWorld *old);
 /* The migration to the next QEMU has failed: W is OLD again. */

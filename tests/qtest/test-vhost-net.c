@@ -57,13 +57,6 @@ static VhostWorld *world_new(const Course *c)
     return w;
 }
 
-static void switch_over(VhostWorld *w, VhostWorld *old)
-{
-    qmp_ok(vm_qmp(old->vm), "migrate-start-postcopy", NULL);
-    qmp_expect_migration(vm_qmp(old->vm), "postcopy-active");
-    qmp_expect(vm_qmp(w->vm), "RESUME");
-}
-
 /* The next QEMU is there, and may be migrated to. */
 static VhostWorld next(VhostWorld *w, const Course *c)
 {
@@ -75,13 +68,6 @@ static VhostWorld next(VhostWorld *w, const Course *c)
     if (c->postcopy)
         qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-bandwidth': %u}", 30 << 20);
     return old;
-}
-
-static void migrate(VhostWorld *w, VhostWorld *old)
-{
-    g_autofree char *uri = move_listen_uri(w->vm);
-
-    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s'}", uri);
 }
 
 static void arrive(VhostWorld *w, VhostWorld *old, const Course *c)
@@ -100,11 +86,11 @@ static void hop(VhostWorld *w, const Course *c)
 {
     VhostWorld old = next(w, c);
 
-    migrate(w, &old);
+    vhost_world_migrate(w, &old);
     if (c->hybrid)
         qmp_expect(vm_qmp(old.vm), "MIGRATION_PASS");
     if (c->postcopy)
-        switch_over(w, &old);
+        vhost_world_switch_over(w, &old);
     if (c->unable || c->locked)
         vm_wait_stderr(w->vm, "cannot wait for pages");
     arrive(w, &old, c);
@@ -143,22 +129,9 @@ static VhostWorld *switched_new(VhostWorld *old, bool held)
     w->guest.listens = held;
     *old = next(w, course);
     qmp_ok(vm_qmp(old->vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': %u}", SLOW);
-    migrate(w, old);
-    switch_over(w, old);
+    vhost_world_migrate(w, old);
+    vhost_world_switch_over(w, old);
     return w;
-}
-
-static void set_free(VhostWorld *old)
-{
-    qmp_ok(vm_qmp(old->vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
-}
-
-static void go_on(VhostWorld *w, VhostWorld *old)
-{
-    qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(w->vm);
-    set_free(old);
-    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
 }
 
 static void end_moved(VhostWorld *w, VhostWorld *old)
@@ -180,7 +153,7 @@ static void test_waits(void)
     vhost_world_await_frames(w->vm, MANY);
     g_autofree char *status = qmp_migrate_status(vm_qmp(w->vm));
     g_assert_cmpstr(status, ==, "postcopy-active");
-    set_free(&old);
+    vhost_world_set_free(&old);
     end_moved(w, &old);
 }
 
@@ -198,7 +171,7 @@ static void test_recovered(gconstpointer data)
         qmp_ok(vm_qmp(old.vm), "migrate-pause", NULL);
     qmp_expect_migration(vm_qmp(old.vm), "postcopy-paused");
     qmp_expect_migration(vm_qmp(w->vm), "postcopy-paused");
-    go_on(w, &old);
+    vhost_world_resume(w, &old);
     end_moved(w, &old);
 }
 
@@ -214,7 +187,7 @@ static void test_relay_dies(void)
     attach_kill_relay(w->vm, true);
     qmp_expect_migration(vm_qmp(old.vm), "postcopy-paused");
     attach_vm(w->vm, NULL);
-    go_on(w, &old);
+    vhost_world_resume(w, &old);
     end_moved(w, &old);
 }
 
@@ -230,7 +203,7 @@ static void test_one_side(void)
     g_setenv("FARFAULT_VHOST_USER", "qemu", TRUE);
     VhostWorld old = next(w, &course);
 
-    migrate(w, &old);
+    vhost_world_migrate(w, &old);
     qmp_expect_migration(vm_qmp(old.vm), "failed");
     g_autoptr(JsonObject) info = qmp_return(vm_qmp(old.vm), "query-migrate", NULL);
     g_assert_nonnull(strstr(json_object_get_string_member(info, "error-desc"),

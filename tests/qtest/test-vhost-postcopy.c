@@ -28,20 +28,6 @@ static VhostWorld next_postcopy(VhostWorld *w, uint64_t postcopy_bandwidth)
     return old;
 }
 
-static void migrate(VhostWorld *w, VhostWorld *old)
-{
-    g_autofree char *uri = move_listen_uri(w->vm);
-
-    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s'}", uri);
-}
-
-static void switch_over(VhostWorld *w, VhostWorld *old)
-{
-    qmp_ok(vm_qmp(old->vm), "migrate-start-postcopy", NULL);
-    qmp_expect_migration(vm_qmp(old->vm), "postcopy-active");
-    qmp_expect(vm_qmp(w->vm), "RESUME");
-}
-
 static void arrive(VhostWorld *w, VhostWorld *old)
 {
     move_wait_completed(old->vm, w->vm);
@@ -81,10 +67,10 @@ static void test_course(gconstpointer data)
     for (unsigned i = 0; i < 2; i++) {
         VhostWorld old = next_postcopy(w, 0);
 
-        migrate(w, &old);
+        vhost_world_migrate(w, &old);
         if (c->hybrid)
             qmp_expect(vm_qmp(old.vm), "MIGRATION_PASS");
-        switch_over(w, &old);
+        vhost_world_switch_over(w, &old);
         if (c->unable)
             vm_wait_stderr(w->vm, "cannot wait for pages");
         arrive(w, &old);
@@ -112,31 +98,23 @@ static void test_waits(void)
     vhost_world_boot(w);
     VhostWorld old = next_postcopy(w, SLOW);
 
-    migrate(w, &old);
-    switch_over(w, &old);
+    vhost_world_migrate(w, &old);
+    vhost_world_switch_over(w, &old);
     guint64 first = direct_reads(w->vm);
     while (direct_reads(w->vm) < first + 16) {
     }
     g_autofree char *status = qmp_migrate_status(vm_qmp(w->vm));
     g_assert_cmpstr(status, ==, "postcopy-active");
-    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    vhost_world_set_free(&old);
     arrive(w, &old);
     vhost_world_end(w);
-}
-
-static void go_on(VhostWorld *w, VhostWorld *old)
-{
-    qmp_ok(vm_qmp(w->vm), "migrate-recover", "{'uri': 'tcp:127.0.0.1:0'}");
-    g_autofree char *uri = move_listen_uri(w->vm);
-    qmp_ok(vm_qmp(old->vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
-    qmp_ok(vm_qmp(old->vm), "migrate", "{'uri': '%s', 'resume': true}", uri);
 }
 
 static void recover(VhostWorld *w, VhostWorld *old)
 {
     qmp_expect_migration(vm_qmp(old->vm), "postcopy-paused");
     qmp_expect_migration(vm_qmp(w->vm), "postcopy-paused");
-    go_on(w, old);
+    vhost_world_resume(w, old);
 }
 
 /* It is paused by its client when its guest runs at the destination, and goes on. */
@@ -149,8 +127,8 @@ static void test_pause(void)
     vhost_world_boot(w);
     VhostWorld old = next_postcopy(w, SLOW);
 
-    migrate(w, &old);
-    switch_over(w, &old);
+    vhost_world_migrate(w, &old);
+    vhost_world_switch_over(w, &old);
     vm_wait_new_serial(w->vm, "FF t=");
     qmp_ok(vm_qmp(old.vm), "migrate-pause", NULL);
     recover(w, &old);
@@ -169,14 +147,14 @@ static void test_backend_dies(void)
     vhost_world_boot(w);
     VhostWorld old = next_postcopy(w, SLOW);
 
-    migrate(w, &old);
-    switch_over(w, &old);
+    vhost_world_migrate(w, &old);
+    vhost_world_switch_over(w, &old);
     vm_wait_new_serial(w->vm, "FF t=");
     storage_kill(w->storage);
     vm_wait_stderr(w->vm, "cannot connect to");
     vhost_world_start_storage(w);
     vhost_world_wait_connected(w);
-    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    vhost_world_set_free(&old);
     move_wait_completed(old.vm, w->vm);
     vhost_world_leave(&old);
     linux_guest_assert_intact(w->vm, "with another back-end");
@@ -213,7 +191,7 @@ static void test_death(gconstpointer data)
     w->guest.faults = death->destination ? death->fault : NULL;
     VhostWorld old = next_postcopy(w, death->all ? 0 : SLOW);
 
-    migrate(w, &old);
+    vhost_world_migrate(w, &old);
     qmp_ok(vm_qmp(old.vm), "migrate-start-postcopy", NULL);
     if (!death->all)
         recover(w, &old);
@@ -240,15 +218,15 @@ static void test_relay_dies(void)
     w->guest.listens = true;
     VhostWorld old = next_postcopy(w, SLOW);
 
-    migrate(w, &old);
-    switch_over(w, &old);
+    vhost_world_migrate(w, &old);
+    vhost_world_switch_over(w, &old);
     guint64 first = direct_reads(w->vm);
     while (direct_reads(w->vm) < first + 8) {
     }
     attach_kill_relay(w->vm, true);
     qmp_expect_migration(vm_qmp(old.vm), "postcopy-paused");
     attach_vm(w->vm, NULL);
-    go_on(w, &old);
+    vhost_world_resume(w, &old);
     qmp_expect_migration(vm_qmp(old.vm), "completed");
     vhost_world_leave(&old);
     linux_guest_assert_intact(w->vm, "with another relay");

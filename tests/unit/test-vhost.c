@@ -1199,12 +1199,18 @@ static bool answer_table(World *w, uint64_t theirs)
                                          msg->header.size));
 }
 
-static void come_to_engine(World *w)
+/* From its userfaultfd to its addresses. */
+static void go_that_way(World *w)
 {
-    start_ring_slots(w);
     give_uffd(w);
     listen_and_try(w);
     g_assert_true(answer_table(w, THEIRS));
+}
+
+static void come_to_engine(World *w)
+{
+    start_ring_slots(w);
+    go_that_way(w);
     g_assert_cmpuint(w->hands, ==, 1);
 }
 
@@ -1486,9 +1492,7 @@ static void test_turn(void)
     g_assert_cmpuint(w->stands, ==, 0);
     w->has_turn = true;
     g_assert_true(ff_vhost_session_may_wait(w->session));
-    give_uffd(w);
-    listen_and_try(w);
-    g_assert_true(answer_table(w, THEIRS));
+    go_that_way(w);
     world_free(w);
 }
 
@@ -1708,9 +1712,7 @@ static void test_ready_later(void)
     g_assert_null(g_queue_peek_head(&w->backend));
     w->waits = true;
     g_assert_true(ff_vhost_session_may_wait(w->session));
-    give_uffd(w);
-    listen_and_try(w);
-    g_assert_true(answer_table(w, THEIRS));
+    go_that_way(w);
     g_assert_true(ff_vhost_session_handed(w->session));
     register_memory(w);
     g_assert_true(ff_vhost_session_checked(w->session));
