@@ -60,19 +60,9 @@ static void event_free(gpointer opaque)
 
 /* ---- lines ----------------------------------------------------------------------------------- */
 
-/* The process of thread TID, while it lives. */
-static int process_of(int tid)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/status", tid);
-    g_autofree char *text = NULL;
-    const char *at = g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\nTgid:") : NULL;
-
-    return at ? (int)g_ascii_strtoll(at + strlen("\nTgid:"), NULL, 10) : 0;
-}
-
 static void print_mark(Trace *t, const FfTraceLine *line, const FfTraceEvent *event)
 {
-    int pid = line->pid ? line->pid : process_of(line->tid);
+    int pid = line->pid ? line->pid : ff_tracer_process(t->tracer, line->tid);
     FfTracedGuest *guest = ff_traced_guest(t->traced, pid);
     g_autofree char *nobody = g_strdup_printf("engine-%d", pid);
     g_autofree char *status = NULL;

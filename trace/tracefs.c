@@ -290,6 +290,33 @@ bool ff_tracer_end(FfTracer *t, GError **error)
     return rc == 0;
 }
 
+/* ---- processes ------------------------------------------------------------------------------- */
+
+/* While it lives. */
+static int process_of_living(int tid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", tid);
+    g_autofree char *text = NULL;
+    const char *at = g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\nTgid:") : NULL;
+
+    return at ? (int)g_ascii_strtoll(at + strlen("\nTgid:"), NULL, 10) : 0;
+}
+
+/* Asked second: a thread that has ended was switched away from, and is noted by then. */
+int ff_tracer_process(const FfTracer *t, int tid)
+{
+    int pid = process_of_living(tid);
+    g_autofree char *path = g_build_filename(t->root, "saved_tgids", NULL);
+    g_autofree char *key = g_strdup_printf("\n%d ", tid), *text = NULL;
+
+    if (pid || !g_file_get_contents(path, &text, NULL, NULL)) {
+        return pid;
+    }
+    g_autofree char *lines = g_strconcat("\n", text, NULL);
+    const char *at = strstr(lines, key);
+    return at ? (int)g_ascii_strtoll(at + strlen(key), NULL, 10) : 0;
+}
+
 /* ---- its lines ------------------------------------------------------------------------------- */
 
 bool ff_trace_line(const char *line, FfTraceLine *out)

@@ -30,9 +30,13 @@ void ff_tracer_stop(FfTracer *t);
 /* Nothing is left of it. FALSE and ERROR: something is, the next ff_tracer_new() tries again. */
 bool ff_tracer_end(FfTracer *t, GError **error);
 
+/* The process of thread TID. A line that was read before the thread's next switch does not say: the
+ * kernel notes it there. 0: the kernel does not know (any more). */
+int ff_tracer_process(const FfTracer *t, int tid);
+
 /* A line of the fd. */
 typedef struct {
-    int pid;      /* of the process; 0: the kernel does not know any more */
+    int pid;      /* of the process; 0: the kernel has not known; see ff_tracer_process() */
     int tid;      /* of the thread */
     char *time;   /* monotonic, seconds */
     char *event;  /* NULL: .lost marks were lost here, as nobody read them in time */

@@ -12,6 +12,8 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <glib/gstdio.h>
+#include <limits.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -23,6 +25,9 @@
 
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"
+#include "trace/mark.h"
+#include "trace/notes.h"
+#include "trace/tracefs.h"
 
 #define RAM_MIB 64
 #define RAM ((uint64_t)RAM_MIB << 20)
@@ -396,6 +401,61 @@ static void test_unread(void)
     close(fds[0]);
 }
 
+/* In a child: follows its own mark "brief", which a process of its own passes that is gone from
+ * /proc when the line is looked at. The exit status tells where it failed. */
+static int follow_brief(void)
+{
+    g_autoptr(GError) error = NULL;
+    int program = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), go[2];
+    g_autoptr(GPtrArray) notes = ff_notes_read(program, "farfault", &error);
+    FfTracer *tracer = ff_tracer_new(&error);
+    const FfNote *note = NULL;
+    char line[4096];
+
+    for (guint i = 0; notes && i < notes->len; i++) {
+        const FfNote *one = notes->pdata[i];
+        note = strcmp(one->name, "brief") ? note : one;
+    }
+    if (!note || !tracer || !ff_tracer_add(tracer, "brief", "/proc/self/exe", note, "", &error)) {
+        return 1;
+    }
+    int lines = ff_tracer_start(tracer, &error);
+    if (lines < 0 || pipe(go) < 0) {
+        return 2;
+    }
+    pid_t brief = fork();
+    if (brief == 0) {
+        close(go[1]);
+        FF_MARK1(brief, 1);
+        _exit(read(go[0], line, 1) != 0);
+    }
+    struct pollfd ready = {lines, POLLIN, 0};
+    ssize_t n = poll(&ready, 1, -1) == 1 ? read(lines, line, sizeof(line) - 1) : -1;
+    bool living = ff_tracer_process(tracer, brief) == brief;
+    close(go[1]);
+    bool gone = waitpid(brief, NULL, 0) == brief && ff_tracer_process(tracer, brief) == brief;
+    bool stranger = ff_tracer_process(tracer, INT_MAX) != 0;
+    bool left = !ff_tracer_end(tracer, &error);
+    return n <= 0 ? 3 : !living ? 4 : !gone ? 5 : stranger ? 6 : left ? 7 : 0;
+}
+
+/* A thread that ends behind its mark: whose it was is known all the same. */
+static void test_ended(void)
+{
+    int status;
+
+    if (skipped()) {
+        return;
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        set_up(GINT_TO_POINTER(MOUNTED));
+        _exit(follow_brief());
+    }
+    g_assert_cmpint(waitpid(child, &status, 0), ==, child);
+    g_assert_cmpint(status, ==, 0);
+}
+
 static void check_line(const char *err, const char *says)
 {
     const char *end = strchr(err, '\n');
@@ -475,6 +535,7 @@ int main(int argc, char **argv)
     g_test_add_func("/trace/list", test_list);
     g_test_add_func("/trace/stripped", test_stripped);
     g_test_add_func("/trace/missing", test_missing);
+    g_test_add_func("/trace/ended", test_ended);
     g_test_add_func("/trace/signals", test_signals);
     g_test_add_func("/trace/unread", test_unread);
     g_test_add_func("/trace/migration", test_migration);
