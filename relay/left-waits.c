@@ -16,7 +16,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "relay/maps.h"
+#include "state/maps.h"
+#include "uffd/backing.h"
 #include "uffd/uffd.h"
 
 #define RAM "ram:"
@@ -32,21 +33,25 @@ static void left_free(void *p)
 }
 
 /* UFFD has M registered, whose memory is registered by somebody. */
-static bool has(int uffd, const FfMapping *m)
+static bool has(int uffd, const FfMapping *m, uint64_t page_size)
 {
-    return ff_uffd_is_registered(uffd, m->start) == 0 &&
+    return ff_uffd_is_registered(uffd, m->start, page_size) == 0 &&
            ff_uffd_register(uffd, m->start, m->end - m->start, UFFDIO_REGISTER_MODE_MISSING) == 0;
 }
 
 static void add_mappings(FfLeftWait *left, const char *maps, int memory)
 {
     g_autoptr(GArray) all = ff_maps_of_file(maps, memory);
+    FfBacking backing;
     struct stat st;
 
+    if (ff_backing_of_file(memory, &backing) < 0 || fstat(memory, &st) < 0) {
+        return;
+    }
     for (guint i = 0; i < all->len && left->n_regions < FF_SHARERS_REGIONS; i++) {
         const FfMapping *m = &g_array_index(all, FfMapping, i);
 
-        if (fstat(memory, &st) == 0 && has(left->uffd, m)) {
+        if (has(left->uffd, m, backing.page_size)) {
             left->regions[left->n_regions++] =
                 (FfSharersRegion){m->start, m->end - m->start, m->offset, st.st_dev, st.st_ino};
         }

@@ -21,7 +21,7 @@
 
 #include "net/rights.h"
 #include "relay/left-waits.h"
-#include "relay/maps.h"
+#include "state/maps.h"
 #include "state/sharers.h"
 #include "uffd/uffd.h"
 
@@ -331,7 +331,8 @@ bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend)
     for (unsigned i = 0; i < n; i++) {
         struct statfs fs;
 
-        if (fstatfs(fds[i], &fs) < 0 || fs.f_type != TMPFS_MAGIC) {
+        if (fstatfs(fds[i], &fs) < 0 ||
+            (fs.f_type != TMPFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC)) {
             return false;
         }
     }

@@ -281,7 +281,7 @@ static void end_waits(FfSpace *s, unsigned block, uint64_t page)
     }
     addr = ff_space_find_addr(s, block, page, &len);
     if (addr) {
-        ff_uffd_wake(s->cfg.uffd, addr, SMALL_PAGE);
+        ff_uffd_wake(s->cfg.uffd, addr, s->blocks[block].backing.page_size);
     }
     ff_sharers_wake(&s->sharers, block, page, 1);
 }
@@ -407,17 +407,18 @@ void ff_faults_again(FfSpace *s)
 
 /* ---- other processes, which wait in userfaultfds of their own (sharers.h) -------------------- */
 
-/* PAGE was placed: it is there, or is zeros in no file yet. */
-static void answer_sharer(Batch *b, const FfSharer *x, unsigned block, uint64_t page, uint64_t addr)
+/* PAGE, which begins at START there, was placed: it is there, or is zeros in no file yet. */
+static void answer_sharer(Batch *b, const FfSharer *x, unsigned block, uint64_t page,
+                          uint64_t start)
 {
     FfSpace *s = b->s;
-    uint64_t done;
+    uint64_t ps = s->blocks[block].backing.page_size;
     int rc = 0;
 
     pthread_mutex_lock(&s->again_lock);
     bool placed = ff_bitmap_test(&s->blocks[block].placed, page);
     if (placed) {
-        rc = ff_uffd_try(x->uffd, FF_UFFD_ZERO, addr, NULL, SMALL_PAGE, &done);
+        rc = ff_sharer_place_zeros(x, start, ps, s->zeros);
     }
     pthread_mutex_unlock(&s->again_lock);
     if (!placed) {
@@ -425,19 +426,23 @@ static void answer_sharer(Batch *b, const FfSharer *x, unsigned block, uint64_t 
         return;
     }
     if (rc == -EEXIST || rc == -EAGAIN || rc == -ENOENT) {
-        ff_uffd_wake(x->uffd, addr, SMALL_PAGE);
-    } else if (rc < 0 && rc != -ESRCH) {
+        ff_uffd_wake(x->uffd, start, ps);
+    } else if (rc == -ENOMEM) {
         /* It waits on. Observer: ff_faults_again(), which wakes everybody then. */
         __atomic_store_n(&s->waits.overflow, 1, __ATOMIC_RELEASE);
         failed_at(b, block, page, rc);
         return;
+    } else if (rc < 0 && rc != -ESRCH) {
+        /* What it has there is not what it has said: it waits until all is there, and nobody else
+         * for it. */
+        s->sharers.all[x - s->sharers.all].broken = true;
     }
     end_waits(s, block, page);
 }
 
 static void handle_sharer(Batch *b, const FfSharer *x, const struct uffd_msg *msg)
 {
-    uint64_t addr = msg->arg.pagefault.address & ~(SMALL_PAGE - 1), page;
+    uint64_t page, start;
     unsigned block;
 
     if (msg->event == UFFD_EVENT_FORK) {
@@ -445,13 +450,13 @@ static void handle_sharer(Batch *b, const FfSharer *x, const struct uffd_msg *ms
     }
     /* At no address that is known it waits until it unregisters that. */
     if (is_event(msg) || msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP ||
-        !ff_sharer_find(x, addr, &block, &page)) {
+        !ff_sharer_find(x, msg->arg.pagefault.address, &block, &page, &start)) {
         return;
     }
     ff_space_count(b->s, missing);
     note_wait(b, block, page, 0);
     if (ff_bitmap_test(&b->s->blocks[block].placed, page)) {
-        answer_sharer(b, x, block, page, addr);
+        answer_sharer(b, x, block, page, start);
     } else {
         request(b, block, page);
     }

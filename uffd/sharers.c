@@ -16,6 +16,8 @@
 
 #include "uffd/uffd.h"
 
+#define SMALL_PAGE 4096u
+
 static FfSharer *nth(FfSharers *t, unsigned i)
 {
     return &t->all[i];
@@ -43,6 +45,23 @@ static void look_there(FfSharers *t)
     }
 }
 
+/* Whether the file has a huge page can be found out there: an older kernel does not know the word,
+ * a newer one looks first whether that is registered. */
+static bool can_tell(int uffd, const FfSharerRange *ranges, unsigned n)
+{
+    uint64_t done;
+
+    for (unsigned i = 0; i < n; i++) {
+        const FfSharerRange *r = &ranges[i];
+
+        if (r->page_size > SMALL_PAGE &&
+            ff_uffd_try(uffd, FF_UFFD_CONTINUE, r->addr, NULL, r->page_size, &done) == -EINVAL) {
+            return false;
+        }
+    }
+    return true;
+}
+
 int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned n)
 {
     int rc = 0;
@@ -51,6 +70,8 @@ int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned
     unsigned i = n_sharers(t);
     if (t->closed) {
         rc = -ESHUTDOWN;
+    } else if (!can_tell(uffd, ranges, n)) {
+        rc = -ENOTSUP;
     } else if (i == FF_MAX_SHARERS || n > FF_MAX_SHARER_RANGES) {
         rc = -ENOSPC;
     } else {
@@ -81,8 +102,9 @@ static int check(const FfSharer *x)
     for (unsigned i = 0; i < x->n_ranges && rc == 0; i++) {
         const FfSharerRange *r = &x->ranges[i];
 
-        rc = ff_uffd_is_registered(x->uffd, r->addr);
-        rc = rc < 0 ? rc : ff_uffd_is_registered(x->uffd, r->addr + r->len - FF_SHARED_PAGE);
+        rc = ff_uffd_is_registered(x->uffd, r->addr, r->page_size);
+        rc = rc < 0 ? rc
+                    : ff_uffd_is_registered(x->uffd, r->addr + r->len - r->page_size, r->page_size);
     }
     return rc;
 }
@@ -132,7 +154,9 @@ void ff_sharers_wake(FfSharers *t, unsigned block, uint64_t page, uint64_t n)
 
         for (unsigned k = 0; k < x->n_ranges; k++) {
             if (x->ranges[k].block == block) {
-                wake_in(x, &x->ranges[k], page * FF_SHARED_PAGE, n * FF_SHARED_PAGE);
+                uint64_t size = x->ranges[k].page_size;
+
+                wake_in(x, &x->ranges[k], page * size, n * size);
             }
         }
     }
@@ -145,18 +169,38 @@ void ff_sharers_wake_all(FfSharers *t)
     }
 }
 
-bool ff_sharer_find(const FfSharer *x, uint64_t addr, unsigned *block, uint64_t *page)
+bool ff_sharer_find(const FfSharer *x, uint64_t addr, unsigned *block, uint64_t *page,
+                    uint64_t *start)
 {
     for (unsigned k = 0; k < x->n_ranges; k++) {
         const FfSharerRange *r = &x->ranges[k];
 
         if (addr >= r->addr && addr - r->addr < r->len) {
+            uint64_t n = (addr - r->addr) / r->page_size;
+
             *block = r->block;
-            *page = (r->offset + (addr - r->addr)) / FF_SHARED_PAGE;
+            *page = r->offset / r->page_size + n;
+            *start = r->addr + n * r->page_size;
             return true;
         }
     }
     return false;
+}
+
+int ff_sharer_place_zeros(const FfSharer *x, uint64_t start, uint64_t page_size, const void *zeros)
+{
+    uint64_t done;
+
+    if (page_size == SMALL_PAGE) {
+        return ff_uffd_try(x->uffd, FF_UFFD_ZERO, start, NULL, page_size, &done);
+    }
+    int rc = ff_uffd_try(x->uffd, FF_UFFD_COPY, start, zeros, page_size, &done);
+    if (rc != -EEXIST) {
+        return rc;
+    }
+    /* So the kernel says as well where no huge page is free; the file tells. */
+    rc = ff_uffd_try(x->uffd, FF_UFFD_CONTINUE, start, NULL, page_size, &done);
+    return rc == -EFAULT ? -ENOMEM : rc == 0 || rc == -EIO ? -EEXIST : rc;
 }
 
 /* ---- beginning and end ----------------------------------------------------------------------- */

@@ -4,7 +4,7 @@
  * userfaultfds of their own, in which they register their mappings (a vhost-user back-end). The
  * space's fault thread reads those, too. A page that is placed through the space's userfaultfd is
  * in the file for all of them; who waits for it elsewhere is woken there. Blocks of shared memory
- * in pages of 4 KiB only, and no space with events.
+ * and of hugetlb, and no space with events.
  */
 #ifndef FF_UFFD_SHARERS_H
 #define FF_UFFD_SHARERS_H
@@ -15,13 +15,13 @@
 
 #define FF_MAX_SHARERS 32 /* of a space, those that have gone among them */
 #define FF_MAX_SHARER_RANGES 8
-#define FF_SHARED_PAGE 4096u
 
 /* LEN bytes at ADDR of that process are BLOCK, from OFFSET on; whole pages. */
 typedef struct {
     uint64_t addr, len;
     unsigned block;
     uint64_t offset;
+    uint64_t page_size; /* the block's: ff_space_add_sharer() knows it */
 } FfSharerRange;
 
 /* Filled once. */
@@ -46,7 +46,7 @@ void ff_sharers_clear(FfSharers *t);
 
 /* UFFD (taken; O_NONBLOCK, after UFFDIO_API) is read from now on, and everybody who waits there is
  * told again. Returns its number; -errno: -ENOSPC (too many), -ESHUTDOWN (nothing is missing any
- * more). Any thread. */
+ * more), -ENOTSUP (huge pages, before Linux 5.13). Any thread. */
 int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned n);
 /* 0: what it was added with is registered. -ENOENT: it is not, so a touch there would make a page.
  * -ESHUTDOWN: nothing is missing any more. Another -errno: that is not known. Any thread. */
@@ -59,7 +59,15 @@ int ff_sharers_unregister(FfSharers *t);
 void ff_sharers_wake(FfSharers *t, unsigned block, uint64_t page, uint64_t n);
 void ff_sharers_wake_all(FfSharers *t);
 
-/* ADDR of its process -> page; FALSE: in no range. */
-bool ff_sharer_find(const FfSharer *sharer, uint64_t addr, unsigned *block, uint64_t *page);
+/* ADDR of its process -> page, and where it begins there; FALSE: in no range. */
+bool ff_sharer_find(const FfSharer *sharer, uint64_t addr, unsigned *block, uint64_t *page,
+                    uint64_t *start);
+/*
+ * A page of PAGE_SIZE at START, which is zeros or there: 0 if it was made there; -EEXIST: it is
+ * there, and who waits must be woken; -ENOMEM: no huge page is free. ZEROS: of that size; of small
+ * pages it can be NULL. Another -errno of UFFDIO_ZEROPAGE, COPY or CONTINUE.
+ */
+int ff_sharer_place_zeros(const FfSharer *sharer, uint64_t start, uint64_t page_size,
+                          const void *zeros);
 
 #endif

@@ -632,9 +632,8 @@ static bool fits(const FfSpace *s, const FfSharerRange *r)
     const FfBacking *b = &s->blocks[r->block].backing;
     uint64_t odd = r->addr | r->len | r->offset;
 
-    return b->kind == FF_BACKING_SHARED && b->page_size == FF_SHARED_PAGE && r->len &&
-           !(odd % FF_SHARED_PAGE) && r->offset <= b->size && r->len <= b->size - r->offset &&
-           r->addr + r->len > r->addr;
+    return b->kind != FF_BACKING_PRIVATE && r->len && !(odd % b->page_size) &&
+           r->offset <= b->size && r->len <= b->size - r->offset && r->addr + r->len > r->addr;
 }
 
 static bool all_fit(const FfSpace *s, const FfSharerRange *ranges, unsigned n)
@@ -649,11 +648,17 @@ static bool all_fit(const FfSpace *s, const FfSharerRange *ranges, unsigned n)
 
 int ff_space_add_sharer(FfSpace *s, int uffd, const FfSharerRange *ranges, unsigned n)
 {
-    if (all_fit(s, ranges, n)) {
-        return ff_sharers_add(&s->sharers, uffd, ranges, n);
+    FfSharerRange own[FF_MAX_SHARER_RANGES];
+
+    if (n > G_N_ELEMENTS(own) || !all_fit(s, ranges, n)) {
+        close(uffd);
+        return n > G_N_ELEMENTS(own) ? -ENOSPC : -EINVAL;
     }
-    close(uffd);
-    return -EINVAL;
+    for (unsigned i = 0; i < n; i++) {
+        own[i] = ranges[i];
+        own[i].page_size = s->blocks[own[i].block].backing.page_size;
+    }
+    return ff_sharers_add(&s->sharers, uffd, own, n);
 }
 
 FfSharers *ff_space_sharers(FfSpace *s)

@@ -184,10 +184,12 @@ int ff_uffd_try(int uffd, FfUffdOp op, uint64_t addr, const void *src, uint64_t 
     }
 }
 
-/* The kernel looks for a registered mapping before it reads the source, which cannot be read. */
-int ff_uffd_is_registered(int uffd, uint64_t addr)
+/* The kernel looks for a registered mapping before it reads the source, which cannot be read. Of
+ * hugetlb it looks in between whether the page is there. */
+int ff_uffd_is_registered(int uffd, uint64_t addr, uint64_t page_size)
 {
-    void *unreadable = mmap(NULL, SMALL_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *unreadable =
+        mmap(NULL, page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     int rc = -EAGAIN;
     uint64_t done;
 
@@ -195,10 +197,11 @@ int ff_uffd_is_registered(int uffd, uint64_t addr)
         return -errno;
     }
     for (unsigned i = 0; i < MAX_PROBES && rc == -EAGAIN; i++) {
-        rc = ff_uffd_try(uffd, FF_UFFD_COPY, addr, unreadable, SMALL_PAGE, &done);
+        rc = ff_uffd_try(uffd, FF_UFFD_COPY, addr, unreadable, page_size, &done);
     }
-    munmap(unreadable, SMALL_PAGE);
-    return rc == -EFAULT ? 0 : rc == 0 ? -EPROTO : rc;
+    munmap(unreadable, page_size);
+    bool known = rc == -EFAULT || (rc == -EEXIST && page_size > SMALL_PAGE);
+    return known ? 0 : rc == 0 ? -EPROTO : rc;
 }
 
 int ff_uffd_try_protect(int uffd, uint64_t addr, uint64_t len, bool on)

@@ -36,9 +36,9 @@ int ff_uffd_protect(int uffd, uint64_t addr, uint64_t len);
  * that nobody need fault for it: reads of a mapping that was split would, page by page. Holes,
  * and what is mapped, are left as they are. Linux 6.4. */
 int ff_uffd_map_protected(int uffd, uint64_t addr, uint64_t len);
-/* 0: the small page at ADDR is registered, with this userfaultfd or with another one. -ENOENT: with
- * none. Another -errno: that is not known. Nothing is placed, and nobody is woken. */
-int ff_uffd_is_registered(int uffd, uint64_t addr);
+/* 0: the page of PAGE_SIZE bytes at ADDR is registered, with this userfaultfd or with another one.
+ * -ENOENT: with none. Another -errno: that is not known. Nothing is placed, and nobody is woken. */
+int ff_uffd_is_registered(int uffd, uint64_t addr, uint64_t page_size);
 /* Also wakes every waiter of the range. */
 int ff_uffd_unregister(int uffd, uint64_t addr, uint64_t len);
 /* The same of another process's memory, registered as missing, which may have unmapped it and

@@ -69,7 +69,10 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                                                    guest->network ? guest->network : "");
     g_autofree char *netdev =
         g_strdup_printf("vhost-user,id=net0,chardev=network,queues=%u", MAX(guest->n_queues, 1));
-    const char *machine = guest->machine ? guest->machine : "pc";
+    g_autofree char *machine = g_strconcat(guest->machine ? guest->machine : "pc",
+                                           guest->huge ? ",memory-backend=ram0" : NULL, NULL);
+    g_autofree char *huge = g_strdup_printf(
+        "memory-backend-memfd,id=ram0,size=%uK,hugetlb=on,hugetlbsize=2M", guest->ram_kib);
     const char *args[32] = {"-machine", machine, "-smp",    smp,    "-kernel",   kernel,
                             "-initrd",  initrd,  "-append", append, "-no-reboot"};
     unsigned n = 11;
@@ -97,6 +100,10 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
         /* Of vhost-user and MSI-X, without KVM, QEMU 7.2 dies (virtio_pci_vector_unmask()). */
         args[n++] = guest->n_queues > 1 ? "virtio-net-pci,netdev=net0,romfile=,vectors=0,mq=on"
                                         : "virtio-net-pci,netdev=net0,romfile=,vectors=0";
+    }
+    if (guest->huge) {
+        args[n++] = "-object";
+        args[n++] = huge;
     }
     if (guest->balloon) {
         args[n++] = "-device";

@@ -19,6 +19,7 @@ typedef struct {
     const char *network; /* socket of a vhost-user network's back-end; can be NULL */
     unsigned n_queues;   /* of that device, and pairs of that network; 0: one */
     unsigned n_entries;  /* of each of them; 0: 128, as QEMU has it */
+    bool huge;           /* its memory is hugetlb, of 2 MiB (hugepages.h) */
     bool balloon;        /* a virtio-balloon; ff.extra= makes the guest serve it */
     bool reporting;      /* it reports pages that the guest has free */
     unsigned plug_mib;   /* a virtio-mem "vm0" over a backend "more" of so much; none is plugged */

@@ -96,12 +96,22 @@ void vhost_world_boot(VhostWorld *w)
         vhost_world_await_frames(w->vm, 2000);
 }
 
-static guint64 good_frames(Vm *vm)
+/* What stands behind TEXT in the guest's next line that has it. */
+static guint64 number_after(Vm *vm, const char *text)
 {
-    static const char text[] = "FF frames good=";
     g_autofree char *line = vm_serial_line(vm, text);
 
     return g_ascii_strtoull(line + strlen(text), NULL, 10);
+}
+
+guint64 vhost_world_reads(Vm *vm)
+{
+    return number_after(vm, "FF direct reads=");
+}
+
+static guint64 good_frames(Vm *vm)
+{
+    return number_after(vm, "FF frames good=");
 }
 
 void vhost_world_await_frames(Vm *vm, guint64 n)

@@ -19,6 +19,9 @@
 /* Frames that lie in the guest until 1500 more were sent. */
 #define VHOST_NET_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.frames=1500"
 
+/* So many two guests of that size have, and some to spare. */
+#define VHOST_WORLD_HUGE_PAGES 170
+
 typedef struct {
     char *folder, *disk;
     LinuxGuest guest;
@@ -50,6 +53,8 @@ void vhost_world_start(VhostWorld *w, const char *incoming);
 void vhost_world_boot(VhostWorld *w);
 /* QEMU has its back-end. */
 void vhost_world_wait_connected(VhostWorld *w);
+/* So many reads of ff.direct= the guest has made, with VM as its QEMU; waits for its next word. */
+guint64 vhost_world_reads(Vm *vm);
 /* The guest has got and checked N frames more, with VM as its QEMU. */
 void vhost_world_await_frames(Vm *vm, guint64 n);
 /* The next QEMU is there, and both are farfault's. Returns the one before. */

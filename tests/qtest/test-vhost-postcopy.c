@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "tests/lib/attach.h"
+#include "tests/lib/hugepages.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vhostworld.h"
 
@@ -43,6 +44,8 @@ typedef struct {
     unsigned n_queues;
     bool hybrid; /* a round goes before */
     bool unable;
+    bool huge;
+    bool rest; /* with -m slow */
 } Course;
 
 static const Course courses[] = {
@@ -51,16 +54,23 @@ static const Course courses[] = {
     {"queues", 2, true},
     {"at-once/unable", 1, false, true},
     {"hybrid/unable", 1, true, true},
+    {"huge/hybrid", 1, true, .huge = true, .rest = true},
+    {"huge/at-once", 1, .huge = true, .rest = true},
+    {"huge/unable", 1, .unable = true, .huge = true, .rest = true},
 };
 
 /* Twice in a row. */
 static void test_course(gconstpointer data)
 {
     const Course *c = data;
-    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD);
+    HugePages *pool = c->huge ? hugepages_new(VHOST_WORLD_HUGE_PAGES) : NULL;
+    VhostWorld *w = c->huge && !pool ? NULL : vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD);
 
-    if (!w)
+    if (!w) {
+        hugepages_free(pool);
         return;
+    }
+    w->guest.huge = c->huge;
     w->guest.n_queues = c->n_queues;
     w->unable = c->unable;
     vhost_world_boot(w);
@@ -76,38 +86,37 @@ static void test_course(gconstpointer data)
         arrive(w, &old);
     }
     vhost_world_end(w);
-}
-
-static guint64 direct_reads(Vm *vm)
-{
-    static const char text[] = "FF direct reads=";
-    g_autofree char *line = vm_serial_line(vm, text);
-
-    return g_ascii_strtoull(line + strlen(text), NULL, 10);
+    hugepages_free(pool);
 }
 
 /* The disk is used while memory is missing. */
-static void test_waits(void)
+static void test_waits(gconstpointer huge)
 {
     const char *why = NULL;
     bool possible = storage_can_wait(&why);
-    VhostWorld *w = vhost_world_new_if(possible, why, VHOST_SMALL_LOAD);
+    HugePages *pool = huge && possible ? hugepages_new(VHOST_WORLD_HUGE_PAGES) : NULL;
+    VhostWorld *w =
+        huge && possible && !pool ? NULL : vhost_world_new_if(possible, why, VHOST_SMALL_LOAD);
 
-    if (!w)
+    if (!w) {
+        hugepages_free(pool);
         return;
+    }
+    w->guest.huge = huge;
     vhost_world_boot(w);
     VhostWorld old = next_postcopy(w, SLOW);
 
     vhost_world_migrate(w, &old);
     vhost_world_switch_over(w, &old);
-    guint64 first = direct_reads(w->vm);
-    while (direct_reads(w->vm) < first + 16) {
+    guint64 first = vhost_world_reads(w->vm);
+    while (vhost_world_reads(w->vm) < first + 16) {
     }
     g_autofree char *status = qmp_migrate_status(vm_qmp(w->vm));
     g_assert_cmpstr(status, ==, "postcopy-active");
     vhost_world_set_free(&old);
     arrive(w, &old);
     vhost_world_end(w);
+    hugepages_free(pool);
 }
 
 static void recover(VhostWorld *w, VhostWorld *old)
@@ -220,8 +229,8 @@ static void test_relay_dies(void)
 
     vhost_world_migrate(w, &old);
     vhost_world_switch_over(w, &old);
-    guint64 first = direct_reads(w->vm);
-    while (direct_reads(w->vm) < first + 8) {
+    guint64 first = vhost_world_reads(w->vm);
+    while (vhost_world_reads(w->vm) < first + 8) {
     }
     attach_kill_relay(w->vm, true);
     qmp_expect_migration(vm_qmp(old.vm), "postcopy-paused");
@@ -238,9 +247,12 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     for (unsigned i = 0; i < G_N_ELEMENTS(courses); i++) {
         g_autofree char *path = g_strconcat("/vhost-postcopy/", courses[i].name, NULL);
-        g_test_add_data_func(path, &courses[i], test_course);
+
+        if (!courses[i].rest || g_test_slow())
+            g_test_add_data_func(path, &courses[i], test_course);
     }
-    g_test_add_func("/vhost-postcopy/waits", test_waits);
+    g_test_add_data_func("/vhost-postcopy/waits", NULL, test_waits);
+    g_test_add_data_func("/vhost-postcopy/huge/waits", GUINT_TO_POINTER(1), test_waits);
     g_test_add_func("/vhost-postcopy/pause", test_pause);
     g_test_add_func("/vhost-postcopy/back-end-dies", test_backend_dies);
     g_test_add_func("/vhost-postcopy/relay-dies", test_relay_dies);

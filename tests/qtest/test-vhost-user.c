@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "tests/lib/attach.h"
+#include "tests/lib/hugepages.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vhostworld.h"
 
@@ -125,6 +126,7 @@ static void migrate_on(VhostWorld *w)
 typedef struct {
     const char *name, *load;
     unsigned n_queues, n_entries, iops;
+    bool huge;
 } Rings;
 
 /* A ring of 512 entries has its index and its avail event in different pages. So few requests that
@@ -133,6 +135,7 @@ static const Rings rings[] = {
     {"followed", VHOST_SMALL_LOAD, 1, 128, 0},
     {"queues", VHOST_SMALL_LOAD, 2, 128, 0},
     {"entries", SLOW_LOAD, 1, 512, 20},
+    {"huge", VHOST_SMALL_LOAD, 1, 128, 0, true},
 };
 
 /* Twice in a row. What the back-end has written past every mapping of QEMU's is all there, and none
@@ -140,10 +143,14 @@ static const Rings rings[] = {
 static void test_followed(gconstpointer data)
 {
     const Rings *row = data;
-    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", row->load);
+    HugePages *pool = row->huge ? hugepages_new(VHOST_WORLD_HUGE_PAGES) : NULL;
+    VhostWorld *w = row->huge && !pool ? NULL : vhost_world_new(VM_RUN, "migrate", row->load);
 
-    if (!w)
+    if (!w) {
+        hugepages_free(pool);
         return;
+    }
+    w->guest.huge = row->huge;
     w->guest.n_queues = row->n_queues;
     w->guest.n_entries = row->n_entries;
     w->iops = row->iops;
@@ -153,6 +160,7 @@ static void test_followed(gconstpointer data)
         vm_wait_new_serial(w->vm, "FF direct reads=");
     }
     vhost_world_end(w);
+    hugepages_free(pool);
 }
 
 /* One side is not told to migrate such guests, so QEMU carries it on both. */

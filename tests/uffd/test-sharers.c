@@ -6,12 +6,14 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "tests/lib/hugepages.h"
 #include "tests/uffd/rig.h"
 #include "uffd/sharers.h"
 
@@ -83,9 +85,9 @@ static gpointer read_pages(gpointer p)
     return NULL;
 }
 
-static void test_content(void)
+static void test_content(gconstpointer kind)
 {
-    Rig *r = rig_new(RIG_MEMFD, MISSING, UFFD_FEATURE_THREAD_ID);
+    Rig *r = rig_new(GPOINTER_TO_UINT(kind), MISSING, UFFD_FEATURE_THREAD_ID);
 
     if (!r) {
         return;
@@ -105,9 +107,9 @@ static void test_content(void)
 }
 
 /* Both want the same pages at the same time, from both ends: each is asked for once. */
-static void test_both(void)
+static void test_both(gconstpointer kind)
 {
-    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+    Rig *r = rig_new(GPOINTER_TO_UINT(kind), MISSING, 0);
     GThread *threads[4];
 
     if (!r) {
@@ -134,9 +136,9 @@ static void test_both(void)
 }
 
 /* What the one before had read of his is told again to the next one. */
-static void test_late(void)
+static void test_late(gconstpointer kind)
 {
-    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+    Rig *r = rig_new(GPOINTER_TO_UINT(kind), MISSING, 0);
 
     if (!r) {
         return;
@@ -156,9 +158,9 @@ static void test_late(void)
 }
 
 /* Nobody is asked for what is zeros, and in no file: left as a hole, or given back since. */
-static void test_holes(void)
+static void test_holes(gconstpointer kind)
 {
-    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+    Rig *r = rig_new(GPOINTER_TO_UINT(kind), MISSING, 0);
     unsigned half;
 
     if (!r) {
@@ -182,9 +184,9 @@ static void test_holes(void)
     rig_free(r);
 }
 
-static void test_check(void)
+static void test_check(gconstpointer kind)
 {
-    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+    Rig *r = rig_new(GPOINTER_TO_UINT(kind), MISSING, 0);
 
     if (!r) {
         return;
@@ -211,9 +213,9 @@ static gpointer touch(gpointer p)
 }
 
 /* When nothing is registered any more nobody waits, and nobody else is taken. */
-static void test_end(void)
+static void test_end(gconstpointer kind)
 {
-    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+    Rig *r = rig_new(GPOINTER_TO_UINT(kind), MISSING, 0);
 
     if (!r) {
         return;
@@ -253,7 +255,7 @@ static void test_anothers(void)
     g_assert_cmpint(ff_uffd_init(uffd, 0, NULL), ==, 0);
     g_assert_cmpint(ff_uffd_register(uffd, (uintptr_t)o.map, r->len, MISSING), ==, 0);
     g_assert_cmpint(ff_space_unregister(r->s), ==, 0);
-    g_assert_cmpint(ff_uffd_is_registered(uffd, (uintptr_t)o.map), ==, 0);
+    g_assert_cmpint(ff_uffd_is_registered(uffd, (uintptr_t)o.map, r->page_size), ==, 0);
     close(uffd);
     other_free(r, &o);
     rig_free(r);
@@ -270,9 +272,9 @@ static int read_given_back(void *opaque)
 
 /* He waits; the page is placed and marked, and before he is woken the owner gives it back and
  * misses it, which ends all waits for it. */
-static void test_given_back(void)
+static void test_given_back(gconstpointer kind)
 {
-    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+    Rig *r = rig_new(GPOINTER_TO_UINT(kind), MISSING, 0);
 
     if (!r) {
         return;
@@ -290,9 +292,44 @@ static void test_given_back(void)
     rig_free(r);
 }
 
-static void test_refused(void)
+/* What the kernel says of a page that is there it says as well where no huge page is free. */
+static void test_pool(void)
 {
-    Rig *r = rig_new(RIG_MEMFD, MISSING, 0);
+    HugePages *pool = hugepages_new(2);
+
+    if (!pool) {
+        return;
+    }
+    FfSharer x = {.uffd = (int)syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK)};
+    if (x.uffd < 0) {
+        g_test_skip(g_strerror(errno));
+        hugepages_free(pool);
+        return;
+    }
+    int fd = memfd_create("pages", MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB);
+    g_autofree char *zeros = g_malloc0(HUGEPAGE);
+
+    g_assert_cmpint(ftruncate(fd, HUGEPAGE), ==, 0);
+    char *map = mmap(NULL, HUGEPAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    uint64_t at = (uintptr_t)map;
+
+    g_assert_true(map != MAP_FAILED);
+    g_assert_cmpint(ff_uffd_init(x.uffd, 0, NULL), ==, 0);
+    g_assert_cmpint(ff_uffd_register(x.uffd, at, HUGEPAGE, MISSING), ==, 0);
+    hugepages_take(pool);
+    g_assert_cmpint(ff_sharer_place_zeros(&x, at, HUGEPAGE, zeros), ==, -ENOMEM);
+    hugepages_give(pool);
+    g_assert_cmpint(ff_sharer_place_zeros(&x, at, HUGEPAGE, zeros), ==, 0);
+    g_assert_cmpint(ff_sharer_place_zeros(&x, at, HUGEPAGE, zeros), ==, -EEXIST);
+    munmap(map, HUGEPAGE);
+    close(fd);
+    close(x.uffd);
+    hugepages_free(pool);
+}
+
+static void test_refused(gconstpointer kind)
+{
+    Rig *r = rig_new(GPOINTER_TO_UINT(kind), MISSING, 0);
 
     if (!r) {
         return;
@@ -321,28 +358,28 @@ static void test_refused(void)
     g_assert_cmpint(add(r, &o), ==, -ENOSPC);
     other_free(r, &o);
     rig_free(r);
-
-    /* Huge pages are not answered for here. */
-    r = rig_new(RIG_HUGETLB, MISSING, 0);
-    if (r) {
-        FfSharerRange huge = {(uintptr_t)r->map, r->len, 0, 0};
-
-        g_assert_cmpint(ff_space_add_sharer(r->s, dup(r->uffd), &huge, 1), ==, -EINVAL);
-        rig_free(r);
-    }
 }
 
 int main(int argc, char **argv)
 {
+    static const struct {
+        const char *name;
+        GTestDataFunc test;
+    } of_each[] = {
+        {"content", test_content},       {"both", test_both},       {"late", test_late},
+        {"holes", test_holes},           {"check", test_check},     {"end", test_end},
+        {"given-back", test_given_back}, {"refused", test_refused},
+    };
+
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/sharers/content", test_content);
-    g_test_add_func("/sharers/both", test_both);
-    g_test_add_func("/sharers/late", test_late);
-    g_test_add_func("/sharers/holes", test_holes);
-    g_test_add_func("/sharers/check", test_check);
-    g_test_add_func("/sharers/end", test_end);
+    for (unsigned i = 0; i < G_N_ELEMENTS(of_each); i++) {
+        g_autofree char *small = g_strconcat("/sharers/", of_each[i].name, NULL);
+        g_autofree char *huge = g_strconcat("/sharers/hugetlb/", of_each[i].name, NULL);
+
+        g_test_add_data_func(small, GUINT_TO_POINTER(RIG_MEMFD), of_each[i].test);
+        g_test_add_data_func(huge, GUINT_TO_POINTER(RIG_HUGETLB), of_each[i].test);
+    }
     g_test_add_func("/sharers/anothers", test_anothers);
-    g_test_add_func("/sharers/given-back", test_given_back);
-    g_test_add_func("/sharers/refused", test_refused);
+    g_test_add_func("/sharers/hugetlb/pool", test_pool);
     return g_test_run();
 }

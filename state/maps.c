@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See maps.h. Any thread. System calls: open, read, fstat, close. */
-#include "relay/maps.h"
+#include "state/maps.h"
 
 #include <inttypes.h>
 #include <stdio.h>

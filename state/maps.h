@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Where another process has a file of guest memory mapped, shared (/proc/PID/maps). */
-#ifndef FF_RELAY_MAPS_H
-#define FF_RELAY_MAPS_H
+#ifndef FF_STATE_MAPS_H
+#define FF_STATE_MAPS_H
 
 #include <glib.h>
 #include <stdbool.h>
