@@ -25,7 +25,18 @@ static int vcpu_of(const FfStats *s, int32_t tid)
             return i;
         }
     }
-    return -1;
+    return tid ? FF_WAITER_THREAD : FF_WAITER_DEVICE;
+}
+
+static void count_device(FfStats *s, uint64_t us)
+{
+    uint64_t max = ff_counted(s->device_wait_max_us);
+
+    ff_count(s->device_waits, 1);
+    ff_count(s->device_wait_sum_us, us);
+    while (us > max && !__atomic_compare_exchange_n(&s->device_wait_max_us, &max, us, true,
+                                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
 }
 
 int32_t ff_stats_wait_begin(FfStats *s, int32_t tid, int64_t now_us)
@@ -43,6 +54,9 @@ void ff_stats_wait_end(FfStats *s, int32_t vcpu, int64_t since_us, int64_t now_u
 {
     ff_stats_latency(s, MAX(0, now_us - since_us));
     if (vcpu < 0) {
+        if (vcpu == FF_WAITER_DEVICE) {
+            count_device(s, MAX(0, now_us - since_us));
+        }
         return;
     }
     ff_count(s->vcpu_blocked_us[vcpu], MAX(0, now_us - since_us));
@@ -85,6 +99,11 @@ static void fill_latency(const FfStats *s, FfMigrationInfo *info)
     uint64_t n = ff_counted(s->latency_count);
     info->latency_mean_us = n ? (double)ff_counted(s->latency_sum_us) / n : 0;
     info->latency_p99_us = ff_latency_p99(info->latency);
+    info->device_waits = ff_counted(s->device_waits);
+    info->device_wait_mean_us =
+        info->device_waits ? (double)ff_counted(s->device_wait_sum_us) / (double)info->device_waits
+                           : 0;
+    info->device_wait_max_us = ff_counted(s->device_wait_max_us);
 }
 
 void ff_stats_fill(const FfStats *s, FfMigrationInfo *info)

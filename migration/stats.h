@@ -14,6 +14,8 @@ typedef struct {
     uint64_t content_bytes; /* D: placed, of pages_normal */
     uint64_t requests, device_bytes, device_wire;
     uint64_t latency[FF_LATENCY_BUCKETS], latency_sum_us, latency_count;
+    /* D: of these, what devices in other processes waited. */
+    uint64_t device_waits, device_wait_sum_us, device_wait_max_us;
     uint64_t places[FF_PLACES]; /* S: requests */
     /* Monotonic time; 0: not yet. */
     int64_t start_us, setup_us, stop_us, running_us;
@@ -38,10 +40,13 @@ typedef struct {
 void ff_stats_latency(FfStats *s, uint64_t us);
 /* One more request for memory at AT, of ALL bytes. */
 void ff_stats_place(FfStats *s, uint64_t at, uint64_t all);
-/* Somebody (host thread TID) began to wait for a page. Returns the index of the vCPU, -1: it is
- * none. Only the fault thread. */
+/* What ff_stats_wait_begin() says of who is no vCPU: a thread of QEMU's, or another process. */
+#define FF_WAITER_THREAD (-1)
+#define FF_WAITER_DEVICE (-2)
+/* Somebody (host thread TID; 0: a device in another process) began to wait for a page. Returns the
+ * index of the vCPU, or FF_WAITER_*. Only the fault thread. */
 int32_t ff_stats_wait_begin(FfStats *s, int32_t tid, int64_t now_us);
-/* A wait of VCPU since SINCE_US has ended. Any thread that places. */
+/* A wait of VCPU (as above) since SINCE_US has ended. Any thread that places. */
 void ff_stats_wait_end(FfStats *s, int32_t vcpu, int64_t since_us, int64_t now_us);
 /* Upper edge of the bucket that holds the 99th percentile, microseconds; 0: there is none. */
 double ff_latency_p99(const uint64_t latency[FF_LATENCY_BUCKETS]);

@@ -128,6 +128,11 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     json_object_set_double_member(own, "latency-mean-us", info->latency_mean_us);
     json_object_set_double_member(own, "latency-p99-us", info->latency_p99_us);
     json_object_set_int_member(own, "requests", (gint64)info->requests);
+    if (info->device_waits) {
+        json_object_set_int_member(own, "device-waits", (gint64)info->device_waits);
+        json_object_set_double_member(own, "device-wait-mean-us", info->device_wait_mean_us);
+        json_object_set_int_member(own, "device-wait-max-us", (gint64)info->device_wait_max_us);
+    }
     if (info->role == FF_ROLE_SOURCE && !info->snapshot) {
         json_object_set_array_member(own, "request-places", places_to_json(info));
     }

@@ -27,7 +27,7 @@ const FfMarkRow ff_marks[] = {
      {{"running", FF_MARK_UNSIGNED}}},
     {"wait_begins",
      DESTINATION,
-     "a thread waits for a page, and is noted; vcpu=-1: none of the guest's",
+     "a thread waits for a page, and is noted; vcpu=-1: none of the guest's, -2: a device's",
      {{"block", FF_MARK_UNSIGNED}, {"page", FF_MARK_UNSIGNED}, {"vcpu", FF_MARK_SIGNED}}},
     {"page_asked",
      DESTINATION,

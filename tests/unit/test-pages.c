@@ -462,11 +462,18 @@ static void test_blocktime(void)
     ff_stats_wait_end(s, 0, 1000000, 1008000);
     ff_stats_wait_end(s, 1, 1005000, 1010000);
     ff_stats_wait_end(s, -1, 1000000, 1020000);
+    for (unsigned i = 0; i < 3; i++) { /* a device, in another process */
+        g_assert_cmpint(ff_stats_wait_begin(s, 0, 1000000), ==, -2);
+        ff_stats_wait_end(s, -2, 1000000, 1003000 - i * 1000);
+    }
     ff_stats_fill(s, info);
+    g_assert_cmpuint(info->device_waits, ==, 3);
+    g_assert_cmpuint(info->device_wait_max_us, ==, 3000);
+    g_assert_cmpfloat(info->device_wait_mean_us, ==, 2000);
     g_assert_cmpuint(info->vcpu_blocktime_ms[0], ==, 8);
     g_assert_cmpuint(info->vcpu_blocktime_ms[1], ==, 5);
     g_assert_cmpuint(info->blocktime_ms, ==, 3);
-    g_assert_cmpuint(s->latency_count, ==, 3);
+    g_assert_cmpuint(s->latency_count, ==, 6);
     g_assert_cmpuint(s->vcpus_blocked, ==, 0);
 }
 
