@@ -79,7 +79,9 @@ static void add_unsent(const FfMigration *m, HeldBlock *h, const FfBlock *b)
 }
 
 /* A destination has what it received. A source has everything, as long as it has not given up
- * memory; then what still has data, and what it has not sent. */
+ * memory; then what still has data, and what it has not sent. Not all of that data is the guest's:
+ * khugepaged makes huge pages of what is left and fills the rest with zeros, a huge page that
+ * cannot be split keeps its place as zeros, and of hugetlb everything is data. */
 static void fill_held(FfMigration *m, HeldBlock *h, const FfBlock *b)
 {
     bool receives = m->side->receives, all = !receives && !g_atomic_int_get(&m->ram.released);
@@ -147,6 +149,8 @@ static void describe(FfDump *d, FfMigration *m)
     g_key_file_set_string(d->about, "dump", "run-right",
                           rights[MIN(d->moment.right, FF_RUN_GIVEN)]);
     g_key_file_set_string(d->about, "dump", "run-state", run_state);
+    g_key_file_set_boolean(d->about, "dump", "released",
+                           !m->side->receives && g_atomic_int_get(&m->ram.released));
     g_key_file_set_integer(d->about, "dump", "blocks", m->ram.n_blocks);
     if (d->device_fd >= 0) {
         g_key_file_set_string(d->about, "dump", "device-state", "device-state");

@@ -280,6 +280,8 @@ static bool read_all(FfDumpFiles *f, GError **error)
     int n = g_key_file_get_integer(about, "dump", "blocks", NULL);
     f->epoch = g_key_file_get_uint64(about, "dump", "epoch", NULL);
     f->device_bytes = g_key_file_get_uint64(about, "dump", "device-state-bytes", NULL);
+    f->released = !g_key_file_has_key(about, "dump", "released", NULL) ||
+                  g_key_file_get_boolean(about, "dump", "released", NULL);
     if (!take_text(about, "dump", "role", &f->role) ||
         !take_text(about, "dump", "phase", &f->phase) ||
         !take_text(about, "dump", "run-right", &f->run_right) ||

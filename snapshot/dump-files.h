@@ -33,6 +33,9 @@ typedef struct {
     char *role, *phase, *run_right, *run_state;
     uint8_t session[16];
     uint64_t epoch;
+    /* It has given up memory (release-ram), or does not say: a page that it has may be zeros in
+     * place of what the destination was sent. */
+    bool released;
     unsigned n_blocks;
     FfDumpBlock *blocks;
     uint64_t device_bytes, device_sum; /* 0: it has no device state */

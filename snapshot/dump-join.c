@@ -113,18 +113,18 @@ bool ff_dump_join_check(const FfDumpFiles *s, const FfDumpFiles *d, GError **err
 typedef struct {
     const FfDumpBlock *half[2]; /* source's, destination's */
     uint8_t *buf[2];            /* FF_DUMP_PIECE bytes each */
+    bool released;              /* FfDumpFiles.released, of the source */
     unsigned number;            /* in the file */
     uint64_t *pages;            /* FfJoined.pages */
 } Joining;
 
-/* Whose page with byte AT is taken. Both have the guest as it stood. Of huge pages a source with
- * release-ram says that it has what it has given up: hugetlbfs knows no holes (SEEK_DATA). */
+/* Whose page with byte AT is taken. Both have the guest as it stood; but what a source has that has
+ * given up memory may be zeros by now, where the destination has what was sent. */
 static unsigned owner(const Joining *j, uint64_t at)
 {
     const FfDumpBlock *source = j->half[0], *destination = j->half[1];
 
-    if (source->page_size > FF_SAVED_PAGE &&
-        ff_pageset_has(destination->held, at / destination->page_size)) {
+    if (j->released && ff_pageset_has(destination->held, at / destination->page_size)) {
         return 1;
     }
     return ff_pageset_has(source->held, at / source->page_size) ? 0 : 1;
@@ -210,6 +210,7 @@ bool ff_dump_join(const FfDumpFiles *s, const FfDumpFiles *d, FfOutput *o, FfJoi
     for (unsigned i = 0; f && i < s->n_blocks; i++) {
         Joining j = {.half = {&s->blocks[i], find_block(d, s->blocks[i].id)},
                      .buf = {source, destination},
+                     .released = s->released,
                      .pages = joined->pages};
 
         if (!put_block(&j, f, error)) {

@@ -108,6 +108,28 @@ void dump_say(const char *dir, const char *group, const char *key, const char *v
     store(dir, about);
 }
 
+void dump_sum_memory(const char *dir, unsigned block)
+{
+    g_autofree char *memory_name = g_strdup_printf("%u.memory", block);
+    g_autofree char *sums_name = g_strdup_printf("%u.sums", block);
+    g_autofree char *memory = g_build_filename(dir, memory_name, NULL);
+    g_autofree char *path = g_build_filename(dir, sums_name, NULL);
+    g_autoptr(GArray) sums = g_array_new(FALSE, FALSE, sizeof(uint64_t));
+    g_autoptr(GMappedFile) file = g_mapped_file_new(memory, FALSE, NULL);
+
+    g_assert_nonnull(file);
+    for (gsize at = 0, n = g_mapped_file_get_length(file); at < n; at += FF_DUMP_PIECE) {
+        uint64_t sum =
+            ff_xxh64(g_mapped_file_get_contents(file) + at, MIN(FF_DUMP_PIECE, n - at), 0);
+
+        sum = GUINT64_TO_LE(sum);
+        g_array_append_val(sums, sum);
+    }
+    g_assert_true(
+        g_file_set_contents(path, sums->data, (gssize)(sums->len * sizeof(uint64_t)), NULL));
+    dump_seal(dir);
+}
+
 void dump_seal(const char *dir)
 {
     g_autoptr(GKeyFile) about = load(dir);

@@ -19,6 +19,8 @@ gsize dump_cut(const char *dir, const char *name, gsize by);
 char **dump_names(const char *dir);
 /* Sets KEY of GROUP in the description; the checksums of lists and description are made again. */
 void dump_say(const char *dir, const char *group, const char *key, const char *value);
+/* Of memory that was changed: its checksums, and those of lists and description. */
+void dump_sum_memory(const char *dir, unsigned block);
 /* The checksums alone: of lists that were changed. */
 void dump_seal(const char *dir);
 /* What the description says (g_free). */

@@ -5,6 +5,7 @@
  * QEMUs killed; farfault join makes a snapshot, whose guest is that of the switch, byte for byte,
  * and runs on with every counter right. While one of the two lives nothing is made.
  */
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -26,6 +27,7 @@ typedef struct {
     const char *name;
     bool stands;   /* the guest was stopped before */
     bool released; /* the source has given up what the destination has, as with release-ram */
+    bool filled;   /* and what it gave up is zeros, which the kernel has made there since */
     bool stock;    /* restored by stock QEMU 10 */
 } Row;
 
@@ -33,6 +35,7 @@ static const Row rows[] = {
     {"runs"},
     {"stands", .stands = true},
     {"released", .released = true},
+    {"filled", .released = true, .filled = true},
     {"stock", .stock = true},
 };
 
@@ -41,6 +44,7 @@ typedef struct {
     BootsectConfig boot;
     Vm *s, *d;
     char *dir, *half[2], *joined;
+    char *whole; /* memory at the source, before it gave up any */
     char *newer; /* QEMU 10 */
 } Test;
 
@@ -119,10 +123,12 @@ static void end(Test *t)
     dump_remove(t->half[0]);
     dump_remove(t->half[1]);
     g_unlink(t->joined);
+    g_unlink(t->whole);
     g_assert_cmpint(g_rmdir(t->dir), ==, 0);
     g_free(t->half[0]);
     g_free(t->half[1]);
     g_free(t->joined);
+    g_free(t->whole);
     g_free(t->dir);
     g_free(t->newer);
 }
@@ -142,7 +148,33 @@ static char *list_of(const char *half, gsize *n)
     return data;
 }
 
-/* The source's half says that it has nothing of what the destination has. */
+static void keep_whole(Test *t)
+{
+    g_autofree char *path = g_build_filename(t->half[0], "0.memory", NULL);
+
+    t->whole = g_build_filename(t->dir, "whole", NULL);
+    dump_copy(path, t->whole);
+}
+
+/* Pages of [LIST, N) become zeros in the source's half. */
+static void fill(const Test *t, const char *list, gsize n)
+{
+    static const char zeros[4096];
+    g_autofree char *path = g_build_filename(t->half[0], "0.memory", NULL);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    for (gsize i = 0; i < n * 8; i++) {
+        if (list[i / 8] >> i % 8 & 1) {
+            g_assert_cmpint(pwrite(fd, zeros, sizeof(zeros), (off_t)(i * sizeof(zeros))), ==,
+                            sizeof(zeros));
+        }
+    }
+    close(fd);
+    dump_sum_memory(t->half[0], 0);
+}
+
+/* The source's half says that it has nothing of what the destination has; or has zeros there. */
 static void release(Test *t)
 {
     g_autofree char *path = g_build_filename(t->half[0], "0.pages", NULL);
@@ -155,6 +187,11 @@ static void release(Test *t)
         source[i] &= ~destination[i];
     }
     g_assert_cmpuint(given_up, >, 0);
+    dump_say(t->half[0], "dump", "released", "true");
+    if (t->row->filled) {
+        fill(t, destination, n);
+        return;
+    }
     g_assert_true(g_file_set_contents(path, source, (gssize)n, NULL));
     dump_seal(t->half[0]);
 }
@@ -247,13 +284,12 @@ static void join_well(const Test *t)
 static void check_same(const Test *t, Vm *vm)
 {
     g_autofree char *saved = vm_path(vm, "memory");
-    g_autofree char *dumped = g_build_filename(t->half[0], "0.memory", NULL);
     g_autofree char *a = NULL, *b = NULL;
     gsize n, m;
 
     qmp_ok(vm_qmp(vm), "pmemsave", "{'val': 0, 'size': %llu, 'filename': '%s'}", RAM_BYTES, saved);
     g_assert_true(g_file_get_contents(saved, &a, &n, NULL));
-    g_assert_true(g_file_get_contents(dumped, &b, &m, NULL));
+    g_assert_true(g_file_get_contents(t->whole, &b, &m, NULL));
     g_assert_cmpuint(n, ==, RAM_BYTES);
     g_assert_cmpuint(m, ==, RAM_BYTES);
     g_assert_cmpint(memcmp(a + (1 << 20), b + (1 << 20), n - (1 << 20)), ==, 0);
@@ -310,6 +346,7 @@ static void test_row(gconstpointer row)
     refused(&t, force, "is process");
     lose(&t.d);
     refused(&t, NULL, "would be a clone");
+    keep_whole(&t);
     if (t.row->released) {
         release(&t);
     }
