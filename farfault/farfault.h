@@ -55,7 +55,7 @@ FF_API void ff_memory_free(FfMemory *memory);
 /*
  * LEN bytes at ADDR, whole pages, mapped and writable, belong to the memory from now on. FD: -1 for
  * private anonymous memory; or the memfd (with small pages, or hugetlb's) which is mapped there as
- * shared, at whichever offset; it is duplicated. FLAGS: FF_REGION_*. The pages of a file must be
+ * shared, at whichever offset; it is opened again. FLAGS: FF_REGION_*. The pages of a file must be
  * written through this one mapping alone. -EBUSY: a snapshot is under way.
  */
 FF_API int ff_region_add(FfMemory *memory, void *addr, size_t len, int fd, unsigned flags);
@@ -188,8 +188,9 @@ typedef struct {
  * LEN bytes (whole pages) of memory that can be taken away while it is not pinned. All of it is
  * pinned at first. With REGENERATE a thread that touches a page that is not there, pinned or not,
  * also in a system call, waits until it was filled: at first, and after it was purged. Linux 6.6; a
- * child of fork() has no such memory. With NULL such a page is zeros, no permission is needed, and
- * a child shares the memory and its pins. OPTIONS can be NULL.
+ * child of fork() has no such memory, and it has no huge pages (MADV_NOHUGEPAGE): leave that so.
+ * With NULL such a page is zeros, no permission is needed, and a child shares the memory and its
+ * pins. OPTIONS can be NULL.
  */
 FF_API int ff_volatile_new(size_t len, FfRegenerate *regenerate, void *opaque,
                            const FfVolatileOptions *options, FfVolatile **result);

@@ -242,6 +242,17 @@ static int insert(FfMemory *m, const FfMemoryRegion *r)
     return 0;
 }
 
+/* The file of FD with a place of its own: looking for holes moves it, and the program's may be in
+ * use. Where it cannot be opened again (no /proc) it is the same one. -1 and errno. */
+static int open_again(int fd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+    int flags = fcntl(fd, F_GETFL);
+    int again = flags < 0 ? -1 : open(path, (flags & O_ACCMODE) | O_CLOEXEC | O_NONBLOCK);
+
+    return again >= 0 || flags < 0 ? again : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+}
+
 int ff_region_add(FfMemory *m, void *addr, size_t len, int fd, unsigned flags)
 {
     FfMemoryRegion r = {.addr = (uintptr_t)addr, .len = len, .fd = -1};
@@ -251,7 +262,7 @@ int ff_region_add(FfMemory *m, void *addr, size_t len, int fd, unsigned flags)
         return rc;
     }
     if (fd >= 0) {
-        r.fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        r.fd = open_again(fd);
         if (r.fd < 0) {
             return ff_fail(-errno, "ff_region_add: file %d: %s", fd, g_strerror(errno));
         }

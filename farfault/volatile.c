@@ -272,6 +272,11 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
     /* Both before its threads. A child would find zeros, and fill the parent's memory with them. */
     v->uffd = uffd;
     int rc = ff_pool_map(uffd, UFFDIO_REGISTER_MODE_MISSING, v->fd, 0, v->len, &v->map);
+    if (rc == 0) {
+        /* A part of a huge page that cannot be split (somebody does I/O to another part) is made
+         * zeros, and stays: nobody would be asked for it again. -EINVAL: there are none. */
+        madvise(v->map, v->len, MADV_NOHUGEPAGE);
+    }
     if (rc < 0) {
         close(uffd);
     } else {

@@ -99,6 +99,26 @@ static void test_regenerate(gconstpointer data)
     ff_volatile_free(v);
 }
 
+/* A purge of a part of a huge page can leave zeros. */
+static void test_no_huge_pages(void)
+{
+    Source s = source(PS);
+    FfVolatile *v = regenerated(&s, 4 << 20, 0);
+    g_autofree char *text = NULL, *start = NULL;
+
+    if (!v) {
+        return;
+    }
+    start = g_strdup_printf("%" G_GINT64_MODIFIER "x-", (guint64)(uintptr_t)ff_volatile_addr(v));
+    g_assert_true(g_file_get_contents("/proc/self/smaps", &text, NULL, NULL));
+    const char *at = strstr(text, start), *flags = at ? strstr(at, "VmFlags:") : NULL;
+    g_assert_nonnull(flags);
+    g_autofree char *line = g_strndup(flags, strcspn(flags, "\n"));
+    bool has = g_file_test("/sys/kernel/mm/transparent_hugepage", G_FILE_TEST_IS_DIR);
+    g_assert_cmpint(has, ==, strstr(line, " nh") != NULL);
+    ff_volatile_free(v);
+}
+
 static void test_nested(void)
 {
     Source s = source(PS);
@@ -330,6 +350,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/libfarfault/regenerate/64K", GSIZE_TO_POINTER(16 * PS), test_regenerate);
     g_test_add_data_func("/libfarfault/regenerate/2M", GSIZE_TO_POINTER(512 * PS), test_regenerate);
     g_test_add_func("/libfarfault/regenerate/nested", test_nested);
+    g_test_add_func("/libfarfault/regenerate/no-huge-pages", test_no_huge_pages);
     g_test_add_func("/libfarfault/regenerate/fails", test_fails);
     g_test_add_data_func("/libfarfault/regenerate/storm-4K", GSIZE_TO_POINTER(PS), test_storm);
     g_test_add_data_func("/libfarfault/regenerate/storm-64K", GSIZE_TO_POINTER(16 * PS),

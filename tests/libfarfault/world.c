@@ -33,6 +33,8 @@ static char *map_aligned(size_t len, int fd)
     return map;
 }
 
+#define PLACE 77 /* in its file, which is the program's */
+
 World *world_new(WorldKind kind, size_t len)
 {
     World *w = g_new0(World, 1);
@@ -55,6 +57,7 @@ World *world_new(WorldKind kind, size_t len)
         w->fd = memfd_create("world", MFD_CLOEXEC | (kind == W_HUGETLB ? MFD_HUGETLB : 0));
         g_assert_cmpint(w->fd, >=, 0);
         g_assert_cmpint(ftruncate(w->fd, (off_t)len), ==, 0);
+        g_assert_cmpint(lseek(w->fd, PLACE, SEEK_SET), ==, PLACE);
     }
     w->map = map_aligned(len, w->fd);
     if (ff_memory_new(0, &w->m) == -EPERM) {
@@ -90,6 +93,7 @@ void world_free(World *w)
         munmap(w->map, w->len);
     }
     if (w->fd >= 0) {
+        g_assert_cmpint(lseek(w->fd, 0, SEEK_CUR), ==, PLACE); /* nobody has moved it */
         close(w->fd);
     }
     hugepages_free(w->pool);
