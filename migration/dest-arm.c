@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "migration/dest-precopy.h"
@@ -160,16 +159,11 @@ static bool register_all(FfDestination *d, GError **error)
  * not: the guest would find zeros there that nobody was asked for. */
 static bool khugepaged_is_safe(GError **error)
 {
-    struct utsname u = {0};
-
     if (ff_holes_of_memfd_stay()) {
         return true;
     }
-    uname(&u);
-    g_set_error(error, FF_M_ERROR, 0,
-                "this kernel (%s) may fill missing memory with huge pages: update to Linux 6.4, or "
-                "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
-                u.release);
+    g_autofree char *why = ff_holes_why_not();
+    g_set_error_literal(error, FF_M_ERROR, 0, why);
     return false;
 }
 

@@ -28,6 +28,7 @@
 #include "server/session-internal.h"
 #include "server/set.h"
 #include "server/work.h"
+#include "uffd/holes.h"
 
 #define SOURCE_AGAIN_MS 1000
 #define THREADS_AGAIN_MS 1000
@@ -138,6 +139,12 @@ static FfImage *make_firecracker(FfSession *s, GError **error)
     for (unsigned i = 0; i < n; i++) {
         block[i] = (FfImageBlock){region[i].size, region[i].page_size, region[i].offset,
                                   .sharing = sharing_at(maps ? maps : "", region[i].addr)};
+        if (block[i].sharing == FF_SHARING_SHARED && block[i].page_size == 4096 &&
+            !ff_holes_of_memfd_stay()) {
+            g_autofree char *why = ff_holes_why_not();
+            g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED, why);
+            return NULL;
+        }
     }
     FfImage *image = ff_image_create(s->memfd, block, n);
     if (!image) {

@@ -45,6 +45,17 @@ bool ff_holes_of_memfd_stay(void)
     return ff_holes_are_true() || ff_huge_is_set("shmem_enabled", "[never]");
 }
 
+char *ff_holes_why_not(void)
+{
+    struct utsname u = {0};
+
+    uname(&u);
+    return g_strdup_printf("this kernel (%s) may fill missing memory with huge pages: update to "
+                           "Linux 6.4, or echo never > "
+                           "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
+                           u.release);
+}
+
 /* The first page of [AT, END) that is not zero, or END; -1: an errno. */
 static off_t read_hole(int fd, off_t at, off_t end)
 {

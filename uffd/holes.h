@@ -17,6 +17,8 @@ bool ff_holes_are_true(void);
 /* Whether a hole of a memfd stays one where userfaultfd is registered: as above, or memfds get no
  * huge pages on this host. */
 bool ff_holes_of_memfd_stay(void);
+/* What to say where they do not, with the fix (g_free). */
+char *ff_holes_why_not(void);
 /* Where FD has data next, at or after AT and before END (bytes): lseek(SEEK_DATA). Where holes may
  * not be true the hole is read first, which waits for khugepaged, and takes 0.2 s per GiB. -1: an
  * errno, ENXIO if there is none before END. */
