@@ -29,6 +29,7 @@
 struct FfDisk {
     int fd;              /* the file, or the folder */
     size_t block_size;   /* of chunks; 0: a file */
+    uint64_t len;        /* a file: what it was made, and has at least */
     FfFrames *frames;    /* NULL: it is not compressed */
     GHashTable *written; /* chunk's number + 1 -> its file, until it is synced */
 };
@@ -133,6 +134,7 @@ int ff_disk_fit(FfDisk *d, uint64_t *len)
     if (*len < now) {
         return -EFBIG;
     }
+    d->len = *len;
     return *len == now ? 0 : ftruncate(d->fd, (off_t)*len) < 0 ? -errno : sync_fd(d->fd);
 }
 
@@ -285,7 +287,8 @@ void ff_disk_unlock(FfDisk *d)
 
 /* ---- reading and writing --------------------------------------------------------------------- */
 
-static int read_file(int fd, uint64_t at, char *to, size_t n)
+/* Before LEN there is something; what is missing behind it is zeros. */
+static int read_file(int fd, uint64_t len, uint64_t at, char *to, size_t n)
 {
     size_t done = 0;
 
@@ -303,7 +306,7 @@ static int read_file(int fd, uint64_t at, char *to, size_t n)
         done += (size_t)some;
     }
     memset(to + done, 0, n - done);
-    return 0;
+    return at + done < MIN(len, at + n) ? -ESTALE : 0; /* somebody has cut it */
 }
 
 static int write_file(int fd, uint64_t at, const char *from, size_t n)
@@ -338,7 +341,7 @@ int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n)
         return ff_frames_read(d->frames, at, to, n);
     }
     if (!d->block_size) {
-        return read_file(d->fd, at, to, n);
+        return read_file(d->fd, d->len, at, to, n);
     }
     int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK; /* a FIFO must not block */
     int fd = check_chunk(openat(d->fd, name_of(at / d->block_size).name, flags));
@@ -346,7 +349,7 @@ int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n)
         memset(to, 0, n);
         return fd == -ENOENT ? 0 : fd;
     }
-    return close_with(fd, read_file(fd, at % d->block_size, to, n));
+    return close_with(fd, read_file(fd, 0, at % d->block_size, to, n));
 }
 
 void ff_disk_forget(FfDisk *d)

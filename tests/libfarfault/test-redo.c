@@ -219,6 +219,29 @@ static void test_left_behind(void)
     g_free(dir);
 }
 
+/* Somebody cuts the file while it is open: what he took is no zeros. */
+static void test_cut(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    FfArray *a = open_at(ff_array_open, path, 0);
+
+    if (a) {
+        char *p = map(a);
+
+        strcpy(p, "kept");
+        call(ff_array_commit(a));
+        g_assert_cmpint(truncate(path, 5 * (off_t)BLOCK + 77), ==, 0);
+        g_assert_cmpstr(p, ==, "kept");
+        g_assert_cmpint(p[4 * BLOCK], ==, 0);
+        g_assert_true(world_is_bus(p + 5 * BLOCK));
+        g_assert_true(world_is_bus(p + LEN - 1));
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
 /* ---- an end in the middle of a block --------------------------------------------------------- */
 
 #define SHORT (5 * (uint64_t)BLOCK + 100) /* of its last block three pages are after the end */
@@ -1296,6 +1319,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/libfarfault/redo/reopen-file", NULL, test_reopen);
     g_test_add_data_func("/libfarfault/redo/reopen-chunks", GUINT_TO_POINTER(1), test_reopen);
     g_test_add_func("/libfarfault/redo/left-behind", test_left_behind);
+    g_test_add_func("/libfarfault/redo/cut", test_cut);
     g_test_add_data_func("/libfarfault/redo/tail-file", NULL, test_tail);
     g_test_add_data_func("/libfarfault/redo/tail-chunks", GUINT_TO_POINTER(1), test_tail);
     g_test_add_func("/libfarfault/redo/dropped", test_dropped);
