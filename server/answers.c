@@ -7,21 +7,27 @@
  */
 #include "server/answers.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "net/io.h"
 #include "server/report.h"
 
 #define PATIENCE_S 2
 #define REQUEST_MAX 8192
+#define SHORT_US 100000
 
 static bool send_all(int sock, const char *text, size_t len)
 {
+    gint64 end = g_get_monotonic_time() + PATIENCE_S * G_USEC_PER_SEC;
+
     for (size_t at = 0; at < len;) {
-        ssize_t n = send(sock, text + at, len - at, MSG_NOSIGNAL);
+        ssize_t n =
+            g_get_monotonic_time() >= end ? -1 : send(sock, text + at, len - at, MSG_NOSIGNAL);
         if (n <= 0) {
             return false;
         }
@@ -75,13 +81,14 @@ static void answer_metrics(FfSessions *all, int sock)
     }
 }
 
-static void answer(const FfAnswers *a, int listener)
+/* FALSE: no fd is free. */
+static bool answer(const FfAnswers *a, int listener)
 {
     struct timeval patience = {.tv_sec = PATIENCE_S};
     int sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
     if (sock < 0) {
-        return;
+        return !ff_io_is_short(errno);
     }
     setsockopt(sock, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
     setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
@@ -92,6 +99,7 @@ static void answer(const FfAnswers *a, int listener)
     }
     shutdown(sock, SHUT_WR);
     close(sock);
+    return true;
 }
 
 static gpointer run(gpointer p)
@@ -105,8 +113,8 @@ static gpointer run(gpointer p)
             continue;
         }
         for (unsigned i = 0; i < 2; i++) {
-            if (pfd[i].revents) {
-                answer(a, pfd[i].fd);
+            if (pfd[i].revents && !answer(a, pfd[i].fd)) {
+                g_usleep(SHORT_US); /* what becomes free has no event */
             }
         }
     }
