@@ -408,8 +408,8 @@ static void finish(FfHandover *s)
 
 static bool put_page(const FfRamBlock *b, uint64_t page, const void *content)
 {
-    void *map = mmap(NULL, b->page_size, PROT_READ | PROT_WRITE, MAP_SHARED, b->memfd,
-                     (off_t)(page * b->page_size));
+    void *map = FF_FAULT_MAP("put-page", mmap(NULL, b->page_size, PROT_READ | PROT_WRITE,
+                                              MAP_SHARED, b->memfd, (off_t)(page * b->page_size)));
 
     if (map == MAP_FAILED) {
         return false;
@@ -465,7 +465,14 @@ static bool end_heir(FfHandover *s)
 static void stay_stopped(FfHandover *s, const char *why)
 {
     g_warning("%s", why);
+    /* Why it failed is not what must be done now. */
+    ff_mutex_lock(&s->control->lock);
+    g_clear_pointer(&s->control->error, g_free);
+    ff_mutex_unlock(&s->control->lock);
     ff_control_set_error(s->control, why);
+    if (s->control->status == FF_STATUS_SETUP) {
+        ff_control_set_status(s->control, FF_STATUS_ACTIVE); /* SETUP cannot be paused */
+    }
     ff_control_set_status(s->control, FF_STATUS_POSTCOPY_RECOVER);
     ff_control_set_status(s->control, FF_STATUS_POSTCOPY_PAUSED);
     ff_control_moved(s->control);
@@ -541,6 +548,9 @@ static void stay(FfHandover *s, bool cancelled)
                         "the guest stands; end this engine, and the next one tries it again");
         return;
     }
+    if (cancelled) {
+        ff_control_set_status(s->control, FF_STATUS_CANCELLING);
+    }
     if (ff_journal_right(s->cfg->state) == FF_RUN_GIVEN) {
         ff_journal_take_back(s->cfg->state);
     }
@@ -571,9 +581,7 @@ static void roll_back(FfHandover *s, const GError *why)
         finish(s); /* it was faster */
         return;
     }
-    if (cancelled) {
-        ff_control_set_status(s->control, FF_STATUS_CANCELLING);
-    } else {
+    if (!cancelled) {
         ff_control_set_error(s->control, why->message);
     }
     ff_upgrade_send(s->link, 0, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);

@@ -82,6 +82,50 @@ static void test_old_both_after(void)
     }
 }
 
+/* The relay of PID, or of its engine; 0: it has gone. */
+static pid_t parent_of(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
+    int parent = 0;
+
+    if (g_file_get_contents(path, &text, NULL, NULL)) {
+        g_assert_cmpint(sscanf(strrchr(text, ')') + 1, " %*c %d", &parent), ==, 1);
+    }
+    return parent;
+}
+
+/* The guest's processes called NAME, but for EXCEPT. */
+static pid_t find_process(const Guest *g, const char *name, pid_t except)
+{
+    g_autoptr(GArray) pids = up_processes(g);
+
+    for (guint i = 0; i < pids->len; i++) {
+        pid_t pid = g_array_index(pids, pid_t, i);
+        g_autofree char *path = g_strdup_printf("/proc/%d/comm", pid), *comm = NULL;
+
+        if (pid != except && g_file_get_contents(path, &comm, NULL, NULL) &&
+            g_str_has_prefix(comm, name)) {
+            return pid;
+        }
+    }
+    return 0;
+}
+
+/* The engine of RELAY. */
+static pid_t find_child(const Guest *g, pid_t relay)
+{
+    g_autoptr(GArray) pids = up_processes(g);
+
+    for (guint i = 0; i < pids->len; i++) {
+        pid_t pid = g_array_index(pids, pid_t, i);
+
+        if (parent_of(pid) == relay) {
+            return pid;
+        }
+    }
+    return 0;
+}
+
 /* What the new QEMU wrote while it was loaded is put back by the engine that comes after both. */
 static void test_put_back_by_attach(void)
 {
@@ -127,6 +171,49 @@ static void test_put_back_once(void)
     char *first = strstr(said, text);
     g_assert_nonnull(first);
     g_assert_null(strstr(first + 1, text));
+    up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+/* What the new QEMU has written cannot be put back, by the engine that was told so or is asked to
+ * cancel, nor by the next one: the guest stands, and that is said. It continues when it can be. */
+static void test_put_back_fails(gconstpointer cancels)
+{
+    static const char fails[] = "handover/device/call/put-page=ENOMEM;"
+                                "handover/setup/call/put-page=ENOMEM";
+    g_autofree char *faults =
+        g_strdup_printf("takeover/*/at/loaded=%s;%s", cancels ? "hold" : "kill", fails);
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_with_vmgenid(faults);
+    pid_t old = up_only_qemu(g);
+
+    if (cancels) {
+        up_can_hold(g);
+    }
+    qmp_set_capability(g->qmp, "events", true);
+    json_object_unref(qmp_return(g->qmp, "x-farfault-lend", NULL)); /* there is an engine */
+    pid_t relay = parent_of(find_process(g, "farfault-engine", 0));
+    g_autoptr(Qmp) other = up_by_hand(g);
+    if (cancels) {
+        up_wait_held(g);
+        qmp_ok(g->qmp, "migrate_cancel", NULL);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        qmp_expect_migration(g->qmp, "postcopy-paused");
+        g_autoptr(JsonObject) info = qmp_return(g->qmp, "query-migrate", NULL);
+        says(json_object_get_string_member(info, "error-desc"), "could not be put back");
+        g_assert_cmpint(up_only_qemu(g), ==, old);
+        g_autofree char *state = qmp_run_state(g->qmp);
+        g_assert_cmpstr(state, !=, "running");
+        pid_t engine = find_child(g, relay);
+        g_assert_cmpint(engine, >, 1);
+        kill(engine, SIGKILL);
+    }
+    qmp_expect_migration(g->qmp, "failed");
     up_disconnect(g);
     up_runs(g);
     up_check_memory(g);
@@ -458,34 +545,6 @@ static void test_earlier_end(void)
 
 /* ---- a relay that is stopped ----------------------------------------------------------------- */
 
-/* The relay of PID, or of its engine. */
-static pid_t parent_of(pid_t pid)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/stat", pid), *text = NULL;
-    int parent = 0;
-
-    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
-    g_assert_cmpint(sscanf(strrchr(text, ')') + 1, " %*c %d", &parent), ==, 1);
-    return parent;
-}
-
-/* The guest's processes called NAME, but for EXCEPT. */
-static pid_t find_process(const Guest *g, const char *name, pid_t except)
-{
-    g_autoptr(GArray) pids = up_processes(g);
-
-    for (guint i = 0; i < pids->len; i++) {
-        pid_t pid = g_array_index(pids, pid_t, i);
-        g_autofree char *path = g_strdup_printf("/proc/%d/comm", pid), *comm = NULL;
-
-        if (pid != except && g_file_get_contents(path, &comm, NULL, NULL) &&
-            g_str_has_prefix(comm, name)) {
-            return pid;
-        }
-    }
-    return 0;
-}
-
 /* Relay and engine of the old QEMU are dead, and the new one's relay, which has the sockets of the
  * monitors, is stopped: the old QEMU gets a new relay all the same, and has the guest. */
 static void test_stopped_relay(void)
@@ -589,6 +648,9 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-faults/both/old-after", test_old_both_after);
     g_test_add_func("/upgrade-faults/both/put-back", test_put_back_by_attach);
     g_test_add_func("/upgrade-faults/put-back-once", test_put_back_once);
+    g_test_add_data_func("/upgrade-faults/put-back-fails/killed", NULL, test_put_back_fails);
+    g_test_add_data_func("/upgrade-faults/put-back-fails/cancelled", GUINT_TO_POINTER(1),
+                         test_put_back_fails);
     g_test_add_func("/upgrade-faults/both/new-after", test_new_both_after);
     g_test_add_func("/upgrade-faults/old-qemu", test_old_qemu);
     g_test_add_func("/upgrade-faults/hangs", test_hangs);
