@@ -487,9 +487,10 @@ void ff_source_roll_back(FfSource *s, const GError *why)
     s->stopped_by_us = false;
     ff_mutex_unlock(&s->control->lock);
     hear_out(s);
-    /* A cancel shuts the connections, which is then what the steps fail with. */
-    bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
-                     (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
+    /* A cancel shuts the connections, which is then what the steps fail with. Of a guest that was
+     * taken back it comes too late: it was granted, and is not as before. */
+    bool cancelled = !s->revoked && (g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
+                                     (ff_control_events(s->control) & FF_EV_WANT_CANCEL));
     if (cancelled) {
         ff_control_set_status(s->control, FF_STATUS_CANCELLING);
     } else {

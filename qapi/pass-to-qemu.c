@@ -47,5 +47,7 @@ static void pass_native(FfCall *call)
 
 void ff_call_pass_native(FfCall *call)
 {
-    ff_call_restore(call, pass_native);
+    if (!ff_call_too_late(call)) { /* what it has set would be undone under it */
+        ff_call_restore(call, pass_native);
+    }
 }

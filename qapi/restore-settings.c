@@ -157,6 +157,10 @@ static void restore(FfCall *call)
         call->restored(call);
         return;
     }
+    if (call->driver->migration) { /* it is the log of one that has begun meanwhile */
+        ff_call_error(call, "There's a migration process in progress");
+        return;
+    }
     state = vmm_state_of(call->driver);
     start_work(call, state, state->undo, restored);
 }

@@ -49,22 +49,22 @@ static void take_cont(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
-    bool now = false;
+    bool held = holds(d), now = true; /* the coordinator may stop the guest meanwhile */
 
-    if (holds(d) && is_source(d) && !ff_driver_takes_snapshot(d)) {
+    if (held && is_source(d) && !ff_driver_takes_snapshot(d)) {
         ff_call_error(call, "Migration is not finalized yet");
         return;
     }
-    if (holds(d) || !is_source(d)) {
+    if (held && !ff_migration_client_cont(d->migration, &now, &error)) {
+        ff_call_error(call, "%s", error->message);
+        return;
+    }
+    if (held || !is_source(d)) {
         ff_driver_client_runs(d, true);
     } else {
         ff_driver_client_forget(d); /* QEMU's from here on */
     }
-    if (!holds(d)) {
-        carry_out(call, "cont");
-    } else if (!ff_migration_client_cont(d->migration, &now, &error)) {
-        ff_call_error(call, "%s", error->message);
-    } else if (now) {
+    if (now) {
         carry_out(call, "cont");
     } else {
         ff_call_return(call, NULL); /* carried out after the grant */
