@@ -202,6 +202,18 @@ static void port_ram_changed(void *opaque, const char *id, uint64_t size, uint64
     port->ram_changed = true;
 }
 
+static bool port_has_ram(void *opaque, const char *id)
+{
+    const FfEnginePort *port = opaque;
+
+    for (guint i = 0; i < port->init->ram->len; i++) {
+        if (!strcmp(((FfRamBlock *)port->init->ram->pdata[i])->id, id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static FfQemu *new_qemu(FfEnginePort *port)
 {
     const FfQemuConfig config = {
@@ -217,12 +229,12 @@ static FfQemu *new_qemu(FfEnginePort *port)
     return ff_qemu_new(&config);
 }
 
-/* Asked for before a migration starts, so nobody uses the old one. */
+/* What a migration uses stays until that is over. */
 static FfVmm *port_vmm(void *opaque)
 {
     FfEnginePort *port = opaque;
 
-    if (port->ram_changed) {
+    if (port->ram_changed && !(port->driver && ff_driver_migrates(port->driver))) {
         ff_qemu_free(port->qemu);
         port->qemu = new_qemu(port);
         port->ram_changed = false;
@@ -251,6 +263,7 @@ static const FfDriverPort port_ops = {
     .object_add = port_object_add,
     .object_added = port_object_added,
     .ram_changed = port_ram_changed,
+    .has_ram = port_has_ram,
     .vmm = port_vmm,
     .version = port_version,
     .log = port_log,

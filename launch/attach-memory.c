@@ -17,6 +17,7 @@
 
 #include "launch/parcel.h"
 #include "qmp/json.h"
+#include "state/maps.h"
 #include "state/pact.h"
 #include "state/state.h"
 
@@ -129,6 +130,15 @@ static bool is_held(JsonArray *held, const char *name)
     return false;
 }
 
+/* FALSE: QEMU has that file open, and not as memory. */
+static bool is_mapped(const FfAttach *a, int fd)
+{
+    g_autofree char *maps = ff_maps_of_process(a->pid);
+    g_autoptr(GArray) where = maps ? ff_maps_of_file(maps, fd) : NULL;
+
+    return !where || where->len;
+}
+
 /* Memory that was plugged later: QEMU keeps the file of a backend open. FD of QEMU is MEMFD NAME.
  */
 static bool take_plugged(FfAttach *a, JsonArray *ram, JsonArray *held, int fd, const char *link,
@@ -151,10 +161,33 @@ static bool take_plugged(FfAttach *a, JsonArray *ram, JsonArray *held, int fd, c
     if (own < 0 || fstat(own, &st) < 0 || fstatfs(own, &fs) < 0) {
         return false;
     }
-    if (!is_held(held, name)) { /* else the same once more: QEMU opens it again */
+    /* Else the same once more, as QEMU opens it again, or what was unplugged. */
+    if (!is_held(held, name) && is_mapped(a, own)) {
         hold(a, held, name, own, &st, fs.f_bsize);
     }
     return true;
+}
+
+/* QEMU keeps what it was started with, also where that was unplugged since, and perhaps plugged
+ * again by that name: what is mapped nowhere is no memory of the guest's any more. Where none is
+ * mapped yet QEMU has not come that far; one that is between the first and the last of them (it
+ * fills them as it begins: prealloc) migrates by itself then. */
+static void forget_unplugged(FfAttach *a)
+{
+    JsonArray *ram = ff_json_array(a->plan, "ram"), *mapped = json_array_new();
+
+    for (guint i = 0; i < json_array_get_length(ram); i++) {
+        JsonObject *o = json_array_get_object_element(ram, i);
+
+        if (is_mapped(a, ff_json_int(o, "fd", -1))) {
+            json_array_add_object_element(mapped, json_object_ref(o));
+        }
+    }
+    if (json_array_get_length(mapped)) {
+        json_object_set_array_member(a->plan, "ram", mapped);
+    } else {
+        json_array_unref(mapped);
+    }
 }
 
 /* FD of QEMU is LINK: the device-state socket, or the TLS credentials of the migration under way,
@@ -235,6 +268,8 @@ bool ff_attach_take_memory(FfAttach *a, GError **error)
             return false;
         }
     }
+    forget_unplugged(a);
+    ram = ff_json_array(a->plan, "ram");
     for (guint i = 0; i < fds->len; i++) {
         int fd = g_array_index(fds, int, i);
         g_autofree char *link = ff_attach_link(a->pid, fd);

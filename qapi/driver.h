@@ -27,6 +27,9 @@ void ff_driver_frame(FfDriver *driver, FfLinkType type, unsigned mon, uint32_t s
 /* The relay's PING: what others see of a migration in the state memfd is brought up to date. */
 void ff_driver_look(FfDriver *driver);
 
+/* A migration of the engine's is under way, or has just ended. */
+bool ff_driver_migrates(const FfDriver *driver);
+
 /* QEMU has ended, and this process is about to: what a peer still waits for is said. */
 void ff_driver_last_words(FfDriver *driver);
 #define FF_DRIVER_LAST_WORDS_MS 3000

@@ -150,6 +150,14 @@ void ff_handle_object_add(FfCall *call)
     ff_hmp_object_add(call, text->str);
 }
 
+static bool is_ours(const FfCall *call)
+{
+    const FfDriverConfig *c = &call->driver->config;
+    const char *id = ff_json_string(call->args, "id");
+
+    return id && c->port->has_ram(c->port_opaque, id);
+}
+
 static void del_done(FfCall *call, JsonNode *result, const GError *error)
 {
     if (!error) {
@@ -159,8 +167,21 @@ static void del_done(FfCall *call, JsonNode *result, const GError *error)
     ff_call_forward(call, result, error);
 }
 
+/* Memory of a migration under way stays: the other side has pages of it, or they are still to come.
+ */
 void ff_handle_object_del(FfCall *call)
 {
+    FfDriver *d = call->driver;
+
+    if (d->migration && is_ours(call)) {
+        if (d->status == FF_STATUS_COMPLETED && !ff_restore_is_under_way(d)) {
+            ff_migration_stop_waiting(d->migration); /* as ff_handle_migrate() */
+            ff_call_await_end(call, ff_handle_object_del);
+        } else if (!ff_call_when_over(call, ff_handle_object_del)) {
+            ff_call_error(call, "There's a migration process in progress");
+        }
+        return;
+    }
     call->patient = true;
     ff_call_inner(call, "object-del", json_object_ref(call->args), del_done);
 }

@@ -60,6 +60,8 @@ typedef struct {
     void (*object_added)(void *opaque, int64_t fdset);
     /* The guest's memory has one more (MEMFD, borrowed) or one less (-1) backend. */
     void (*ram_changed)(void *opaque, const char *id, uint64_t size, uint64_t page_size, int memfd);
+    /* Whether the backend ID is memory of the guest's that farfault made. */
+    bool (*has_ram)(void *opaque, const char *id);
     /* The virtual machine for a migration that is about to start; borrowed until the next call. */
     FfVmm *(*vmm)(void *opaque);
     /* QEMU's version, major * 10000 + minor * 100 + micro; 0: not known yet. */

@@ -10,6 +10,7 @@
  */
 #include <string.h>
 
+#include "qapi/driver.h"
 #include "qapi/driver-private.h"
 
 #define MIGRATING "There's a migration process in progress"
@@ -59,6 +60,11 @@ bool ff_call_refuse(FfCall *call)
         return true;
     }
     return false;
+}
+
+bool ff_driver_migrates(const FfDriver *d)
+{
+    return d->migration;
 }
 
 bool ff_driver_is_engaged(FfDriver *d)

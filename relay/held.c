@@ -9,7 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MAX_HELD 64
+/* They all go into one message, INIT, with some others. */
+#define MAX_HELD (FF_LINK_MAX_FDS - 40)
 
 static const char *const kinds[FF_KINDS] = FF_KIND_NAMES;
 
@@ -170,7 +171,7 @@ void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds)
         return;
     }
     ff_held_drop(relay, name);
-    if (relay->held->len >= MAX_HELD + relay->plan->ram->len) {
+    if (relay->held->len >= MAX_HELD) {
         ff_relay_log(relay, "the engine's HOLD of '%s': too many fds are held", name);
         return;
     }

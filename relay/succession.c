@@ -230,24 +230,20 @@ static void describe_monitors(FfSuccession *s, JsonObject *root)
     json_object_set_array_member(root, "monitors", all);
 }
 
+/* What the plan names may have been unplugged since, and something else plugged by that name. */
 static void describe_memory(FfSuccession *s, JsonObject *root)
 {
-    const FfRelay *relay = s->relay;
-    JsonArray *ram = ff_json_array(root, "ram"), *held = json_array_new();
-    guint n_ram = relay->plan->ram->len; /* the first ones of .held: held.c */
+    JsonArray *all = json_array_new();
 
-    for (guint i = 0; ram && i < json_array_get_length(ram) && i < n_ram; i++) {
-        set_fd(s, json_array_get_object_element(ram, i), "fd",
-               ((FfRelayRam *)relay->plan->ram->pdata[i])->fd);
-    }
-    for (guint i = n_ram; i < relay->held->len; i++) {
-        const FfHeld *h = relay->held->pdata[i];
+    for (guint i = 0; i < s->relay->held->len; i++) {
+        const FfHeld *h = s->relay->held->pdata[i];
         JsonNode *node = json_from_string(h->json, NULL);
 
         set_fd(s, json_node_get_object(node), "fd", h->fd);
-        json_array_add_element(held, node);
+        json_array_add_element(all, node);
     }
-    json_object_set_array_member(root, "held", held);
+    json_object_set_array_member(root, "ram", json_array_new());
+    json_object_set_array_member(root, "held", all);
 }
 
 /* Which files have got their names already. */

@@ -347,9 +347,11 @@ static void test_listening(gconstpointer unheard)
     end(&t);
 }
 
-static Vm *start_with_slot(const char *name, const BootsectConfig *boot, bool incoming)
+static Vm *start_with_slot(const char *name, const BootsectConfig *boot, bool had, bool incoming)
 {
     static const char *const args[] = {"-machine", "pc", NULL};
+    static const char *const unused[] = {"-machine", "pc", "-object",
+                                         "memory-backend-ram,id=late,size=16M", NULL};
     static const char *const plugged[] = {"-machine", "pc",
                                           "-object",  "memory-backend-ram,id=late,size=16M",
                                           "-device",  "pc-dimm,id=dimm0,memdev=late",
@@ -358,16 +360,43 @@ static Vm *start_with_slot(const char *name, const BootsectConfig *boot, bool in
     return vm_start(&(VmConfig){.name = name,
                                 .launcher = VM_RUN,
                                 .memory = RAM ",slots=1,maxmem=1G",
-                                .args = incoming ? plugged : args,
+                                .args = incoming ? plugged
+                                        : had    ? unused
+                                                 : args,
                                 .boot = boot,
                                 .incoming = incoming ? "defer" : NULL,
                                 .listens = true});
 }
 
-/* Memory that is plugged while the guest runs is in no plan: the next relay finds it. */
-static void test_plugged(void)
+/* Memory that is plugged while the guest runs is in no plan: the next relay finds it, also where
+ * QEMU was started with other memory of that name (HAD), which it keeps open. */
+typedef struct {
+    const char *name;
+    bool had, replaced, untracked;
+} Plugged;
+
+static const Plugged plugged_rows[] = {
+    {"plugged/new"},
+    {"plugged/again", true},
+    {"plugged/untracked", true, .untracked = true},
+    {"plugged/replaced", true, .replaced = true},
+};
+
+static void replace(Vm *vm)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault"), *text = NULL;
+    g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(vm));
+    const char *argv[] = {farfault, "attach", "--replace", pid, NULL};
+
+    if (attach_run(argv, &text)) {
+        g_error("attach --replace: %s", text);
+    }
+}
+
+static void test_plugged(gconstpointer data)
 {
     static const uint64_t at = 0x100000000;
+    const Plugged *row = data;
     const char *why;
 
     if (!vm_farfault_available(&why)) {
@@ -375,15 +404,25 @@ static void test_plugged(void)
         return;
     }
     Test t = {.boot = bootsect_config(RAM_BYTES, 8 << 20, 1)};
-    t.s = start_with_slot("source", &t.boot, false);
-    t.d = start_with_slot("destination", &t.boot, true);
+    t.s = start_with_slot("source", &t.boot, row->had, false);
+    t.d = start_with_slot("destination", &t.boot, false, true);
     vm_wait_serial(t.s, "B");
+    if (row->had) {
+        qmp_ok(vm_qmp(t.s), "object-del", "{'id': 'late'}");
+    }
     qmp_ok(vm_qmp(t.s), "object-add",
            "{'qom-type': 'memory-backend-ram', 'id': 'late', 'size': 16777216}");
     qmp_ok(vm_qmp(t.s), "device_add", "{'driver': 'pc-dimm', 'id': 'dimm0', 'memdev': 'late'}");
     qtest_writeq(vm_qtest(t.s), at + 4096, 0x1122334455667788);
-    attach_kill_relay(t.s, true);
-    attach_vm(t.s, NULL);
+    if (row->replaced) {
+        replace(t.s);
+    } else {
+        attach_kill_relay(t.s, true);
+        attach_vm(t.s, NULL);
+    }
+    if (row->untracked) {
+        qmp_ok(vm_qmp(t.s), "migrate-set-parameters", "{'x-farfault-untracked': 'postcopy'}");
+    }
     move_whole(&t);
     g_assert_cmphex(qtest_readq(vm_qtest(t.d), at + 4096), ==, 0x1122334455667788);
     end(&t);
@@ -959,7 +998,11 @@ int main(int argc, char **argv)
     g_test_add_func("/attach/out-of-reach", test_out_of_reach);
     g_test_add_data_func("/attach/listening", NULL, test_listening);
     g_test_add_data_func("/attach/unheard", "unheard", test_listening);
-    g_test_add_func("/attach/plugged", test_plugged);
+    for (unsigned i = 0; i < G_N_ELEMENTS(plugged_rows); i++) {
+        g_autofree char *path = g_strconcat("/attach/", plugged_rows[i].name, NULL);
+
+        g_test_add_data_func(path, &plugged_rows[i], test_plugged);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strconcat("/attach/after/", rows[i].name, NULL);
         g_test_add_data_func(path, &rows[i], test_after);

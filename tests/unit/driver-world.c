@@ -104,6 +104,11 @@ static void world_ram_changed(void *opaque, const char *id, uint64_t size, uint6
     w->dropped = g_strdup(id);
 }
 
+static bool world_has_ram(void *opaque, const char *id)
+{
+    return !strcmp(id, "m");
+}
+
 static void world_log(void *opaque, const char *line)
 {
     World *w = opaque;
@@ -132,6 +137,7 @@ const FfDriverPort world_port = {
     .view = world_view,
     .set_view = world_set_view,
     .ram_changed = world_ram_changed,
+    .has_ram = world_has_ram,
     .vmm = world_vmm,
     .log = world_log,
     .version = world_version,

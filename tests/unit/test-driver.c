@@ -453,6 +453,22 @@ static void test_object_del(void)
     world_clear(&w);
 }
 
+/* Memory of a migration stays; other objects, and other memory, are QEMU's. */
+static void test_object_del_migrating(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    command(&w, "{'execute':'object-del','arguments':{'id':'m'}}");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"There's a migration "
+             "process in progress\"}}\n");
+    command(&w, "{'execute':'object-del','arguments':{'id':'secret0'}}");
+    qemu_answers(&w, "object-del", "{}");
+    sent(&w, "other ram:secret0\nreply {\"return\": {}}\n");
+    world_clear(&w);
+}
+
 /* What only QEMU can read is not for it while a migration is under way. */
 static void test_unread(void)
 {
@@ -501,6 +517,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/stop-later", test_stop_later);
     g_test_add_func("/driver/own-call", test_own_call);
     g_test_add_func("/driver/object-del", test_object_del);
+    g_test_add_func("/driver/object-del/migrating", test_object_del_migrating);
     g_test_add_func("/driver/unread", test_unread);
     g_test_add_func("/driver/view", test_view);
     g_test_add_func("/driver/view/meanwhile", test_view_meanwhile);
