@@ -90,6 +90,7 @@ int ff_outbox_flush(FfOutbox *box)
         if (n < 0) {
             return n;
         }
+        box->queued_fds -= chunk->n_fds;
         drop_fds(chunk);
         chunk->sent += n;
         box->queued -= n;
@@ -135,6 +136,7 @@ void ff_outbox_send(FfOutbox *box, const void *buf, size_t len, const int *fds, 
     chunk->fds = n_fds ? g_memdup2(fds, sizeof(int) * n_fds) : NULL;
     g_queue_push_tail(&box->chunks, chunk);
     box->queued += len - n;
+    box->queued_fds += n_fds;
     if (!box->watch) {
         box->watch = ff_outbox_watch(box->fd, G_IO_OUT, box->context, writable, box);
         /* No main loop is run inside such a callback; GLib would take the fd out of its set and put
@@ -148,4 +150,5 @@ void ff_outbox_clear(FfOutbox *box)
     ff_outbox_unwatch(&box->watch);
     g_queue_clear_full(&box->chunks, chunk_free);
     box->queued = 0;
+    box->queued_fds = 0;
 }

@@ -31,6 +31,7 @@ typedef struct {
     /* Its own. */
     GQueue chunks;
     size_t queued; /* bytes in them */
+    unsigned queued_fds;
     GSource *watch;
 } FfOutbox;
 

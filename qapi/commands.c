@@ -205,13 +205,27 @@ static bool number(const char *name)
     return strspn(name, "0123456789") == strlen(name);
 }
 
+/* A number is QEMU's own. */
+static void pass_fd(FfCall *call)
+{
+    g_autofree char *lost =
+        ff_policy_would_lose(call->driver, "a socket by its number is not farfault's to use");
+
+    if (lost) {
+        ff_call_error(call, "%s", lost);
+    } else {
+        ff_call_pass_native(call);
+    }
+}
+
 static void look_at_uri(FfCall *call)
 {
     FfDriver *d = call->driver;
 
-    if (call->target.kind == FF_URI_OTHER || d->config.state->policy == FF_POLICY_NEVER ||
-        ff_json_bool(call->args, "blk") || ff_json_bool(call->args, "inc") ||
-        (call->target.kind == FF_URI_FD && number(call->target.name))) {
+    if (call->target.kind == FF_URI_FD && number(call->target.name)) {
+        pass_fd(call);
+    } else if (call->target.kind == FF_URI_OTHER || d->config.state->policy == FF_POLICY_NEVER ||
+               ff_json_bool(call->args, "blk") || ff_json_bool(call->args, "inc")) {
         ff_call_pass_native(call);
     } else {
         ff_call_get_capabilities(call, got_capabilities);

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "net/rights.h"
 #include "relay/page-waits.h"
 #include "relay/vhost-conn.h"
@@ -424,28 +425,6 @@ static gboolean engine_asks(gint fd, GIOCondition condition, gpointer data)
     return G_SOURCE_CONTINUE;
 }
 
-FfBackendsEnds ff_backends_offer(FfRelay *relay)
-{
-    FfBackends *b = relay->backends;
-    FfBackendsEnds ends = {-1, -1};
-    int pair[2];
-
-    if (!b || !are_followed(relay)) {
-        return ends;
-    }
-    engine_gone(b);
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
-        return ends;
-    }
-    b->engine = pair[0];
-    b->source = g_unix_fd_source_new(b->engine, G_IO_IN | G_IO_HUP);
-    g_source_set_callback(b->source, G_SOURCE_FUNC(engine_asks), b, NULL);
-    g_source_attach(b->source, NULL);
-    ends.asks = pair[1];
-    ends.faults = ff_page_waits_offer(b->page_waits);
-    return ends;
-}
-
 void ff_backends_ends_close(FfBackendsEnds *ends)
 {
     if (ends->asks >= 0) {
@@ -454,6 +433,35 @@ void ff_backends_ends_close(FfBackendsEnds *ends)
     if (ends->faults >= 0) {
         close(g_steal_fd(&ends->faults));
     }
+}
+
+int ff_backends_offer(FfRelay *relay, FfBackendsEnds *ends)
+{
+    FfBackends *b = relay->backends;
+    int pair[2];
+
+    *ends = (FfBackendsEnds){-1, -1};
+    if (!b || !are_followed(relay)) {
+        return 0;
+    }
+    engine_gone(b);
+    ends->faults = ff_page_waits_offer(b->page_waits);
+    if (ends->faults < 0 ||
+        FF_FAULT_CALL("backends-pair",
+                      socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair)) <
+            0) {
+        int rc = -errno;
+
+        ff_backends_ends_close(ends);
+        ff_page_waits_end(b->page_waits); /* it waits for the next engine */
+        return rc;
+    }
+    b->engine = pair[0];
+    b->source = g_unix_fd_source_new(b->engine, G_IO_IN | G_IO_HUP);
+    g_source_set_callback(b->source, G_SOURCE_FUNC(engine_asks), b, NULL);
+    g_source_attach(b->source, NULL);
+    ends->asks = pair[1];
+    return 0;
 }
 
 void ff_backends_start(FfRelay *relay)

@@ -13,8 +13,9 @@ typedef struct {
     int faults; /* state/sharers.h */
 } FfBackendsEnds;
 
-/* They are the caller's. Those of the engine before are at their end. */
-FfBackendsEnds ff_backends_offer(FfRelay *relay);
+/* *ENDS are the caller's; both -1: there is nothing to follow. Those of the engine before are at
+ * their end. -errno: there are none, and an engine without would leave back-ends waiting. */
+int ff_backends_offer(FfRelay *relay, FfBackendsEnds *ends);
 void ff_backends_ends_close(FfBackendsEnds *ends);
 void ff_backends_end(FfRelay *relay);
 

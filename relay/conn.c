@@ -113,6 +113,11 @@ size_t ff_conn_queued(const FfConn *conn)
     return conn->out.queued;
 }
 
+unsigned ff_conn_queued_fds(const FfConn *conn)
+{
+    return conn->out.queued_fds;
+}
+
 void ff_conn_finish(FfConn *conn)
 {
     conn->finish = true;

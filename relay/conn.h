@@ -28,6 +28,7 @@ FfConn *ff_conn_new(int in, int out, const FfConnOps *ops, void *opaque);
  * byte. Calls no callback. */
 void ff_conn_write(FfConn *conn, const void *buf, size_t len, const int *fds, unsigned n_fds);
 size_t ff_conn_queued(const FfConn *conn);
+unsigned ff_conn_queued_fds(const FfConn *conn);
 /* Its fds, which stay its own. */
 int ff_conn_in(const FfConn *conn);
 int ff_conn_out(const FfConn *conn);

@@ -514,10 +514,12 @@ static int start_once(FfRelay *relay)
     ff_guest_look(relay);
     engine->spoke = false;
     engine->link = ff_link_new(link, NULL, &link_ops, relay);
-    backends = ff_backends_offer(relay);
-    init = ff_held_init(relay, engine->restarts, &backends, fds);
-    ret = ff_link_send(engine->link, FF_LINK_INIT, 0, 0, init, strlen(init), (int *)fds->data,
-                       fds->len);
+    ret = ff_backends_offer(relay, &backends);
+    if (ret == 0) {
+        init = ff_held_init(relay, engine->restarts, &backends, fds);
+        ret = ff_link_send(engine->link, FF_LINK_INIT, 0, 0, init, strlen(init), (int *)fds->data,
+                           fds->len);
+    }
     ff_backends_ends_close(&backends); /* the link has copies */
     if (ret < 0) {
         g_clear_pointer(&engine->link, ff_link_free);

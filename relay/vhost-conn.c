@@ -23,6 +23,7 @@
 /* What one side has not read yet, bytes, and messages of QEMU's that wait for a back-end: as long
  * as it is more, the other side is not read from. */
 #define MAX_QUEUED (64u * 1024)
+#define MAX_QUEUED_FDS 64u
 #define MAX_WAITING 64
 /* Until QEMU is offered a back-end again that it has not taken. */
 #define OFFER_S 1
@@ -165,16 +166,22 @@ static void watch_answer(FfVhostConn *b)
     }
 }
 
-/* Nobody has more queued for him than he reads: fds are queued with it. Nothing is done with B
- * after that: another back-end may have its turn then. */
+/* Of a message of 12 bytes there can be 16 fds, and they are this process's. */
+static bool is_full(const FfConn *conn)
+{
+    return ff_conn_queued(conn) >= MAX_QUEUED || ff_conn_queued_fds(conn) >= MAX_QUEUED_FDS;
+}
+
+/* Nobody has more queued for him than he reads. Nothing is done with B after that: another back-end
+ * may have its turn then. */
 static void pace(FfVhostConn *b)
 {
     bool mapped = b->maps;
 
     b->maps = ff_vhost_session_maps(b->session);
-    ff_conn_set_reading(b->qemu, ff_conn_queued(b->backend) < MAX_QUEUED &&
-                                     ff_vhost_session_waiting(b->session) < MAX_WAITING);
-    ff_conn_set_reading(b->backend, ff_conn_queued(b->qemu) < MAX_QUEUED);
+    ff_conn_set_reading(b->qemu,
+                        !is_full(b->backend) && ff_vhost_session_waiting(b->session) < MAX_WAITING);
+    ff_conn_set_reading(b->backend, !is_full(b->qemu));
     watch_answer(b);
     if (mapped && !b->maps) {
         b->ops->mapped(b->opaque);

@@ -57,7 +57,7 @@ static void ask(FfVhostSession *s, FfVhostFaults state, uint32_t request, uint32
 
 void ff_vhost_faults_want(FfVhostSession *s)
 {
-    if (!s->holds || ff_vhost_session_is_on_its_way(s)) {
+    if (!s->holds || ff_vhost_session_is_on_its_way(s) || s->faults == FF_VHOST_FAULTS_WANTED) {
         return;
     }
     if (s->faults == FF_VHOST_FAULTS_NONE && (s->protocol & NEEDED) == NEEDED &&

@@ -34,6 +34,7 @@
 #define PACKED "its rings are packed ones"
 #define IOMMU "it is behind an IOMMU of the guest's"
 #define RESET "the device was reset"
+#define MOVED "the guest's memory has changed its places"
 #define NO_ROOM "the relay has no room for one more open file"
 
 static void lose(FfVhostSession *s, const char *why)
@@ -199,8 +200,10 @@ static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
         s->odd = "its memory has more regions than farfault follows";
     }
     if (changed) {
-        lose(s, "the guest's memory has changed its places");
+        lose(s, MOVED);
         s->stale = true; /* against a table of ours, if there is one */
+        s->ends_log =
+            s->logs; /* it may have no place for that: libvhost-user asserts that it has */
     }
 }
 
@@ -358,6 +361,34 @@ static void forget_earlier(FfVhostSession *s, const FfVhostMessage *msg)
     }
 }
 
+static bool is_same_kind(const FfVhostMessage *a, const FfVhostMessage *b)
+{
+    return a->header.request == b->header.request ||
+           (ff_vhost_is_memory(a) && ff_vhost_is_memory(b));
+}
+
+/* It takes the place of the one before, which nobody was given: a guest can begin its driver as
+ * often as it likes, and a table has up to eight fds. FALSE: there is none, or of memory some was
+ * added since. */
+static bool replace_held(FfVhostSession *s, FfVhostMessage *msg)
+{
+    uint32_t request = msg->header.request;
+    GList *l = request == FF_VHOST_SET_MEM_TABLE || request == FF_VHOST_SET_FEATURES ||
+                       request == FF_VHOST_SET_INFLIGHT_FD
+                   ? s->held.tail
+                   : NULL;
+
+    while (l && !is_same_kind(l->data, msg)) {
+        l = l->prev;
+    }
+    if (!l || ((FfVhostMessage *)l->data)->header.request != request) {
+        return false;
+    }
+    ff_vhost_message_free(l->data);
+    l->data = msg;
+    return true;
+}
+
 /* What QEMU wants to hear of MSG, which the back-end is not told now. */
 static void acknowledge(FfVhostSession *s, const FfVhostMessage *msg)
 {
@@ -385,12 +416,18 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
         ff_vhost_message_free(msg);
         return true;
     }
+    if (request > FF_VHOST_LAST_KNOWN) {
+        ff_vhost_message_free(msg);
+        return false; /* nobody knows what QEMU wants to hear */
+    }
     acknowledge(s, msg);
     if (request == FF_VHOST_SET_VRING_KICK) {
         ff_vhost_faults_want(s);
     }
     forget_earlier(s, msg);
-    g_queue_push_tail(&s->held, msg);
+    if (!replace_held(s, msg)) {
+        g_queue_push_tail(&s->held, msg);
+    }
     return s->held.length <= MAX_HELD;
 }
 
@@ -689,6 +726,14 @@ static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
 static void begin_log(FfVhostSession *s);
 static void end_log(FfVhostSession *s);
 
+/* Before anything else is said: what QEMU has just said may have nothing in the log. */
+static void end_log_if_wanted(FfVhostSession *s)
+{
+    if (!is_busy(s) && s->ends_log) {
+        end_log(s);
+    }
+}
+
 static bool pump(FfVhostSession *s)
 {
     FfVhostMessage *msg;
@@ -702,14 +747,13 @@ static bool pump(FfVhostSession *s)
     }
     while ((msg = g_queue_peek_head(&s->waiting)) && !must_wait(s, msg) &&
            handle(s, g_queue_pop_head(&s->waiting), &broken)) {
+        end_log_if_wanted(s);
     }
     if (s->faults == FF_VHOST_FAULTS_WANTED && !s->owed && !s->ours.length &&
         (!s->ops->may_begin || s->ops->may_begin(s->opaque))) {
         ff_vhost_faults_begin(s);
     }
-    if (!is_busy(s) && s->ends_log) {
-        end_log(s);
-    }
+    end_log_if_wanted(s);
     if (!is_busy(s) && !s->owed && !s->reset && s->log >= 0 && !s->logs) {
         begin_log(s);
     }
@@ -789,6 +833,10 @@ bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
         }
         ours_answered(s, request);
         return pump(s);
+    }
+    if (msg->n_fds && !s->owed && !s->odd) {
+        ff_vhost_message_free(msg);
+        return false; /* QEMU has asked for nothing, and might not read for long */
     }
     if (msg->header.request == FF_VHOST_GET_FEATURES) {
         s->offered = ff_vhost_u64(msg);
@@ -884,6 +932,9 @@ static void begin_log(FfVhostSession *s)
     FfVhostLog log = {s->log_size, 0};
     const char *why = ff_vhost_session_unloggable(s);
 
+    if (!why && s->log_size < ff_vhost_session_log_bytes(s)) {
+        why = MOVED; /* since it was made */
+    }
     if (why) {
         refuse_log(s, why);
         return;

@@ -178,8 +178,9 @@ static World *world_prepare(void)
 /* To a new engine; the one before has closed its ends. */
 static void offer(World *w)
 {
-    FfBackendsEnds ends = ff_backends_offer(&w->relay);
+    FfBackendsEnds ends;
 
+    g_assert_cmpint(ff_backends_offer(&w->relay, &ends), ==, 0);
     w->engine = ends.asks;
     w->faults = ends.faults;
 }
