@@ -82,7 +82,7 @@ static char *refusal(FfDriver *d)
     g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
 
     if (d->deferring) {
-        return g_strdup("There's a migration process in progress");
+        return g_strdup(FF_MIGRATING);
     }
     if (info->status == FF_STATUS_POSTCOPY_PAUSED) {
         return g_strdup_printf(
@@ -129,7 +129,7 @@ bool ff_call_after_restore(FfCall *call, FfHandler next)
 
     if (!ff_restore_is_under_way(d)) {
         if (d->deferring && !call->pass) {
-            ff_call_error(call, "There's a migration process in progress");
+            ff_call_error(call, FF_MIGRATING);
             return true;
         }
         return false;

@@ -324,7 +324,7 @@ void ff_handle_set_capabilities(FfCall *call)
         return;
     }
     if (d->migration && d->config.state->role == FF_ROLE_SOURCE) {
-        ff_call_error(call, "There's a migration process in progress");
+        ff_call_error(call, FF_MIGRATING);
         return;
     }
     ff_call_get_capabilities(call, set_checked);

@@ -37,7 +37,7 @@ static void start(FfCall *call)
         return;
     }
     if (d->outgoing) { /* another client's, and QEMU has begun */
-        ff_call_error(call, "There's a migration process in progress");
+        ff_call_error(call, FF_MIGRATING);
         return;
     }
     if (call->target.kind == FF_URI_FD) {
@@ -158,19 +158,24 @@ static bool can_ask(FfCall *call)
     return true;
 }
 
-/* To QEMU, over what it can switch on. */
-static void pass(FfCall *call)
+/* To QEMU, over what it can switch on. WHY it is QEMU's. */
+static void pass_or_refuse(FfCall *call, const char *why)
 {
-    g_autofree char *lost =
-        call->target.kind == FF_URI_FILE
-            ? NULL
-            : ff_policy_would_lose(call->driver,
-                                   call->native ? call->native : "its capabilities make it QEMU's");
+    g_autofree char *lost = ff_policy_would_lose(call->driver, why);
 
     if (lost) {
         ff_call_error(call, "%s", lost);
     } else {
         ff_call_pass_native(call);
+    }
+}
+
+static void pass(FfCall *call)
+{
+    if (call->target.kind == FF_URI_FILE) {
+        ff_call_pass_native(call);
+    } else {
+        pass_or_refuse(call, call->native ? call->native : "its capabilities make it QEMU's");
     }
 }
 
@@ -205,25 +210,12 @@ static bool number(const char *name)
     return strspn(name, "0123456789") == strlen(name);
 }
 
-/* A number is QEMU's own. */
-static void pass_fd(FfCall *call)
-{
-    g_autofree char *lost =
-        ff_policy_would_lose(call->driver, "a socket by its number is not farfault's to use");
-
-    if (lost) {
-        ff_call_error(call, "%s", lost);
-    } else {
-        ff_call_pass_native(call);
-    }
-}
-
 static void look_at_uri(FfCall *call)
 {
     FfDriver *d = call->driver;
 
     if (call->target.kind == FF_URI_FD && number(call->target.name)) {
-        pass_fd(call);
+        pass_or_refuse(call, "a socket by its number is not farfault's to use");
     } else if (call->target.kind == FF_URI_OTHER || d->config.state->policy == FF_POLICY_NEVER ||
                ff_json_bool(call->args, "blk") || ff_json_bool(call->args, "inc")) {
         ff_call_pass_native(call);
@@ -250,19 +242,12 @@ void ff_handle_migrate(FfCall *call)
         ff_resume_migration(call);
         return;
     }
-    if (d->migration && d->status == FF_STATUS_COMPLETED && !ff_restore_is_under_way(d)) {
-        /* A guest that came in and is whole: only its source does not know it yet. It has no
-         * claim to more time. (Of a restore a client may be told so before its memory is here.) */
-        ff_migration_stop_waiting(d->migration);
-        ff_call_await_end(call, ff_handle_migrate);
-        return;
-    }
-    if (ff_call_when_over(call, ff_handle_migrate)) {
+    if (ff_call_when_whole(call, ff_handle_migrate) || ff_call_when_over(call, ff_handle_migrate)) {
         return;
     }
     if (d->migration && !ff_restore_is_under_way(d)) {
         ff_call_error(call, d->config.state->role == FF_ROLE_SOURCE
-                                ? "There's a migration process in progress"
+                                ? FF_MIGRATING
                                 : "Guest is waiting for an incoming migration");
         return;
     }

@@ -318,6 +318,9 @@ bool ff_policy_engine_begins(FfCall *call);
 /* Keeps FD (taken; -1: drops it) under NAME beyond a crash of this process. */
 void ff_driver_keep(FfDriver *driver, const char *name, int fd);
 
+/* QEMU's own words for what must wait for the end of a migration. */
+#define FF_MIGRATING "There's a migration process in progress"
+
 /* pass-to-qemu.c */
 /* Gives QEMU the client's postcopy capabilities, then PASS: QEMU carries this migration. */
 void ff_call_pass_native(FfCall *call);
@@ -419,6 +422,9 @@ void ff_handle_continue(FfCall *call);
  * with CALL when it is: a client that acts on the event is not told that a migration is under way.
  */
 bool ff_call_when_over(FfCall *call, FfHandler next);
+/* The same of a guest that came in and is whole: only its source does not know it yet, and has no
+ * claim to more time. (Of a restore a client may be told so before its memory is here: FALSE.) */
+bool ff_call_when_whole(FfCall *call, FfHandler next);
 /* The same, whatever it has said: it is about to end (there is one). */
 void ff_call_await_end(FfCall *call, FfHandler next);
 /* It is taken down. */

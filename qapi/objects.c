@@ -171,14 +171,10 @@ static void del_done(FfCall *call, JsonNode *result, const GError *error)
  */
 void ff_handle_object_del(FfCall *call)
 {
-    FfDriver *d = call->driver;
-
-    if (d->migration && is_ours(call)) {
-        if (d->status == FF_STATUS_COMPLETED && !ff_restore_is_under_way(d)) {
-            ff_migration_stop_waiting(d->migration); /* as ff_handle_migrate() */
-            ff_call_await_end(call, ff_handle_object_del);
-        } else if (!ff_call_when_over(call, ff_handle_object_del)) {
-            ff_call_error(call, "There's a migration process in progress");
+    if (call->driver->migration && is_ours(call)) {
+        if (!ff_call_when_whole(call, ff_handle_object_del) &&
+            !ff_call_when_over(call, ff_handle_object_del)) {
+            ff_call_error(call, FF_MIGRATING);
         }
         return;
     }

@@ -30,6 +30,18 @@ bool ff_call_when_over(FfCall *call, FfHandler next)
     return true;
 }
 
+bool ff_call_when_whole(FfCall *call, FfHandler next)
+{
+    FfDriver *d = call->driver;
+
+    if (!d->migration || d->status != FF_STATUS_COMPLETED || ff_restore_is_under_way(d)) {
+        return false;
+    }
+    ff_migration_stop_waiting(d->migration);
+    ff_call_await_end(call, next);
+    return true;
+}
+
 void ff_driver_migration_over(FfDriver *d)
 {
     g_autoptr(GQueue) waiting = g_queue_copy(&d->waiting_over);

@@ -12,7 +12,7 @@ bool ff_call_too_late(FfCall *call)
     if (!d->migration && !(d->outgoing && !ff_outgoing_has_begun(d->outgoing))) {
         return false;
     }
-    ff_call_error(call, "There's a migration process in progress");
+    ff_call_error(call, FF_MIGRATING);
     return true;
 }
 

@@ -13,16 +13,14 @@
 #include "qapi/driver.h"
 #include "qapi/driver-private.h"
 
-#define MIGRATING "There's a migration process in progress"
-
 /* Commands of the schema of QEMU alone; the human monitor's are told by hmp.c. */
 static const struct {
     const char *name, *text;
     bool saves; /* guest memory; else it is refused at the source only */
 } refused[] = {
-    {"snapshot-save", MIGRATING, true},
-    {"snapshot-load", MIGRATING, true},
-    {"xen-save-devices-state", MIGRATING, true},
+    {"snapshot-save", FF_MIGRATING, true},
+    {"snapshot-load", FF_MIGRATING, true},
+    {"xen-save-devices-state", FF_MIGRATING, true},
     {"device_add", "device_add not allowed while migrating", false},
     {"device_del", "device_del not allowed while migrating", false},
     /* For QEMU it is a reason not to migrate, while it lasts. */

@@ -158,7 +158,7 @@ static void restore(FfCall *call)
         return;
     }
     if (call->driver->migration) { /* it is the log of one that has begun meanwhile */
-        ff_call_error(call, "There's a migration process in progress");
+        ff_call_error(call, FF_MIGRATING);
         return;
     }
     state = vmm_state_of(call->driver);

@@ -161,9 +161,7 @@ void ff_handle_restore(FfCall *call)
     call->target.name = g_strdup(name);
     call->target.offset = json_object_get_int_member_with_default(call->args, "offset", 0);
     if (d->migration || d->incoming || d->config.state->info_len) {
-        ff_call_error(call, d->config.state->role == FF_ROLE_SOURCE
-                                ? "There's a migration process in progress"
-                                : STARTED);
+        ff_call_error(call, d->config.state->role == FF_ROLE_SOURCE ? FF_MIGRATING : STARTED);
     } else if (!d->config.incoming || strcmp(d->config.incoming, "defer") != 0) {
         ff_call_error(call, "the guest does not wait for an incoming migration: start QEMU with "
                             "-incoming defer");

@@ -105,7 +105,7 @@ static void start(FfCall *call)
 
     if (d->migration || d->outgoing) { /* another client's, while QEMU closed its copy */
         give_back(d, true);
-        ff_call_error(call, "There's a migration process in progress");
+        ff_call_error(call, FF_MIGRATING);
         return;
     }
     if (r->attended && call->gone && !r->detached) {
@@ -176,7 +176,7 @@ static void uffd_taken(FfCall *call, JsonNode *result, const GError *error)
     FfDriver *d = call->driver;
 
     if (error && (d->migration || d->snapshot_uffd >= 0)) { /* another client's was faster */
-        ff_call_error(call, "There's a migration process in progress");
+        ff_call_error(call, FF_MIGRATING);
         return;
     }
     if (error) {
@@ -188,7 +188,7 @@ static void uffd_taken(FfCall *call, JsonNode *result, const GError *error)
     call->fd = g_steal_fd(&call->snapshot->fd);
     if (d->migration || d->outgoing) {
         give_back(d, true);
-        ff_call_error(call, "There's a migration process in progress");
+        ff_call_error(call, FF_MIGRATING);
         return;
     }
     close_qemus_copy(call);
@@ -210,7 +210,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
     if (error) {
         ff_call_gerror(call, error);
     } else if (ff_blocked_by_migration(result)) {
-        ff_call_error(call, "There's a migration process in progress");
+        ff_call_error(call, FF_MIGRATING);
     } else if (why) {
         ff_call_error(call, "%s", why);
     } else if (!ff_call_too_late(call)) {
@@ -328,7 +328,7 @@ void ff_handle_snapshot(FfCall *call)
     r->bandwidth = json_object_get_int_member_with_default(call->args, "max-bandwidth", 0);
 
     if ((d->migration && !ff_restore_is_under_way(d)) || d->incoming || d->deferring) {
-        ff_call_error(call, "There's a migration process in progress");
+        ff_call_error(call, FF_MIGRATING);
     } else if (r->offset > OFFSET_MAX || r->buffer > OFFSET_MAX) {
         ff_call_error(call, "'offset' and 'buffer' have to be less than 2^60 bytes");
     } else if (!file == !name) {
