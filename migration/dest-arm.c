@@ -18,7 +18,6 @@
 #include "migration/dest-sharers.h"
 #include "uffd/holes.h"
 #include "uffd/place.h"
-#include "uffd/regions.h"
 #include "uffd/uffd.h"
 
 /* A QEMU whose memory is gone has ended within this time (milliseconds). */
@@ -99,21 +98,9 @@ static int add_ranges(FfSpace *s, const FfRegions *regions)
     return rc;
 }
 
-static FfRegions *find_regions(const FfDestination *d, GError **error)
-{
-    g_autofree int *fds = g_new(int, d->ram->n_blocks);
-    g_autofree uint64_t *sizes = g_new(uint64_t, d->ram->n_blocks);
-
-    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
-        fds[i] = d->ram->blocks[i].info.memfd;
-        sizes[i] = d->ram->blocks[i].info.size;
-    }
-    return ff_regions_new(d->cfg->maps_fd, fds, sizes, d->ram->n_blocks, error);
-}
-
 static bool make_space(FfDestination *d, uint64_t features, GError **error)
 {
-    g_autoptr(FfRegions) regions = find_regions(d, error);
+    g_autoptr(FfRegions) regions = ff_ram_regions(d->ram, d->cfg->maps_fd, error);
 
     if (!regions) {
         return false;
@@ -155,18 +142,6 @@ static bool register_all(FfDestination *d, GError **error)
     return rc == 0;
 }
 
-/* Before Linux 6.4 khugepaged makes a huge page out of a range with holes in it, userfaultfd or
- * not: the guest would find zeros there that nobody was asked for. */
-static bool khugepaged_is_safe(GError **error)
-{
-    if (ff_holes_of_memfd_stay()) {
-        return true;
-    }
-    g_autofree char *why = ff_holes_why_not();
-    g_set_error_literal(error, FF_M_ERROR, 0, why);
-    return false;
-}
-
 static uint64_t features_of(const FfRam *ram)
 {
     uint64_t features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_THREAD_ID;
@@ -182,7 +157,7 @@ static bool arm(FfDestination *d, bool again, GError **error)
 {
     uint64_t features = features_of(d->ram);
 
-    if (!khugepaged_is_safe(error)) {
+    if (!ff_holes_check_memfd(error)) {
         return false;
     }
     /* The kernel takes UFFDIO_API once: the engine before us has done it. */

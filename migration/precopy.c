@@ -25,7 +25,6 @@
 #include "fault/fault.h"
 #include "migration/precopy-send.h"
 #include "migration/source-device.h"
-#include "uffd/regions.h"
 
 /* Two scans of everything are at least so far apart, and so many times what the last one took. */
 #define SCAN_INTERVAL_US 50000
@@ -177,27 +176,18 @@ static char *begin(FfSource *s)
     return NULL;
 }
 
-/* What is about to be sent is what QEMU has mapped. The tracking finds that out as well; but where
- * it is not wanted its error would be one more reason to go without. */
+/* What is about to be sent is what QEMU has mapped. The tracking would have found that out; but its
+ * error is one more reason to go without. */
 static bool is_mapped(FfSource *s, GError **error)
 {
-    g_autofree int *fds = g_new(int, s->ram->n_blocks);
-    g_autofree uint64_t *sizes = g_new(uint64_t, s->ram->n_blocks);
-
-    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
-        fds[i] = s->ram->blocks[i].info.memfd;
-        sizes[i] = s->ram->blocks[i].info.size;
-    }
     g_autoptr(FfRegions) regions =
-        ff_regions_new(s->cfg->maps_fd, fds, sizes, s->ram->n_blocks, error);
-    return regions;
+        s->cfg->maps_fd < 0 ? NULL : ff_ram_regions(s->ram, s->cfg->maps_fd, error);
+
+    return regions || s->cfg->maps_fd < 0;
 }
 
 bool ff_precopy_begin(FfSource *s, GError **error)
 {
-    if (s->cfg->maps_fd >= 0 && !is_mapped(s, error)) {
-        return false;
-    }
     g_autofree char *why = begin(s);
 
     if (!why) {
@@ -205,6 +195,9 @@ bool ff_precopy_begin(FfSource *s, GError **error)
     }
     if (!accepts_untracked(s) || has_devices(s)) {
         g_set_error(error, FF_M_ERROR, 0, "the guest's writes cannot be tracked: %s", why);
+        return false;
+    }
+    if (!is_mapped(s, error)) {
         return false;
     }
     note_untracked(s, why);

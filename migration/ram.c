@@ -150,6 +150,18 @@ void ff_ram_undone(FfRam *ram, const FfBlock *b, uint64_t n)
     __atomic_sub_fetch(&ram->done_bytes, n * b->info.page_size, __ATOMIC_RELAXED);
 }
 
+FfRegions *ff_ram_regions(const FfRam *ram, int maps_fd, GError **error)
+{
+    g_autofree int *fds = g_new(int, ram->n_blocks);
+    g_autofree uint64_t *sizes = g_new(uint64_t, ram->n_blocks);
+
+    for (unsigned i = 0; i < ram->n_blocks; i++) {
+        fds[i] = ram->blocks[i].info.memfd;
+        sizes[i] = ram->blocks[i].info.size;
+    }
+    return ff_regions_new(maps_fd, fds, sizes, ram->n_blocks, error);
+}
+
 void ff_ram_clear(FfRam *ram)
 {
     for (unsigned i = 0; i < ram->n_blocks && ram->blocks; i++) {

@@ -13,6 +13,7 @@
 #include "net/frame.h"
 #include "state/state.h"
 #include "uffd/bitmap.h"
+#include "uffd/regions.h"
 #include "uffd/run.h"
 
 typedef struct {
@@ -57,6 +58,9 @@ uint64_t ff_ram_remaining(const FfRam *ram);
 void ff_ram_done(FfRam *ram, uint64_t pages, uint64_t bytes);
 /* N pages of B are not done any more. Any thread. */
 void ff_ram_undone(FfRam *ram, const FfBlock *b, uint64_t n);
+/* Where QEMU has them mapped, by MAPS_FD (of its /proc/PID/maps). NULL and ERROR: one is not mapped
+ * exactly once. */
+FfRegions *ff_ram_regions(const FfRam *ram, int maps_fd, GError **error);
 /* Unmaps and frees what the blocks are; no thread is left that uses them. */
 void ff_ram_clear(FfRam *ram);
 

@@ -93,18 +93,10 @@ static int arm_hook(FfSnapshot *s, const FfRegions *regions)
 
 static bool drop_discards(FfSnapshot *s, GError **error)
 {
-    g_autofree int *fds = g_new(int, s->ram->n_blocks);
-    g_autofree uint64_t *sizes = g_new(uint64_t, s->ram->n_blocks);
-
     if (!s->discards) {
         return true;
     }
-    for (unsigned i = 0; i < s->ram->n_blocks; i++) {
-        fds[i] = s->ram->blocks[i].info.memfd;
-        sizes[i] = s->ram->blocks[i].info.size;
-    }
-    g_autoptr(FfRegions) regions =
-        ff_regions_new(s->cfg->maps_fd, fds, sizes, s->ram->n_blocks, error);
+    g_autoptr(FfRegions) regions = ff_ram_regions(s->ram, s->cfg->maps_fd, error);
     int rc = regions ? arm_hook(s, regions) : -1;
     if (regions && rc < 0) {
         g_set_error(error, FF_M_ERROR, 0, "QEMU's discards of memory cannot be held up: %s",

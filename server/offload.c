@@ -234,17 +234,6 @@ static bool check_userfaultfd(GError **error)
     return true;
 }
 
-/* Memory of our making that is shared; one that the client brings is looked at when it comes. */
-static bool check_huge_pages(GError **error)
-{
-    if (ff_holes_of_memfd_stay()) {
-        return true;
-    }
-    g_autofree char *why = ff_holes_why_not();
-    g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED, why);
-    return false;
-}
-
 bool ff_offload_open(FfOffload *o, const char *path, bool own, GError **error)
 {
     FfOffloadFacts facts;
@@ -252,7 +241,7 @@ bool ff_offload_open(FfOffload *o, const char *path, bool own, GError **error)
     for (unsigned i = 0; i < FF_OFFLOAD_SLOTS; i++) {
         o->file[i] = o->memory[i] = -1;
     }
-    if ((!own && (!check_userfaultfd(error) || !check_huge_pages(error))) ||
+    if ((!own && (!check_userfaultfd(error) || !ff_holes_check_memfd(error))) ||
         !read_text(path, "migration_config.json", &o->config, &o->config_len, error) ||
         !read_text(path, "state.json", &o->state, &o->state_len, error)) {
         return false;

@@ -140,9 +140,7 @@ static FfImage *make_firecracker(FfSession *s, GError **error)
         block[i] = (FfImageBlock){region[i].size, region[i].page_size, region[i].offset,
                                   .sharing = sharing_at(maps ? maps : "", region[i].addr)};
         if (block[i].sharing == FF_SHARING_SHARED && block[i].page_size == 4096 &&
-            !ff_holes_of_memfd_stay()) {
-            g_autofree char *why = ff_holes_why_not();
-            g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED, why);
+            !ff_holes_check_memfd(error)) {
             return NULL;
         }
     }

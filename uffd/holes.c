@@ -5,7 +5,7 @@
 #include "uffd/holes.h"
 
 #include <errno.h>
-#include <glib.h>
+#include <gio/gio.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -40,20 +40,19 @@ bool ff_holes_are_true(void)
     return is_new_kernel() || !ff_huge_is_allowed();
 }
 
-bool ff_holes_of_memfd_stay(void)
-{
-    return ff_holes_are_true() || ff_huge_is_set("shmem_enabled", "[never]");
-}
-
-char *ff_holes_why_not(void)
+bool ff_holes_check_memfd(GError **error)
 {
     struct utsname u = {0};
 
+    if (ff_holes_are_true() || ff_huge_is_set("shmem_enabled", "[never]")) {
+        return true;
+    }
     uname(&u);
-    return g_strdup_printf("this kernel (%s) may fill missing memory with huge pages: update to "
-                           "Linux 6.4, or echo never > "
-                           "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
-                           u.release);
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                "this kernel (%s) may fill missing memory with huge pages: update to Linux 6.4, or "
+                "echo never > /sys/kernel/mm/transparent_hugepage/shmem_enabled",
+                u.release);
+    return false;
 }
 
 /* The first page of [AT, END) that is not zero, or END; -1: an errno. */

@@ -8,17 +8,17 @@
 #ifndef FF_UFFD_HOLES_H
 #define FF_UFFD_HOLES_H
 
+#include <glib.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
 /* Linux 6.4 and newer, or this host's khugepaged leaves shared memory alone, whatever its owner
  * asks for (launch/launch.c does). */
 bool ff_holes_are_true(void);
-/* Whether a hole of a memfd stays one where userfaultfd is registered: as above, or memfds get no
- * huge pages on this host. */
-bool ff_holes_of_memfd_stay(void);
-/* What to say where they do not, with the fix (g_free). */
-char *ff_holes_why_not(void);
+/* A hole of a memfd stays one where userfaultfd is registered: as above, or memfds get no huge
+ * pages on this host. FALSE and ERROR, with the fix: khugepaged makes a huge page out of a range
+ * with holes in it, and who has it mapped finds zeros there that nobody was asked for. */
+bool ff_holes_check_memfd(GError **error);
 /* Where FD has data next, at or after AT and before END (bytes): lseek(SEEK_DATA). Where holes may
  * not be true the hole is read first, which waits for khugepaged, and takes 0.2 s per GiB. -1: an
  * errno, ENXIO if there is none before END. */
