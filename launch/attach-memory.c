@@ -130,10 +130,9 @@ static bool is_held(JsonArray *held, const char *name)
     return false;
 }
 
-/* FALSE: QEMU has that file open, and not as memory. */
-static bool is_mapped(const FfAttach *a, int fd)
+/* FALSE: QEMU has that file open, and not as memory. MAPS: NULL: that is not known. */
+static bool is_mapped(const char *maps, int fd)
 {
-    g_autofree char *maps = ff_maps_of_process(a->pid);
     g_autoptr(GArray) where = maps ? ff_maps_of_file(maps, fd) : NULL;
 
     return !where || where->len;
@@ -141,7 +140,7 @@ static bool is_mapped(const FfAttach *a, int fd)
 
 /* Memory that was plugged later: QEMU keeps the file of a backend open. FD of QEMU is MEMFD NAME.
  */
-static bool take_plugged(FfAttach *a, JsonArray *ram, JsonArray *held, int fd, const char *link,
+static bool take_plugged(FfAttach *a, const char *maps, JsonArray *held, int fd, const char *link,
                          GError **error)
 {
     static const char deleted[] = " (deleted)";
@@ -153,7 +152,8 @@ static bool take_plugged(FfAttach *a, JsonArray *ram, JsonArray *held, int fd, c
     if (g_str_has_suffix(id, deleted)) {
         id[strlen(id) - strlen(deleted)] = 0;
     }
-    if (in_plan(ram, id) || !strcmp(id, "state") || !strcmp(id, "plan") || !strcmp(id, "device")) {
+    if (in_plan(ff_json_array(a->plan, "ram"), id) || !strcmp(id, "state") || !strcmp(id, "plan") ||
+        !strcmp(id, "device")) {
         return true;
     }
     name = g_strdup_printf("ram:%s", id);
@@ -162,7 +162,7 @@ static bool take_plugged(FfAttach *a, JsonArray *ram, JsonArray *held, int fd, c
         return false;
     }
     /* Else the same once more, as QEMU opens it again, or what was unplugged. */
-    if (!is_held(held, name) && is_mapped(a, own)) {
+    if (!is_held(held, name) && is_mapped(maps, own)) {
         hold(a, held, name, own, &st, fs.f_bsize);
     }
     return true;
@@ -172,14 +172,14 @@ static bool take_plugged(FfAttach *a, JsonArray *ram, JsonArray *held, int fd, c
  * again by that name: what is mapped nowhere is no memory of the guest's any more. Where none is
  * mapped yet QEMU has not come that far; one that is between the first and the last of them (it
  * fills them as it begins: prealloc) migrates by itself then. */
-static void forget_unplugged(FfAttach *a)
+static void forget_unplugged(FfAttach *a, const char *maps)
 {
     JsonArray *ram = ff_json_array(a->plan, "ram"), *mapped = json_array_new();
 
     for (guint i = 0; i < json_array_get_length(ram); i++) {
         JsonObject *o = json_array_get_object_element(ram, i);
 
-        if (is_mapped(a, ff_json_int(o, "fd", -1))) {
+        if (is_mapped(maps, ff_json_int(o, "fd", -1))) {
             json_array_add_object_element(mapped, json_object_ref(o));
         }
     }
@@ -255,6 +255,7 @@ static bool take_pact(FfAttach *a, JsonArray *held, int fd, const char *link, GE
 bool ff_attach_take_memory(FfAttach *a, GError **error)
 {
     g_autoptr(GArray) fds = ff_attach_fds(a->pid, error);
+    g_autofree char *maps = ff_maps_of_process(a->pid);
     JsonArray *ram = ff_json_array(a->plan, "ram");
     JsonArray *held = json_array_new();
 
@@ -268,13 +269,13 @@ bool ff_attach_take_memory(FfAttach *a, GError **error)
             return false;
         }
     }
-    forget_unplugged(a);
-    ram = ff_json_array(a->plan, "ram");
+    forget_unplugged(a, maps);
     for (guint i = 0; i < fds->len; i++) {
         int fd = g_array_index(fds, int, i);
         g_autofree char *link = ff_attach_link(a->pid, fd);
 
-        if (link && g_str_has_prefix(link, MEMFD) && !take_plugged(a, ram, held, fd, link, error)) {
+        if (link && g_str_has_prefix(link, MEMFD) &&
+            !take_plugged(a, maps, held, fd, link, error)) {
             return false;
         }
         if (link &&
