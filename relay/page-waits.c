@@ -12,17 +12,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
-#include <linux/magic.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "net/rights.h"
 #include "relay/left-waits.h"
 #include "state/maps.h"
 #include "state/sharers.h"
+#include "uffd/backing.h"
 #include "uffd/uffd.h"
 
 /* Of userspace; what the kernel takes for UFFDIO_WAKE. */
@@ -329,10 +328,9 @@ bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend)
 
     ff_vhost_session_regions(ff_vhost_conn_session(backend), &n, &fds);
     for (unsigned i = 0; i < n; i++) {
-        struct statfs fs;
+        FfBacking backing;
 
-        if (fstatfs(fds[i], &fs) < 0 ||
-            (fs.f_type != TMPFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC)) {
+        if (ff_backing_of_file(fds[i], &backing) < 0) {
             return false;
         }
     }

@@ -26,8 +26,10 @@ static bool send_all(int sock, const char *text, size_t len)
     gint64 end = g_get_monotonic_time() + PATIENCE_S * G_USEC_PER_SEC;
 
     for (size_t at = 0; at < len;) {
-        ssize_t n =
-            g_get_monotonic_time() >= end ? -1 : send(sock, text + at, len - at, MSG_NOSIGNAL);
+        if (g_get_monotonic_time() >= end) {
+            return false;
+        }
+        ssize_t n = send(sock, text + at, len - at, MSG_NOSIGNAL);
         if (n <= 0) {
             return false;
         }

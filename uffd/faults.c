@@ -408,8 +408,7 @@ void ff_faults_again(FfSpace *s)
 /* ---- other processes, which wait in userfaultfds of their own (sharers.h) -------------------- */
 
 /* PAGE, which begins at START there, was placed: it is there, or is zeros in no file yet. */
-static void answer_sharer(Batch *b, const FfSharer *x, unsigned block, uint64_t page,
-                          uint64_t start)
+static void answer_sharer(Batch *b, FfSharer *x, unsigned block, uint64_t page, uint64_t start)
 {
     FfSpace *s = b->s;
     uint64_t ps = s->blocks[block].backing.page_size;
@@ -435,12 +434,12 @@ static void answer_sharer(Batch *b, const FfSharer *x, unsigned block, uint64_t 
     } else if (rc < 0 && rc != -ESRCH) {
         /* What it has there is not what it has said: it waits until all is there, and nobody else
          * for it. */
-        s->sharers.all[x - s->sharers.all].broken = true;
+        x->broken = true;
     }
     end_waits(s, block, page);
 }
 
-static void handle_sharer(Batch *b, const FfSharer *x, const struct uffd_msg *msg)
+static void handle_sharer(Batch *b, FfSharer *x, const struct uffd_msg *msg)
 {
     uint64_t page, start;
     unsigned block;
@@ -467,7 +466,7 @@ static void answer_sharers(Batch *b)
     struct uffd_msg msgs[BATCH];
 
     for (; b->sharers; b->sharers &= b->sharers - 1) {
-        const FfSharer *x = &b->s->sharers.all[__builtin_ctz(b->sharers)];
+        FfSharer *x = &b->s->sharers.all[__builtin_ctz(b->sharers)];
         int n = ff_uffd_read(x->uffd, msgs, BATCH);
 
         b->now = g_get_monotonic_time();

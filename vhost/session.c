@@ -202,8 +202,8 @@ static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
     if (changed) {
         lose(s, MOVED);
         s->stale = true; /* against a table of ours, if there is one */
-        s->ends_log =
-            s->logs; /* it may have no place for that: libvhost-user asserts that it has */
+        /* The log may have no place for that, and libvhost-user asserts that it has. */
+        s->ends_log = s->logs;
     }
 }
 
