@@ -48,6 +48,27 @@ void attach_vm(Vm *vm, const char *build)
     vm_reconnect(vm);
 }
 
+int attach_replace_try(Vm *vm, char **text)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(vm));
+    const char *argv[] = {farfault, "attach", "--replace", pid, NULL};
+
+    return attach_run(argv, text);
+}
+
+void attach_replace(Vm *vm)
+{
+    g_autofree char *text = NULL;
+    pid_t before = vm_relay(vm);
+    int status = attach_replace_try(vm, &text);
+
+    if (status) {
+        g_error("attach --replace: %d: %s", status, text);
+    }
+    g_assert_cmpint(vm_relay(vm), !=, before);
+}
+
 void attach_kill_relay(Vm *vm, bool both)
 {
     pid_t relay = vm_relay(vm), engine = both ? vm_find_engine(vm) : 0;

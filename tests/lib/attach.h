@@ -15,7 +15,10 @@ int attach_run(const char *const *argv, char **text);
 int attach_run_farfault(const char *build, const char *command, const char *target, char **text);
 /* farfault attach PID-OF-VM, which may fail. */
 int attach_try(Vm *vm, const char *build, char **text);
-/* The same; it succeeds, and a new client takes the place of vm_qmp(). */
+/* farfault attach --replace PID-OF-VM, likewise; and the same where another relay must be there. */
+int attach_replace_try(Vm *vm, char **text);
+void attach_replace(Vm *vm);
+/* As attach_try(); it succeeds, and a new client takes the place of vm_qmp(). */
 void attach_vm(Vm *vm, const char *build);
 /* SIGKILL to the relay of VM, and to its engine if BOTH; returns when its clients know. */
 void attach_kill_relay(Vm *vm, bool both);

@@ -10,6 +10,7 @@
 #include "tests/lib/move.h"
 
 #define RAM_KIB (160 * 1024)
+#define HUGE_PAGES 170 /* two guests have fewer */
 #define DISK_BYTES (32 << 20)
 
 VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *load)
@@ -38,6 +39,20 @@ VhostWorld *vhost_world_new_if(bool possible, const char *why, const char *load)
         return NULL;
     }
     return vhost_world_new(VM_RUN, "migrate", load);
+}
+
+VhostWorld *vhost_world_new_of(bool huge, const char *load)
+{
+    HugePages *pool = huge ? hugepages_new(HUGE_PAGES) : NULL;
+    VhostWorld *w = huge && !pool ? NULL : vhost_world_new(VM_RUN, "migrate", load);
+
+    if (!w) {
+        hugepages_free(pool);
+        return NULL;
+    }
+    w->pool = pool;
+    w->guest.huge = huge;
+    return w;
 }
 
 VhostWorld *vhost_world_new_network(VmLauncher launcher, const char *who, const char *load)
@@ -158,6 +173,7 @@ void vhost_world_end(VhostWorld *w)
     remove_sockets(w);
     unlink(w->disk);
     rmdir(w->folder);
+    hugepages_free(w->pool);
     g_free(w->disk);
     g_free(w->folder);
     g_free(w);

@@ -7,6 +7,7 @@
 #ifndef FF_TESTS_VHOSTWORLD_H
 #define FF_TESTS_VHOSTWORLD_H
 
+#include "tests/lib/hugepages.h"
 #include "tests/lib/linuxguest.h"
 #include "tests/lib/storage.h"
 #include "tests/lib/testpmd.h"
@@ -18,9 +19,6 @@
 
 /* Frames that lie in the guest until 1500 more were sent. */
 #define VHOST_NET_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.frames=1500"
-
-/* So many two guests of that size have, and some to spare. */
-#define VHOST_WORLD_HUGE_PAGES 170
 
 typedef struct {
     char *folder, *disk;
@@ -36,12 +34,15 @@ typedef struct {
     bool locked; /* the network's back-ends have their memory locked */
     Testpmd *testpmd;
     char *net_socket;
+    HugePages *pool; /* of a guest with huge pages */
 } VhostWorld;
 
 /* WHO: of --vhost-user=. NULL, and the test is skipped. */
 VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *load);
 /* The same, of guests that farfault migrates; where something more is needed: WHY not, else. */
 VhostWorld *vhost_world_new_if(bool possible, const char *why, const char *load);
+/* The same, of guests that farfault migrates; HUGE: with huge pages. */
+VhostWorld *vhost_world_new_of(bool huge, const char *load);
 /* A guest with a network, and no disk; WORK: ff.frames= is in LOAD. */
 VhostWorld *vhost_world_new_network(VmLauncher launcher, const char *who, const char *load);
 /* A back-end, in the place of the one that is noted. */

@@ -382,17 +382,6 @@ static const Plugged plugged_rows[] = {
     {"plugged/replaced", true, .replaced = true},
 };
 
-static void replace(Vm *vm)
-{
-    g_autofree char *farfault = vm_build_path("cli/farfault"), *text = NULL;
-    g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(vm));
-    const char *argv[] = {farfault, "attach", "--replace", pid, NULL};
-
-    if (attach_run(argv, &text)) {
-        g_error("attach --replace: %s", text);
-    }
-}
-
 static void test_plugged(gconstpointer data)
 {
     static const uint64_t at = 0x100000000;
@@ -415,7 +404,7 @@ static void test_plugged(gconstpointer data)
     qmp_ok(vm_qmp(t.s), "device_add", "{'driver': 'pc-dimm', 'id': 'dimm0', 'memdev': 'late'}");
     qtest_writeq(vm_qtest(t.s), at + 4096, 0x1122334455667788);
     if (row->replaced) {
-        replace(t.s);
+        attach_replace(t.s);
     } else {
         attach_kill_relay(t.s, true);
         attach_vm(t.s, NULL);

@@ -55,34 +55,13 @@ static void end(Test *t)
     vm_end(t->s);
 }
 
-static int try(Vm *vm, char **text)
-{
-    g_autofree char *farfault = vm_build_path("cli/farfault");
-    g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(vm));
-    const char *argv[] = {farfault, "attach", "--replace", pid, NULL};
-
-    return attach_run(argv, text);
-}
-
-static void replace(Vm *vm)
-{
-    g_autofree char *text = NULL;
-    pid_t before = vm_relay(vm);
-    int status = try(vm, &text);
-
-    if (status) {
-        g_error("attach --replace: %d: %s", status, text);
-    }
-    g_assert_cmpint(vm_relay(vm), !=, before);
-}
-
 /* WORDS says why; the relay is the one of before. */
 static void expect_refused(Vm *vm, const char *words)
 {
     g_autofree char *text = NULL;
     pid_t before = vm_relay(vm);
 
-    g_assert_cmpint(try(vm, &text), ==, 1);
+    g_assert_cmpint(attach_replace_try(vm, &text), ==, 1);
     if (!strstr(text, words)) {
         g_error("'%s' is not in '%s'", words, text);
     }
@@ -126,7 +105,7 @@ static void test_client(gconstpointer listens)
     }
     for (unsigned i = 0; i < 3; i++) {
         qmp_ok(vm_qmp(t.s), "migrate-set-parameters", "{'x-farfault-auto-recover': %u}", 70 + i);
-        replace(t.s);
+        attach_replace(t.s);
         vm_wait_new_serial(t.s, "B");
         g_autoptr(JsonObject) p = qmp_return(vm_qmp(t.s), "query-migrate-parameters", NULL);
         g_assert_cmpint(json_object_get_int_member(p, "x-farfault-auto-recover"), ==, 70 + i);
@@ -135,9 +114,9 @@ static void test_client(gconstpointer listens)
         qmp_ok(vm_qmp(t.s), "cont", NULL);
         qmp_expect(vm_qmp(t.s), "RESUME");
     }
-    replace(t.d);
+    attach_replace(t.d);
     move(&t);
-    replace(t.d);
+    attach_replace(t.d);
     qmp_ok(vm_qmp(t.d), "cont", NULL);
     vm_wait_new_serial(t.d, "B");
     end(&t);
@@ -152,7 +131,7 @@ static void test_snapshot(void)
     if (!begin(&t, true)) {
         return;
     }
-    replace(t.s);
+    attach_replace(t.s);
     for (unsigned i = 0; i < 2; i++) {
         g_autofree char *path = vm_path(t.s, i ? "second" : "first");
 
@@ -160,7 +139,7 @@ static void test_snapshot(void)
         qmp_ok(vm_qmp(t.s), "x-farfault-snapshot", "{'file': '%s'}", path);
         qmp_expect_migration(vm_qmp(t.s), "completed");
         qmp_drop_events(vm_qmp(t.s));
-        replace(t.s);
+        attach_replace(t.s);
     }
     vm_wait_new_serial(t.s, "B");
     end(&t);
@@ -181,8 +160,8 @@ static void test_named_fd(void)
     close(pair[0]);
     close(pair[1]);
     for (unsigned i = 0; i < 2; i++) {
-        replace(t.s);
-        replace(t.d);
+        attach_replace(t.s);
+        attach_replace(t.d);
     }
     move_by(&t, "fd:moved");
     end(&t);
@@ -199,7 +178,7 @@ static void test_priority(void)
     int before = getpriority(PRIO_PROCESS, vm_relay(t.s));
 
     for (unsigned i = 0; i < 2; i++) {
-        replace(t.s);
+        attach_replace(t.s);
         g_assert_cmpint(getpriority(PRIO_PROCESS, vm_relay(t.s)), ==, before);
     }
     end(&t);
@@ -217,7 +196,7 @@ static void test_next_client(void)
         vm_reconnect(t.s);
         g_autofree char *state = qmp_run_state(vm_qmp(t.s));
         g_assert_cmpstr(state, ==, "running");
-        replace(t.s);
+        attach_replace(t.s);
     }
     move(&t);
     end(&t);
@@ -286,7 +265,7 @@ static void test_program(void)
     for (unsigned i = 0; i < 2; i++) {
         g_autofree char *text = NULL;
         Vm *vm = i ? t.d : t.s;
-        int status = try(vm, &text);
+        int status = attach_replace_try(vm, &text);
 
         if (status) {
             g_error("attach --replace: %s", text);
@@ -340,7 +319,7 @@ static void test_busy(void)
     GThread *thread = g_thread_new("client", client, &busy);
 
     for (unsigned i = 0; i < TIMES; i++) {
-        replace(t.s);
+        attach_replace(t.s);
     }
     g_atomic_int_set(&busy.enough, 1);
     g_thread_join(thread);
@@ -370,7 +349,7 @@ static void test_refused_migration(void)
     qmp_ok(vm_qmp(t.s), "migrate_cancel", NULL);
     qmp_expect_migration(vm_qmp(t.s), "cancelled");
     vm_wait_exit(t.d);
-    replace(t.s);
+    attach_replace(t.s);
     vm_wait_new_serial(t.s, "B");
     end(&t);
 }
@@ -387,11 +366,11 @@ static void test_refused_half(void)
     Stream *stream = qmp_stream(vm_qmp(t.s));
     stream_send(stream, half, strlen(half), NULL, 0);
     g_autofree char *text = NULL;
-    g_assert_cmpint(try(t.s, &text), ==, 1);
+    g_assert_cmpint(attach_replace_try(t.s, &text), ==, 1);
     g_assert_nonnull(strstr(text, "has sent half a command"));
     stream_send(stream, rest, strlen(rest), NULL, 0);
     g_free(stream_read_line(stream, "the answer", test_deadline(10)));
-    replace(t.s);
+    attach_replace(t.s);
     g_autofree char *state = qmp_run_state(vm_qmp(t.s));
     g_assert_cmpstr(state, ==, "running");
     end(&t);
@@ -401,7 +380,7 @@ static gpointer ask(gpointer vm)
 {
     char *text = NULL;
 
-    try(vm, &text);
+    attach_replace_try(vm, &text);
     return text;
 }
 
@@ -422,7 +401,7 @@ static void test_refused_second(void)
     g_assert_true((strstr(a, busy) && strstr(b, waits)) || (strstr(b, busy) && strstr(a, waits)));
     stream_send(stream, rest, strlen(rest), NULL, 0);
     g_free(stream_read_line(stream, "the answer", test_deadline(10)));
-    replace(t.s);
+    attach_replace(t.s);
     end(&t);
 }
 
@@ -435,10 +414,10 @@ static void test_refused_none(void)
     }
     g_autofree char *text = NULL;
     attach_kill_relay(t.s, true);
-    g_assert_cmpint(try(t.s, &text), ==, 1);
+    g_assert_cmpint(attach_replace_try(t.s, &text), ==, 1);
     g_assert_nonnull(strstr(text, "has no relay: farfault attach"));
     attach_vm(t.s, NULL);
-    replace(t.s);
+    attach_replace(t.s);
     move(&t);
     end(&t);
 }
@@ -488,7 +467,7 @@ static void test_death(gconstpointer data)
     if (!row->lost) {
         g_setenv("FARFAULT_FAULTS", faults, TRUE);
     }
-    int status = try(t.s, &text);
+    int status = attach_replace_try(t.s, &text);
     g_unsetenv("FARFAULT_FAULTS");
     g_assert_true(vm_fault_happened(t.s, 0));
     g_assert_cmpint(status, ==, row->words ? 1 : 0);
@@ -502,7 +481,7 @@ static void test_death(gconstpointer data)
     }
     g_autofree char *state = qmp_run_state(vm_qmp(t.s));
     g_assert_cmpstr(state, ==, "running");
-    replace(t.s);
+    attach_replace(t.s);
     move(&t);
     end(&t);
 }
@@ -563,7 +542,7 @@ static void test_command_killed(void)
     g_autofree char *state = qmp_run_state(vm_qmp(t.s));
     g_assert_cmpstr(state, ==, "running");
     g_assert_cmpint(vm_relay(t.s), !=, before);
-    replace(t.s);
+    attach_replace(t.s);
     move(&t);
     end(&t);
 }
@@ -623,12 +602,12 @@ static void test_old_stopped(void)
     g_autofree char *text = NULL;
 
     stop_process(relay);
-    g_assert_cmpint(try(t.s, &text), ==, 1);
+    g_assert_cmpint(attach_replace_try(t.s, &text), ==, 1);
     kill(relay, SIGCONT);
     g_assert_nonnull(strstr(text, "does not answer"));
     g_autofree char *state = qmp_run_state(vm_qmp(t.s));
     g_assert_cmpstr(state, ==, "running");
-    replace(t.s);
+    attach_replace(t.s);
     move(&t);
     end(&t);
 }

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "tests/lib/attach.h"
-#include "tests/lib/hugepages.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vhostworld.h"
 
@@ -63,14 +62,10 @@ static const Course courses[] = {
 static void test_course(gconstpointer data)
 {
     const Course *c = data;
-    HugePages *pool = c->huge ? hugepages_new(VHOST_WORLD_HUGE_PAGES) : NULL;
-    VhostWorld *w = c->huge && !pool ? NULL : vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD);
+    VhostWorld *w = vhost_world_new_of(c->huge, VHOST_SMALL_LOAD);
 
-    if (!w) {
-        hugepages_free(pool);
+    if (!w)
         return;
-    }
-    w->guest.huge = c->huge;
     w->guest.n_queues = c->n_queues;
     w->unable = c->unable;
     vhost_world_boot(w);
@@ -86,23 +81,20 @@ static void test_course(gconstpointer data)
         arrive(w, &old);
     }
     vhost_world_end(w);
-    hugepages_free(pool);
 }
 
 /* The disk is used while memory is missing. */
 static void test_waits(gconstpointer huge)
 {
     const char *why = NULL;
-    bool possible = storage_can_wait(&why);
-    HugePages *pool = huge && possible ? hugepages_new(VHOST_WORLD_HUGE_PAGES) : NULL;
-    VhostWorld *w =
-        huge && possible && !pool ? NULL : vhost_world_new_if(possible, why, VHOST_SMALL_LOAD);
 
-    if (!w) {
-        hugepages_free(pool);
+    if (!storage_can_wait(&why)) {
+        g_test_skip(why);
         return;
     }
-    w->guest.huge = huge;
+    VhostWorld *w = vhost_world_new_of(huge, VHOST_SMALL_LOAD);
+    if (!w)
+        return;
     vhost_world_boot(w);
     VhostWorld old = next_postcopy(w, SLOW);
 
@@ -116,7 +108,6 @@ static void test_waits(gconstpointer huge)
     vhost_world_set_free(&old);
     arrive(w, &old);
     vhost_world_end(w);
-    hugepages_free(pool);
 }
 
 static void recover(VhostWorld *w, VhostWorld *old)

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "tests/lib/attach.h"
-#include "tests/lib/hugepages.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vhostworld.h"
 
@@ -143,14 +142,10 @@ static const Rings rings[] = {
 static void test_followed(gconstpointer data)
 {
     const Rings *row = data;
-    HugePages *pool = row->huge ? hugepages_new(VHOST_WORLD_HUGE_PAGES) : NULL;
-    VhostWorld *w = row->huge && !pool ? NULL : vhost_world_new(VM_RUN, "migrate", row->load);
+    VhostWorld *w = vhost_world_new_of(row->huge, row->load);
 
-    if (!w) {
-        hugepages_free(pool);
+    if (!w)
         return;
-    }
-    w->guest.huge = row->huge;
     w->guest.n_queues = row->n_queues;
     w->guest.n_entries = row->n_entries;
     w->iops = row->iops;
@@ -160,7 +155,6 @@ static void test_followed(gconstpointer data)
         vm_wait_new_serial(w->vm, "FF direct reads=");
     }
     vhost_world_end(w);
-    hugepages_free(pool);
 }
 
 /* One side is not told to migrate such guests, so QEMU carries it on both. */
