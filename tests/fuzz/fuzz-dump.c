@@ -229,8 +229,19 @@ static bool note_run(void *opaque, uint64_t first, uint64_t n, GError **error)
     return true;
 }
 
-/* Block B of the source in the file FD: whose page it is. */
-static void check_block(const FfSaved *s, int fd, const FfDumpBlock *b, const FfDumpBlock *other)
+/* Whose page PAGE of a block is, of the source's B and the destination's OTHER: a source that has
+ * given up memory (RELEASED) is asked for what the destination does not have. */
+static const FfDumpBlock *owner(const FfDumpBlock *b, const FfDumpBlock *other, bool released,
+                                uint64_t page)
+{
+    bool sure = ff_pageset_has(b->held, page) && !(released && ff_pageset_has(other->held, page));
+
+    return sure ? b : other;
+}
+
+/* Block B of the source in the file FD. */
+static void check_block(const FfSaved *s, int fd, const FfDumpBlock *b, const FfDumpBlock *other,
+                        bool released)
 {
     static const uint8_t zeros[FF_SAVED_PAGE];
     g_autofree uint64_t *pages = g_new0(uint64_t, b->size / FF_SAVED_PAGE / 64 + 1);
@@ -242,7 +253,7 @@ static void check_block(const FfSaved *s, int fd, const FfDumpBlock *b, const Ff
     g_assert_nonnull(to);
     g_assert_true(ff_mapped_runs(s, to, note_run, pages, NULL));
     for (uint64_t at = 0; at < b->size; at += FF_SAVED_PAGE) {
-        const FfDumpBlock *from = ff_pageset_has(b->held, at / b->page_size) ? b : other;
+        const FfDumpBlock *from = owner(b, other, released, at / b->page_size);
         uint8_t page[FF_SAVED_PAGE];
 
         g_assert_true(ff_pageset_has(from->held, at / b->page_size));
@@ -274,7 +285,7 @@ static void join(const FfDumpFiles *s, const FfDumpFiles *d)
     g_autoptr(FfSaved) saved = ff_saved_open(ff_input_open(path, &error), 0, &error);
     g_assert_no_error(error);
     for (unsigned i = 0; i < s->n_blocks; i++) {
-        check_block(saved, fd, &s->blocks[i], find_block(d, s->blocks[i].id));
+        check_block(saved, fd, &s->blocks[i], find_block(d, s->blocks[i].id), s->released);
         pages += s->blocks[i].size / FF_SAVED_PAGE;
     }
     g_assert_cmpuint(joined.pages[0] + joined.pages[1], ==, pages);
