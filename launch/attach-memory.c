@@ -106,28 +106,40 @@ static void hold(FfAttach *a, JsonArray *held, const char *name, int fd, const s
     json_array_add_object_element(held, o);
 }
 
-static bool in_plan(JsonArray *ram, const char *id)
+/* The object of ARRAY whose MEMBER is NAME; NULL. */
+static JsonObject *find(JsonArray *array, const char *member, const char *name)
 {
-    for (guint i = 0; i < json_array_get_length(ram); i++) {
-        JsonObject *o = json_array_get_object_element(ram, i);
+    for (guint i = 0; i < json_array_get_length(array); i++) {
+        JsonObject *o = json_array_get_object_element(array, i);
 
-        if (g_strcmp0(ff_json_string(o, "id"), id) == 0) {
-            return true;
+        if (g_strcmp0(ff_json_string(o, member), name) == 0) {
+            return o;
         }
     }
-    return false;
+    return NULL;
 }
 
 static bool is_held(JsonArray *held, const char *name)
 {
-    for (guint i = 0; i < json_array_get_length(held); i++) {
-        JsonObject *o = json_array_get_object_element(held, i);
+    return find(held, "name", name) != NULL;
+}
 
-        if (g_strcmp0(json_object_get_string_member(o, "name"), name) == 0) {
-            return true;
+static void forget(JsonArray *array, const JsonObject *o)
+{
+    for (guint i = json_array_get_length(array); i-- > 0;) {
+        if (json_array_get_object_element(array, i) == o) {
+            json_array_remove_element(array, i);
         }
     }
-    return false;
+}
+
+/* FD is the file of O. */
+static bool is_file_of(JsonObject *o, int fd)
+{
+    struct stat one, other;
+
+    return fstat(ff_json_int(o, "fd", -1), &one) == 0 && fstat(fd, &other) == 0 &&
+           one.st_dev == other.st_dev && one.st_ino == other.st_ino;
 }
 
 /* FALSE: QEMU has that file open, and not as memory. MAPS: NULL: that is not known. */
@@ -138,10 +150,38 @@ static bool is_mapped(const char *maps, int fd)
     return !where || where->len;
 }
 
+/* What is taken of a guest's memory. */
+typedef struct {
+    FfAttach *a;
+    const char *maps;   /* of QEMU; NULL: not known */
+    JsonArray *started; /* with what QEMU was started, of the plan */
+    JsonArray *held;    /* what is handed on besides the plan */
+} Memory;
+
+/* FD, a copy of QEMU's that it was not started with, is memory ID as it is now. QEMU has one object
+ * of a name, but it unmaps in its RCU thread, some 50 ms later, what was unplugged: what it was
+ * started with was there before what was plugged; of what was plugged nobody knows the order. */
+static bool is_latest(const Memory *m, int fd, const char *id, const char *name, GError **error)
+{
+    JsonArray *ram = ff_json_array(m->a->plan, "ram");
+    JsonObject *planned = find(ram, "id", id), *plugged = find(m->held, "name", name);
+
+    if (planned) {
+        forget(ram, planned);
+    }
+    if (plugged && !is_file_of(plugged, fd)) {
+        ff_launch_fail(error,
+                       "QEMU (process %d) has not given back yet what was unplugged of memory "
+                       "'%s': try again",
+                       (int)m->a->pid, id);
+        return false;
+    }
+    return true;
+}
+
 /* Memory that was plugged later: QEMU keeps the file of a backend open. FD of QEMU is MEMFD NAME.
  */
-static bool take_plugged(FfAttach *a, const char *maps, JsonArray *held, int fd, const char *link,
-                         GError **error)
+static bool take_plugged(const Memory *m, int fd, const char *link, GError **error)
 {
     static const char deleted[] = " (deleted)";
     g_autofree char *id = g_strdup(link + strlen(MEMFD));
@@ -152,18 +192,27 @@ static bool take_plugged(FfAttach *a, const char *maps, JsonArray *held, int fd,
     if (g_str_has_suffix(id, deleted)) {
         id[strlen(id) - strlen(deleted)] = 0;
     }
-    if (in_plan(ff_json_array(a->plan, "ram"), id) || !strcmp(id, "state") || !strcmp(id, "plan") ||
-        !strcmp(id, "device")) {
+    if (!strcmp(id, "state") || !strcmp(id, "plan") || !strcmp(id, "device")) {
         return true;
     }
-    name = g_strdup_printf("ram:%s", id);
-    int own = ff_attach_give(a, ff_attach_take(a, fd, MEMFD, "plugged RAM", error));
-    if (own < 0 || fstat(own, &st) < 0 || fstatfs(own, &fs) < 0) {
+    int own = ff_attach_give(m->a, ff_attach_take(m->a, fd, MEMFD, "plugged RAM", error));
+    if (own < 0) {
         return false;
     }
-    /* Else the same once more, as QEMU opens it again, or what was unplugged. */
-    if (!is_held(held, name) && is_mapped(maps, own)) {
-        hold(a, held, name, own, &st, fs.f_bsize);
+    if (fstat(own, &st) < 0 || fstatfs(own, &fs) < 0) {
+        ff_launch_fail(error, "RAM '%s' of process %d: %s", id, (int)m->a->pid, g_strerror(errno));
+        return false;
+    }
+    JsonObject *started = find(m->started, "id", id);
+    if ((started && is_file_of(started, own)) || !is_mapped(m->maps, own)) {
+        return true; /* it is in the plan already, or was unplugged */
+    }
+    name = g_strdup_printf("ram:%s", id);
+    if (!is_latest(m, own, id, name, error)) {
+        return false;
+    }
+    if (!is_held(m->held, name)) { /* else the same once more: QEMU opens it again */
+        hold(m->a, m->held, name, own, &st, fs.f_bsize);
     }
     return true;
 }
@@ -172,22 +221,24 @@ static bool take_plugged(FfAttach *a, const char *maps, JsonArray *held, int fd,
  * again by that name: what is mapped nowhere is no memory of the guest's any more. Where none is
  * mapped yet QEMU has not come that far; one that is between the first and the last of them (it
  * fills them as it begins: prealloc) migrates by itself then. */
-static void forget_unplugged(FfAttach *a, const char *maps)
+static void forget_unplugged(const Memory *m)
 {
-    JsonArray *ram = ff_json_array(a->plan, "ram"), *mapped = json_array_new();
+    JsonArray *left = json_array_new();
+    guint n = json_array_get_length(m->started);
+    bool any = false;
 
-    for (guint i = 0; i < json_array_get_length(ram); i++) {
-        JsonObject *o = json_array_get_object_element(ram, i);
+    for (guint i = 0; i < n && !any; i++) {
+        any =
+            is_mapped(m->maps, ff_json_int(json_array_get_object_element(m->started, i), "fd", -1));
+    }
+    for (guint i = 0; i < n; i++) {
+        JsonObject *o = json_array_get_object_element(m->started, i);
 
-        if (is_mapped(maps, ff_json_int(o, "fd", -1))) {
-            json_array_add_object_element(mapped, json_object_ref(o));
+        if (!any || is_mapped(m->maps, ff_json_int(o, "fd", -1))) {
+            json_array_add_object_element(left, json_object_ref(o));
         }
     }
-    if (json_array_get_length(mapped)) {
-        json_object_set_array_member(a->plan, "ram", mapped);
-    } else {
-        json_array_unref(mapped);
-    }
+    json_object_set_array_member(m->a->plan, "ram", left);
 }
 
 /* FD of QEMU is LINK: the device-state socket, or the TLS credentials of the migration under way,
@@ -269,13 +320,14 @@ bool ff_attach_take_memory(FfAttach *a, GError **error)
             return false;
         }
     }
-    forget_unplugged(a, maps);
+    g_autoptr(JsonArray) started = json_array_ref(ram);
+    Memory m = {.a = a, .maps = maps, .started = started, .held = held};
+    forget_unplugged(&m);
     for (guint i = 0; i < fds->len; i++) {
         int fd = g_array_index(fds, int, i);
         g_autofree char *link = ff_attach_link(a->pid, fd);
 
-        if (link && g_str_has_prefix(link, MEMFD) &&
-            !take_plugged(a, maps, held, fd, link, error)) {
+        if (link && g_str_has_prefix(link, MEMFD) && !take_plugged(&m, fd, link, error)) {
             return false;
         }
         if (link &&
