@@ -176,8 +176,9 @@ static char *begin(FfSource *s)
     return NULL;
 }
 
-/* What is about to be sent is what QEMU has mapped. The tracking would have found that out; but its
- * error is one more reason to go without. */
+/* What is sent is what QEMU has mapped: before anything is, where no tracking has found that out
+ * (its error is one more reason to go without), and once more with the guest stopped. Of memory
+ * that QEMU has let go of the tracking says only that nobody writes to it. */
 static bool is_mapped(FfSource *s, GError **error)
 {
     g_autoptr(FfRegions) regions =
@@ -777,16 +778,16 @@ bool ff_precopy_freeze(FfSource *s, GError **error)
 {
     FfPrecopy *p = s->precopy;
     g_autoptr(GArray) none = g_array_new(FALSE, FALSE, sizeof(FfRun));
-    bool ok;
+    bool ok = is_mapped(s, error);
 
-    if (p && p->started) {
+    if (ok && p && p->started) {
         g_array_set_size(p->fresh, 0);
         /* Nobody writes any more, so nothing need be protected. stop's reply came after all I/O
          * was drained: a page that a disk was read into was pinned before, and is reported. */
         ok = scan(s, false, error) && look_stopped(s, error) && log_is_whole(s, true, error) &&
              tell(s, p->fresh, FF_STALE_LAST, error);
     } else {
-        ok = tell(s, none, FF_STALE_LAST, error);
+        ok = ok && tell(s, none, FF_STALE_LAST, error);
     }
     __atomic_store_n(&s->stats->precopy_bytes, ff_rounds_bytes(s), __ATOMIC_RELAXED);
     g_atomic_int_set(&s->guest_stopped, 1);

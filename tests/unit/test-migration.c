@@ -663,7 +663,7 @@ static void test_channels_default(void)
     g_assert_cmpint(sched_setaffinity(0, sizeof(all), &all), ==, 0);
 }
 
-/* ---- a guest that somebody resumes at the source --------------------------------------------- */
+/* ---- a guest that is not given away ---------------------------------------------------------- */
 
 static void resumed_at_stop(Side *s)
 {
@@ -681,21 +681,30 @@ static bool runs_at_give(Side *s)
     return false;
 }
 
-static const struct Resumed {
+static void unmapped_at_stop(Side *s)
+{
+    g_assert_cmpint(ftruncate(s->maps_fd, 0), ==, 0);
+}
+
+static const struct Kept {
     const char *name, *why;
     void (*stopped)(Side *s);
     bool (*stands)(Side *s);
-} resumed[] = {
-    {"stop", "another monitor", resumed_at_stop, NULL},
-    {"give", "another monitor", NULL, resumed_at_give},
-    {"runs", "does not stand", NULL, runs_at_give},
+    bool track;
+} kept[] = {
+    {"resumed/stop", "another monitor", resumed_at_stop, NULL},
+    {"resumed/give", "another monitor", NULL, resumed_at_give},
+    {"resumed/runs", "does not stand", NULL, runs_at_give},
+    {"unmapped/untracked", "not mapped", unmapped_at_stop, NULL},
+    {"unmapped/tracked", "not mapped", unmapped_at_stop, NULL, .track = true},
 };
 
-/* It is told of while stop is answered, or right before the grant, or not told of at all: the guest
- * is not given away, as its memory may be another one by now. */
-static void test_resumed(gconstpointer data)
+/* Somebody resumes it at the source, which is told of while stop is answered, or right before the
+ * grant, or not at all: its memory may be another one by now. Or what was sent is not its memory
+ * any more. */
+static void test_kept(gconstpointer data)
 {
-    const struct Resumed *r = data;
+    const struct Kept *r = data;
     const uint64_t size = 4 << 20;
 
     if (!side_possible()) {
@@ -704,6 +713,7 @@ static void test_resumed(gconstpointer data)
     Side *s = side_new(FF_ROLE_SOURCE, &size, 1), *d = side_new(FF_ROLE_DESTINATION, &size, 1);
     s->stopped = r->stopped;
     s->stands = r->stands;
+    s->track = r->track;
     side_fill(s);
     start_pair(s, d, BY_TCP);
     ff_migration_start_postcopy(s->m, NULL);
@@ -750,9 +760,9 @@ int main(int argc, char **argv)
     g_test_add_func("/migration/cancel/stop", test_cancel_stop);
     g_test_add_func("/migration/give/stop", test_give_stop);
     g_test_add_func("/migration/paused", test_paused);
-    for (unsigned i = 0; i < G_N_ELEMENTS(resumed); i++) {
-        g_autofree char *path = g_strdup_printf("/migration/resumed/%s", resumed[i].name);
-        g_test_add_data_func(path, &resumed[i], test_resumed);
+    for (unsigned i = 0; i < G_N_ELEMENTS(kept); i++) {
+        g_autofree char *path = g_strdup_printf("/migration/%s", kept[i].name);
+        g_test_add_data_func(path, &kept[i], test_kept);
     }
     int rc = g_test_run();
     g_autofree char *path = local_path();
