@@ -263,9 +263,17 @@ static bool migrate(const Engine *engine, BenchGuest *src, BenchGuest *dst, FfMo
 {
     g_autoptr(FfProgress) progress = ff_progress_new(true);
     g_auto(FfMoveEnds) ends = {0};
-    /* The list ends where one is not given. */
-    char *parameters[] = {opt.tls ? (char *)"tls-creds=tls0" : engine->parameter,
-                          opt.tls ? engine->parameter : NULL, NULL};
+    /* Who switches at once wants no precopy, which a small guest's ends before it is asked for the
+     * switch where the bench gets no processor. The list ends where one is not given. */
+    char *parameters[4] = {NULL};
+    unsigned n = 0;
+    if (!opt.after_pass) {
+        parameters[n++] = (char *)"downtime-limit=0";
+    }
+    if (opt.tls) {
+        parameters[n++] = (char *)"tls-creds=tls0";
+    }
+    parameters[n] = engine->parameter;
     FfMoveOptions options = {.source = src->qmp,
                              .destination = dst->qmp,
                              .mode = opt.after_pass ? FF_MOVE_AFTER_PASSES : FF_MOVE_NOW,

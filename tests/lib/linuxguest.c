@@ -55,8 +55,9 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
     g_autofree char *smp = g_strdup_printf("%u", guest->n_cpus);
     g_autofree char *kernel = guest_file("vmlinuz"), *initrd = guest_file("initrd.img");
     /* no_timer_check: a vCPU that gets no processor for long fails that check, and panics. */
-    g_autofree char *append =
-        g_strdup_printf("console=ttyS0 quiet panic=-1 pti=on no_timer_check %s", guest->load);
+    g_autofree char *append = g_strdup_printf("console=ttyS0 quiet panic=-1 pti=on no_timer_check "
+                                              "cryptomgr.notests %s",
+                                              guest->load);
     g_autofree char *drive =
         g_strdup_printf("if=virtio,format=raw,cache=none,aio=%s,file=%s",
                         guest->aio ? guest->aio : "threads", guest->disk ? guest->disk : "");
