@@ -228,8 +228,9 @@ static bool hear(Replace *r, GError **error)
         close(rights.fd[i]);
     }
     JsonObject *plan = r->plan ? json_node_get_object(r->plan) : NULL;
-    if (plan && ff_json_int(plan, "qemu-pid", 0) == r->a->pid &&
-        ff_json_int(plan, "succession", 0) == FF_SUCCESSION_VERSION) {
+    gint64 version = plan ? ff_json_int(plan, "succession", 0) : 0;
+    if (version >= 1 && version <= FF_SUCCESSION_VERSION &&
+        ff_json_int(plan, "qemu-pid", 0) == r->a->pid) {
         return true;
     }
     if (error && !*error) {

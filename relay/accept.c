@@ -234,7 +234,7 @@ FfAccept *ff_accept_new(FfRelay *relay, const FfRelayMonitor *plan, FfAcceptClie
     if (plan->host && plan->port) {
         accept_resolve(a);
     }
-    if (plan->session) {
+    if (plan->session || plan->had) {
         return a; /* the client is there already: ff_accept_next() when it has gone */
     }
     if (plan->kind == FF_RELAY_STDIO) {

@@ -479,6 +479,26 @@ void ff_backends_start(FfRelay *relay)
     }
 }
 
+const char *ff_backends_restless(const FfRelay *relay)
+{
+    const FfBackends *b = relay->backends;
+
+    for (guint i = 0; i < b->all->len; i++) {
+        if (!ff_vhost_conn_rests(nth(b, i))) {
+            return ff_vhost_conn_id(nth(b, i));
+        }
+    }
+    return NULL;
+}
+
+bool ff_backends_describe(const FfRelay *relay, guint i, FfRelayBackend *had)
+{
+    FfVhostConn *backend = nth(relay->backends, i);
+
+    *had = (FfRelayBackend){-1, -1};
+    return !ff_vhost_conn_is_removed(backend) && (ff_vhost_conn_describe(backend, had) || true);
+}
+
 void ff_backends_end(FfRelay *relay)
 {
     FfBackends *b = g_steal_pointer(&relay->backends);

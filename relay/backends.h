@@ -17,6 +17,11 @@ typedef struct {
  * their end. -errno: there are none, and an engine without would leave back-ends waiting. */
 int ff_backends_offer(FfRelay *relay, FfBackendsEnds *ends);
 void ff_backends_ends_close(FfBackendsEnds *ends);
+/* The id of the first one that does not rest (relay/vhost-conn.h); NULL: all do. */
+const char *ff_backends_restless(const FfRelay *relay);
+/* What is to be known of back-end I of the plan. FALSE: QEMU has removed its chardev. .had.rest
+ * (g_free) is NULL where none is connected. */
+bool ff_backends_describe(const FfRelay *relay, guint i, FfRelayBackend *had);
 void ff_backends_end(FfRelay *relay);
 
 #endif

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "qmp/json.h"
+#include "relay/vhost-rest.h"
 #include "state/succession.h"
 
 static char *read_all(int fd, gsize *len, GError **error)
@@ -98,6 +99,24 @@ static FfRelaySession *read_session(FfRelayPlan *plan, JsonObject *monitor)
     return session;
 }
 
+/* FALSE: it is not understood. */
+static bool read_backend(FfRelayPlan *plan, JsonObject *monitor, FfRelayBackend **had)
+{
+    JsonNode *node = json_object_get_member(monitor, "vhost");
+
+    if (!node || !JSON_NODE_HOLDS_OBJECT(node)) {
+        return !node;
+    }
+    JsonObject *o = json_node_get_object(node);
+    FfRelayBackend *backend = *had = g_new0(FfRelayBackend, 1);
+
+    backend->backend = get_fd(plan, o, "backend");
+    backend->qemu = get_fd(plan, o, "qemu");
+    backend->cannot_wait = ff_json_bool(o, "cannot-wait");
+    backend->rest = ff_vhost_rest_read(o, plan->fds);
+    return backend->backend >= 0 && backend->qemu >= 0 && backend->rest;
+}
+
 static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **error)
 {
     static const char *const kinds[] = {"listen",      "connected", "connect-unix",
@@ -121,6 +140,11 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     mon->network = ff_json_bool(o, "network");
     mon->followed = ff_json_bool(o, "followed");
     mon->session = read_session(plan, o);
+    if (!read_backend(plan, o, &mon->had)) {
+        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
+                    "what is left of back-end '%s' is not understood", mon->id);
+        return mon;
+    }
     if (mon->backend) {
         /* QEMU waits for a connection, where it would have made one itself. */
         mon->reconnect = MAX(mon->reconnect, 1);

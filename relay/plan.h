@@ -11,6 +11,7 @@
 
 #include "agent/agent.h"
 #include "state/state.h"
+#include "vhost/session.h"
 
 typedef enum {
     FF_RELAY_LISTEN,       /* fd: accept clients, one at a time */
@@ -30,6 +31,13 @@ typedef struct {
     GHashTable *named_fds;                  /* as in FfMonitor; NULL: none */
 } FfRelaySession;
 
+/* The same of a vhost-user back-end. */
+typedef struct {
+    int backend, qemu;
+    bool cannot_wait; /* as in FfVhostConn */
+    FfVhostRest *rest;
+} FfRelayBackend;
+
 typedef struct {
     char *id;
     int qemu; /* O_PATH of QEMU's private listening socket */
@@ -45,6 +53,7 @@ typedef struct {
     bool network;            /* of a network, and no disk */
     bool followed;           /* engines may ask for a log of what it writes */
     FfRelaySession *session; /* NULL: none was left */
+    FfRelayBackend *had;     /* a back-end's; NULL: none was left */
 } FfRelayMonitor;
 
 typedef struct {

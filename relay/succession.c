@@ -24,8 +24,10 @@
 #include "fault/fault.h"
 #include "net/rights.h"
 #include "qmp/json.h"
+#include "relay/backends.h"
 #include "relay/engine.h"
 #include "relay/monitor.h"
+#include "relay/vhost-rest.h"
 
 typedef struct {
     FfRelay *relay;
@@ -54,9 +56,6 @@ static const char *why_not(const FfRelay *relay)
     if (!relay->guest.hello) {
         return "there is no agent of farfault's in QEMU";
     }
-    if (relay->plan->backends->len) {
-        return "the guest has devices in other processes (vhost-user)";
-    }
     if (ff_state_is_marked(relay->state, FF_MARK_BORROWED | FF_MARK_MOVED) || other_lives(relay)) {
         return "the guest changes its QEMU (farfault upgrade)";
     }
@@ -80,7 +79,7 @@ static const char *restless(const FfRelay *relay)
 
 static bool clients_rest(const FfRelay *relay)
 {
-    return !restless(relay);
+    return !restless(relay) && !ff_backends_restless(relay);
 }
 
 static bool engine_rests(const FfRelay *relay)
@@ -202,26 +201,74 @@ static bool describe_source(FfSuccession *s, JsonObject *o, const FfRelayMonitor
     return false;
 }
 
-/* A client that had an inherited connection and has left has no monitor any more. */
+static int give_to(int fd, void *opaque)
+{
+    return give(opaque, fd);
+}
+
+static JsonObject *describe_connection(FfSuccession *s, const FfRelayBackend *had)
+{
+    JsonObject *o = ff_vhost_rest_write(had->rest, give_to, s);
+
+    set_fd(s, o, "backend", had->backend);
+    set_fd(s, o, "qemu", had->qemu);
+    json_object_set_boolean_member(o, "cannot-wait", had->cannot_wait);
+    return o;
+}
+
+/* The socket of QEMU's, and the name that is to be removed at its end. */
+static void describe_place(FfSuccession *s, JsonObject *o, const FfRelayMonitor *plan)
+{
+    set_fd(s, o, "qemu", plan->qemu);
+    json_object_set_int_member(o, "unlink-dev", (gint64)plan->unlink_dev);
+    json_object_set_int_member(o, "unlink-ino", (gint64)plan->unlink_ino);
+}
+
+/* FALSE: it has a client no more, and none will come. */
+static bool describe_monitor(FfSuccession *s, JsonObject *o, guint i)
+{
+    const FfMonitor *mon = s->relay->monitors->pdata[i];
+    const FfRelayMonitor *plan = s->relay->plan->monitors->pdata[i];
+    FfRelaySession session;
+    bool is = ff_monitor_session(mon, &session), comes = describe_source(s, o, plan);
+
+    describe_place(s, o, plan);
+    json_object_remove_member(o, "session"); /* this relay's own */
+    if (is) {
+        json_object_set_object_member(o, "session", describe_session(s, &session));
+    }
+    return is || comes;
+}
+
+/* FALSE: QEMU has removed its chardev. */
+static bool describe_backend(FfSuccession *s, JsonObject *o, guint i)
+{
+    const FfRelayMonitor *plan = s->relay->plan->backends->pdata[i];
+    FfRelayBackend had;
+
+    if (!ff_backends_describe(s->relay, i, &had)) {
+        return false;
+    }
+    describe_source(s, o, plan);
+    describe_place(s, o, plan);
+    json_object_remove_member(o, "vhost"); /* this relay's own */
+    if (had.rest) {
+        json_object_set_object_member(o, "vhost", describe_connection(s, &had));
+        g_free(had.rest);
+    }
+    return true;
+}
+
 static void describe_monitors(FfSuccession *s, JsonObject *root)
 {
     JsonArray *had = ff_json_array(root, "monitors"), *all = json_array_new();
+    guint n_monitors = 0, n_backends = 0;
 
     for (guint i = 0; had && i < json_array_get_length(had); i++) {
         JsonObject *o = json_object_ref(json_array_get_object_element(had, i));
-        const FfMonitor *mon = s->relay->monitors->pdata[i];
-        const FfRelayMonitor *plan = s->relay->plan->monitors->pdata[i];
-        FfRelaySession session;
-        bool is = ff_monitor_session(mon, &session), comes = describe_source(s, o, plan);
 
-        set_fd(s, o, "qemu", plan->qemu);
-        json_object_set_int_member(o, "unlink-dev", (gint64)plan->unlink_dev);
-        json_object_set_int_member(o, "unlink-ino", (gint64)plan->unlink_ino);
-        json_object_remove_member(o, "session"); /* this relay's own */
-        if (is) {
-            json_object_set_object_member(o, "session", describe_session(s, &session));
-        }
-        if (is || comes) {
+        if (ff_json_bool(o, "backend") ? describe_backend(s, o, n_backends++)
+                                       : describe_monitor(s, o, n_monitors++)) {
             json_array_add_object_element(all, o);
         } else {
             json_object_unref(o);
@@ -277,7 +324,8 @@ static char *describe(FfSuccession *s)
     set_fd(s, root, "stderr-fd", relay->plan->stderr_fd);
     set_fd(s, root, "qemu-monitor", relay->plan->qemu_monitor);
     json_object_set_int_member(root, "other-fd", -1);
-    json_object_set_int_member(root, "succession", FF_SUCCESSION_VERSION);
+    json_object_set_int_member(root, "succession",
+                               relay->plan->backends->len ? FF_SUCCESSION_VERSION : 1);
     describe_memory(s, root);
     describe_names(relay, root);
     describe_monitors(s, root);
@@ -429,12 +477,15 @@ static gboolean too_late(gpointer opaque)
 {
     FfSuccession *s = opaque;
 
-    const char *id = restless(s->relay);
+    const char *id = restless(s->relay), *backend = ff_backends_restless(s->relay);
     g_autofree char *why =
         id ? g_strdup_printf("the client of monitor '%s' has sent half a command, waits for an "
                              "answer, or does not read it: repeat it",
                              id)
-           : g_strdup("a migration engine is at work, or has not ended yet: repeat it");
+        : backend ? g_strdup_printf("the back-end of chardev '%s' has not answered QEMU yet, or "
+                                    "QEMU does not take it: repeat it",
+                                    backend)
+                  : g_strdup("a migration engine is at work, or has not ended yet: repeat it");
 
     s->timer = 0;
     refuse(s, why);

@@ -364,6 +364,21 @@ static pid_t peer_pid(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 ? cred.pid : 0;
 }
 
+static void begin(FfVhostConn *b, int backend, int qemu, FfVhostSession *session)
+{
+    b->session = session;
+    b->stands = false;
+    b->number = next_number++;
+    b->backend = ff_conn_new(backend, backend, &backend_ops, b);
+    b->qemu = ff_conn_new(qemu, qemu, &qemu_ops, b);
+    b->pid = peer_pid(backend);
+}
+
+static FfVhostKind kind_of(const FfVhostConn *b)
+{
+    return b->plan->network ? FF_VHOST_NETWORK : FF_VHOST_DISK;
+}
+
 /* A QEMU that hangs takes no connection; the back-end may be one that connects only once. */
 static void offer(FfVhostConn *b)
 {
@@ -385,13 +400,7 @@ static void offer(FfVhostConn *b)
     }
     b->told = false;
     b->coming = -1;
-    b->session =
-        ff_vhost_session_new(b->plan->network ? FF_VHOST_NETWORK : FF_VHOST_DISK, &session_ops, b);
-    b->stands = false;
-    b->number = next_number++;
-    b->backend = ff_conn_new(backend, backend, &backend_ops, b);
-    b->qemu = ff_conn_new(fd, fd, &qemu_ops, b);
-    b->pid = peer_pid(backend);
+    begin(b, backend, fd, ff_vhost_session_new(kind_of(b), &session_ops, b));
     b->ops->came(b, b->opaque);
 }
 
@@ -480,6 +489,29 @@ void ff_vhost_conn_look(FfVhostConn *b)
     }
 }
 
+bool ff_vhost_conn_rests(const FfVhostConn *b)
+{
+    if (!b->session) {
+        return b->coming < 0;
+    }
+    return ff_vhost_session_rests(b->session) && !b->from_backend.msg && !b->from_qemu.msg &&
+           !ff_conn_queued(b->backend) && !ff_conn_queued(b->qemu);
+}
+
+bool ff_vhost_conn_describe(const FfVhostConn *b, FfRelayBackend *had)
+{
+    if (!b->session) {
+        return false;
+    }
+    FfVhostRest rest = ff_vhost_session_describe(b->session);
+
+    *had = (FfRelayBackend){.backend = ff_conn_in(b->backend),
+                            .qemu = ff_conn_in(b->qemu),
+                            .cannot_wait = b->cannot_wait,
+                            .rest = g_memdup2(&rest, sizeof(rest))};
+    return true;
+}
+
 FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
                                const FfVhostConnOps *ops, void *opaque)
 {
@@ -490,6 +522,11 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
     b->ops = ops;
     b->opaque = opaque;
     b->coming = -1;
+    if (plan->had) {
+        b->cannot_wait = plan->had->cannot_wait;
+        begin(b, plan->had->backend, plan->had->qemu,
+              ff_vhost_session_resume(kind_of(b), plan->had->rest, &session_ops, b));
+    }
     b->accept = ff_accept_new(relay, plan, backend_came, b);
     if (b->removed) {
         g_clear_pointer(&b->accept, ff_accept_end); /* a back-end had come at once */

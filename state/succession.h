@@ -14,7 +14,8 @@
  * of user, group, and the other groups. */
 #define FF_RELAY_USER "FARFAULT_RELAY_USER"
 
-#define FF_SUCCESSION_VERSION 1      /* of the plan's members that are not the launcher's */
+/* Of the plan's members that are not the launcher's. 2: with vhost-user back-ends. */
+#define FF_SUCCESSION_VERSION 2
 #define FF_SUCCESSION_TEXT 512       /* bytes of a message at most */
 #define FF_SUCCESSION_REST_MS 8000   /* until all is at rest; an engine lingers for 5 s */
 #define FF_SUCCESSION_FROZEN_MS 5000 /* from the plan to TAKE */

@@ -143,8 +143,7 @@ static bool is_there(const FfVhostRings *r, uint64_t user)
 
 /* ---- rings ----------------------------------------------------------------------------------- */
 
-/* NULL: there is no such ring. */
-static FfVhostRing *ring_of(FfVhostRings *r, uint64_t i)
+FfVhostRing *ff_vhost_rings_make(FfVhostRings *r, uint64_t i)
 {
     if (i >= FF_VHOST_MAX_RINGS) {
         return NULL;
@@ -173,30 +172,30 @@ void ff_vhost_rings_note(FfVhostRings *r, const FfVhostMessage *msg)
     FfVhostRing *ring;
 
     if (msg->header.request == FF_VHOST_SET_VRING_NUM) {
-        ring = ring_of(r, ff_vhost_state(msg).index);
+        ring = ff_vhost_rings_make(r, ff_vhost_state(msg).index);
         if (ring) {
             ring->num = ff_vhost_state(msg).value;
         }
     } else if (msg->header.request == FF_VHOST_SET_VRING_BASE) {
-        ring = ring_of(r, ff_vhost_state(msg).index);
+        ring = ff_vhost_rings_make(r, ff_vhost_state(msg).index);
         if (ring) {
             ring->base = (uint16_t)ff_vhost_state(msg).value;
             ring->has_base = true;
         }
     } else if (msg->header.request == FF_VHOST_SET_VRING_ADDR) {
         addr = ff_vhost_addr(msg);
-        ring = ring_of(r, addr.index);
+        ring = ff_vhost_rings_make(r, addr.index);
         if (ring) {
             ring->addr = addr;
             ring->has_addr = true;
         }
     } else if (msg->header.request == FF_VHOST_SET_VRING_KICK) {
-        ring = ring_of(r, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX);
+        ring = ff_vhost_rings_make(r, ff_vhost_u64(msg) & FF_VHOST_VRING_INDEX);
         if (ring) {
             set_kick(ring, msg);
         }
     } else if (msg->header.request == FF_VHOST_SET_VRING_ENABLE) {
-        ring = ring_of(r, ff_vhost_state(msg).index);
+        ring = ff_vhost_rings_make(r, ff_vhost_state(msg).index);
         if (ring) {
             ring->disabled = !ff_vhost_state(msg).value;
         }
@@ -205,7 +204,7 @@ void ff_vhost_rings_note(FfVhostRings *r, const FfVhostMessage *msg)
 
 void ff_vhost_rings_stopped(FfVhostRings *r, unsigned i)
 {
-    FfVhostRing *ring = r->rings ? ring_of(r, i) : NULL;
+    FfVhostRing *ring = r->rings ? ff_vhost_rings_make(r, i) : NULL;
 
     if (!ring) {
         return;
@@ -270,7 +269,7 @@ bool ff_vhost_rings_is_behind(const FfVhostRings *r, unsigned i, FfVhostVringSta
 
 void ff_vhost_rings_forget_base(FfVhostRings *r, unsigned i)
 {
-    FfVhostRing *ring = r->rings ? ring_of(r, i) : NULL;
+    FfVhostRing *ring = r->rings ? ff_vhost_rings_make(r, i) : NULL;
 
     if (ring) {
         ring->has_base = false;

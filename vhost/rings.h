@@ -58,6 +58,8 @@ void ff_vhost_rings_kick(const FfVhostRings *rings, unsigned i);
 /* Sets the bits of all pages in LOG, a file of SIZE bytes, that the used ring I had when it was
  * stopped; and perhaps some more. -errno: they are not all set. */
 int ff_vhost_rings_log_used(const FfVhostRings *rings, unsigned i, int log, uint64_t size);
+/* Ring I, made if it was not named yet; NULL: there can be no such ring. */
+FfVhostRing *ff_vhost_rings_make(FfVhostRings *rings, uint64_t i);
 void ff_vhost_rings_clear(FfVhostRings *rings);
 
 #endif

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The object behind session.h, for session.c and session-faults.c. */
+/* The object behind session.h, for session.c, session-faults.c and session-rest.c. */
 #ifndef FF_VHOST_SESSION_INTERNAL_H
 #define FF_VHOST_SESSION_INTERNAL_H
 
-#include "vhost/rings.h"
 #include "vhost/session.h"
 
 /* How far a back-end is on its way to guest memory that is not all there. */

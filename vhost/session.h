@@ -16,6 +16,7 @@
 #define FF_VHOST_SESSION_H
 
 #include "vhost/message.h"
+#include "vhost/rings.h"
 
 typedef struct FfVhostSession FfVhostSession;
 
@@ -118,5 +119,27 @@ unsigned ff_vhost_session_asks(const FfVhostSession *s);
  * maps. */
 bool ff_vhost_session_maps(const FfVhostSession *s);
 bool ff_vhost_session_checked(FfVhostSession *s);
+
+/* ---- another process goes on with it --------------------------------------------------------- */
+
+/* What a session knows while nothing is under way. */
+typedef struct {
+    uint64_t features, protocol;        /* that QEMU has set */
+    uint64_t offered, offered_protocol; /* by the back-end */
+    bool has_features, knows_offer, foreign_log, was_reset;
+    const char *odd;                             /* why the back-end cannot be logged; NULL */
+    gint64 waited, in_vain, came_back_at;        /* us, by the monotonic clock */
+    uint64_t caught_up[FF_VHOST_MAX_RINGS / 64]; /* rings, a bit each */
+    FfVhostRings rings;
+} FfVhostRest;
+
+/* Nothing is under way: no answer is owed, no message waits or is held, there is no log, and
+ * nobody waits for pages. */
+bool ff_vhost_session_rests(const FfVhostSession *s);
+/* Of one that rests; all that it points to stays the session's. */
+FfVhostRest ff_vhost_session_describe(const FfVhostSession *s);
+/* Takes .rings of REST. */
+FfVhostSession *ff_vhost_session_resume(FfVhostKind kind, FfVhostRest *rest,
+                                        const FfVhostSessionOps *ops, void *opaque);
 
 #endif

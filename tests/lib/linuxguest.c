@@ -66,8 +66,9 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
     g_autofree char *vhost_device =
         g_strdup_printf("vhost-user-blk-pci,chardev=vhost,num-queues=%u,queue-size=%u",
                         MAX(guest->n_queues, 1), guest->n_entries ? guest->n_entries : 128);
-    g_autofree char *net_chardev = g_strdup_printf("socket,id=network,path=%s,reconnect=1",
-                                                   guest->network ? guest->network : "");
+    g_autofree char *net_chardev =
+        g_strdup_printf("socket,id=network,path=%s,%s", guest->network ? guest->network : "",
+                        guest->network_server ? "server=on" : "reconnect=1");
     g_autofree char *netdev =
         g_strdup_printf("vhost-user,id=net0,chardev=network,queues=%u", MAX(guest->n_queues, 1));
     g_autofree char *machine = g_strconcat(guest->machine ? guest->machine : "pc",

@@ -17,6 +17,7 @@ typedef struct {
     const char *aio;     /* how QEMU reads it: threads, native, io_uring */
     const char *vhost;   /* socket of a vhost-user-blk back-end, in place of .disk; can be NULL */
     const char *network; /* socket of a vhost-user network's back-end; can be NULL */
+    bool network_server; /* QEMU listens there */
     unsigned n_queues;   /* of that device, and pairs of that network; 0: one */
     unsigned n_entries;  /* of each of them; 0: 128, as QEMU has it */
     bool huge;           /* its memory is hugetlb, of 2 MiB (hugepages.h) */

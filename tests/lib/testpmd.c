@@ -54,11 +54,12 @@ static void await(const Testpmd *t, const char *what)
     }
 }
 
-Testpmd *testpmd_start(const char *socket, unsigned n_queues, TestpmdWaits waits)
+Testpmd *testpmd_start(const char *socket, bool client, unsigned n_queues, TestpmdWaits waits)
 {
     g_autofree char *program = binary();
-    g_autofree char *device = g_strdup_printf("net_vhost0,iface=%s,queues=%u%s", socket, n_queues,
-                                              waits == TESTPMD_UNABLE ? "" : ",postcopy-support=1");
+    g_autofree char *device = g_strdup_printf("net_vhost0,iface=%s,queues=%u%s%s", socket, n_queues,
+                                              waits == TESTPMD_UNABLE ? "" : ",postcopy-support=1",
+                                              client ? ",client=1" : "");
     g_autofree char *rxq = g_strdup_printf("--rxq=%u", n_queues);
     g_autofree char *txq = g_strdup_printf("--txq=%u", n_queues);
     const char *argv[] = {"stdbuf",

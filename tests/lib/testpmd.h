@@ -19,9 +19,9 @@ typedef enum {
     TESTPMD_UNABLE, /* it does not offer it */
 } TestpmdWaits;
 
-/* Starts one that listens at SOCKET when this returns, for a network of N_QUEUES pairs. It ends
- * with the test. */
-Testpmd *testpmd_start(const char *socket, unsigned n_queues, TestpmdWaits waits);
+/* Starts one for a network of N_QUEUES pairs. It listens at SOCKET when this returns; CLIENT: it
+ * connects there, as soon as somebody listens, and again. It ends with the test. */
+Testpmd *testpmd_start(const char *socket, bool client, unsigned n_queues, TestpmdWaits waits);
 /* SIGKILL, and reaped. */
 void testpmd_kill(Testpmd *testpmd);
 /* It is asked to end, and reaped; it must have ended by itself with status 0. */

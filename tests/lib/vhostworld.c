@@ -77,8 +77,9 @@ void vhost_world_start_storage(VhostWorld *w)
 
 void vhost_world_start_testpmd(VhostWorld *w)
 {
-    unlink(w->net_socket); /* of one that was killed */
-    w->testpmd = testpmd_start(w->net_socket, MAX(w->guest.n_queues, 1),
+    if (!w->guest.network_server)
+        unlink(w->net_socket); /* of one that was killed */
+    w->testpmd = testpmd_start(w->net_socket, w->guest.network_server, MAX(w->guest.n_queues, 1),
                                w->unable   ? TESTPMD_UNABLE
                                : w->locked ? TESTPMD_LOCKED
                                            : TESTPMD_WAITS);

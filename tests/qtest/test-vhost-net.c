@@ -22,6 +22,7 @@ typedef struct {
     bool postcopy, hybrid;  /* a switch; a round goes before */
     bool unable, locked;    /* testpmd cannot wait for pages, or offers it in vain */
     bool disk;              /* a vhost-user-blk device as well */
+    bool server;            /* QEMU listens, and testpmd connects */
     unsigned n_queues;      /* pairs; 0: one */
     bool rest;              /* of the long tests */
 } Course;
@@ -30,6 +31,7 @@ static const Course courses[] = {
     {"native", "qemu", .rest = true},
     {"passed-on", "farfault", .rest = true},
     {"followed", "migrate"},
+    {"server", "migrate", .server = true, .rest = true},
     {"queues", "migrate", .n_queues = 2, .rest = true},
     {"postcopy/queues", "migrate", .postcopy = true, .n_queues = 2, .rest = true},
     {"postcopy/at-once", "migrate", .postcopy = true},
@@ -38,6 +40,7 @@ static const Course courses[] = {
     {"postcopy/hybrid/unable", "migrate", .postcopy = true, .hybrid = true, .unable = true,
      .rest = true},
     {"postcopy/at-once/locked", "migrate", .postcopy = true, .locked = true},
+    {"postcopy/at-once/server", "migrate", .postcopy = true, .server = true, .rest = true},
     {"postcopy/at-once/twice", "migrate", .postcopy = true, .rest = true},
     {"postcopy/hybrid/disk", "migrate", .postcopy = true, .hybrid = true, .disk = true,
      .rest = true},
@@ -51,6 +54,7 @@ static VhostWorld *world_new(const Course *c)
     if (w) {
         w->no_disk = !c->disk;
         w->guest.n_queues = MAX(c->n_queues, 1);
+        w->guest.network_server = c->server;
         w->unable = c->unable;
         w->locked = c->locked;
     }
@@ -214,6 +218,30 @@ static void test_one_side(void)
     vhost_world_end(w);
 }
 
+/* Another relay takes the place of the one that is there, again and again, with the network in use;
+ * it knows what its migrations need, and takes the next back-end. */
+static void test_replaced(gconstpointer server)
+{
+    Course course = {"", "migrate", .server = GPOINTER_TO_INT(server)};
+    VhostWorld *w = world_new(&course);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    for (unsigned i = 0; i < 3; i++) {
+        attach_replace(w->vm);
+        vhost_world_await_frames(w->vm, MANY);
+    }
+    hop(w, &course);
+    attach_replace(w->vm);
+    testpmd_kill(w->testpmd);
+    vhost_world_start_testpmd(w);
+    vhost_world_await_frames(w->vm, MANY);
+    course.postcopy = true;
+    hop(w, &course);
+    vhost_world_end(w);
+}
+
 /* QEMU sees the end of its network, and the next one. */
 static void test_backend_dies(void)
 {
@@ -245,6 +273,8 @@ int main(int argc, char **argv)
         g_test_add_data_func("/vhost-net/recovered", GINT_TO_POINTER(false), test_recovered);
         g_test_add_data_func("/vhost-net/engine-dies", GINT_TO_POINTER(true), test_recovered);
         g_test_add_func("/vhost-net/backend-dies", test_backend_dies);
+        g_test_add_data_func("/vhost-net/replaced/client", GINT_TO_POINTER(false), test_replaced);
+        g_test_add_data_func("/vhost-net/replaced/server", GINT_TO_POINTER(true), test_replaced);
     } else {
         g_test_add_func("/vhost-net/waits", test_waits);
         g_test_add_func("/vhost-net/relay-dies", test_relay_dies);

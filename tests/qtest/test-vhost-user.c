@@ -219,6 +219,48 @@ static void test_backend_dies(void)
     vhost_world_end(w);
 }
 
+/* Another relay takes the place of the one that is there, with the disk busy: it stops rings when
+ * they are empty, has the back-end log, and takes the next one. */
+static void test_replaced(void)
+{
+    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", VHOST_BUSY_LOAD);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    for (unsigned i = 0; i < 3; i++) {
+        attach_replace(w->vm);
+        vm_wait_new_serial(w->vm, "FF direct reads=");
+    }
+    qmp_ok(vm_qmp(w->vm), "stop", NULL);
+    attach_replace(w->vm);
+    qmp_ok(vm_qmp(w->vm), "cont", NULL);
+    vm_wait_new_serial(w->vm, "FF direct reads=");
+    migrate_on(w);
+    attach_replace(w->vm);
+    migrate_on(w);
+    vhost_world_end(w);
+}
+
+/* The back-end goes, and comes, while one relay follows another. */
+static void test_replaced_idle(void)
+{
+    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", VHOST_IDLE_LOAD);
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    attach_replace(w->vm);
+    storage_kill(w->storage);
+    vm_wait_stderr(w->vm, "cannot connect to");
+    attach_replace(w->vm);
+    vhost_world_start_storage(w);
+    vhost_world_wait_connected(w);
+    linux_guest_assert_intact(w->vm, "with a new back-end");
+    migrate_on(w);
+    vhost_world_end(w);
+}
+
 /* The relay dies with the engine, in the middle of a migration, and another one is attached: the
  * guest has stayed, its device is connected again, and it can be migrated. */
 static void test_relay_dies(void)
@@ -344,6 +386,8 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/vhost-user/migration/back-end-dies", test_backend_dies);
     g_test_add_func("/vhost-user/migration/relay-dies", test_relay_dies);
+    g_test_add_func("/vhost-user/replaced/busy", test_replaced);
+    g_test_add_func("/vhost-user/replaced/back-end-dies", test_replaced_idle);
     g_test_add_func("/vhost-user/death/destination-relay", test_relay_dies_granted);
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/vhost-user/death/", deaths[i].name, NULL);

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A connection of vhost-user at rest, as text for the next relay (succession.h). Any thread. */
+#ifndef FF_RELAY_VHOST_REST_H
+#define FF_RELAY_VHOST_REST_H
+
+#include <json-glib/json-glib.h>
+
+#include "vhost/session.h"
+
+/* The number that FD has at the reader. */
+typedef int FfVhostGiveFd(int fd, void *opaque);
+
+JsonObject *ff_vhost_rest_write(const FfVhostRest *rest, FfVhostGiveFd *give, void *opaque);
+/* NULL: it is not understood. Its fds are added to FDS (of int). Lives as long as the process. */
+FfVhostRest *ff_vhost_rest_read(JsonObject *o, GArray *fds);
+
+#endif
