@@ -368,16 +368,23 @@ static bool check_files(FfQemu *qemu, GError **error)
 
 /* ---- devices in other processes -------------------------------------------------------------- */
 
-/* The chardev of device NAME (g_free); NULL: it has none. */
-static char *chardev_of(FfQemu *qemu, Question q, const char *name)
+/* PROPERTY of device NAME; NULL: it has none. */
+static JsonNode *property_of(FfQemu *qemu, Question q, const char *name, const char *property)
 {
     JsonObject *args = json_object_new();
     g_autofree char *path =
         g_strdup_printf("/machine/peripheral%s/%s", q == ASK_ANON ? "-anon" : "", name);
 
     json_object_set_string_member(args, "path", path);
-    json_object_set_string_member(args, "property", "chardev");
-    g_autoptr(JsonNode) node = ff_qemu_call(qemu, "qom-get", args, NULL);
+    json_object_set_string_member(args, "property", property);
+    return ff_qemu_call(qemu, "qom-get", args, NULL);
+}
+
+/* The chardev of device NAME (g_free); NULL: it has none. */
+static char *chardev_of(FfQemu *qemu, Question q, const char *name)
+{
+    g_autoptr(JsonNode) node = property_of(qemu, q, name, "chardev");
+
     return node && JSON_NODE_HOLDS_VALUE(node) && json_node_get_value_type(node) == G_TYPE_STRING
                ? g_strdup(json_node_get_string(node))
                : NULL;
@@ -421,6 +428,18 @@ static bool is_followed(Check *c, Question q, const char *name, const char *type
     return follow(c, "device", name, chardev, error);
 }
 
+/* Its blobs are guest memory that QEMU hands to the kernel (udmabuf), which takes pages that are
+ * not there yet out of the file as zeros, without a fault, and lets others write to what is there.
+ */
+static bool has_blobs(Check *c, Question q, const char *name, const char *type)
+{
+    bool gpu = g_str_has_prefix(type, "virtio-gpu") || g_str_has_prefix(type, "virtio-vga");
+    g_autoptr(JsonNode) node = gpu && name ? property_of(c->qemu, q, name, "blob") : NULL;
+
+    return node && JSON_NODE_HOLDS_VALUE(node) &&
+           json_node_get_value_type(node) == G_TYPE_BOOLEAN && json_node_get_boolean(node);
+}
+
 /* The children of a path by their type; qom-list says "child<TYPE>". */
 static bool check_types(Check *c, Question q, GError **error)
 {
@@ -434,6 +453,12 @@ static bool check_types(Check *c, Question q, GError **error)
             continue;
         }
         type += strlen("child<");
+        if (has_blobs(c, q, name, type)) {
+            return refuse(error,
+                          "device \"%s\" (%.*s): it hands guest memory to the kernel; start both "
+                          "QEMUs with blob=off",
+                          name, (int)strcspn(type, ">"), type);
+        }
         f = forbidden(forbidden_types, G_N_ELEMENTS(forbidden_types), type);
         if (f && is_followed(c, q, name, type, error)) {
             continue;
