@@ -384,8 +384,7 @@ static bool answered_locked(const FfSource *s)
     return true;
 }
 
-/* Until all that was sent has its ROUND after it; no sender is busy then. */
-static void await_senders(FfSource *s)
+void ff_rounds_settle(FfSource *s)
 {
     ff_mutex_lock(&s->control->lock);
     while (s->rounds->busy && !(s->control->events & ENDED)) {
@@ -420,7 +419,7 @@ bool ff_rounds_finish(FfSource *s, GError **error)
     if (!r->n_senders) {
         return true;
     }
-    await_senders(s);
+    ff_rounds_settle(s);
     int rc = say_round(s, s->conn->main, FF_INDEX_MAIN);
     for (unsigned i = 0; i < r->n_senders && rc == 0; i++) {
         rc = was_used(s, i) ? say_round(s, s->conn->bulk[i].ch, s->conn->bulk[i].index) : 0;

@@ -16,6 +16,8 @@ bool ff_rounds_begin(FfSource *s, const FfPiece *pieces, bool (*over)(FfSource *
  * ended early. What others have claimed may still be on its way. 0 or -errno; -ECANCELED: the
  * events say why. */
 int ff_rounds_send(FfSource *s, unsigned first, unsigned end, bool *over);
+/* Between two windows: nobody claims in the one before any more. */
+void ff_rounds_settle(FfSource *s);
 /* The end of a round, before the next scan: what is sent from here on cannot be overtaken by what
  * was sent before. FALSE and ERROR as above. */
 bool ff_rounds_finish(FfSource *s, GError **error);

@@ -508,6 +508,11 @@ static bool open_window(FfSource *s, unsigned *end, GError **error)
         bytes += ff_bitmap_count_run(&b->bitmap, first, n) * ps;
         any = true;
     }
+    if (has_devices(s)) {
+        /* Their log is of all memory: of the window before as well, where a page that somebody is
+         * about to claim would be sent twice, over two connections, in either order. */
+        ff_rounds_settle(s);
+    }
     take_log(s);
     return look(s, error) && drain(s, error);
 }
