@@ -425,7 +425,9 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
     ff_mutex_lock(&d->control->lock);
     d->parting = true;
     ff_mutex_unlock(&d->control->lock);
-    bool lives_on = vmm->state.keep_failed && ff_journal_phase(d->cfg->state) != FF_PHASE_LOADED;
+    /* One that has loaded all of it would obey cont. */
+    bool lives_on = vmm->state.keep_failed && ff_journal_phase(d->cfg->state) != FF_PHASE_LOADED &&
+                    !(ff_control_events(d->control) & FF_EV_SHUT);
     ff_journal_dead(d->cfg->state);
     if (lives_on && d->placer.space) {
         ff_dest_disarm(d); /* with empty memory: nothing in it may wait for a page */

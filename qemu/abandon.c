@@ -48,10 +48,11 @@ void ff_qemu_abandon(FfVmmState *state)
 
     ff_qemu_doom(state); /* again is as good: it loads by now, or could not */
     now = ff_qemu_run_state_within(qemu, ABANDON_DEADLINE_MS);
-    if (now && strcmp(now, "inmigrate") != 0) {
-        /* Already loaded: there is no way to make QEMU exit with another status than 0. */
+    if (now ? strcmp(now, "inmigrate") != 0 : state->keep_failed) {
+        /* Already loaded, or it does not say so: there is no way to make QEMU exit with another
+         * status than 0. */
         ff_qemu_call_and_forget(qemu, "quit", NULL, ABANDON_DEADLINE_MS);
-    } else if (now && state->keep_failed) {
+    } else if (state->keep_failed) {
         g_autoptr(GError) error = NULL;
 
         if (!ff_qemu_undo(state, &error)) {
