@@ -134,14 +134,15 @@ typedef struct {
 static int make_ram(const FfPlanRam *ram, GError **error, void *opaque)
 {
     g_autofree char *name = g_strdup_printf("farfault-%s", ram->id);
-    unsigned flags = MFD_CLOEXEC;
+    unsigned flags = MFD_CLOEXEC | (ram->seal ? MFD_ALLOW_SEALING : 0);
 
     if (ram->page_size > 4096) {
         flags |= MFD_HUGETLB | (unsigned)__builtin_ctzll(ram->page_size) << MAP_HUGE_SHIFT;
     }
     int fd = memfd_create(name, flags);
 
-    if (fd < 0 || ftruncate(fd, (off_t)ram->size) < 0) {
+    if (fd < 0 || ftruncate(fd, (off_t)ram->size) < 0 ||
+        (ram->seal && fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)) {
         g_set_error(error, FF_DRIVER_ERROR, FF_DRIVER_ERROR_GENERIC,
                     "cannot make %" G_GUINT64_FORMAT " bytes of memory for '%s': %s", ram->size,
                     ram->id, g_strerror(errno));
@@ -193,11 +194,28 @@ static void port_object_added(void *opaque, int64_t fdset)
     ff_qemu_object_add_done(port->qmp, fdset);
 }
 
+/* QEMU keeps the file open of what it was started with, so its pages would stay. */
+static void empty_ram(FfEnginePort *port, const char *id)
+{
+    for (guint i = 0; i < port->init->ram->len; i++) {
+        const FfRamBlock *b = port->init->ram->pdata[i];
+
+        if (!strcmp(b->id, id) && fallocate(b->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                                            (off_t)b->size) < 0) {
+            g_message("memory '%s', which was unplugged, stays with QEMU: %s", id,
+                      g_strerror(errno));
+        }
+    }
+}
+
 static void port_ram_changed(void *opaque, const char *id, uint64_t size, uint64_t page_size,
                              int memfd)
 {
     FfEnginePort *port = opaque;
 
+    if (memfd < 0) {
+        empty_ram(port, id);
+    }
     ff_engine_init_set_ram(port->init, id, size, page_size, memfd);
     port->ram_changed = true;
 }

@@ -86,39 +86,58 @@ static void on_add_fd(FfQmpClient *client, JsonNode *result, const GError *error
     request_free(r);
 }
 
-void ff_qemu_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *ops)
+/* Makes the memory of R, whose .text is the client's, and hands it to QEMU. */
+static void make(Request *r, bool incoming)
 {
     g_autofree char *why = NULL;
-    g_autofree char *new_text = NULL;
+    g_autofree char *text = ff_object_add_rewrite(r->text, r->ops.sys, incoming, &r->ram, &why);
     g_autoptr(JsonObject) args = NULL;
     g_autoptr(GError) error = NULL;
-    FfPlanRam ram = {0};
-    Request *r;
 
-    new_text = ff_object_add_rewrite(text, ops->sys, ops->incoming, &ram, &why);
-    if (!new_text) {
+    if (!text) {
         if (why) {
             g_message("a plugged memory backend %s; while it is there, only QEMU itself can "
                       "migrate this guest",
                       why);
         }
-        ops->done(NULL, NULL, -1, -1, NULL, ops->opaque);
+        r->ops.done(NULL, NULL, -1, -1, NULL, r->ops.opaque);
+        request_free(r);
         return;
     }
-    r = g_new0(Request, 1);
-    r->qmp = ff_qmp_client_ref(qmp);
-    r->ops = *ops;
-    r->text = g_steal_pointer(&new_text);
-    r->ram = ram;
-    r->memfd = ops->make_ram(&ram, &error, ops->opaque);
+    g_free(r->text);
+    r->text = g_steal_pointer(&text);
+    r->memfd = r->ops.make_ram(&r->ram, &error, r->ops.opaque);
     if (r->memfd < 0) {
-        ops->done(NULL, &r->ram, -1, -1, error, ops->opaque);
+        r->ops.done(NULL, &r->ram, -1, -1, error, r->ops.opaque);
         request_free(r);
         return;
     }
     args = json_object_new();
     json_object_set_string_member(args, "opaque", "farfault");
-    ff_qmp_call(qmp, "add-fd", args, &r->memfd, 1, on_add_fd, r);
+    ff_qmp_call(r->qmp, "add-fd", args, &r->memfd, 1, on_add_fd, r);
+}
+
+/* The answer to query-status. */
+static void on_status(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    JsonObject *o = ff_json_node_object(result);
+
+    make(opaque, o && !g_strcmp0(ff_json_string(o, "status"), "inmigrate"));
+}
+
+void ff_qemu_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *ops)
+{
+    Request *r = g_new0(Request, 1);
+
+    r->qmp = ff_qmp_client_ref(qmp);
+    r->ops = *ops;
+    r->text = g_strdup(text);
+    r->memfd = -1;
+    if (ops->incoming) {
+        ff_qmp_call(qmp, "query-status", NULL, NULL, 0, on_status, r);
+    } else {
+        make(r, false);
+    }
 }
 
 void ff_qemu_object_add_done(FfQmpClient *qmp, int64_t fdset)

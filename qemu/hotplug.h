@@ -21,7 +21,7 @@ char *ff_object_add_rewrite(const char *text, const FfArgvSystem *sys, bool inco
 
 typedef struct {
     const FfArgvSystem *sys;
-    bool incoming;
+    bool incoming; /* QEMU was started for a guest that comes; it is asked whether it has come */
     /* Makes a memfd of ram->size, or returns -1 and ERROR. Ownership goes to the caller. */
     int (*make_ram)(const FfPlanRam *ram, GError **error, void *opaque);
     /* With ERROR: refuse the command. TEXT NULL: pass it on as it is. Else give QEMU object-add

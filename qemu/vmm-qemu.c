@@ -7,6 +7,9 @@
  */
 #include "qemu/vmm-qemu.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "qemu/abandon.h"
 #include "qemu/address.h"
 #include "qemu/backends.h"
@@ -32,6 +35,9 @@ static GPtrArray *blocks(FfVmmMemory *memory)
 static void block_free(void *data)
 {
     FfRamBlock *block = data;
+    if (block->memfd >= 0) {
+        close(block->memfd);
+    }
     g_free(block->id);
     g_free(block);
 }
@@ -90,6 +96,8 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
         FfRamBlock *copy = g_memdup2(config->ram->pdata[i], sizeof(FfRamBlock));
         copy->id = g_strdup(copy->id);
         copy->gpa = 0;
+        /* Its number would be another file's when that block is replaced. -1: no migration. */
+        copy->memfd = fcntl(copy->memfd, F_DUPFD_CLOEXEC, 0);
         g_ptr_array_add(qemu->blocks, copy);
     }
     qemu->name = g_strdup(config->name ? config->name : "guest");
