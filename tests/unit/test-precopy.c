@@ -647,7 +647,7 @@ static void test_late(gconstpointer data)
         delay_free(p.delay);
         return;
     }
-    g_assert_cmpuint(delay_bytes(p.delay), >, MIB);
+    g_assert_cmpuint(delay_bytes(p.delay), >, MIB / 4);
     write_again(p.s);
     side_run_until(p.s->passes >= 5 && !delay_pending(p.delay));
     delay_set(p.delay, 0);
@@ -708,7 +708,7 @@ static void test_left_out(gconstpointer point)
         for (unsigned i = 0; i < 2; i++) {
             g_autofree char *path = g_strdup_printf("%s/fault-%u", dir, i);
             bool happened = unlink(path) == 0;
-            g_assert_true(happened || !side_possible());
+            g_assert_true(happened || !seen || !side_possible()); /* else it did not come so far */
         }
     }
     g_assert_true(seen);
