@@ -127,15 +127,73 @@ static bool ask_objects(FfCliQmp *qmp, GHashTable *list, GError **error)
     return add_children(qmp, "/objects", list, error);
 }
 
-static bool ask_cpus(FfCliQmp *qmp, GHashTable *list, GError **error)
+/* PROPERTY of the first virtual CPU. NULL without ERROR: it has no such property. */
+static JsonNode *property_of_cpu(FfCliQmp *qmp, const char *property, GError **error)
 {
     g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-cpus-fast", NULL, error);
+    JsonObject *cpu = node ? ff_json_node_nth(node, 0) : NULL;
+    g_autoptr(GError) local = NULL;
 
+    if (!cpu) {
+        return NULL;
+    }
+    JsonNode *value = ff_cli_qmp_call(
+        qmp, "qom-get", args("path", ff_json_string_or(cpu, "qom-path", ""), "property", property),
+        &local);
+    if (!value && !g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC)) {
+        g_propagate_error(error, g_steal_pointer(&local));
+    }
+    return value;
+}
+
+static bool ask_cpus(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-cpus-fast", NULL, error);
+    g_autoptr(JsonNode) type = node ? property_of_cpu(qmp, "type", &local) : NULL;
+
+    if (local) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
     if (node) {
         g_hash_table_insert(list, g_strdup("number"),
                             g_strdup_printf("%u", ff_json_node_length(node)));
     }
+    if (type && JSON_NODE_HOLDS_VALUE(type)) {
+        g_hash_table_insert(list, g_strdup("type"), g_strdup(json_node_get_string(type)));
+    }
     return node;
+}
+
+/* What the guest has found when it began, and uses: each bit of CPUID, on x86. */
+static bool ask_features(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) node = property_of_cpu(qmp, "feature-words", &local);
+
+    for (guint i = 0; node && i < ff_json_node_length(node); i++) {
+        JsonObject *word = ff_json_node_nth(node, i);
+        gint64 bits = word ? ff_json_int(word, "features", 0) : 0;
+
+        for (unsigned bit = 0; bit < 32; bit++) {
+            if (bits >> bit & 1) {
+                g_hash_table_insert(list,
+                                    g_strdup_printf("CPUID.%" G_GINT64_MODIFIER
+                                                    "XH.%" G_GINT64_MODIFIER "XH:%s[%u]",
+                                                    ff_json_int(word, "cpuid-input-eax", 0),
+                                                    ff_json_int(word, "cpuid-input-ecx", 0),
+                                                    ff_json_string_or(word, "cpuid-register", "?"),
+                                                    bit),
+                                    g_strdup("set"));
+            }
+        }
+    }
+    if (local) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    return true;
 }
 
 static const struct {
@@ -143,10 +201,15 @@ static const struct {
     Ask *ask;
     bool exact; /* the prepared one may not have more of them */
 } questions[] = {
-    {"machine", ask_machine, true},    {"virtual CPUs", ask_cpus, true},
-    {"device", ask_devices, true},     {"RAM block", ask_blocks, false},
-    {"block device", ask_disks, true}, {"job", ask_jobs, false},
-    {"export", ask_exports, false},    {"object", ask_objects, false},
+    {"machine", ask_machine, true},
+    {"virtual CPUs", ask_cpus, true},
+    {"CPU feature", ask_features, false},
+    {"device", ask_devices, true},
+    {"RAM block", ask_blocks, false},
+    {"block device", ask_disks, true},
+    {"job", ask_jobs, false},
+    {"export", ask_exports, false},
+    {"object", ask_objects, false},
 };
 
 /* What makes them alike (g_free). */
@@ -158,6 +221,10 @@ static char *remedy(const char *what, const char *name, const char *has, const c
         return g_strdup_printf("add -machine %.*s to the guest's command line and give it with "
                                "--args-from",
                                (int)(strlen(has) - strlen("-machine")), has);
+    }
+    if (!strcmp(what, "CPU feature")) {
+        return g_strdup("the guest may be using it: take a QEMU that has it, or start the guest "
+                        "with a -cpu that both have");
     }
     if (!strcmp(what, "object") && has && !other) {
         return g_strdup_printf("it was added later: remove it (object-del %s), or add it to the "

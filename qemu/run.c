@@ -8,6 +8,7 @@
 
 #include <string.h>
 
+#include "qemu/activate.h"
 #include "qemu/call.h"
 #include "qemu/device-state.h"
 #include "qemu/internal.h"
@@ -274,6 +275,9 @@ bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running,
     }
     now = settled_state(qemu, watch, asked, error);
     *running = now && strcmp(now, "running") == 0;
+    if (now && !starts) {
+        ff_qemu_activate_disks(qemu);
+    }
     return now != NULL;
 }
 

@@ -141,8 +141,11 @@ static void test_paused(void)
         return;
     }
     qmp_ok(g->qmp, "stop", NULL);
-    g_autofree char *said = NULL;
-    g_assert_cmpint(up_run(g, NULL, &said), ==, 0);
+    /* Twice: an image that is inactive is not let go again (QEMU before 10.0 aborts). */
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *said = NULL;
+        g_assert_cmpint(up_run(g, NULL, &said), ==, 0);
+    }
     up_reconnect(g);
     g_autofree char *state = qmp_run_state(g->qmp);
     g_assert_cmpstr(state, ==, "paused");

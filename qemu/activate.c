@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See activate.h.
+ *
+ * A guest comes with late-block-activate, as the other side has its images until the grant. Then
+ * QEMU activates them with cont, and with nothing else: one that stays stopped has them inactive
+ * for good, and before 10.0 bdrv_inactivate_recurse() asserts that they are not. 10.0 has
+ * blockdev-set-active. Before, the one command that activates a node without a look at the guest
+ * is block-export-add, "so that the image is ready for write access since the export could be
+ * available before migration handover" (QEMU's block/export/export.c), and does so before it looks
+ * for an NBD server: where there is none, the export fails, which is as good.
+ *
+ * Threads: the coordinator's. No lock here.
+ */
+#include "qemu/activate.h"
+
+#include "qemu/call.h"
+#include "qmp/json.h"
+
+#define EXPORT "farfault-activate"
+
+static void end_export(FfQemu *qemu)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "id", EXPORT);
+    json_object_set_string_member(args, "mode", "hard");
+    g_autoptr(JsonNode) ended = ff_qemu_call_firm(qemu, "block-export-del", args, NULL);
+}
+
+static void activate(FfQemu *qemu, const char *node)
+{
+    JsonObject *args = json_object_new();
+    g_autoptr(GError) local = NULL;
+
+    json_object_set_string_member(args, "type", "nbd");
+    json_object_set_string_member(args, "id", EXPORT);
+    json_object_set_string_member(args, "name", EXPORT);
+    json_object_set_string_member(args, "node-name", node);
+    g_autoptr(JsonNode) made = ff_qemu_call_firm(qemu, "block-export-add", args, &local);
+    if (made) {
+        end_export(qemu);
+    } else if (!g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC)) {
+        g_message("%s: disk \"%s\" stays inactive until cont: %s", qemu->name, node,
+                  local->message);
+    }
+}
+
+static void activate_each(FfQemu *qemu)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_boolean_member(args, "flat", TRUE);
+    g_autoptr(JsonNode) nodes = ff_qemu_call_firm(qemu, "query-named-block-nodes", args, NULL);
+    for (guint i = 0; i < ff_json_node_length(nodes); i++) {
+        JsonObject *o = ff_json_node_nth(nodes, i);
+        const char *node = o ? ff_json_string(o, "node-name") : NULL;
+
+        if (node) {
+            activate(qemu, node);
+        }
+    }
+}
+
+void ff_qemu_activate_disks(FfQemu *qemu)
+{
+    JsonObject *args = json_object_new();
+    g_autoptr(GError) local = NULL;
+
+    json_object_set_boolean_member(args, "active", TRUE);
+    g_autoptr(JsonNode) set = ff_qemu_call_firm(qemu, "blockdev-set-active", args, &local);
+    if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND)) {
+        activate_each(qemu);
+    } else if (!set) {
+        g_message("%s: its disks stay inactive until cont: %s", qemu->name, local->message);
+    }
+}
