@@ -166,6 +166,42 @@ static bool ask_cpus(FfCliQmp *qmp, GHashTable *list, GError **error)
     return node;
 }
 
+/* Bits that QEMU makes up as it is asked, from the number of processors or what the guest has
+ * switched on: its versions have them among the features or not (HTT and CMP_LEGACY: from 10.0 on).
+ */
+static bool is_made_up(gint64 leaf, const char *reg, unsigned bit)
+{
+    static const struct {
+        gint64 leaf;
+        const char *reg;
+        unsigned bit;
+    } all[] = {{1, "EDX", 28}, {1, "ECX", 27}, {7, "ECX", 4}, {0x80000001, "ECX", 1}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
+        if (all[i].leaf == leaf && all[i].bit == bit && !strcmp(all[i].reg, reg)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void add_features(JsonObject *word, GHashTable *list)
+{
+    gint64 bits = ff_json_int(word, "features", 0), leaf = ff_json_int(word, "cpuid-input-eax", 0);
+    gint64 sub = ff_json_int(word, "cpuid-input-ecx", 0);
+    const char *reg = ff_json_string_or(word, "cpuid-register", "?");
+
+    for (unsigned bit = 0; bit < 32; bit++) {
+        if (bits >> bit & 1 && !is_made_up(leaf, reg, bit)) {
+            g_hash_table_insert(list,
+                                g_strdup_printf("CPUID.%" G_GINT64_MODIFIER "XH.%" G_GINT64_MODIFIER
+                                                "XH:%s[%u]",
+                                                leaf, sub, reg, bit),
+                                g_strdup("set"));
+        }
+    }
+}
+
 /* What the guest has found when it began, and uses: each bit of CPUID, on x86. */
 static bool ask_features(FfCliQmp *qmp, GHashTable *list, GError **error)
 {
@@ -174,19 +210,9 @@ static bool ask_features(FfCliQmp *qmp, GHashTable *list, GError **error)
 
     for (guint i = 0; node && i < ff_json_node_length(node); i++) {
         JsonObject *word = ff_json_node_nth(node, i);
-        gint64 bits = word ? ff_json_int(word, "features", 0) : 0;
 
-        for (unsigned bit = 0; bit < 32; bit++) {
-            if (bits >> bit & 1) {
-                g_hash_table_insert(list,
-                                    g_strdup_printf("CPUID.%" G_GINT64_MODIFIER
-                                                    "XH.%" G_GINT64_MODIFIER "XH:%s[%u]",
-                                                    ff_json_int(word, "cpuid-input-eax", 0),
-                                                    ff_json_int(word, "cpuid-input-ecx", 0),
-                                                    ff_json_string_or(word, "cpuid-register", "?"),
-                                                    bit),
-                                    g_strdup("set"));
-            }
+        if (word) {
+            add_features(word, list);
         }
     }
     if (local) {

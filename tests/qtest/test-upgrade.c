@@ -131,6 +131,29 @@ static void test_versions(void)
     }
 }
 
+/* Instructions that the other QEMU does not have are not taken from a guest; more of them are let
+ * pass, as in a migration. */
+static void test_processor(void)
+{
+    static const char *const more[] = {"-cpu", "EPYC", NULL};
+    g_autofree char *newer = vm_newer_qemu(), *older = up_installed();
+    const char *why;
+
+    if (!newer) {
+        return;
+    }
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_new();
+
+    up_start_vmgenid(g, more);
+    up_to(g, newer);
+    up_fails(g, (const char *const[]){"--qemu", older, NULL}, "CPU feature 'CPUID.");
+    up_check_memory(g);
+}
+
 /* A guest that stands stands afterwards. */
 static void test_paused(void)
 {
@@ -651,6 +674,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/waits-for-client", test_waits_for_client);
     g_test_add_func("/upgrade/begun", test_begun);
     g_test_add_func("/upgrade/versions", test_versions);
+    g_test_add_func("/upgrade/processor", test_processor);
     g_test_add_func("/upgrade/paused", test_paused);
     g_test_add_func("/upgrade/adapted", test_adapted);
     g_test_add_func("/upgrade/refused", test_refused);
