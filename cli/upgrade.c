@@ -77,11 +77,12 @@ typedef struct {
     const char *address;
     FfCliQmp *running, *prepared;
     int old_pid, old_pidfd;
-    char **args; /* the new QEMU's */
-    char **own;  /* the running one's, as it was given; NULL: it is not known */
-    char *qemu;  /* its program */
-    pid_t pid;   /* of the new QEMU, our child; 0: none */
-    int log;     /* its stderr; -1 */
+    char **args;        /* the new QEMU's */
+    char **own;         /* the running one's, as it was given; NULL: it is not known */
+    char *qemu;         /* its program */
+    GPtrArray *options; /* of farfault run, char * */
+    pid_t pid;          /* of the new QEMU, our child; 0: none */
+    int log;            /* its stderr; -1 */
     End end;
     gint64 stop, resume; /* QEMU's event times, us; 0: not seen */
     bool old_gone, new_gone;
@@ -112,6 +113,7 @@ static void upgrade_clear(Upgrade *u)
     g_strfreev(u->args);
     g_strfreev(u->own);
     g_free(u->qemu);
+    g_clear_pointer(&u->options, g_ptr_array_unref);
     g_free(u->state);
     g_free(u->warning);
     g_clear_pointer(&u->names, g_ptr_array_unref);
@@ -161,6 +163,23 @@ static bool read_args(Upgrade *u, const char *path, GError **error)
     return !g_str_has_prefix(first, "qemu-system-") ||
            fail(error, "--args-from %s: leave the program's name out: --qemu says which it is",
                 path);
+}
+
+/* Those of farfault run: the running one's. */
+static void take_options(Upgrade *u, JsonObject *lent)
+{
+    static const char *const known[] = {"--policy=", "--untracked=", "--restore="};
+    JsonArray *words = ff_json_array(lent, "options");
+
+    for (guint i = 0; words && i < json_array_get_length(words); i++) {
+        const char *word = json_array_get_string_element(words, i);
+
+        for (unsigned k = 0; word && k < G_N_ELEMENTS(known); k++) {
+            if (g_str_has_prefix(word, known[k])) {
+                g_ptr_array_add(u->options, g_strdup(word));
+            }
+        }
+    }
 }
 
 static void take_args(Upgrade *u, JsonObject *lent)
@@ -252,6 +271,7 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
         !ff_upgrade_may_leave(u->old_pid, error)) {
         return false;
     }
+    take_options(u, lent);
     take_args(u, lent);
     if (line->args_from && !read_args(u, line->args_from, error)) {
         return false;
@@ -332,6 +352,9 @@ static bool start_new(Upgrade *u, const int *sockets, GError **error)
     g_ptr_array_add(argv, g_strdup("farfault"));
     g_ptr_array_add(argv, g_strdup("run"));
     g_ptr_array_add(argv, g_strdup_printf("--borrow=%d,%d", sockets[0], sockets[1]));
+    for (guint i = 0; i < u->options->len; i++) {
+        g_ptr_array_add(argv, g_strdup(u->options->pdata[i]));
+    }
     g_ptr_array_add(argv, g_strdup("--"));
     g_ptr_array_add(argv, g_strdup(u->qemu));
     for (char **word = u->args; *word; word++) {
@@ -801,7 +824,8 @@ static int run(Upgrade *u, const Line *line)
 int ff_cli_upgrade(int argc, char **argv)
 {
     g_auto(Line) line = {0};
-    g_auto(Upgrade) u = {.old_pidfd = -1, .log = -1};
+    g_auto(Upgrade)
+        u = {.options = g_ptr_array_new_with_free_func(g_free), .old_pidfd = -1, .log = -1};
     g_autoptr(GError) error = NULL;
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &line.help, NULL, NULL},

@@ -105,6 +105,25 @@ static char *describe(FfDriver *d, GArray *taps, GArray *fds)
     return json_to_string(root, FALSE);
 }
 
+/* What was said to farfault run, or set since, and is not QEMU's. */
+static void add_options(JsonBuilder *b, const FfStateHeader *state)
+{
+    static const char *const policies[] = {[FF_POLICY_AUTO] = "--policy=auto",
+                                           [FF_POLICY_ALWAYS] = "--policy=always",
+                                           [FF_POLICY_NEVER] = "--policy=never"};
+    static const char *const untracked[] = {[FF_UNTRACKED_QEMU] = "--untracked=qemu",
+                                            [FF_UNTRACKED_POSTCOPY] = "--untracked=postcopy",
+                                            [FF_UNTRACKED_WAIT] = "--untracked=wait"};
+
+    json_builder_set_member_name(b, "options");
+    json_builder_begin_array(b);
+    json_builder_add_string_value(b, policies[MIN(state->policy, G_N_ELEMENTS(policies) - 1)]);
+    json_builder_add_string_value(b, untracked[MIN(state->untracked, G_N_ELEMENTS(untracked) - 1)]);
+    json_builder_add_string_value(b, state->restore == FF_RESTORE_LAZY ? "--restore=lazy"
+                                                                       : "--restore=eager");
+    json_builder_end_array(b);
+}
+
 static JsonNode *lent(FfDriver *d)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();
@@ -120,6 +139,7 @@ static JsonNode *lent(FfDriver *d)
         }
         json_builder_end_array(b);
     }
+    add_options(b, d->config.state);
     json_builder_end_object(b);
     return json_builder_get_root(b);
 }

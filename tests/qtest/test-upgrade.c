@@ -154,6 +154,30 @@ static void test_processor(void)
     up_check_memory(g);
 }
 
+/* What the guest was started with, or was told since, goes along as far as it is farfault's. */
+static void test_options(void)
+{
+    g_autoptr(Guest) g = up_counting(NULL);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    up_reconnect(g);
+    qmp_ok(g->qmp, "migrate-set-parameters",
+           "{'x-farfault-policy': 'never', 'x-farfault-untracked': 'wait'}");
+    up_disconnect(g);
+    for (unsigned i = 0; i < 2; i++) {
+        up_to(g, program);
+        up_reconnect(g);
+        g_autoptr(JsonObject) now = qmp_return(g->qmp, "query-migrate-parameters", NULL);
+        g_assert_cmpstr(json_object_get_string_member(now, "x-farfault-policy"), ==, "never");
+        g_assert_cmpstr(json_object_get_string_member(now, "x-farfault-untracked"), ==, "wait");
+        up_disconnect(g);
+    }
+    up_check_memory(g);
+}
+
 /* A guest that stands stands afterwards. */
 static void test_paused(void)
 {
@@ -675,6 +699,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/begun", test_begun);
     g_test_add_func("/upgrade/versions", test_versions);
     g_test_add_func("/upgrade/processor", test_processor);
+    g_test_add_func("/upgrade/options", test_options);
     g_test_add_func("/upgrade/paused", test_paused);
     g_test_add_func("/upgrade/adapted", test_adapted);
     g_test_add_func("/upgrade/refused", test_refused);
