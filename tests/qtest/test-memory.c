@@ -4,9 +4,11 @@
  * migration that was cancelled, and where it has arrived, but not before all of it is there. One
  * thread.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -310,6 +312,87 @@ static void test_chroot(void)
     g_assert_cmpint(rmdir(folder), ==, 0);
 }
 
+/* ---- memory that comes and goes -------------------------------------------------------------- */
+
+static uint64_t bytes_of(int fd)
+{
+    struct stat st;
+
+    g_assert_cmpint(fstat(fd, &st), ==, 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* A size that nothing else in QEMU has. */
+#define LATE_BYTES (18u << 20)
+#define LATE "memory-backend-ram,id=late,size=18M,prealloc=on"
+
+static int open_late(Vm *vm)
+{
+    g_autofree char *folder = g_strdup_printf("/proc/%d/fd", (int)vm_pid(vm));
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(folder, name, NULL);
+        struct stat st;
+
+        if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == LATE_BYTES &&
+            st.st_blocks) {
+            return open(path, O_RDONLY | O_CLOEXEC);
+        }
+    }
+    test_fail("%s has no file with content of %u bytes", folder, LATE_BYTES);
+}
+
+/* What is unplugged goes back to the host, also what QEMU was started with, whose file stays open.
+ */
+static void test_unplugged(void)
+{
+    static const char *const args[] = {"-object", LATE, NULL};
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Vm) vm =
+        vm_start(&(VmConfig){.name = "vm", .launcher = VM_RUN, .memory = "32M", .args = args});
+
+    for (unsigned i = 0; i < 2; i++) {
+        int fd = open_late(vm);
+
+        g_assert_cmpuint(bytes_of(fd), ==, LATE_BYTES);
+        qmp_ok(vm_qmp(vm), "object-del", "{'id': 'late'}");
+        g_assert_cmpuint(bytes_of(fd), ==, 0);
+        close(fd);
+        qmp_ok(vm_qmp(vm), "object-add",
+               "{'qom-type': 'memory-backend-ram', 'id': 'late', 'size': %u, 'prealloc': true}",
+               LATE_BYTES);
+    }
+}
+
+/* It is there at once if the client wants that; not while the guest is still to come, as it would
+ * be emptied again. */
+static void test_prealloc(void)
+{
+    Move *m = move_new(NULL);
+
+    if (!m) {
+        return;
+    }
+    move_start(m);
+    move_switch(m);
+    qmp_expect_migration(vm_qmp(m->source), "postcopy-active");
+    qmp_expect(vm_qmp(m->destination), "RESUME");
+    qmp_ok(vm_qmp(m->destination), "object-add",
+           "{'qom-type': 'memory-backend-ram', 'id': 'late', 'size': %u, 'prealloc': true}",
+           LATE_BYTES);
+    int fd = open_late(m->destination);
+    g_assert_cmpuint(bytes_of(fd), ==, LATE_BYTES);
+    close(fd);
+    move_finish(m);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -320,5 +403,7 @@ int main(int argc, char **argv)
     g_test_add_func("/memory/snapshot", test_snapshot);
     g_test_add_func("/memory/mount", test_mount);
     g_test_add_func("/memory/chroot", test_chroot);
+    g_test_add_func("/memory/unplugged", test_unplugged);
+    g_test_add_func("/memory/prealloc", test_prealloc);
     return g_test_run();
 }
