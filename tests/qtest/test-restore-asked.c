@@ -361,6 +361,7 @@ static void test_killed_idle(void)
         qmp_ok(vm_qmp(vm), "migrate", "{'uri': '%s'}", uri);
         qmp_ok(vm_qmp(vm), "migrate-start-postcopy", NULL);
         qmp_expect(vm_qmp(next), "RESUME");
+        qmp_expect_migration(vm_qmp(vm), "postcopy-active");
         g_autofree char *status = qmp_migrate_status(vm_qmp(vm));
         g_assert_cmpstr(status, ==, "postcopy-active");
         qmp_ok(vm_qmp(vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
