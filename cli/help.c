@@ -305,7 +305,7 @@ const char ff_help_run[] =
     "  --vhost-user=V who is connected to the back-ends of vhost-user-blk devices and vhost-user\n"
     "                 networks: qemu (the default), or farfault, which passes everything on, and\n"
     "                 lets QEMU stop a disk only when its back-end has finished its requests;\n"
-    "                 migrate: and which migrates such guests (docs/design/vhost-user.md)\n"
+    "                 migrate: and which migrates such guests (docs/vhost-user.md)\n"
     "  --help, -h     this text\n"
     "\n"
     "A QEMU without a slash is looked for on PATH. Called by the name qemu-system-ARCH (a\n"
