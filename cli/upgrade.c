@@ -86,6 +86,7 @@ typedef struct {
     End end;
     gint64 stop, resume; /* QEMU's event times, us; 0: not seen */
     bool old_gone, new_gone;
+    bool ran;         /* the guest, when it was looked at first */
     bool arrived;     /* the new engine has done all: the guest runs, if it is to */
     bool heard;       /* something came from an engine since it was last looked */
     bool handed;      /* the engines may have begun: who has the guest is theirs to say */
@@ -209,7 +210,7 @@ static char *program_of(int pid)
 }
 
 /* Of one that was given away nothing is left here to be upgraded, and it must not be started. */
-static bool has_guest(const Upgrade *u, GError **error)
+static bool has_guest(Upgrade *u, GError **error)
 {
     g_autoptr(JsonNode) node = ff_cli_qmp_call(u->running, "query-status", NULL, error);
     const char *state = ff_json_string_or(ff_json_node_object(node), "status", "unknown");
@@ -217,6 +218,7 @@ static bool has_guest(const Upgrade *u, GError **error)
     if (!node) {
         return false;
     }
+    u->ran = ff_json_bool(ff_json_node_object(node), "running");
     if (!strcmp(state, "inmigrate")) {
         return fail(error,
                     "%s: waits for an incoming migration: it has no guest yet that could be given "
@@ -725,6 +727,16 @@ static bool look_at_guest(Upgrade *u, GError **error)
     return true;
 }
 
+/* The guest is the old QEMU's, which could not start it again if somebody has a disk of it open by
+ * now. */
+static bool stands_in_old(Upgrade *u)
+{
+    g_autoptr(JsonNode) status =
+        u->ran && !u->old_gone ? ff_cli_qmp_call(u->running, "query-status", NULL, NULL) : NULL;
+
+    return status && !ff_json_bool(ff_json_node_object(status), "running");
+}
+
 /* One that died when it had taken the guest has left that to the next. */
 static void await_arrival(Upgrade *u)
 {
@@ -754,7 +766,10 @@ static bool switch_over(Upgrade *u, GError **error)
     }
     if (u->end == FAILED) {
         g_autofree char *why = reason(u);
-        return fail(error, "the upgrade failed, and the guest continues in its old QEMU: %s", why);
+        return fail(error, "the upgrade failed, and the guest %s in its old QEMU%s: %s",
+                    stands_in_old(u) ? "stands" : "continues",
+                    stands_in_old(u) ? ", which could not start it again (say cont there)" : "",
+                    why);
     }
     return lost_sight(u, error);
 }

@@ -511,6 +511,46 @@ static void test_not_started(void)
     up_check_memory(g);
 }
 
+/* The new QEMU ends before it has the guest, and somebody else has the image by then: the guest
+ * stands, in its old QEMU, and that is said. */
+static void test_stands_in_old(void)
+{
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 200};
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("takeover/*/at/loaded=hold");
+    if (!g) {
+        return;
+    }
+    g_autofree char *image = g_build_filename(g->dir, "disk", NULL), *said = NULL;
+    int fd = open(image, O_RDWR | O_CLOEXEC);
+    pid_t old = up_only_qemu(g);
+
+    up_can_hold(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &all), ==, 0);
+    g_autoptr(GArray) qemus = up_qemus(g);
+    for (guint i = 0; i < qemus->len; i++) {
+        pid_t pid = g_array_index(qemus, pid_t, i);
+
+        if (pid != old) {
+            kill(pid, SIGKILL);
+        }
+    }
+    g_assert_cmpint(up_finish(c, &said), ==, 1);
+    says(said, "the guest stands in its old QEMU, which could not start it again");
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    close(fd);
+    up_reconnect(g);
+    qmp_ok(g->qmp, "cont", NULL);
+    up_disconnect(g);
+    up_runs(g);
+    up_check_memory(g);
+}
+
 /* The end of a migration before it, which the command hears as well, is not that of this one: the
  * old QEMU has the guest, and is not ended. */
 static void test_earlier_end(void)
@@ -663,6 +703,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-faults/stop-while-taken-back", test_stop_while_taken_back);
     g_test_add_func("/upgrade-faults/adopted-runs", test_adopted_runs);
     g_test_add_func("/upgrade-faults/not-started", test_not_started);
+    g_test_add_func("/upgrade-faults/stands-in-old", test_stands_in_old);
     g_test_add_func("/upgrade-faults/earlier-end", test_earlier_end);
     g_test_add_func("/upgrade-faults/stopped-relay", test_stopped_relay);
     g_test_add_func("/upgrade-faults/attach-to-left-alone", test_attach_to_left_alone);
