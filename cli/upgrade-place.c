@@ -73,6 +73,26 @@ bool ff_upgrade_may_leave(pid_t pid, GError **error)
     return ff_upgrade_may_leave_text(cgroup, status, g_strchomp(parent), error);
 }
 
+bool ff_upgrade_outlives_text(const char *theirs, const char *ours, GError **error)
+{
+    g_autofree char *service = strcmp(theirs, ours) ? service_of(ours) : NULL;
+
+    if (service) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                    "the new QEMU cannot have the running one's control group, and would end with "
+                    "%s: run this as root, or outside of a service",
+                    service);
+    }
+    return !service;
+}
+
+bool ff_upgrade_outlives(pid_t running, pid_t prepared, GError **error)
+{
+    g_autofree char *theirs = proc_text(running, "cgroup"), *ours = proc_text(prepared, "cgroup");
+
+    return ff_upgrade_outlives_text(theirs, ours, error);
+}
+
 /* The new QEMU is started from here, and has our namespaces. */
 bool ff_upgrade_is_near(pid_t pid, GError **error)
 {

@@ -456,7 +456,7 @@ static bool prepare(Upgrade *u, GError **error)
         close(monitor[0]);
         return false;
     }
-    return connect_new(u, monitor[0], error) &&
+    return connect_new(u, monitor[0], error) && ff_upgrade_outlives(u->old_pid, u->pid, error) &&
            ff_upgrade_vnc_is_unchanged(u->args, u->running, error) && may_have_names(u, error) &&
            ff_upgrade_names_copy_rights(u->names, error) &&
            ff_upgrade_compare(u->running, u->prepared, error) &&

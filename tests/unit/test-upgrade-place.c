@@ -43,6 +43,33 @@ static void test_who_waits(void)
     ff_upgrade_may_leave(getpid(), &error); /* whatever it says, it reads what there is */
 }
 
+static void test_outlives(void)
+{
+    static const struct {
+        const char *theirs, *ours, *refusal;
+    } cases[] = {
+        {"0::/machine.slice/vm1.scope\n", "0::/machine.slice/vm1.scope\n", NULL},
+        {"0::/system.slice/guests.service\n", "0::/system.slice/guests.service\n", NULL},
+        {"0::/machine.slice/vm1.scope\n", "0::/user.slice/user-1000.slice/session-3.scope\n", NULL},
+        {"0::/machine.slice/vm1.scope\n", "0::/system.slice/upgrade.service\n",
+         "would end with upgrade.service"},
+        {"1:name=systemd:/vm1.scope\n", "1:name=systemd:/system.slice/cron.service\n",
+         "would end with cron.service"},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autoptr(GError) error = NULL;
+        bool ok = ff_upgrade_outlives_text(cases[i].theirs, cases[i].ours, &error);
+
+        g_assert_cmpint(ok, ==, !cases[i].refusal);
+        if (!ok) {
+            g_assert_nonnull(strstr(error->message, cases[i].refusal));
+        }
+    }
+    g_autoptr(GError) error = NULL;
+    g_assert_true(ff_upgrade_outlives(getpid(), getpid(), &error));
+}
+
 /* A process that waits, with another place than this one. */
 static pid_t start_other(int cpu)
 {
@@ -109,6 +136,7 @@ static void test_takes_place(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/upgrade-place/outlives", test_outlives);
     g_test_add_func("/upgrade-place/who-waits", test_who_waits);
     g_test_add_func("/upgrade-place/takes-place", test_takes_place);
     return g_test_run();
