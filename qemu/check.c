@@ -20,6 +20,7 @@
 #include "qemu/internal.h"
 #include "qemu/status.h"
 #include "qmp/json.h"
+#include "state/maps.h"
 
 /* A start of a name, and what to tell the user. */
 typedef struct {
@@ -298,6 +299,16 @@ static bool check_memdev(FfQemu *qemu, JsonObject *dev, GHashTable *seen, GError
     return true;
 }
 
+/* QEMU has neither the object nor the file mapped: somebody has removed it where farfault did not
+ * hear of it (a human monitor, or while no engine could be started). */
+static bool is_gone(const FfQemu *qemu, const FfRamBlock *b)
+{
+    g_autofree char *maps = ff_maps_of_process(qemu->qemu_pid);
+    g_autoptr(GArray) where = maps ? ff_maps_of_file(maps, b->memfd) : NULL;
+
+    return where && !where->len;
+}
+
 static bool check_memory(Check *c, GError **error)
 {
     g_autoptr(JsonNode) node = answer(c, ASK_MEMDEV, error);
@@ -312,9 +323,13 @@ static bool check_memory(Check *c, GError **error)
             return false;
         }
     }
-    for (guint i = 0; i < c->qemu->blocks->len; i++) {
+    for (guint i = c->qemu->blocks->len; i-- > 0;) {
         FfRamBlock *b = c->qemu->blocks->pdata[i];
-        if (!g_hash_table_contains(seen, b)) {
+        bool here = g_hash_table_contains(seen, b);
+        if (!here && is_gone(c->qemu, b)) {
+            g_message("memory backend \"%s\" is not QEMU's any more", b->id);
+            g_ptr_array_remove_index(c->qemu->blocks, i);
+        } else if (!here) {
             return refuse(error,
                           "QEMU has no memory backend \"%s\" (%" G_GUINT64_FORMAT
                           " MiB), which farfault made",

@@ -435,6 +435,41 @@ static void test_plugged(gconstpointer data)
     end(&t);
 }
 
+static bool maps_late(const Vm *vm)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/maps", (int)vm_pid(vm)), *maps = NULL;
+
+    g_assert_true(g_file_get_contents(path, &maps, NULL, NULL));
+    return strstr(maps, "farfault-late");
+}
+
+/* Memory is removed at a human monitor, of which farfault hears nothing: it still migrates the
+ * guest, also with a relay that was told of that memory by the one before. */
+static void test_removed_unheard(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Test t = {.boot = bootsect_config(RAM_BYTES, 8 << 20, 1)};
+    t.s = start("source", &t.boot, NULL, NULL);
+    t.d = start("destination", &t.boot, "defer", NULL);
+    vm_wait_serial(t.s, "B");
+    qmp_ok(vm_qmp(t.s), "object-add", LATE);
+    g_autofree char *said = vm_human(t.s, "object_del late");
+    while (maps_late(t.s)) {
+        g_free(qmp_run_state(vm_qmp(t.s))); /* QEMU unmaps it by and by */
+    }
+    attach_replace(t.s);
+    move_whole(&t);
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(t.s), "query-migrate", NULL);
+    JsonObject *own = json_object_get_object_member(info, "x-farfault");
+    g_assert_cmpstr(json_object_get_string_member(own, "engine"), ==, "farfault");
+    end(&t);
+}
+
 /* ---- after the switch ------------------------------------------------------------------------ */
 
 typedef struct {
@@ -1005,6 +1040,7 @@ int main(int argc, char **argv)
     g_test_add_func("/attach/out-of-reach", test_out_of_reach);
     g_test_add_data_func("/attach/listening", NULL, test_listening);
     g_test_add_data_func("/attach/unheard", "unheard", test_listening);
+    g_test_add_func("/attach/removed-unheard", test_removed_unheard);
     for (unsigned i = 0; i < G_N_ELEMENTS(plugged_rows); i++) {
         g_autofree char *path = g_strconcat("/attach/", plugged_rows[i].name, NULL);
 
