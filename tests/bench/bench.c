@@ -264,11 +264,12 @@ static bool migrate(const Engine *engine, BenchGuest *src, BenchGuest *dst, FfMo
     g_autoptr(FfProgress) progress = ff_progress_new(true);
     g_auto(FfMoveEnds) ends = {0};
     /* Who switches at once wants no precopy, which a small guest's ends before it is asked for the
-     * switch where the bench gets no processor. The list ends where one is not given. */
+     * switch where the bench gets no processor. (0 leaves no time for device state.) The list ends
+     * where one is not given. */
     char *parameters[4] = {NULL};
     unsigned n = 0;
     if (!opt.after_pass) {
-        parameters[n++] = (char *)"downtime-limit=0";
+        parameters[n++] = (char *)"downtime-limit=1";
     }
     if (opt.tls) {
         parameters[n++] = (char *)"tls-creds=tls0";

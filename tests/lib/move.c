@@ -92,6 +92,17 @@ int64_t move_ram_count(Vm *source, const char *name)
     return json_object_get_int_member(json_object_get_object_member(info, "ram"), name);
 }
 
+bool move_await_round(Vm *source, int64_t n)
+{
+    while (move_ram_count(source, "dirty-sync-count") < n) {
+        g_autofree char *status = qmp_migrate_status(vm_qmp(source));
+
+        if (!strcmp(status, "completed") || !strcmp(status, "failed"))
+            return false;
+    }
+    return true;
+}
+
 char *move_check_counts(Vm *source, uint64_t ram)
 {
     g_autoptr(JsonObject) info = qmp_return(vm_qmp(source), "query-migrate", NULL);
