@@ -16,6 +16,7 @@
 
 #define SMALL_PAGES 1024
 #define HUGE_PAGES 8
+#define SPARE_PAGES 2
 
 static const struct {
     const char *name;
@@ -377,7 +378,8 @@ static bool make_file(Rig *r)
             return false;
         }
     } else if (r->kind == RIG_HUGETLB) {
-        r->pool = hugepages_new(r->n_pages);
+        /* What is given back is free when nobody looks at it any more. */
+        r->pool = hugepages_new(r->n_pages + SPARE_PAGES);
         if (!r->pool) {
             return false;
         }
