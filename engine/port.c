@@ -213,7 +213,8 @@ static void port_ram_changed(void *opaque, const char *id, uint64_t size, uint64
 {
     FfEnginePort *port = opaque;
 
-    if (memfd < 0) {
+    /* Of a guest that changes its QEMU the memory is another one's as well. */
+    if (memfd < 0 && !ff_state_is_marked(port->init->state, FF_MARK_BORROWED | FF_MARK_MOVED)) {
         empty_ram(port, id);
     }
     ff_engine_init_set_ram(port->init, id, size, page_size, memfd);

@@ -14,33 +14,38 @@
  */
 #include "qemu/activate.h"
 
+#include <string.h>
+
 #include "qemu/call.h"
 #include "qmp/json.h"
 
-#define EXPORT "farfault-activate"
+/* What QEMU says where no NBD server runs (blockdev-nbd.c); it has activated the node by then. */
+#define NO_SERVER "NBD server not running"
 
-static void end_export(FfQemu *qemu)
+static void end_export(FfQemu *qemu, const char *id)
 {
     JsonObject *args = json_object_new();
 
-    json_object_set_string_member(args, "id", EXPORT);
+    json_object_set_string_member(args, "id", id);
     json_object_set_string_member(args, "mode", "hard");
     g_autoptr(JsonNode) ended = ff_qemu_call_firm(qemu, "block-export-del", args, NULL);
 }
 
-static void activate(FfQemu *qemu, const char *node)
+/* NUMBER: of the node; an export of the one before may not be gone yet. */
+static void activate(FfQemu *qemu, const char *node, unsigned number)
 {
     JsonObject *args = json_object_new();
+    g_autofree char *id = g_strdup_printf("farfault-activate-%u", number);
     g_autoptr(GError) local = NULL;
 
     json_object_set_string_member(args, "type", "nbd");
-    json_object_set_string_member(args, "id", EXPORT);
-    json_object_set_string_member(args, "name", EXPORT);
+    json_object_set_string_member(args, "id", id);
+    json_object_set_string_member(args, "name", id);
     json_object_set_string_member(args, "node-name", node);
     g_autoptr(JsonNode) made = ff_qemu_call_firm(qemu, "block-export-add", args, &local);
     if (made) {
-        end_export(qemu);
-    } else if (!g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC)) {
+        end_export(qemu, id);
+    } else if (!strstr(local->message, NO_SERVER)) {
         g_message("%s: disk \"%s\" stays inactive until cont: %s", qemu->name, node,
                   local->message);
     }
@@ -57,7 +62,7 @@ static void activate_each(FfQemu *qemu)
         const char *node = o ? ff_json_string(o, "node-name") : NULL;
 
         if (node) {
-            activate(qemu, node);
+            activate(qemu, node, i);
         }
     }
 }

@@ -275,7 +275,8 @@ bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running,
     }
     now = settled_state(qemu, watch, asked, error);
     *running = now && strcmp(now, "running") == 0;
-    if (now && !starts) {
+    /* As with cont, which QEMU refuses then: its own part of the migration is not over. */
+    if (now && !starts && strcmp(now, "finish-migrate") != 0) {
         ff_qemu_activate_disks(qemu);
     }
     return now != NULL;

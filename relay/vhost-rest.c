@@ -69,7 +69,8 @@ static JsonArray *write_rings(const FfVhostRest *rest, FfVhostGiveFd *give, void
     for (unsigned i = 0; rest->rings.rings && i < FF_VHOST_MAX_RINGS; i++) {
         const FfVhostRing *ring = &rest->rings.rings[i];
 
-        if (ring->num || ring->has_base || ring->has_addr || ring->started || ring->was_size) {
+        if (ring->num || ring->has_base || ring->has_addr || ring->started || ring->disabled ||
+            ring->kick >= 0 || ring->was_size) {
             JsonObject *o = write_ring(ring, give, opaque);
 
             json_object_set_int_member(o, "index", i);

@@ -100,6 +100,11 @@ FfRegions *ff_regions_find(int maps_fd, const int *fds, unsigned n, GError **err
         }
     }
     g_autofree char *text = ff_maps_read(maps_fd, error);
+
+    if (text && !*text) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_BROKEN_PIPE, "QEMU has ended");
+        return NULL;
+    }
     if (!text) {
         return NULL;
     }
