@@ -19,8 +19,9 @@ bool ff_upgrade_may_leave(pid_t pid, GError **error);
  * PARENT of its parent's program. */
 bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const char *parent,
                                GError **error);
-/* PREPARED, which has been started, does not end with the service that this program is of. FALSE and
- * ERROR: it does, as it could not have RUNNING's control group. The same of /proc/PID/cgroup. */
+/* PREPARED, which has been started, does not end with the service that this program is of. FALSE
+ * and ERROR: it does, as it could not have RUNNING's control group. The same of /proc/PID/cgroup.
+ */
 bool ff_upgrade_outlives(pid_t running, pid_t prepared, GError **error);
 bool ff_upgrade_outlives_text(const char *theirs, const char *ours, GError **error);
 /* FALSE and ERROR: PID is in another namespace than this process. */
