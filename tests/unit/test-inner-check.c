@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -125,6 +126,8 @@ static const Case cases[] = {
     {"missing",
      {"query-memdev", NULL, "[{'id': 'pc.ram', 'size': 1048576, 'share': true}]"},
      "QEMU has no memory backend \"m1\""},
+    /* Nor has it the file mapped: somebody has removed it. */
+    {"gone", {"query-memdev", NULL, "[{'id': 'pc.ram', 'size': 1048576, 'share': true}]"}, NULL},
     {"other-target", {"query-target", NULL, "{'arch': 'aarch64'}"}, NULL, .machine = ""},
     {"vfio",
      {"qom-list", "/peripheral\"", "[{'name': 'gpu', 'type': 'child<vfio-pci>'}]"},
@@ -482,7 +485,7 @@ static void check(FfVmm *vmm, const Case *c)
     }
     g_assert_no_error(error);
     g_assert_cmpint(fit, ==, FF_GUEST_FITS);
-    g_assert_cmpuint(blocks->len, ==, 2);
+    g_assert_cmpuint(blocks->len, ==, g_str_equal(c->name, "gone") ? 1 : 2);
     if (g_str_equal(c->name, "healthy")) {
         g_assert_cmpuint(((FfRamBlock *)blocks->pdata[1])->gpa, ==, 4ull << 30);
         g_assert_cmpuint(uuid[15], ==, 0x55);
@@ -647,6 +650,7 @@ static void test_case(const void *data)
 {
     FfRamBlock ram[] = {{.id = "pc.ram", .size = 1 << 20, .page_size = 4096},
                         {.id = "m1", .size = 4096, .page_size = 4096}};
+    void *map = MAP_FAILED;
     g_autoptr(GPtrArray) blocks = g_ptr_array_new();
     g_autoptr(GMainContext) context = g_main_context_new();
     g_autoptr(GMainLoop) loop = g_main_loop_new(context, FALSE);
@@ -660,6 +664,13 @@ static void test_case(const void *data)
     int pair[2], backends[2];
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+    for (unsigned i = 0; i < G_N_ELEMENTS(ram); i++) {
+        ram[i].memfd = memfd_create("ram", MFD_CLOEXEC);
+        g_assert_cmpint(ftruncate(ram[i].memfd, (off_t)ram[i].size), ==, 0);
+    }
+    if (!g_str_equal(script.c->name, "gone")) {
+        map = mmap(NULL, ram[1].size, PROT_READ, MAP_SHARED, ram[1].memfd, 0);
+    }
     g_ptr_array_add(blocks, &ram[0]);
     g_ptr_array_add(blocks, &ram[1]);
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, backends), ==, 0);
@@ -700,6 +711,11 @@ static void test_case(const void *data)
     g_thread_join(io);
     ff_qmp_client_unref(client);
     close(pair[1]);
+    if (map != MAP_FAILED) {
+        munmap(map, ram[1].size);
+    }
+    close(ram[0].memfd);
+    close(ram[1].memfd);
     g_free(state);
 }
 
