@@ -97,10 +97,10 @@ pid_t up_await_qemus(const Guest *g, guint n_left)
             fds[i] = (struct pollfd){pidfd_open(g_array_index(pids, pid_t, i), 0), POLLIN, 0};
         }
         poll(fds, n, 1000);
+        /* Not any child: a command that is under way is one, too. */
         for (guint i = 0; i < n; i++) {
             close(fds[i].fd);
-        }
-        while (waitpid(-1, NULL, WNOHANG) > 0) {
+            waitpid(g_array_index(pids, pid_t, i), NULL, WNOHANG);
         }
     }
 }
