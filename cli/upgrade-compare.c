@@ -127,11 +127,12 @@ static bool ask_objects(FfCliQmp *qmp, GHashTable *list, GError **error)
     return add_children(qmp, "/objects", list, error);
 }
 
-/* PROPERTY of the first virtual CPU. NULL without ERROR: it has no such property. */
-static JsonNode *property_of_cpu(FfCliQmp *qmp, const char *property, GError **error)
+/* PROPERTY of the first of CPUS, the answer to query-cpus-fast (can be NULL). NULL without ERROR:
+ * it has no such property. */
+static JsonNode *property_of_cpu(FfCliQmp *qmp, JsonNode *cpus, const char *property,
+                                 GError **error)
 {
-    g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-cpus-fast", NULL, error);
-    JsonObject *cpu = node ? ff_json_node_nth(node, 0) : NULL;
+    JsonObject *cpu = cpus ? ff_json_node_nth(cpus, 0) : NULL;
     g_autoptr(GError) local = NULL;
 
     if (!cpu) {
@@ -150,7 +151,7 @@ static bool ask_cpus(FfCliQmp *qmp, GHashTable *list, GError **error)
 {
     g_autoptr(GError) local = NULL;
     g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-cpus-fast", NULL, error);
-    g_autoptr(JsonNode) type = node ? property_of_cpu(qmp, "type", &local) : NULL;
+    g_autoptr(JsonNode) type = property_of_cpu(qmp, node, "type", &local);
 
     if (local) {
         g_propagate_error(error, g_steal_pointer(&local));
@@ -206,7 +207,8 @@ static void add_features(JsonObject *word, GHashTable *list)
 static bool ask_features(FfCliQmp *qmp, GHashTable *list, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autoptr(JsonNode) node = property_of_cpu(qmp, "feature-words", &local);
+    g_autoptr(JsonNode) cpus = ff_cli_qmp_call(qmp, "query-cpus-fast", NULL, &local);
+    g_autoptr(JsonNode) node = property_of_cpu(qmp, cpus, "feature-words", &local);
 
     for (guint i = 0; node && i < ff_json_node_length(node); i++) {
         JsonObject *word = ff_json_node_nth(node, i);

@@ -766,10 +766,10 @@ static bool switch_over(Upgrade *u, GError **error)
     }
     if (u->end == FAILED) {
         g_autofree char *why = reason(u);
-        return fail(error, "the upgrade failed, and the guest %s in its old QEMU%s: %s",
-                    stands_in_old(u) ? "stands" : "continues",
-                    stands_in_old(u) ? ", which could not start it again (say cont there)" : "",
-                    why);
+        const char *where = stands_in_old(u) ? "stands in its old QEMU, which could not start it "
+                                               "again (say cont there)"
+                                             : "continues in its old QEMU";
+        return fail(error, "the upgrade failed, and the guest %s: %s", where, why);
     }
     return lost_sight(u, error);
 }
