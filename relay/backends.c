@@ -495,8 +495,11 @@ bool ff_backends_describe(const FfRelay *relay, guint i, FfRelayBackend *had)
 {
     FfVhostConn *backend = nth(relay->backends, i);
 
-    *had = (FfRelayBackend){-1, -1};
-    return !ff_vhost_conn_is_removed(backend) && (ff_vhost_conn_describe(backend, had) || true);
+    if (ff_vhost_conn_is_removed(backend)) {
+        return false;
+    }
+    *had = ff_vhost_conn_describe(backend);
+    return true;
 }
 
 void ff_backends_end(FfRelay *relay)

@@ -6,7 +6,7 @@
  * with pidfd_getfd(), so it is who may look into this process (root, as it is not dumpable). Its
  * number is in the state.
  *
- * One thread; no locks. System calls: socketpair, poll, fcntl, memfd_create, prlimit64.
+ * One thread; no locks. System calls: socketpair, poll, fcntl, memfd_create.
  */
 #include "relay/succession.h"
 
@@ -18,11 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/files.h"
 #include "net/rights.h"
 #include "qmp/json.h"
 #include "relay/backends.h"
@@ -410,13 +410,7 @@ static bool is_taken(const FfSuccession *s)
 /* From here on the other one lives, or this one goes on. */
 static void hand_over(FfSuccession *s)
 {
-    struct rlimit limit;
-
-    /* The copies have high numbers. */
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    ff_files_raise(); /* the copies have high numbers */
     const char plan = FF_SUCCESSION_PLAN, given = FF_SUCCESSION_GIVEN;
     s->no_room = false;
     g_autofree char *text = describe(s);

@@ -498,18 +498,17 @@ bool ff_vhost_conn_rests(const FfVhostConn *b)
            !ff_conn_queued(b->backend) && !ff_conn_queued(b->qemu);
 }
 
-bool ff_vhost_conn_describe(const FfVhostConn *b, FfRelayBackend *had)
+FfRelayBackend ff_vhost_conn_describe(const FfVhostConn *b)
 {
     if (!b->session) {
-        return false;
+        return (FfRelayBackend){.backend = -1, .qemu = -1};
     }
     FfVhostRest rest = ff_vhost_session_describe(b->session);
 
-    *had = (FfRelayBackend){.backend = ff_conn_in(b->backend),
+    return (FfRelayBackend){.backend = ff_conn_in(b->backend),
                             .qemu = ff_conn_in(b->qemu),
                             .cannot_wait = b->cannot_wait,
                             .rest = g_memdup2(&rest, sizeof(rest))};
-    return true;
 }
 
 FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,

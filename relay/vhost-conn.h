@@ -54,9 +54,9 @@ void ff_vhost_conn_cannot_wait(FfVhostConn *backend);
 /* Nothing of a message has come, waits to be read, or is under way; and no back-end waits for QEMU.
  */
 bool ff_vhost_conn_rests(const FfVhostConn *backend);
-/* Of one that rests: *HAD, whose fds and .rest's (g_free) stay its own. FALSE: none is connected.
- */
-bool ff_vhost_conn_describe(const FfVhostConn *backend, FfRelayBackend *had);
+/* Of one that rests; its fds and those of .rest (g_free) stay its own. .rest is NULL: none is
+ * connected. */
+FfRelayBackend ff_vhost_conn_describe(const FfVhostConn *backend);
 /* What is held back is let go, if nothing need be held any more. */
 void ff_vhost_conn_look(FfVhostConn *backend);
 void ff_vhost_conn_end(FfVhostConn *backend);
