@@ -29,7 +29,6 @@
 #include "migration/journal.h"
 #include "migration/upgrade-link.h"
 #include "migration/upgrade-same.h"
-#include "uffd/regions.h"
 
 #define PEER "the new QEMU"
 #define DIED "the migration engine ended unexpectedly"
@@ -110,13 +109,6 @@ static bool goes_on(FfHandover *s, GError **error)
 }
 
 /* What is lent is what QEMU has mapped. */
-static bool is_mapped(FfHandover *s, GError **error)
-{
-    g_autoptr(FfRegions) regions = ff_ram_regions(s->ram, s->cfg->maps_fd, error);
-
-    return regions != NULL;
-}
-
 static bool look_at_guest(FfHandover *s, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
@@ -124,7 +116,8 @@ static bool look_at_guest(FfHandover *s, GError **error)
     uint8_t uuid[16];
 
     if (memory->check(memory, FF_ROLE_SOURCE, &blocks, uuid, error) != FF_GUEST_FITS ||
-        !ff_ram_set_blocks(s->ram, s->control, blocks, error) || !is_mapped(s, error)) {
+        !ff_ram_set_blocks(s->ram, s->control, blocks, error) ||
+        !ff_ram_is_mapped(s->ram, s->cfg->maps_fd, error)) {
         return false;
     }
     ff_ram_store(s->ram, s->cfg->state);
@@ -324,7 +317,8 @@ static bool give(FfHandover *s, GError **error)
 {
     g_autoptr(GError) moved = NULL;
     bool stands = disks_are_the_same(s, &moved) &&
-                  s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) && is_mapped(s, &moved);
+                  s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) &&
+                  ff_ram_is_mapped(s->ram, s->cfg->maps_fd, &moved);
 
     if (!goes_on(s, error)) {
         return false;

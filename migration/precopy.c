@@ -181,10 +181,7 @@ static char *begin(FfSource *s)
  * that QEMU has let go of the tracking says only that nobody writes to it. */
 static bool is_mapped(FfSource *s, GError **error)
 {
-    g_autoptr(FfRegions) regions =
-        s->cfg->maps_fd < 0 ? NULL : ff_ram_regions(s->ram, s->cfg->maps_fd, error);
-
-    return regions || s->cfg->maps_fd < 0;
+    return s->cfg->maps_fd < 0 || ff_ram_is_mapped(s->ram, s->cfg->maps_fd, error);
 }
 
 bool ff_precopy_begin(FfSource *s, GError **error)

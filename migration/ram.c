@@ -162,6 +162,13 @@ FfRegions *ff_ram_regions(const FfRam *ram, int maps_fd, GError **error)
     return ff_regions_new(maps_fd, fds, sizes, ram->n_blocks, error);
 }
 
+bool ff_ram_is_mapped(const FfRam *ram, int maps_fd, GError **error)
+{
+    g_autoptr(FfRegions) regions = ff_ram_regions(ram, maps_fd, error);
+
+    return regions != NULL;
+}
+
 void ff_ram_clear(FfRam *ram)
 {
     for (unsigned i = 0; i < ram->n_blocks && ram->blocks; i++) {

@@ -61,6 +61,8 @@ void ff_ram_undone(FfRam *ram, const FfBlock *b, uint64_t n);
 /* Where QEMU has them mapped, by MAPS_FD (of its /proc/PID/maps). NULL and ERROR: one is not mapped
  * exactly once. */
 FfRegions *ff_ram_regions(const FfRam *ram, int maps_fd, GError **error);
+/* Whether each is mapped exactly once. FALSE and ERROR. */
+bool ff_ram_is_mapped(const FfRam *ram, int maps_fd, GError **error);
 /* Unmaps and frees what the blocks are; no thread is left that uses them. */
 void ff_ram_clear(FfRam *ram);
 
