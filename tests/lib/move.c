@@ -92,9 +92,9 @@ int64_t move_ram_count(Vm *source, const char *name)
     return json_object_get_int_member(json_object_get_object_member(info, "ram"), name);
 }
 
-bool move_await_round(Vm *source, int64_t n)
+bool move_await_count(Vm *source, const char *name, int64_t n)
 {
-    while (move_ram_count(source, "dirty-sync-count") < n) {
+    while (move_ram_count(source, name) < n) {
         g_autofree char *status = qmp_migrate_status(vm_qmp(source));
 
         if (!strcmp(status, "completed") || !strcmp(status, "failed"))

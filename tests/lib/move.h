@@ -60,11 +60,11 @@ void move_wait_completed(Vm *source, Vm *destination);
 /* The guest of BOOT, with RAM bytes, runs at the destination; it is stopped, and its memory is that
  * which the source has still. */
 void move_check_guest(Vm *source, Vm *destination, const BootsectConfig *boot, uint64_t ram);
-/* Until round N of precopy has begun, or the migration has ended: a guest that gets no processor
- * writes nothing, and has moved. FALSE: that is so. */
-bool move_await_round(Vm *source, int64_t n);
 /* NAME of "ram" in the source's query-migrate; 0 while there is none. */
 int64_t move_ram_count(Vm *source, const char *name);
+/* Until that is at least N, or the migration has ended: a guest that gets no processor writes
+ * nothing, and has moved. FALSE: that is so. */
+bool move_await_count(Vm *source, const char *name, int64_t n);
 /* The source's query-migrate after the end: nothing remains, and (RAM not 0) every page of at
  * least RAM bytes was sent, as data or as zeros. */
 char *move_check_counts(Vm *source, uint64_t ram);

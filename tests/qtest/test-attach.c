@@ -447,16 +447,11 @@ static bool maps_late(const Vm *vm)
  * guest, also with a relay that was told of that memory by the one before. */
 static void test_removed_unheard(void)
 {
-    const char *why;
+    Test t = {0};
 
-    if (!vm_farfault_available(&why)) {
-        g_test_skip(why);
+    if (!begin(&t, NULL, NULL)) {
         return;
     }
-    Test t = {.boot = bootsect_config(RAM_BYTES, 8 << 20, 1)};
-    t.s = start("source", &t.boot, NULL, NULL);
-    t.d = start("destination", &t.boot, "defer", NULL);
-    vm_wait_serial(t.s, "B");
     qmp_ok(vm_qmp(t.s), "object-add", LATE);
     g_autofree char *said = vm_human(t.s, "object_del late");
     while (maps_late(t.s)) {

@@ -63,8 +63,8 @@ static Vm *hop(const LinuxGuest *guest, Vm *source, unsigned number, uint32_t se
     g_autofree char *why = no_precopy(s);
     if (why)
         g_test_message("no precopy: %s", why);
-    while (!why && move_ram_count(source, "transferred") < after) {
-    }
+    if (!why)
+        move_await_count(source, "transferred", after);
     qmp_ok(s, "migrate-start-postcopy", NULL);
     qmp_expect(d, "RESUME");
     g_autofree char *when =

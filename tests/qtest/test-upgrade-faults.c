@@ -479,76 +479,86 @@ static void test_adopted_runs(void)
 
 /* ---- what the command says ------------------------------------------------------------------- */
 
+/* An upgrade of the guest that QEMU OLD runs, held somewhere, while somebody else has its image
+ * (until that is closed). */
+typedef struct {
+    Guest *g;
+    pid_t old;
+    Command *c;
+    int image;
+} Taken;
+
+/* FALSE: the test is skipped. */
+static bool take_image(Taken *t, const char *point)
+{
+    /* QEMU's own kind of lock */
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 200};
+
+    t->g = has_faults() ? up_counting(point) : NULL;
+    if (!t->g) {
+        return false;
+    }
+    g_autofree char *path = g_build_filename(t->g->dir, "disk", NULL);
+    t->image = open(path, O_RDWR | O_CLOEXEC);
+    t->old = up_only_qemu(t->g);
+    up_can_hold(t->g);
+    t->c = up_begin(t->g, NULL);
+    up_wait_held(t->g);
+    g_assert_cmpint(fcntl(t->image, F_OFD_SETLK, &all), ==, 0);
+    return true;
+}
+
+/* The guest, which stands, can be started; ends it. */
+static void give_image_back(Taken *t)
+{
+    close(t->image);
+    up_reconnect(t->g);
+    qmp_ok(t->g->qmp, "cont", NULL);
+    up_disconnect(t->g);
+    up_runs(t->g);
+    up_check_memory(t->g);
+    up_command_free(t->c);
+    up_end(t->g);
+}
+
 /* Somebody else has the image when the new QEMU is to start the guest. */
 static void test_not_started(void)
 {
-    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 200};
+    g_autofree char *said = NULL;
+    Taken t;
 
-    if (!has_faults()) {
+    if (!take_image(&t, "handover/*/at/given=hold")) {
         return;
     }
-    g_autoptr(Guest) g = up_counting("handover/*/at/given=hold");
-    if (!g) {
-        return;
-    }
-    g_autofree char *image = g_build_filename(g->dir, "disk", NULL), *said = NULL;
-    int fd = open(image, O_RDWR | O_CLOEXEC);
-    pid_t old = up_only_qemu(g);
-
-    up_can_hold(g);
-    g_autoptr(Command) c = up_begin(g, NULL);
-    up_wait_held(g);
-    g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &all), ==, 0); /* QEMU's own kind of lock */
-    up_let_go(g);
-    g_assert_cmpint(up_finish(c, &said), ==, 3);
+    up_let_go(t.g);
+    g_assert_cmpint(up_finish(t.c, &said), ==, 3);
     says(said, "it could not be started (");
-    g_assert_cmpint(up_only_qemu(g), !=, old);
-    close(fd);
-    up_reconnect(g);
-    qmp_ok(g->qmp, "cont", NULL);
-    up_disconnect(g);
-    up_runs(g);
-    up_check_memory(g);
+    g_assert_cmpint(up_only_qemu(t.g), !=, t.old);
+    give_image_back(&t);
 }
 
 /* The new QEMU ends before it has the guest, and somebody else has the image by then: the guest
  * stands, in its old QEMU, and that is said. */
 static void test_stands_in_old(void)
 {
-    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 200};
+    g_autofree char *said = NULL;
+    Taken t;
 
-    if (!has_faults()) {
+    if (!take_image(&t, "takeover/*/at/loaded=hold")) {
         return;
     }
-    g_autoptr(Guest) g = up_counting("takeover/*/at/loaded=hold");
-    if (!g) {
-        return;
-    }
-    g_autofree char *image = g_build_filename(g->dir, "disk", NULL), *said = NULL;
-    int fd = open(image, O_RDWR | O_CLOEXEC);
-    pid_t old = up_only_qemu(g);
-
-    up_can_hold(g);
-    g_autoptr(Command) c = up_begin(g, NULL);
-    up_wait_held(g);
-    g_assert_cmpint(fcntl(fd, F_OFD_SETLK, &all), ==, 0);
-    g_autoptr(GArray) qemus = up_qemus(g);
+    g_autoptr(GArray) qemus = up_qemus(t.g);
     for (guint i = 0; i < qemus->len; i++) {
         pid_t pid = g_array_index(qemus, pid_t, i);
 
-        if (pid != old) {
+        if (pid != t.old) {
             kill(pid, SIGKILL);
         }
     }
-    g_assert_cmpint(up_finish(c, &said), ==, 1);
+    g_assert_cmpint(up_finish(t.c, &said), ==, 1);
     says(said, "the guest stands in its old QEMU, which could not start it again");
-    g_assert_cmpint(up_only_qemu(g), ==, old);
-    close(fd);
-    up_reconnect(g);
-    qmp_ok(g->qmp, "cont", NULL);
-    up_disconnect(g);
-    up_runs(g);
-    up_check_memory(g);
+    g_assert_cmpint(up_only_qemu(t.g), ==, t.old);
+    give_image_back(&t);
 }
 
 /* The end of a migration before it, which the command hears as well, is not that of this one: the

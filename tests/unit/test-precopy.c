@@ -647,7 +647,7 @@ static void test_late(gconstpointer data)
         delay_free(p.delay);
         return;
     }
-    g_assert_cmpuint(delay_bytes(p.delay), >, MIB / 4);
+    side_run_until(delay_bytes(p.delay) > MIB); /* on a busy machine in a later round */
     write_again(p.s);
     side_run_until(p.s->passes >= 5 && !delay_pending(p.delay));
     delay_set(p.delay, 0);
