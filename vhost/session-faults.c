@@ -60,7 +60,7 @@ void ff_vhost_faults_want(FfVhostSession *s)
     if (!s->holds || ff_vhost_session_is_on_its_way(s) || s->faults == FF_VHOST_FAULTS_WANTED) {
         return;
     }
-    if (s->faults == FF_VHOST_FAULTS_NONE && (s->protocol & NEEDED) == NEEDED &&
+    if (!s->parked && s->faults == FF_VHOST_FAULTS_NONE && (s->protocol & NEEDED) == NEEDED &&
         s->rings.n_regions && s->rings.n_regions <= FF_VHOST_MAX_FAULT_REGIONS && !s->odd &&
         s->ops->can_wait && s->ops->can_wait(s->opaque)) {
         s->faults = FF_VHOST_FAULTS_WANTED;

@@ -56,6 +56,7 @@ struct FfVhostSession {
     gint64 came_back_at;                   /* ... until then; 0: nothing was waited */
     /* holding */
     bool holds;
+    bool parked; /* it has memory, and gets no ring; with .holds */
     GQueue held; /* FfVhostMessage *; what is left of them when nothing is held is to be sent */
     /* waiting for pages */
     FfVhostFaults faults;

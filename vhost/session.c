@@ -451,17 +451,28 @@ int ff_vhost_session_hold(FfVhostSession *s, bool hold)
         unsigned n;
 
         ff_vhost_session_regions(s, &n, NULL);
-        if (n && !s->holds) {
+        if (n && (!s->holds || s->parked)) {
             return -EBUSY;
         }
         s->holds = true;
         return 0;
     }
     if (s->holds) {
-        s->holds = false;
+        s->holds = s->parked = false;
         ff_vhost_faults_end(s);
     }
     pump(s);
+    return 0;
+}
+
+int ff_vhost_session_park(FfVhostSession *s)
+{
+    if (!s->holds) {
+        if (ff_vhost_session_runs(s)) {
+            return -EBUSY;
+        }
+        s->holds = s->parked = true;
+    }
     return 0;
 }
 
@@ -860,6 +871,9 @@ const char *ff_vhost_session_unloggable(const FfVhostSession *s)
     }
     if (s->odd) {
         return s->odd;
+    }
+    if (s->parked) {
+        return "it stands until a snapshot is saved";
     }
     if (s->holds || s->faults == FF_VHOST_FAULTS_END) {
         return "the guest's memory is not all there yet";

@@ -87,6 +87,9 @@ void ff_vhost_session_log_end(FfVhostSession *s);
  * ops.can_wait()); HOLD FALSE: it gets what was
  * held. -EBUSY: it has memory already. */
 int ff_vhost_session_hold(FfVhostSession *s, bool hold);
+/* The same of a back-end that has memory, all of which is there, until
+ * ff_vhost_session_hold(s, false): it writes nothing, as it begins no ring. -EBUSY: one runs. */
+int ff_vhost_session_park(FfVhostSession *s);
 
 /* ---- pages that the back-end waits for ------------------------------------------------------- */
 

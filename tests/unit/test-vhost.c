@@ -900,6 +900,37 @@ static void test_held(void)
     world_free(w);
 }
 
+/* It has memory and gets no ring, also if it could wait for pages: none is missing. */
+static void test_parked(void)
+{
+    World *w = world_new();
+
+    w->waits = w->has_turn = true;
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    g_assert_cmpint(ff_vhost_session_park(w->session), ==, -EBUSY);
+    stop_ring(w);
+    ring_stopped(w, 0);
+    g_assert_cmpint(ff_vhost_session_park(w->session), ==, 0);
+    g_assert_nonnull(ff_vhost_session_unloggable(w->session));
+    for (unsigned i = 0; i < 2; i++) {
+        start_ring(w);
+        g_assert_true(ff_vhost_session_may_wait(w->session));
+        g_assert_null(g_queue_peek_head(&w->backend));
+        stop_ring(w);
+        expect(&w->qemu, FF_VHOST_GET_VRING_BASE);
+    }
+    start_ring(w);
+    g_assert_false(ff_vhost_session_rests(w->session));
+    g_assert_cmpint(ff_vhost_session_park(w->session), ==, 0);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, true), ==, -EBUSY);
+    g_assert_cmpint(ff_vhost_session_hold(w->session, false), ==, 0);
+    expect_ring(w, false);
+    g_assert_null(ff_vhost_session_unloggable(w->session));
+    world_free(w);
+}
+
 /* QEMU reads the device's status and writes it back with one bit more. */
 static void test_held_status(void)
 {
@@ -1854,6 +1885,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/let-go-in-order", test_let_go_in_order);
     g_test_add_func("/vhost/held-calls", test_held_calls);
     g_test_add_func("/vhost/no-handshake", test_no_handshake);
+    g_test_add_func("/vhost/parked", test_parked);
     g_test_add_func("/vhost/held/status", test_held_status);
     g_test_add_func("/vhost/held/acknowledged", test_held_acknowledged);
     g_test_add_func("/vhost/behind", test_behind);
