@@ -257,6 +257,14 @@ static bool holds(void *opaque)
            (phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED);
 }
 
+/* From the instant of a snapshot until its memory is saved: their writes would not be caught. */
+static bool parks(void *opaque)
+{
+    const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
+
+    return state->role == FF_ROLE_SOURCE && ff_state_is_marked(state, FF_MARK_PARKED);
+}
+
 static void look(FfBackends *b)
 {
     if (!holds(b)) {
@@ -350,6 +358,7 @@ static void check(FfVhostConn *backend, void *opaque)
 }
 
 static const FfVhostConnOps backend_ops = {.holds = holds,
+                                           .parks = parks,
                                            .logs = logs,
                                            .ended = ended,
                                            .mapped = mapped,

@@ -233,13 +233,15 @@ static void stands(void *opaque)
 {
     FfVhostConn *b = opaque;
 
+    bool parks = b->ops->parks(b->opaque);
+
     /* Memory that is all there in a moment, as after a precopy, is not worth a word. */
-    if (!b->stands && b->ops->misses(b->opaque)) {
+    if (!b->stands && (parks || b->ops->misses(b->opaque))) {
         b->stands = true;
-        ff_relay_log(b->relay,
-                     "vhost-user back-end '%s': it cannot wait for pages: the device stands until "
-                     "all of the guest's memory is there",
-                     b->plan->id);
+        ff_relay_log(b->relay, "vhost-user back-end '%s': %s", b->plan->id,
+                     parks ? "the device stands until the snapshot is saved"
+                           : "it cannot wait for pages: the device stands until all of the guest's "
+                             "memory is there");
     }
 }
 
@@ -290,12 +292,15 @@ static const FfVhostSessionOps session_ops = {
 /* FALSE: the back-end has what it must not have. */
 static bool look(FfVhostConn *b)
 {
-    int rc = ff_vhost_session_hold(b->session, b->ops->holds(b->opaque));
+    bool parks = b->ops->parks(b->opaque);
+    int rc = parks ? ff_vhost_session_park(b->session)
+                   : ff_vhost_session_hold(b->session, b->ops->holds(b->opaque));
 
+    b->stands = b->stands && (parks || b->ops->holds(b->opaque));
     if (rc < 0) {
-        ff_relay_log(b->relay,
-                     "vhost-user back-end '%s': it has the memory of a guest that is still coming",
-                     b->plan->id);
+        ff_relay_log(b->relay, "vhost-user back-end '%s': %s", b->plan->id,
+                     parks ? "it has a ring while a snapshot is being taken"
+                           : "it has the memory of a guest that is still coming");
     }
     return rc == 0;
 }

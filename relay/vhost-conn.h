@@ -12,6 +12,8 @@ typedef struct FfVhostConn FfVhostConn;
 typedef struct {
     /* TRUE: what the back-end gets of guest memory is held back now. */
     bool (*holds)(void *opaque);
+    /* TRUE: it has the guest's memory, and may not write to it: a snapshot is being taken. */
+    bool (*parks)(void *opaque);
     void (*came)(FfVhostConn *backend, void *opaque);
     void (*logs)(FfVhostConn *backend, void *opaque);
     /* A back-end has mapped the memory: another one of its process may. */

@@ -208,6 +208,11 @@ enum {
      * the phase is SETUP, cleared before the first page is given up, or when it is IDLE. An engine
      * of before it has never set it. */
     FF_MARK_WHOLE = 1 << 6,
+    /* S: devices in other processes (vhost-user) get no ring, whatever QEMU says, as a live
+     * snapshot could not catch their writes. Set when the guest stands for it and they have
+     * finished, before the guest runs on; cleared when its memory is saved, or is not to be. The
+     * relay, too, looks at it. */
+    FF_MARK_PARKED = 1 << 7,
 };
 #define FF_FILE_HELD "file"
 /* The description of that file which has the lease (migration/lease.h), while there is one. */

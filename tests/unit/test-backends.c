@@ -330,6 +330,54 @@ static void test_held(void)
     world_free(w);
 }
 
+static void start_ring(World *w, int kick)
+{
+    const uint64_t ring = 0;
+
+    send_message(w->qemu, FF_VHOST_SET_VRING_KICK, 0, &ring, sizeof(ring), kick);
+}
+
+/* From the instant of a snapshot until its memory is saved, whichever engine there is. */
+static void test_parked(void)
+{
+    World *w = world_new();
+    int kick = memfd_create("kick", MFD_CLOEXEC);
+
+    shake_hands(w);
+    give_memory(w);
+    expect(w->backend, FF_VHOST_SET_FEATURES, 0);
+    expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
+    w->relay.state->role = FF_ROLE_SOURCE;
+    ff_state_mark(w->relay.state, FF_MARK_PARKED);
+    start_ring(w, kick);
+    g_assert_true(is_silent(w->backend));
+    offer(w);
+    g_assert_true(is_silent(w->backend));
+    ff_state_unmark(w->relay.state, FF_MARK_PARKED);
+    g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
+    expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+    close(kick);
+    world_free(w);
+}
+
+/* Nobody may say of it that it writes nothing: it has a ring that was not stopped. */
+static void test_parked_runs(void)
+{
+    World *w = world_new();
+    int kick = memfd_create("kick", MFD_CLOEXEC);
+    char byte;
+
+    shake_hands(w);
+    start_ring(w, kick);
+    expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+    w->relay.state->role = FF_ROLE_SOURCE;
+    ff_state_mark(w->relay.state, FF_MARK_PARKED);
+    g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
+    g_assert_cmpint(recv(w->backend, &byte, 1, 0), ==, 0);
+    close(kick);
+    world_free(w);
+}
+
 static void log_not_acknowledged(World *w)
 {
     const uint64_t zero = 0;
@@ -885,6 +933,8 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/log/engine-dies", test_engine_dies);
     g_test_add_func("/backends/log/runs", test_log_runs);
     g_test_add_func("/backends/held", test_held);
+    g_test_add_func("/backends/parked", test_parked);
+    g_test_add_func("/backends/parks-none-that-runs", test_parked_runs);
     g_test_add_func("/backends/not-taken", test_not_taken);
     g_test_add_func("/backends/removed", test_removed);
     g_test_add_func("/backends/removed/later", test_removed_later);
