@@ -30,6 +30,7 @@
 #include "migration/journal.h"
 #include "migration/precopy.h"
 #include "migration/received.h"
+#include "migration/snapshot-devices.h"
 #include "migration/source-recover.h"
 #include "migration/source.h"
 
@@ -268,6 +269,7 @@ void ff_adopt_source(FfSource *s)
     undo(s->cfg->vmm);
     ff_device_copy_end(s->copy);
     ff_journal_idle(s->cfg->state);
+    ff_snapshot_devices_unpark(s->cfg->state, &s->cfg->vmm->memory);
     /* A destination that has loaded what it got waits for a grant that will not come. */
     s->dest_may_be_loaded = phase == FF_PHASE_STOPPED;
     ff_control_set_error(s->control, DIED ": the guest continues here, repeat what was asked for");

@@ -49,7 +49,7 @@ bool ff_dest_check_guest(FfDestination *d, bool *refused, GError **error)
     FfVmmMemory *memory = &d->cfg->vmm->memory;
     GPtrArray *blocks = NULL;
 
-    memory->takes_devices = !d->origin;
+    memory->takes_devices = true;
     FfGuestFit fit = memory->check(memory, FF_ROLE_DESTINATION, &blocks, d->conn->vm_uuid, error);
 
     d->occupied = fit == FF_GUEST_OCCUPIED;

@@ -22,6 +22,7 @@
 
 #include "fault/fault.h"
 #include "migration/journal.h"
+#include "migration/snapshot-devices.h"
 #include "migration/snapshot-guest.h"
 #include "net/priority.h"
 #include "snapshot/run-state.h"
@@ -214,6 +215,7 @@ static bool look_at_guest(FfSnapshot *s, GError **error)
     FfVmmMemory *memory = &s->cfg->vmm->memory;
     GPtrArray *all = NULL;
     uint8_t uuid[16];
+    memory->takes_devices = true;
     FfGuestFit fit = memory->check(memory, FF_ROLE_SOURCE, &all, uuid, error);
 
     if (fit != FF_GUEST_FITS) {
@@ -366,7 +368,8 @@ static bool begin(FfSnapshot *s, GError **error)
     ff_journal_setup(s->cfg->state);
     FF_FAULT_AT("setup");
     if (!can_branch(s, error) || !look_at_guest(s, error) || !open_output(s, error) ||
-        !drop_discards(s, error) || !make_capture(s, error)) {
+        !drop_discards(s, error) || !make_capture(s, error) ||
+        !ff_snapshot_devices_begin(s, error)) {
         return false;
     }
     ff_stamp(s->stats->setup_us);
@@ -512,7 +515,7 @@ static bool take(FfSnapshot *s, GError **error)
     /* Ahead: a thread is not made at once. */
     s->resumer = g_thread_try_new("ff-resume", resume_guest, s, error);
     if (!s->resumer || !ff_snapshot_stop_guest(s, error) || !sees_all_writes(s, true, error) ||
-        !ff_capture_arm(s->capture, error)) {
+        !ff_snapshot_devices_park(s, error) || !ff_capture_arm(s->capture, error)) {
         return false;
     }
     FF_FAULT_AT("armed");
@@ -635,6 +638,7 @@ static bool save(FfSnapshot *s, GError **error)
         return false;
     }
     end_capture(s);
+    ff_snapshot_devices_end(s);
     FF_FAULT_AT("written");
     return end_resuming(s, error) && is_still_unused(s, error) && is_all_known(s, error) &&
            ff_live_file_end(s->file, error) && ff_snapshot_goes_on(s, error) &&
@@ -675,6 +679,7 @@ static void roll_back(FfSnapshot *s, const GError *why)
     FF_FAULT_AT("rolling-back");
     /* First, as QEMU may wait for a page, and answers nobody then. */
     end_capture(s);
+    ff_snapshot_devices_end(s);
     if (!end_resuming(s, &resuming)) {
         why = resuming; /* the writer was stopped for it */
     }

@@ -83,7 +83,8 @@ struct FfVmmMemory {
     bool (*log_whole)(FfVmmMemory *memory, bool stopped, GError **error);
     /* Safe to call twice, and where there is none. */
     void (*log_end)(FfVmmMemory *memory);
-    /* Destination, optional: all of the memory is here, and the journal says so. */
+    /* Optional: such devices need not stand any more, and the journal says so. Destination: all of
+     * the memory is here. Source: it was saved (FF_MARK_PARKED). */
     void (*all_here)(FfVmmMemory *memory);
     /* Optional (NULL: nothing does): the device by which the guest may give memory back at any time
      * (g_free), in a few words; NULL: there is none. */
