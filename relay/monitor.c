@@ -167,10 +167,18 @@ static bool is_owned(const FfMonitor *mon, const FfQmpCommand *command)
     return ff_owned(command, mon->relay->filters | (left ? FF_FILTER_RUN_STATE : 0));
 }
 
+/* The guest runs, or may run, in its next QEMU, whose monitor this is not yet: the end of this one
+ * would not be its end, and a client that was told that it is may start it elsewhere. */
+static bool ends_another(const FfMonitor *mon, const FfQmpCommand *command)
+{
+    return ff_ends_vmm(command) && ff_state_is_marked(mon->relay->state, FF_MARK_MOVED);
+}
+
 /* Whether ITEM can be judged only when all before it is answered. */
 static bool needs_wait(const FfMonitor *mon, const FfItem *item)
 {
-    return is_owned(mon, item->command) || (item->command && item->command->oob);
+    return is_owned(mon, item->command) || ends_another(mon, item->command) ||
+           (item->command && item->command->oob);
 }
 
 void ff_monitor_pump(FfMonitor *mon)
@@ -187,6 +195,11 @@ void ff_monitor_pump(FfMonitor *mon)
         mon->todo_bytes -= g_bytes_get_size(item->raw);
         if (mon->kept && !mon->negotiated) {
             ff_overdue_negotiate(mon, item);
+        } else if (mon->negotiated && ends_another(mon, item->command)) {
+            reply_error(
+                mon, item,
+                "the guest goes to another QEMU, or is there by now: connect again, and repeat it");
+            ff_item_free(item);
         } else if (wait && mon->negotiated && is_owned(mon, item->command) &&
                    (!item->command->oob || mon->oob_enabled)) {
             own_item(mon, item);

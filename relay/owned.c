@@ -125,6 +125,18 @@ bool ff_starts_migration(const FfQmpCommand *command)
            (!g_strcmp0(command->name, "migrate") || !g_strcmp0(command->name, "migrate-incoming"));
 }
 
+bool ff_ends_vmm(const FfQmpCommand *command)
+{
+    const char *line;
+
+    if (command && command->name && is_hmp(command, &line)) {
+        g_autofree char *word = hmp_word(&line);
+
+        return !strcmp(word, "q") || !strcmp(word, "quit");
+    }
+    return command && !g_strcmp0(command->name, "quit");
+}
+
 FfSaid ff_says(const FfQmpCommand *command)
 {
     static const char *const conts[] = {"cont", "c", NULL}, *const stops[] = {"stop", "s", NULL};

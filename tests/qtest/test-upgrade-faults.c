@@ -409,6 +409,39 @@ static void test_stop_after_giving(void)
     }
 }
 
+/* That one's end would not be the guest's: a client is not told so. */
+static void test_quit_after_giving(void)
+{
+    static const char *const points[] = {"handover/*/at/given=hold", "takeover/*/at/running=hold"};
+
+    if (!has_faults()) {
+        return;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(points); i++) {
+        g_autoptr(Guest) g = up_counting(points[i]);
+        if (!g) {
+            return;
+        }
+        g_test_message("%s", points[i]);
+        up_can_hold(g);
+        pid_t old = up_only_qemu(g);
+        g_autoptr(Qmp) other = up_by_hand(g);
+        up_wait_held(g);
+        g_autofree char *why = qmp_error(g->qmp, "quit", NULL);
+        says(why, "connect again");
+        g_autofree char *human =
+            qmp_error(g->qmp, "human-monitor-command", "{'command-line': ' q'}");
+        says(human, "connect again");
+        up_let_go(g);
+        up_disconnect(g);
+        g_assert_cmpint(up_only_qemu(g), !=, old);
+        up_runs(g);
+        up_check_memory(g);
+        qmp_ok(other, "quit", NULL);
+        up_await_qemus(g, 0);
+    }
+}
+
 /* Relay and engine of the old QEMU die when the journal says that the guest is being stopped, and
  * it is not yet: a client that says stop to the next engine is not told that it stands while it
  * runs. */
@@ -710,6 +743,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/upgrade-faults/disks-change/early", "handover/*/at/setup=hold",
                          test_disks_change);
     g_test_add_func("/upgrade-faults/stop-after-giving", test_stop_after_giving);
+    g_test_add_func("/upgrade-faults/quit-after-giving", test_quit_after_giving);
     g_test_add_func("/upgrade-faults/stop-while-taken-back", test_stop_while_taken_back);
     g_test_add_func("/upgrade-faults/adopted-runs", test_adopted_runs);
     g_test_add_func("/upgrade-faults/not-started", test_not_started);
