@@ -268,8 +268,9 @@ void ff_adopt_source(FfSource *s)
     ff_precopy_end(s, false);
     undo(s->cfg->vmm);
     ff_device_copy_end(s->copy);
-    ff_journal_idle(s->cfg->state);
+    /* Before: with IDLE nobody would come who does it. */
     ff_snapshot_devices_unpark(s->cfg->state, &s->cfg->vmm->memory);
+    ff_journal_idle(s->cfg->state);
     /* A destination that has loaded what it got waits for a grant that will not come. */
     s->dest_may_be_loaded = phase == FF_PHASE_STOPPED;
     ff_control_set_error(s->control, DIED ": the guest continues here, repeat what was asked for");

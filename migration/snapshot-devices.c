@@ -23,20 +23,23 @@ bool ff_snapshot_devices_park(FfSnapshot *s, GError **error)
     if (!memory->has_devices) {
         return true;
     }
-    if (!memory->log_whole(memory, true, error)) {
-        return false;
-    }
+    /* First: what begins behind the question is held, what began before it is told. */
     ff_state_mark(s->cfg->state, FF_MARK_PARKED);
     FF_FAULT_AT("parked");
+    bool whole = memory->log_whole(memory, true, error);
+
     memory->log_end(memory);
-    return true;
+    return whole;
 }
 
 void ff_snapshot_devices_unpark(FfStateHeader *state, FfVmmMemory *memory)
 {
     if (ff_state_is_marked(state, FF_MARK_PARKED)) {
         ff_state_unmark(state, FF_MARK_PARKED);
-        memory->all_here(memory);
+        FF_FAULT_AT("unparked");
+        if (memory->all_here) {
+            memory->all_here(memory);
+        }
     }
 }
 
@@ -46,6 +49,6 @@ void ff_snapshot_devices_end(FfSnapshot *s)
 
     if (memory->has_devices) {
         memory->log_end(memory);
-        ff_snapshot_devices_unpark(s->cfg->state, memory);
     }
+    ff_snapshot_devices_unpark(s->cfg->state, memory);
 }

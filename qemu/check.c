@@ -32,7 +32,8 @@ typedef struct {
 #define DETACH "remove the device before the migration"
 #define OTHER_PROCESS "another process maps the guest's memory through it"
 #define FOLLOW                                                                                     \
-    "to migrate it start both QEMUs by farfault run --vhost-user=migrate, or remove the device"
+    "to migrate, save or restore it start QEMU, at both sides, by farfault with "                  \
+    "--vhost-user=migrate, or remove the device"
 
 /* What /proc/PID/fd/N says. */
 static const Forbidden forbidden_files[] = {

@@ -95,7 +95,7 @@ static void look_at(FfBackendsAnswer *answer, FfVhostConn *backend, bool destina
     unsigned n;
 
     if (!session) {
-        say_why(answer, "the back-end of chardev '%s' is not connected", id);
+        say_why(answer, "the back-end of chardev '%s' is not connected: start it", id);
         return;
     }
     ff_vhost_session_regions(session, &n, NULL);
@@ -221,6 +221,8 @@ static void add_running(const FfBackends *b, FfBackendsAnswer *answer)
     }
 }
 
+static void look(FfBackends *b);
+
 static void tell_lost(FfBackends *b, bool stopped)
 {
     FfBackendsAnswer answer = {.op = FF_BACKENDS_LOST};
@@ -231,6 +233,9 @@ static void tell_lost(FfBackends *b, bool stopped)
     add_lost(b, &answer);
     if (stopped) {
         add_running(b, &answer);
+    }
+    if (stopped && !answer.why[0]) {
+        look(b); /* if they are to stand from now on, they do before the answer */
     }
     reply(b, &answer);
 }
@@ -262,7 +267,10 @@ static bool parks(void *opaque)
 {
     const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
 
-    return state->role == FF_ROLE_SOURCE && ff_state_is_marked(state, FF_MARK_PARKED);
+    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE);
+
+    return state->role == FF_ROLE_SOURCE && phase != FF_PHASE_IDLE &&
+           ff_state_is_marked(state, FF_MARK_PARKED);
 }
 
 static void look(FfBackends *b)
@@ -332,9 +340,13 @@ static void all_there(FfVhostConn *backend, void *opaque)
     ff_page_waits_all_there(backend);
 }
 
+/* In a restore no engine answers for them. */
 static bool misses(void *opaque)
 {
-    return ff_page_waits_is_ready(((FfBackends *)opaque)->page_waits);
+    FfBackends *b = opaque;
+
+    return ff_page_waits_is_ready(b->page_waits) ||
+           ff_state_is_marked(b->relay->state, FF_MARK_FILE);
 }
 
 static bool can_wait(FfVhostConn *backend, void *opaque)
@@ -385,6 +397,17 @@ static void engine_gone(FfBackends *b)
     ff_page_waits_end(b->page_waits);
     end_log(b);
     look(b);
+}
+
+void ff_backends_engine_dead(FfRelay *relay)
+{
+    FfStateHeader *state = relay->state;
+
+    if (relay->backends && state->role == FF_ROLE_SOURCE &&
+        ff_state_is_marked(state, FF_MARK_PARKED)) {
+        ff_state_unmark(state, FF_MARK_PARKED); /* nobody saves anything any more */
+        look(relay->backends);
+    }
 }
 
 static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)

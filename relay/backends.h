@@ -17,6 +17,8 @@ typedef struct {
  * their end. -errno: there are none, and an engine without would leave back-ends waiting. */
 int ff_backends_offer(FfRelay *relay, FfBackendsEnds *ends);
 void ff_backends_ends_close(FfBackendsEnds *ends);
+/* There is no engine any more that could save a snapshot: what stands for that goes on. */
+void ff_backends_engine_dead(FfRelay *relay);
 /* The id of the first one that does not rest (relay/vhost-conn.h); NULL: all do. */
 const char *ff_backends_restless(const FfRelay *relay);
 /* What is to be known of back-end I of the plan. FALSE: QEMU has removed its chardev. .had.rest

@@ -157,6 +157,7 @@ static void dead(FfRelay *relay)
 {
     ff_hook_engine_dead(relay);
     ff_uffds_engine_dead(relay);
+    ff_backends_engine_dead(relay);
     look(relay);
 }
 

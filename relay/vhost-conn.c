@@ -239,9 +239,10 @@ static void stands(void *opaque)
     if (!b->stands && (parks || b->ops->misses(b->opaque))) {
         b->stands = true;
         ff_relay_log(b->relay, "vhost-user back-end '%s': %s", b->plan->id,
-                     parks ? "the device stands until the snapshot is saved"
-                           : "it cannot wait for pages: the device stands until all of the guest's "
-                             "memory is there");
+                     parks
+                         ? "the device stands until the snapshot is saved"
+                         : "it does not wait for pages: the device stands until all of the guest's "
+                           "memory is there");
     }
 }
 

@@ -21,7 +21,7 @@ typedef struct {
     /* The connection is about to end; it is over, and the next one may come. */
     void (*parts)(FfVhostConn *backend, void *opaque);
     void (*ended)(FfVhostConn *backend, void *opaque);
-    /* TRUE: pages are missing, and an engine answers for them. */
+    /* TRUE: pages are missing, for longer than a moment. */
     bool (*misses)(void *opaque);
     /* As FfVhostSessionOps. */
     bool (*can_wait)(FfVhostConn *backend, void *opaque);

@@ -49,6 +49,7 @@ struct FfVhostSession {
     bool was_reset;   /* the device, since it was told; its rings were empty */
     const char *lost;
     /* stopping */
+    bool unfinished;       /* a ring was stopped that was not empty, and none was begun since */
     FfVhostMessage *reset; /* a network's, which waits until its rings have stopped; NULL: none */
     FfVhostMessage *stopping;              /* the message that waits for it; NULL: none */
     gint64 stopping_since, stopping_until; /* us */

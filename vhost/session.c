@@ -34,6 +34,7 @@
 #define PACKED "its rings are packed ones"
 #define IOMMU "it is behind an IOMMU of the guest's"
 #define RESET "the device was reset"
+#define UNFINISHED "the back-end has not finished its requests"
 #define MOVED "the guest's memory has changed its places"
 #define NO_ROOM "the relay has no room for one more open file"
 
@@ -219,6 +220,9 @@ static void note_ring(FfVhostSession *s, const FfVhostMessage *msg)
 
 static void note(FfVhostSession *s, const FfVhostMessage *msg)
 {
+    if (msg->header.request == FF_VHOST_SET_VRING_KICK) {
+        s->unfinished = false; /* what is written of old requests is in the next log */
+    }
     if (msg->header.request > FF_VHOST_LAST_KNOWN || !msg->header.request ||
         msg->header.flags & FF_VHOST_REPLY || !ff_vhost_message_fits(msg)) {
         s->odd = "QEMU speaks of what this farfault does not know";
@@ -367,6 +371,13 @@ static bool is_same_kind(const FfVhostMessage *a, const FfVhostMessage *b)
            (ff_vhost_is_memory(a) && ff_vhost_is_memory(b));
 }
 
+/* QEMU up to 8.0 says so before its rings stop, and a back-end may drop what is in them then. */
+static bool is_reset(const FfVhostMessage *msg)
+{
+    return msg->header.request == FF_VHOST_SET_STATUS && ff_vhost_message_fits(msg) &&
+           !ff_vhost_u64(msg);
+}
+
 /* It takes the place of the one before, which nobody was given: a guest can begin its driver as
  * often as it likes, and a table has up to eight fds. FALSE: there is none, or of memory some was
  * added since. */
@@ -378,7 +389,10 @@ static bool replace_held(FfVhostSession *s, FfVhostMessage *msg)
                    ? s->held.tail
                    : NULL;
 
+    bool reset = false;
+
     while (l && !is_same_kind(l->data, msg)) {
+        reset |= is_reset(l->data);
         l = l->prev;
     }
     if (!l || ((FfVhostMessage *)l->data)->header.request != request) {
@@ -386,7 +400,23 @@ static bool replace_held(FfVhostSession *s, FfVhostMessage *msg)
     }
     ff_vhost_message_free(l->data);
     l->data = msg;
+    if (reset) { /* which is said before it, or a back-end would forget it */
+        g_queue_unlink(&s->held, l);
+        g_queue_push_tail_link(&s->held, l);
+    }
     return true;
+}
+
+/* What the device's status was before a reset is of no interest behind it. */
+static void forget_status(FfVhostSession *s)
+{
+    for (GList *l = s->held.head, *next; l; l = next) {
+        next = l->next;
+        if (((FfVhostMessage *)l->data)->header.request == FF_VHOST_SET_STATUS) {
+            ff_vhost_message_free(l->data);
+            g_queue_delete_link(&s->held, l);
+        }
+    }
 }
 
 /* What QEMU wants to hear of MSG, which the back-end is not told now. */
@@ -425,6 +455,9 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
         ff_vhost_faults_want(s);
     }
     forget_earlier(s, msg);
+    if (is_reset(msg)) {
+        forget_status(s);
+    }
     if (!replace_held(s, msg)) {
         g_queue_push_tail(&s->held, msg);
     }
@@ -489,13 +522,6 @@ static int stopped_ring(const FfVhostMessage *msg)
     }
     FfVhostVringState state = ff_vhost_state(msg);
     return disables && state.value ? -1 : (int)MIN(state.index, (uint32_t)FF_VHOST_MAX_RINGS);
-}
-
-/* QEMU up to 8.0 says so before its rings stop, and a back-end may drop what is in them then. */
-static bool is_reset(const FfVhostMessage *msg)
-{
-    return msg->header.request == FF_VHOST_SET_STATUS && ff_vhost_message_fits(msg) &&
-           !ff_vhost_u64(msg);
 }
 
 /* One that the back-end was not given yet has nothing under way. */
@@ -566,6 +592,7 @@ static Drained is_drained(FfVhostSession *s, const FfVhostMessage *msg)
         return PASSES;
     case FF_VHOST_RING_UNREADABLE:
         lose(s, "a ring of the device lies outside of the guest's memory");
+        s->unfinished = true;
         return PASSES_BUSY;
     case FF_VHOST_RING_BUSY:
         break;
@@ -573,7 +600,8 @@ static Drained is_drained(FfVhostSession *s, const FfVhostMessage *msg)
     gint64 now = g_get_monotonic_time();
 
     if (s->stopping ? now >= s->stopping_until : patience(s, now) <= 0) {
-        lose(s, "the back-end has not finished its requests");
+        lose(s, UNFINISHED);
+        s->unfinished = true;
         return PASSES_BUSY;
     }
     return WAITS;
@@ -871,6 +899,9 @@ const char *ff_vhost_session_unloggable(const FfVhostSession *s)
     }
     if (s->odd) {
         return s->odd;
+    }
+    if (s->unfinished) {
+        return UNFINISHED;
     }
     if (s->parked) {
         return "it stands until a snapshot is saved";

@@ -96,7 +96,7 @@ static void hop(VhostWorld *w, const Course *c)
     if (c->postcopy)
         vhost_world_switch_over(w, &old);
     if (c->unable || c->locked)
-        vm_wait_stderr(w->vm, "cannot wait for pages");
+        vm_wait_stderr(w->vm, "does not wait for pages");
     arrive(w, &old, c);
 }
 

@@ -77,7 +77,7 @@ static void test_course(gconstpointer data)
             qmp_expect(vm_qmp(old.vm), "MIGRATION_PASS");
         vhost_world_switch_over(w, &old);
         if (c->unable)
-            vm_wait_stderr(w->vm, "cannot wait for pages");
+            vm_wait_stderr(w->vm, "does not wait for pages");
         arrive(w, &old);
     }
     vhost_world_end(w);

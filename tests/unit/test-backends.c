@@ -348,6 +348,7 @@ static void test_parked(void)
     expect(w->backend, FF_VHOST_SET_FEATURES, 0);
     expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
     w->relay.state->role = FF_ROLE_SOURCE;
+    w->relay.state->phase = FF_PHASE_STOPPED;
     ff_state_mark(w->relay.state, FF_MARK_PARKED);
     start_ring(w, kick);
     g_assert_true(is_silent(w->backend));
@@ -356,6 +357,25 @@ static void test_parked(void)
     ff_state_unmark(w->relay.state, FF_MARK_PARKED);
     g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
     expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+    close(kick);
+    world_free(w);
+}
+
+/* Nobody could save anything any more. */
+static void test_parked_engine_dead(void)
+{
+    World *w = world_new();
+    int kick = memfd_create("kick", MFD_CLOEXEC);
+
+    shake_hands(w);
+    w->relay.state->role = FF_ROLE_SOURCE;
+    w->relay.state->phase = FF_PHASE_SETUP;
+    ff_state_mark(w->relay.state, FF_MARK_PARKED);
+    start_ring(w, kick);
+    g_assert_true(is_silent(w->backend));
+    ff_backends_engine_dead(&w->relay);
+    expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+    g_assert_false(ff_state_is_marked(w->relay.state, FF_MARK_PARKED));
     close(kick);
     world_free(w);
 }
@@ -371,6 +391,7 @@ static void test_parked_runs(void)
     start_ring(w, kick);
     expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
     w->relay.state->role = FF_ROLE_SOURCE;
+    w->relay.state->phase = FF_PHASE_STOPPED;
     ff_state_mark(w->relay.state, FF_MARK_PARKED);
     g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
     g_assert_cmpint(recv(w->backend, &byte, 1, 0), ==, 0);
@@ -934,6 +955,7 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/log/runs", test_log_runs);
     g_test_add_func("/backends/held", test_held);
     g_test_add_func("/backends/parked", test_parked);
+    g_test_add_func("/backends/parked-engine-dead", test_parked_engine_dead);
     g_test_add_func("/backends/parks-none-that-runs", test_parked_runs);
     g_test_add_func("/backends/not-taken", test_not_taken);
     g_test_add_func("/backends/removed", test_removed);

@@ -946,10 +946,18 @@ static void test_held_status(void)
         g_assert_null(g_queue_peek_head(&w->backend));
         expect_u64(&w->qemu, FF_VHOST_GET_STATUS, words[i]);
     }
+    const uint64_t features = ACCEPTED, again[] = {1, 3};
+    /* Behind the reset, which the back-end may take for a word on these as well; what was before it
+     * nobody needs. */
+    qemu_says(w, FF_VHOST_SET_FEATURES, &features, sizeof(features), -1);
+    qemu_says(w, FF_VHOST_SET_STATUS, &again[0], sizeof(again[0]), -1);
+    qemu_says(w, FF_VHOST_SET_STATUS, &words[2], sizeof(words[2]), -1);
+    qemu_says(w, FF_VHOST_SET_FEATURES, &features, sizeof(features), -1);
+    qemu_says(w, FF_VHOST_SET_STATUS, &again[1], sizeof(again[1]), -1);
     ff_vhost_session_hold(w->session, false);
-    for (unsigned i = 0; i < G_N_ELEMENTS(words); i++) {
-        expect_u64(&w->backend, FF_VHOST_SET_STATUS, words[i]);
-    }
+    expect_u64(&w->backend, FF_VHOST_SET_STATUS, 0);
+    expect_u64(&w->backend, FF_VHOST_SET_FEATURES, ACCEPTED);
+    expect_u64(&w->backend, FF_VHOST_SET_STATUS, 3);
     ask(w, FF_VHOST_GET_STATUS, 3);
     world_free(w);
 }
