@@ -319,6 +319,41 @@ static bool is_alone(const GPtrArray *disks, const FfCliDisk *d, GError **error)
     return true;
 }
 
+static void add_other(FfCliQmp *qmp, const char *path, GString *names)
+{
+    g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "qom-list", one("path", path), NULL);
+
+    for (guint i = 0; i < ff_json_node_length(list); i++) {
+        JsonObject *child = ff_json_node_nth(list, i);
+
+        if (g_str_has_prefix(ff_json_string_or(child, "type", ""), "child<vhost-user-blk")) {
+            g_string_append_printf(names, "%s%s", names->len ? ", " : "",
+                                   ff_json_string_or(child, "name", "unnamed"));
+        }
+    }
+}
+
+char *ff_cli_disks_other(FfCliQmp *qmp)
+{
+    g_autoptr(GString) names = g_string_new(NULL);
+
+    add_other(qmp, "/machine/peripheral", names);
+    add_other(qmp, "/machine/peripheral-anon", names);
+    return names->len ? g_string_free(g_steal_pointer(&names), FALSE) : NULL;
+}
+
+static bool has_no_other(FfCliQmp *qmp, GError **error)
+{
+    g_autofree char *names = ff_cli_disks_other(qmp);
+
+    return !names ||
+           refuse(
+               error,
+               "%s is another process's disk (vhost-user), of which no overlay can be made: leave "
+               "--disks away, and copy its image as docs/vhost-user.md says",
+               names);
+}
+
 static GPtrArray *read_disks(FfCliQmp *qmp, const FfCliHost *host, GError **error)
 {
     g_autoptr(JsonNode) block = ff_cli_qmp_call(qmp, "query-block", NULL, error);
@@ -350,8 +385,8 @@ GPtrArray *ff_cli_disks_plan(FfCliQmp *qmp, FfCliHost *host, GError **error)
                       "guest's host");
         return NULL;
     }
-    if (!is_nobodys(qmp, error) || !has_no_jobs(qmp, error) || !has_no_exports(qmp, error) ||
-        !find_host(qmp, host, error)) {
+    if (!is_nobodys(qmp, error) || !has_no_other(qmp, error) || !has_no_jobs(qmp, error) ||
+        !has_no_exports(qmp, error) || !find_host(qmp, host, error)) {
         return NULL;
     }
     return read_disks(qmp, host, error);

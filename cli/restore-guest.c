@@ -40,6 +40,7 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 typedef struct {
     gboolean help, quiet, learn, no_set;
     char *offset_text;
+    char *vhost; /* --vhost-user, as of farfault run; NULL: not said */
     char **positional;
     FfRecordOptions keep;
     FfRecord *record; /* NULL: none is wanted */
@@ -51,6 +52,7 @@ typedef struct {
 static void line_clear(Line *line)
 {
     g_free(line->offset_text);
+    g_free(line->vhost);
     g_free(line->path);
     ff_record_options_clear(&line->keep);
     ff_record_free(line->record);
@@ -303,7 +305,7 @@ static int become_qemu(const Line *line)
     }
     close(pair[0]);
     g_auto(GStrv) argv = command_line(line, pair[1]);
-    return ff_cli_run_as_qemu(argv);
+    return ff_cli_run_as_qemu(argv, line->vhost);
 }
 
 /* ---- before that ----------------------------------------------------------------------------- */
@@ -380,6 +382,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"quiet", 'q', 0, G_OPTION_ARG_NONE, &line->quiet, NULL, NULL},
         {"record", 0, 0, G_OPTION_ARG_FILENAME, &line->keep.record, NULL, NULL},
         {"report", 0, 0, G_OPTION_ARG_FILENAME, &line->keep.report, NULL, NULL},
+        {"vhost-user", 0, 0, G_OPTION_ARG_STRING, &line->vhost, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
         G_OPTION_ENTRY_NULL,
     };

@@ -187,7 +187,7 @@ int ff_cli_run(int argc, char **argv)
     return run(argv + i, &said, &sockets);
 }
 
-int ff_cli_run_as_qemu(char **argv)
+int ff_cli_run_as_qemu(char **argv, const char *vhost)
 {
-    return run(argv, &(Said){0}, &(Borrow){-1, -1});
+    return run(argv, &(Said){.vhost = vhost}, &(Borrow){-1, -1});
 }

@@ -169,6 +169,13 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
                       "changed under its feet; --disks keeps disks as they are now",
                       r->left_out);
     }
+    if (r->other) {
+        ff_report_row(
+            stdout, "not in it",
+            "%s (vhost-user): its image was what it was at the instant until now; restored "
+            "over a later one the guest finds its disk changed under its feet",
+            r->other);
+    }
     /* The last line: a user who misses it starts the guest with images that it has left behind. */
     if (r->disks) {
         printf("%s\n", r->disks);

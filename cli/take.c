@@ -57,6 +57,7 @@ void ff_take_result_clear(FfTakeResult *result)
     g_clear_pointer(&result->disks, g_free);
     g_clear_pointer(&result->manifest, g_free);
     g_clear_pointer(&result->left_out, g_free);
+    g_clear_pointer(&result->other, g_free);
 }
 
 static bool fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -323,6 +324,18 @@ static gint64 event_time(JsonObject *event)
            ff_json_int(stamp, "microseconds", 0);
 }
 
+/* Now, and no longer than that, is the time to copy their images. */
+static void tell_standing(Take *t)
+{
+    if (t->result->other) {
+        ff_progress_say(
+            t->progress, true,
+            "%s (vhost-user) stands until the snapshot is complete: its image is what it "
+            "was at the instant",
+            t->result->other);
+    }
+}
+
 static void on_event(JsonObject *event, const GError *error, void *opaque)
 {
     Take *t = opaque;
@@ -337,6 +350,7 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
         t->stop = event_time(event);
     } else if (t->stop && !strcmp(name, "RESUME") && !t->resume) {
         t->resume = event_time(event);
+        tell_standing(t);
     }
 }
 
@@ -679,6 +693,7 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     ok = check_guest(&t, error) && check_idle(&t, error) && make_file(&t, error);
     if (ok) {
         attach_all(&t); /* from here on a signal waits for us, and finds a file to give up */
+        result->other = ff_cli_disks_other(t.qmp);
         ok = make_overlays(&t, error) && want_events(&t, error) && pass_file(&t, error);
     }
     if (ok && t.interrupted) {

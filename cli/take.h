@@ -31,6 +31,7 @@ typedef struct {
     char *disks;      /* what the guest must be started with from now on, one line; NULL: with what
                          it had. Also if there is no file */
     char *left_out;   /* the disks that it can write to, and that were left alone; NULL: none */
+    char *other;      /* those that are other processes (vhost-user), likewise */
     char *manifest;   /* path of FILE.disks; NULL: there is none */
 } FfTakeResult;
 void ff_take_result_clear(FfTakeResult *result);

@@ -12,6 +12,7 @@
 
 #include "tests/lib/attach.h"
 #include "tests/lib/move.h"
+#include "tests/lib/snapshotcli.h"
 #include "tests/lib/vhostworld.h"
 
 /* So slow that it is seen that the device stands (bytes per second). */
@@ -26,12 +27,12 @@ typedef struct {
 } Saved;
 
 static const Saved rows[] = {
-    {"disk/waits", .network = false},
-    {"disk/unable", .unable = true, .rest = true},
-    {"disk/huge", .huge = true, .rest = true},
-    {"disk/stream", .stream = true, .eager = true, .rest = true},
-    {"network/waits", .network = true},
-    {"network/unable", .network = true, .unable = true, .rest = true},
+    {"disk"},
+    {"unable/disk", .unable = true, .rest = true},
+    {"huge/disk", .huge = true, .rest = true},
+    {"stream/disk", .stream = true, .eager = true, .rest = true},
+    {"network", .network = true},
+    {"unable/network", .network = true, .unable = true, .rest = true},
 };
 
 static VhostWorld *world_new(const Saved *row)
@@ -115,15 +116,19 @@ static void assert_same(const char *a, const char *b)
             test_fail("sector %zu differs", i / 512);
 }
 
-/* Another QEMU, over the image of the instant. */
+/* Another QEMU, over the image of the instant. Its device stands until all of the memory is there.
+ */
 static VhostWorld restore(VhostWorld *w, const Saved *row, const char *path, char *image)
 {
     VhostWorld restored = *w;
+    const char *why;
+    bool slow = !row->eager && vm_faults_available(&why);
 
     restored.hops++;
     restored.disk = image;
     restored.testpmd = NULL;
     restored.storage = NULL;
+    restored.guest.faults = slow ? "*/*/at/all=delay:1500" : NULL;
     vhost_world_start(&restored, "defer");
     Qmp *q = vm_qmp(restored.vm);
     qmp_set_capability(q, "events", true);
@@ -131,6 +136,8 @@ static VhostWorld restore(VhostWorld *w, const Saved *row, const char *path, cha
         qmp_ok(q, "migrate-incoming", "{'uri': 'exec:cat %s'}", path);
     else
         qmp_ok(q, "x-farfault-restore", "{'file': '%s'}", path);
+    if (slow)
+        vm_wait_stderr(restored.vm, "does not wait for pages: the device stands");
     qmp_expect_migration(q, "completed");
     return restored;
 }
@@ -220,8 +227,9 @@ static void test_course(gconstpointer data)
     vhost_world_end(w);
 }
 
-/* The engine dies with the guest stopped, right when its devices are not to go on. */
-static void test_dies_parked(void)
+/* The engine dies with the guest stopped, right when its devices are not to go on; or when it has
+ * let them go, and not said that it is over. */
+static void test_dies(gconstpointer faults)
 {
     const char *why = NULL;
     bool possible = vm_faults_available(&why);
@@ -229,7 +237,7 @@ static void test_dies_parked(void)
 
     if (!w)
         return;
-    w->guest.faults = "snapshot/*/at/parked=kill";
+    w->guest.faults = faults;
     vhost_world_boot(w);
     g_autofree char *path = vm_path(w->vm, "file");
     qmp_set_capability(vm_qmp(w->vm), "events", true);
@@ -237,6 +245,29 @@ static void test_dies_parked(void)
     finish(w, "failed");
     g_assert_true(vm_fault_happened(w->vm, 0));
     g_assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
+    vhost_world_end(w);
+}
+
+/* The command names the disk that is not in it, and does not say that it keeps it. */
+static void test_command(void)
+{
+    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", VHOST_SMALL_LOAD);
+
+    if (!w)
+        return;
+    w->guest.listens = true;
+    vhost_world_boot(w);
+    g_autofree char *monitor = vm_path(w->vm, "server"), *path = vm_path(w->vm, "file");
+    const char *const disks[] = {"--disks", w->folder, NULL};
+    Cli refused = cli_start(monitor, path, disks, NULL, NULL);
+    g_autofree char *said = NULL, *why = NULL;
+
+    cli_fails(&refused, "another process's disk (vhost-user)");
+    Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
+    g_assert_cmpint(cli_end(&cli, &said, &why), ==, 0);
+    g_assert_nonnull(strstr(said, "(vhost-user): its image was what it was at the instant"));
+    g_assert_nonnull(strstr(why, "(vhost-user) stands until the snapshot is complete"));
+    await_device(w);
     vhost_world_end(w);
 }
 
@@ -276,7 +307,10 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &courses[i], test_course);
     }
     if (!g_test_slow()) {
-        g_test_add_func("/vhost-snapshot/dies-parked", test_dies_parked);
+        g_test_add_data_func("/vhost-snapshot/dies/parked", "snapshot/*/at/parked=kill", test_dies);
+        g_test_add_data_func("/vhost-snapshot/dies/unparked", "snapshot/*/at/unparked=kill",
+                             test_dies);
+        g_test_add_func("/vhost-snapshot/command", test_command);
         g_test_add_func("/vhost-snapshot/relay-dies", test_relay_dies);
     }
     return g_test_run();
