@@ -172,8 +172,8 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     if (r->other) {
         ff_report_row(
             stdout, "not in it",
-            "%s (vhost-user): its image was what it was at the instant until now; restored "
-            "over a later one the guest finds its disk changed under its feet",
+            "%s (vhost-user): restored over an image that was written to since, the guest finds "
+            "its disk changed under its feet",
             r->other);
     }
     /* The last line: a user who misses it starts the guest with images that it has left behind. */

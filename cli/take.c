@@ -324,14 +324,14 @@ static gint64 event_time(JsonObject *event)
            ff_json_int(stamp, "microseconds", 0);
 }
 
-/* Now, and no longer than that, is the time to copy their images. */
+/* Nobody says when they go on: before this command is over. */
 static void tell_standing(Take *t)
 {
     if (t->result->other) {
         ff_progress_say(
             t->progress, true,
-            "%s (vhost-user) stands until the snapshot is complete: its image is what it "
-            "was at the instant",
+            "%s (vhost-user) stands while the memory is written, and is not saved: a copy of its "
+            "image is of the same instant if the guest is stopped for both",
             t->result->other);
     }
 }

@@ -316,11 +316,16 @@ static bool send_all_state(FfHandover *s, GError **error)
 static bool give(FfHandover *s, GError **error)
 {
     g_autoptr(GError) moved = NULL;
+
+    /* If this QEMU ends from now on, the guest may be the other one's, and the monitors' sockets: a
+     * client that has it quit is told so (relay/monitor.c). */
+    ff_state_mark(s->cfg->state, FF_MARK_MOVED);
     bool stands = disks_are_the_same(s, &moved) &&
                   s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) &&
                   ff_ram_is_mapped(s->ram, s->cfg->maps_fd, &moved);
 
     if (!goes_on(s, error)) {
+        ff_state_unmark(s->cfg->state, FF_MARK_MOVED);
         return false;
     }
     ff_mutex_lock(&s->control->lock);
@@ -343,10 +348,9 @@ static bool give(FfHandover *s, GError **error)
             g_set_error_literal(error, FF_M_ERROR, 0,
                                 s->resumed ? "the guest was resumed" : "the upgrade was ended");
         }
+        ff_state_unmark(s->cfg->state, FF_MARK_MOVED);
         return false;
     }
-    /* If this QEMU ends now, the monitors' sockets may be the other one's. */
-    ff_state_mark(s->cfg->state, FF_MARK_MOVED);
     FF_FAULT_AT("giving");
     if (!ff_pact_change(s->pact, FF_PACT_OPEN, FF_PACT_GIVEN)) {
         g_set_error_literal(error, FF_M_ERROR, 0, PEER " has given up");
@@ -546,7 +550,10 @@ static void stay(FfHandover *s, bool cancelled)
     FfVmmState *state = &s->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
 
-    if (!end_heir(s)) {
+    bool whole = end_heir(s);
+
+    ff_state_unmark(s->cfg->state, FF_MARK_MOVED); /* it is dead */
+    if (!whole) {
         stay_stopped(s, "guest memory that " PEER " had written could not be put back: "
                         "the guest stands; end this engine, and the next one tries it again");
         return;
@@ -570,7 +577,7 @@ static void stay(FfHandover *s, bool cancelled)
     }
     forget(s);
     ff_journal_idle(s->cfg->state);
-    ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE | FF_MARK_MOVED);
+    ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE);
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
 }
 

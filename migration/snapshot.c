@@ -722,7 +722,9 @@ void ff_snapshot_coordinate(FfSnapshot *s)
         ff_stamp(s->control->end_us);
         ff_journal_idle(s->cfg->state);
         ff_control_set_status(s->control, FF_STATUS_COMPLETED);
-    } else if (!ff_plain_hand_over(s->plain, error)) {
+    } else if (ff_plain_hand_over(s->plain, error)) {
+        ff_snapshot_devices_end(s);
+    } else {
         roll_back(s, error);
     }
 }

@@ -144,6 +144,7 @@ static void let_go(FfRelay *relay)
     }
     if (relay->engine->ending < 0) {
         ff_hook_engine_dead(relay);
+        ff_backends_engine_dead(relay);
     }
 }
 

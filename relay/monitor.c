@@ -198,7 +198,8 @@ void ff_monitor_pump(FfMonitor *mon)
         } else if (mon->negotiated && ends_another(mon, item->command)) {
             reply_error(
                 mon, item,
-                "the guest goes to another QEMU, or is there by now: connect again, and repeat it");
+                "the guest goes to another QEMU, or is there by now: connect again, and repeat it; "
+                "if it continues nowhere, end this process by SIGTERM");
             ff_item_free(item);
         } else if (wait && mon->negotiated && is_owned(mon, item->command) &&
                    (!item->command->oob || mon->oob_enabled)) {

@@ -290,18 +290,23 @@ static const FfVhostSessionOps session_ops = {
 
 /* ---- what comes ------------------------------------------------------------------------------ */
 
-/* FALSE: the back-end has what it must not have. */
+/* FALSE: the back-end has what it must not have. One that has a ring when it is to be parked goes
+ * on: the engine that asks is told so, and there is no snapshot (relay/backends.c). */
 static bool look(FfVhostConn *b)
 {
     bool parks = b->ops->parks(b->opaque);
-    int rc = parks ? ff_vhost_session_park(b->session)
-                   : ff_vhost_session_hold(b->session, b->ops->holds(b->opaque));
 
     b->stands = b->stands && (parks || b->ops->holds(b->opaque));
+    if (parks) {
+        ff_vhost_session_park(b->session);
+        return true;
+    }
+    int rc = ff_vhost_session_hold(b->session, b->ops->holds(b->opaque));
+
     if (rc < 0) {
-        ff_relay_log(b->relay, "vhost-user back-end '%s': %s", b->plan->id,
-                     parks ? "it has a ring while a snapshot is being taken"
-                           : "it has the memory of a guest that is still coming");
+        ff_relay_log(b->relay,
+                     "vhost-user back-end '%s': it has the memory of a guest that is still coming",
+                     b->plan->id);
     }
     return rc == 0;
 }

@@ -95,6 +95,7 @@ JsonObject *ff_vhost_rest_write(const FfVhostRest *rest, FfVhostGiveFd *give, vo
     set_u64(o, "offered-protocol", rest->offered_protocol);
     json_object_set_boolean_member(o, "foreign-log", rest->foreign_log);
     json_object_set_boolean_member(o, "was-reset", rest->was_reset);
+    json_object_set_boolean_member(o, "unfinished", rest->unfinished);
     if (rest->odd) {
         json_object_set_string_member(o, "odd", rest->odd);
     }
@@ -196,6 +197,7 @@ FfVhostRest *ff_vhost_rest_read(JsonObject *o, GArray *fds)
     rest->offered_protocol = get_u64(o, "offered-protocol");
     rest->foreign_log = ff_json_bool(o, "foreign-log");
     rest->was_reset = ff_json_bool(o, "was-reset");
+    rest->unfinished = ff_json_bool(o, "unfinished");
     rest->odd = g_intern_string(ff_json_string(o, "odd"));
     rest->waited = ff_json_int(o, "waited", 0);
     rest->in_vain = ff_json_int(o, "in-vain", 0);

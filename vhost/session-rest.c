@@ -38,6 +38,7 @@ FfVhostRest ff_vhost_session_describe(const FfVhostSession *s)
                         .knows_offer = s->knows_offer,
                         .foreign_log = s->foreign_log,
                         .was_reset = s->was_reset,
+                        .unfinished = s->unfinished,
                         .odd = s->odd,
                         .waited = s->waited,
                         .in_vain = s->in_vain,
@@ -62,6 +63,7 @@ FfVhostSession *ff_vhost_session_resume(FfVhostKind kind, FfVhostRest *rest,
     s->knows_offer = rest->knows_offer;
     s->foreign_log = rest->foreign_log;
     s->was_reset = rest->was_reset;
+    s->unfinished = rest->unfinished;
     s->odd = g_intern_string(rest->odd);
     s->waited = rest->waited;
     s->in_vain = rest->in_vain;

@@ -378,6 +378,13 @@ static bool is_reset(const FfVhostMessage *msg)
            !ff_vhost_u64(msg);
 }
 
+/* A back-end may forget by it what it was told. */
+static bool is_any_reset(const FfVhostMessage *msg)
+{
+    return is_reset(msg) || msg->header.request == FF_VHOST_RESET_OWNER ||
+           msg->header.request == FF_VHOST_RESET_DEVICE;
+}
+
 /* It takes the place of the one before, which nobody was given: a guest can begin its driver as
  * often as it likes, and a table has up to eight fds. FALSE: there is none, or of memory some was
  * added since. */
@@ -392,7 +399,7 @@ static bool replace_held(FfVhostSession *s, FfVhostMessage *msg)
     bool reset = false;
 
     while (l && !is_same_kind(l->data, msg)) {
-        reset |= is_reset(l->data);
+        reset |= is_any_reset(l->data);
         l = l->prev;
     }
     if (!l || ((FfVhostMessage *)l->data)->header.request != request) {

@@ -130,6 +130,7 @@ typedef struct {
     uint64_t features, protocol;        /* that QEMU has set */
     uint64_t offered, offered_protocol; /* by the back-end */
     bool has_features, knows_offer, foreign_log, was_reset;
+    bool unfinished;                             /* a ring was stopped that was not empty */
     const char *odd;                             /* why the back-end cannot be logged; NULL */
     gint64 waited, in_vain, came_back_at;        /* us, by the monotonic clock */
     uint64_t caught_up[FF_VHOST_MAX_RINGS / 64]; /* rings, a bit each */

@@ -265,8 +265,8 @@ static void test_command(void)
     cli_fails(&refused, "another process's disk (vhost-user)");
     Cli cli = cli_start(monitor, path, NULL, NULL, NULL);
     g_assert_cmpint(cli_end(&cli, &said, &why), ==, 0);
-    g_assert_nonnull(strstr(said, "(vhost-user): its image was what it was at the instant"));
-    g_assert_nonnull(strstr(why, "(vhost-user) stands until the snapshot is complete"));
+    g_assert_nonnull(strstr(said, "(vhost-user): restored over an image that was written to"));
+    g_assert_nonnull(strstr(why, "(vhost-user) stands while the memory is written"));
     await_device(w);
     vhost_world_end(w);
 }

@@ -814,6 +814,30 @@ static void test_log_lost_reset(void)
     }
 }
 
+/* A ring that was stopped in vain, with no log: what is under way still comes, so nobody may begin
+ * a log, or a snapshot, until it runs again. The next relay knows it. */
+static void test_unfinished(void)
+{
+    World *w = world_new();
+
+    shake_hands(w);
+    start_ring(w);
+    expect_ring(w, false);
+    g_assert_null(ff_vhost_session_unloggable(w->session));
+    set_index(w, AVAIL, 1);
+    stop_ring(w);
+    now += FF_VHOST_DRAIN_US;
+    g_assert_true(ff_vhost_session_again(w->session));
+    ring_stopped(w, 0);
+    g_assert_nonnull(strstr(ff_vhost_session_unloggable(w->session), "not finished"));
+    FfVhostRest rest = ff_vhost_session_describe(w->session);
+    g_assert_true(rest.unfinished);
+    start_ring(w);
+    expect_ring(w, false);
+    g_assert_null(ff_vhost_session_unloggable(w->session));
+    world_free(w);
+}
+
 /* With an IOMMU of the guest's the addresses of rings and log are none of its memory's. Nothing is
  * logged, and no ring is looked into. */
 static void test_iommu(void)
@@ -1894,6 +1918,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost/held-calls", test_held_calls);
     g_test_add_func("/vhost/no-handshake", test_no_handshake);
     g_test_add_func("/vhost/parked", test_parked);
+    g_test_add_func("/vhost/unfinished", test_unfinished);
     g_test_add_func("/vhost/held/status", test_held_status);
     g_test_add_func("/vhost/held/acknowledged", test_held_acknowledged);
     g_test_add_func("/vhost/behind", test_behind);
