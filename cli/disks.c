@@ -319,6 +319,17 @@ static bool is_alone(const GPtrArray *disks, const FfCliDisk *d, GError **error)
     return true;
 }
 
+static void add_name(GString *names, const char *name)
+{
+    g_string_append_printf(names, "%s%s", names->len ? ", " : "", name);
+}
+
+/* NULL: there are none. */
+static char *take_names(GString *names)
+{
+    return g_string_free(names, !names->len);
+}
+
 static void add_other(FfCliQmp *qmp, const char *path, GString *names)
 {
     g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "qom-list", one("path", path), NULL);
@@ -327,8 +338,7 @@ static void add_other(FfCliQmp *qmp, const char *path, GString *names)
         JsonObject *child = ff_json_node_nth(list, i);
 
         if (g_str_has_prefix(ff_json_string_or(child, "type", ""), "child<vhost-user-blk")) {
-            g_string_append_printf(names, "%s%s", names->len ? ", " : "",
-                                   ff_json_string_or(child, "name", "unnamed"));
+            add_name(names, ff_json_string_or(child, "name", "unnamed"));
         }
     }
 }
@@ -339,7 +349,7 @@ char *ff_cli_disks_other(FfCliQmp *qmp)
 
     add_other(qmp, "/machine/peripheral", names);
     add_other(qmp, "/machine/peripheral-anon", names);
-    return names->len ? g_string_free(g_steal_pointer(&names), FALSE) : NULL;
+    return take_names(g_steal_pointer(&names));
 }
 
 static bool has_no_other(FfCliQmp *qmp, GError **error)
@@ -403,8 +413,8 @@ char *ff_cli_disks_names(FfCliQmp *qmp)
         if (ff_disk_read(ff_json_node_nth(block, i), &e)) {
             g_autofree char *name = name_of(&e);
 
-            g_string_append_printf(names, "%s%s", names->len ? ", " : "", name);
+            add_name(names, name);
         }
     }
-    return names->len ? g_string_free(g_steal_pointer(&names), FALSE) : NULL;
+    return take_names(g_steal_pointer(&names));
 }

@@ -125,6 +125,38 @@ static void survey(FfBackends *b, FfBackendsAnswer *answer, bool destination)
     }
 }
 
+/* ---- the phase ------------------------------------------------------------------------------- */
+
+/* From before guest RAM is emptied until every page is there. */
+static bool holds(void *opaque)
+{
+    const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
+    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE); /* the engine's */
+
+    return state->role == FF_ROLE_DESTINATION &&
+           (phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED);
+}
+
+/* From the instant of a snapshot until its memory is saved: their writes would not be caught. */
+static bool parks(void *opaque)
+{
+    const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
+    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE);
+
+    return state->role == FF_ROLE_SOURCE && phase != FF_PHASE_IDLE &&
+           ff_state_is_marked(state, FF_MARK_PARKED);
+}
+
+static void look(FfBackends *b)
+{
+    if (!holds(b)) {
+        ff_page_waits_forget(b->page_waits);
+    }
+    for (guint i = 0; i < b->all->len; i++) {
+        ff_vhost_conn_look(nth(b, i));
+    }
+}
+
 /* ---- the log --------------------------------------------------------------------------------- */
 
 static void end_log(FfBackends *b)
@@ -221,8 +253,6 @@ static void add_running(const FfBackends *b, FfBackendsAnswer *answer)
     }
 }
 
-static void look(FfBackends *b);
-
 static void tell_lost(FfBackends *b, bool stopped)
 {
     FfBackendsAnswer answer = {.op = FF_BACKENDS_LOST};
@@ -250,38 +280,7 @@ static bool are_followed(const FfRelay *relay)
     return false;
 }
 
-/* ---- the phase ------------------------------------------------------------------------------- */
-
-/* From before guest RAM is emptied until every page is there. */
-static bool holds(void *opaque)
-{
-    const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
-    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE); /* the engine's */
-
-    return state->role == FF_ROLE_DESTINATION &&
-           (phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED);
-}
-
-/* From the instant of a snapshot until its memory is saved: their writes would not be caught. */
-static bool parks(void *opaque)
-{
-    const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
-
-    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE);
-
-    return state->role == FF_ROLE_SOURCE && phase != FF_PHASE_IDLE &&
-           ff_state_is_marked(state, FF_MARK_PARKED);
-}
-
-static void look(FfBackends *b)
-{
-    if (!holds(b)) {
-        ff_page_waits_forget(b->page_waits);
-    }
-    for (guint i = 0; i < b->all->len; i++) {
-        ff_vhost_conn_look(nth(b, i));
-    }
-}
+/* ---- the connections ------------------------------------------------------------------------- */
 
 /* Not while all of them end. */
 static void mapped(void *opaque)

@@ -290,8 +290,8 @@ static const FfVhostSessionOps session_ops = {
 
 /* ---- what comes ------------------------------------------------------------------------------ */
 
-/* FALSE: the back-end has what it must not have. One that has a ring when it is to be parked goes
- * on: the engine that asks is told so, and there is no snapshot (relay/backends.c). */
+/* FALSE: the back-end has what it must not have. Where a ring runs that is to be parked, it runs
+ * on: the engine is told so when it asks, and takes no snapshot (relay/backends.c). */
 static bool look(FfVhostConn *b)
 {
     bool parks = b->ops->parks(b->opaque);

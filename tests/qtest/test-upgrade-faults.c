@@ -370,25 +370,39 @@ static void test_disks_change(gconstpointer point)
 
 /* ---- what clients say meanwhile -------------------------------------------------------------- */
 
+/* The guest was given away; it was started in the new QEMU. */
+static const char *const given[] = {"handover/*/at/given=hold", "takeover/*/at/running=hold"};
+
+/* An upgrade from *OLD that has come to POINT, and the new QEMU's monitor. NULL, and the test is
+ * skipped. */
+static Guest *held_at(const char *point, pid_t *old, Qmp **other)
+{
+    Guest *g = up_counting(point);
+
+    if (g) {
+        g_test_message("%s", point);
+        up_can_hold(g);
+        *old = up_only_qemu(g);
+        *other = up_by_hand(g);
+        up_wait_held(g);
+    }
+    return g;
+}
+
 /* A client of the old QEMU says stop after the guest was given away: it stands in the new one; or
  * after it was started there: it is told that this comes too late. */
 static void test_stop_after_giving(void)
 {
-    static const char *const points[] = {"handover/*/at/given=hold", "takeover/*/at/running=hold"};
-
     if (!has_faults()) {
         return;
     }
-    for (unsigned i = 0; i < G_N_ELEMENTS(points); i++) {
-        g_autoptr(Guest) g = up_counting(points[i]);
+    for (unsigned i = 0; i < G_N_ELEMENTS(given); i++) {
+        pid_t old;
+        g_autoptr(Qmp) other = NULL;
+        g_autoptr(Guest) g = held_at(given[i], &old, &other);
         if (!g) {
             return;
         }
-        g_test_message("%s", points[i]);
-        up_can_hold(g);
-        pid_t old = up_only_qemu(g);
-        g_autoptr(Qmp) other = up_by_hand(g);
-        up_wait_held(g);
         bool late = i == 1;
         if (late) {
             g_autofree char *why = qmp_error(g->qmp, "stop", NULL);
@@ -412,21 +426,16 @@ static void test_stop_after_giving(void)
 /* That one's end would not be the guest's: a client is not told so. */
 static void test_quit_after_giving(void)
 {
-    static const char *const points[] = {"handover/*/at/given=hold", "takeover/*/at/running=hold"};
-
     if (!has_faults()) {
         return;
     }
-    for (unsigned i = 0; i < G_N_ELEMENTS(points); i++) {
-        g_autoptr(Guest) g = up_counting(points[i]);
+    for (unsigned i = 0; i < G_N_ELEMENTS(given); i++) {
+        pid_t old;
+        g_autoptr(Qmp) other = NULL;
+        g_autoptr(Guest) g = held_at(given[i], &old, &other);
         if (!g) {
             return;
         }
-        g_test_message("%s", points[i]);
-        up_can_hold(g);
-        pid_t old = up_only_qemu(g);
-        g_autoptr(Qmp) other = up_by_hand(g);
-        up_wait_held(g);
         g_autofree char *why = qmp_error(g->qmp, "quit", NULL);
         says(why, "connect again");
         g_autofree char *human =

@@ -337,6 +337,13 @@ static void start_ring(World *w, int kick)
     send_message(w->qemu, FF_VHOST_SET_VRING_KICK, 0, &ring, sizeof(ring), kick);
 }
 
+static void park(World *w, FfPhase phase)
+{
+    w->relay.state->role = FF_ROLE_SOURCE;
+    w->relay.state->phase = phase;
+    ff_state_mark(w->relay.state, FF_MARK_PARKED);
+}
+
 /* From the instant of a snapshot until its memory is saved, whichever engine there is. */
 static void test_parked(void)
 {
@@ -347,9 +354,7 @@ static void test_parked(void)
     give_memory(w);
     expect(w->backend, FF_VHOST_SET_FEATURES, 0);
     expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
-    w->relay.state->role = FF_ROLE_SOURCE;
-    w->relay.state->phase = FF_PHASE_STOPPED;
-    ff_state_mark(w->relay.state, FF_MARK_PARKED);
+    park(w, FF_PHASE_STOPPED);
     start_ring(w, kick);
     g_assert_true(is_silent(w->backend));
     offer(w);
@@ -368,9 +373,7 @@ static void test_parked_engine_dead(void)
     int kick = memfd_create("kick", MFD_CLOEXEC);
 
     shake_hands(w);
-    w->relay.state->role = FF_ROLE_SOURCE;
-    w->relay.state->phase = FF_PHASE_SETUP;
-    ff_state_mark(w->relay.state, FF_MARK_PARKED);
+    park(w, FF_PHASE_SETUP);
     start_ring(w, kick);
     g_assert_true(is_silent(w->backend));
     ff_backends_engine_dead(&w->relay);
@@ -389,9 +392,7 @@ static void test_parked_runs(void)
     shake_hands(w);
     start_ring(w, kick);
     expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
-    w->relay.state->role = FF_ROLE_SOURCE;
-    w->relay.state->phase = FF_PHASE_STOPPED;
-    ff_state_mark(w->relay.state, FF_MARK_PARKED);
+    park(w, FF_PHASE_STOPPED);
     g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
     g_autofree char *runs = engine_says(w, FF_BACKENDS_LOST, true);
     g_assert_nonnull(runs);
