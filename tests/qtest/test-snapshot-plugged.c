@@ -204,11 +204,15 @@ static void test_early(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    bool rest = g_test_slow(); /* those with QEMU 10 alone, and the others without -m slow */
+
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strconcat("/snapshot/plugged/", rows[i].name, NULL);
 
-        g_test_add_data_func(path, &rows[i], test_row);
+        if (rows[i].newer == rest)
+            g_test_add_data_func(path, &rows[i], test_row);
     }
-    g_test_add_func("/snapshot/plugged/10/early", test_early);
+    if (rest)
+        g_test_add_func("/snapshot/plugged/10/early", test_early);
     return g_test_run();
 }

@@ -35,11 +35,11 @@ static const Course courses[] = {
     {"queues", "migrate", .n_queues = 2, .rest = true},
     {"postcopy/queues", "migrate", .postcopy = true, .n_queues = 2, .rest = true},
     {"postcopy/at-once", "migrate", .postcopy = true},
-    {"postcopy/hybrid", "migrate", .postcopy = true, .hybrid = true},
+    {"postcopy/hybrid", "migrate", .postcopy = true, .hybrid = true, .rest = true},
     {"postcopy/at-once/unable", "migrate", .postcopy = true, .unable = true, .rest = true},
     {"postcopy/hybrid/unable", "migrate", .postcopy = true, .hybrid = true, .unable = true,
      .rest = true},
-    {"postcopy/at-once/locked", "migrate", .postcopy = true, .locked = true},
+    {"postcopy/at-once/locked", "migrate", .postcopy = true, .locked = true, .rest = true},
     {"postcopy/at-once/server", "migrate", .postcopy = true, .server = true, .rest = true},
     {"postcopy/at-once/twice", "migrate", .postcopy = true, .rest = true},
     {"postcopy/hybrid/disk", "migrate", .postcopy = true, .hybrid = true, .disk = true,
@@ -275,10 +275,10 @@ int main(int argc, char **argv)
         g_test_add_func("/vhost-net/backend-dies", test_backend_dies);
         g_test_add_data_func("/vhost-net/replaced/client", GINT_TO_POINTER(false), test_replaced);
         g_test_add_data_func("/vhost-net/replaced/server", GINT_TO_POINTER(true), test_replaced);
-    } else {
-        g_test_add_func("/vhost-net/waits", test_waits);
         g_test_add_func("/vhost-net/relay-dies", test_relay_dies);
         g_test_add_func("/vhost-net/one-side", test_one_side);
+    } else {
+        g_test_add_func("/vhost-net/waits", test_waits);
     }
     return g_test_run();
 }

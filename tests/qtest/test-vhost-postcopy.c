@@ -50,8 +50,8 @@ typedef struct {
 static const Course courses[] = {
     {"at-once", 1, false},
     {"hybrid", 1, true},
-    {"queues", 2, true},
-    {"at-once/unable", 1, false, true},
+    {"queues", 2, true, .rest = true},
+    {"at-once/unable", 1, false, true, .rest = true},
     {"hybrid/unable", 1, true, true},
     {"huge/hybrid", 1, true, .huge = true, .rest = true},
     {"huge/at-once", 1, .huge = true, .rest = true},
@@ -166,14 +166,15 @@ typedef struct {
     const char *name;
     bool destination;
     const char *fault;
-    bool all; /* every page is there */
+    bool all;  /* every page is there */
+    bool rest; /* with -m slow */
 } Death;
 
 static const Death deaths[] = {
-    {"source/running", false, "source/*/at/running=kill", false},
+    {"source/running", false, "source/*/at/running=kill", false, .rest = true},
     {"destination/granted", true, "destination/*/at/granted=kill", false},
     {"destination/running", true, "destination/*/at/running=kill", false},
-    {"destination/all", true, "destination/*/at/all=kill", true},
+    {"destination/all", true, "destination/*/at/all=kill", true, .rest = true},
     {"destination/done", true, "destination/*/at/done=kill", true},
 };
 
@@ -236,20 +237,27 @@ static void test_relay_dies(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    bool rest = g_test_slow(); /* these alone, and the others without -m slow */
+
     for (unsigned i = 0; i < G_N_ELEMENTS(courses); i++) {
         g_autofree char *path = g_strconcat("/vhost-postcopy/", courses[i].name, NULL);
 
-        if (!courses[i].rest || g_test_slow())
+        if (courses[i].rest == rest)
             g_test_add_data_func(path, &courses[i], test_course);
     }
-    g_test_add_data_func("/vhost-postcopy/waits", NULL, test_waits);
-    g_test_add_data_func("/vhost-postcopy/huge/waits", GUINT_TO_POINTER(1), test_waits);
-    g_test_add_func("/vhost-postcopy/pause", test_pause);
-    g_test_add_func("/vhost-postcopy/back-end-dies", test_backend_dies);
-    g_test_add_func("/vhost-postcopy/relay-dies", test_relay_dies);
+    if (rest) {
+        g_test_add_data_func("/vhost-postcopy/huge/waits", GUINT_TO_POINTER(1), test_waits);
+        g_test_add_func("/vhost-postcopy/pause", test_pause);
+    } else {
+        g_test_add_data_func("/vhost-postcopy/waits", NULL, test_waits);
+        g_test_add_func("/vhost-postcopy/back-end-dies", test_backend_dies);
+        g_test_add_func("/vhost-postcopy/relay-dies", test_relay_dies);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/vhost-postcopy/death/", deaths[i].name, NULL);
-        g_test_add_data_func(path, &deaths[i], test_death);
+
+        if (deaths[i].rest == rest)
+            g_test_add_data_func(path, &deaths[i], test_death);
     }
     return g_test_run();
 }

@@ -171,6 +171,7 @@ typedef struct {
     const char *name;
     void (*act)(VhostWorld *w);
     const char *status;
+    bool rest; /* of the long tests */
 } Course;
 
 static void cancel(VhostWorld *w)
@@ -204,9 +205,9 @@ static void stop_and_start(VhostWorld *w)
 
 static const Course courses[] = {
     {"cancelled", cancel, "cancelled"},
-    {"engine-killed", kill_engine, "failed"},
+    {"engine-killed", kill_engine, "failed", .rest = true},
     {"backend-killed", kill_backend, "completed"},
-    {"stopped", stop_and_start, "completed"},
+    {"stopped", stop_and_start, "completed", .rest = true},
 };
 
 static void test_course(gconstpointer data)
@@ -291,23 +292,26 @@ static void test_relay_dies(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    bool rest = g_test_slow(); /* these alone, and the others without -m slow */
+
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strconcat("/vhost-snapshot/saved/", rows[i].name, NULL);
 
-        if (rows[i].rest == g_test_slow()) {
+        if (rows[i].rest == rest)
             g_test_add_data_func(path, &rows[i], test_saved);
-        }
     }
-    for (unsigned i = 0; i < G_N_ELEMENTS(courses) && !g_test_slow(); i++) {
+    for (unsigned i = 0; i < G_N_ELEMENTS(courses); i++) {
         g_autofree char *path = g_strconcat("/vhost-snapshot/", courses[i].name, NULL);
 
-        g_test_add_data_func(path, &courses[i], test_course);
+        if (courses[i].rest == rest)
+            g_test_add_data_func(path, &courses[i], test_course);
     }
-    if (!g_test_slow()) {
-        g_test_add_data_func("/vhost-snapshot/dies/parked", "snapshot/*/at/parked=kill", test_dies);
+    if (rest) {
         g_test_add_data_func("/vhost-snapshot/dies/unparked", "snapshot/*/at/unparked=kill",
                              test_dies);
         g_test_add_func("/vhost-snapshot/command", test_command);
+    } else {
+        g_test_add_data_func("/vhost-snapshot/dies/parked", "snapshot/*/at/parked=kill", test_dies);
         g_test_add_func("/vhost-snapshot/relay-dies", test_relay_dies);
     }
     return g_test_run();

@@ -126,15 +126,16 @@ typedef struct {
     const char *name, *load;
     unsigned n_queues, n_entries, iops;
     bool huge;
+    bool rest; /* of the long tests */
 } Rings;
 
 /* A ring of 512 entries has its index and its avail event in different pages. So few requests that
  * none of the last entries, which are in a page with the avail event, is used meanwhile. */
 static const Rings rings[] = {
     {"followed", VHOST_SMALL_LOAD, 1, 128, 0},
-    {"queues", VHOST_SMALL_LOAD, 2, 128, 0},
-    {"entries", SLOW_LOAD, 1, 512, 20},
-    {"huge", VHOST_SMALL_LOAD, 1, 128, 0, true},
+    {"queues", VHOST_SMALL_LOAD, 2, 128, 0, .rest = true},
+    {"entries", SLOW_LOAD, 1, 512, 20, .rest = true},
+    {"huge", VHOST_SMALL_LOAD, 1, 128, 0, .huge = true, .rest = true},
 };
 
 /* Twice in a row. What the back-end has written past every mapping of QEMU's is all there, and none
@@ -325,14 +326,15 @@ typedef struct {
     bool destination;
     const char *fault;
     bool moved; /* it is the destination's */
+    bool rest;  /* of the long tests */
 } Death;
 
 static const Death deaths[] = {
     {"source/active", false, "source/*/at/active=kill"},
-    {"source/frozen", false, "source/*/at/frozen=kill"},
-    {"destination/armed", true, "destination/*/at/armed=kill"},
+    {"source/frozen", false, "source/*/at/frozen=kill", .rest = true},
+    {"destination/armed", true, "destination/*/at/armed=kill", .rest = true},
     {"destination/granted", true, "destination/*/at/granted=kill", true},
-    {"destination/done", true, "destination/*/at/done=kill", true},
+    {"destination/done", true, "destination/*/at/done=kill", true, .rest = true},
 };
 
 static void test_death(gconstpointer data)
@@ -372,26 +374,36 @@ static void test_death(gconstpointer data)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/vhost-user/stop", test_stop);
-    g_test_add_func("/vhost-user/reconnect", test_reconnect);
-    g_test_add_func("/vhost-user/migration/native", test_native);
-    g_test_add_func("/vhost-user/migration/passed-on", test_passed_on);
+    bool rest = g_test_slow(); /* these alone, and the others without -m slow */
+
     for (unsigned i = 0; i < G_N_ELEMENTS(rings); i++) {
         g_autofree char *path = g_strconcat("/vhost-user/migration/", rings[i].name, NULL);
-        g_test_add_data_func(path, &rings[i], test_followed);
+
+        if (rings[i].rest == rest)
+            g_test_add_data_func(path, &rings[i], test_followed);
     }
-    for (unsigned i = 0; i < G_N_ELEMENTS(mixed); i++) {
+    for (unsigned i = 0; i < G_N_ELEMENTS(mixed) && rest; i++) {
         g_autofree char *path = g_strconcat("/vhost-user/mixed/", mixed[i].name, NULL);
+
         g_test_add_data_func(path, &mixed[i], test_mixed);
     }
-    g_test_add_func("/vhost-user/migration/back-end-dies", test_backend_dies);
-    g_test_add_func("/vhost-user/migration/relay-dies", test_relay_dies);
-    g_test_add_func("/vhost-user/replaced/busy", test_replaced);
-    g_test_add_func("/vhost-user/replaced/back-end-dies", test_replaced_idle);
-    g_test_add_func("/vhost-user/death/destination-relay", test_relay_dies_granted);
     for (unsigned i = 0; i < G_N_ELEMENTS(deaths); i++) {
         g_autofree char *path = g_strconcat("/vhost-user/death/", deaths[i].name, NULL);
-        g_test_add_data_func(path, &deaths[i], test_death);
+
+        if (deaths[i].rest == rest)
+            g_test_add_data_func(path, &deaths[i], test_death);
+    }
+    if (rest) {
+        g_test_add_func("/vhost-user/migration/native", test_native);
+        g_test_add_func("/vhost-user/replaced/busy", test_replaced);
+        g_test_add_func("/vhost-user/death/destination-relay", test_relay_dies_granted);
+    } else {
+        g_test_add_func("/vhost-user/stop", test_stop);
+        g_test_add_func("/vhost-user/reconnect", test_reconnect);
+        g_test_add_func("/vhost-user/migration/passed-on", test_passed_on);
+        g_test_add_func("/vhost-user/migration/back-end-dies", test_backend_dies);
+        g_test_add_func("/vhost-user/migration/relay-dies", test_relay_dies);
+        g_test_add_func("/vhost-user/replaced/back-end-dies", test_replaced_idle);
     }
     return g_test_run();
 }
