@@ -11,9 +11,11 @@
 
 /*
  * Begins to send through eth0, whose peer swaps the addresses and sends each frame back. DEPTH of
- * them lie here, or are on their way, at a time. Returns NULL, or what is wrong (static).
+ * them lie here, or are on their way, at a time. WAYS (1 or 2): so many pairs of queues are used,
+ * each by a processor of its own; what comes back by the other one is bad. Returns NULL, or what is
+ * wrong (static).
  */
-const char *frames_start(unsigned depth);
+const char *frames_start(unsigned depth, unsigned ways);
 
 /* Ends it; returns when nothing is sent any more. */
 void frames_stop(void);

@@ -37,6 +37,8 @@
  *
  *   ff.frames=N    as process 1: and frames that come back, N of them at a time; see frames.h
  *
+ *   ff.ways=N      by so many pairs of queues, 1 or 2
+ *
  *   ff.direct=MIB  as process 1: and read /dev/vda into so much memory; see directio.h
  *
  *   ff.extra=MIB   memory that key 'm' takes; see extra.h. As process 1: and a balloon is served
@@ -133,11 +135,12 @@ static struct {
     bool disk;
     unsigned port;   /* 0: no network */
     unsigned frames; /* 0: none */
+    unsigned ways;   /* of the frames */
     unsigned direct; /* MiB; 0: no reads past the page cache */
     unsigned extra;  /* MiB */
     bool nested;
     uint64_t report; /* ms */
-} opt = {.write_percent = 50, .seed = 1, .core = 64, .report = 1000};
+} opt = {.write_percent = 50, .seed = 1, .core = 64, .ways = 1, .report = 1000};
 
 typedef struct {
     double us, end_us, touch_us;
@@ -788,6 +791,8 @@ static void parse_option(char *word)
         opt.port = n;
     else if (!strcmp(name, "frames"))
         opt.frames = n;
+    else if (!strcmp(name, "ways"))
+        opt.ways = n;
     else if (!strcmp(name, "direct"))
         opt.direct = n;
     else if (!strcmp(name, "extra"))
@@ -896,7 +901,7 @@ int main(int argc, char **argv)
         io_load_modules();
     const char *error = opt.direct ? direct_start(opt.direct) : NULL;
     error = error ? error : io_start(opt.disk, opt.port);
-    error = error || !opt.frames ? error : frames_start(opt.frames);
+    error = error || !opt.frames ? error : frames_start(opt.frames, opt.ways);
     if (error) {
         line("FF error: %s", error);
         end(2);

@@ -26,6 +26,17 @@ bool storage_available(const char **why)
     return program;
 }
 
+char *storage_newer(void)
+{
+    char *path = g_build_filename(g_getenv("FF_SOURCE"), ".cache/qemu10/qemu-storage-daemon", NULL);
+
+    if (g_file_test(path, G_FILE_TEST_IS_EXECUTABLE))
+        return path;
+    g_free(path);
+    g_test_skip("no storage daemon of QEMU 10 is here: run scripts/get-qemu10");
+    return NULL;
+}
+
 static void end_with_parent(gpointer opaque)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -39,34 +50,37 @@ static void await(const char *path, int watch)
         g_assert_cmpint(read(watch, buf, sizeof(buf)), >, 0);
 }
 
-Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops,
-                       bool unable)
+Storage *storage_start(const StorageConfig *c)
 {
     g_autofree char *file = g_strdup_printf(
-        "driver=file,node-name=file,filename=%s,locking=off,cache.direct=on", image);
-    g_autofree char *export =
-        g_strdup_printf("type=vhost-user-blk,id=export,node-name=%s,"
-                        "addr.type=unix,addr.path=%s,writable=on,num-queues=%u",
-                        iops ? "slow" : "file", socket, n_queues);
-    g_autofree char *limit = g_strdup_printf("throttle-group,id=limit,x-iops-total=%u", iops);
-    g_autofree char *pidfile = g_strconcat(socket, ".pid", NULL);
-    g_autofree char *folder = g_path_get_dirname(socket);
-    const char *argv[20] = {0};
+        "driver=file,node-name=file,filename=%s,locking=off,cache.direct=on", c->image);
+    g_autofree char *export = g_strdup_printf(
+        "type=vhost-user-blk,id=export,node-name=%s,"
+        "addr.type=unix,addr.path=%s,writable=on,num-queues=%u%s",
+        c->iops ? "slow" : "file", c->socket, c->n_queues, c->iothread ? ",iothread=io" : "");
+    g_autofree char *limit = g_strdup_printf("throttle-group,id=limit,x-iops-total=%u", c->iops);
+    g_autofree char *pidfile = g_strconcat(c->socket, ".pid", NULL);
+    g_autofree char *folder = g_path_get_dirname(c->socket);
+    const char *argv[24] = {0};
     unsigned n = 0;
     int watch = inotify_init1(IN_CLOEXEC);
     Storage *s = g_new0(Storage, 1);
     g_autoptr(GError) error = NULL;
 
-    if (unable && !geteuid()) { /* vm.unprivileged_userfaultfd is 0 */
+    if (c->unable && !geteuid()) { /* vm.unprivileged_userfaultfd is 0 */
         argv[n++] = "setpriv";
         argv[n++] = "--bounding-set=-sys_ptrace";
     }
-    argv[n++] = "qemu-storage-daemon";
+    argv[n++] = c->program ? c->program : "qemu-storage-daemon";
     argv[n++] = "--pidfile";
     argv[n++] = pidfile;
     argv[n++] = "--blockdev";
     argv[n++] = file;
-    if (iops) {
+    if (c->iothread) {
+        argv[n++] = "--object";
+        argv[n++] = "iothread,id=io";
+    }
+    if (c->iops) {
         argv[n++] = "--object";
         argv[n++] = limit;
         argv[n++] = "--blockdev";
@@ -75,7 +89,7 @@ Storage *storage_start(const char *image, const char *socket, unsigned n_queues,
     argv[n++] = "--export";
     argv[n++] = export;
     unlink(pidfile);
-    unlink(socket);
+    unlink(c->socket);
     g_assert_cmpint(inotify_add_watch(watch, folder, IN_CREATE | IN_MOVED_TO), >=, 0);
     g_spawn_async(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD,
                   end_with_parent, NULL, &s->pid, &error);

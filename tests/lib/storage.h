@@ -10,13 +10,22 @@ typedef struct Storage Storage;
 
 /* TRUE if there is one; else *WHY (static). */
 bool storage_available(const char **why);
-/* Starts one over IMAGE, which others may have open as well, past the page cache; listens at SOCKET
- * when this returns, for a device of N_QUEUES. IOPS: so many requests each second at most; 0: as
- * many as it can. UNABLE: without the right to a userfaultfd, so it does not offer to wait for
- * pages. It ends with the test.
- */
-Storage *storage_start(const char *image, const char *socket, unsigned n_queues, unsigned iops,
-                       bool unable);
+/* Path of QEMU 10's, which scripts/get-qemu10 unpacked (g_free). NULL, and the test is skipped:
+ * there is none. */
+char *storage_newer(void);
+
+typedef struct {
+    const char *program; /* NULL: the installed one */
+    const char *image;   /* others may have it open as well; past the page cache */
+    const char *socket;
+    unsigned n_queues; /* of the device */
+    unsigned iops;     /* so many requests each second at most; 0: as many as it can */
+    bool unable;       /* has no right to a userfaultfd, so does not offer to wait for pages */
+    bool iothread;     /* the rings have a thread of their own */
+} StorageConfig;
+
+/* Starts one, which listens when this returns. It ends with the test. */
+Storage *storage_start(const StorageConfig *config);
 /* TRUE: one that is not made UNABLE can make a userfaultfd; else *WHY (static). */
 bool storage_can_wait(const char **why);
 /* SIGKILL, and reaped. */

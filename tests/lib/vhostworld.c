@@ -32,6 +32,41 @@ VhostWorld *vhost_world_new(VmLauncher launcher, const char *who, const char *lo
     return w;
 }
 
+static void world_free(VhostWorld *w)
+{
+    unlink(w->disk);
+    rmdir(w->folder);
+    hugepages_free(w->pool);
+    g_free(w->disk);
+    g_free(w->folder);
+    g_free(w->qemu);
+    g_free(w->daemon);
+    g_free(w);
+}
+
+VhostWorld *vhost_world_newer(VhostWorld *w, bool qemu, bool daemon)
+{
+    w->qemu = qemu ? vm_newer_qemu() : NULL;
+    w->daemon = daemon ? storage_newer() : NULL;
+    if ((qemu && !w->qemu) || (daemon && !w->daemon)) {
+        world_free(w);
+        return NULL;
+    }
+    w->guest.qemu = w->qemu;
+    return w;
+}
+
+VhostWorld *vhost_world_huge(VhostWorld *w)
+{
+    w->pool = hugepages_new(HUGE_PAGES);
+    if (!w->pool) {
+        world_free(w);
+        return NULL;
+    }
+    w->guest.huge = true;
+    return w;
+}
+
 VhostWorld *vhost_world_new_if(bool possible, const char *why, const char *load)
 {
     if (!possible) {
@@ -43,16 +78,9 @@ VhostWorld *vhost_world_new_if(bool possible, const char *why, const char *load)
 
 VhostWorld *vhost_world_new_of(bool huge, const char *load)
 {
-    HugePages *pool = huge ? hugepages_new(HUGE_PAGES) : NULL;
-    VhostWorld *w = huge && !pool ? NULL : vhost_world_new(VM_RUN, "migrate", load);
+    VhostWorld *w = vhost_world_new(VM_RUN, "migrate", load);
 
-    if (!w) {
-        hugepages_free(pool);
-        return NULL;
-    }
-    w->pool = pool;
-    w->guest.huge = huge;
-    return w;
+    return w && huge ? vhost_world_huge(w) : w;
 }
 
 VhostWorld *vhost_world_new_network(VmLauncher launcher, const char *who, const char *load)
@@ -72,7 +100,13 @@ VhostWorld *vhost_world_new_network(VmLauncher launcher, const char *who, const 
 
 void vhost_world_start_storage(VhostWorld *w)
 {
-    w->storage = storage_start(w->disk, w->socket, w->guest.n_queues, w->iops, w->unable);
+    w->storage = storage_start(&(StorageConfig){.program = w->daemon,
+                                                .image = w->disk,
+                                                .socket = w->socket,
+                                                .n_queues = w->guest.n_queues,
+                                                .iops = w->iops,
+                                                .unable = w->unable,
+                                                .iothread = w->iothread});
 }
 
 void vhost_world_start_testpmd(VhostWorld *w)
@@ -172,12 +206,7 @@ void vhost_world_end(VhostWorld *w)
     end_backends(w);
     vm_end(w->vm);
     remove_sockets(w);
-    unlink(w->disk);
-    rmdir(w->folder);
-    hugepages_free(w->pool);
-    g_free(w->disk);
-    g_free(w->folder);
-    g_free(w);
+    world_free(w);
 }
 
 void vhost_world_wait_connected(VhostWorld *w)
@@ -214,9 +243,14 @@ VhostWorld vhost_world_next(VhostWorld *w)
         qmp_ok(q, "migrate-set-parameters", "{'x-farfault-policy': 'always'}");
     }
     qmp_ok(vm_qmp(w->vm), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
-    qmp_ok(vm_qmp(old.vm), "migrate-set-parameters",
-           "{'max-bandwidth': 200000000, 'downtime-limit': 400}");
+    vhost_world_hurry(&old);
     return old;
+}
+
+void vhost_world_hurry(VhostWorld *old)
+{
+    qmp_ok(vm_qmp(old->vm), "migrate-set-parameters",
+           "{'max-bandwidth': 200000000, 'downtime-limit': 400}");
 }
 
 void vhost_world_migrate(VhostWorld *w, VhostWorld *old)

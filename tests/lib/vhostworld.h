@@ -28,8 +28,10 @@ typedef struct {
     Storage *storage;
     char *socket;
     unsigned hops;
-    unsigned iops; /* of the disk; 0: as many as it can */
-    bool unable;   /* the back-ends cannot wait for pages */
+    unsigned iops;       /* of the disk; 0: as many as it can */
+    bool unable;         /* the back-ends cannot wait for pages */
+    bool iothread;       /* the disk's rings have a thread of their own */
+    char *qemu, *daemon; /* the disk's; NULL: the installed one */
     bool no_disk, network;
     bool locked; /* the network's back-ends have their memory locked */
     Testpmd *testpmd;
@@ -45,6 +47,11 @@ VhostWorld *vhost_world_new_if(bool possible, const char *why, const char *load)
 VhostWorld *vhost_world_new_of(bool huge, const char *load);
 /* A guest with a network, and no disk; WORK: ff.frames= is in LOAD. */
 VhostWorld *vhost_world_new_network(VmLauncher launcher, const char *who, const char *load);
+/* W with QEMU 10, or a storage daemon of QEMU 10, or both. NULL where it is not there, and the test
+ * is skipped. */
+VhostWorld *vhost_world_newer(VhostWorld *w, bool qemu, bool daemon);
+/* W with huge pages. NULL where there are none, and the test is skipped. */
+VhostWorld *vhost_world_huge(VhostWorld *w);
 /* A back-end, in the place of the one that is noted. */
 void vhost_world_start_storage(VhostWorld *w);
 void vhost_world_start_testpmd(VhostWorld *w);
@@ -60,10 +67,12 @@ guint64 vhost_world_reads(Vm *vm);
 void vhost_world_await_frames(Vm *vm, guint64 n);
 /* The next QEMU is there, and both are farfault's. Returns the one before. */
 VhostWorld vhost_world_next(VhostWorld *w);
-/* The client's words: migrate from OLD to the next QEMU; switch, and the guest runs there; no limit
- * to what comes behind the switch; and where that was paused, go on without one. */
+/* The client's words: migrate from OLD to the next QEMU; switch, and the guest runs there; so fast
+ * that rounds come to an end; no limit to what comes behind the switch; and where that was paused,
+ * go on without one. */
 void vhost_world_migrate(VhostWorld *w, VhostWorld *old);
 void vhost_world_switch_over(VhostWorld *w, VhostWorld *old);
+void vhost_world_hurry(VhostWorld *old);
 void vhost_world_set_free(VhostWorld *old);
 void vhost_world_resume(VhostWorld *w, VhostWorld *old);
 /* Ends that one. */

@@ -24,6 +24,9 @@ typedef struct {
     bool disk;              /* a vhost-user-blk device as well */
     bool server;            /* QEMU listens, and testpmd connects */
     unsigned n_queues;      /* pairs; 0: one */
+    bool pairs;             /* all of them are in use */
+    bool huge;              /* pages of 2 MiB */
+    bool newer;             /* QEMU 10 */
     bool rest;              /* of the long tests */
 } Course;
 
@@ -44,13 +47,29 @@ static const Course courses[] = {
     {"postcopy/at-once/twice", "migrate", .postcopy = true, .rest = true},
     {"postcopy/hybrid/disk", "migrate", .postcopy = true, .hybrid = true, .disk = true,
      .rest = true},
+    {"pairs/followed", "migrate", .n_queues = 2, .pairs = true, .rest = true},
+    {"pairs/at-once", "migrate", .postcopy = true, .n_queues = 2, .pairs = true, .rest = true},
+    {"pairs/hybrid/unable", "migrate", .postcopy = true, .hybrid = true, .unable = true,
+     .n_queues = 2, .pairs = true, .rest = true},
+    {"huge/followed", "migrate", .huge = true, .rest = true},
+    {"huge/at-once", "migrate", .postcopy = true, .huge = true, .rest = true},
+    {"huge/hybrid/unable", "migrate", .postcopy = true, .hybrid = true, .unable = true,
+     .huge = true, .rest = true},
+    {"10/followed", "migrate", .newer = true, .rest = true},
+    {"10/at-once", "migrate", .postcopy = true, .newer = true, .rest = true},
+    {"10/hybrid/unable", "migrate", .postcopy = true, .hybrid = true, .unable = true, .newer = true,
+     .rest = true},
 };
 
 static VhostWorld *world_new(const Course *c)
 {
-    VhostWorld *w = vhost_world_new_network(
-        VM_RUN, c->who, c->disk ? VHOST_NET_LOAD " ff.disk=1 ff.direct=8" : VHOST_NET_LOAD);
+    const char *load = c->disk    ? VHOST_NET_LOAD " ff.disk=1 ff.direct=8"
+                       : c->pairs ? VHOST_NET_LOAD " ff.ways=2"
+                                  : VHOST_NET_LOAD;
+    VhostWorld *w = vhost_world_new_network(VM_RUN, c->who, load);
 
+    w = w ? vhost_world_newer(w, c->newer, false) : NULL;
+    w = w && c->huge ? vhost_world_huge(w) : w;
     if (w) {
         w->no_disk = !c->disk;
         w->guest.n_queues = MAX(c->n_queues, 1);

@@ -44,7 +44,9 @@ typedef struct {
     bool hybrid; /* a round goes before */
     bool unable;
     bool huge;
-    bool rest; /* with -m slow */
+    bool rest;              /* with -m slow */
+    bool newer, daemon;     /* QEMU 10, the storage daemon of QEMU 10 */
+    bool iothread, precopy; /* without a switch */
 } Course;
 
 static const Course courses[] = {
@@ -56,6 +58,15 @@ static const Course courses[] = {
     {"huge/hybrid", 1, true, .huge = true, .rest = true},
     {"huge/at-once", 1, .huge = true, .rest = true},
     {"huge/unable", 1, .unable = true, .huge = true, .rest = true},
+    {"10/hybrid", 1, true, .newer = true, .rest = true},
+    {"10/daemon/precopy", 1, .daemon = true, .precopy = true, .rest = true},
+    {"10/daemon/at-once", 1, .daemon = true, .rest = true},
+    {"10/daemon/unable", 1, .unable = true, .daemon = true, .rest = true},
+    {"10/both", 1, true, .newer = true, .daemon = true, .rest = true},
+    {"iothread/precopy", 1, .iothread = true, .precopy = true, .rest = true},
+    {"iothread/at-once", 1, .iothread = true, .rest = true},
+    {"iothread/queues", 2, true, .iothread = true, .rest = true},
+    {"iothread/unable", 1, .unable = true, .iothread = true, .rest = true},
 };
 
 /* Twice in a row. */
@@ -64,10 +75,12 @@ static void test_course(gconstpointer data)
     const Course *c = data;
     VhostWorld *w = vhost_world_new_of(c->huge, VHOST_SMALL_LOAD);
 
+    w = w ? vhost_world_newer(w, c->newer, c->daemon) : NULL;
     if (!w)
         return;
     w->guest.n_queues = c->n_queues;
     w->unable = c->unable;
+    w->iothread = c->iothread;
     vhost_world_boot(w);
     for (unsigned i = 0; i < 2; i++) {
         VhostWorld old = next_postcopy(w, 0);
@@ -75,7 +88,10 @@ static void test_course(gconstpointer data)
         vhost_world_migrate(w, &old);
         if (c->hybrid)
             qmp_expect(vm_qmp(old.vm), "MIGRATION_PASS");
-        vhost_world_switch_over(w, &old);
+        if (c->precopy)
+            vhost_world_hurry(&old);
+        else
+            vhost_world_switch_over(w, &old);
         if (c->unable)
             vm_wait_stderr(w->vm, "does not wait for pages");
         arrive(w, &old);

@@ -23,6 +23,7 @@ typedef struct {
     bool network, huge, stream;
     bool unable; /* the back-ends cannot wait for pages */
     bool eager;  /* QEMU restores it; else farfault */
+    bool newer;  /* QEMU 10 and its storage daemon */
     bool rest;   /* of the long tests */
 } Saved;
 
@@ -33,13 +34,18 @@ static const Saved rows[] = {
     {"stream/disk", .stream = true, .eager = true, .rest = true},
     {"network", .network = true},
     {"unable/network", .network = true, .unable = true, .rest = true},
+    {"10/disk", .newer = true, .rest = true},
+    {"10/network", .network = true, .newer = true, .rest = true},
+    {"huge/network", .network = true, .huge = true, .rest = true},
 };
 
 static VhostWorld *world_new(const Saved *row)
 {
     VhostWorld *w = row->network ? vhost_world_new_network(VM_RUN, "migrate", VHOST_NET_LOAD)
-                                 : vhost_world_new_of(row->huge, VHOST_BUSY_LOAD);
+                                 : vhost_world_new(VM_RUN, "migrate", VHOST_BUSY_LOAD);
 
+    w = w ? vhost_world_newer(w, row->newer, row->newer && !row->network) : NULL;
+    w = w && row->huge ? vhost_world_huge(w) : w;
     if (w)
         w->unable = row->unable;
     return w;
