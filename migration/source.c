@@ -135,7 +135,9 @@ static bool look_at_guest(FfSource *s, GError **error)
     if (!ff_ram_map(s->ram, error)) {
         return false;
     }
-    return ff_precopy_begin(s, error) || ff_plain_refuse(s->plain, error);
+    /* BUSY: a device's process still writes to a guest that stands, so QEMU must not carry it. */
+    return ff_precopy_begin(s, error) || (!g_error_matches(*error, G_IO_ERROR, G_IO_ERROR_BUSY) &&
+                                          ff_plain_refuse(s->plain, error));
 }
 
 static bool agree(FfSource *s, GError **error)

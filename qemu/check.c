@@ -420,6 +420,10 @@ static bool follow(Check *c, const char *kind, const char *name, const char *cha
     g_autoptr(GError) local = NULL;
 
     if (!c->ids && !(c->ids = ff_qemu_backends_probe(c->qemu, c->role, &local))) {
+        if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_BUSY)) {
+            g_propagate_error(error, g_steal_pointer(&local)); /* QEMU must not carry it */
+            return false;
+        }
         return refuse(error, "%s \"%s\": %s", kind, name, local->message);
     }
     g_autofree char *line = g_strdup_printf("\n%s\n", chardev ? chardev : "");

@@ -17,10 +17,15 @@
 /* A back-end may be busy; the relay itself answers at once. */
 #define ANSWER_MS 20000
 
+static bool fail_as(GError **error, GIOErrorEnum code, const char *why)
+{
+    g_set_error(error, G_IO_ERROR, code, "devices in other processes: %s", why);
+    return false;
+}
+
 static bool fail(GError **error, const char *why)
 {
-    g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "devices in other processes: %s", why);
-    return false;
+    return fail_as(error, G_IO_ERROR_FAILED, why);
 }
 
 bool ff_backends_ask(int socket, FfBackendsOp op, bool flag, int fd, FfBackendsAnswer *answer,
@@ -49,5 +54,6 @@ bool ff_backends_ask(int socket, FfBackendsOp op, bool flag, int fd, FfBackendsA
     }
     answer->ids[sizeof(answer->ids) - 1] = answer->why[sizeof(answer->why) - 1] = 0;
     answer->n_regions = MIN(answer->n_regions, (uint32_t)FF_BACKENDS_REGIONS);
-    return answer->why[0] ? fail(error, answer->why) : true;
+    return !answer->why[0] ||
+           fail_as(error, answer->busy ? G_IO_ERROR_BUSY : G_IO_ERROR_FAILED, answer->why);
 }

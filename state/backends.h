@@ -45,15 +45,18 @@ typedef struct {
     uint32_t op;
     uint32_t n_regions;
     uint64_t log_bytes; /* that a log must have */
+    uint32_t busy;      /* PROBE: 1: they may write to the guest though it stands, and nothing tells
+                           what: QEMU cannot carry it either */
+    uint32_t padding;
     FfBackendRegion regions[FF_BACKENDS_REGIONS];
     char ids[1024]; /* PROBE: chardevs of QEMU's that the relay stands in, each with a newline */
     char why[256];  /* why not, one line; "": all is well */
 } FfBackendsAnswer;
-static_assert(sizeof(FfBackendsAnswer) == 16 + 40 * FF_BACKENDS_REGIONS + 1280,
+static_assert(sizeof(FfBackendsAnswer) == 24 + 40 * FF_BACKENDS_REGIONS + 1280,
               "sent between processes");
 
 /* Asks the relay at SOCKET and waits for its answer. FD: goes with it; -1: none. FALSE and ERROR:
- * there is none, or it is .why. */
+ * there is none, or it is .why (G_IO_ERROR_BUSY, if .busy). */
 bool ff_backends_ask(int socket, FfBackendsOp op, bool flag, int fd, FfBackendsAnswer *answer,
                      GError **error);
 

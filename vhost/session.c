@@ -899,6 +899,11 @@ bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
 
 /* ---- the log --------------------------------------------------------------------------------- */
 
+bool ff_vhost_session_is_unfinished(const FfVhostSession *s)
+{
+    return s->unfinished;
+}
+
 const char *ff_vhost_session_unloggable(const FfVhostSession *s)
 {
     if (!s->knows_offer) {
@@ -906,9 +911,6 @@ const char *ff_vhost_session_unloggable(const FfVhostSession *s)
     }
     if (s->odd) {
         return s->odd;
-    }
-    if (s->unfinished) {
-        return UNFINISHED;
     }
     if (s->parked) {
         return "it stands until a snapshot is saved";

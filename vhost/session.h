@@ -66,6 +66,9 @@ bool ff_vhost_session_again(FfVhostSession *s);
 /* Messages of QEMU's that wait. */
 unsigned ff_vhost_session_waiting(const FfVhostSession *s);
 
+/* A ring was stopped that was not empty, and none was begun since: the back-end may write though
+ * the guest stands, and no log tells what. */
+bool ff_vhost_session_is_unfinished(const FfVhostSession *s);
 /* Why the back-end's writes cannot be logged, one line; NULL: they can. */
 const char *ff_vhost_session_unloggable(const FfVhostSession *s);
 /* Bytes that a log of the guest's memory has, as the back-end knows it now. */

@@ -254,6 +254,22 @@ static void test_next(void)
     world_free(w);
 }
 
+/* A ring that was stopped and could not be waited for: it may still be written to. */
+static void test_unfinished(void)
+{
+    const FfVhostVringState ring = {0, 0};
+    World *w = world_new();
+
+    hand_on(w);
+    g_assert_cmpint(ftruncate(w->memory, 0), ==, 0);
+    say(w, FF_VHOST_GET_VRING_BASE, &ring, sizeof(ring), -1);
+    answer(w, FF_VHOST_GET_VRING_BASE, 0);
+    g_assert_true(ff_vhost_session_is_unfinished(w->session));
+    hand_on(w);
+    g_assert_true(ff_vhost_session_is_unfinished(w->session));
+    world_free(w);
+}
+
 /* One that cannot be logged stays so; and once more, with a ring that was stopped. */
 static void test_odd(void)
 {
@@ -298,6 +314,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-rest/stopping", test_stopping);
     g_test_add_func("/vhost-rest/next", test_next);
     g_test_add_func("/vhost-rest/odd", test_odd);
+    g_test_add_func("/vhost-rest/unfinished", test_unfinished);
     g_test_add_func("/vhost-rest/strange", test_strange);
     return g_test_run();
 }
