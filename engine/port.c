@@ -187,13 +187,6 @@ static void port_object_add(void *opaque, const char *text, FfPortObjectReply re
     ff_qemu_object_add(port->qmp, text, &ops);
 }
 
-static void port_object_added(void *opaque, int64_t fdset)
-{
-    FfEnginePort *port = opaque;
-
-    ff_qemu_object_add_done(port->qmp, fdset);
-}
-
 /* QEMU keeps the file open of what it was started with, so its pages would stay. */
 static void empty_ram(FfEnginePort *port, const char *id)
 {
@@ -280,7 +273,6 @@ static const FfDriverPort port_ops = {
     .view = port_view,
     .set_view = port_set_view,
     .object_add = port_object_add,
-    .object_added = port_object_added,
     .ram_changed = port_ram_changed,
     .has_ram = port_has_ram,
     .vmm = port_vmm,
@@ -350,7 +342,8 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .engine_refused = init->engine_refused,
         .uffd_error = init->uffd_error,
         .lends = init->lends,
-        .follows_devices = init->backends_fd >= 0,
+        .follows_devices = init->backends_fd >= 0 && !init->backends_later,
+        .follows_plugged = init->backends_fd >= 0,
         .discard_fd = init->discard_fd,
         .sharers_fd = init->sharers_fd,
         .discard_error = init->discard_error,

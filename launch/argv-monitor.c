@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "agent/agent.h"
+#include "state/state.h"
 
 #define PRIVATE_ID "farfault-private"
 
@@ -483,6 +484,21 @@ static Use use_of(const FfArg *arg, const FfBackend *part)
     return g_strcmp0(type, "vhost-user") == 0 ? NETWORK : MONITOR;
 }
 
+/* For chardevs of such devices that a client adds while the guest runs. QEMU has them by their
+ * paths, as a network's. */
+static void add_spares(FfRewrite *rw)
+{
+    for (unsigned i = 0; i < FF_STATE_PLUGGED; i++) {
+        FfPlanMonitor *mon = g_new0(FfPlanMonitor, 1);
+
+        mon->kind = FF_CLIENT_SPARE;
+        mon->chardev_id = g_strdup("");
+        mon->backend = true;
+        mon->followed = rw->sys->follows_backends;
+        g_ptr_array_add(rw->plan->monitors, mon);
+    }
+}
+
 void ff_argv_rewrite_backends(FfRewrite *rw)
 {
     for (guint i = 0; rw->sys->takes_backends && i < rw->args->len; i++) {
@@ -496,6 +512,9 @@ void ff_argv_rewrite_backends(FfRewrite *rw)
         if (id && use_of(arg, part) != MONITOR) {
             take_named(rw, arg, id, use_of(arg, part));
         }
+    }
+    if (rw->sys->takes_backends && rw->sys->has_agent) {
+        add_spares(rw);
     }
 }
 

@@ -293,6 +293,8 @@ bool ff_endpoint_open(const FfPlanMonitor *mon, FfEndpoint *ep, GError **error)
     case FF_CLIENT_CONNECT_TCP:
         ep->fd = connect_client(mon, error);
         return ep->fd >= 0 || mon->reconnect;
+    case FF_CLIENT_SPARE:
+        return true;
     case FF_CLIENT_STDIO:
         ep->in = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, FIRST_FD);
         ep->out = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, FIRST_FD);

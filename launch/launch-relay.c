@@ -120,6 +120,8 @@ static const char *kind_of(const FfPlanMonitor *mon, const FfEndpoint *ep)
         return ep->fd >= 0 ? "connected" : "connect-tcp";
     case FF_CLIENT_STDIO:
         return "stdio";
+    case FF_CLIENT_SPARE:
+        return FF_PLAN_SPARE;
     }
     g_assert_not_reached();
 }
@@ -136,13 +138,16 @@ static void add_address(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *
     }
 }
 
-static void add_monitor(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *ep, int qemu)
+static void add_monitor(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *ep,
+                        const FfPrivateSocket *private)
 {
     json_builder_begin_object(b->json);
     add_string(b, "id", mon->chardev_id);
-    add_fd(b, "qemu", qemu);
+    add_fd(b, "qemu", private->path_fd);
     add_string(b, "kind", kind_of(mon, ep));
-    if (mon->kind == FF_CLIENT_STDIO) {
+    if (mon->kind == FF_CLIENT_SPARE) {
+        add_int(b, "in-qemu", private->listen_fd);
+    } else if (mon->kind == FF_CLIENT_STDIO) {
         add_fd(b, "in", ep->in);
         add_fd(b, "out", ep->out);
     } else if (ep->fd >= 0) {
@@ -171,8 +176,7 @@ static void add_monitors(Builder *b, const FfRelayStart *start)
     json_builder_set_member_name(b->json, "monitors");
     json_builder_begin_array(b->json);
     for (guint i = 0; i < start->plan->monitors->len; i++) {
-        add_monitor(b, start->plan->monitors->pdata[i], &start->endpoints[i],
-                    start->monitors[i].path_fd);
+        add_monitor(b, start->plan->monitors->pdata[i], &start->endpoints[i], &start->monitors[i]);
     }
     json_builder_end_array(b->json);
 }

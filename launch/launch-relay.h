@@ -31,6 +31,8 @@ typedef struct {
 #define FF_PLAN_KEPT_STATE "kept-state"
 /* The socket address of a listening monitor (base64). */
 #define FF_PLAN_ADDRESS "address"
+/* The kind of a private socket that QEMU has for a chardev that is added later. */
+#define FF_PLAN_SPARE "spare"
 
 /* What the relay inherits and is told. All fds are close-on-exec here; the relay gets copies of
  * the same numbers. */

@@ -28,6 +28,7 @@ typedef enum {
     FF_CLIENT_CONNECT_TCP,
     FF_CLIENT_CONNECTED_FD, /* .fd is a connected socket that was inherited */
     FF_CLIENT_STDIO,        /* the process's stdin and stdout */
+    FF_CLIENT_SPARE,        /* nobody yet: a chardev that is added later (relay/plugged.h) */
 } FfClientKind;
 
 /* One control-mode monitor that the relay stands in for. Token: "@FF_MON<index>@" is the fd of

@@ -7,13 +7,18 @@
 
 #include "qapi/driver-private.h"
 
-/* Capabilities under which QEMU carries the migration; and XBZRLE, which it takes together with
- * postcopy. */
-#define XBZRLE "xbzrle"
+/* Capabilities under which QEMU carries the migration; and those of them that it takes together
+ * with postcopy-ram. "block" and "x-colo" are among the first, though QEMU 7.2 takes these, too:
+ * they were not tried. */
 static const char *const qemu_capabilities[] = {
-    "compress",     "block",           "x-colo",
-    "mapped-ram",   "zero-copy-send",  "background-snapshot",
-    "rdma-pin-all", "x-ignore-shared",
+    "block", "x-colo", "mapped-ram", "zero-copy-send", "background-snapshot", "x-ignore-shared",
+};
+static const struct {
+    const char *name, *why;
+} mixed_capabilities[] = {
+    {"xbzrle", "the capability xbzrle is QEMU's: switch it off"},
+    {"compress", "the capability compress is QEMU's: switch it off (x-farfault-compress)"},
+    {"rdma-pin-all", "the capability rdma-pin-all is QEMU's: switch it off"},
 };
 
 /* And those that it carries without postcopy-ram only: what helps a precopy to its end, which has
@@ -31,7 +36,18 @@ static bool any_set(JsonNode *capabilities, const char *const *names, unsigned n
     return false;
 }
 
-/* But for xbzrle. */
+/* Why a mixed one makes it QEMU's; NULL: there is none. */
+static const char *mixed(const FfCall *call)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(mixed_capabilities); i++) {
+        if (ff_capability(call->capabilities, mixed_capabilities[i].name)) {
+            return mixed_capabilities[i].why;
+        }
+    }
+    return NULL;
+}
+
+/* But for the mixed ones. */
 static bool is_qemus(FfCall *call)
 {
     const FfStateHeader *state = call->driver->config.state;
@@ -49,18 +65,24 @@ static bool is_qemus(FfCall *call)
 bool ff_policy_engine_carries(FfCall *call)
 {
     call->native = NULL;
-    if (is_qemus(call) || ff_capability(call->capabilities, XBZRLE)) {
+    if (is_qemus(call) || mixed(call)) {
         return false;
     }
     call->native = ff_driver_refusal(call->driver);
     return !call->native;
 }
 
+static bool follows_devices(const FfDriver *d)
+{
+    return d->config.follows_devices ||
+           (d->config.follows_plugged && ff_state_has_plugged(d->config.state));
+}
+
 char *ff_policy_would_lose(const FfDriver *d, const char *why)
 {
     const FfStateHeader *state = d->config.state;
 
-    if (!d->config.follows_devices || !(state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) ||
+    if (!follows_devices(d) || !(state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) ||
         state->policy == FF_POLICY_NEVER || state->peer == FF_PEER_WISH_NATIVE) {
         return NULL;
     }
@@ -75,7 +97,7 @@ char *ff_policy_would_lose(const FfDriver *d, const char *why)
  * is not asked for. */
 bool ff_policy_answered_first(const FfDriver *d, JsonNode *capabilities)
 {
-    return !d->config.follows_devices && d->config.state->peer == FF_PEER_WISH_AUTO &&
+    return !follows_devices(d) && d->config.state->peer == FF_PEER_WISH_AUTO &&
            ff_capability(capabilities, "postcopy-ram") && !ff_capability(capabilities, "multifd");
 }
 
@@ -88,7 +110,7 @@ bool ff_policy_engine_begins(FfCall *call)
         return false;
     }
     if (!call->native) {
-        call->native = "the capability xbzrle is QEMU's: switch it off";
+        call->native = mixed(call);
     }
     return true;
 }

@@ -30,7 +30,7 @@ typedef struct {
     const char *id;
     uint64_t size, page_size;
     int memfd;     /* its memory, owned by the callee; -1 if text is NULL */
-    int64_t fdset; /* for object_added() */
+    int64_t fdset; /* QEMU's copy of it, for remove-fd when the command is answered */
 } FfPortObject;
 typedef void (*FfPortObjectReply)(const FfPortObject *object, const GError *error, gpointer data);
 
@@ -56,8 +56,6 @@ typedef struct {
     /* Rewrites the arguments of object-add (TEXT: JSON, or key=value from the human monitor) and
      * makes the memory. REPLY is called exactly once, perhaps from inside. */
     void (*object_add)(void *opaque, const char *text, FfPortObjectReply reply, gpointer data);
-    /* QEMU has answered to the rewritten command. */
-    void (*object_added)(void *opaque, int64_t fdset);
     /* The guest's memory has one more (MEMFD, borrowed) or one less (-1) backend. */
     void (*ram_changed)(void *opaque, const char *id, uint64_t size, uint64_t page_size, int memfd);
     /* Whether the backend ID is memory of the guest's that farfault made. */
@@ -99,6 +97,7 @@ typedef struct {
     char *const *uffd_error;    /* why there is none of a kind; each can be NULL */
     bool lends;                 /* TAKE_UFFD may be asked */
     bool follows_devices;       /* some are other processes, and the engine is to follow them */
+    bool follows_plugged;       /* and those that the state has (FfStatePlugged) */
     int sharers_fd;             /* state/sharers.h; -1: none */
     int discard_fd;             /* arms QEMU's hook for discards (state/discards.h), -1: none */
     const char *discard_error;  /* why there is none; NULL: an older relay does not say */

@@ -17,6 +17,7 @@
 
 #include "fault/fault.h"
 #include "net/rights.h"
+#include "relay/conn.h"
 #include "relay/page-waits.h"
 #include "relay/vhost-conn.h"
 #include "state/backends.h"
@@ -99,6 +100,13 @@ static void look_at(FfBackendsAnswer *answer, FfVhostConn *backend, bool destina
         return;
     }
     ff_vhost_session_regions(session, &n, NULL);
+    if (!destination && ff_vhost_session_is_unfinished(session)) {
+        answer->busy = 1;
+        say_why(answer,
+                "the back-end of chardev '%s' had not finished its requests when the guest was "
+                "stopped: let the guest continue, and stop it again",
+                id);
+    }
     if (destination && n) {
         say_why(answer, "the back-end of chardev '%s' has guest memory already", id);
     } else if (!destination && why) {
@@ -270,14 +278,125 @@ static void tell_lost(FfBackends *b, bool stopped)
     reply(b, &answer);
 }
 
+static const FfRelayMonitor *plan_of(const FfRelay *relay, guint i)
+{
+    return relay->plan->backends->pdata[i];
+}
+
+/* Or will be, when they are plugged. */
 static bool are_followed(const FfRelay *relay)
 {
     for (guint i = 0; i < relay->plan->backends->len; i++) {
-        if (((FfRelayMonitor *)relay->plan->backends->pdata[i])->followed) {
+        if (plan_of(relay, i)->followed) {
             return true;
         }
     }
     return false;
+}
+
+bool ff_backends_from_start(const FfRelay *relay)
+{
+    for (guint i = 0; i < relay->plan->backends->len; i++) {
+        if (plan_of(relay, i)->followed && !plan_of(relay, i)->spare) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- what is plugged ------------------------------------------------------------------------- */
+
+/* The place in the state of back-end I of the plan; NULL: it has none. */
+static FfStatePlugged *noted(const FfRelay *relay, guint i)
+{
+    unsigned n = 0;
+
+    for (guint k = 0; k < i; k++) {
+        n += plan_of(relay, k)->spare;
+    }
+    return plan_of(relay, i)->spare && n < FF_STATE_PLUGGED ? &relay->state->plugged[n] : NULL;
+}
+
+static uint32_t use_of(const FfStatePlugged *p)
+{
+    return __atomic_load_n(&p->use, __ATOMIC_ACQUIRE);
+}
+
+/* Observers: the next relay, and the engine. */
+static void set_use(FfStatePlugged *p, uint32_t use)
+{
+    __atomic_store_n(&p->use, use, __ATOMIC_RELEASE);
+}
+
+int ff_backends_spare(const FfRelay *relay, int *in_qemu)
+{
+    for (guint i = 0; i < relay->plan->backends->len; i++) {
+        const FfStatePlugged *p = noted(relay, i);
+
+        if (p && use_of(p) != FF_PLUGGED_IN && use_of(p) != FF_PLUGGED_OVER &&
+            plan_of(relay, i)->in_qemu >= 0) {
+            *in_qemu = plan_of(relay, i)->in_qemu;
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+static void become(FfRelayMonitor *plan, const FfStatePlugged *p)
+{
+    plan->id = g_strndup(p->id, sizeof(p->id));
+    plan->path = g_strndup(p->path, sizeof(p->path));
+    plan->reconnect = MAX(p->reconnect, 1);
+    plan->network = p->network;
+    plan->kind = FF_RELAY_CONNECT_UNIX;
+}
+
+void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug)
+{
+    FfRelayMonitor *plan = relay->plan->backends->pdata[spare];
+    FfStatePlugged *p = noted(relay, (guint)spare);
+
+    p->reconnect = plug->reconnect;
+    p->network = plug->network;
+    g_strlcpy(p->id, plug->id, sizeof(p->id));
+    g_strlcpy(p->path, plug->path, sizeof(p->path));
+    set_use(p, FF_PLUGGED_IN);
+    become(plan, p);
+    ff_vhost_conn_open(nth(relay->backends, (guint)spare));
+}
+
+void ff_backends_use_up(FfRelay *relay, int spare)
+{
+    set_use(noted(relay, (guint)spare), FF_PLUGGED_OVER);
+}
+
+void ff_backends_unplugged(FfRelay *relay, const char *id)
+{
+    for (guint i = 0; i < relay->plan->backends->len; i++) {
+        FfStatePlugged *p = noted(relay, i);
+
+        if (p && use_of(p) == FF_PLUGGED_IN && !strncmp(p->id, id, sizeof(p->id))) {
+            set_use(p, FF_PLUGGED_OVER);
+        }
+    }
+}
+
+/* What the relay before this one has taken over is there still, or QEMU has removed it since. */
+static void find_plugged(FfRelay *relay)
+{
+    for (guint i = 0; i < relay->plan->backends->len; i++) {
+        FfRelayMonitor *plan = relay->plan->backends->pdata[i];
+        FfStatePlugged *p = noted(relay, i);
+
+        if (!p || use_of(p) != FF_PLUGGED_IN) {
+            continue;
+        }
+        if (plan->had || ff_conn_qemu_listens(plan->qemu)) {
+            become(plan, p);
+        } else {
+            set_use(p, FF_PLUGGED_OVER);
+        }
+    }
 }
 
 /* ---- the connections ------------------------------------------------------------------------- */
@@ -504,6 +623,7 @@ void ff_backends_start(FfRelay *relay)
     b->engine = -1;
     b->all = g_ptr_array_new();
     b->page_waits = ff_page_waits_new(relay, b->all);
+    find_plugged(relay);
     for (guint i = 0; i < relay->plan->backends->len; i++) {
         g_ptr_array_add(b->all,
                         ff_vhost_conn_new(relay, relay->plan->backends->pdata[i], &backend_ops, b));
@@ -526,7 +646,7 @@ bool ff_backends_describe(const FfRelay *relay, guint i, FfRelayBackend *had)
 {
     FfVhostConn *backend = nth(relay->backends, i);
 
-    if (ff_vhost_conn_is_removed(backend)) {
+    if (ff_vhost_conn_is_removed(backend) && !plan_of(relay, i)->spare) {
         return false;
     }
     *had = ff_vhost_conn_describe(backend);

@@ -24,6 +24,22 @@ const char *ff_backends_restless(const FfRelay *relay);
 /* What is to be known of back-end I of the plan. FALSE: QEMU has removed its chardev. .had.rest
  * (g_free) is NULL where none is connected. */
 bool ff_backends_describe(const FfRelay *relay, guint i, FfRelayBackend *had);
+/* A chardev that QEMU has on the listening socket of spare SPARE now, and whose back-end listens at
+ * PATH, which the relay connects to. What QEMU has removed is not used again. */
+typedef struct {
+    const char *id, *path;
+    unsigned reconnect; /* seconds; 0: it is tried each second all the same */
+    bool network;
+} FfBackendPlug;
+/* The next spare one, and *IN_QEMU the number of its socket there; -1: there is none. */
+int ff_backends_spare(const FfRelay *relay, int *in_qemu);
+void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug);
+/* QEMU has removed chardev ID. */
+void ff_backends_unplugged(FfRelay *relay, const char *id);
+/* Spare SPARE was tried in vain: QEMU may have closed its socket. */
+void ff_backends_use_up(FfRelay *relay, int spare);
+/* Some are followed that were there at the start of QEMU. */
+bool ff_backends_from_start(const FfRelay *relay);
 void ff_backends_end(FfRelay *relay);
 
 #endif

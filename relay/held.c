@@ -3,6 +3,7 @@
  * What outlives an engine, and how the next one gets it: the fds that the plan, the agent and
  * earlier engines (HOLD) have brought, and INIT, which hands them over. One thread; no locks.
  */
+#include "relay/backends.h"
 #include "relay/engine-internal.h"
 
 #include <json-glib/json-glib.h>
@@ -108,6 +109,7 @@ char *ff_held_init(FfRelay *relay, unsigned restarts, const FfBackendsEnds *back
     add_bool(b, "start-paused", plan->start_paused);
     add_text(b, "incoming", plan->incoming);
     add_bool(b, "incoming-taken", plan->incoming_taken);
+    add_bool(b, "device-backends-later", !ff_backends_from_start(relay));
     add_text(b, "engine-refused", plan->engine_refused);
     init_errors(relay, b);
     add_text(b, "name", plan->name);

@@ -133,6 +133,9 @@ static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
         ff_engine_word_answered(mon->relay);
     }
     ff_fds_answered(mon, sent, answer->is_error);
+    if (sent->answered) {
+        sent->answered(mon, sent, answer->is_error);
+    }
     if (sent->injected && !sent->lost) {
         size_t len = mon->out == FF_OUT_CAPTURE ? mon->held->len : 0;
 

@@ -54,6 +54,14 @@ static FfSent *inject(FfMonitor *mon, uint32_t seq, const char *json)
     return sent;
 }
 
+FfSent *ff_inject_own(FfMonitor *mon, const char *json)
+{
+    FfSent *sent = inject(mon, 0, json);
+
+    sent->lost = true; /* nobody waits for it */
+    return sent;
+}
+
 /*
  * A lifted filter of events must not let through those that QEMU emitted before: they
  * may stand in the socket, or in QEMU's own buffer if the client reads slowly. The reply to a
@@ -72,9 +80,8 @@ void ff_monitor_filters_changed(FfMonitor *mon)
         return;
     }
     if (mon->qemu && mon->client && mon->negotiated) {
-        FfSent *sent = inject(mon, 0, "{\"execute\": \"query-name\"}");
+        FfSent *sent = ff_inject_own(mon, "{\"execute\": \"query-name\"}");
 
-        sent->lost = true; /* nobody waits for it */
         sent->barrier = true;
         mon->barriers++;
     } else {

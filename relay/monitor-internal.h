@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The inside of one client monitor, shared by monitor.c (commands), which stands on
- * monitor-inject.c, monitor-overdue.c, monitor-answer.c (what QEMU says), monitor-fds.c (getfd) and
- * monitor-item.c. One thread; no locks. */
+ * monitor-inject.c, monitor-overdue.c, monitor-answer.c (what QEMU says), monitor-plug.c
+ * (vhost-user devices), monitor-fds.c (getfd) and monitor-item.c. One thread; no locks. */
 #ifndef FF_RELAY_MONITOR_INTERNAL_H
 #define FF_RELAY_MONITOR_INTERNAL_H
 
 #include "relay/accept.h"
 #include "relay/conn.h"
+#include "relay/plugged.h"
 #include "relay/qmp-frame.h"
 #include "relay/shared.h"
 
@@ -21,7 +22,7 @@ typedef struct {
 } FfItem;
 
 /* What QEMU must answer. */
-typedef struct {
+typedef struct FfSent {
     bool injected, lost; /* LOST: the engine that asked is gone */
     bool overdue;        /* the client has an answer; what QEMU says goes nowhere */
     gint64 since;        /* monotonic time, us */
@@ -35,7 +36,21 @@ typedef struct {
     char *getfd; /* name, with GETFD_COPY; becomes valid with the reply */
     int getfd_copy;
     char *closefd;
+    char *chardev; /* the whole command, which changes chardevs; NULL */
+    void (*answered)(FfMonitor *mon, struct FfSent *sent, bool error); /* can be NULL */
 } FfSent;
+
+/* A chardev is taken over before a device gets it (monitor-plug.c). */
+typedef struct {
+    FfPlug *plug;
+    int spare; /* which of QEMU's listening sockets: ff_backends_spare() */
+    /* What QEMU is asked: to change it; to make it on that socket, as it is removed already; to
+     * make it as it was. */
+    enum { FF_TAKING_CHANGE, FF_TAKING_ADD, FF_TAKING_RESTORE } step;
+    char *change, *add; /* the commands of the first two */
+    unsigned tries;
+    guint timer; /* until it is asked again; 0: it has been */
+} FfTaking;
 
 /* Where the bytes of QEMU's current message go. */
 typedef enum {
@@ -67,6 +82,9 @@ struct FfMonitor {
     GQueue inband, oob; /* FfSent *: QEMU must answer them */
     FfItem *owned;      /* in-band, at the engine; nothing in-band is passed meanwhile */
     GQueue owned_oob;   /* FfItem * */
+    FfItem *plugging;   /* the same, while its chardev is taken over */
+    bool plugged;       /* that has come to an end: it may be passed */
+    FfTaking *taking;   /* NULL: none is */
     bool negotiated, oob_enabled;
     GByteArray *greeting;  /* of this connection to QEMU */
     bool greeted;          /* it has passed, or begun to */
@@ -104,6 +122,18 @@ void ff_answer_reset(FfMonitor *mon);
 /* monitor-inject.c */
 bool ff_inject_pending(const FfMonitor *mon);
 void ff_inject_give_up(FfMonitor *mon); /* no answer will come any more */
+
+/* JSON as that of the engine's, for the relay itself; the answer goes nowhere. */
+FfSent *ff_inject_own(FfMonitor *mon, const char *json);
+
+/* monitor-plug.c */
+void ff_plug_note(const FfItem *item, FfSent *sent); /* before it is passed */
+/* TRUE: ITEM waits in mon->plugging. */
+bool ff_plug_begins(FfMonitor *mon, FfItem *item);
+/* The client has gone: nothing more is asked for it. */
+void ff_plug_client_gone(FfMonitor *mon);
+/* The connection to QEMU has ended. */
+void ff_plug_end(FfMonitor *mon);
 
 /* monitor-overdue.c. QEMU owes an answer that the client waits for. */
 bool ff_overdue_waits(const FfMonitor *mon);

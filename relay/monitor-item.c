@@ -23,5 +23,6 @@ void ff_sent_free(FfSent *sent)
     g_free(sent->id);
     g_free(sent->getfd);
     g_free(sent->closefd);
+    g_free(sent->chardev);
     g_free(sent);
 }

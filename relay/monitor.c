@@ -102,6 +102,7 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     sent->own = ff_own_entries(command);
     sent->says = ff_says(command);
     ff_fds_note(mon, item, sent);
+    ff_plug_note(item, sent);
     g_queue_push_tail(command && command->oob && mon->oob_enabled ? &mon->oob : &mon->inband, sent);
     ff_overdue_watch(mon);
     if (instead) {
@@ -178,6 +179,7 @@ static bool ends_another(const FfMonitor *mon, const FfQmpCommand *command)
 static bool needs_wait(const FfMonitor *mon, const FfItem *item)
 {
     return is_owned(mon, item->command) || ends_another(mon, item->command) ||
+           (mon->relay->plan->backends->len && ff_plugged_adds(item->command)) ||
            (item->command && item->command->oob);
 }
 
@@ -185,7 +187,11 @@ void ff_monitor_pump(FfMonitor *mon)
 {
     FfItem *item;
 
-    while (mon->qemu && !mon->owned && (item = g_queue_peek_head(&mon->todo))) {
+    if (mon->plugged && mon->qemu) {
+        mon->plugged = false;
+        pass_item(mon, g_steal_pointer(&mon->plugging), NULL);
+    }
+    while (mon->qemu && !mon->owned && !mon->plugging && (item = g_queue_peek_head(&mon->todo))) {
         bool wait = needs_wait(mon, item);
 
         if (wait && ff_overdue_waits(mon)) {
@@ -204,11 +210,11 @@ void ff_monitor_pump(FfMonitor *mon)
         } else if (wait && mon->negotiated && is_owned(mon, item->command) &&
                    (!item->command->oob || mon->oob_enabled)) {
             own_item(mon, item);
-        } else {
+        } else if (!mon->negotiated || !ff_plug_begins(mon, item)) {
             pass_item(mon, item, NULL);
         }
     }
-    if (mon->client_ended && mon->client && mon->qemu && !mon->owned &&
+    if (mon->client_ended && mon->client && mon->qemu && !mon->owned && !mon->plugging &&
         g_queue_is_empty(&mon->todo) && g_queue_is_empty(&mon->owned_oob)) {
         if (!mon->may_be_overdue || g_queue_is_empty(&mon->inband)) {
             ff_conn_finish(mon->qemu);
@@ -292,6 +298,9 @@ static void drop_commands(FfMonitor *mon)
     g_queue_clear_full(&mon->todo, (GDestroyNotify)ff_item_free);
     g_queue_clear_full(&mon->owned_oob, (GDestroyNotify)ff_item_free);
     g_clear_pointer(&mon->owned, ff_item_free);
+    g_clear_pointer(&mon->plugging, ff_item_free);
+    mon->plugged = false;
+    ff_plug_client_gone(mon);
     mon->todo_bytes = 0;
     keep_fds(mon, NULL, 0);
     ff_fds_reset(mon);
@@ -389,6 +398,7 @@ static void qemu_end(FfConn *conn, bool gone, void *opaque)
 
     ff_inject_give_up(mon);
     ff_overdue_end(mon);
+    ff_plug_end(mon);
     ff_conn_free(g_steal_pointer(&mon->qemu));
     g_queue_clear_full(&mon->inband, (GDestroyNotify)ff_sent_free);
     g_queue_clear_full(&mon->oob, (GDestroyNotify)ff_sent_free);
@@ -485,13 +495,14 @@ bool ff_monitor_rests(const FfMonitor *mon)
         return !mon->kept && !mon->hang_up;
     }
     return mon->client && mon->qemu && mon->greeted && !mon->kept && !mon->client_ended &&
-           !mon->hang_up && !mon->accepting && !mon->overdue && !mon->owned && !mon->barriers &&
-           !mon->n_fds && !mon->inside && mon->out == FF_OUT_UNDECIDED && !mon->held->len &&
-           !mon->batch->len && !mon->insert_bytes && mon->event_filters == mon->relay->filters &&
-           g_queue_is_empty((GQueue *)&mon->todo) && g_queue_is_empty((GQueue *)&mon->inband) &&
-           g_queue_is_empty((GQueue *)&mon->oob) && g_queue_is_empty((GQueue *)&mon->owned_oob) &&
-           ff_qmp_framer_rests(mon->framer) && ff_qmp_splitter_idle(mon->splitter) &&
-           !ff_conn_queued(mon->client) && !ff_conn_queued(mon->qemu);
+           !mon->hang_up && !mon->accepting && !mon->overdue && !mon->owned && !mon->plugging &&
+           !mon->barriers && !mon->n_fds && !mon->inside && mon->out == FF_OUT_UNDECIDED &&
+           !mon->held->len && !mon->batch->len && !mon->insert_bytes &&
+           mon->event_filters == mon->relay->filters && g_queue_is_empty((GQueue *)&mon->todo) &&
+           g_queue_is_empty((GQueue *)&mon->inband) && g_queue_is_empty((GQueue *)&mon->oob) &&
+           g_queue_is_empty((GQueue *)&mon->owned_oob) && ff_qmp_framer_rests(mon->framer) &&
+           ff_qmp_splitter_idle(mon->splitter) && !ff_conn_queued(mon->client) &&
+           !ff_conn_queued(mon->qemu);
 }
 
 bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session)

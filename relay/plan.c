@@ -119,8 +119,8 @@ static bool read_backend(FfRelayPlan *plan, JsonObject *monitor, FfRelayBackend 
 
 static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **error)
 {
-    static const char *const kinds[] = {"listen",      "connected", "connect-unix",
-                                        "connect-tcp", "stdio",     NULL};
+    static const char *const kinds[] = {
+        "listen", "connected", "connect-unix", "connect-tcp", "stdio", "spare", NULL};
     FfRelayMonitor *mon = g_new0(FfRelayMonitor, 1);
     g_autofree char *kind = get_text(o, "kind");
     struct stat st;
@@ -139,6 +139,8 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     mon->backend = ff_json_bool(o, "backend");
     mon->network = ff_json_bool(o, "network");
     mon->followed = ff_json_bool(o, "followed");
+    mon->in_qemu = ff_json_int(o, "in-qemu", -1);
+    mon->spare = !g_strcmp0(kind, "spare");
     mon->session = read_session(plan, o);
     if (!read_backend(plan, o, &mon->had)) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,

@@ -19,6 +19,7 @@ typedef enum {
     FF_RELAY_CONNECT_UNIX, /* connect to path; fd >= 0: the first connection is made already */
     FF_RELAY_CONNECT_TCP,  /* connect to host, port */
     FF_RELAY_STDIO,        /* in, out */
+    FF_RELAY_SPARE,        /* nobody: a back-end's that is plugged later (plugged.h) */
 } FfRelayKind;
 
 /* A client that the relay before this one had, and its connection to QEMU: both at rest between two
@@ -52,6 +53,8 @@ typedef struct {
     bool backend;            /* no monitor: a vhost-user back-end comes here */
     bool network;            /* of a network, and no disk */
     bool followed;           /* engines may ask for a log of what it writes */
+    int in_qemu;             /* QEMU's number of the listening socket of a spare one; else -1 */
+    bool spare;              /* it was one; once plugged it is as any other, and never one again */
     FfRelaySession *session; /* NULL: none was left */
     FfRelayBackend *had;     /* a back-end's; NULL: none was left */
 } FfRelayMonitor;

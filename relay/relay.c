@@ -16,6 +16,7 @@
 #include "relay/guest.h"
 #include "relay/monitors.h"
 #include "relay/names.h"
+#include "relay/plugged.h"
 #include "relay/succession.h"
 #include "sandbox/sandbox.h"
 
@@ -200,6 +201,7 @@ static bool relay_start(FfRelay *relay, GError **error)
     if (ff_engine_listens_first(relay) && !wait_for_qemu(relay, error)) {
         return false;
     }
+    relay->plugged = ff_plugged_new();
     ff_monitors_start(relay);
     if (plan->attached) {
         ff_guest_left(relay);        /* nobody is there any more who would hand it a guest */

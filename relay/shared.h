@@ -11,6 +11,7 @@
  *   engine.c    the engine's process and its link (engine-internal.h names its parts)
  *   accept.c    where a monitor's clients and vhost-user back-ends come from
  *   backends.c  such back-ends, and what the engine asks about them (vhost-conn.c: one of them)
+ *   plugged.c   chardevs that may become such
  *   monitor.c   one client monitor: order of commands and replies (monitor-internal.h)
  *   monitors.c  all of them, as the engine has to do with them
  *   succession.c  another relay takes the place of this one
@@ -34,6 +35,7 @@ typedef struct FfMonitor FfMonitor;
 typedef struct FfEngine FfEngine;
 typedef struct FfLibraries FfLibraries;
 typedef struct FfBackends FfBackends;
+typedef struct FfPlugged FfPlugged;
 
 /* QEMU's process as the relay knows it. */
 typedef struct {
@@ -74,6 +76,7 @@ struct FfRelay {
     FfGuest guest;
     GPtrArray *monitors; /* FfMonitor *, by index */
     FfBackends *backends;
+    FfPlugged *plugged;
     FfEngine *engine;
     char *program;  /* the engine's, as the relay found it when it started; NULL: by its path */
     int program_fd; /* -1: none */

@@ -198,6 +198,8 @@ static bool describe_source(FfSuccession *s, JsonObject *o, const FfRelayMonitor
         json_object_remove_member(o, "in");
         json_object_remove_member(o, "out");
         return false;
+    case FF_RELAY_SPARE:
+        return true;
     }
     return false;
 }
@@ -250,7 +252,9 @@ static bool describe_backend(FfSuccession *s, JsonObject *o, guint i)
     if (!ff_backends_describe(s->relay, i, &had)) {
         return false;
     }
-    describe_source(s, o, plan);
+    if (!plan->spare) {
+        describe_source(s, o, plan); /* else it is in the state */
+    }
     describe_place(s, o, plan);
     json_object_remove_member(o, "vhost"); /* this relay's own */
     if (had.rest) {

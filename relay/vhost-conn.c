@@ -522,6 +522,14 @@ FfRelayBackend ff_vhost_conn_describe(const FfVhostConn *b)
                             .rest = g_memdup2(&rest, sizeof(rest))};
 }
 
+static void open_accept(FfVhostConn *b)
+{
+    b->accept = ff_accept_new(b->relay, b->plan, backend_came, b);
+    if (b->removed) {
+        g_clear_pointer(&b->accept, ff_accept_end); /* a back-end had come at once */
+    }
+}
+
 FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
                                const FfVhostConnOps *ops, void *opaque)
 {
@@ -532,16 +540,23 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
     b->ops = ops;
     b->opaque = opaque;
     b->coming = -1;
+    if (plan->kind == FF_RELAY_SPARE) {
+        b->removed = true;
+        return b;
+    }
     if (plan->had) {
         b->cannot_wait = plan->had->cannot_wait;
         begin(b, plan->had->backend, plan->had->qemu,
               ff_vhost_session_resume(kind_of(b), plan->had->rest, &session_ops, b));
     }
-    b->accept = ff_accept_new(relay, plan, backend_came, b);
-    if (b->removed) {
-        g_clear_pointer(&b->accept, ff_accept_end); /* a back-end had come at once */
-    }
+    open_accept(b);
     return b;
+}
+
+void ff_vhost_conn_open(FfVhostConn *b)
+{
+    b->removed = false;
+    open_accept(b);
 }
 
 void ff_vhost_conn_end(FfVhostConn *b)

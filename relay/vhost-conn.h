@@ -33,6 +33,8 @@ typedef struct {
 
 FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
                                const FfVhostConnOps *ops, void *opaque);
+/* The plan has changed: it was a spare one's, which is as one that was removed. */
+void ff_vhost_conn_open(FfVhostConn *backend);
 /* NULL: no back-end is connected. */
 FfVhostSession *ff_vhost_conn_session(FfVhostConn *backend);
 /* TRUE: QEMU has removed the chardev. Nobody is connected for it any more; if there is one with its

@@ -128,3 +128,14 @@ bool ff_state_is_guarded(const FfStateHeader *state)
            (phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED ||
             phase == FF_PHASE_DEAD);
 }
+
+bool ff_state_has_plugged(const FfStateHeader *state)
+{
+    for (unsigned i = 0; i < FF_STATE_PLUGGED; i++) {
+        /* The relay's: it is there before QEMU knows of a device that has it. */
+        if (__atomic_load_n(&state->plugged[i].use, __ATOMIC_ACQUIRE) == FF_PLUGGED_IN) {
+            return true;
+        }
+    }
+    return false;
+}

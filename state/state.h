@@ -25,7 +25,8 @@
 #define FF_STATE_VERSION 4u
 #define FF_STATE_MAX_BLOCKS 128
 #define FF_STATE_UNDO_MAX (128 * 1024)
-#define FF_STATE_INFO_MAX (28 * 1024 - 24)
+#define FF_STATE_PLUGGED 8
+#define FF_STATE_INFO_MAX (28 * 1024 - 24 - FF_STATE_PLUGGED * 192)
 #define FF_STATE_OLD_UFFDS 9
 
 typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
@@ -49,6 +50,24 @@ typedef enum { FF_STATE_AGENT_SILENT, FF_STATE_AGENT_REFUSED, FF_STATE_AGENT_REA
 /* The client's last word on running that QEMU has obeyed while it waits for an incoming migration
  * that nobody has begun: it decides in place of -S. */
 typedef enum { FF_SAID_NOTHING, FF_SAID_CONT, FF_SAID_STOP } FfSaid;
+
+/* A chardev that a client has added for a vhost-user device, and that the relay has taken over
+ * (relay/plugged.h). Written by the relay alone; the observers are the relay that comes after it,
+ * and the engine. */
+typedef struct {
+    uint32_t use;       /* FF_PLUGGED_*, atomic: stored after the rest */
+    uint32_t reconnect; /* seconds */
+    uint32_t network;   /* 0 or 1 */
+    char path[108];     /* of the back-end's socket */
+    char id[72];
+} FfStatePlugged;
+static_assert(sizeof(FfStatePlugged) == 192, "as FF_STATE_INFO_MAX has it");
+/* FfStatePlugged.use; what is none of them (0, or the text of a farfault of before) is one that was
+ * not used yet. */
+enum {
+    FF_PLUGGED_IN = 0x67756c70,   /* it is there */
+    FF_PLUGGED_OVER = 0x65766f70, /* QEMU has removed it, and what it was given is used up */
+};
 
 typedef struct {
     char id[128];
@@ -107,6 +126,7 @@ typedef struct {
     char info[FF_STATE_INFO_MAX];
     /* The end of what was info before: a text of a farfault of then reaches to here only if it is
      * longer than FF_STATE_INFO_MAX. */
+    FfStatePlugged plugged[FF_STATE_PLUGGED];
     FfStateTotals totals;
     /* QEMU's version, as FfDriverPort.version says it; 0: not known yet. So an engine that has not
      * heard QEMU's greeting yet answers as the one before it did. */
@@ -127,7 +147,9 @@ typedef struct {
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
 static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");
-static_assert(sizeof(((FfStateHeader *)NULL)->info) + sizeof(FfStateTotals) + 24 == 32 * 1024,
+static_assert(sizeof(((FfStateHeader *)NULL)->info) + sizeof(((FfStateHeader *)NULL)->plugged) +
+                      sizeof(FfStateTotals) + 24 ==
+                  32 * 1024,
               "the bitmaps begin where they did");
 static_assert(FF_STATE_OLD_UFFDS + 1 + 2 * FF_KINDS == 16,
               "the room is that of the numbers before");
@@ -261,6 +283,9 @@ bool ff_state_is_under_way(const FfStateHeader *state);
 /* Guest memory is another QEMU's still, which guards it against this one: it must stay guarded
  * until this one is dead, or the guest is its own. */
 bool ff_state_is_guarded(const FfStateHeader *state);
+
+/* A device was plugged whose back-end is another process, behind the relay. Any thread. */
+bool ff_state_has_plugged(const FfStateHeader *state);
 
 /* MARK: of FF_MARK_*. Observers: the relay when this engine has died, and the next engine. Any
  * thread. */

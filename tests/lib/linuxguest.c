@@ -8,6 +8,11 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Where they are, be they plugged or on the command line. */
+#define DISK_ADDR "0x10"
+#define NET_ADDR "0x11"
+#define NET_DEVICE "virtio-net-pci,netdev=net0,romfile=,vectors=0,addr=" NET_ADDR
+
 static char *guest_file(const char *name)
 {
     return g_build_filename(g_getenv("FF_SOURCE"), ".cache", "guest", name, NULL);
@@ -63,9 +68,9 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                         guest->aio ? guest->aio : "threads", guest->disk ? guest->disk : "");
     g_autofree char *chardev =
         g_strdup_printf("socket,id=vhost,path=%s,reconnect=1", guest->vhost ? guest->vhost : "");
-    g_autofree char *vhost_device =
-        g_strdup_printf("vhost-user-blk-pci,chardev=vhost,num-queues=%u,queue-size=%u",
-                        MAX(guest->n_queues, 1), guest->n_entries ? guest->n_entries : 128);
+    g_autofree char *vhost_device = g_strdup_printf(
+        "vhost-user-blk-pci,chardev=vhost,addr=" DISK_ADDR ",num-queues=%u,queue-size=%u",
+        MAX(guest->n_queues, 1), guest->n_entries ? guest->n_entries : 128);
     g_autofree char *net_chardev =
         g_strdup_printf("socket,id=network,path=%s,%s", guest->network ? guest->network : "",
                         guest->network_server ? "server=on" : "reconnect=1");
@@ -87,21 +92,22 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
         args[n++] = "-drive";
         args[n++] = drive;
     }
-    if (guest->vhost) {
+    if (guest->plugged && !incoming)
+        args[n++] = "-S";
+    if (guest->vhost && !guest->plugged) {
         args[n++] = "-chardev";
         args[n++] = chardev;
         args[n++] = "-device";
         args[n++] = vhost_device;
     }
-    if (guest->network) {
+    if (guest->network && !guest->plugged) {
         args[n++] = "-chardev";
         args[n++] = net_chardev;
         args[n++] = "-netdev";
         args[n++] = netdev;
         args[n++] = "-device";
         /* Of vhost-user and MSI-X, without KVM, QEMU 7.2 dies (virtio_pci_vector_unmask()). */
-        args[n++] = guest->n_queues > 1 ? "virtio-net-pci,netdev=net0,romfile=,vectors=0,mq=on"
-                                        : "virtio-net-pci,netdev=net0,romfile=,vectors=0";
+        args[n++] = guest->n_queues > 1 ? NET_DEVICE ",mq=on" : NET_DEVICE;
     }
     if (guest->huge) {
         args[n++] = "-object";
@@ -126,6 +132,36 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                                 .memory = memory,
                                 .args = args,
                                 .incoming = incoming});
+}
+
+static void add_chardev(Vm *vm, const char *id, const char *path)
+{
+    qmp_ok(vm_qmp(vm), "chardev-add",
+           "{'id': '%s', 'backend': {'type': 'socket', 'data': {'server': false, 'reconnect': 1,"
+           " 'addr': {'type': 'unix', 'data': {'path': '%s'}}}}}",
+           id, path);
+}
+
+void linux_guest_plug(const LinuxGuest *guest, Vm *vm)
+{
+    Qmp *q = vm_qmp(vm);
+
+    if (guest->vhost) {
+        add_chardev(vm, "vhost", guest->vhost);
+        qmp_ok(q, "device_add",
+               "{'driver': 'vhost-user-blk-pci', 'id': 'disk0', 'chardev': 'vhost',"
+               " 'addr': '" DISK_ADDR "', 'num-queues': %u}",
+               MAX(guest->n_queues, 1));
+    }
+    if (guest->network) {
+        add_chardev(vm, "network", guest->network);
+        qmp_ok(q, "netdev_add",
+               "{'type': 'vhost-user', 'id': 'net0', 'chardev': 'network', 'queues': %u}",
+               MAX(guest->n_queues, 1));
+        qmp_ok(q, "device_add",
+               "{'driver': 'virtio-net-pci', 'netdev': 'net0', 'romfile': '', 'vectors': 0,"
+               " 'addr': '" NET_ADDR "'}");
+    }
 }
 
 void linux_guest_assert_intact(Vm *vm, const char *when)

@@ -18,12 +18,13 @@ typedef struct {
     const char *vhost;   /* socket of a vhost-user-blk back-end, in place of .disk; can be NULL */
     const char *network; /* socket of a vhost-user network's back-end; can be NULL */
     bool network_server; /* QEMU listens there */
-    unsigned n_queues;   /* of that device, and pairs of that network; 0: one */
-    unsigned n_entries;  /* of each of them; 0: 128, as QEMU has it */
-    bool huge;           /* its memory is hugetlb, of 2 MiB (hugepages.h) */
-    bool balloon;        /* a virtio-balloon; ff.extra= makes the guest serve it */
-    bool reporting;      /* it reports pages that the guest has free */
-    unsigned plug_mib;   /* a virtio-mem "vm0" over a backend "more" of so much; none is plugged */
+    bool plugged; /* these two are not on the command line; QEMU starts with -S, if nothing comes */
+    unsigned n_queues;  /* of that device, and pairs of that network; 0: one */
+    unsigned n_entries; /* of each of them; 0: 128, as QEMU has it */
+    bool huge;          /* its memory is hugetlb, of 2 MiB (hugepages.h) */
+    bool balloon;       /* a virtio-balloon; ff.extra= makes the guest serve it */
+    bool reporting;     /* it reports pages that the guest has free */
+    unsigned plug_mib;  /* a virtio-mem "vm0" over a backend "more" of so much; none is plugged */
     const char *plug_more;     /* its additional properties: ",NAME=VALUE"; can be NULL */
     bool listens;              /* as in VmConfig */
     const char *qemu, *faults; /* as in VmConfig */
@@ -37,6 +38,8 @@ char *linux_guest_disk_new(uint64_t bytes);
 /* INCOMING: as in VmConfig; can be NULL. */
 Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher launcher,
                       const char *incoming);
+/* Of GUEST, which was started as .plugged: its disk and its network are plugged, by QMP. */
+void linux_guest_plug(const LinuxGuest *guest, Vm *vm);
 /* Has the guest check all of its memory, while it is being moved or after. WHEN is for the
  * message. */
 void linux_guest_assert_intact(Vm *vm, const char *when);

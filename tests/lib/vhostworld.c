@@ -134,6 +134,11 @@ void vhost_world_start(VhostWorld *w, const char *incoming)
         w->guest.network = w->net_socket;
     }
     w->vm = linux_guest_start(&w->guest, name, w->launcher, incoming);
+    if (w->guest.plugged) {
+        linux_guest_plug(&w->guest, w->vm);
+        if (!incoming)
+            qmp_ok(vm_qmp(w->vm), "cont", NULL);
+    }
 }
 
 void vhost_world_boot(VhostWorld *w)

@@ -6,6 +6,7 @@
  */
 #include "launch/argv-opts.h"
 #include "launch/argv.h"
+#include "state/state.h"
 #include "tests/unit/argv-cases.h"
 
 #include <string.h>
@@ -136,7 +137,9 @@ static char *summary(const FfPlan *plan)
                                ram->unreserved ? ":unreserved" : "");
     }
     for (guint i = 0; i < plan->monitors->len; i++) {
-        monitor_summary(text, plan->monitors->pdata[i]);
+        if (((FfPlanMonitor *)plan->monitors->pdata[i])->kind != FF_CLIENT_SPARE) {
+            monitor_summary(text, plan->monitors->pdata[i]); /* the others: test_network() */
+        }
     }
     if (plan->incoming) {
         g_string_append_printf(text, "%s=%s ", plan->incoming_taken ? "takes" : "incoming",
@@ -336,8 +339,11 @@ static void test_render(void)
 {
     g_auto(GStrv) argv = split(Q "-qmp unix:/a,server=on -object memory-backend-ram,id=m,size=64M "
                                  "-append 'fd=@FF_MON1@ @FF_RAM0@' -name @FF_PRIV@,fd=@FF_RAMx@");
+    FfArgvSystem sys = fake;
     int ram[] = {10, 11}, mon[] = {12};
-    g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &fake, NULL);
+
+    sys.takes_backends = false; /* one socket */
+    g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &sys, NULL);
     g_auto(GStrv) out = ff_plan_render(plan, ram, mon, 13);
     g_auto(GStrv) expected = split(
         Q
@@ -361,10 +367,17 @@ static void test_network(void)
     g_auto(GStrv) argv =
         split(Q "-chardev socket,id=v,path=/b -netdev vhost-user,id=n,chardev=v -monitor none");
     FfArgvSystem sys = fake;
-    int ram[] = {10}, mon[] = {12};
+    int ram[] = {10}, mon[1 + FF_STATE_PLUGGED] = {12};
     g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &sys, NULL);
     g_auto(GStrv) out = ff_plan_render(plan, ram, mon, 13);
 
+    g_assert_cmpuint(plan->monitors->len, ==, G_N_ELEMENTS(mon));
+    for (guint i = 1; i < plan->monitors->len; i++) {
+        const FfPlanMonitor *spare = plan->monitors->pdata[i];
+
+        g_assert_cmpint(spare->kind, ==, FF_CLIENT_SPARE);
+        g_assert_true(spare->backend);
+    }
     g_assert_true(g_strv_contains((const char *const *)out,
                                   "socket,id=v,path=/proc/self/farfault-fd/12,server=on,wait=off"));
     sys.has_agent = false;

@@ -388,14 +388,21 @@ static void test_parked_runs(void)
 {
     World *w = world_new();
     int kick = memfd_create("kick", MFD_CLOEXEC);
+    Question begin = {.w = w, .op = FF_BACKENDS_LOG, .fd = kick};
 
     shake_hands(w);
+    give_memory(w);
+    expect(w->backend, FF_VHOST_SET_FEATURES, 0);
+    expect(w->backend, FF_VHOST_SET_MEM_TABLE, 1);
     start_ring(w, kick);
     expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
+    g_assert_cmpint(ftruncate(kick, 4096), ==, 0); /* the log as well */
+    g_assert_null(engine_asks(&begin, log_begins));
     park(w, FF_PHASE_STOPPED);
     g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
     g_autofree char *runs = engine_says(w, FF_BACKENDS_LOST, true);
     g_assert_nonnull(runs);
+    g_assert_nonnull(strstr(runs, "'disk': QEMU has not stopped it"));
     start_ring(w, kick); /* and it goes on */
     expect(w->backend, FF_VHOST_SET_VRING_KICK, 1);
     close(kick);

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See plugged.h. The members are those of QEMU's ChardevBackend and NetdevVhostUserOptions
+ * (qapi/char.json, qapi/net.json): "server" is true unless it is said. One thread; no locks.
+ */
+#include "relay/plugged.h"
+
+#include <json-glib/json-glib.h>
+#include <string.h>
+
+#include "agent/agent.h"
+#include "qmp/json.h"
+#include "state/state.h"
+
+struct FfPlugged {
+    GHashTable *by_id; /* char * -> FfPlug *, .network not known */
+};
+
+FfPlugged *ff_plugged_new(void)
+{
+    FfPlugged *p = g_new0(FfPlugged, 1);
+
+    p->by_id = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)ff_plug_free);
+    return p;
+}
+
+void ff_plugged_free(FfPlugged *p)
+{
+    g_hash_table_unref(p->by_id);
+    g_free(p);
+}
+
+void ff_plug_free(FfPlug *plug)
+{
+    g_free(plug->id);
+    g_free(plug->path);
+    g_free(plug->again);
+    g_free(plug);
+}
+
+static bool is_named(const FfQmpCommand *command, const char *const *names)
+{
+    return command && command->name && !command->oob && g_strv_contains(names, command->name);
+}
+
+bool ff_plugged_concerns(const FfQmpCommand *command)
+{
+    static const char *const names[] = {"chardev-add", "chardev-change", "chardev-remove", NULL};
+
+    return is_named(command, names);
+}
+
+bool ff_plugged_adds(const FfQmpCommand *command)
+{
+    static const char *const names[] = {"device_add", "netdev_add", NULL};
+
+    return is_named(command, names);
+}
+
+/* ---- chardevs -------------------------------------------------------------------------------- */
+
+static bool has_only(JsonObject *o, const char *const *names)
+{
+    g_autoptr(GList) members = json_object_get_members(o);
+
+    for (GList *l = members; l; l = l->next) {
+        if (!g_strv_contains(names, l->data)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The path of a plain unix socket to which QEMU connects; NULL: it is something else. */
+static const char *path_of(JsonObject *backend, unsigned *reconnect)
+{
+    static const char *const known[] = {"addr", "server", "reconnect", "reconnect-ms", NULL};
+    static const char *const in_addr[] = {"path", "abstract", "tight", NULL};
+    JsonObject *data = ff_json_object(backend, "data"), *addr = ff_json_object(data, "addr");
+    JsonObject *where = ff_json_object(addr, "data");
+
+    if (g_strcmp0(ff_json_string(backend, "type"), "socket") != 0 || !where ||
+        g_strcmp0(ff_json_string(addr, "type"), "unix") != 0 || !has_only(data, known) ||
+        !has_only(where, in_addr) || ff_json_bool(where, "abstract") ||
+        !ff_json_value(data, "server", G_TYPE_BOOLEAN) || ff_json_bool(data, "server")) {
+        return NULL;
+    }
+    gint64 seconds = ff_json_int(data, "reconnect", 0), ms = ff_json_int(data, "reconnect-ms", 0);
+    const char *path = ff_json_string(where, "path");
+
+    *reconnect = (unsigned)CLAMP(MAX(seconds, (ms + 999) / 1000), 0, G_MAXINT);
+    return path && g_path_is_absolute(path) ? path : NULL;
+}
+
+static char *command_text(const char *name, JsonObject *arguments)
+{
+    g_autoptr(JsonNode) root = json_node_new(JSON_NODE_OBJECT);
+    JsonObject *o = json_object_new();
+
+    json_object_set_string_member(o, "execute", name);
+    json_object_set_object_member(o, "arguments", json_object_ref(arguments));
+    json_node_take_object(root, o);
+    return json_to_string(root, FALSE);
+}
+
+static void added(FfPlugged *p, const char *id, JsonObject *arguments)
+{
+    unsigned reconnect;
+    const char *path = path_of(ff_json_object(arguments, "backend"), &reconnect);
+
+    if (!path || strlen(id) >= sizeof(((FfStatePlugged *)0)->id) ||
+        strlen(path) >= sizeof(((FfStatePlugged *)0)->path)) {
+        return;
+    }
+    FfPlug *plug = g_new0(FfPlug, 1);
+
+    plug->id = g_strdup(id);
+    plug->path = g_strdup(path);
+    plug->reconnect = reconnect;
+    plug->again = command_text("chardev-add", arguments);
+    g_hash_table_replace(p->by_id, g_strdup(id), plug);
+}
+
+char *ff_plugged_heard(FfPlugged *p, const char *json)
+{
+    g_autoptr(JsonNode) node = json_from_string(json, NULL);
+    JsonObject *o = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    JsonObject *arguments = ff_json_object(o, "arguments");
+    const char *name = ff_json_string(o, "execute"), *id = ff_json_string(arguments, "id");
+
+    if (!name || !id) {
+        return NULL;
+    }
+    g_hash_table_remove(p->by_id, id);
+    if (strcmp(name, "chardev-remove") != 0) {
+        added(p, id, arguments);
+    }
+    return strcmp(name, "chardev-add") != 0 ? g_strdup(id) : NULL;
+}
+
+/* ---- devices --------------------------------------------------------------------------------- */
+
+FfPlug *ff_plugged_take(FfPlugged *p, const FfQmpCommand *command)
+{
+    g_autoptr(JsonNode) node = json_from_string(command->json->str, NULL);
+    JsonObject *o = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    JsonObject *arguments = ff_json_object(o, "arguments");
+    const char *chardev = ff_json_string(arguments, "chardev");
+    const char *driver = ff_json_string(arguments, "driver");
+    bool network = !strcmp(command->name, "netdev_add");
+    bool is = network ? !g_strcmp0(ff_json_string(arguments, "type"), "vhost-user")
+                      : driver && g_str_has_prefix(driver, "vhost-user-blk");
+    gpointer key, plug;
+
+    if (!is || !chardev || !g_hash_table_steal_extended(p->by_id, chardev, &key, &plug)) {
+        return NULL;
+    }
+    g_free(key);
+    ((FfPlug *)plug)->network = network;
+    return plug;
+}
+
+char *ff_plug_command(const FfPlug *plug, const char *name, int in_qemu)
+{
+    g_autofree char *path = g_strdup_printf("%s%d", FF_AGENT_SOCKET_PATH, in_qemu);
+    g_autoptr(JsonBuilder) b = json_builder_new();
+
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "id");
+    json_builder_add_string_value(b, plug->id);
+    json_builder_set_member_name(b, "backend");
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "type");
+    json_builder_add_string_value(b, "socket");
+    json_builder_set_member_name(b, "data");
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "addr");
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "type");
+    json_builder_add_string_value(b, "unix");
+    json_builder_set_member_name(b, "data");
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "path");
+    json_builder_add_string_value(b, path);
+    json_builder_end_object(b);
+    json_builder_end_object(b);
+    json_builder_set_member_name(b, "server");
+    json_builder_add_boolean_value(b, TRUE);
+    json_builder_set_member_name(b, "wait");
+    json_builder_add_boolean_value(b, FALSE);
+    json_builder_end_object(b);
+    json_builder_end_object(b);
+    json_builder_end_object(b);
+    g_autoptr(JsonNode) root = json_builder_get_root(b);
+    return command_text(name, json_node_get_object(root));
+}

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * vhost-user devices that a client plugs: chardev-add, then device_add, or netdev_add. The guest
+ * boots with them, checks what they read and send, and is migrated; with another relay meanwhile;
+ * what cannot be had by the relay is QEMU's own.
+ */
+#include <string.h>
+#include <unistd.h>
+
+#include "state/state.h"
+#include "tests/lib/attach.h"
+#include "tests/lib/move.h"
+#include "tests/lib/vhostworld.h"
+
+#define MANY 1000 /* frames */
+
+static VhostWorld *world_new(bool network, const char *who)
+{
+    VhostWorld *w = network ? vhost_world_new_network(VM_RUN, who, VHOST_NET_LOAD)
+                            : vhost_world_new(VM_RUN, who, VHOST_SMALL_LOAD);
+
+    if (w)
+        w->guest.plugged = true;
+    return w;
+}
+
+static void assert_used(VhostWorld *w)
+{
+    if (w->network)
+        vhost_world_await_frames(w->vm, MANY);
+    else
+        vm_wait_new_serial(w->vm, "FF direct reads=");
+    linux_guest_assert_intact(w->vm, "with what was plugged");
+}
+
+/* By the engine, with precopy or by a switch at once. */
+static void hop(VhostWorld *w, bool postcopy)
+{
+    VhostWorld old = vhost_world_next(w);
+
+    for (unsigned i = 0; postcopy && i < 2; i++)
+        qmp_set_capability(vm_qmp(i ? old.vm : w->vm), "postcopy-ram", true);
+    vhost_world_migrate(w, &old);
+    if (postcopy)
+        vhost_world_switch_over(w, &old);
+    move_wait_completed(old.vm, w->vm);
+    vhost_world_assert_carried(old.vm);
+    vhost_world_assert_carried(w->vm);
+    vhost_world_leave(&old);
+    assert_used(w);
+}
+
+/* Plugged at both sides, and then on the command line of the destination, as libvirt has it. */
+static void test_moved(gconstpointer network)
+{
+    VhostWorld *w = world_new(GPOINTER_TO_INT(network), "migrate");
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    hop(w, false);
+    w->guest.plugged = false;
+    hop(w, true);
+    vhost_world_end(w);
+}
+
+/* Relay and engine die, and then a relay gives its place to another one: each knows what was
+ * plugged. The back-end dies, and the next one is taken. */
+static void test_relays(void)
+{
+    VhostWorld *w = world_new(false, "migrate");
+
+    if (!w)
+        return;
+    w->guest.listens = true;
+    vhost_world_boot(w);
+    attach_replace(w->vm);
+    assert_used(w);
+    attach_kill_relay(w->vm, true);
+    attach_vm(w->vm, NULL);
+    assert_used(w);
+    attach_replace(w->vm);
+    assert_used(w);
+    hop(w, false);
+    vhost_world_end(w);
+}
+
+static void add_chardev(Vm *vm, const char *path)
+{
+    qmp_ok(vm_qmp(vm), "chardev-add",
+           "{'id': 'c', 'backend': {'type': 'socket', 'data': {'server': false,"
+           " 'addr': {'type': 'unix', 'data': {'path': '%s'}}}}}",
+           path);
+}
+
+static void remove_chardev(Vm *vm)
+{
+    qmp_ok(vm_qmp(vm), "chardev-remove", "{'id': 'c'}");
+}
+
+static void add_device(Vm *vm)
+{
+    qmp_ok(vm_qmp(vm), "device_add",
+           "{'driver': 'vhost-user-blk-pci', 'id': 'd', 'chardev': 'c', 'addr': '0x10',"
+           " 'num-queues': 1}");
+}
+
+/* A device_add that QEMU refuses leaves the chardev, which is removed, and made again. */
+static void test_refused(void)
+{
+    VhostWorld *w = world_new(false, "farfault");
+
+    if (!w)
+        return;
+    w->socket = g_strdup_printf("%s/0", w->folder);
+    vhost_world_start_storage(w);
+    w->vm = linux_guest_start(&w->guest, "vm0", w->launcher, NULL);
+    for (unsigned i = 0; i <= FF_STATE_PLUGGED; i++) {
+        add_chardev(w->vm, w->socket);
+        g_autofree char *error =
+            qmp_error(vm_qmp(w->vm), "device_add",
+                      "{'driver': 'vhost-user-blk-pci', 'chardev': 'c', 'no-such': 1}");
+        g_assert_nonnull(strstr(error, "no-such"));
+        remove_chardev(w->vm);
+    }
+    vm_wait_stderr(w->vm, "stays QEMU's own");
+    add_chardev(w->vm, w->socket);
+    add_device(w->vm); /* as without farfault */
+    qmp_ok(vm_qmp(w->vm), "cont", NULL);
+    vm_wait_serial(w->vm, "FF direct reads=");
+    vhost_world_end(w);
+}
+
+/* The guest's driver has it; QEMU has no event for that. */
+static void await_driver(Vm *vm)
+{
+    for (;;) {
+        g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "x-query-virtio-status",
+                                                "{'path': '/machine/peripheral/d/virtio-backend'}");
+        g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), info);
+        g_autofree char *text = json_to_string(node, FALSE);
+
+        if (strstr(text, "VIRTIO_CONFIG_S_DRIVER_OK"))
+            break;
+    }
+}
+
+/* A running guest gets a second disk, and loses it again. */
+static void test_running(void)
+{
+    VhostWorld *w = world_new(false, "migrate");
+
+    if (!w)
+        return;
+    vhost_world_boot(w);
+    g_autofree char *image = linux_guest_disk_new(4 << 20),
+                    *socket = g_strdup_printf("%s/second", w->folder),
+                    *pidfile = g_strconcat(socket, ".pid", NULL);
+    Storage *second =
+        storage_start(&(StorageConfig){.image = image, .socket = socket, .n_queues = 1});
+
+    for (unsigned i = 0; i < 3; i++) {
+        add_chardev(w->vm, socket);
+        qmp_ok(vm_qmp(w->vm), "device_add",
+               "{'driver': 'vhost-user-blk-pci', 'id': 'd', 'chardev': 'c', 'num-queues': 1}");
+        await_driver(w->vm);
+        if (i == 1)
+            attach_replace(w->vm);
+        qmp_ok(vm_qmp(w->vm), "device_del", "{'id': 'd'}");
+        qmp_expect(vm_qmp(w->vm), "DEVICE_DELETED"); /* of its virtio part */
+        qmp_expect(vm_qmp(w->vm), "DEVICE_DELETED");
+        remove_chardev(w->vm);
+    }
+    storage_end(second);
+    unlink(image);
+    unlink(socket);
+    unlink(pidfile);
+    hop(w, false);
+    vhost_world_end(w);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_data_func("/vhost-plug/disk", GINT_TO_POINTER(false), test_moved);
+    g_test_add_data_func("/vhost-plug/network", GINT_TO_POINTER(true), test_moved);
+    g_test_add_func("/vhost-plug/relays", test_relays);
+    g_test_add_func("/vhost-plug/running", test_running);
+    g_test_add_func("/vhost-plug/refused", test_refused);
+    return g_test_run();
+}

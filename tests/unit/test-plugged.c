@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Which chardevs the relay would take over, by what clients say. One thread. */
+#include <string.h>
+
+#include "relay/plugged.h"
+
+#define UNIX(path, more)                                                                           \
+    "{'type':'socket','data':{'addr':{'type':'unix','data':{'path':'" path "'}}" more "}}"
+#define CLIENT ",'server':false"
+#define BLK "{'execute':'device_add','arguments':{'driver':'vhost-user-blk-pci','chardev':'c'}}"
+#define NET "{'execute':'netdev_add','arguments':{'type':'vhost-user','id':'n','chardev':'c'}}"
+
+static FfQmpCommand *parse(const char *text)
+{
+    g_autofree char *json = g_strdelimit(g_strdup(text), "'", '"');
+
+    return ff_qmp_command_parse(json, strlen(json));
+}
+
+/* QEMU has carried it out. */
+static char *hear(FfPlugged *p, const char *text)
+{
+    g_autoptr(FfQmpCommand) command = parse(text);
+
+    g_assert_true(ff_plugged_concerns(command));
+    return ff_plugged_heard(p, command->json->str);
+}
+
+static void add(FfPlugged *p, const char *backend)
+{
+    g_autofree char *text =
+        g_strdup_printf("{'execute':'chardev-add','arguments':{'id':'c','backend':%s}}", backend);
+
+    g_assert_null(hear(p, text));
+}
+
+static FfPlug *take(FfPlugged *p, const char *text)
+{
+    g_autoptr(FfQmpCommand) command = parse(text);
+
+    g_assert_true(ff_plugged_adds(command));
+    return ff_plugged_take(p, command);
+}
+
+static void test_taken(void)
+{
+    g_autoptr(FfPlugged) p = ff_plugged_new();
+
+    for (unsigned network = 0; network < 2; network++) {
+        add(p, UNIX("/a b", CLIENT ",'reconnect':3"));
+        g_autoptr(FfPlug) plug = take(p, network ? NET : BLK);
+
+        g_assert_nonnull(plug);
+        g_assert_cmpstr(plug->id, ==, "c");
+        g_assert_cmpstr(plug->path, ==, "/a b");
+        g_assert_cmpuint(plug->reconnect, ==, 3);
+        g_assert_cmpint(plug->network, ==, network);
+        g_autoptr(FfQmpCommand) again = parse(plug->again);
+        g_assert_cmpstr(again->name, ==, "chardev-add");
+        g_assert_nonnull(strstr(again->json->str, "\"/a b\""));
+        g_autofree char *change = ff_plug_command(plug, "chardev-change", 77);
+        g_assert_nonnull(strstr(change, "farfault-fd/77\""));
+        g_autoptr(FfPlug) twice = take(p, BLK);
+        g_assert_null(twice);
+    }
+}
+
+/* Milliseconds are rounded up: 0 would be never. */
+static void test_ms(void)
+{
+    g_autoptr(FfPlugged) p = ff_plugged_new();
+
+    add(p, UNIX("/a", CLIENT ",'reconnect-ms':1"));
+    g_autoptr(FfPlug) plug = take(p, BLK);
+    g_assert_cmpuint(plug->reconnect, ==, 1);
+}
+
+static void test_left(void)
+{
+    static const char *const backends[] = {
+        UNIX("/a", ""), /* QEMU listens, as it does if nothing is said */
+        UNIX("/a", ",'server':true"),
+        UNIX("a", CLIENT),
+        UNIX("/a", CLIENT ",'logfile':'/l'"),
+        UNIX("/a", CLIENT ",'tls-creds':'t'"),
+        "{'type':'socket','data':{'addr':{'type':'unix','data':{'path':'/"
+        "a','abstract':true}}" CLIENT "}}",
+        "{'type':'socket','data':{'addr':{'type':'inet','data':{'host':'h','port':'1'}}" CLIENT
+        "}}",
+        "{'type':'socket','data':{'addr':{'type':'fd','data':{'str':'f'}}" CLIENT "}}",
+        "{'type':'pty','data':{}}",
+        "{'type':'socket'}",
+        "{}",
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(backends); i++) {
+        g_autoptr(FfPlugged) p = ff_plugged_new();
+
+        add(p, backends[i]);
+        g_autoptr(FfPlug) plug = take(p, BLK);
+        g_test_message("%s", backends[i]);
+        g_assert_null(plug);
+    }
+}
+
+static void test_long(void)
+{
+    g_autoptr(FfPlugged) p = ff_plugged_new();
+    g_autofree char *path = g_strnfill(108, 'x'), *backend = NULL;
+
+    backend =
+        g_strdup_printf("{'type':'socket','data':{'addr':{'type':'unix','data':{'path':'/%s'}}"
+                        ",'server':false}}",
+                        path);
+    add(p, backend);
+    g_autoptr(FfPlug) plug = take(p, BLK);
+    g_assert_null(plug);
+}
+
+/* What is there no more, or is something else by now, or for somebody else. */
+static void test_forgotten(void)
+{
+    g_autoptr(FfPlugged) p = ff_plugged_new();
+
+    add(p, UNIX("/a", CLIENT));
+    g_autofree char *removed = hear(p, "{'execute':'chardev-remove','arguments':{'id':'c'}}");
+    g_assert_cmpstr(removed, ==, "c");
+    g_autoptr(FfPlug) none = take(p, BLK);
+    g_assert_null(none);
+
+    add(p, UNIX("/a", CLIENT));
+    g_autofree char *changed =
+        hear(p, "{'execute':'chardev-change','arguments':{'id':'c','backend':"
+                "{'type':'null','data':{}}}}");
+    g_assert_cmpstr(changed, ==, "c");
+    g_autoptr(FfPlug) other = take(p, BLK);
+    g_assert_null(other);
+
+    add(p, UNIX("/a", CLIENT));
+    g_autoptr(FfPlug) serial =
+        take(p, "{'execute':'device_add','arguments':{'driver':'virtconsole','chardev':'c'}}");
+    g_assert_null(serial);
+    g_autoptr(FfPlug) fs = take(
+        p, "{'execute':'device_add','arguments':{'driver':'vhost-user-fs-pci','chardev':'c'}}");
+    g_assert_null(fs);
+    g_autoptr(FfPlug) bare = take(p, "{'execute':'device_add'}");
+    g_assert_null(bare);
+    g_autoptr(FfPlug) plug = take(p, BLK);
+    g_assert_nonnull(plug);
+}
+
+static void test_others(void)
+{
+    static const char *const texts[] = {"{'execute':'query-status'}", "{'execute':7}",
+                                        "{'exec-oob':'device_add'}"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(texts); i++) {
+        g_autoptr(FfQmpCommand) command = parse(texts[i]);
+
+        g_assert_false(ff_plugged_concerns(command));
+        g_assert_false(ff_plugged_adds(command));
+    }
+    g_assert_false(ff_plugged_adds(NULL));
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/plugged/taken", test_taken);
+    g_test_add_func("/plugged/ms", test_ms);
+    g_test_add_func("/plugged/left", test_left);
+    g_test_add_func("/plugged/long", test_long);
+    g_test_add_func("/plugged/forgotten", test_forgotten);
+    g_test_add_func("/plugged/others", test_others);
+    return g_test_run();
+}
