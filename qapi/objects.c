@@ -17,6 +17,8 @@ typedef struct {
     uint64_t size, page_size;
     int memfd;
     int64_t fdset;
+    bool refused;
+    JsonNode *result; /* QEMU's; NULL: it has refused it */
 } Addition;
 
 static void addition_free(Addition *a)
@@ -24,6 +26,7 @@ static void addition_free(Addition *a)
     if (a->memfd >= 0) {
         close(a->memfd);
     }
+    g_clear_pointer(&a->result, json_node_unref);
     g_free(a->text);
     g_free(a->id);
     g_free(a);
@@ -54,15 +57,36 @@ static void hold(FfDriver *d, const Addition *a)
     d->config.port->ram_changed(d->config.port_opaque, a->id, a->size, a->page_size, a->memfd);
 }
 
-/* QEMU has answered; RESULT is a text if the command went by the human monitor. */
+/* QEMU has closed its copy of the fd. */
+static void over(FfCall *call, JsonNode *none, const GError *ignored)
+{
+    Addition *a = g_steal_pointer(&call->addition);
+
+    if (a->refused) {
+        /* Behind -chroot it cannot open what it was given; or the client is told what QEMU says of
+         * its command, not of ours. */
+        ff_call_pass(call);
+    } else if (call->hmp) {
+        ff_call_text(call, "");
+    } else {
+        ff_call_forward(call, a->result, NULL);
+    }
+    addition_free(a);
+}
+
+/* QEMU has answered; RESULT is a text if the command went by the human monitor. The client is
+ * answered when QEMU owes us nothing any more: one that ends QEMU at once could otherwise have 7.2
+ * wait for ever for the command that is still under way (monitor_cleanup()). */
 static void added(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
     Addition *a = call->addition;
     const char *text = result && JSON_NODE_HOLDS_VALUE(result) ? json_node_get_string(result) : "";
-    bool refused = error || (text && *text);
+    JsonObject *args = json_object_new();
 
-    if (refused) {
+    a->refused = error || (text && *text);
+    a->result = result ? json_node_copy(result) : NULL;
+    if (a->refused) {
         g_autofree char *why = g_strstrip(g_strdup(error ? error->message : text));
 
         ff_driver_log(d,
@@ -73,18 +97,8 @@ static void added(FfCall *call, JsonNode *result, const GError *error)
     } else {
         hold(d, a);
     }
-    d->config.port->object_added(d->config.port_opaque, a->fdset);
-    call->addition = NULL;
-    addition_free(a);
-    if (refused) {
-        /* Behind -chroot it cannot open what it was given; or the client is told what QEMU says of
-         * its command, not of ours. */
-        ff_call_pass(call);
-    } else if (call->hmp) {
-        ff_call_text(call, "");
-    } else {
-        ff_call_forward(call, result, error);
-    }
+    json_object_set_int_member(args, "fdset-id", a->fdset);
+    ff_call_inner(call, "remove-fd", args, over);
 }
 
 static void give_to_qemu(FfCall *call)

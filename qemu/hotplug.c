@@ -139,11 +139,3 @@ void ff_qemu_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *o
         make(r, false);
     }
 }
-
-void ff_qemu_object_add_done(FfQmpClient *qmp, int64_t fdset)
-{
-    g_autoptr(JsonObject) args = json_object_new();
-
-    json_object_set_int_member(args, "fdset-id", fdset);
-    ff_qmp_call(qmp, "remove-fd", args, NULL, 0, NULL, NULL);
-}

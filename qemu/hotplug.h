@@ -26,7 +26,10 @@ typedef struct {
     int (*make_ram)(const FfPlanRam *ram, GError **error, void *opaque);
     /* With ERROR: refuse the command. TEXT NULL: pass it on as it is. Else give QEMU object-add
      * (object_add) with TEXT in its place; if that succeeds, MEMFD (owned by the callback; -1 if
-     * TEXT is NULL) is to be held as RAM. In either case ff_qemu_object_add_done(FDSET) next. */
+     * TEXT is NULL) is to be held as RAM. In either case tell QEMU remove-fd
+     * of FDSET next: it closes its copy (a backend that was made has its own). QEMU 7.2 does so
+     * only if the guest runs in that moment; otherwise the memory of a backend that is deleted
+     * later is freed when QEMU ends. */
     void (*done)(const char *text, const FfPlanRam *ram, int memfd, int64_t fdset,
                  const GError *error, void *opaque);
     void *opaque;
@@ -34,9 +37,5 @@ typedef struct {
 /* Rewrites TEXT and hands the memfd to QEMU with add-fd. Calls OPS->done exactly once, at once or
  * on the QMP client's thread. OPS is copied; does not wait. */
 void ff_qemu_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *ops);
-/* After QEMU's answer to object-add, good or bad: QEMU closes its copy of the fd (a backend that
- * was made has its own). QEMU 7.2 does so only if the guest runs in that moment; otherwise the
- * memory of a backend that is deleted later is freed when QEMU ends. */
-void ff_qemu_object_add_done(FfQmpClient *qmp, int64_t fdset);
 
 #endif

@@ -835,6 +835,14 @@ static void plugged(const char *text, const FfPlanRam *ram, int memfd, int64_t f
     g_async_queue_push(plug->queue, g_strdup(text));
 }
 
+static void remove_fd(FfQmpClient *qmp, int64_t fdset)
+{
+    g_autoptr(JsonObject) args = json_object_new();
+
+    json_object_set_int_member(args, "fdset-id", fdset);
+    ff_qmp_call(qmp, "remove-fd", args, NULL, 0, NULL, NULL);
+}
+
 /* Memory that is plugged in while the guest runs is ours, has its address, and can go again. */
 static void test_hotplug(void)
 {
@@ -861,7 +869,7 @@ static void test_hotplug(void)
         *c = *c == '"' ? '\'' : *c;
     }
     qmp_ok(vm_qmp(p.s.vm), "object-add", "%s", text);
-    ff_qemu_object_add_done(p.s.client, plug.fdset);
+    remove_fd(p.s.client, plug.fdset);
     qmp_ok(vm_qmp(p.s.vm), "device_add",
            "{'driver': 'pc-dimm', 'id': 'dimm0', 'memdev': 'dimm-ram'}");
     sets = qmp_hmp(vm_qmp(p.s.vm), "info mtree -f");
@@ -918,7 +926,7 @@ static void test_hotplug_del(void)
     line = g_strconcat("object_add ", text, NULL);
     said = qmp_hmp(vm_qmp(p.s.vm), line);
     g_assert_cmpstr(said, ==, "");
-    ff_qemu_object_add_done(p.s.client, plug.fdset);
+    remove_fd(p.s.client, plug.fdset);
     qmp_ok(vm_qmp(p.s.vm), "object-del", "{'id': 'dimm-ram'}");
     {
         /* On the same connection as remove-fd: that is done then. */
