@@ -151,6 +151,8 @@ static const Row rows[] = {
     {"launcher/newer", {POSTCOPY}, .newer = true, .launcher = true},
     {"xbzrle", {POSTCOPY, "xbzrle"}},
     {"xbzrle/launcher", {POSTCOPY, "xbzrle"}, .launcher = true},
+    {"compress", {POSTCOPY, "compress"}},
+    {"rdma-pin-all", {POSTCOPY, "rdma-pin-all"}},
     {"launcher/relative", {POSTCOPY}, .launcher = true, .relative = true},
     {"untracked/relative", {POSTCOPY}, .untracked = true, .relative = true},
     {"relative", {POSTCOPY}, .relative = true},
@@ -233,7 +235,10 @@ static char *relative_uri(const char *path)
 /* QEMU is to carry it. */
 static bool is_qemus(const Row *row)
 {
-    return row->untracked || row->launcher || !g_strcmp0(row->caps[1], "xbzrle");
+    static const char *const mixed[] = {"xbzrle", "compress", "rdma-pin-all", NULL};
+
+    return row->untracked || row->launcher ||
+           (row->caps[1] && g_strv_contains(mixed, row->caps[1]));
 }
 
 static const char *last_status(const Row *row)
