@@ -320,7 +320,9 @@ static bool give(FfHandover *s, GError **error)
     /* If this QEMU ends from now on, the guest may be the other one's, and the monitors' sockets: a
      * client that has it quit is told so (relay/monitor.c). */
     ff_state_mark(s->cfg->state, FF_MARK_MOVED);
-    bool stands = disks_are_the_same(s, &moved) &&
+    /* The relay's turn has come once more: what it has let pass before it looked at the mark is in
+     * front of what QEMU is asked now. */
+    bool stands = ff_control_await_words(s->control, &moved) && disks_are_the_same(s, &moved) &&
                   s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) &&
                   ff_ram_is_mapped(s->ram, s->cfg->maps_fd, &moved);
 
@@ -616,7 +618,7 @@ void ff_handover_coordinate(FfHandover *s)
 /* Nobody knows whose the guest is, or what its memory was: it is not made two. */
 static const char unknown[] =
     DIED " while its guest was handed to a new QEMU, and its relay as well: "
-         "if the guest runs there, end this QEMU";
+         "if the guest runs there, end this QEMU by SIGTERM";
 
 void ff_handover_adopt_begin(FfHandover *s)
 {
@@ -635,7 +637,7 @@ static void cannot_put_back(FfHandover *s, const GError *why)
 {
     g_autofree char *text = g_strdup_printf(
         DIED ", and the next one cannot put back what " PEER " may have written to guest memory: "
-             "%s: the guest stands, and neither QEMU may continue with it: end both",
+             "%s: the guest stands, and neither QEMU may continue with it: end both by SIGTERM",
         why->message);
 
     stay_stopped(s, text);
