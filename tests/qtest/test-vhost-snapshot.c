@@ -211,7 +211,7 @@ static void stop_and_start(VhostWorld *w)
 
 static const Course courses[] = {
     {"cancelled", cancel, "cancelled"},
-    {"engine-killed", kill_engine, "failed", .rest = true},
+    {"engine-killed", kill_engine, "failed"},
     {"backend-killed", kill_backend, "completed"},
     {"stopped", stop_and_start, "completed", .rest = true},
 };
