@@ -100,8 +100,10 @@ typedef struct {
     double
         latency_p99_us; /* upper edge of the bucket that holds it; of a snapshot exact below 4096 */
     /* Destination: of these, what devices in other processes waited (vhost-user). */
+    uint64_t device_latency[FF_LATENCY_BUCKETS];
     uint64_t device_waits, device_wait_max_us;
     double device_wait_mean_us;
+    uint64_t vcpu_wait_max_us;  /* destination: the longest of a vCPU's */
     uint64_t places[FF_PLACES]; /* source: of the requests, by where in memory */
     bool all_here;              /* destination: every page was received */
     uint32_t blocktime_ms;      /* all vCPUs blocked at once (QEMU: postcopy-blocktime) */

@@ -2,11 +2,16 @@
 /* Counters and waits of a migration; see stats.h for the threads. No locks, no system calls. */
 #include "migration/stats.h"
 
-void ff_stats_latency(FfStats *s, uint64_t us)
+static unsigned bucket_of(uint64_t us)
 {
     unsigned bucket = us < 2 ? 0 : 63 - __builtin_clzll(us);
 
-    ff_count(s->latency[MIN(bucket, FF_LATENCY_BUCKETS - 1)], 1);
+    return MIN(bucket, FF_LATENCY_BUCKETS - 1);
+}
+
+void ff_stats_latency(FfStats *s, uint64_t us)
+{
+    ff_count(s->latency[bucket_of(us)], 1);
     ff_count(s->latency_sum_us, us);
     ff_count(s->latency_count, 1);
 }
@@ -28,15 +33,21 @@ static int vcpu_of(const FfStats *s, int32_t tid)
     return tid ? FF_WAITER_THREAD : FF_WAITER_DEVICE;
 }
 
+static void raise_to(uint64_t *max, uint64_t us)
+{
+    uint64_t now = ff_counted(*max);
+
+    while (us > now &&
+           !__atomic_compare_exchange_n(max, &now, us, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
 static void count_device(FfStats *s, uint64_t us)
 {
-    uint64_t max = ff_counted(s->device_wait_max_us);
-
+    ff_count(s->device_latency[bucket_of(us)], 1);
     ff_count(s->device_waits, 1);
     ff_count(s->device_wait_sum_us, us);
-    while (us > max && !__atomic_compare_exchange_n(&s->device_wait_max_us, &max, us, true,
-                                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
+    raise_to(&s->device_wait_max_us, us);
 }
 
 int32_t ff_stats_wait_begin(FfStats *s, int32_t tid, int64_t now_us)
@@ -60,6 +71,7 @@ void ff_stats_wait_end(FfStats *s, int32_t vcpu, int64_t since_us, int64_t now_u
         return;
     }
     ff_count(s->vcpu_blocked_us[vcpu], MAX(0, now_us - since_us));
+    raise_to(&s->vcpu_wait_max_us, MAX(0, now_us - since_us));
     if (__atomic_sub_fetch(&s->vcpu_waits[vcpu], 1, __ATOMIC_ACQ_REL)) {
         return;
     }
@@ -95,7 +107,9 @@ static void fill_latency(const FfStats *s, FfMigrationInfo *info)
 {
     for (unsigned i = 0; i < FF_LATENCY_BUCKETS; i++) {
         info->latency[i] = ff_counted(s->latency[i]);
+        info->device_latency[i] = ff_counted(s->device_latency[i]);
     }
+    info->vcpu_wait_max_us = ff_counted(s->vcpu_wait_max_us);
     uint64_t n = ff_counted(s->latency_count);
     info->latency_mean_us = n ? (double)ff_counted(s->latency_sum_us) / n : 0;
     info->latency_p99_us = ff_latency_p99(info->latency);

@@ -15,7 +15,9 @@ typedef struct {
     uint64_t requests, device_bytes, device_wire;
     uint64_t latency[FF_LATENCY_BUCKETS], latency_sum_us, latency_count;
     /* D: of these, what devices in other processes waited. */
+    uint64_t device_latency[FF_LATENCY_BUCKETS];
     uint64_t device_waits, device_wait_sum_us, device_wait_max_us;
+    uint64_t vcpu_wait_max_us;  /* D: the longest of a vCPU's */
     uint64_t places[FF_PLACES]; /* S: requests */
     /* Monotonic time; 0: not yet. */
     int64_t start_us, setup_us, stop_us, running_us;

@@ -46,16 +46,16 @@ static JsonObject *ram_to_json(const FfMigrationInfo *info, unsigned version)
     return ram;
 }
 
-static JsonArray *latency_to_json(const FfMigrationInfo *info)
+static JsonArray *latency_to_json(const uint64_t latency[FF_LATENCY_BUCKETS])
 {
     JsonArray *list = json_array_new();
 
     for (unsigned i = 0; i < FF_LATENCY_BUCKETS; i++) {
-        if (info->latency[i]) {
+        if (latency[i]) {
             JsonArray *pair = json_array_new();
 
             json_array_add_int_element(pair, i ? INT64_C(1) << i : 0);
-            json_array_add_int_element(pair, (gint64)info->latency[i]);
+            json_array_add_int_element(pair, (gint64)latency[i]);
             json_array_add_array_element(list, pair);
         }
     }
@@ -124,7 +124,7 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     JsonObject *own = json_object_new();
 
     json_object_set_string_member(own, "engine", "farfault");
-    json_object_set_array_member(own, "latency-us", latency_to_json(info));
+    json_object_set_array_member(own, "latency-us", latency_to_json(info->latency));
     json_object_set_double_member(own, "latency-mean-us", info->latency_mean_us);
     json_object_set_double_member(own, "latency-p99-us", info->latency_p99_us);
     json_object_set_int_member(own, "requests", (gint64)info->requests);
@@ -132,6 +132,11 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
         json_object_set_int_member(own, "device-waits", (gint64)info->device_waits);
         json_object_set_double_member(own, "device-wait-mean-us", info->device_wait_mean_us);
         json_object_set_int_member(own, "device-wait-max-us", (gint64)info->device_wait_max_us);
+        json_object_set_array_member(own, "device-latency-us",
+                                     latency_to_json(info->device_latency));
+    }
+    if (info->vcpu_wait_max_us) {
+        json_object_set_int_member(own, "vcpu-wait-max-us", (gint64)info->vcpu_wait_max_us);
     }
     if (info->role == FF_ROLE_SOURCE && !info->snapshot) {
         json_object_set_array_member(own, "request-places", places_to_json(info));

@@ -470,6 +470,10 @@ static void test_blocktime(void)
     g_assert_cmpuint(info->device_waits, ==, 3);
     g_assert_cmpuint(info->device_wait_max_us, ==, 3000);
     g_assert_cmpfloat(info->device_wait_mean_us, ==, 2000);
+    g_assert_cmpuint(info->device_latency[9], ==, 1);  /* [512, 1024) */
+    g_assert_cmpuint(info->device_latency[10], ==, 1); /* [1024, 2048) */
+    g_assert_cmpuint(info->device_latency[11], ==, 1);
+    g_assert_cmpuint(info->vcpu_wait_max_us, ==, 8000); /* no vCPU's is 20000 */
     g_assert_cmpuint(info->vcpu_blocktime_ms[0], ==, 8);
     g_assert_cmpuint(info->vcpu_blocktime_ms[1], ==, 5);
     g_assert_cmpuint(info->blocktime_ms, ==, 3);
