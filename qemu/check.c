@@ -428,10 +428,12 @@ static bool follow(Check *c, const char *kind, const char *name, const char *cha
     }
     g_autofree char *line = g_strdup_printf("\n%s\n", chardev ? chardev : "");
     if (!chardev || strchr(chardev, '\n') || !strstr(c->ids, line)) {
-        return refuse(error,
-                      "%s \"%s\": farfault does not stand between QEMU and its "
-                      "back-end: name its chardev on the command line",
-                      kind, name);
+        return refuse(
+            error,
+            "%s \"%s\": farfault does not stand between QEMU and its "
+            "back-end: name its chardev on the command line, or unplug it and plug it anew "
+            "(chardev-add with an absolute path, server=false and reconnect=)",
+            kind, name);
     }
     c->qemu->vmm.memory.has_devices = true;
     return true;

@@ -328,13 +328,15 @@ static void set_use(FfStatePlugged *p, uint32_t use)
     __atomic_store_n(&p->use, use, __ATOMIC_RELEASE);
 }
 
-int ff_backends_spare(const FfRelay *relay, int *in_qemu)
+/* What was asked for when a relay died is never used again: who has its socket is not known. */
+int ff_backends_spare(FfRelay *relay, int *in_qemu)
 {
     for (guint i = 0; i < relay->plan->backends->len; i++) {
-        const FfStatePlugged *p = noted(relay, i);
+        FfStatePlugged *p = noted(relay, i);
 
         if (p && use_of(p) != FF_PLUGGED_IN && use_of(p) != FF_PLUGGED_OVER &&
             plan_of(relay, i)->in_qemu >= 0) {
+            set_use(p, FF_PLUGGED_OVER);
             *in_qemu = plan_of(relay, i)->in_qemu;
             return (int)i;
         }
@@ -344,6 +346,7 @@ int ff_backends_spare(const FfRelay *relay, int *in_qemu)
 
 static void become(FfRelayMonitor *plan, const FfStatePlugged *p)
 {
+    g_free(plan->id); /* the launcher's, which says nothing */
     plan->id = g_strndup(p->id, sizeof(p->id));
     plan->path = g_strndup(p->path, sizeof(p->path));
     plan->reconnect = MAX(p->reconnect, 1);
@@ -351,7 +354,7 @@ static void become(FfRelayMonitor *plan, const FfStatePlugged *p)
     plan->kind = FF_RELAY_CONNECT_UNIX;
 }
 
-void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug)
+void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug, int fd)
 {
     FfRelayMonitor *plan = relay->plan->backends->pdata[spare];
     FfStatePlugged *p = noted(relay, (guint)spare);
@@ -362,12 +365,22 @@ void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug)
     g_strlcpy(p->path, plug->path, sizeof(p->path));
     set_use(p, FF_PLUGGED_IN);
     become(plan, p);
+    plan->fd = fd;
     ff_vhost_conn_open(nth(relay->backends, (guint)spare));
+    plan->fd = -1;
 }
 
-void ff_backends_use_up(FfRelay *relay, int spare)
+bool ff_backends_has(const FfRelay *relay, const char *id)
 {
-    set_use(noted(relay, (guint)spare), FF_PLUGGED_OVER);
+    for (guint i = 0; i < relay->plan->backends->len; i++) {
+        const FfStatePlugged *p = noted(relay, i);
+
+        if (!g_strcmp0(plan_of(relay, i)->id, id) &&
+            (p ? use_of(p) == FF_PLUGGED_IN : !ff_vhost_conn_is_removed(nth(relay->backends, i)))) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void ff_backends_unplugged(FfRelay *relay, const char *id)
@@ -388,8 +401,11 @@ static void find_plugged(FfRelay *relay)
         FfRelayMonitor *plan = relay->plan->backends->pdata[i];
         FfStatePlugged *p = noted(relay, i);
 
-        if (!p || use_of(p) != FF_PLUGGED_IN) {
+        if (!p || (use_of(p) != FF_PLUGGED_IN && !plan->had)) {
             continue;
+        }
+        if (plan->had) {
+            set_use(p, FF_PLUGGED_IN); /* or QEMU has removed it just now, and its end comes */
         }
         if (plan->had || ff_conn_qemu_listens(plan->qemu)) {
             become(plan, p);
@@ -487,7 +503,22 @@ static void check(FfVhostConn *backend, void *opaque)
     ff_page_waits_check(((FfBackends *)opaque)->page_waits, backend);
 }
 
-static const FfVhostConnOps backend_ops = {.holds = holds,
+/* QEMU has removed its chardev, whoever has told it so. */
+static void removed(FfVhostConn *backend, void *opaque)
+{
+    FfBackends *b = opaque;
+
+    for (guint i = 0; i < b->all->len; i++) {
+        FfStatePlugged *p = nth(b, i) == backend ? noted(b->relay, i) : NULL;
+
+        if (p) {
+            set_use(p, FF_PLUGGED_OVER);
+        }
+    }
+}
+
+static const FfVhostConnOps backend_ops = {.removed = removed,
+                                           .holds = holds,
                                            .parks = parks,
                                            .logs = logs,
                                            .ended = ended,

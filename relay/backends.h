@@ -31,13 +31,15 @@ typedef struct {
     unsigned reconnect; /* seconds; 0: it is tried each second all the same */
     bool network;
 } FfBackendPlug;
-/* The next spare one, and *IN_QEMU the number of its socket there; -1: there is none. */
-int ff_backends_spare(const FfRelay *relay, int *in_qemu);
-void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug);
+/* The next spare one, which is nobody else's from now on, and *IN_QEMU the number of its socket
+ * there; -1: there is none. It is plugged, or used up. */
+int ff_backends_spare(FfRelay *relay, int *in_qemu);
+/* FD (taken): a connection to PATH. */
+void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug, int fd);
+/* The relay stands in chardev ID. */
+bool ff_backends_has(const FfRelay *relay, const char *id);
 /* QEMU has removed chardev ID. */
 void ff_backends_unplugged(FfRelay *relay, const char *id);
-/* Spare SPARE was tried in vain: QEMU may have closed its socket. */
-void ff_backends_use_up(FfRelay *relay, int spare);
 /* Some are followed that were there at the start of QEMU. */
 bool ff_backends_from_start(const FfRelay *relay);
 void ff_backends_end(FfRelay *relay);

@@ -279,12 +279,15 @@ FfConn *ff_conn_new(int in, int out, const FfConnOps *ops, void *opaque)
 }
 
 /* connect() by the O_PATH fd: the socket's name is gone from the file system. */
-static int connect_to(int fd, int type)
+static int connect_to_path(const char *path, int type)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int s = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
+    if (strlen(path) >= sizeof(addr.sun_path)) {
+        return -ENAMETOOLONG;
+    }
+    int s = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    strcpy(addr.sun_path, path);
     if (s >= 0 && connect(s, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
         int ret = -errno;
 
@@ -292,6 +295,18 @@ static int connect_to(int fd, int type)
         return ret;
     }
     return s < 0 ? -errno : s;
+}
+
+int ff_conn_to_path(const char *path)
+{
+    return connect_to_path(path, SOCK_STREAM);
+}
+
+static int connect_to(int fd, int type)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+
+    return connect_to_path(path, type);
 }
 
 int ff_conn_to_qemu(int fd)

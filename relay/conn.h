@@ -43,6 +43,8 @@ void ff_conn_free(FfConn *conn);
 /* Connects to a private listening socket of QEMU's by FD, its name (O_PATH). Returns an fd, or
  * -errno. */
 int ff_conn_to_qemu(int fd);
+/* Connects to a unix socket, without waiting: -EAGAIN if it takes none now. The fd, or -errno. */
+int ff_conn_to_path(const char *path);
 /* FALSE: the socket is closed, and nobody will ever be taken there. QEMU sees nothing of it. */
 bool ff_conn_qemu_listens(int fd);
 

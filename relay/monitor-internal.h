@@ -19,6 +19,7 @@ typedef struct {
     unsigned n_fds;
     uint32_t seq;    /* once the engine has it */
     unsigned losses; /* engines that died over it */
+    bool plugged;    /* its chardev has been looked at: FfTaking */
 } FfItem;
 
 /* What QEMU must answer. */
@@ -44,6 +45,8 @@ typedef struct FfSent {
 typedef struct {
     FfPlug *plug;
     int spare; /* which of QEMU's listening sockets: ff_backends_spare() */
+    bool network;
+    int backend; /* the connection to the back-end; -1: it is the relay's already */
     /* What QEMU is asked: to change it; to make it on that socket, as it is removed already; to
      * make it as it was. */
     enum { FF_TAKING_CHANGE, FF_TAKING_ADD, FF_TAKING_RESTORE } step;
@@ -127,7 +130,7 @@ void ff_inject_give_up(FfMonitor *mon); /* no answer will come any more */
 FfSent *ff_inject_own(FfMonitor *mon, const char *json);
 
 /* monitor-plug.c */
-void ff_plug_note(const FfItem *item, FfSent *sent); /* before it is passed */
+void ff_plug_note(FfMonitor *mon, const FfItem *item, FfSent *sent); /* before it is passed */
 /* TRUE: ITEM waits in mon->plugging. */
 bool ff_plug_begins(FfMonitor *mon, FfItem *item);
 /* The client has gone: nothing more is asked for it. */

@@ -8,11 +8,11 @@
  * ("duplicate yank instance"): QEMU has no event for that end, so it is asked again. Where it
  * cannot have ours it makes the chardev as it was, and the device is QEMU's own.
  *
- * One thread; no locks. System calls: stat.
+ * One thread; no locks. System calls: close.
  */
 #include <json-glib/json-glib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include "qmp/json.h"
 #include "relay/backends.h"
@@ -32,11 +32,22 @@ static void chardev_answered(FfMonitor *mon, FfSent *sent, bool error)
     }
 }
 
-void ff_plug_note(const FfItem *item, FfSent *sent)
+/* Others may use a chardev as well, or change it. */
+static bool may_use(const FfQmpCommand *command)
+{
+    static const char *const names[] = {"human-monitor-command", "object-add", NULL};
+
+    return command && command->name &&
+           (ff_plugged_adds(command) || g_strv_contains(names, command->name));
+}
+
+void ff_plug_note(FfMonitor *mon, const FfItem *item, FfSent *sent)
 {
     if (ff_plugged_concerns(item->command)) {
         sent->chardev = g_strdup(item->command->json->str);
         sent->answered = chardev_answered;
+    } else if (may_use(item->command)) {
+        ff_plugged_forget(mon->relay->plugged, item->command->json->str, item->command->json->len);
     }
 }
 
@@ -48,17 +59,13 @@ void ff_plug_end(FfMonitor *mon)
         return;
     }
     g_clear_handle_id(&t->timer, g_source_remove);
+    if (t->backend >= 0) {
+        close(t->backend);
+    }
     ff_plug_free(t->plug);
     g_free(t->change);
     g_free(t->add);
     g_free(t);
-}
-
-void ff_plug_client_gone(FfMonitor *mon)
-{
-    if (mon->taking && mon->taking->timer) {
-        ff_plug_end(mon);
-    }
 }
 
 static void own_answered(FfMonitor *mon, FfSent *sent, bool error);
@@ -73,6 +80,16 @@ static void ask(FfMonitor *mon)
         ->answered = own_answered;
 }
 
+/* What QEMU has removed already is there again, as far as that can be had. */
+void ff_plug_client_gone(FfMonitor *mon)
+{
+    if (mon->taking && mon->taking->timer) {
+        g_clear_handle_id(&mon->taking->timer, g_source_remove);
+        mon->taking->step = FF_TAKING_RESTORE;
+        ask(mon);
+    }
+}
+
 static gboolean ask_again(gpointer data)
 {
     FfMonitor *mon = data;
@@ -82,38 +99,57 @@ static gboolean ask_again(gpointer data)
     return G_SOURCE_REMOVE;
 }
 
-/* A device whose back-end is not there makes QEMU wait for it: then it need not be ours. */
-static bool is_socket(const char *path)
+/* Says why a device stays QEMU's own. */
+static bool leave(FfMonitor *mon, const char *id, const char *why)
 {
-    struct stat st;
-
-    return stat(path, &st) == 0 && S_ISSOCK(st.st_mode);
+    ff_relay_log(mon->relay,
+                 "the back-end of chardev '%s' stays QEMU's own, as this guest's migrations do: %s",
+                 id, why);
+    return false;
 }
 
 bool ff_plug_begins(FfMonitor *mon, FfItem *item)
 {
     FfRelay *relay = mon->relay;
+    bool network;
     int in_qemu;
 
-    if (!relay->plan->backends->len || !ff_plugged_adds(item->command) ||
-        ff_state_is_under_way(relay->state)) {
+    if (item->plugged || !relay->plan->backends->len || !ff_plugged_adds(item->command)) {
         return false;
     }
-    g_autoptr(FfPlug) plug = ff_plugged_take(relay->plugged, item->command);
-    if (!plug || !is_socket(plug->path)) {
+    g_autofree char *id = ff_plugged_chardev(item->command, &network);
+    if (!id || ff_backends_has(relay, id)) {
         return false;
+    }
+    if (__atomic_load_n(&relay->state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE) {
+        return leave(mon, id, "a migration is under way");
+    }
+    g_autoptr(FfPlug) plug = ff_plugged_take(relay->plugged, id);
+    if (!plug) {
+        return leave(mon, id,
+                     "farfault takes what was added by chardev-add of QMP, to this relay, with an "
+                     "absolute path, server=false and reconnect=, and has no other user");
+    }
+    /* A back-end that is not there makes QEMU wait for it: then it need not be ours. */
+    int backend = ff_conn_to_path(plug->path);
+    if (backend < 0) {
+        g_autofree char *why =
+            g_strdup_printf("cannot connect to %s: %s", plug->path, g_strerror(-backend));
+        return leave(mon, id, why);
     }
     int spare = ff_backends_spare(relay, &in_qemu);
     if (spare < 0) {
-        ff_relay_log(relay,
-                     "the back-end of chardev '%s' stays QEMU's own, as this guest's migrations "
-                     "do: %d were plugged since its start",
-                     plug->id, FF_STATE_PLUGGED);
-        return false;
+        close(backend);
+        return leave(mon, id,
+                     "farfault has no more sockets for what is plugged: "
+                     "8 in the life of a QEMU");
     }
+    g_assert(!mon->taking);
     FfTaking *t = mon->taking = g_new0(FfTaking, 1);
 
     t->spare = spare;
+    t->backend = backend;
+    t->network = network;
     t->change = ff_plug_command(plug, "chardev-change", in_qemu);
     t->add = ff_plug_command(plug, "chardev-add", in_qemu);
     t->plug = g_steal_pointer(&plug);
@@ -134,14 +170,15 @@ static char *desc_of(const FfMonitor *mon)
 
 static void taken(FfMonitor *mon)
 {
-    const FfTaking *t = mon->taking;
+    FfTaking *t = mon->taking;
 
     if (t->step != FF_TAKING_RESTORE) {
         ff_backends_plug(mon->relay, t->spare,
                          &(FfBackendPlug){.id = t->plug->id,
                                           .path = t->plug->path,
                                           .reconnect = t->plug->reconnect,
-                                          .network = t->plug->network});
+                                          .network = t->network},
+                         g_steal_fd(&t->backend));
     }
 }
 
@@ -166,7 +203,9 @@ static bool refused(FfMonitor *mon)
                  "QEMU does not give chardev '%s' to farfault: the device's back-end stays QEMU's "
                  "own, as this guest's migrations do: %s",
                  t->plug->id, why);
-    ff_backends_use_up(mon->relay, t->spare);
+    if (strstr(why, "does not exist")) {
+        return false; /* QEMU will say so of the device as well */
+    }
     t->step = FF_TAKING_RESTORE;
     t->tries = 0;
     ask(mon);

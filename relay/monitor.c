@@ -102,7 +102,7 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     sent->own = ff_own_entries(command);
     sent->says = ff_says(command);
     ff_fds_note(mon, item, sent);
-    ff_plug_note(item, sent);
+    ff_plug_note(mon, item, sent);
     g_queue_push_tail(command && command->oob && mon->oob_enabled ? &mon->oob : &mon->inband, sent);
     ff_overdue_watch(mon);
     if (instead) {
@@ -188,8 +188,11 @@ void ff_monitor_pump(FfMonitor *mon)
     FfItem *item;
 
     if (mon->plugged && mon->qemu) {
+        /* Its turn once more: it may be the engine's by now. */
         mon->plugged = false;
-        pass_item(mon, g_steal_pointer(&mon->plugging), NULL);
+        mon->plugging->plugged = true;
+        mon->todo_bytes += g_bytes_get_size(mon->plugging->raw);
+        g_queue_push_head(&mon->todo, g_steal_pointer(&mon->plugging));
     }
     while (mon->qemu && !mon->owned && !mon->plugging && (item = g_queue_peek_head(&mon->todo))) {
         bool wait = needs_wait(mon, item);
@@ -601,6 +604,8 @@ void ff_monitor_pass(FfMonitor *mon, uint32_t seq, GBytes *instead)
                     "QEMU's own migration is locked: its settings are not restored after the "
                     "last migration; repeat the command");
         ff_item_free(item);
+    } else if (mon->qemu && !command && ff_plug_begins(mon, item)) {
+        /* it waits */
     } else if (mon->qemu) {
         pass_item(mon, item, command);
     } else {

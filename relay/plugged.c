@@ -10,10 +10,11 @@
 
 #include "agent/agent.h"
 #include "qmp/json.h"
+#include "relay/owned.h"
 #include "state/state.h"
 
 struct FfPlugged {
-    GHashTable *by_id; /* char * -> FfPlug *, .network not known */
+    GHashTable *by_id; /* char * -> FfPlug * */
 };
 
 FfPlugged *ff_plugged_new(void)
@@ -71,7 +72,8 @@ static bool has_only(JsonObject *o, const char *const *names)
     return true;
 }
 
-/* The path of a plain unix socket to which QEMU connects; NULL: it is something else. */
+/* The path of a plain unix socket to which QEMU connects, and connects again; NULL: it is something
+ * else. A back-end that may not be lost for a moment must not be let go of. */
 static const char *path_of(JsonObject *backend, unsigned *reconnect)
 {
     static const char *const known[] = {"addr", "server", "reconnect", "reconnect-ms", NULL};
@@ -85,11 +87,12 @@ static const char *path_of(JsonObject *backend, unsigned *reconnect)
         !ff_json_value(data, "server", G_TYPE_BOOLEAN) || ff_json_bool(data, "server")) {
         return NULL;
     }
-    gint64 seconds = ff_json_int(data, "reconnect", 0), ms = ff_json_int(data, "reconnect-ms", 0);
+    gint64 seconds = CLAMP(ff_json_int(data, "reconnect", 0), 0, G_MAXINT);
+    gint64 ms = CLAMP(ff_json_int(data, "reconnect-ms", 0), 0, G_MAXINT);
     const char *path = ff_json_string(where, "path");
 
-    *reconnect = (unsigned)CLAMP(MAX(seconds, (ms + 999) / 1000), 0, G_MAXINT);
-    return path && g_path_is_absolute(path) ? path : NULL;
+    *reconnect = (unsigned)MAX(seconds, (ms + 999) / 1000);
+    return *reconnect && path && g_path_is_absolute(path) ? path : NULL;
 }
 
 static char *command_text(const char *name, JsonObject *arguments)
@@ -105,7 +108,7 @@ static char *command_text(const char *name, JsonObject *arguments)
 
 static void added(FfPlugged *p, const char *id, JsonObject *arguments)
 {
-    unsigned reconnect;
+    unsigned reconnect = 0;
     const char *path = path_of(ff_json_object(arguments, "backend"), &reconnect);
 
     if (!path || strlen(id) >= sizeof(((FfStatePlugged *)0)->id) ||
@@ -138,25 +141,44 @@ char *ff_plugged_heard(FfPlugged *p, const char *json)
     return strcmp(name, "chardev-add") != 0 ? g_strdup(id) : NULL;
 }
 
+static gboolean is_mentioned(gpointer id, gpointer plug, gpointer text)
+{
+    gsize len;
+    const char *bytes = g_bytes_get_data(text, &len);
+
+    return ff_mentions(bytes, len, id);
+}
+
+void ff_plugged_forget(FfPlugged *p, const char *text, size_t len)
+{
+    g_autoptr(GBytes) bytes = g_bytes_new_static(text, len);
+
+    g_hash_table_foreach_remove(p->by_id, is_mentioned, bytes);
+}
+
 /* ---- devices --------------------------------------------------------------------------------- */
 
-FfPlug *ff_plugged_take(FfPlugged *p, const FfQmpCommand *command)
+char *ff_plugged_chardev(const FfQmpCommand *command, bool *network)
 {
     g_autoptr(JsonNode) node = json_from_string(command->json->str, NULL);
     JsonObject *o = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
     JsonObject *arguments = ff_json_object(o, "arguments");
-    const char *chardev = ff_json_string(arguments, "chardev");
     const char *driver = ff_json_string(arguments, "driver");
-    bool network = !strcmp(command->name, "netdev_add");
-    bool is = network ? !g_strcmp0(ff_json_string(arguments, "type"), "vhost-user")
-                      : driver && g_str_has_prefix(driver, "vhost-user-blk");
+
+    *network = !strcmp(command->name, "netdev_add");
+    bool is = *network ? !g_strcmp0(ff_json_string(arguments, "type"), "vhost-user")
+                       : driver && g_str_has_prefix(driver, "vhost-user-blk");
+    return is ? g_strdup(ff_json_string(arguments, "chardev")) : NULL;
+}
+
+FfPlug *ff_plugged_take(FfPlugged *p, const char *id)
+{
     gpointer key, plug;
 
-    if (!is || !chardev || !g_hash_table_steal_extended(p->by_id, chardev, &key, &plug)) {
+    if (!g_hash_table_steal_extended(p->by_id, id, &key, &plug)) {
         return NULL;
     }
     g_free(key);
-    ((FfPlug *)plug)->network = network;
     return plug;
 }
 

@@ -34,12 +34,18 @@ bool ff_plugged_adds(const FfQmpCommand *command);
 /* A chardev that is to be taken over before a device gets it. */
 typedef struct {
     char *id, *path;
-    unsigned reconnect; /* seconds; 0: never */
-    bool network;
-    char *again; /* the command that makes it as it was */
+    unsigned reconnect; /* seconds, not 0 */
+    char *again;        /* the command that makes it as it was */
 } FfPlug;
-/* That of COMMAND, which ff_plugged_adds(); NULL: it has none. It is not known here any more. */
-FfPlug *ff_plugged_take(FfPlugged *plugged, const FfQmpCommand *command);
+/* The chardev of COMMAND, which ff_plugged_adds(), if what it adds is a device of the kind
+ * (g_free); NULL: it is not. *NETWORK: a network, and no disk. */
+char *ff_plugged_chardev(const FfQmpCommand *command, bool *network);
+/* TEXT, a command of another kind, goes to QEMU: chardevs that it names may be used by something
+ * else then, or be others. */
+void ff_plugged_forget(FfPlugged *plugged, const char *text, size_t len);
+/* What is known of chardev ID, which a device gets now; NULL: nothing. It is not known here any
+ * more. */
+FfPlug *ff_plugged_take(FfPlugged *plugged, const char *id);
 void ff_plug_free(FfPlug *plug);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfPlug, ff_plug_free)
 /* Command NAME (chardev-change or chardev-add), by which it gets QEMU's listening socket IN_QEMU

@@ -71,6 +71,7 @@ bool ff_vhost_conn_is_removed(FfVhostConn *b)
         return b->removed;
     }
     b->removed = true;
+    b->ops->removed(b, b->opaque);
     end_timer(&b->offer);
     if (b->coming >= 0) {
         close(g_steal_fd(&b->coming));

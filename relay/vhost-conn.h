@@ -15,6 +15,7 @@ typedef struct {
     /* TRUE: it has the guest's memory, and may not write to it: a snapshot is being taken. */
     bool (*parks)(void *opaque);
     void (*came)(FfVhostConn *backend, void *opaque);
+    void (*removed)(FfVhostConn *backend, void *opaque); /* QEMU has removed the chardev */
     void (*logs)(FfVhostConn *backend, void *opaque);
     /* A back-end has mapped the memory: another one of its process may. */
     void (*mapped)(void *opaque);

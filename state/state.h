@@ -62,11 +62,14 @@ typedef struct {
     char id[72];
 } FfStatePlugged;
 static_assert(sizeof(FfStatePlugged) == 192, "as FF_STATE_INFO_MAX has it");
+static_assert(FF_STATE_PLUGGED == 8, "the relay says so in words");
 /* FfStatePlugged.use; what is none of them (0, or the text of a farfault of before) is one that was
  * not used yet. */
 enum {
-    FF_PLUGGED_IN = 0x67756c70,   /* it is there */
-    FF_PLUGGED_OVER = 0x65766f70, /* QEMU has removed it, and what it was given is used up */
+    FF_PLUGGED_IN = 0x67756c70, /* it is there */
+    /* QEMU has removed it, and what it was given is used up; or QEMU was asked, and has not
+     * answered yet. */
+    FF_PLUGGED_OVER = 0x65766f70,
 };
 
 typedef struct {

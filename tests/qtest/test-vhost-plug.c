@@ -88,7 +88,7 @@ static void test_relays(void)
 static void add_chardev(Vm *vm, const char *path)
 {
     qmp_ok(vm_qmp(vm), "chardev-add",
-           "{'id': 'c', 'backend': {'type': 'socket', 'data': {'server': false,"
+           "{'id': 'c', 'backend': {'type': 'socket', 'data': {'server': false, 'reconnect': 1,"
            " 'addr': {'type': 'unix', 'data': {'path': '%s'}}}}}",
            path);
 }
@@ -126,6 +126,58 @@ static void test_refused(void)
     vm_wait_stderr(w->vm, "stays QEMU's own");
     add_chardev(w->vm, w->socket);
     add_device(w->vm); /* as without farfault */
+    qmp_ok(vm_qmp(w->vm), "cont", NULL);
+    vm_wait_serial(w->vm, "FF direct reads=");
+    vhost_world_end(w);
+}
+
+static bool is_behind_relay(Vm *vm)
+{
+    g_autofree char *text = qmp_hmp(vm_qmp(vm), "info chardev");
+
+    return strstr(text, "/proc/self/farfault-fd/");
+}
+
+static void expect_no_device(Vm *vm, const char *why)
+{
+    g_autofree char *error =
+        qmp_error(vm_qmp(vm), "device_add", "{'driver': 'vhost-user-blk-pci', 'chardev': 'c'}");
+
+    g_assert_nonnull(strstr(error, why));
+    g_assert_false(is_behind_relay(vm));
+}
+
+/* As without farfault: a chardev that was removed at the human monitor; one that has another user,
+ * who keeps it; and one that QEMU is not told to connect again, whose back-end must not be let go
+ * of. */
+static void test_left(void)
+{
+    VhostWorld *w = world_new(false, "migrate");
+
+    if (!w)
+        return;
+    w->socket = g_strdup_printf("%s/0", w->folder);
+    vhost_world_start_storage(w);
+    w->vm = linux_guest_start(&w->guest, "vm0", w->launcher, NULL);
+    add_chardev(w->vm, w->socket);
+    g_free(qmp_hmp(vm_qmp(w->vm), "chardev-remove c"));
+    expect_no_device(w->vm, "can't find value");
+
+    qmp_ok(vm_qmp(w->vm), "device_add", "{'driver': 'virtio-serial-pci'}");
+    add_chardev(w->vm, w->socket);
+    qmp_ok(vm_qmp(w->vm), "device_add",
+           "{'driver': 'virtserialport', 'id': 'port', 'chardev': 'c'}");
+    expect_no_device(w->vm, "in use");
+    qmp_ok(vm_qmp(w->vm), "device_del", "{'id': 'port'}");
+    qmp_expect(vm_qmp(w->vm), "DEVICE_DELETED");
+    remove_chardev(w->vm);
+
+    qmp_ok(vm_qmp(w->vm), "chardev-add",
+           "{'id': 'c', 'backend': {'type': 'socket', 'data': {'server': false,"
+           " 'addr': {'type': 'unix', 'data': {'path': '%s'}}}}}",
+           w->socket);
+    add_device(w->vm);
+    g_assert_false(is_behind_relay(w->vm));
     qmp_ok(vm_qmp(w->vm), "cont", NULL);
     vm_wait_serial(w->vm, "FF direct reads=");
     vhost_world_end(w);
@@ -186,6 +238,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/vhost-plug/network", GINT_TO_POINTER(true), test_moved);
     g_test_add_func("/vhost-plug/relays", test_relays);
     g_test_add_func("/vhost-plug/running", test_running);
+    g_test_add_func("/vhost-plug/left", test_left);
     g_test_add_func("/vhost-plug/refused", test_refused);
     return g_test_run();
 }

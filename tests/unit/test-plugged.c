@@ -6,7 +6,7 @@
 
 #define UNIX(path, more)                                                                           \
     "{'type':'socket','data':{'addr':{'type':'unix','data':{'path':'" path "'}}" more "}}"
-#define CLIENT ",'server':false"
+#define CLIENT ",'server':false,'reconnect':2"
 #define BLK "{'execute':'device_add','arguments':{'driver':'vhost-user-blk-pci','chardev':'c'}}"
 #define NET "{'execute':'netdev_add','arguments':{'type':'vhost-user','id':'n','chardev':'c'}}"
 
@@ -37,9 +37,16 @@ static void add(FfPlugged *p, const char *backend)
 static FfPlug *take(FfPlugged *p, const char *text)
 {
     g_autoptr(FfQmpCommand) command = parse(text);
+    bool network;
 
     g_assert_true(ff_plugged_adds(command));
-    return ff_plugged_take(p, command);
+    g_autofree char *id = ff_plugged_chardev(command, &network);
+    if (id) {
+        g_assert_cmpint(network, ==, !strcmp(text, NET));
+    } else {
+        ff_plugged_forget(p, command->json->str, command->json->len); /* as QEMU is given it */
+    }
+    return id ? ff_plugged_take(p, id) : NULL;
 }
 
 static void test_taken(void)
@@ -47,14 +54,13 @@ static void test_taken(void)
     g_autoptr(FfPlugged) p = ff_plugged_new();
 
     for (unsigned network = 0; network < 2; network++) {
-        add(p, UNIX("/a b", CLIENT ",'reconnect':3"));
+        add(p, UNIX("/a b", ",'server':false,'reconnect':3"));
         g_autoptr(FfPlug) plug = take(p, network ? NET : BLK);
 
         g_assert_nonnull(plug);
         g_assert_cmpstr(plug->id, ==, "c");
         g_assert_cmpstr(plug->path, ==, "/a b");
         g_assert_cmpuint(plug->reconnect, ==, 3);
-        g_assert_cmpint(plug->network, ==, network);
         g_autoptr(FfQmpCommand) again = parse(plug->again);
         g_assert_cmpstr(again->name, ==, "chardev-add");
         g_assert_nonnull(strstr(again->json->str, "\"/a b\""));
@@ -70,7 +76,7 @@ static void test_ms(void)
 {
     g_autoptr(FfPlugged) p = ff_plugged_new();
 
-    add(p, UNIX("/a", CLIENT ",'reconnect-ms':1"));
+    add(p, UNIX("/a", ",'server':false,'reconnect-ms':1"));
     g_autoptr(FfPlug) plug = take(p, BLK);
     g_assert_cmpuint(plug->reconnect, ==, 1);
 }
@@ -80,6 +86,7 @@ static void test_left(void)
     static const char *const backends[] = {
         UNIX("/a", ""), /* QEMU listens, as it does if nothing is said */
         UNIX("/a", ",'server':true"),
+        UNIX("/a", ",'server':false"), /* it must not be let go of */
         UNIX("a", CLIENT),
         UNIX("/a", CLIENT ",'logfile':'/l'"),
         UNIX("/a", CLIENT ",'tls-creds':'t'"),
@@ -143,10 +150,20 @@ static void test_forgotten(void)
     g_autoptr(FfPlug) fs = take(
         p, "{'execute':'device_add','arguments':{'driver':'vhost-user-fs-pci','chardev':'c'}}");
     g_assert_null(fs);
+    g_autoptr(FfPlug) used = take(p, BLK); /* by the first of these */
+    g_assert_null(used);
     g_autoptr(FfPlug) bare = take(p, "{'execute':'device_add'}");
     g_assert_null(bare);
+
+    static const char human[] = "{\"command-line\":\"chardev-remove c\"}", longer[] = "\"cc\"";
+    add(p, UNIX("/a", CLIENT));
+    ff_plugged_forget(p, longer, strlen(longer));
     g_autoptr(FfPlug) plug = take(p, BLK);
     g_assert_nonnull(plug);
+    add(p, UNIX("/a", CLIENT));
+    ff_plugged_forget(p, human, strlen(human));
+    g_autoptr(FfPlug) gone = take(p, BLK);
+    g_assert_null(gone);
 }
 
 static void test_others(void)
