@@ -55,10 +55,6 @@ static void port_object_add(void *opaque, const char *text, FfPortObjectReply re
     reply(&o, NULL, data);
 }
 
-static void port_object_added(void *opaque, int64_t fdset)
-{
-}
-
 static void port_ram(void *opaque, const char *id, uint64_t size, uint64_t page_size, int memfd)
 {
 }
@@ -82,7 +78,6 @@ static const FfDriverPort port = {
     .view = port_view,
     .set_view = port_set_view,
     .object_add = port_object_add,
-    .object_added = port_object_added,
     .ram_changed = port_ram,
     .vmm = port_vmm,
     .log = port_log,
