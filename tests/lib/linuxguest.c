@@ -134,7 +134,7 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                                 .incoming = incoming});
 }
 
-static void add_chardev(Vm *vm, const char *id, const char *path)
+void linux_guest_add_chardev(Vm *vm, const char *id, const char *path)
 {
     qmp_ok(vm_qmp(vm), "chardev-add",
            "{'id': '%s', 'backend': {'type': 'socket', 'data': {'server': false, 'reconnect': 1,"
@@ -147,14 +147,14 @@ void linux_guest_plug(const LinuxGuest *guest, Vm *vm)
     Qmp *q = vm_qmp(vm);
 
     if (guest->vhost) {
-        add_chardev(vm, "vhost", guest->vhost);
+        linux_guest_add_chardev(vm, "vhost", guest->vhost);
         qmp_ok(q, "device_add",
                "{'driver': 'vhost-user-blk-pci', 'id': 'disk0', 'chardev': 'vhost',"
                " 'addr': '" DISK_ADDR "', 'num-queues': %u}",
                MAX(guest->n_queues, 1));
     }
     if (guest->network) {
-        add_chardev(vm, "network", guest->network);
+        linux_guest_add_chardev(vm, "network", guest->network);
         qmp_ok(q, "netdev_add",
                "{'type': 'vhost-user', 'id': 'net0', 'chardev': 'network', 'queues': %u}",
                MAX(guest->n_queues, 1));

@@ -38,6 +38,8 @@ char *linux_guest_disk_new(uint64_t bytes);
 /* INCOMING: as in VmConfig; can be NULL. */
 Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher launcher,
                       const char *incoming);
+/* A chardev that connects to the unix socket PATH, and again each second. */
+void linux_guest_add_chardev(Vm *vm, const char *id, const char *path);
 /* Of GUEST, which was started as .plugged: its disk and its network are plugged, by QMP. */
 void linux_guest_plug(const LinuxGuest *guest, Vm *vm);
 /* Has the guest check all of its memory, while it is being moved or after. WHEN is for the
