@@ -195,18 +195,6 @@ static bool is_open(const FfCliHost *host, const struct stat *st)
     return false;
 }
 
-static bool has_only(JsonObject *o, const char *const *names)
-{
-    g_autoptr(GList) members = json_object_get_members(o);
-
-    for (GList *m = members; m; m = m->next) {
-        if (!g_strv_contains(names, m->data)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static char *plain_name(const char *name, JsonObject *image, const char *cwd);
 
 /* The name that OPTIONS of a node come to without them. They are written out where the backing
@@ -219,7 +207,7 @@ static char *name_of_options(JsonObject *o, JsonObject *image, const char *cwd)
     static const char *const formats[] = {"raw", "qcow2", NULL};
     JsonObject *file = ff_json_object(o, "file"), *backing = ff_json_object(o, "backing");
 
-    if (!file || !has_only(o, node) || !has_only(file, protocol) ||
+    if (!file || !ff_json_has_only(o, node) || !ff_json_has_only(file, protocol) ||
         !g_strv_contains(formats, ff_json_string_or(o, "driver", "")) ||
         strcmp(ff_json_string_or(file, "driver", ""), "file") != 0 ||
         json_object_has_member(o, "backing") != !!backing) {

@@ -39,6 +39,19 @@ static inline JsonArray *ff_json_array(JsonObject *object, const char *name)
     return node ? json_node_get_array(node) : NULL;
 }
 
+/* OBJECT, which is one, has no members but those of NAMES (NULL-terminated). */
+static inline bool ff_json_has_only(JsonObject *object, const char *const *names)
+{
+    g_autoptr(GList) members = json_object_get_members(object);
+
+    for (GList *l = members; l; l = l->next) {
+        if (!g_strv_contains(names, (const char *)l->data)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static inline gint64 ff_json_int(JsonObject *object, const char *name, gint64 otherwise)
 {
     JsonNode *node = ff_json_value(object, name, G_TYPE_INT64);

@@ -162,8 +162,8 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item)
 static char *desc_of(const FfMonitor *mon)
 {
     g_autofree char *text = g_strndup((const char *)mon->held->data, mon->held->len);
-    g_autoptr(JsonNode) node = json_from_string(text, NULL);
-    JsonObject *o = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    g_autoptr(JsonNode) node = ff_json_from_text(text);
+    JsonObject *o = ff_json_node_object(node);
 
     return g_strdup(ff_json_string_or(ff_json_object(o, "error"), "desc", "it does not say why"));
 }

@@ -60,18 +60,6 @@ bool ff_plugged_adds(const FfQmpCommand *command)
 
 /* ---- chardevs -------------------------------------------------------------------------------- */
 
-static bool has_only(JsonObject *o, const char *const *names)
-{
-    g_autoptr(GList) members = json_object_get_members(o);
-
-    for (GList *l = members; l; l = l->next) {
-        if (!g_strv_contains(names, l->data)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* The path of a plain unix socket to which QEMU connects, and connects again; NULL: it is something
  * else. A back-end that may not be lost for a moment must not be let go of. */
 static const char *path_of(JsonObject *backend, unsigned *reconnect)
@@ -82,8 +70,8 @@ static const char *path_of(JsonObject *backend, unsigned *reconnect)
     JsonObject *where = ff_json_object(addr, "data");
 
     if (g_strcmp0(ff_json_string(backend, "type"), "socket") != 0 || !where ||
-        g_strcmp0(ff_json_string(addr, "type"), "unix") != 0 || !has_only(data, known) ||
-        !has_only(where, in_addr) || ff_json_bool(where, "abstract") ||
+        g_strcmp0(ff_json_string(addr, "type"), "unix") != 0 || !ff_json_has_only(data, known) ||
+        !ff_json_has_only(where, in_addr) || ff_json_bool(where, "abstract") ||
         !ff_json_value(data, "server", G_TYPE_BOOLEAN) || ff_json_bool(data, "server")) {
         return NULL;
     }
@@ -126,8 +114,8 @@ static void added(FfPlugged *p, const char *id, JsonObject *arguments)
 
 char *ff_plugged_heard(FfPlugged *p, const char *json)
 {
-    g_autoptr(JsonNode) node = json_from_string(json, NULL);
-    JsonObject *o = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    g_autoptr(JsonNode) node = ff_json_from_text(json);
+    JsonObject *o = ff_json_node_object(node);
     JsonObject *arguments = ff_json_object(o, "arguments");
     const char *name = ff_json_string(o, "execute"), *id = ff_json_string(arguments, "id");
 
@@ -160,8 +148,8 @@ void ff_plugged_forget(FfPlugged *p, const char *text, size_t len)
 
 char *ff_plugged_chardev(const FfQmpCommand *command, bool *network)
 {
-    g_autoptr(JsonNode) node = json_from_string(command->json->str, NULL);
-    JsonObject *o = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    g_autoptr(JsonNode) node = ff_json_from_text(command->json->str);
+    JsonObject *o = ff_json_node_object(node);
     JsonObject *arguments = ff_json_object(o, "arguments");
     const char *driver = ff_json_string(arguments, "driver");
 
@@ -184,35 +172,13 @@ FfPlug *ff_plugged_take(FfPlugged *p, const char *id)
 
 char *ff_plug_command(const FfPlug *plug, const char *name, int in_qemu)
 {
-    g_autofree char *path = g_strdup_printf("%s%d", FF_AGENT_SOCKET_PATH, in_qemu);
-    g_autoptr(JsonBuilder) b = json_builder_new();
+    g_autofree char *text = g_strdup_printf(
+        "{\"backend\": {\"type\": \"socket\", \"data\": {\"server\": true, \"wait\": false,"
+        " \"addr\": {\"type\": \"unix\", \"data\": {\"path\": \"" FF_AGENT_SOCKET_PATH "%d\"}}}}}",
+        in_qemu);
+    g_autoptr(JsonNode) node = json_from_string(text, NULL);
+    JsonObject *arguments = json_node_get_object(node);
 
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "id");
-    json_builder_add_string_value(b, plug->id);
-    json_builder_set_member_name(b, "backend");
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "type");
-    json_builder_add_string_value(b, "socket");
-    json_builder_set_member_name(b, "data");
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "addr");
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "type");
-    json_builder_add_string_value(b, "unix");
-    json_builder_set_member_name(b, "data");
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "path");
-    json_builder_add_string_value(b, path);
-    json_builder_end_object(b);
-    json_builder_end_object(b);
-    json_builder_set_member_name(b, "server");
-    json_builder_add_boolean_value(b, TRUE);
-    json_builder_set_member_name(b, "wait");
-    json_builder_add_boolean_value(b, FALSE);
-    json_builder_end_object(b);
-    json_builder_end_object(b);
-    json_builder_end_object(b);
-    g_autoptr(JsonNode) root = json_builder_get_root(b);
-    return command_text(name, json_node_get_object(root));
+    json_object_set_string_member(arguments, "id", plug->id);
+    return command_text(name, arguments);
 }
