@@ -14,12 +14,8 @@
 
 static const char *const program = "tests/bench/farfault-bench";
 
-static void check_result(JsonObject *o, const char *engine, const char *qemu)
+static void check_waits(JsonObject *o, const char *engine, const char *qemu)
 {
-    g_assert_cmpstr(json_object_get_string_member(o, "engine"), ==, engine);
-    g_assert_cmpstr(json_object_get_string_member(o, "qemu"), ==, qemu);
-    g_assert_cmpfloat(bench_figure(o, "total-ms"), >=, 0);
-    g_assert_cmpfloat(bench_figure(o, "gap-ms"), >, 0);
     if (bench_figure(o, "waits") <= 0) {
         g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), o);
         g_autofree char *text = json_to_string(node, false);
@@ -32,6 +28,22 @@ static void check_result(JsonObject *o, const char *engine, const char *qemu)
     /* A step of the guest is longer than the touch in it. */
     g_assert_cmpfloat(bench_figure(o, "stall-ms") + 0.01, >=,
                       bench_figure(o, "wait-worst-us") / 1000);
+}
+
+static void check_result(JsonObject *o, const char *engine, const char *qemu)
+{
+    g_assert_cmpstr(json_object_get_string_member(o, "engine"), ==, engine);
+    g_assert_cmpstr(json_object_get_string_member(o, "qemu"), ==, qemu);
+    g_assert_cmpfloat(bench_figure(o, "total-ms"), >=, 0);
+    g_assert_cmpfloat(bench_figure(o, "gap-ms"), >, 0);
+    /* QEMU's own may be over while the guest stands at a page that is not of its work: a long step,
+       and no touch that waited. */
+    if (bench_figure(o, "waits") <= 0 && g_str_equal(engine, "plain")) {
+        g_assert_cmpfloat(bench_figure(o, "stall-ms"), >, 0);
+        g_assert_false(json_object_has_member(o, "wait-p50-us"));
+    } else {
+        check_waits(o, engine, qemu);
+    }
     g_assert_cmpfloat(bench_figure(o, "mib"), >=, 48);
     g_assert_cmpfloat(bench_figure(o, "bad"), ==, 0);
 }
