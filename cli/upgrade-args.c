@@ -43,6 +43,28 @@ static bool is_one_of(const char *value, const char *const *names)
  * that while the guest runs, before anything is guarded. */
 static const char *const touching[] = {"loader", "guest-loader", "virtio-mem", "hv-balloon", NULL};
 
+/* Of a vhost-user device: its back-end serves one QEMU, and the next one when that has ended. */
+static bool is_of_backend(const FfPlan *plan, const char *id)
+{
+    for (guint i = 0; id && i < plan->monitors->len; i++) {
+        const FfPlanMonitor *m = plan->monitors->pdata[i];
+
+        if (m->backend && m->kind == FF_CLIENT_CONNECT_UNIX && !strcmp(m->chardev_id, id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool has_backend(const GPtrArray *opts, const FfPlan *plan)
+{
+    return is_of_backend(plan, ff_opts_get(opts, "chardev"));
+}
+
+#define NO_BACKEND                                                                                 \
+    HANDED ": of vhost-user devices only those whose chardev connects to a path, of a guest that " \
+           "was started with --vhost-user=migrate"
+
 static const char *check_device(const char *value, const FfPlan *plan)
 {
     static const char *const bad[] = {"vfio",       "vhost",        "ivshmem",
@@ -61,6 +83,9 @@ static const char *check_device(const char *value, const FfPlan *plan)
     }
     if (!strcmp(name, "vmgenid") && (!guid || !strcmp(guid, "auto"))) {
         return HANDED ": the guest would see another generation";
+    }
+    if (g_str_has_prefix(name, "vhost-user-blk")) {
+        return has_backend(opts, plan) ? NULL : NO_BACKEND;
     }
     if (has_prefix_of(name, touching)) {
         return HANDED ": a second one writes to the memory of the running guest";
@@ -95,6 +120,9 @@ static const char *check_netdev(const char *value, const FfPlan *plan)
 {
     g_autoptr(GPtrArray) opts = ff_opts_parse(value, "type");
 
+    if (!g_strcmp0(ff_opts_get(opts, "type"), "vhost-user")) {
+        return has_backend(opts, plan) ? NULL : NO_BACKEND;
+    }
     return !g_strcmp0(ff_opts_get(opts, "type"), "tap") ? ff_lent_tap_refused(opts)
                                                         : check_net(value, plan);
 }
@@ -142,7 +170,7 @@ static bool is_lent(const FfPlan *plan, const char *id)
     for (guint i = 0; id && i < plan->monitors->len; i++) {
         const FfPlanMonitor *m = plan->monitors->pdata[i];
 
-        if (!strcmp(m->chardev_id, id)) {
+        if (!m->backend && !strcmp(m->chardev_id, id)) {
             return m->kind == FF_CLIENT_LISTEN_UNIX || m->kind == FF_CLIENT_LISTEN_TCP;
         }
     }
@@ -156,11 +184,15 @@ static const char *check_socket(const GPtrArray *opts, const FfPlan *plan)
     if (is_lent(plan, id)) {
         return NULL;
     }
+    if (is_of_backend(plan, id)) {
+        return plan->daemonize && is_relative(opts, "path") ? RELATIVE : NULL;
+    }
     if (id && ff_lent_is_control((char *const *)plan->argv->pdata, id)) {
         return HANDED ": of QMP monitors those that listen and are nothing else";
     }
     return path ? check_path(path, plan)
-                : HANDED ": of sockets those that listen at a path, and QMP monitors";
+                : HANDED ": of sockets those that listen at a path, QMP monitors, and vhost-user "
+                         "devices of a guest that was started with --vhost-user=migrate";
 }
 
 static const char *check_chardev(const char *value, const FfPlan *plan)
@@ -344,6 +376,9 @@ static bool check_monitors(const FfPlan *plan, GError **error)
     for (guint i = 0; i < plan->monitors->len; i++) {
         const FfPlanMonitor *m = plan->monitors->pdata[i];
 
+        if (m->backend) {
+            continue; /* its chardev was looked at, or it is a spare one */
+        }
         if (plan->daemonize && m->path && !m->abstract && *m->path != '/') {
             return fail(error, "monitor", m->path, RELATIVE);
         }
@@ -355,7 +390,7 @@ static bool check_monitors(const FfPlan *plan, GError **error)
     return true;
 }
 
-bool ff_upgrade_check_args(char *const *argv, bool in_root, GError **error)
+bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, GError **error)
 {
     g_autoptr(GPtrArray) words = g_ptr_array_new();
 
@@ -365,6 +400,7 @@ bool ff_upgrade_check_args(char *const *argv, bool in_root, GError **error)
     }
     g_ptr_array_add(words, NULL);
     FfArgvSystem sys = *ff_argv_system_real();
+    sys.takes_backends = sys.follows_backends = sys.has_agent = vhost;
     g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)words->pdata, &sys, error);
     if (!plan) {
         return false;

@@ -10,7 +10,8 @@
 #include <stdbool.h>
 
 /* IN_ROOT: the running QEMU's folder is /, as a daemon's. ARGV: NULL-terminated, without QEMU
- * itself. FALSE and ERROR, one line that names the option. */
-bool ff_upgrade_check_args(char *const *argv, bool in_root, GError **error);
+ * itself. VHOST: farfault stands between it and its vhost-user back-ends. FALSE and ERROR, one line
+ * that names the option. */
+bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, GError **error);
 
 #endif

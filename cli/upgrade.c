@@ -169,7 +169,7 @@ static bool read_args(Upgrade *u, const char *path, GError **error)
 /* Those of farfault run: the running one's. */
 static void take_options(Upgrade *u, JsonObject *lent)
 {
-    static const char *const known[] = {"--policy=", "--untracked=", "--restore="};
+    static const char *const known[] = {"--policy=", "--untracked=", "--restore=", "--vhost-user="};
     JsonArray *words = ff_json_array(lent, "options");
 
     for (guint i = 0; words && i < json_array_get_length(words); i++) {
@@ -195,6 +195,12 @@ static void take_args(Upgrade *u, JsonObject *lent)
         u->args[i] = g_strdup(json_array_get_string_element(words, i));
     }
     u->own = g_strdupv(u->args);
+}
+
+/* An option of farfault run that the new QEMU's gets as well. */
+static bool has_option(const Upgrade *u, const char *option)
+{
+    return g_ptr_array_find_with_equal_func(u->options, option, g_str_equal, NULL);
 }
 
 /* The program that the running QEMU is, as it is installed now. */
@@ -295,7 +301,8 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
     ff_upgrade_adapt_args(u->running, &u->args);
     g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);
     g_autofree char *folder = g_file_read_link(link, NULL);
-    return ff_upgrade_check_args(u->args, !g_strcmp0(folder, "/"), error);
+    return ff_upgrade_check_args(u->args, !g_strcmp0(folder, "/"),
+                                 has_option(u, "--vhost-user=migrate"), error);
 }
 
 /* ---- the new one ----------------------------------------------------------------------------- */

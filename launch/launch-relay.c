@@ -138,8 +138,9 @@ static void add_address(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *
     }
 }
 
+/* KNOWN: of a back-end; can be NULL. */
 static void add_monitor(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *ep,
-                        const FfPrivateSocket *private)
+                        const FfPrivateSocket *private, JsonObject *known)
 {
     json_builder_begin_object(b->json);
     add_string(b, "id", mon->chardev_id);
@@ -168,6 +169,13 @@ static void add_monitor(Builder *b, const FfPlanMonitor *mon, const FfEndpoint *
     add_bool(b, "backend", mon->backend);
     add_bool(b, "network", mon->network);
     add_bool(b, "followed", mon->followed);
+    if (known) {
+        JsonNode *node = json_node_new(JSON_NODE_OBJECT);
+
+        json_node_set_object(node, known);
+        json_builder_set_member_name(b->json, "known");
+        json_builder_add_value(b->json, node);
+    }
     json_builder_end_object(b->json);
 }
 
@@ -176,7 +184,8 @@ static void add_monitors(Builder *b, const FfRelayStart *start)
     json_builder_set_member_name(b->json, "monitors");
     json_builder_begin_array(b->json);
     for (guint i = 0; i < start->plan->monitors->len; i++) {
-        add_monitor(b, start->plan->monitors->pdata[i], &start->endpoints[i], &start->monitors[i]);
+        add_monitor(b, start->plan->monitors->pdata[i], &start->endpoints[i], &start->monitors[i],
+                    start->known ? start->known[i] : NULL);
     }
     json_builder_end_array(b->json);
 }

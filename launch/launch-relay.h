@@ -6,6 +6,7 @@
 #define FF_LAUNCH_LAUNCH_RELAY_H
 
 #include <gio/gio.h>
+#include <json-glib/json-glib.h>
 
 #include "launch/argv.h"
 #include "launch/endpoint.h"
@@ -50,9 +51,11 @@ typedef struct {
     FfRunas runas;
     char *const *command_line; /* QEMU's as it was given, without QEMU; NULL-terminated */
     int other_fd;              /* a pidfd of that QEMU; -1: none */
-    int taps_fd;      /* an eventfd that gives QEMU its taps (agent/taps.h); -1: it needs none */
-    bool borrowed;    /* guest RAM and listening monitors are another QEMU's still */
-    GPtrArray *names; /* of FfLentName *: what is renamed when they are not; can be NULL */
+    int taps_fd;        /* an eventfd that gives QEMU its taps (agent/taps.h); -1: it needs none */
+    bool borrowed;      /* guest RAM and listening monitors are another QEMU's still */
+    GPtrArray *names;   /* of FfLentName *: what is renamed when they are not; can be NULL */
+    JsonObject **known; /* one per plan->monitors, of a back-end that is another QEMU's still; NULL:
+                           all are this one's */
 } FfRelayStart;
 
 /* A relay's program as it is to be started: the plan, and the fds that the plan names. */

@@ -56,10 +56,12 @@ typedef struct {
     int other; /* a pidfd of the QEMU that lends; -1: there is none */
     char **command_line;
     FfPlan *plan;
-    const char *prog;            /* as QEMU names itself in messages */
-    int *ram_fds;                /* one per plan->ram */
-    FfPrivateSocket *monitors;   /* one per plan->monitors, and one more: QEMU's own monitor */
-    FfEndpoint *endpoints;       /* one per plan->monitors */
+    const char *prog;          /* as QEMU names itself in messages */
+    int *ram_fds;              /* one per plan->ram */
+    FfPrivateSocket *monitors; /* one per plan->monitors, and one more: QEMU's own monitor */
+    FfEndpoint *endpoints;     /* one per plan->monitors */
+    JsonObject *
+        *known; /* the same: of vhost-user back-ends that are another QEMU's still; LENT's */
     int agent_qemu, agent_relay; /* hand-over socket, -1 = no agent */
     int agent_file;              /* the agent itself, when LD_PRELOAD cannot hold its path; or -1 */
     char *agent_path;            /* for LD_PRELOAD */
@@ -82,6 +84,7 @@ static void launch_clear(Launch *l)
     g_free(l->ram_fds);
     g_free(l->monitors);
     g_free(l->endpoints);
+    g_free(l->known);
     g_free(l->agent_path);
     g_clear_pointer(&l->lent, ff_lent_free);
     g_clear_pointer(&l->names, g_ptr_array_unref);
@@ -257,6 +260,7 @@ static bool open_endpoints(Launch *l, GError **error)
 {
     guint n = l->plan->monitors->len;
     l->endpoints = g_new0(FfEndpoint, n + 1);
+    l->known = g_new0(JsonObject *, n + 1);
     for (guint i = 0; i < n; i++) {
         const FfPlanMonitor *mon = l->plan->monitors->pdata[i];
         GError *err = NULL;
@@ -264,6 +268,15 @@ static bool open_endpoints(Launch *l, GError **error)
             if (!ff_lent_endpoint(l->lent, mon, &l->endpoints[i], error)) {
                 return false;
             }
+            continue;
+        }
+        if (l->lent && mon->backend) {
+            /* Of a spare one nothing is known; of another one nothing else is of use. */
+            if (mon->kind != FF_CLIENT_SPARE &&
+                !(l->known[i] = ff_lent_backend(l->lent, mon->chardev_id, error))) {
+                return false;
+            }
+            l->endpoints[i] = (FfEndpoint){.fd = -1, .in = -1, .out = -1};
             continue;
         }
         if (!ff_endpoint_open(mon, &l->endpoints[i], &err)) {
@@ -370,6 +383,7 @@ static bool start_relay(Launch *l, GError **error)
         .runas = l->runas,
         .command_line = l->command_line,
         .borrowed = l->lent,
+        .known = l->known,
         .names = l->names,
         .taps_fd = l->taps.go,
         .other_fd = l->other,

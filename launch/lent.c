@@ -28,6 +28,7 @@ typedef struct {
 
 struct FfLent {
     GArray *ram, *monitors, *taps, *qemu; /* of Thing */
+    JsonNode *text;                       /* all that was said */
 };
 
 static void clear_thing(gpointer p)
@@ -46,6 +47,7 @@ void ff_lent_free(FfLent *lent)
     g_array_unref(lent->monitors);
     g_array_unref(lent->taps);
     g_array_unref(lent->qemu);
+    json_node_unref(lent->text);
     g_free(lent);
 }
 
@@ -106,6 +108,7 @@ FfLent *ff_lent_receive(int socket, GError **error)
     lent->monitors = things(root, "monitors", &rights, &next);
     lent->taps = things(root, "taps", &rights, &next);
     lent->qemu = things(root, "qemu", &rights, &next);
+    lent->text = json_node_ref(node);
     if (next != rights.n) {
         fail(error, "the running QEMU names %u files and lends %u", next, rights.n);
         g_clear_pointer(&lent, ff_lent_free);
@@ -177,6 +180,24 @@ int ff_lent_tap(FfLent *lent, const char *name, GError **error)
         return -1;
     }
     return g_steal_fd(&t->fd);
+}
+
+JsonObject *ff_lent_backend(FfLent *lent, const char *id, GError **error)
+{
+    JsonArray *all = ff_json_array(ff_json_node_object(lent->text), "backends");
+
+    for (guint i = 0; all && i < json_array_get_length(all); i++) {
+        JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
+
+        if (o && !strcmp(ff_json_string_or(o, "id", ""), id)) {
+            return o;
+        }
+    }
+    fail(error,
+         "the running guest has no vhost-user back-end behind chardev '%s': use its own command "
+         "line",
+         id);
+    return NULL;
 }
 
 int ff_lent_pidfd(FfLent *lent)

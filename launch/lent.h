@@ -3,15 +3,16 @@
  * What the QEMU whose guest is to be taken over lends to the one that is being started: guest RAM,
  * the sockets at which its monitors listen, its taps, a pidfd of itself (docs/design/upgrade.md).
  * It comes as one message on a socket: a JSON text, {"ram": [{"id":, "size":, "page-size":}],
- * "monitors": [{"id":}], "taps": [{"id": name of the interface}], "qemu": [{"id": "pidfd"}]}, and
- * the fds of all in this order.
+ * "monitors": [{"id":}], "taps": [{"id": name of the interface}], "qemu": [{"id": "pidfd"}],
+ * "backends": [{"id":, what relay/vhost-rest.h writes}]}, and the fds of all but the last in this
+ * order.
  *
  * The launcher's only thread.
  */
 #ifndef FF_LAUNCH_LENT_H
 #define FF_LAUNCH_LENT_H
 
-#include <glib.h>
+#include <json-glib/json-glib.h>
 #include <stdbool.h>
 
 #include "launch/endpoint.h"
@@ -34,6 +35,9 @@ bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoi
 
 /* The tap of the interface NAME, the caller's; -1 and ERROR: there is none. */
 int ff_lent_tap(FfLent *lent, const char *name, GError **error);
+/* What the vhost-user back-end of chardev ID has told the running QEMU, LENT's; NULL and ERROR: it
+ * has none. */
+JsonObject *ff_lent_backend(FfLent *lent, const char *id, GError **error);
 /* A pidfd of the running QEMU, the caller's; -1: an older farfault lends none. */
 int ff_lent_pidfd(FfLent *lent);
 

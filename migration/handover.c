@@ -115,6 +115,7 @@ static bool look_at_guest(FfHandover *s, GError **error)
     GPtrArray *blocks = NULL;
     uint8_t uuid[16];
 
+    memory->takes_devices = true;
     if (memory->check(memory, FF_ROLE_SOURCE, &blocks, uuid, error) != FF_GUEST_FITS ||
         !ff_ram_set_blocks(s->ram, s->control, blocks, error) ||
         !ff_ram_is_mapped(s->ram, s->cfg->maps_fd, error)) {
@@ -209,6 +210,14 @@ static bool disks_are_the_same(FfHandover *s, GError **error)
         return false;
     }
     return true;
+}
+
+/* What they write is in the memory that the new QEMU has; but they must have stopped writing. */
+static bool devices_stand(FfHandover *s, GError **error)
+{
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
+
+    return !memory->has_devices || memory->devices_stand(memory, error);
 }
 
 static bool begin(FfHandover *s, GError **error)
@@ -323,7 +332,7 @@ static bool give(FfHandover *s, GError **error)
     /* The relay's turn has come once more: what it has let pass before it looked at the mark is in
      * front of what QEMU is asked now. */
     bool stands = ff_control_await_words(s->control, &moved) && disks_are_the_same(s, &moved) &&
-                  s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) &&
+                  s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) && devices_stand(s, &moved) &&
                   ff_ram_is_mapped(s->ram, s->cfg->maps_fd, &moved);
 
     if (!goes_on(s, error)) {

@@ -36,6 +36,7 @@ static bool look_at_guest(FfTakeover *t, GError **error)
     GPtrArray *blocks = NULL;
     uint8_t uuid[16];
 
+    memory->takes_devices = true;
     if (memory->check(memory, FF_ROLE_DESTINATION, &blocks, uuid, error) != FF_GUEST_FITS ||
         !ff_ram_set_blocks(t->ram, t->control, blocks, error)) {
         return false;
@@ -331,6 +332,7 @@ static void run_and_lift(FfTakeover *t)
 static void complete(FfTakeover *t)
 {
     FfVmmState *state = &t->cfg->vmm->state;
+    FfVmmMemory *memory = &t->cfg->vmm->memory;
     g_autoptr(GError) error = NULL;
 
     ff_stamp(t->control->end_us);
@@ -338,6 +340,9 @@ static void complete(FfTakeover *t)
         ff_journal_done(t->cfg->state);
     }
     FF_FAULT_AT("done");
+    if (memory->all_here) {
+        memory->all_here(memory);
+    }
     if (!state->undo(state, &error)) {
         g_warning("%s", error->message);
     }

@@ -62,8 +62,22 @@ static void add_only(JsonBuilder *b, const char *id, GArray *fds, int fd)
     json_builder_end_object(b);
 }
 
+/* DEVICES: JSON objects, char *. */
+static void add_devices(JsonBuilder *b, const GPtrArray *devices)
+{
+    begin_things(b, "backends");
+    for (guint i = 0; i < devices->len; i++) {
+        JsonNode *node = ff_json_from_text(devices->pdata[i]);
+
+        if (node) {
+            json_builder_add_value(b, node);
+        }
+    }
+    json_builder_end_array(b);
+}
+
 /* What launch/lent.h reads. TAPS: of FfLentTap. */
-static char *describe(FfDriver *d, GArray *taps, GArray *fds)
+static char *describe(FfDriver *d, GArray *taps, const GPtrArray *devices, GArray *fds)
 {
     FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
     GPtrArray *blocks = memory->blocks(memory);
@@ -100,13 +114,14 @@ static char *describe(FfDriver *d, GArray *taps, GArray *fds)
     begin_things(b, "qemu");
     add_only(b, "pidfd", fds, d->config.pidfd);
     json_builder_end_array(b);
+    add_devices(b, devices);
     json_builder_end_object(b);
     g_autoptr(JsonNode) root = json_builder_get_root(b);
     return json_to_string(root, FALSE);
 }
 
 /* What was said to farfault run, or set since, and is not QEMU's. */
-static void add_options(JsonBuilder *b, const FfStateHeader *state)
+static void add_options(JsonBuilder *b, const FfStateHeader *state, bool followed)
 {
     static const char *const policies[] = {[FF_POLICY_AUTO] = "--policy=auto",
                                            [FF_POLICY_ALWAYS] = "--policy=always",
@@ -121,10 +136,23 @@ static void add_options(JsonBuilder *b, const FfStateHeader *state)
     json_builder_add_string_value(b, untracked[MIN(state->untracked, G_N_ELEMENTS(untracked) - 1)]);
     json_builder_add_string_value(b, state->restore == FF_RESTORE_LAZY ? "--restore=lazy"
                                                                        : "--restore=eager");
+    if (followed) {
+        json_builder_add_string_value(b, "--vhost-user=migrate");
+    }
     json_builder_end_array(b);
 }
 
-static JsonNode *lent(FfDriver *d)
+/* As ff_qemu_devices_known(); no migration is under way. */
+static GPtrArray *devices_of(FfDriver *d, bool *followed, GError **error)
+{
+    FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
+
+    *followed = false;
+    return memory->devices_known ? memory->devices_known(memory, followed, error)
+                                 : g_ptr_array_new();
+}
+
+static JsonNode *lent(FfDriver *d, bool followed)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();
 
@@ -139,7 +167,7 @@ static JsonNode *lent(FfDriver *d)
         }
         json_builder_end_array(b);
     }
-    add_options(b, d->config.state);
+    add_options(b, d->config.state, followed);
     json_builder_end_object(b);
     return json_builder_get_root(b);
 }
@@ -153,9 +181,23 @@ static void close_qemus_copy(FfCall *call, FfCallInner next)
     ff_call_inject(call, "closefd", args, next);
 }
 
+/* Or why it cannot be. */
+static void answer_lent(FfCall *call)
+{
+    g_autoptr(GError) error = NULL;
+    bool followed;
+    g_autoptr(GPtrArray) devices = devices_of(call->driver, &followed, &error);
+
+    if (devices) {
+        ff_call_return(call, lent(call->driver, followed));
+    } else {
+        ff_call_error(call, "%s", error->message);
+    }
+}
+
 static void lend_over(FfCall *call, JsonNode *result, const GError *error)
 {
-    ff_call_return(call, lent(call->driver));
+    answer_lent(call);
 }
 
 static void lend(FfCall *call)
@@ -167,8 +209,15 @@ static void lend(FfCall *call)
         return;
     }
     const FfDriverConfig *config = &call->driver->config;
+    g_autoptr(GError) error = NULL;
+    bool followed;
+    g_autoptr(GPtrArray) devices = devices_of(call->driver, &followed, &error);
+    if (!devices) {
+        ff_call_error(call, "%s", error->message);
+        return;
+    }
     g_autoptr(GArray) taps = ff_upgrade_taps(config->qemu_pid, config->pidfd);
-    g_autofree char *text = describe(call->driver, taps, fds);
+    g_autofree char *text = describe(call->driver, taps, devices, fds);
     ssize_t n = fds->len > FF_RIGHTS_MAX ? -EMSGSIZE
                                          : ff_rights_send(call->fd, text, strlen(text),
                                                           (int *)(void *)fds->data, fds->len);
@@ -199,7 +248,7 @@ void ff_handle_lend(FfCall *call)
     if (why) {
         ff_call_error(call, "%s", why);
     } else if (!name) {
-        ff_call_return(call, lent(call->driver));
+        answer_lent(call);
     } else {
         call->target.name = g_strdup(name);
         ff_call_take_fd(call, name, lend);

@@ -230,6 +230,34 @@ bool ff_qemu_log_whole(FfVmmMemory *memory, bool stopped, GError **error)
     return ff_backends_ask(qemu->backends, FF_BACKENDS_LOST, stopped, -1, &answer, error);
 }
 
+/* ---- an upgrade ------------------------------------------------------------------------------ */
+
+bool ff_qemu_devices_stand(FfVmmMemory *memory, GError **error)
+{
+    FfBackendsAnswer answer;
+
+    return ff_backends_ask(ff_qemu_of_memory(memory)->backends, FF_BACKENDS_STAND, 1, -1, &answer,
+                           error);
+}
+
+GPtrArray *ff_qemu_devices_known(FfVmmMemory *memory, bool *followed, GError **error)
+{
+    int relay = ff_qemu_of_memory(memory)->backends;
+    g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(g_free);
+    FfBackendsAnswer answer = {.ids = "?"};
+
+    *followed = relay >= 0;
+    for (uint32_t i = 0; *followed && answer.ids[0]; i++) {
+        if (!ff_backends_ask(relay, FF_BACKENDS_KNOWN, i, -1, &answer, error)) {
+            return NULL;
+        }
+        if (answer.ids[0]) {
+            g_ptr_array_add(all, g_strdup(answer.ids));
+        }
+    }
+    return g_steal_pointer(&all);
+}
+
 /* Also of an engine that has adopted, which has checked nothing. */
 void ff_qemu_all_here(FfVmmMemory *memory)
 {

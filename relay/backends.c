@@ -19,6 +19,7 @@
 #include "net/rights.h"
 #include "relay/conn.h"
 #include "relay/page-waits.h"
+#include "relay/vhost-rest.h"
 #include "relay/vhost-conn.h"
 #include "state/backends.h"
 
@@ -34,6 +35,7 @@ struct FfBackends {
     bool logging;     /* a log was asked for, and not its end */
     unsigned missing; /* of them that do not log yet; the engine waits */
     const char *lost; /* one line; NULL: nothing */
+    bool other_ended; /* the QEMU whose back-ends these were */
 };
 
 static FfVhostConn *nth(const FfBackends *b, guint i)
@@ -155,8 +157,27 @@ static bool parks(void *opaque)
            ff_state_is_marked(state, FF_MARK_PARKED);
 }
 
+/* The guest is this QEMU's: nobody takes it back. */
+static bool is_taken(const FfBackends *b)
+{
+    const FfStateHeader *state = b->relay->state;
+    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE);
+
+    return !ff_state_is_marked(state, FF_MARK_BORROWED) || phase == FF_PHASE_GRANTED ||
+           phase == FF_PHASE_DONE;
+}
+
+/* A back-end serves one QEMU at a time, and the next one when that has ended. */
+static void take_from_other(FfBackends *b)
+{
+    for (guint i = 0; b->other_ended && is_taken(b) && i < b->all->len; i++) {
+        ff_vhost_conn_is_free(nth(b, i));
+    }
+}
+
 static void look(FfBackends *b)
 {
+    take_from_other(b);
     if (!holds(b)) {
         ff_page_waits_forget(b->page_waits);
     }
@@ -274,6 +295,45 @@ static void tell_lost(FfBackends *b, bool stopped)
     }
     if (stopped && !answer.why[0]) {
         look(b); /* if they are to stand from now on, they do before the answer */
+    }
+    reply(b, &answer);
+}
+
+static void tell_whether_all_stand(FfBackends *b)
+{
+    FfBackendsAnswer answer = {.op = FF_BACKENDS_STAND};
+
+    survey(b, &answer, false);
+    add_running(b, &answer);
+    reply(b, &answer);
+}
+
+/* The N-th of those that QEMU has. */
+static void tell_known(FfBackends *b, uint32_t n)
+{
+    FfBackendsAnswer answer = {.op = FF_BACKENDS_KNOWN};
+
+    for (guint i = 0; i < b->all->len; i++) {
+        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+        FfVhostKnown known;
+
+        if (ff_vhost_conn_is_removed(nth(b, i)) || n--) {
+            continue;
+        }
+        const char *id = ff_vhost_conn_id(nth(b, i));
+        if (!session || !ff_vhost_session_known(session, &known)) {
+            say_why(&answer, "the back-end of chardev '%s' is not connected: start it", id);
+            break;
+        }
+        g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+        JsonObject *o = ff_vhost_known_write(&known);
+        json_object_set_string_member(o, "id", id);
+        json_node_take_object(node, o);
+        g_autofree char *text = json_to_string(node, FALSE);
+        if (g_strlcpy(answer.ids, text, sizeof(answer.ids)) >= sizeof(answer.ids)) {
+            say_why(&answer, "the id of chardev '%s' is too long", id);
+        }
+        break;
     }
     reply(b, &answer);
 }
@@ -579,6 +639,12 @@ static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
     case FF_BACKENDS_LOOK:
         look(b);
         break;
+    case FF_BACKENDS_KNOWN:
+        tell_known(b, request->flag);
+        return;
+    case FF_BACKENDS_STAND:
+        tell_whether_all_stand(b);
+        return;
     default:
         say_why(&answer, "the relay does not know request %u", request->op);
     }
@@ -645,6 +711,17 @@ int ff_backends_offer(FfRelay *relay, FfBackendsEnds *ends)
     return 0;
 }
 
+static gboolean on_other_ended(gint fd, GIOCondition condition, gpointer opaque)
+{
+    FfBackends *b = ((FfRelay *)opaque)->backends;
+
+    if (b) {
+        b->other_ended = true;
+        take_from_other(b);
+    }
+    return G_SOURCE_REMOVE;
+}
+
 void ff_backends_start(FfRelay *relay)
 {
     FfBackends *b = g_new0(FfBackends, 1);
@@ -658,6 +735,10 @@ void ff_backends_start(FfRelay *relay)
     for (guint i = 0; i < relay->plan->backends->len; i++) {
         g_ptr_array_add(b->all,
                         ff_vhost_conn_new(relay, relay->plan->backends->pdata[i], &backend_ops, b));
+    }
+    b->other_ended = relay->plan->other_fd < 0;
+    if (!b->other_ended && ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
+        g_unix_fd_add(relay->plan->other_fd, G_IO_IN, on_other_ended, relay);
     }
 }
 

@@ -117,6 +117,15 @@ static bool read_backend(FfRelayPlan *plan, JsonObject *monitor, FfRelayBackend 
     return backend->backend >= 0 && backend->qemu >= 0 && backend->rest;
 }
 
+/* FALSE: it is not understood. */
+static bool read_known(JsonObject *monitor, FfVhostKnown **known)
+{
+    JsonObject *o = ff_json_object(monitor, "known");
+
+    *known = o ? ff_vhost_known_read(o) : NULL;
+    return *known || !json_object_has_member(monitor, "known");
+}
+
 static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **error)
 {
     static const char *const kinds[] = {
@@ -142,7 +151,7 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     mon->in_qemu = ff_json_int(o, "in-qemu", -1);
     mon->spare = !g_strcmp0(kind, "spare");
     mon->session = read_session(plan, o);
-    if (!read_backend(plan, o, &mon->had)) {
+    if (!read_backend(plan, o, &mon->had) || !read_known(o, &mon->known)) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
                     "what is left of back-end '%s' is not understood", mon->id);
         return mon;

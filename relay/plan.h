@@ -57,6 +57,7 @@ typedef struct {
     bool spare;              /* it was one; once plugged it is as any other, and never one again */
     FfRelaySession *session; /* NULL: none was left */
     FfRelayBackend *had;     /* a back-end's; NULL: none was left */
+    FfVhostKnown *known;     /* what it has told the QEMU that has it still; NULL: it is free */
 } FfRelayMonitor;
 
 typedef struct {

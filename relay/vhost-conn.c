@@ -40,7 +40,7 @@ struct FfVhostConn {
     const FfVhostConnOps *ops;
     void *opaque;
     FfAccept *accept;
-    FfConn *backend, *qemu; /* both, or none */
+    FfConn *backend, *qemu; /* both, or none; .qemu alone while there is no back-end yet */
     FfVhostReader from_backend, from_qemu;
     FfVhostSession *session;
     uint32_t number;
@@ -54,6 +54,7 @@ struct FfVhostConn {
     int coming;       /* a back-end that QEMU has not taken yet; -1: none */
     guint offer;      /* the timer until it is offered again; 0: none */
     bool told;        /* that it was not taken */
+    bool not_ours;    /* the back-end is another QEMU's still */
     bool removed;
 };
 
@@ -180,9 +181,11 @@ static void pace(FfVhostConn *b)
     bool mapped = b->maps;
 
     b->maps = ff_vhost_session_maps(b->session);
-    ff_conn_set_reading(b->qemu,
-                        !is_full(b->backend) && ff_vhost_session_waiting(b->session) < MAX_WAITING);
-    ff_conn_set_reading(b->backend, !is_full(b->qemu));
+    ff_conn_set_reading(b->qemu, !(b->backend && is_full(b->backend)) &&
+                                     ff_vhost_session_waiting(b->session) < MAX_WAITING);
+    if (b->backend) {
+        ff_conn_set_reading(b->backend, !is_full(b->qemu));
+    }
     watch_answer(b);
     if (mapped && !b->maps) {
         b->ops->mapped(b->opaque);
@@ -322,7 +325,17 @@ static bool take_from_qemu(FfVhostMessage *msg, void *opaque)
         ff_vhost_message_free(msg);
         return false;
     }
-    return ff_vhost_session_from_qemu(b->session, msg);
+    if (!ff_vhost_session_from_qemu(b->session, msg)) {
+        return false;
+    }
+    /* Nobody could answer it before the guest is this QEMU's, which would stand until then. */
+    if (b->not_ours && ff_vhost_session_waiting(b->session)) {
+        ff_relay_log(b->relay,
+                     "vhost-user back-end '%s': QEMU asks it what the other QEMU has not asked",
+                     b->plan->id);
+        return false;
+    }
+    return true;
 }
 
 static bool take_from_backend(FfVhostMessage *msg, void *opaque)
@@ -381,9 +394,11 @@ static void begin(FfVhostConn *b, int backend, int qemu, FfVhostSession *session
     b->session = session;
     b->stands = false;
     b->number = next_number++;
-    b->backend = ff_conn_new(backend, backend, &backend_ops, b);
     b->qemu = ff_conn_new(qemu, qemu, &qemu_ops, b);
-    b->pid = peer_pid(backend);
+    if (backend >= 0) {
+        b->backend = ff_conn_new(backend, backend, &backend_ops, b);
+        b->pid = peer_pid(backend);
+    }
 }
 
 static FfVhostKind kind_of(const FfVhostConn *b)
@@ -429,6 +444,13 @@ static void backend_came(int in, int out, void *opaque)
 {
     FfVhostConn *b = opaque;
 
+    if (b->session) { /* of a QEMU that was answered without it until now */
+        b->backend = ff_conn_new(in, in, &backend_ops, b);
+        b->pid = peer_pid(in);
+        ff_vhost_session_arrived(b->session);
+        pace(b);
+        return;
+    }
     b->coming = in;
     offer(b);
 }
@@ -506,8 +528,8 @@ bool ff_vhost_conn_rests(const FfVhostConn *b)
     if (!b->session) {
         return b->coming < 0;
     }
-    return ff_vhost_session_rests(b->session) && !b->from_backend.msg && !b->from_qemu.msg &&
-           !ff_conn_queued(b->backend) && !ff_conn_queued(b->qemu);
+    return ff_vhost_session_rests(b->session) && b->backend && !b->from_backend.msg &&
+           !b->from_qemu.msg && !ff_conn_queued(b->backend) && !ff_conn_queued(b->qemu);
 }
 
 FfRelayBackend ff_vhost_conn_describe(const FfVhostConn *b)
@@ -531,6 +553,20 @@ static void open_accept(FfVhostConn *b)
     }
 }
 
+/* QEMU is answered what the back-end has answered the other one. */
+static void stand_in(FfVhostConn *b)
+{
+    int fd = ff_conn_to_qemu(b->plan->qemu);
+
+    b->not_ours = true;
+    if (fd < 0) {
+        ff_relay_log(b->relay, "vhost-user back-end '%s': QEMU does not take the connection: %s",
+                     b->plan->id, g_strerror(-fd));
+        return;
+    }
+    begin(b, -1, fd, ff_vhost_session_new_absent(kind_of(b), b->plan->known, &session_ops, b));
+}
+
 FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
                                const FfVhostConnOps *ops, void *opaque)
 {
@@ -545,6 +581,11 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
         b->removed = true;
         return b;
     }
+    /* The mark is gone when the guest is this QEMU's; the plan stays what it was. */
+    if (!plan->had && plan->known && ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
+        stand_in(b);
+        return b;
+    }
     if (plan->had) {
         b->cannot_wait = plan->had->cannot_wait;
         begin(b, plan->had->backend, plan->had->qemu,
@@ -552,6 +593,14 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
     }
     open_accept(b);
     return b;
+}
+
+void ff_vhost_conn_is_free(FfVhostConn *b)
+{
+    if (b->not_ours) {
+        b->not_ours = false;
+        open_accept(b);
+    }
 }
 
 void ff_vhost_conn_open(FfVhostConn *b)

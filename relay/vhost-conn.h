@@ -36,7 +36,7 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
                                const FfVhostConnOps *ops, void *opaque);
 /* The plan has changed: it was a spare one's, which is as one that was removed. */
 void ff_vhost_conn_open(FfVhostConn *backend);
-/* NULL: no back-end is connected. */
+/* NULL: no back-end is connected, and none is stood in for. */
 FfVhostSession *ff_vhost_conn_session(FfVhostConn *backend);
 /* TRUE: QEMU has removed the chardev. Nobody is connected for it any more; if there is one with its
  * id again, it is QEMU's own. */
@@ -62,6 +62,8 @@ bool ff_vhost_conn_rests(const FfVhostConn *backend);
 /* Of one that rests; its fds and those of .rest (g_free) stay its own. .rest is NULL: none is
  * connected. */
 FfRelayBackend ff_vhost_conn_describe(const FfVhostConn *backend);
+/* It was another QEMU's, which has ended: it is connected to now. Safe to call twice. */
+void ff_vhost_conn_is_free(FfVhostConn *backend);
 /* What is held back is let go, if nothing need be held any more. */
 void ff_vhost_conn_look(FfVhostConn *backend);
 void ff_vhost_conn_end(FfVhostConn *backend);

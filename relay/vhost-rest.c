@@ -2,6 +2,8 @@
 /* See vhost-rest.h. Numbers of 64 bits are JSON's signed ones. No system calls. */
 #include "relay/vhost-rest.h"
 
+#include <string.h>
+
 #include "qmp/json.h"
 
 static void set_u64(JsonObject *o, const char *name, uint64_t value)
@@ -12,6 +14,42 @@ static void set_u64(JsonObject *o, const char *name, uint64_t value)
 static uint64_t get_u64(JsonObject *o, const char *name)
 {
     return (uint64_t)ff_json_int(o, name, 0);
+}
+
+/* ---- what is known of a back-end ------------------------------------------------------------- */
+
+JsonObject *ff_vhost_known_write(const FfVhostKnown *known)
+{
+    JsonObject *o = json_object_new();
+    g_autofree char *config = g_base64_encode(known->config, known->config_size);
+
+    set_u64(o, "offered", known->offered);
+    set_u64(o, "offered-protocol", known->offered_protocol);
+    set_u64(o, "queues", known->queues);
+    set_u64(o, "slots", known->slots);
+    json_object_set_string_member(o, "config", config);
+    return o;
+}
+
+FfVhostKnown *ff_vhost_known_read(JsonObject *o)
+{
+    g_autofree FfVhostKnown *known = g_new0(FfVhostKnown, 1);
+    const char *text = ff_json_string_or(o, "config", "");
+    gsize size;
+    g_autofree guchar *config = g_base64_decode(text, &size);
+
+    if (size > sizeof(known->config) || !json_object_has_member(o, "offered")) {
+        return NULL;
+    }
+    known->offered = get_u64(o, "offered");
+    known->offered_protocol = get_u64(o, "offered-protocol");
+    known->queues = get_u64(o, "queues");
+    known->slots = get_u64(o, "slots");
+    known->config_size = (uint32_t)size;
+    if (size) {
+        memcpy(known->config, config, size);
+    }
+    return g_steal_pointer(&known);
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */
@@ -102,6 +140,7 @@ JsonObject *ff_vhost_rest_write(const FfVhostRest *rest, FfVhostGiveFd *give, vo
     json_object_set_int_member(o, "waited", rest->waited);
     json_object_set_int_member(o, "in-vain", rest->in_vain);
     json_object_set_int_member(o, "came-back-at", rest->came_back_at);
+    json_object_set_object_member(o, "known", ff_vhost_known_write(&rest->known));
     json_object_set_array_member(o, "regions", write_regions(&rest->rings, give, opaque));
     json_object_set_array_member(o, "rings", write_rings(rest, give, opaque));
     return o;
@@ -185,6 +224,17 @@ static bool read_rings(FfVhostRest *rest, JsonArray *array, GArray *fds)
     return array != NULL;
 }
 
+/* A relay of an older farfault does not say. */
+static void read_known(FfVhostRest *rest, JsonObject *o)
+{
+    JsonObject *object = ff_json_object(o, "known");
+    g_autofree FfVhostKnown *known = object ? ff_vhost_known_read(object) : NULL;
+
+    if (known) {
+        rest->known = *known;
+    }
+}
+
 FfVhostRest *ff_vhost_rest_read(JsonObject *o, GArray *fds)
 {
     FfVhostRest *rest = g_new0(FfVhostRest, 1);
@@ -202,6 +252,7 @@ FfVhostRest *ff_vhost_rest_read(JsonObject *o, GArray *fds)
     rest->waited = ff_json_int(o, "waited", 0);
     rest->in_vain = ff_json_int(o, "in-vain", 0);
     rest->came_back_at = ff_json_int(o, "came-back-at", 0);
+    read_known(rest, o);
     if (!read_regions(&rest->rings, ff_json_array(o, "regions"), fds) ||
         !read_rings(rest, ff_json_array(o, "rings"), fds)) {
         g_free(rest->rings.rings);

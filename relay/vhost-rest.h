@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A connection of vhost-user at rest, as text for the next relay (succession.h). Any thread. */
+/* A connection of vhost-user at rest, as text for the next relay (succession.h), and what is known
+ * of a back-end. Any thread. */
 #ifndef FF_RELAY_VHOST_REST_H
 #define FF_RELAY_VHOST_REST_H
 
 #include <json-glib/json-glib.h>
 
 #include "vhost/session.h"
+
+/* What a back-end has told its QEMU, for one that is to have it next (launch/lent.h). */
+JsonObject *ff_vhost_known_write(const FfVhostKnown *known);
+/* NULL: it is not understood (g_free). */
+FfVhostKnown *ff_vhost_known_read(JsonObject *o);
 
 /* The number that FD has at the reader. */
 typedef int FfVhostGiveFd(int fd, void *opaque);

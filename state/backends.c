@@ -28,7 +28,7 @@ static bool fail(GError **error, const char *why)
     return fail_as(error, G_IO_ERROR_FAILED, why);
 }
 
-bool ff_backends_ask(int socket, FfBackendsOp op, bool flag, int fd, FfBackendsAnswer *answer,
+bool ff_backends_ask(int socket, FfBackendsOp op, uint32_t flag, int fd, FfBackendsAnswer *answer,
                      GError **error)
 {
     FfBackendsRequest request = {.op = op, .flag = flag};

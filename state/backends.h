@@ -22,6 +22,8 @@ typedef enum {
     FF_BACKENDS_LOST,      /* whether the log tells of all that they wrote */
     FF_BACKENDS_END,       /* no log any more */
     FF_BACKENDS_LOOK,      /* the phase in the state memfd has changed */
+    FF_BACKENDS_KNOWN,     /* what one of them has told QEMU (relay/vhost-rest.h) */
+    FF_BACKENDS_STAND,     /* the guest stands: whether all of them have finished */
 } FfBackendsOp;
 
 #define FF_BACKENDS_REGIONS 64
@@ -37,7 +39,7 @@ static_assert(sizeof(FfBackendRegion) == 40, "sent between processes");
 typedef struct {
     uint32_t op;
     uint32_t flag; /* PROBE: 1: of a destination, whose back-ends are held back. LOST: 1: the
-                      guest stands, so they must have finished */
+                      guest stands, so they must have finished. KNOWN: which one, from 0 on */
 } FfBackendsRequest;
 static_assert(sizeof(FfBackendsRequest) == 8, "sent between processes");
 
@@ -49,7 +51,9 @@ typedef struct {
                            what: QEMU cannot carry it either */
     uint32_t padding;
     FfBackendRegion regions[FF_BACKENDS_REGIONS];
-    char ids[1024]; /* PROBE: chardevs of QEMU's that the relay stands in, each with a newline */
+    char ids[1024]; /* PROBE: chardevs of QEMU's that the relay stands in, each with a newline.
+                       KNOWN: a JSON object with "id", its chardev; "": there is none of this number
+                     */
     char why[256];  /* why not, one line; "": all is well */
 } FfBackendsAnswer;
 static_assert(sizeof(FfBackendsAnswer) == 24 + 40 * FF_BACKENDS_REGIONS + 1280,
@@ -57,7 +61,7 @@ static_assert(sizeof(FfBackendsAnswer) == 24 + 40 * FF_BACKENDS_REGIONS + 1280,
 
 /* Asks the relay at SOCKET and waits for its answer. FD: goes with it; -1: none. FALSE and ERROR:
  * there is none, or it is .why (G_IO_ERROR_BUSY, if .busy). */
-bool ff_backends_ask(int socket, FfBackendsOp op, bool flag, int fd, FfBackendsAnswer *answer,
+bool ff_backends_ask(int socket, FfBackendsOp op, uint32_t flag, int fd, FfBackendsAnswer *answer,
                      GError **error);
 
 #endif

@@ -66,6 +66,7 @@ enum {
 
 /* Bits of (GET|SET)_FEATURES ... */
 #define FF_VHOST_F_LOG_ALL (1ull << 26)
+#define FF_VHOST_F_PROTOCOL_FEATURES (1ull << 30) /* it knows (GET|SET)_PROTOCOL_FEATURES */
 #define FF_VHOST_F_IOMMU (1ull << 33) /* QEMU says it only of a device that is behind one */
 #define FF_VHOST_F_RING_PACKED (1ull << 34)
 /* ... and of (GET|SET)_PROTOCOL_FEATURES. */
@@ -115,6 +116,14 @@ typedef struct {
     uint64_t log;               /* guest-physical address of the used ring */
 } FfVhostVringAddr;
 static_assert(sizeof(FfVhostVringAddr) == 40, "sent between processes");
+
+/* GET_CONFIG, and its answer: this and .size bytes of the device's configuration from .offset on.
+ */
+typedef struct {
+    uint32_t offset, size, flags;
+} FfVhostConfig;
+static_assert(sizeof(FfVhostConfig) == 12, "sent between processes");
+#define FF_VHOST_MAX_CONFIG 256u /* bytes */
 
 /* SET_LOG_BASE with LOG_SHMFD; the fd goes with the message. */
 typedef struct {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The object behind session.h, for session.c, session-faults.c and session-rest.c. */
+/* The object behind session.h, for session.c, session-absent.c, session-faults.c and
+ * session-rest.c. */
 #ifndef FF_VHOST_SESSION_INTERNAL_H
 #define FF_VHOST_SESSION_INTERNAL_H
 
@@ -33,6 +34,7 @@ struct FfVhostSession {
     uint64_t features, protocol;        /* that QEMU has set */
     uint64_t offered, offered_protocol; /* by the back-end */
     bool has_features, knows_offer;     /* .features, .offered are known */
+    FfVhostKnown known;                 /* but for what it has offered */
     const char *odd;                    /* something came that is not understood here */
     unsigned owed;                      /* answers to QEMU */
     GQueue ours;                        /* requests whose answers are ours, in order */
@@ -58,6 +60,7 @@ struct FfVhostSession {
     /* holding */
     bool holds;
     bool parked; /* it has memory, and gets no ring; with .holds */
+    bool absent; /* there is no back-end, or it was not seen yet that it is the one expected */
     GQueue held; /* FfVhostMessage *; what is left of them when nothing is held is to be sent */
     /* waiting for pages */
     FfVhostFaults faults;
@@ -94,5 +97,16 @@ void ff_vhost_faults_tell_end(FfVhostSession *s);
 bool ff_vhost_faults_keep(const FfVhostSession *s);
 bool ff_vhost_is_memory(const FfVhostMessage *msg);
 void ff_vhost_faults_clear(FfVhostSession *s);
+
+/* ---- session-absent.c ------------------------------------------------------------------------ */
+
+/* The back-end's answer MSG to a question of QEMU's is noted. */
+void ff_vhost_absent_note(FfVhostSession *s, const FfVhostMessage *msg);
+/* MSG is a question to which no answer is known. */
+bool ff_vhost_absent_must_wait(const FfVhostSession *s, const FfVhostMessage *msg);
+/* MSG is a question; it was answered. */
+bool ff_vhost_absent_answer(FfVhostSession *s, const FfVhostMessage *msg);
+/* MSG answers REQUEST, one of ours to a back-end that has arrived. FALSE: it is another one. */
+bool ff_vhost_absent_answered(FfVhostSession *s, uint32_t request, const FfVhostMessage *msg);
 
 #endif

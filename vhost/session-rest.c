@@ -9,7 +9,7 @@
 static bool is_quiet(const FfVhostSession *s)
 {
     return !s->owed && !s->ours.length && !s->waiting.length && !s->held.length && !s->stopping &&
-           !s->reset && !s->holds;
+           !s->reset && !s->holds && !s->absent;
 }
 
 static bool has_log(const FfVhostSession *s)
@@ -40,6 +40,7 @@ FfVhostRest ff_vhost_session_describe(const FfVhostSession *s)
                         .was_reset = s->was_reset,
                         .unfinished = s->unfinished,
                         .odd = s->odd,
+                        .known = s->known,
                         .waited = s->waited,
                         .in_vain = s->in_vain,
                         .came_back_at = s->came_back_at,
@@ -65,6 +66,7 @@ FfVhostSession *ff_vhost_session_resume(FfVhostKind kind, FfVhostRest *rest,
     s->was_reset = rest->was_reset;
     s->unfinished = rest->unfinished;
     s->odd = g_intern_string(rest->odd);
+    s->known = rest->known;
     s->waited = rest->waited;
     s->in_vain = rest->in_vain;
     s->came_back_at = rest->came_back_at;

@@ -87,7 +87,8 @@ void ff_vhost_session_free(FfVhostSession *s)
 /* The back-end gets nothing now that has to do with memory. */
 static bool is_holding(const FfVhostSession *s)
 {
-    return ff_vhost_session_is_on_its_way(s) || (s->holds && s->faults != FF_VHOST_FAULTS_ON);
+    return ff_vhost_session_is_on_its_way(s) || s->absent ||
+           (s->holds && s->faults != FF_VHOST_FAULTS_ON);
 }
 
 static bool is_busy(const FfVhostSession *s)
@@ -277,6 +278,9 @@ static const FfVhostMessage *held_status(const FfVhostSession *s)
 /* What the back-end may have without memory. */
 static bool may_pass(const FfVhostSession *s, const FfVhostMessage *msg)
 {
+    if (s->absent) {
+        return false;
+    }
     switch (msg->header.request) {
     case FF_VHOST_GET_STATUS:
         return !held_status(s);
@@ -446,10 +450,15 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
         return true;
     }
     if (request == FF_VHOST_GET_STATUS) {
-        /* QEMU writes it back with one bit more. */
-        uint64_t status = ff_vhost_u64(held_status(s));
+        /* QEMU writes it back with one bit more. Without a back-end it may have set none. */
+        const FfVhostMessage *set = held_status(s);
+        uint64_t status = set ? ff_vhost_u64(set) : 0;
 
         answer(s, request, &status, sizeof(status));
+        ff_vhost_message_free(msg);
+        return true;
+    }
+    if (ff_vhost_absent_answer(s, msg)) {
         ff_vhost_message_free(msg);
         return true;
     }
@@ -726,7 +735,7 @@ static bool must_wait(const FfVhostSession *s, const FfVhostMessage *msg)
         return may_pass(s, msg) &&
                (s->ours.length || s->ends_wait || s->faults == FF_VHOST_FAULTS_HANDED);
     }
-    return is_busy(s);
+    return is_busy(s) || ff_vhost_absent_must_wait(s, msg);
 }
 
 /* It need not be waited for any more. FALSE: nothing is of use any more. */
@@ -874,7 +883,8 @@ bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
         g_autoptr(FfVhostMessage) own = msg;
         uint32_t request = answered(s, msg);
 
-        if (!request || !ff_vhost_faults_answered(s, request, msg)) {
+        if (!request || !(s->absent ? ff_vhost_absent_answered(s, request, msg)
+                                    : ff_vhost_faults_answered(s, request, msg))) {
             return false;
         }
         ours_answered(s, request);
@@ -884,13 +894,10 @@ bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
         ff_vhost_message_free(msg);
         return false; /* QEMU has asked for nothing, and might not read for long */
     }
-    if (msg->header.request == FF_VHOST_GET_FEATURES) {
-        s->offered = ff_vhost_u64(msg);
-        s->knows_offer = true;
-    } else if (msg->header.request == FF_VHOST_GET_PROTOCOL_FEATURES) {
-        s->offered_protocol = ff_vhost_u64(msg);
-    } else if (msg->header.request == FF_VHOST_GET_VRING_BASE) {
+    if (msg->header.request == FF_VHOST_GET_VRING_BASE) {
         log_used(s, msg);
+    } else {
+        ff_vhost_absent_note(s, msg);
     }
     s->owed -= s->owed > 0;
     s->ops->to_qemu(msg, s->opaque);
@@ -911,6 +918,9 @@ const char *ff_vhost_session_unloggable(const FfVhostSession *s)
     }
     if (s->odd) {
         return s->odd;
+    }
+    if (s->absent) {
+        return "it is another QEMU's still";
     }
     if (s->parked) {
         return "it stands until a snapshot is saved";

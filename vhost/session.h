@@ -7,7 +7,8 @@
  *   draining: a ring is stopped when the back-end has finished what it has taken from it;
  *   holding: the back-end is given neither memory nor rings until all of the guest's memory is
  *       there, and QEMU is answered as if it had them;
- *   waiting: or it is given them before, and waits for pages itself (PAGEFAULT).
+ *   waiting: or it is given them before, and waits for pages itself (PAGEFAULT);
+ *   absence: it is another QEMU's still, and this one is answered as it would be by the back-end.
  *
  * docs/design/vhost-user.md says why. Knows no socket: messages come in by a call and go out by
  * one. One thread; no locks.
@@ -126,6 +127,26 @@ unsigned ff_vhost_session_asks(const FfVhostSession *s);
 bool ff_vhost_session_maps(const FfVhostSession *s);
 bool ff_vhost_session_checked(FfVhostSession *s);
 
+/* ---- there is no back-end yet ---------------------------------------------------------------- */
+
+/* What it has answered to that which QEMU asks when it makes the device. */
+typedef struct {
+    uint64_t offered, offered_protocol;  /* features */
+    uint64_t queues, slots;              /* 0: it was not asked */
+    uint8_t config[FF_VHOST_MAX_CONFIG]; /* from its beginning */
+    uint32_t config_size;                /* bytes; 0: it was not asked */
+} FfVhostKnown;
+
+/* FALSE: it has not said yet what it can do, or more is known to be odd. */
+bool ff_vhost_session_known(const FfVhostSession *s, FfVhostKnown *known);
+/* QEMU is answered what is KNOWN, and what it says is held until there is a back-end. A question to
+ * which no answer is known waits for it (ff_vhost_session_waiting()). */
+FfVhostSession *ff_vhost_session_new_absent(FfVhostKind kind, const FfVhostKnown *known,
+                                            const FfVhostSessionOps *ops, void *opaque);
+bool ff_vhost_session_is_absent(const FfVhostSession *s);
+/* Here it is. One that cannot do what was said of it breaks the session with its first answers. */
+void ff_vhost_session_arrived(FfVhostSession *s);
+
 /* ---- another process goes on with it --------------------------------------------------------- */
 
 /* What a session knows while nothing is under way. */
@@ -133,6 +154,7 @@ typedef struct {
     uint64_t features, protocol;        /* that QEMU has set */
     uint64_t offered, offered_protocol; /* by the back-end */
     bool has_features, knows_offer, foreign_log, was_reset;
+    FfVhostKnown known;                          /* but for what it has offered */
     bool unfinished;                             /* a ring was stopped that was not empty */
     const char *odd;                             /* why the back-end cannot be logged; NULL */
     gint64 waited, in_vain, came_back_at;        /* us, by the monotonic clock */

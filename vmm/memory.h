@@ -49,7 +49,8 @@ typedef struct FfVmmMemory FfVmmMemory;
 struct FfVmmMemory {
     /* Set by the caller of check(), which takes it back: devices that are processes of their own
      * need not be refused. At a source the caller uses the log, and lets nobody run on memory that
-     * is not all there; at a destination it calls all_here(). */
+     * is not all there (of memory that goes nowhere it asks devices_stand() alone); at a
+     * destination it calls all_here(). */
     bool takes_devices;
     /* Set by check(): there are such devices. */
     bool has_devices;
@@ -81,6 +82,13 @@ struct FfVmmMemory {
     /* Whether the log tells of all that was written. STOPPED: the guest has stopped, so such
      * devices must have finished as well. FALSE with ERROR. */
     bool (*log_whole)(FfVmmMemory *memory, bool stopped, GError **error);
+    /* Source, with has_devices alone: the guest stands, and so do they: they have finished what was
+     * under way. FALSE with ERROR. */
+    bool (*devices_stand)(FfVmmMemory *memory, GError **error);
+    /* What such devices have told the VMM, for a second one that is to have them: JSON objects,
+     * with "id" (char *, g_free); NULL and ERROR: they do not say. *FOLLOWED: whether there can be
+     * such devices. */
+    GPtrArray *(*devices_known)(FfVmmMemory *memory, bool *followed, GError **error);
     /* Safe to call twice, and where there is none. */
     void (*log_end)(FfVmmMemory *memory);
     /* Optional: such devices need not stand any more, and the journal says so. Destination: all of

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault upgrade of a Linux guest whose disk, or network, is a vhost-user device: one back-end
+ * all the time, which serves one QEMU after the other, with the device in use; an upgrade that
+ * fails, and what dies in one.
+ *
+ * FF_ROUNDS: upgrades in a row.
+ */
+#include "tests/lib/linuxguest.h"
+#include "tests/lib/storage.h"
+#include "tests/lib/testpmd.h"
+#include "tests/qtest/upgrade-rig.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DISK_BYTES (32 << 20)
+
+typedef struct {
+    Guest *guest;
+    char *image; /* of the disk; NULL: it has a network */
+    Storage *storage;
+    Testpmd *testpmd;
+} World;
+
+/* The guest's line that grows with each read that it has checked, or each frame. */
+static const char *progress_of(const World *w)
+{
+    return w->image ? "FF direct reads=" : "FF frames good=";
+}
+
+static void boot(World *w)
+{
+    const char *source = g_getenv("FF_SOURCE");
+    g_autofree char *kernel = g_build_filename(source, ".cache/guest/vmlinuz", NULL);
+    g_autofree char *initrd = g_build_filename(source, ".cache/guest/initrd.img", NULL);
+    g_autofree char *append =
+        g_strconcat("console=ttyS0 quiet panic=-1 pti=on no_timer_check cryptomgr.notests "
+                    "ff.mib=8 ff.mode=zipf ff.write=70 ",
+                    w->image ? "ff.disk=1 ff.direct=8" : "ff.frames=1500", NULL);
+    g_autofree char *socket = g_build_filename(w->guest->dir, "backend", NULL);
+    g_autofree char *chardev = g_strdup_printf("socket,id=c,path=%s,reconnect=1", socket);
+    const char *const head[] = {"-machine", "pc-i440fx-7.2", "-smp",       "2",       "-m",
+                                "160M",     "-kernel",       kernel,       "-initrd", initrd,
+                                "-append",  append,          "-no-reboot", "-vga",    "std",
+                                "-chardev", chardev,         "-device",    NULL};
+    g_autoptr(GPtrArray) args = g_ptr_array_new();
+
+    for (unsigned i = 0; head[i]; i++) {
+        g_ptr_array_add(args, (char *)head[i]);
+    }
+    if (w->image) {
+        w->storage =
+            storage_start(&(StorageConfig){.image = w->image, .socket = socket, .n_queues = 2});
+        g_ptr_array_add(args, (char *)"vhost-user-blk-pci,chardev=c");
+    } else {
+        w->testpmd = testpmd_start(socket, false, 1, TESTPMD_WAITS);
+        /* Without KVM QEMU 7.2 dies of such a network with MSI-X. */
+        g_ptr_array_add(args, (char *)"virtio-net-pci,netdev=n,romfile=,vectors=0");
+        g_ptr_array_add(args, (char *)"-netdev");
+        g_ptr_array_add(args, (char *)"vhost-user,id=n,chardev=c");
+    }
+    g_ptr_array_add(args, NULL);
+    up_start(w->guest, "qemu-system-x86_64", (const char *const *)args->pdata);
+    g_free(up_wait_console(w->guest, "FF ready"));
+}
+
+static gint64 number(const char *text, const char *line, const char *name)
+{
+    const char *at = g_strrstr(text, line), *found = at ? strstr(at, name) : NULL;
+
+    return found ? g_ascii_strtoll(found + strlen(name), NULL, 10) : -1;
+}
+
+/* Its device works, what came from it was what it had to be, and so is all of its memory. */
+static void is_right(World *w)
+{
+    const char *line = progress_of(w);
+    gint64 first = -1, passes = -1;
+
+    for (;;) {
+        g_autofree char *text = up_wait_console(w->guest, line);
+        gint64 now = number(text, line, "="), passes_now = number(text, "FF t=", "passes=");
+
+        g_assert_null(strstr(text, "FF bad"));
+        g_assert_cmpint(number(text, line, "bad="), ==, 0);
+        g_assert_cmpint(MAX(number(text, "FF t=", " bad="), 0), ==, 0);
+        first = first < 0 ? now : first;
+        passes = passes < 0 ? passes_now : passes;
+        if (now > first + 100 && passes >= 0 && passes_now > passes + 1) {
+            return;
+        }
+    }
+}
+
+/* NULL, and the test is skipped. WHO: of --vhost-user=. */
+static World *world_new(bool disk, const char *who)
+{
+    const char *why = NULL;
+
+    if (!vm_farfault_available(&why) || !linux_guest_available(&why) ||
+        !(disk ? storage_available(&why) : testpmd_available(&why))) {
+        g_test_skip(why);
+        return NULL;
+    }
+    g_setenv("FARFAULT_VHOST_USER", who, TRUE);
+    World *w = g_new0(World, 1);
+    w->guest = up_new();
+    w->image = disk ? linux_guest_disk_new(DISK_BYTES) : NULL;
+    boot(w);
+    is_right(w);
+    return w;
+}
+
+static void world_end(World *w)
+{
+    up_reconnect(w->guest);
+    qmp_ok(w->guest->qmp, "quit", NULL);
+    up_disconnect(w->guest);
+    up_await_qemus(w->guest, 0);
+    if (w->image) {
+        storage_end(w->storage);
+        g_unlink(w->image);
+    } else {
+        testpmd_end(w->testpmd);
+    }
+    up_end(w->guest);
+    g_free(w->image);
+    g_free(w);
+}
+
+/* To QEMU 10 and back. */
+static void test_row(gconstpointer disk)
+{
+    g_autofree char *newer = vm_newer_qemu(), *older = up_installed();
+    World *w = newer ? world_new(GPOINTER_TO_INT(disk), "migrate") : NULL;
+
+    if (!w) {
+        return;
+    }
+    for (unsigned i = 0; i < up_rounds(3); i++) {
+        g_autofree char *said = NULL;
+        int status =
+            up_run(w->guest, (const char *const[]){"--qemu", i % 2 ? older : newer, NULL}, &said);
+
+        g_assert_cmpint(status, ==, 0);
+        is_right(w);
+    }
+    world_end(w);
+}
+
+/* A second QEMU is started and looked at, or fails, or its engine dies when all is loaded: the
+ * device stays where it is. */
+static void test_unharmed(gconstpointer disk)
+{
+    const char *why = NULL;
+    World *w = vm_faults_available(&why) ? world_new(GPOINTER_TO_INT(disk), "migrate") : NULL;
+
+    if (!w) {
+        if (why) {
+            g_test_skip(why);
+        }
+        return;
+    }
+    g_autofree char *said = NULL;
+    pid_t old = up_only_qemu(w->guest);
+
+    g_assert_cmpint(up_run(w->guest, (const char *const[]){"--check", NULL}, &said), ==, 0);
+    is_right(w);
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *failed = NULL;
+
+        up_set_faults(w->guest, i ? "takeover/*/at/ready=kill" : "takeover/*/at/loaded=kill");
+        g_assert_cmpint(up_run(w->guest, NULL, &failed), ==, 1);
+        g_assert_cmpint(up_only_qemu(w->guest), ==, old);
+        is_right(w);
+    }
+    world_end(w);
+}
+
+/* The engine that has taken the guest dies, and then its relay as well: the one that is attached
+ * gives QEMU its back-end. */
+static void test_died(gconstpointer disk)
+{
+    const char *why = NULL;
+    World *w = vm_faults_available(&why) ? world_new(GPOINTER_TO_INT(disk), "migrate") : NULL;
+
+    if (!w) {
+        if (why) {
+            g_test_skip(why);
+        }
+        return;
+    }
+    g_autofree char *said = NULL, *failed = NULL;
+
+    up_set_faults(w->guest, "takeover/*/at/taken=kill");
+    g_assert_cmpint(up_run(w->guest, NULL, &said), ==, 0);
+    is_right(w);
+    up_set_faults(w->guest, "takeover/*/at/taken=relay");
+    g_assert_cmpint(up_run(w->guest, NULL, &failed), ==, 1);
+    up_attach(w->guest, up_only_qemu(w->guest));
+    is_right(w);
+    world_end(w);
+}
+
+/* farfault does not stand between QEMU and its back-end, or follows nothing. */
+static void test_refused(void)
+{
+    static const char *const whos[] = {"qemu", "farfault"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(whos); i++) {
+        World *w = world_new(true, whos[i]);
+
+        if (!w) {
+            return;
+        }
+        g_autofree char *said = NULL;
+        g_assert_cmpint(up_run(w->guest, NULL, &said), ==, 1);
+        g_assert_nonnull(strstr(said, "--vhost-user=migrate"));
+        g_assert_cmpuint(strcspn(said, "\n") + 1, ==, strlen(said));
+        is_right(w);
+        world_end(w);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        const struct {
+            const char *name;
+            GTestDataFunc fn;
+        } tests[] = {{"row", test_row}, {"unharmed", test_unharmed}, {"died", test_died}};
+
+        for (unsigned k = 0; k < G_N_ELEMENTS(tests); k++) {
+            g_autofree char *path =
+                g_strdup_printf("/upgrade-vhost/%s/%s", tests[k].name, i ? "disk" : "network");
+
+            g_test_add_data_func(path, GINT_TO_POINTER(i), tests[k].fn);
+        }
+    }
+    g_test_add_func("/upgrade-vhost/refused", test_refused);
+    return g_test_run();
+}

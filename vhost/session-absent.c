@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * A session whose back-end is another QEMU's still (docs/design/vhost-user.md, "Upgrades"): QEMU
+ * asks it a few things when it makes the device, the same that the other QEMU has asked, and is
+ * answered the same. All else that it says is held, as before a back-end may have memory.
+ *
+ * One thread; no locks. No system calls.
+ */
+#include <string.h>
+
+#include "vhost/session-internal.h"
+
+void ff_vhost_absent_note(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    FfVhostConfig config;
+
+    switch (msg->header.request) {
+    case FF_VHOST_GET_FEATURES:
+        s->offered = ff_vhost_u64(msg);
+        s->knows_offer = true;
+        break;
+    case FF_VHOST_GET_PROTOCOL_FEATURES:
+        s->offered_protocol = ff_vhost_u64(msg);
+        break;
+    case FF_VHOST_GET_QUEUE_NUM:
+        s->known.queues = ff_vhost_u64(msg);
+        break;
+    case FF_VHOST_GET_MAX_MEM_SLOTS:
+        s->known.slots = ff_vhost_u64(msg);
+        break;
+    case FF_VHOST_GET_CONFIG:
+        if (msg->header.size < sizeof(config)) {
+            break; /* it has none, or an error */
+        }
+        memcpy(&config, msg->payload, sizeof(config));
+        if (!config.offset && config.size <= FF_VHOST_MAX_CONFIG &&
+            msg->header.size == sizeof(config) + config.size) {
+            memcpy(s->known.config, msg->payload + sizeof(config), config.size);
+            s->known.config_size = config.size;
+        }
+        break;
+    default:
+        break;
+    }
+}
+
+bool ff_vhost_session_known(const FfVhostSession *s, FfVhostKnown *known)
+{
+    *known = s->known;
+    known->offered = s->offered;
+    known->offered_protocol = s->offered_protocol;
+    return s->knows_offer && !s->odd && !s->absent;
+}
+
+/* ---- while there is none --------------------------------------------------------------------- */
+
+FfVhostSession *ff_vhost_session_new_absent(FfVhostKind kind, const FfVhostKnown *known,
+                                            const FfVhostSessionOps *ops, void *opaque)
+{
+    FfVhostSession *s = ff_vhost_session_new(kind, ops, opaque);
+
+    s->known = *known;
+    s->offered = known->offered;
+    s->offered_protocol = known->offered_protocol;
+    s->knows_offer = s->absent = true;
+    return s;
+}
+
+bool ff_vhost_session_is_absent(const FfVhostSession *s)
+{
+    return s->absent;
+}
+
+/* The answer to a question for the configuration; FALSE: that much of it is not known. */
+static bool config_of(const FfVhostSession *s, const FfVhostMessage *msg, uint8_t *payload,
+                      uint32_t *size)
+{
+    FfVhostConfig config;
+
+    if (msg->header.size < sizeof(config)) {
+        return false;
+    }
+    memcpy(&config, msg->payload, sizeof(config));
+    if (config.offset > s->known.config_size ||
+        config.size > s->known.config_size - config.offset) {
+        return false;
+    }
+    memcpy(payload, &config, sizeof(config));
+    memcpy(payload + sizeof(config), s->known.config + config.offset, config.size);
+    *size = sizeof(config) + config.size;
+    return true;
+}
+
+/* PAYLOAD and *SIZE are the answer to MSG. FALSE: none is known. */
+static bool answer_of(const FfVhostSession *s, const FfVhostMessage *msg, uint8_t *payload,
+                      uint32_t *size)
+{
+    uint64_t number = 0;
+
+    switch (msg->header.request) {
+    case FF_VHOST_GET_FEATURES:
+        number = s->offered;
+        break;
+    case FF_VHOST_GET_PROTOCOL_FEATURES:
+        number = s->offered_protocol;
+        break;
+    case FF_VHOST_GET_QUEUE_NUM:
+        number = s->known.queues;
+        break;
+    case FF_VHOST_GET_MAX_MEM_SLOTS:
+        number = s->known.slots;
+        break;
+    case FF_VHOST_GET_CONFIG:
+        return config_of(s, msg, payload, size);
+    default:
+        return false;
+    }
+    memcpy(payload, &number, sizeof(number));
+    *size = sizeof(number);
+    return number || msg->header.request == FF_VHOST_GET_PROTOCOL_FEATURES;
+}
+
+/* What a ring's base and the device's status are is known from what is held. */
+static bool is_question(const FfVhostMessage *msg)
+{
+    return ff_vhost_has_answer(msg->header.request, 0) &&
+           msg->header.request != FF_VHOST_GET_VRING_BASE &&
+           msg->header.request != FF_VHOST_GET_STATUS;
+}
+
+bool ff_vhost_absent_must_wait(const FfVhostSession *s, const FfVhostMessage *msg)
+{
+    uint8_t payload[sizeof(FfVhostConfig) + FF_VHOST_MAX_CONFIG];
+    uint32_t size;
+
+    return s->absent && is_question(msg) && !answer_of(s, msg, payload, &size);
+}
+
+bool ff_vhost_absent_answer(FfVhostSession *s, const FfVhostMessage *msg)
+{
+    uint8_t payload[sizeof(FfVhostConfig) + FF_VHOST_MAX_CONFIG];
+    uint32_t size, request = msg->header.request;
+
+    if (!s->absent || !is_question(msg) || !answer_of(s, msg, payload, &size)) {
+        return false;
+    }
+    s->ops->to_qemu(ff_vhost_message_new(request, FF_VHOST_REPLY, payload, size), s->opaque);
+    return true;
+}
+
+/* ---- there it is ----------------------------------------------------------------------------- */
+
+void ff_vhost_session_arrived(FfVhostSession *s)
+{
+    ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_GET_FEATURES, 0, NULL, 0), true);
+    if (s->offered & FF_VHOST_F_PROTOCOL_FEATURES) {
+        ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_GET_PROTOCOL_FEATURES, 0, NULL, 0), true);
+    }
+}
+
+/* What it must have heard before QEMU asks it anything, and what has nothing to do with memory. */
+static void introduce(FfVhostSession *s)
+{
+    for (GList *l = s->held.head, *next; l; l = next) {
+        FfVhostMessage *msg = l->data;
+        uint32_t request = msg->header.request;
+
+        next = l->next;
+        if (request == FF_VHOST_SET_PROTOCOL_FEATURES || request == FF_VHOST_SET_OWNER ||
+            request == FF_VHOST_SET_BACKEND_REQ_FD) {
+            g_queue_delete_link(&s->held, l);
+            /* QEMU has its acknowledgement. */
+            msg->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY;
+            ff_vhost_say(s, msg, false);
+        }
+    }
+}
+
+bool ff_vhost_absent_answered(FfVhostSession *s, uint32_t request, const FfVhostMessage *msg)
+{
+    uint64_t now = ff_vhost_u64(msg);
+    uint64_t said = request == FF_VHOST_GET_FEATURES ? s->offered : s->offered_protocol;
+
+    if (msg->header.size != sizeof(now) || said & ~now) {
+        return false;
+    }
+    ff_vhost_absent_note(s, msg);
+    if (!s->ours.length) {
+        s->absent = false;
+        introduce(s);
+    }
+    return true;
+}
