@@ -102,7 +102,10 @@ static FfGuestFit check(FfSource *s, GPtrArray **blocks, GError **error)
     FfVmmState *state = &s->cfg->vmm->state;
 
     memory->takes_devices = true;
-    FfGuestFit fit = memory->check(memory, FF_ROLE_SOURCE, blocks, s->conn->vm_uuid, error);
+    /* A device that a client has added is there by now, or was refused. */
+    FfGuestFit fit = ff_control_await_words(s->control, error)
+                         ? memory->check(memory, FF_ROLE_SOURCE, blocks, s->conn->vm_uuid, error)
+                         : FF_GUEST_UNKNOWN;
 
     if (fit == FF_GUEST_FITS && state->parts) {
         s->parts = state->parts(state);

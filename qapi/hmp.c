@@ -278,7 +278,7 @@ static bool do_snapshot(FfCall *call, GPtrArray *words)
 
 static bool do_as_qmp(FfCall *call, GPtrArray *words)
 {
-    use(call, words->pdata[0], NULL, NULL);
+    use(call, words->pdata[0], json_object_ref(call->args), NULL); /* refuse.c reads the line */
     return true;
 }
 
@@ -331,6 +331,7 @@ static const struct {
     {"loadvm", NULL, 0, NULL, do_snapshot},
     {"device_add", NULL, 0, NULL, do_as_qmp},
     {"device_del", NULL, 0, NULL, do_as_qmp},
+    {"netdev_add", NULL, 0, NULL, do_as_qmp},
     {"dump-guest-memory", NULL, 0, NULL, do_as_qmp},
 };
 

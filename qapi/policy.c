@@ -78,12 +78,20 @@ static bool follows_devices(const FfDriver *d)
            (d->config.follows_plugged && ff_state_has_plugged(d->config.state));
 }
 
+/* One that was plugged, and stayed QEMU's own. */
+static bool has_others(const FfDriver *d)
+{
+    return d->config.follows_plugged &&
+           d->config.port->vmm(d->config.port_opaque)->memory.refuses_devices;
+}
+
 char *ff_policy_would_lose(const FfDriver *d, const char *why)
 {
     const FfStateHeader *state = d->config.state;
 
-    if (!follows_devices(d) || !(state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) ||
-        state->policy == FF_POLICY_NEVER || state->peer == FF_PEER_WISH_NATIVE) {
+    if ((!follows_devices(d) && !has_others(d)) ||
+        !(state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) || state->policy == FF_POLICY_NEVER ||
+        state->peer == FF_PEER_WISH_NATIVE) {
         return NULL;
     }
     return g_strdup_printf("%s: by postcopy QEMU itself loses guests whose devices are other "

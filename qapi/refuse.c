@@ -13,15 +13,27 @@
 #include "qapi/driver.h"
 #include "qapi/driver-private.h"
 
+/* A device, or its network, in another process, which maps guest RAM itself. */
+static bool is_foreign(const FfCall *call)
+{
+    const char *line = ff_json_string(call->args, "command-line"); /* of the human monitor */
+    const char *type = ff_json_string(call->args, "driver");
+    const char *what = line ? line : type ? type : ff_json_string(call->args, "type");
+
+    return what && (strstr(what, "vhost-user") || strstr(what, "vfio-user"));
+}
+
 /* Commands of the schema of QEMU alone; the human monitor's are told by hmp.c. */
 static const struct {
     const char *name, *text;
-    bool saves; /* guest memory; else it is refused at the source only */
+    bool saves; /* guest memory; else it is refused at the source only ... */
+    bool adds;  /* ... and, of what is in another process, at the destination */
 } refused[] = {
     {"snapshot-save", FF_MIGRATING, true},
     {"snapshot-load", FF_MIGRATING, true},
     {"xen-save-devices-state", FF_MIGRATING, true},
-    {"device_add", "device_add not allowed while migrating", false},
+    {"device_add", "device_add not allowed while migrating", false, true},
+    {"netdev_add", NULL, false, true},
     {"device_del", "device_del not allowed while migrating", false},
     /* For QEMU it is a reason not to migrate, while it lasts. */
     {"dump-guest-memory",
@@ -48,8 +60,11 @@ bool ff_call_refuse(FfCall *call)
         if (ff_call_when_over(call, refuse_or_pass)) {
             return true;
         }
-        if (d->migration && (refused[i].saves || d->config.state->role == FF_ROLE_SOURCE)) {
+        bool source = d->config.state->role == FF_ROLE_SOURCE;
+        if (d->migration && refused[i].text && (refused[i].saves || source)) {
             ff_call_error(call, "%s", refused[i].text);
+        } else if (d->migration && refused[i].adds && !source && is_foreign(call)) {
+            ff_call_error(call, FF_PLUG_COMING);
         } else if (refused[i].saves && !d->migration) {
             ff_call_restore(call, ff_call_pass);
         } else {

@@ -419,6 +419,8 @@ static bool follow(Check *c, const char *kind, const char *name, const char *cha
 {
     g_autoptr(GError) local = NULL;
 
+    c->qemu->vmm.memory.refuses_devices = true;
+
     if (!c->ids && !(c->ids = ff_qemu_backends_probe(c->qemu, c->role, &local))) {
         if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_BUSY)) {
             g_propagate_error(error, g_steal_pointer(&local)); /* QEMU must not carry it */
@@ -436,12 +438,14 @@ static bool follow(Check *c, const char *kind, const char *name, const char *cha
             kind, name);
     }
     c->qemu->vmm.memory.has_devices = true;
+    c->qemu->vmm.memory.refuses_devices = false;
     return true;
 }
 
 /* FALSE without ERROR: of its kind none is followed. */
 static bool is_followed(Check *c, Question q, const char *name, const char *type, GError **error)
 {
+    c->qemu->vmm.memory.refuses_devices = strstr(type, "vhost-user");
     if (!may_follow(c) || q == ASK_OBJECTS || !name || !g_str_has_prefix(type, "vhost-user-blk")) {
         return false;
     }
@@ -502,6 +506,7 @@ static bool is_followed_net(Check *c, const char *name, const char *type, GError
 {
     static const char vhost[] = "vhost-user,vhost-user", to[] = " to ";
 
+    c->qemu->vmm.memory.refuses_devices = g_str_has_prefix(type, "vhost-user");
     if (!may_follow(c) || !g_str_has_prefix(type, vhost)) {
         return false;
     }
@@ -641,7 +646,7 @@ FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, u
     g_autoptr(GError) local = NULL;
     Check c = {.qemu = qemu, .role = role, .takes_devices = memory->takes_devices};
 
-    memory->takes_devices = memory->has_devices = false;
+    memory->takes_devices = memory->has_devices = memory->refuses_devices = false;
     bool ok = ff_qmp_client_wait_ready(qemu->qmp, qemu->deadline_ms, qemu->cancel, &local);
 
     if (ok) {

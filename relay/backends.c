@@ -430,13 +430,14 @@ void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug, int 
     plan->fd = -1;
 }
 
-bool ff_backends_has(const FfRelay *relay, const char *id)
+bool ff_backends_has(const FfRelay *relay, const char *id, bool *network)
 {
     for (guint i = 0; i < relay->plan->backends->len; i++) {
         const FfStatePlugged *p = noted(relay, i);
 
         if (!g_strcmp0(plan_of(relay, i)->id, id) &&
             (p ? use_of(p) == FF_PLUGGED_IN : !ff_vhost_conn_is_removed(nth(relay->backends, i)))) {
+            *network = plan_of(relay, i)->network;
             return true;
         }
     }

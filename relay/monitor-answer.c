@@ -126,10 +126,10 @@ static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
     if (sent->barrier && --mon->barriers == 0) {
         mon->event_filters = mon->relay->filters;
     }
-    if (sent->says != FF_SAID_NOTHING) {
-        if (!answer->is_error) {
-            note_said(mon->relay, sent->says);
-        }
+    if (sent->says != FF_SAID_NOTHING && !answer->is_error) {
+        note_said(mon->relay, sent->says);
+    }
+    if (sent->says != FF_SAID_NOTHING || sent->adds) {
         ff_engine_word_answered(mon->relay);
     }
     ff_fds_answered(mon, sent, answer->is_error);

@@ -37,7 +37,9 @@ typedef struct FfSent {
     char *getfd; /* name, with GETFD_COPY; becomes valid with the reply */
     int getfd_copy;
     char *closefd;
-    char *chardev; /* the whole command, which changes chardevs; NULL */
+    char *chardev; /* the whole command, which changes chardevs, or may; NULL */
+    guint plugged; /* what ff_plugged_passes() has said of it; 0: that it may */
+    bool adds;     /* a device: a migration begins when it is there, or not */
     void (*answered)(FfMonitor *mon, struct FfSent *sent, bool error); /* can be NULL */
 } FfSent;
 
@@ -53,6 +55,7 @@ typedef struct {
     char *change, *add; /* the commands of the first two */
     unsigned tries;
     guint timer; /* until it is asked again; 0: it has been */
+    bool closes; /* the client has gone: the connection to QEMU ends with this */
 } FfTaking;
 
 /* Where the bytes of QEMU's current message go. */
@@ -131,8 +134,8 @@ FfSent *ff_inject_own(FfMonitor *mon, const char *json);
 
 /* monitor-plug.c */
 void ff_plug_note(FfMonitor *mon, const FfItem *item, FfSent *sent); /* before it is passed */
-/* TRUE: ITEM waits in mon->plugging. */
-bool ff_plug_begins(FfMonitor *mon, FfItem *item);
+/* TRUE: ITEM waits in mon->plugging. FALSE with *REFUSED_WHY: it must not be carried out. */
+bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why);
 /* The client has gone: nothing more is asked for it. */
 void ff_plug_client_gone(FfMonitor *mon);
 /* The connection to QEMU has ended. */

@@ -17,6 +17,8 @@
 #include "qmp/json.h"
 #include "relay/backends.h"
 #include "relay/monitor-internal.h"
+#include "relay/owned.h"
+#include "state/link.h"
 #include "state/state.h"
 
 #define AGAIN_MS 10
@@ -25,8 +27,14 @@
 /* Of a client's. */
 static void chardev_answered(FfMonitor *mon, FfSent *sent, bool error)
 {
-    g_autofree char *id = error ? NULL : ff_plugged_heard(mon->relay->plugged, sent->chardev);
+    FfPlugged *plugged = mon->relay->plugged;
+    g_autofree char *id =
+        sent->plugged ? ff_plugged_heard(plugged, sent->chardev, sent->plugged, error) : NULL;
 
+    if (!sent->plugged) {
+        /* What it has changed is of now, and not of when it was said. */
+        ff_plugged_forget(plugged, sent->chardev, strlen(sent->chardev));
+    }
     if (id) {
         ff_backends_unplugged(mon->relay, id);
     }
@@ -35,7 +43,7 @@ static void chardev_answered(FfMonitor *mon, FfSent *sent, bool error)
 /* Others may use a chardev as well, or change it. */
 static bool may_use(const FfQmpCommand *command)
 {
-    static const char *const names[] = {"human-monitor-command", "object-add", NULL};
+    static const char *const names[] = {"human-monitor-command", "object-add", "add_client", NULL};
 
     return command && command->name &&
            (ff_plugged_adds(command) || g_strv_contains(names, command->name));
@@ -43,12 +51,20 @@ static bool may_use(const FfQmpCommand *command)
 
 void ff_plug_note(FfMonitor *mon, const FfItem *item, FfSent *sent)
 {
-    if (ff_plugged_concerns(item->command)) {
-        sent->chardev = g_strdup(item->command->json->str);
-        sent->answered = chardev_answered;
-    } else if (may_use(item->command)) {
-        ff_plugged_forget(mon->relay->plugged, item->command->json->str, item->command->json->len);
+    bool concerns = ff_plugged_concerns(item->command);
+
+    sent->adds = ff_adds_device(item->command);
+    if (!mon->relay->plan->backends->len || (!concerns && !may_use(item->command))) {
+        return;
     }
+    const GString *json = item->command->json;
+    if (concerns) {
+        sent->plugged = ff_plugged_passes(mon->relay->plugged, item->command);
+    } else {
+        ff_plugged_forget(mon->relay->plugged, json->str, json->len);
+    }
+    sent->chardev = g_strdup(json->str);
+    sent->answered = chardev_answered;
 }
 
 void ff_plug_end(FfMonitor *mon)
@@ -108,17 +124,36 @@ static bool leave(FfMonitor *mon, const char *id, const char *why)
     return false;
 }
 
-bool ff_plug_begins(FfMonitor *mon, FfItem *item)
+/* What is in the guest's memory by its back-end's doing would be taken for what came. */
+static bool is_coming(const FfRelay *relay)
+{
+    return relay->state->role == FF_ROLE_DESTINATION &&
+           __atomic_load_n(&relay->state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE;
+}
+
+bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why)
 {
     FfRelay *relay = mon->relay;
-    bool network;
+    bool network, is_network;
     int in_qemu;
 
     if (item->plugged || !relay->plan->backends->len || !ff_plugged_adds(item->command)) {
         return false;
     }
     g_autofree char *id = ff_plugged_chardev(item->command, &network);
-    if (!id || ff_backends_has(relay, id)) {
+    if (!id) {
+        return false;
+    }
+    if (is_coming(relay)) {
+        *refused_why = FF_PLUG_COMING;
+        return false;
+    }
+    if (ff_backends_has(relay, id, &is_network)) {
+        /* A network's rings stop at once, a disk's when they are empty. */
+        *refused_why = network == is_network
+                           ? NULL
+                           : "another kind of vhost-user device was to have this chardev: remove "
+                             "it, and add it anew";
         return false;
     }
     if (__atomic_load_n(&relay->state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE) {
@@ -137,6 +172,10 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item)
             g_strdup_printf("cannot connect to %s: %s", plug->path, g_strerror(-backend));
         return leave(mon, id, why);
     }
+    if (mon->taking) { /* of a client that has gone */
+        close(backend);
+        return leave(mon, id, "QEMU has not answered the last one");
+    }
     int spare = ff_backends_spare(relay, &in_qemu);
     if (spare < 0) {
         close(backend);
@@ -144,7 +183,6 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item)
                      "farfault has no more sockets for what is plugged: "
                      "8 in the life of a QEMU");
     }
-    g_assert(!mon->taking);
     FfTaking *t = mon->taking = g_new0(FfTaking, 1);
 
     t->spare = spare;
@@ -188,10 +226,17 @@ static bool refused(FfMonitor *mon)
     g_autofree char *why = desc_of(mon);
     FfTaking *t = mon->taking;
 
-    if (!mon->plugging) {
-        return false; /* its client has gone */
+    bool yank = strstr(why, "duplicate yank instance");
+
+    if (!mon->plugging && t->step != FF_TAKING_RESTORE) { /* its client has gone */
+        if (yank) {
+            t->step = FF_TAKING_RESTORE; /* it was removed */
+            t->tries = 0;
+            ask(mon);
+        }
+        return yank;
     }
-    if (strstr(why, "yank") && ++t->tries < MAX_TRIES) {
+    if (yank && ++t->tries < MAX_TRIES) {
         t->step = t->step == FF_TAKING_CHANGE ? FF_TAKING_ADD : t->step;
         t->timer = g_timeout_add(AGAIN_MS, ask_again, mon);
         return true;
@@ -222,6 +267,11 @@ static void own_answered(FfMonitor *mon, FfSent *sent, bool error)
     } else if (refused(mon)) {
         return;
     }
+    bool closes = mon->taking->closes;
+
     ff_plug_end(mon);
     mon->plugged = mon->plugging != NULL;
+    if (closes && mon->qemu) {
+        ff_conn_finish(mon->qemu);
+    }
 }

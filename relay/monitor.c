@@ -183,6 +183,19 @@ static bool needs_wait(const FfMonitor *mon, const FfItem *item)
            (item->command && item->command->oob);
 }
 
+/* TRUE: ITEM is taken: it waits until its chardev is the relay's, or must not be carried out. */
+static bool plugs(FfMonitor *mon, FfItem *item)
+{
+    const char *why = NULL;
+    bool waits = ff_plug_begins(mon, item, &why);
+
+    if (why) {
+        reply_error(mon, item, why);
+        ff_item_free(item);
+    }
+    return waits || why;
+}
+
 void ff_monitor_pump(FfMonitor *mon)
 {
     FfItem *item;
@@ -213,7 +226,7 @@ void ff_monitor_pump(FfMonitor *mon)
         } else if (wait && mon->negotiated && is_owned(mon, item->command) &&
                    (!item->command->oob || mon->oob_enabled)) {
             own_item(mon, item);
-        } else if (!mon->negotiated || !ff_plug_begins(mon, item)) {
+        } else if (!mon->negotiated || !plugs(mon, item)) {
             pass_item(mon, item, NULL);
         }
     }
@@ -335,6 +348,11 @@ static void close_client(FfMonitor *mon)
     drop_commands(mon);
     ff_engine_client_gone(mon->relay, mon->index);
     if (mon->qemu && ff_overdue_keep(mon)) {
+        update_reading(mon);
+    } else if (mon->qemu && mon->taking) {
+        /* Of what it carries out after the end QEMU says nothing, and the chardev would be on a
+         * socket that nobody serves. */
+        mon->taking->closes = true;
         update_reading(mon);
     } else if (mon->qemu) {
         /* QEMU still executes what was passed, as it does for a client that leaves at once;
@@ -604,8 +622,8 @@ void ff_monitor_pass(FfMonitor *mon, uint32_t seq, GBytes *instead)
                     "QEMU's own migration is locked: its settings are not restored after the "
                     "last migration; repeat the command");
         ff_item_free(item);
-    } else if (mon->qemu && !command && ff_plug_begins(mon, item)) {
-        /* it waits */
+    } else if (mon->qemu && !command && plugs(mon, item)) {
+        /* it waits, or is answered */
     } else if (mon->qemu) {
         pass_item(mon, item, command);
     } else {
@@ -645,7 +663,9 @@ bool ff_monitor_has_pending(const FfMonitor *mon)
 bool ff_monitor_has_words(const FfMonitor *mon)
 {
     for (const GList *l = mon->inband.head; l; l = l->next) {
-        if (((const FfSent *)l->data)->says != FF_SAID_NOTHING) {
+        const FfSent *sent = l->data;
+
+        if (sent->says != FF_SAID_NOTHING || sent->adds) {
             return true;
         }
     }

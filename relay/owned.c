@@ -31,12 +31,14 @@ static const char *const always[] = {
 static const char *const run_state[] = {
     "cont",         "stop",          "system_reset",      "system_wakeup",
     "query-status", "snapshot-save", "snapshot-load",     "xen-save-devices-state",
-    "device_add",   "device_del",    "dump-guest-memory", NULL,
+    "device_add",   "device_del",    "dump-guest-memory", "netdev_add",
+    NULL,
 };
 
 static const char *const hmp_run_state[] = {
     "c",      "cont",   "s",          "stop",       "system_reset",      "system_wakeup",
-    "savevm", "loadvm", "device_add", "device_del", "dump-guest-memory", NULL,
+    "savevm", "loadvm", "device_add", "device_del", "dump-guest-memory", "netdev_add",
+    NULL,
 };
 
 /* Takes the next word as QEMU's get_command_name() does; *LINE stands after it then. */
@@ -123,6 +125,19 @@ bool ff_starts_migration(const FfQmpCommand *command)
     }
     return command &&
            (!g_strcmp0(command->name, "migrate") || !g_strcmp0(command->name, "migrate-incoming"));
+}
+
+bool ff_adds_device(const FfQmpCommand *command)
+{
+    const char *line;
+
+    if (command && command->name && is_hmp(command, &line)) {
+        g_autofree char *word = hmp_word(&line);
+
+        return !strcmp(word, "device_add") || !strcmp(word, "netdev_add");
+    }
+    return command &&
+           (!g_strcmp0(command->name, "device_add") || !g_strcmp0(command->name, "netdev_add"));
 }
 
 bool ff_ends_vmm(const FfQmpCommand *command)

@@ -17,6 +17,8 @@ bool ff_owned(const FfQmpCommand *command, unsigned filters);
 bool ff_starts_migration(const FfQmpCommand *command);
 /* The same of one that comes in. */
 bool ff_starts_incoming(const FfQmpCommand *command);
+/* Whether it adds a device, or a part of one, at either kind of monitor. */
+bool ff_adds_device(const FfQmpCommand *command);
 /* Whether QEMU, given COMMAND (may be NULL), would end. */
 bool ff_ends_vmm(const FfQmpCommand *command);
 /* What COMMAND (may be NULL) says on running. */

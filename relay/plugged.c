@@ -14,20 +14,28 @@
 #include "state/state.h"
 
 struct FfPlugged {
-    GHashTable *by_id; /* char * -> FfPlug * */
+    GHashTable *by_id;     /* char * -> FfPlug * */
+    GHashTable *under_way; /* char * -> UnderWay *, by id: commands that are not answered */
+    guint number;          /* of the last command */
 };
+
+typedef struct {
+    guint n, last; /* how many; the number of the last one, or of another word on that chardev */
+} UnderWay;
 
 FfPlugged *ff_plugged_new(void)
 {
     FfPlugged *p = g_new0(FfPlugged, 1);
 
     p->by_id = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)ff_plug_free);
+    p->under_way = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     return p;
 }
 
 void ff_plugged_free(FfPlugged *p)
 {
     g_hash_table_unref(p->by_id);
+    g_hash_table_unref(p->under_way);
     g_free(p);
 }
 
@@ -94,12 +102,22 @@ static char *command_text(const char *name, JsonObject *arguments)
     return json_to_string(root, FALSE);
 }
 
-static void added(FfPlugged *p, const char *id, JsonObject *arguments)
+/* Only what looks the same wherever it is written: QEMU takes any text for an id here, and the
+ * engine is told those of the relay's in lines. */
+static bool is_plain(const char *id, const char *json)
+{
+    g_autofree char *quoted = g_strdup_printf("\"%s\"", id); /* it may go on behind a \0 */
+
+    return *id && !id[strspn(id, G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS "._-")] &&
+           strstr(json, quoted);
+}
+
+static void added(FfPlugged *p, const char *id, JsonObject *arguments, const char *json)
 {
     unsigned reconnect = 0;
     const char *path = path_of(ff_json_object(arguments, "backend"), &reconnect);
 
-    if (!path || strlen(id) >= sizeof(((FfStatePlugged *)0)->id) ||
+    if (!path || !is_plain(id, json) || strlen(id) >= sizeof(((FfStatePlugged *)0)->id) ||
         strlen(path) >= sizeof(((FfStatePlugged *)0)->path)) {
         return;
     }
@@ -112,7 +130,56 @@ static void added(FfPlugged *p, const char *id, JsonObject *arguments)
     g_hash_table_replace(p->by_id, g_strdup(id), plug);
 }
 
-char *ff_plugged_heard(FfPlugged *p, const char *json)
+/* Nobody knows of which chardev. */
+static void forget_all(FfPlugged *p)
+{
+    GHashTableIter iter;
+    gpointer w;
+
+    g_hash_table_remove_all(p->by_id);
+    g_hash_table_iter_init(&iter, p->under_way);
+    while (g_hash_table_iter_next(&iter, NULL, &w)) {
+        ((UnderWay *)w)->last = p->number;
+    }
+}
+
+guint ff_plugged_passes(FfPlugged *p, const FfQmpCommand *command)
+{
+    g_autoptr(JsonNode) node = ff_json_from_text(command->json->str);
+    JsonObject *arguments = ff_json_object(ff_json_node_object(node), "arguments");
+    const char *id = ff_json_string(arguments, "id");
+
+    p->number++;
+    if (!id) {
+        forget_all(p);
+        return p->number;
+    }
+    UnderWay *w = g_hash_table_lookup(p->under_way, id);
+    if (!w) {
+        w = g_new0(UnderWay, 1);
+        g_hash_table_insert(p->under_way, g_strdup(id), w);
+    }
+    w->n++;
+    w->last = p->number;
+    g_hash_table_remove(p->by_id, id);
+    return p->number;
+}
+
+/* TRUE: nothing else was said of chardev ID since command NUMBER, which is answered. */
+static bool was_alone(FfPlugged *p, const char *id, guint number)
+{
+    UnderWay *w = g_hash_table_lookup(p->under_way, id);
+    bool last = w && w->last == number, only = w && w->n == 1;
+
+    if (only) {
+        g_hash_table_remove(p->under_way, id);
+    } else if (w) {
+        w->n--;
+    }
+    return last && only;
+}
+
+char *ff_plugged_heard(FfPlugged *p, const char *json, guint number, bool error)
 {
     g_autoptr(JsonNode) node = ff_json_from_text(json);
     JsonObject *o = ff_json_node_object(node);
@@ -120,13 +187,20 @@ char *ff_plugged_heard(FfPlugged *p, const char *json)
     const char *name = ff_json_string(o, "execute"), *id = ff_json_string(arguments, "id");
 
     if (!name || !id) {
+        forget_all(p);
+        return NULL;
+    }
+    bool alone = was_alone(p, id, number);
+    if (error) {
         return NULL;
     }
     g_hash_table_remove(p->by_id, id);
-    if (strcmp(name, "chardev-remove") != 0) {
-        added(p, id, arguments);
+    /* One that was changed may have had a user since before. */
+    bool adds = !strcmp(name, "chardev-add");
+    if (adds && alone) {
+        added(p, id, arguments, json);
     }
-    return strcmp(name, "chardev-add") != 0 ? g_strdup(id) : NULL;
+    return adds ? NULL : g_strdup(id);
 }
 
 static gboolean is_mentioned(gpointer id, gpointer plug, gpointer text)
@@ -140,8 +214,17 @@ static gboolean is_mentioned(gpointer id, gpointer plug, gpointer text)
 void ff_plugged_forget(FfPlugged *p, const char *text, size_t len)
 {
     g_autoptr(GBytes) bytes = g_bytes_new_static(text, len);
+    GHashTableIter iter;
+    gpointer id, w;
 
     g_hash_table_foreach_remove(p->by_id, is_mentioned, bytes);
+    p->number++;
+    g_hash_table_iter_init(&iter, p->under_way);
+    while (g_hash_table_iter_next(&iter, &id, &w)) {
+        if (ff_mentions(text, len, id)) {
+            ((UnderWay *)w)->last = p->number;
+        }
+    }
 }
 
 /* ---- devices --------------------------------------------------------------------------------- */

@@ -25,9 +25,13 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfPlugged, ff_plugged_free)
 
 /* COMMAND can change what is known here: chardev-add, chardev-change, chardev-remove. */
 bool ff_plugged_concerns(const FfQmpCommand *command);
-/* QEMU has carried out such a command, of which JSON is the whole text. Returns the id of a chardev
- * that it has removed, or changed (g_free); NULL: of none. */
-char *ff_plugged_heard(FfPlugged *plugged, const char *json);
+/* Such a command goes to QEMU: until it is answered its chardev is not known. Returns its number.
+ */
+guint ff_plugged_passes(FfPlugged *plugged, const FfQmpCommand *command);
+/* QEMU has answered command NUMBER, of which JSON is the whole text. What it has made is known if
+ * no other command on that chardev was under way meanwhile, at whatever monitor. Returns the id of
+ * a chardev that it has removed, or changed (g_free); NULL: of none. */
+char *ff_plugged_heard(FfPlugged *plugged, const char *json, guint number, bool error);
 
 /* COMMAND adds a device of which the chardevs before it must be known: device_add, netdev_add. */
 bool ff_plugged_adds(const FfQmpCommand *command);
@@ -40,8 +44,8 @@ typedef struct {
 /* The chardev of COMMAND, which ff_plugged_adds(), if what it adds is a device of the kind
  * (g_free); NULL: it is not. *NETWORK: a network, and no disk. */
 char *ff_plugged_chardev(const FfQmpCommand *command, bool *network);
-/* TEXT, a command of another kind, goes to QEMU: chardevs that it names may be used by something
- * else then, or be others. */
+/* TEXT, a command of another kind, goes to QEMU, or was carried out: chardevs that it names may be
+ * used by something else then, or be others. */
 void ff_plugged_forget(FfPlugged *plugged, const char *text, size_t len);
 /* What is known of chardev ID, which a device gets now; NULL: nothing. It is not known here any
  * more. */

@@ -149,4 +149,10 @@ int ff_link_flush(FfLink *link);
 void ff_link_free(FfLink *link);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfLink, ff_link_free)
 
+/* Its back-end would find holes where pages are missing, and make zeros of them in a file that is
+ * everybody's. */
+#define FF_PLUG_COMING                                                                             \
+    "a device whose back-end is another process is not plugged while the guest's memory is "       \
+    "coming: plug it before migrate-incoming, or when the migration is over"
+
 #endif

@@ -197,6 +197,27 @@ static void test_left(void)
     end_bare(w);
 }
 
+/* A chardev that a network was to have, which QEMU has refused, is no disk's: its requests would
+ * not be waited for. */
+static void test_kinds(void)
+{
+    VhostWorld *w = bare_new("migrate");
+
+    if (!w)
+        return;
+    add_chardev(w->vm, w->socket);
+    g_autofree char *refused =
+        qmp_error(vm_qmp(w->vm), "netdev_add",
+                  "{'type': 'vhost-user', 'id': 'n', 'chardev': 'c', 'queues': 0}");
+    g_assert_nonnull(strstr(refused, "queues"));
+    expect_no_device(w->vm, "another kind of vhost-user device was to have this chardev");
+    remove_chardev(w->vm);
+    add_chardev(w->vm, w->socket);
+    add_device(w->vm);
+    g_assert_true(is_behind_relay(w->vm));
+    end_bare(w);
+}
+
 /* The guest's driver has it; QEMU has no event for that. */
 static void await_driver(Vm *vm)
 {
@@ -255,5 +276,6 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-plug/running", test_running);
     g_test_add_func("/vhost-plug/left", test_left);
     g_test_add_func("/vhost-plug/refused", test_refused);
+    g_test_add_func("/vhost-plug/kinds", test_kinds);
     return g_test_run();
 }

@@ -283,6 +283,43 @@ static void migration_comes(World *w)
     migration->info.role = FF_ROLE_DESTINATION;
 }
 
+/* The guest's memory is not all there: nobody gets it who would make zeros of what is missing. */
+static void test_plugged_meanwhile(void)
+{
+    static const char uri[] = "tcp:127.0.0.1:0";
+    static const char *const refused[] = {
+        "{'execute':'device_add','arguments':{'driver':'vhost-user-blk-pci','chardev':'c'}}",
+        "{'execute':'device_add','arguments':{'driver':'vhost-user-fs-pci','chardev':'c'}}",
+        "{'execute':'netdev_add','arguments':{'type':'vhost-user','id':'n','chardev':'c'}}"};
+    static const char *const passed[] = {
+        "{'execute':'device_add','arguments':{'driver':'virtio-rng-pci'}}",
+        "{'execute':'netdev_add','arguments':{'type':'user','id':'n'}}",
+        "{'execute':'human-monitor-command','arguments':{'command-line':'netdev_add user,id=n'}}"};
+    World w;
+
+    world_init(&w, uri, NULL);
+    set_postcopy(&w);
+    ff_driver_frame(w.driver, FF_LINK_START_INCOMING, 0, 7, uri, strlen(uri), -1);
+    wait_sent(&w);
+    migration_comes(&w);
+    w.state->role = FF_ROLE_DESTINATION;
+    g_string_truncate(w.out, 0);
+    for (unsigned i = 0; i < G_N_ELEMENTS(refused); i++) {
+        command(&w, refused[i]);
+        sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+                 "\"" FF_PLUG_COMING "\"}}\n");
+    }
+    command(&w, "{'execute':'human-monitor-command','arguments':{'command-line':"
+                "'netdev_add vhost-user,id=n,chardev=c'}}");
+    sent(&w, "reply {\"return\": \"Error: " FF_PLUG_COMING "\\r\\n\"}\n");
+    for (unsigned i = 0; i < G_N_ELEMENTS(passed); i++) {
+        command(&w, passed[i]);
+        sent(&w, "pass\n");
+    }
+    finish(FF_STATUS_COMPLETED);
+    world_clear(&w);
+}
+
 /* A migration that is paused, and is to listen at a name. */
 static void test_name_recover(void)
 {
@@ -665,6 +702,7 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/name/overtaken", test_name_overtaken);
     g_test_add_func("/driver/name/driver-ends", test_name_driver_ends);
     g_test_add_func("/driver/name/argument", test_name_argument);
+    g_test_add_func("/driver/plugged-meanwhile", test_plugged_meanwhile);
     g_test_add_func("/driver/name/recover", test_name_recover);
     g_test_add_func("/driver/given-back", test_given_back);
     g_test_add_func("/driver/given-back/in-vain", test_given_back_in_vain);

@@ -17,13 +17,26 @@ static FfQmpCommand *parse(const char *text)
     return ff_qmp_command_parse(json, strlen(json));
 }
 
-/* QEMU has carried it out. */
-static char *hear(FfPlugged *p, const char *text)
+/* It goes to QEMU, and is answered later. */
+static guint pass(FfPlugged *p, const char *text)
 {
     g_autoptr(FfQmpCommand) command = parse(text);
 
     g_assert_true(ff_plugged_concerns(command));
-    return ff_plugged_heard(p, command->json->str);
+    return ff_plugged_passes(p, command);
+}
+
+static char *answer(FfPlugged *p, const char *text, guint number, bool error)
+{
+    g_autoptr(FfQmpCommand) command = parse(text);
+
+    return ff_plugged_heard(p, command->json->str, number, error);
+}
+
+/* QEMU has carried it out. */
+static char *hear(FfPlugged *p, const char *text)
+{
+    return answer(p, text, pass(p, text), false);
 }
 
 static void add(FfPlugged *p, const char *backend)
@@ -166,6 +179,83 @@ static void test_forgotten(void)
     g_assert_null(gone);
 }
 
+#define ADD_AS(id)                                                                                 \
+    "{'execute':'chardev-add','arguments':{'id':'" id "','backend':" UNIX("/a", CLIENT) "}}"
+#define ADD ADD_AS("c")
+#define REMOVE "{'execute':'chardev-remove','arguments':{'id':'c'}}"
+
+static void assert_known(FfPlugged *p, bool known)
+{
+    g_autoptr(FfPlug) plug = take(p, BLK);
+
+    g_assert_cmpint(plug != NULL, ==, known);
+}
+
+/* What was said of a chardev while it was being made. */
+static void test_meanwhile(void)
+{
+    static const char human[] = "{\"command-line\":\"chardev-remove c\"}", other[] = "\"d\"";
+    g_autoptr(FfPlugged) p = ff_plugged_new();
+    guint first = pass(p, ADD), second = pass(p, REMOVE);
+
+    g_assert_null(answer(p, ADD, first, false)); /* at another monitor */
+    assert_known(p, false);
+    g_autofree char *removed = answer(p, REMOVE, second, false);
+    g_assert_cmpstr(removed, ==, "c");
+    assert_known(p, false);
+
+    first = pass(p, ADD);
+    ff_plugged_forget(p, human, strlen(human));
+    g_assert_null(answer(p, ADD, first, false));
+    assert_known(p, false);
+    first = pass(p, ADD);
+    ff_plugged_forget(p, other, strlen(other));
+    g_assert_null(answer(p, ADD, first, false));
+    assert_known(p, true);
+
+    g_assert_null(answer(p, ADD, pass(p, ADD), false));
+    second = pass(p, REMOVE); /* its answer may never come */
+    assert_known(p, false);
+    g_assert_null(answer(p, REMOVE, second, true));
+    first = pass(p, ADD);
+    g_assert_null(answer(p, ADD, first, true));
+    assert_known(p, false);
+    g_assert_null(answer(p, ADD, pass(p, ADD), false));
+    assert_known(p, true);
+
+    g_assert_null(answer(p, ADD, pass(p, ADD), false));
+    pass(p, "{'execute':'chardev-remove'}"); /* of which nobody knows what it is about */
+    assert_known(p, false);
+}
+
+/* Of one that was changed it is not known whether it has a user. */
+static void test_changed(void)
+{
+    g_autoptr(FfPlugged) p = ff_plugged_new();
+    g_autofree char *changed = hear(p, "{'execute':'chardev-change','arguments':{'id':'c',"
+                                       "'backend':" UNIX("/a", CLIENT) "}}");
+
+    g_assert_cmpstr(changed, ==, "c");
+    assert_known(p, false);
+}
+
+/* Those that could be taken for others, or for several. */
+static void test_ids(void)
+{
+    static const char *const texts[] = {ADD_AS("c\\nd"), ADD_AS("c\\u0000x"), ADD_AS("\u00fc"),
+                                        ADD_AS("c "), ADD_AS("")};
+    static const char *const ids[] = {"c", "c\nd", "\u00fc", "c ", ""};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(texts); i++) {
+        g_autoptr(FfPlugged) p = ff_plugged_new();
+
+        g_assert_null(hear(p, texts[i]));
+        for (unsigned k = 0; k < G_N_ELEMENTS(ids); k++) {
+            g_assert_null(ff_plugged_take(p, ids[k]));
+        }
+    }
+}
+
 static void test_others(void)
 {
     static const char *const texts[] = {"{'execute':'query-status'}", "{'execute':7}",
@@ -188,6 +278,9 @@ int main(int argc, char **argv)
     g_test_add_func("/plugged/left", test_left);
     g_test_add_func("/plugged/long", test_long);
     g_test_add_func("/plugged/forgotten", test_forgotten);
+    g_test_add_func("/plugged/meanwhile", test_meanwhile);
+    g_test_add_func("/plugged/changed", test_changed);
+    g_test_add_func("/plugged/ids", test_ids);
     g_test_add_func("/plugged/others", test_others);
     return g_test_run();
 }
