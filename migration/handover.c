@@ -407,12 +407,25 @@ static void end_old(FfHandover *s)
     kill_it(s->cfg->pidfd);
 }
 
+/* The end of this QEMU, which comes when the memory is guarded no more, would say the same. */
+static void leave_devices(FfHandover *s)
+{
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
+
+    if (memory->has_devices) {
+        memory->devices_leave(memory);
+        FF_FAULT_AT("left");
+        ff_upgrade_send(s->link, limit(s), FF_UPGRADE_LEFT, NULL, 0, NULL, 0);
+    }
+}
+
 static void finish(FfHandover *s)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     g_autoptr(GError) ignored = NULL;
 
     ff_stamp(s->control->end_us);
+    leave_devices(s);
     /* Until then the guard answers; after it, or if the new engine has died, its side does. */
     if (s->link >= 0) {
         ff_upgrade_await(s->link, -1, FF_UPGRADE_LIFTED, PEER, m, NULL, 0, &ignored);

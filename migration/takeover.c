@@ -28,6 +28,9 @@
 #define PEER "the old QEMU's engine"
 #define DIED "the migration engine ended unexpectedly"
 
+/* Until the old QEMU has left its devices. */
+#define LEFT_MS 1000
+
 /* ---- before device state --------------------------------------------------------------------- */
 
 static bool look_at_guest(FfTakeover *t, GError **error)
@@ -305,6 +308,20 @@ static gpointer lift_in_time(gpointer p)
     return NULL;
 }
 
+/* The guest runs, and waits for them. An old engine that dies, or hangs, says nothing: then its
+ * QEMU's end does, which the relay sees. */
+static void take_devices(FfTakeover *t)
+{
+    FfVmmMemory *memory = &t->cfg->vmm->memory;
+    g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
+    g_autoptr(GError) ignored = NULL;
+
+    if (memory->has_devices &&
+        ff_upgrade_await(t->link, LEFT_MS, FF_UPGRADE_LEFT, PEER, m, NULL, 0, &ignored)) {
+        memory->devices_take(memory);
+    }
+}
+
 /* Nobody takes it back: the guard is needed no more. */
 static void run_and_lift(FfTakeover *t)
 {
@@ -322,6 +339,9 @@ static void run_and_lift(FfTakeover *t)
     if (lifter) {
         while (write(t->started_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
         }
+    }
+    take_devices(t);
+    if (lifter) {
         g_thread_join(lifter);
     }
     if (t->started_fd >= 0) {

@@ -25,6 +25,7 @@ typedef enum {
     FF_UPGRADE_RUNNING,   /* new: the pact says TAKEN, and the guest is as it was */
     FF_UPGRADE_LIFTED,    /* new: no memory is guarded any more */
     FF_UPGRADE_FAILED,    /* either: why, one line */
+    FF_UPGRADE_LEFT,      /* old: its QEMU has no back-end in another process any more */
 } FfUpgradeType;
 
 typedef enum {

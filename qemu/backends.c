@@ -171,7 +171,8 @@ void ff_qemu_log_end(FfVmmMemory *memory)
 /* ---- what was written ------------------------------------------------------------------------ */
 
 /* [FROM, END) of the guest's physical memory, in whole pages of the blocks that it is in. */
-static void tell(const FfWriteLog *log, uint64_t from, uint64_t end, FfVmmWritten *fn, void *opaque)
+static void tell_pages(const FfWriteLog *log, uint64_t from, uint64_t end, FfVmmWritten *fn,
+                       void *opaque)
 {
     for (unsigned i = 0; i < log->n_regions; i++) {
         const Region *r = &log->regions[i];
@@ -198,7 +199,7 @@ static void take_byte(FfWriteLog *log, size_t at, FfVmmWritten *fn, void *opaque
             last++;
         }
         if (last > first) {
-            tell(log, (at * 8 + first) * LOG_PAGE, (at * 8 + last) * LOG_PAGE, fn, opaque);
+            tell_pages(log, (at * 8 + first) * LOG_PAGE, (at * 8 + last) * LOG_PAGE, fn, opaque);
             first = last;
         }
     }
@@ -238,6 +239,27 @@ bool ff_qemu_devices_stand(FfVmmMemory *memory, GError **error)
 
     return ff_backends_ask(ff_qemu_of_memory(memory)->backends, FF_BACKENDS_STAND, 1, -1, &answer,
                            error);
+}
+
+/* A relay that does not answer sees the end of a process later. */
+static void tell(const FfVmmMemory *memory, int relay, FfBackendsOp op)
+{
+    FfBackendsAnswer answer;
+    g_autoptr(GError) error = NULL;
+
+    if (memory->has_devices && !ff_backends_ask(relay, op, 0, -1, &answer, &error)) {
+        g_warning("%s", error->message);
+    }
+}
+
+void ff_qemu_devices_leave(FfVmmMemory *memory)
+{
+    tell(memory, ff_qemu_of_memory(memory)->backends, FF_BACKENDS_LEAVE);
+}
+
+void ff_qemu_devices_take(FfVmmMemory *memory)
+{
+    tell(memory, ff_qemu_of_memory(memory)->backends, FF_BACKENDS_TAKE);
 }
 
 GPtrArray *ff_qemu_devices_known(FfVmmMemory *memory, bool *followed, GError **error)

@@ -64,6 +64,8 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                    .log_whole = ff_qemu_log_whole,
                    .log_end = ff_qemu_log_end,
                    .devices_stand = ff_qemu_devices_stand,
+                   .devices_leave = ff_qemu_devices_leave,
+                   .devices_take = ff_qemu_devices_take,
                    .devices_known = ff_qemu_devices_known,
                    .all_here = ff_qemu_all_here,
                    .gives_back = ff_qemu_gives_back,

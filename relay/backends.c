@@ -35,7 +35,7 @@ struct FfBackends {
     bool logging;     /* a log was asked for, and not its end */
     unsigned missing; /* of them that do not log yet; the engine waits */
     const char *lost; /* one line; NULL: nothing */
-    bool other_ended; /* the QEMU whose back-ends these were */
+    bool other_ended; /* the QEMU whose back-ends these were, or it has left them */
 };
 
 static FfVhostConn *nth(const FfBackends *b, guint i)
@@ -167,7 +167,7 @@ static bool is_taken(const FfBackends *b)
            phase == FF_PHASE_DONE;
 }
 
-/* A back-end serves one QEMU at a time, and the next one when that has ended. */
+/* A back-end serves one QEMU at a time, and the next one when that has ended, or left it. */
 static void take_from_other(FfBackends *b)
 {
     for (guint i = 0; b->other_ended && is_taken(b) && i < b->all->len; i++) {
@@ -643,6 +643,15 @@ static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
     case FF_BACKENDS_KNOWN:
         tell_known(b, request->flag);
         return;
+    case FF_BACKENDS_LEAVE:
+        for (guint i = 0; i < b->all->len; i++) {
+            ff_vhost_conn_leave(nth(b, i));
+        }
+        break;
+    case FF_BACKENDS_TAKE:
+        b->other_ended = true;
+        take_from_other(b);
+        break;
     case FF_BACKENDS_STAND:
         tell_whether_all_stand(b);
         return;

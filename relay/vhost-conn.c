@@ -609,15 +609,20 @@ void ff_vhost_conn_open(FfVhostConn *b)
     open_accept(b);
 }
 
-void ff_vhost_conn_end(FfVhostConn *b)
+void ff_vhost_conn_leave(FfVhostConn *b)
 {
     FfAccept *accept = g_steal_pointer(&b->accept); /* no additional one */
 
     close_both(b, NULL);
-    if (b->offer) {
-        g_source_remove(b->offer);
-        close(b->coming);
+    end_timer(&b->offer);
+    if (b->coming >= 0) {
+        close(g_steal_fd(&b->coming));
     }
     g_clear_pointer(&accept, ff_accept_end);
+}
+
+void ff_vhost_conn_end(FfVhostConn *b)
+{
+    ff_vhost_conn_leave(b);
     g_free(b);
 }

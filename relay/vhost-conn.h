@@ -64,6 +64,8 @@ bool ff_vhost_conn_rests(const FfVhostConn *backend);
 FfRelayBackend ff_vhost_conn_describe(const FfVhostConn *backend);
 /* It was another QEMU's, which has ended: it is connected to now. Safe to call twice. */
 void ff_vhost_conn_is_free(FfVhostConn *backend);
+/* Its connections end, and there is none again. */
+void ff_vhost_conn_leave(FfVhostConn *backend);
 /* What is held back is let go, if nothing need be held any more. */
 void ff_vhost_conn_look(FfVhostConn *backend);
 void ff_vhost_conn_end(FfVhostConn *backend);

@@ -24,6 +24,8 @@ typedef enum {
     FF_BACKENDS_LOOK,      /* the phase in the state memfd has changed */
     FF_BACKENDS_KNOWN,     /* what one of them has told QEMU (relay/vhost-rest.h) */
     FF_BACKENDS_STAND,     /* the guest stands: whether all of them have finished */
+    FF_BACKENDS_LEAVE,     /* the guest is another QEMU's: their connections end */
+    FF_BACKENDS_TAKE,      /* the QEMU whose they were has left them */
 } FfBackendsOp;
 
 #define FF_BACKENDS_REGIONS 64

@@ -85,6 +85,10 @@ struct FfVmmMemory {
     /* Source, with has_devices alone: the guest stands, and so do they: they have finished what was
      * under way. FALSE with ERROR. */
     bool (*devices_stand)(FfVmmMemory *memory, GError **error);
+    /* The guest is another VMM's now: such devices are to be free for that. It has heard that they
+     * are, and connects to them. Both do nothing where there are none, and need not be said. */
+    void (*devices_leave)(FfVmmMemory *memory);
+    void (*devices_take)(FfVmmMemory *memory);
     /* What such devices have told the VMM, for a second one that is to have them: JSON objects,
      * with "id" (char *, g_free); NULL and ERROR: they do not say. *FOLLOWED: whether there can be
      * such devices. */

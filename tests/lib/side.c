@@ -593,7 +593,10 @@ static void on_words(void *opaque)
 {
     Side *s = opaque;
 
-    s->words(s);
+    /* A source asks a first time before it looks at what the guest is made of. */
+    if (s->asked_words++ || s->role == FF_ROLE_DESTINATION) {
+        s->words(s);
+    }
     ff_migration_words_heard(s->m);
 }
 

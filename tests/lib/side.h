@@ -41,8 +41,9 @@ typedef struct Side {
     void (*stopped)(struct Side *s); /* S, can be NULL: the guest stands, stop is not answered */
     bool (*stands)(struct Side *s);  /* S, can be NULL: it is asked right before it is given */
     void (*words)(struct Side *s);   /* can be NULL: the VMM carries out what clients have said */
-    bool paused;                     /* S: that was stop */
-    unsigned moved;                  /* so often a client that said stop had to ask again */
+    unsigned asked_words;
+    bool paused;      /* S: that was stop */
+    unsigned moved;   /* so often a client that said stop had to ask again */
     bool lenient;     /* fuzzing: any SIDE_LENIENT_BYTES are device state; no page is looked at */
     const void *says; /* D, lenient: what QEMU answers; NULL: SHUT 0 */
     size_t says_len;

@@ -94,12 +94,14 @@ static void is_right(World *w)
     }
 }
 
-/* NULL, and the test is skipped. WHO: of --vhost-user=. */
-static World *world_new(bool disk, const char *who)
+/* NULL, and the test is skipped. WHO: of --vhost-user=. FAULTS: of the first QEMU's engines; can be
+ * NULL. */
+static World *world_new(bool disk, const char *who, const char *faults)
 {
     const char *why = NULL;
 
     if (!vm_farfault_available(&why) || !linux_guest_available(&why) ||
+        (faults && !vm_faults_available(&why)) ||
         !(disk ? storage_available(&why) : testpmd_available(&why))) {
         g_test_skip(why);
         return NULL;
@@ -108,6 +110,9 @@ static World *world_new(bool disk, const char *who)
     World *w = g_new0(World, 1);
     w->guest = up_new();
     w->image = disk ? linux_guest_disk_new(DISK_BYTES) : NULL;
+    if (faults) {
+        up_set_faults(w->guest, faults);
+    }
     boot(w);
     is_right(w);
     return w;
@@ -134,7 +139,7 @@ static void world_end(World *w)
 static void test_row(gconstpointer disk)
 {
     g_autofree char *newer = vm_newer_qemu(), *older = up_installed();
-    World *w = newer ? world_new(GPOINTER_TO_INT(disk), "migrate") : NULL;
+    World *w = newer ? world_new(GPOINTER_TO_INT(disk), "migrate", NULL) : NULL;
 
     if (!w) {
         return;
@@ -155,7 +160,7 @@ static void test_row(gconstpointer disk)
 static void test_unharmed(gconstpointer disk)
 {
     const char *why = NULL;
-    World *w = vm_faults_available(&why) ? world_new(GPOINTER_TO_INT(disk), "migrate") : NULL;
+    World *w = vm_faults_available(&why) ? world_new(GPOINTER_TO_INT(disk), "migrate", NULL) : NULL;
 
     if (!w) {
         if (why) {
@@ -184,7 +189,7 @@ static void test_unharmed(gconstpointer disk)
 static void test_died(gconstpointer disk)
 {
     const char *why = NULL;
-    World *w = vm_faults_available(&why) ? world_new(GPOINTER_TO_INT(disk), "migrate") : NULL;
+    World *w = vm_faults_available(&why) ? world_new(GPOINTER_TO_INT(disk), "migrate", NULL) : NULL;
 
     if (!w) {
         if (why) {
@@ -204,13 +209,33 @@ static void test_died(gconstpointer disk)
     world_end(w);
 }
 
+/* The old QEMU's engine dies before it can say that the back-end is free, or with its relay before
+ * it is: the end of the old QEMU says so. */
+static void test_left(gconstpointer disk)
+{
+    static const char *const faults[] = {"handover/*/at/left=kill", "handover/*/at/running=both"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(faults); i++) {
+        World *w = world_new(GPOINTER_TO_INT(disk), "migrate", faults[i]);
+
+        if (!w) {
+            return;
+        }
+        g_autofree char *said = NULL;
+        g_assert_cmpint(up_run(w->guest, NULL, &said), ==, 0);
+        up_only_qemu(w->guest);
+        is_right(w);
+        world_end(w);
+    }
+}
+
 /* farfault does not stand between QEMU and its back-end, or follows nothing. */
 static void test_refused(void)
 {
     static const char *const whos[] = {"qemu", "farfault"};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(whos); i++) {
-        World *w = world_new(true, whos[i]);
+        World *w = world_new(true, whos[i], NULL);
 
         if (!w) {
             return;
@@ -231,7 +256,10 @@ int main(int argc, char **argv)
         const struct {
             const char *name;
             GTestDataFunc fn;
-        } tests[] = {{"row", test_row}, {"unharmed", test_unharmed}, {"died", test_died}};
+        } tests[] = {{"row", test_row},
+                     {"unharmed", test_unharmed},
+                     {"died", test_died},
+                     {"left", test_left}};
 
         for (unsigned k = 0; k < G_N_ELEMENTS(tests); k++) {
             g_autofree char *path =
