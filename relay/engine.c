@@ -545,6 +545,7 @@ static void not_started(FfRelay *relay, int rc)
     g_free(engine->absence);
     engine->absence = g_strdup(g_strerror(-rc));
     ff_absence_tell(relay, engine->absence, again);
+    ff_backends_engine_dead(relay); /* of a relay that has died, too, nobody saves a snapshot */
     if (handing) {
         return; /* what waits continues when QEMU listens */
     }

@@ -54,18 +54,6 @@ bool ff_vhost_session_known(const FfVhostSession *s, FfVhostKnown *known)
 
 /* ---- while there is none --------------------------------------------------------------------- */
 
-FfVhostSession *ff_vhost_session_new_absent(FfVhostKind kind, const FfVhostKnown *known,
-                                            const FfVhostSessionOps *ops, void *opaque)
-{
-    FfVhostSession *s = ff_vhost_session_new(kind, ops, opaque);
-
-    s->known = *known;
-    s->offered = known->offered;
-    s->offered_protocol = known->offered_protocol;
-    s->knows_offer = s->absent = true;
-    return s;
-}
-
 bool ff_vhost_session_is_absent(const FfVhostSession *s)
 {
     return s->absent;

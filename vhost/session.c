@@ -56,6 +56,18 @@ FfVhostSession *ff_vhost_session_new(FfVhostKind kind, const FfVhostSessionOps *
     return s;
 }
 
+FfVhostSession *ff_vhost_session_new_absent(FfVhostKind kind, const FfVhostKnown *known,
+                                            const FfVhostSessionOps *ops, void *opaque)
+{
+    FfVhostSession *s = ff_vhost_session_new(kind, ops, opaque);
+
+    s->known = *known;
+    s->offered = known->offered;
+    s->offered_protocol = known->offered_protocol;
+    s->knows_offer = s->absent = true;
+    return s;
+}
+
 static void message_free(void *msg)
 {
     ff_vhost_message_free(msg);
