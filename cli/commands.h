@@ -40,4 +40,7 @@ int ff_cli_trace(int argc, char **argv);
 /* farfault doctor */
 int ff_cli_doctor(int argc, char **argv);
 
+/* The chardev by which farfault restore speaks to the QEMU that it starts. */
+#define FF_CLI_RESTORE_MONITOR "farfault-restore"
+
 #endif

@@ -32,7 +32,7 @@
 #include "qmp/json.h"
 #include "snapshot/survey.h"
 
-#define MONITOR "farfault-restore"
+#define MONITOR FF_CLI_RESTORE_MONITOR
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 

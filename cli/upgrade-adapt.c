@@ -14,6 +14,7 @@
 
 #include <string.h>
 
+#include "cli/commands.h"
 #include "launch/argv-opts.h"
 #include "qmp/json.h"
 
@@ -80,6 +81,15 @@ static void add_serial(GStrvBuilder *b, const char *option, const char *path, un
     g_strv_builder_add_many(b, "-chardev", chardev, option, value, NULL);
 }
 
+/* farfault restore's own monitor, whose client has gone. */
+static bool is_of_restore(const FfOption *option, const char *value)
+{
+    return (option->kind == FF_OPT_CHARDEV &&
+            g_str_has_prefix(value, "socket,id=" FF_CLI_RESTORE_MONITOR ",fd=")) ||
+           (!strcmp(option->name, "mon") &&
+            !strcmp(value, "chardev=" FF_CLI_RESTORE_MONITOR ",mode=control"));
+}
+
 void ff_upgrade_adapt_args(FfCliQmp *running, char ***args)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
@@ -95,6 +105,9 @@ void ff_upgrade_adapt_args(FfCliQmp *running, char ***args)
             continue;
         }
         word++;
+        if (is_of_restore(option, value)) {
+            continue;
+        }
         bool is_serial = option->kind == FF_OPT_SERIAL || option->kind == FF_OPT_PARALLEL;
         if (is_serial && g_str_has_prefix(value, FILE_PREFIX)) {
             add_serial(b, word[-1], value + strlen(FILE_PREFIX), &n);

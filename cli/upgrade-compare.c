@@ -254,10 +254,11 @@ static char *remedy(const char *what, const char *name, const char *has, const c
         return g_strdup("the guest may be using it: take a QEMU that has it, or start the guest "
                         "with a -cpu that both have");
     }
-    if (!strcmp(what, "object") && has && !other) {
-        return g_strdup_printf("it was added later: remove it (object-del %s), or add it to the "
-                               "guest's command line and give that with --args-from",
-                               name);
+    bool is_device = !strcmp(what, "device");
+    if ((is_device || !strcmp(what, "object")) && has && !other) {
+        return g_strdup_printf("it was added later: remove it (%s %s), or add it to the guest's "
+                               "command line and give that with --args-from",
+                               is_device ? "device_del" : "object-del", name);
     }
     return g_strdup("use the guest's own command line (--args-from)");
 }

@@ -326,9 +326,13 @@ static char *last_line(int log)
     if (log < 0 || pread(log, text, LOG_SIZE, 0) <= 0) {
         return NULL;
     }
-    g_strchomp(text);
-    char *line = strrchr(text, '\n');
-    return *text ? g_strdup(line ? line + 1 : text) : NULL;
+    g_auto(GStrv) lines = g_strsplit(g_strchomp(text), "\n", -1);
+    guint n = g_strv_length(lines);
+    /* What QEMU says of a socket at which it listens is no reason for anything. */
+    while (n && (!*lines[n - 1] || strstr(lines[n - 1], ": info: "))) {
+        n--;
+    }
+    return n ? g_strdup(lines[n - 1]) : NULL;
 }
 
 G_NORETURN static void become(char **argv, const Upgrade *u, const int *sockets)

@@ -65,6 +65,7 @@ void ff_engine_init_free(FfEngineInit *init)
     close_fd(init->pact_fd);
     close_fd(init->heir_fd);
     g_strfreev(init->command_line);
+    g_free(init->vhost_user);
     g_ptr_array_unref(init->listening);
     g_array_unref(init->incoming_fds);
     g_ptr_array_unref(init->ram);
@@ -294,6 +295,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->engine_refused = g_strdup(ff_json_string(root, "engine-refused"));
     place_errors(init, root);
     place_command_line(init, root);
+    init->vhost_user = g_strdup(ff_json_string(root, "vhost-user"));
     init->name = g_strdup(ff_json_string(root, "name"));
     init->qemu_pid = (int)ff_json_int(root, "qemu-pid", 0);
     init->state = ff_state_map(init->state_fd, error);

@@ -31,6 +31,7 @@ typedef struct {
     GArray *incoming_fds;       /* of int: FF_LISTENER_HELD, in their order */
     int pact_fd, heir_fd;       /* of an upgrade whose engine died (state/pact.h); -1: none */
     char **command_line;        /* QEMU's, as the user gave it; NULL: not known */
+    char *vhost_user;           /* of farfault run; NULL: an older relay does not say */
     GPtrArray *listening;       /* FfLentMonitor * */
     GPtrArray *ram;             /* FfRamBlock *; gpa is not known here */
     char *uffd_error[FF_KINDS]; /* why there is none of a kind; NULL: null */

@@ -334,6 +334,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .taps_fd = init->taps_fd,
         .qemu_pid = init->qemu_pid,
         .command_line = init->command_line,
+        .vhost_user = init->vhost_user,
         .listening = init->listening,
         .tls_fd = init->tls_fd,
         .start_paused = init->start_paused,

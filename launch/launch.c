@@ -273,7 +273,7 @@ static bool open_endpoints(Launch *l, GError **error)
         if (l->lent && mon->backend) {
             /* Of a spare one nothing is known; of another one nothing else is of use. */
             if (mon->kind != FF_CLIENT_SPARE &&
-                !(l->known[i] = ff_lent_backend(l->lent, mon->chardev_id, error))) {
+                !(l->known[i] = ff_lent_backend(l->lent, mon, error))) {
                 return false;
             }
             l->endpoints[i] = (FfEndpoint){.fd = -1, .in = -1, .out = -1};

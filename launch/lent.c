@@ -182,16 +182,31 @@ int ff_lent_tap(FfLent *lent, const char *name, GError **error)
     return g_steal_fd(&t->fd);
 }
 
-JsonObject *ff_lent_backend(FfLent *lent, const char *id, GError **error)
+JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **error)
 {
+    const char *id = mon->chardev_id;
+    /* As launch-relay.c tells it a relay. */
+    g_autofree char *path = mon->path && !mon->abstract ? g_canonicalize_filename(mon->path, NULL)
+                                                        : g_strdup(mon->path ? mon->path : "");
+
     JsonArray *all = ff_json_array(ff_json_node_object(lent->text), "backends");
 
     for (guint i = 0; all && i < json_array_get_length(all); i++) {
         JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
 
-        if (o && !strcmp(ff_json_string_or(o, "id", ""), id)) {
+        if (!o || strcmp(ff_json_string_or(o, "id", ""), id) != 0) {
+            continue;
+        }
+        const char *theirs = ff_json_string_or(o, "path", "");
+        if (!strcmp(theirs, path)) {
             return o;
         }
+        fail(
+            error,
+            "the vhost-user back-end of chardev '%s' is at %s in the running QEMU and at %s in the "
+            "new one, where another disk or network may be: use the guest's own command line",
+            id, theirs, path);
+        return NULL;
     }
     fail(error,
          "the running guest has no vhost-user back-end behind chardev '%s': use its own command "

@@ -35,9 +35,9 @@ bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoi
 
 /* The tap of the interface NAME, the caller's; -1 and ERROR: there is none. */
 int ff_lent_tap(FfLent *lent, const char *name, GError **error);
-/* What the vhost-user back-end of chardev ID has told the running QEMU, LENT's; NULL and ERROR: it
- * has none. */
-JsonObject *ff_lent_backend(FfLent *lent, const char *id, GError **error);
+/* What the vhost-user back-end of MON's chardev has told the running QEMU, LENT's; NULL and ERROR:
+ * it has none, or another one. */
+JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **error);
 /* A pidfd of the running QEMU, the caller's; -1: an older farfault lends none. */
 int ff_lent_pidfd(FfLent *lent);
 

@@ -84,6 +84,7 @@ typedef struct {
     int taps_fd;          /* an eventfd that gives QEMU its taps, -1: it needs none */
     int qemu_pid;
     char *const *command_line;  /* QEMU's, as the user gave it; NULL: not known */
+    const char *vhost_user;     /* of farfault run: --vhost-user; NULL: not known */
     const GPtrArray *listening; /* FfLentMonitor *; can be NULL */
     int file_fd;                /* the same: the file that it is restored from, -1: none */
     int lease_fd;               /* the same: its description with a lease, -1: none */

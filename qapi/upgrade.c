@@ -121,7 +121,7 @@ static char *describe(FfDriver *d, GArray *taps, const GPtrArray *devices, GArra
 }
 
 /* What was said to farfault run, or set since, and is not QEMU's. */
-static void add_options(JsonBuilder *b, const FfStateHeader *state, bool followed)
+static void add_options(JsonBuilder *b, const FfStateHeader *state, const char *vhost_user)
 {
     static const char *const policies[] = {[FF_POLICY_AUTO] = "--policy=auto",
                                            [FF_POLICY_ALWAYS] = "--policy=always",
@@ -136,23 +136,23 @@ static void add_options(JsonBuilder *b, const FfStateHeader *state, bool followe
     json_builder_add_string_value(b, untracked[MIN(state->untracked, G_N_ELEMENTS(untracked) - 1)]);
     json_builder_add_string_value(b, state->restore == FF_RESTORE_LAZY ? "--restore=lazy"
                                                                        : "--restore=eager");
-    if (followed) {
-        json_builder_add_string_value(b, "--vhost-user=migrate");
+    if (vhost_user) {
+        g_autofree char *option = g_strconcat("--vhost-user=", vhost_user, NULL);
+
+        json_builder_add_string_value(b, option);
     }
     json_builder_end_array(b);
 }
 
-/* As ff_qemu_devices_known(); no migration is under way. */
-static GPtrArray *devices_of(FfDriver *d, bool *followed, GError **error)
+/* As FfVmmMemory.devices_known(); no migration is under way. */
+static GPtrArray *devices_of(FfDriver *d, GError **error)
 {
     FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
 
-    *followed = false;
-    return memory->devices_known ? memory->devices_known(memory, followed, error)
-                                 : g_ptr_array_new();
+    return memory->devices_known ? memory->devices_known(memory, error) : g_ptr_array_new();
 }
 
-static JsonNode *lent(FfDriver *d, bool followed)
+static JsonNode *lent(FfDriver *d)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();
 
@@ -167,7 +167,7 @@ static JsonNode *lent(FfDriver *d, bool followed)
         }
         json_builder_end_array(b);
     }
-    add_options(b, d->config.state, followed);
+    add_options(b, d->config.state, d->config.vhost_user);
     json_builder_end_object(b);
     return json_builder_get_root(b);
 }
@@ -185,11 +185,10 @@ static void close_qemus_copy(FfCall *call, FfCallInner next)
 static void answer_lent(FfCall *call)
 {
     g_autoptr(GError) error = NULL;
-    bool followed;
-    g_autoptr(GPtrArray) devices = devices_of(call->driver, &followed, &error);
+    g_autoptr(GPtrArray) devices = devices_of(call->driver, &error);
 
     if (devices) {
-        ff_call_return(call, lent(call->driver, followed));
+        ff_call_return(call, lent(call->driver));
     } else {
         ff_call_error(call, "%s", error->message);
     }
@@ -210,8 +209,7 @@ static void lend(FfCall *call)
     }
     const FfDriverConfig *config = &call->driver->config;
     g_autoptr(GError) error = NULL;
-    bool followed;
-    g_autoptr(GPtrArray) devices = devices_of(call->driver, &followed, &error);
+    g_autoptr(GPtrArray) devices = devices_of(call->driver, &error);
     if (!devices) {
         ff_call_error(call, "%s", error->message);
         return;

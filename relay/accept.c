@@ -252,6 +252,7 @@ FfAccept *ff_accept_new(FfRelay *relay, const FfRelayMonitor *plan, FfAcceptClie
 
 void ff_accept_next(FfAccept *a)
 {
+    source_clear(&a->source); /* a back-end may be tried for while QEMU has gone */
     if (a->plan->kind == FF_RELAY_LISTEN) {
         a->shut = ff_state_is_marked(a->relay->state, FF_MARK_BORROWED);
         if (!a->shut) {

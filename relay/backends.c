@@ -35,6 +35,7 @@ struct FfBackends {
     bool logging;     /* a log was asked for, and not its end */
     unsigned missing; /* of them that do not log yet; the engine waits */
     const char *lost; /* one line; NULL: nothing */
+    char **lent;      /* of each of .all: what was lent of it (g_free); NULL: nothing */
     bool other_ended; /* the QEMU whose back-ends these were, or it has left them */
 };
 
@@ -90,6 +91,14 @@ static void add_regions(FfBackendsAnswer *answer, FfVhostConn *backend)
     }
 }
 
+static void not_connected(FfBackendsAnswer *answer, const FfVhostConn *backend)
+{
+    const char *path = ff_vhost_conn_path(backend);
+
+    say_why(answer, "the back-end of chardev '%s' is not connected: start it%s%s",
+            ff_vhost_conn_id(backend), path ? " at " : "", path ? path : "");
+}
+
 static void look_at(FfBackendsAnswer *answer, FfVhostConn *backend, bool destination)
 {
     FfVhostSession *session = ff_vhost_conn_session(backend);
@@ -98,10 +107,18 @@ static void look_at(FfBackendsAnswer *answer, FfVhostConn *backend, bool destina
     unsigned n;
 
     if (!session) {
-        say_why(answer, "the back-end of chardev '%s' is not connected: start it", id);
+        not_connected(answer, backend);
         return;
     }
     ff_vhost_session_regions(session, &n, NULL);
+    if (!destination && ff_vhost_session_is_absent(session)) {
+        /* It begins to write when it is there, without QEMU's log as well. */
+        answer->busy = 1;
+        say_why(answer,
+                "the back-end of chardev '%s' is the QEMU's still that had this guest before: "
+                "repeat it in a moment",
+                id);
+    }
     if (!destination && ff_vhost_session_is_unfinished(session)) {
         answer->busy = 1;
         say_why(answer,
@@ -299,12 +316,69 @@ static void tell_lost(FfBackends *b, bool stopped)
     reply(b, &answer);
 }
 
+/* What the next QEMU of the guest is to know of BACKEND, as JSON (g_free); NULL: .why says why that
+ * cannot be. */
+static char *known_of(FfVhostConn *backend, FfBackendsAnswer *answer)
+{
+    const char *id = ff_vhost_conn_id(backend), *path = ff_vhost_conn_path(backend);
+    FfVhostSession *session = ff_vhost_conn_session(backend);
+    bool disk = !ff_vhost_conn_is_network(backend);
+    FfVhostKnown known;
+
+    if (!session) {
+        not_connected(answer, backend);
+        return NULL;
+    }
+    if (!ff_vhost_session_known(session, &known)) {
+        say_why(answer, "what the back-end of chardev '%s' can do is not known", id);
+        return NULL;
+    }
+    if (disk && !known.config_size) {
+        say_why(answer,
+                "the back-end of chardev '%s' has told its configuration before farfault attach: "
+                "migrate the guest to another QEMU",
+                id);
+        return NULL;
+    }
+    if (disk && known.offered_protocol & FF_VHOST_PROTOCOL_F_INFLIGHT_SHMFD) {
+        say_why(answer,
+                "the back-end of chardev '%s' has memory of its own for its requests "
+                "(INFLIGHT_SHMFD), which the next QEMU cannot have: migrate the guest",
+                id);
+        return NULL;
+    }
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+    JsonObject *o = ff_vhost_known_write(&known);
+    json_object_set_string_member(o, "id", id);
+    json_object_set_string_member(o, "path", path ? path : "");
+    json_node_take_object(node, o);
+    return json_to_string(node, FALSE);
+}
+
+/* Of BACKEND; *TEXT stays the callee's. */
+static char **lent_of(FfBackends *b, const FfVhostConn *backend)
+{
+    guint i = 0;
+
+    g_ptr_array_find(b->all, backend, &i);
+    return &b->lent[i];
+}
+
 static void tell_whether_all_stand(FfBackends *b)
 {
     FfBackendsAnswer answer = {.op = FF_BACKENDS_STAND};
 
     survey(b, &answer, false);
     add_running(b, &answer);
+    for (guint i = 0; i < b->all->len && !answer.why[0]; i++) {
+        const char *lent = *lent_of(b, nth(b, i));
+        g_autofree char *now = lent ? known_of(nth(b, i), &answer) : NULL;
+
+        if (lent && now && strcmp(lent, now) != 0) {
+            say_why(&answer, "the back-end of chardev '%s' has changed meanwhile: repeat it",
+                    ff_vhost_conn_id(nth(b, i)));
+        }
+    }
     reply(b, &answer);
 }
 
@@ -314,24 +388,16 @@ static void tell_known(FfBackends *b, uint32_t n)
     FfBackendsAnswer answer = {.op = FF_BACKENDS_KNOWN};
 
     for (guint i = 0; i < b->all->len; i++) {
-        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
-        FfVhostKnown known;
-
         if (ff_vhost_conn_is_removed(nth(b, i)) || n--) {
             continue;
         }
-        const char *id = ff_vhost_conn_id(nth(b, i));
-        if (!session || !ff_vhost_session_known(session, &known)) {
-            say_why(&answer, "the back-end of chardev '%s' is not connected: start it", id);
-            break;
-        }
-        g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
-        JsonObject *o = ff_vhost_known_write(&known);
-        json_object_set_string_member(o, "id", id);
-        json_node_take_object(node, o);
-        g_autofree char *text = json_to_string(node, FALSE);
-        if (g_strlcpy(answer.ids, text, sizeof(answer.ids)) >= sizeof(answer.ids)) {
-            say_why(&answer, "the id of chardev '%s' is too long", id);
+        char *text = known_of(nth(b, i), &answer), **lent = lent_of(b, nth(b, i));
+
+        g_free(*lent);
+        *lent = text;
+        if (text && g_strlcpy(answer.ids, text, sizeof(answer.ids)) >= sizeof(answer.ids)) {
+            say_why(&answer, "the id or the path of chardev '%s' is too long",
+                    ff_vhost_conn_id(nth(b, i)));
         }
         break;
     }
@@ -352,6 +418,12 @@ static bool are_followed(const FfRelay *relay)
         }
     }
     return false;
+}
+
+/* There are spare ones at least, if it is not "qemu". */
+const char *ff_backends_option(const FfRelay *relay)
+{
+    return are_followed(relay) ? "migrate" : relay->plan->backends->len ? "farfault" : "qemu";
 }
 
 bool ff_backends_from_start(const FfRelay *relay)
@@ -746,6 +818,7 @@ void ff_backends_start(FfRelay *relay)
         g_ptr_array_add(b->all,
                         ff_vhost_conn_new(relay, relay->plan->backends->pdata[i], &backend_ops, b));
     }
+    b->lent = g_new0(char *, b->all->len + 1);
     b->other_ended = relay->plan->other_fd < 0;
     if (!b->other_ended && ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
         g_unix_fd_add(relay->plan->other_fd, G_IO_IN, on_other_ended, relay);
@@ -787,6 +860,10 @@ void ff_backends_end(FfRelay *relay)
         ff_vhost_conn_end(nth(b, i));
     }
     ff_page_waits_free(b->page_waits);
+    for (guint i = 0; i < b->all->len; i++) {
+        g_free(b->lent[i]);
+    }
+    g_free(b->lent);
     g_ptr_array_unref(b->all);
     g_free(b);
 }

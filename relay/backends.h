@@ -36,6 +36,8 @@ typedef struct {
 int ff_backends_spare(FfRelay *relay, int *in_qemu);
 /* FD (taken): a connection to PATH. */
 void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug, int fd);
+/* What farfault run was told (--vhost-user). */
+const char *ff_backends_option(const FfRelay *relay);
 /* The relay stands in chardev ID. *NETWORK: of a network, and no disk. */
 bool ff_backends_has(const FfRelay *relay, const char *id, bool *network);
 /* QEMU has removed chardev ID. */

@@ -25,6 +25,7 @@
 #include "relay/guest.h"
 #include "relay/hook.h"
 #include "relay/names.h"
+#include "relay/other.h"
 #include "relay/uffds.h"
 
 /* How long commands go to QEMU before an engine that ended at once is tried again. */
@@ -130,6 +131,7 @@ static void set_filters(FfRelay *relay, unsigned filters)
 static void open_to_clients(FfRelay *relay)
 {
     ff_names_take(relay, false);
+    ff_other_ends(relay);
     relay->engine->ops->open(relay);
 }
 

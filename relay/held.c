@@ -110,6 +110,7 @@ char *ff_held_init(FfRelay *relay, unsigned restarts, const FfBackendsEnds *back
     add_text(b, "incoming", plan->incoming);
     add_bool(b, "incoming-taken", plan->incoming_taken);
     add_bool(b, "device-backends-later", !ff_backends_from_start(relay));
+    add_text(b, "vhost-user", ff_backends_option(relay));
     add_text(b, "engine-refused", plan->engine_refused);
     init_errors(relay, b);
     add_text(b, "name", plan->name);

@@ -136,6 +136,8 @@ FfSent *ff_inject_own(FfMonitor *mon, const char *json);
 void ff_plug_note(FfMonitor *mon, const FfItem *item, FfSent *sent); /* before it is passed */
 /* TRUE: ITEM waits in mon->plugging. FALSE with *REFUSED_WHY: it must not be carried out. */
 bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why);
+/* QEMU answers no more: what it has carried out is not known. */
+void ff_plug_unheard(FfMonitor *mon);
 /* The client has gone: nothing more is asked for it. */
 void ff_plug_client_gone(FfMonitor *mon);
 /* The connection to QEMU has ended. */

@@ -67,6 +67,17 @@ void ff_plug_note(FfMonitor *mon, const FfItem *item, FfSent *sent)
     sent->answered = chardev_answered;
 }
 
+void ff_plug_unheard(FfMonitor *mon)
+{
+    for (GList *l = mon->inband.head; l; l = l->next) {
+        FfSent *sent = l->data;
+
+        if (sent->answered == chardev_answered) {
+            chardev_answered(mon, sent, true);
+        }
+    }
+}
+
 void ff_plug_end(FfMonitor *mon)
 {
     FfTaking *t = g_steal_pointer(&mon->taking);

@@ -419,6 +419,7 @@ static void qemu_end(FfConn *conn, bool gone, void *opaque)
 
     ff_inject_give_up(mon);
     ff_overdue_end(mon);
+    ff_plug_unheard(mon);
     ff_plug_end(mon);
     ff_conn_free(g_steal_pointer(&mon->qemu));
     g_queue_clear_full(&mon->inband, (GDestroyNotify)ff_sent_free);

@@ -87,6 +87,7 @@ struct FfRelay {
     uint32_t last_seq;
     bool clients_wait;    /* -incoming: QEMU's greeting waits until the engine listens */
     bool waits_for_other; /* names.c: its end is waited for */
+    bool other_ends;      /* other.c: it has so much time left */
 };
 
 /* One line to QEMU's stderr. */

@@ -30,6 +30,8 @@
 /* What a back-end may take for an answer to a word on its way to pages that it waits for: one that
  * does not know the word leaves it out. Its device can stand meanwhile, and QEMU with it. */
 #define ANSWER_S 10
+/* QEMU tries vhost-user-blk's handshake four times. */
+#define MAX_STAND_INS 4
 
 /* Of the next connection. */
 static uint32_t next_number = 1;
@@ -44,17 +46,19 @@ struct FfVhostConn {
     FfVhostReader from_backend, from_qemu;
     FfVhostSession *session;
     uint32_t number;
-    pid_t pid;        /* 0: not known */
-    bool cannot_wait; /* for pages, whatever it says */
-    bool stands;      /* that was said of this connection */
-    guint timer;      /* 0: none */
-    guint late;       /* the timer of an answer; 0: none is due */
-    unsigned asked;   /* which */
-    bool maps;        /* no other back-end of its process may */
-    int coming;       /* a back-end that QEMU has not taken yet; -1: none */
-    guint offer;      /* the timer until it is offered again; 0: none */
-    bool told;        /* that it was not taken */
-    bool not_ours;    /* the back-end is another QEMU's still */
+    pid_t pid;          /* 0: not known */
+    bool cannot_wait;   /* for pages, whatever it says */
+    bool stands;        /* that was said of this connection */
+    guint timer;        /* 0: none */
+    guint late;         /* the timer of an answer; 0: none is due */
+    unsigned asked;     /* which */
+    bool maps;          /* no other back-end of its process may */
+    int coming;         /* a back-end that QEMU has not taken yet; -1: none */
+    guint offer;        /* the timer until it is offered again; 0: none */
+    bool told;          /* that it was not taken */
+    bool not_ours;      /* the back-end is another QEMU's still */
+    unsigned stood_in;  /* so often was QEMU answered in its place */
+    FfVhostKnown known; /* of the last connection */
     bool removed;
 };
 
@@ -81,6 +85,8 @@ bool ff_vhost_conn_is_removed(FfVhostConn *b)
     return true;
 }
 
+static void stand_in(FfVhostConn *b);
+
 static void close_both(FfVhostConn *b, const char *why)
 {
     if (!b->session) {
@@ -97,6 +103,10 @@ static void close_both(FfVhostConn *b, const char *why)
     g_clear_pointer(&b->qemu, ff_conn_free);
     ff_vhost_reader_clear(&b->from_backend);
     ff_vhost_reader_clear(&b->from_qemu);
+    FfVhostKnown known;
+    if (ff_vhost_session_known(b->session, &known)) {
+        b->known = known;
+    }
     g_clear_pointer(&b->session, ff_vhost_session_free);
     end_timer(&b->timer);
     end_timer(&b->late);
@@ -105,6 +115,9 @@ static void close_both(FfVhostConn *b, const char *why)
     b->ops->ended(b, b->opaque);
     if (b->accept && !ff_vhost_conn_is_removed(b)) {
         ff_accept_next(b->accept);
+    } else if (b->not_ours) {
+        /* QEMU gives its device up when its handshake has failed some times. */
+        stand_in(b);
     }
 }
 
@@ -341,7 +354,11 @@ static bool take_from_qemu(FfVhostMessage *msg, void *opaque)
 static bool take_from_backend(FfVhostMessage *msg, void *opaque)
 {
     FfVhostConn *b = opaque;
+    bool arrives = ff_vhost_session_is_absent(b->session);
 
+    if (arrives) {
+        end_timer(&b->late);
+    }
     return ff_vhost_session_from_backend(b->session, msg);
 }
 
@@ -406,9 +423,20 @@ static FfVhostKind kind_of(const FfVhostConn *b)
     return b->plan->network ? FF_VHOST_NETWORK : FF_VHOST_DISK;
 }
 
+/* It is the next QEMU's, and QEMU 10 begins the rings of a guest that stands. */
+static bool is_given_away(const FfVhostConn *b)
+{
+    return ff_state_is_marked(b->relay->state, FF_MARK_MOVED);
+}
+
 /* A QEMU that hangs takes no connection; the back-end may be one that connects only once. */
 static void offer(FfVhostConn *b)
 {
+    if (is_given_away(b)) {
+        close(g_steal_fd(&b->coming));
+        ff_accept_next(b->accept);
+        return;
+    }
     int fd = ff_conn_to_qemu(b->plan->qemu), backend = b->coming;
 
     if (fd < 0 && ff_vhost_conn_is_removed(b)) {
@@ -428,6 +456,7 @@ static void offer(FfVhostConn *b)
     b->told = false;
     b->coming = -1;
     begin(b, backend, fd, ff_vhost_session_new(kind_of(b), &session_ops, b));
+    ff_vhost_session_remember(b->session, &b->known);
     b->ops->came(b, b->opaque);
 }
 
@@ -440,14 +469,32 @@ static gboolean offer_again(gpointer data)
     return G_SOURCE_REMOVE;
 }
 
+static gboolean arrives_late(gpointer data)
+{
+    FfVhostConn *b = data;
+
+    b->late = 0;
+    ff_relay_log(b->relay,
+                 "vhost-user back-end '%s': %s is connected, and does not answer: the device "
+                 "stands until it does (does it serve somebody else?)",
+                 b->plan->id, b->plan->path);
+    return G_SOURCE_REMOVE;
+}
+
 static void backend_came(int in, int out, void *opaque)
 {
     FfVhostConn *b = opaque;
 
+    if (is_given_away(b)) {
+        close(in);
+        ff_accept_next(b->accept);
+        return;
+    }
     if (b->session) { /* of a QEMU that was answered without it until now */
         b->backend = ff_conn_new(in, in, &backend_ops, b);
         b->pid = peer_pid(in);
         ff_vhost_session_arrived(b->session);
+        b->late = g_timeout_add_seconds(ANSWER_S, arrives_late, b);
         pace(b);
         return;
     }
@@ -463,6 +510,16 @@ FfVhostSession *ff_vhost_conn_session(FfVhostConn *b)
 const char *ff_vhost_conn_id(const FfVhostConn *b)
 {
     return b->plan->id;
+}
+
+const char *ff_vhost_conn_path(const FfVhostConn *b)
+{
+    return b->plan->path;
+}
+
+bool ff_vhost_conn_is_network(const FfVhostConn *b)
+{
+    return b->plan->network;
 }
 
 uint32_t ff_vhost_conn_number(const FfVhostConn *b)
@@ -556,7 +613,7 @@ static void open_accept(FfVhostConn *b)
 /* QEMU is answered what the back-end has answered the other one. */
 static void stand_in(FfVhostConn *b)
 {
-    int fd = ff_conn_to_qemu(b->plan->qemu);
+    int fd = b->stood_in++ < MAX_STAND_INS ? ff_conn_to_qemu(b->plan->qemu) : -ECANCELED;
 
     b->not_ours = true;
     if (fd < 0) {
@@ -613,6 +670,7 @@ void ff_vhost_conn_leave(FfVhostConn *b)
 {
     FfAccept *accept = g_steal_pointer(&b->accept); /* no additional one */
 
+    b->not_ours = false;
     close_both(b, NULL);
     end_timer(&b->offer);
     if (b->coming >= 0) {

@@ -42,6 +42,10 @@ FfVhostSession *ff_vhost_conn_session(FfVhostConn *backend);
  * id again, it is QEMU's own. */
 bool ff_vhost_conn_is_removed(FfVhostConn *backend);
 const char *ff_vhost_conn_id(const FfVhostConn *backend);
+/* Where it listens, or QEMU does; NULL: it came as an open connection. */
+const char *ff_vhost_conn_path(const FfVhostConn *backend);
+/* A network, and no disk. */
+bool ff_vhost_conn_is_network(const FfVhostConn *backend);
 /* Of its connection, or of the last one: another one has another number. */
 uint32_t ff_vhost_conn_number(const FfVhostConn *backend);
 /* One that no connection has. */

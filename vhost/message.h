@@ -73,6 +73,7 @@ enum {
 #define FF_VHOST_PROTOCOL_F_LOG_SHMFD (1ull << 1)
 #define FF_VHOST_PROTOCOL_F_REPLY_ACK (1ull << 3)
 #define FF_VHOST_PROTOCOL_F_PAGEFAULT (1ull << 8)
+#define FF_VHOST_PROTOCOL_F_INFLIGHT_SHMFD (1ull << 12)
 /* FfVhostVringAddr.flags: writes to the used ring are logged as well. */
 #define FF_VHOST_VRING_F_LOG 1u
 

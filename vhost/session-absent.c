@@ -10,10 +10,26 @@
 
 #include "vhost/session-internal.h"
 
-void ff_vhost_absent_note(FfVhostSession *s, const FfVhostMessage *msg)
+/* A part of it that lies behind what is known says nothing of what is between. */
+void ff_vhost_absent_note_config(FfVhostSession *s, const FfVhostMessage *msg)
 {
     FfVhostConfig config;
 
+    if (msg->header.size < sizeof(config)) {
+        return; /* it has none, or an error */
+    }
+    memcpy(&config, msg->payload, sizeof(config));
+    if (config.offset > s->known.config_size || config.size > FF_VHOST_MAX_CONFIG ||
+        config.offset + config.size > FF_VHOST_MAX_CONFIG ||
+        msg->header.size != sizeof(config) + config.size) {
+        return;
+    }
+    memcpy(s->known.config + config.offset, msg->payload + sizeof(config), config.size);
+    s->known.config_size = MAX(s->known.config_size, config.offset + config.size);
+}
+
+void ff_vhost_absent_note(FfVhostSession *s, const FfVhostMessage *msg)
+{
     switch (msg->header.request) {
     case FF_VHOST_GET_FEATURES:
         s->offered = ff_vhost_u64(msg);
@@ -29,19 +45,16 @@ void ff_vhost_absent_note(FfVhostSession *s, const FfVhostMessage *msg)
         s->known.slots = ff_vhost_u64(msg);
         break;
     case FF_VHOST_GET_CONFIG:
-        if (msg->header.size < sizeof(config)) {
-            break; /* it has none, or an error */
-        }
-        memcpy(&config, msg->payload, sizeof(config));
-        if (!config.offset && config.size <= FF_VHOST_MAX_CONFIG &&
-            msg->header.size == sizeof(config) + config.size) {
-            memcpy(s->known.config, msg->payload + sizeof(config), config.size);
-            s->known.config_size = config.size;
-        }
+        ff_vhost_absent_note_config(s, msg);
         break;
     default:
         break;
     }
+}
+
+void ff_vhost_session_remember(FfVhostSession *s, const FfVhostKnown *known)
+{
+    s->known = *known;
 }
 
 bool ff_vhost_session_known(const FfVhostSession *s, FfVhostKnown *known)
@@ -138,11 +151,22 @@ bool ff_vhost_absent_answer(FfVhostSession *s, const FfVhostMessage *msg)
 
 /* ---- there it is ----------------------------------------------------------------------------- */
 
+static void ask(FfVhostSession *s, uint32_t request)
+{
+    ff_vhost_say(s, ff_vhost_message_new(request, 0, NULL, 0), true);
+}
+
 void ff_vhost_session_arrived(FfVhostSession *s)
 {
-    ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_GET_FEATURES, 0, NULL, 0), true);
+    ask(s, FF_VHOST_GET_FEATURES);
     if (s->offered & FF_VHOST_F_PROTOCOL_FEATURES) {
-        ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_GET_PROTOCOL_FEATURES, 0, NULL, 0), true);
+        ask(s, FF_VHOST_GET_PROTOCOL_FEATURES);
+    }
+    if (s->known.queues) {
+        ask(s, FF_VHOST_GET_QUEUE_NUM);
+    }
+    if (s->known.slots) {
+        ask(s, FF_VHOST_GET_MAX_MEM_SLOTS);
     }
 }
 
@@ -164,12 +188,24 @@ static void introduce(FfVhostSession *s)
     }
 }
 
+/* TRUE: what NOW says is no less than what QEMU was told. */
+static bool is_enough(const FfVhostSession *s, uint32_t request, uint64_t now)
+{
+    switch (request) {
+    case FF_VHOST_GET_FEATURES:
+        return !(s->offered & ~now);
+    case FF_VHOST_GET_PROTOCOL_FEATURES:
+        return !(s->offered_protocol & ~now);
+    case FF_VHOST_GET_QUEUE_NUM:
+        return now >= s->known.queues;
+    default:
+        return now >= s->known.slots;
+    }
+}
+
 bool ff_vhost_absent_answered(FfVhostSession *s, uint32_t request, const FfVhostMessage *msg)
 {
-    uint64_t now = ff_vhost_u64(msg);
-    uint64_t said = request == FF_VHOST_GET_FEATURES ? s->offered : s->offered_protocol;
-
-    if (msg->header.size != sizeof(now) || said & ~now) {
+    if (msg->header.size != sizeof(uint64_t) || !is_enough(s, request, ff_vhost_u64(msg))) {
         return false;
     }
     ff_vhost_absent_note(s, msg);

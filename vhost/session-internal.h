@@ -102,6 +102,8 @@ void ff_vhost_faults_clear(FfVhostSession *s);
 
 /* The back-end's answer MSG to a question of QEMU's is noted. */
 void ff_vhost_absent_note(FfVhostSession *s, const FfVhostMessage *msg);
+/* MSG has a part of the configuration, as the back-end has it or as QEMU has set it. */
+void ff_vhost_absent_note_config(FfVhostSession *s, const FfVhostMessage *msg);
 /* MSG is a question to which no answer is known. */
 bool ff_vhost_absent_must_wait(const FfVhostSession *s, const FfVhostMessage *msg);
 /* MSG is a question; it was answered. */

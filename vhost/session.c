@@ -252,6 +252,9 @@ static void note(FfVhostSession *s, const FfVhostMessage *msg)
     case FF_VHOST_SET_LOG_BASE:
         note_log(s);
         break;
+    case FF_VHOST_SET_CONFIG:
+        ff_vhost_absent_note_config(s, msg);
+        break;
     case FF_VHOST_SET_MEM_TABLE:
     case FF_VHOST_ADD_MEM_REG:
     case FF_VHOST_REM_MEM_REG:
@@ -474,7 +477,9 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
         ff_vhost_message_free(msg);
         return true;
     }
-    if (request > FF_VHOST_LAST_KNOWN) {
+    /* In its own migration QEMU believes that a back-end logs before a ring of it runs. */
+    bool early_log = s->absent && request == FF_VHOST_SET_LOG_BASE;
+    if (request > FF_VHOST_LAST_KNOWN || early_log) {
         ff_vhost_message_free(msg);
         return false; /* nobody knows what QEMU wants to hear */
     }
@@ -743,11 +748,14 @@ static bool is_known(const FfVhostSession *s, const FfVhostMessage *msg)
  * that its faults are answered, or its answer would be taken for one to a word of ours. */
 static bool must_wait(const FfVhostSession *s, const FfVhostMessage *msg)
 {
+    if (s->absent) { /* nothing of it goes to a back-end, which may not answer us for long */
+        return ff_vhost_absent_must_wait(s, msg);
+    }
     if (ff_vhost_session_is_on_its_way(s) && !s->stopping) {
         return may_pass(s, msg) &&
                (s->ours.length || s->ends_wait || s->faults == FF_VHOST_FAULTS_HANDED);
     }
-    return is_busy(s) || ff_vhost_absent_must_wait(s, msg);
+    return is_busy(s);
 }
 
 /* It need not be waited for any more. FALSE: nothing is of use any more. */

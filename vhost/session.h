@@ -137,8 +137,11 @@ typedef struct {
     uint32_t config_size;                /* bytes; 0: it was not asked */
 } FfVhostKnown;
 
-/* FALSE: it has not said yet what it can do, or more is known to be odd. */
+/* FALSE: it has not said yet what it can do, or something is odd. */
 bool ff_vhost_session_known(const FfVhostSession *s, FfVhostKnown *known);
+/* Of a connection that comes after another one: QEMU asks some of it only once, when it makes the
+ * device. What the back-end says now counts. */
+void ff_vhost_session_remember(FfVhostSession *s, const FfVhostKnown *known);
 /* QEMU is answered what is KNOWN, and what it says is held until there is a back-end. A question to
  * which no answer is known waits for it (ff_vhost_session_waiting()). */
 FfVhostSession *ff_vhost_session_new_absent(FfVhostKind kind, const FfVhostKnown *known,

@@ -90,9 +90,8 @@ struct FfVmmMemory {
     void (*devices_leave)(FfVmmMemory *memory);
     void (*devices_take)(FfVmmMemory *memory);
     /* What such devices have told the VMM, for a second one that is to have them: JSON objects,
-     * with "id" (char *, g_free); NULL and ERROR: they do not say. *FOLLOWED: whether there can be
-     * such devices. */
-    GPtrArray *(*devices_known)(FfVmmMemory *memory, bool *followed, GError **error);
+     * with "id" (char *, g_free). NULL and ERROR: they do not say. */
+    GPtrArray *(*devices_known)(FfVmmMemory *memory, GError **error);
     /* Safe to call twice, and where there is none. */
     void (*log_end)(FfVmmMemory *memory);
     /* Optional: such devices need not stand any more, and the journal says so. Destination: all of

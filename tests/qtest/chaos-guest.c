@@ -5,9 +5,12 @@
 #include "tests/qtest/chaos-guest.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/lib/check.h"
 #include "tests/lib/hugepages.h"
+#include "tests/lib/linuxguest.h"
+#include "tests/lib/storage.h"
 
 #define RAM "64M"
 #define RAM_BYTES (64ull << 20)
@@ -115,9 +118,85 @@ static void linux_check(Vm *vm)
     }
 }
 
+/* ---- the same with a busy disk that is another process, one for each QEMU -------------------- */
+
+#define VHOST_BYTES (32 << 20)
+
+typedef struct {
+    Storage *storage;
+    char *socket;
+} BackEnd;
+
+static struct {
+    char *folder, *image; /* NULL: there are none */
+    GPtrArray *backends;  /* BackEnd * */
+} disks;
+
+static void backend_end(gpointer p)
+{
+    BackEnd *b = p;
+    g_autofree char *pidfile = g_strconcat(b->socket, ".pid", NULL);
+
+    storage_kill(b->storage);
+    unlink(b->socket);
+    unlink(pidfile);
+    g_free(b->socket);
+    g_free(b);
+}
+
+static void begin_disks(void)
+{
+    disks.folder = g_dir_make_tmp("ff-chaos-XXXXXX", NULL);
+    disks.image = linux_guest_disk_new(VHOST_BYTES);
+    disks.backends = g_ptr_array_new_with_free_func(backend_end);
+    g_assert_nonnull(disks.image);
+    g_setenv("FARFAULT_VHOST_USER", "migrate", TRUE);
+}
+
+static void vhost_end(void)
+{
+    g_ptr_array_unref(disks.backends);
+    unlink(disks.image);
+    rmdir(disks.folder);
+    g_clear_pointer(&disks.image, g_free);
+    g_clear_pointer(&disks.folder, g_free);
+}
+
+static Vm *vhost_start(const char *name, const char *incoming, const char *faults)
+{
+    LinuxGuest guest = {.ram_kib = 160 << 10,
+                        .n_cpus = 2,
+                        .load = "ff.mib=24 ff.mode=random ff.write=60 ff.disk=1 ff.direct=8",
+                        .n_queues = 2,
+                        .faults = faults};
+    BackEnd *b = g_new0(BackEnd, 1);
+
+    if (!disks.folder) {
+        begin_disks();
+    }
+    b->socket = g_strdup_printf("%s/%u", disks.folder, disks.backends->len);
+    b->storage = storage_start(
+        &(StorageConfig){.image = disks.image, .socket = b->socket, .n_queues = guest.n_queues});
+    g_ptr_array_add(disks.backends, b);
+    guest.vhost = b->socket;
+    return linux_guest_start(&guest, name, VM_RUN, incoming);
+}
+
+static void vhost_wait(Vm *vm)
+{
+    vm_wait_serial(vm, "FF direct reads=");
+}
+
+static void vhost_check(Vm *vm)
+{
+    vm_wait_new_serial(vm, "FF direct reads=");
+    linux_check(vm);
+}
+
 static const ChaosGuest guests[] = {
     {"bootsect", 25.5, 0, boot_start, boot_wait, 0, boot_check},
     {"linux", 28.5, 200000000, linux_start, linux_wait, 0, linux_check},
+    {"vhost", 27.5, 200000000, vhost_start, vhost_wait, 0, vhost_check, vhost_end},
     {"huge", 26.5, 0, huge_start, boot_wait, 2 * RAM_BYTES / HUGEPAGE, boot_check},
     {"huge-unreserved", 26.5, 0, unreserved_start, boot_wait, 2 * RAM_BYTES / HUGEPAGE, boot_check},
 };
@@ -127,7 +206,12 @@ const ChaosGuest *chaos_guest(const char *name)
     g_autofree char *initrd = guest_file("initrd.img");
 
     name = name ? name : "bootsect";
-    if (!strcmp(name, "linux") && !g_file_test(initrd, G_FILE_TEST_EXISTS)) {
+    bool linux_too = !strcmp(name, "linux") || !strcmp(name, "vhost");
+    const char *why;
+    if (!strcmp(name, "vhost") && !storage_available(&why)) {
+        return NULL;
+    }
+    if (linux_too && !g_file_test(initrd, G_FILE_TEST_EXISTS)) {
         return NULL;
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(guests); i++) {

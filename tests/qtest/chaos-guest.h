@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The guests of chaos: both verify their memory.
+ * The guests of chaos: each verifies its memory.
  */
 #ifndef FF_TESTS_CHAOS_GUEST_H
 #define FF_TESTS_CHAOS_GUEST_H
@@ -15,10 +15,12 @@ typedef struct {
     void (*wait)(Vm *vm);  /* until it is up */
     unsigned hugepages;    /* of 2 MiB, that both sides need; 0: none */
     void (*check)(Vm *vm); /* it lives, and its memory is right; ends the test otherwise */
+    void (*end)(void);     /* the QEMUs are going to end; NULL: nothing else has to */
 } ChaosGuest;
 
-/* NAME: "bootsect" (NULL), "linux", "huge" (the boot sector on reserved huge pages),
- * "huge-unreserved". NULL: it is not built, or there is no such guest. */
+/* NAME: "bootsect" (NULL), "linux", "vhost" (the same with a disk of qemu-storage-daemon), "huge"
+ * (the boot sector on reserved huge pages), "huge-unreserved". NULL: it is not built, or there is
+ * no such guest. */
 const ChaosGuest *chaos_guest(const char *name);
 
 #endif

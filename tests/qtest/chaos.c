@@ -491,6 +491,9 @@ static void run_one(gconstpointer data)
     g_atomic_int_set(&r.over, 1);
     g_mutex_lock(&r.guests);
     g_mutex_unlock(&r.guests);
+    if (r.guest->end) {
+        r.guest->end();
+    }
     operator_end(&r.o, end);
     proxy_free(r.proxy);
     hugepages_free(r.pool);

@@ -274,6 +274,28 @@ static void test_old_qemu(void)
     up_check_memory(g);
 }
 
+/* Nobody is left who would end the old QEMU, and the command neither: the new one's relay does. */
+static void test_old_outlives(void)
+{
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("handover/*/at/given=both;takeover/*/at/taken=hold");
+    if (!g) {
+        return;
+    }
+    up_can_hold(g);
+    pid_t old = up_only_qemu(g);
+    g_autoptr(Command) command = up_begin(g, NULL);
+    up_wait_held(g);
+    up_kill(command);
+    up_let_go(g);
+    g_assert_cmpint(up_only_qemu(g), !=, old);
+    up_runs(g);
+    up_reconnect(g);
+    up_check_memory(g);
+}
+
 /* An engine that stands still for longer than anybody waits: before the guest is its own it
  * continues in the old QEMU, after that in the new one. */
 static void test_hangs(void)
@@ -745,6 +767,7 @@ int main(int argc, char **argv)
                          test_put_back_fails);
     g_test_add_func("/upgrade-faults/both/new-after", test_new_both_after);
     g_test_add_func("/upgrade-faults/old-qemu", test_old_qemu);
+    g_test_add_func("/upgrade-faults/old-outlives", test_old_outlives);
     g_test_add_func("/upgrade-faults/hangs", test_hangs);
     g_test_add_func("/upgrade-faults/writes-too-early", test_writes_too_early);
     g_test_add_data_func("/upgrade-faults/disks-change", "handover/*/at/active=hold",

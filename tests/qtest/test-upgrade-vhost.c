@@ -20,6 +20,7 @@
 typedef struct {
     Guest *guest;
     char *image; /* of the disk; NULL: it has a network */
+    char *socket;
     Storage *storage;
     Testpmd *testpmd;
 } World;
@@ -28,6 +29,17 @@ typedef struct {
 static const char *progress_of(const World *w)
 {
     return w->image ? "FF direct reads=" : "FF frames good=";
+}
+
+static void start_backend(World *w)
+{
+    if (w->image) {
+        w->storage =
+            storage_start(&(StorageConfig){.image = w->image, .socket = w->socket, .n_queues = 2});
+    } else {
+        unlink(w->socket); /* of one that was killed */
+        w->testpmd = testpmd_start(w->socket, false, 1, TESTPMD_WAITS);
+    }
 }
 
 static void boot(World *w)
@@ -39,8 +51,7 @@ static void boot(World *w)
         g_strconcat("console=ttyS0 quiet panic=-1 pti=on no_timer_check cryptomgr.notests "
                     "ff.mib=8 ff.mode=zipf ff.write=70 ",
                     w->image ? "ff.disk=1 ff.direct=8" : "ff.frames=1500", NULL);
-    g_autofree char *socket = g_build_filename(w->guest->dir, "backend", NULL);
-    g_autofree char *chardev = g_strdup_printf("socket,id=c,path=%s,reconnect=1", socket);
+    g_autofree char *chardev = g_strdup_printf("socket,id=c,path=%s,reconnect=1", w->socket);
     const char *const head[] = {"-machine", "pc-i440fx-7.2", "-smp",       "2",       "-m",
                                 "160M",     "-kernel",       kernel,       "-initrd", initrd,
                                 "-append",  append,          "-no-reboot", "-vga",    "std",
@@ -50,12 +61,10 @@ static void boot(World *w)
     for (unsigned i = 0; head[i]; i++) {
         g_ptr_array_add(args, (char *)head[i]);
     }
+    start_backend(w);
     if (w->image) {
-        w->storage =
-            storage_start(&(StorageConfig){.image = w->image, .socket = socket, .n_queues = 2});
         g_ptr_array_add(args, (char *)"vhost-user-blk-pci,chardev=c");
     } else {
-        w->testpmd = testpmd_start(socket, false, 1, TESTPMD_WAITS);
         /* Without KVM QEMU 7.2 dies of such a network with MSI-X. */
         g_ptr_array_add(args, (char *)"virtio-net-pci,netdev=n,romfile=,vectors=0");
         g_ptr_array_add(args, (char *)"-netdev");
@@ -110,6 +119,7 @@ static World *world_new(bool disk, const char *who, const char *faults)
     World *w = g_new0(World, 1);
     w->guest = up_new();
     w->image = disk ? linux_guest_disk_new(DISK_BYTES) : NULL;
+    w->socket = g_build_filename(w->guest->dir, "backend", NULL);
     if (faults && *faults) {
         up_set_faults(w->guest, faults);
     }
@@ -132,6 +142,7 @@ static void world_end(World *w)
     }
     up_end(w->guest);
     g_free(w->image);
+    g_free(w->socket);
     g_free(w);
 }
 
@@ -221,6 +232,59 @@ static void test_left(gconstpointer disk)
     }
 }
 
+/* Of a back-end that has come again QEMU asks less than of the first one. */
+static void test_restarted(gconstpointer disk)
+{
+    World *w = world_new(GPOINTER_TO_INT(disk), "migrate", NULL);
+
+    if (!w) {
+        return;
+    }
+    if (w->image) {
+        storage_kill(w->storage);
+    } else {
+        testpmd_kill(w->testpmd);
+    }
+    start_backend(w);
+    is_right(w);
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *said = NULL;
+
+        g_assert_cmpint(up_run(w->guest, NULL, &said), ==, 0);
+        is_right(w);
+    }
+    world_end(w);
+}
+
+/* The same command line with another socket: what is behind that is another disk. */
+static void test_elsewhere(void)
+{
+    World *w = world_new(true, "migrate", NULL);
+
+    if (!w) {
+        return;
+    }
+    g_autofree char *other = g_strconcat(w->socket, "2", NULL);
+    g_autofree char *file = g_build_filename(w->guest->dir, "args", NULL), *said = NULL;
+    g_autoptr(GString) text = g_string_new(NULL);
+    for (char **arg = w->guest->args; *arg; arg++) {
+        g_autofree char *with = g_strdup_printf("path=%s,", w->socket);
+        g_autofree char *instead = g_strdup_printf("path=%s,", other);
+        g_auto(GStrv) parts = g_strsplit(*arg, with, 2);
+        g_autofree char *word = g_strjoinv(instead, parts), *quoted = g_shell_quote(word);
+
+        g_string_append_printf(text, "%s ", quoted);
+    }
+    g_assert_true(g_file_set_contents(file, text->str, -1, NULL));
+    g_assert_cmpint(
+        up_run(w->guest, (const char *const[]){"--check", "--args-from", file, NULL}, &said), ==,
+        1);
+    g_assert_nonnull(strstr(said, "where another disk or network may be"));
+    g_assert_nonnull(strstr(said, other));
+    is_right(w);
+    world_end(w);
+}
+
 /* farfault does not stand between QEMU and its back-end, or follows nothing. */
 static void test_refused(void)
 {
@@ -251,7 +315,8 @@ int main(int argc, char **argv)
         } tests[] = {{"row", test_row},
                      {"unharmed", test_unharmed},
                      {"died", test_died},
-                     {"left", test_left}};
+                     {"left", test_left},
+                     {"restarted", test_restarted}};
 
         for (unsigned k = 0; k < G_N_ELEMENTS(tests); k++) {
             g_autofree char *path =
@@ -261,5 +326,6 @@ int main(int argc, char **argv)
         }
     }
     g_test_add_func("/upgrade-vhost/refused", test_refused);
+    g_test_add_func("/upgrade-vhost/elsewhere", test_elsewhere);
     return g_test_run();
 }

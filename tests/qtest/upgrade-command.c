@@ -118,6 +118,13 @@ int up_finish(Command *c, char **said)
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
+void up_kill(Command *c)
+{
+    kill(c->pid, SIGKILL);
+    waitpid(c->pid, NULL, 0);
+    c->pid = 0;
+}
+
 void up_command_free(Command *c)
 {
     if (c->pid) {

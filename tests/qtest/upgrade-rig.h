@@ -83,6 +83,8 @@ typedef struct Command Command;
 Command *up_begin(Guest *g, const char *program);
 bool up_is_under_way(Command *c);
 int up_finish(Command *c, char **said);
+/* SIGKILL; reaped. */
+void up_kill(Command *c);
 void up_command_free(Command *c);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Command, up_command_free)
 /* A QEMU (its path, g_free) that waits before it starts; once. Waits until it does; lets it start.

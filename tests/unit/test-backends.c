@@ -7,6 +7,7 @@
 #include "relay/backends.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -586,6 +587,127 @@ static void test_removed(void)
     assert_removed(w);
 }
 
+/* A back-end that listens for nobody: it connects to the relay. */
+static World *world_that_listens(struct sockaddr_un *addr)
+{
+    World *w = world_prepare();
+
+    close(w->monitor.fd);
+    close(w->backend);
+    w->monitor.kind = FF_RELAY_LISTEN;
+    w->monitor.fd = listener_new(addr);
+    ff_backends_start(&w->relay);
+    return w;
+}
+
+/* The next one connects, and QEMU is offered it. */
+static void come(World *w, const struct sockaddr_un *addr)
+{
+    w->backend = connect_to(addr);
+    turn();
+    w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    g_assert_cmpint(w->qemu, >=, 0);
+}
+
+static void go(World *w)
+{
+    close(w->backend);
+    turn();
+    g_assert_cmpint(recv(w->qemu, &(char){0}, 1, MSG_DONTWAIT), ==, 0);
+    close(w->qemu);
+}
+
+/* The guest is the next QEMU's, or may be: this one gets no back-end, whose rings it might begin.
+ */
+static void test_given_away(void)
+{
+    struct sockaddr_un addr;
+    World *w = world_that_listens(&addr);
+    struct pollfd pfd = {.fd = w->private.listen_fd, .events = POLLIN};
+
+    come(w, &addr);
+    offer(w);
+    shake_hands(w);
+    ff_state_mark(w->relay.state, FF_MARK_MOVED);
+    go(w);
+    for (unsigned i = 0; i < 2; i++) {
+        int fd = connect_to(&addr);
+
+        g_assert_cmpint(fd, >=, 0);
+        turn();
+        g_assert_cmpint(recv(fd, &(char){0}, 1, MSG_DONTWAIT), ==, 0);
+        close(fd);
+        g_assert_cmpint(poll(&pfd, 1, 0), ==, 0);
+    }
+    ff_state_unmark(w->relay.state, FF_MARK_MOVED); /* it was taken back */
+    come(w, &addr);
+    shake_hands(w);
+    world_free(w);
+}
+
+static char *known(World *w, char **json)
+{
+    Question q = {.w = w, .op = FF_BACKENDS_KNOWN, .fd = -1};
+    char *why = engine_asks(&q, NULL);
+
+    *json = g_strdup(q.answer.ids);
+    return why;
+}
+
+static char *whether_it_stands(World *w)
+{
+    return engine_says(w, FF_BACKENDS_STAND, true);
+}
+
+static void expect_why(char *why, const char *part)
+{
+    g_autofree char *own = why;
+
+    g_assert_nonnull(own);
+    g_assert_nonnull(strstr(own, part));
+}
+
+/* What is lent to the next QEMU is known also of a back-end that has come again, of which QEMU asks
+ * some of it no more; and what has changed since it was lent is seen. */
+static void test_lent(void)
+{
+    struct sockaddr_un addr;
+    World *w = world_that_listens(&addr);
+    const struct {
+        FfVhostConfig head;
+        uint8_t bytes[4];
+    } config = {{0, 4, 0}, {1, 2, 3, 4}}, set = {{0, 4, 0}, {1, 2, 3, 5}};
+    g_autofree char *first = NULL, *second = NULL, *third = NULL, *none = NULL;
+
+    come(w, &addr);
+    offer(w);
+    expect_why(known(w, &none), "is not known");
+    shake_hands(w);
+    g_free(g_steal_pointer(&none));
+    expect_why(known(w, &none), "before farfault attach");
+    send_message(w->qemu, FF_VHOST_GET_CONFIG, 0, &config, sizeof(config), -1);
+    expect(w->backend, FF_VHOST_GET_CONFIG, 0);
+    send_message(w->backend, FF_VHOST_GET_CONFIG, FF_VHOST_REPLY, &config, sizeof(config), -1);
+    expect(w->qemu, FF_VHOST_GET_CONFIG, 0);
+    g_assert_null(known(w, &first));
+    g_assert_nonnull(strstr(first, "\"disk\""));
+    go(w);
+    g_free(g_steal_pointer(&none));
+    expect_why(known(w, &none), "is not connected: start it");
+    come(w, &addr);
+    shake_hands(w);
+    g_assert_null(known(w, &second));
+    g_assert_cmpstr(first, ==, second);
+    g_assert_null(whether_it_stands(w));
+    send_message(w->qemu, FF_VHOST_SET_CONFIG, 0, &set, sizeof(set), -1);
+    expect(w->backend, FF_VHOST_SET_CONFIG, 0);
+    expect_why(whether_it_stands(w), "has changed meanwhile");
+    g_assert_null(known(w, &third));
+    g_assert_cmpstr(first, !=, third);
+    g_assert_null(whether_it_stands(w));
+    world_free(w);
+}
+
 /* It is seen when the next back-end has come, which may be there before the relay begins. */
 static void test_removed_later(void)
 {
@@ -971,6 +1093,8 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/removed", test_removed);
     g_test_add_func("/backends/removed/later", test_removed_later);
     g_test_add_func("/backends/not-read", test_not_read);
+    g_test_add_func("/backends/given-away", test_given_away);
+    g_test_add_func("/backends/lent", test_lent);
     g_test_add_func("/backends/waits", test_waits);
     g_test_add_func("/backends/waits/maps", test_maps);
     g_test_add_func("/backends/waits/kept", test_kept);

@@ -209,6 +209,20 @@ static void begin_ring(World *w, int memory)
     say(w, FF_VHOST_SET_VRING_KICK, &kick, sizeof(kick));
 }
 
+/* It is there, and can do no less. */
+static void arrive(World *w, uint64_t features)
+{
+    ff_vhost_session_arrived(w->session);
+    assert_told(w, " 1 15 17 36");
+    answer(w, FF_VHOST_GET_FEATURES, features);
+    answer(w, FF_VHOST_GET_PROTOCOL_FEATURES, PROTOCOL);
+    answer(w, FF_VHOST_GET_QUEUE_NUM, QUEUES + 1);
+    g_assert_true(ff_vhost_session_is_absent(w->session));
+    assert_told(w, "");
+    answer(w, FF_VHOST_GET_MAX_MEM_SLOTS, SLOTS);
+    g_assert_false(ff_vhost_session_is_absent(w->session));
+}
+
 /* ---- without one ----------------------------------------------------------------------------- */
 
 static void test_answers(void)
@@ -248,10 +262,7 @@ static void test_unknown(void)
     ask(w, FF_VHOST_GET_FEATURES);
     assert_heard(w, "");
     g_assert_cmpuint(ff_vhost_session_waiting(w->session), ==, 2);
-    ff_vhost_session_arrived(w->session);
-    assert_told(w, " 1 15");
-    answer(w, FF_VHOST_GET_FEATURES, FEATURES);
-    answer(w, FF_VHOST_GET_PROTOCOL_FEATURES, PROTOCOL);
+    arrive(w, FEATURES);
     assert_told(w, " 16 3 24 1");
     g_assert_cmpuint(ff_vhost_session_waiting(w->session), ==, 0);
     world_free(w);
@@ -269,16 +280,8 @@ static void test_arrives(gconstpointer holds)
     ff_vhost_session_hold(w->session, GPOINTER_TO_INT(holds));
     begin_ring(w, memory);
     assert_told(w, "");
-    ff_vhost_session_arrived(w->session);
-    ask(w, FF_VHOST_GET_FEATURES); /* waits: whose answer is it? */
-    assert_told(w, " 1 15");
-    answer(w, FF_VHOST_GET_FEATURES, FEATURES | 1);
-    g_assert_true(ff_vhost_session_is_absent(w->session));
-    assert_told(w, "");
-    answer(w, FF_VHOST_GET_PROTOCOL_FEATURES, PROTOCOL);
-    g_assert_false(ff_vhost_session_is_absent(w->session));
-    assert_told(w, GPOINTER_TO_INT(holds) ? " 16 3 1" : " 16 3 2 5 12 1");
-    answer(w, FF_VHOST_GET_FEATURES, FEATURES);
+    arrive(w, FEATURES | 1);
+    assert_told(w, GPOINTER_TO_INT(holds) ? " 16 3" : " 16 3 2 5 12");
     if (GPOINTER_TO_INT(holds)) {
         ff_vhost_session_hold(w->session, false);
         assert_told(w, " 2 5 12");
@@ -293,18 +296,86 @@ static void test_arrives(gconstpointer holds)
 /* It cannot do what QEMU was told it can. */
 static void test_other(void)
 {
-    for (unsigned i = 0; i < 2; i++) {
+    static const struct {
+        uint32_t request;
+        uint64_t right, wrong;
+    } rows[] = {{FF_VHOST_GET_FEATURES, FEATURES, FEATURES & ~(1ull << 32)},
+                {FF_VHOST_GET_PROTOCOL_FEATURES, PROTOCOL, 0},
+                {FF_VHOST_GET_QUEUE_NUM, QUEUES, QUEUES - 1},
+                {FF_VHOST_GET_MAX_MEM_SLOTS, SLOTS, SLOTS - 1}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         World *w = absent_new();
 
         ff_vhost_session_arrived(w->session);
-        g_assert_cmpint(
-            try_answer(w, FF_VHOST_GET_FEATURES, i ? FEATURES : FEATURES & ~(1ull << 32)), ==,
-            i == 1);
-        if (i) {
-            g_assert_false(try_answer(w, FF_VHOST_GET_PROTOCOL_FEATURES, 0));
+        for (unsigned k = 0; k < i; k++) {
+            answer(w, rows[k].request, rows[k].right);
         }
+        g_assert_false(try_answer(w, rows[i].request, rows[i].wrong));
         world_free(w);
     }
+}
+
+/* A back-end that is connected, and answers nothing for long: QEMU is answered all the same. */
+static void test_silent(void)
+{
+    World *w = absent_new();
+    int memory = memfd_create("memory", MFD_CLOEXEC);
+    const FfVhostVringState stop = {0, 0};
+
+    g_assert_cmpint(ftruncate(memory, MEMORY), ==, 0);
+    ff_vhost_session_arrived(w->session);
+    assert_told(w, " 1 15 17 36");
+    begin_ring(w, memory);
+    say(w, FF_VHOST_GET_VRING_BASE, &stop, sizeof(stop));
+    assert_heard(w, " 11:0");
+    g_assert_cmpuint(ff_vhost_session_waiting(w->session), ==, 0);
+    assert_told(w, "");
+    close(memory);
+    world_free(w);
+}
+
+/* A log of QEMU's own, for which nobody is there. */
+static void test_log(void)
+{
+    World *w = absent_new();
+    const FfVhostLog log = {4096, 0};
+
+    g_assert_false(ff_vhost_session_from_qemu(
+        w->session, message(FF_VHOST_SET_LOG_BASE, 0, &log, sizeof(log))));
+    world_free(w);
+}
+
+/* What QEMU sets is what it will read; what it asks again does not make less known. */
+static void test_config(void)
+{
+    World *w = world_new();
+    g_autofree FfVhostKnown *known = learn();
+    const struct {
+        FfVhostConfig head;
+        uint8_t byte;
+    } __attribute__((packed)) set = {{32, 1, 0}, 99}, early = {{CONFIG + 1, 1, 0}, 99};
+    const struct {
+        FfVhostConfig head;
+        uint8_t bytes[4];
+    } part = {{0, 4, 0}, {5, 6, 7, 8}};
+    FfVhostKnown now;
+
+    w->session = ff_vhost_session_new(FF_VHOST_DISK, &ops, w);
+    ff_vhost_session_remember(w->session, known);
+    ask(w, FF_VHOST_GET_FEATURES);
+    answer(w, FF_VHOST_GET_FEATURES, FEATURES);
+    say(w, FF_VHOST_SET_CONFIG, &set, sizeof(set));
+    say(w, FF_VHOST_SET_CONFIG, &early, sizeof(early));
+    ask_config(w, 0, 4);
+    g_assert_true(ff_vhost_session_from_backend(
+        w->session, message(FF_VHOST_GET_CONFIG, FF_VHOST_REPLY, &part, sizeof(part))));
+    g_assert_true(ff_vhost_session_known(w->session, &now));
+    g_assert_cmpuint(now.config_size, ==, CONFIG);
+    g_assert_cmpuint(now.config[0], ==, 5);
+    g_assert_cmpuint(now.config[4], ==, 4 * 7 + 1);
+    g_assert_cmpuint(now.config[32], ==, 99);
+    world_free(w);
 }
 
 int main(int argc, char **argv)
@@ -315,5 +386,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/vhost-absent/arrives/at-once", GINT_TO_POINTER(false), test_arrives);
     g_test_add_data_func("/vhost-absent/arrives/held", GINT_TO_POINTER(true), test_arrives);
     g_test_add_func("/vhost-absent/other", test_other);
+    g_test_add_func("/vhost-absent/silent", test_silent);
+    g_test_add_func("/vhost-absent/log", test_log);
+    g_test_add_func("/vhost-absent/config", test_config);
     return g_test_run();
 }

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The QEMU that had this one's guest before (docs/design/upgrade.md). The main loop's thread. */
+#ifndef FF_RELAY_OTHER_H
+#define FF_RELAY_OTHER_H
+
+#include "relay/shared.h"
+
+/* The guest is this QEMU's, for good: the other one ends soon, and is ended if it does not. Does
+ * nothing where there is none, or the second time. */
+void ff_other_ends(FfRelay *relay);
+
+#endif
