@@ -181,8 +181,14 @@ static void close_qemus_copy(FfCall *call, FfCallInner next)
     ff_call_inject(call, "closefd", args, next);
 }
 
-/* Or why it cannot be. */
-static void answer_lent(FfCall *call)
+/* What the relay has said of devices is what was lent: it is not asked once more. */
+static void lend_over(FfCall *call, JsonNode *result, const GError *error)
+{
+    ff_call_return(call, lent(call->driver));
+}
+
+/* Nothing is lent yet; or why it cannot be. */
+static void say_what_is_lent(FfCall *call)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(GPtrArray) devices = devices_of(call->driver, &error);
@@ -192,11 +198,6 @@ static void answer_lent(FfCall *call)
     } else {
         ff_call_error(call, "%s", error->message);
     }
-}
-
-static void lend_over(FfCall *call, JsonNode *result, const GError *error)
-{
-    answer_lent(call);
 }
 
 static void lend(FfCall *call)
@@ -246,7 +247,7 @@ void ff_handle_lend(FfCall *call)
     if (why) {
         ff_call_error(call, "%s", why);
     } else if (!name) {
-        answer_lent(call);
+        say_what_is_lent(call);
     } else {
         call->target.name = g_strdup(name);
         ff_call_take_fd(call, name, lend);

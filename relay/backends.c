@@ -355,15 +355,6 @@ static char *known_of(FfVhostConn *backend, FfBackendsAnswer *answer)
     return json_to_string(node, FALSE);
 }
 
-/* Of BACKEND; *TEXT stays the callee's. */
-static char **lent_of(FfBackends *b, const FfVhostConn *backend)
-{
-    guint i = 0;
-
-    g_ptr_array_find(b->all, backend, &i);
-    return &b->lent[i];
-}
-
 static void tell_whether_all_stand(FfBackends *b)
 {
     FfBackendsAnswer answer = {.op = FF_BACKENDS_STAND};
@@ -371,7 +362,7 @@ static void tell_whether_all_stand(FfBackends *b)
     survey(b, &answer, false);
     add_running(b, &answer);
     for (guint i = 0; i < b->all->len && !answer.why[0]; i++) {
-        const char *lent = *lent_of(b, nth(b, i));
+        const char *lent = b->lent[i];
         g_autofree char *now = lent ? known_of(nth(b, i), &answer) : NULL;
 
         if (lent && now && strcmp(lent, now) != 0) {
@@ -391,10 +382,10 @@ static void tell_known(FfBackends *b, uint32_t n)
         if (ff_vhost_conn_is_removed(nth(b, i)) || n--) {
             continue;
         }
-        char *text = known_of(nth(b, i), &answer), **lent = lent_of(b, nth(b, i));
+        char *text = known_of(nth(b, i), &answer);
 
-        g_free(*lent);
-        *lent = text;
+        g_free(b->lent[i]);
+        b->lent[i] = text;
         if (text && g_strlcpy(answer.ids, text, sizeof(answer.ids)) >= sizeof(answer.ids)) {
             say_why(&answer, "the id or the path of chardev '%s' is too long",
                     ff_vhost_conn_id(nth(b, i)));

@@ -102,54 +102,51 @@ const char *ff_own_entries(const FfQmpCommand *command)
                                                : NULL;
 }
 
-bool ff_starts_incoming(const FfQmpCommand *command)
+/* COMMAND (may be NULL) is one of NAMES, or says one of WORDS to the human monitor. */
+static bool is_one_of(const FfQmpCommand *command, const char *const *names,
+                      const char *const *words)
 {
     const char *line;
 
-    if (command && command->name && is_hmp(command, &line)) {
+    if (!command || !command->name) {
+        return false;
+    }
+    if (is_hmp(command, &line)) {
         g_autofree char *word = hmp_word(&line);
 
-        return !strcmp(word, "migrate_incoming");
+        return g_strv_contains(words, word);
     }
-    return command && !g_strcmp0(command->name, "migrate-incoming");
+    return g_strv_contains(names, command->name);
+}
+
+bool ff_starts_incoming(const FfQmpCommand *command)
+{
+    static const char *const names[] = {"migrate-incoming", NULL};
+    static const char *const words[] = {"migrate_incoming", NULL};
+
+    return is_one_of(command, names, words);
 }
 
 bool ff_starts_migration(const FfQmpCommand *command)
 {
-    const char *line;
+    static const char *const names[] = {"migrate", "migrate-incoming", NULL};
+    static const char *const words[] = {"migrate", "migrate_incoming", NULL};
 
-    if (command && command->name && is_hmp(command, &line)) {
-        g_autofree char *word = hmp_word(&line);
-
-        return !strcmp(word, "migrate") || !strcmp(word, "migrate_incoming");
-    }
-    return command &&
-           (!g_strcmp0(command->name, "migrate") || !g_strcmp0(command->name, "migrate-incoming"));
+    return is_one_of(command, names, words);
 }
 
 bool ff_adds_device(const FfQmpCommand *command)
 {
-    const char *line;
+    static const char *const names[] = {"device_add", "netdev_add", NULL};
 
-    if (command && command->name && is_hmp(command, &line)) {
-        g_autofree char *word = hmp_word(&line);
-
-        return !strcmp(word, "device_add") || !strcmp(word, "netdev_add");
-    }
-    return command &&
-           (!g_strcmp0(command->name, "device_add") || !g_strcmp0(command->name, "netdev_add"));
+    return is_one_of(command, names, names);
 }
 
 bool ff_ends_vmm(const FfQmpCommand *command)
 {
-    const char *line;
+    static const char *const names[] = {"quit", NULL}, *const words[] = {"q", "quit", NULL};
 
-    if (command && command->name && is_hmp(command, &line)) {
-        g_autofree char *word = hmp_word(&line);
-
-        return !strcmp(word, "q") || !strcmp(word, "quit");
-    }
-    return command && !g_strcmp0(command->name, "quit");
+    return is_one_of(command, names, words);
 }
 
 FfSaid ff_says(const FfQmpCommand *command)
