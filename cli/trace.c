@@ -62,7 +62,7 @@ static void event_free(gpointer opaque)
 
 static void print_mark(Trace *t, const FfTraceLine *line, const FfTraceEvent *event)
 {
-    int pid = line->pid ? line->pid : ff_tracer_process(t->tracer, line->tid);
+    int pid = ff_tracer_process(t->tracer, line->tid, line->pid);
     FfTracedGuest *guest = ff_traced_guest(t->traced, pid);
     g_autofree char *nobody = g_strdup_printf("engine-%d", pid);
     g_autofree char *status = NULL;

@@ -302,10 +302,14 @@ static int process_of_living(int tid)
     return at ? (int)g_ascii_strtoll(at + strlen("\nTgid:"), NULL, 10) : 0;
 }
 
-/* Asked second: a thread that has ended was switched away from, and is noted by then. */
-int ff_tracer_process(const FfTracer *t, int tid)
+/* The kernel notes a thread's process when the thread is switched away from, under its number, and
+ * keeps it: until then a line says what an older thread of that number was of. So its word counts
+ * while that is the thread's process; then what the thread says, if it lives; and of one that has
+ * ended, which was switched away from, what is noted. */
+int ff_tracer_process(const FfTracer *t, int tid, int said)
 {
-    int pid = process_of_living(tid);
+    g_autofree char *thread = g_strdup_printf("%d/task/%d", said, tid);
+    int pid = said && exists("/proc", thread) ? said : process_of_living(tid);
     g_autofree char *path = g_build_filename(t->root, "saved_tgids", NULL);
     g_autofree char *key = g_strdup_printf("\n%d ", tid), *text = NULL;
 

@@ -30,13 +30,14 @@ void ff_tracer_stop(FfTracer *t);
 /* Nothing is left of it. FALSE and ERROR: something is, the next ff_tracer_new() tries again. */
 bool ff_tracer_end(FfTracer *t, GError **error);
 
-/* The process of thread TID. A line that was read before the thread's next switch does not say: the
- * kernel notes it there. 0: the kernel does not know (any more). */
-int ff_tracer_process(const FfTracer *t, int tid);
+/* The process of thread TID, of which a line says SAID (0: nothing). A line that is read before the
+ * thread's next switch says nothing, or what an older thread with this number was of: the kernel
+ * notes it at the switch. 0: the kernel does not know (any more). */
+int ff_tracer_process(const FfTracer *t, int tid, int said);
 
 /* A line of the fd. */
 typedef struct {
-    int pid;      /* of the process; 0: the kernel has not known; see ff_tracer_process() */
+    int pid;      /* of the process, or of an older one; 0: not noted; for ff_tracer_process() */
     int tid;      /* of the thread */
     char *time;   /* monotonic, seconds */
     char *event;  /* NULL: .lost marks were lost here, as nobody read them in time */

@@ -14,10 +14,12 @@
 #include <glib/gstdio.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -33,6 +35,8 @@
 #define RAM ((uint64_t)RAM_MIB << 20)
 #define TRACEFS "/sys/kernel/tracing"
 #define OLD "/sys/kernel/debug" /* has it as well */
+
+#define RENUMBERED_IN_VAIN 77 /* an exit status */
 
 typedef enum { MOUNTED, NOT_MOUNTED, WITHOUT_UPROBES } Fs;
 
@@ -401,59 +405,173 @@ static void test_unread(void)
     close(fds[0]);
 }
 
-/* In a child: follows its own mark "brief", which a process of its own passes that is gone from
- * /proc when the line is looked at. The exit status tells where it failed. */
-static int follow_brief(void)
+/* Follows the mark "brief" of this program. NULL: *WHY is an exit status. */
+static FfTracer *trace_brief(int *lines, int *why)
 {
     g_autoptr(GError) error = NULL;
-    int program = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), go[2];
+    int program = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     g_autoptr(GPtrArray) notes = ff_notes_read(program, "farfault", &error);
     FfTracer *tracer = ff_tracer_new(&error);
     const FfNote *note = NULL;
-    char line[4096];
 
     for (guint i = 0; notes && i < notes->len; i++) {
         const FfNote *one = notes->pdata[i];
         note = strcmp(one->name, "brief") ? note : one;
     }
+    *why = 1;
     if (!note || !tracer || !ff_tracer_add(tracer, "brief", "/proc/self/exe", note, "", &error)) {
-        return 1;
+        return NULL;
     }
-    int lines = ff_tracer_start(tracer, &error);
-    if (lines < 0 || pipe(go) < 0) {
-        return 2;
+    *why = 2;
+    *lines = ff_tracer_start(tracer, &error);
+    return *lines < 0 ? NULL : tracer;
+}
+
+static __attribute__((noinline)) void pass_brief(void)
+{
+    FF_MARK1(brief, 1);
+}
+
+/* In a child: its mark is passed by a process of its own, which is gone from /proc when the line is
+ * looked at. The exit status tells where it failed. */
+static int follow_brief(void)
+{
+    g_autoptr(GError) error = NULL;
+    int lines, why, go[2];
+    char line[4096];
+    FfTracer *tracer = trace_brief(&lines, &why);
+
+    if (!tracer || pipe(go) < 0) {
+        return why;
     }
     pid_t brief = fork();
     if (brief == 0) {
         close(go[1]);
-        FF_MARK1(brief, 1);
+        pass_brief();
         _exit(read(go[0], line, 1) != 0);
     }
     struct pollfd ready = {lines, POLLIN, 0};
     ssize_t n = poll(&ready, 1, -1) == 1 ? read(lines, line, sizeof(line) - 1) : -1;
-    bool living = ff_tracer_process(tracer, brief) == brief;
+    bool living = ff_tracer_process(tracer, brief, 0) == brief;
     close(go[1]);
-    bool gone = waitpid(brief, NULL, 0) == brief && ff_tracer_process(tracer, brief) == brief;
-    bool stranger = ff_tracer_process(tracer, INT_MAX) != 0;
+    bool gone = waitpid(brief, NULL, 0) == brief && ff_tracer_process(tracer, brief, 0) == brief;
+    bool stranger = ff_tracer_process(tracer, INT_MAX, 0) != 0;
     bool left = !ff_tracer_end(tracer, &error);
     return n <= 0 ? 3 : !living ? 4 : !gone ? 5 : stranger ? 6 : left ? 7 : 0;
+}
+
+static void *passing_thread(void *tid)
+{
+    *(pid_t *)tid = gettid();
+    pass_brief();
+    return NULL;
+}
+
+/* A process of which a thread passes the mark. Its number; *TID: the thread's. Both have ended. */
+static pid_t passed_by_thread(pid_t *tid)
+{
+    pid_t *shared =
+        mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t child = shared == MAP_FAILED ? -1 : fork();
+
+    if (child == 0) {
+        pthread_t thread;
+        _exit(pthread_create(&thread, NULL, passing_thread, shared) || pthread_join(thread, NULL));
+    }
+    int status = 1;
+    bool good = child > 0 && waitpid(child, &status, 0) == child && status == 0;
+    *tid = good ? *shared : -1;
+    return good ? child : -1;
+}
+
+/* A child with the number PID, that passes the mark and does not end; 0: another process has got
+ * it. */
+static pid_t spawn_numbered(pid_t pid)
+{
+    for (int i = 0; i < 100; i++) {
+        g_autofree char *last = g_strdup_printf("%d", pid - 1);
+        int fd = open("/proc/sys/kernel/ns_last_pid", O_WRONLY | O_CLOEXEC);
+        bool put = fd >= 0 && write(fd, last, strlen(last)) > 0;
+        pid_t child = put ? fork() : -1;
+
+        if (fd >= 0) {
+            close(fd);
+        }
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            if (getpid() == pid) {
+                pass_brief();
+            }
+            pause();
+        }
+        if (child == pid || child < 0) {
+            return child;
+        }
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+    }
+    return 0;
+}
+
+/* In a child: a thread's number, of which the kernel has noted a process, becomes that of another.
+ */
+static int follow_renumbered(void)
+{
+    g_autoptr(GError) error = NULL;
+    int lines, why;
+    pid_t tid;
+    FfTracer *tracer = trace_brief(&lines, &why);
+
+    if (!tracer) {
+        return why;
+    }
+    pid_t older = passed_by_thread(&tid);
+    bool noted = older > 0 && ff_tracer_process(tracer, tid, older) == older;
+    pid_t child = noted ? spawn_numbered(tid) : -1;
+    bool right = child == tid && ff_tracer_process(tracer, tid, older) == tid;
+    if (child > 0) {
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+    }
+    bool left = !ff_tracer_end(tracer, &error);
+    return !noted ? 3 : child <= 0 ? RENUMBERED_IN_VAIN : !right ? 4 : left ? 5 : 0;
+}
+
+/* What FUNCTION returns in a child with tracefs. */
+static int in_child(int (*function)(void))
+{
+    int status;
+    pid_t child = fork();
+
+    if (child == 0) {
+        set_up(GINT_TO_POINTER(MOUNTED));
+        _exit(function());
+    }
+    g_assert_cmpint(waitpid(child, &status, 0), ==, child);
+    g_assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
 }
 
 /* A thread that ends behind its mark: whose it was is known all the same. */
 static void test_ended(void)
 {
-    int status;
+    if (!skipped()) {
+        g_assert_cmpint(in_child(follow_brief), ==, 0);
+    }
+}
 
+/* Numbers of threads come again (seen: the mark of an engine that a trace did not show). */
+static void test_renumbered(void)
+{
     if (skipped()) {
         return;
     }
-    pid_t child = fork();
-    if (child == 0) {
-        set_up(GINT_TO_POINTER(MOUNTED));
-        _exit(follow_brief());
+    int why = in_child(follow_renumbered);
+    if (why == RENUMBERED_IN_VAIN) {
+        g_test_skip("processes begin too fast here to choose the number of one");
+    } else {
+        g_assert_cmpint(why, ==, 0);
     }
-    g_assert_cmpint(waitpid(child, &status, 0), ==, child);
-    g_assert_cmpint(status, ==, 0);
 }
 
 static void check_line(const char *err, const char *says)
@@ -536,6 +654,7 @@ int main(int argc, char **argv)
     g_test_add_func("/trace/stripped", test_stripped);
     g_test_add_func("/trace/missing", test_missing);
     g_test_add_func("/trace/ended", test_ended);
+    g_test_add_func("/trace/renumbered", test_renumbered);
     g_test_add_func("/trace/signals", test_signals);
     g_test_add_func("/trace/unread", test_unread);
     g_test_add_func("/trace/migration", test_migration);
