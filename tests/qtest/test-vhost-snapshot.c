@@ -32,7 +32,7 @@ static const Saved rows[] = {
     {"unable/disk", .unable = true, .rest = true},
     {"huge/disk", .huge = true, .rest = true},
     {"stream/disk", .stream = true, .eager = true, .rest = true},
-    {"network", .network = true},
+    {"network", .network = true, .rest = true},
     {"unable/network", .network = true, .unable = true, .rest = true},
     {"10/disk", .newer = true, .rest = true},
     {"10/network", .network = true, .newer = true, .rest = true},
