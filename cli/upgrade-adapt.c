@@ -57,9 +57,9 @@ static bool is_monitor(const FfOption *option)
 /* A second QEMU would make up another one: the guest would take itself for a copy. */
 static char *adapt_device(const char *value, FfCliQmp *running)
 {
-    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "driver");
+    g_autoptr(GPtrArray) opts = ff_opts_read(value, "driver");
 
-    if (*value == '{' || g_strcmp0(ff_opts_get(opts, "driver"), "vmgenid")) {
+    if (g_strcmp0(ff_opts_get(opts, "driver"), "vmgenid")) {
         return g_strdup(value);
     }
     g_autoptr(JsonNode) node = ff_cli_qmp_call(running, "query-vm-generation-id", NULL, NULL);

@@ -17,6 +17,7 @@
 #include "launch/lent-argv.h"
 
 #define HANDED "cannot be handed over to another QEMU yet"
+#define NO_KIND "does not say what it is"
 
 /* NULL: it is harmless; else what is wrong with VALUE. */
 typedef const char *Check(const char *value, const FfPlan *plan);
@@ -75,11 +76,11 @@ static const char *check_device(const char *value, const FfPlan *plan)
                                       "nvdimm",     "virtio-pmem",  "canokey",
                                       "acpi-erst",  "cxl-",         "pvrdma",
                                       "x-remote",   "x-pci-proxy",  NULL};
-    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "driver");
-    const char *name = ff_opts_get(opts, "driver") ?: "", *guid = ff_opts_get(opts, "guid");
+    g_autoptr(GPtrArray) opts = ff_opts_read(value, "driver");
+    const char *name = ff_opts_get(opts, "driver"), *guid = ff_opts_get(opts, "guid");
 
-    if (g_str_has_prefix(value, "{")) {
-        return "in JSON is not understood here: write it as keys";
+    if (!name) {
+        return NO_KIND;
     }
     if (!strcmp(name, "vmgenid") && (!guid || !strcmp(guid, "auto"))) {
         return HANDED ": the guest would see another generation";
@@ -106,25 +107,40 @@ static const char *check_drive(const char *value, const FfPlan *plan)
     return NULL;
 }
 
-static const char *check_net(const char *value, const FfPlan *plan)
+/* OPTS: with the key "type". */
+static const char *check_network(const GPtrArray *opts)
 {
-    if (!is_one_of(value, (const char *const[]){"user", "none", NULL})) {
+    static const char *const ports[] = {"hostfwd", "guestfwd", "smb", NULL};
+    static const char *const good[] = {"user", "none", NULL};
+    const char *type = ff_opts_get(opts, "type");
+
+    if (!type || !g_strv_contains(good, type)) {
         return HANDED ": of these only user, none, and -netdev tap";
     }
-    return strstr(value, "fwd=") || strstr(value, "smb=") ? HANDED
-               ": the port is the running QEMU's"
-                                                          : NULL;
+    for (guint i = 0; i < opts->len; i++) {
+        if (has_prefix_of(((const FfOpt *)opts->pdata[i])->key, ports)) {
+            return HANDED ": the port is the running QEMU's";
+        }
+    }
+    return NULL;
+}
+
+static const char *check_net(const char *value, const FfPlan *plan)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_read(value, "type");
+
+    return check_network(opts);
 }
 
 static const char *check_netdev(const char *value, const FfPlan *plan)
 {
-    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "type");
+    g_autoptr(GPtrArray) opts = ff_opts_read(value, "type");
 
     if (!g_strcmp0(ff_opts_get(opts, "type"), "vhost-user")) {
         return has_backend(opts, plan) ? NULL : NO_BACKEND;
     }
     return !g_strcmp0(ff_opts_get(opts, "type"), "tap") ? ff_lent_tap_refused(opts)
-                                                        : check_net(value, plan);
+                                                        : check_network(opts);
 }
 
 static const char *check_object(const char *value, const FfPlan *plan)
@@ -137,10 +153,11 @@ static const char *check_object(const char *value, const FfPlan *plan)
                                        "rng-builtin",
                                        "secret",
                                        "throttle-group",
-                                       "qom-type=memory-backend-ram",
                                        NULL};
+    g_autoptr(GPtrArray) opts = ff_opts_read(value, "qom-type");
+    const char *type = ff_opts_get(opts, "qom-type");
 
-    return is_one_of(value, good) ? NULL : HANDED;
+    return type && g_strv_contains(good, type) ? NULL : HANDED;
 }
 
 #define RELATIVE                                                                                   \
@@ -242,12 +259,16 @@ static const char *check_serial(const char *value, const FfPlan *plan)
 
 static const char *check_display(const char *value, const FfPlan *plan)
 {
-    return strcmp(value, "none") ? HANDED ": only -display none" : NULL;
+    g_autoptr(GPtrArray) opts = ff_opts_read(value, "type");
+
+    return g_strcmp0(ff_opts_get(opts, "type"), "none") ? HANDED ": only -display none" : NULL;
 }
 
 static const char *check_audio(const char *value, const FfPlan *plan)
 {
-    return is_one_of(value, (const char *const[]){"none", NULL}) ? NULL : HANDED;
+    g_autoptr(GPtrArray) opts = ff_opts_read(value, "driver");
+
+    return g_strcmp0(ff_opts_get(opts, "driver"), "none") ? HANDED : NULL;
 }
 
 /* QEMU's human monitors are not seen by the relay: at the old QEMU somebody could end its part of

@@ -157,7 +157,7 @@ const char *ff_lent_tap_refused(const GPtrArray *opts)
 
 static GPtrArray *parse_tap(const char *value)
 {
-    GPtrArray *opts = ff_opts_parse(value, "type");
+    GPtrArray *opts = ff_opts_read(value, "type");
 
     if (g_strcmp0(ff_opts_get(opts, "type"), "tap") != 0) {
         g_clear_pointer(&opts, g_ptr_array_unref);

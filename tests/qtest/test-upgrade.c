@@ -276,6 +276,61 @@ static void test_adapted(void)
     up_check_memory(g);
 }
 
+/* As libvirt writes it; one that names its generation "auto", and one with a network. */
+static void test_json(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_new();
+    g_autofree char *program = up_installed();
+    g_autofree char *image = g_build_filename(g->dir, "disk", NULL);
+    g_autofree char *file =
+        g_strdup_printf("{\"driver\":\"file\",\"filename\":\"%s\",\"node-name\":\"f\"}", image);
+    g_autofree char *size = g_strdup_printf(
+        "{\"qom-type\":\"memory-backend-ram\",\"id\":\"m\",\"size\":%u}", RAM_MIB << 20);
+    const char *const args[] = {"-machine",
+                                "pc-i440fx-7.2,memory-backend=m",
+                                "-object",
+                                size,
+                                "-smp",
+                                "2",
+                                "-m",
+                                G_STRINGIFY(RAM_MIB) "M",
+                                "-device",
+                                "{\"driver\":\"vmgenid\",\"guid\":\"auto\",\"id\":\"v\"}",
+                                "-blockdev",
+                                file,
+                                "-blockdev",
+                                "{\"driver\":\"raw\",\"file\":\"f\",\"node-name\":\"disk0\"}",
+                                "-device",
+                                "{\"driver\":\"ide-hd\",\"drive\":\"disk0\",\"bootindex\":1,"
+                                "\"secs\":1,\"cyls\":1,\"heads\":1}",
+                                "-netdev",
+                                "{\"type\":\"user\",\"id\":\"n\",\"restrict\":true}",
+                                "-device",
+                                "{\"driver\":\"virtio-net-pci\",\"netdev\":\"n\",\"id\":\"net\","
+                                "\"mac\":\"52:54:00:11:22:33\"}",
+                                "-audiodev",
+                                "{\"driver\":\"none\",\"id\":\"a\"}",
+                                NULL};
+
+    g->boot = bootsect_config((uint64_t)RAM_MIB << 20, 16 << 20, 2);
+    bootsect_write(&g->boot, image);
+    up_start(g, "qemu-system-x86_64", args);
+    g_free(up_wait_console(g, "AB"));
+    g_autofree char *guid = generation(g);
+    for (unsigned i = 0; i < 2; i++) {
+        up_to(g, program);
+        g_autofree char *now = generation(g);
+        g_assert_cmpstr(now, ==, guid);
+    }
+    up_check_memory(g);
+}
+
 /* Command lines that must not be started twice: refused before anything is started. */
 static void test_refused(void)
 {
@@ -301,6 +356,16 @@ static void test_refused(void)
         {"-drive file=x,snapshot=on", "its content is in the running QEMU alone"},
         {"-add-fd fd=3,set=1", "-add-fd: cannot be handed over"},
         {"-runas nobody", "-runas: cannot be handed over"},
+        {"-device '{\"driver\":\"vfio-pci\",\"host\":\"1\"}'", "}: cannot be handed over"},
+        {"-device '{\"driver\":'", "does not say what it is"},
+        {"-device '{\"driver\":\"virtio-mem-pci\",\"memdev\":\"m\"}'",
+         "writes to the memory of the running guest"},
+        {"-netdev "
+         "'{\"type\":\"user\",\"id\":\"n\",\"hostfwd\":[{\"str\":\"tcp::7001-:7\"}]}'",
+         "the port is the running QEMU's"},
+        {"-netdev '{\"type\":\"tap\",\"id\":\"n\",\"fd\":\"3\"}'", "of a tap's options only"},
+        {"-object '{\"qom-type\":\"tls-creds-anon\",\"id\":\"t\"}'", "}: cannot be handed over"},
+        {"-display '{\"type\":\"gtk\"}'", "only -display none"},
     };
     g_autoptr(Guest) g = up_counting(NULL);
 
@@ -702,6 +767,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/options", test_options);
     g_test_add_func("/upgrade/paused", test_paused);
     g_test_add_func("/upgrade/adapted", test_adapted);
+    g_test_add_func("/upgrade/json", test_json);
     g_test_add_func("/upgrade/refused", test_refused);
     g_test_add_func("/upgrade/fails", test_fails);
     g_test_add_func("/upgrade/bad-words", test_bad_words);

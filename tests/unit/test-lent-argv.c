@@ -41,6 +41,10 @@ static const struct {
     {"q -netdev tap,id=n,ifname=t0,script=no,downscript=no,vhost=off -netdev user,id=u "
      "-netdev type=tap,ifname=t1,id=m,vnet_hdr=off",
      "q -netdev tap,id=n,vhost=off,fd=21 -netdev user,id=u -netdev tap,id=m,fd=22", ""},
+    {"q -netdev "
+     "{\"type\":\"tap\",\"id\":\"n\",\"ifname\":\"t0\",\"script\":\"no\",\"vhost\":false} "
+     "-netdev {\"type\":\"user\",\"id\":\"u\"}",
+     "q -netdev tap,id=n,vhost=off,fd=21 -netdev {\"type\":\"user\",\"id\":\"u\"}", ""},
     {"q -vnc none", "q -vnc none", ""},
     {"q -vnc :1,password=on", "q -vnc none,password=on", ""},
     {"q -vnc [::1]:1", "q -vnc none", ""},
