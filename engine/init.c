@@ -133,6 +133,7 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         {FF_HEIR_HELD, &init->heir_fd},
         {FF_LEASE_HELD, &init->lease_fd},
         {"taps", &init->taps_fd},
+        {"door", &init->door},
     };
     JsonObject *held;
 
@@ -268,7 +269,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
         init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd =
             init->backends_fd = init->sharers_fd = init->discard_fd = init->file_fd =
-                init->pact_fd = init->heir_fd = init->lease_fd = init->taps_fd = -1;
+                init->pact_fd = init->heir_fd = init->lease_fd = init->taps_fd = init->door = -1;
     for (unsigned i = 0; i < FF_KINDS; i++) {
         init->uffds[i] = -1;
     }

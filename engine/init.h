@@ -33,6 +33,7 @@ typedef struct {
     char **command_line;        /* QEMU's, as the user gave it; NULL: not known */
     char *vhost_user;           /* of farfault run; NULL: an older relay does not say */
     GPtrArray *listening;       /* FfLentMonitor * */
+    int door;                   /* where the next QEMU's relay asks this one's; -1: none */
     GPtrArray *ram;             /* FfRamBlock *; gpa is not known here */
     char *uffd_error[FF_KINDS]; /* why there is none of a kind; NULL: null */
     char *incoming, *engine_refused, *name; /* NULL: null */

@@ -336,6 +336,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
         .command_line = init->command_line,
         .vhost_user = init->vhost_user,
         .listening = init->listening,
+        .door = init->door,
         .tls_fd = init->tls_fd,
         .start_paused = init->start_paused,
         .incoming = init->incoming,

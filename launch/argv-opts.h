@@ -80,9 +80,9 @@ typedef struct {
 /* Parses TEXT as QEMU's QemuOpts does (",," is a comma in a value). IMPLIED: the key of a first
  * part without "=", or NULL. Array of FfOpt *, free with g_ptr_array_unref(). */
 GPtrArray *ff_opts_parse(const char *text, const char *implied);
-/* The same of a value that may also be a JSON object (-device, -netdev, -object, -blockdev, -display,
- * -audiodev): switches are "on" and "off", what is inside of a part has a dotted key ("file.driver",
- * "hostfwd.0.str"). JSON that is broken is an empty list, as is an empty object. */
+/* The same of a value that may also be a JSON object (-device, -netdev, -object, -blockdev,
+ * -display, -audiodev): switches are "on" and "off", what is inside of a part has a dotted key
+ * ("file.driver", "hostfwd.0.str"). JSON that is broken is an empty list, as is an empty object. */
 GPtrArray *ff_opts_read(const char *text, const char *implied);
 /* An empty list, and one more part for it; takes KEY and VALUE. */
 GPtrArray *ff_opts_new(void);

@@ -80,6 +80,7 @@ static bool fill_in(FfAttach *a, int ready_fd, GError **error)
     }
     json_object_set_int_member(a->plan, "taps-fd", taps);
     json_object_set_int_member(a->plan, "other-fd", -1);
+    json_object_set_int_member(a->plan, "other-door", -1);
     json_object_set_int_member(a->plan, "qemu-pid", a->pid);
     json_object_set_string_member(a->plan, "engine", engine);
     json_object_set_boolean_member(a->plan, "daemonize", FALSE);

@@ -264,6 +264,7 @@ static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GA
     add_fd(&b, "state-fd", start->state_fd);
     add_fd(&b, "taps-fd", start->taps_fd);
     add_fd(&b, "other-fd", start->other_fd);
+    add_fd(&b, "other-door", start->other_door);
     add_kept(&b, start);
     add_fd(&b, "ready-fd", ready_fd);
     add_fd(&b, "stderr-fd", stderr_fd);

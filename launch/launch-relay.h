@@ -51,6 +51,7 @@ typedef struct {
     FfRunas runas;
     char *const *command_line; /* QEMU's as it was given, without QEMU; NULL-terminated */
     int other_fd;              /* a pidfd of that QEMU; -1: none */
+    int other_door;            /* of its relay; -1: none */
     int taps_fd;        /* an eventfd that gives QEMU its taps (agent/taps.h); -1: it needs none */
     bool borrowed;      /* guest RAM and listening monitors are another QEMU's still */
     GPtrArray *names;   /* of FfLentName *: what is renamed when they are not; can be NULL */

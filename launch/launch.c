@@ -53,7 +53,7 @@ typedef struct {
     FfLent *lent;     /* NULL: all is this guest's own */
     GPtrArray *names; /* of FfLentName *; NULL: as lent */
     FfLentTaps taps;
-    int other; /* a pidfd of the QEMU that lends; -1: there is none */
+    int other, other_door; /* a pidfd of the QEMU that lends, its relay's door; -1: there is none */
     char **command_line;
     FfPlan *plan;
     const char *prog;          /* as QEMU names itself in messages */
@@ -387,6 +387,7 @@ static bool start_relay(Launch *l, GError **error)
         .names = l->names,
         .taps_fd = l->taps.go,
         .other_fd = l->other,
+        .other_door = l->other_door,
     };
     l->relay_started = ff_relay_start(&start, &l->plan_fd, error);
     if (l->state_fd >= 0) {
@@ -522,6 +523,7 @@ static char **borrow(Launch *l, char **argv, GError **error)
         return NULL;
     }
     l->other = ff_fd_high(ff_lent_pidfd(l->lent));
+    l->other_door = ff_fd_high(ff_lent_door(l->lent));
     if (!ff_lent_taps_take(&l->taps, l->lent, l->other, argv, error)) {
         return NULL;
     }
@@ -531,7 +533,7 @@ static char **borrow(Launch *l, char **argv, GError **error)
 int ff_launch(const FfLaunchOptions *options, char **argv)
 {
     g_autoptr(GError) error = NULL;
-    g_auto(Launch) l = {.options = options, .taps.go = -1, .other = -1};
+    g_auto(Launch) l = {.options = options, .taps.go = -1, .other = -1, .other_door = -1};
     const char *slash = strrchr(argv[0], '/');
     l.prog = slash ? slash + 1 : argv[0];
 

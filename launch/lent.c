@@ -215,9 +215,19 @@ JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **err
     return NULL;
 }
 
-int ff_lent_pidfd(FfLent *lent)
+static int take(FfLent *lent, const char *id)
 {
-    Thing *t = find(lent->qemu, "pidfd");
+    Thing *t = find(lent->qemu, id);
 
     return t ? g_steal_fd(&t->fd) : -1;
+}
+
+int ff_lent_pidfd(FfLent *lent)
+{
+    return take(lent, "pidfd");
+}
+
+int ff_lent_door(FfLent *lent)
+{
+    return take(lent, "door");
 }

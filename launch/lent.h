@@ -3,9 +3,9 @@
  * What the QEMU whose guest is to be taken over lends to the one that is being started: guest RAM,
  * the sockets at which its monitors listen, its taps, a pidfd of itself (docs/design/upgrade.md).
  * It comes as one message on a socket: a JSON text, {"ram": [{"id":, "size":, "page-size":}],
- * "monitors": [{"id":}], "taps": [{"id": name of the interface}], "qemu": [{"id": "pidfd"}],
- * "backends": [{"id":, what relay/vhost-rest.h writes}]}, and the fds of all but the last in this
- * order.
+ * "monitors": [{"id":}], "taps": [{"id": name of the interface}], "qemu": [{"id": "pidfd"}, {"id":
+ * "door"}], "backends": [{"id":, what relay/vhost-rest.h writes}]}, and the fds of all but the last
+ * in this order.
  *
  * The launcher's only thread.
  */
@@ -38,7 +38,9 @@ int ff_lent_tap(FfLent *lent, const char *name, GError **error);
 /* What the vhost-user back-end of MON's chardev has told the running QEMU, LENT's; NULL and ERROR:
  * it has none, or another one. */
 JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **error);
-/* A pidfd of the running QEMU, the caller's; -1: an older farfault lends none. */
+/* A pidfd of the running QEMU, and where its relay is asked for its clients (relay/clients.h), the
+ * caller's; -1: an older farfault lends none. */
 int ff_lent_pidfd(FfLent *lent);
+int ff_lent_door(FfLent *lent);
 
 #endif

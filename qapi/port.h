@@ -86,6 +86,7 @@ typedef struct {
     char *const *command_line;  /* QEMU's, as the user gave it; NULL: not known */
     const char *vhost_user;     /* of farfault run: --vhost-user; NULL: not known */
     const GPtrArray *listening; /* FfLentMonitor *; can be NULL */
+    int door;                   /* of its relay, for clients that go along; lent; -1: none */
     int file_fd;                /* the same: the file that it is restored from, -1: none */
     int lease_fd;               /* the same: its description with a lease, -1: none */
     int listener_fd;            /* the same: where its source comes to, -1: none */

@@ -113,6 +113,9 @@ static char *describe(FfDriver *d, GArray *taps, const GPtrArray *devices, GArra
     json_builder_end_array(b);
     begin_things(b, "qemu");
     add_only(b, "pidfd", fds, d->config.pidfd);
+    if (d->config.door >= 0) {
+        add_only(b, "door", fds, d->config.door);
+    }
     json_builder_end_array(b);
     add_devices(b, devices);
     json_builder_end_object(b);

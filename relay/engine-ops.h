@@ -36,6 +36,10 @@ typedef struct {
      */
     void (*own_again)(FfRelay *relay);
     void (*pump)(FfRelay *relay); /* continues with what waits */
+    /* The guest is this QEMU's: clients of the old one come. TRUE of COMING: ff_engine_synced(SEQ)
+     * when they have. */
+    void (*taken)(FfRelay *relay);
+    bool (*coming)(FfRelay *relay, uint32_t seq);
 } FfEngineOps;
 
 #endif

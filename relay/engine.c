@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "relay/absence.h"
+#include "relay/clients-wait.h"
 #include "relay/backends.h"
 #include "relay/engine-internal.h"
 #include "relay/guest.h"
@@ -202,7 +203,7 @@ static void sync_with(FfRelay *relay, uint32_t seq, bool words)
     if (words && seq && engine->ops->has_words(relay)) {
         engine->words_seq = seq;
         engine->ops->pump(relay); /* QEMU is read */
-    } else {
+    } else if (!seq || !engine->ops->coming(relay, seq)) {
         ff_link_send(engine->link, FF_LINK_SYNCED, 0, seq, NULL, 0, NULL, 0);
     }
 }
@@ -219,6 +220,7 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
     FfRelay *relay = opaque;
 
     spoke(relay->engine);
+    ff_clients_look(relay);
     gsize len;
     const char *data = g_bytes_get_data(payload, &len);
     g_autofree char *text = NULL;
@@ -293,6 +295,7 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         break;
     case FF_LINK_TAKEN:
         ff_names_take(relay, true);
+        relay->engine->ops->taken(relay);
         break;
     case FF_LINK_OPEN:
         open_to_clients(relay);
@@ -671,6 +674,13 @@ void ff_engine_word_answered(FfRelay *relay)
 
         engine->words_seq = 0;
         ff_link_send(engine->link, FF_LINK_SYNCED, 0, seq, NULL, 0, NULL, 0);
+    }
+}
+
+void ff_engine_synced(FfRelay *relay, uint32_t seq)
+{
+    if (relay->engine->link) {
+        ff_link_send(relay->engine->link, FF_LINK_SYNCED, 0, seq, NULL, 0, NULL, 0);
     }
 }
 

@@ -25,6 +25,8 @@ void ff_engine_client_gone(FfRelay *relay, unsigned mon);
 bool ff_engine_awaits_words(const FfRelay *relay);
 /* QEMU has answered cont or stop, or owes no answer any more. */
 void ff_engine_word_answered(FfRelay *relay);
+/* Its SYNC that waited for clients (FfEngineOps.coming) is answered. */
+void ff_engine_synced(FfRelay *relay, uint32_t seq);
 /* Handles what the engine has said by now. */
 void ff_engine_read_now(FfRelay *relay);
 void ff_engine_start_incoming(FfRelay *relay);

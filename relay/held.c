@@ -66,6 +66,7 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, const FfBackendsEnds *backe
     }
     add_fd(b, fds, "discards", guest->hook);
     add_fd(b, fds, "taps", relay->plan->taps_fd);
+    add_fd(b, fds, "door", relay->door);
     add_fd(b, fds, "device-backends", backends->asks);
     add_fd(b, fds, "device-faults", backends->faults);
     for (guint i = 0; i < relay->plan->monitors->len; i++) {

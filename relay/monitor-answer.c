@@ -74,7 +74,7 @@ static FfOut decide(FfMonitor *mon, const FfQmpAnswer *answer, bool end)
 {
     switch (answer->kind) {
     case FF_QMP_GREETING:
-        return FF_OUT_PASS;
+        return mon->adopting ? FF_OUT_CAPTURE : FF_OUT_PASS; /* the client has been greeted */
     case FF_QMP_REPLY:
         return decide_reply(mon, answer, end);
     case FF_QMP_EVENT:
@@ -177,6 +177,8 @@ static void message_end(FfMonitor *mon, const FfQmpAnswer *answer)
 
     if (answer->kind == FF_QMP_REPLY) {
         answered(mon, answer);
+    } else if (greeting && mon->out == FF_OUT_CAPTURE && mon->held->len <= MAX_GREETING) {
+        g_byte_array_append(mon->greeting, mon->held->data, mon->held->len);
     }
     mon->out = FF_OUT_UNDECIDED;
     mon->own_place = FF_OWN_NOWHERE;

@@ -15,6 +15,7 @@
 #include "relay/monitor.h"
 
 #include "relay/absence.h"
+#include "relay/clients-wait.h"
 #include "relay/engine.h"
 #include "relay/guest.h"
 #include "relay/monitor-internal.h"
@@ -41,7 +42,7 @@ static void update_reading(FfMonitor *mon)
 {
     if (mon->client) {
         ff_conn_set_reading(
-            mon->client, !mon->client_ended && mon->todo_bytes < MAX_TODO_BYTES &&
+            mon->client, !mon->client_ended && !mon->going && mon->todo_bytes < MAX_TODO_BYTES &&
                              mon->todo.length < MAX_TODO && mon->owned_oob.length < MAX_OWNED_OOB &&
                              (!mon->qemu || ff_conn_queued(mon->qemu) < MAX_TO_QEMU));
     }
@@ -136,6 +137,7 @@ static void own_item(FfMonitor *mon, FfItem *item)
     const char *desc = NULL;
 
     item->seq = ++mon->relay->last_seq;
+    mon->hands_over |= !g_strcmp0(item->command->name, "x-farfault-hand-over");
     switch (ff_engine_command(mon->relay, mon->index, item->seq, item->command, &desc)) {
     case FF_ENGINE_SENT:
         if (item->command->oob && mon->oob_enabled) {
@@ -196,6 +198,11 @@ static bool plugs(FfMonitor *mon, FfItem *item)
     return waits || why;
 }
 
+static bool is_waiting(const FfMonitor *mon)
+{
+    return mon->adopting || (ff_monitor_may_go(mon) && ff_clients_wait(mon->relay));
+}
+
 void ff_monitor_pump(FfMonitor *mon)
 {
     FfItem *item;
@@ -207,7 +214,8 @@ void ff_monitor_pump(FfMonitor *mon)
         mon->todo_bytes += g_bytes_get_size(mon->plugging->raw);
         g_queue_push_head(&mon->todo, g_steal_pointer(&mon->plugging));
     }
-    while (mon->qemu && !mon->owned && !mon->plugging && (item = g_queue_peek_head(&mon->todo))) {
+    while (mon->qemu && !mon->owned && !mon->plugging && (item = g_queue_peek_head(&mon->todo)) &&
+           !is_waiting(mon)) {
         bool wait = needs_wait(mon, item);
 
         if (wait && ff_overdue_waits(mon)) {
@@ -332,10 +340,11 @@ static void session_over(FfMonitor *mon)
     g_clear_pointer(&mon->greeting, g_byte_array_unref);
     mon->greeted = mon->negotiated = mon->oob_enabled = false;
     mon->client_ended = mon->kept = mon->qemu_oob = false;
+    mon->hands_over = mon->going = mon->adopting = false;
     if (mon->plan->kind == FF_RELAY_CONNECTED) {
         ff_guest_left(mon->relay);
     }
-    if (mon->accept && !mon->accepting) {
+    if (mon->accept && !mon->accepting && !mon->gone) {
         ff_accept_next(mon->accept);
     }
 }
@@ -488,7 +497,7 @@ void ff_monitor_go(FfMonitor *mon)
 
 void ff_monitor_open(FfMonitor *mon)
 {
-    if (mon->accept) {
+    if (mon->accept && !mon->client && !mon->qemu) { /* else when that one has gone */
         ff_accept_open(mon->accept);
     }
 }
@@ -511,20 +520,26 @@ static void inherit(FfMonitor *mon)
     mon->client = ff_conn_new(had->in, had->out, &client_ops, mon);
 }
 
+/* Between two messages, with all answers given. */
+static bool is_between(const FfMonitor *mon)
+{
+    return mon->client && mon->qemu && mon->greeted && !mon->kept && !mon->client_ended &&
+           !mon->hang_up && !mon->accepting && !mon->adopting && !mon->overdue && !mon->owned &&
+           !mon->plugging && !mon->barriers && !mon->n_fds && !mon->inside &&
+           mon->out == FF_OUT_UNDECIDED && !mon->held->len && !mon->batch->len &&
+           !mon->insert_bytes && g_queue_is_empty((GQueue *)&mon->inband) &&
+           g_queue_is_empty((GQueue *)&mon->oob) && g_queue_is_empty((GQueue *)&mon->owned_oob) &&
+           ff_qmp_framer_rests(mon->framer) && ff_qmp_splitter_idle(mon->splitter) &&
+           !ff_conn_queued(mon->client) && !ff_conn_queued(mon->qemu);
+}
+
 bool ff_monitor_rests(const FfMonitor *mon)
 {
     if (!mon->client && !mon->qemu) {
         return !mon->kept && !mon->hang_up;
     }
-    return mon->client && mon->qemu && mon->greeted && !mon->kept && !mon->client_ended &&
-           !mon->hang_up && !mon->accepting && !mon->overdue && !mon->owned && !mon->plugging &&
-           !mon->barriers && !mon->n_fds && !mon->inside && mon->out == FF_OUT_UNDECIDED &&
-           !mon->held->len && !mon->batch->len && !mon->insert_bytes &&
-           mon->event_filters == mon->relay->filters && g_queue_is_empty((GQueue *)&mon->todo) &&
-           g_queue_is_empty((GQueue *)&mon->inband) && g_queue_is_empty((GQueue *)&mon->oob) &&
-           g_queue_is_empty((GQueue *)&mon->owned_oob) && ff_qmp_framer_rests(mon->framer) &&
-           ff_qmp_splitter_idle(mon->splitter) && !ff_conn_queued(mon->client) &&
-           !ff_conn_queued(mon->qemu);
+    return is_between(mon) && mon->event_filters == mon->relay->filters &&
+           g_queue_is_empty((GQueue *)&mon->todo);
 }
 
 bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session)
@@ -541,6 +556,101 @@ bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session)
         .qemu_oob = mon->qemu_oob,
         .named_fds = mon->named_fds,
         .greeting = g_strndup((const char *)mon->greeting->data, mon->greeting->len)};
+    return true;
+}
+
+/* ---- a client that goes to another relay ----------------------------------------------------- */
+
+bool ff_monitor_may_go(const FfMonitor *mon)
+{
+    return mon->plan->kind == FF_RELAY_LISTEN && mon->client && mon->qemu && mon->negotiated &&
+           !mon->kept && !mon->client_ended && !mon->hands_over;
+}
+
+bool ff_monitor_is_quiet(const FfMonitor *mon)
+{
+    for (const GList *l = mon->todo.head; l; l = l->next) {
+        if (((const FfItem *)l->data)->n_fds) {
+            return false;
+        }
+    }
+    return is_between(mon);
+}
+
+char *ff_monitor_unread(const FfMonitor *mon)
+{
+    g_autoptr(GByteArray) all = g_byte_array_new();
+
+    for (const GList *l = mon->todo.head; l; l = l->next) {
+        gsize len;
+        const guint8 *raw = g_bytes_get_data(((const FfItem *)l->data)->raw, &len);
+
+        g_byte_array_append(all, raw, len);
+    }
+    return g_base64_encode(all->data, all->len);
+}
+
+void ff_monitor_hold(FfMonitor *mon, bool held)
+{
+    mon->going = held;
+    update_reading(mon);
+}
+
+void ff_monitor_gone(FfMonitor *mon)
+{
+    mon->gone = true;
+    close_client(mon);
+}
+
+/* It has seen STOP of the other QEMU, and this one's RESUME was before its time. */
+static void say_resumed(FfMonitor *mon)
+{
+    gint64 now = g_get_real_time();
+    g_autofree char *line =
+        g_strdup_printf("{\"timestamp\": {\"seconds\": %" G_GINT64_FORMAT
+                        ", \"microseconds\": %" G_GINT64_FORMAT "}, \"event\": \"RESUME\"}",
+                        now / G_USEC_PER_SEC, now % G_USEC_PER_SEC);
+
+    if (mon->client) {
+        ff_answer_insert(mon, line, strlen(line));
+    }
+}
+
+/* query-status: QEMU has been told before. */
+static void adopted(FfMonitor *mon, FfSent *sent, bool error)
+{
+    static const char runs[] = "\"running\": true";
+
+    mon->adopting = false;
+    if (!error && memmem(mon->held->data, mon->held->len, runs, strlen(runs))) {
+        say_resumed(mon);
+    }
+}
+
+bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread)
+{
+    if (mon->client || mon->qemu || mon->plan->kind != FF_RELAY_LISTEN) {
+        return false;
+    }
+    gsize len = 0;
+    g_autofree guchar *said = g_base64_decode(unread, &len);
+
+    mon->framer = ff_qmp_framer_new();
+    mon->splitter = ff_qmp_splitter_new();
+    mon->client = ff_conn_new(fd, fd, &client_ops, mon);
+    mon->greeted = mon->adopting = true;
+    open_qemu(mon);
+    if (!mon->qemu) {
+        return true; /* it is closed */
+    }
+    FfSent *negotiates = ff_inject_own(
+        mon, oob_enabled
+                 ? "{\"execute\": \"qmp_capabilities\", \"arguments\": {\"enable\": [\"oob\"]}}"
+                 : "{\"execute\": \"qmp_capabilities\"}");
+    negotiates->negotiates = true;
+    negotiates->enables_oob = oob_enabled;
+    ff_inject_own(mon, "{\"execute\": \"query-status\"}")->answered = adopted;
+    client_data(mon->client, (const char *)said, len, NULL, 0, mon);
     return true;
 }
 

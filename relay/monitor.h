@@ -34,6 +34,21 @@ bool ff_monitor_rests(const FfMonitor *mon);
 /* Of one that rests: its client and its connection to QEMU, borrowed but for .greeting (g_free).
  * FALSE: it has no client. */
 bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session);
+/* ---- a client that goes to another relay (clients.h) ---- */
+/* It listens, and has a client that has negotiated and is none that has begun the upgrade. */
+bool ff_monitor_may_go(const FfMonitor *mon);
+/* Of that client nothing is half here, and QEMU owes it nothing; what it has said, and nobody has
+ * carried out, may be there. */
+bool ff_monitor_is_quiet(const FfMonitor *mon);
+/* That, base64 (g_free). */
+char *ff_monitor_unread(const FfMonitor *mon);
+/* It is not read meanwhile. */
+void ff_monitor_hold(FfMonitor *mon, bool held);
+/* It is another relay's. */
+void ff_monitor_gone(FfMonitor *mon);
+/* Takes FD, the client of another relay's monitor, and UNREAD. FALSE: it has a client; FD is not
+ * taken. */
+bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread);
 /* QEMU has ended: what it still said goes to the client, and no other one comes. */
 void ff_monitor_hear_out(FfMonitor *mon);
 void ff_monitor_end(FfMonitor *mon);

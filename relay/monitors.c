@@ -2,6 +2,7 @@
 /* The client monitors, by their number and all together (engine-ops.h). One thread; no locks. */
 #include "relay/monitors.h"
 
+#include "relay/clients.h"
 #include "relay/monitor.h"
 
 static FfMonitor *monitor(const FfRelay *relay, unsigned index)
@@ -124,11 +125,14 @@ const FfEngineOps ff_monitors_engine_ops = {
     .engine_lost = engine_lost,
     .own_again = own_again,
     .pump = pump,
+    .taken = ff_clients_take,
+    .coming = ff_clients_are_coming,
 };
 
 void ff_monitors_start(FfRelay *relay)
 {
     relay->monitors = g_ptr_array_new();
+    relay->pump = pump;
     for (guint i = 0; i < relay->plan->monitors->len; i++) {
         g_ptr_array_add(relay->monitors, ff_monitor_new(relay, i));
     }

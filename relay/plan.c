@@ -353,6 +353,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->state_fd = get_fd(plan, root, "state-fd");
     plan->taps_fd = get_fd(plan, root, "taps-fd");
     plan->other_fd = get_fd(plan, root, "other-fd");
+    plan->other_door = get_fd(plan, root, "other-door");
     plan->succeeds = get_fd(plan, root, "succeeds");
     plan->qemu_monitor = get_fd(plan, root, "qemu-monitor");
     plan->engine = get_text(root, "engine");

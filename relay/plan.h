@@ -90,6 +90,7 @@ typedef struct {
     pid_t qemu_pid;
     int agent_fd, ready_fd, stderr_fd; /* -1: none */
     int other_fd;     /* a pidfd of the QEMU whose guest this one is to take over; -1: none */
+    int other_door;   /* of that one's relay (clients.h); -1: an older farfault lends none */
     int taps_fd;      /* an eventfd: the taps are this QEMU's; -1: it needs none */
     int succeeds;     /* a socket of the relay whose place is taken (succession.h); -1: none */
     int qemu_monitor; /* O_PATH of the private monitor's listening socket */

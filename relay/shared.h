@@ -12,7 +12,9 @@
  *   accept.c    where a monitor's clients and vhost-user back-ends come from
  *   backends.c  such back-ends, and what the engine asks about them (vhost-conn.c: one of them)
  *   plugged.c   chardevs that may become such
+ *   clients-wait.c  what clients of a guest that goes to another QEMU say waits
  *   monitor.c   one client monitor: order of commands and replies (monitor-internal.h)
+ *   clients-give.c, clients-take.c  they go along
  *   monitors.c  all of them, as the engine has to do with them
  *   succession.c  another relay takes the place of this one
  *   relay.c     start and end of all
@@ -36,6 +38,8 @@ typedef struct FfEngine FfEngine;
 typedef struct FfLibraries FfLibraries;
 typedef struct FfBackends FfBackends;
 typedef struct FfPlugged FfPlugged;
+typedef struct FfClientsGive FfClientsGive;
+typedef struct FfClientsTake FfClientsTake;
 
 /* QEMU's process as the relay knows it. */
 typedef struct {
@@ -85,9 +89,15 @@ struct FfRelay {
     GPtrArray *held;        /* FfHeld * */
     unsigned filters;       /* FF_FILTER_* */
     uint32_t last_seq;
-    bool clients_wait;    /* -incoming: QEMU's greeting waits until the engine listens */
-    bool waits_for_other; /* names.c: its end is waited for */
-    bool other_ends;      /* other.c: it has so much time left */
+    bool clients_wait;            /* -incoming: QEMU's greeting waits until the engine listens */
+    bool waits_for_other;         /* names.c: its end is waited for */
+    bool other_ends;              /* other.c: it has so much time left */
+    int door;                     /* succession.c: where another relay asks; -1: none can */
+    void (*pump)(FfRelay *relay); /* all monitors continue with what waits */
+    guint clients_timer;          /* clients-wait.c: they wait for so long; 0: they do not */
+    bool clients_late;            /* that is over */
+    FfClientsGive *gives;         /* clients-give.c; NULL: nobody has asked */
+    FfClientsTake *takes;         /* clients-take.c; NULL: nobody was asked */
 };
 
 /* One line to QEMU's stderr. */

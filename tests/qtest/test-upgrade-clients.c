@@ -540,6 +540,154 @@ static void test_orderly(void)
     up_check_memory(g);
 }
 
+/* ---- a client that stays connected ----------------------------------------------------------- */
+
+/* Which QEMU it speaks to, as the answer that only one of them can give. */
+static pid_t answers(Qmp *q)
+{
+    g_autoptr(JsonObject) lent = qmp_return(q, "x-farfault-lend", NULL);
+
+    return (pid_t)json_object_get_int_member(lent, "pid");
+}
+
+/* To any QEMU and back, with a client that asks all the time, and one that only listens. */
+static void test_stays(void)
+{
+    g_autoptr(Guest) g = up_counting_two_monitors(NULL);
+
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    for (unsigned i = 0; i < up_rounds(4); i++) {
+        g_autofree char *said = NULL;
+        unsigned n = 0;
+
+        up_disconnect(g);
+        g_autoptr(Command) c = up_begin(g, NULL);
+        while (up_is_under_way(c)) {
+            if (i % 2 == 0) {
+                qmp_ok(second, "query-status", NULL);
+                n++;
+            }
+        }
+        g_assert_cmpint(up_finish(c, &said), ==, 0);
+        g_test_message("%s; %u answers", said, n);
+        qmp_expect(second, "STOP");
+        qmp_expect(second, "RESUME");
+        g_assert_cmpint(answers(second), ==, up_only_qemu(g));
+    }
+    up_runs(g);
+    up_check_memory(g);
+    /* It can have the guest end, as it always could. */
+    qmp_ok(second, "quit", NULL);
+    up_await_qemus(g, 0);
+}
+
+static void await_answer(Qmp *q, unsigned id)
+{
+    g_autofree char *part = g_strdup_printf("\"id\": %u", id);
+    int64_t deadline = test_deadline(TEST_TIMEOUT);
+
+    for (;;) {
+        g_autofree char *line = stream_read_line(qmp_stream(q), part, deadline);
+
+        if (!line) {
+            test_fail("the monitor was closed in place of an answer (%s)", part);
+        }
+        if (strstr(line, part)) {
+            g_assert_nonnull(strstr(line, "\"return\""));
+            return;
+        }
+    }
+}
+
+/* What it says while the guest may be in either QEMU is carried out where it is then. STAYS: in the
+ * old one. */
+static void said_meanwhile(const char *faults, bool stays)
+{
+    static const char words[] = "{\"execute\": \"stop\", \"id\": 7}\n"
+                                "{\"execute\": \"query-status\", \"id\": 8}\n";
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_counting_two_monitors(faults);
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    pid_t old = up_only_qemu(g);
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    stream_send(qmp_stream(second), words, strlen(words), NULL, 0);
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, stays ? 1 : 0);
+    await_answer(second, 7);
+    await_answer(second, 8);
+    pid_t now = up_only_qemu(g);
+    g_assert_cmpint(now == old, ==, stays);
+    g_assert_cmpint(answers(second), ==, now);
+    g_autofree char *state = qmp_run_state(second);
+    g_assert_cmpstr(state, ==, stays ? "postmigrate" : "paused"); /* it has obeyed */
+    qmp_ok(second, "cont", NULL);
+    up_runs(g);
+    up_check_memory(g);
+}
+
+static void test_said(void)
+{
+    said_meanwhile("handover/*/at/given=hold", false);
+}
+
+static void test_said_in_vain(void)
+{
+    said_meanwhile("handover/*/at/given=hold;takeover/*/at/grant=kill", true);
+}
+
+static const struct {
+    const char *name, *faults;
+} left[] = {
+    {"old-relay-killed", "relay/*/at/clients-asked=kill"},
+    {"old-relay-hangs", "relay/*/at/clients-asked=stop:8000"},
+    {"new-relay-killed", "relay/*/at/clients-taken=kill"},
+};
+
+/* It does not come to that: then it is disconnected, as the old QEMU ends; the guest is where it is
+ * to be. */
+static void test_left(gconstpointer opaque)
+{
+    const char *faults = opaque, *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_counting_two_monitors(faults);
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    pid_t old = up_only_qemu(g);
+    up_disconnect(g);
+    up_run(g, (const char *const[]){NULL}, &said);
+    g_test_message("%s", said);
+    g_assert_true(stream_wait_eof(qmp_stream(second), test_deadline(TEST_TIMEOUT)));
+    pid_t now = up_await_qemus(g, 1);
+    g_assert_cmpint(now, !=, old);
+    up_attach_if_needed(g, now);
+    g_autoptr(Qmp) again = up_second_monitor(g);
+    g_assert_cmpint(answers(again), ==, now);
+    up_runs(g);
+    up_check_memory(g);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -554,5 +702,13 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/foreign", test_foreign);
     g_test_add_func("/upgrade-clients/no-gap", test_no_gap);
     g_test_add_func("/upgrade-clients/orderly", test_orderly);
+    g_test_add_func("/upgrade-clients/stays", test_stays);
+    g_test_add_func("/upgrade-clients/said/moved", test_said);
+    g_test_add_func("/upgrade-clients/said/stayed", test_said_in_vain);
+    for (unsigned i = 0; i < G_N_ELEMENTS(left); i++) {
+        g_autofree char *path = g_strdup_printf("/upgrade-clients/left/%s", left[i].name);
+
+        g_test_add_data_func(path, left[i].faults, test_left);
+    }
     return g_test_run();
 }

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The old QEMU's side of clients.h.
+ *
+ * One thread; no locks. System calls: memfd_create, pwrite64.
+ */
+#include "relay/clients.h"
+
+#include <errno.h>
+#include <glib-unix.h>
+#include <json-glib/json-glib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "net/rights.h"
+#include "relay/monitor.h"
+#include "state/succession.h"
+
+/* Until clients are between two messages: QEMU answers at once what it has been asked. */
+#define QUIET_MS 500
+
+struct FfClientsGive {
+    int talk; /* with who has asked; -1: nobody has */
+    GSource *quiet;
+    guint timer, answer; /* 0: none */
+    GArray *given;       /* of guint: indices of the monitors whose clients were described */
+};
+
+static FfClientsGive *give_of(FfRelay *relay)
+{
+    if (!relay->gives) {
+        relay->gives = g_new0(FfClientsGive, 1); /* lives as long as the process */
+        relay->gives->talk = -1;
+        relay->gives->given = g_array_new(FALSE, FALSE, sizeof(guint));
+    }
+    return relay->gives;
+}
+
+static FfMonitor *monitor(const FfRelay *relay, guint i)
+{
+    return relay->monitors->pdata[i];
+}
+
+/* ---- giving ---------------------------------------------------------------------------------- */
+
+static void over(FfRelay *relay)
+{
+    FfClientsGive *g = relay->gives;
+
+    if (g->quiet) {
+        g_source_destroy(g->quiet);
+        g_clear_pointer(&g->quiet, g_source_unref);
+    }
+    g_clear_handle_id(&g->timer, g_source_remove);
+    g_clear_handle_id(&g->answer, g_source_remove);
+    close(g_steal_fd(&g->talk));
+}
+
+static void refuse(FfRelay *relay, const char *why)
+{
+    g_autofree char *text = g_strdup_printf("%c%s", FF_SUCCESSION_NO, why);
+
+    ff_rights_send(relay->gives->talk, text, strlen(text), NULL, 0);
+    over(relay);
+}
+
+static void describe(JsonBuilder *b, const FfMonitor *mon, const char *id, GArray *fds)
+{
+    FfRelaySession session;
+    g_autofree char *unread = ff_monitor_unread(mon);
+
+    ff_monitor_session(mon, &session);
+    g_free(session.greeting);
+    g_array_append_val(fds, session.in);
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "id");
+    json_builder_add_string_value(b, id);
+    json_builder_set_member_name(b, "oob-enabled");
+    json_builder_add_boolean_value(b, session.oob_enabled);
+    json_builder_set_member_name(b, "unread");
+    json_builder_add_string_value(b, unread);
+    json_builder_end_object(b);
+}
+
+/* FDS: the first one is to be this text's. NULL: there is nobody. */
+static char *describe_all(FfRelay *relay, GArray *fds)
+{
+    g_autoptr(JsonBuilder) b = json_builder_new();
+
+    g_array_set_size(relay->gives->given, 0);
+    json_builder_begin_array(b);
+    for (guint i = 0; i < relay->monitors->len && fds->len < FF_RIGHTS_MAX; i++) {
+        if (ff_monitor_may_go(monitor(relay, i)) && ff_monitor_is_quiet(monitor(relay, i))) {
+            describe(b, monitor(relay, i), ((FfRelayMonitor *)relay->plan->monitors->pdata[i])->id,
+                     fds);
+            g_array_append_val(relay->gives->given, i);
+        }
+    }
+    json_builder_end_array(b);
+    g_autoptr(JsonNode) root = json_builder_get_root(b);
+    return json_to_string(root, FALSE);
+}
+
+static int memfd_of(const char *text)
+{
+    int fd = memfd_create("farfault-clients", MFD_CLOEXEC);
+    ssize_t len = (ssize_t)strlen(text);
+
+    if (fd >= 0 && pwrite(fd, text, (size_t)len, 0) != len) {
+        close(g_steal_fd(&fd));
+    }
+    return fd;
+}
+
+/* Nothing of theirs is half here, as when they were described. */
+static bool still_quiet(const FfRelay *relay)
+{
+    const GArray *given = relay->gives->given;
+
+    for (guint i = 0; i < given->len; i++) {
+        const FfMonitor *mon = monitor(relay, g_array_index(given, guint, i));
+
+        if (!ff_monitor_may_go(mon) || !ff_monitor_is_quiet(mon)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void hold(FfRelay *relay, bool held)
+{
+    const GArray *given = relay->gives->given;
+
+    for (guint i = 0; i < given->len; i++) {
+        ff_monitor_hold(monitor(relay, g_array_index(given, guint, i)), held);
+    }
+}
+
+/* TAKE, or the end of who has asked: then they are this one's still. */
+static gboolean answered(gint talk, GIOCondition condition, gpointer opaque)
+{
+    FfRelay *relay = opaque;
+    FfClientsGive *g = relay->gives;
+    const char given = FF_SUCCESSION_GIVEN;
+    FfRights rights;
+    char word = 0;
+    bool take = ff_rights_receive(talk, &word, 1, &rights) == 1 && word == FF_SUCCESSION_TAKE;
+
+    g->answer = 0;
+    if (take && still_quiet(relay) && ff_rights_send(talk, &given, 1, NULL, 0) == 1) {
+        for (guint i = 0; i < g->given->len; i++) {
+            ff_monitor_gone(monitor(relay, g_array_index(g->given, guint, i)));
+        }
+        FF_FAULT_AT("clients-given");
+    } else {
+        hold(relay, false);
+    }
+    over(relay);
+    return G_SOURCE_REMOVE;
+}
+
+static gboolean not_answered(gpointer opaque)
+{
+    FfRelay *relay = opaque;
+
+    relay->gives->timer = 0;
+    hold(relay, false);
+    over(relay);
+    return G_SOURCE_REMOVE;
+}
+
+static void give_now(FfRelay *relay)
+{
+    FfClientsGive *g = relay->gives;
+    const char plan = FF_SUCCESSION_PLAN;
+    g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
+    int text_fd = -1;
+
+    g_array_append_val(fds, text_fd);
+    g_autofree char *text = describe_all(relay, fds);
+    text_fd = memfd_of(text);
+    g_array_index(fds, int, 0) = text_fd;
+    bool sent =
+        text_fd >= 0 && ff_rights_send(g->talk, &plan, 1, (int *)(void *)fds->data, fds->len) == 1;
+    if (text_fd >= 0) {
+        close(text_fd);
+    }
+    if (!sent) {
+        refuse(relay, "it has no room for what its clients are");
+        return;
+    }
+    hold(relay, true);
+    g->timer = g_timeout_add(FF_SUCCESSION_FROZEN_MS, not_answered, relay);
+    g->answer = g_unix_fd_add(g->talk, G_IO_IN | G_IO_HUP, answered, relay);
+}
+
+typedef struct {
+    GSource source;
+    FfRelay *relay;
+} Quiet;
+
+static bool all_quiet(const FfRelay *relay)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        if (ff_monitor_may_go(monitor(relay, i)) && !ff_monitor_is_quiet(monitor(relay, i))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Looked at in each turn of the main loop, which each event brings about. */
+static gboolean quiet_prepare(GSource *source, gint *timeout)
+{
+    *timeout = -1;
+    return all_quiet(((Quiet *)source)->relay);
+}
+
+static gboolean quiet_check(GSource *source)
+{
+    return FALSE; /* prepare() says it */
+}
+
+static void begin(FfRelay *relay)
+{
+    FfClientsGive *g = relay->gives;
+
+    g_source_destroy(g->quiet);
+    g_clear_pointer(&g->quiet, g_source_unref);
+    g_clear_handle_id(&g->timer, g_source_remove);
+    give_now(relay);
+}
+
+static gboolean quiet_dispatch(GSource *source, GSourceFunc callback, gpointer data)
+{
+    begin(((Quiet *)source)->relay);
+    return G_SOURCE_REMOVE;
+}
+
+static GSourceFuncs quiet_funcs = {
+    .prepare = quiet_prepare, .check = quiet_check, .dispatch = quiet_dispatch};
+
+/* Those that are, go. */
+static gboolean not_quiet(gpointer opaque)
+{
+    FfRelay *relay = opaque;
+
+    relay->gives->timer = 0;
+    begin(relay);
+    return G_SOURCE_REMOVE;
+}
+
+void ff_clients_give(FfRelay *relay, int talk)
+{
+    FfClientsGive *g = give_of(relay);
+
+    if (g->talk >= 0) {
+        close(talk);
+        return;
+    }
+    g->talk = talk;
+    if (!ff_state_is_marked(relay->state, FF_MARK_MOVED)) {
+        refuse(relay, "its guest has not left");
+        return;
+    }
+    FF_FAULT_AT("clients-asked");
+    g->timer = g_timeout_add(QUIET_MS, not_quiet, relay);
+    g->quiet = g_source_new(&quiet_funcs, sizeof(Quiet));
+    ((Quiet *)g->quiet)->relay = relay;
+    /* After what has come, which the turn begins with. */
+    g_source_set_priority(g->quiet, G_PRIORITY_LOW);
+    g_source_attach(g->quiet, NULL);
+}

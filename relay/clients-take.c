@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The new QEMU's side of clients.h. The old relay may hang, or be dead: then nobody comes, and
+ * clients are disconnected when it ends.
+ *
+ * One thread; no locks. System calls: socketpair, pread64, newfstatat.
+ */
+#include "relay/clients.h"
+
+#include <errno.h>
+#include <glib-unix.h>
+#include <json-glib/json-glib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "net/rights.h"
+#include "qmp/json.h"
+#include "relay/engine.h"
+#include "relay/monitor.h"
+#include "state/succession.h"
+
+/* The old one needs QUIET_MS of its at most, and the guest runs here meanwhile. */
+#define COME_MS 2000
+#define TEXT_MAX (4 << 20) /* what a client has said, and nobody has carried out */
+
+struct FfClientsTake {
+    int talk;           /* with the old relay; -1: it was not asked, or that is over */
+    guint watch, timer; /* 0: none */
+    uint32_t seq;       /* SYNC of the engine that waits; 0: none */
+    JsonNode *plan;     /* who is to come; NULL: it has not said */
+    FfRights clients;   /* the first one is the plan's, and closed */
+};
+
+static void forget(FfClientsTake *t)
+{
+    for (unsigned i = 0; i < t->clients.n; i++) {
+        if (t->clients.fd[i] >= 0) {
+            close(t->clients.fd[i]);
+        }
+    }
+    t->clients.n = 0;
+    g_clear_pointer(&t->plan, json_node_unref);
+}
+
+static void over(FfRelay *relay)
+{
+    FfClientsTake *t = relay->takes;
+
+    g_clear_handle_id(&t->watch, g_source_remove);
+    g_clear_handle_id(&t->timer, g_source_remove);
+    close(g_steal_fd(&t->talk));
+    forget(t);
+    if (t->seq) {
+        ff_engine_synced(relay, t->seq);
+        t->seq = 0;
+    }
+}
+
+static int index_of(const FfRelay *relay, const char *id)
+{
+    for (guint i = 0; i < relay->plan->monitors->len; i++) {
+        if (!strcmp(((FfRelayMonitor *)relay->plan->monitors->pdata[i])->id, id)) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+static void adopt_all(FfRelay *relay)
+{
+    FfClientsTake *t = relay->takes;
+    JsonArray *all = json_node_get_array(t->plan);
+
+    for (guint i = 0; i < json_array_get_length(all) && i + 1 < t->clients.n; i++) {
+        JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
+        int index = o ? index_of(relay, ff_json_string_or(o, "id", "")) : -1;
+
+        if (index >= 0 &&
+            ff_monitor_adopt(relay->monitors->pdata[index], t->clients.fd[i + 1],
+                             ff_json_bool(o, "oob-enabled"), ff_json_string_or(o, "unread", ""))) {
+            t->clients.fd[i + 1] = -1;
+        }
+    }
+}
+
+static JsonNode *read_plan(int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0 || st.st_size > TEXT_MAX) {
+        return NULL;
+    }
+    g_autofree char *text = g_malloc0(st.st_size + 1);
+    JsonNode *node =
+        pread(fd, text, st.st_size, 0) == st.st_size ? json_from_string(text, NULL) : NULL;
+    if (node && !JSON_NODE_HOLDS_ARRAY(node)) {
+        g_clear_pointer(&node, json_node_unref);
+    }
+    return node;
+}
+
+/* TRUE: it has said who is to come, and was told that they are welcome. */
+static bool welcome(FfClientsTake *t)
+{
+    const char take = FF_SUCCESSION_TAKE;
+
+    t->plan = t->clients.n ? read_plan(t->clients.fd[0]) : NULL;
+    return t->plan && ff_rights_send(t->talk, &take, 1, NULL, 0) == 1;
+}
+
+static gboolean said(gint talk, GIOCondition condition, gpointer opaque)
+{
+    FfRelay *relay = opaque;
+    FfClientsTake *t = relay->takes;
+    FfRights rights;
+    char word = 0;
+    ssize_t n = ff_rights_receive(talk, &word, 1, &rights);
+
+    if (n == -EAGAIN || n == -EINTR) {
+        return G_SOURCE_CONTINUE;
+    }
+    if (n == 1 && word == FF_SUCCESSION_PLAN && !t->plan && !t->clients.n) {
+        t->clients = rights;
+        if (welcome(t)) {
+            return G_SOURCE_CONTINUE;
+        }
+    } else {
+        for (unsigned i = 0; n > 0 && i < rights.n; i++) {
+            close(rights.fd[i]);
+        }
+        if (n == 1 && word == FF_SUCCESSION_GIVEN && t->plan) {
+            FF_FAULT_AT("clients-taken");
+            adopt_all(relay);
+        }
+    }
+    t->watch = 0;
+    over(relay);
+    return G_SOURCE_REMOVE;
+}
+
+static gboolean too_late(gpointer opaque)
+{
+    FfRelay *relay = opaque;
+
+    relay->takes->timer = 0;
+    over(relay);
+    return G_SOURCE_REMOVE;
+}
+
+/* Returns the socket for what follows, or -1. */
+static int ask(const FfRelay *relay)
+{
+    const char word = FF_SUCCESSION_CLIENTS;
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
+        return -1;
+    }
+    if (ff_rights_send(relay->plan->other_door, &word, 1, &pair[1], 1) != 1) {
+        close(g_steal_fd(&pair[0]));
+    }
+    close(pair[1]);
+    return pair[0];
+}
+
+void ff_clients_take(FfRelay *relay)
+{
+    if (relay->plan->other_door < 0 || relay->takes) {
+        return;
+    }
+    FfClientsTake *t = relay->takes = g_new0(FfClientsTake, 1); /* lives as long as the process */
+
+    t->talk = ask(relay);
+    if (t->talk < 0) {
+        ff_relay_log(relay, "clients of the old QEMU are disconnected: %s", g_strerror(errno));
+        return;
+    }
+    t->watch = g_unix_fd_add(t->talk, G_IO_IN | G_IO_HUP, said, relay);
+    t->timer = g_timeout_add(COME_MS, too_late, relay);
+}
+
+bool ff_clients_are_coming(FfRelay *relay, uint32_t seq)
+{
+    bool coming = relay->takes && relay->takes->talk >= 0;
+
+    if (coming) {
+        relay->takes->seq = seq;
+    }
+    return coming;
+}
