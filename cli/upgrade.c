@@ -20,6 +20,7 @@
 #include "cli/upgrade-files.h"
 #include "cli/upgrade-names.h"
 #include "cli/upgrade-place.h"
+#include "cli/upgrade-settings.h"
 #include "cli/upgrade-vnc.h"
 #include "fault/fault.h"
 #include "launch/place.h"
@@ -92,7 +93,7 @@ typedef struct {
     bool handed;      /* the engines may have begun: who has the guest is theirs to say */
     char *state;      /* of the guest in the new QEMU, if it does not run there; NULL */
     GPtrArray *names; /* of the new QEMU's files, of FfLentName *; NULL: it has made none yet */
-    char *warning;    /* what did not work beside that; NULL */
+    GString *warning; /* what did not work beside that, each after "; "; empty: nothing */
 } Upgrade;
 
 #define fail(error, ...) (g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__), false)
@@ -116,7 +117,7 @@ static void upgrade_clear(Upgrade *u)
     g_free(u->qemu);
     g_clear_pointer(&u->options, g_ptr_array_unref);
     g_free(u->state);
-    g_free(u->warning);
+    g_string_free(u->warning, TRUE);
     g_clear_pointer(&u->names, g_ptr_array_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Upgrade, upgrade_clear)
@@ -600,6 +601,11 @@ static void end_old(const Upgrade *u)
     }
 }
 
+static void warn(Upgrade *u, const char *text)
+{
+    g_string_append_printf(u->warning, "%s%s", u->warning->len ? "; " : "", text);
+}
+
 /* The same for clients: they find the new QEMU where they have found the old one. */
 static void open_to_clients(Upgrade *u)
 {
@@ -608,10 +614,9 @@ static void open_to_clients(Upgrade *u)
     FF_FAULT_AT("open-to-clients");
     ff_upgrade_names_take(u->names);
     if (!ff_upgrade_vnc_listen(u->args, u->prepared, &error)) {
-        u->warning = g_strdup(error->message);
+        warn(u, error->message);
     } else if (ff_upgrade_vnc_has_password(u->args)) {
-        u->warning = g_strdup("VNC lets nobody in before its password is set again "
-                              "(set_password)");
+        warn(u, "VNC lets nobody in before its password is set again (set_password)");
     }
 }
 
@@ -757,6 +762,11 @@ static void await_arrival(Upgrade *u)
 
 static bool switch_over(Upgrade *u, GError **error)
 {
+    g_autofree char *refused = ff_upgrade_carry_settings(u->running, u->prepared);
+
+    if (refused) {
+        warn(u, refused);
+    }
     ff_cli_qmp_listen(u->running, on_old, u);
     ff_cli_qmp_listen(u->prepared, on_new, u);
     bool begun = begin(u, error);
@@ -828,9 +838,9 @@ static int run(Upgrade *u, const Line *line)
                 : g_strdup("");
         printf("the guest is in QEMU %s, process %d%s%s\n", ff_cli_qmp_version(u->prepared),
                (int)u->pid, u->state ? ", and stands: it is " : stood, u->state ? u->state : "");
-        if (u->warning) {
+        if (u->warning->len) {
             fflush(stdout);
-            fprintf(stderr, "farfault: warning: %s\n", u->warning);
+            fprintf(stderr, "farfault: warning: %s\n", u->warning->str);
         }
         return EXIT_OK;
     }
@@ -850,8 +860,10 @@ static int run(Upgrade *u, const Line *line)
 int ff_cli_upgrade(int argc, char **argv)
 {
     g_auto(Line) line = {0};
-    g_auto(Upgrade)
-        u = {.options = g_ptr_array_new_with_free_func(g_free), .old_pidfd = -1, .log = -1};
+    g_auto(Upgrade) u = {.options = g_ptr_array_new_with_free_func(g_free),
+                         .warning = g_string_new(NULL),
+                         .old_pidfd = -1,
+                         .log = -1};
     g_autoptr(GError) error = NULL;
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &line.help, NULL, NULL},

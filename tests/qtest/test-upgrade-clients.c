@@ -550,6 +550,28 @@ static pid_t answers(Qmp *q)
     return (pid_t)json_object_get_int_member(lent, "pid");
 }
 
+static void check_settings(Qmp *q)
+{
+    g_autoptr(JsonObject) p = qmp_return(q, "query-migrate-parameters", NULL);
+    JsonObject *answer = qmp_call(q, "query-migrate-capabilities", NULL);
+    JsonArray *all = json_object_get_array_member(answer, "return");
+    unsigned on = 0;
+
+    g_assert_cmpint(json_object_get_int_member(p, "max-bandwidth"), ==, 77 << 20);
+    g_assert_cmpint(json_object_get_int_member(p, "x-farfault-peer-timeout"), ==, 17);
+    for (guint i = 0; i < json_array_get_length(all); i++) {
+        JsonObject *o = json_array_get_object_element(all, i);
+        const char *name = json_object_get_string_member(o, "capability");
+
+        if (json_object_get_boolean_member(o, "state")) {
+            g_assert_true(!strcmp(name, "events") || !strcmp(name, "postcopy-ram"));
+            on++;
+        }
+    }
+    g_assert_cmpuint(on, ==, 2);
+    json_object_unref(answer);
+}
+
 /* To any QEMU and back, with a client that asks all the time, and one that only listens. */
 static void test_stays(void)
 {
@@ -559,6 +581,10 @@ static void test_stays(void)
         return;
     }
     g_autoptr(Qmp) second = up_second_monitor(g);
+    qmp_set_capability(second, "events", true);
+    qmp_set_capability(second, "postcopy-ram", true);
+    qmp_ok(second, "migrate-set-parameters", "{'max-bandwidth': %d, 'x-farfault-peer-timeout': 17}",
+           77 << 20);
     for (unsigned i = 0; i < up_rounds(4); i++) {
         g_autofree char *said = NULL;
         unsigned n = 0;
@@ -576,6 +602,7 @@ static void test_stays(void)
         qmp_expect(second, "STOP");
         qmp_expect(second, "RESUME");
         g_assert_cmpint(answers(second), ==, up_only_qemu(g));
+        check_settings(second);
     }
     up_runs(g);
     up_check_memory(g);
