@@ -411,6 +411,47 @@ static bool check_monitors(const FfPlan *plan, GError **error)
     return true;
 }
 
+/* The interface of the tap ID (g_free); NULL: there is none. */
+static char *tap_of(char *const *argv, const char *id)
+{
+    const FfOption *option;
+    const char *value;
+
+    while ((option = ff_option_next(&argv, &value))) {
+        g_autoptr(GPtrArray) opts =
+            option->kind == FF_OPT_NETDEV ? ff_opts_read(value, "type") : NULL;
+
+        if (opts && !g_strcmp0(ff_opts_get(opts, "type"), "tap") &&
+            !g_strcmp0(ff_opts_get(opts, "id"), id)) {
+            return g_strdup(ff_opts_get(opts, "ifname") ?: "");
+        }
+    }
+    return NULL;
+}
+
+bool ff_upgrade_same_taps(char *const *own, char *const *argv, GError **error)
+{
+    char *const *at = own;
+    const FfOption *option;
+    const char *value;
+
+    while ((option = ff_option_next(&at, &value))) {
+        g_autoptr(GPtrArray) opts =
+            option->kind == FF_OPT_NETDEV ? ff_opts_read(value, "type") : NULL;
+        const char *id = opts ? ff_opts_get(opts, "id") : NULL;
+        g_autofree char *a = id ? tap_of(own, id) : NULL, *b = id ? tap_of(argv, id) : NULL;
+
+        if (g_strcmp0(a, b) != 0) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                        "network '%s' is %s in the running QEMU and %s in the new one: use the "
+                        "guest's own command line (--args-from)",
+                        id, a ? a : "no tap", b ? b : "no tap");
+            return false;
+        }
+    }
+    return true;
+}
+
 bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, GError **error)
 {
     g_autoptr(GPtrArray) words = g_ptr_array_new();

@@ -84,6 +84,73 @@ static bool ask_devices(FfCliQmp *qmp, GHashTable *list, GError **error)
            add_children(qmp, "/machine/peripheral-anon", list, error);
 }
 
+/* VALUE, as it is said: a place on PCI as on the command line; the path of a bus without what is
+ * above it, which versions call in several ways (g_free). */
+static char *say_property(const char *name, JsonNode *value)
+{
+    const char *text = JSON_NODE_HOLDS_VALUE(value) ? json_node_get_string(value) : NULL;
+
+    if (!text && !strcmp(name, "addr") && JSON_NODE_HOLDS_VALUE(value)) {
+        gint64 place = json_node_get_int(value);
+
+        return g_strdup_printf("%02x.%x", (unsigned)place >> 3, (unsigned)place & 7);
+    }
+    return !text                         ? json_to_string(value, FALSE)
+           : !strcmp(name, "parent_bus") ? g_path_get_basename(text)
+                                         : g_strdup(text);
+}
+
+/* Where DEVICE, a child of FOLDER, is and what it is connected to: under the name of a device, the
+ * guest's other disk may be in its place. */
+static bool ask_places_of(FfCliQmp *qmp, const char *folder, const char *device, GHashTable *list,
+                          GError **error)
+{
+    static const char *const known[] = {
+        "parent_bus", "addr", "chardev", "netdev",  "drive",   "mac",    "serial", "port",
+        "nr",         "unit", "lun",     "scsi-id", "channel", "iobase", "index",  NULL};
+    g_autofree char *path = g_strdup_printf("%s/%s", folder, device);
+    g_autoptr(JsonNode) all =
+        ff_cli_qmp_call(qmp, "qom-list", args("path", path, NULL, NULL), error);
+
+    for (guint i = 0; all && i < ff_json_node_length(all); i++) {
+        const char *name = ff_json_string_or(ff_json_node_nth(all, i), "name", "");
+        g_autoptr(JsonNode) value =
+            g_strv_contains(known, name)
+                ? ff_cli_qmp_call(qmp, "qom-get", args("path", path, "property", name), NULL)
+                : NULL;
+
+        if (value) {
+            g_hash_table_insert(list, g_strdup_printf("%s.%s", device, name),
+                                say_property(name, value));
+        }
+    }
+    return all;
+}
+
+static bool ask_places_in(FfCliQmp *qmp, const char *folder, GHashTable *list, GError **error)
+{
+    g_autoptr(GHashTable) devices = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+    GHashTableIter iter;
+    gpointer name;
+
+    if (!add_children(qmp, folder, devices, error)) {
+        return false;
+    }
+    g_hash_table_iter_init(&iter, devices);
+    while (g_hash_table_iter_next(&iter, &name, NULL)) {
+        if (!ask_places_of(qmp, folder, name, list, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool ask_places(FfCliQmp *qmp, GHashTable *list, GError **error)
+{
+    return ask_places_in(qmp, "/machine/peripheral", list, error) &&
+           ask_places_in(qmp, "/machine/peripheral-anon", list, error);
+}
+
 static bool ask_disks(FfCliQmp *qmp, GHashTable *list, GError **error)
 {
     g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-block", NULL, error);
@@ -233,6 +300,7 @@ static const struct {
     {"virtual CPUs", ask_cpus, true},
     {"CPU feature", ask_features, false},
     {"device", ask_devices, true},
+    {"property of a device", ask_places, false},
     {"RAM block", ask_blocks, false},
     {"block device", ask_disks, true},
     {"job", ask_jobs, false},

@@ -303,7 +303,8 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
     g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);
     g_autofree char *folder = g_file_read_link(link, NULL);
     return ff_upgrade_check_args(u->args, !g_strcmp0(folder, "/"),
-                                 has_option(u, "--vhost-user=migrate"), error);
+                                 has_option(u, "--vhost-user=migrate"), error) &&
+           (!u->own || ff_upgrade_same_taps(u->own, u->args, error));
 }
 
 /* ---- the new one ----------------------------------------------------------------------------- */

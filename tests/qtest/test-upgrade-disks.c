@@ -231,6 +231,52 @@ static void test_exchanged(void)
     is_refused(g, "two is not the file that the running QEMU has open");
 }
 
+/* The same of their devices, on a command line of somebody's: by their names and files all is
+ * there. */
+static void test_devices_exchanged(void)
+{
+    static const struct {
+        const char *first, *second, *part;
+    } cases[] = {
+        {"id=b,drive=two", "id=a,drive=one", "property of a device '"},
+        {"id=a,drive=two", "id=b,drive=one", ".drive' is "},
+        {"id=a,drive=one,addr=9", "id=b,drive=two", ".addr' is 0"},
+    };
+    static const char line[] = "-device virtio-blk-pci,%s -device virtio-blk-pci,%s";
+    g_autoptr(Guest) g = new_guest();
+
+    if (!g) {
+        return;
+    }
+    make(g, "one", 1 << 20);
+    make(g, "two", 1 << 20);
+    g_autofree char *one = g_strdup_printf("if=none,id=one,format=raw,file=%s/one", g->dir);
+    g_autofree char *two = g_strdup_printf("if=none,id=two,format=raw,file=%s/two", g->dir);
+    const char *const more[] = {"-drive",  one,
+                                "-drive",  two,
+                                "-device", "virtio-blk-pci,id=a,drive=one",
+                                "-device", "virtio-blk-pci,id=b,drive=two",
+                                NULL};
+    g_autofree char *disk = g_strdup_printf("%s/disk,format=raw", g->dir);
+    start(g, disk, more, false);
+    g_autofree char *own = g_strjoinv(" ", g->args);
+    g_autofree char *before = g_strdup_printf(line, "id=a,drive=one", "id=b,drive=two");
+    g_auto(GStrv) parts = g_strsplit(own, before, 2);
+    g_autofree char *file = g_build_filename(g->dir, "args", NULL);
+    g_assert_nonnull(parts[1]);
+    for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
+        g_autofree char *now = g_strdup_printf(line, cases[i].first, cases[i].second);
+        g_autofree char *text = g_strconcat(parts[0], now, parts[1], NULL);
+
+        g_assert_true(g_file_set_contents(file, text, -1, NULL));
+        up_fails(g, (const char *const[]){"--args-from", file, NULL}, cases[i].part);
+    }
+    g_assert_true(g_file_set_contents(file, own, -1, NULL));
+    g_autofree char *said = NULL;
+    g_assert_cmpint(up_run(g, (const char *const[]){"--args-from", file, NULL}, &said), ==, 0);
+    up_check_memory(g);
+}
+
 /* As root, without what root may more than others. */
 static int run_bare(const Guest *g, char **said)
 {
@@ -284,6 +330,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-disks/backing", test_backing);
     g_test_add_func("/upgrade-disks/firmware", test_firmware);
     g_test_add_func("/upgrade-disks/exchanged", test_exchanged);
+    g_test_add_func("/upgrade-disks/devices-exchanged", test_devices_exchanged);
     g_test_add_func("/upgrade-disks/not-seen", test_not_seen);
     return g_test_run();
 }
