@@ -185,9 +185,10 @@ int ff_lent_tap(FfLent *lent, const char *name, GError **error)
 JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **error)
 {
     const char *id = mon->chardev_id;
-    /* As launch-relay.c tells it a relay. */
-    g_autofree char *path = mon->path && !mon->abstract ? g_canonicalize_filename(mon->path, NULL)
-                                                        : g_strdup(mon->path ? mon->path : "");
+    /* As ff_vhost_conn_place() has it. */
+    g_autofree char *path = !mon->path      ? g_strdup("")
+                            : mon->abstract ? g_strconcat("@", mon->path, NULL)
+                                            : g_canonicalize_filename(mon->path, NULL);
 
     JsonArray *all = ff_json_array(ff_json_node_object(lent->text), "backends");
 

@@ -62,8 +62,8 @@ static void failed(int rc, void *opaque)
 {
     FfHandover *s = opaque;
 
-    if (ff_pact_word(s->pact) == FF_PACT_TAKEN) {
-        return; /* its memory is its own, and it may have lifted the guard by itself */
+    if (rc == -ENOENT && ff_pact_word(s->pact) == FF_PACT_TAKEN) {
+        return; /* its memory is its own, and it has lifted the guard by itself */
     }
     ff_control_dead(s->control, PEER " writes to the guest's memory: %s",
                     rc == -ENOSPC  ? "more pages than can be put back"

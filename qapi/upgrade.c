@@ -148,11 +148,12 @@ static void add_options(JsonBuilder *b, const FfStateHeader *state, const char *
 }
 
 /* As FfVmmMemory.devices_known(); no migration is under way. */
-static GPtrArray *devices_of(FfDriver *d, GError **error)
+static GPtrArray *devices_of(FfDriver *d, bool are_lent, GError **error)
 {
     FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
 
-    return memory->devices_known ? memory->devices_known(memory, error) : g_ptr_array_new();
+    return memory->devices_known ? memory->devices_known(memory, are_lent, error)
+                                 : g_ptr_array_new();
 }
 
 static JsonNode *lent(FfDriver *d)
@@ -194,7 +195,7 @@ static void lend_over(FfCall *call, JsonNode *result, const GError *error)
 static void say_what_is_lent(FfCall *call)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(GPtrArray) devices = devices_of(call->driver, &error);
+    g_autoptr(GPtrArray) devices = devices_of(call->driver, false, &error);
 
     if (devices) {
         ff_call_return(call, lent(call->driver));
@@ -213,7 +214,7 @@ static void lend(FfCall *call)
     }
     const FfDriverConfig *config = &call->driver->config;
     g_autoptr(GError) error = NULL;
-    g_autoptr(GPtrArray) devices = devices_of(call->driver, &error);
+    g_autoptr(GPtrArray) devices = devices_of(call->driver, true, &error);
     if (!devices) {
         ff_call_error(call, "%s", error->message);
         return;

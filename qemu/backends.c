@@ -262,14 +262,15 @@ void ff_qemu_devices_take(FfVmmMemory *memory)
     tell(memory, ff_qemu_of_memory(memory)->backends, FF_BACKENDS_TAKE);
 }
 
-GPtrArray *ff_qemu_devices_known(FfVmmMemory *memory, GError **error)
+GPtrArray *ff_qemu_devices_known(FfVmmMemory *memory, bool lent, GError **error)
 {
+    const uint32_t flag = lent ? FF_BACKENDS_LENT : 0;
     int relay = ff_qemu_of_memory(memory)->backends;
     g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(g_free);
     FfBackendsAnswer answer = {.ids = "?"};
 
     for (uint32_t i = 0; relay >= 0 && answer.ids[0]; i++) {
-        if (!ff_backends_ask(relay, FF_BACKENDS_KNOWN, i, -1, &answer, error)) {
+        if (!ff_backends_ask(relay, FF_BACKENDS_KNOWN, i | flag, -1, &answer, error)) {
             return NULL;
         }
         if (answer.ids[0]) {

@@ -19,7 +19,7 @@ void ff_qemu_log_end(FfVmmMemory *memory);
 bool ff_qemu_devices_stand(FfVmmMemory *memory, GError **error);
 void ff_qemu_devices_leave(FfVmmMemory *memory);
 void ff_qemu_devices_take(FfVmmMemory *memory);
-GPtrArray *ff_qemu_devices_known(FfVmmMemory *memory, GError **error);
+GPtrArray *ff_qemu_devices_known(FfVmmMemory *memory, bool lent, GError **error);
 void ff_qemu_all_here(FfVmmMemory *memory);
 
 #endif

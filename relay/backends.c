@@ -114,6 +114,9 @@ static void look_at(FfBackendsAnswer *answer, FfVhostConn *backend, bool destina
     if (!destination && ff_vhost_session_is_absent(session)) {
         /* It begins to write when it is there, without QEMU's log as well. */
         answer->busy = 1;
+        if (ff_vhost_conn_is_awaited(backend)) {
+            not_connected(answer, backend);
+        }
         say_why(answer,
                 "the back-end of chardev '%s' is the QEMU's still that had this guest before: "
                 "repeat it in a moment",
@@ -154,14 +157,16 @@ static void survey(FfBackends *b, FfBackendsAnswer *answer, bool destination)
 
 /* ---- the phase ------------------------------------------------------------------------------- */
 
-/* From before guest RAM is emptied until every page is there. */
+/* From before guest RAM is emptied until every page is there. It is there always where the guest
+ * changes its QEMU alone; from GRANTED on it is this one's for good. */
 static bool holds(void *opaque)
 {
     const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
     uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE); /* the engine's */
 
     return state->role == FF_ROLE_DESTINATION &&
-           (phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED || phase == FF_PHASE_GRANTED);
+           (phase == FF_PHASE_LOADING || phase == FF_PHASE_LOADED ||
+            (phase == FF_PHASE_GRANTED && !ff_state_is_marked(state, FF_MARK_UPGRADE)));
 }
 
 /* From the instant of a snapshot until its memory is saved: their writes would not be caught. */
@@ -320,7 +325,8 @@ static void tell_lost(FfBackends *b, bool stopped)
  * cannot be. */
 static char *known_of(FfVhostConn *backend, FfBackendsAnswer *answer)
 {
-    const char *id = ff_vhost_conn_id(backend), *path = ff_vhost_conn_path(backend);
+    const char *id = ff_vhost_conn_id(backend);
+    g_autofree char *place = ff_vhost_conn_place(backend);
     FfVhostSession *session = ff_vhost_conn_session(backend);
     bool disk = !ff_vhost_conn_is_network(backend);
     FfVhostKnown known;
@@ -350,7 +356,7 @@ static char *known_of(FfVhostConn *backend, FfBackendsAnswer *answer)
     g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
     JsonObject *o = ff_vhost_known_write(&known);
     json_object_set_string_member(o, "id", id);
-    json_object_set_string_member(o, "path", path ? path : "");
+    json_object_set_string_member(o, "path", place);
     json_node_take_object(node, o);
     return json_to_string(node, FALSE);
 }
@@ -362,7 +368,7 @@ static void tell_whether_all_stand(FfBackends *b)
     survey(b, &answer, false);
     add_running(b, &answer);
     for (guint i = 0; i < b->all->len && !answer.why[0]; i++) {
-        const char *lent = b->lent[i];
+        const char *lent = ff_vhost_conn_is_removed(nth(b, i)) ? NULL : b->lent[i];
         g_autofree char *now = lent ? known_of(nth(b, i), &answer) : NULL;
 
         if (lent && now && strcmp(lent, now) != 0) {
@@ -373,20 +379,42 @@ static void tell_whether_all_stand(FfBackends *b)
     reply(b, &answer);
 }
 
-/* The N-th of those that QEMU has. */
-static void tell_known(FfBackends *b, uint32_t n)
+static void forget_lent(FfBackends *b)
+{
+    for (guint i = 0; i < b->all->len; i++) {
+        g_clear_pointer(&b->lent[i], g_free);
+    }
+}
+
+/* TEXT, with what may change without making it another one (g_free). */
+static char *with_process(const char *text, const FfVhostConn *backend)
+{
+    g_autoptr(JsonNode) node = json_from_string(text, NULL);
+
+    json_object_set_int_member(json_node_get_object(node), "pid", ff_vhost_conn_pid(backend));
+    return json_to_string(node, FALSE);
+}
+
+/* The N-th of those that QEMU has. LENT: to another QEMU. */
+static void tell_known(FfBackends *b, uint32_t n, bool lent)
 {
     FfBackendsAnswer answer = {.op = FF_BACKENDS_KNOWN};
 
+    if (lent && n == 0) {
+        forget_lent(b);
+    }
     for (guint i = 0; i < b->all->len; i++) {
         if (ff_vhost_conn_is_removed(nth(b, i)) || n--) {
             continue;
         }
-        char *text = known_of(nth(b, i), &answer);
+        g_autofree char *text = known_of(nth(b, i), &answer);
 
-        g_free(b->lent[i]);
-        b->lent[i] = text;
-        if (text && g_strlcpy(answer.ids, text, sizeof(answer.ids)) >= sizeof(answer.ids)) {
+        if (lent) {
+            g_free(b->lent[i]);
+            b->lent[i] = g_strdup(text);
+        }
+        g_autofree char *whole = text ? with_process(text, nth(b, i)) : NULL;
+        if (whole && g_strlcpy(answer.ids, whole, sizeof(answer.ids)) >= sizeof(answer.ids)) {
             say_why(&answer, "the id or the path of chardev '%s' is too long",
                     ff_vhost_conn_id(nth(b, i)));
         }
@@ -704,7 +732,7 @@ static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
         look(b);
         break;
     case FF_BACKENDS_KNOWN:
-        tell_known(b, request->flag);
+        tell_known(b, request->flag & ~FF_BACKENDS_LENT, request->flag & FF_BACKENDS_LENT);
         return;
     case FF_BACKENDS_LEAVE:
         for (guint i = 0; i < b->all->len; i++) {
@@ -713,7 +741,7 @@ static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
         break;
     case FF_BACKENDS_TAKE:
         b->other_ended = true;
-        take_from_other(b);
+        look(b);
         break;
     case FF_BACKENDS_STAND:
         tell_whether_all_stand(b);
@@ -851,9 +879,7 @@ void ff_backends_end(FfRelay *relay)
         ff_vhost_conn_end(nth(b, i));
     }
     ff_page_waits_free(b->page_waits);
-    for (guint i = 0; i < b->all->len; i++) {
-        g_free(b->lent[i]);
-    }
+    forget_lent(b);
     g_free(b->lent);
     g_ptr_array_unref(b->all);
     g_free(b);

@@ -118,9 +118,11 @@ static bool read_backend(FfRelayPlan *plan, JsonObject *monitor, FfRelayBackend 
 }
 
 /* FALSE: it is not understood. */
-static bool read_known(JsonObject *monitor, FfVhostKnown **known)
+static bool read_known(JsonObject *monitor, FfVhostKnown **known, pid_t *pid)
 {
     JsonObject *o = ff_json_object(monitor, "known");
+
+    *pid = o ? (pid_t)ff_json_int(o, "pid", 0) : 0;
 
     *known = o ? ff_vhost_known_read(o) : NULL;
     return *known || !json_object_has_member(monitor, "known");
@@ -151,7 +153,7 @@ static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **e
     mon->in_qemu = ff_json_int(o, "in-qemu", -1);
     mon->spare = !g_strcmp0(kind, "spare");
     mon->session = read_session(plan, o);
-    if (!read_backend(plan, o, &mon->had) || !read_known(o, &mon->known)) {
+    if (!read_backend(plan, o, &mon->had) || !read_known(o, &mon->known, &mon->known_pid)) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
                     "what is left of back-end '%s' is not understood", mon->id);
         return mon;

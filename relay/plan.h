@@ -37,6 +37,7 @@ typedef struct {
     int backend, qemu;
     bool cannot_wait; /* as in FfVhostConn */
     FfVhostRest *rest;
+    FfVhostKnown *known; /* where there is no connection: of the last one; only described */
 } FfRelayBackend;
 
 typedef struct {
@@ -58,6 +59,7 @@ typedef struct {
     FfRelaySession *session; /* NULL: none was left */
     FfRelayBackend *had;     /* a back-end's; NULL: none was left */
     FfVhostKnown *known;     /* what it has told the QEMU that has it still; NULL: it is free */
+    pid_t known_pid;         /* which process that was; 0: not known */
 } FfRelayMonitor;
 
 typedef struct {

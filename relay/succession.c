@@ -258,6 +258,11 @@ static bool describe_backend(FfSuccession *s, JsonObject *o, guint i)
     }
     describe_place(s, o, plan);
     json_object_remove_member(o, "vhost"); /* this relay's own */
+    json_object_remove_member(o, "known");
+    if (had.known) {
+        json_object_set_object_member(o, "known", ff_vhost_known_write(had.known));
+        g_free(had.known);
+    }
     if (had.rest) {
         json_object_set_object_member(o, "vhost", describe_connection(s, &had));
         g_free(had.rest);

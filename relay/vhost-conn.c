@@ -11,6 +11,7 @@
 #include "relay/vhost-conn.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -59,6 +60,7 @@ struct FfVhostConn {
     bool not_ours;      /* the back-end is another QEMU's still */
     unsigned stood_in;  /* so often was QEMU answered in its place */
     FfVhostKnown known; /* of the last connection */
+    bool comes_later;   /* one that has come at once, before .accept was there, was sent away */
     bool removed;
 };
 
@@ -429,12 +431,23 @@ static bool is_given_away(const FfVhostConn *b)
     return ff_state_is_marked(b->relay->state, FF_MARK_MOVED);
 }
 
+/* FD, of a back-end that has come, is not wanted now. It may have come before b->accept is there
+ * (open_accept()). */
+static void come_later(FfVhostConn *b, int fd)
+{
+    close(fd);
+    if (b->accept) {
+        ff_accept_next(b->accept);
+    } else {
+        b->comes_later = true;
+    }
+}
+
 /* A QEMU that hangs takes no connection; the back-end may be one that connects only once. */
 static void offer(FfVhostConn *b)
 {
     if (is_given_away(b)) {
-        close(g_steal_fd(&b->coming));
-        ff_accept_next(b->accept);
+        come_later(b, g_steal_fd(&b->coming));
         return;
     }
     int fd = ff_conn_to_qemu(b->plan->qemu), backend = b->coming;
@@ -481,13 +494,34 @@ static gboolean arrives_late(gpointer data)
     return G_SOURCE_REMOVE;
 }
 
+/* The last QEMU's back-end lives, and this is none of its connections: another disk may be behind
+ * it. */
+static bool is_another(const FfVhostConn *b, pid_t pid)
+{
+    pid_t known = b->plan->known_pid;
+
+    return known > 0 && pid > 0 && pid != known && (kill(known, 0) == 0 || errno == EPERM);
+}
+
 static void backend_came(int in, int out, void *opaque)
 {
     FfVhostConn *b = opaque;
 
     if (is_given_away(b)) {
-        close(in);
-        ff_accept_next(b->accept);
+        come_later(b, in);
+        return;
+    }
+    if (b->session && is_another(b, peer_pid(in))) {
+        if (!b->told) {
+            ff_relay_log(
+                b->relay,
+                "vhost-user back-end '%s': at %s listens another process than %d, which "
+                "the guest's last QEMU had and which lives: the device stands until one of "
+                "the two has ended",
+                b->plan->id, b->plan->path ? b->plan->path : "its socket", (int)b->plan->known_pid);
+        }
+        b->told = true;
+        come_later(b, in);
         return;
     }
     if (b->session) { /* of a QEMU that was answered without it until now */
@@ -515,6 +549,21 @@ const char *ff_vhost_conn_id(const FfVhostConn *b)
 const char *ff_vhost_conn_path(const FfVhostConn *b)
 {
     return b->plan->path;
+}
+
+char *ff_vhost_conn_place(const FfVhostConn *b)
+{
+    const char *path = b->plan->path;
+
+    return !path                      ? g_strdup("")
+           : b->plan->abstract        ? g_strconcat("@", path, NULL)
+           : g_path_is_absolute(path) ? g_canonicalize_filename(path, NULL)
+                                      : g_strdup(path);
+}
+
+bool ff_vhost_conn_is_awaited(const FfVhostConn *b)
+{
+    return b->session && !b->backend && !b->not_ours;
 }
 
 bool ff_vhost_conn_is_network(const FfVhostConn *b)
@@ -592,7 +641,8 @@ bool ff_vhost_conn_rests(const FfVhostConn *b)
 FfRelayBackend ff_vhost_conn_describe(const FfVhostConn *b)
 {
     if (!b->session) {
-        return (FfRelayBackend){.backend = -1, .qemu = -1};
+        return (FfRelayBackend){
+            .backend = -1, .qemu = -1, .known = g_memdup2(&b->known, sizeof(b->known))};
     }
     FfVhostRest rest = ff_vhost_session_describe(b->session);
 
@@ -604,7 +654,11 @@ FfRelayBackend ff_vhost_conn_describe(const FfVhostConn *b)
 
 static void open_accept(FfVhostConn *b)
 {
+    b->comes_later = false;
     b->accept = ff_accept_new(b->relay, b->plan, backend_came, b);
+    if (b->comes_later) {
+        ff_accept_next(b->accept);
+    }
     if (b->removed) {
         g_clear_pointer(&b->accept, ff_accept_end); /* a back-end had come at once */
     }
@@ -616,6 +670,7 @@ static void stand_in(FfVhostConn *b)
     int fd = b->stood_in++ < MAX_STAND_INS ? ff_conn_to_qemu(b->plan->qemu) : -ECANCELED;
 
     b->not_ours = true;
+    b->known = *b->plan->known; /* also if that session comes to nothing */
     if (fd < 0) {
         ff_relay_log(b->relay, "vhost-user back-end '%s': QEMU does not take the connection: %s",
                      b->plan->id, g_strerror(-fd));
@@ -642,6 +697,9 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
     if (!plan->had && plan->known && ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
         stand_in(b);
         return b;
+    }
+    if (plan->known) {
+        b->known = *plan->known; /* of a back-end that was away when the relay before had to tell */
     }
     if (plan->had) {
         b->cannot_wait = plan->had->cannot_wait;

@@ -44,6 +44,11 @@ bool ff_vhost_conn_is_removed(FfVhostConn *backend);
 const char *ff_vhost_conn_id(const FfVhostConn *backend);
 /* Where it listens, or QEMU does; NULL: it came as an open connection. */
 const char *ff_vhost_conn_path(const FfVhostConn *backend);
+/* The same, as it is compared: absolute, and with "@" in front where it is abstract (g_free); "":
+ * none. */
+char *ff_vhost_conn_place(const FfVhostConn *b);
+/* QEMU is answered in its place still, and nobody else has it: it has to connect. */
+bool ff_vhost_conn_is_awaited(const FfVhostConn *b);
 /* A network, and no disk. */
 bool ff_vhost_conn_is_network(const FfVhostConn *backend);
 /* Of its connection, or of the last one: another one has another number. */

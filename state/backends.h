@@ -28,6 +28,10 @@ typedef enum {
     FF_BACKENDS_TAKE,      /* the QEMU whose they were has left them */
 } FfBackendsOp;
 
+/* KNOWN, with the number: the answer goes to another QEMU, and STAND looks whether it is true
+ * still. With number 0 all that was lent before is forgotten. */
+#define FF_BACKENDS_LENT (1u << 31)
+
 #define FF_BACKENDS_REGIONS 64
 
 /* A region of guest memory that a back-end has. */
@@ -41,7 +45,8 @@ static_assert(sizeof(FfBackendRegion) == 40, "sent between processes");
 typedef struct {
     uint32_t op;
     uint32_t flag; /* PROBE: 1: of a destination, whose back-ends are held back. LOST: 1: the
-                      guest stands, so they must have finished. KNOWN: which one, from 0 on */
+                      guest stands, so they must have finished. KNOWN: which one, from 0 on, and
+                      FF_BACKENDS_LENT */
 } FfBackendsRequest;
 static_assert(sizeof(FfBackendsRequest) == 8, "sent between processes");
 

@@ -162,17 +162,16 @@ void ff_vhost_session_arrived(FfVhostSession *s)
     if (s->offered & FF_VHOST_F_PROTOCOL_FEATURES) {
         ask(s, FF_VHOST_GET_PROTOCOL_FEATURES);
     }
-    if (s->known.queues) {
-        ask(s, FF_VHOST_GET_QUEUE_NUM);
-    }
-    if (s->known.slots) {
-        ask(s, FF_VHOST_GET_MAX_MEM_SLOTS);
-    }
 }
 
-/* What it must have heard before QEMU asks it anything, and what has nothing to do with memory. */
+/* What it must have heard before QEMU asks it anything, and what has nothing to do with memory;
+ * then what it is asked after SET_PROTOCOL_FEATURES alone, which some insist on. (Without that QEMU
+ * asks itself.) */
 static void introduce(FfVhostSession *s)
 {
+    bool agreed = false;
+
+    s->introduced = true;
     for (GList *l = s->held.head, *next; l; l = next) {
         FfVhostMessage *msg = l->data;
         uint32_t request = msg->header.request;
@@ -183,8 +182,15 @@ static void introduce(FfVhostSession *s)
             g_queue_delete_link(&s->held, l);
             /* QEMU has its acknowledgement. */
             msg->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY;
+            agreed |= request == FF_VHOST_SET_PROTOCOL_FEATURES;
             ff_vhost_say(s, msg, false);
         }
+    }
+    if (agreed && s->known.queues) {
+        ask(s, FF_VHOST_GET_QUEUE_NUM);
+    }
+    if (agreed && s->known.slots) {
+        ask(s, FF_VHOST_GET_MAX_MEM_SLOTS);
     }
 }
 
@@ -209,9 +215,9 @@ bool ff_vhost_absent_answered(FfVhostSession *s, uint32_t request, const FfVhost
         return false;
     }
     ff_vhost_absent_note(s, msg);
-    if (!s->ours.length) {
-        s->absent = false;
+    if (!s->ours.length && !s->introduced) {
         introduce(s);
     }
+    s->absent = s->ours.length;
     return true;
 }

@@ -59,9 +59,10 @@ struct FfVhostSession {
     gint64 came_back_at;                   /* ... until then; 0: nothing was waited */
     /* holding */
     bool holds;
-    bool parked; /* it has memory, and gets no ring; with .holds */
-    bool absent; /* there is no back-end, or it was not seen yet that it is the one expected */
-    GQueue held; /* FfVhostMessage *; what is left of them when nothing is held is to be sent */
+    bool parked;     /* it has memory, and gets no ring; with .holds */
+    bool absent;     /* there is no back-end, or it was not seen yet that it is the one expected */
+    bool introduced; /* .absent: it has been told what QEMU had said first, and is asked the rest */
+    GQueue held;     /* FfVhostMessage *; what is left of them when nothing is held is to be sent */
     /* waiting for pages */
     FfVhostFaults faults;
     int uffd;                                         /* the back-end's; -1: none */

@@ -90,8 +90,9 @@ struct FfVmmMemory {
     void (*devices_leave)(FfVmmMemory *memory);
     void (*devices_take)(FfVmmMemory *memory);
     /* What such devices have told the VMM, for a second one that is to have them: JSON objects,
-     * with "id" (char *, g_free). NULL and ERROR: they do not say. */
-    GPtrArray *(*devices_known)(FfVmmMemory *memory, GError **error);
+     * with "id" (char *, g_free). LENT: it is given to that one, and devices_stand() says whether
+     * it is true still. NULL and ERROR: they do not say. */
+    GPtrArray *(*devices_known)(FfVmmMemory *memory, bool lent, GError **error);
     /* Safe to call twice, and where there is none. */
     void (*log_end)(FfVmmMemory *memory);
     /* Optional: such devices need not stand any more, and the journal says so. Destination: all of

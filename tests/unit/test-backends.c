@@ -94,7 +94,8 @@ static void ask(const World *w, uint32_t request, uint64_t value)
 typedef struct {
     World *w;
     FfBackendsOp op;
-    bool flag, ok;
+    uint32_t flag;
+    bool ok;
     int fd;
     FfBackendsAnswer answer;
     GError *error;
@@ -645,13 +646,18 @@ static void test_given_away(void)
     world_free(w);
 }
 
-static char *known(World *w, char **json)
+static char *ask_known(World *w, uint32_t flag, char **json)
 {
-    Question q = {.w = w, .op = FF_BACKENDS_KNOWN, .fd = -1};
+    Question q = {.w = w, .op = FF_BACKENDS_KNOWN, .flag = flag, .fd = -1};
     char *why = engine_asks(&q, NULL);
 
     *json = g_strdup(q.answer.ids);
     return why;
+}
+
+static char *known(World *w, char **json)
+{
+    return ask_known(w, FF_BACKENDS_LENT, json);
 }
 
 static char *whether_it_stands(World *w)
@@ -702,9 +708,78 @@ static void test_lent(void)
     send_message(w->qemu, FF_VHOST_SET_CONFIG, 0, &set, sizeof(set), -1);
     expect(w->backend, FF_VHOST_SET_CONFIG, 0);
     expect_why(whether_it_stands(w), "has changed meanwhile");
+    g_autofree char *shown = NULL; /* to somebody who takes nothing */
+    g_assert_null(ask_known(w, 0, &shown));
+    expect_why(whether_it_stands(w), "has changed meanwhile");
     g_assert_null(known(w, &third));
     g_assert_cmpstr(first, !=, third);
     g_assert_null(whether_it_stands(w));
+    world_free(w);
+}
+
+/* What was lent of a device that was removed since is nothing that must stand. */
+static void test_lent_removed(void)
+{
+    struct sockaddr_un addr;
+    World *w = world_that_listens(&addr);
+    g_autofree char *json = NULL;
+
+    w->monitor.network = true; /* no configuration */
+    come(w, &addr);
+    offer(w);
+    shake_hands(w);
+    g_assert_null(known(w, &json));
+    g_assert_null(whether_it_stands(w));
+    close(w->private.listen_fd);
+    close(w->qemu);
+    turn();
+    g_assert_null(whether_it_stands(w));
+    w->qemu = w->private.listen_fd = -1;
+    world_free(w);
+}
+
+/* At the place of the back-end that the guest had listens another process, and that one lives. */
+static void test_another(void)
+{
+    struct sockaddr_un addr;
+    FfVhostKnown known = {.offered = FF_VHOST_F_PROTOCOL_FEATURES};
+    World *w = world_prepare();
+
+    close(w->monitor.fd);
+    close(w->backend);
+    w->monitor.kind = FF_RELAY_LISTEN;
+    w->monitor.fd = listener_new(&addr);
+    w->monitor.known = &known;
+    w->monitor.known_pid = getppid();
+    w->plan.other_fd = -1;
+    ff_state_mark(w->relay.state, FF_MARK_BORROWED);
+    world_start(w);
+    ff_state_unmark(w->relay.state, FF_MARK_BORROWED);
+    g_assert_null(engine_says(w, FF_BACKENDS_LOOK, false));
+    for (unsigned i = 0; i < 2; i++) {
+        w->backend = connect_to(&addr);
+        turn();
+        g_assert_cmpint(recv(w->backend, &(char){0}, 1, MSG_DONTWAIT), ==, 0);
+        close(w->backend);
+    }
+    w->monitor.known_pid = 0; /* as if it had ended */
+    w->backend = connect_to(&addr);
+    turn();
+    expect(w->backend, FF_VHOST_GET_FEATURES, 0);
+    world_free(w);
+}
+
+/* One that has come before the relay began: MOVED is left of an engine that has died, and the next
+ * one takes it back. */
+static void test_given_away_at_start(void)
+{
+    World *w = world_prepare();
+
+    ff_state_mark(w->relay.state, FF_MARK_MOVED);
+    ff_backends_start(&w->relay);
+    turn();
+    g_assert_cmpint(recv(w->backend, &(char){0}, 1, MSG_DONTWAIT), ==, 0);
+    w->qemu = w->engine = w->faults = -1;
     world_free(w);
 }
 
@@ -1095,6 +1170,9 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/not-read", test_not_read);
     g_test_add_func("/backends/given-away", test_given_away);
     g_test_add_func("/backends/lent", test_lent);
+    g_test_add_func("/backends/another", test_another);
+    g_test_add_func("/backends/lent-removed", test_lent_removed);
+    g_test_add_func("/backends/given-away-at-start", test_given_away_at_start);
     g_test_add_func("/backends/waits", test_waits);
     g_test_add_func("/backends/waits/maps", test_maps);
     g_test_add_func("/backends/waits/kept", test_kept);
