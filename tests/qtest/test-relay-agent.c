@@ -552,11 +552,11 @@ static void test_agent(void)
     rig_send(client, "{'execute':'query-migrate'}");
     rig_engine_start(rig);
     g_assert_nonnull(strstr(rig->init, "\"uffd-error\":null"));
-    g_assert_nonnull(strstr(rig->init,
-                            "\"fds\":[\"state\",\"qemu-monitor\",\"pidfd\",\"pagemap\","
-                            "\"maps\",\"mem\",\"uffd:tracking\",\"uffd:missing\",\"discards\","
-                            "\"" FF_LISTENING_MONITOR "m0\",\"" FF_LISTENING_MONITOR
-                            "m1\",\"ram:pc.ram\"]"));
+    g_assert_nonnull(
+        strstr(rig->init,
+               "\"fds\":[\"state\",\"qemu-monitor\",\"pidfd\",\"pagemap\","
+               "\"maps\",\"mem\",\"uffd:tracking\",\"uffd:missing\",\"discards\",\"door\","
+               "\"" FF_LISTENING_MONITOR "m0\",\"" FF_LISTENING_MONITOR "m1\",\"ram:pc.ram\"]"));
     second = rig_frame(rig, FF_LINK_COMMAND);
     log = rig_log(rig);
     g_assert_nonnull(strstr(log, "its migrations are QEMU"));
