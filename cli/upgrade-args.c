@@ -110,7 +110,7 @@ static const char *check_drive(const char *value, const FfPlan *plan)
 /* OPTS: with the key "type". */
 static const char *check_network(const GPtrArray *opts)
 {
-    static const char *const ports[] = {"hostfwd", "guestfwd", "smb", NULL};
+    static const char *const ports[] = {"guestfwd", "smb", NULL};
     static const char *const good[] = {"user", "none", NULL};
     const char *type = ff_opts_get(opts, "type");
 
@@ -118,8 +118,21 @@ static const char *check_network(const GPtrArray *opts)
         return HANDED ": of these only user, none, and -netdev tap";
     }
     for (guint i = 0; i < opts->len; i++) {
-        if (has_prefix_of(((const FfOpt *)opts->pdata[i])->key, ports)) {
-            return HANDED ": the port is the running QEMU's";
+        const FfOpt *opt = opts->pdata[i];
+
+        if (has_prefix_of(opt->key, ports)) {
+            return HANDED ": the port, or the process, is the running QEMU's";
+        }
+        if (g_str_has_prefix(opt->key, "hostfwd")) {
+            const char *id = ff_opts_get(opts, "id");
+
+            /* It goes into a line of the human monitor's. */
+            if (!ff_lent_is_forward(opt) || strpbrk(opt->value, " \t\n\"\\")) {
+                return HANDED ": only hostfwd=tcp:... and hostfwd=udp:...";
+            }
+            if (!id || strpbrk(id, " \t\n\"\\")) {
+                return HANDED ": with hostfwd= the network must have an id=";
+            }
         }
     }
     return NULL;

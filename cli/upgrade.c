@@ -18,6 +18,7 @@
 #include "cli/upgrade-args.h"
 #include "cli/upgrade-compare.h"
 #include "cli/upgrade-files.h"
+#include "cli/upgrade-forwards.h"
 #include "cli/upgrade-names.h"
 #include "cli/upgrade-place.h"
 #include "cli/upgrade-settings.h"
@@ -470,8 +471,9 @@ static bool prepare(Upgrade *u, GError **error)
         return false;
     }
     return connect_new(u, monitor[0], error) && ff_upgrade_outlives(u->old_pid, u->pid, error) &&
-           ff_upgrade_vnc_is_unchanged(u->args, u->running, error) && may_have_names(u, error) &&
-           ff_upgrade_names_copy_rights(u->names, error) &&
+           ff_upgrade_vnc_is_unchanged(u->args, u->running, error) &&
+           ff_upgrade_forwards_are_unchanged(u->args, u->running, error) &&
+           may_have_names(u, error) && ff_upgrade_names_copy_rights(u->names, error) &&
            ff_upgrade_compare(u->running, u->prepared, error) &&
            ff_upgrade_same_files(u->running, u->old_pid, u->prepared, u->pid, error);
 }
@@ -565,10 +567,11 @@ static bool begin(Upgrade *u, GError **error)
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         return fail(error, "socketpair: %s", g_strerror(errno));
     }
-    last_words = ff_upgrade_vnc_has_port(u->args)
+    last_words = ff_upgrade_vnc_has_port(u->args) || ff_upgrade_has_forwards(u->args)
                      ? "farfault: interrupted: the upgrade comes to its end, or is undone, without "
                        "this program: farfault status says where the guest is; in a new QEMU its "
-                       "VNC does not listen before display-update is said to its monitor\n"
+                       "VNC does not listen before display-update is said to its monitor, and no "
+                       "port is forwarded to it before hostfwd_add is\n"
                      : "farfault: interrupted: the upgrade comes to its end, or is undone, without "
                        "this program: farfault status says where the guest is\n";
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
@@ -614,6 +617,10 @@ static void open_to_clients(Upgrade *u)
 
     FF_FAULT_AT("open-to-clients");
     ff_upgrade_names_take(u->names);
+    g_autofree char *not_forwarded = ff_upgrade_forward(u->args, u->prepared);
+    if (not_forwarded) {
+        warn(u, not_forwarded);
+    }
     if (!ff_upgrade_vnc_listen(u->args, u->prepared, &error)) {
         warn(u, error->message);
     } else if (ff_upgrade_vnc_has_password(u->args)) {

@@ -198,6 +198,40 @@ static char *give_tap(Walk *w, const char *value)
     return ff_opts_print(opts, "type");
 }
 
+/* ---- user networks --------------------------------------------------------------------------- */
+
+GPtrArray *ff_lent_user_network(const FfOption *option, const char *value)
+{
+    bool is_network = option->kind == FF_OPT_NETDEV || !strcmp(option->name, "nic");
+    GPtrArray *opts = is_network ? ff_opts_read(value, "type") : NULL;
+
+    if (opts && g_strcmp0(ff_opts_get(opts, "type"), "user") != 0) {
+        g_clear_pointer(&opts, g_ptr_array_unref);
+    }
+    return opts;
+}
+
+bool ff_lent_is_forward(const FfOpt *opt)
+{
+    return !strcmp(opt->key, "hostfwd") || /* in JSON {"str": RULE} */
+           (g_str_has_prefix(opt->key, "hostfwd.") && g_str_has_suffix(opt->key, ".str"));
+}
+
+/* Without its forwards; in keys, if it has some. */
+static char *forward_nothing(const FfOption *option, const char *value)
+{
+    g_autoptr(GPtrArray) opts = ff_lent_user_network(option, value);
+    bool some = false;
+
+    for (guint i = opts ? opts->len : 0; i-- > 0;) {
+        if (ff_lent_is_forward(opts->pdata[i])) {
+            g_ptr_array_remove_index(opts, i);
+            some = true;
+        }
+    }
+    return some ? ff_opts_print(opts, "type") : g_strdup(value);
+}
+
 /* ---- the command line ------------------------------------------------------------------------ */
 
 /* g_free. */
@@ -206,14 +240,18 @@ static char *move(Walk *w, char *const *argv, const FfOption *option, const char
     switch (option->kind) {
     case FF_OPT_CHARDEV:
         return move_chardev(w, argv, value);
-    case FF_OPT_NETDEV:
-        return give_tap(w, value);
+    case FF_OPT_NETDEV: {
+        g_autofree char *rest = forward_nothing(option, value);
+
+        return give_tap(w, rest);
+    }
     case FF_OPT_SERIAL:
     case FF_OPT_PARALLEL:
     case FF_OPT_MONITOR:
         return move_old(w, value);
     default:
         return !strcmp(option->name, "vnc")       ? move_vnc(w, value)
+               : !strcmp(option->name, "nic")     ? forward_nothing(option, value)
                : !strcmp(option->name, "pidfile") ? rename_later(w, value)
                                                   : g_strdup(value);
     }

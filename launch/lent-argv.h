@@ -3,7 +3,7 @@
  * The command line of a QEMU that is started beside the one whose guest it takes over
  * (docs/design/upgrade.md). Where the running one listens at a path, or has its pid file, the new
  * one gets another name beside it, which is renamed when the guest is its own. A VNC server on a
- * port listens nowhere before that.
+ * port listens nowhere before that, and no port of the host is forwarded.
  *
  * Pure functions; any thread.
  */
@@ -13,6 +13,8 @@
 #include <glib.h>
 #include <stdbool.h>
 #include <sys/types.h>
+
+#include "launch/argv-opts.h"
 
 /* What a name beside another one is longer by, at most; bytes. */
 #define FF_LENT_LONGER 16
@@ -36,6 +38,12 @@ char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t
 char **ff_lent_taps(char *const *argv);
 /* What stands against a -netdev tap of these options, whose first one is "type"; NULL: nothing. */
 const char *ff_lent_tap_refused(const GPtrArray *opts);
+
+/* The options of the user network that VALUE of OPTION (-netdev, -nic) is, whose first one is
+ * "type" (g_ptr_array_unref); NULL: it is none. */
+GPtrArray *ff_lent_user_network(const FfOption *option, const char *value);
+/* One of them forwards a port of the host, which two QEMUs cannot have. */
+bool ff_lent_is_forward(const FfOpt *opt);
 
 /* The path at which such a chardev's socket listens, which can get another name; NULL: it has none.
  * OPTS: of launch/argv-opts.h; what the chardev is said by. Valid as long as they are. */

@@ -258,6 +258,109 @@ static void test_daemon(void)
 }
 
 /* The port is somebody else's by then: the upgrade is none the worse, and says what to do. */
+/* Listens there. */
+static int take_port(unsigned port)
+{
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(fd, 1), ==, 0);
+    return fd;
+}
+
+/* ---- ports that are forwarded to the guest --------------------------------------------------- */
+
+static bool is_forwarded(unsigned port)
+{
+    struct sockaddr_in address = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool is = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0;
+
+    close(fd);
+    return is;
+}
+
+static Guest *start_forwarding(unsigned first, unsigned second)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    Guest *g = up_new();
+    g_autofree char *network = g_strdup_printf(
+        "user,id=n,hostfwd=tcp:127.0.0.1:%u-:22,hostfwd=tcp:127.0.0.1:%u-:80", first, second);
+    const char *const more[] = {"-netdev", network, "-device", "e1000,netdev=n", NULL};
+
+    up_start_vmgenid(g, more);
+    return g;
+}
+
+static void test_forwards(void)
+{
+    unsigned first = free_port(), second = free_port();
+    g_autoptr(Guest) g = start_forwarding(first, second);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        up_to(g, program);
+        g_assert_true(is_forwarded(first) && is_forwarded(second));
+    }
+    /* Somebody has changed them since. */
+    up_reconnect(g);
+    g_autofree char *removed = g_strdup_printf("hostfwd_remove n tcp:127.0.0.1:%u", first);
+    g_free(qmp_hmp(g->qmp, removed));
+    up_disconnect(g);
+    up_fails(g, NULL, "forwards 1 ports of the host, and its command line has 2");
+    g_assert_true(!is_forwarded(first) && is_forwarded(second));
+    up_check_memory(g);
+}
+
+/* When the old QEMU has ended somebody else is faster. */
+static void test_forward_taken(void)
+{
+    unsigned first = free_port(), second = free_port();
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = start_forwarding(first, second);
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    up_set_faults(g, "none/*/at/open-to-clients=hold");
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    int fd = take_port(first);
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    g_autofree char *line = g_strdup_printf("hostfwd_add n tcp:127.0.0.1:%u-:22", first);
+    g_assert_nonnull(strstr(said, "is not forwarded ("));
+    const char *at = strstr(said, "hostfwd_add ");
+    g_assert_nonnull(at);
+    g_assert_true(g_str_has_prefix(at, line));
+    g_assert_true(is_forwarded(second));
+    close(fd);
+    up_reconnect(g);
+    g_autofree char *answer = qmp_hmp(g->qmp, line);
+    g_assert_cmpstr(g_strstrip(answer), ==, "");
+    g_assert_true(is_forwarded(first));
+    up_check_memory(g);
+}
+
 static void test_port_taken(void)
 {
     unsigned port = free_port();
@@ -277,12 +380,7 @@ static void test_port_taken(void)
     up_disconnect(g);
     g_autoptr(Command) c = up_begin(g, NULL);
     up_wait_held(g);
-    struct sockaddr_in address = {
-        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    g_assert_cmpint(bind(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
-    g_assert_cmpint(listen(fd, 1), ==, 0);
+    int fd = take_port(port);
     up_let_go(g);
     g_assert_cmpint(up_finish(c, &said), ==, 0);
     g_assert_nonnull(strstr(said, "VNC does not listen at port"));
@@ -721,6 +819,8 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/socket", test_socket);
     g_test_add_func("/upgrade-clients/port", test_port);
     g_test_add_func("/upgrade-clients/port-taken", test_port_taken);
+    g_test_add_func("/upgrade-clients/forwards", test_forwards);
+    g_test_add_func("/upgrade-clients/forward-taken", test_forward_taken);
     g_test_add_func("/upgrade-clients/daemon", test_daemon);
     g_test_add_func("/upgrade-clients/fails", test_fails);
     g_test_add_func("/upgrade-clients/alone", test_alone);

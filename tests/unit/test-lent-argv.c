@@ -45,6 +45,11 @@ static const struct {
      "{\"type\":\"tap\",\"id\":\"n\",\"ifname\":\"t0\",\"script\":\"no\",\"vhost\":false} "
      "-netdev {\"type\":\"user\",\"id\":\"u\"}",
      "q -netdev tap,id=n,vhost=off,fd=21 -netdev {\"type\":\"user\",\"id\":\"u\"}", ""},
+    {"q -netdev user,id=u,hostfwd=tcp::1-:2,restrict=on,hostfwd=udp::3-:4 -nic "
+     "user,id=v,hostfwd=tcp::5-:6,model=e1000",
+     "q -netdev user,id=u,restrict=on -nic user,id=v,model=e1000", ""},
+    {"q -netdev {\"type\":\"user\",\"id\":\"u\",\"hostfwd\":[{\"str\":\"tcp::1-:2\"}]}",
+     "q -netdev user,id=u", ""},
     {"q -vnc none", "q -vnc none", ""},
     {"q -vnc :1,password=on", "q -vnc none,password=on", ""},
     {"q -vnc [::1]:1", "q -vnc none", ""},
