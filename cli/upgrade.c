@@ -7,7 +7,7 @@
  * The new QEMU has no other client than this program until the guest is its own, and is ended by
  * its relay when this program ends before that.
  *
- * One thread: the GLib main loop of the default context. System calls: fork, setsid, execve,
+ * One thread: the GLib main loop of the default context. System calls: fork, setsid, execveat,
  * memfd_create, socketpair, pidfd_open.
  */
 #include "cli/commands.h"
@@ -273,9 +273,15 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
         return fail(error, "%s: its QEMU is not to be seen from here: run this on its host",
                     u->address);
     }
-    if (st.st_uid != geteuid()) {
-        return fail(error, "%s: its QEMU runs as user %u: run this as that user", u->address,
-                    st.st_uid);
+    if (st.st_uid != geteuid() && geteuid() != 0) {
+        return fail(error, "%s: its QEMU runs as user %u: run this as that user, or as root",
+                    u->address, st.st_uid);
+    }
+    if (geteuid() == 0 && ff_place_has_capabilities(u->old_pid)) {
+        return fail(error,
+                    "%s: its QEMU runs as user %u with capabilities: run this as that user, with "
+                    "the same ones",
+                    u->address, st.st_uid);
     }
     if (!ff_upgrade_is_near(u->old_pid, error) || !ff_upgrade_can_see(u->old_pid, error) ||
         !ff_upgrade_may_leave(u->old_pid, error)) {
@@ -348,7 +354,8 @@ G_NORETURN static void become(char **argv, const Upgrade *u, const int *sockets)
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
     ff_place_take(u->old_pid);
-    if (null < 0 || chdir(cwd) < 0) {
+    int self = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+    if (null < 0 || self < 0 || chdir(cwd) < 0 || ff_place_become(u->old_pid) < 0) {
         _exit(127);
     }
     dup2(null, STDIN_FILENO);
@@ -356,7 +363,7 @@ G_NORETURN static void become(char **argv, const Upgrade *u, const int *sockets)
     dup2(u->log, STDERR_FILENO);
     fcntl(sockets[0], F_SETFD, 0);
     fcntl(sockets[1], F_SETFD, 0);
-    execv("/proc/self/exe", argv);
+    fexecve(self, argv, environ);
     _exit(127);
 }
 

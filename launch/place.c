@@ -2,13 +2,14 @@
 /*
  * See place.h. What cannot be had is left as it is: the user who calls farfault might have started
  * the guest just so. Any thread; no state. System calls: prlimit64, sched_getaffinity,
- * sched_setaffinity, getpriority, setpriority, umask.
+ * sched_setaffinity, getpriority, setpriority, umask, setgroups, setresgid, setresuid.
  */
 #include "launch/place.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
+#include <grp.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -109,4 +110,54 @@ void ff_place_take(pid_t pid)
     copy_umask(pid);
     copy_processors(pid);
     copy_priority(pid);
+}
+
+/* The numbers of line NAME of STATUS (g_array_unref), of guint. */
+static GArray *numbers(const char *status, const char *name)
+{
+    GArray *all = g_array_new(FALSE, FALSE, sizeof(guint));
+    const char *at = strstr(status, name);
+    g_autofree char *line =
+        at ? g_strndup(at + strlen(name), strcspn(at + 1, "\n") + 1 - strlen(name)) : g_strdup("");
+    g_auto(GStrv) words = g_strsplit_set(line, " \t", -1);
+
+    for (unsigned i = 0; words[i]; i++) {
+        guint64 n;
+
+        if (g_ascii_string_to_unsigned(words[i], 10, 0, G_MAXUINT, &n, NULL)) {
+            guint number = (guint)n;
+            g_array_append_val(all, number);
+        }
+    }
+    return all;
+}
+
+int ff_place_become(pid_t pid)
+{
+    g_autofree char *status = proc_text(pid, "status");
+    g_autoptr(GArray) user = numbers(status, "\nUid:"), group = numbers(status, "\nGid:");
+    g_autoptr(GArray) groups = numbers(status, "\nGroups:");
+
+    if (!user->len || !group->len) {
+        return -ESRCH;
+    }
+    uid_t uid = g_array_index(user, guint, 0);
+    gid_t gid = g_array_index(group, guint, 0);
+    if (uid == geteuid()) {
+        return 0;
+    }
+    return setgroups(groups->len, (const gid_t *)(void *)groups->data) == 0 &&
+                   setresgid(gid, gid, gid) == 0 && setresuid(uid, uid, uid) == 0
+               ? 0
+               : -errno;
+}
+
+bool ff_place_has_capabilities(pid_t pid)
+{
+    g_autofree char *status = proc_text(pid, "status");
+    g_autoptr(GArray) user = numbers(status, "\nUid:");
+    const char *line = strstr(status, "\nCapEff:");
+    guint64 set = line ? g_ascii_strtoull(line + strlen("\nCapEff:"), NULL, 16) : 0;
+
+    return set && user->len && g_array_index(user, guint, 0) != 0;
 }

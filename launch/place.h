@@ -6,9 +6,16 @@
 #ifndef FF_LAUNCH_PLACE_H
 #define FF_LAUNCH_PLACE_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 /* The calling process takes PID's place, as far as it may. Any thread. */
 void ff_place_take(pid_t pid);
+
+/* The calling process, root's, becomes PID's user, with its groups; without capabilities then. That
+ * is not undone by exec(). 0: it has, or is that user; -errno. Any thread, for all of them. */
+int ff_place_become(pid_t pid);
+/* PID is another user's than root, and has capabilities, which ff_place_become() does not give. */
+bool ff_place_has_capabilities(pid_t pid);
 
 #endif

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -250,6 +251,10 @@ void up_start(Guest *g, const char *program, const char *const *args)
         dup2(open("/dev/null", O_RDWR), 0);
         dup2(err, 1);
         dup2(err, 2);
+        if (g->user && (setgroups(0, NULL) < 0 || setresgid(g->user, g->user, g->user) < 0 ||
+                        setresuid(g->user, g->user, g->user) < 0)) {
+            _exit(126);
+        }
         execvpe(argv->pdata[0], (char **)argv->pdata, env);
         _exit(127);
     }
@@ -510,6 +515,9 @@ void up_start_vmgenid(Guest *g, const char *const *more)
     g_ptr_array_add(all, NULL);
     g->boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2);
     bootsect_write(&g->boot, image);
+    if (g->user) {
+        g_assert_cmpint(chown(image, g->user, g->user), ==, 0);
+    }
     up_start(g, "qemu-system-x86_64", (const char *const *)all->pdata);
     g_free(up_wait_console(g, "AB"));
 }

@@ -22,6 +22,7 @@
 typedef struct {
     char *dir, *monitor, *console;
     char **args;  /* QEMU's */
+    uid_t user;   /* that QEMU runs as; 0: this one */
     char *faults; /* of engines that are started from now on; NULL */
     BootsectConfig boot;
     Qmp *qmp;   /* NULL: not connected */
