@@ -7,6 +7,7 @@
  *   -chardev ...,logfile=PATH    logappend=on; that of -qmp and -monitor, too
  *   -serial, -parallel file:PATH a chardev of their own, with append=on
  *   -device vmgenid              the guid of the running one
+ *   -netdev tap,fd=N             the name of the interface that the running one has there
  *
  * One thread; no state.
  */
@@ -70,6 +71,36 @@ static char *adapt_device(const char *value, FfCliQmp *running)
     return ff_opts_print(opts, "driver");
 }
 
+/* The interface of the tap that process PID has as FD (g_free); NULL: that is none. */
+static char *interface_of(int pid, const char *fd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/fdinfo/%s", pid, fd), *text = NULL;
+    bool is_number = *fd && !fd[strspn(fd, "0123456789")];
+    const char *at =
+        is_number && g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\niff:\t") : NULL;
+
+    at = at ? at + strlen("\niff:\t") : NULL;
+    return at && *at != '\n' ? g_strndup(at, strcspn(at, "\n")) : NULL;
+}
+
+/* Who has started the guest gave it an open tap, with that number. */
+static char *adapt_netdev(const char *value, int pid)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_read(value, "type");
+    const char *fd = ff_opts_get(opts, "fd");
+    bool is_tap = !g_strcmp0(ff_opts_get(opts, "type"), "tap") && fd;
+    g_autofree char *name = is_tap ? interface_of(pid, fd) : NULL;
+
+    if (!name) {
+        return g_strdup(value);
+    }
+    ff_opts_remove(opts, "fd");
+    ff_opts_set(opts, "ifname", name);
+    ff_opts_set(opts, "script", "no");
+    ff_opts_set(opts, "downscript", "no");
+    return ff_opts_print(opts, "type");
+}
+
 /* N counts these chardevs. */
 static void add_serial(GStrvBuilder *b, const char *option, const char *path, unsigned *n)
 {
@@ -90,7 +121,7 @@ static bool is_of_restore(const FfOption *option, const char *value)
             !strcmp(value, "chardev=" FF_CLI_RESTORE_MONITOR ",mode=control"));
 }
 
-void ff_upgrade_adapt_args(FfCliQmp *running, char ***args)
+void ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
     unsigned n = 0;
@@ -115,6 +146,7 @@ void ff_upgrade_adapt_args(FfCliQmp *running, char ***args)
         }
         adapted = option->kind == FF_OPT_CHARDEV  ? adapt_chardev(value)
                   : option->kind == FF_OPT_DEVICE ? adapt_device(value, running)
+                  : option->kind == FF_OPT_NETDEV ? adapt_netdev(value, pid)
                   : is_monitor(option)            ? adapt_monitor(value)
                                                   : g_strdup(value);
         g_strv_builder_add_many(b, word[-1], adapted, NULL);

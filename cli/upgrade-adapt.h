@@ -9,8 +9,8 @@
 
 #include "cli/qmp.h"
 
-/* *ARGS: NULL-terminated, without QEMU itself; replaced. RUNNING: the first QEMU's monitor. What is
- * left as it was is for ff_upgrade_check_args() to refuse. */
-void ff_upgrade_adapt_args(FfCliQmp *running, char ***args);
+/* *ARGS: NULL-terminated, without QEMU itself; replaced. RUNNING: the first QEMU's monitor; PID:
+ * its process. What is left as it was is for ff_upgrade_check_args() to refuse. */
+void ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args);
 
 #endif

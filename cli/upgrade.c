@@ -306,7 +306,10 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
     if (!check_program(u, error)) {
         return false;
     }
-    ff_upgrade_adapt_args(u->running, &u->args);
+    ff_upgrade_adapt_args(u->running, u->old_pid, &u->args);
+    if (u->own) {
+        ff_upgrade_adapt_args(u->running, u->old_pid, &u->own);
+    }
     g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);
     g_autofree char *folder = g_file_read_link(link, NULL);
     return ff_upgrade_check_args(u->args, !g_strcmp0(folder, "/"),
