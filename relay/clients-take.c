@@ -29,7 +29,7 @@
 struct FfClientsTake {
     int talk;           /* with the old relay; -1: it was not asked, or that is over */
     guint watch, timer; /* 0: none */
-    uint32_t seq;       /* SYNC of the engine that waits; 0: none */
+    GArray *seqs;       /* of uint32_t: SYNCs of the engine that wait */
     JsonNode *plan;     /* who is to come; NULL: it has not said */
     FfRights clients;   /* the first one is the plan's, and closed */
 };
@@ -53,10 +53,10 @@ static void over(FfRelay *relay)
     g_clear_handle_id(&t->timer, g_source_remove);
     close(g_steal_fd(&t->talk));
     forget(t);
-    if (t->seq) {
-        ff_engine_synced(relay, t->seq);
-        t->seq = 0;
+    for (guint i = 0; i < t->seqs->len; i++) {
+        ff_engine_synced(relay, g_array_index(t->seqs, uint32_t, i));
     }
+    g_array_set_size(t->seqs, 0);
 }
 
 static int index_of(const FfRelay *relay, const char *id)
@@ -173,6 +173,7 @@ void ff_clients_take(FfRelay *relay)
     }
     FfClientsTake *t = relay->takes = g_new0(FfClientsTake, 1); /* lives as long as the process */
 
+    t->seqs = g_array_new(FALSE, FALSE, sizeof(uint32_t));
     t->talk = ask(relay);
     if (t->talk < 0) {
         ff_relay_log(relay, "clients of the old QEMU are disconnected: %s", g_strerror(errno));
@@ -187,7 +188,7 @@ bool ff_clients_are_coming(FfRelay *relay, uint32_t seq)
     bool coming = relay->takes && relay->takes->talk >= 0;
 
     if (coming) {
-        relay->takes->seq = seq;
+        g_array_append_val(relay->takes->seqs, seq);
     }
     return coming;
 }
