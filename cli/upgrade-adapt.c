@@ -83,6 +83,23 @@ static char *interface_of(int pid, const char *fd)
     return at && *at != '\n' ? g_strndup(at, strcspn(at, "\n")) : NULL;
 }
 
+char **ff_upgrade_taps_of(int pid)
+{
+    g_autoptr(GStrvBuilder) b = g_strv_builder_new();
+    g_autofree char *folder = g_strdup_printf("/proc/%d/fdinfo", pid);
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    const char *fd;
+
+    while (dir && (fd = g_dir_read_name(dir))) {
+        g_autofree char *name = interface_of(pid, fd);
+
+        if (name) {
+            g_strv_builder_add(b, name);
+        }
+    }
+    return g_strv_builder_end(b);
+}
+
 /* Who has started the guest gave it an open tap, with that number. */
 static char *adapt_netdev(const char *value, int pid)
 {

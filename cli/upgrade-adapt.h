@@ -9,6 +9,9 @@
 
 #include "cli/qmp.h"
 
+/* The interfaces of the taps that process PID has open (g_strfreev). */
+char **ff_upgrade_taps_of(int pid);
+
 /* *ARGS: NULL-terminated, without QEMU itself; replaced. RUNNING: the first QEMU's monitor; PID:
  * its process. What is left as it was is for ff_upgrade_check_args() to refuse. */
 void ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args);

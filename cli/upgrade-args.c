@@ -442,7 +442,8 @@ static char *tap_of(char *const *argv, const char *id)
     return NULL;
 }
 
-bool ff_upgrade_same_taps(char *const *own, char *const *argv, GError **error)
+bool ff_upgrade_same_taps(char *const *own, char *const *argv, const char *const *taps,
+                          GError **error)
 {
     char *const *at = own;
     const FfOption *option;
@@ -454,7 +455,7 @@ bool ff_upgrade_same_taps(char *const *own, char *const *argv, GError **error)
         const char *id = opts ? ff_opts_get(opts, "id") : NULL;
         g_autofree char *a = id ? tap_of(own, id) : NULL, *b = id ? tap_of(argv, id) : NULL;
 
-        if (g_strcmp0(a, b) != 0) {
+        if ((!a || g_strv_contains(taps, a)) && g_strcmp0(a, b) != 0) {
             g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
                         "network '%s' is %s in the running QEMU and %s in the new one: use the "
                         "guest's own command line (--args-from)",

@@ -13,8 +13,10 @@
  * itself. VHOST: farfault stands between it and its vhost-user back-ends. FALSE and ERROR, one line
  * that names the option. */
 bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, GError **error);
-/* The taps of ARGV are those of the running QEMU's own arguments, by the names of the networks.
- * FALSE and ERROR: a network would be another one. */
-bool ff_upgrade_same_taps(char *const *own, char *const *argv, GError **error);
+/* The taps of ARGV are those of the running QEMU's own arguments, by the names of the networks, as
+ * far as it has them still. TAPS: the interfaces that it has. FALSE and ERROR: a network would be
+ * another one. */
+bool ff_upgrade_same_taps(char *const *own, char *const *argv, const char *const *taps,
+                          GError **error);
 
 #endif

@@ -93,7 +93,9 @@ static char *say_property(const char *name, JsonNode *value)
     if (!text && !strcmp(name, "addr") && JSON_NODE_HOLDS_VALUE(value)) {
         gint64 place = json_node_get_int(value);
 
-        return g_strdup_printf("%02x.%x", (unsigned)place >> 3, (unsigned)place & 7);
+        return place >= 0 && place <= 0xff
+                   ? g_strdup_printf("%02x.%x", (unsigned)place >> 3, (unsigned)place & 7)
+                   : g_strdup_printf("0x%" G_GINT64_MODIFIER "x", (guint64)place);
     }
     return !text                         ? json_to_string(value, FALSE)
            : !strcmp(name, "parent_bus") ? g_path_get_basename(text)

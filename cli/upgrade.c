@@ -310,11 +310,12 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
     if (u->own) {
         ff_upgrade_adapt_args(u->running, u->old_pid, &u->own);
     }
+    g_auto(GStrv) taps = ff_upgrade_taps_of(u->old_pid);
     g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);
     g_autofree char *folder = g_file_read_link(link, NULL);
     return ff_upgrade_check_args(u->args, !g_strcmp0(folder, "/"),
                                  has_option(u, "--vhost-user=migrate"), error) &&
-           (!u->own || ff_upgrade_same_taps(u->own, u->args, error));
+           (!u->own || ff_upgrade_same_taps(u->own, u->args, (const char *const *)taps, error));
 }
 
 /* ---- the new one ----------------------------------------------------------------------------- */

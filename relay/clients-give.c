@@ -2,7 +2,10 @@
 /*
  * The old QEMU's side of clients.h.
  *
- * One thread; no locks. System calls: memfd_create, pwrite64.
+ * The door is a pair of sockets, of which the other end is lent (qapi/upgrade.c). It is none at
+ * which a relay gives its place (succession.c): engines and who borrows memory have it.
+ *
+ * One thread; no locks. System calls: memfd_create, pwrite64, socketpair.
  */
 #include "relay/clients.h"
 
@@ -11,6 +14,7 @@
 #include <json-glib/json-glib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
@@ -66,11 +70,23 @@ static void refuse(FfRelay *relay, const char *why)
     over(relay);
 }
 
-static void describe(JsonBuilder *b, const FfMonitor *mon, const char *id, GArray *fds)
+/* Nothing of its is half here, as when it was described. */
+static bool still_quiet(const FfMonitor *mon)
+{
+    return ff_monitor_may_go(mon) && ff_monitor_is_quiet(mon);
+}
+
+/* FALSE: it has said too much to go along. *ROOM: bytes that are left for such words. */
+static bool describe(JsonBuilder *b, const FfMonitor *mon, const char *id, GArray *fds,
+                     size_t *room)
 {
     FfRelaySession session;
     g_autofree char *unread = ff_monitor_unread(mon);
 
+    if (strlen(unread) > *room) {
+        return false;
+    }
+    *room -= strlen(unread);
     ff_monitor_session(mon, &session);
     g_free(session.greeting);
     g_array_append_val(fds, session.in);
@@ -82,19 +98,21 @@ static void describe(JsonBuilder *b, const FfMonitor *mon, const char *id, GArra
     json_builder_set_member_name(b, "unread");
     json_builder_add_string_value(b, unread);
     json_builder_end_object(b);
+    return true;
 }
 
 /* FDS: the first one is to be this text's. NULL: there is nobody. */
 static char *describe_all(FfRelay *relay, GArray *fds)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();
+    size_t room = FF_CLIENTS_UNREAD_MAX;
 
     g_array_set_size(relay->gives->given, 0);
     json_builder_begin_array(b);
     for (guint i = 0; i < relay->monitors->len && fds->len < FF_RIGHTS_MAX; i++) {
-        if (ff_monitor_may_go(monitor(relay, i)) && ff_monitor_is_quiet(monitor(relay, i))) {
+        if (still_quiet(monitor(relay, i)) &&
             describe(b, monitor(relay, i), ((FfRelayMonitor *)relay->plan->monitors->pdata[i])->id,
-                     fds);
+                     fds, &room)) {
             g_array_append_val(relay->gives->given, i);
         }
     }
@@ -114,16 +132,25 @@ static int memfd_of(const char *text)
     return fd;
 }
 
-/* Nothing of theirs is half here, as when they were described. */
-static bool still_quiet(const FfRelay *relay)
+/* FALSE: they are this one's still. */
+static bool give_all(FfRelay *relay)
 {
-    const GArray *given = relay->gives->given;
+    const FfClientsGive *g = relay->gives;
+    char words[1 + FF_RIGHTS_MAX] = {FF_SUCCESSION_GIVEN};
 
-    for (guint i = 0; i < given->len; i++) {
-        const FfMonitor *mon = monitor(relay, g_array_index(given, guint, i));
+    for (guint i = 0; i < g->given->len; i++) {
+        words[1 + i] = still_quiet(monitor(relay, g_array_index(g->given, guint, i)));
+    }
+    if (ff_rights_send(g->talk, words, 1 + g->given->len, NULL, 0) != 1 + (ssize_t)g->given->len) {
+        return false;
+    }
+    for (guint i = 0; i < g->given->len; i++) {
+        FfMonitor *mon = monitor(relay, g_array_index(g->given, guint, i));
 
-        if (!ff_monitor_may_go(mon) || !ff_monitor_is_quiet(mon)) {
-            return false;
+        if (words[1 + i]) {
+            ff_monitor_gone(mon);
+        } else {
+            ff_monitor_hold(mon, false);
         }
     }
     return true;
@@ -143,16 +170,12 @@ static gboolean answered(gint talk, GIOCondition condition, gpointer opaque)
 {
     FfRelay *relay = opaque;
     FfClientsGive *g = relay->gives;
-    const char given = FF_SUCCESSION_GIVEN;
     FfRights rights;
     char word = 0;
     bool take = ff_rights_receive(talk, &word, 1, &rights) == 1 && word == FF_SUCCESSION_TAKE;
 
     g->answer = 0;
-    if (take && still_quiet(relay) && ff_rights_send(talk, &given, 1, NULL, 0) == 1) {
-        for (guint i = 0; i < g->given->len; i++) {
-            ff_monitor_gone(monitor(relay, g_array_index(g->given, guint, i)));
-        }
+    if (take && give_all(relay)) {
         FF_FAULT_AT("clients-given");
     } else {
         hold(relay, false);
@@ -235,6 +258,9 @@ static void begin(FfRelay *relay)
 
 static gboolean quiet_dispatch(GSource *source, GSourceFunc callback, gpointer data)
 {
+    if (!all_quiet(((Quiet *)source)->relay)) {
+        return G_SOURCE_CONTINUE; /* something has come in this turn */
+    }
     begin(((Quiet *)source)->relay);
     return G_SOURCE_REMOVE;
 }
@@ -252,7 +278,8 @@ static gboolean not_quiet(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-void ff_clients_give(FfRelay *relay, int talk)
+/* Takes TALK, a socket of who has asked. */
+static void give(FfRelay *relay, int talk)
 {
     FfClientsGive *g = give_of(relay);
 
@@ -272,4 +299,32 @@ void ff_clients_give(FfRelay *relay, int talk)
     /* After what has come, which the turn begins with. */
     g_source_set_priority(g->quiet, G_PRIORITY_LOW);
     g_source_attach(g->quiet, NULL);
+}
+
+static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
+{
+    char word = 0;
+    FfRights rights;
+    ssize_t n = ff_rights_receive(door, &word, 1, &rights);
+
+    if (n == 1 && word == FF_SUCCESSION_CLIENTS && rights.n == 1) {
+        give(opaque, rights.fd[0]);
+        return G_SOURCE_CONTINUE;
+    }
+    for (unsigned i = 0; n > 0 && i < rights.n; i++) {
+        close(rights.fd[i]);
+    }
+    return G_SOURCE_CONTINUE;
+}
+
+void ff_clients_open(FfRelay *relay)
+{
+    int door[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, door) < 0) {
+        ff_relay_log(relay, "clients cannot go along to another QEMU: %s", g_strerror(errno));
+        return;
+    }
+    g_unix_fd_add(door[0], G_IO_IN, asked, relay);
+    relay->door = door[1];
 }

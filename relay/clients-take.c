@@ -22,8 +22,9 @@
 #include "relay/monitor.h"
 #include "state/succession.h"
 
-/* The old one needs QUIET_MS of its at most, and the guest runs here meanwhile. */
-#define COME_MS 2000
+/* The old one needs QUIET_MS of its at most, and the guest runs here meanwhile. The engine's SYNC
+ * waits for a second (migration/control.c). */
+#define COME_MS 900
 #define TEXT_MAX (4 << 20) /* what a client has said, and nobody has carried out */
 
 struct FfClientsTake {
@@ -69,7 +70,8 @@ static int index_of(const FfRelay *relay, const char *id)
     return -1;
 }
 
-static void adopt_all(FfRelay *relay)
+/* WHICH: of the N that were to come, 1: it is here. */
+static void adopt_all(FfRelay *relay, const char *which, guint n)
 {
     FfClientsTake *t = relay->takes;
     JsonArray *all = json_node_get_array(t->plan);
@@ -78,7 +80,7 @@ static void adopt_all(FfRelay *relay)
         JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
         int index = o ? index_of(relay, ff_json_string_or(o, "id", "")) : -1;
 
-        if (index >= 0 &&
+        if (index >= 0 && i < n && which[i] &&
             ff_monitor_adopt(relay->monitors->pdata[index], t->clients.fd[i + 1],
                              ff_json_bool(o, "oob-enabled"), ff_json_string_or(o, "unread", ""))) {
             t->clients.fd[i + 1] = -1;
@@ -116,13 +118,13 @@ static gboolean said(gint talk, GIOCondition condition, gpointer opaque)
     FfRelay *relay = opaque;
     FfClientsTake *t = relay->takes;
     FfRights rights;
-    char word = 0;
-    ssize_t n = ff_rights_receive(talk, &word, 1, &rights);
+    char words[1 + FF_RIGHTS_MAX] = "";
+    ssize_t n = ff_rights_receive(talk, words, sizeof(words), &rights);
 
     if (n == -EAGAIN || n == -EINTR) {
         return G_SOURCE_CONTINUE;
     }
-    if (n == 1 && word == FF_SUCCESSION_PLAN && !t->plan && !t->clients.n) {
+    if (n == 1 && words[0] == FF_SUCCESSION_PLAN && !t->plan && !t->clients.n) {
         t->clients = rights;
         if (welcome(t)) {
             return G_SOURCE_CONTINUE;
@@ -131,9 +133,9 @@ static gboolean said(gint talk, GIOCondition condition, gpointer opaque)
         for (unsigned i = 0; n > 0 && i < rights.n; i++) {
             close(rights.fd[i]);
         }
-        if (n == 1 && word == FF_SUCCESSION_GIVEN && t->plan) {
+        if (n > 1 && words[0] == FF_SUCCESSION_GIVEN && t->plan) {
             FF_FAULT_AT("clients-taken");
-            adopt_all(relay);
+            adopt_all(relay, words + 1, (guint)n - 1);
         }
     }
     t->watch = 0;

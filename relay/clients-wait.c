@@ -16,10 +16,34 @@ static gboolean waited(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-bool ff_clients_wait(FfRelay *relay)
+/* An upgrade is under way, at the old QEMU's side; *STOPPED: from the guest's stop on. */
+static bool is_upgraded(const FfRelay *relay, bool *stopped)
 {
-    if (!ff_state_is_marked(relay->state, FF_MARK_MOVED) || relay->clients_late ||
-        relay->door < 0) {
+    const FfStateHeader *state = relay->state;
+    uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE); /* the engine's */
+
+    *stopped = phase != FF_PHASE_IDLE && phase != FF_PHASE_SETUP;
+    return ff_state_is_marked(state, FF_MARK_MOVED) ||
+           (state->role == FF_ROLE_SOURCE && phase != FF_PHASE_IDLE &&
+            ff_state_is_marked(state, FF_MARK_UPGRADE));
+}
+
+static bool is_setting(const FfQmpCommand *command)
+{
+    return command && command->name && g_str_has_prefix(command->name, "migrate-set-");
+}
+
+static bool must_wait(const FfRelay *relay, bool owned, const FfQmpCommand *command)
+{
+    bool stopped;
+
+    return is_upgraded(relay, &stopped) && (ff_state_is_marked(relay->state, FF_MARK_MOVED) ||
+                                            (stopped && !owned) || is_setting(command));
+}
+
+bool ff_clients_wait(FfRelay *relay, bool owned, const FfQmpCommand *command)
+{
+    if (relay->clients_late || relay->door < 0 || !must_wait(relay, owned, command)) {
         return false;
     }
     if (!relay->clients_timer) {
@@ -30,8 +54,9 @@ bool ff_clients_wait(FfRelay *relay)
 
 void ff_clients_look(FfRelay *relay)
 {
-    if ((!relay->clients_timer && !relay->clients_late) ||
-        ff_state_is_marked(relay->state, FF_MARK_MOVED)) {
+    bool stopped;
+
+    if ((!relay->clients_timer && !relay->clients_late) || is_upgraded(relay, &stopped)) {
         return;
     }
     bool waits = relay->clients_timer;

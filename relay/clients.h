@@ -4,10 +4,10 @@
  * that listen, with what they have negotiated and what they have said since FF_MARK_MOVED, which
  * nobody has carried out (clients-wait.h).
  *
- *   new relay -> old, at its door   CLIENTS, with a socket: all that follows goes over that one
+ *   new relay -> old, at the door   CLIENTS, with a socket: all that follows goes over that one
  *   old -> new                      PLAN, a memfd and the connections of the clients; or NO and why
  *   new -> old                      TAKE
- *   old -> new                      GIVEN: from here on they are the new one's
+ *   old -> new                      GIVEN, and a byte for each, 1: from here on it is the new one's
  *
  * The new one asks when the guest is its QEMU's (TAKEN), and its engine lets the old QEMU be ended
  * after that. A client that has sent half a command, whose command has no answer yet, or that does
@@ -20,10 +20,13 @@
 
 #include "relay/shared.h"
 
+/* What all of them may have said that nobody has carried out, as base64; bytes. */
+#define FF_CLIENTS_UNREAD_MAX (3u << 20)
+
 /* ---- the old QEMU's relay ---- */
 
-/* Takes TALK, a socket of who has asked. */
-void ff_clients_give(FfRelay *relay, int talk);
+/* From now on it can be asked: relay->door is lent with the memory. */
+void ff_clients_open(FfRelay *relay);
 
 /* ---- the new one's ---- */
 

@@ -203,7 +203,7 @@ static void sync_with(FfRelay *relay, uint32_t seq, bool words)
     if (words && seq && engine->ops->has_words(relay)) {
         engine->words_seq = seq;
         engine->ops->pump(relay); /* QEMU is read */
-    } else if (!seq || !engine->ops->coming(relay, seq)) {
+    } else if (!engine->ops->coming(relay, seq)) {
         ff_link_send(engine->link, FF_LINK_SYNCED, 0, seq, NULL, 0, NULL, 0);
     }
 }

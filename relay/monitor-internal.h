@@ -100,7 +100,6 @@ struct FfMonitor {
     bool may_be_overdue;   /* FF_FILTER_OVERDUE, as it was at the last look */
     GSource *overdue;      /* looks for overdue answers; NULL: none is waited for */
     GHashTable *named_fds; /* name -> GINT_TO_POINTER(fd) */
-    bool hands_over;       /* the client has begun an upgrade, and waits for its end */
     bool going, gone;      /* the client is offered to another relay; it is that one's */
     bool adopting;         /* it was another relay's: QEMU is told what it has negotiated */
 

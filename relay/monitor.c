@@ -137,7 +137,9 @@ static void own_item(FfMonitor *mon, FfItem *item)
     const char *desc = NULL;
 
     item->seq = ++mon->relay->last_seq;
-    mon->hands_over |= !g_strcmp0(item->command->name, "x-farfault-hand-over");
+    if (!g_strcmp0(item->command->name, "x-farfault-hand-over")) {
+        mon->relay->hands_over = mon;
+    }
     switch (ff_engine_command(mon->relay, mon->index, item->seq, item->command, &desc)) {
     case FF_ENGINE_SENT:
         if (item->command->oob && mon->oob_enabled) {
@@ -198,9 +200,13 @@ static bool plugs(FfMonitor *mon, FfItem *item)
     return waits || why;
 }
 
-static bool is_waiting(const FfMonitor *mon)
+/* ITEM is the next one. What the engine does not answer for QEMU would do to a guest whose state is
+ * saved already. */
+static bool is_waiting(const FfMonitor *mon, const FfItem *item)
 {
-    return mon->adopting || (ff_monitor_may_go(mon) && ff_clients_wait(mon->relay));
+    return mon->adopting ||
+           (ff_monitor_may_go(mon) &&
+            ff_clients_wait(mon->relay, is_owned(mon, item->command), item->command));
 }
 
 void ff_monitor_pump(FfMonitor *mon)
@@ -215,7 +221,7 @@ void ff_monitor_pump(FfMonitor *mon)
         g_queue_push_head(&mon->todo, g_steal_pointer(&mon->plugging));
     }
     while (mon->qemu && !mon->owned && !mon->plugging && (item = g_queue_peek_head(&mon->todo)) &&
-           !is_waiting(mon)) {
+           !is_waiting(mon, item)) {
         bool wait = needs_wait(mon, item);
 
         if (wait && ff_overdue_waits(mon)) {
@@ -340,7 +346,10 @@ static void session_over(FfMonitor *mon)
     g_clear_pointer(&mon->greeting, g_byte_array_unref);
     mon->greeted = mon->negotiated = mon->oob_enabled = false;
     mon->client_ended = mon->kept = mon->qemu_oob = false;
-    mon->hands_over = mon->going = mon->adopting = false;
+    mon->going = mon->adopting = false;
+    if (mon->relay->hands_over == mon) {
+        mon->relay->hands_over = NULL;
+    }
     if (mon->plan->kind == FF_RELAY_CONNECTED) {
         ff_guest_left(mon->relay);
     }
@@ -523,14 +532,14 @@ static void inherit(FfMonitor *mon)
 /* Between two messages, with all answers given. */
 static bool is_between(const FfMonitor *mon)
 {
-    return mon->client && mon->qemu && mon->greeted && !mon->kept && !mon->client_ended &&
-           !mon->hang_up && !mon->accepting && !mon->adopting && !mon->overdue && !mon->owned &&
-           !mon->plugging && !mon->barriers && !mon->n_fds && !mon->inside &&
-           mon->out == FF_OUT_UNDECIDED && !mon->held->len && !mon->batch->len &&
-           !mon->insert_bytes && g_queue_is_empty((GQueue *)&mon->inband) &&
-           g_queue_is_empty((GQueue *)&mon->oob) && g_queue_is_empty((GQueue *)&mon->owned_oob) &&
-           ff_qmp_framer_rests(mon->framer) && ff_qmp_splitter_idle(mon->splitter) &&
-           !ff_conn_queued(mon->client) && !ff_conn_queued(mon->qemu);
+    return mon->client && mon->qemu && mon->greeted && !mon->kept && !mon->hang_up &&
+           !mon->accepting && !mon->adopting && !mon->overdue && !mon->owned && !mon->plugging &&
+           !mon->barriers && !mon->n_fds && !mon->inside && mon->out == FF_OUT_UNDECIDED &&
+           !mon->held->len && !mon->batch->len && !mon->insert_bytes &&
+           g_queue_is_empty((GQueue *)&mon->inband) && g_queue_is_empty((GQueue *)&mon->oob) &&
+           g_queue_is_empty((GQueue *)&mon->owned_oob) && ff_qmp_framer_rests(mon->framer) &&
+           ff_qmp_splitter_idle(mon->splitter) && !ff_conn_queued(mon->client) &&
+           !ff_conn_queued(mon->qemu);
 }
 
 bool ff_monitor_rests(const FfMonitor *mon)
@@ -538,7 +547,7 @@ bool ff_monitor_rests(const FfMonitor *mon)
     if (!mon->client && !mon->qemu) {
         return !mon->kept && !mon->hang_up;
     }
-    return is_between(mon) && mon->event_filters == mon->relay->filters &&
+    return is_between(mon) && !mon->client_ended && mon->event_filters == mon->relay->filters &&
            g_queue_is_empty((GQueue *)&mon->todo);
 }
 
@@ -564,7 +573,7 @@ bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session)
 bool ff_monitor_may_go(const FfMonitor *mon)
 {
     return mon->plan->kind == FF_RELAY_LISTEN && mon->client && mon->qemu && mon->negotiated &&
-           !mon->kept && !mon->client_ended && !mon->hands_over;
+           !mon->kept && mon->relay->hands_over != mon;
 }
 
 bool ff_monitor_is_quiet(const FfMonitor *mon)

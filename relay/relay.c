@@ -12,6 +12,7 @@
  * System calls: setsid, chdir, umask, close_range.
  */
 #include "relay/backends.h"
+#include "relay/clients.h"
 #include "relay/engine.h"
 #include "relay/guest.h"
 #include "relay/monitors.h"
@@ -228,6 +229,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "farfault-relay: is started by farfault, not by hand\n");
         return 2;
     }
+    relay.door = -1;
     relay.plan = ff_relay_plan_read(fd, &error);
     if (!relay.plan) {
         fprintf(stderr, "farfault-relay: %s\n", error->message);
@@ -255,6 +257,7 @@ int main(int argc, char **argv)
         return 1;
     }
     give_up_rights(&relay);
+    ff_clients_open(&relay);
     if (relay.plan->attached) {
         ff_engine_take_over(&relay);
     }

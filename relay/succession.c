@@ -26,7 +26,6 @@
 #include "net/rights.h"
 #include "qmp/json.h"
 #include "relay/backends.h"
-#include "relay/clients.h"
 #include "relay/engine.h"
 #include "relay/monitor.h"
 #include "relay/vhost-rest.h"
@@ -523,10 +522,6 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
     ssize_t n = ff_rights_receive(door, &word, 1, &rights);
     bool asks = n == 1 && word == FF_SUCCESSION_ASK && rights.n == 1, is = asks && s->talk < 0;
 
-    if (n == 1 && word == FF_SUCCESSION_CLIENTS && rights.n == 1) {
-        ff_clients_give(s->relay, rights.fd[0]);
-        return G_SOURCE_CONTINUE;
-    }
     if (asks && !is) {
         say_no(rights.fd[0], "another one is just asking for it: repeat it");
     }
@@ -554,14 +549,13 @@ void ff_succession_open(FfRelay *relay)
     s->relay = relay;
     s->talk = -1;
     s->given = g_array_new(FALSE, FALSE, sizeof(int));
-    relay->door = -1;
     relay->state->relay = relay->state->relay_door = 0;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, s->door) < 0) {
         ff_relay_log(relay, "no other relay can take the place of this one: %s", g_strerror(errno));
         return;
     }
     g_unix_fd_add(s->door[0], G_IO_IN, asked, s);
-    relay->door = relay->state->relay_door = s->door[1];
+    relay->state->relay_door = s->door[1];
     relay->state->relay = getpid();
 }
 

@@ -698,7 +698,7 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
         stand_in(b);
         return b;
     }
-    if (plan->known) {
+    if (plan->known && relay->plan->succeeds >= 0) {
         b->known = *plan->known; /* of a back-end that was away when the relay before had to tell */
     }
     if (plan->had) {

@@ -765,6 +765,98 @@ static void said_meanwhile(const char *faults, bool stays)
     up_check_memory(g);
 }
 
+/* QEMU's device state is with the new one already: what it is told now it must not hear alone. */
+static void test_said_late(void)
+{
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_counting_two_monitors("handover/*/at/loaded=hold");
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    static const char words[] = "{\"execute\": \"system_powerdown\", \"id\": 7}\n";
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    stream_send(qmp_stream(second), words, strlen(words), NULL, 0);
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    for (bool answered = false, pressed = false; !answered || !pressed;) {
+        g_autofree char *line =
+            stream_read_line(qmp_stream(second), "POWERDOWN", test_deadline(TEST_TIMEOUT));
+
+        answered |= strstr(line, "\"id\": 7") && strstr(line, "\"return\"");
+        pressed |= strstr(line, "\"POWERDOWN\"") != NULL;
+    }
+    g_assert_cmpint(answers(second), ==, up_only_qemu(g));
+    up_check_memory(g);
+}
+
+/* It will say no more, and waits for the answers. */
+static void test_said_and_ended(void)
+{
+    static const char words[] = "{\"execute\": \"stop\", \"id\": 7}\n";
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_counting_two_monitors("handover/*/at/given=hold");
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    stream_send(qmp_stream(second), words, strlen(words), NULL, 0);
+    shutdown(stream_fd(qmp_stream(second)), SHUT_WR);
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    await_answer(second, 7);
+    g_assert_true(stream_wait_eof(qmp_stream(second), test_deadline(TEST_TIMEOUT)));
+    up_reconnect(g);
+    g_autofree char *state = qmp_run_state(g->qmp);
+    g_assert_cmpstr(state, ==, "paused");
+    up_check_memory(g);
+}
+
+/* One that has said half a command is left behind, and none of the others. */
+static void test_half(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_new();
+    g_autofree char *a = g_strdup_printf("unix:%s/second,server=on,wait=off", g->dir);
+    g_autofree char *b = g_strdup_printf("unix:%s/third,server=on,wait=off", g->dir);
+    const char *const more[] = {"-qmp", a, "-qmp", b, NULL};
+
+    up_start_vmgenid(g, more);
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    g_autoptr(Qmp) third = qmp_new(connect_unix(g, "third"), "third", false);
+    stream_send(qmp_stream(third), "{\"exec", 6, NULL, 0);
+    qmp_ok(second, "query-name", NULL);
+    g_autofree char *program = up_installed();
+    up_to(g, program);
+    g_assert_true(stream_wait_eof(qmp_stream(third), test_deadline(TEST_TIMEOUT)));
+    g_assert_cmpint(answers(second), ==, up_only_qemu(g));
+    up_check_memory(g);
+}
+
 static void test_said(void)
 {
     said_meanwhile("handover/*/at/given=hold", false);
@@ -832,6 +924,9 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/stays", test_stays);
     g_test_add_func("/upgrade-clients/said/moved", test_said);
     g_test_add_func("/upgrade-clients/said/stayed", test_said_in_vain);
+    g_test_add_func("/upgrade-clients/said/late", test_said_late);
+    g_test_add_func("/upgrade-clients/said/and-ended", test_said_and_ended);
+    g_test_add_func("/upgrade-clients/half", test_half);
     for (unsigned i = 0; i < G_N_ELEMENTS(left); i++) {
         g_autofree char *path = g_strdup_printf("/upgrade-clients/left/%s", left[i].name);
 
