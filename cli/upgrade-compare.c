@@ -326,8 +326,8 @@ static char *remedy(const char *what, const char *name, const char *has, const c
     }
     bool is_device = !strcmp(what, "device");
     if ((is_device || !strcmp(what, "object")) && has && !other) {
-        return g_strdup_printf("it was added later: remove it (%s %s), or add it to the guest's "
-                               "command line and give that with --args-from",
+        return g_strdup_printf("add it to the guest's command line and give that with "
+                               "--args-from; or, if it was added later, remove it (%s %s)",
                                is_device ? "device_del" : "object-del", name);
     }
     return g_strdup("use the guest's own command line (--args-from)");

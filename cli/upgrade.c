@@ -571,6 +571,11 @@ static bool tell(FfCliQmp *qmp, const char *command, int socket, GError **error)
     return node;
 }
 
+static void warn(Upgrade *u, const char *text)
+{
+    g_string_append_printf(u->warning, "%s%s", u->warning->len ? "; " : "", text);
+}
+
 static bool begin(Upgrade *u, GError **error)
 {
     int pair[2];
@@ -588,6 +593,12 @@ static bool begin(Upgrade *u, GError **error)
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
      * engine hears of that. */
     u->handed = tell(u->running, "x-farfault-hand-over", pair[0], error);
+    /* From now on clients cannot change them here (relay/clients-wait.h). */
+    g_autofree char *refused =
+        u->handed ? ff_upgrade_carry_settings(u->running, u->prepared) : NULL;
+    if (refused) {
+        warn(u, refused);
+    }
     bool ok = u->handed && tell(u->prepared, "x-farfault-take-over", pair[1], error);
     close(pair[0]);
     close(pair[1]);
@@ -614,11 +625,6 @@ static void end_old(const Upgrade *u)
     pidfd_send_signal(u->old_pidfd, SIGKILL, NULL, 0);
     while (poll(&p, 1, -1) < 0 && errno == EINTR) {
     }
-}
-
-static void warn(Upgrade *u, const char *text)
-{
-    g_string_append_printf(u->warning, "%s%s", u->warning->len ? "; " : "", text);
 }
 
 /* The same for clients: they find the new QEMU where they have found the old one. */
@@ -706,6 +712,11 @@ static bool ask(Upgrade *u, GError **error)
                     "doctor which process is stopped, and continue it or end it (%s)",
                     u->old_pid, (int)u->pid, local->message);
     }
+    const char *theirs = ff_json_string_or(ff_json_node_object(other), "status", "none");
+    if (!strcmp(theirs, "completed")) {
+        u->end = COMPLETED; /* its event has not come */
+        u->arrived = true;
+    }
     if (!strcmp(status, "postcopy-paused")) {
         return fail(error, "%s (processes %d and %d)",
                     ff_json_string_or(info, "error-desc", "the upgrade has failed"), u->old_pid,
@@ -781,11 +792,6 @@ static void await_arrival(Upgrade *u)
 
 static bool switch_over(Upgrade *u, GError **error)
 {
-    g_autofree char *refused = ff_upgrade_carry_settings(u->running, u->prepared);
-
-    if (refused) {
-        warn(u, refused);
-    }
     ff_cli_qmp_listen(u->running, on_old, u);
     ff_cli_qmp_listen(u->prepared, on_new, u);
     bool begun = begin(u, error);

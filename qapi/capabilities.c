@@ -203,7 +203,10 @@ static void commit(FfCall *call)
     d->config.state->client_flags = flags;
     d->blocktime = flags & FF_CLIENT_CAP_POSTCOPY_BLOCKTIME;
     if (d->migration || d->incoming) {
-        ff_driver_want_events(d, ff_caps_after(&check, "events"));
+        /* farfault upgrade waits for those of its own, whatever a client wants. */
+        bool is_upgrade = d->migration && d->start_ops == &ff_upgrade_ops;
+
+        ff_driver_want_events(d, is_upgrade || ff_caps_after(&check, "events"));
     }
     ff_call_return(call, NULL);
 }

@@ -513,12 +513,12 @@ static void backend_came(int in, int out, void *opaque)
     }
     if (b->session && is_another(b, peer_pid(in))) {
         if (!b->told) {
-            ff_relay_log(
-                b->relay,
-                "vhost-user back-end '%s': at %s listens another process than %d, which "
-                "the guest's last QEMU had and which lives: the device stands until one of "
-                "the two has ended",
-                b->plan->id, b->plan->path ? b->plan->path : "its socket", (int)b->plan->known_pid);
+            ff_relay_log(b->relay,
+                         "vhost-user back-end '%s': at %s listens another process than %d, which "
+                         "the guest's last QEMU had and which lives: the device stands; end both, "
+                         "and start the guest's own there",
+                         b->plan->id, b->plan->path ? b->plan->path : "its socket",
+                         (int)b->plan->known_pid);
         }
         b->told = true;
         come_later(b, in);

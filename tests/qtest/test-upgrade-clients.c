@@ -831,6 +831,54 @@ static void test_said_and_ended(void)
     up_check_memory(g);
 }
 
+static bool has_capability(Qmp *q, const char *name)
+{
+    JsonObject *answer = qmp_call(q, "query-migrate-capabilities", NULL);
+    JsonArray *all = json_object_get_array_member(answer, "return");
+    bool on = false;
+
+    for (guint i = 0; i < json_array_get_length(all); i++) {
+        JsonObject *o = json_array_get_object_element(all, i);
+
+        on |= !strcmp(json_object_get_string_member(o, "capability"), name) &&
+              json_object_get_boolean_member(o, "state");
+    }
+    json_object_unref(answer);
+    return on;
+}
+
+/* A client that sets something all the time, and no events: what was acknowledged holds, and the
+ * command comes to its end. */
+static void test_sets(void)
+{
+    g_autoptr(Guest) g = up_counting_two_monitors(NULL);
+
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    for (unsigned i = 0; i < up_rounds(3); i++) {
+        g_autofree char *said = NULL;
+        unsigned limit = 100;
+        bool on = false;
+
+        up_disconnect(g);
+        g_autoptr(Command) c = up_begin(g, NULL);
+        while (up_is_under_way(c)) {
+            limit++;
+            on = !on;
+            qmp_ok(second, "migrate-set-parameters", "{'downtime-limit': %u}", limit);
+            qmp_set_capability(second, "auto-converge", on);
+        }
+        g_assert_cmpint(up_finish(c, &said), ==, 0);
+        g_autoptr(JsonObject) p = qmp_return(second, "query-migrate-parameters", NULL);
+        g_assert_cmpint(json_object_get_int_member(p, "downtime-limit"), ==, limit);
+        g_assert_cmpint(has_capability(second, "auto-converge"), ==, on);
+        g_assert_cmpint(answers(second), ==, up_only_qemu(g));
+    }
+    up_check_memory(g);
+}
+
 /* One that has said half a command is left behind, and none of the others. */
 static void test_half(void)
 {
@@ -926,6 +974,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/said/stayed", test_said_in_vain);
     g_test_add_func("/upgrade-clients/said/late", test_said_late);
     g_test_add_func("/upgrade-clients/said/and-ended", test_said_and_ended);
+    g_test_add_func("/upgrade-clients/sets", test_sets);
     g_test_add_func("/upgrade-clients/half", test_half);
     for (unsigned i = 0; i < G_N_ELEMENTS(left); i++) {
         g_autofree char *path = g_strdup_printf("/upgrade-clients/left/%s", left[i].name);
