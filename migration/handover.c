@@ -223,6 +223,20 @@ static bool devices_stand(FfHandover *s, GError **error)
     return !memory->has_devices || memory->devices_stand(memory, error);
 }
 
+/* While the guest runs: QEMU stops a device by a question, and would wait for the answer of one
+ * that hangs, with its main loop and the guest. */
+static bool devices_answer(FfHandover *s, GError **error)
+{
+    FfVmmMemory *memory = &s->cfg->vmm->memory;
+
+    if (!memory->has_devices) {
+        return true;
+    }
+    bool ok = memory->log_begin(memory, error);
+    memory->log_end(memory);
+    return ok;
+}
+
 static bool begin(FfHandover *s, GError **error)
 {
     g_autofree char *ours = NULL;
@@ -230,7 +244,8 @@ static bool begin(FfHandover *s, GError **error)
     FF_FAULT_AT("setup");
     if (!look_at_guest(s, error) ||
         !ff_upgrade_look_at_disks(s->cfg->vmm, &s->disks, &ours, error) || !accept_peer(s, error) ||
-        !ff_upgrade_same_parts(s->theirs, ours, error) || !goes_on(s, error)) {
+        !ff_upgrade_same_parts(s->theirs, ours, error) || !devices_answer(s, error) ||
+        !goes_on(s, error)) {
         return false;
     }
     ff_stamp(s->stats->setup_us);

@@ -111,6 +111,11 @@ bool storage_can_wait(const char **why)
     return true;
 }
 
+void storage_stand(Storage *s, bool stands)
+{
+    g_assert_cmpint(kill(s->pid, stands ? SIGSTOP : SIGCONT), ==, 0);
+}
+
 void storage_kill(Storage *s)
 {
     kill(s->pid, SIGKILL);

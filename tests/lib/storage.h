@@ -30,6 +30,8 @@ Storage *storage_start(const StorageConfig *config);
 bool storage_can_wait(const char **why);
 /* SIGKILL, and reaped. */
 void storage_kill(Storage *storage);
+/* SIGSTOP, or SIGCONT. */
+void storage_stand(Storage *storage, bool stands);
 /* SIGTERM, and reaped; it must have ended by itself with status 0. */
 void storage_end(Storage *storage);
 

@@ -285,6 +285,28 @@ static void test_elsewhere(void)
     world_end(w);
 }
 
+/* Its back-end hangs: the guest runs while that is found out, and goes over when it does not. */
+static void test_hangs(void)
+{
+    World *w = world_new(true, "migrate", NULL);
+
+    if (!w) {
+        return;
+    }
+    g_autofree char *said = NULL, *after = NULL;
+    storage_stand(w->storage, true);
+    g_autoptr(Command) c = up_begin(w->guest, NULL);
+    g_free(up_wait_console(w->guest, "FF t=")); /* each second */
+    g_assert_true(up_is_under_way(c));
+    g_assert_cmpint(up_finish(c, &said), ==, 1);
+    g_assert_nonnull(strstr(said, "one of them does not answer"));
+    storage_stand(w->storage, false);
+    is_right(w);
+    g_assert_cmpint(up_run(w->guest, (const char *const[]){NULL}, &after), ==, 0);
+    is_right(w);
+    world_end(w);
+}
+
 /* farfault does not stand between QEMU and its back-end, or follows nothing. */
 static void test_refused(void)
 {
@@ -334,6 +356,7 @@ int main(int argc, char **argv)
     if (!rest) {
         g_test_add_func("/upgrade-vhost/refused", test_refused);
         g_test_add_func("/upgrade-vhost/elsewhere", test_elsewhere);
+        g_test_add_func("/upgrade-vhost/hangs", test_hangs);
     }
     return g_test_run();
 }
