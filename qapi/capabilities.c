@@ -203,10 +203,9 @@ static void commit(FfCall *call)
     d->config.state->client_flags = flags;
     d->blocktime = flags & FF_CLIENT_CAP_POSTCOPY_BLOCKTIME;
     if (d->migration || d->incoming) {
-        /* farfault upgrade waits for those of its own, whatever a client wants. */
-        bool is_upgrade = d->migration && d->start_ops == &ff_upgrade_ops;
+        bool needed = d->migration && d->start_ops->needs_events;
 
-        ff_driver_want_events(d, is_upgrade || ff_caps_after(&check, "events"));
+        ff_driver_want_events(d, needed || ff_caps_after(&check, "events"));
     }
     ff_call_return(call, NULL);
 }

@@ -27,6 +27,8 @@ typedef struct {
     void (*plain)(FfDriver *driver, const FfPlainPeer *peer);
     void (*active)(FfDriver *driver); /* the peer is known */
     void (*done)(FfDriver *driver, FfMigration *migration);
+    bool needs_events; /* whoever has asked for it waits for those of its own, whatever clients want
+                        */
 } FfStartOps;
 
 struct FfDriver {

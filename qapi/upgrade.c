@@ -293,7 +293,8 @@ static void on_done(FfDriver *d, FfMigration *m)
     }
 }
 
-const FfStartOps ff_upgrade_ops = {.plain = on_plain, .active = on_active, .done = on_done};
+const FfStartOps ff_upgrade_ops = {
+    .plain = on_plain, .active = on_active, .done = on_done, .needs_events = true};
 
 static void start(FfCall *call, FfRole role)
 {
