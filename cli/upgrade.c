@@ -713,8 +713,12 @@ static bool ask(Upgrade *u, GError **error)
                     u->old_pid, (int)u->pid, local->message);
     }
     const char *theirs = ff_json_string_or(ff_json_node_object(other), "status", "none");
-    if (!strcmp(theirs, "completed")) {
-        u->end = COMPLETED; /* its event has not come */
+    /* Its event has not come; and its memory is its own. */
+    g_autoptr(JsonNode) own = strcmp(theirs, "completed")
+                                  ? NULL
+                                  : ff_cli_qmp_call(u->prepared, "x-farfault-lend", NULL, NULL);
+    if (own) {
+        u->end = COMPLETED;
         u->arrived = true;
     }
     if (!strcmp(status, "postcopy-paused")) {
