@@ -322,7 +322,8 @@ void ff_handle_set_capabilities(FfCall *call)
 {
     FfDriver *d = call->driver;
 
-    if (ff_call_when_over(call, ff_handle_set_capabilities)) {
+    if (ff_call_when_over(call, ff_handle_set_capabilities) ||
+        ff_call_when_taken_over(call, ff_handle_set_capabilities)) {
         return;
     }
     if (d->migration && d->config.state->role == FF_ROLE_SOURCE) {

@@ -424,6 +424,9 @@ void ff_handle_continue(FfCall *call);
  * with CALL when it is: a client that acts on the event is not told that a migration is under way.
  */
 bool ff_call_when_over(FfCall *call, FfHandler next);
+/* The same of a guest that is just taken over from another QEMU, at its new one: settings that a
+ * client changes again and again would keep it from putting back its own (ff_qemu_undo()). */
+bool ff_call_when_taken_over(FfCall *call, FfHandler next);
 /* The same of a guest that came in and is whole: only its source does not know it yet, and has no
  * claim to more time. (Of a restore a client may be told so before its memory is here: FALSE.) */
 bool ff_call_when_whole(FfCall *call, FfHandler next);

@@ -30,6 +30,18 @@ bool ff_call_when_over(FfCall *call, FfHandler next)
     return true;
 }
 
+bool ff_call_when_taken_over(FfCall *call, FfHandler next)
+{
+    const FfDriver *d = call->driver;
+
+    if (!d->migration || d->config.state->role != FF_ROLE_DESTINATION ||
+        !d->start_ops->needs_events) {
+        return false;
+    }
+    ff_call_await_end(call, next);
+    return true;
+}
+
 bool ff_call_when_whole(FfCall *call, FfHandler next)
 {
     FfDriver *d = call->driver;

@@ -344,6 +344,10 @@ static void forwarded(FfCall *call, JsonNode *result, const GError *error)
 void ff_handle_set_parameters(FfCall *call)
 {
     FfDriver *d = call->driver;
+
+    if (ff_call_when_taken_over(call, ff_handle_set_parameters)) {
+        return;
+    }
     g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, true);
 
     if (!call->args) {
