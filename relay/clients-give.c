@@ -101,7 +101,7 @@ static bool describe(JsonBuilder *b, const FfMonitor *mon, const char *id, GArra
     return true;
 }
 
-/* FDS: the first one is to be this text's. NULL: there is nobody. */
+/* FDS: the first one is to be this text's. An empty array: there is nobody. */
 static char *describe_all(FfRelay *relay, GArray *fds)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();

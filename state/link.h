@@ -114,9 +114,9 @@ static_assert(sizeof(FfLinkHeader) == 16, "sent between processes");
  * monitor's listening socket: connect to /proc/self/fd/N), "pidfd", "pagemap", "maps",
  * "mem", "discards" (discards.h), "device-backends" (backends.h) and "device-faults" (sharers.h;
  * only where they are followed), "listens:ID" (the socket of a monitor that listens), "door" (where
- * another relay asks, succession.h), "uffd:KIND" of state/kinds.h but "protect" (relays before:
- * "uffd:0" tracks, "uffd:1" is for missing pages, none of "uffd:2" ... is used), and for each of
- * "held" its name ("ram:ID",
+ * another relay asks for the clients, relay/clients.h), "uffd:KIND" of state/kinds.h but "protect"
+ * (relays before: "uffd:0" tracks, "uffd:1" is for missing pages, none of "uffd:2" ... is used),
+ * and for each of "held" its name ("ram:ID",
  * ...).
  */
 

@@ -9,7 +9,7 @@
 #define FF_SUCCESSION_NO 'N'
 #define FF_SUCCESSION_TAKE 'T'
 #define FF_SUCCESSION_GIVEN 'G'
-/* In place of ASK: the clients alone (relay/clients.h). */
+/* At the door, not in place of ASK: the clients alone (relay/clients.h). */
 #define FF_SUCCESSION_CLIENTS 'C'
 
 /* In the environment of a relay that is started as root and becomes QEMU's user itself: the numbers
