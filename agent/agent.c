@@ -25,7 +25,8 @@
  * takes the control group away as soon as QEMU's pid is gone. So the destructor tells the relay,
  * and waits until it has ended or says that it has something left to do.
  *
- * Threads: the constructor runs before QEMU has any, and makes one for taps (taps.c). The fork
+ * Threads: the constructor runs before QEMU has any, and makes one for taps (taps.c) and one for the
+ * process that stays (front.c). The fork
  * handler runs in a child of a process that may have threads: only async-signal-safe calls there.
  * The destructor runs beside whatever threads QEMU has left.
  * System calls: userfaultfd or openat+ioctl, ioctl(UFFDIO_API), pidfd_open, fcntl, dup3,
@@ -50,9 +51,12 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "agent/accept.h"
+#include "agent/front.h"
 #include "agent/hook.h"
 #include "agent/stderr.h"
 #include "agent/taps.h"
+#include "state/discards.h"
 #include "uffd/uffd.h"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -337,6 +341,20 @@ static void take_taps(void)
     unsetenv(FF_AGENT_ENV_TAPS);
 }
 
+/* A guest that would outlive what others know it by has a QEMU that it can stay in. */
+static void watch_front(void)
+{
+    const char *text = getenv(FF_AGENT_ENV_FRONT);
+    int rc = text ? ff_front_watch(text) : 0;
+
+    if (rc < 0) {
+        dprintf(STDERR_FILENO, "farfault: the process that stays cannot be watched: %s\n",
+                strerror(-rc));
+        _exit(1);
+    }
+    unsetenv(FF_AGENT_ENV_FRONT);
+}
+
 static void __attribute__((constructor)) farfault_agent(void)
 {
     const char *env_fd = getenv(FF_AGENT_ENV_FD);
@@ -349,6 +367,7 @@ static void __attribute__((constructor)) farfault_agent(void)
     bool daemonize = env_daemonize && strcmp(env_daemonize, "1") == 0;
     set_cloexec(getenv(FF_AGENT_ENV_CLOEXEC));
     take_taps();
+    watch_front();
     unsetenv(FF_AGENT_ENV_FD);
     unsetenv(FF_AGENT_ENV_EXE);
     unsetenv(FF_AGENT_ENV_CLOEXEC);
@@ -366,6 +385,9 @@ static void __attribute__((constructor)) farfault_agent(void)
     }
     /* The address space of -daemonize's child has the same memory. */
     agent.hook = ff_hook_start();
+    bool later = getenv(FF_AGENT_ENV_LATER);
+    ff_accept_start(ff_hook_accepts(later ? FF_ACCEPTS_LATER : FF_ACCEPTS_ALL));
+    unsetenv(FF_AGENT_ENV_LATER);
     ff_stderr_start(agent.hook);
     agent.hook_kept = agent.hook >= 0 ? keep_in_socket(agent.hook) : -1;
     hand_over(sock);
@@ -378,8 +400,9 @@ static void __attribute__((constructor)) farfault_agent(void)
     agent.guest = agent.due ? 0 : getpid();
 }
 
-/* Waits for the relay's answer. Returns its pidfd, -1: it stays, or is not there. */
-static int take_answer(void)
+/* The relay's answer. Returns the pidfd of what is to be waited for, *LIMIT ms at most (-1: as long
+ * as it takes); -1: nothing is. */
+static int take_answer(int *limit)
 {
     union {
         char buf[CMSG_SPACE(sizeof(int))];
@@ -399,13 +422,14 @@ static int take_answer(void)
     if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
         memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
     }
+    *limit = byte == FF_AGENT_PATIENCE ? -1 : FF_AGENT_FAREWELL_MS;
     return fd;
 }
 
-static void wait_readable(int fd)
+static void wait_readable(int fd, int limit)
 {
     struct pollfd pfd = {fd, POLLIN, 0};
-    while (poll(&pfd, 1, FF_AGENT_FAREWELL_MS) < 0 && errno == EINTR) {
+    while (poll(&pfd, 1, limit) < 0 && errno == EINTR) {
     }
 }
 
@@ -415,10 +439,11 @@ static void __attribute__((destructor)) farewell(void)
         send(agent.sock, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) {
         return;
     }
-    wait_readable(agent.sock);
-    int pidfd = take_answer();
+    int limit = FF_AGENT_FAREWELL_MS;
+    wait_readable(agent.sock, limit);
+    int pidfd = take_answer(&limit);
     if (pidfd >= 0) {
-        wait_readable(pidfd);
+        wait_readable(pidfd, limit);
         close(pidfd);
     }
 }

@@ -7,7 +7,9 @@
  * QEMU keeps its end. When it is about to exit it sends one byte, and is answered by one byte: with
  * the relay's pidfd, if the relay ends now, which QEMU waits for; without, if it has something left
  * to do. So what relay and engine hold of the guest's memory is let go before the one process that
- * others know of is gone. QEMU waits FF_AGENT_FAREWELL_MS for either at most.
+ * others know of is gone. QEMU waits FF_AGENT_FAREWELL_MS for either at most. If the byte is
+ * FF_AGENT_PATIENCE, the pidfd is that of the QEMU that runs behind this one (relay/front.h), and is
+ * waited for as long as it takes, as this one's own end would.
  */
 #ifndef FF_AGENT_AGENT_H
 #define FF_AGENT_AGENT_H
@@ -22,6 +24,7 @@
 #define FF_AGENT_VERSION 6u
 #define FF_AGENT_VERSION_NO_HOOK 5u /* ends before .hook_error; a relay takes it, too */
 #define FF_AGENT_FAREWELL_MS 5000
+#define FF_AGENT_PATIENCE 1
 
 /* Environment, removed by the agent inside QEMU: the number of the hand-over socket's fd, and
  * the real QEMU binary ("DEV:INO" of it in decimal; "*": the binary is a script, so any program
@@ -39,6 +42,13 @@
  * of each tap "STAND-IN,OTHER,TAP;", both ends of the pair of sockets that QEMU has one of, and the
  * tap. Numbers of fds. */
 #define FF_AGENT_ENV_TAPS "FARFAULT_AGENT_TAPS"
+
+/* The number of a pidfd: of the process that others know as this guest's (front.c). It stays open.
+ */
+#define FF_AGENT_ENV_FRONT "FARFAULT_AGENT_FRONT"
+
+/* Is there: what QEMU listens at is another one's still (accept.c). */
+#define FF_AGENT_ENV_LATER "FARFAULT_AGENT_LATER"
 
 /* QEMU binds a socket of its own to such a path and the number of an fd, a listening socket, which
  * takes that one's place (sockets.c). There is no such folder, so QEMU finds nothing to remove; it

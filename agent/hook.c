@@ -181,3 +181,12 @@ int ff_hook_start(void)
     hook.page = page;
     return fd;
 }
+
+const uint32_t *ff_hook_accepts(uint32_t first)
+{
+    if (!hook.page) {
+        return NULL;
+    }
+    __atomic_store_n(&hook.page->accepts, first, __ATOMIC_RELEASE); /* observer: agent/accept.c */
+    return &hook.page->accepts;
+}

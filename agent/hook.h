@@ -3,9 +3,14 @@
 #ifndef FF_AGENT_HOOK_H
 #define FF_AGENT_HOOK_H
 
+#include <stdint.h>
+
 /* Makes the shared memory by which it is armed (state/discards.h), with room for what QEMU says
  * (state/stderr.h). Before there is another thread.
  * Returns its fd, which is close-on-exec, or -errno: nothing is ever dropped. */
 int ff_hook_start(void);
+/* The word in it that says who is let in at this process's sockets (FfAccepts), FIRST to begin with;
+ * NULL: there is no such memory. After ff_hook_start(). */
+const uint32_t *ff_hook_accepts(uint32_t first);
 
 #endif

@@ -19,8 +19,14 @@
 #define HANDED "cannot be handed over to another QEMU yet"
 #define NO_KIND "does not say what it is"
 
+/* What an option is looked at with. */
+typedef struct {
+    const FfPlan *plan;
+    const GArray *given; /* of int: numbers of fds that the new QEMU gets */
+} Line;
+
 /* NULL: it is harmless; else what is wrong with VALUE. */
-typedef const char *Check(const char *value, const FfPlan *plan);
+typedef const char *Check(const char *value, const Line *line);
 
 static bool has_prefix_of(const char *text, const char *const *prefixes)
 {
@@ -57,16 +63,16 @@ static bool is_of_backend(const FfPlan *plan, const char *id)
     return false;
 }
 
-static bool has_backend(const GPtrArray *opts, const FfPlan *plan)
+static bool has_backend(const GPtrArray *opts, const Line *line)
 {
-    return is_of_backend(plan, ff_opts_get(opts, "chardev"));
+    return is_of_backend(line->plan, ff_opts_get(opts, "chardev"));
 }
 
 #define NO_BACKEND                                                                                 \
     HANDED ": of vhost-user devices only those whose chardev connects to a path, of a guest that " \
            "was started with --vhost-user=migrate"
 
-static const char *check_device(const char *value, const FfPlan *plan)
+static const char *check_device(const char *value, const Line *line)
 {
     static const char *const bad[] = {"vfio",       "vhost",        "ivshmem",
                                       "usb-host",   "usb-redir",    "usb-mtp",
@@ -86,7 +92,7 @@ static const char *check_device(const char *value, const FfPlan *plan)
         return HANDED ": the guest would see another generation";
     }
     if (g_str_has_prefix(name, "vhost-user-blk")) {
-        return has_backend(opts, plan) ? NULL : NO_BACKEND;
+        return has_backend(opts, line) ? NULL : NO_BACKEND;
     }
     if (has_prefix_of(name, touching)) {
         return HANDED ": a second one writes to the memory of the running guest";
@@ -94,7 +100,7 @@ static const char *check_device(const char *value, const FfPlan *plan)
     return has_prefix_of(name, bad) ? HANDED : NULL;
 }
 
-static const char *check_drive(const char *value, const FfPlan *plan)
+static const char *check_drive(const char *value, const Line *line)
 {
     static const char *const bad[] = {"snapshot=on", "/dev/fdset",   "fat:", "vvfat",
                                       "file=fd:",    "\"snapshot\"", NULL};
@@ -138,25 +144,25 @@ static const char *check_network(const GPtrArray *opts)
     return NULL;
 }
 
-static const char *check_net(const char *value, const FfPlan *plan)
+static const char *check_net(const char *value, const Line *line)
 {
     g_autoptr(GPtrArray) opts = ff_opts_read(value, "type");
 
     return check_network(opts);
 }
 
-static const char *check_netdev(const char *value, const FfPlan *plan)
+static const char *check_netdev(const char *value, const Line *line)
 {
     g_autoptr(GPtrArray) opts = ff_opts_read(value, "type");
 
     if (!g_strcmp0(ff_opts_get(opts, "type"), "vhost-user")) {
-        return has_backend(opts, plan) ? NULL : NO_BACKEND;
+        return has_backend(opts, line) ? NULL : NO_BACKEND;
     }
     return !g_strcmp0(ff_opts_get(opts, "type"), "tap") ? ff_lent_tap_refused(opts)
                                                         : check_network(opts);
 }
 
-static const char *check_object(const char *value, const FfPlan *plan)
+static const char *check_object(const char *value, const Line *line)
 {
     static const char *const good[] = {"memory-backend-ram",
                                        "memory-backend-file",
@@ -185,9 +191,9 @@ static bool is_relative(const GPtrArray *opts, const char *key)
 
 /* The new QEMU has a name beside it for a while, and starts in the folder in which the running one
  * is. */
-static const char *check_path(const char *path, const FfPlan *plan)
+static const char *check_path(const char *path, const Line *line)
 {
-    if (plan->daemonize && *path != '/') {
+    if (line->plan->daemonize && *path != '/') {
         return RELATIVE;
     }
     return strlen(path) + FF_LENT_LONGER < sizeof(((struct sockaddr_un *)NULL)->sun_path) ? NULL
@@ -201,14 +207,46 @@ static bool is_lent(const FfPlan *plan, const char *id)
         const FfPlanMonitor *m = plan->monitors->pdata[i];
 
         if (!m->backend && !strcmp(m->chardev_id, id)) {
-            return m->kind == FF_CLIENT_LISTEN_UNIX || m->kind == FF_CLIENT_LISTEN_TCP;
+            return m->kind == FF_CLIENT_LISTEN_UNIX || m->kind == FF_CLIENT_LISTEN_TCP ||
+                   m->kind == FF_CLIENT_LISTEN_FD;
         }
     }
     return false;
 }
 
-static const char *check_socket(const GPtrArray *opts, const FfPlan *plan)
+static bool has_number(const GArray *given, int number)
 {
+    for (guint i = 0; i < given->len; i++) {
+        if (g_array_index(given, int, i) == number) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Who has started the running QEMU has given it that, and it is lent. */
+static bool is_given(const Line *line, const char *number)
+{
+    guint64 n;
+
+    return number && g_ascii_string_to_unsigned(number, 10, 0, G_MAXINT, &n, NULL) &&
+           has_number(line->given, (int)n);
+}
+
+#define NOT_GIVEN                                                                                  \
+    HANDED ": there is no copy of that fd: an older farfault has started the guest, or its relay " \
+           "has died since"
+
+static const char *check_add_fd(const char *value, const Line *line)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, NULL);
+
+    return is_given(line, ff_opts_get(opts, "fd")) ? NULL : NOT_GIVEN;
+}
+
+static const char *check_socket(const GPtrArray *opts, const Line *line)
+{
+    const FfPlan *plan = line->plan;
     const char *id = ff_opts_get(opts, "id"), *path = ff_lent_socket_path(opts);
 
     if (is_lent(plan, id)) {
@@ -220,26 +258,29 @@ static const char *check_socket(const GPtrArray *opts, const FfPlan *plan)
     if (id && ff_lent_is_control((char *const *)plan->argv->pdata, id)) {
         return HANDED ": of QMP monitors those that listen and are nothing else";
     }
-    return path ? check_path(path, plan)
+    if (ff_opts_get(opts, "fd") && ff_opt_bool(ff_opts_get(opts, "server"), false)) {
+        return is_given(line, ff_opts_get(opts, "fd")) ? NULL : NOT_GIVEN;
+    }
+    return path ? check_path(path, line)
                 : HANDED ": of sockets those that listen at a path, QMP monitors, and vhost-user "
                          "devices of a guest that was started with --vhost-user=migrate";
 }
 
-static const char *check_chardev(const char *value, const FfPlan *plan)
+static const char *check_chardev(const char *value, const Line *line)
 {
     g_autoptr(GPtrArray) opts = ff_opts_parse(value, "backend");
 
     if (ff_opts_get(opts, "logfile") && !ff_opt_bool(ff_opts_get(opts, "logappend"), false)) {
         return HANDED ": a second QEMU would truncate its log";
     }
-    if (plan->daemonize && (is_relative(opts, "path") || is_relative(opts, "logfile"))) {
+    if (line->plan->daemonize && (is_relative(opts, "path") || is_relative(opts, "logfile"))) {
         return RELATIVE;
     }
     if (is_one_of(value, (const char *const[]){"null", "ringbuf", "memory", NULL})) {
         return NULL;
     }
     if (is_one_of(value, (const char *const[]){"socket", NULL})) {
-        return check_socket(opts, plan);
+        return check_socket(opts, line);
     }
     if (is_one_of(value, (const char *const[]){"file", NULL})) {
         return ff_opt_bool(ff_opts_get(opts, "append"), false) ? NULL
@@ -250,34 +291,34 @@ static const char *check_chardev(const char *value, const FfPlan *plan)
 }
 
 /* VALUE is a socket of the old notation that listens: *WHY is what is wrong with it. */
-static bool is_old_socket(const char *value, const FfPlan *plan, const char **why)
+static bool is_old_socket(const char *value, const Line *line, const char **why)
 {
     g_autofree char *path = ff_lent_old_socket_path(value);
 
-    *why = path ? check_path(path, plan) : NULL;
+    *why = path ? check_path(path, line) : NULL;
     return path;
 }
 
-static const char *check_serial(const char *value, const FfPlan *plan)
+static const char *check_serial(const char *value, const Line *line)
 {
     const char *why;
 
     if (is_one_of(value, (const char *const[]){"none", "null", "chardev", NULL})) {
         return NULL;
     }
-    return is_old_socket(value, plan, &why) ? why
+    return is_old_socket(value, line, &why) ? why
                                             : HANDED
                ": of these only file:PATH, unix:PATH with server=on, null and chardev:ID";
 }
 
-static const char *check_display(const char *value, const FfPlan *plan)
+static const char *check_display(const char *value, const Line *line)
 {
     g_autoptr(GPtrArray) opts = ff_opts_read(value, "type");
 
     return g_strcmp0(ff_opts_get(opts, "type"), "none") ? HANDED ": only -display none" : NULL;
 }
 
-static const char *check_audio(const char *value, const FfPlan *plan)
+static const char *check_audio(const char *value, const Line *line)
 {
     g_autoptr(GPtrArray) opts = ff_opts_read(value, "driver");
 
@@ -286,7 +327,7 @@ static const char *check_audio(const char *value, const FfPlan *plan)
 
 /* QEMU's human monitors are not seen by the relay: at the old QEMU somebody could end its part of
  * the upgrade and let the guest run, and at the new one before it has it. */
-static const char *check_monitor(const char *value, const FfPlan *plan)
+static const char *check_monitor(const char *value, const Line *line)
 {
     return strcmp(value, "none") && strcmp(value, "null") ? HANDED
                ": only QMP monitors that listen; for human commands there is "
@@ -294,19 +335,19 @@ static const char *check_monitor(const char *value, const FfPlan *plan)
                                                           : NULL;
 }
 
-static const char *check_mon(const char *value, const FfPlan *plan)
+static const char *check_mon(const char *value, const Line *line)
 {
     g_autoptr(GPtrArray) opts = ff_opts_parse(value, "chardev");
 
-    return !g_strcmp0(ff_opts_get(opts, "mode"), "control") ? NULL : check_monitor(value, plan);
+    return !g_strcmp0(ff_opts_get(opts, "mode"), "control") ? NULL : check_monitor(value, line);
 }
 
-static const char *check_vnc(const char *value, const FfPlan *plan)
+static const char *check_vnc(const char *value, const Line *line)
 {
     g_autoptr(GPtrArray) opts = ff_opts_parse(value, "vnc");
     const char *where = ff_opts_get(opts, "vnc"), *why = ff_upgrade_vnc_refused(value);
 
-    return !why && g_str_has_prefix(where, "unix:") ? check_path(where + strlen("unix:"), plan)
+    return !why && g_str_has_prefix(where, "unix:") ? check_path(where + strlen("unix:"), line)
                                                     : why;
 }
 
@@ -352,6 +393,7 @@ static const struct {
     {"watchdog-action", true, NULL},
     {"sandbox", true, NULL},
     {"incoming", true, NULL}, /* is replaced */
+    {"add-fd", true, check_add_fd},
     {"pidfile", true, check_path},
     {"daemonize", false, NULL}, /* is left out */
     {"display", true, check_display},
@@ -386,7 +428,7 @@ static bool fail(GError **error, const char *option, const char *value, const ch
 }
 
 /* *I is the last word of it afterwards. */
-static bool check_option(char *const *argv, unsigned *i, const FfPlan *plan, GError **error)
+static bool check_option(char *const *argv, unsigned *i, const Line *line, GError **error)
 {
     const char *option = argv[*i], *name = option + 1 + (option[1] == '-');
 
@@ -399,7 +441,7 @@ static bool check_option(char *const *argv, unsigned *i, const FfPlan *plan, GEr
             return fail(error, option, NULL, "it lacks its value");
         }
         *i += known[k].has_value;
-        const char *why = known[k].check ? known[k].check(value, plan) : NULL;
+        const char *why = known[k].check ? known[k].check(value, line) : NULL;
         return !why || fail(error, option, value, why);
     }
     return fail(error, option, NULL, HANDED);
@@ -410,8 +452,8 @@ static bool check_monitors(const FfPlan *plan, GError **error)
     for (guint i = 0; i < plan->monitors->len; i++) {
         const FfPlanMonitor *m = plan->monitors->pdata[i];
 
-        if (m->backend) {
-            continue; /* its chardev was looked at, or it is a spare one */
+        if (m->backend || m->kind == FF_CLIENT_DOOR) {
+            continue; /* its chardev was looked at, or each QEMU has its own */
         }
         if (plan->daemonize && m->path && !m->abstract && *m->path != '/') {
             return fail(error, "monitor", m->path, RELATIVE);
@@ -466,7 +508,14 @@ bool ff_upgrade_same_taps(char *const *own, char *const *argv, const char *const
     return true;
 }
 
-bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, GError **error)
+/* FfArgvSystem. A connected one is not lent. */
+static bool is_lent_listener(int fd, void *given)
+{
+    return has_number(given, fd);
+}
+
+bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, const GArray *given,
+                           GError **error)
 {
     g_autoptr(GPtrArray) words = g_ptr_array_new();
 
@@ -477,10 +526,14 @@ bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, GError *
     g_ptr_array_add(words, NULL);
     FfArgvSystem sys = *ff_argv_system_real();
     sys.takes_backends = sys.follows_backends = sys.has_agent = vhost;
+    sys.fd_is_listening = is_lent_listener; /* they are not this process's */
+    sys.machine_ram_id = NULL;
+    sys.opaque = (void *)given;
     g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)words->pdata, &sys, error);
     if (!plan) {
         return false;
     }
+    const Line line = {plan, given};
     plan->daemonize |= in_root;
     if (plan->passthrough) {
         return fail(error, "the command line", NULL, "it starts no guest");
@@ -494,11 +547,11 @@ bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, GError *
         const char *option = argv[i];
 
         if (argv[i][0] != '-') {
-            const char *why = check_drive(argv[i], plan);
+            const char *why = check_drive(argv[i], &line);
             if (why) {
                 return fail(error, argv[i], NULL, why);
             }
-        } else if (!check_option(argv, &i, plan, error)) {
+        } else if (!check_option(argv, &i, &line, error)) {
             return false;
         }
         n_vnc += g_str_has_suffix(option, "-vnc");

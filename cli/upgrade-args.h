@@ -10,9 +10,10 @@
 #include <stdbool.h>
 
 /* IN_ROOT: the running QEMU's folder is /, as a daemon's. ARGV: NULL-terminated, without QEMU
- * itself. VHOST: farfault stands between it and its vhost-user back-ends. FALSE and ERROR, one line
- * that names the option. */
-bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, GError **error);
+ * itself. VHOST: farfault stands between it and its vhost-user back-ends. GIVEN (int): numbers of
+ * fds that the new QEMU gets. FALSE and ERROR, one line that names the option. */
+bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, const GArray *given,
+                           GError **error);
 /* The taps of ARGV are those of the running QEMU's own arguments, by the names of the networks, as
  * far as it has them still. TAPS: the interfaces that it has. FALSE and ERROR: a network would be
  * another one. */

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See upgrade-place.h. Any thread; no state. System calls: newfstatat.
+ * See upgrade-place.h. Any thread; no state. System calls: newfstatat, setns.
  */
 #include "cli/upgrade-place.h"
 
+#include <fcntl.h>
 #include <gio/gio.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Of process PID (g_free); "": it cannot be read. */
 static char *proc_text(pid_t pid, const char *name)
@@ -42,35 +45,22 @@ static char *service_of(const char *cgroup)
     return NULL;
 }
 
-bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const char *parent,
-                               GError **error)
+bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const char *parent)
 {
     g_autofree char *service = service_of(cgroup), *ns_pid = field(status, "\nNSpid:");
     const char *inner = ns_pid ? strrchr(ns_pid, '\t') : NULL;
+    bool is_first = inner && !strcmp(inner + 1, "1");
 
-    if (inner && !strcmp(inner + 1, "1")) {
-        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
-                            "the running QEMU is process 1 of a container, which ends with it: "
-                            "start it there by an init program");
-        return false;
-    }
-    if (service && !strcmp(parent, "systemd")) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
-                    "the running QEMU is systemd's child in %s, and its end would be taken for the "
-                    "guest's: run the guest in a scope (systemd-run --scope)",
-                    service);
-        return false;
-    }
-    return true;
+    return !is_first && !(service && !strcmp(parent, "systemd"));
 }
 
-bool ff_upgrade_may_leave(pid_t pid, GError **error)
+bool ff_upgrade_may_leave(pid_t pid)
 {
     g_autofree char *cgroup = proc_text(pid, "cgroup"), *status = proc_text(pid, "status");
     g_autofree char *parent_pid = field(status, "\nPPid:");
     g_autofree char *parent = proc_text(parent_pid ? atoi(parent_pid) : 0, "comm");
 
-    return ff_upgrade_may_leave_text(cgroup, status, g_strchomp(parent), error);
+    return ff_upgrade_may_leave_text(cgroup, status, g_strchomp(parent));
 }
 
 bool ff_upgrade_outlives_text(const char *theirs, const char *ours, GError **error)
@@ -93,24 +83,39 @@ bool ff_upgrade_outlives(pid_t running, pid_t prepared, GError **error)
     return ff_upgrade_outlives_text(theirs, ours, error);
 }
 
-/* The new QEMU is started from here, and has our namespaces. */
-bool ff_upgrade_is_near(pid_t pid, GError **error)
+/* Of process PID, if it is not this one's; -1. *IS: it is another one. */
+static int foreign_namespace(pid_t pid, const char *name, bool *is)
 {
+    g_autofree char *theirs = g_strdup_printf("/proc/%d/ns/%s", (int)pid, name);
+    g_autofree char *ours = g_strdup_printf("/proc/self/ns/%s", name);
+    struct stat a, b;
+
+    *is = stat(theirs, &a) == 0 && stat(ours, &b) == 0 &&
+          (a.st_dev != b.st_dev || a.st_ino != b.st_ino);
+    return *is ? open(theirs, O_RDONLY | O_CLOEXEC) : -1;
+}
+
+bool ff_upgrade_come_near(pid_t pid, GError **error)
+{
+    /* In the order in which they can be entered: the last one has another /proc perhaps. */
     static const struct {
         const char *name, *option;
-    } all[] = {{"mnt", "-m"}, {"net", "-n"},  {"pid", "-p"},
-               {"ipc", "-i"}, {"user", "-U"}, {"uts", "-u"}};
+        int type; /* 0: it cannot be entered from here */
+    } all[] = {{"pid", "-p", 0},           {"user", "-U", 0},         {"net", "-n", CLONE_NEWNET},
+               {"ipc", "-i", CLONE_NEWIPC}, {"uts", "-u", CLONE_NEWUTS}, {"mnt", "-m", CLONE_NEWNS}};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
-        g_autofree char *theirs = g_strdup_printf("/proc/%d/ns/%s", (int)pid, all[i].name);
-        g_autofree char *ours = g_strdup_printf("/proc/self/ns/%s", all[i].name);
-        struct stat a, b;
+        bool is;
+        int fd = foreign_namespace(pid, all[i].name, &is);
+        bool entered = fd >= 0 && all[i].type && setns(fd, all[i].type) == 0;
 
-        if (stat(theirs, &a) == 0 && stat(ours, &b) == 0 &&
-            (a.st_dev != b.st_dev || a.st_ino != b.st_ino)) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        if (is && !entered) {
             g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
                         "the running QEMU is in another namespace (%s): nsenter -t %d %s farfault "
-                        "upgrade ...",
+                        "upgrade ..., or run this as root",
                         all[i].name, (int)pid, all[i].option);
             return false;
         }

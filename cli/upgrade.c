@@ -24,6 +24,8 @@
 #include "cli/upgrade-settings.h"
 #include "cli/upgrade-vnc.h"
 #include "fault/fault.h"
+#include "launch/argv-opts.h"
+#include "launch/attach.h"
 #include "launch/place.h"
 #include "qmp/json.h"
 
@@ -48,6 +50,7 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STANDS };
 #define LOG_SIZE (256u << 10)
 #define LOG_NAME "upgrade-log"
 #define SOCKET_NAME "farfault-upgrade"
+#define FIRST_HIGH_FD 500
 
 /* Milliseconds from the end of its monitor to that of a QEMU that ends by itself. */
 #define END_MS 2000
@@ -56,7 +59,7 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_STANDS };
 #define QUIET_S 30
 
 typedef struct {
-    gboolean help, check;
+    gboolean help, check, keep_process;
     char *qemu, *args_from;
     char **positional;
 } Line;
@@ -83,11 +86,14 @@ typedef struct {
     char **own;         /* the running one's, as it was given; NULL: it is not known */
     char *qemu;         /* its program */
     GPtrArray *options; /* of farfault run, char * */
+    GArray *given;      /* of int: numbers of the fds that the new QEMU gets, as the running one */
     pid_t pid;          /* of the new QEMU, our child; 0: none */
     int log;            /* its stderr; -1 */
     End end;
     gint64 stop, resume; /* QEMU's event times, us; 0: not seen */
     bool old_gone, new_gone;
+    bool stays;       /* the running QEMU's process, for those who know it */
+    int front;        /* the process that has stayed at an upgrade before; 0: none has */
     bool ran;         /* the guest, when it was looked at first */
     bool arrived;     /* the new engine has done all: the guest runs, if it is to */
     bool heard;       /* something came from an engine since it was last looked */
@@ -117,6 +123,7 @@ static void upgrade_clear(Upgrade *u)
     g_strfreev(u->own);
     g_free(u->qemu);
     g_clear_pointer(&u->options, g_ptr_array_unref);
+    g_clear_pointer(&u->given, g_array_unref);
     g_free(u->state);
     g_string_free(u->warning, TRUE);
     g_clear_pointer(&u->names, g_ptr_array_unref);
@@ -124,6 +131,28 @@ static void upgrade_clear(Upgrade *u)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Upgrade, upgrade_clear)
 
 /* ---- the running QEMU ------------------------------------------------------------------------ */
+
+/* A monitor, or the process of a guest whose monitors are all taken. */
+static FfCliQmp *open_running(Upgrade *u, GError **error)
+{
+    guint64 pid;
+
+    if (!g_ascii_string_to_unsigned(u->address, 10, 1, G_MAXINT, &pid, NULL)) {
+        return ff_cli_qmp_open(u->address, NULL, error);
+    }
+    g_autoptr(GError) local = NULL;
+    int fd = ff_upgrade_come_near((pid_t)pid, error) ? ff_attach_monitor((pid_t)pid, error) : -1;
+    FfCliQmp *qmp = fd < 0 ? NULL : ff_cli_qmp_open_fd(fd, u->address, NULL, &local);
+
+    if (fd >= 0 && !qmp) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "process %d has no monitor for this (%s): if it has one that listens, name "
+                    "that; else an older farfault has started it, or another farfault upgrade is "
+                    "under way",
+                    (int)pid, local->message);
+    }
+    return qmp;
+}
 
 static bool has_farfault(const Upgrade *u, const GError *local, GError **error)
 {
@@ -185,6 +214,17 @@ static void take_options(Upgrade *u, JsonObject *lent)
     }
 }
 
+static void take_given(Upgrade *u, JsonObject *lent)
+{
+    JsonArray *numbers = ff_json_array(lent, "given");
+
+    for (guint i = 0; numbers && i < json_array_get_length(numbers); i++) {
+        int number = (int)json_array_get_int_element(numbers, i);
+
+        g_array_append_val(u->given, number);
+    }
+}
+
 static void take_args(Upgrade *u, JsonObject *lent)
 {
     JsonArray *words = ff_json_array(lent, "command-line");
@@ -197,6 +237,48 @@ static void take_args(Upgrade *u, JsonObject *lent)
         u->args[i] = g_strdup(json_array_get_string_element(words, i));
     }
     u->own = g_strdupv(u->args);
+}
+
+/* Whose process stays has its pid file. */
+static void drop_pid_file(char **args)
+{
+    char **to = args;
+
+    for (char **word = args; *word; word++) {
+        const FfOption *option = ff_option_find(*word);
+        bool has_value = option && option->has_arg && word[1];
+
+        if (has_value && !strcmp(option->name, "pidfile")) {
+            g_free(*word++);
+            g_free(*word);
+            continue;
+        }
+        *to++ = *word;
+        if (has_value) {
+            *to++ = *++word;
+        }
+    }
+    *to = NULL;
+}
+
+static bool look_at_process(Upgrade *u, const Line *line, JsonObject *lent, GError **error)
+{
+    u->front = (int)ff_json_int(lent, "front", 0);
+    /* Who gives QEMU fds has started it as its own. */
+    u->stays = !u->front &&
+               (line->keep_process || u->given->len || !ff_upgrade_may_leave(u->old_pid));
+    if (!u->stays && !u->front) {
+        return true;
+    }
+    drop_pid_file(u->args);
+    if (u->own) {
+        drop_pid_file(u->own);
+    }
+    return !ff_upgrade_has_forwards(u->args) ||
+           fail(error,
+                "process %d stays, and with it the ports that its user network forwards "
+                "(hostfwd=), which the new QEMU could not have: remove them, or migrate the guest",
+                u->front ? u->front : u->old_pid);
 }
 
 /* An option of farfault run that the new QEMU's gets as well. */
@@ -283,11 +365,11 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
                     "the same ones",
                     u->address, st.st_uid);
     }
-    if (!ff_upgrade_is_near(u->old_pid, error) || !ff_upgrade_can_see(u->old_pid, error) ||
-        !ff_upgrade_may_leave(u->old_pid, error)) {
+    if (!ff_upgrade_come_near(u->old_pid, error) || !ff_upgrade_can_see(u->old_pid, error)) {
         return false;
     }
     take_options(u, lent);
+    take_given(u, lent);
     take_args(u, lent);
     if (line->args_from && !read_args(u, line->args_from, error)) {
         return false;
@@ -303,7 +385,7 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
                     "line: give it with --args-from",
                     u->address);
     }
-    if (!check_program(u, error)) {
+    if (!look_at_process(u, line, lent, error) || !check_program(u, error)) {
         return false;
     }
     ff_upgrade_adapt_args(u->running, u->old_pid, &u->args);
@@ -314,7 +396,7 @@ static bool look_at_running(Upgrade *u, const Line *line, GError **error)
     g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);
     g_autofree char *folder = g_file_read_link(link, NULL);
     return ff_upgrade_check_args(u->args, !g_strcmp0(folder, "/"),
-                                 has_option(u, "--vhost-user=migrate"), error) &&
+                                 has_option(u, "--vhost-user=migrate"), u->given, error) &&
            (!u->own || ff_upgrade_same_taps(u->own, u->args, (const char *const *)taps, error));
 }
 
@@ -401,17 +483,37 @@ static bool start_new(Upgrade *u, const int *sockets, GError **error)
     return true;
 }
 
-static bool lend(Upgrade *u, int socket, GError **error)
+static bool tell(FfCliQmp *qmp, const char *command, int socket, bool keep_process, GError **error)
 {
     JsonObject *arguments = json_object_new();
 
     json_object_set_string_member(arguments, "fdname", SOCKET_NAME);
-    if (!ff_cli_qmp_pass_fd(u->running, SOCKET_NAME, socket, error)) {
+    if (keep_process) {
+        json_object_set_boolean_member(arguments, "keep-process", TRUE);
+    }
+    if (!ff_cli_qmp_pass_fd(qmp, SOCKET_NAME, socket, error)) {
         json_object_unref(arguments);
         return false;
     }
-    g_autoptr(JsonNode) node = ff_cli_qmp_call(u->running, "x-farfault-lend", arguments, error);
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, command, arguments, error);
     return node;
+}
+
+static bool lend(Upgrade *u, int socket, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (tell(u->running, "x-farfault-lend", socket, u->stays, &local)) {
+        return true;
+    }
+    if (u->stays && strstr(local->message, "'keep-process' is unexpected")) {
+        return fail(error,
+                    "process %d is to stay, which its farfault does not know, an older one: "
+                    "farfault attach --replace %d gives it a newer one",
+                    u->old_pid, u->old_pid);
+    }
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
 }
 
 /* LOCAL: what happened to its monitor. */
@@ -460,6 +562,17 @@ static bool may_have_names(const Upgrade *u, GError **error)
     return ff_upgrade_names_are_own(u->names, own, error);
 }
 
+static bool move_high(int *fd)
+{
+    int high = fcntl(*fd, F_DUPFD_CLOEXEC, FIRST_HIGH_FD);
+
+    if (high >= 0) {
+        close(*fd);
+        *fd = high;
+    }
+    return true; /* else the number may be taken, which the new QEMU's launcher says */
+}
+
 static bool prepare(Upgrade *u, GError **error)
 {
     int memory[2], monitor[2];
@@ -472,8 +585,9 @@ static bool prepare(Upgrade *u, GError **error)
         close(memory[1]);
         return fail(error, "socketpair: %s", g_strerror(errno));
     }
-    bool ok =
-        lend(u, memory[0], error) && start_new(u, (const int[]){memory[1], monitor[1]}, error);
+    /* Out of the way of the numbers that the new QEMU is given fds by. */
+    bool ok = move_high(&memory[1]) && move_high(&monitor[1]) && lend(u, memory[0], error) &&
+              start_new(u, (const int[]){memory[1], monitor[1]}, error);
     close(memory[0]);
     close(memory[1]);
     close(monitor[1]);
@@ -558,19 +672,6 @@ static void on_new(JsonObject *event, const GError *error, void *opaque)
     }
 }
 
-static bool tell(FfCliQmp *qmp, const char *command, int socket, GError **error)
-{
-    JsonObject *arguments = json_object_new();
-
-    json_object_set_string_member(arguments, "fdname", SOCKET_NAME);
-    if (!ff_cli_qmp_pass_fd(qmp, SOCKET_NAME, socket, error)) {
-        json_object_unref(arguments);
-        return false;
-    }
-    g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, command, arguments, error);
-    return node;
-}
-
 static void warn(Upgrade *u, const char *text)
 {
     g_string_append_printf(u->warning, "%s%s", u->warning->len ? "; " : "", text);
@@ -592,14 +693,14 @@ static bool begin(Upgrade *u, GError **error)
                        "this program: farfault status says where the guest is\n";
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
      * engine hears of that. */
-    u->handed = tell(u->running, "x-farfault-hand-over", pair[0], error);
+    u->handed = tell(u->running, "x-farfault-hand-over", pair[0], u->stays, error);
     /* From now on clients cannot change them here (relay/clients-wait.h). */
     g_autofree char *refused =
         u->handed ? ff_upgrade_carry_settings(u->running, u->prepared) : NULL;
     if (refused) {
         warn(u, refused);
     }
-    bool ok = u->handed && tell(u->prepared, "x-farfault-take-over", pair[1], error);
+    bool ok = u->handed && tell(u->prepared, "x-farfault-take-over", pair[1], false, error);
     close(pair[0]);
     close(pair[1]);
     return ok;
@@ -794,6 +895,13 @@ static void await_arrival(Upgrade *u)
     }
 }
 
+/* It has let everybody go, this program too, when it has nothing of the guest any more. */
+static void await_front(Upgrade *u)
+{
+    while (u->end == COMPLETED && u->stays && !u->old_gone && listen_for_a_while(u)) {
+    }
+}
+
 static bool switch_over(Upgrade *u, GError **error)
 {
     ff_cli_qmp_listen(u->running, on_old, u);
@@ -801,6 +909,7 @@ static bool switch_over(Upgrade *u, GError **error)
     bool begun = begin(u, error);
     bool ended = await_end(u, begun, begun ? error : NULL);
     await_arrival(u);
+    await_front(u);
     ff_cli_qmp_listen(u->running, NULL, NULL);
     ff_cli_qmp_listen(u->prepared, NULL, NULL);
     if (!ended || (!begun && (u->end == FAILED || !u->handed))) {
@@ -810,7 +919,9 @@ static bool switch_over(Upgrade *u, GError **error)
         g_clear_error(error); /* the new one may have heard it all the same */
     }
     if (u->end == COMPLETED) {
-        end_old(u);
+        if (!u->stays) {
+            end_old(u);
+        }
         open_to_clients(u);
         return look_at_guest(u, error);
     }
@@ -854,8 +965,7 @@ static void watch_signals(void)
 static int run(Upgrade *u, const Line *line)
 {
     g_autoptr(GError) error = NULL;
-    bool ok = (u->running = ff_cli_qmp_open(u->address, NULL, &error)) &&
-              look_at_running(u, line, &error) && has_guest(u, &error) && prepare(u, &error);
+    bool ok = (u->running = open_running(u, &error)) && look_at_running(u, line, &error) && has_guest(u, &error) && prepare(u, &error);
 
     if (ok && !line->check) {
         ok = switch_over(u, &error);
@@ -865,8 +975,13 @@ static int run(Upgrade *u, const Line *line)
             u->stop && u->resume > u->stop
                 ? g_strdup_printf(", and stood for %.1f ms", (u->resume - u->stop) / 1e3)
                 : g_strdup("");
-        printf("the guest is in QEMU %s, process %d%s%s\n", ff_cli_qmp_version(u->prepared),
-               (int)u->pid, u->state ? ", and stands: it is " : stood, u->state ? u->state : "");
+        int front = u->stays ? u->old_pid : u->front;
+        g_autofree char *stays =
+            front ? g_strdup_printf("; process %d stays for those who know it", front)
+                  : g_strdup("");
+        printf("the guest is in QEMU %s, process %d%s%s%s\n", ff_cli_qmp_version(u->prepared),
+               (int)u->pid, u->state ? ", and stands: it is " : stood, u->state ? u->state : "",
+               stays);
         if (u->warning->len) {
             fflush(stdout);
             fprintf(stderr, "farfault: warning: %s\n", u->warning->str);
@@ -886,10 +1001,27 @@ static int run(Upgrade *u, const Line *line)
     return EXIT_OK;
 }
 
+/* The running QEMU may be in other namespaces, which are entered. */
+static void make_absolute(Line *line)
+{
+    char **const paths[] = {&line->args_from, line->qemu && strchr(line->qemu, '/') ? &line->qemu
+                                                                                   : NULL};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(paths); i++) {
+        if (paths[i] && *paths[i]) {
+            char *absolute = g_canonicalize_filename(*paths[i], NULL);
+
+            g_free(*paths[i]);
+            *paths[i] = absolute;
+        }
+    }
+}
+
 int ff_cli_upgrade(int argc, char **argv)
 {
     g_auto(Line) line = {0};
     g_auto(Upgrade) u = {.options = g_ptr_array_new_with_free_func(g_free),
+                         .given = g_array_new(FALSE, FALSE, sizeof(int)),
                          .warning = g_string_new(NULL),
                          .old_pidfd = -1,
                          .log = -1};
@@ -897,6 +1029,7 @@ int ff_cli_upgrade(int argc, char **argv)
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &line.help, NULL, NULL},
         {"check", 0, 0, G_OPTION_ARG_NONE, &line.check, NULL, NULL},
+        {"keep-process", 0, 0, G_OPTION_ARG_NONE, &line.keep_process, NULL, NULL},
         {"qemu", 0, 0, G_OPTION_ARG_FILENAME, &line.qemu, NULL, NULL},
         {"args-from", 0, 0, G_OPTION_ARG_FILENAME, &line.args_from, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line.positional, NULL, NULL},
@@ -917,6 +1050,7 @@ int ff_cli_upgrade(int argc, char **argv)
         return EXIT_USAGE;
     }
     u.address = line.positional[0];
+    make_absolute(&line);
     watch_signals();
     return run(&u, &line);
 }

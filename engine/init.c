@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <gio/gio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -68,6 +69,10 @@ void ff_engine_init_free(FfEngineInit *init)
     g_free(init->vhost_user);
     g_ptr_array_unref(init->listening);
     g_array_unref(init->incoming_fds);
+    for (guint i = 0; i < init->given->len; i++) {
+        close_fd(g_array_index(init->given, FfGiven, i).fd);
+    }
+    g_array_unref(init->given);
     g_ptr_array_unref(init->ram);
     g_free(init->incoming);
     g_free(init->engine_refused);
@@ -134,6 +139,8 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         {FF_LEASE_HELD, &init->lease_fd},
         {"taps", &init->taps_fd},
         {"door", &init->door},
+        {"front", &init->front},
+        {"front-door", &init->front_door},
     };
     JsonObject *held;
 
@@ -157,6 +164,12 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
 
         *monitor = (FfLentMonitor){g_strdup(name + strlen(FF_LISTENING_MONITOR)), fd};
         g_ptr_array_add(init->listening, monitor);
+        return true;
+    }
+    if (g_str_has_prefix(name, FF_GIVEN_FD)) {
+        FfGiven given = {atoi(name + strlen(FF_GIVEN_FD)), fd};
+
+        g_array_append_val(init->given, given);
         return true;
     }
     if (g_str_has_prefix(name, FF_LISTENER_HELD)) {
@@ -269,11 +282,13 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->state_fd = init->monitor_fd = init->pidfd = init->pagemap_fd = init->inner_fd =
         init->maps_fd = init->mem_fd = init->tls_fd = init->listener_fd = init->device_fd =
             init->backends_fd = init->sharers_fd = init->discard_fd = init->file_fd =
-                init->pact_fd = init->heir_fd = init->lease_fd = init->taps_fd = init->door = -1;
+                init->pact_fd = init->heir_fd = init->lease_fd = init->taps_fd = init->door =
+                    init->front = init->front_door = -1;
     for (unsigned i = 0; i < FF_KINDS; i++) {
         init->uffds[i] = -1;
     }
     init->incoming_fds = g_array_new(FALSE, FALSE, sizeof(int));
+    init->given = g_array_new(FALSE, FALSE, sizeof(FfGiven));
     init->listening = g_ptr_array_new_with_free_func(monitor_free);
     init->ram = g_ptr_array_new_with_free_func(ram_free);
     node = ff_json_parse(json, length, NULL, error);

@@ -33,7 +33,9 @@ typedef struct {
     char **command_line;        /* QEMU's, as the user gave it; NULL: not known */
     char *vhost_user;           /* of farfault run; NULL: an older relay does not say */
     GPtrArray *listening;       /* FfLentMonitor * */
+    GArray *given;              /* of FfGiven */
     int door;                   /* where the next QEMU's relay asks this one's; -1: none */
+    int front, front_door;      /* of the process that stays (relay/front.h); -1: there is none */
     GPtrArray *ram;             /* FfRamBlock *; gpa is not known here */
     char *uffd_error[FF_KINDS]; /* why there is none of a kind; NULL: null */
     char *incoming, *engine_refused, *name; /* NULL: null */

@@ -24,6 +24,7 @@
 #include "state/state.h"
 
 #define PRIVATE_ID "farfault-private"
+#define DOOR_ID "farfault-door"
 
 /* A reason that is not worth a warning: QEMU itself will refuse this. */
 static const char qemu_refuses[] = "";
@@ -497,6 +498,41 @@ static void add_spares(FfRewrite *rw)
         mon->followed = rw->sys->follows_backends;
         g_ptr_array_add(rw->plan->monitors, mon);
     }
+}
+
+/* Who gives QEMU the socket of its monitor has the one connection that there is. */
+static bool is_taken(const FfPlanMonitor *mon)
+{
+    return mon->kind == FF_CLIENT_LISTEN_FD || mon->kind == FF_CLIENT_CONNECTED_FD;
+}
+
+/* One more monitor for farfault upgrade, of a guest that has none for it. */
+void ff_argv_add_door(FfRewrite *rw)
+{
+    bool taken = false;
+
+    for (guint i = 0; i < rw->plan->monitors->len; i++) {
+        const FfPlanMonitor *mon = rw->plan->monitors->pdata[i];
+
+        if (!mon->backend && !is_taken(mon)) {
+            return;
+        }
+        taken |= !mon->backend;
+    }
+    if (!taken) {
+        return;
+    }
+    FfPlanMonitor *mon = g_new0(FfPlanMonitor, 1);
+
+    g_ptr_array_add(rw->tail, g_strdup("-chardev"));
+    g_ptr_array_add(rw->tail,
+                    g_strdup_printf("socket,id=" DOOR_ID ",fd=@FF_MON%u@,server=on,wait=off",
+                                    rw->plan->monitors->len));
+    g_ptr_array_add(rw->tail, g_strdup("-mon"));
+    g_ptr_array_add(rw->tail, g_strdup("chardev=" DOOR_ID ",mode=control"));
+    mon->kind = FF_CLIENT_DOOR;
+    mon->chardev_id = g_strdup(DOOR_ID);
+    g_ptr_array_add(rw->plan->monitors, mon);
 }
 
 void ff_argv_rewrite_backends(FfRewrite *rw)

@@ -66,6 +66,8 @@ void ff_argv_rewrite_memory(FfRewrite *rw);
 void ff_argv_rewrite_monitors(FfRewrite *rw);
 /* The chardevs of vhost-user devices; after the monitors, whose numbers stay what they are. */
 void ff_argv_rewrite_backends(FfRewrite *rw);
+/* After them. */
+void ff_argv_add_door(FfRewrite *rw);
 void ff_argv_add_private_monitor(FfRewrite *rw);
 
 /* One memory backend on the command line, in either of QEMU's two notations. */

@@ -220,6 +220,7 @@ FfPlan *ff_plan_new(const char *const *argv, const FfArgvSystem *sys, GError **e
         rewrite_incoming(&rw);
         ff_argv_rewrite_monitors(&rw);
         ff_argv_rewrite_backends(&rw);
+        ff_argv_add_door(&rw);
         ff_argv_add_private_monitor(&rw);
     }
     write_argv(&rw);

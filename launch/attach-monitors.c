@@ -22,8 +22,8 @@ static bool make_endpoint(FfAttach *a, JsonObject *monitor, const char *id, bool
     socklen_t len;
 
     json_object_remove_member(monitor, "fd");
-    if (!strcmp(kind, FF_PLAN_SPARE)) {
-        return true; /* the relay knows from the state what it is used for */
+    if (!strcmp(kind, FF_PLAN_SPARE) || !strcmp(kind, FF_PLAN_DOOR)) {
+        return true; /* the relay knows from the state what it is used for; who comes asks it */
     }
     if (!strcmp(kind, "stdio")) {
         *lost = ff_json_int(monitor, "in", -1) < 0 || ff_json_int(monitor, "out", -1) < 0;

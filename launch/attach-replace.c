@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Starts a relay of this farfault in the place of one that runs (relay/succession.h).
+ * What a relay that runs is asked: to let one of this farfault take its place
+ * (relay/succession.h), or for a monitor.
  *
  * What the state memfd says of the relay is QEMU's word, and QEMU may have been taken over by its
  * guest: the process must be a relay by its name, and QEMU's user's, and nothing but its socket is
@@ -97,19 +98,16 @@ static int take_door(Replace *r, int number, GError **error)
     return door;
 }
 
-/* Asks it. */
-static bool knock(Replace *r, int door, GError **error)
+/* Asks it for WORD. r->talk is a socket of TYPE, whose other end it has then. */
+static bool knock(Replace *r, int door, char word, int type, GError **error)
 {
-    const char ask = FF_SUCCESSION_ASK;
-    const struct timeval limit = {.tv_sec = FF_SUCCESSION_REST_MS / 1000 + 2};
     int pair[2];
 
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+    if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, pair) < 0) {
         ff_launch_fail(error, "cannot make a socket pair: %s", g_strerror(errno));
         return false;
     }
-    setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    ssize_t n = ff_rights_send(door, &ask, 1, &pair[1], 1);
+    ssize_t n = ff_rights_send(door, &word, 1, &pair[1], 1);
     close(pair[1]);
     r->talk = pair[0];
     if (n != 1) {
@@ -118,7 +116,8 @@ static bool knock(Replace *r, int door, GError **error)
     return n == 1;
 }
 
-static bool find_relay(Replace *r, GError **error)
+/* Finds the relay, and asks it. */
+static bool ask_relay(Replace *r, char word, int type, GError **error)
 {
     g_autofree FfStateHeader *state = g_new0(FfStateHeader, 1);
     int fd = ff_attach_open_state(r->a->pid, r->a->plan);
@@ -149,7 +148,7 @@ static bool find_relay(Replace *r, GError **error)
         return false;
     }
     int door = take_door(r, state->relay_door, error);
-    bool ok = door >= 0 && knock(r, door, error);
+    bool ok = door >= 0 && knock(r, door, word, type, error);
     if (door >= 0) {
         close(door);
     }
@@ -347,6 +346,15 @@ static pid_t start(Replace *r, GError **error)
     return relay;
 }
 
+static void close_process(FfAttach *a)
+{
+    if (a->pidfd >= 0) {
+        close(a->pidfd);
+    }
+    g_clear_pointer(&a->node, json_node_unref);
+    g_free(a->user);
+}
+
 pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error)
 {
     g_autoptr(GPtrArray) made = g_ptr_array_new();
@@ -356,15 +364,29 @@ pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error)
         r = {.a = &a, .pidfd = -1, .talk = -1, .fds = g_array_new(FALSE, FALSE, sizeof(int))};
     pid_t relay = 0;
 
-    if (ff_attach_open_process(&a, error) && find_relay(&r, error) && hear(&r, error) &&
-        take_fds(&r, error)) {
+    const struct timeval limit = {.tv_sec = FF_SUCCESSION_REST_MS / 1000 + 2};
+
+    if (ff_attach_open_process(&a, error) &&
+        ask_relay(&r, FF_SUCCESSION_ASK, SOCK_SEQPACKET, error) &&
+        setsockopt(r.talk, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0 &&
+        hear(&r, error) && take_fds(&r, error)) {
         *before = r.relay;
         relay = start(&r, error);
     }
-    if (a.pidfd >= 0) {
-        close(a.pidfd);
-    }
-    g_clear_pointer(&a.node, json_node_unref);
-    g_free(a.user);
+    close_process(&a);
     return relay;
+}
+
+int ff_attach_monitor(pid_t pid, GError **error)
+{
+    g_autoptr(GPtrArray) made = g_ptr_array_new();
+    g_autoptr(GArray) none = g_array_new(FALSE, FALSE, sizeof(int));
+    FfAttach a = {.pid = pid, .pidfd = -1, .pact_fd = -1, .fds = none, .made = made};
+    g_auto(Replace)
+        r = {.a = &a, .pidfd = -1, .talk = -1, .fds = g_array_new(FALSE, FALSE, sizeof(int))};
+    bool ok = ff_attach_open_process(&a, error) &&
+              ask_relay(&r, FF_SUCCESSION_MONITOR, SOCK_STREAM, error);
+
+    close_process(&a);
+    return ok ? g_steal_fd(&r.talk) : -1;
 }

@@ -62,6 +62,36 @@ static bool become_planner(FfAttach *a, GError **error)
     return true;
 }
 
+/* QEMU has both under the same numbers. */
+static void take_front(FfAttach *a)
+{
+    static const struct {
+        const char *name, *prefix;
+    } both[] = {{"front-fd", "anon_inode:[pidfd]"}, {"front-door", "socket:"}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(both); i++) {
+        int fd = (int)ff_json_int(a->plan, both[i].name, -1);
+
+        if (fd >= 0) {
+            fd = ff_attach_give(a, ff_attach_take(a, fd, both[i].prefix,
+                                                  "the process that stays", NULL));
+        }
+        json_object_set_int_member(a->plan, both[i].name, fd);
+    }
+}
+
+/* It has no guest, and the QEMU behind it has a relay of its own. */
+static bool is_no_front(const FfAttach *a, GError **error)
+{
+    if (ff_state_is_front(a->state)) {
+        ff_launch_fail(error,
+                       "process %d only stays for those who know it: its guest is in another QEMU "
+                       "(farfault status): farfault attach that one",
+                       (int)a->pid);
+    }
+    return !ff_state_is_front(a->state);
+}
+
 static bool fill_in(FfAttach *a, int ready_fd, GError **error)
 {
     g_autofree char *engine = ff_find_helper("farfault-engine");
@@ -81,6 +111,8 @@ static bool fill_in(FfAttach *a, int ready_fd, GError **error)
     json_object_set_int_member(a->plan, "taps-fd", taps);
     json_object_set_int_member(a->plan, "other-fd", -1);
     json_object_set_int_member(a->plan, "other-door", -1);
+    take_front(a);
+    json_object_set_array_member(a->plan, "given", json_array_new()); /* the relay alone had them */
     json_object_set_int_member(a->plan, "qemu-pid", a->pid);
     json_object_set_string_member(a->plan, "engine", engine);
     json_object_set_boolean_member(a->plan, "daemonize", FALSE);
@@ -91,7 +123,8 @@ static bool fill_in(FfAttach *a, int ready_fd, GError **error)
 static bool take_all(FfAttach *a, GError **error)
 {
     if (!ff_attach_open_process(a, error) || !ff_attach_open_parcel(a, error) ||
-        !ff_attach_take_state(a, error) || !ff_attach_take_memory(a, error) ||
+        !ff_attach_take_state(a, error) || !is_no_front(a, error) ||
+        !ff_attach_take_memory(a, error) ||
         !ff_attach_take_uffds(a, error) || !ff_attach_take_monitors(a, error) ||
         !become_planner(a, error)) {
         return false;

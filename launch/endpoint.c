@@ -294,6 +294,7 @@ bool ff_endpoint_open(const FfPlanMonitor *mon, FfEndpoint *ep, GError **error)
         ep->fd = connect_client(mon, error);
         return ep->fd >= 0 || mon->reconnect;
     case FF_CLIENT_SPARE:
+    case FF_CLIENT_DOOR:
         return true;
     case FF_CLIENT_STDIO:
         ep->in = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, FIRST_FD);

@@ -122,6 +122,8 @@ static const char *kind_of(const FfPlanMonitor *mon, const FfEndpoint *ep)
         return "stdio";
     case FF_CLIENT_SPARE:
         return FF_PLAN_SPARE;
+    case FF_CLIENT_DOOR:
+        return FF_PLAN_DOOR;
     }
     g_assert_not_reached();
 }
@@ -233,6 +235,20 @@ static void add_names(Builder *b, const FfRelayStart *start)
     json_builder_end_array(b->json);
 }
 
+/* Copies of what QEMU closes, or that nobody could open again. */
+static void add_given(Builder *b, const GArray *given)
+{
+    json_builder_set_member_name(b->json, "given");
+    json_builder_begin_array(b->json);
+    for (guint i = 0; given && i < given->len; i++) {
+        json_builder_begin_object(b->json);
+        add_int(b, "number", g_array_index(given, FfGivenFd, i).number);
+        add_fd(b, "fd", g_array_index(given, FfGivenFd, i).fd);
+        json_builder_end_object(b->json);
+    }
+    json_builder_end_array(b->json);
+}
+
 static void add_kept(Builder *b, const FfRelayStart *start)
 {
     struct stat st;
@@ -265,6 +281,9 @@ static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GA
     add_fd(&b, "taps-fd", start->taps_fd);
     add_fd(&b, "other-fd", start->other_fd);
     add_fd(&b, "other-door", start->other_door);
+    add_fd(&b, "front-fd", start->front_fd);
+    add_fd(&b, "front-door", start->front_door);
+    add_bool(&b, "other-stays", start->other_stays);
     add_kept(&b, start);
     add_fd(&b, "ready-fd", ready_fd);
     add_fd(&b, "stderr-fd", stderr_fd);
@@ -285,6 +304,7 @@ static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GA
     add_command_line(&b, start->command_line);
     add_bool(&b, "borrowed", start->borrowed);
     add_names(&b, start);
+    add_given(&b, start->given);
     json_builder_end_object(json);
 
     g_autoptr(JsonNode) root = json_builder_get_root(json);

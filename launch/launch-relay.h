@@ -34,6 +34,12 @@ typedef struct {
 #define FF_PLAN_ADDRESS "address"
 /* The kind of a private socket that QEMU has for a chardev that is added later. */
 #define FF_PLAN_SPARE "spare"
+#define FF_PLAN_DOOR "door"
+
+/* An fd that QEMU was given by NUMBER; FD: a copy of it. */
+typedef struct {
+    int number, fd;
+} FfGivenFd;
 
 /* What the relay inherits and is told. All fds are close-on-exec here; the relay gets copies of
  * the same numbers. */
@@ -52,6 +58,9 @@ typedef struct {
     char *const *command_line; /* QEMU's as it was given, without QEMU; NULL-terminated */
     int other_fd;              /* a pidfd of that QEMU; -1: none */
     int other_door;            /* of its relay; -1: none */
+    int front_fd, front_door;  /* the same of the process that stays (relay/front.h) */
+    bool other_stays;          /* that is the same one */
+    const GArray *given;       /* of FfGivenFd: what QEMU was given by number; NULL: nothing */
     int taps_fd;        /* an eventfd that gives QEMU its taps (agent/taps.h); -1: it needs none */
     bool borrowed;      /* guest RAM and listening monitors are another QEMU's still */
     GPtrArray *names;   /* of FfLentName *: what is renamed when they are not; can be NULL */

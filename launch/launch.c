@@ -48,12 +48,18 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
+/* They go with the relay's first message to an engine, which has room for no more. */
+#define MAX_GIVEN 24
+
 typedef struct {
     const FfLaunchOptions *options;
     FfLent *lent;     /* NULL: all is this guest's own */
     GPtrArray *names; /* of FfLentName *; NULL: as lent */
     FfLentTaps taps;
     int other, other_door; /* a pidfd of the QEMU that lends, its relay's door; -1: there is none */
+    int front, front_door; /* the same of the process that stays as the guest's front */
+    bool other_stays;      /* it is that one */
+    GArray *given;         /* of FfGivenFd */
     char **command_line;
     FfPlan *plan;
     const char *prog;          /* as QEMU names itself in messages */
@@ -87,6 +93,7 @@ static void launch_clear(Launch *l)
     g_free(l->known);
     g_free(l->agent_path);
     g_clear_pointer(&l->lent, ff_lent_free);
+    g_clear_pointer(&l->given, g_array_unref);
     g_clear_pointer(&l->names, g_ptr_array_unref);
     g_clear_pointer(&l->plan, ff_plan_free);
 }
@@ -388,6 +395,10 @@ static bool start_relay(Launch *l, GError **error)
         .taps_fd = l->taps.go,
         .other_fd = l->other,
         .other_door = l->other_door,
+        .front_fd = l->front,
+        .front_door = l->front_door,
+        .other_stays = l->other_stays,
+        .given = l->given,
     };
     l->relay_started = ff_relay_start(&start, &l->plan_fd, error);
     if (l->state_fd >= 0) {
@@ -446,6 +457,13 @@ static void sort_fds(Launch *l, GString *list)
     for (guint i = 0; l->taps.fds && i < l->taps.fds->len; i++) {
         give_qemu(g_array_index(l->taps.fds, int, i), list);
     }
+    /* The agent watches the one, and farfault attach finds both. */
+    if (l->front >= 0) {
+        give_qemu(l->front, list);
+    }
+    if (l->front_door >= 0) {
+        give_qemu(l->front_door, list);
+    }
     if (l->agent_qemu >= 0) {
         fcntl(l->agent_qemu, F_SETFD, 0);
     }
@@ -474,6 +492,14 @@ static void set_environment(const Launch *l, const char *fd_list)
     if (l->taps.text) {
         setenv(FF_AGENT_ENV_TAPS, l->taps.text, 1);
     }
+    if (l->lent) {
+        setenv(FF_AGENT_ENV_LATER, "1", 1);
+    }
+    if (l->front >= 0) {
+        g_autofree char *front = g_strdup_printf("%d", l->front);
+
+        setenv(FF_AGENT_ENV_FRONT, front, 1);
+    }
     if (l->plan->daemonize) {
         setenv(FF_AGENT_ENV_DAEMONIZE, "1", 1);
     }
@@ -486,6 +512,23 @@ static int exec_qemu(const char *qemu, char **argv)
     int err = errno;
     fprintf(stderr, "farfault: cannot run %s: %s\n", qemu, g_strerror(err));
     return err == ENOENT ? 127 : 126;
+}
+
+/* Of a QEMU that takes this one's place later. What cannot be copied it cannot have. */
+static void copy_given(Launch *l)
+{
+    g_autoptr(GArray) numbers = ff_lent_numbers(l->command_line);
+
+    l->given = g_array_new(FALSE, FALSE, sizeof(FfGivenFd));
+    for (guint i = 0; i < numbers->len && i < MAX_GIVEN; i++) {
+        int number = g_array_index(numbers, int, i);
+        int copy = fcntl(number, F_DUPFD_CLOEXEC, 0);
+
+        if (copy >= 0) {
+            FfGivenFd given = {number, ff_fd_high(copy)};
+            g_array_append_val(l->given, given);
+        }
+    }
 }
 
 static bool prepare(Launch *l, GError **error)
@@ -507,6 +550,12 @@ static bool prepare(Launch *l, GError **error)
                               "farfault again");
         return false;
     }
+    if (l->front >= 0 && !l->agent_path) {
+        ff_launch_fail(error, "the process that stays cannot be watched without farfault-agent.so: "
+                              "install farfault again");
+        return false;
+    }
+    copy_given(l);
     make_state(l);
     make_parcel(l);
     return start_relay(l, error);
@@ -524,6 +573,11 @@ static char **borrow(Launch *l, char **argv, GError **error)
     }
     l->other = ff_fd_high(ff_lent_pidfd(l->lent));
     l->other_door = ff_fd_high(ff_lent_door(l->lent));
+    l->front = ff_fd_high(ff_lent_front(l->lent, &l->front_door, &l->other_stays));
+    l->front_door = ff_fd_high(l->front_door);
+    if (!ff_lent_place_given(l->lent, error)) {
+        return NULL;
+    }
     if (!ff_lent_taps_take(&l->taps, l->lent, l->other, argv, error)) {
         return NULL;
     }
@@ -533,7 +587,8 @@ static char **borrow(Launch *l, char **argv, GError **error)
 int ff_launch(const FfLaunchOptions *options, char **argv)
 {
     g_autoptr(GError) error = NULL;
-    g_auto(Launch) l = {.options = options, .taps.go = -1, .other = -1, .other_door = -1};
+    g_auto(Launch) l = {.options = options, .taps.go = -1, .other = -1, .other_door = -1,
+                         .front = -1, .front_door = -1};
     const char *slash = strrchr(argv[0], '/');
     l.prog = slash ? slash + 1 : argv[0];
 

@@ -232,6 +232,31 @@ static char *forward_nothing(const FfOption *option, const char *value)
     return some ? ff_opts_print(opts, "type") : g_strdup(value);
 }
 
+/* ---- fds --------------------------------------------------------------------------------------- */
+
+GArray *ff_lent_numbers(char *const *argv)
+{
+    GArray *all = g_array_new(FALSE, FALSE, sizeof(int));
+    const FfOption *option;
+    const char *value;
+
+    while ((option = ff_option_next(&argv, &value))) {
+        bool is_socket = option->kind == FF_OPT_CHARDEV && g_str_has_prefix(value, "socket,");
+        g_autoptr(GPtrArray) opts = is_socket                           ? ff_opts_parse(value, "backend")
+                                    : !strcmp(option->name, "add-fd") ? ff_opts_parse(value, NULL)
+                                                                      : NULL;
+        guint64 number;
+
+        if (opts && (!is_socket || ff_opt_bool(ff_opts_get(opts, "server"), false)) &&
+            ff_opts_get(opts, "fd") &&
+            g_ascii_string_to_unsigned(ff_opts_get(opts, "fd"), 10, 0, G_MAXINT, &number, NULL)) {
+            int fd = (int)number;
+            g_array_append_val(all, fd);
+        }
+    }
+    return all;
+}
+
 /* ---- the command line ------------------------------------------------------------------------ */
 
 /* g_free. */

@@ -45,6 +45,10 @@ GPtrArray *ff_lent_user_network(const FfOption *option, const char *value);
 /* One of them forwards a port of the host, which two QEMUs cannot have. */
 bool ff_lent_is_forward(const FfOpt *opt);
 
+/* The fds that who has started QEMU has given it, by their numbers (-add-fd, sockets that listen):
+ * of int (g_array_unref). The next QEMU gets them under the same ones. */
+GArray *ff_lent_numbers(char *const *argv);
+
 /* The path at which such a chardev's socket listens, which can get another name; NULL: it has none.
  * OPTS: of launch/argv-opts.h; what the chardev is said by. Valid as long as they are. */
 const char *ff_lent_socket_path(const GPtrArray *opts);

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See lent.h. The launcher's only thread. System calls: recvmsg, poll, fstat.
+ * See lent.h. The launcher's only thread. System calls: recvmsg, poll, fstat, dup2.
  */
 #include "launch/lent.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <inttypes.h>
 #include <json-glib/json-glib.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -27,7 +29,7 @@ typedef struct {
 } Thing;
 
 struct FfLent {
-    GArray *ram, *monitors, *taps, *qemu; /* of Thing */
+    GArray *ram, *monitors, *taps, *qemu, *given; /* of Thing */
     JsonNode *text;                       /* all that was said */
 };
 
@@ -47,6 +49,7 @@ void ff_lent_free(FfLent *lent)
     g_array_unref(lent->monitors);
     g_array_unref(lent->taps);
     g_array_unref(lent->qemu);
+    g_array_unref(lent->given);
     json_node_unref(lent->text);
     g_free(lent);
 }
@@ -108,6 +111,7 @@ FfLent *ff_lent_receive(int socket, GError **error)
     lent->monitors = things(root, "monitors", &rights, &next);
     lent->taps = things(root, "taps", &rights, &next);
     lent->qemu = things(root, "qemu", &rights, &next);
+    lent->given = things(root, "given", &rights, &next);
     lent->text = json_node_ref(node);
     if (next != rights.n) {
         fail(error, "the running QEMU names %u files and lends %u", next, rights.n);
@@ -216,6 +220,25 @@ JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **err
     return NULL;
 }
 
+bool ff_lent_place_given(FfLent *lent, GError **error)
+{
+    for (guint i = 0; i < lent->given->len; i++) {
+        const Thing *t = &g_array_index(lent->given, Thing, i);
+        int number = atoi(t->id);
+
+        if (fcntl(number, F_GETFD) >= 0) {
+            fail(error, "fd %d of the running QEMU has a number that is taken in the new one",
+                 number);
+            return false;
+        }
+        if (t->fd < 0 || dup2(t->fd, number) < 0) {
+            fail(error, "fd %d of the running QEMU: %s", number, g_strerror(errno));
+            return false;
+        }
+    }
+    return true;
+}
+
 static int take(FfLent *lent, const char *id)
 {
     Thing *t = find(lent->qemu, id);
@@ -231,4 +254,11 @@ int ff_lent_pidfd(FfLent *lent)
 int ff_lent_door(FfLent *lent)
 {
     return take(lent, "door");
+}
+
+int ff_lent_front(FfLent *lent, int *door, bool *itself)
+{
+    *itself = ff_json_bool(ff_json_node_object(lent->text), "stays");
+    *door = take(lent, "front-door");
+    return take(lent, "front");
 }

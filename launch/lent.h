@@ -4,8 +4,9 @@
  * the sockets at which its monitors listen, its taps, a pidfd of itself (docs/design/upgrade.md).
  * It comes as one message on a socket: a JSON text, {"ram": [{"id":, "size":, "page-size":}],
  * "monitors": [{"id":}], "taps": [{"id": name of the interface}], "qemu": [{"id": "pidfd"}, {"id":
- * "door"}], "backends": [{"id":, what relay/vhost-rest.h writes}]}, and the fds of all but the last
- * in this order.
+ * "door"}, {"id": "front"}, {"id": "front-door"}], "backends": [{"id":, what relay/vhost-rest.h
+ * writes}], "stays": BOOL, "given": [{"id": number}]}, and the fds of all but "backends" and "stays" in
+ * this order.
  *
  * The launcher's only thread.
  */
@@ -38,9 +39,15 @@ int ff_lent_tap(FfLent *lent, const char *name, GError **error);
 /* What the vhost-user back-end of MON's chardev has told the running QEMU, LENT's; NULL and ERROR:
  * it has none, or another one. */
 JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **error);
+/* What the running QEMU was given by number is, under the same numbers, this process's. FALSE and
+ * ERROR: one of them is another file's here. */
+bool ff_lent_place_given(FfLent *lent, GError **error);
 /* A pidfd of the running QEMU, and where its relay is asked for its clients (relay/clients.h), the
  * caller's; -1: an older farfault lends none. */
 int ff_lent_pidfd(FfLent *lent);
 int ff_lent_door(FfLent *lent);
+/* The same of the process that stays as the guest's front (relay/front.h); -1: there is none.
+ * *ITSELF: it is the QEMU that lends. *DOOR: of its relay, -1: it has ended. */
+int ff_lent_front(FfLent *lent, int *door, bool *itself);
 
 #endif

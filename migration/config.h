@@ -169,6 +169,7 @@ typedef struct {
     int pact_fd; /* adopting: what was held; taken; -1 */
     int heir_fd; /* likewise, of a source */
     int taps_fd; /* destination: an eventfd that gives the VMM its taps; borrowed; -1 */
+    bool stays;  /* source: the VMM is not ended, but stays as the guest's front (relay/front.h) */
 } FfUpgradeConfig;
 
 /* A migration that the VMM's own is to carry: the peer is a QEMU without farfault, or this side is

@@ -9,7 +9,8 @@
  *                          of a guest that runs here
  *
  * This QEMU never learns that its migration is over: it stays in finish-migrate, where it refuses
- * cont, until it is killed.
+ * cont, until it is killed. But for one that is to stay as a front (relay/front.h): it is told so
+ * when the guest is the other one's for good.
  *
  * Threads: the coordinator; written() and failed() are the guard's. System calls:
  * pidfd_send_signal, poll, recvfrom, sendto, shutdown, mmap, munmap, fstat.
@@ -264,6 +265,9 @@ static bool stop_guest(FfHandover *s, GError **error)
         return false;
     }
     FF_FAULT_AT("prepared");
+    if (s->cfg->upgrade.stays) {
+        ff_state_mark(s->cfg->state, FF_MARK_FRONT);
+    }
     ff_journal_stopped(s->cfg->state);
     FF_FAULT_AT("stopping");
     /* As for a migration (source.c). */
@@ -414,9 +418,71 @@ static void kill_it(int pidfd)
     }
 }
 
+static const uint8_t shut_good[8] = {0, 1, 0, 4, 0, 0, 0, 0};
+
+/* Its disks stay inactive when it ends: in finish-migrate its end would be a migration that fails,
+ * before which it opens them. */
+static void complete_inner(FfHandover *s)
+{
+    FfVmmState *state = &s->cfg->vmm->state;
+    g_autoptr(GError) error = NULL;
+
+    if (s->inner >= 0 && send(s->inner, shut_good, sizeof(shut_good), MSG_NOSIGNAL) < 0) {
+        g_message("QEMU's stream: %s", g_strerror(errno));
+    }
+    FF_FAULT_AT("inner-told");
+    if (!state->wait_saved(state, 0, &error)) {
+        g_warning("this QEMU did not end its migration: %s", error->message);
+    }
+    ff_close_fd(&s->inner);
+    FF_FAULT_AT("inner-over");
+}
+
+/* The guest runs behind this QEMU, which has nothing of it any more. Nobody can say cont to it: its
+ * monitors are the other one's. */
+static void become_front(FfHandover *s)
+{
+    FfVmmState *state = &s->cfg->vmm->state;
+    g_autoptr(GError) error = NULL;
+
+    if (s->inner >= 0) {
+        complete_inner(s);
+    }
+    if (state->leave) {
+        state->leave(state, s->cfg->pidfd);
+    }
+    FF_FAULT_AT("all-left");
+    if (ff_journal_phase(s->cfg->state) != FF_PHASE_DONE) { /* of an engine that died after it */
+        ff_journal_done(s->cfg->state);
+    }
+    FF_FAULT_AT("done");
+    if (!state->undo(state, &error)) {
+        g_warning("%s", error->message);
+    }
+    if (state->forget_pact) {
+        state->forget_pact(state);
+    }
+    if (state->forget_kept) {
+        state->forget_kept(state);
+    }
+    drop(s, FF_HEIR_UFFD_HELD);
+    drop(s, FF_PACT_HELD);
+    drop(s, "inner"); /* the relay watches FF_HEIR_HELD from now on */
+    g_message("the guest runs in its next QEMU: this process stays as its front");
+    ff_journal_idle(s->cfg->state);
+    FF_FAULT_AT("front");
+    ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE);
+    ff_control_set_status(s->control, FF_STATUS_COMPLETED);
+    ff_control_sync(s->control);
+}
+
 /* This QEMU is not told that it has completed: it would obey cont then. */
 static void end_old(FfHandover *s)
 {
+    if (ff_state_is_marked(s->cfg->state, FF_MARK_FRONT)) {
+        become_front(s);
+        return;
+    }
     ff_journal_done(s->cfg->state);
     FF_FAULT_AT("done");
     ff_control_set_status(s->control, FF_STATUS_COMPLETED);
@@ -443,6 +509,9 @@ static void finish(FfHandover *s)
     g_autoptr(GError) ignored = NULL;
 
     ff_stamp(s->control->end_us);
+    if (ff_state_is_marked(s->cfg->state, FF_MARK_FRONT)) {
+        complete_inner(s);
+    }
     leave_devices(s);
     /* Until then the guard answers; after it, or if the new engine has died, its side does. */
     if (s->link >= 0) {
@@ -594,7 +663,7 @@ static void stay(FfHandover *s, bool cancelled)
 
     bool whole = end_heir(s);
 
-    ff_state_unmark(s->cfg->state, FF_MARK_MOVED); /* it is dead */
+    ff_state_unmark(s->cfg->state, FF_MARK_MOVED | FF_MARK_FRONT); /* it is dead */
     if (!whole) {
         stay_stopped(s, "guest memory that " PEER " had written could not be put back: "
                         "the guest stands; end this engine, and the next one tries it again");

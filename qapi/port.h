@@ -40,6 +40,11 @@ typedef struct {
     int fd;
 } FfLentMonitor;
 
+/* A copy of an fd that QEMU was given by NUMBER. */
+typedef struct {
+    int number, fd;
+} FfGiven;
+
 typedef struct {
     /* Sends one frame to the relay; FD is borrowed, -1 for none. */
     void (*send)(void *opaque, FfLinkType type, unsigned mon, uint32_t seq, const char *payload,
@@ -86,7 +91,10 @@ typedef struct {
     char *const *command_line;  /* QEMU's, as the user gave it; NULL: not known */
     const char *vhost_user;     /* of farfault run: --vhost-user; NULL: not known */
     const GPtrArray *listening; /* FfLentMonitor *; can be NULL */
+    const GArray *given;        /* of FfGiven; can be NULL */
     int door;                   /* of its relay, for clients that go along; lent; -1: none */
+    int front, front_door; /* pidfd, and its relay's door, of the process that stays as the guest's
+                              front (relay/front.h); lent; -1: there is none */
     int file_fd;                /* the same: the file that it is restored from, -1: none */
     int lease_fd;               /* the same: its description with a lease, -1: none */
     int listener_fd;            /* the same: where its source comes to, -1: none */

@@ -7,7 +7,9 @@
  * Main loop's thread.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "net/rights.h"
@@ -76,8 +78,35 @@ static void add_devices(JsonBuilder *b, const GPtrArray *devices)
     json_builder_end_array(b);
 }
 
+/* The process that others know the guest by: the one behind which this QEMU runs; or this one, if
+ * it STAYS. */
+static void add_front(FfDriver *d, JsonBuilder *b, GArray *fds, bool stays)
+{
+    int front = d->config.front >= 0 ? d->config.front : stays ? d->config.pidfd : -1;
+    int door = d->config.front >= 0 ? d->config.front_door : d->config.door;
+
+    if (front >= 0) {
+        add_only(b, "front", fds, front);
+    }
+    if (front >= 0 && door >= 0) {
+        add_only(b, "front-door", fds, door);
+    }
+}
+
+/* Two QEMUs wait at a socket that listens for a moment: who comes second must not wait in accept().
+ * The sockets that it makes do not inherit that. */
+static void set_nonblocking(int fd)
+{
+    int listens = 0, flags = fcntl(fd, F_GETFL);
+    socklen_t len = sizeof(listens);
+
+    if (flags >= 0 && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && listens) {
+        fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    }
+}
+
 /* What launch/lent.h reads. TAPS: of FfLentTap. */
-static char *describe(FfDriver *d, GArray *taps, const GPtrArray *devices, GArray *fds)
+static char *describe(FfDriver *d, GArray *taps, const GPtrArray *devices, GArray *fds, bool stays)
 {
     FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
     GPtrArray *blocks = memory->blocks(memory);
@@ -116,8 +145,20 @@ static char *describe(FfDriver *d, GArray *taps, const GPtrArray *devices, GArra
     if (d->config.door >= 0) {
         add_only(b, "door", fds, d->config.door);
     }
+    add_front(d, b, fds, stays);
+    json_builder_end_array(b);
+    begin_things(b, "given");
+    for (guint i = 0; d->config.given && i < d->config.given->len; i++) {
+        const FfGiven *given = &g_array_index(d->config.given, FfGiven, i);
+        g_autofree char *number = g_strdup_printf("%d", given->number);
+
+        set_nonblocking(given->fd);
+        add_only(b, number, fds, given->fd);
+    }
     json_builder_end_array(b);
     add_devices(b, devices);
+    json_builder_set_member_name(b, "stays");
+    json_builder_add_boolean_value(b, stays && d->config.front < 0);
     json_builder_end_object(b);
     g_autoptr(JsonNode) root = json_builder_get_root(b);
     return json_to_string(root, FALSE);
@@ -156,6 +197,16 @@ static GPtrArray *devices_of(FfDriver *d, bool are_lent, GError **error)
                                  : g_ptr_array_new();
 }
 
+/* The process of PIDFD; -1: it has ended. */
+static int pid_of(int pidfd)
+{
+    g_autofree char *path = g_strdup_printf("/proc/self/fdinfo/%d", pidfd), *text = NULL;
+    const char *at =
+        g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\nPid:") : NULL;
+
+    return at ? (int)g_ascii_strtoll(at + strlen("\nPid:"), NULL, 10) : -1;
+}
+
 static JsonNode *lent(FfDriver *d)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();
@@ -172,6 +223,15 @@ static JsonNode *lent(FfDriver *d)
         json_builder_end_array(b);
     }
     add_options(b, d->config.state, d->config.vhost_user);
+    if (d->config.front >= 0) {
+        json_builder_set_member_name(b, "front");
+        json_builder_add_int_value(b, pid_of(d->config.front));
+    }
+    begin_things(b, "given");
+    for (guint i = 0; d->config.given && i < d->config.given->len; i++) {
+        json_builder_add_int_value(b, g_array_index(d->config.given, FfGiven, i).number);
+    }
+    json_builder_end_array(b);
     json_builder_end_object(b);
     return json_builder_get_root(b);
 }
@@ -204,6 +264,14 @@ static void say_what_is_lent(FfCall *call)
     }
 }
 
+/* A front without a relay of its own would not hear of the QEMU after this one, and nobody would
+ * end it. */
+static bool can_stay(const FfCall *call)
+{
+    return !ff_json_bool(call->args, "keep-process") || call->driver->config.front >= 0 ||
+           call->driver->config.door >= 0;
+}
+
 static void lend(FfCall *call)
 {
     g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
@@ -214,13 +282,18 @@ static void lend(FfCall *call)
     }
     const FfDriverConfig *config = &call->driver->config;
     g_autoptr(GError) error = NULL;
+    if (!can_stay(call)) {
+        ff_call_error(call, "this process cannot stay: its relay has no room for a socket");
+        return;
+    }
     g_autoptr(GPtrArray) devices = devices_of(call->driver, true, &error);
     if (!devices) {
         ff_call_error(call, "%s", error->message);
         return;
     }
     g_autoptr(GArray) taps = ff_upgrade_taps(config->qemu_pid, config->pidfd);
-    g_autofree char *text = describe(call->driver, taps, devices, fds);
+    g_autofree char *text = describe(call->driver, taps, devices, fds,
+                                     ff_json_bool(call->args, "keep-process"));
     ssize_t n = fds->len > FF_RIGHTS_MAX ? -EMSGSIZE
                                          : ff_rights_send(call->fd, text, strlen(text),
                                                           (int *)(void *)fds->data, fds->len);
@@ -290,6 +363,8 @@ static void on_done(FfDriver *d, FfMigration *m)
     give_back(d, ff_migration_frees_uffd(m));
     if (state->role == FF_ROLE_DESTINATION) {
         ff_driver_send(d, FF_LINK_OPEN, 0, 0, NULL, 0);
+    } else if (ff_state_is_front(state)) {
+        ff_driver_send(d, FF_LINK_FRONT, 0, 0, NULL, 0);
     }
 }
 
@@ -303,7 +378,12 @@ static void start(FfCall *call, FfRole role)
     FfMigrationConfig config = {.role = role, .fd = g_steal_fd(&call->fd)};
 
     config.upgrade =
-        (FfUpgradeConfig){.wanted = true, .uffd = d->snapshot_uffd, .pact_fd = -1, .heir_fd = -1};
+        (FfUpgradeConfig){.wanted = true,
+                          .uffd = d->snapshot_uffd,
+                          .pact_fd = -1,
+                          .heir_fd = -1,
+                          .stays = role == FF_ROLE_SOURCE && d->config.front < 0 &&
+                                   ff_json_bool(call->args, "keep-process")};
     g_clear_pointer(&d->uri, g_free);
     ff_driver_report_anew(d, FF_STATUS_NONE);
     if (!ff_driver_start(d, &config, call->capabilities, &ff_upgrade_ops, &error)) {

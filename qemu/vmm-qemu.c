@@ -21,6 +21,7 @@
 #include "qemu/early.h"
 #include "qemu/internal.h"
 #include "qemu/keep-pact.h"
+#include "qemu/leave.h"
 #include "qemu/nested.h"
 #include "qemu/parts.h"
 #include "qemu/ramblock.h"
@@ -84,6 +85,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .keep_pact = ff_qemu_keep_pact,
                   .forget_pact = ff_qemu_forget_pact,
                   .wait_saved = ff_qemu_wait_saved,
+                  .leave = ff_qemu_leave,
                   .machine = ff_qemu_machine,
                   .parts = ff_qemu_parts,
                   .load = ff_qemu_load,

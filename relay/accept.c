@@ -244,7 +244,7 @@ FfAccept *ff_accept_new(FfRelay *relay, const FfRelayMonitor *plan, FfAcceptClie
         ff_accept_next(a);
     } else if (plan->fd >= 0) {
         accept_client(a, plan->fd);
-    } else {
+    } else if (plan->kind != FF_RELAY_DOOR) {
         accept_connect(a);
     }
     return a;
@@ -261,6 +261,11 @@ void ff_accept_next(FfAccept *a)
     } else if (a->plan->reconnect && (a->plan->path || a->addresses)) {
         accept_later(a, a->plan->reconnect, accept_retry);
     }
+}
+
+void ff_accept_give(FfAccept *a, int fd)
+{
+    accept_client(a, fd);
 }
 
 void ff_accept_open(FfAccept *a)

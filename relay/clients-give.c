@@ -19,6 +19,8 @@
 
 #include "fault/fault.h"
 #include "net/rights.h"
+#include "relay/front.h"
+#include "relay/hook.h"
 #include "relay/monitor.h"
 #include "state/succession.h"
 
@@ -310,6 +312,14 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
     if (n == 1 && word == FF_SUCCESSION_CLIENTS && rights.n == 1) {
         give(opaque, rights.fd[0]);
         return G_SOURCE_CONTINUE;
+    }
+    if (n == 1 && word == FF_SUCCESSION_HEIR && rights.n == 1) {
+        ff_hook_set_accepts(opaque, FF_ACCEPTS_NONE);
+        ff_front_set_heir(opaque, rights.fd[0]);
+        return G_SOURCE_CONTINUE;
+    }
+    if (n == 1 && word == FF_SUCCESSION_ORDERLY) {
+        ff_front_orderly(opaque);
     }
     for (unsigned i = 0; n > 0 && i < rights.n; i++) {
         close(rights.fd[i]);

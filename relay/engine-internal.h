@@ -77,6 +77,8 @@ int ff_engine_spawn(FfRelay *relay, int link, bool kept);
 void ff_held_new(FfRelay *relay);                                       /* makes relay->held */
 void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds); /* HOLD; takes JSON */
 void ff_held_drop(FfRelay *relay, const char *name);
+/* A copy, the caller's; -1: there is none. */
+int ff_held_copy(FfRelay *relay, const char *name);
 /* INIT's text (g_free); adds the fds that go with it to FDS (of int, borrowed). BACKENDS: the
  * engine's ends of their sockets. */
 char *ff_held_init(FfRelay *relay, unsigned restarts, const FfBackendsEnds *backends, GArray *fds);

@@ -29,6 +29,7 @@ typedef struct {
     bool (*has_words)(const FfRelay *relay);   /* QEMU owes an answer to cont or stop */
     void (*go)(FfRelay *relay);                /* clients need not wait any more */
     void (*open)(FfRelay *relay);              /* clients may come to those that listen */
+    void (*leave)(FfRelay *relay);             /* they are let go, and no other one comes */
     /* The engine is gone: what it owed is asked again, or answered with an error. DESC NULL: as
      * ff_absence_text() says. */
     void (*engine_lost)(FfRelay *relay, const char *desc);

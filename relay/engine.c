@@ -22,12 +22,15 @@
 #include "relay/absence.h"
 #include "relay/clients-wait.h"
 #include "relay/backends.h"
+#include "relay/behind.h"
 #include "relay/engine-internal.h"
+#include "relay/front.h"
 #include "relay/guest.h"
 #include "relay/hook.h"
 #include "relay/names.h"
 #include "relay/other.h"
 #include "relay/uffds.h"
+#include "state/pact.h"
 
 /* How long commands go to QEMU before an engine that ended at once is tried again. */
 #define ABSENT_US (2 * G_USEC_PER_SEC)
@@ -128,10 +131,31 @@ static void set_filters(FfRelay *relay, unsigned filters)
     relay->engine->ops->filters_changed(relay);
 }
 
-/* The guest is this QEMU's. */
+/* The guest is another QEMU's, for good, and this process stays. */
+static void become_front(FfRelay *relay)
+{
+    int heir = ff_held_copy(relay, FF_HEIR_HELD);
+
+    ff_held_drop(relay, FF_HEIR_HELD);
+    ff_hook_set_accepts(relay, FF_ACCEPTS_NONE);
+    if (ff_front_begin(relay, heir)) {
+        relay->engine->ops->leave(relay);
+    }
+}
+
+/* The guest is this QEMU's, unless it has gone on to the next one. */
+static void guest_is_here(FfRelay *relay, bool taken)
+{
+    if (!ff_state_is_marked(relay->state, FF_MARK_MOVED)) {
+        ff_hook_set_accepts(relay, FF_ACCEPTS_ALL);
+    }
+    ff_names_take(relay, taken);
+    ff_behind_taken(relay);
+}
+
 static void open_to_clients(FfRelay *relay)
 {
-    ff_names_take(relay, false);
+    guest_is_here(relay, false);
     ff_other_ends(relay);
     relay->engine->ops->open(relay);
 }
@@ -142,8 +166,11 @@ static void let_go(FfRelay *relay)
 {
     relay->engine->words_seq = relay->engine->uffd_seq = 0;
     ff_process_let_go(relay->engine);
-    if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
-        open_to_clients(relay); /* it may have died before it could say so */
+    /* It may have died before it could say so. */
+    if (ff_state_is_front(relay->state)) {
+        become_front(relay);
+    } else if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
+        open_to_clients(relay);
     }
     if (relay->engine->ending < 0) {
         ff_hook_engine_dead(relay);
@@ -294,8 +321,11 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         ff_ping_answered(relay, header->seq);
         break;
     case FF_LINK_TAKEN:
-        ff_names_take(relay, true);
+        guest_is_here(relay, true);
         relay->engine->ops->taken(relay);
+        break;
+    case FF_LINK_FRONT:
+        become_front(relay);
         break;
     case FF_LINK_OPEN:
         open_to_clients(relay);

@@ -8,7 +8,8 @@
  * agent the child still holds the other end of the socket, whose end is then QEMU's.
  *
  * The agent says farewell when QEMU's main loop is over and waits (agent/agent.h): unless a
- * migration is under way, which needs to know that QEMU has ended, the relay ends first.
+ * migration is under way, which needs to know that QEMU has ended, the relay ends first; or this is
+ * the front of a guest that runs in another QEMU (front.h), and waits for that one's end.
  *
  * One thread; no locks. System calls: pidfd_open, pidfd_send_signal, recvmsg, sendmsg.
  */
@@ -24,6 +25,8 @@
 #include <unistd.h>
 
 #include "net/rights.h"
+#include "relay/behind.h"
+#include "relay/front.h"
 #include "relay/hook.h"
 #include "relay/uffds.h"
 
@@ -124,6 +127,10 @@ static void guest_inherit(FfRelay *relay)
 
 static void guest_farewell(FfRelay *relay)
 {
+    if (ff_front_farewell(relay)) {
+        return;
+    }
+    ff_behind_orderly(relay);
     bool ends = !ff_state_is_under_way(relay->state);
     int pidfd = ends ? pidfd_open(getpid(), 0) : -1;
     /* If it is not answered, QEMU waits for a while only. */

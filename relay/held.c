@@ -6,6 +6,7 @@
 #include "relay/backends.h"
 #include "relay/engine-internal.h"
 
+#include <fcntl.h>
 #include <json-glib/json-glib.h>
 #include <string.h>
 #include <unistd.h>
@@ -67,6 +68,8 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, const FfBackendsEnds *backe
     add_fd(b, fds, "discards", guest->hook);
     add_fd(b, fds, "taps", relay->plan->taps_fd);
     add_fd(b, fds, "door", relay->door);
+    add_fd(b, fds, "front", relay->plan->front_fd);
+    add_fd(b, fds, "front-door", relay->plan->front_door);
     add_fd(b, fds, "device-backends", backends->asks);
     add_fd(b, fds, "device-faults", backends->faults);
     for (guint i = 0; i < relay->plan->monitors->len; i++) {
@@ -74,6 +77,12 @@ static void init_fds(FfRelay *relay, JsonBuilder *b, const FfBackendsEnds *backe
         g_autofree char *name = g_strconcat(FF_LISTENING_MONITOR, mon->id, NULL);
 
         add_fd(b, fds, name, mon->kind == FF_RELAY_LISTEN ? mon->fd : -1);
+    }
+    for (guint i = 0; i < relay->plan->given->len; i++) {
+        const FfRelayGiven *given = &g_array_index(relay->plan->given, FfRelayGiven, i);
+        g_autofree char *name = g_strdup_printf(FF_GIVEN_FD "%d", given->number);
+
+        add_fd(b, fds, name, given->fd);
     }
     for (guint i = 0; i < relay->held->len; i++) {
         const FfHeld *held = relay->held->pdata[i];
@@ -160,6 +169,18 @@ void ff_held_drop(FfRelay *relay, const char *name)
             return;
         }
     }
+}
+
+int ff_held_copy(FfRelay *relay, const char *name)
+{
+    for (guint i = 0; i < relay->held->len; i++) {
+        const FfHeld *held = relay->held->pdata[i];
+
+        if (!strcmp(held->name, name)) {
+            return fcntl(held->fd, F_DUPFD_CLOEXEC, 0);
+        }
+    }
+    return -1;
 }
 
 void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds)

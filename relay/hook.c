@@ -54,6 +54,11 @@ void ff_hook_adopt(FfRelay *relay, const FfAgentHello *hello, int fd)
     ff_hook_engine_dead(relay);
 }
 
+void ff_hook_set_accepts(FfRelay *relay, FfAccepts accepts)
+{
+    ff_discards_set_accepts(relay->guest.discards, accepts);
+}
+
 void ff_hook_engine_dead(FfRelay *relay)
 {
     if (ff_discards_disarm(relay->guest.discards)) {

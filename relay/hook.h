@@ -16,5 +16,7 @@ void ff_hook_init(FfGuest *guest);
 void ff_hook_adopt(FfRelay *relay, const FfAgentHello *hello, int fd);
 /* No engine runs any more. */
 void ff_hook_engine_dead(FfRelay *relay);
+/* Whether QEMU takes who connects to what it listens at. */
+void ff_hook_set_accepts(FfRelay *relay, FfAccepts accepts);
 
 #endif

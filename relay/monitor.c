@@ -663,6 +663,16 @@ bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unre
     return true;
 }
 
+bool ff_monitor_give(FfMonitor *mon, int fd)
+{
+    if (mon->plan->kind != FF_RELAY_DOOR || !mon->accept || mon->client || mon->qemu ||
+        ff_state_is_marked(mon->relay->state, FF_MARK_BORROWED | FF_MARK_MOVED)) {
+        return false;
+    }
+    ff_accept_give(mon->accept, fd);
+    return true;
+}
+
 FfMonitor *ff_monitor_new(FfRelay *relay, unsigned index)
 {
     FfMonitor *mon = g_new0(FfMonitor, 1);
@@ -861,4 +871,13 @@ void ff_monitor_end(FfMonitor *mon)
     if (mon->qemu) {
         ff_conn_free(g_steal_pointer(&mon->qemu));
     }
+}
+
+void ff_monitor_leave(FfMonitor *mon)
+{
+    FfRelayMonitor *plan = mon->relay->plan->monitors->pdata[mon->index];
+
+    ff_monitor_hear_out(mon);
+    ff_monitor_end(mon);
+    plan->fd = -1; /* accept.c has closed it */
 }

@@ -78,6 +78,13 @@ static void open(FfRelay *relay)
     }
 }
 
+static void leave(FfRelay *relay)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        ff_monitor_leave(monitor(relay, i));
+    }
+}
+
 static void engine_lost(FfRelay *relay, const char *desc)
 {
     for (guint i = 0; i < relay->monitors->len; i++) {
@@ -122,6 +129,7 @@ const FfEngineOps ff_monitors_engine_ops = {
     .has_words = has_words,
     .go = go,
     .open = open,
+    .leave = leave,
     .engine_lost = engine_lost,
     .own_again = own_again,
     .pump = pump,

@@ -64,13 +64,19 @@ static gboolean on_other_ended(gint fd, GIOCondition condition, gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* There is another QEMU, and it will do so before this one does. */
+static bool other_ends(const FfRelay *relay)
+{
+    return relay->plan->other_fd >= 0 && !relay->plan->other_stays;
+}
+
 /* A file that is not there any more has been renamed by farfault upgrade, or is nobody's. */
 static void take(FfRelay *relay, FfRelayName *name)
 {
     struct stat st;
 
     if (!name->ino && lstat(name->now, &st) == 0 &&
-        place(relay, name, relay->plan->other_fd >= 0)) {
+        place(relay, name, other_ends(relay))) {
         name->dev = st.st_dev;
         name->ino = st.st_ino;
     }
@@ -88,7 +94,7 @@ void ff_names_take(FfRelay *relay, bool taken)
     for (guint i = 0; i < plan->names->len; i++) {
         take(relay, plan->names->pdata[i]);
     }
-    if (plan->other_fd < 0) {
+    if (!other_ends(relay)) {
         settle(relay);
     } else if (!relay->waits_for_other) {
         relay->waits_for_other = true;

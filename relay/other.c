@@ -30,7 +30,7 @@ static gboolean lives_on(gpointer opaque)
 
 void ff_other_ends(FfRelay *relay)
 {
-    if (relay->plan->other_fd >= 0 && !relay->other_ends) {
+    if (relay->plan->other_fd >= 0 && !relay->plan->other_stays && !relay->other_ends) {
         relay->other_ends = true;
         g_timeout_add_seconds(PATIENCE_S, lives_on, relay);
     }

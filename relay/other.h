@@ -6,7 +6,7 @@
 #include "relay/shared.h"
 
 /* The guest is this QEMU's, for good: the other one ends soon, and is ended if it does not. Does
- * nothing where there is none, or the second time. */
+ * nothing where there is none, or it stays (front.h), or the second time. */
 void ff_other_ends(FfRelay *relay);
 
 #endif

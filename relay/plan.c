@@ -131,7 +131,7 @@ static bool read_known(JsonObject *monitor, FfVhostKnown **known, pid_t *pid)
 static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **error)
 {
     static const char *const kinds[] = {
-        "listen", "connected", "connect-unix", "connect-tcp", "stdio", "spare", NULL};
+        "listen", "connected", "connect-unix", "connect-tcp", "stdio", "spare", "door", NULL};
     FfRelayMonitor *mon = g_new0(FfRelayMonitor, 1);
     g_autofree char *kind = get_text(o, "kind");
     struct stat st;
@@ -228,6 +228,20 @@ static void read_names(FfRelayPlan *plan, JsonObject *root)
         name->dev = (dev_t)ff_json_int(o, "dev", 0);
         name->ino = (ino_t)ff_json_int(o, "ino", 0);
         g_ptr_array_add(plan->names, name);
+    }
+}
+
+static void read_given(FfRelayPlan *plan, JsonObject *root)
+{
+    JsonArray *array = ff_json_array(root, "given");
+
+    for (guint i = 0; array && i < json_array_get_length(array); i++) {
+        JsonObject *o = json_array_get_object_element(array, i);
+        FfRelayGiven given = {(int)ff_json_int(o, "number", -1), get_fd(plan, o, "fd")};
+
+        if (given.fd >= 0) {
+            g_array_append_val(plan->given, given);
+        }
     }
 }
 
@@ -347,6 +361,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->backends = g_ptr_array_new();
     plan->ram = g_ptr_array_new();
     plan->names = g_ptr_array_new();
+    plan->given = g_array_new(FALSE, FALSE, sizeof(FfRelayGiven));
     plan->held = g_ptr_array_new();
     plan->qemu_pid = ff_json_int(root, "qemu-pid", 0);
     plan->agent_fd = get_fd(plan, root, "agent-fd");
@@ -356,6 +371,9 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->taps_fd = get_fd(plan, root, "taps-fd");
     plan->other_fd = get_fd(plan, root, "other-fd");
     plan->other_door = get_fd(plan, root, "other-door");
+    plan->front_fd = get_fd(plan, root, "front-fd");
+    plan->front_door = get_fd(plan, root, "front-door");
+    plan->other_stays = ff_json_bool(root, "other-stays");
     plan->succeeds = get_fd(plan, root, "succeeds");
     plan->qemu_monitor = get_fd(plan, root, "qemu-monitor");
     plan->engine = get_text(root, "engine");
@@ -375,6 +393,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     }
     read_ram(plan, root);
     read_names(plan, root);
+    read_given(plan, root);
     read_held(plan, root);
     if (!read_agent(plan, root)) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,

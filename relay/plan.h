@@ -20,6 +20,7 @@ typedef enum {
     FF_RELAY_CONNECT_TCP,  /* connect to host, port */
     FF_RELAY_STDIO,        /* in, out */
     FF_RELAY_SPARE,        /* nobody: a back-end's that is plugged later (plugged.h) */
+    FF_RELAY_DOOR,         /* who asks for it (succession.h) */
 } FfRelayKind;
 
 /* A client that the relay before this one had, and its connection to QEMU: both at rest between two
@@ -80,6 +81,11 @@ typedef struct {
     ino_t ino; /* once it has taken that; 0: it has not */
 } FfRelayName;
 
+/* A copy of an fd that QEMU was given by its number. */
+typedef struct {
+    int number, fd;
+} FfRelayGiven;
+
 /* What the agent had told the relay before this one. */
 typedef struct {
     FfAgentHello hello;
@@ -93,6 +99,8 @@ typedef struct {
     int agent_fd, ready_fd, stderr_fd; /* -1: none */
     int other_fd;     /* a pidfd of the QEMU whose guest this one is to take over; -1: none */
     int other_door;   /* of that one's relay (clients.h); -1: an older farfault lends none */
+    int front_fd;     /* a pidfd of the QEMU that stays as the front (front.h); -1: there is none */
+    int front_door;   /* of that one's relay; -1: it has ended */
     int taps_fd;      /* an eventfd: the taps are this QEMU's; -1: it needs none */
     int succeeds;     /* a socket of the relay whose place is taken (succession.h); -1: none */
     int qemu_monitor; /* O_PATH of the private monitor's listening socket */
@@ -103,6 +111,7 @@ typedef struct {
     FfUntracked untracked;
     FfRestoreWish restore;
     bool daemonize, start_paused, incoming_taken;
+    bool other_stays;    /* other_fd is the front's */
     bool borrowed;       /* memory and listening monitors are those of another QEMU still */
     char *command_line;  /* QEMU's, a JSON array; NULL: an older launcher did not say */
     bool attached;       /* QEMU runs already, and lost its relay */
@@ -110,6 +119,7 @@ typedef struct {
     GPtrArray *backends; /* FfRelayMonitor *: those that are .backend */
     GPtrArray *ram;      /* FfRelayRam * */
     GPtrArray *names;    /* FfRelayName * */
+    GArray *given;       /* of FfRelayGiven */
     GPtrArray *held;     /* FfRelayHeld *: what the last relay held */
     FfRelayAgent *agent; /* NULL: the agent itself speaks */
     GArray *fds;         /* of int: every fd that the text names */

@@ -12,9 +12,12 @@
  * System calls: setsid, chdir, umask, close_range.
  */
 #include "relay/backends.h"
+#include "relay/behind.h"
 #include "relay/clients.h"
 #include "relay/engine.h"
+#include "relay/front.h"
 #include "relay/guest.h"
+#include "relay/hook.h"
 #include "relay/monitors.h"
 #include "relay/names.h"
 #include "relay/plugged.h"
@@ -42,10 +45,12 @@
  * soon as a monitor ends, tries it once, and on a busy host was there before exit() was done. */
 static void relay_finish(FfRelay *relay)
 {
+    ff_front_end(relay);
     ff_monitors_hear_out(relay);
     ff_backends_end(relay);
     ff_engine_end(relay);
     ff_names_end(relay);
+    ff_behind_end(relay);
     if (!FF_SANITIZED) {
         _exit(0);
     }
@@ -206,9 +211,14 @@ static bool relay_start(FfRelay *relay, GError **error)
     ff_monitors_start(relay);
     if (plan->attached) {
         ff_guest_left(relay);        /* nobody is there any more who would hand it a guest */
-        ff_names_take(relay, false); /* the relay before may have died before it could */
+        /* The relay before may have died before it could. */
+        ff_names_take(relay, false);
+        if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED | FF_MARK_MOVED)) {
+            ff_hook_set_accepts(relay, FF_ACCEPTS_ALL);
+        }
     }
     ff_backends_start(relay);
+    ff_behind_start(relay);
     return true;
 }
 

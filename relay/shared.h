@@ -6,6 +6,8 @@
  *   shared.c    the log, the end
  *   uffds.c     QEMU's userfaultfds
  *   hook.c      what arms the hook for discards in QEMU
+ *   front.c     a QEMU that stays when its guest has gone to another one
+ *   behind.c    the other one
  *   guest.c     QEMU's process: pidfd, the agent's hand-over
  *   names.c     files of QEMU's that get other names
  *   engine.c    the engine's process and its link (engine-internal.h names its parts)
@@ -40,6 +42,7 @@ typedef struct FfBackends FfBackends;
 typedef struct FfPlugged FfPlugged;
 typedef struct FfClientsGive FfClientsGive;
 typedef struct FfClientsTake FfClientsTake;
+typedef struct FfFront FfFront;
 
 /* QEMU's process as the relay knows it. */
 typedef struct {
@@ -99,6 +102,9 @@ struct FfRelay {
     bool clients_late;            /* that is over */
     FfClientsGive *gives;         /* clients-give.c; NULL: nobody has asked */
     FfClientsTake *takes;         /* clients-take.c; NULL: nobody was asked */
+    FfFront *front;               /* front.c; NULL: this QEMU is none */
+    bool behind_told;             /* behind.c: the front's relay knows that the guest is here */
+    bool behind_orderly;          /* this QEMU ends by itself */
 };
 
 /* One line to QEMU's stderr. */

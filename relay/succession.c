@@ -57,6 +57,10 @@ static const char *why_not(const FfRelay *relay)
     if (!relay->guest.hello) {
         return "there is no agent of farfault's in QEMU";
     }
+    if (ff_state_is_front(relay->state)) {
+        return "its guest is in another QEMU, and this process only stays for those who know it: "
+               "replace that one's farfault";
+    }
     if (ff_state_is_marked(relay->state, FF_MARK_BORROWED | FF_MARK_MOVED) || other_lives(relay)) {
         return "the guest changes its QEMU (farfault upgrade)";
     }
@@ -199,6 +203,7 @@ static bool describe_source(FfSuccession *s, JsonObject *o, const FfRelayMonitor
         json_object_remove_member(o, "out");
         return false;
     case FF_RELAY_SPARE:
+    case FF_RELAY_DOOR:
         return true;
     }
     return false;
@@ -317,6 +322,21 @@ static void describe_names(const FfRelay *relay, JsonObject *root)
     }
 }
 
+static void describe_given(FfSuccession *s, JsonObject *root)
+{
+    const GArray *given = s->relay->plan->given;
+    JsonArray *all = json_array_new();
+
+    for (guint i = 0; i < given->len; i++) {
+        JsonObject *o = json_object_new();
+
+        json_object_set_int_member(o, "number", g_array_index(given, FfRelayGiven, i).number);
+        set_fd(s, o, "fd", g_array_index(given, FfRelayGiven, i).fd);
+        json_array_add_object_element(all, o);
+    }
+    json_object_set_array_member(root, "given", all);
+}
+
 /* The launcher's plan, as it is now (g_free). */
 static char *describe(FfSuccession *s)
 {
@@ -335,10 +355,13 @@ static char *describe(FfSuccession *s)
     set_fd(s, root, "qemu-monitor", relay->plan->qemu_monitor);
     json_object_set_int_member(root, "other-fd", -1);
     json_object_set_int_member(root, "other-door", -1);
+    set_fd(s, root, "front-fd", relay->plan->front_fd);
+    set_fd(s, root, "front-door", relay->plan->front_door);
     json_object_set_int_member(root, "succession",
                                relay->plan->backends->len ? FF_SUCCESSION_VERSION : 1);
     describe_memory(s, root);
     describe_names(relay, root);
+    describe_given(s, root);
     describe_monitors(s, root);
     json_object_set_object_member(root, "agent", describe_agent(s));
     json_object_set_array_member(root, "fds",
@@ -514,6 +537,17 @@ static gboolean asker_gone(gint fd, GIOCondition condition, gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* FALSE: FD is not taken. */
+static bool give_monitor(FfRelay *relay, int fd)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        if (ff_monitor_give(relay->monitors->pdata[i], fd)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
 {
     FfSuccession *s = opaque;
@@ -522,6 +556,10 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
     ssize_t n = ff_rights_receive(door, &word, 1, &rights);
     bool asks = n == 1 && word == FF_SUCCESSION_ASK && rights.n == 1, is = asks && s->talk < 0;
 
+    if (n == 1 && word == FF_SUCCESSION_MONITOR && rights.n == 1 &&
+        give_monitor(s->relay, rights.fd[0])) {
+        return G_SOURCE_CONTINUE;
+    }
     if (asks && !is) {
         say_no(rights.fd[0], "another one is just asking for it: repeat it");
     }

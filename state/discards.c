@@ -111,6 +111,13 @@ bool ff_discards_is_armed(const FfDiscards *d)
     return __atomic_load_n(&d->page->armed, __ATOMIC_ACQUIRE) != 0;
 }
 
+void ff_discards_set_accepts(FfDiscards *d, FfAccepts accepts)
+{
+    if (d) {
+        __atomic_store_n(&d->page->accepts, accepts, __ATOMIC_RELEASE);
+    }
+}
+
 uint64_t ff_discards_dropped(const FfDiscards *d, uint64_t *bytes)
 {
     *bytes = __atomic_load_n(&d->page->dropped_bytes, __ATOMIC_RELAXED);

@@ -27,6 +27,13 @@
 #define FF_DISCARDS_VERSION 1u
 #define FF_DISCARDS_MAX 128 /* files, and ranges */
 
+/* Whether QEMU takes who connects to what it listens at, but for the relay. */
+typedef enum {
+    FF_ACCEPTS_ALL,
+    FF_ACCEPTS_LATER, /* the guest, and who comes there, are another QEMU's still */
+    FF_ACCEPTS_NONE,  /* they are, for good: this QEMU has done with these sockets */
+} FfAccepts;
+
 /* The memfd's content. All but the counters is written by the engine (and .armed by the relay); it
  * is as QEMU has left it, so nobody outside of QEMU relies on what it reads here. */
 typedef struct {
@@ -36,7 +43,8 @@ typedef struct {
      * Observer: the hook, in front of each discard. */
     uint32_t armed;
     uint32_t n_files, n_ranges;
-    uint32_t reserved;
+    uint32_t accepts; /* FfAccepts, atomic; the agent's first, then the relay's. Observer: the hook
+                         in front of accept() (agent/accept.c) */
     uint64_t dropped, dropped_bytes; /* atomic counters since QEMU's start, by the hook */
     struct {
         uint64_t dev, ino; /* st_dev, st_ino */
@@ -67,6 +75,8 @@ void ff_discards_arm(FfDiscards *d);
  * for. TRUE: it was armed. D can be NULL. */
 bool ff_discards_disarm(FfDiscards *d);
 bool ff_discards_is_armed(const FfDiscards *d);
+/* The relay. D can be NULL. */
+void ff_discards_set_accepts(FfDiscards *d, FfAccepts accepts);
 /* How many discards were dropped since QEMU's start; *BYTES: of how much memory. */
 uint64_t ff_discards_dropped(const FfDiscards *d, uint64_t *bytes);
 

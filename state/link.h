@@ -18,6 +18,7 @@
 #define FF_LINK_MAX_PAYLOAD (64u << 20) /* bytes; QEMU's own limit for a JSON text */
 #define FF_LINK_MAX_FDS 200
 #define FF_LISTENING_MONITOR "listens:"
+#define FF_GIVEN_FD "given:"
 
 typedef enum {
     /* relay -> engine */
@@ -75,6 +76,8 @@ typedef enum {
                           Without it: the engine has closed it, but something may be registered; the
                           relay closes it as well, and a thread that waits continues */
     FF_LINK_OPEN,      /* the guest is this QEMU's now: clients may come to monitors that listen */
+    FF_LINK_FRONT, /* the guest has gone to another QEMU, and this process stays as its front
+                      (relay/front.h): its clients are let go, and no other one comes */
     FF_LINK_TAKEN, /* the guest is this QEMU's, and the other one lives still: what QEMU has made
                       beside that one's files gets their names (relay/names.h) */
 } FfLinkType;
@@ -114,7 +117,9 @@ static_assert(sizeof(FfLinkHeader) == 16, "sent between processes");
  * monitor's listening socket: connect to /proc/self/fd/N), "pidfd", "pagemap", "maps",
  * "mem", "discards" (discards.h), "device-backends" (backends.h) and "device-faults" (sharers.h;
  * only where they are followed), "listens:ID" (the socket of a monitor that listens), "door" (where
- * another relay asks for the clients, relay/clients.h), "uffd:KIND" of state/kinds.h but "protect"
+ * another relay asks for the clients, relay/clients.h), "front" and "front-door" (a pidfd of the
+ * process that stays as the guest's front, and the door of its relay: relay/front.h), "given:N" (a copy of
+ * QEMU's fd N, which who has started it has given it), "uffd:KIND" of state/kinds.h but "protect"
  * (relays before: "uffd:0" tracks, "uffd:1" is for missing pages, none of "uffd:2" ... is used),
  * and for each of "held" its name ("ram:ID",
  * ...).

@@ -129,6 +129,12 @@ bool ff_state_is_guarded(const FfStateHeader *state)
             phase == FF_PHASE_DEAD);
 }
 
+bool ff_state_is_front(const FfStateHeader *state)
+{
+    return ff_state_is_marked(state, FF_MARK_FRONT) && ff_state_is_marked(state, FF_MARK_MOVED) &&
+           !ff_state_is_under_way(state);
+}
+
 bool ff_state_has_plugged(const FfStateHeader *state)
 {
     for (unsigned i = 0; i < FF_STATE_PLUGGED; i++) {

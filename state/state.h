@@ -238,6 +238,10 @@ enum {
      * finished, before the guest runs on; cleared when its memory is saved, or is not to be. The
      * relay, too, looks at it. */
     FF_MARK_PARKED = 1 << 7,
+    /* S: in the phase of an upgrade: this process is to stay when the guest has gone to the next
+     * QEMU, as its front (relay/front.h). When the phase is IDLE: it is that, for good. Set before
+     * the guest is stopped, cleared if it stays here. The relay, too, looks at it. */
+    FF_MARK_FRONT = 1 << 8,
 };
 #define FF_FILE_HELD "file"
 /* The description of that file which has the lease (migration/lease.h), while there is one. */
@@ -286,6 +290,9 @@ bool ff_state_is_under_way(const FfStateHeader *state);
 /* Guest memory is another QEMU's still, which guards it against this one: it must stay guarded
  * until this one is dead, or the guest is its own. */
 bool ff_state_is_guarded(const FfStateHeader *state);
+
+/* The guest has left, and the process stays as its front. Any thread. */
+bool ff_state_is_front(const FfStateHeader *state);
 
 /* A device was plugged whose back-end is another process, behind the relay. Any thread. */
 bool ff_state_has_plugged(const FfStateHeader *state);

@@ -9,8 +9,15 @@
 #define FF_SUCCESSION_NO 'N'
 #define FF_SUCCESSION_TAKE 'T'
 #define FF_SUCCESSION_GIVEN 'G'
+/* There too, with a connected socket: it becomes a monitor of the guest's, where all others are
+ * taken (FF_RELAY_DOOR). It is closed if it cannot. */
+#define FF_SUCCESSION_MONITOR 'M'
 /* At the door, not in place of ASK: the clients alone (relay/clients.h). */
 #define FF_SUCCESSION_CLIENTS 'C'
+/* At the door of a front's relay (relay/front.h), from that of the QEMU that runs behind it: HEIR,
+ * with a pidfd: that QEMU has the guest now. ORDERLY: it ends in an orderly way. */
+#define FF_SUCCESSION_HEIR 'H'
+#define FF_SUCCESSION_ORDERLY 'O'
 
 /* In the environment of a relay that is started as root and becomes QEMU's user itself: the numbers
  * of user, group, and the other groups. */

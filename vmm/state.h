@@ -69,6 +69,9 @@ struct FfVmmState {
      * ended as "completed" (status 0) or failed/cancelled (status 1; it may also never have
      * begun). */
     bool (*wait_saved)(FfVmmState *state, int status, GError **error);
+    /* Source of an upgrade whose VMM (its PIDFD) stays, optional: the guest is another VMM's. What
+     * is connected to this one is let go, and its ports are free. */
+    void (*leave)(FfVmmState *state, int pidfd);
     /* Source: the name of the machine type, as it stands in QEMU's stream; NULL if it cannot be
      * had, or check() has found that more of the machine stands there (no x86). Can be NULL: then
      * no QEMU without farfault can be the destination. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Where the new QEMU of an upgrade lives: it takes over limits, priority and processors of the
- * running one; one whose end would be taken for the guest's is refused.
+ * running one; one whose end would be taken for the guest's stays.
  */
 #include "cli/upgrade-place.h"
 #include "launch/place.h"
@@ -16,31 +16,26 @@
 static void test_who_waits(void)
 {
     static const struct {
-        const char *cgroup, *status, *parent, *refusal;
+        const char *cgroup, *status, *parent;
+        bool may_leave;
     } cases[] = {
-        {"0::/user.slice/user-1000.slice/session-3.scope\n", "\nNSpid:\t700\n", "bash", NULL},
-        {"0::/user.slice/user-1000.slice/session-3.scope\n", "\nNSpid:\t700\n", "systemd", NULL},
-        {"0::/system.slice/ssh.service\n", "\nNSpid:\t700\n", "bash", NULL},
-        {"0::/system.slice/guest.service\n", "\nNSpid:\t700\n", "systemd", "in guest.service"},
+        {"0::/user.slice/user-1000.slice/session-3.scope\n", "\nNSpid:\t700\n", "bash", true},
+        {"0::/user.slice/user-1000.slice/session-3.scope\n", "\nNSpid:\t700\n", "systemd", true},
+        {"0::/system.slice/ssh.service\n", "\nNSpid:\t700\n", "bash", true},
+        {"0::/system.slice/guest.service\n", "\nNSpid:\t700\n", "systemd", false},
         {"12:cpu,cpuacct:/\n1:name=systemd:/system.slice/vm@1.service\n", "\nNSpid:\t7\n",
-         "systemd", "in vm@1.service"},
-        {"0::/\n", "\nNSpid:\t700\t1\n", "containerd-shim", "process 1 of a container"},
-        {"0::/\n", "\nNSpid:\t700\t11\n", "tini", NULL},
-        {"", "", "", NULL},
+         "systemd", false},
+        {"0::/\n", "\nNSpid:\t700\t1\n", "containerd-shim", false},
+        {"0::/\n", "\nNSpid:\t700\t11\n", "tini", true},
+        {"", "", "", true},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
-        g_autoptr(GError) error = NULL;
-        bool ok =
-            ff_upgrade_may_leave_text(cases[i].cgroup, cases[i].status, cases[i].parent, &error);
-
-        g_assert_cmpint(ok, ==, !cases[i].refusal);
-        if (!ok) {
-            g_assert_nonnull(strstr(error->message, cases[i].refusal));
-        }
+        g_assert_cmpint(
+            ff_upgrade_may_leave_text(cases[i].cgroup, cases[i].status, cases[i].parent), ==,
+            cases[i].may_leave);
     }
-    g_autoptr(GError) error = NULL;
-    ff_upgrade_may_leave(getpid(), &error); /* whatever it says, it reads what there is */
+    (void)ff_upgrade_may_leave(getpid()); /* whatever it says, it reads what there is */
 }
 
 static void test_outlives(void)

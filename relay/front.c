@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* See front.h. One thread; no locks. System calls: pidfd_send_signal, poll, sendmsg, close. */
+#include "relay/front.h"
+
+#include <errno.h>
+#include <glib-unix.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <unistd.h>
+
+#include "net/rights.h"
+
+/* A front that has been told to end has nothing left to do. */
+#define END_S 10
+
+struct FfFront {
+    int heir;        /* pidfd; -1: not known yet */
+    GSource *watch;  /* for its end; NULL */
+    bool orderly;    /* it is about to end by itself */
+    bool begun;      /* this QEMU has no guest any more */
+};
+
+static FfFront *front_of(FfRelay *relay)
+{
+    if (!relay->front) {
+        relay->front = g_new0(FfFront, 1); /* lives as long as the process */
+        relay->front->heir = -1;
+    }
+    return relay->front;
+}
+
+static void signal_guest(FfRelay *relay, int number)
+{
+    if (relay->guest.pidfd >= 0) {
+        (void)pidfd_send_signal(relay->guest.pidfd, number, NULL, 0); /* ESRCH: it has ended */
+    }
+}
+
+static gboolean lives_on(gpointer opaque)
+{
+    signal_guest(opaque, SIGKILL);
+    return G_SOURCE_REMOVE;
+}
+
+/* Who watches this process is to see what became of the guest. */
+static gboolean heir_ended(gint fd, GIOCondition condition, gpointer opaque)
+{
+    FfRelay *relay = opaque;
+    FfFront *f = relay->front;
+
+    signal_guest(relay, f->orderly ? SIGTERM : SIGKILL);
+    if (f->orderly) {
+        g_timeout_add_seconds(END_S, lives_on, relay);
+    }
+    g_clear_pointer(&f->watch, g_source_unref);
+    return G_SOURCE_REMOVE;
+}
+
+static void stop_watching(FfFront *f)
+{
+    if (f->watch) {
+        g_source_destroy(f->watch);
+        g_clear_pointer(&f->watch, g_source_unref);
+    }
+}
+
+/* After what was said at the door before that end: it may be another one that has the guest. */
+static void watch(FfRelay *relay)
+{
+    FfFront *f = relay->front;
+
+    stop_watching(f);
+    if (f->begun && f->heir >= 0) {
+        f->watch = g_unix_fd_source_new(f->heir, G_IO_IN);
+        g_source_set_priority(f->watch, G_PRIORITY_LOW);
+        g_source_set_callback(f->watch, G_SOURCE_FUNC(heir_ended), relay, NULL);
+        g_source_attach(f->watch, NULL);
+    }
+}
+
+void ff_front_set_heir(FfRelay *relay, int heir)
+{
+    FfFront *f = front_of(relay);
+
+    stop_watching(f);
+    if (f->heir >= 0) {
+        close(f->heir);
+    }
+    f->heir = heir;
+    f->orderly = false;
+    watch(relay);
+}
+
+void ff_front_orderly(FfRelay *relay)
+{
+    front_of(relay)->orderly = true;
+}
+
+bool ff_front_begin(FfRelay *relay, int heir)
+{
+    FfFront *f = front_of(relay);
+
+    if (f->begun) {
+        if (heir >= 0) {
+            close(heir);
+        }
+        return false;
+    }
+    f->begun = true;
+    if (f->heir < 0) {
+        f->heir = heir;
+    } else if (heir >= 0) {
+        close(heir);
+    }
+    if (f->heir < 0) {
+        ff_relay_log(relay, "nobody has said which QEMU has the guest: this process stays until it "
+                            "is ended");
+    }
+    watch(relay);
+    return true;
+}
+
+static bool has_ended(int pidfd)
+{
+    struct pollfd pfd = {pidfd, POLLIN, 0};
+
+    return poll(&pfd, 1, 0) == 1;
+}
+
+bool ff_front_farewell(FfRelay *relay)
+{
+    const FfFront *f = relay->front;
+    const char patience = FF_AGENT_PATIENCE;
+
+    if (!f || !f->begun || f->heir < 0 || has_ended(f->heir)) {
+        return false;
+    }
+    (void)pidfd_send_signal(f->heir, SIGTERM, NULL, 0);
+    ssize_t n = ff_rights_send(relay->plan->agent_fd, &patience, 1, &f->heir, 1);
+    if (n < 0) {
+        ff_relay_log(relay, "QEMU's farewell cannot be answered: %s", g_strerror(-n));
+    }
+    return true;
+}
+
+void ff_front_end(FfRelay *relay)
+{
+    const FfFront *f = relay->front;
+
+    if (f && f->heir >= 0 && ff_state_is_marked(relay->state, FF_MARK_FRONT)) {
+        (void)pidfd_send_signal(f->heir, SIGKILL, NULL, 0);
+    }
+}

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault upgrade --keep-process: who started the guest's first QEMU sees no end of it, and both
+ * have one end. That process is this program's child: its exit status is what a service manager
+ * would see.
+ */
+#include "tests/qtest/upgrade-rig.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define WAIT_MS 60000
+
+static void await(pid_t pid)
+{
+    struct pollfd pfd = {pidfd_open(pid, 0), POLLIN, 0};
+
+    if (pfd.fd >= 0) {
+        g_assert_cmpint(poll(&pfd, 1, WAIT_MS), ==, 1);
+        close(pfd.fd);
+    }
+}
+
+/* FRONT's exit status, as its parent sees it. */
+static int status_of(pid_t front)
+{
+    int status;
+
+    await(front);
+    g_assert_cmpint(waitpid(front, &status, 0), ==, front);
+    return status;
+}
+
+static bool lives(pid_t pid)
+{
+    siginfo_t info = {0};
+
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && !info.si_pid;
+}
+
+/* The QEMU that is not FRONT. */
+static pid_t behind(const Guest *g, pid_t front)
+{
+    g_autoptr(GArray) all = up_qemus(g);
+    pid_t found = 0;
+
+    g_assert_cmpuint(all->len, ==, 2);
+    for (guint i = 0; i < all->len; i++) {
+        pid_t pid = g_array_index(all, pid_t, i);
+
+        found = pid == front ? found : pid;
+    }
+    g_assert_cmpint(found, >, 0);
+    return found;
+}
+
+/* Returns the QEMU that has the guest now. */
+static pid_t keep(Guest *g, pid_t front, const char *program)
+{
+    g_autofree char *said = NULL;
+    g_autofree char *stays = g_strdup_printf("process %d stays", (int)front);
+    int status =
+        up_run(g, (const char *const[]){"--keep-process", "--qemu", program, NULL}, &said);
+
+    g_assert_cmpint(status, ==, 0);
+    g_assert_nonnull(strstr(said, stays));
+    g_assert_true(lives(front));
+    up_runs(g);
+    return behind(g, front);
+}
+
+static Guest *start(pid_t *front)
+{
+    Guest *g = up_counting("nobody/*/at/none=kill"); /* so its processes can be found */
+
+    *front = g ? up_only_qemu(g) : 0;
+    return g;
+}
+
+static void quit(Guest *g)
+{
+    up_reconnect(g);
+    qmp_ok(g->qmp, "quit", NULL);
+}
+
+static void test_stays(void)
+{
+    pid_t front;
+    g_autoptr(Guest) g = start(&front);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    pid_t now = keep(g, front, program);
+    up_check_memory(g);
+    quit(g);
+    int status = status_of(front);
+    g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    await(now);
+}
+
+static void test_again(void)
+{
+    pid_t front, before = 0;
+    g_autoptr(Guest) g = start(&front);
+    g_autofree char *program = up_installed();
+
+    for (unsigned i = 0; g && i < 3; i++) {
+        pid_t now = keep(g, front, program);
+
+        g_assert_cmpint(now, !=, before);
+        if (before) {
+            await(before);
+        }
+        before = now;
+    }
+    if (g) {
+        up_check_memory(g);
+        kill(front, SIGTERM);
+        int status = status_of(front);
+        g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+        await(before);
+    }
+}
+
+static void test_terminated(void)
+{
+    pid_t front;
+    g_autoptr(Guest) g = start(&front);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    pid_t now = keep(g, front, program);
+    up_reconnect(g);
+    kill(front, SIGTERM);
+    qmp_expect(g->qmp, "SHUTDOWN");
+    int status = status_of(front);
+    g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    await(now);
+}
+
+/* RELAYS: they are killed before. */
+static void killed(bool relays)
+{
+    pid_t front;
+    g_autoptr(Guest) g = start(&front);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    pid_t now = keep(g, front, program);
+    g_autoptr(GArray) all = up_processes(g);
+    for (guint i = 0; relays && i < all->len; i++) {
+        kill(g_array_index(all, pid_t, i), SIGKILL);
+        await(g_array_index(all, pid_t, i));
+    }
+    g_assert_true(!relays || all->len >= 2);
+    kill(front, SIGKILL);
+    await(now);
+    g_assert_true(WIFSIGNALED(status_of(front)));
+}
+
+static void test_killed(void)
+{
+    killed(false);
+}
+
+static void test_killed_alone(void)
+{
+    killed(true);
+}
+
+static void test_crashed(void)
+{
+    pid_t front;
+    g_autoptr(Guest) g = start(&front);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    kill(keep(g, front, program), SIGKILL);
+    int status = status_of(front);
+    g_assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+/* The old engine dies at each point from where the guest is the other QEMU's. */
+static void test_engine_dies(gconstpointer data)
+{
+    const char *point = data;
+    g_autofree char *faults = g_strdup_printf("handover/*/at/%s=kill", point);
+    g_autofree char *program = up_installed();
+    g_autoptr(Guest) g = up_counting(faults);
+
+    if (!g) {
+        return;
+    }
+    pid_t front = up_only_qemu(g);
+    pid_t now = keep(g, front, program);
+    g_autofree char *mark = g_build_filename(g->dir, "fault-0", NULL);
+    g_assert_true(g_file_test(mark, G_FILE_TEST_EXISTS));
+    up_check_memory(g);
+    kill(front, SIGTERM);
+    int status = status_of(front);
+    g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    await(now);
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const points[] = {"running",  "inner-told", "inner-over", "lifted",
+                                         "all-left", "done",       "front"};
+
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/upgrade-front/stays", test_stays);
+    g_test_add_func("/upgrade-front/again", test_again);
+    g_test_add_func("/upgrade-front/terminated", test_terminated);
+    g_test_add_func("/upgrade-front/killed/relays-live", test_killed);
+    g_test_add_func("/upgrade-front/killed/alone", test_killed_alone);
+    g_test_add_func("/upgrade-front/crashed", test_crashed);
+    for (unsigned i = 0; i < G_N_ELEMENTS(points); i++) {
+        g_autofree char *path = g_strconcat("/upgrade-front/engine-dies/", points[i], NULL);
+
+        g_test_add_data_func(path, points[i], test_engine_dies);
+    }
+    return g_test_run();
+}
