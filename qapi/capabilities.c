@@ -160,6 +160,22 @@ static JsonArray *changes_of(FfCall *call)
     return json_object_get_array_member(call->args, "capabilities");
 }
 
+/* A client that knows the guest by the process of another QEMU asks for what that one knew: what is
+ * off is off also where it is not known any more (libvirt says it of each before a migration). */
+static void drop_unknown(FfCall *call)
+{
+    JsonArray *changes = changes_of(call), *known = json_node_get_array(call->capabilities);
+
+    for (guint i = json_array_get_length(changes); i-- > 0;) {
+        JsonObject *status = json_array_get_object_element(changes, i);
+
+        if (!ff_json_bool(status, "state") &&
+            !find_status(known, ff_json_string_or(status, "capability", ""))) {
+            json_array_remove_element(changes, i);
+        }
+    }
+}
+
 /* What CALL asks for, for the checks. */
 static FfCapsCheck check_of(FfCall *call)
 {
@@ -290,6 +306,10 @@ static const char *check_ours(FfCall *call)
 static void set_checked(FfCall *call)
 {
     FfDriver *d = call->driver;
+
+    if (d->config.front >= 0) {
+        drop_unknown(call);
+    }
     FfCapsCheck check = check_of(call);
     const char *unknown = ff_caps_unknown(&check);
     const char *wrong = unknown ? NULL : check_ours(call);

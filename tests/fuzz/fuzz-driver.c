@@ -137,7 +137,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memset(state, 0, offsetof(FfStateHeader, block));
     bool refused = !g_strcmp0(lines[0], "refused");
     FfDriver *driver =
-        ff_driver_new(&(FfDriverConfig){.port = &port,
+        ff_driver_new(&(FfDriverConfig){.front = -1,
+                                        .front_door = -1,
+                                        .port = &port,
                                         .state = state,
                                         .state_fd = -1,
                                         .pagemap_fd = -1,

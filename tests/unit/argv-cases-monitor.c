@@ -37,10 +37,10 @@ const ArgvCase argv_monitor_cases[] = {
      Q "-chardev socket,id=charmonitor,fd=31,server=on,wait=off -mon chardev="
        "charmonitor,id=monitor,mode=control",
      Q MON("charmonitor", 0, "off") " -mon chardev="
-                                    "charmonitor,id=monitor,mode=control" PC128 PRIV,
+                                    "charmonitor,id=monitor,mode=control" PC128 DOOR(9) PRIV,
      S128 "mon=charmonitor:listen-fd:31 "},
     {"mon-connected-fd", Q "-mon c,mode=control,pretty=on -chardev socket,id=c,fd=9",
-     Q "-mon c,mode=control,pretty=on " MON("c", 0, "off") PC128 PRIV,
+     Q "-mon c,mode=control,pretty=on " MON("c", 0, "off") PC128 DOOR(9) PRIV,
      S128 "mon=c:connected-fd:9 "},
     {"mon-tcp", Q "-chardev socket,id=c,host=::1,port=99,server=on,ipv6=on -mon c,mode=control",
      Q MON("c", 0, "on") " -mon c,mode=control" PC128 PRIV,
@@ -284,7 +284,7 @@ const ArgvCase argv_whole_cases[] = {
                 "-audiodev '{\"id\":\"audio1\",\"driver\":\"none\"}' -incoming defer -sandbox "
                 "on,obsolete="
                 "deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny -msg "
-                "timestamp=on" PRIV,
+                "timestamp=on" DOOR(9) PRIV,
      "ram=pc.ram:536870912:4096 mon=charmonitor:listen-fd:31 incoming=defer name=vm1 S "},
     {NULL},
 };

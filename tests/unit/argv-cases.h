@@ -15,6 +15,10 @@
 #define PRIV                                                                                       \
     " -chardev socket,id=farfault-private,fd=@FF_PRIV@,server=on,wait=off"                         \
     " -mon chardev=farfault-private,mode=control"
+/* Where all monitors are taken by who has given their sockets. N: of plan->monitors. */
+#define DOOR(N)                                                                                    \
+    " -chardev socket,id=farfault-door,fd=@FF_MON" #N "@,server=on,wait=off"                       \
+    " -mon chardev=farfault-door,mode=control"
 #define HMP " -monitor vc:80Cx24C"
 #define FD(N) "mem-path=/proc/self/fd/@FF_RAM" #N "@,share=on"
 #define RAM_ALIGNED(ID, SIZE, N, ALIGN)                                                            \

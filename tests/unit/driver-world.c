@@ -160,6 +160,8 @@ void world_begin(World *w, FfStateHeader state, bool start_paused, const char *i
 {
     world_prepare(w, &state);
     w->driver = ff_driver_new(&(FfDriverConfig){
+        .front = -1,
+        .front_door = -1,
         .port = &world_port,
         .port_opaque = w,
         .state = w->state,

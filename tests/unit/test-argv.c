@@ -137,8 +137,11 @@ static char *summary(const FfPlan *plan)
                                ram->unreserved ? ":unreserved" : "");
     }
     for (guint i = 0; i < plan->monitors->len; i++) {
-        if (((FfPlanMonitor *)plan->monitors->pdata[i])->kind != FF_CLIENT_SPARE) {
-            monitor_summary(text, plan->monitors->pdata[i]); /* the others: test_network() */
+        FfClientKind kind = ((FfPlanMonitor *)plan->monitors->pdata[i])->kind;
+
+        /* These are on the command line; the others: test_network(). */
+        if (kind != FF_CLIENT_SPARE && kind != FF_CLIENT_DOOR) {
+            monitor_summary(text, plan->monitors->pdata[i]);
         }
     }
     if (plan->incoming) {

@@ -612,6 +612,8 @@ static int find_given(GivenBack *g)
     vmm.memory.check = check_fits;
     given_back = g;
     g->w.driver = ff_driver_new(&(FfDriverConfig){
+        .front = -1,
+        .front_door = -1,
         .port = &world_port,
         .port_opaque = &g->w,
         .state = g->w.state,
