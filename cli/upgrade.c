@@ -141,7 +141,8 @@ static FfCliQmp *open_running(Upgrade *u, GError **error)
         return ff_cli_qmp_open(u->address, NULL, error);
     }
     g_autoptr(GError) local = NULL;
-    int fd = ff_upgrade_come_near((pid_t)pid, error) ? ff_attach_monitor((pid_t)pid, error) : -1;
+    pid_t behind = (pid_t)pid;
+    int fd = ff_upgrade_come_near(behind, error) ? ff_attach_monitor(&behind, error) : -1;
     FfCliQmp *qmp = fd < 0 ? NULL : ff_cli_qmp_open_fd(fd, u->address, NULL, &local);
 
     if (fd >= 0 && !qmp) {

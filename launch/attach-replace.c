@@ -16,6 +16,7 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/resource.h>
@@ -116,10 +117,9 @@ static bool knock(Replace *r, int door, char word, int type, GError **error)
     return n == 1;
 }
 
-/* Finds the relay, and asks it. */
-static bool ask_relay(Replace *r, char word, int type, GError **error)
+/* Reads the state of its guest. FALSE: it is none of this version. */
+static bool read_state(const Replace *r, FfStateHeader *state)
 {
-    g_autofree FfStateHeader *state = g_new0(FfStateHeader, 1);
     int fd = ff_attach_open_state(r->a->pid, r->a->plan);
     bool known = fd >= 0 && pread(fd, state, sizeof(*state), 0) == sizeof(*state) &&
                  state->magic == FF_STATE_MAGIC && state->version == FF_STATE_VERSION;
@@ -127,6 +127,15 @@ static bool ask_relay(Replace *r, char word, int type, GError **error)
     if (fd >= 0) {
         close(fd);
     }
+    return known;
+}
+
+/* Finds the relay, and asks it. */
+static bool ask_relay(Replace *r, char word, int type, GError **error)
+{
+    g_autofree FfStateHeader *state = g_new0(FfStateHeader, 1);
+    bool known = read_state(r, state);
+
     if (ff_attach_is_orphan(r->a->pid, r->a->plan)) {
         ff_launch_fail(error, "process %d has no relay: farfault attach %d", (int)r->a->pid,
                        (int)r->a->pid);
@@ -377,16 +386,64 @@ pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error)
     return relay;
 }
 
-int ff_attach_monitor(pid_t pid, GError **error)
+/* The process in which the guest is whose front this one is; 0 and ERROR. */
+static pid_t where(Replace *r, GError **error)
+{
+    const struct timeval limit = {.tv_sec = FF_SUCCESSION_REST_MS / 1000};
+    char text[FF_SUCCESSION_TEXT + 1] = "";
+    FfRights rights = {0};
+
+    if (!ask_relay(r, FF_SUCCESSION_WHERE, SOCK_SEQPACKET, error)) {
+        return 0;
+    }
+    setsockopt(r->talk, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    ssize_t n = receive(r->talk, text, FF_SUCCESSION_TEXT, &rights);
+    pid_t pid = n > 0 ? atoi(text) : 0;
+
+    for (unsigned i = 0; n > 0 && i < rights.n; i++) {
+        close(rights.fd[i]);
+    }
+    close(g_steal_fd(&r->talk));
+    if (pid <= 0) {
+        ff_launch_fail(error,
+                       "process %d only stays for those who know it, and its relay does not say "
+                       "where its guest is: see farfault status",
+                       (int)r->a->pid);
+    }
+    return MAX(pid, 0);
+}
+
+/* Once. *BEHIND: if PID is a front, the process in which its guest is, and nothing was asked for. */
+static int ask_monitor(pid_t pid, pid_t *behind, GError **error)
 {
     g_autoptr(GPtrArray) made = g_ptr_array_new();
     g_autoptr(GArray) none = g_array_new(FALSE, FALSE, sizeof(int));
+    g_autofree FfStateHeader *state = g_new0(FfStateHeader, 1);
     FfAttach a = {.pid = pid, .pidfd = -1, .pact_fd = -1, .fds = none, .made = made};
     g_auto(Replace)
         r = {.a = &a, .pidfd = -1, .talk = -1, .fds = g_array_new(FALSE, FALSE, sizeof(int))};
-    bool ok = ff_attach_open_process(&a, error) &&
-              ask_relay(&r, FF_SUCCESSION_MONITOR, SOCK_STREAM, error);
+    int fd = -1;
 
+    *behind = 0;
+    if (ff_attach_open_process(&a, error)) {
+        if (read_state(&r, state) && ff_state_is_front(state)) {
+            *behind = where(&r, error);
+        } else if (ask_relay(&r, FF_SUCCESSION_MONITOR, SOCK_STREAM, error)) {
+            fd = g_steal_fd(&r.talk);
+        }
+    }
     close_process(&a);
-    return ok ? g_steal_fd(&r.talk) : -1;
+    return fd;
+}
+
+int ff_attach_monitor(pid_t *pid, GError **error)
+{
+    pid_t behind;
+    int fd = ask_monitor(*pid, &behind, error);
+
+    if (behind) {
+        *pid = behind;
+        fd = ask_monitor(*pid, &behind, error);
+    }
+    return fd;
 }

@@ -27,9 +27,10 @@ pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error);
  */
 pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error);
 
-/* A monitor of the guest of process PID, where all that it has are taken by who has started it
+/* A monitor of the guest of process *PID, where all that it has are taken by who has started it
  * (libvirt): a connected socket, the caller's, on which QEMU greets; its end: somebody else has it,
- * or an older farfault has started the guest, which has none. -1 and ERROR (one line). */
-int ff_attach_monitor(pid_t pid, GError **error);
+ * or an older farfault has started the guest, which has none. *PID: the process in which it is, if
+ * that one is its front alone. -1 and ERROR (one line). */
+int ff_attach_monitor(pid_t *pid, GError **error);
 
 #endif

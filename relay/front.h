@@ -25,6 +25,8 @@ void ff_front_orderly(FfRelay *relay);
 /* This QEMU is a front from now on (FF_MARK_FRONT). HEIR: as above, if nobody has said it; -1.
  * FALSE: it was one already. */
 bool ff_front_begin(FfRelay *relay, int heir);
+/* Says on SOCKET, borrowed, which process that is (FF_SUCCESSION_WHERE). */
+void ff_front_say_where(const FfRelay *relay, int socket);
 /* This QEMU has ended its main loop, and asks what it must wait for. TRUE: that is answered. */
 bool ff_front_farewell(FfRelay *relay);
 /* It has ended. */

@@ -27,6 +27,7 @@
 #include "qmp/json.h"
 #include "relay/backends.h"
 #include "relay/engine.h"
+#include "relay/front.h"
 #include "relay/monitor.h"
 #include "relay/vhost-rest.h"
 
@@ -559,6 +560,9 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
     if (n == 1 && word == FF_SUCCESSION_MONITOR && rights.n == 1 &&
         give_monitor(s->relay, rights.fd[0])) {
         return G_SOURCE_CONTINUE;
+    }
+    if (n == 1 && word == FF_SUCCESSION_WHERE && rights.n == 1) {
+        ff_front_say_where(s->relay, rights.fd[0]);
     }
     if (asks && !is) {
         say_no(rights.fd[0], "another one is just asking for it: repeat it");

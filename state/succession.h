@@ -12,6 +12,9 @@
 /* There too, with a connected socket: it becomes a monitor of the guest's, where all others are
  * taken (FF_RELAY_DOOR). It is closed if it cannot. */
 #define FF_SUCCESSION_MONITOR 'M'
+/* There too, of a front's relay (relay/front.h), with a socket: the answer there is the process in
+ * which the guest is, in decimal. */
+#define FF_SUCCESSION_WHERE 'W'
 /* At the door, not in place of ASK: the clients alone (relay/clients.h). */
 #define FF_SUCCESSION_CLIENTS 'C'
 /* At the door of a front's relay (relay/front.h), from that of the QEMU that runs behind it: HEIR,

@@ -357,7 +357,7 @@ static void test_refused(void)
         {"-device loader,addr=4096,data=1,data-len=4", "writes to the memory of the running guest"},
         {"-snapshot", "-snapshot: cannot be handed over"},
         {"-drive file=x,snapshot=on", "its content is in the running QEMU alone"},
-        {"-add-fd fd=3,set=1", "-add-fd: cannot be handed over"},
+        {"-add-fd fd=3,set=1", "there is no copy of that fd"},
         {"-runas nobody", "-runas: cannot be handed over"},
         {"-device '{\"driver\":\"vfio-pci\",\"host\":\"1\"}'", "}: cannot be handed over"},
         {"-device '{\"driver\":'", "does not say what it is"},

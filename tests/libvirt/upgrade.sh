@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Another QEMU under a guest of libvirt's (farfault upgrade): the process that libvirt knows stays, and both
+# have one end.
+# shellcheck shell=bash
+# shellcheck disable=SC2154
+
+# The process that libvirt knows.
+front_of() { on "$1" cat "/run/libvirt/qemu/$VM.pid"; }
+
+# upgrade HOST [OPTION...]: by the process that libvirt knows; prints the one that the guest is in.
+upgrade() {
+    local host=$1 front
+    shift
+    front=$(front_of "$host")
+    on "$host" "$prefix/bin/farfault" upgrade "$front" "$@" | tee -a "$scratch/remarks" >"$scratch/upgraded"
+    grep -q "; process $front stays for those who know it\$" "$scratch/upgraded"
+    sed -n 's/^the guest is in QEMU .*, process \([0-9]*\).*/\1/p' "$scratch/upgraded"
+}
+
+# QEMU 10 where its user can reach it; the others are not touched.
+qemu10() {
+    [ -x "$scratch/qemu10/qemu-system-x86_64" ] || {
+        "$root/scripts/get-qemu10" >/dev/null || skip "no QEMU 10"
+        cp -a "$root/.cache/qemu10" "$scratch/qemu10"
+        sed -i "s#$root/.cache/qemu10#$scratch/qemu10#g" "$scratch/qemu10/qemu-system-x86_64"
+        chmod -R a+rX "$scratch/qemu10"
+    }
+    echo "$scratch/qemu10/qemu-system-x86_64"
+}
+
+major() {
+    virsh_on "$1" qemu-monitor-command "$VM" '{"execute": "query-version"}' | sed -n 's/.*"major":\([0-9]*\).*/\1/p'
+}
+
+ends_at() {
+    local pid
+    for pid in "${@:2}"; do
+        on "$1" timeout 30 tail --pid="$pid" -f /dev/null || fail "process $pid lives on at $1"
+    done
+}
+
+# Three times, with what libvirt does in between; then it moves, is upgraded there, and comes back.
+case_upgrade() {
+    local q10 before now front i installed
+    q10=$(qemu10)
+    start_guest A
+    front=$(front_of A)
+    installed=$(major A)
+    before=$(upgrade A --qemu "$q10")
+    is "the version of its QEMU" "$(major A)" 10
+    check_guest A "running (unpaused)"
+    virsh_on A suspend "$VM"
+    is "state" "$(state A)" "paused (user)"
+    now=$(upgrade A --qemu /usr/bin/qemu-system-x86_64)
+    ends_at A "$before"
+    is "state" "$(state A)" "paused (user)"
+    virsh_on A resume "$VM"
+    check_guest A "running (unpaused)"
+    "$root/scripts/libvirt-hosts" restart A
+    is "the version of its QEMU" "$(major A)" "$installed"
+    check_guest A "running (unpaused)"
+    before=$now
+    upgrade A --qemu "$q10" >/dev/null
+    ends_at A "$before"
+    is "the process that libvirt knows" "$(front_of A)" "$front"
+    check_guest A "running (unpaused)"
+    virsh_on A domstats "$VM" >/dev/null
+    move A
+    check_guest B
+    ends_at A "$front"
+    for i in 1 2; do upgrade B >/dev/null; done
+    check_guest B "running (unpaused)"
+    move B
+    check_guest A
+}
+
+# With a disk and a connection in use.
+case_upgrade_busy() {
+    local q10 i
+    q10=$(qemu10)
+    start_busy_guest raw
+    for i in 1 2; do
+        upgrade A --qemu "$q10" >/dev/null
+        check_io A
+        upgrade A --qemu /usr/bin/qemu-system-x86_64 >/dev/null
+        check_io A
+    done
+    check_guest A "running (unpaused)"
+    stop_echo
+}
+
+case_upgrade_destroy() {
+    local now front
+    start_guest A
+    front=$(front_of A)
+    now=$(upgrade A)
+    virsh_on A destroy "$VM"
+    ends_at A "$now" "$front"
+    is "state" "$(state A)" "shut off (destroyed)"
+}
+
+# The guest's own end.
+case_upgrade_poweroff() {
+    local now front
+    start_guest A
+    front=$(front_of A)
+    now=$(upgrade A)
+    mark A
+    console A 30 . q >/dev/null || true # the guest ends, and with it the connection
+    await_qmp A '"SHUTDOWN"'
+    ends_at A "$now" "$front"
+    is "state" "$(state A)" "shut off (shutdown)"
+}
+
+# kill -9: of the process that libvirt knows, with everybody else of the guest dead before it or not; and
+# of the QEMU behind it.
+case_upgrade_killed() {
+    local now front which
+    for which in front alone behind; do
+        start_guest A
+        front=$(front_of A)
+        now=$(upgrade A)
+        case $which in
+        front) on A kill -9 "$front" ;;
+        alone) on A sh -c "pkill -9 '^farfault-(relay|engine)'; kill -9 $front" ;;
+        behind) on A kill -9 "$now" ;;
+        esac
+        ends_at A "$now" "$front"
+        is "state" "$(state A)" "shut off (crashed)"
+        virsh_on A undefine "$VM" >/dev/null
+    done
+}
