@@ -54,6 +54,7 @@
 #include "agent/accept.h"
 #include "agent/front.h"
 #include "agent/hook.h"
+#include "agent/ptys.h"
 #include "agent/stderr.h"
 #include "agent/taps.h"
 #include "state/discards.h"
@@ -386,8 +387,16 @@ static void __attribute__((constructor)) farfault_agent(void)
     /* The address space of -daemonize's child has the same memory. */
     agent.hook = ff_hook_start();
     bool later = getenv(FF_AGENT_ENV_LATER);
-    ff_accept_start(ff_hook_accepts(later ? FF_ACCEPTS_LATER : FF_ACCEPTS_ALL));
+    const uint32_t *accepts = ff_hook_accepts(later ? FF_ACCEPTS_LATER : FF_ACCEPTS_ALL);
+    ff_accept_start(accepts);
+    int rc = ff_ptys_start(getenv(FF_AGENT_ENV_PTYS), accepts);
+    if (rc < 0) {
+        dprintf(STDERR_FILENO, "farfault: the pseudo-terminals cannot be taken over: %s\n",
+                strerror(-rc));
+        _exit(1);
+    }
     unsetenv(FF_AGENT_ENV_LATER);
+    unsetenv(FF_AGENT_ENV_PTYS);
     ff_stderr_start(agent.hook);
     agent.hook_kept = agent.hook >= 0 ? keep_in_socket(agent.hook) : -1;
     hand_over(sock);

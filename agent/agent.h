@@ -47,6 +47,9 @@
  */
 #define FF_AGENT_ENV_FRONT "FARFAULT_AGENT_FRONT"
 
+/* "N,N,...": the master sides of pseudo-terminals, in the order in which QEMU makes its own, in whose
+ * place they come (ptys.c). */
+#define FF_AGENT_ENV_PTYS "FARFAULT_AGENT_PTYS"
 /* Is there: what QEMU listens at is another one's still (accept.c). */
 #define FF_AGENT_ENV_LATER "FARFAULT_AGENT_LATER"
 

@@ -276,7 +276,7 @@ static const char *check_chardev(const char *value, const Line *line)
     if (line->plan->daemonize && (is_relative(opts, "path") || is_relative(opts, "logfile"))) {
         return RELATIVE;
     }
-    if (is_one_of(value, (const char *const[]){"null", "ringbuf", "memory", NULL})) {
+    if (is_one_of(value, (const char *const[]){"null", "ringbuf", "memory", "pty", NULL})) {
         return NULL;
     }
     if (is_one_of(value, (const char *const[]){"socket", NULL})) {
@@ -287,7 +287,7 @@ static const char *check_chardev(const char *value, const Line *line)
                                                                : HANDED
                    ": a second QEMU would truncate it";
     }
-    return HANDED ": of these only sockets that listen, file and null";
+    return HANDED ": of these only sockets that listen, pty, file and null";
 }
 
 /* VALUE is a socket of the old notation that listens: *WHY is what is wrong with it. */
@@ -303,12 +303,12 @@ static const char *check_serial(const char *value, const Line *line)
 {
     const char *why;
 
-    if (is_one_of(value, (const char *const[]){"none", "null", "chardev", NULL})) {
+    if (is_one_of(value, (const char *const[]){"none", "null", "chardev", "pty", NULL})) {
         return NULL;
     }
     return is_old_socket(value, line, &why) ? why
                                             : HANDED
-               ": of these only file:PATH, unix:PATH with server=on, null and chardev:ID";
+               ": of these only file:PATH, unix:PATH with server=on, pty, null and chardev:ID";
 }
 
 static const char *check_display(const char *value, const Line *line)

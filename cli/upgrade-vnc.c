@@ -39,6 +39,7 @@ const char *ff_upgrade_vnc_refused(const char *value)
                                            "lock-key-sync",
                                            "power-control",
                                            "connections",
+                                           "audiodev",
                                            NULL};
     g_autoptr(GPtrArray) opts = ff_opts_parse(value, "vnc");
     const char *where = ff_opts_get(opts, "vnc");

@@ -60,6 +60,7 @@ typedef struct {
     int front, front_door; /* the same of the process that stays as the guest's front */
     bool other_stays;      /* it is that one */
     GArray *given;         /* of FfGivenFd */
+    GArray *ptys;          /* of int: of the pseudo-terminals that come */
     char **command_line;
     FfPlan *plan;
     const char *prog;          /* as QEMU names itself in messages */
@@ -94,6 +95,7 @@ static void launch_clear(Launch *l)
     g_free(l->agent_path);
     g_clear_pointer(&l->lent, ff_lent_free);
     g_clear_pointer(&l->given, g_array_unref);
+    g_clear_pointer(&l->ptys, g_array_unref);
     g_clear_pointer(&l->names, g_ptr_array_unref);
     g_clear_pointer(&l->plan, ff_plan_free);
 }
@@ -464,6 +466,9 @@ static void sort_fds(Launch *l, GString *list)
     if (l->front_door >= 0) {
         give_qemu(l->front_door, list);
     }
+    for (guint i = 0; l->ptys && i < l->ptys->len; i++) {
+        give_qemu(g_array_index(l->ptys, int, i), list);
+    }
     if (l->agent_qemu >= 0) {
         fcntl(l->agent_qemu, F_SETFD, 0);
     }
@@ -494,6 +499,14 @@ static void set_environment(const Launch *l, const char *fd_list)
     }
     if (l->lent) {
         setenv(FF_AGENT_ENV_LATER, "1", 1);
+    }
+    if (l->ptys && l->ptys->len) {
+        g_autoptr(GString) ptys = g_string_new(NULL);
+
+        for (guint i = 0; i < l->ptys->len; i++) {
+            g_string_append_printf(ptys, "%s%d", i ? "," : "", g_array_index(l->ptys, int, i));
+        }
+        setenv(FF_AGENT_ENV_PTYS, ptys->str, 1);
     }
     if (l->front >= 0) {
         g_autofree char *front = g_strdup_printf("%d", l->front);
@@ -561,6 +574,23 @@ static bool prepare(Launch *l, GError **error)
     return start_relay(l, error);
 }
 
+static bool take_ptys(Launch *l, char *const *argv, GError **error)
+{
+    g_auto(GStrv) ids = ff_lent_ptys(argv);
+
+    l->ptys = g_array_new(FALSE, FALSE, sizeof(int));
+    for (unsigned i = 0; ids[i]; i++) {
+        int fd = ff_lent_pty(l->lent, ids[i], error);
+
+        if (fd < 0) {
+            return false;
+        }
+        fd = ff_fd_high(fd);
+        g_array_append_val(l->ptys, fd);
+    }
+    return true;
+}
+
 /* The command line of a QEMU that takes another one's guest over (g_strfreev). */
 static char **borrow(Launch *l, char **argv, GError **error)
 {
@@ -575,7 +605,7 @@ static char **borrow(Launch *l, char **argv, GError **error)
     l->other_door = ff_fd_high(ff_lent_door(l->lent));
     l->front = ff_fd_high(ff_lent_front(l->lent, &l->front_door, &l->other_stays));
     l->front_door = ff_fd_high(l->front_door);
-    if (!ff_lent_place_given(l->lent, error)) {
+    if (!ff_lent_place_given(l->lent, error) || !take_ptys(l, argv, error)) {
         return NULL;
     }
     if (!ff_lent_taps_take(&l->taps, l->lent, l->other, argv, error)) {

@@ -257,6 +257,36 @@ GArray *ff_lent_numbers(char *const *argv)
     return all;
 }
 
+/* ---- pseudo-terminals -------------------------------------------------------------------------- */
+
+char **ff_lent_ptys(char *const *argv)
+{
+    g_autoptr(GStrvBuilder) b = g_strv_builder_new();
+    char *const *at = argv;
+    const FfOption *option;
+    const char *value;
+    unsigned n = 0;
+
+    while ((option = ff_option_next(&at, &value))) {
+        if (option->kind == FF_OPT_CHARDEV && g_str_has_prefix(value, "pty,")) {
+            g_autoptr(GPtrArray) opts = ff_opts_parse(value, "backend");
+
+            g_strv_builder_add(b, ff_opts_get(opts, "id") ?: "");
+        }
+    }
+    /* QEMU makes these later, and counts all of them. */
+    while ((option = ff_option_next(&argv, &value))) {
+        if (option->kind == FF_OPT_SERIAL) {
+            g_autofree char *label = g_strdup_printf("serial%u", n++);
+
+            if (!strcmp(value, "pty")) {
+                g_strv_builder_add(b, label);
+            }
+        }
+    }
+    return g_strv_builder_end(b);
+}
+
 /* ---- the command line ------------------------------------------------------------------------ */
 
 /* g_free. */

@@ -49,6 +49,9 @@ bool ff_lent_is_forward(const FfOpt *opt);
  * of int (g_array_unref). The next QEMU gets them under the same ones. */
 GArray *ff_lent_numbers(char *const *argv);
 
+/* The chardevs that are pseudo-terminals, in the order in which QEMU makes them (g_strfreev). */
+char **ff_lent_ptys(char *const *argv);
+
 /* The path at which such a chardev's socket listens, which can get another name; NULL: it has none.
  * OPTS: of launch/argv-opts.h; what the chardev is said by. Valid as long as they are. */
 const char *ff_lent_socket_path(const GPtrArray *opts);

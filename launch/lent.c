@@ -29,7 +29,7 @@ typedef struct {
 } Thing;
 
 struct FfLent {
-    GArray *ram, *monitors, *taps, *qemu, *given; /* of Thing */
+    GArray *ram, *monitors, *taps, *qemu, *given, *ptys; /* of Thing */
     JsonNode *text;                       /* all that was said */
 };
 
@@ -50,6 +50,7 @@ void ff_lent_free(FfLent *lent)
     g_array_unref(lent->taps);
     g_array_unref(lent->qemu);
     g_array_unref(lent->given);
+    g_array_unref(lent->ptys);
     json_node_unref(lent->text);
     g_free(lent);
 }
@@ -112,6 +113,7 @@ FfLent *ff_lent_receive(int socket, GError **error)
     lent->taps = things(root, "taps", &rights, &next);
     lent->qemu = things(root, "qemu", &rights, &next);
     lent->given = things(root, "given", &rights, &next);
+    lent->ptys = things(root, "ptys", &rights, &next);
     lent->text = json_node_ref(node);
     if (next != rights.n) {
         fail(error, "the running QEMU names %u files and lends %u", next, rights.n);
@@ -218,6 +220,19 @@ JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **err
          "line",
          id);
     return NULL;
+}
+
+int ff_lent_pty(FfLent *lent, const char *id, GError **error)
+{
+    Thing *t = find(lent->ptys, id);
+
+    if (!t) {
+        fail(error,
+             "the running QEMU has no pseudo-terminal '%s', or an older farfault that lends none",
+             id);
+        return -1;
+    }
+    return g_steal_fd(&t->fd);
 }
 
 bool ff_lent_place_given(FfLent *lent, GError **error)

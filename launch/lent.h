@@ -5,7 +5,7 @@
  * It comes as one message on a socket: a JSON text, {"ram": [{"id":, "size":, "page-size":}],
  * "monitors": [{"id":}], "taps": [{"id": name of the interface}], "qemu": [{"id": "pidfd"}, {"id":
  * "door"}, {"id": "front"}, {"id": "front-door"}], "backends": [{"id":, what relay/vhost-rest.h
- * writes}], "stays": BOOL, "given": [{"id": number}]}, and the fds of all but "backends" and "stays" in
+ * writes}], "stays": BOOL, "given": [{"id": number}], "ptys": [{"id": chardev}]}, and the fds of all but "backends" and "stays" in
  * this order.
  *
  * The launcher's only thread.
@@ -42,6 +42,9 @@ JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **err
 /* What the running QEMU was given by number is, under the same numbers, this process's. FALSE and
  * ERROR: one of them is another file's here. */
 bool ff_lent_place_given(FfLent *lent, GError **error);
+/* The master side of the pseudo-terminal that chardev ID is, the caller's; -1 and ERROR: there is
+ * none. */
+int ff_lent_pty(FfLent *lent, const char *id, GError **error);
 /* A pidfd of the running QEMU, and where its relay is asked for its clients (relay/clients.h), the
  * caller's; -1: an older farfault lends none. */
 int ff_lent_pidfd(FfLent *lent);

@@ -14,6 +14,7 @@
 
 #include "net/rights.h"
 #include "qapi/driver-private.h"
+#include "qapi/upgrade-ptys.h"
 #include "qapi/upgrade-taps.h"
 
 /* ---- memory that is borrowed ----------------------------------------------------------------- */
@@ -105,8 +106,9 @@ static void set_nonblocking(int fd)
     }
 }
 
-/* What launch/lent.h reads. TAPS: of FfLentTap. */
-static char *describe(FfDriver *d, GArray *taps, const GPtrArray *devices, GArray *fds, bool stays)
+/* What launch/lent.h reads. TAPS: of FfLentTap, PTYS: of FfLentPty. */
+static char *describe(FfDriver *d, GArray *taps, GArray *ptys, const GPtrArray *devices,
+                      GArray *fds, bool stays)
 {
     FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
     GPtrArray *blocks = memory->blocks(memory);
@@ -154,6 +156,13 @@ static char *describe(FfDriver *d, GArray *taps, const GPtrArray *devices, GArra
 
         set_nonblocking(given->fd);
         add_only(b, number, fds, given->fd);
+    }
+    json_builder_end_array(b);
+    begin_things(b, "ptys");
+    for (guint i = 0; i < ptys->len; i++) {
+        const FfLentPty *pty = &g_array_index(ptys, FfLentPty, i);
+
+        add_only(b, pty->id, fds, pty->fd);
     }
     json_builder_end_array(b);
     add_devices(b, devices);
@@ -272,16 +281,16 @@ static bool can_stay(const FfCall *call)
            call->driver->config.door >= 0;
 }
 
-static void lend(FfCall *call)
+static void lend_all(FfCall *call, JsonNode *chardevs, const GError *failed)
 {
     g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(int));
 
-    if (call->fd < 0) {
-        ff_call_error(call, "File descriptor named '%s' has not been found", call->target.name);
-        return;
-    }
     const FfDriverConfig *config = &call->driver->config;
     g_autoptr(GError) error = NULL;
+    if (failed) {
+        ff_call_gerror(call, failed);
+        return;
+    }
     if (!can_stay(call)) {
         ff_call_error(call, "this process cannot stay: its relay has no room for a socket");
         return;
@@ -292,7 +301,8 @@ static void lend(FfCall *call)
         return;
     }
     g_autoptr(GArray) taps = ff_upgrade_taps(config->qemu_pid, config->pidfd);
-    g_autofree char *text = describe(call->driver, taps, devices, fds,
+    g_autoptr(GArray) ptys = ff_upgrade_ptys(config->qemu_pid, config->pidfd, chardevs);
+    g_autofree char *text = describe(call->driver, taps, ptys, devices, fds,
                                      ff_json_bool(call->args, "keep-process"));
     ssize_t n = fds->len > FF_RIGHTS_MAX ? -EMSGSIZE
                                          : ff_rights_send(call->fd, text, strlen(text),
@@ -304,6 +314,15 @@ static void lend(FfCall *call)
         return;
     }
     close_qemus_copy(call, lend_over);
+}
+
+static void lend(FfCall *call)
+{
+    if (call->fd < 0) {
+        ff_call_error(call, "File descriptor named '%s' has not been found", call->target.name);
+        return;
+    }
+    ff_call_inner(call, "query-chardev", NULL, lend_all);
 }
 
 static const char *refusal(FfDriver *d)

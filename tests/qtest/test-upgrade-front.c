@@ -7,6 +7,7 @@
 #include "tests/qtest/upgrade-rig.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <poll.h>
 #include <signal.h>
@@ -195,6 +196,112 @@ static void test_crashed(void)
     g_assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 }
 
+/* ---- what is connected ----------------------------------------------------------------------- */
+
+/* The name of chardev ID's slave side (g_free). */
+static char *pty_of(Guest *g, const char *id)
+{
+    g_autoptr(JsonObject) answer = qmp_call(g->qmp, "query-chardev", NULL);
+    JsonArray *all = json_object_get_array_member(answer, "return");
+
+    for (guint i = 0; i < json_array_get_length(all); i++) {
+        JsonObject *o = json_array_get_object_element(all, i);
+        const char *name = json_object_get_string_member(o, "filename");
+
+        if (!strcmp(json_object_get_string_member(o, "label"), id)) {
+            g_assert_true(g_str_has_prefix(name, "pty:"));
+            return g_strdup(name + strlen("pty:"));
+        }
+    }
+    g_assert_not_reached();
+}
+
+/* The guest, which has no use for it, writes C to its second serial port; it is read at FD. */
+static void guest_writes(Guest *g, int fd, char c)
+{
+    g_autofree char *line = g_strdup_printf("o /b 0x2f8 %d", c), *said = qmp_hmp(g->qmp, line);
+    struct pollfd pfd = {fd, POLLIN, 0};
+    char got;
+
+    g_assert_cmpstr(said, ==, "");
+    g_assert_cmpint(poll(&pfd, 1, WAIT_MS), ==, 1);
+    g_assert_cmpint(read(fd, &got, 1), ==, 1);
+    g_assert_cmpint(got, ==, c);
+}
+
+/* C is written at FD, and the guest reads it there. QEMU has no event for that. */
+static void guest_reads(Guest *g, int fd, char c)
+{
+    g_autofree char *wanted = g_strdup_printf("= 0x%02x", c);
+
+    g_assert_cmpint(write(fd, &c, 1), ==, 1);
+    for (int64_t until = g_get_monotonic_time() + WAIT_MS * 1000LL;;) {
+        g_autofree char *status = qmp_hmp(g->qmp, "i /b 0x2fd");
+        const char *at = strstr(status, "= 0x");
+
+        if (at && g_ascii_strtoull(at + 2, NULL, 16) & 1) {
+            break;
+        }
+        g_assert_cmpint(g_get_monotonic_time(), <, until);
+        g_usleep(10000);
+    }
+    g_autofree char *said = qmp_hmp(g->qmp, "i /b 0x2f8");
+    g_assert_nonnull(strstr(said, wanted));
+}
+
+/* KEEPS: the process stays. The one who has the terminal open notices nothing, and of what he types
+ * neither QEMU takes a part. */
+static void pty(bool keeps)
+{
+    static const char *const more[] = {"-chardev",   "pty,id=p", "-device",
+                                       "isa-serial,chardev=p,index=1", NULL};
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_new();
+    g_autofree char *program = up_installed();
+    up_start_vmgenid(g, more);
+    pid_t front = up_only_qemu(g);
+    g_autofree char *name = pty_of(g, "p");
+    int fd = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    g_assert_cmpint(fd, >=, 0);
+
+    guest_writes(g, fd, 'A');
+    for (unsigned i = 0; i < 2; i++) {
+        if (keeps) {
+            keep(g, front, program);
+        } else {
+            up_to(g, program);
+        }
+        up_reconnect(g);
+        g_autofree char *now = pty_of(g, "p");
+        g_assert_cmpstr(now, ==, name);
+        guest_writes(g, fd, 'B');
+        for (char c = 'a'; c < 'f'; c++) {
+            guest_reads(g, fd, c);
+        }
+        guest_writes(g, fd, 'C');
+    }
+    close(fd);
+    if (keeps) {
+        quit(g);
+        g_assert_cmpint(status_of(front), ==, 0);
+    }
+}
+
+static void test_pty(void)
+{
+    pty(false);
+}
+
+static void test_pty_kept(void)
+{
+    pty(true);
+}
+
 /* The old engine dies at each point from where the guest is the other QEMU's. */
 static void test_engine_dies(gconstpointer data)
 {
@@ -229,6 +336,8 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-front/killed/relays-live", test_killed);
     g_test_add_func("/upgrade-front/killed/alone", test_killed_alone);
     g_test_add_func("/upgrade-front/crashed", test_crashed);
+    g_test_add_func("/upgrade-front/pty/goes", test_pty);
+    g_test_add_func("/upgrade-front/pty/kept", test_pty_kept);
     for (unsigned i = 0; i < G_N_ELEMENTS(points); i++) {
         g_autofree char *path = g_strconcat("/upgrade-front/engine-dies/", points[i], NULL);
 

@@ -347,7 +347,7 @@ static void test_refused(void)
         {"-nic user,hostfwd=tcp::7001-:7", "the network must have an id="},
         {"-netdev user,id=n,hostfwd=tcp::7001-:7", "forwards 0 ports of the host, and its"},
         {"-display gtk", "only -display none"},
-        {"-serial pty", "-serial pty: cannot be handed over"},
+        {"-serial pty", "has no pseudo-terminal 'serial1'"},
         {"-serial tcp::7001,server=on", "cannot be handed over"},
         {"-monitor stdio", "-monitor stdio: cannot be handed over"},
         {"-qmp stdio", "monitor compat_monitor1: cannot be handed over"},
