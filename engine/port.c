@@ -289,6 +289,7 @@ static void on_event(FfQmpClient *client, const char *name, JsonObject *event, v
 
     if (port->driver) {
         ff_driver_qemu_event(port->driver, name, data ? ff_json_string(data, "status") : NULL);
+        ff_driver_qemu_said(port->driver, name, event);
     }
 }
 

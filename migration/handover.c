@@ -452,6 +452,9 @@ static void become_front(FfHandover *s)
         state->leave(state, s->cfg->pidfd);
     }
     FF_FAULT_AT("all-left");
+    ff_mutex_lock(&s->control->lock);
+    ff_close_fd(&s->link); /* the new engine waits for it */
+    ff_mutex_unlock(&s->control->lock);
     if (ff_journal_phase(s->cfg->state) != FF_PHASE_DONE) { /* of an engine that died after it */
         ff_journal_done(s->cfg->state);
     }

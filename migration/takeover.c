@@ -30,6 +30,8 @@
 
 /* Until the old QEMU has left its devices. */
 #define LEFT_MS 1000
+/* Until it has ended, or has nothing of the guest any more. */
+#define END_MS 5000
 
 /* ---- before device state --------------------------------------------------------------------- */
 
@@ -349,6 +351,18 @@ static void run_and_lift(FfTakeover *t)
     }
 }
 
+/* Who was connected to the old QEMU's devices has seen an end there, and may come here, as clients
+ * are told when this is over (qapi/upgrade.c). Its engine may hang. */
+static void await_others_end(const FfTakeover *t)
+{
+    struct pollfd pfd = {t->link, POLLRDHUP, 0};
+    int64_t until = g_get_monotonic_time() + END_MS * 1000LL;
+
+    while (t->link >= 0 && !pfd.revents && g_get_monotonic_time() < until) {
+        poll(&pfd, 1, (int)((until - g_get_monotonic_time()) / 1000) + 1);
+    }
+}
+
 static void complete(FfTakeover *t)
 {
     FfVmmState *state = &t->cfg->vmm->state;
@@ -378,6 +392,7 @@ static void complete(FfTakeover *t)
     ff_journal_idle(t->cfg->state);
     FF_FAULT_AT("idle");
     ff_state_unmark(t->cfg->state, FF_MARK_UPGRADE);
+    await_others_end(t);
     ff_control_set_status(t->control, FF_STATUS_COMPLETED);
 }
 

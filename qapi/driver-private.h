@@ -48,6 +48,7 @@ struct FfDriver {
     const FfStartOps *start_ops; /* of the last one */
     FfIncoming *incoming;        /* NULL: we do not listen for a source */
     int snapshot_uffd;           /* of a live snapshot under way; -1: none */
+    GPtrArray *kept_events;      /* of an upgrade under way: char *, for clients to come; NULL */
     unsigned attendant;          /* the client whose end is its end; UINT_MAX: none */
     FfMigration *parting;        /* over, but its peer is to be told; NULL */
     FfOutgoing *outgoing;        /* NULL: QEMU carries none that we splice */

@@ -325,6 +325,7 @@ void ff_driver_free(FfDriver *d)
     g_clear_pointer(&d->incoming, ff_incoming_free);
     g_clear_pointer(&d->outgoing, ff_outgoing_free);
     g_clear_pointer(&d->parting, ff_migration_free);
+    g_clear_pointer(&d->kept_events, g_ptr_array_unref);
     g_free(d->uri);
     g_free(d->client_uri);
     g_clear_pointer(&d->socket_address, json_array_unref);

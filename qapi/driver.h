@@ -17,6 +17,8 @@ typedef struct FfDriver FfDriver;
 FfDriver *ff_driver_new(const FfDriverConfig *config);
 /* QEMU's event NAME on the private monitor, with the "status" of its data (can be NULL). */
 void ff_driver_qemu_event(FfDriver *driver, const char *name, const char *status);
+/* The same event as a whole. What clients must hear of that come only later is kept for them. */
+void ff_driver_qemu_said(FfDriver *driver, const char *name, JsonObject *event);
 void ff_driver_free(FfDriver *driver);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDriver, ff_driver_free)
 

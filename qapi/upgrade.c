@@ -14,6 +14,7 @@
 
 #include "net/rights.h"
 #include "qapi/driver-private.h"
+#include "qapi/driver.h"
 #include "qapi/upgrade-ptys.h"
 #include "qapi/upgrade-taps.h"
 
@@ -372,6 +373,33 @@ static void give_back(FfDriver *d, bool is_free)
     }
 }
 
+/* Ports of the guest that are open: the guest says so when its devices have been loaded, which may
+ * be before any client is there. libvirt connects to a guest agent only when it hears of it. */
+void ff_driver_qemu_said(FfDriver *d, const char *name, JsonObject *event)
+{
+    if (strcmp(name, "VSERPORT_CHANGE") || !d->migration || d->start_ops != &ff_upgrade_ops ||
+        d->config.state->role != FF_ROLE_DESTINATION) {
+        return;
+    }
+    if (!d->kept_events) {
+        d->kept_events = g_ptr_array_new_with_free_func(g_free);
+    }
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+
+    json_node_set_object(node, event);
+    g_ptr_array_add(d->kept_events, json_to_string(node, FALSE));
+}
+
+static void say_kept(FfDriver *d)
+{
+    for (guint i = 0; d->kept_events && i < d->kept_events->len; i++) {
+        const char *line = d->kept_events->pdata[i];
+
+        ff_driver_send(d, FF_LINK_EVENT, 0, 0, line, strlen(line));
+    }
+    g_clear_pointer(&d->kept_events, g_ptr_array_unref);
+}
+
 static void on_done(FfDriver *d, FfMigration *m)
 {
     const FfStateHeader *state = d->config.state;
@@ -381,6 +409,7 @@ static void on_done(FfDriver *d, FfMigration *m)
     }
     give_back(d, ff_migration_frees_uffd(m));
     if (state->role == FF_ROLE_DESTINATION) {
+        say_kept(d);
         ff_driver_send(d, FF_LINK_OPEN, 0, 0, NULL, 0);
     } else if (ff_state_is_front(state)) {
         ff_driver_send(d, FF_LINK_FRONT, 0, 0, NULL, 0);

@@ -89,6 +89,38 @@ case_upgrade_busy() {
     stop_echo
 }
 
+# What a usual domain has beside disk and network.
+case_upgrade_devices() {
+    local q10 i
+    q10=$(qemu10)
+    DEVICE_XML="
+        <serial type='pty'><target port='1'/></serial>
+        <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+        <input type='tablet' bus='usb'/>
+        <graphics type='vnc' port='-1' listen='127.0.0.1'/>
+        <video><model type='vga'/></video>
+        <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>" start_guest A
+    for i in 1 2; do
+        upgrade A --qemu "$q10" >/dev/null
+        check_guest A "running (unpaused)"
+        vnc_greets A
+        upgrade A --qemu /usr/bin/qemu-system-x86_64 >/dev/null
+        check_guest A "running (unpaused)"
+        vnc_greets A
+    done
+    move A
+    check_guest B
+}
+
+# Who comes to the screen is let in, by the QEMU that has it.
+vnc_greets() {
+    local display said
+    display=$(virsh_on "$1" vncdisplay "$VM")
+    # shellcheck disable=SC2016 # the host's own
+    said=$(on "$1" timeout 30 bash -c 'exec 3<>"/dev/tcp/127.0.0.1/$((5900 + '"${display##*:}"'))"; head -c 3 <&3')
+    is "what VNC says" "$said" RFB
+}
+
 case_upgrade_destroy() {
     local now front
     start_guest A
