@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * In front of accept() of the process. Two QEMUs of one guest may have the same sockets that listen,
- * from who has started the first one (farfault upgrade): the one that has the guest takes who comes.
- * The other one is told that nobody is there any more; and when it has lost the guest for good, the
- * socket is replaced by a file that nobody writes to, so that it is not woken again.
+ * In front of accept() of the process. Two QEMUs of one guest may have the same sockets that
+ * listen, from who has started the first one (farfault upgrade): the one that has the guest takes
+ * who comes. The other one is told that nobody is there any more; and when it has lost the guest
+ * for good, the socket is replaced by a file that nobody writes to, so that it is not woken again.
  *
  * The launcher's sockets for monitors, to which the relay connects, are known by their name
  * (launch/endpoint.c).
@@ -82,8 +82,7 @@ __attribute__((visibility("default"))) int accept(int fd, struct sockaddr *addre
 
 static void __attribute__((constructor)) find_accept(void)
 {
-    next_accept4 =
-        (int (*)(int, struct sockaddr *, socklen_t *, int))dlsym(RTLD_NEXT, "accept4");
+    next_accept4 = (int (*)(int, struct sockaddr *, socklen_t *, int))dlsym(RTLD_NEXT, "accept4");
 }
 
 void ff_accept_start(const uint32_t *word)

@@ -25,11 +25,10 @@
  * takes the control group away as soon as QEMU's pid is gone. So the destructor tells the relay,
  * and waits until it has ended or says that it has something left to do.
  *
- * Threads: the constructor runs before QEMU has any, and makes one for taps (taps.c) and one for the
- * process that stays (front.c). The fork
- * handler runs in a child of a process that may have threads: only async-signal-safe calls there.
- * The destructor runs beside whatever threads QEMU has left.
- * System calls: userfaultfd or openat+ioctl, ioctl(UFFDIO_API), pidfd_open, fcntl, dup3,
+ * Threads: the constructor runs before QEMU has any, and makes one for taps (taps.c) and one for
+ * the process that stays (front.c). The fork handler runs in a child of a process that may have
+ * threads: only async-signal-safe calls there. The destructor runs beside whatever threads QEMU has
+ * left. System calls: userfaultfd or openat+ioctl, ioctl(UFFDIO_API), pidfd_open, fcntl, dup3,
  * socketpair, sendmsg, sendto, recvmsg, poll, close.
  */
 #include "agent/agent.h"

@@ -8,8 +8,8 @@
  * the relay's pidfd, if the relay ends now, which QEMU waits for; without, if it has something left
  * to do. So what relay and engine hold of the guest's memory is let go before the one process that
  * others know of is gone. QEMU waits FF_AGENT_FAREWELL_MS for either at most. If the byte is
- * FF_AGENT_PATIENCE, the pidfd is that of the QEMU that runs behind this one (relay/front.h), and is
- * waited for as long as it takes, as this one's own end would.
+ * FF_AGENT_PATIENCE, the pidfd is that of the QEMU that runs behind this one (relay/front.h), and
+ * is waited for as long as it takes, as this one's own end would.
  */
 #ifndef FF_AGENT_AGENT_H
 #define FF_AGENT_AGENT_H
@@ -47,8 +47,8 @@
  */
 #define FF_AGENT_ENV_FRONT "FARFAULT_AGENT_FRONT"
 
-/* "N,N,...": the master sides of pseudo-terminals, in the order in which QEMU makes its own, in whose
- * place they come (ptys.c). */
+/* "N,N,...": the master sides of pseudo-terminals, in the order in which QEMU makes its own, in
+ * whose place they come (ptys.c). */
 #define FF_AGENT_ENV_PTYS "FARFAULT_AGENT_PTYS"
 /* Is there: what QEMU listens at is another one's still (accept.c). */
 #define FF_AGENT_ENV_LATER "FARFAULT_AGENT_LATER"

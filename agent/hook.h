@@ -9,8 +9,8 @@
  * (state/stderr.h). Before there is another thread.
  * Returns its fd, which is close-on-exec, or -errno: nothing is ever dropped. */
 int ff_hook_start(void);
-/* The word in it that says who is let in at this process's sockets (FfAccepts), FIRST to begin with;
- * NULL: there is no such memory. After ff_hook_start(). */
+/* The word in it that says who is let in at this process's sockets (FfAccepts), FIRST to begin
+ * with; NULL: there is no such memory. After ff_hook_start(). */
 const uint32_t *ff_hook_accepts(uint32_t first);
 
 #endif

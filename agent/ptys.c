@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A pseudo-terminal (-chardev pty) goes over to the next QEMU of a guest with its name, as those who
- * use it know that. Its master side may be read by one QEMU only. So the next one makes stand-ins,
- * which it believes to have the names of the others; when the guest is its own, those are put in
- * their places (dup3). QEMU looks once a second whether somebody has such a terminal open. In the
- * QEMU before, from then on, files are in their places that nobody writes to.
+ * A pseudo-terminal (-chardev pty) goes over to the next QEMU of a guest with its name, as those
+ * who use it know that. Its master side may be read by one QEMU only. So the next one makes
+ * stand-ins, which it believes to have the names of the others; when the guest is its own, those
+ * are put in their places (dup3). QEMU looks once a second whether somebody has such a terminal
+ * open. In the QEMU before, from then on, files are in their places that nobody writes to.
  *
  * Both are done by QEMU's main loop itself, in front of ppoll(), where it waits for nothing else
  * that has to do with these numbers.
@@ -96,9 +96,8 @@ static int pass_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeo
                       : (int)syscall(SYS_ppoll, fds, n, timeout, mask, _NSIG / 8);
 }
 
-__attribute__((visibility("default"))) int ppoll(struct pollfd *fds, nfds_t n,
-                                                 const struct timespec *timeout,
-                                                 const sigset_t *mask)
+__attribute__((visibility("default"))) int
+ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
     look();
     return pass_ppoll(fds, n, timeout, mask);
@@ -153,8 +152,8 @@ static void __attribute__((constructor)) find_next(void)
     ptys.openpty = (int (*)(int *, int *, char *, const struct termios *,
                             const struct winsize *))dlsym(RTLD_NEXT, "openpty");
     ptys.ptsname = (char *(*)(int))dlsym(RTLD_NEXT, "ptsname");
-    ptys.ppoll = (int (*)(struct pollfd *, nfds_t, const struct timespec *,
-                          const sigset_t *))dlsym(RTLD_NEXT, "ppoll");
+    ptys.ppoll = (int (*)(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))dlsym(
+        RTLD_NEXT, "ppoll");
 }
 
 int ff_ptys_start(const char *text, const uint32_t *accepts)

@@ -8,8 +8,8 @@
 #define FF_AGENT_MAX_PTYS 16
 
 /*
- * TEXT: FF_AGENT_ENV_PTYS; NULL: none. ACCEPTS: of the shared memory (state/discards.h), for as long
- * as this process lives. Before there is another thread. Returns 0 or -errno.
+ * TEXT: FF_AGENT_ENV_PTYS; NULL: none. ACCEPTS: of the shared memory (state/discards.h), for as
+ * long as this process lives. Before there is another thread. Returns 0 or -errno.
  */
 int ff_ptys_start(const char *text, const uint32_t *accepts);
 

@@ -101,8 +101,12 @@ bool ff_upgrade_come_near(pid_t pid, GError **error)
     static const struct {
         const char *name, *option;
         int type; /* 0: it cannot be entered from here */
-    } all[] = {{"pid", "-p", 0},           {"user", "-U", 0},         {"net", "-n", CLONE_NEWNET},
-               {"ipc", "-i", CLONE_NEWIPC}, {"uts", "-u", CLONE_NEWUTS}, {"mnt", "-m", CLONE_NEWNS}};
+    } all[] = {{"pid", "-p", 0},
+               {"user", "-U", 0},
+               {"net", "-n", CLONE_NEWNET},
+               {"ipc", "-i", CLONE_NEWIPC},
+               {"uts", "-u", CLONE_NEWUTS},
+               {"mnt", "-m", CLONE_NEWNS}};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
         bool is;

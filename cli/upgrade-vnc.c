@@ -29,18 +29,10 @@ static bool parse(const char *where, char **host, unsigned *port)
 
 const char *ff_upgrade_vnc_refused(const char *value)
 {
-    static const char *const harmless[] = {"vnc",
-                                           "share",
-                                           "password",
-                                           "password-secret",
-                                           "lossy",
-                                           "non-adaptive",
-                                           "key-delay-ms",
-                                           "lock-key-sync",
-                                           "power-control",
-                                           "connections",
-                                           "audiodev",
-                                           NULL};
+    static const char *const harmless[] = {
+        "vnc",           "share",        "password",     "password-secret",
+        "lossy",         "non-adaptive", "key-delay-ms", "lock-key-sync",
+        "power-control", "connections",  "audiodev",     NULL};
     g_autoptr(GPtrArray) opts = ff_opts_parse(value, "vnc");
     const char *where = ff_opts_get(opts, "vnc");
     g_autofree char *host = NULL;

@@ -266,8 +266,8 @@ static bool look_at_process(Upgrade *u, const Line *line, JsonObject *lent, GErr
 {
     u->front = (int)ff_json_int(lent, "front", 0);
     /* Who gives QEMU fds has started it as its own. */
-    u->stays = !u->front &&
-               (line->keep_process || u->given->len || !ff_upgrade_may_leave(u->old_pid));
+    u->stays =
+        !u->front && (line->keep_process || u->given->len || !ff_upgrade_may_leave(u->old_pid));
     if (!u->stays && !u->front) {
         return true;
     }
@@ -966,7 +966,8 @@ static void watch_signals(void)
 static int run(Upgrade *u, const Line *line)
 {
     g_autoptr(GError) error = NULL;
-    bool ok = (u->running = open_running(u, &error)) && look_at_running(u, line, &error) && has_guest(u, &error) && prepare(u, &error);
+    bool ok = (u->running = open_running(u, &error)) && look_at_running(u, line, &error) &&
+              has_guest(u, &error) && prepare(u, &error);
 
     if (ok && !line->check) {
         ok = switch_over(u, &error);
@@ -1005,8 +1006,8 @@ static int run(Upgrade *u, const Line *line)
 /* The running QEMU may be in other namespaces, which are entered. */
 static void make_absolute(Line *line)
 {
-    char **const paths[] = {&line->args_from, line->qemu && strchr(line->qemu, '/') ? &line->qemu
-                                                                                   : NULL};
+    char **const paths[] = {&line->args_from,
+                            line->qemu && strchr(line->qemu, '/') ? &line->qemu : NULL};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(paths); i++) {
         if (paths[i] && *paths[i]) {

@@ -413,7 +413,8 @@ static pid_t where(Replace *r, GError **error)
     return MAX(pid, 0);
 }
 
-/* Once. *BEHIND: if PID is a front, the process in which its guest is, and nothing was asked for. */
+/* Once. *BEHIND: if PID is a front, the process in which its guest is, and nothing was asked for.
+ */
 static int ask_monitor(pid_t pid, pid_t *behind, GError **error)
 {
     g_autoptr(GPtrArray) made = g_ptr_array_new();

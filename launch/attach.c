@@ -73,8 +73,8 @@ static void take_front(FfAttach *a)
         int fd = (int)ff_json_int(a->plan, both[i].name, -1);
 
         if (fd >= 0) {
-            fd = ff_attach_give(a, ff_attach_take(a, fd, both[i].prefix,
-                                                  "the process that stays", NULL));
+            fd = ff_attach_give(
+                a, ff_attach_take(a, fd, both[i].prefix, "the process that stays", NULL));
         }
         json_object_set_int_member(a->plan, both[i].name, fd);
     }
@@ -124,9 +124,8 @@ static bool take_all(FfAttach *a, GError **error)
 {
     if (!ff_attach_open_process(a, error) || !ff_attach_open_parcel(a, error) ||
         !ff_attach_take_state(a, error) || !is_no_front(a, error) ||
-        !ff_attach_take_memory(a, error) ||
-        !ff_attach_take_uffds(a, error) || !ff_attach_take_monitors(a, error) ||
-        !become_planner(a, error)) {
+        !ff_attach_take_memory(a, error) || !ff_attach_take_uffds(a, error) ||
+        !ff_attach_take_monitors(a, error) || !become_planner(a, error)) {
         return false;
     }
     ff_attach_settle_pact(a);

@@ -617,8 +617,12 @@ static char **borrow(Launch *l, char **argv, GError **error)
 int ff_launch(const FfLaunchOptions *options, char **argv)
 {
     g_autoptr(GError) error = NULL;
-    g_auto(Launch) l = {.options = options, .taps.go = -1, .other = -1, .other_door = -1,
-                         .front = -1, .front_door = -1};
+    g_auto(Launch) l = {.options = options,
+                        .taps.go = -1,
+                        .other = -1,
+                        .other_door = -1,
+                        .front = -1,
+                        .front_door = -1};
     const char *slash = strrchr(argv[0], '/');
     l.prog = slash ? slash + 1 : argv[0];
 

@@ -232,7 +232,7 @@ static char *forward_nothing(const FfOption *option, const char *value)
     return some ? ff_opts_print(opts, "type") : g_strdup(value);
 }
 
-/* ---- fds --------------------------------------------------------------------------------------- */
+/* ---- fds ------------------------------------------------------------------------------------- */
 
 GArray *ff_lent_numbers(char *const *argv)
 {
@@ -242,7 +242,7 @@ GArray *ff_lent_numbers(char *const *argv)
 
     while ((option = ff_option_next(&argv, &value))) {
         bool is_socket = option->kind == FF_OPT_CHARDEV && g_str_has_prefix(value, "socket,");
-        g_autoptr(GPtrArray) opts = is_socket                           ? ff_opts_parse(value, "backend")
+        g_autoptr(GPtrArray) opts = is_socket ? ff_opts_parse(value, "backend")
                                     : !strcmp(option->name, "add-fd") ? ff_opts_parse(value, NULL)
                                                                       : NULL;
         guint64 number;
@@ -257,7 +257,7 @@ GArray *ff_lent_numbers(char *const *argv)
     return all;
 }
 
-/* ---- pseudo-terminals -------------------------------------------------------------------------- */
+/* ---- pseudo-terminals ------------------------------------------------------------------------ */
 
 char **ff_lent_ptys(char *const *argv)
 {

@@ -30,7 +30,7 @@ typedef struct {
 
 struct FfLent {
     GArray *ram, *monitors, *taps, *qemu, *given, *ptys; /* of Thing */
-    JsonNode *text;                       /* all that was said */
+    JsonNode *text;                                      /* all that was said */
 };
 
 static void clear_thing(gpointer p)

@@ -5,8 +5,8 @@
  * It comes as one message on a socket: a JSON text, {"ram": [{"id":, "size":, "page-size":}],
  * "monitors": [{"id":}], "taps": [{"id": name of the interface}], "qemu": [{"id": "pidfd"}, {"id":
  * "door"}, {"id": "front"}, {"id": "front-door"}], "backends": [{"id":, what relay/vhost-rest.h
- * writes}], "stays": BOOL, "given": [{"id": number}], "ptys": [{"id": chardev}]}, and the fds of all but "backends" and "stays" in
- * this order.
+ * writes}], "stays": BOOL, "given": [{"id": number}], "ptys": [{"id": chardev}]}, and the fds of
+ * all but "backends" and "stays" in this order.
  *
  * The launcher's only thread.
  */

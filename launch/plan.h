@@ -29,7 +29,7 @@ typedef enum {
     FF_CLIENT_CONNECTED_FD, /* .fd is a connected socket that was inherited */
     FF_CLIENT_STDIO,        /* the process's stdin and stdout */
     FF_CLIENT_SPARE,        /* nobody yet: a chardev that is added later (relay/plugged.h) */
-    FF_CLIENT_DOOR,         /* who asks the relay (relay/succession.h): where all others are taken */
+    FF_CLIENT_DOOR, /* who asks the relay (relay/succession.h): where all others are taken */
 } FfClientKind;
 
 /* One control-mode monitor that the relay stands in for. Token: "@FF_MON<index>@" is the fd of

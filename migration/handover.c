@@ -216,6 +216,39 @@ static bool disks_are_the_same(FfHandover *s, GError **error)
     return true;
 }
 
+static gpointer look_again(gpointer p)
+{
+    FfHandover *s = p;
+
+    disks_are_the_same(s, &s->differ);
+    return NULL;
+}
+
+/* The guest stands, and the relay passes nothing on to QEMU any more: what is true now is true when
+ * the guest is given away. QEMU answers when it has saved its devices, while the new one loads
+ * them.
+ */
+static void begin_to_look(FfHandover *s)
+{
+    s->looks = g_thread_try_new("ff-look", look_again, s, NULL);
+    if (!s->looks) {
+        look_again(s);
+    }
+}
+
+/* FALSE and ERROR: they are not the same. */
+static bool end_look(FfHandover *s, GError **error)
+{
+    if (s->looks) {
+        g_thread_join(g_steal_pointer(&s->looks));
+    }
+    if (s->differ) {
+        g_propagate_error(error, g_steal_pointer(&s->differ));
+        return false;
+    }
+    return true;
+}
+
 /* What they write is in the memory that the new QEMU has; but they must have stopped writing. */
 static bool devices_stand(FfHandover *s, GError **error)
 {
@@ -295,6 +328,7 @@ static bool stop_guest(FfHandover *s, GError **error)
     g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
     FF_FAULT_AT("stopped");
     ff_control_moved(s->control);
+    begin_to_look(s);
     return true;
 }
 
@@ -353,7 +387,7 @@ static bool give(FfHandover *s, GError **error)
     ff_state_mark(s->cfg->state, FF_MARK_MOVED);
     /* The relay's turn has come once more: what it has let pass before it looked at the mark is in
      * front of what QEMU is asked now. */
-    bool stands = ff_control_await_words(s->control, &moved) && disks_are_the_same(s, &moved) &&
+    bool stands = ff_control_await_words(s->control, &moved) && end_look(s, &moved) &&
                   s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) && devices_stand(s, &moved) &&
                   ff_ram_is_mapped(s->ram, s->cfg->maps_fd, &moved);
 
@@ -701,6 +735,7 @@ static void roll_back(FfHandover *s, const GError *why)
                      (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
 
     FF_FAULT_AT("rolling-back");
+    end_look(s, NULL);
     if (s->pact && !ff_pact_keep_guest(s->pact)) {
         finish(s); /* it was faster */
         return;
@@ -800,6 +835,7 @@ void ff_handover_wake_locked(FfHandover *s)
 
 void ff_handover_clear(FfHandover *s)
 {
+    end_look(s, NULL);
     ff_guard_free(s->guard);
     ff_pact_free(s->pact);
     ff_close_fd(&s->link);

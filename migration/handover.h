@@ -4,8 +4,8 @@
  * same memory. It guards that memory against the new QEMU, hands the guest over, and ends its QEMU;
  * or takes the guest back.
  *
- * Threads: the coordinator; the guard's. A field belongs to the coordinator unless it says
- * otherwise; "lock" is the control's.
+ * Threads: the coordinator; the guard's; one that looks at the disks while device state is loaded.
+ * A field belongs to the coordinator unless it says otherwise; "lock" is the control's.
  */
 #ifndef FF_MIGRATION_HANDOVER_H
 #define FF_MIGRATION_HANDOVER_H
@@ -31,6 +31,8 @@ typedef struct {
     int inner;          /* device state of this QEMU; -1 */
     char *disks;        /* which files they are in, as this QEMU says it */
     char *theirs;       /* disks and devices that the new one has; NULL: it does not say */
+    GThread *looks;     /* at them once more, with the guest stopped; NULL: nobody does */
+    GError *differ;     /* what it has found, when it has ended; NULL: nothing */
     char *run_state;    /* what the guest was before stop */
     bool saving;        /* this QEMU may have begun its inner migration */
     bool stopped;       /* lock to write; the client's stop and cont are ours */

@@ -95,11 +95,11 @@ typedef struct {
     int door;                   /* of its relay, for clients that go along; lent; -1: none */
     int front, front_door; /* pidfd, and its relay's door, of the process that stays as the guest's
                               front (relay/front.h); lent; -1: there is none */
-    int file_fd;                /* the same: the file that it is restored from, -1: none */
-    int lease_fd;               /* the same: its description with a lease, -1: none */
-    int listener_fd;            /* the same: where its source comes to, -1: none */
-    GArray *incoming_fds; /* of int; taken: where the engine before this one listened, and nobody
-                             had been greeted. Can be NULL */
+    int file_fd;           /* the same: the file that it is restored from, -1: none */
+    int lease_fd;          /* the same: its description with a lease, -1: none */
+    int listener_fd;       /* the same: where its source comes to, -1: none */
+    GArray *incoming_fds;  /* of int; taken: where the engine before this one listened, and nobody
+                              had been greeted. Can be NULL */
     bool start_paused;
     const char *incoming;       /* URI of -incoming; NULL: not given */
     bool incoming_taken;        /* QEMU was given "defer" in its place */

@@ -28,8 +28,8 @@ static void clear_pty(gpointer p)
 /* The chardev (its label, CHARDEVS') with slave side NUMBER; NULL: none. */
 static const char *chardev_of(JsonNode *chardevs, unsigned number)
 {
-    JsonArray *all = chardevs && JSON_NODE_HOLDS_ARRAY(chardevs) ? json_node_get_array(chardevs)
-                                                                 : NULL;
+    JsonArray *all =
+        chardevs && JSON_NODE_HOLDS_ARRAY(chardevs) ? json_node_get_array(chardevs) : NULL;
     g_autofree char *name = g_strdup_printf(NAME "%u", number);
 
     for (guint i = 0; all && i < json_array_get_length(all); i++) {

@@ -211,8 +211,7 @@ static GPtrArray *devices_of(FfDriver *d, bool are_lent, GError **error)
 static int pid_of(int pidfd)
 {
     g_autofree char *path = g_strdup_printf("/proc/self/fdinfo/%d", pidfd), *text = NULL;
-    const char *at =
-        g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\nPid:") : NULL;
+    const char *at = g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\nPid:") : NULL;
 
     return at ? (int)g_ascii_strtoll(at + strlen("\nPid:"), NULL, 10) : -1;
 }
@@ -303,8 +302,8 @@ static void lend_all(FfCall *call, JsonNode *chardevs, const GError *failed)
     }
     g_autoptr(GArray) taps = ff_upgrade_taps(config->qemu_pid, config->pidfd);
     g_autoptr(GArray) ptys = ff_upgrade_ptys(config->qemu_pid, config->pidfd, chardevs);
-    g_autofree char *text = describe(call->driver, taps, ptys, devices, fds,
-                                     ff_json_bool(call->args, "keep-process"));
+    g_autofree char *text =
+        describe(call->driver, taps, ptys, devices, fds, ff_json_bool(call->args, "keep-process"));
     ssize_t n = fds->len > FF_RIGHTS_MAX ? -EMSGSIZE
                                          : ff_rights_send(call->fd, text, strlen(text),
                                                           (int *)(void *)fds->data, fds->len);
@@ -425,13 +424,12 @@ static void start(FfCall *call, FfRole role)
     g_autoptr(GError) error = NULL;
     FfMigrationConfig config = {.role = role, .fd = g_steal_fd(&call->fd)};
 
-    config.upgrade =
-        (FfUpgradeConfig){.wanted = true,
-                          .uffd = d->snapshot_uffd,
-                          .pact_fd = -1,
-                          .heir_fd = -1,
-                          .stays = role == FF_ROLE_SOURCE && d->config.front < 0 &&
-                                   ff_json_bool(call->args, "keep-process")};
+    config.upgrade = (FfUpgradeConfig){.wanted = true,
+                                       .uffd = d->snapshot_uffd,
+                                       .pact_fd = -1,
+                                       .heir_fd = -1,
+                                       .stays = role == FF_ROLE_SOURCE && d->config.front < 0 &&
+                                                ff_json_bool(call->args, "keep-process")};
     g_clear_pointer(&d->uri, g_free);
     ff_driver_report_anew(d, FF_STATUS_NONE);
     if (!ff_driver_start(d, &config, call->capabilities, &ff_upgrade_ops, &error)) {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A QEMU whose guest has gone, and that stays (relay/front.h). Who is connected to its serial ports,
- * guest agent and screen must see an end, as if it had ended: each connection that QEMU has accepted
- * is shut down, through a copy of its socket. What it connected itself (storage) it closes when it
- * ends; it has no use for it any more. At a path it may listen still: the other QEMU's socket is
- * there by now (relay/names.h). A port it gives up, for the other QEMU's screen.
+ * A QEMU whose guest has gone, and that stays (relay/front.h). Who is connected to its serial
+ * ports, guest agent and screen must see an end, as if it had ended: each connection that QEMU has
+ * accepted is shut down, through a copy of its socket. What it connected itself (storage) it closes
+ * when it ends; it has no use for it any more. At a path it may listen still: the other QEMU's
+ * socket is there by now (relay/names.h). A port it gives up, for the other QEMU's screen.
  *
  * The coordinator's thread. System calls: openat, getdents64, pidfd_getfd, getsockname, getsockopt,
  * shutdown, close.

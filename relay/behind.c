@@ -55,8 +55,9 @@ static void say(FfRelay *relay, char word, int fd)
         ssize_t n = ff_rights_send(relay->plan->front_door, &word, 1, &fd, fd >= 0);
 
         if (n < 0) {
-            ff_relay_log(relay, "the relay of the process that others know this guest by cannot be "
-                                "told: %s",
+            ff_relay_log(relay,
+                         "the relay of the process that others know this guest by cannot be "
+                         "told: %s",
                          g_strerror((int)-n));
         }
     }

@@ -16,10 +16,10 @@
 #define END_S 10
 
 struct FfFront {
-    int heir;        /* pidfd; -1: not known yet */
-    GSource *watch;  /* for its end; NULL */
-    bool orderly;    /* it is about to end by itself */
-    bool begun;      /* this QEMU has no guest any more */
+    int heir;       /* pidfd; -1: not known yet */
+    GSource *watch; /* for its end; NULL */
+    bool orderly;   /* it is about to end by itself */
+    bool begun;     /* this QEMU has no guest any more */
 };
 
 static FfFront *front_of(FfRelay *relay)
@@ -127,12 +127,12 @@ void ff_front_say_where(const FfRelay *relay, int socket)
     const FfFront *f = relay->front;
     g_autofree char *path = f ? g_strdup_printf("/proc/self/fdinfo/%d", f->heir) : NULL;
     g_autofree char *text = NULL;
-    const char *at = path && g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\nPid:")
-                                                                          : NULL;
+    const char *at =
+        path && g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\nPid:") : NULL;
 
     if (at) {
-        g_autofree char *pid = g_strdup_printf("%" G_GINT64_FORMAT,
-                                               g_ascii_strtoll(at + strlen("\nPid:"), NULL, 10));
+        g_autofree char *pid =
+            g_strdup_printf("%" G_GINT64_FORMAT, g_ascii_strtoll(at + strlen("\nPid:"), NULL, 10));
 
         ff_rights_send(socket, pid, strlen(pid), NULL, 0);
     }

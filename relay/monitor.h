@@ -49,8 +49,8 @@ void ff_monitor_gone(FfMonitor *mon);
 /* Takes FD, the client of another relay's monitor, and UNREAD. FALSE: it has a client; FD is not
  * taken. */
 bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread);
-/* FD becomes the client of a monitor of FF_RELAY_DOOR. FALSE: it is not one, or has a client, or the
- * guest is another QEMU's; FD is not taken. */
+/* FD becomes the client of a monitor of FF_RELAY_DOOR. FALSE: it is not one, or has a client, or
+ * the guest is another QEMU's; FD is not taken. */
 bool ff_monitor_give(FfMonitor *mon, int fd);
 /* QEMU has ended: what it still said goes to the client, and no other one comes. */
 void ff_monitor_hear_out(FfMonitor *mon);

@@ -75,8 +75,7 @@ static void take(FfRelay *relay, FfRelayName *name)
 {
     struct stat st;
 
-    if (!name->ino && lstat(name->now, &st) == 0 &&
-        place(relay, name, other_ends(relay))) {
+    if (!name->ino && lstat(name->now, &st) == 0 && place(relay, name, other_ends(relay))) {
         name->dev = st.st_dev;
         name->ino = st.st_ino;
     }

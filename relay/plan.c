@@ -130,8 +130,8 @@ static bool read_known(JsonObject *monitor, FfVhostKnown **known, pid_t *pid)
 
 static FfRelayMonitor *read_monitor(FfRelayPlan *plan, JsonObject *o, GError **error)
 {
-    static const char *const kinds[] = {
-        "listen", "connected", "connect-unix", "connect-tcp", "stdio", "spare", "door", NULL};
+    static const char *const kinds[] = {"listen", "connected", "connect-unix", "connect-tcp",
+                                        "stdio",  "spare",     "door",         NULL};
     FfRelayMonitor *mon = g_new0(FfRelayMonitor, 1);
     g_autofree char *kind = get_text(o, "kind");
     struct stat st;

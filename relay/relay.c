@@ -210,7 +210,7 @@ static bool relay_start(FfRelay *relay, GError **error)
     relay->plugged = ff_plugged_new();
     ff_monitors_start(relay);
     if (plan->attached) {
-        ff_guest_left(relay);        /* nobody is there any more who would hand it a guest */
+        ff_guest_left(relay); /* nobody is there any more who would hand it a guest */
         /* The relay before may have died before it could. */
         ff_names_take(relay, false);
         if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED | FF_MARK_MOVED)) {

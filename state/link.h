@@ -76,8 +76,8 @@ typedef enum {
                           Without it: the engine has closed it, but something may be registered; the
                           relay closes it as well, and a thread that waits continues */
     FF_LINK_OPEN,      /* the guest is this QEMU's now: clients may come to monitors that listen */
-    FF_LINK_FRONT, /* the guest has gone to another QEMU, and this process stays as its front
-                      (relay/front.h): its clients are let go, and no other one comes */
+    FF_LINK_FRONT,     /* the guest has gone to another QEMU, and this process stays as its front
+                          (relay/front.h): its clients are let go, and no other one comes */
     FF_LINK_TAKEN, /* the guest is this QEMU's, and the other one lives still: what QEMU has made
                       beside that one's files gets their names (relay/names.h) */
 } FfLinkType;
@@ -118,10 +118,10 @@ static_assert(sizeof(FfLinkHeader) == 16, "sent between processes");
  * "mem", "discards" (discards.h), "device-backends" (backends.h) and "device-faults" (sharers.h;
  * only where they are followed), "listens:ID" (the socket of a monitor that listens), "door" (where
  * another relay asks for the clients, relay/clients.h), "front" and "front-door" (a pidfd of the
- * process that stays as the guest's front, and the door of its relay: relay/front.h), "given:N" (a copy of
- * QEMU's fd N, which who has started it has given it), "uffd:KIND" of state/kinds.h but "protect"
- * (relays before: "uffd:0" tracks, "uffd:1" is for missing pages, none of "uffd:2" ... is used),
- * and for each of "held" its name ("ram:ID",
+ * process that stays as the guest's front, and the door of its relay: relay/front.h), "given:N" (a
+ * copy of QEMU's fd N, which who has started it has given it), "uffd:KIND" of state/kinds.h but
+ * "protect" (relays before: "uffd:0" tracks, "uffd:1" is for missing pages, none of "uffd:2" ... is
+ * used), and for each of "held" its name ("ram:ID",
  * ...).
  */
 

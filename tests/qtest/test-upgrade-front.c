@@ -67,8 +67,7 @@ static pid_t keep(Guest *g, pid_t front, const char *program)
 {
     g_autofree char *said = NULL;
     g_autofree char *stays = g_strdup_printf("process %d stays", (int)front);
-    int status =
-        up_run(g, (const char *const[]){"--keep-process", "--qemu", program, NULL}, &said);
+    int status = up_run(g, (const char *const[]){"--keep-process", "--qemu", program, NULL}, &said);
 
     g_assert_cmpint(status, ==, 0);
     g_assert_nonnull(strstr(said, stays));
@@ -253,7 +252,7 @@ static void guest_reads(Guest *g, int fd, char c)
  * neither QEMU takes a part. */
 static void pty(bool keeps)
 {
-    static const char *const more[] = {"-chardev",   "pty,id=p", "-device",
+    static const char *const more[] = {"-chardev", "pty,id=p", "-device",
                                        "isa-serial,chardev=p,index=1", NULL};
     const char *why;
 
