@@ -95,6 +95,17 @@ static int foreign_namespace(pid_t pid, const char *name, bool *is)
     return *is ? open(theirs, O_RDONLY | O_CLOEXEC) : -1;
 }
 
+/* What root loads there is what is here as well: libvirt gives QEMU a /dev of its own, a container
+ * has other programs and libraries. */
+static bool has_our_root(pid_t pid)
+{
+    g_autofree char *root = g_strdup_printf("/proc/%d/root/", (int)pid);
+    struct stat a, b;
+
+    return stat(root, &a) == 0 && stat("/", &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
+}
+
 bool ff_upgrade_come_near(pid_t pid, GError **error)
 {
     /* In the order in which they can be entered: the last one has another /proc perhaps. */
@@ -111,7 +122,7 @@ bool ff_upgrade_come_near(pid_t pid, GError **error)
     for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
         bool is;
         int fd = foreign_namespace(pid, all[i].name, &is);
-        bool entered = fd >= 0 && all[i].type && setns(fd, all[i].type) == 0;
+        bool entered = fd >= 0 && all[i].type && has_our_root(pid) && setns(fd, all[i].type) == 0;
 
         if (fd >= 0) {
             close(fd);

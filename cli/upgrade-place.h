@@ -22,8 +22,8 @@ bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const cha
 bool ff_upgrade_outlives(pid_t running, pid_t prepared, GError **error);
 bool ff_upgrade_outlives_text(const char *theirs, const char *ours, GError **error);
 /* This process, which has one thread and may be root, enters the namespaces of PID (mounts,
- * network,
- * ...), as the new QEMU is started from here. Its folder is / then. FALSE and ERROR: it cannot. */
+ * network, ...), as the new QEMU is started from here; only if they have this root folder. Its
+ * own is / then. FALSE and ERROR: it cannot. */
 bool ff_upgrade_come_near(pid_t pid, GError **error);
 
 #endif
