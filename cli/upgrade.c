@@ -678,6 +678,33 @@ static void warn(Upgrade *u, const char *text)
     g_string_append_printf(u->warning, "%s%s", u->warning->len ? "; " : "", text);
 }
 
+static GArray *threads_of(FfCliQmp *qmp)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "query-cpus-fast", NULL, NULL);
+    JsonArray *all = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+    GArray *threads = g_array_new(FALSE, FALSE, sizeof(pid_t));
+
+    for (guint i = 0; all && i < json_array_get_length(all); i++) {
+        JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
+        pid_t thread = o ? (pid_t)ff_json_int(o, "thread-id", 0) : 0;
+
+        g_array_append_val(threads, thread);
+    }
+    return threads;
+}
+
+/* Those that run virtual CPUs have the places of the running QEMU's (libvirt's vcpupin). Both say
+ * them in the same order. */
+static void place_threads(const Upgrade *u)
+{
+    g_autoptr(GArray) theirs = threads_of(u->running), ours = threads_of(u->prepared);
+
+    for (guint i = 0; i < MIN(theirs->len, ours->len); i++) {
+        ff_place_take_thread(u->old_pid, g_array_index(theirs, pid_t, i),
+                             g_array_index(ours, pid_t, i));
+    }
+}
+
 static bool begin(Upgrade *u, GError **error)
 {
     int pair[2];
@@ -692,6 +719,7 @@ static bool begin(Upgrade *u, GError **error)
                        "port is forwarded to it before hostfwd_add is\n"
                      : "farfault: interrupted: the upgrade comes to its end, or is undone, without "
                        "this program: farfault status says where the guest is\n";
+    place_threads(u);
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
      * engine hears of that. */
     u->handed = tell(u->running, "x-farfault-hand-over", pair[0], u->stays, error);

@@ -80,8 +80,9 @@ static void put_text(const char *path, const char *text)
     }
 }
 
-/* Lines "ID:CONTROLLERS:PATH"; without controllers it is the second version's. */
-static void join_groups(const char *text)
+/* WHO (a thread or a process, "0": this one), by FILE of each of them. Lines "ID:CONTROLLERS:PATH";
+ * without controllers it is the second version's, whose file for threads is THREADS. */
+static void join_groups(const char *text, const char *who, const char *file, const char *threads)
 {
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
 
@@ -91,9 +92,24 @@ static void join_groups(const char *text)
             continue;
         }
         const char *controllers = g_str_has_prefix(parts[1], "name=") ? parts[1] + 5 : parts[1];
-        g_autofree char *procs =
-            g_build_filename("/sys/fs/cgroup", controllers, parts[2], "cgroup.procs", NULL);
-        put_text(procs, "0");
+        g_autofree char *path = g_build_filename("/sys/fs/cgroup", controllers, parts[2],
+                                                 *controllers ? file : threads, NULL);
+        put_text(path, who);
+    }
+}
+
+void ff_place_take_thread(pid_t pid, pid_t thread, pid_t to)
+{
+    g_autofree char *name = g_strdup_printf("task/%d/cgroup", (int)thread);
+    g_autofree char *theirs = proc_text(pid, name), *all = proc_text(pid, "cgroup");
+    g_autofree char *who = g_strdup_printf("%d", (int)to);
+    cpu_set_t set;
+
+    if (*theirs && strcmp(theirs, all) != 0) {
+        join_groups(theirs, who, "tasks", "cgroup.threads");
+    }
+    if (sched_getaffinity(thread, sizeof(set), &set) == 0) {
+        sched_setaffinity(to, sizeof(set), &set);
     }
 }
 
@@ -103,7 +119,7 @@ void ff_place_take(pid_t pid)
     g_autofree char *oom = proc_text(pid, "oom_score_adj");
 
     if (strcmp(theirs, ours) != 0) {
-        join_groups(theirs);
+        join_groups(theirs, "0", "cgroup.procs", "cgroup.procs");
     }
     put_text("/proc/self/oom_score_adj", oom);
     copy_limits(pid);

@@ -12,6 +12,10 @@
 /* The calling process takes PID's place, as far as it may. Any thread. */
 void ff_place_take(pid_t pid);
 
+/* The thread TO of another process gets the processors of THREAD of process PID, and its control
+ * groups where they are not those of the whole process, as far as the caller may. Any thread. */
+void ff_place_take_thread(pid_t pid, pid_t thread, pid_t to);
+
 /* The calling process, root's, becomes PID's user, with its groups; without capabilities then. That
  * is not undone by exec(). 0: it has, or is that user; -errno. Any thread, for all of them. */
 int ff_place_become(pid_t pid);

@@ -39,6 +39,15 @@ ends_at() {
     done
 }
 
+# The vCPU's thread has the processor and the control group that libvirt has given to it.
+vcpu_is_placed() {
+    local thread
+    thread=$(virsh_on "$1" qemu-monitor-command "$VM" '{"execute": "query-cpus-fast"}' |
+        grep -o '"thread-id":[0-9]*' | cut -d: -f2 | sort -n | tail -n 1)
+    is "the vCPU's processors" "$(on "$1" taskset -pc "$thread" | sed 's/.*: //')" 1
+    on "$1" grep -q '/vcpu0$' "/proc/$thread/cgroup" || fail "the vCPU is not in its control group"
+}
+
 # Three times, with what libvirt does in between; then it moves, is upgraded there, and comes back.
 case_upgrade() {
     local q10 before now front i installed
@@ -46,7 +55,10 @@ case_upgrade() {
     start_guest A
     front=$(front_of A)
     installed=$(major A)
+    virsh_on A vcpupin "$VM" 0 1
+    vcpu_is_placed A
     before=$(upgrade A --qemu "$q10")
+    vcpu_is_placed A
     is "the version of its QEMU" "$(major A)" 10
     check_guest A "running (unpaused)"
     virsh_on A suspend "$VM"
