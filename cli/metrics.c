@@ -20,6 +20,12 @@ static char *page(bool open, void *opaque)
 {
     g_autoptr(GPtrArray) guests = ff_guests_find();
 
+    /* A guest that has a front is counted where it is. */
+    for (guint i = guests->len; i-- > 0;) {
+        if (((FfHostGuest *)guests->pdata[i])->front) {
+            g_ptr_array_remove_index(guests, i);
+        }
+    }
     return ff_metrics_text(guests, open);
 }
 

@@ -52,6 +52,8 @@ static void print_guest(const FfHostGuest *guest)
         printf("cannot be read: it is another user's, or was started by another version");
     } else if (guest->totals.running) {
         print_running(&guest->totals);
+    } else if (guest->front) {
+        printf("stays for those who know it; its guest is in another process here");
     } else if (guest->moved) {
         print_moved(guest);
     } else if (guest->waits) {
@@ -59,7 +61,9 @@ static void print_guest(const FfHostGuest *guest)
     } else {
         printf("nothing is under way");
     }
-    if (!guest->served) {
+    if (!guest->served && guest->front) {
+        printf("; its relay has ended: SIGTERM to it kills the guest");
+    } else if (!guest->served) {
         printf("; its relay has ended: farfault attach %d", (int)guest->pid);
     }
     printf("\n");

@@ -115,6 +115,11 @@ static void read_state(int fd, FfHostGuest *guest)
     /* The journal's: every page is at the destination, which has the right to run. */
     guest->moved = head.role == FF_ROLE_SOURCE && head.run_right == FF_RUN_GIVEN &&
                    head.phase == FF_PHASE_IDLE;
+    uint16_t marks = 0;
+    guest->front =
+        guest->moved &&
+        pread(fd, &marks, sizeof(marks), offsetof(FfStateHeader, marks)) == sizeof(marks) &&
+        marks & FF_MARK_FRONT;
     if (guest->moved &&
         pread(fd, guest->peer, sizeof(guest->peer) - 1, offsetof(FfStateHeader, peer_uri)) < 0) {
         guest->peer[0] = 0;

@@ -20,6 +20,7 @@ typedef struct {
     uint64_t state_inode; /* of its state memfd, which relay and engine have open; 0: unreadable */
     uint8_t session[16];  /* of its last migration between two QEMUs; zeros: none, or unreadable */
     bool waits;           /* it was started with -incoming, and nothing has come so far */
+    bool front;           /* it has no guest any more, and stays for those who know it */
     bool moved;           /* a migration by an engine has completed: it runs elsewhere */
     char peer[256];       /* ... there, as far as that is known (a URI); from QEMU's user as well */
     bool counted;         /* TOTALS are there: this user may read them */

@@ -13,6 +13,9 @@
  * anybody's help, its socket and its pid file are at their places, and each of its counters is
  * right. There may be none only if a QEMU was killed; the next round has a new guest then.
  *
+ * With --keep the first QEMU's process stays as the guest's front, which is a second one; whoever of
+ * the two is killed, none is left.
+ *
  * Moments are no events: so this sleeps.
  */
 #include <fcntl.h>
@@ -36,11 +39,14 @@ static struct {
     unsigned stayed, moved, lost, killed, stood, attached;
 } total;
 
+static gboolean keeps; /* --keep */
+
 typedef struct {
     GRand *rand;
     Guest *g;
     Command *command;
     pid_t old;
+    pid_t front; /* with --keep: the first QEMU of this guest */
     bool qemu_killed;
     GString *what; /* happened */
 } Round;
@@ -177,11 +183,41 @@ static void help(Round *r, const GArray *qemus)
     }
 }
 
-/* The only QEMU, whose guest runs; 0: there is none any more. */
+/* Who is at the guest's serial port; 0: nobody. */
+static pid_t at_serial(const Guest *g)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct ucred cred = {0};
+    socklen_t len = sizeof(cred);
+
+    g_snprintf(address.sun_path, sizeof(address.sun_path), "%s/serial", g->dir);
+    bool ok = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+              getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0;
+    close(fd);
+    return ok ? cred.pid : 0;
+}
+
+/* The one of QEMUS that has the guest, and nobody else can have it; 0: that is not so yet. */
+static pid_t sole(const Round *r, const GArray *qemus)
+{
+    if (qemus->len == 1) {
+        return g_array_index(qemus, pid_t, 0);
+    }
+    if (!keeps || qemus->len != 2) {
+        return 0;
+    }
+    pid_t a = g_array_index(qemus, pid_t, 0), b = g_array_index(qemus, pid_t, 1);
+    pid_t now = at_serial(r->g);
+
+    return (a == r->front || b == r->front) && (now == a || now == b) && now != r->front ? now : 0;
+}
+
+/* The only QEMU, whose guest runs, but for a front; 0: there is none any more. */
 static pid_t settle(Round *r)
 {
     int64_t begin = g_get_monotonic_time(), helped = begin;
-    bool alone = false;
+    pid_t alone = 0;
 
     for (;; g_usleep(LOOK_US)) {
         g_autoptr(GArray) qemus = up_qemus(r->g);
@@ -193,10 +229,11 @@ static pid_t settle(Round *r)
             return 0;
         }
         /* What it wrote before it was alone says nothing: it may stand, and be taken back. */
-        if (up_has_run(r->g) && alone) {
-            return g_array_index(qemus, pid_t, 0);
+        pid_t one = sole(r, qemus);
+        if (up_has_run(r->g) && alone && alone == one) {
+            return one;
         }
-        alone = qemus->len == 1;
+        alone = one;
         if (now - begin > LIMIT_S * G_USEC_PER_SEC) {
             wrong(r, qemus->len > 1 ? "two QEMUs are left" : "the guest does not run");
         }
@@ -208,19 +245,12 @@ static pid_t settle(Round *r)
 }
 
 /* Its pid file and its socket are at their places. */
-static bool is_at_its_place(const Guest *g, pid_t pid)
+static bool is_at_its_place(const Round *r, pid_t pid)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    g_autofree char *path = g_build_filename(g->dir, "pid", NULL), *text = NULL;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct ucred cred = {0};
-    socklen_t len = sizeof(cred);
+    g_autofree char *path = g_build_filename(r->g->dir, "pid", NULL), *text = NULL;
 
-    g_snprintf(address.sun_path, sizeof(address.sun_path), "%s/serial", g->dir);
-    bool ok = connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0 &&
-              getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 && cred.pid == pid;
-    close(fd);
-    return ok && g_file_get_contents(path, &text, NULL, NULL) && atoi(text) == pid;
+    return at_serial(r->g) == pid && g_file_get_contents(path, &text, NULL, NULL) &&
+           atoi(text) == (keeps ? r->front : pid);
 }
 
 static bool is_left(const Guest *g)
@@ -236,7 +266,7 @@ static bool await_place(Round *r, pid_t pid)
 {
     int64_t until = g_get_monotonic_time() + LIMIT_S * G_USEC_PER_SEC;
 
-    while (!is_at_its_place(r->g, pid)) {
+    while (!is_at_its_place(r, pid)) {
         if (r->qemu_killed && !is_left(r->g)) {
             return false;
         }
@@ -272,9 +302,11 @@ static void run(Round *r, const char *const *programs, unsigned n_programs)
     if (!r->g) {
         begin_guest(r);
     }
-    r->old = up_only_qemu(r->g);
+    r->old = r->front && at_serial(r->g) ? at_serial(r->g) : up_only_qemu(r->g);
+    r->front = r->front ? r->front : keeps ? r->old : 0;
     draw_points(r);
-    r->command = up_begin(r->g, programs[below(r, (int)n_programs)]);
+    r->command = up_begin_with(r->g, programs[below(r, (int)n_programs)],
+                               keeps ? "--keep-process" : NULL);
     bool late = below(r, 3);
     if (late) {
         await_point(r);
@@ -304,6 +336,7 @@ static void run(Round *r, const char *const *programs, unsigned n_programs)
         up_check_memory(r->g);
     } else {
         g_clear_pointer(&r->g, up_end);
+        r->front = 0;
     }
     total.stayed += now == r->old;
     total.moved += now && now != r->old;
@@ -321,6 +354,7 @@ int main(int argc, char **argv)
     const GOptionEntry entries[] = {
         {"rounds", 0, 0, G_OPTION_ARG_INT, &rounds, "How many", "N"},
         {"seed", 0, 0, G_OPTION_ARG_INT64, &seed, "Of the first one", "S"},
+        {"keep", 0, 0, G_OPTION_ARG_NONE, &keeps, "The first process stays", NULL},
         {"newer", 0, 0, G_OPTION_ARG_NONE, &newer, "To QEMU 10 and back as well", NULL},
         {NULL, 0, 0, 0, NULL, NULL, NULL}};
     g_autoptr(GOptionContext) options = g_option_context_new("");

@@ -70,9 +70,22 @@ struct Command {
 
 Command *up_begin(Guest *g, const char *program)
 {
+    return up_begin_with(g, program, NULL);
+}
+
+Command *up_begin_with(Guest *g, const char *program, const char *option)
+{
     g_autofree char *farfault = vm_build_path("cli/farfault");
-    const char *argv[] = {farfault, "upgrade", g->monitor, program ? "--qemu" : NULL,
-                          program,  NULL};
+    const char *argv[] = {farfault, "upgrade", g->monitor, NULL, NULL, NULL, NULL};
+    unsigned n = 3;
+
+    if (option) {
+        argv[n++] = option;
+    }
+    if (program) {
+        argv[n++] = "--qemu";
+        argv[n++] = program;
+    }
     g_auto(GStrv) env = up_environment(g);
     Command *c = g_new0(Command, 1);
     int fds[2];

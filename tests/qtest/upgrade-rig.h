@@ -82,6 +82,8 @@ int up_run(Guest *g, const char *const *args, char **said);
  * it was killed, and the status is -1. */
 typedef struct Command Command;
 Command *up_begin(Guest *g, const char *program);
+/* The same with one more OPTION; NULL: none. */
+Command *up_begin_with(Guest *g, const char *program, const char *option);
 bool up_is_under_way(Command *c);
 int up_finish(Command *c, char **said);
 /* SIGKILL; reaped. */
