@@ -63,6 +63,13 @@ static void say(FfRelay *relay, char word, int fd)
     }
 }
 
+void ff_behind_next(FfRelay *relay, int heir)
+{
+    if (has_front(relay) && heir >= 0) {
+        say(relay, FF_SUCCESSION_NEXT, heir);
+    }
+}
+
 void ff_behind_taken(FfRelay *relay)
 {
     if (!has_front(relay) || has_left(relay) || relay->behind_told) {

@@ -10,6 +10,8 @@
 
 /* From now on this QEMU ends with the front. */
 void ff_behind_start(FfRelay *relay);
+/* HEIR, a pidfd (borrowed), may get the guest from this QEMU: the front's relay is told. */
+void ff_behind_next(FfRelay *relay, int heir);
 /* The guest is this QEMU's: the front's relay is told. Nor the second time. */
 void ff_behind_taken(FfRelay *relay);
 /* QEMU has ended its main loop. */

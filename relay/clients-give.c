@@ -318,6 +318,10 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
         ff_front_set_heir(opaque, rights.fd[0]);
         return G_SOURCE_CONTINUE;
     }
+    if (n == 1 && word == FF_SUCCESSION_NEXT && rights.n == 1) {
+        ff_front_set_next(opaque, rights.fd[0]);
+        return G_SOURCE_CONTINUE;
+    }
     if (n == 1 && word == FF_SUCCESSION_ORDERLY) {
         ff_front_orderly(opaque);
     }

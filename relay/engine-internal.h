@@ -74,8 +74,9 @@ void ff_engine_keep_program(FfRelay *relay);
 int ff_engine_spawn(FfRelay *relay, int link, bool kept);
 
 /* held.c */
-void ff_held_new(FfRelay *relay);                                       /* makes relay->held */
-void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds); /* HOLD; takes JSON */
+void ff_held_new(FfRelay *relay); /* makes relay->held */
+/* HOLD; takes JSON. Its name; NULL: it is not held. */
+const char *ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds);
 void ff_held_drop(FfRelay *relay, const char *name);
 /* A copy, the caller's; -1: there is none. */
 int ff_held_copy(FfRelay *relay, const char *name);

@@ -131,6 +131,17 @@ static void set_filters(FfRelay *relay, unsigned filters)
     relay->engine->ops->filters_changed(relay);
 }
 
+static void hold(FfRelay *relay, char *json, int *fds, unsigned n_fds)
+{
+    const char *name = ff_held_add(relay, json, fds, n_fds);
+    int heir = name && !strcmp(name, FF_HEIR_HELD) ? ff_held_copy(relay, name) : -1;
+
+    ff_behind_next(relay, heir);
+    if (heir >= 0) {
+        close(heir);
+    }
+}
+
 /* The guest is another QEMU's, for good, and this process stays. */
 static void become_front(FfRelay *relay)
 {
@@ -305,7 +316,7 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         inject(relay, header, payload);
         break;
     case FF_LINK_HOLD:
-        ff_held_add(relay, g_strndup(data, len), fds, header->n_fds);
+        hold(relay, g_strndup(data, len), fds, header->n_fds);
         break;
     case FF_LINK_DROP:
         text = g_strndup(data, len);

@@ -17,6 +17,7 @@
 
 struct FfFront {
     int heir;       /* pidfd; -1: not known yet */
+    int next;       /* of the QEMU that may get the guest from that one; -1: none may */
     GSource *watch; /* for its end; NULL */
     bool orderly;   /* it is about to end by itself */
     bool begun;     /* this QEMU has no guest any more */
@@ -26,7 +27,7 @@ static FfFront *front_of(FfRelay *relay)
 {
     if (!relay->front) {
         relay->front = g_new0(FfFront, 1); /* lives as long as the process */
-        relay->front->heir = -1;
+        relay->front->heir = relay->front->next = -1;
     }
     return relay->front;
 }
@@ -44,17 +45,34 @@ static gboolean lives_on(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+static bool has_ended(int pidfd)
+{
+    struct pollfd pfd = {pidfd, POLLIN, 0};
+
+    return poll(&pfd, 1, 0) == 1;
+}
+
+static void watch(FfRelay *relay);
+
 /* Who watches this process is to see what became of the guest. */
 static gboolean heir_ended(gint fd, GIOCondition condition, gpointer opaque)
 {
     FfRelay *relay = opaque;
     FfFront *f = relay->front;
 
+    g_clear_pointer(&f->watch, g_source_unref);
+    if (f->next >= 0 && !has_ended(f->next)) {
+        /* It has the guest, and its relay has not come to say so; or it will end as well. */
+        close(f->heir);
+        f->heir = g_steal_fd(&f->next);
+        f->orderly = false;
+        watch(relay);
+        return G_SOURCE_REMOVE;
+    }
     signal_guest(relay, f->orderly ? SIGTERM : SIGKILL);
     if (f->orderly) {
         g_timeout_add_seconds(END_S, lives_on, relay);
     }
-    g_clear_pointer(&f->watch, g_source_unref);
     return G_SOURCE_REMOVE;
 }
 
@@ -80,15 +98,26 @@ static void watch(FfRelay *relay)
     }
 }
 
+static void replace(int *fd, int with)
+{
+    if (*fd >= 0) {
+        close(*fd);
+    }
+    *fd = with;
+}
+
+void ff_front_set_next(FfRelay *relay, int next)
+{
+    replace(&front_of(relay)->next, next);
+}
+
 void ff_front_set_heir(FfRelay *relay, int heir)
 {
     FfFront *f = front_of(relay);
 
     stop_watching(f);
-    if (f->heir >= 0) {
-        close(f->heir);
-    }
-    f->heir = heir;
+    replace(&f->heir, heir);
+    replace(&f->next, -1);
     f->orderly = false;
     watch(relay);
 }
@@ -138,13 +167,6 @@ void ff_front_say_where(const FfRelay *relay, int socket)
     }
 }
 
-static bool has_ended(int pidfd)
-{
-    struct pollfd pfd = {pidfd, POLLIN, 0};
-
-    return poll(&pfd, 1, 0) == 1;
-}
-
 bool ff_front_farewell(FfRelay *relay)
 {
     const FfFront *f = relay->front;
@@ -154,6 +176,9 @@ bool ff_front_farewell(FfRelay *relay)
         return false;
     }
     (void)pidfd_send_signal(f->heir, SIGTERM, NULL, 0);
+    if (f->next >= 0) {
+        (void)pidfd_send_signal(f->next, SIGTERM, NULL, 0);
+    }
     ssize_t n = ff_rights_send(relay->plan->agent_fd, &patience, 1, &f->heir, 1);
     if (n < 0) {
         ff_relay_log(relay, "QEMU's farewell cannot be answered: %s", g_strerror(-n));
@@ -165,7 +190,13 @@ void ff_front_end(FfRelay *relay)
 {
     const FfFront *f = relay->front;
 
-    if (f && f->heir >= 0 && ff_state_is_marked(relay->state, FF_MARK_FRONT)) {
-        (void)pidfd_send_signal(f->heir, SIGKILL, NULL, 0);
+    if (!f || !ff_state_is_marked(relay->state, FF_MARK_FRONT)) {
+        return;
+    }
+    const int both[] = {f->heir, f->next};
+    for (unsigned i = 0; i < G_N_ELEMENTS(both); i++) {
+        if (both[i] >= 0) {
+            (void)pidfd_send_signal(both[i], SIGKILL, NULL, 0);
+        }
     }
 }

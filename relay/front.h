@@ -20,6 +20,10 @@
 
 /* The pidfd HEIR is that of the QEMU that has the guest. Takes it. */
 void ff_front_set_heir(FfRelay *relay, int heir);
+/* NEXT may get the guest from that one, whose end is not the guest's as long as NEXT lives. Takes
+ * it.
+ */
+void ff_front_set_next(FfRelay *relay, int next);
 /* That one ends in an orderly way. */
 void ff_front_orderly(FfRelay *relay);
 /* This QEMU is a front from now on (FF_MARK_FRONT). HEIR: as above, if nobody has said it; -1.

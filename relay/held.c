@@ -183,7 +183,7 @@ int ff_held_copy(FfRelay *relay, const char *name)
     return -1;
 }
 
-void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds)
+const char *ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds)
 {
     g_autofree char *text = json;
     g_autoptr(JsonNode) node = json_from_string(text, NULL);
@@ -193,12 +193,12 @@ void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds)
 
     if (!name || n_fds != 1) {
         ff_relay_log(relay, "the engine's HOLD needs a name and one fd");
-        return;
+        return NULL;
     }
     ff_held_drop(relay, name);
     if (relay->held->len >= MAX_HELD) {
         ff_relay_log(relay, "the engine's HOLD of '%s': too many fds are held", name);
-        return;
+        return NULL;
     }
     held = g_new0(FfHeld, 1);
     held->name = g_strdup(name);
@@ -206,6 +206,7 @@ void ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds)
     held->fd = fds[0];
     fds[0] = -1;
     g_ptr_array_add(relay->held, held);
+    return held->name;
 }
 
 void ff_held_new(FfRelay *relay)

@@ -18,8 +18,10 @@
 /* At the door, not in place of ASK: the clients alone (relay/clients.h). */
 #define FF_SUCCESSION_CLIENTS 'C'
 /* At the door of a front's relay (relay/front.h), from that of the QEMU that runs behind it: HEIR,
- * with a pidfd: that QEMU has the guest now. ORDERLY: it ends in an orderly way. */
+ * with a pidfd: that QEMU has the guest now. NEXT, with a pidfd: it may get the guest from the one
+ * that has it. ORDERLY: the one that has it ends in an orderly way. */
 #define FF_SUCCESSION_HEIR 'H'
+#define FF_SUCCESSION_NEXT 'X'
 #define FF_SUCCESSION_ORDERLY 'O'
 
 /* In the environment of a relay that is started as root and becomes QEMU's user itself: the numbers

@@ -323,10 +323,37 @@ static void test_engine_dies(gconstpointer data)
     await(now);
 }
 
+/* The second upgrade behind a front: the new engine dies as soon as it has the guest, the old one
+ * sees that, and ends its QEMU, before the front's relay has heard of the new one. */
+static void test_next_dies(gconstpointer data)
+{
+    g_autofree char *faults = g_strdup_printf("takeover/*/at/%s=kill", (const char *)data);
+    pid_t front;
+    g_autoptr(Guest) g = start(&front);
+    g_autofree char *program = up_installed(), *said = NULL;
+
+    if (!g) {
+        return;
+    }
+    pid_t first = keep(g, front, program);
+    up_set_faults(g, faults);
+    int status = up_run(g, (const char *const[]){"--qemu", program, NULL}, &said);
+    g_assert_cmpint(status, ==, 0);
+    await(first);
+    up_runs(g);
+    g_assert_true(lives(front));
+    g_assert_cmpint(behind(g, front), !=, first);
+    up_check_memory(g);
+    quit(g);
+    g_assert_cmpint(status_of(front), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const points[] = {"running",  "inner-told", "inner-over", "lifted",
                                          "all-left", "done",       "front"};
+
+    static const char *const taken[] = {"taken", "granted", "resumed", "running"};
 
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/upgrade-front/stays", test_stays);
@@ -341,6 +368,11 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/upgrade-front/engine-dies/", points[i], NULL);
 
         g_test_add_data_func(path, points[i], test_engine_dies);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(taken); i++) {
+        g_autofree char *path = g_strconcat("/upgrade-front/next-dies/", taken[i], NULL);
+
+        g_test_add_data_func(path, taken[i], test_next_dies);
     }
     return g_test_run();
 }
