@@ -10,7 +10,7 @@
  * that has to do with these numbers.
  *
  * Threads: any of QEMU's call ppoll(), one of them acts; openpty() and ptsname() are the main
- * thread's. System calls: dup3, eventfd2, close, and what these do.
+ * thread's. System calls: dup3, eventfd2, ioctl, close, and what these do.
  */
 #include "agent/ptys.h"
 
@@ -23,6 +23,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,10 +50,18 @@ static struct {
 
 /* ---- what comes, and goes -------------------------------------------------------------------- */
 
+/* QEMU may have closed it, and use its number for something else. */
+static bool is_master(int fd)
+{
+    unsigned number;
+
+    return ioctl(fd, TIOCGPTN, &number) == 0;
+}
+
 static void bring(void)
 {
     for (int i = 0; i < ptys.n; i++) {
-        if (ptys.pty[i].real >= 0) {
+        if (ptys.pty[i].real >= 0 && is_master(ptys.pty[i].master)) {
             dup3(ptys.pty[i].real, ptys.pty[i].master, O_CLOEXEC);
             close(ptys.pty[i].real);
             ptys.pty[i].real = -1;
@@ -65,7 +74,9 @@ static void let_go(void)
     int quiet = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 
     for (int i = 0; quiet >= 0 && i < ptys.n; i++) {
-        dup3(quiet, ptys.pty[i].master, O_CLOEXEC);
+        if (is_master(ptys.pty[i].master)) {
+            dup3(quiet, ptys.pty[i].master, O_CLOEXEC);
+        }
     }
     if (quiet >= 0) {
         close(quiet);

@@ -262,6 +262,17 @@ static void drop_pid_file(char **args)
     *to = NULL;
 }
 
+/* Its back-end would be the new QEMU's when the old one has ended. */
+static const char *has_vhost_user(char *const *args)
+{
+    for (; *args; args++) {
+        if (strstr(*args, "vhost-user")) {
+            return *args;
+        }
+    }
+    return NULL;
+}
+
 static bool look_at_process(Upgrade *u, const Line *line, JsonObject *lent, GError **error)
 {
     u->front = (int)ff_json_int(lent, "front", 0);
@@ -274,6 +285,12 @@ static bool look_at_process(Upgrade *u, const Line *line, JsonObject *lent, GErr
     drop_pid_file(u->args);
     if (u->own) {
         drop_pid_file(u->own);
+    }
+    const char *device = has_vhost_user(u->args);
+    if (device) {
+        return fail(error,
+                    "%s: cannot be handed over yet where process %d stays: migrate the guest",
+                    device, u->front ? u->front : u->old_pid);
     }
     return !ff_upgrade_has_forwards(u->args) ||
            fail(error,

@@ -63,7 +63,7 @@ static bool become_planner(FfAttach *a, GError **error)
 }
 
 /* QEMU has both under the same numbers. */
-static void take_front(FfAttach *a)
+static bool take_front(FfAttach *a, GError **error)
 {
     static const struct {
         const char *name, *prefix;
@@ -71,13 +71,16 @@ static void take_front(FfAttach *a)
 
     for (unsigned i = 0; i < G_N_ELEMENTS(both); i++) {
         int fd = (int)ff_json_int(a->plan, both[i].name, -1);
+        int copy = fd < 0 ? -1
+                          : ff_attach_give(a, ff_attach_take(a, fd, both[i].prefix,
+                                                             "the process that stays", error));
 
-        if (fd >= 0) {
-            fd = ff_attach_give(
-                a, ff_attach_take(a, fd, both[i].prefix, "the process that stays", NULL));
+        if (fd >= 0 && copy < 0) {
+            return false; /* the next QEMU of this guest would not end with that process */
         }
-        json_object_set_int_member(a->plan, both[i].name, fd);
+        json_object_set_int_member(a->plan, both[i].name, copy);
     }
+    return true;
 }
 
 /* It has no guest, and the QEMU behind it has a relay of its own. */
@@ -111,7 +114,11 @@ static bool fill_in(FfAttach *a, int ready_fd, GError **error)
     json_object_set_int_member(a->plan, "taps-fd", taps);
     json_object_set_int_member(a->plan, "other-fd", -1);
     json_object_set_int_member(a->plan, "other-door", -1);
-    take_front(a);
+    json_object_set_int_member(a->plan, "door-inner", -1);
+    json_object_set_int_member(a->plan, "door", -1);
+    if (!take_front(a, error)) {
+        return false;
+    }
     json_object_set_array_member(a->plan, "given", json_array_new()); /* the relay alone had them */
     json_object_set_int_member(a->plan, "qemu-pid", a->pid);
     json_object_set_string_member(a->plan, "engine", engine);

@@ -43,6 +43,7 @@
 #include "launch/paths.h"
 #include "state/state.h"
 #include "agent/agent.h"
+#include "agent/ptys.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -578,6 +579,11 @@ static bool take_ptys(Launch *l, char *const *argv, GError **error)
 {
     g_auto(GStrv) ids = ff_lent_ptys(argv);
 
+    if (g_strv_length(ids) > FF_AGENT_MAX_PTYS) {
+        ff_launch_fail(error, "its %u pseudo-terminals are too many: at most %d",
+                       g_strv_length(ids), FF_AGENT_MAX_PTYS);
+        return false;
+    }
     l->ptys = g_array_new(FALSE, FALSE, sizeof(int));
     for (unsigned i = 0; ids[i]; i++) {
         int fd = ff_lent_pty(l->lent, ids[i], error);

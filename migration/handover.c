@@ -236,6 +236,9 @@ static void begin_to_look(FfHandover *s)
     }
 }
 
+/* Clients' commands pass again when they have waited for that long (relay/clients-wait.c); ms. */
+#define PASS_AGAIN_MS 4000
+
 /* FALSE and ERROR: they are not the same. */
 static bool end_look(FfHandover *s, GError **error)
 {
@@ -275,6 +278,7 @@ static bool begin(FfHandover *s, GError **error)
 {
     g_autofree char *ours = NULL;
 
+    s->begun_us = g_get_monotonic_time();
     FF_FAULT_AT("setup");
     if (!look_at_guest(s, error) ||
         !ff_upgrade_look_at_disks(s->cfg->vmm, &s->disks, &ours, error) || !accept_peer(s, error) ||
@@ -387,7 +391,9 @@ static bool give(FfHandover *s, GError **error)
     ff_state_mark(s->cfg->state, FF_MARK_MOVED);
     /* The relay's turn has come once more: what it has let pass before it looked at the mark is in
      * front of what QEMU is asked now. */
+    bool late = g_get_monotonic_time() - s->begun_us > PASS_AGAIN_MS * 1000LL;
     bool stands = ff_control_await_words(s->control, &moved) && end_look(s, &moved) &&
+                  (!late || disks_are_the_same(s, &moved)) &&
                   s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) && devices_stand(s, &moved) &&
                   ff_ram_is_mapped(s->ram, s->cfg->maps_fd, &moved);
 
@@ -465,10 +471,12 @@ static void complete_inner(FfHandover *s)
         g_message("QEMU's stream: %s", g_strerror(errno));
     }
     FF_FAULT_AT("inner-told");
-    if (!state->wait_saved(state, 0, &error)) {
+    if (state->wait_saved(state, 0, &error)) {
+        ff_close_fd(&s->inner);
+    } else {
+        /* It must not see an end that is none: relay and QEMU hold the stream still. */
         g_warning("this QEMU did not end its migration: %s", error->message);
     }
-    ff_close_fd(&s->inner);
     FF_FAULT_AT("inner-over");
 }
 
@@ -499,12 +507,14 @@ static void become_front(FfHandover *s)
     if (state->forget_pact) {
         state->forget_pact(state);
     }
-    if (state->forget_kept) {
-        state->forget_kept(state);
+    if (s->inner < 0) {
+        if (state->forget_kept) {
+            state->forget_kept(state);
+        }
+        drop(s, "inner");
     }
     drop(s, FF_HEIR_UFFD_HELD);
-    drop(s, FF_PACT_HELD);
-    drop(s, "inner"); /* the relay watches FF_HEIR_HELD from now on */
+    drop(s, FF_PACT_HELD); /* the relay watches FF_HEIR_HELD from now on */
     g_message("the guest runs in its next QEMU: this process stays as its front");
     ff_journal_idle(s->cfg->state);
     FF_FAULT_AT("front");
@@ -719,6 +729,7 @@ static void stay(FfHandover *s, bool cancelled)
     if (s->stopped) {
         restart_guest(s);
     }
+    end_look(s, NULL); /* a QEMU that could not write its state answers when it has given that up */
     FF_FAULT_AT("restarted");
     if (!state->undo(state, &error)) {
         g_warning("roll back: %s", error->message);
@@ -735,7 +746,6 @@ static void roll_back(FfHandover *s, const GError *why)
                      (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
 
     FF_FAULT_AT("rolling-back");
-    end_look(s, NULL);
     if (s->pact && !ff_pact_keep_guest(s->pact)) {
         finish(s); /* it was faster */
         return;

@@ -31,6 +31,7 @@ typedef struct {
     int inner;          /* device state of this QEMU; -1 */
     char *disks;        /* which files they are in, as this QEMU says it */
     char *theirs;       /* disks and devices that the new one has; NULL: it does not say */
+    int64_t begun_us;   /* monotonic */
     GThread *looks;     /* at them once more, with the guest stopped; NULL: nobody does */
     GError *differ;     /* what it has found, when it has ended; NULL: nothing */
     char *run_state;    /* what the guest was before stop */

@@ -120,6 +120,19 @@ static bool was_accepted(const GArray *all, const Socket *s)
     return false;
 }
 
+/* At a path the other QEMU's socket is by now, which this one would remove as its own. */
+static bool listens_at_port(const GArray *all)
+{
+    for (guint i = 0; i < all->len; i++) {
+        const Socket *s = &g_array_index(all, Socket, i);
+
+        if (s->listens && port_of(s)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* QEMU closes all sockets of the server, and makes none. Without a server it is an error. */
 static void close_vnc(FfQemu *qemu)
 {
@@ -137,7 +150,9 @@ void ff_qemu_leave(FfVmmState *state, int pidfd)
     FfQemu *qemu = ff_qemu_of_state(state);
     g_autoptr(GArray) all = sockets_of(qemu->qemu_pid, pidfd);
 
-    close_vnc(qemu);
+    if (listens_at_port(all)) {
+        close_vnc(qemu);
+    }
     for (guint i = 0; i < all->len; i++) {
         const Socket *s = &g_array_index(all, Socket, i);
 

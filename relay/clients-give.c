@@ -331,14 +331,25 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
+/* Who was lent it knocks there still: it goes on to the relay that takes this one's place. */
+static bool make_door(FfRelay *relay)
+{
+    int door[2] = {relay->plan->door_inner, relay->plan->door};
+
+    if ((door[0] < 0 || door[1] < 0) &&
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, door) < 0) {
+        return false;
+    }
+    relay->door_inner = door[0];
+    relay->door = door[1];
+    return true;
+}
+
 void ff_clients_open(FfRelay *relay)
 {
-    int door[2];
-
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, door) < 0) {
+    if (!make_door(relay)) {
         ff_relay_log(relay, "clients cannot go along to another QEMU: %s", g_strerror(errno));
         return;
     }
-    g_unix_fd_add(door[0], G_IO_IN, asked, relay);
-    relay->door = door[1];
+    g_unix_fd_add(relay->door_inner, G_IO_IN, asked, relay);
 }

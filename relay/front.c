@@ -84,13 +84,20 @@ static void stop_watching(FfFront *f)
     }
 }
 
+/* Those who would say who has the guest now have the door of this relay: not of one that came by
+ * attach when the one before had died. Then they see to the end of both (behind.c). */
+static bool is_heard(const FfRelay *relay)
+{
+    return !relay->plan->attached || relay->plan->door_inner >= 0;
+}
+
 /* After what was said at the door before that end: it may be another one that has the guest. */
 static void watch(FfRelay *relay)
 {
     FfFront *f = relay->front;
 
     stop_watching(f);
-    if (f->begun && f->heir >= 0) {
+    if (f->begun && f->heir >= 0 && is_heard(relay)) {
         f->watch = g_unix_fd_source_new(f->heir, G_IO_IN);
         g_source_set_priority(f->watch, G_PRIORITY_LOW);
         g_source_set_callback(f->watch, G_SOURCE_FUNC(heir_ended), relay, NULL);
@@ -172,7 +179,8 @@ bool ff_front_farewell(FfRelay *relay)
     const FfFront *f = relay->front;
     const char patience = FF_AGENT_PATIENCE;
 
-    if (!f || !f->begun || f->heir < 0 || has_ended(f->heir)) {
+    if (!f || !ff_state_is_marked(relay->state, FF_MARK_FRONT) || f->heir < 0 ||
+        has_ended(f->heir)) {
         return false;
     }
     (void)pidfd_send_signal(f->heir, SIGTERM, NULL, 0);

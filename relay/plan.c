@@ -373,6 +373,8 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->other_door = get_fd(plan, root, "other-door");
     plan->front_fd = get_fd(plan, root, "front-fd");
     plan->front_door = get_fd(plan, root, "front-door");
+    plan->door_inner = get_fd(plan, root, "door-inner");
+    plan->door = get_fd(plan, root, "door");
     plan->other_stays = ff_json_bool(root, "other-stays");
     plan->succeeds = get_fd(plan, root, "succeeds");
     plan->qemu_monitor = get_fd(plan, root, "qemu-monitor");

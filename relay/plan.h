@@ -111,6 +111,7 @@ typedef struct {
     FfUntracked untracked;
     FfRestoreWish restore;
     bool daemonize, start_paused, incoming_taken;
+    int door_inner, door; /* of the relay before this one (clients.h); -1: it makes its own */
     bool other_stays;    /* other_fd is the front's */
     bool borrowed;       /* memory and listening monitors are those of another QEMU still */
     char *command_line;  /* QEMU's, a JSON array; NULL: an older launcher did not say */

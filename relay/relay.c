@@ -239,7 +239,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "farfault-relay: is started by farfault, not by hand\n");
         return 2;
     }
-    relay.door = -1;
+    relay.door = relay.door_inner = -1;
     relay.plan = ff_relay_plan_read(fd, &error);
     if (!relay.plan) {
         fprintf(stderr, "farfault-relay: %s\n", error->message);

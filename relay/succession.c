@@ -356,6 +356,8 @@ static char *describe(FfSuccession *s)
     set_fd(s, root, "qemu-monitor", relay->plan->qemu_monitor);
     json_object_set_int_member(root, "other-fd", -1);
     json_object_set_int_member(root, "other-door", -1);
+    set_fd(s, root, "door-inner", relay->door_inner);
+    set_fd(s, root, "door", relay->door);
     set_fd(s, root, "front-fd", relay->plan->front_fd);
     set_fd(s, root, "front-door", relay->plan->front_door);
     json_object_set_int_member(root, "succession",

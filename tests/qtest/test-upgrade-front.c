@@ -348,6 +348,61 @@ static void test_next_dies(gconstpointer data)
     g_assert_cmpint(status_of(front), ==, 0);
 }
 
+/* Another relay takes the place of the front's while the new QEMU is being started: that one has
+ * heard of the door of the relay before. */
+static void test_replaced(void)
+{
+    pid_t front;
+    g_autoptr(Guest) g = start(&front);
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *slow = up_slow_program(g), *program = up_installed(), *said = NULL;
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *number = g_strdup_printf("%d", (int)front);
+    const char *argv[] = {farfault, "attach", "--replace", number, NULL};
+    int status;
+    g_autoptr(Command) c = up_begin_with(g, slow, "--keep-process");
+    up_slow_program_waits(g);
+    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, NULL, NULL,
+                               &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+    up_slow_program_goes_on(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    up_runs(g);
+    pid_t first = behind(g, front);
+    keep(g, front, program);
+    await(first);
+    up_check_memory(g);
+    quit(g);
+    g_assert_cmpint(status_of(front), ==, 0);
+}
+
+/* Whoever has VNC's socket finds the QEMU that has the guest there. */
+static void test_vnc_path(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_new();
+    g_autofree char *program = up_installed();
+    g_autofree char *path = g_build_filename(g->dir, "vnc", NULL);
+    g_autofree char *vnc = g_strdup_printf("unix:%s", path);
+    const char *const more[] = {"-vga", "std", "-vnc", vnc, "-monitor", "none", NULL};
+    up_start_vmgenid(g, more);
+    pid_t front = up_only_qemu(g);
+    for (unsigned i = 0; i < 2; i++) {
+        keep(g, front, program);
+        g_assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+    }
+    quit(g);
+    g_assert_cmpint(status_of(front), ==, 0);
+}
+
 int main(int argc, char **argv)
 {
     static const char *const points[] = {"running",  "inner-told", "inner-over", "lifted",
@@ -362,6 +417,8 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-front/killed/relays-live", test_killed);
     g_test_add_func("/upgrade-front/killed/alone", test_killed_alone);
     g_test_add_func("/upgrade-front/crashed", test_crashed);
+    g_test_add_func("/upgrade-front/replaced", test_replaced);
+    g_test_add_func("/upgrade-front/vnc-path", test_vnc_path);
     g_test_add_func("/upgrade-front/pty/goes", test_pty);
     g_test_add_func("/upgrade-front/pty/kept", test_pty_kept);
     for (unsigned i = 0; i < G_N_ELEMENTS(points); i++) {
