@@ -220,18 +220,20 @@ const char ff_help_restore[] =
     "and network addresses. Exit status: that of QEMU; 1 FILE cannot be restored, 2 usage.\n";
 
 const char ff_help_upgrade[] =
-    "Usage: farfault upgrade [OPTION]... QMP\n"
+    "Usage: farfault upgrade [OPTION]... QMP|PID\n"
     "Give a running guest another QEMU process on this host, of the same or another version,\n"
     "without copying its memory. It stands for some milliseconds. The guest has to run under\n"
-    "farfault, and not under libvirt. If anything fails it continues in the QEMU that it has.\n"
+    "farfault, also by libvirt. If anything fails it continues in the QEMU that it has.\n"
     "\n"
     "QMP                a monitor of -qmp that listens: PATH or unix:PATH. Clients of the others\n"
     "                   stay connected\n"
+    "PID                the guest's process, where libvirt has its only monitor; as root\n"
     "  --check          start the new QEMU, compare, and end it: nothing is changed\n"
     "  --keep-process   the running QEMU's process stays, without the guest, until the guest\n"
     "                   ends, for those who know the guest by it: they see no end, SIGTERM to\n"
     "                   it ends the guest, and a kill is a kill. So it is, said or not, where\n"
-    "                   the process is systemd's child, or the first of a container\n"
+    "                   the process is systemd's child, the first of a container, or was given\n"
+    "                   open fds (libvirt's)\n"
     "  --qemu BINARY    the new QEMU's program; else that of the running one, as it is installed\n"
     "  --args-from FILE its arguments, as a shell would read them, without its name; else those\n"
     "                   of the running one\n"

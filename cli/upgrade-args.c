@@ -393,6 +393,7 @@ static const struct {
     {"watchdog-action", true, NULL},
     {"sandbox", true, NULL},
     {"incoming", true, NULL}, /* is replaced */
+    {"loadvm", true, NULL},   /* is left out */
     {"add-fd", true, check_add_fd},
     {"pidfile", true, check_path},
     {"daemonize", false, NULL}, /* is left out */

@@ -130,8 +130,9 @@ bool ff_upgrade_come_near(pid_t pid, GError **error)
         if (is && !entered) {
             g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
                         "the running QEMU is in another namespace (%s): nsenter -t %d %s farfault "
-                        "upgrade ..., or run this as root",
-                        all[i].name, (int)pid, all[i].option);
+                        "upgrade ...%s",
+                        all[i].name, (int)pid, all[i].option,
+                        geteuid() ? ", or run this as root" : "");
             return false;
         }
     }

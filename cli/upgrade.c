@@ -21,6 +21,7 @@
 #include "cli/upgrade-forwards.h"
 #include "cli/upgrade-names.h"
 #include "cli/upgrade-place.h"
+#include "cli/upgrade-said.h"
 #include "cli/upgrade-settings.h"
 #include "cli/upgrade-vnc.h"
 #include "fault/fault.h"
@@ -99,6 +100,7 @@ typedef struct {
     bool heard;       /* something came from an engine since it was last looked */
     bool handed;      /* the engines may have begun: who has the guest is theirs to say */
     char *state;      /* of the guest in the new QEMU, if it does not run there; NULL */
+    GArray *balloons; /* of FfBalloon, the running QEMU's; NULL: not asked yet */
     GPtrArray *names; /* of the new QEMU's files, of FfLentName *; NULL: it has made none yet */
     GString *warning; /* what did not work beside that, each after "; "; empty: nothing */
 } Upgrade;
@@ -127,6 +129,7 @@ static void upgrade_clear(Upgrade *u)
     g_free(u->state);
     g_string_free(u->warning, TRUE);
     g_clear_pointer(&u->names, g_ptr_array_unref);
+    g_clear_pointer(&u->balloons, g_array_unref);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Upgrade, upgrade_clear)
 
@@ -147,10 +150,9 @@ static FfCliQmp *open_running(Upgrade *u, GError **error)
 
     if (fd >= 0 && !qmp) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
-                    "process %d has no monitor for this (%s): if it has one that listens, name "
-                    "that; else an older farfault has started it, or another farfault upgrade is "
-                    "under way",
-                    (int)pid, local->message);
+                    "the monitor of process %d is taken, or does not answer: another farfault "
+                    "upgrade may be under way, or that process is stopped (%s)",
+                    (int)behind, local->message);
     }
     return qmp;
 }
@@ -546,6 +548,7 @@ static bool new_failed(Upgrade *u, const GError *local, GError **error)
     /* Its monitor may be gone a moment before it has ended. It may also hang: no orderly end. */
     bool ended = closed && p.fd >= 0 && poll(&p, 1, END_MS) == 1;
     close_fd(&p.fd);
+    kill(-u->pid, SIGKILL); /* a script's children as well */
     kill(u->pid, SIGKILL);
     if (waitpid(u->pid, &status, 0) == u->pid) {
         u->pid = 0;
@@ -722,6 +725,18 @@ static void place_threads(const Upgrade *u)
     }
 }
 
+static void carry_actions(Upgrade *u)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(u->running, "x-farfault-lend", NULL, NULL);
+    JsonObject *lent = ff_json_node_object(node);
+    g_autofree char *lost =
+        lent ? ff_upgrade_carry_actions(ff_json_array(lent, "actions"), u->prepared) : NULL;
+
+    if (lost) {
+        warn(u, lost);
+    }
+}
+
 static bool begin(Upgrade *u, GError **error)
 {
     int pair[2];
@@ -737,6 +752,8 @@ static bool begin(Upgrade *u, GError **error)
                      : "farfault: interrupted: the upgrade comes to its end, or is undone, without "
                        "this program: farfault status says where the guest is\n";
     place_threads(u);
+    u->balloons = ff_upgrade_balloons(u->running);
+    carry_actions(u);
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
      * engine hears of that. */
     u->handed = tell(u->running, "x-farfault-hand-over", pair[0], u->stays, error);
@@ -781,6 +798,7 @@ static void open_to_clients(Upgrade *u)
 
     FF_FAULT_AT("open-to-clients");
     ff_upgrade_names_take(u->names);
+    ff_upgrade_poll_balloons(u->balloons, u->prepared);
     g_autofree char *not_forwarded = ff_upgrade_forward(u->args, u->prepared);
     if (not_forwarded) {
         warn(u, not_forwarded);

@@ -389,6 +389,13 @@ pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error)
 /* The process in which the guest is whose front this one is; 0 and ERROR. */
 static pid_t where(Replace *r, GError **error)
 {
+    if (ff_attach_is_orphan(r->a->pid, r->a->plan)) {
+        ff_launch_fail(error,
+                       "process %d only stays for those who know it, and its relay has ended: name "
+                       "the process in which its guest is (farfault status)",
+                       (int)r->a->pid);
+        return 0;
+    }
     const struct timeval limit = {.tv_sec = FF_SUCCESSION_REST_MS / 1000};
     char text[FF_SUCCESSION_TEXT + 1] = "";
     FfRights rights = {0};
@@ -413,6 +420,30 @@ static pid_t where(Replace *r, GError **error)
     return MAX(pid, 0);
 }
 
+/* FALSE and ERROR: it was started without. */
+static bool may_have_door(FfAttach *a, GError **error)
+{
+    JsonArray *all = ff_attach_monitors(a);
+    bool listens = false;
+
+    for (guint i = 0; all && i < json_array_get_length(all); i++) {
+        JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
+        const char *kind = o ? ff_json_string_or(o, "kind", "") : "";
+
+        if (!strcmp(kind, FF_PLAN_DOOR)) {
+            return true;
+        }
+        listens |= !strcmp(kind, "listen");
+    }
+    ff_launch_fail(error,
+                   listens ? "process %d was started with monitors that listen: name one of these "
+                             "in its place"
+                           : "process %d has no monitor for this: it was started without one, or "
+                             "by an older farfault",
+                   (int)a->pid);
+    return false;
+}
+
 /* Once. *BEHIND: if PID is a front, the process in which its guest is, and nothing was asked for.
  */
 static int ask_monitor(pid_t pid, pid_t *behind, GError **error)
@@ -426,7 +457,7 @@ static int ask_monitor(pid_t pid, pid_t *behind, GError **error)
     int fd = -1;
 
     *behind = 0;
-    if (ff_attach_open_process(&a, error)) {
+    if (ff_attach_open_process(&a, error) && may_have_door(&a, error)) {
         if (read_state(&r, state) && ff_state_is_front(state)) {
             *behind = where(&r, error);
         } else if (ask_relay(&r, FF_SUCCESSION_MONITOR, SOCK_STREAM, error)) {

@@ -315,7 +315,7 @@ static char *move(Walk *w, char *const *argv, const FfOption *option, const char
 static bool is_left_out(const FfOption *option)
 {
     return option && (option->kind == FF_OPT_INCOMING || option->kind == FF_OPT_S ||
-                      option->kind == FF_OPT_DAEMONIZE);
+                      option->kind == FF_OPT_DAEMONIZE || !strcmp(option->name, "loadvm"));
 }
 
 char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t pid,

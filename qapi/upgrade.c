@@ -198,6 +198,24 @@ static void add_options(JsonBuilder *b, const FfStateHeader *state, const char *
     json_builder_end_array(b);
 }
 
+static void add_actions(JsonBuilder *b, const FfStateHeader *state)
+{
+    static const char *const kinds[FF_ACTIONS] = FF_ACTION_KINDS, *const values[] =
+                                                                      FF_ACTION_VALUES;
+
+    begin_things(b, "actions");
+    for (unsigned i = 0; i < FF_ACTIONS; i++) {
+        unsigned value = state->actions[i];
+
+        if (value && value <= G_N_ELEMENTS(values)) {
+            g_autofree char *text = g_strdup_printf("%s=%s", kinds[i], values[value - 1]);
+
+            json_builder_add_string_value(b, text);
+        }
+    }
+    json_builder_end_array(b);
+}
+
 /* As FfVmmMemory.devices_known(); no migration is under way. */
 static GPtrArray *devices_of(FfDriver *d, bool are_lent, GError **error)
 {
@@ -241,6 +259,7 @@ static JsonNode *lent(FfDriver *d)
         json_builder_add_int_value(b, g_array_index(d->config.given, FfGiven, i).number);
     }
     json_builder_end_array(b);
+    add_actions(b, d->config.state);
     json_builder_end_object(b);
     return json_builder_get_root(b);
 }

@@ -15,6 +15,7 @@
 #include "relay/monitor.h"
 
 #include "relay/absence.h"
+#include "relay/actions.h"
 #include "relay/clients-wait.h"
 #include "relay/engine.h"
 #include "relay/guest.h"
@@ -104,6 +105,7 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     sent->says = ff_says(command);
     ff_fds_note(mon, item, sent);
     ff_plug_note(mon, item, sent);
+    ff_actions_note(mon->relay->state, command);
     g_queue_push_tail(command && command->oob && mon->oob_enabled ? &mon->oob : &mon->inband, sent);
     ff_overdue_watch(mon);
     if (instead) {

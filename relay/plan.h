@@ -112,18 +112,18 @@ typedef struct {
     FfRestoreWish restore;
     bool daemonize, start_paused, incoming_taken;
     int door_inner, door; /* of the relay before this one (clients.h); -1: it makes its own */
-    bool other_stays;    /* other_fd is the front's */
-    bool borrowed;       /* memory and listening monitors are those of another QEMU still */
-    char *command_line;  /* QEMU's, a JSON array; NULL: an older launcher did not say */
-    bool attached;       /* QEMU runs already, and lost its relay */
-    GPtrArray *monitors; /* FfRelayMonitor * */
-    GPtrArray *backends; /* FfRelayMonitor *: those that are .backend */
-    GPtrArray *ram;      /* FfRelayRam * */
-    GPtrArray *names;    /* FfRelayName * */
-    GArray *given;       /* of FfRelayGiven */
-    GPtrArray *held;     /* FfRelayHeld *: what the last relay held */
-    FfRelayAgent *agent; /* NULL: the agent itself speaks */
-    GArray *fds;         /* of int: every fd that the text names */
+    bool other_stays;     /* other_fd is the front's */
+    bool borrowed;        /* memory and listening monitors are those of another QEMU still */
+    char *command_line;   /* QEMU's, a JSON array; NULL: an older launcher did not say */
+    bool attached;        /* QEMU runs already, and lost its relay */
+    GPtrArray *monitors;  /* FfRelayMonitor * */
+    GPtrArray *backends;  /* FfRelayMonitor *: those that are .backend */
+    GPtrArray *ram;       /* FfRelayRam * */
+    GPtrArray *names;     /* FfRelayName * */
+    GArray *given;        /* of FfRelayGiven */
+    GPtrArray *held;      /* FfRelayHeld *: what the last relay held */
+    FfRelayAgent *agent;  /* NULL: the agent itself speaks */
+    GArray *fds;          /* of int: every fd that the text names */
 } FfRelayPlan;
 
 /* Reads the plan from FD and closes FD. NULL and ERROR if it is not one. */

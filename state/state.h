@@ -18,6 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "state/actions.h"
 #include "state/kinds.h"
 #include "state/totals.h"
 
@@ -26,7 +27,7 @@
 #define FF_STATE_MAX_BLOCKS 128
 #define FF_STATE_UNDO_MAX (128 * 1024)
 #define FF_STATE_PLUGGED 8
-#define FF_STATE_INFO_MAX (28 * 1024 - 24 - FF_STATE_PLUGGED * 192)
+#define FF_STATE_INFO_MAX (28 * 1024 - 32 - FF_STATE_PLUGGED * 192)
 #define FF_STATE_OLD_UFFDS 9
 
 typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
@@ -147,11 +148,15 @@ typedef struct {
      * take its place (relay/succession.h); 0 both: a farfault of before it, or it cannot. Written
      * by the relay alone. */
     int32_t relay, relay_door;
+    /* state/actions.h; written by the relay alone. 0 where a farfault of before it has written the
+     * rest. */
+    uint8_t actions[FF_ACTIONS];
+    uint32_t reserved;
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
 static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");
 static_assert(sizeof(((FfStateHeader *)NULL)->info) + sizeof(((FfStateHeader *)NULL)->plugged) +
-                      sizeof(FfStateTotals) + 24 ==
+                      sizeof(FfStateTotals) + 32 ==
                   32 * 1024,
               "the bitmaps begin where they did");
 static_assert(FF_STATE_OLD_UFFDS + 1 + 2 * FF_KINDS == 16,

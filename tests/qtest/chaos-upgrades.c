@@ -13,8 +13,8 @@
  * anybody's help, its socket and its pid file are at their places, and each of its counters is
  * right. There may be none only if a QEMU was killed; the next round has a new guest then.
  *
- * With --keep the first QEMU's process stays as the guest's front, which is a second one; whoever of
- * the two is killed, none is left.
+ * With --keep the first QEMU's process stays as the guest's front, which is a second one; whoever
+ * of the two is killed, none is left.
  *
  * Moments are no events: so this sleeps.
  */
@@ -305,8 +305,8 @@ static void run(Round *r, const char *const *programs, unsigned n_programs)
     r->old = r->front && at_serial(r->g) ? at_serial(r->g) : up_only_qemu(r->g);
     r->front = r->front ? r->front : keeps ? r->old : 0;
     draw_points(r);
-    r->command = up_begin_with(r->g, programs[below(r, (int)n_programs)],
-                               keeps ? "--keep-process" : NULL);
+    r->command =
+        up_begin_with(r->g, programs[below(r, (int)n_programs)], keeps ? "--keep-process" : NULL);
     bool late = below(r, 3);
     if (late) {
         await_point(r);

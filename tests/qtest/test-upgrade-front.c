@@ -348,6 +348,27 @@ static void test_next_dies(gconstpointer data)
     g_assert_cmpint(status_of(front), ==, 0);
 }
 
+/* libvirt says once what becomes of a guest that is reset (<on_reboot>). */
+static void test_action(void)
+{
+    pid_t first;
+    g_autoptr(Guest) g = start(&first);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    up_reconnect(g);
+    qmp_ok(g->qmp, "set-action", "{'reboot': 'shutdown', 'watchdog': 'pause'}");
+    for (unsigned i = 0; i < 2; i++) {
+        up_to(g, program);
+    }
+    up_reconnect(g);
+    qmp_ok(g->qmp, "system_reset", NULL);
+    qmp_expect(g->qmp, "SHUTDOWN");
+    up_await_qemus(g, 0);
+}
+
 /* Another relay takes the place of the front's while the new QEMU is being started: that one has
  * heard of the door of the relay before. */
 static void test_replaced(void)
@@ -417,6 +438,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-front/killed/relays-live", test_killed);
     g_test_add_func("/upgrade-front/killed/alone", test_killed_alone);
     g_test_add_func("/upgrade-front/crashed", test_crashed);
+    g_test_add_func("/upgrade-front/action", test_action);
     g_test_add_func("/upgrade-front/replaced", test_replaced);
     g_test_add_func("/upgrade-front/vnc-path", test_vnc_path);
     g_test_add_func("/upgrade-front/pty/goes", test_pty);
