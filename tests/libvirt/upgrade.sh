@@ -86,12 +86,12 @@ case_upgrade() {
     check_guest A
 }
 
-# With a disk and a connection in use.
+# With a disk and a connection in use. FF_UPGRADES: how often, there and back.
 case_upgrade_busy() {
     local q10 i
     q10=$(qemu10)
     start_busy_guest raw
-    for i in 1 2; do
+    for ((i = 0; i < ${FF_UPGRADES:-2}; i++)); do
         upgrade A --qemu "$q10" >/dev/null
         check_io A
         upgrade A --qemu /usr/bin/qemu-system-x86_64 >/dev/null
