@@ -183,11 +183,11 @@ static void help(Round *r, const GArray *qemus)
     }
 }
 
-/* Who is at the guest's serial port; 0: nobody. */
+/* Who is at the guest's serial port; 0: nobody, or it takes nobody just now. */
 static pid_t at_serial(const Guest *g)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     struct ucred cred = {0};
     socklen_t len = sizeof(cred);
 
