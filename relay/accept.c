@@ -89,9 +89,22 @@ static gboolean accept_again(gpointer data)
     return G_SOURCE_REMOVE;
 }
 
+/* The guest is, or may be, another QEMU's, whose relay has the same socket: who comes waits there.
+ */
+static bool is_anothers(const FfAccept *a)
+{
+    return ff_state_is_marked(a->relay->state, FF_MARK_BORROWED | FF_MARK_MOVED);
+}
+
 static gboolean accept_ready(gint listener, GIOCondition condition, gpointer data)
 {
     FfAccept *a = data;
+
+    if (is_anothers(a)) {
+        source_clear(&a->source);
+        a->shut = true;
+        return G_SOURCE_REMOVE;
+    }
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 
     if (fd < 0 && !ff_io_is_short(errno)) {
@@ -254,7 +267,7 @@ void ff_accept_next(FfAccept *a)
 {
     source_clear(&a->source); /* a back-end may be tried for while QEMU has gone */
     if (a->plan->kind == FF_RELAY_LISTEN) {
-        a->shut = ff_state_is_marked(a->relay->state, FF_MARK_BORROWED);
+        a->shut = is_anothers(a);
         if (!a->shut) {
             accept_watch(a, a->plan->fd, G_IO_IN, accept_ready);
         }

@@ -17,7 +17,8 @@ FfAccept *ff_accept_new(FfRelay *relay, const FfRelayMonitor *plan, FfAcceptClie
 void ff_accept_next(FfAccept *accept);
 /* FD is the client of one of FF_RELAY_DOOR that has none; it is taken. */
 void ff_accept_give(FfAccept *accept, int fd);
-/* The guest has become this QEMU's (FF_MARK_BORROWED is cleared): clients may come. */
+/* The guest has become this QEMU's, or is it again (neither FF_MARK_BORROWED nor FF_MARK_MOVED):
+ * clients may come. */
 void ff_accept_open(FfAccept *accept);
 void ff_accept_end(FfAccept *accept);
 

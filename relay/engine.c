@@ -259,6 +259,9 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
 
     spoke(relay->engine);
     ff_clients_look(relay);
+    if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED | FF_MARK_MOVED)) {
+        relay->engine->ops->open(relay); /* those that waited as the guest was about to leave */
+    }
     gsize len;
     const char *data = g_bytes_get_data(payload, &len);
     g_autofree char *text = NULL;
