@@ -78,6 +78,8 @@ void ff_held_new(FfRelay *relay); /* makes relay->held */
 /* HOLD; takes JSON. Its name; NULL: it is not held. */
 const char *ff_held_add(FfRelay *relay, char *json, int *fds, unsigned n_fds);
 void ff_held_drop(FfRelay *relay, const char *name);
+/* The plan's .given: the next QEMU's relay has them. */
+void ff_held_drop_given(FfRelay *relay);
 /* A copy, the caller's; -1: there is none. */
 int ff_held_copy(FfRelay *relay, const char *name);
 /* INIT's text (g_free); adds the fds that go with it to FDS (of int, borrowed). BACKENDS: the

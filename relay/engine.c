@@ -151,6 +151,9 @@ static void become_front(FfRelay *relay)
     ff_hook_set_accepts(relay, FF_ACCEPTS_NONE);
     if (ff_front_begin(relay, heir)) {
         relay->engine->ops->leave(relay);
+        ff_held_drop_given(relay);
+        ff_engine_rest(
+            relay); /* it has copies of the sockets that listen: they are the other one's */
     }
 }
 

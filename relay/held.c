@@ -171,6 +171,16 @@ void ff_held_drop(FfRelay *relay, const char *name)
     }
 }
 
+void ff_held_drop_given(FfRelay *relay)
+{
+    GArray *given = relay->plan->given;
+
+    for (guint i = 0; i < given->len; i++) {
+        close(g_array_index(given, FfRelayGiven, i).fd);
+    }
+    g_array_set_size(given, 0);
+}
+
 int ff_held_copy(FfRelay *relay, const char *name)
 {
     for (guint i = 0; i < relay->held->len; i++) {

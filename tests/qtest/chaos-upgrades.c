@@ -328,11 +328,15 @@ static void run(Round *r, const char *const *programs, unsigned n_programs)
         wrong(r, "the command says that the guest has moved");
     }
     if (now) {
-        g_autofree char *text = up_try_attach(r->g, now); /* its relay may have been the one */
+        /* Its relay may have been the one. */
+        g_autofree char *text = up_try_attach(r->g, now);
+        g_string_append_printf(r->what, "; attach %d: %s", (int)now, g_strchomp(text));
         up_has_run(r->g);
         now = await_place(r, now) ? now : 0;
     }
     if (now) {
+        printf("# %s\n", r->what->str);
+        fflush(stdout);
         up_check_memory(r->g);
     } else {
         g_clear_pointer(&r->g, up_end);
