@@ -36,7 +36,7 @@
 #define HELP_US (3 * G_USEC_PER_SEC) /* without a sign of the guest, before there is an attach */
 
 static struct {
-    unsigned stayed, moved, lost, killed, stood, attached;
+    unsigned stayed, moved, lost, killed, stood, attached, stranded;
 } total;
 
 static gboolean keeps; /* --keep */
@@ -213,6 +213,23 @@ static pid_t sole(const Round *r, const GArray *qemus)
     return (a == r->front || b == r->front) && (now == a || now == b) && now != r->front ? now : 0;
 }
 
+/* All relays of a guest and the QEMU behind are dead: nobody is left who would end the front, which
+ * says of itself what it is. */
+static void end_stranded(Round *r, const GArray *qemus)
+{
+    pid_t pid = qemus->len == 1 ? g_array_index(qemus, pid_t, 0) : 0;
+
+    if (!keeps || !r->qemu_killed || pid != r->front) {
+        return;
+    }
+    g_autofree char *said = up_try_attach(r->g, pid);
+    if (strstr(said, "only stays for those who know it")) {
+        g_string_append_printf(r->what, "; the front %d is left alone", (int)pid);
+        total.stranded++;
+        kill(pid, SIGKILL);
+    }
+}
+
 /* The only QEMU, whose guest runs, but for a front; 0: there is none any more. */
 static pid_t settle(Round *r)
 {
@@ -238,6 +255,7 @@ static pid_t settle(Round *r)
             wrong(r, qemus->len > 1 ? "two QEMUs are left" : "the guest does not run");
         }
         if (now - helped > HELP_US) {
+            end_stranded(r, qemus);
             help(r, qemus);
             helped = g_get_monotonic_time();
         }
