@@ -27,7 +27,7 @@
 #define FF_STATE_MAX_BLOCKS 128
 #define FF_STATE_UNDO_MAX (128 * 1024)
 #define FF_STATE_PLUGGED 8
-#define FF_STATE_INFO_MAX (28 * 1024 - 32 - FF_STATE_PLUGGED * 192)
+#define FF_STATE_INFO_MAX (28 * 1024 - 24 - FF_STATE_PLUGGED * 192)
 #define FF_STATE_OLD_UFFDS 9
 
 typedef enum { FF_ROLE_NONE, FF_ROLE_SOURCE, FF_ROLE_DESTINATION } FfRole;
@@ -122,9 +122,13 @@ typedef struct {
      * of QEMU's own that nobody reads); 0: none. */
     uint64_t kept_inner;
     char peer_uri[256]; /* S: where the destination listens; empty if that is not known */
-    char native[512];   /* why QEMU carries the migration, or has carried the last one, though the
+    char native[504];   /* why QEMU carries the migration, or has carried the last one, though the
                            client's settings would have it the engine's; empty: it does not. The
                            driver's */
+    /* state/actions.h; written by the relay alone. The end of what was native before, 0 but where a
+     * farfault of before has written a text as long. */
+    uint8_t actions[FF_ACTIONS];
+    uint32_t reserved;
     FfStateBlock block[FF_STATE_MAX_BLOCKS];
     char undo[FF_STATE_UNDO_MAX]; /* JSON: QEMU's capabilities and parameters before us */
     char info[FF_STATE_INFO_MAX];
@@ -148,17 +152,15 @@ typedef struct {
      * take its place (relay/succession.h); 0 both: a farfault of before it, or it cannot. Written
      * by the relay alone. */
     int32_t relay, relay_door;
-    /* state/actions.h; written by the relay alone. 0 where a farfault of before it has written the
-     * rest. */
-    uint8_t actions[FF_ACTIONS];
-    uint32_t reserved;
 } FfStateHeader;
 static_assert(sizeof(FfStateHeader) % 8 == 0, "bitmaps follow, in 64-bit words");
 static_assert(offsetof(FfStateHeader, kept_inner) == 240, "nobody's place has moved");
 static_assert(sizeof(((FfStateHeader *)NULL)->info) + sizeof(((FfStateHeader *)NULL)->plugged) +
-                      sizeof(FfStateTotals) + 32 ==
+                      sizeof(FfStateTotals) + 24 ==
                   32 * 1024,
               "the bitmaps begin where they did");
+static_assert(offsetof(FfStateHeader, block) == offsetof(FfStateHeader, native) + 512,
+              "nor that of what follows");
 static_assert(FF_STATE_OLD_UFFDS + 1 + 2 * FF_KINDS == 16,
               "the room is that of the numbers before");
 
