@@ -93,7 +93,9 @@ static gboolean accept_again(gpointer data)
  */
 static bool is_anothers(const FfAccept *a)
 {
-    return ff_state_is_marked(a->relay->state, FF_MARK_BORROWED | FF_MARK_MOVED);
+    unsigned moved = a->plan->backend ? 0 : FF_MARK_MOVED; /* of back-ends that is vhost-conn.c's */
+
+    return ff_state_is_marked(a->relay->state, FF_MARK_BORROWED | moved);
 }
 
 static gboolean accept_ready(gint listener, GIOCondition condition, gpointer data)
