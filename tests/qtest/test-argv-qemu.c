@@ -100,7 +100,7 @@ typedef struct {
 /* What is compared. */
 typedef struct {
     char *blocks, *backends, *numa, *devices, *chardevs;
-    bool all_shared;
+    bool all_shared, has_door;
 } Shape;
 
 static int keep(Fixture *fx, int fd)
@@ -260,16 +260,20 @@ static char *backends_of(const char *text)
     return g_strjoinv("\n", backends);
 }
 
-static char *chardevs_of(Qmp *qmp)
+/* All but what the launcher adds: each guest's private monitor, and a door (FF_CLIENT_DOOR). */
+static char *chardevs_of(Qmp *qmp, bool *has_door)
 {
     g_autofree char *text = qmp_hmp(qmp, "info chardev");
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
 
+    *has_door = false;
     for (char **line = lines; *line; line++) {
         g_autofree char *name = g_strndup(*line, strcspn(*line, ":"));
+        bool is_door = g_str_equal(name, "farfault-door");
 
-        if (*name && !g_str_equal(name, "farfault-private")) {
+        *has_door |= is_door;
+        if (*name && !is_door && !g_str_equal(name, "farfault-private")) {
             g_ptr_array_add(names, g_steal_pointer(&name));
         }
     }
@@ -286,7 +290,7 @@ static void read_shape(Qmp *qmp, Shape *shape)
     shape->backends = backends_of(memdev);
     shape->numa = qmp_hmp(qmp, "info numa");
     shape->devices = qmp_hmp(qmp, "info memory-devices");
-    shape->chardevs = chardevs_of(qmp);
+    shape->chardevs = chardevs_of(qmp, &shape->has_door);
     shape->all_shared = strstr(memdev, "memory backend") && !strstr(memdev, "share: false");
 }
 
@@ -368,6 +372,16 @@ static void check_allocated(const Fixture *fx, const FfPlan *plan)
     }
 }
 
+static bool wants_door(const FfPlan *plan)
+{
+    for (guint i = 0; i < plan->monitors->len; i++) {
+        if (((FfPlanMonitor *)plan->monitors->pdata[i])->kind == FF_CLIENT_DOOR) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void test_same(gconstpointer data)
 {
     const Case *c = data;
@@ -395,6 +409,8 @@ static void test_same(gconstpointer data)
     g_assert_cmpstr(after.devices, ==, before.devices);
     g_assert_cmpstr(after.chardevs, ==, before.chardevs);
     g_assert_true(after.all_shared);
+    g_assert_false(before.has_door);
+    g_assert_cmpint(after.has_door, ==, wants_door(plan));
     shape_clear(&before);
     shape_clear(&after);
     tear_down(&fx);
