@@ -10,6 +10,8 @@
 
 #include <string.h>
 
+#include "net/pidfd.h"
+
 bool ff_holder_has_restored_others(const FfHolder *h, uint64_t connection)
 {
     return h->restored && h->restored != connection;
@@ -41,7 +43,7 @@ bool ff_holder_is_let_run(pid_t pid, int pidfd)
             some = true;
         }
     }
-    return some && !ff_holder_has_ended(pidfd); /* so that was its pid all the time */
+    return some && !ff_pidfd_has_ended(pidfd); /* so that was its pid all the time */
 }
 
 static void keep_others(FfHolder *h, const char *why)

@@ -23,6 +23,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "net/pidfd.h"
 #include "uffd/uffd.h"
 
 /* Of the fetcher's connection; spaces have lower numbers. */
@@ -75,7 +76,7 @@ static void forget_owed(FfHolder *h, guint i)
 static bool has_ended(const Owed *o)
 {
     return o->uffd >= 0 &&
-           (o->pidfd >= 0 ? ff_holder_has_ended(o->pidfd) : ff_uffd_is_gone(o->uffd));
+           (o->pidfd >= 0 ? ff_pidfd_has_ended(o->pidfd) : ff_uffd_is_gone(o->uffd));
 }
 
 /* Those of a process that has ended. It has no event here, and costs nobody anything until then. */
@@ -376,7 +377,7 @@ void ff_holder_let_go(FfHolder *h, FfHeldSpace *s)
 {
     bool guarded = s->guarded;
 
-    if (h->cfg->fetcher && !h->given_up && s->pidfd >= 0 && !ff_holder_has_ended(s->pidfd)) {
+    if (h->cfg->fetcher && !h->given_up && s->pidfd >= 0 && !ff_pidfd_has_ended(s->pidfd)) {
         Owed owed = take(h, s);
         owed.kept = true;
         owed.runs = s->runs;

@@ -138,8 +138,6 @@ bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_
  * the pager has a copy of. Its events would come for ever then, and be taken for those of the
  * one that has its place. */
 void ff_holder_close(FfHolder *h, int *fd);
-/* The process of PIDFD has. */
-bool ff_holder_has_ended(int pidfd);
 /* What has no event of its own is tried again: after MS at the latest. */
 void ff_holder_set_timer(FfHolder *h, unsigned ms);
 /* The pager is new, and knows nothing. */

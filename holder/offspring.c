@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #include "holder/say.h"
+#include "net/pidfd.h"
 
 /* Of what was said and not yet heard; a build makes some thousand processes a second. */
 #define BUFFER (8 << 20)
@@ -707,23 +708,11 @@ void ff_offspring_free(FfOffspring *o)
     g_free(o);
 }
 
-/* In the pid namespace of /proc; 0: it has ended, -1: it has none there. */
-static pid_t pid_of(int pidfd)
-{
-    g_autofree char *path = g_strdup_printf("/proc/self/fdinfo/%d", pidfd), *text = NULL;
-    const char *line;
-
-    if (!g_file_get_contents(path, &text, NULL, NULL) || !(line = strstr(text, "\nPid:"))) {
-        return -1;
-    }
-    return (pid_t)g_ascii_strtoll(line + strlen("\nPid:"), NULL, 10);
-}
-
 /* One that had its pid before has ended, if that is not the same process (CRIU gives pids again).
  */
 void ff_offspring_add(FfOffspring *o, int pidfd)
 {
-    pid_t pid = o->log->lost ? -1 : pid_of(pidfd);
+    pid_t pid = o->log->lost ? -1 : ff_pidfd_pid(pidfd);
     const Member *before = pid > 0 ? find(o, pid) : NULL;
     Stat stat;
 

@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/pidfd.h"
 
 #define AGAIN_MS 100
 #define ENDS_MS 1000
@@ -160,7 +161,7 @@ bool ff_holder_all_run(FfHolder *h, uint64_t connection)
 
 static void look_if_lost(FfHolder *h, const FfHeldSpace *root)
 {
-    if (!root->runs && root->pidfd >= 0 && ff_holder_has_ended(root->pidfd)) {
+    if (!root->runs && root->pidfd >= 0 && ff_pidfd_has_ended(root->pidfd)) {
         ff_holder_lost(h, root->connection);
     }
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What all parts of the holder use: its epoll and timer, and messages to the pager. See
- * holder-internal.h. System calls: epoll_ctl, timerfd_settime, sendmsg, poll, close.
+ * holder-internal.h. System calls: epoll_ctl, timerfd_settime, sendmsg, close.
  */
 #include "holder/holder-internal.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -27,13 +26,6 @@ void ff_holder_close(FfHolder *h, int *fd)
         close(*fd);
     }
     *fd = -1;
-}
-
-bool ff_holder_has_ended(int pidfd)
-{
-    struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
-
-    return poll(&pfd, 1, 0) == 1;
 }
 
 void ff_holder_set_timer(FfHolder *h, unsigned ms)

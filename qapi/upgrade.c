@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/pidfd.h"
 #include "net/rights.h"
 #include "qapi/driver-private.h"
 #include "qapi/driver.h"
@@ -225,15 +226,6 @@ static GPtrArray *devices_of(FfDriver *d, bool are_lent, GError **error)
                                  : g_ptr_array_new();
 }
 
-/* The process of PIDFD; -1: it has ended. */
-static int pid_of(int pidfd)
-{
-    g_autofree char *path = g_strdup_printf("/proc/self/fdinfo/%d", pidfd), *text = NULL;
-    const char *at = g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\nPid:") : NULL;
-
-    return at ? (int)g_ascii_strtoll(at + strlen("\nPid:"), NULL, 10) : -1;
-}
-
 static JsonNode *lent(FfDriver *d)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();
@@ -252,7 +244,7 @@ static JsonNode *lent(FfDriver *d)
     add_options(b, d->config.state, d->config.vhost_user);
     if (d->config.front >= 0) {
         json_builder_set_member_name(b, "front");
-        json_builder_add_int_value(b, pid_of(d->config.front));
+        json_builder_add_int_value(b, ff_pidfd_pid(d->config.front));
     }
     begin_things(b, "given");
     for (guint i = 0; d->config.given && i < d->config.given->len; i++) {

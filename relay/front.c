@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See front.h. One thread; no locks. System calls: pidfd_send_signal, poll, sendmsg, close. */
+/* See front.h. One thread; no locks. System calls: pidfd_send_signal, sendmsg, close. */
 #include "relay/front.h"
 
 #include <errno.h>
 #include <glib-unix.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <unistd.h>
 
+#include "net/pidfd.h"
 #include "net/rights.h"
 
 /* A front that has been told to end has nothing left to do. */
@@ -45,13 +45,6 @@ static gboolean lives_on(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static bool has_ended(int pidfd)
-{
-    struct pollfd pfd = {pidfd, POLLIN, 0};
-
-    return poll(&pfd, 1, 0) == 1;
-}
-
 static void watch(FfRelay *relay);
 
 /* Who watches this process is to see what became of the guest. */
@@ -61,7 +54,7 @@ static gboolean heir_ended(gint fd, GIOCondition condition, gpointer opaque)
     FfFront *f = relay->front;
 
     g_clear_pointer(&f->watch, g_source_unref);
-    if (f->next >= 0 && !has_ended(f->next)) {
+    if (f->next >= 0 && !ff_pidfd_has_ended(f->next)) {
         /* It has the guest, and its relay has not come to say so; or it will end as well. */
         close(f->heir);
         f->heir = g_steal_fd(&f->next);
@@ -161,16 +154,12 @@ bool ff_front_begin(FfRelay *relay, int heir)
 void ff_front_say_where(const FfRelay *relay, int socket)
 {
     const FfFront *f = relay->front;
-    g_autofree char *path = f ? g_strdup_printf("/proc/self/fdinfo/%d", f->heir) : NULL;
-    g_autofree char *text = NULL;
-    const char *at =
-        path && g_file_get_contents(path, &text, NULL, NULL) ? strstr(text, "\nPid:") : NULL;
+    pid_t pid = f ? ff_pidfd_pid(f->heir) : -1;
 
-    if (at) {
-        g_autofree char *pid =
-            g_strdup_printf("%" G_GINT64_FORMAT, g_ascii_strtoll(at + strlen("\nPid:"), NULL, 10));
+    if (pid > 0) {
+        g_autofree char *text = g_strdup_printf("%d", (int)pid);
 
-        ff_rights_send(socket, pid, strlen(pid), NULL, 0);
+        ff_rights_send(socket, text, strlen(text), NULL, 0);
     }
 }
 
@@ -180,7 +169,7 @@ bool ff_front_farewell(FfRelay *relay)
     const char patience = FF_AGENT_PATIENCE;
 
     if (!f || !ff_state_is_marked(relay->state, FF_MARK_FRONT) || f->heir < 0 ||
-        has_ended(f->heir)) {
+        ff_pidfd_has_ended(f->heir)) {
         return false;
     }
     (void)pidfd_send_signal(f->heir, SIGTERM, NULL, 0);

@@ -17,13 +17,13 @@
 
 #include <errno.h>
 #include <glib-unix.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "net/pidfd.h"
 #include "net/rights.h"
 #include "relay/behind.h"
 #include "relay/front.h"
@@ -235,9 +235,7 @@ void ff_guest_hung_up(FfRelay *relay)
 
 bool ff_guest_has_ended(const FfRelay *relay)
 {
-    struct pollfd pfd = {relay->guest.pidfd, POLLIN, 0};
-
-    return relay->guest.pidfd >= 0 && poll(&pfd, 1, 0) == 1;
+    return relay->guest.pidfd >= 0 && ff_pidfd_has_ended(relay->guest.pidfd);
 }
 
 void ff_guest_kill(FfRelay *relay, const char *why)

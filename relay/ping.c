@@ -21,6 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "net/pidfd.h"
+
 #define HUNG_MS 30000
 #define LOOKS 6
 
@@ -33,23 +35,10 @@ static unsigned hung_ms(void)
     return ms ? ms : HUNG_MS;
 }
 
-/* The pid of a process that is dead is no other's before its pidfd is closed. */
-static pid_t pid_of(int pidfd)
-{
-    g_autofree char *path = g_strdup_printf("/proc/self/fdinfo/%d", pidfd);
-    g_autofree char *text = NULL;
-    const char *at;
-
-    if (!g_file_get_contents(path, &text, NULL, NULL) || !(at = strstr(text, "\nPid:"))) {
-        return 0;
-    }
-    return strtol(at + strlen("\nPid:"), NULL, 10);
-}
-
 /* The value of FIELD ("\nNAME:\t") in its status; NULL. */
 static char *status_of(int pidfd, const char *field)
 {
-    g_autofree char *path = g_strdup_printf("/proc/%d/status", pid_of(pidfd));
+    g_autofree char *path = g_strdup_printf("/proc/%d/status", (int)ff_pidfd_pid(pidfd));
     g_autofree char *text = NULL;
     const char *at;
 

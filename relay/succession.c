@@ -23,6 +23,7 @@
 
 #include "fault/fault.h"
 #include "net/files.h"
+#include "net/pidfd.h"
 #include "net/rights.h"
 #include "qmp/json.h"
 #include "relay/backends.h"
@@ -47,9 +48,8 @@ typedef struct {
 
 static bool other_lives(const FfRelay *relay)
 {
-    struct pollfd pfd = {relay->plan->other_fd, POLLIN, 0};
-
-    return relay->waits_for_other && relay->plan->other_fd >= 0 && poll(&pfd, 1, 0) == 0;
+    return relay->waits_for_other && relay->plan->other_fd >= 0 &&
+           !ff_pidfd_has_ended(relay->plan->other_fd);
 }
 
 /* NULL: it can, now or in a moment. */
