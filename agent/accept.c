@@ -6,28 +6,26 @@
  * for good, the socket is replaced by a file that nobody writes to, so that it is not woken again.
  *
  * The launcher's sockets for monitors, to which the relay connects, are known by their name
- * (launch/endpoint.c).
+ * (state/private-socket.h).
  *
  * Threads: any of QEMU's. No lock, nothing is allocated. System calls: accept4, getsockname,
- * eventfd2, dup3, close.
+ * and quiet.c's.
  */
 #include "agent/accept.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <fnmatch.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "agent/quiet.h"
 #include "state/discards.h"
-
-#define OWN "*/farfault-*/monitor"
+#include "state/private-socket.h"
 
 static const uint32_t *accepts; /* NULL: all are taken */
 /* Of the library that comes next (libc, as a rule); NULL before the constructor. */
@@ -39,17 +37,7 @@ static bool is_relays(int fd)
     socklen_t len = sizeof(name) - 1;
 
     return getsockname(fd, (struct sockaddr *)&name, &len) == 0 && name.sun_family == AF_UNIX &&
-           fnmatch(OWN, name.sun_path, 0) == 0;
-}
-
-static void replace(int fd)
-{
-    int quiet = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-
-    if (quiet >= 0) {
-        dup3(quiet, fd, O_CLOEXEC);
-        close(quiet);
-    }
+           fnmatch(FF_PRIVATE_PATTERN, name.sun_path, 0) == 0;
 }
 
 /* TRUE, and errno: nobody is there. */
@@ -61,7 +49,7 @@ static bool refuses(int fd)
         return false;
     }
     if (now == FF_ACCEPTS_NONE) {
-        replace(fd);
+        ff_quiet_put_over(fd);
     }
     errno = EAGAIN;
     return true;

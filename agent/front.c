@@ -11,10 +11,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
+
+#include "agent/thread.h"
 
 /* A pidfd, for as long as this process lives. */
 static int front = -1;
@@ -31,21 +32,11 @@ static void *await(void *opaque)
 
 int ff_front_watch(const char *text)
 {
-    pthread_t thread;
-    sigset_t all, before;
     char *end;
 
     front = (int)strtol(text, &end, 10);
     if (end == text || *end || fcntl(front, F_GETFD) < 0) {
         return -EBADF;
     }
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&thread, NULL, await, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (err) {
-        return -err;
-    }
-    pthread_detach(thread);
-    return 0;
+    return ff_thread_start(await);
 }

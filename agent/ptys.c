@@ -10,7 +10,8 @@
  * that has to do with these numbers.
  *
  * Threads: any of QEMU's call ppoll(), one of them acts; openpty() and ptsname() are the main
- * thread's. System calls: dup3, eventfd2, ioctl, close, and what these do.
+ * thread's. System calls: dup3, ioctl, close, and what these and
+ * quiet.c do.
  */
 #include "agent/ptys.h"
 
@@ -22,12 +23,12 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "agent/quiet.h"
 #include "state/discards.h"
 
 typedef struct {
@@ -71,15 +72,10 @@ static void bring(void)
 
 static void let_go(void)
 {
-    int quiet = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-
-    for (int i = 0; quiet >= 0 && i < ptys.n; i++) {
+    for (int i = 0; i < ptys.n; i++) {
         if (is_master(ptys.pty[i].master)) {
-            dup3(quiet, ptys.pty[i].master, O_CLOEXEC);
+            ff_quiet_put_over(ptys.pty[i].master);
         }
-    }
-    if (quiet >= 0) {
-        close(quiet);
     }
 }
 

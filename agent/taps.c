@@ -21,7 +21,6 @@
 #include <linux/if_tun.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -32,6 +31,8 @@
 #include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+
+#include "agent/thread.h"
 
 #ifndef TUN_F_USO4
 #define TUN_F_USO4 0x20 /* Linux 6.2 */
@@ -284,8 +285,6 @@ static void __attribute__((constructor)) find_ioctl(void)
 
 int ff_taps_start(const char *text)
 {
-    pthread_t thread;
-    sigset_t all, before;
     int n = parse(text);
 
     if (n <= 0) {
@@ -293,13 +292,5 @@ int ff_taps_start(const char *text)
     }
     taps.offloads = offloads_of_kernel();
     __atomic_store_n(&taps.n, n, __ATOMIC_RELEASE);
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int err = pthread_create(&thread, NULL, hold, NULL);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (err) {
-        return -err;
-    }
-    pthread_detach(thread);
-    return 0;
+    return ff_thread_start(hold);
 }

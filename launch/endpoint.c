@@ -24,6 +24,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "state/private-socket.h"
+
 /* First number for fds of ours that live over exec. Callers give QEMU small numbers. */
 #define FIRST_FD 100
 
@@ -327,7 +329,7 @@ static char *make_private_dir(GError **error)
         if (!parents[i] || parents[i][0] != '/' || strlen(parents[i]) > 64) {
             continue;
         }
-        g_autofree char *dir = g_build_filename(parents[i], "farfault-XXXXXX", NULL);
+        g_autofree char *dir = g_build_filename(parents[i], FF_PRIVATE_FOLDER, NULL);
         if (g_mkdtemp(dir)) {
             return g_steal_pointer(&dir);
         }
@@ -367,7 +369,7 @@ bool ff_private_sockets_new(FfPrivateSocket *sockets, size_t n, uid_t owner, gid
         return false;
     }
     int err = 0;
-    g_autofree char *path = g_build_filename(dir, "monitor", NULL);
+    g_autofree char *path = g_build_filename(dir, FF_PRIVATE_NAME, NULL);
     for (size_t i = 0; i < n && !err; i++) {
         err = make_private_socket(&sockets[i], path, owner, group);
     }

@@ -22,11 +22,10 @@
 
 #include "qemu/call.h"
 #include "qemu/internal.h"
+#include "state/private-socket.h"
 
 /* For a QEMU that may hang. */
 #define DEADLINE_MS 2000
-/* The launcher's sockets for monitors (launch/endpoint.c): one of them is this process's own. */
-#define OWN "*/farfault-*/monitor"
 
 typedef struct {
     int fd;
@@ -40,11 +39,12 @@ static void clear_socket(gpointer p)
     close(((Socket *)p)->fd);
 }
 
+/* A monitor's, or the private one. */
 static bool is_own(const struct sockaddr_storage *name)
 {
     const struct sockaddr_un *un = (const struct sockaddr_un *)(const void *)name;
 
-    return name->ss_family == AF_UNIX && fnmatch(OWN, un->sun_path, 0) == 0;
+    return name->ss_family == AF_UNIX && fnmatch(FF_PRIVATE_PATTERN, un->sun_path, 0) == 0;
 }
 
 /* FALSE: it is no stream socket with a name. */
