@@ -397,7 +397,7 @@ active proctype OldQemu()
     od
 }
 
-/* ---- farfault upgrade: cli/upgrade.c ------------------------------------------------------------- */
+/* ---- farfault upgrade: cli/upgrade-switch.c ---------------------------------------------------------- */
 
 active proctype Command()
 {
