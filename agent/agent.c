@@ -408,30 +408,31 @@ static void __attribute__((constructor)) farfault_agent(void)
     agent.guest = agent.due ? 0 : getpid();
 }
 
-/* The relay's answer. Returns the pidfd of what is to be waited for, *LIMIT ms at most (-1: as long
- * as it takes); -1: nothing is. */
-static int take_answer(int *limit)
+/* The relay's answer. Returns how many PIDFDS are to be waited for, *LIMIT ms at most (-1: as long
+ * as it takes). */
+static int take_answer(int pidfds[FF_AGENT_MAX_WAITS], int *limit)
 {
     union {
-        char buf[CMSG_SPACE(sizeof(int))];
+        char buf[CMSG_SPACE(FF_AGENT_MAX_WAITS * sizeof(int))];
         struct cmsghdr align;
     } control;
     char byte;
-    int fd = -1;
+    int n = 0;
     struct iovec iov = {.iov_base = &byte, .iov_len = 1};
     struct msghdr msg = {.msg_iov = &iov,
                          .msg_iovlen = 1,
                          .msg_control = control.buf,
                          .msg_controllen = sizeof(control.buf)};
     if (recvmsg(agent.sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1) {
-        return -1;
+        return 0;
     }
     struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
     if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS) {
-        memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
+        n = (int)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(pidfds, CMSG_DATA(cmsg), n * sizeof(int));
     }
     *limit = byte == FF_AGENT_PATIENCE ? -1 : FF_AGENT_FAREWELL_MS;
-    return fd;
+    return n;
 }
 
 static void wait_readable(int fd, int limit)
@@ -447,11 +448,10 @@ static void __attribute__((destructor)) farewell(void)
         send(agent.sock, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) {
         return;
     }
-    int limit = FF_AGENT_FAREWELL_MS;
+    int limit = FF_AGENT_FAREWELL_MS, pidfds[FF_AGENT_MAX_WAITS];
     wait_readable(agent.sock, limit);
-    int pidfd = take_answer(&limit);
-    if (pidfd >= 0) {
-        wait_readable(pidfd, limit);
-        close(pidfd);
+    for (int n = take_answer(pidfds, &limit); n-- > 0;) {
+        wait_readable(pidfds[n], limit);
+        close(pidfds[n]);
     }
 }

@@ -8,8 +8,9 @@
  * the relay's pidfd, if the relay ends now, which QEMU waits for; without, if it has something left
  * to do. So what relay and engine hold of the guest's memory is let go before the one process that
  * others know of is gone. QEMU waits FF_AGENT_FAREWELL_MS for either at most. If the byte is
- * FF_AGENT_PATIENCE, the pidfd is that of the QEMU that runs behind this one (relay/front.h), and
- * is waited for as long as it takes, as this one's own end would.
+ * FF_AGENT_PATIENCE, the pidfd is that of the QEMU that runs behind this one (relay/front.h), with
+ * that of the one that may just get its guest, and both are waited for as long as it takes, as this
+ * one's own end would.
  */
 #ifndef FF_AGENT_AGENT_H
 #define FF_AGENT_AGENT_H
@@ -25,6 +26,7 @@
 #define FF_AGENT_VERSION_NO_HOOK 5u /* ends before .hook_error; a relay takes it, too */
 #define FF_AGENT_FAREWELL_MS 5000
 #define FF_AGENT_PATIENCE 1
+#define FF_AGENT_MAX_WAITS 2
 
 /* Environment, removed by the agent inside QEMU: the number of the hand-over socket's fd, and
  * the real QEMU binary ("DEV:INO" of it in decimal; "*": the binary is a script, so any program

@@ -31,6 +31,7 @@ typedef struct {
     GPtrArray *notes; /* borrowed */
     int pact_fd;      /* of its upgrade, the relay's; -1: none */
     bool stays;       /* nobody takes the guest over any more: its sockets are this QEMU's */
+    bool has_left;    /* the old QEMU of an upgrade, whose guest is the new one's */
     bool ends; /* the new QEMU of an upgrade, which never gets the guest: it has no clients */
     bool done;
 } FfAttach;
@@ -61,8 +62,8 @@ int ff_attach_take_kept(FfAttach *a, unsigned at, JsonObject *o, const char *mem
 bool ff_attach_take_state(FfAttach *a, GError **error);
 /* RAM, and what QEMU keeps of a migration under way. */
 bool ff_attach_take_memory(FfAttach *a, GError **error);
-/* .stays: of the old QEMU of an upgrade, whose guest is not the new one's: it stays here. .ends: of
- * such a new one. */
+/* .stays: of the old QEMU of an upgrade, whose guest is not the new one's: it stays here;
+ * .has_left: whose guest is. .ends: of a new one that has no guest. */
 void ff_attach_settle_pact(FfAttach *a);
 
 /* ---- attach-agent.c -------------------------------------------------------------------------- */

@@ -362,5 +362,6 @@ void ff_attach_settle_pact(FfAttach *a)
     g_autoptr(FfPact) pact = a->pact_fd >= 0 ? ff_pact_map(a->pact_fd, NULL) : NULL;
 
     a->stays = pact && a->state->role == FF_ROLE_SOURCE && ff_pact_keep_guest(pact);
+    a->has_left = pact && a->state->role == FF_ROLE_SOURCE && !a->stays;
     a->ends = has_no_guest(a->state, pact);
 }

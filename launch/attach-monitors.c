@@ -102,6 +102,9 @@ bool ff_attach_make_endpoints(FfAttach *a, GError **error)
         const char *id = ff_json_string_or(monitor, "id", "?");
         bool lost = false;
 
+        if (a->has_left && !strcmp(ff_json_string_or(monitor, "kind", ""), "listen")) {
+            continue; /* who comes there is the other QEMU's client */
+        }
         if (!make_endpoint(a, monitor, id, &lost, error)) {
             json_array_unref(kept);
             return false;

@@ -294,6 +294,7 @@ static void give(FfRelay *relay, int talk)
         refuse(relay, "its guest has not left");
         return;
     }
+    ff_hook_set_accepts(relay, FF_ACCEPTS_NONE); /* only who has the guest asks */
     FF_FAULT_AT("clients-asked");
     g->timer = g_timeout_add(QUIET_MS, not_quiet, relay);
     g->quiet = g_source_new(&quiet_funcs, sizeof(Quiet));
@@ -324,9 +325,15 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
     }
     if (n == 1 && word == FF_SUCCESSION_ORDERLY) {
         ff_front_orderly(opaque);
+    } else if (n == 1 && word == FF_SUCCESSION_HEIR) {
+        ff_front_lost_heir(opaque); /* this process had no room for its pidfd */
     }
-    for (unsigned i = 0; n > 0 && i < rights.n; i++) {
+    for (unsigned i = 0; i < rights.n; i++) {
         close(rights.fd[i]);
+    }
+    if (n == 0) {
+        ff_relay_log(opaque, "its door was shut by who had been lent it");
+        return G_SOURCE_REMOVE;
     }
     return G_SOURCE_CONTINUE;
 }

@@ -130,7 +130,7 @@ static gboolean said(gint talk, GIOCondition condition, gpointer opaque)
             return G_SOURCE_CONTINUE;
         }
     } else {
-        for (unsigned i = 0; n > 0 && i < rights.n; i++) {
+        for (unsigned i = 0; i < rights.n; i++) {
             close(rights.fd[i]);
         }
         if (n > 1 && words[0] == FF_SUCCESSION_GIVEN && t->plan) {

@@ -41,9 +41,17 @@ static bool must_wait(const FfRelay *relay, bool owned, const FfQmpCommand *comm
                                             (stopped && !owned) || is_setting(command));
 }
 
+/* Its QEMU may have been told that its migration is over, and would obey. */
+static bool may_be_front(const FfRelay *relay)
+{
+    return ff_state_is_marked(relay->state, FF_MARK_FRONT) &&
+           ff_state_is_marked(relay->state, FF_MARK_MOVED);
+}
+
 bool ff_clients_wait(FfRelay *relay, bool owned, const FfQmpCommand *command)
 {
-    if (relay->clients_late || relay->door < 0 || !must_wait(relay, owned, command)) {
+    if ((relay->clients_late && !may_be_front(relay)) || relay->door < 0 ||
+        !must_wait(relay, owned, command)) {
         return false;
     }
     if (!relay->clients_timer) {

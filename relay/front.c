@@ -21,6 +21,7 @@ struct FfFront {
     GSource *watch; /* for its end; NULL */
     bool orderly;   /* it is about to end by itself */
     bool begun;     /* this QEMU has no guest any more */
+    bool heard;     /* who has it was said at the door of this relay */
 };
 
 static FfFront *front_of(FfRelay *relay)
@@ -57,8 +58,7 @@ static gboolean heir_ended(gint fd, GIOCondition condition, gpointer opaque)
     if (f->next >= 0 && !ff_pidfd_has_ended(f->next)) {
         /* It has the guest, and its relay has not come to say so; or it will end as well. */
         close(f->heir);
-        f->heir = g_steal_fd(&f->next);
-        f->orderly = false;
+        f->heir = g_steal_fd(&f->next); /* orderly stays: who has lost the guest does not say it */
         watch(relay);
         return G_SOURCE_REMOVE;
     }
@@ -81,7 +81,7 @@ static void stop_watching(FfFront *f)
  * attach when the one before had died. Then they see to the end of both (behind.c). */
 static bool is_heard(const FfRelay *relay)
 {
-    return !relay->plan->attached || relay->plan->door_inner >= 0;
+    return !relay->plan->attached || relay->plan->door_inner >= 0 || relay->front->heard;
 }
 
 /* After what was said at the door before that end: it may be another one that has the guest. */
@@ -119,7 +119,19 @@ void ff_front_set_heir(FfRelay *relay, int heir)
     replace(&f->heir, heir);
     replace(&f->next, -1);
     f->orderly = false;
+    f->heard = true;
     watch(relay);
+}
+
+void ff_front_lost_heir(FfRelay *relay)
+{
+    FfFront *f = front_of(relay);
+
+    stop_watching(f);
+    replace(&f->heir, -1);
+    f->heard = true;
+    ff_relay_log(relay, "no room for the pidfd of the QEMU that has the guest: this process stays "
+                        "until it is ended");
 }
 
 void ff_front_orderly(FfRelay *relay)
@@ -172,11 +184,13 @@ bool ff_front_farewell(FfRelay *relay)
         ff_pidfd_has_ended(f->heir)) {
         return false;
     }
-    (void)pidfd_send_signal(f->heir, SIGTERM, NULL, 0);
-    if (f->next >= 0) {
-        (void)pidfd_send_signal(f->next, SIGTERM, NULL, 0);
+    /* Whichever has the guest must not be cut off in its end by that of this process. */
+    const int both[FF_AGENT_MAX_WAITS] = {f->heir, f->next};
+    unsigned waits = f->next >= 0 ? 2 : 1;
+    for (unsigned i = 0; i < waits; i++) {
+        (void)pidfd_send_signal(both[i], SIGTERM, NULL, 0);
     }
-    ssize_t n = ff_rights_send(relay->plan->agent_fd, &patience, 1, &f->heir, 1);
+    ssize_t n = ff_rights_send(relay->plan->agent_fd, &patience, 1, both, waits);
     if (n < 0) {
         ff_relay_log(relay, "QEMU's farewell cannot be answered: %s", g_strerror(-n));
     }

@@ -20,6 +20,8 @@
 
 /* The pidfd HEIR is that of the QEMU that has the guest. Takes it. */
 void ff_front_set_heir(FfRelay *relay, int heir);
+/* It has been said, and its pidfd is lost: the end of the one before is not the guest's. */
+void ff_front_lost_heir(FfRelay *relay);
 /* NEXT may get the guest from that one, whose end is not the guest's as long as NEXT lives. Takes
  * it.
  */

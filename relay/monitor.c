@@ -175,16 +175,25 @@ static bool is_owned(const FfMonitor *mon, const FfQmpCommand *command)
 }
 
 /* The guest runs, or may run, in its next QEMU, whose monitor this is not yet: the end of this one
- * would not be its end, and a client that was told that it is may start it elsewhere. */
-static bool ends_another(const FfMonitor *mon, const FfQmpCommand *command)
+ * would not be its end, and a client that was told that it is may start it elsewhere. And this one
+ * may obey (a front's QEMU would continue: relay/front.h), with memory and disks that are the other
+ * one's. */
+static bool is_anothers(const FfMonitor *mon, const FfQmpCommand *command)
 {
-    return ff_ends_vmm(command) && ff_state_is_marked(mon->relay->state, FF_MARK_MOVED);
+    return ff_needs_guest(command) && ff_state_is_marked(mon->relay->state, FF_MARK_MOVED);
+}
+
+static void say_anothers(FfMonitor *mon, const FfItem *item)
+{
+    reply_error(mon, item,
+                "the guest goes to another QEMU, or is there by now: connect again, and repeat it; "
+                "if it continues nowhere, end this process by SIGTERM");
 }
 
 /* Whether ITEM can be judged only when all before it is answered. */
 static bool needs_wait(const FfMonitor *mon, const FfItem *item)
 {
-    return is_owned(mon, item->command) || ends_another(mon, item->command) ||
+    return is_owned(mon, item->command) || is_anothers(mon, item->command) ||
            (mon->relay->plan->backends->len && ff_plugged_adds(item->command)) ||
            (item->command && item->command->oob);
 }
@@ -233,11 +242,8 @@ void ff_monitor_pump(FfMonitor *mon)
         mon->todo_bytes -= g_bytes_get_size(item->raw);
         if (mon->kept && !mon->negotiated) {
             ff_overdue_negotiate(mon, item);
-        } else if (mon->negotiated && ends_another(mon, item->command)) {
-            reply_error(
-                mon, item,
-                "the guest goes to another QEMU, or is there by now: connect again, and repeat it; "
-                "if it continues nowhere, end this process by SIGTERM");
+        } else if (mon->negotiated && is_anothers(mon, item->command)) {
+            say_anothers(mon, item);
             ff_item_free(item);
         } else if (wait && mon->negotiated && is_owned(mon, item->command) &&
                    (!item->command->oob || mon->oob_enabled)) {
@@ -269,7 +275,10 @@ static void command_came(FfMonitor *mon, GBytes *raw)
     item->n_fds = mon->n_fds;
     mon->n_fds = 0;
     if (mon->qemu && mon->oob_enabled && item->command && item->command->oob) {
-        if (is_owned(mon, item->command)) {
+        if (is_anothers(mon, item->command)) {
+            say_anothers(mon, item);
+            ff_item_free(item);
+        } else if (is_owned(mon, item->command)) {
             own_item(mon, item);
         } else {
             pass_item(mon, item, NULL);

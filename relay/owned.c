@@ -142,9 +142,12 @@ bool ff_adds_device(const FfQmpCommand *command)
     return is_one_of(command, names, names);
 }
 
-bool ff_ends_vmm(const FfQmpCommand *command)
+bool ff_needs_guest(const FfQmpCommand *command)
 {
-    static const char *const names[] = {"quit", NULL}, *const words[] = {"q", "quit", NULL};
+    static const char *const names[] = {
+        "quit", "cont", "system_reset", "system_wakeup", "snapshot-load", "yank", NULL};
+    static const char *const words[] = {
+        "q", "quit", "c", "cont", "system_reset", "system_wakeup", "loadvm", NULL};
 
     return is_one_of(command, names, words);
 }

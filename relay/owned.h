@@ -19,8 +19,9 @@ bool ff_starts_migration(const FfQmpCommand *command);
 bool ff_starts_incoming(const FfQmpCommand *command);
 /* Whether it adds a device, or a part of one, at either kind of monitor. */
 bool ff_adds_device(const FfQmpCommand *command);
-/* Whether QEMU, given COMMAND (may be NULL), would end. */
-bool ff_ends_vmm(const FfQmpCommand *command);
+/* Whether QEMU, given COMMAND (may be NULL), would end, or begin to use guest memory: run the
+ * guest, reset it, load it; or end a migration of its own by force, after which it would. */
+bool ff_needs_guest(const FfQmpCommand *command);
 /* What COMMAND (may be NULL) says on running. */
 FfSaid ff_says(const FfQmpCommand *command);
 /* Whether NAME stands in TEXT as a whole word: "migrate" does in "fd:migrate", not in

@@ -215,6 +215,7 @@ static bool relay_start(FfRelay *relay, GError **error)
         ff_names_take(relay, false);
         if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED | FF_MARK_MOVED)) {
             ff_hook_set_accepts(relay, FF_ACCEPTS_ALL);
+            ff_behind_taken(relay);
         }
     }
     ff_backends_start(relay);

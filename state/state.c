@@ -131,8 +131,9 @@ bool ff_state_is_guarded(const FfStateHeader *state)
 
 bool ff_state_is_front(const FfStateHeader *state)
 {
+    /* Settings of QEMU's that could not be put back make it none the less one: it has no guest. */
     return ff_state_is_marked(state, FF_MARK_FRONT) && ff_state_is_marked(state, FF_MARK_MOVED) &&
-           !ff_state_is_under_way(state);
+           __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE) == FF_PHASE_IDLE;
 }
 
 bool ff_state_has_plugged(const FfStateHeader *state)

@@ -463,6 +463,11 @@ static void test_quit_after_giving(void)
         g_autofree char *human =
             qmp_error(g->qmp, "human-monitor-command", "{'command-line': ' q'}");
         says(human, "connect again");
+        static const char *const others[] = {"cont", "system_reset", "system_wakeup"};
+        for (unsigned k = 0; k < G_N_ELEMENTS(others); k++) {
+            g_autofree char *refused = qmp_error(g->qmp, others[k], NULL);
+            says(refused, "connect again");
+        }
         up_let_go(g);
         up_disconnect(g);
         g_assert_cmpint(up_only_qemu(g), !=, old);

@@ -348,6 +348,95 @@ static void test_next_dies(gconstpointer data)
     g_assert_cmpint(status_of(front), ==, 0);
 }
 
+static pid_t only_relay(const Guest *g)
+{
+    g_autoptr(GArray) all = up_processes(g);
+    pid_t found = 0;
+
+    for (guint i = 0; i < all->len; i++) {
+        pid_t pid = g_array_index(all, pid_t, i);
+        g_autofree char *path = g_strdup_printf("/proc/%d/comm", (int)pid), *comm = NULL;
+
+        if (g_file_get_contents(path, &comm, NULL, NULL) &&
+            g_str_has_prefix(comm, "farfault-relay")) {
+            g_assert_cmpint(found, ==, 0);
+            found = pid;
+        }
+    }
+    g_assert_cmpint(found, >, 0);
+    return found;
+}
+
+static void kill_and_await(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    await(pid);
+}
+
+/* Relay and engine of the first QEMU die when the guest is the new one's: the next ones make it a
+ * front, though the monitors' sockets are the other relay's. */
+static void test_relay_dies(gconstpointer data)
+{
+    g_autofree char *faults = g_strdup_printf("handover/*/at/%s=both", (const char *)data);
+    g_autofree char *program = up_installed(), *said = NULL;
+    g_autoptr(Guest) g = up_counting(faults);
+
+    if (!g) {
+        return;
+    }
+    pid_t front = up_only_qemu(g);
+    up_run(g, (const char *const[]){"--keep-process", "--qemu", program, NULL}, &said);
+    up_runs(g);
+    pid_t now = behind(g, front);
+    g_assert_true(lives(front));
+    up_attach(g, front);
+    up_check_memory(g);
+    quit(g);
+    int status = status_of(front);
+    g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    await(now);
+}
+
+/* The first QEMU has got another relay by farfault attach, before it became a front. */
+static void test_attached(void)
+{
+    pid_t front;
+    g_autoptr(Guest) g = start(&front);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    up_disconnect(g);
+    kill_and_await(only_relay(g));
+    up_attach(g, front);
+    kill(keep(g, front, program), SIGKILL);
+    int status = status_of(front);
+    g_assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+}
+
+/* The front has no relay any more, and the QEMU behind it gets another: that one ends the front. */
+static void test_attached_behind(void)
+{
+    pid_t front;
+    g_autoptr(Guest) g = start(&front);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    pid_t own = only_relay(g), now = keep(g, front, program);
+    kill_and_await(own);
+    up_disconnect(g);
+    kill_and_await(only_relay(g));
+    up_attach(g, now);
+    quit(g);
+    /* This relay does not hear the guest's QEMU say that it ends. */
+    int status = status_of(front);
+    g_assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    await(now);
+}
+
 /* libvirt says once what becomes of a guest that is reset (<on_reboot>). */
 static void test_action(void)
 {
@@ -430,6 +519,7 @@ int main(int argc, char **argv)
                                          "all-left", "done",       "front"};
 
     static const char *const taken[] = {"taken", "granted", "resumed", "running"};
+    static const char *const relays[] = {"given", "running", "inner-over", "all-left"};
 
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/upgrade-front/stays", test_stays);
@@ -438,6 +528,13 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-front/killed/relays-live", test_killed);
     g_test_add_func("/upgrade-front/killed/alone", test_killed_alone);
     g_test_add_func("/upgrade-front/crashed", test_crashed);
+    g_test_add_func("/upgrade-front/attached/before", test_attached);
+    g_test_add_func("/upgrade-front/attached/behind", test_attached_behind);
+    for (unsigned i = 0; i < G_N_ELEMENTS(relays); i++) {
+        g_autofree char *path = g_strconcat("/upgrade-front/relay-dies/", relays[i], NULL);
+
+        g_test_add_data_func(path, relays[i], test_relay_dies);
+    }
     g_test_add_func("/upgrade-front/action", test_action);
     g_test_add_func("/upgrade-front/replaced", test_replaced);
     g_test_add_func("/upgrade-front/vnc-path", test_vnc_path);
