@@ -464,6 +464,9 @@ void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
         return;
     }
     FfHeldSpace *root = &h->space[s->root];
+    /* Else the gate is its owner's, who may be about to open it: one that is opened here as well is
+     * opened twice, the second time over the next event. */
+    bool owes = s->uffd >= 0 && ff_record_has_event(s->rec);
     if (failed) {
         ff_holder_kill_space(h, s);
     } else {
@@ -487,7 +490,9 @@ void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
     if (root->uffd < 0 && root->next < 0) {
         release(h, root);
     } else {
-        open_if_no_event(h, root); /* there may have been one for which nobody is left */
+        if (owes) {
+            open_if_no_event(h, root); /* nobody is left for it */
+        }
         turn(h, root);
     }
 }
