@@ -216,6 +216,10 @@ static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc),
                     "writes to %s '%s' cannot be held up (%s): %s", c->words->memory,
                     c->blocks[block].name, g_strerror(-rc), c->words->needs);
+    } else {
+        /* Whoever waits here since before, told to one that has died and not answered, is told to
+         * this one. */
+        ff_space_wake_all(c->space);
     }
     return rc == 0;
 }

@@ -641,6 +641,23 @@ static void test_at_once(gconstpointer step)
     snap_end(&t);
 }
 
+/* The engine dies when it has heard that a processor of the guest waits, and nobody wakes that one:
+ * the next engine is told of it. */
+static void test_not_woken(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/faults-read=kill;*/*/step/lift=skip", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    vm_wait_new_serial(t.vm, "B");
+    snap_end(&t);
+}
+
 /* FALSE: it must be repeated. */
 static bool is_taken(Snap *t)
 {
@@ -741,6 +758,7 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, deaths[i], test_at_once);
     }
+    g_test_add_func("/snapshot/races/not-woken", test_not_woken);
     g_test_add_data_func("/snapshot/races/at-the-death/armed", "armed", test_at_the_death);
     g_test_add_data_func("/snapshot/races/at-the-death/running", "running", test_at_the_death);
     return g_test_run();
