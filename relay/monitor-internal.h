@@ -51,7 +51,7 @@ typedef struct {
     int backend; /* the connection to the back-end; -1: it is the relay's already */
     /* What QEMU is asked: to change it; to make it on that socket, as it is removed already; to
      * make it as it was. */
-    enum { FF_TAKING_CHANGE, FF_TAKING_ADD, FF_TAKING_RESTORE } step;
+    enum { FF_TAKING_CONNECT, FF_TAKING_CHANGE, FF_TAKING_ADD, FF_TAKING_RESTORE } step;
     char *change, *add; /* the commands of the first two */
     unsigned tries;
     guint timer; /* until it is asked again; 0: it has been */

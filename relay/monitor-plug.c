@@ -10,6 +10,7 @@
  *
  * One thread; no locks. System calls: close.
  */
+#include <errno.h>
 #include <json-glib/json-glib.h>
 #include <string.h>
 #include <unistd.h>
@@ -96,6 +97,7 @@ void ff_plug_end(FfMonitor *mon)
 }
 
 static void own_answered(FfMonitor *mon, FfSent *sent, bool error);
+static gboolean connect_again(gpointer data);
 
 static void ask(FfMonitor *mon)
 {
@@ -112,6 +114,10 @@ void ff_plug_client_gone(FfMonitor *mon)
 {
     if (mon->taking && mon->taking->timer) {
         g_clear_handle_id(&mon->taking->timer, g_source_remove);
+        if (mon->taking->step == FF_TAKING_CONNECT) {
+            ff_plug_end(mon); /* QEMU was not asked for anything */
+            return;
+        }
         mon->taking->step = FF_TAKING_RESTORE;
         ask(mon);
     }
@@ -135,6 +141,54 @@ static bool leave(FfMonitor *mon, const char *id, const char *why)
     return false;
 }
 
+/* A daemon takes one connection at a time, and that of QEMU's chardev may be in front of this one,
+ * with those of chardevs that are gone: the socket is full then (EAGAIN). FALSE: it is left to
+ * QEMU. */
+static bool connects(FfMonitor *mon)
+{
+    FfTaking *t = mon->taking;
+    int in_qemu, backend = ff_conn_to_path(t->plug->path);
+
+    if (backend == -EAGAIN && ++t->tries < MAX_TRIES) {
+        t->timer = g_timeout_add(AGAIN_MS, connect_again, mon);
+        return true;
+    }
+    if (backend < 0) {
+        g_autofree char *why =
+            g_strdup_printf("cannot connect to %s: %s", t->plug->path, g_strerror(-backend));
+
+        return leave(mon, t->plug->id, why);
+    }
+    t->spare = ff_backends_spare(mon->relay, &in_qemu);
+    if (t->spare < 0) {
+        close(backend);
+        return leave(mon, t->plug->id,
+                     "farfault has no more sockets for what is plugged: "
+                     "8 in the life of a QEMU");
+    }
+    t->backend = backend;
+    t->change = ff_plug_command(t->plug, "chardev-change", in_qemu);
+    t->add = ff_plug_command(t->plug, "chardev-add", in_qemu);
+    t->step = FF_TAKING_CHANGE;
+    t->tries = 0;
+    ask(mon);
+    return true;
+}
+
+/* Its client waits. */
+static gboolean connect_again(gpointer data)
+{
+    FfMonitor *mon = data;
+
+    mon->taking->timer = 0;
+    if (!connects(mon)) {
+        ff_plug_end(mon);
+        mon->plugged = true;
+        mon->pump(mon);
+    }
+    return G_SOURCE_REMOVE;
+}
+
 /* What is in the guest's memory by its back-end's doing would be taken for what came. */
 static bool is_coming(const FfRelay *relay)
 {
@@ -146,7 +200,6 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why)
 {
     FfRelay *relay = mon->relay;
     bool network, is_network;
-    int in_qemu;
 
     if (item->plugged || !relay->plan->backends->len || !ff_plugged_adds(item->command)) {
         return false;
@@ -176,34 +229,20 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why)
                      "farfault takes what was added by chardev-add of QMP, to this relay, with an "
                      "absolute path, server=false and reconnect=, and has no other user");
     }
-    /* A back-end that is not there makes QEMU wait for it: then it need not be ours. */
-    int backend = ff_conn_to_path(plug->path);
-    if (backend < 0) {
-        g_autofree char *why =
-            g_strdup_printf("cannot connect to %s: %s", plug->path, g_strerror(-backend));
-        return leave(mon, id, why);
-    }
     if (mon->taking) { /* of a client that has gone */
-        close(backend);
         return leave(mon, id, "QEMU has not answered the last one");
-    }
-    int spare = ff_backends_spare(relay, &in_qemu);
-    if (spare < 0) {
-        close(backend);
-        return leave(mon, id,
-                     "farfault has no more sockets for what is plugged: "
-                     "8 in the life of a QEMU");
     }
     FfTaking *t = mon->taking = g_new0(FfTaking, 1);
 
-    t->spare = spare;
-    t->backend = backend;
+    t->backend = -1;
     t->network = network;
-    t->change = ff_plug_command(plug, "chardev-change", in_qemu);
-    t->add = ff_plug_command(plug, "chardev-add", in_qemu);
     t->plug = g_steal_pointer(&plug);
+    /* A back-end that is not there makes QEMU wait for it: then it need not be ours. */
+    if (!connects(mon)) {
+        ff_plug_end(mon);
+        return false;
+    }
     mon->plugging = item; /* no other command is passed meanwhile */
-    ask(mon);
     return true;
 }
 
