@@ -34,6 +34,7 @@
 #include "state/succession.h"
 
 #define PLAN_MAX (16 << 20) /* bytes */
+#define KILLED_MS 1000      /* from a signal to the end of a process */
 
 typedef struct {
     FfAttach *a;
@@ -345,9 +346,11 @@ static pid_t start(Replace *r, GError **error)
                                     talk};
 
     pid_t relay = ff_relay_spawn(&program, ready, ready_fd, NULL, error);
-    /* If it has said its last word, it ends: nobody is to see two of them. */
+    /* If it has said its last word, it ends: nobody is to see two of them. Where the new one has
+     * failed the reason may be that the old one was just killed, whose socket ends before it does.
+     */
     struct pollfd pfd = {r->pidfd, POLLIN, 0};
-    bool ended = poll(&pfd, 1, relay > 0 ? FF_SUCCESSION_FROZEN_MS : 0) == 1;
+    bool ended = poll(&pfd, 1, relay > 0 ? FF_SUCCESSION_FROZEN_MS : KILLED_MS) == 1;
     if (!relay && ended) {
         g_clear_error(error);
         say_ended(r, error);

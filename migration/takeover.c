@@ -464,7 +464,9 @@ void ff_takeover_adopt(FfTakeover *t)
             !__atomic_load_n(&t->cfg->state->resumed, __ATOMIC_ACQUIRE)) {
             run_guest(t);
         }
-        complete(t); /* the driver lifts what is guarded */
+        ff_control_moved(t->control);
+        ff_control_sync(t->control); /* as in run_and_complete() */
+        complete(t);                 /* the driver lifts what is guarded */
         return;
     }
     if (!t->pact && phase == FF_PHASE_LOADED) {

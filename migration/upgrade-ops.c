@@ -149,8 +149,7 @@ static FfStatus takeover_begin_adoption(FfMigration *m)
     FfPhase phase = ff_journal_phase(m->cfg.state);
 
     m->control->granted = phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
-    m->control->moves =
-        phase == FF_PHASE_GRANTED && !__atomic_load_n(&m->cfg.state->resumed, __ATOMIC_ACQUIRE);
+    m->control->moves = phase == FF_PHASE_GRANTED; /* that it is here may not have been said */
     return FF_STATUS_SETUP;
 }
 

@@ -26,12 +26,17 @@
 
 /* Until clients are between two messages: QEMU answers at once what it has been asked. */
 #define QUIET_MS 500
+/* Until the new relay asks; its engine may have to be started again. */
+#define LEAVE_MS 10000
 
 struct FfClientsGive {
     int talk; /* with who has asked; -1: nobody has */
     GSource *quiet;
     guint timer, answer; /* 0: none */
     GArray *given;       /* of guint: indices of the monitors whose clients were described */
+    bool was_asked;      /* since the guest has left */
+    void (*leave)(FfRelay *relay); /* when that is over; NULL */
+    guint last;                    /* not later than this; 0: none */
 };
 
 static FfClientsGive *give_of(FfRelay *relay)
@@ -51,6 +56,16 @@ static FfMonitor *monitor(const FfRelay *relay, guint i)
 
 /* ---- giving ---------------------------------------------------------------------------------- */
 
+static void leave_now(FfRelay *relay)
+{
+    FfClientsGive *g = relay->gives;
+
+    g_clear_handle_id(&g->last, g_source_remove);
+    if (g->leave) {
+        g_steal_pointer (&g->leave)(relay);
+    }
+}
+
 static void over(FfRelay *relay)
 {
     FfClientsGive *g = relay->gives;
@@ -62,6 +77,7 @@ static void over(FfRelay *relay)
     g_clear_handle_id(&g->timer, g_source_remove);
     g_clear_handle_id(&g->answer, g_source_remove);
     close(g_steal_fd(&g->talk));
+    leave_now(relay);
 }
 
 static void refuse(FfRelay *relay, const char *why)
@@ -295,6 +311,7 @@ static void give(FfRelay *relay, int talk)
         return;
     }
     ff_hook_set_accepts(relay, FF_ACCEPTS_NONE); /* only who has the guest asks */
+    g->was_asked = true;
     FF_FAULT_AT("clients-asked");
     g->timer = g_timeout_add(QUIET_MS, not_quiet, relay);
     g->quiet = g_source_new(&quiet_funcs, sizeof(Quiet));
@@ -336,6 +353,40 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
         return G_SOURCE_REMOVE;
     }
     return G_SOURCE_CONTINUE;
+}
+
+static bool may_any_go(const FfRelay *relay)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        if (ff_monitor_may_go(monitor(relay, i))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static gboolean has_waited(gpointer opaque)
+{
+    FfRelay *relay = opaque;
+
+    relay->gives->last = 0;
+    ff_relay_log(relay, "clients are disconnected: the new QEMU's relay does not take them");
+    leave_now(relay);
+    return G_SOURCE_REMOVE;
+}
+
+void ff_clients_leave(FfRelay *relay, void (*leave)(FfRelay *relay))
+{
+    FfClientsGive *g = give_of(relay);
+
+    if (!may_any_go(relay) || (g->was_asked && g->talk < 0)) {
+        leave(relay);
+        return;
+    }
+    g->leave = leave;
+    if (g->talk < 0) {
+        g->last = g_timeout_add(LEAVE_MS, has_waited, relay);
+    }
 }
 
 /* Who was lent it knocks there still: it goes on to the relay that takes this one's place. */

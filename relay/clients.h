@@ -28,6 +28,11 @@
 /* From now on it can be asked: relay->door is lent with the memory. */
 void ff_clients_open(FfRelay *relay);
 
+/* The clients are not its any more, for good: LEAVE(relay) lets them go. At once, or when those
+ * that can go on to the new QEMU have: its engine may have died, and the next one is to ask first.
+ */
+void ff_clients_leave(FfRelay *relay, void (*leave)(FfRelay *relay));
+
 /* ---- the new one's ---- */
 
 /* The guest is this QEMU's. Asks, once. */

@@ -348,6 +348,32 @@ static void test_next_dies(gconstpointer data)
     g_assert_cmpint(status_of(front), ==, 0);
 }
 
+/* The new engine dies as soon as it has the guest, and the old one sees that: who is connected, as
+ * libvirt is, sees no end for that, which would be the guest's. */
+static void test_clients_stay(gconstpointer data)
+{
+    g_autofree char *faults = g_strdup_printf("takeover/*/at/%s=kill", (const char *)data);
+    g_autofree char *program = up_installed(), *said = NULL;
+    g_autoptr(Guest) g = up_counting_two_monitors(faults);
+
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    pid_t front = up_only_qemu(g);
+    int status = up_run(g, (const char *const[]){"--keep-process", "--qemu", program, NULL}, &said);
+    g_assert_cmpint(status, ==, 0);
+    g_autofree char *mark = g_build_filename(g->dir, "fault-0", NULL);
+    g_assert_true(g_file_test(mark, G_FILE_TEST_EXISTS));
+    up_runs(g);
+    qmp_ok(second, "query-status", NULL);
+    g_autofree char *state = qmp_run_state(second);
+    g_assert_cmpstr(state, ==, "running");
+    qmp_ok(second, "quit", NULL);
+    status = status_of(front);
+    g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 static pid_t only_relay(const Guest *g)
 {
     g_autoptr(GArray) all = up_processes(g);
@@ -549,6 +575,11 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/upgrade-front/next-dies/", taken[i], NULL);
 
         g_test_add_data_func(path, taken[i], test_next_dies);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(taken); i++) {
+        g_autofree char *path = g_strconcat("/upgrade-front/clients-stay/", taken[i], NULL);
+
+        g_test_add_data_func(path, taken[i], test_clients_stay);
     }
     return g_test_run();
 }
