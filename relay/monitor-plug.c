@@ -150,6 +150,10 @@ static bool connects(FfMonitor *mon)
     int in_qemu, backend = ff_conn_to_path(t->plug->path);
 
     if (backend == -EAGAIN && ++t->tries < MAX_TRIES) {
+        if (t->tries == 1) {
+            ff_relay_log(mon->relay, "%s: its daemon is busy with other connections: waiting",
+                         t->plug->path);
+        }
         t->timer = g_timeout_add(AGAIN_MS, connect_again, mon);
         return true;
     }

@@ -4,12 +4,17 @@
  * boots with them, checks what they read and send, and is migrated; with another relay meanwhile;
  * what cannot be had by the relay is QEMU's own.
  */
+#include <errno.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "state/state.h"
 #include "tests/lib/attach.h"
 #include "tests/lib/move.h"
+#include "tests/lib/stream.h"
 #include "tests/lib/vhostworld.h"
 
 #define MANY 1000 /* frames */
@@ -124,6 +129,14 @@ static bool is_behind_relay(Vm *vm)
     return strstr(own, "server=on");
 }
 
+static void assert_behind_relay(Vm *vm)
+{
+    if (!is_behind_relay(vm)) {
+        g_autofree char *said = vm_stderr(vm);
+        g_error("it was left to QEMU: %s", said);
+    }
+}
+
 static void remove_chardev(Vm *vm)
 {
     qmp_ok(vm_qmp(vm), "chardev-remove", "{'id': 'c'}");
@@ -197,6 +210,63 @@ static void test_left(void)
     end_bare(w);
 }
 
+static pid_t daemon_of(const VhostWorld *w)
+{
+    g_autofree char *path = g_strconcat(w->socket, ".pid", NULL), *text = NULL;
+
+    g_assert_true(g_file_get_contents(path, &text, NULL, NULL));
+    return atoi(text);
+}
+
+/* Connections for which the daemon has not come yet, so many as its socket takes. */
+static GArray *crowd(const char *path)
+{
+    GArray *fds = g_array_new(FALSE, FALSE, sizeof(int));
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+
+    g_strlcpy(name.sun_path, path, sizeof(name.sun_path));
+    for (;;) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+        g_assert_no_errno(fd);
+        if (connect(fd, (struct sockaddr *)&name, sizeof(name)) < 0) {
+            g_assert_cmpint(errno, ==, EAGAIN);
+            close(fd);
+            return fds;
+        }
+        g_array_append_val(fds, fd);
+    }
+}
+
+/* The daemon is behind with earlier connections. */
+static void test_busy(void)
+{
+    static const char plug[] =
+        "{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vhost-user-blk-pci\", \"id\": "
+        "\"d\", \"chardev\": \"c\", \"addr\": \"0x10\", \"num-queues\": 1}}\n";
+    VhostWorld *w = bare_new("migrate");
+
+    if (!w)
+        return;
+    pid_t daemon = daemon_of(w);
+    g_assert_no_errno(kill(daemon, SIGSTOP));
+    g_autoptr(GArray) fds = crowd(w->socket);
+    add_chardev(w->vm, w->socket); /* which tries again, too */
+    stream_send(qmp_stream(vm_qmp(w->vm)), plug, strlen(plug), NULL, 0);
+    vm_wait_stderr(w->vm, "is busy with other connections");
+    for (guint i = 0; i < fds->len; i++)
+        close(g_array_index(fds, int, i));
+    g_assert_no_errno(kill(daemon, SIGCONT));
+    for (bool answered = false; !answered;) {
+        g_autofree char *line =
+            stream_read_line(qmp_stream(vm_qmp(w->vm)), "the answer", test_deadline(60));
+        g_assert_null(strstr(line, "\"error\""));
+        answered = strstr(line, "\"return\"");
+    }
+    assert_behind_relay(w->vm);
+    end_bare(w);
+}
+
 /* A chardev that a network was to have, which QEMU has refused, is no disk's: its requests would
  * not be waited for. */
 static void test_kinds(void)
@@ -214,10 +284,7 @@ static void test_kinds(void)
     remove_chardev(w->vm);
     add_chardev(w->vm, w->socket);
     add_device(w->vm);
-    if (!is_behind_relay(w->vm)) {
-        g_autofree char *said = vm_stderr(w->vm);
-        g_error("it was left to QEMU: %s", said);
-    }
+    assert_behind_relay(w->vm);
     end_bare(w);
 }
 
@@ -280,5 +347,6 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-plug/left", test_left);
     g_test_add_func("/vhost-plug/refused", test_refused);
     g_test_add_func("/vhost-plug/kinds", test_kinds);
+    g_test_add_func("/vhost-plug/busy", test_busy);
     return g_test_run();
 }
