@@ -49,10 +49,10 @@ typedef struct {
     int spare; /* which of QEMU's listening sockets: ff_backends_spare() */
     bool network;
     int backend; /* the connection to the back-end; -1: it is the relay's already */
-    /* What QEMU is asked: to change it; to make it on that socket, as it is removed already; to
-     * make it as it was. */
+    /* The back-end is asked for a connection; then QEMU: to change the chardev; to make it on that
+     * socket, as it is removed already; to make it as it was. */
     enum { FF_TAKING_CONNECT, FF_TAKING_CHANGE, FF_TAKING_ADD, FF_TAKING_RESTORE } step;
-    char *change, *add; /* the commands of the first two */
+    char *change, *add; /* the commands for the first two of QEMU's; NULL while connecting */
     unsigned tries;
     guint timer; /* until it is asked again; 0: it has been */
     bool closes; /* the client has gone: the connection to QEMU ends with this */
