@@ -180,6 +180,19 @@ static bool read_content(FfWorker *w, const FfRun *run, uint64_t *len, bool *zer
     return false;
 }
 
+/* Nobody is kept waiting by a page that cannot be read or placed but a thread that waits for that
+ * one. */
+static void put_off(FfSession *s, const FfRun *run)
+{
+    pthread_mutex_lock(&s->lock);
+    if (!s->later_n) {
+        s->later_us = g_get_monotonic_time() + SOURCE_AGAIN_MS * 1000;
+    }
+    s->later_n += ff_bitmap_set_run(&s->later[run->block], run->first, run->n);
+    pthread_cond_broadcast(&s->changed); /* those that wait without an end to it */
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* What placing RUN came to. FALSE: no more of it. */
 static bool placed(FfWorker *w, const FfRun *run, int rc)
 {
@@ -205,11 +218,14 @@ static bool placed(FfWorker *w, const FfRun *run, int rc)
     default:
         if (!__atomic_exchange_n(&s->said_memory, true, __ATOMIC_ACQ_REL)) {
             ff_session_log(s,
-                           "a page cannot be placed at %" PRIx64 " (%s), so it waits: its regions "
-                           "are not what it said",
+                           "a page cannot be placed at %" PRIx64 " (%s), so it waits, and it is "
+                           "tried again: its regions are not what it said",
                            ff_space_addr(s->space, run->block, run->first), g_strerror(-rc));
         }
-        return false;
+        if (w->demand) {
+            put_off(s, run);
+        }
+        return w->demand;
     }
 }
 
@@ -378,18 +394,6 @@ static void ask_again(FfSession *s)
     s->overflow_n += added;
     __atomic_add_fetch(&s->waiting, added, __ATOMIC_SEQ_CST);
     s->later_n = 0;
-}
-
-/* Nobody is kept waiting by a page that cannot be read but a thread that waits for that one. */
-static void put_off(FfSession *s, const FfRun *run)
-{
-    pthread_mutex_lock(&s->lock);
-    if (!s->later_n) {
-        s->later_us = g_get_monotonic_time() + SOURCE_AGAIN_MS * 1000;
-    }
-    s->later_n += ff_bitmap_set_run(&s->later[run->block], run->first, run->n);
-    pthread_cond_broadcast(&s->changed); /* those that wait without an end to it */
-    pthread_mutex_unlock(&s->lock);
 }
 
 static void wait_demand(FfSession *s)

@@ -214,6 +214,27 @@ static void test_killed_at_random(void)
     }
 }
 
+/* Of a reason that nobody thought of: the page is placed at another time, and the one who waits for
+ * it is not forgotten. Perhaps the first one fails where it is read of; others fail behind it. */
+static void test_place_fails(gconstpointer call)
+{
+    const char *name = call;
+    g_autofree char *fault = g_strdup_printf("pager/none/call/%s#5=EIO;pager/none/call/%s#6=EIO;"
+                                             "pager/none/call/%s#7=EIO",
+                                             name, name, name);
+    World w;
+
+    if (!world_begin(&w, CLIENT_ANON, 1, fault, "--no-bulk")) {
+        return;
+    }
+    w.plan.vcpus = 1;
+    assert_ended_well(client_start(&w.plan));
+    for (unsigned i = 0; i < 3; i++) {
+        g_assert_true(daemon_fault_happened(w.d, i));
+    }
+    world_end(&w);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -237,5 +258,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, moments[i], test_killed_at);
     }
     g_test_add_func("/server/killed-at-random", test_killed_at_random);
+    g_test_add_data_func("/server/place-fails/copy", "uffd-copy", test_place_fails);
+    g_test_add_data_func("/server/place-fails/zero", "uffd-zero", test_place_fails);
     return g_test_run();
 }
