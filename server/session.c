@@ -91,15 +91,16 @@ static bool read_features(int uffd, uint64_t *features)
     return line && sscanf(line, "API: %" SCNx64 ":%" SCNx64 ":%" SCNx64, &api, features, &all) == 3;
 }
 
-/* Is what PID has at ADDR shared with its children? A line of maps is "START-END rwxp ...". */
-static FfSharing sharing_at(const char *maps, uint64_t addr)
+/* Is what a process has of R shared with its children? A line of maps is "START-END rwxp ...". Of
+ * its first pages may be less there by now, or nothing. */
+static FfSharing sharing_of(const char *maps, const FfRegionOfClient *r)
 {
     for (const char *line = maps; line && *line; line = strchr(line, '\n')) {
         uint64_t start, end;
         char rights[8];
         line += *line == '\n';
         if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s", &start, &end, rights) == 3 &&
-            addr >= start && addr < end) {
+            start < r->addr + r->size && end > r->addr) {
             return rights[3] == 's' ? FF_SHARING_SHARED : FF_SHARING_PRIVATE;
         }
     }
@@ -138,7 +139,7 @@ static FfImage *make_firecracker(FfSession *s, GError **error)
     g_file_get_contents(path, &maps, NULL, NULL);
     for (unsigned i = 0; i < n; i++) {
         block[i] = (FfImageBlock){region[i].size, region[i].page_size, region[i].offset,
-                                  .sharing = sharing_at(maps ? maps : "", region[i].addr)};
+                                  .sharing = sharing_of(maps ? maps : "", &region[i])};
         if (block[i].sharing == FF_SHARING_SHARED && block[i].page_size == 4096 &&
             !ff_holes_check_memfd(error)) {
             return NULL;

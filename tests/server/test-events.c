@@ -206,6 +206,29 @@ static void test_chain(const void *data)
     hugepages_free(pool);
 }
 
+/* What it has of a region when it is looked at begins behind the region's first page: it is found
+ * all the same, and a child is served. */
+static void test_first_page_gone(const void *data)
+{
+    World w = {.kind = *(const ClientKind *)data, .pages = 8, .step = 1};
+
+    w.d = daemon_start(w.pages, 4096, small_fill, NULL, "--no-bulk");
+    w.c = (Small){.pages = w.pages, .kind = w.kind, .features = UFFD_FEATURE_EVENT_FORK};
+    pid_t pager = daemon_pager(w.d);
+    g_assert_cmpint(kill(pager, SIGSTOP), ==, 0);
+    small_start(&w.c, w.d);
+    g_assert_cmpint(munmap(w.c.page, 4096), ==, 0);
+    g_assert_cmpint(kill(pager, SIGCONT), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        touch(&w, 1, w.pages - 1);
+        _exit(0);
+    }
+    assert_ended_well(pid);
+    touch(&w, 1, w.pages - 1);
+    daemon_stop(w.d);
+}
+
 int main(int argc, char **argv)
 {
     static const ClientKind kinds[] = {CLIENT_ANON, CLIENT_SHMEM, CLIENT_HUGETLB};
@@ -215,6 +238,10 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
         g_autofree char *path = g_strconcat("/events/chain/", names[i], NULL);
         g_test_add_data_func(path, &kinds[i], test_chain);
+        if (kinds[i] != CLIENT_HUGETLB) {
+            g_autofree char *gone = g_strconcat("/events/first-page-gone/", names[i], NULL);
+            g_test_add_data_func(gone, &kinds[i], test_first_page_gone);
+        }
     }
     return g_test_run();
 }
