@@ -22,6 +22,9 @@
 #include "qemu/settings.h"
 #include "qemu/vmm-qemu.h"
 
+/* A QEMU that has not answered for so long hangs in a command, which should be known. */
+#define SAY_MS 10000
+
 struct FfEnginePort {
     FfEngineInit *init;
     FfLink *link;
@@ -310,6 +313,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
     port->init = init;
     port->link = link;
     port->qmp = ff_qmp_client_new(fd, NULL, on_event, NULL, port);
+    ff_qmp_client_set_patience(port->qmp, SAY_MS);
     port->qemu = new_qemu(port);
     if (init->inner_fd >= 0) {
         ff_qemu_adopt_stream(port->qemu, fcntl(init->inner_fd, F_DUPFD_CLOEXEC, 3));

@@ -24,7 +24,8 @@ struct FfQmpClient {
     FfQmpEventFunc on_event;
     FfQmpGoneFunc on_gone;
     void *opaque;
-    bool shared; /* of ff_qmp_client_new_shared() */
+    bool shared;          /* of ff_qmp_client_new_shared() */
+    unsigned patience_ms; /* ff_qmp_client_set_patience() */
 
     /* Context thread only. */
     GByteArray *in;

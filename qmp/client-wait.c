@@ -27,6 +27,7 @@ typedef struct {
     GCancellable *cancel;
     gulong handler;
     gint64 end;     /* monotonic microseconds; 0 = none */
+    gint64 say;     /* when it is said that it still waits; 0 = not (again) */
     GSource *timer; /* of a shared monitor: ends an iteration of the context at .end; can be NULL */
 } Wait;
 
@@ -111,8 +112,8 @@ static void sleep_once(Wait *w)
         ff_mutex_unlock(&client->lock);
         g_main_context_iteration(client->context, TRUE);
         ff_mutex_lock(&client->lock);
-    } else if (w->end) {
-        ff_cond_wait_until(&client->cond, &client->lock, w->end);
+    } else if (w->end || w->say) {
+        ff_cond_wait_until(&client->cond, &client->lock, w->say ? w->say : w->end);
     } else {
         ff_cond_wait(&client->cond, &client->lock);
     }
@@ -126,6 +127,19 @@ static bool wait_living(FfQmpClient *client, GError **error)
         return false;
     }
     return true;
+}
+
+/* Under the lock, which is not held meanwhile. A command that QEMU hangs in is known by its name.
+ */
+static void say_once(Wait *w, const char *what)
+{
+    if (w->say && g_get_monotonic_time() >= w->say) {
+        w->say = 0;
+        ff_mutex_unlock(&w->client->lock);
+        g_message("QEMU has not answered %s for %u ms: it is waited for", what,
+                  w->client->patience_ms);
+        ff_mutex_lock(&w->client->lock);
+    }
 }
 
 /* Under the lock: sleeps once. FALSE and ERROR when there is no more reason to wait for WHAT. */
@@ -145,6 +159,7 @@ static bool wait_once(Wait *w, const char *what, GError **error)
         return false;
     }
     sleep_once(w);
+    say_once(w, what);
     return true;
 }
 
@@ -159,6 +174,13 @@ static void call_reply(FfQmpClient *client, JsonNode *result, const GError *erro
     ff_cond_broadcast(&client->cond);
     ff_mutex_unlock(&client->lock);
     ff_qmp_call_drop(call);
+}
+
+void ff_qmp_client_set_patience(FfQmpClient *client, unsigned ms)
+{
+    ff_mutex_lock(&client->lock);
+    client->patience_ms = ms;
+    ff_mutex_unlock(&client->lock);
 }
 
 FfQmpCall *ff_qmp_call_begin(FfQmpClient *client, const char *command, JsonObject *args,
@@ -183,6 +205,9 @@ JsonNode *ff_qmp_call_end(FfQmpCall *call, unsigned deadline_ms, GCancellable *c
 
     if (wait_begin(&w, client, deadline_ms, cancel, error)) {
         ff_mutex_lock(&client->lock);
+        if (!deadline_ms && !client->shared && client->patience_ms) {
+            w.say = g_get_monotonic_time() + client->patience_ms * G_TIME_SPAN_MILLISECOND;
+        }
         while (!call->done && wait_once(&w, call->command, error)) {
         }
         if (call->done) {

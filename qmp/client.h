@@ -73,6 +73,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpClient, ff_qmp_client_unref)
  * the connection itself holds a reference. */
 void ff_qmp_client_close(FfQmpClient *client);
 
+/* Who waits for an answer without a deadline says so once, in the log, after so many milliseconds,
+ * and waits on. 0, as it is made: never. Not of a shared one. Any thread. */
+void ff_qmp_client_set_patience(FfQmpClient *client, unsigned ms);
+
 /* Sends COMMAND with ARGS (borrowed, can be NULL) and N_FDS fds (borrowed: duplicated). REPLY can
  * be NULL. It is called exactly once. */
 void ff_qmp_call(FfQmpClient *client, const char *command, JsonObject *args, const int *fds,

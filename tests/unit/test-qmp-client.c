@@ -307,6 +307,45 @@ static void test_deadline(Fixture *f, const void *data)
     g_assert_cmpint(g_atomic_int_get(&f->replies), ==, 1);
 }
 
+typedef struct {
+    Fixture *f;
+    gint64 id;
+    unsigned said;
+} Answer;
+
+/* Of what it says: then it is answered. */
+static void said(const char *domain, GLogLevelFlags level, const char *text, void *opaque)
+{
+    Answer *a = opaque;
+
+    g_assert_nonnull(strstr(text, "has not answered slow"));
+    if (!a->said++) {
+        answer(a->f, a->id, "{}");
+    }
+}
+
+/* A waiter without a deadline waits on, and says once what for. */
+static void test_patience(Fixture *f, const void *data)
+{
+    g_autoptr(GError) error = NULL;
+    FfQmpCall *quick, *slow;
+
+    ready(f);
+    ff_qmp_client_set_patience(f->client, 1);
+    quick = ff_qmp_call_begin(f->client, "quick", NULL, NULL, 0);
+    slow = ff_qmp_call_begin(f->client, "slow", NULL, NULL, 0);
+    answer(f, expect(f, "quick"), "{}");
+    gint64 id = expect(f, "slow");
+    g_autoptr(JsonNode) first = ff_qmp_call_end(quick, 0, NULL, &error);
+    g_assert_no_error(error);
+    Answer late = {f, id};
+    g_log_set_default_handler(said, &late);
+    g_autoptr(JsonNode) second = ff_qmp_call_end(slow, 0, NULL, &error);
+    g_log_set_default_handler(g_log_default_handler, NULL);
+    g_assert_no_error(error);
+    g_assert_cmpuint(late.said, ==, 1);
+}
+
 static void *canceller(void *data)
 {
     g_cancellable_cancel(data);
@@ -605,6 +644,7 @@ int main(int argc, char **argv)
         {"fds", test_fds},           {"events", test_events},   {"deadline", test_deadline},
         {"cancel", test_cancel},     {"death", test_death},     {"nesting", test_nesting},
         {"endless", test_endless},   {"threads", test_threads}, {"late", test_late},
+        {"patience", test_patience},
     };
 
     g_test_init(&argc, &argv, NULL);
