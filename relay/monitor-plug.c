@@ -147,6 +147,10 @@ static bool leave(FfMonitor *mon, const char *id, const char *why)
 static bool connects(FfMonitor *mon)
 {
     FfTaking *t = mon->taking;
+
+    if (__atomic_load_n(&mon->relay->state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE) {
+        return leave(mon, t->plug->id, "a migration is under way");
+    }
     int in_qemu, backend = ff_conn_to_path(t->plug->path);
 
     if (backend == -EAGAIN && ++t->tries < MAX_TRIES) {
@@ -224,9 +228,6 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why)
                              "it, and add it anew";
         return false;
     }
-    if (__atomic_load_n(&relay->state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE) {
-        return leave(mon, id, "a migration is under way");
-    }
     g_autoptr(FfPlug) plug = ff_plugged_take(relay->plugged, id);
     if (!plug) {
         return leave(mon, id,
@@ -241,12 +242,13 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why)
     t->backend = -1;
     t->network = network;
     t->plug = g_steal_pointer(&plug);
+    mon->plugging = item; /* no other command is passed meanwhile, nor the client's end */
     /* A back-end that is not there makes QEMU wait for it: then it need not be ours. */
     if (!connects(mon)) {
+        mon->plugging = NULL;
         ff_plug_end(mon);
         return false;
     }
-    mon->plugging = item; /* no other command is passed meanwhile */
     return true;
 }
 

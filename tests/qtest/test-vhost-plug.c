@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -97,6 +98,7 @@ static VhostWorld *bare_new(const char *who)
 
     if (w) {
         w->socket = g_strdup_printf("%s/0", w->folder);
+        w->guest.listens = true;
         vhost_world_start_storage(w);
         w->vm = linux_guest_start(&w->guest, "vm0", w->launcher, NULL);
     }
@@ -210,6 +212,83 @@ static void test_left(void)
     end_bare(w);
 }
 
+static const char plug[] =
+    "{\"execute\": \"device_add\", \"id\": \"plug\", \"arguments\": {\"driver\": "
+    "\"vhost-user-blk-pci\", \"id\": \"d\", \"chardev\": \"c\", \"addr\": \"0x10\", "
+    "\"num-queues\": 1}}\n";
+
+/* Until ID was answered, without an error. */
+static void await_answer(Stream *s, const char *id)
+{
+    g_autofree char *quoted = g_strdup_printf("\"%s\"", id);
+
+    for (bool answered = false; !answered;) {
+        g_autofree char *line = stream_read_line(s, "the answer", test_deadline(60));
+
+        g_assert_nonnull(line); /* closed */
+        g_assert_null(strstr(line, "\"error\""));
+        answered = strstr(line, "\"return\"");
+        g_assert_true(!answered || strstr(line, quoted));
+    }
+}
+
+static const char first[] = "{\"execute\": \"query-name\", \"id\": \"first\"}\n";
+
+/* What the client says behind it waits, though the relay has something to say to QEMU itself. It
+ * comes while QEMU has not answered what is in front, so both wait already. */
+static void test_order(void)
+{
+    static const char next[] = "{\"execute\": \"query-name\", \"id\": \"next\"}\n";
+    VhostWorld *w = bare_new("migrate");
+    g_autofree char *all = g_strconcat(first, plug, next, NULL);
+
+    if (!w)
+        return;
+    Stream *s = qmp_stream(vm_qmp(w->vm));
+
+    add_chardev(w->vm, w->socket);
+    stream_send(s, all, strlen(all), NULL, 0);
+    await_answer(s, "first");
+    await_answer(s, "plug");
+    await_answer(s, "next");
+    assert_behind_relay(w->vm);
+    end_bare(w);
+}
+
+/* The other side has read all. There is no event of it. */
+static void wait_read(int fd)
+{
+    int left;
+
+    do
+        g_assert_no_errno(ioctl(fd, TIOCOUTQ, &left));
+    while (left);
+}
+
+/* It is the last that a client says which ends its side then, and is carried out. */
+static void test_last_word(void)
+{
+    VhostWorld *w = bare_new("migrate");
+
+    g_autofree char *both = g_strconcat(first, plug, NULL);
+
+    if (!w)
+        return;
+    Stream *s = qmp_stream(vm_qmp(w->vm));
+
+    add_chardev(w->vm, w->socket);
+    g_assert_no_errno(kill(vm_pid(w->vm), SIGSTOP));
+    stream_send(s, both, strlen(both), NULL, 0);
+    g_assert_no_errno(shutdown(stream_fd(s), SHUT_WR));
+    wait_read(stream_fd(s));
+    g_assert_no_errno(kill(vm_pid(w->vm), SIGCONT));
+    await_answer(s, "first");
+    await_answer(s, "plug");
+    vm_reconnect(w->vm);
+    assert_behind_relay(w->vm);
+    end_bare(w);
+}
+
 static pid_t daemon_of(const VhostWorld *w)
 {
     g_autofree char *path = g_strconcat(w->socket, ".pid", NULL), *text = NULL;
@@ -241,9 +320,6 @@ static GArray *crowd(const char *path)
 /* The daemon is behind with earlier connections. */
 static void test_busy(void)
 {
-    static const char plug[] =
-        "{\"execute\": \"device_add\", \"arguments\": {\"driver\": \"vhost-user-blk-pci\", \"id\": "
-        "\"d\", \"chardev\": \"c\", \"addr\": \"0x10\", \"num-queues\": 1}}\n";
     VhostWorld *w = bare_new("migrate");
 
     if (!w)
@@ -257,12 +333,7 @@ static void test_busy(void)
     for (guint i = 0; i < fds->len; i++)
         close(g_array_index(fds, int, i));
     g_assert_no_errno(kill(daemon, SIGCONT));
-    for (bool answered = false; !answered;) {
-        g_autofree char *line =
-            stream_read_line(qmp_stream(vm_qmp(w->vm)), "the answer", test_deadline(60));
-        g_assert_null(strstr(line, "\"error\""));
-        answered = strstr(line, "\"return\"");
-    }
+    await_answer(qmp_stream(vm_qmp(w->vm)), "plug");
     assert_behind_relay(w->vm);
     end_bare(w);
 }
@@ -348,5 +419,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhost-plug/refused", test_refused);
     g_test_add_func("/vhost-plug/kinds", test_kinds);
     g_test_add_func("/vhost-plug/busy", test_busy);
+    g_test_add_func("/vhost-plug/order", test_order);
+    g_test_add_func("/vhost-plug/last-word", test_last_word);
     return g_test_run();
 }
