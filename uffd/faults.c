@@ -221,6 +221,18 @@ static bool is_event(const struct uffd_msg *msg)
 
 /* ---- faults ---------------------------------------------------------------------------------- */
 
+/* What ADDR waits for cannot be had now, for RC. Where nobody starts this thread again by
+ * ff_faults_again(), which wakes everybody, it is tried until there is memory. */
+static void wait_on(Batch *b, uint64_t addr, int rc)
+{
+    if (b->s->cfg.messages && rc == -ENOMEM) {
+        ff_space_defer(b->s, addr);
+    } else {
+        /* Observer: ff_faults_again(). */
+        __atomic_store_n(&b->s->waits.overflow, 1, __ATOMIC_RELEASE);
+    }
+}
+
 /* At ADDR the space has nothing. */
 static void handle_stray(Batch *b, uint64_t addr)
 {
@@ -238,6 +250,7 @@ static void handle_stray(Batch *b, uint64_t addr)
     } else if (rc == -EEXIST || rc == -ENOENT) {
         ff_uffd_wake(s->cfg.uffd, addr, SMALL_PAGE);
     } else if (rc < 0 && rc != -ESRCH) {
+        wait_on(b, addr, rc);
         failed(b, rc);
     }
 }
@@ -298,8 +311,7 @@ static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, ui
     if (rc == -EAGAIN) {
         ff_space_defer(b->s, addr);
     } else if (rc < 0) {
-        /* It waits on. Observer: ff_faults_again(), which wakes everybody then. */
-        __atomic_store_n(&b->s->waits.overflow, 1, __ATOMIC_RELEASE);
+        wait_on(b, addr, rc);
         failed_at(b, block, page, rc);
         return;
     }

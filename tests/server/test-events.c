@@ -229,6 +229,30 @@ static void test_first_page_gone(const void *data)
     daemon_stop(w.d);
 }
 
+/* A page was given back, and there is no memory for its zeros: who touches it waits until there is
+ * some. */
+static void test_no_memory(void)
+{
+#ifdef FF_FAULTS
+    World w = {.kind = CLIENT_ANON, .pages = 1, .step = 1};
+
+    w.d = daemon_start(w.pages, 4096, small_fill,
+                       "pager/none/call/uffd-zero#1=ENOMEM;pager/none/call/uffd-zero#1=ENOMEM",
+                       "--no-bulk");
+    w.c = (Small){.pages = w.pages, .kind = w.kind};
+    small_start(&w.c, w.d);
+    touch(&w, 0, w.pages);
+    give_back(&w);
+    check_zeros(&w);
+    daemon_wait_said(w.d, "somebody waits, and cannot be helped");
+    g_assert_true(daemon_fault_happened(w.d, 0) && daemon_fault_happened(w.d, 1));
+    small_end(&w.c);
+    daemon_stop(w.d);
+#else
+    g_test_skip("needs -Dfaults=true");
+#endif
+}
+
 int main(int argc, char **argv)
 {
     static const ClientKind kinds[] = {CLIENT_ANON, CLIENT_SHMEM, CLIENT_HUGETLB};
@@ -243,5 +267,6 @@ int main(int argc, char **argv)
             g_test_add_data_func(gone, &kinds[i], test_first_page_gone);
         }
     }
+    g_test_add_func("/events/no-memory", test_no_memory);
     return g_test_run();
 }
