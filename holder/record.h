@@ -121,6 +121,14 @@ static inline bool ff_record_has_event(const FfRecord *rec)
 
 /* ---- pager: any thread. TOLD: an eventfd, to the holder -------------------------------------- */
 
+/* Nobody will apply the one that is there; the ranges are as they were. */
+static inline void ff_record_forget_event(FfRecord *rec)
+{
+    uint64_t copy = __atomic_load_n(&rec->applied, __ATOMIC_RELAXED) & 1;
+
+    /* Observers: the holder, the next pager. */
+    __atomic_store_n(&rec->applied, rec->seq << 1 | copy, __ATOMIC_RELEASE);
+}
 bool ff_gate_enter(FfRecord *root, int told);
 void ff_gate_leave(FfRecord *root, int told);
 /* Until the gate is not what it was when it was SEEN (ff_gate_look()) any more. */

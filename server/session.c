@@ -92,19 +92,25 @@ static bool read_features(int uffd, uint64_t *features)
 }
 
 /* Is what a process has of R shared with its children? A line of maps is "START-END rwxp ...". Of
- * its first pages may be less there by now, or nothing. */
+ * its first pages may be less there by now, or something else: then it is not known. */
 static FfSharing sharing_of(const char *maps, const FfRegionOfClient *r)
 {
+    FfSharing all = FF_SHARING_UNKNOWN;
+
     for (const char *line = maps; line && *line; line = strchr(line, '\n')) {
         uint64_t start, end;
         char rights[8];
         line += *line == '\n';
         if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s", &start, &end, rights) == 3 &&
             start < r->addr + r->size && end > r->addr) {
-            return rights[3] == 's' ? FF_SHARING_SHARED : FF_SHARING_PRIVATE;
+            FfSharing one = rights[3] == 's' ? FF_SHARING_SHARED : FF_SHARING_PRIVATE;
+            if (all != FF_SHARING_UNKNOWN && all != one) {
+                return FF_SHARING_UNKNOWN;
+            }
+            all = one;
         }
     }
-    return FF_SHARING_UNKNOWN;
+    return all;
 }
 
 static bool check_features(FfSession *s, uint64_t *features, GError **error)
@@ -521,8 +527,12 @@ static gpointer run_owner(gpointer p)
     if (s->faults) {
         wait_applied(s);
     }
-    if (ff_session_is_stuck(s)) {
-        ff_gate_set(s->root_rec, FF_GATE_OPEN); /* its memory is gone, and the event with it */
+    if (ff_session_is_stuck(s) && ff_record_has_event(s->rec)) {
+        /* Its memory is gone, and the event with it. It is no reason to open the gate once more,
+         * over the next one, for a holder or a pager that finds it. */
+        ff_record_forget_event(s->rec);
+        FF_FAULT_AT("event-forgotten");
+        ff_gate_set(s->root_rec, FF_GATE_OPEN);
     }
     ff_work_join(s);
     if (s->faults) {

@@ -40,6 +40,7 @@ struct FfWorker {
     void *buf;
     uint64_t buf_size;
     bool demand;
+    bool skipped;       /* bulk: a page that could not be placed now */
     void (*rest)(void); /* of bulk: its priority outside the gate */
 };
 
@@ -214,6 +215,7 @@ static bool placed(FfWorker *w, const FfRun *run, int rc)
             ff_place_ask_again(s->space, run);
             ff_work_pause(s, MEMORY_AGAIN_MS);
         }
+        w->skipped = true;
         return true;
     default:
         if (!__atomic_exchange_n(&s->said_memory, true, __ATOMIC_ACQ_REL)) {
@@ -225,6 +227,7 @@ static bool placed(FfWorker *w, const FfRun *run, int rc)
         if (w->demand) {
             put_off(s, run);
         }
+        w->skipped = true;
         return w->demand;
     }
 }
@@ -533,7 +536,7 @@ static bool next_piece(FfWorker *w, FfRun *run)
     return n;
 }
 
-/* FALSE: some could not be read. */
+/* FALSE: some could not be read, or placed. */
 static bool place_pieces(FfWorker *w)
 {
     FfSession *s = w->s;
@@ -541,7 +544,8 @@ static bool place_pieces(FfWorker *w)
     FfRun run;
 
     while (ff_work_wait_turn(s) && next_piece(w, &run)) {
-        if (!ff_worker_place(w, &run)) {
+        w->skipped = false;
+        if (!ff_worker_place(w, &run) || w->skipped) {
             all = false;
             ff_work_pause(s, SOURCE_AGAIN_MS); /* all of it may be away */
         }
@@ -584,7 +588,7 @@ static GThread *start_helper(FfSession *s)
     return NULL;
 }
 
-/* FALSE: some could not be read. */
+/* FALSE: as place_pieces(). */
 static bool pass(FfWorker *w)
 {
     FfSession *s = w->s;

@@ -214,7 +214,9 @@ static void test_first_page_gone(const void *data)
 
     w.d = daemon_start(w.pages, 4096, small_fill, NULL, "--no-bulk");
     w.c = (Small){.pages = w.pages, .kind = w.kind, .features = UFFD_FEATURE_EVENT_FORK};
+    g_autoptr(JsonNode) report = daemon_report(w.d); /* it has begun */
     pid_t pager = daemon_pager(w.d);
+    g_assert_cmpint(pager, >, 0);
     g_assert_cmpint(kill(pager, SIGSTOP), ==, 0);
     small_start(&w.c, w.d);
     g_assert_cmpint(munmap(w.c.page, 4096), ==, 0);
@@ -226,6 +228,7 @@ static void test_first_page_gone(const void *data)
     }
     assert_ended_well(pid);
     touch(&w, 1, w.pages - 1);
+    small_end(&w.c); /* else the next fork() here would wait for who reads its userfaultfd */
     daemon_stop(w.d);
 }
 
