@@ -27,7 +27,7 @@
 /* Until clients are between two messages: QEMU answers at once what it has been asked. */
 #define QUIET_MS 500
 /* Until the new relay asks; its engine may have to be started again. */
-#define LEAVE_MS 10000
+#define LEAVE_MS 60000
 
 struct FfClientsGive {
     int talk; /* with who has asked; -1: nobody has */

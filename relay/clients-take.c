@@ -147,8 +147,18 @@ static gboolean too_late(gpointer opaque)
 {
     FfRelay *relay = opaque;
 
-    relay->takes->timer = 0;
-    over(relay);
+    FfClientsTake *t = relay->takes;
+
+    t->timer = 0;
+    /* From here on the old relay is told that nobody hears its GIVEN (EPIPE), and the clients are
+     * its own. One that it has said is read: they would be nobody's. */
+    shutdown(t->talk, SHUT_RD);
+    guint watch = t->watch;
+    if (t->plan && said(t->talk, G_IO_IN, relay) == G_SOURCE_REMOVE) {
+        g_source_remove(watch);
+    } else {
+        over(relay);
+    }
     return G_SOURCE_REMOVE;
 }
 

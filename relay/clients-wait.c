@@ -50,7 +50,8 @@ static bool may_be_front(const FfRelay *relay)
 
 bool ff_clients_wait(FfRelay *relay, bool owned, const FfQmpCommand *command)
 {
-    if ((relay->clients_late && !may_be_front(relay)) || relay->door < 0 ||
+    /* What is the engine's (query-migrate) says why it takes so long. */
+    if ((relay->clients_late && (owned || !may_be_front(relay))) || relay->door < 0 ||
         !must_wait(relay, owned, command)) {
         return false;
     }

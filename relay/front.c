@@ -128,10 +128,13 @@ void ff_front_lost_heir(FfRelay *relay)
     FfFront *f = front_of(relay);
 
     stop_watching(f);
-    replace(&f->heir, -1);
+    replace(&f->heir, g_steal_fd(&f->next)); /* it was said before, and is that one */
     f->heard = true;
-    ff_relay_log(relay, "no room for the pidfd of the QEMU that has the guest: this process stays "
-                        "until it is ended");
+    watch(relay);
+    if (f->heir < 0) {
+        ff_relay_log(relay, "no room for the pidfd of the QEMU that has the guest: this process "
+                            "stays until it is ended");
+    }
 }
 
 void ff_front_orderly(FfRelay *relay)
@@ -180,15 +183,22 @@ bool ff_front_farewell(FfRelay *relay)
     const FfFront *f = relay->front;
     const char patience = FF_AGENT_PATIENCE;
 
-    if (!f || !ff_state_is_marked(relay->state, FF_MARK_FRONT) || f->heir < 0 ||
-        ff_pidfd_has_ended(f->heir)) {
+    if (!f || !ff_state_is_marked(relay->state, FF_MARK_FRONT)) {
         return false;
     }
-    /* Whichever has the guest must not be cut off in its end by that of this process. */
-    const int both[FF_AGENT_MAX_WAITS] = {f->heir, f->next};
-    unsigned waits = f->next >= 0 ? 2 : 1;
-    for (unsigned i = 0; i < waits; i++) {
-        (void)pidfd_send_signal(both[i], SIGTERM, NULL, 0);
+    /* Whichever has the guest must not be cut off in its end by that of this process. The first may
+     * have ended, and this one not have heard yet that the next one has it. */
+    const int all[] = {f->heir, f->next};
+    int both[FF_AGENT_MAX_WAITS];
+    unsigned waits = 0;
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
+        if (all[i] >= 0 && !ff_pidfd_has_ended(all[i])) {
+            (void)pidfd_send_signal(all[i], SIGTERM, NULL, 0);
+            both[waits++] = all[i];
+        }
+    }
+    if (!waits) {
+        return false;
     }
     ssize_t n = ff_rights_send(relay->plan->agent_fd, &patience, 1, both, waits);
     if (n < 0) {

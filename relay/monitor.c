@@ -198,6 +198,14 @@ static bool needs_wait(const FfMonitor *mon, const FfItem *item)
            (item->command && item->command->oob);
 }
 
+/* Out of band nothing waits: from the guest's stop on it would do to QEMU's own migration what the
+ * engine does not see any more. */
+static bool comes_between(FfMonitor *mon, const FfQmpCommand *command)
+{
+    return ff_needs_guest(command) && ff_monitor_may_go(mon) &&
+           ff_clients_wait(mon->relay, is_owned(mon, command), command);
+}
+
 /* TRUE: ITEM is taken: it waits until its chardev is the relay's, or must not be carried out. */
 static bool plugs(FfMonitor *mon, FfItem *item)
 {
@@ -275,7 +283,7 @@ static void command_came(FfMonitor *mon, GBytes *raw)
     item->n_fds = mon->n_fds;
     mon->n_fds = 0;
     if (mon->qemu && mon->oob_enabled && item->command && item->command->oob) {
-        if (is_anothers(mon, item->command)) {
+        if (is_anothers(mon, item->command) || comes_between(mon, item->command)) {
             say_anothers(mon, item);
             ff_item_free(item);
         } else if (is_owned(mon, item->command)) {
