@@ -298,6 +298,7 @@ static bool stop_guest(FfHandover *s, GError **error)
 {
     FfVmm *vmm = s->cfg->vmm;
 
+    vmm->state.ahead = vmm->state.begin_ahead;
     if (!vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error)) {
         return false;
     }
@@ -321,6 +322,10 @@ static bool stop_guest(FfHandover *s, GError **error)
     if (vmm->state.keep) {
         vmm->state.keep(&vmm->state);
     }
+    if (vmm->state.begin_ahead && !vmm->state.begin_ahead(&vmm->state, error)) {
+        return false;
+    }
+    FF_FAULT_AT("ahead");
     ff_control_set_status(s->control, FF_STATUS_DEVICE);
     ff_stamp(s->stats->stop_us);
     ff_mutex_lock(&s->control->lock);
@@ -797,6 +802,7 @@ static void cannot_put_back(FfHandover *s, const GError *why)
              "%s: the guest stands, and neither QEMU may continue with it: end both by SIGTERM",
         why->message);
 
+    ff_state_unmark(s->cfg->state, FF_MARK_MOVED | FF_MARK_FRONT); /* the word is OLD */
     stay_stopped(s, text);
 }
 
