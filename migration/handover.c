@@ -298,7 +298,6 @@ static bool stop_guest(FfHandover *s, GError **error)
 {
     FfVmm *vmm = s->cfg->vmm;
 
-    vmm->state.ahead = vmm->state.begin_ahead;
     if (!vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error)) {
         return false;
     }
@@ -322,10 +321,6 @@ static bool stop_guest(FfHandover *s, GError **error)
     if (vmm->state.keep) {
         vmm->state.keep(&vmm->state);
     }
-    if (vmm->state.begin_ahead && !vmm->state.begin_ahead(&vmm->state, error)) {
-        return false;
-    }
-    FF_FAULT_AT("ahead");
     ff_control_set_status(s->control, FF_STATUS_DEVICE);
     ff_stamp(s->stats->stop_us);
     ff_mutex_lock(&s->control->lock);

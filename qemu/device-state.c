@@ -35,9 +35,6 @@
 /* Of one that QEMU finds full: what is in it is read while the guest stands still. The kernel makes
  * the least of it that there is. */
 #define FULL_BUFFER 1
-/* Of one that is begun ahead: room for the list of RAM blocks, which QEMU (8.2 and newer) writes
- * with its big lock, and for little of the memory behind it, so that its thread waits there. */
-#define AHEAD_BUFFER (64 << 10)
 /* For a QEMU that may hang in a page fault. */
 #define TAKE_BACK_DEADLINE_MS 2000
 /* See leave_finish_migrate(). */
@@ -64,49 +61,6 @@ bool ff_qemu_begin_stream(FfQemu *qemu, GError **error)
     return reply != NULL;
 }
 
-/* MIG_RP_MSG_SWITCHOVER_ACK of QEMU's migration.c, without data. */
-static const uint8_t switchover_ack[] = {0, 7, 0, 0};
-
-/* QEMU (8.1 and newer) does not end its passes over memory before the other side has said
- * SWITCHOVER_ACK. So the guest need not stand while it makes ready (under TCG that is a third of
- * what it does in all). */
-bool ff_qemu_begin_ahead(FfVmmState *state, GError **error)
-{
-    FfQemu *qemu = ff_qemu_of_state(state);
-    g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, "MIGRATION");
-
-    if (!state->ahead) {
-        return true;
-    }
-    /* Of one that stands QEMU does not wait for the word. */
-    g_autofree char *now = ff_qemu_run_state(qemu, true, error);
-    if (!now || strcmp(now, "running") != 0) {
-        return now;
-    }
-    if (!ff_qemu_begin_stream(qemu, error)) {
-        return false;
-    }
-    qemu->waits_for_ack = true;
-    for (;;) {
-        g_autoptr(JsonNode) event =
-            ff_qmp_watch_next(watch, qemu->deadline_ms, qemu->cancel, error);
-        JsonObject *o = ff_json_node_object(event), *data = o ? ff_json_object(o, "data") : NULL;
-        const char *status = data ? ff_json_string(data, "status") : NULL;
-
-        if (!event) {
-            return false;
-        }
-        if (!g_strcmp0(status, "active")) {
-            return true;
-        }
-        if (status && strcmp(status, "setup") != 0) {
-            g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
-                        "the inner migration is \"%s\" before it has begun", status);
-            return false;
-        }
-    }
-}
-
 static void set_buffer(int fd, int bytes)
 {
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
@@ -120,19 +74,6 @@ static void widen(FfQemu *qemu)
         close(qemu->their_end);
         qemu->their_end = -1;
     }
-}
-
-bool ff_qemu_go_to_devices(FfQemu *qemu, GError **error)
-{
-    widen(qemu);
-    qemu->waits_for_ack = false;
-    if (send(qemu->stream, switchover_ack, sizeof(switchover_ack), MSG_NOSIGNAL) !=
-        sizeof(switchover_ack)) {
-        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "device state: %s",
-                    g_strerror(errno));
-        return false;
-    }
-    return true;
 }
 
 void ff_qemu_adopt_stream(FfQemu *qemu, int fd)
@@ -228,9 +169,7 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
         return NULL;
     }
     set_buffer(pair[0], STREAM_BUFFER);
-    set_buffer(pair[1], qemu->vmm.state.one_way ? FULL_BUFFER
-                        : qemu->vmm.state.ahead ? AHEAD_BUFFER
-                                                : STREAM_BUFFER);
+    set_buffer(pair[1], qemu->vmm.state.one_way ? FULL_BUFFER : STREAM_BUFFER);
     ssize_t filled = qemu->vmm.state.one_way ? fill(pair[1]) : 0;
     if (filled < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-filled),
@@ -250,10 +189,9 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
     }
     qemu->in_the_way = filled;
     qemu->let_save_us = 0;
-    qemu->waits_for_ack = false;
     asked = ff_qmp_call_begin(qemu->qmp, "getfd", args, &pair[1], 1);
     ff_qemu_adopt_stream(qemu, kept);
-    if (qemu->vmm.state.one_way || qemu->vmm.state.ahead) {
+    if (qemu->vmm.state.one_way) {
         qemu->their_end = pair[1];
     } else {
         close(pair[1]);

@@ -12,7 +12,6 @@ typedef struct FfQemu FfQemu; /* qemu/vmm-qemu.h */
 
 bool ff_qemu_save(FfVmmState *state, int *fd, GError **error);
 bool ff_qemu_offer(FfVmmState *state, int *fd, GError **error);
-bool ff_qemu_begin_ahead(FfVmmState *state, GError **error);
 void ff_qemu_keep(FfVmmState *state);
 /* The inner migration is over: QEMU closes its copy of the engine's end. */
 void ff_qemu_forget_kept(FfVmmState *state);
@@ -25,8 +24,6 @@ bool ff_qemu_let_save(FfVmmState *state, GError **error);
 void ff_qemu_set_too_early(GError **error);
 /* Source: starts the inner migration on the stream that was given or offered. */
 bool ff_qemu_begin_stream(FfQemu *qemu, GError **error);
-/* Of one that begin_ahead() has begun, with the guest stopped: what is left of it. */
-bool ff_qemu_go_to_devices(FfQemu *qemu, GError **error);
 /* For an engine that adopts a migration under way: FD (taken) is what save() or load() had given
  * to the engine that died. wait_saved() and abandon() need it. */
 void ff_qemu_adopt_stream(FfQemu *qemu, int fd);

@@ -32,7 +32,6 @@ struct FfQemu {
     size_t in_the_way;      /* bytes in the stream that keep QEMU from writing to it */
     int64_t let_save_us;    /* coordinator; when the way was cleared, as events count; 0: not yet */
     bool offered;           /* the stream is QEMU's, and nothing was begun with it */
-    bool waits_for_ack;     /* coordinator; it was begun ahead, and has not been let go on */
     bool loading;           /* load() handed QEMU its stream */
     FfQmpWatch *since_stop; /* coordinator; all events, from before a one-way save's stop; NULL */
     unsigned conts;         /* coordinator; how often the guest was started since then */

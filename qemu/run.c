@@ -21,23 +21,14 @@ static const char resumed_in_switchover[] =
 static const char resumed_in_save[] =
     "the guest was resumed by another monitor while its devices were saved: repeat the snapshot";
 
-static const char finishes[] = "finish-migrate";
-
 /* What the guest was before stop, from what QEMU says to query-status before (WAS) and after (IS)
- * it; g_free. NULL and ERROR if it does not stand. AHEAD: its migration has begun, and goes on as
- * soon as the guest is stopped; by whoever it was. */
-static char *stopped_state(JsonNode *was, JsonNode *is, bool ahead, GError **error)
+ * it; g_free. NULL and ERROR if it does not stand. */
+static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
 {
     const char *before = ff_qemu_status_of(was), *after = ff_qemu_status_of(is);
 
-    if (ahead && !g_strcmp0(after, finishes)) {
-        after = "paused";
-    }
     if (!before || !after) {
         ff_qemu_set_no_status(error);
-    } else if (ahead && !strcmp(before, finishes)) {
-        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
-                            "the guest was stopped by something else in the switchover: repeat it");
     } else if (ff_vmm_runs(after)) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                     "QEMU is still \"%s\" after stop: resume the guest and try again", after);
@@ -116,8 +107,7 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     FfQmpCall *registers = ff_qemu_ask_registers(qemu);
     FfQmpCall *block =
         between && qemu->vmm.disks.plan ? ff_qemu_ask(qemu, "query-block", NULL) : NULL;
-    bool ahead = save && qemu->waits_for_ack;
-    bool saves = !save || between || ahead || ff_qemu_begin_stream(qemu, &late);
+    bool saves = !save || between || ff_qemu_begin_stream(qemu, &late);
     g_autoptr(JsonNode) was = ff_qemu_answer(asked[0], "query-status", &early);
     g_autoptr(JsonNode) stopped = ff_qemu_answer(asked[1], "stop", &early);
     g_autoptr(JsonNode) is = ff_qemu_answer(asked[2], "query-status", &early);
@@ -128,7 +118,7 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
         g_propagate_error(error, g_steal_pointer(&early));
         return false;
     }
-    *before = stopped_state(was, is, ahead, error);
+    *before = stopped_state(was, is, error);
     if (!*before) {
         return false;
     }
@@ -141,7 +131,7 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
     }
     /* With SAVE QEMU would have stopped a running guest by itself, and would start it again if the
      * stream ended. */
-    return still_stands(qemu, resumed, error) && (!ahead || ff_qemu_go_to_devices(qemu, error));
+    return still_stands(qemu, resumed, error);
 }
 
 bool ff_qemu_stop(FfVmmRun *run, char **before, GError **error)

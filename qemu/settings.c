@@ -69,7 +69,6 @@ static JsonObject *wanted_capabilities(const FfQemu *qemu)
                                        capabilities_for_inner[i].on);
     }
     json_object_set_boolean_member(o, "return-path", !qemu->vmm.state.one_way);
-    json_object_set_boolean_member(o, "switchover-ack", qemu->vmm.state.ahead);
     return o;
 }
 
@@ -373,7 +372,6 @@ bool ff_qemu_prepare(FfVmmState *state, FfRole role, GError **error)
     if (!log_begin(qemu, &now, error)) {
         return false;
     }
-    state->ahead = state->ahead && json_object_has_member(now.capabilities, "switchover-ack");
     want.capabilities = wanted_capabilities(qemu);
     want.parameters = wanted_parameters(role);
     return set_settings(qemu, &now, &want, error);

@@ -78,7 +78,6 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                   .undo = ff_qemu_undo,
                   .save = ff_qemu_save,
                   .offer = ff_qemu_offer,
-                  .begin_ahead = ff_qemu_begin_ahead,
                   .stop_and_save = ff_qemu_stop_and_save,
                   .let_save = ff_qemu_let_save,
                   .keep = ff_qemu_keep,

@@ -22,9 +22,6 @@ struct FfVmmState {
     /* Source: nobody answers on the stream of the inner migration, which ends by itself when all is
      * written: the VMM closes it then, and has completed it. Set before prepare(). */
     bool one_way;
-    /* Source: what begin_ahead() is for is wanted. Set before prepare(), which unsets it where this
-     * VMM cannot. */
-    bool ahead;
     /* Source, optional: called by stop_and_save() with the guest stopped, before the inner
      * migration begins. FALSE and ERROR: it does not begin, and stop_and_save() fails. */
     bool (*between)(void *opaque, GError **error);
@@ -53,11 +50,6 @@ struct FfVmmState {
      * the guest is stopped; in any case the inner migration may have begun. */
     bool (*offer)(FfVmmState *state, int *fd, GError **error);
     bool (*stop_and_save)(FfVmmState *state, char **run_state, GError **error);
-    /* Source, optional, after offer(): begins the inner migration while the guest still runs, and
-     * returns when the VMM has come to memory of its own; it does not come to the devices, nor stop
-     * the guest by itself, before stop_and_save(), which begins nothing then. Does nothing where
-     * `ahead` is not set. */
-    bool (*begin_ahead)(FfVmmState *state, GError **error);
     /* Source, optional, of a one-way save that was offered: it does not come to the devices before
      * this, however early it began. *FD has nothing but what was saved from then on. */
     bool (*let_save)(FfVmmState *state, GError **error);

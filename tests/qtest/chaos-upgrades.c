@@ -133,10 +133,9 @@ static void act(Round *r)
  * one's in the next. */
 static void draw_points(Round *r)
 {
-    static const char *const old[] = {"begun",    "setup",    "guarded", "active", "prepared",
-                                      "stopping", "ahead",    "stopped", "loaded", "giving",
-                                      "given",    "running",  "lifted",  "done",   "ending-heir",
-                                      "put-back", "restarted"};
+    static const char *const old[] = {
+        "begun",  "setup", "guarded", "active", "prepared", "stopping",    "stopped",  "loaded",
+        "giving", "given", "running", "lifted", "done",     "ending-heir", "put-back", "restarted"};
     static const char *const new[] = {"setup",   "agreed", "loading", "ready",   "shut",
                                       "loaded",  "grant",  "taken",   "granted", "resumed",
                                       "running", "lifted", "done",    "undone",  "idle"};

@@ -38,8 +38,7 @@ static void says(const char *said, const char *part)
  */
 static void test_old_both_before(void)
 {
-    static const char *const points[] = {"guarded", "stopping", "ahead",
-                                         "stopped", "loaded",   "giving"};
+    static const char *const points[] = {"guarded", "stopping", "stopped", "loaded", "giving"};
     g_autoptr(GString) faults = g_string_new(NULL);
 
     if (!has_faults()) {
