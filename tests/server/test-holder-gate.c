@@ -136,11 +136,29 @@ static void test_quiet(void)
     family_free(f);
 }
 
+/* The pager has given the one up that goes, opened the gate for it, and is about to open it for
+ * another one's. */
+static void test_given_up(void)
+{
+    Family *f = family_new();
+
+    event_was_read(f, CHILD, false);
+    ff_record_forget_event(f->holder->space[CHILD].rec);
+    g_assert_false(ff_record_has_event(f->holder->space[CHILD].rec));
+    event_was_read(f, PARENT, true);
+    say_event(f, PARENT);
+    ff_holder_drop(f->holder, f->holder->space[CHILD].id, false);
+    g_assert_cmpint(f->holder->space[PARENT].rec->seq, ==, 1);
+    g_assert_cmpint(gate(f), ==, FF_GATE_EVENT);
+    family_free(f);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/holder-gate/pagers", test_pagers);
     g_test_add_func("/holder-gate/left", test_left);
     g_test_add_func("/holder-gate/quiet", test_quiet);
+    g_test_add_func("/holder-gate/given-up", test_given_up);
     return g_test_run();
 }
