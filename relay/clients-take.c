@@ -146,7 +146,6 @@ static gboolean said(gint talk, GIOCondition condition, gpointer opaque)
 static gboolean too_late(gpointer opaque)
 {
     FfRelay *relay = opaque;
-
     FfClientsTake *t = relay->takes;
 
     t->timer = 0;

@@ -48,11 +48,17 @@ static bool may_be_front(const FfRelay *relay)
            ff_state_is_marked(relay->state, FF_MARK_MOVED);
 }
 
-bool ff_clients_wait(FfRelay *relay, bool owned, const FfQmpCommand *command)
+bool ff_clients_would_wait(const FfRelay *relay, bool owned, const FfQmpCommand *command)
 {
     /* What is the engine's (query-migrate) says why it takes so long. */
-    if ((relay->clients_late && (owned || !may_be_front(relay))) || relay->door < 0 ||
-        !must_wait(relay, owned, command)) {
+    bool late = relay->clients_late && (owned || !may_be_front(relay));
+
+    return !late && relay->door >= 0 && must_wait(relay, owned, command);
+}
+
+bool ff_clients_wait(FfRelay *relay, bool owned, const FfQmpCommand *command)
+{
+    if (!ff_clients_would_wait(relay, owned, command)) {
         return false;
     }
     if (!relay->clients_timer) {

@@ -13,6 +13,8 @@
 
 /* COMMAND (NULL: QEMU will refuse it) is the engine's to answer if it is OWNED. */
 bool ff_clients_wait(FfRelay *relay, bool owned, const FfQmpCommand *command);
+/* The same without its effect: nothing is going to be pumped for it. */
+bool ff_clients_would_wait(const FfRelay *relay, bool owned, const FfQmpCommand *command);
 /* The engine has spoken, or has ended: if they need not wait any more, they are pumped. */
 void ff_clients_look(FfRelay *relay);
 

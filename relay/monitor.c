@@ -200,10 +200,10 @@ static bool needs_wait(const FfMonitor *mon, const FfItem *item)
 
 /* Out of band nothing waits: from the guest's stop on it would do to QEMU's own migration what the
  * engine does not see any more. */
-static bool comes_between(FfMonitor *mon, const FfQmpCommand *command)
+static bool comes_between(const FfMonitor *mon, const FfQmpCommand *command)
 {
     return ff_needs_guest(command) && ff_monitor_may_go(mon) &&
-           ff_clients_wait(mon->relay, is_owned(mon, command), command);
+           ff_clients_would_wait(mon->relay, is_owned(mon, command), command);
 }
 
 /* TRUE: ITEM is taken: it waits until its chardev is the relay's, or must not be carried out. */

@@ -221,6 +221,13 @@ static bool is_event(const struct uffd_msg *msg)
 
 /* ---- faults ---------------------------------------------------------------------------------- */
 
+/* Somebody waits on, whom nobody has noted. Observer: ff_faults_again(), which wakes everybody
+ * then. */
+static void wait_for_again(FfSpace *s)
+{
+    __atomic_store_n(&s->waits.overflow, 1, __ATOMIC_RELEASE);
+}
+
 /* What ADDR waits for cannot be had now, for RC. Where nobody starts this thread again by
  * ff_faults_again(), which wakes everybody, it is tried until there is memory. */
 static void wait_on(Batch *b, uint64_t addr, int rc)
@@ -228,8 +235,7 @@ static void wait_on(Batch *b, uint64_t addr, int rc)
     if (b->s->cfg.messages && rc == -ENOMEM) {
         ff_space_defer(b->s, addr);
     } else {
-        /* Observer: ff_faults_again(). */
-        __atomic_store_n(&b->s->waits.overflow, 1, __ATOMIC_RELEASE);
+        wait_for_again(b->s);
     }
 }
 
@@ -439,8 +445,7 @@ static void answer_sharer(Batch *b, FfSharer *x, unsigned block, uint64_t page, 
     if (rc == -EEXIST || rc == -EAGAIN || rc == -ENOENT) {
         ff_uffd_wake(x->uffd, start, ps);
     } else if (rc == -ENOMEM) {
-        /* It waits on. Observer: ff_faults_again(), which wakes everybody then. */
-        __atomic_store_n(&s->waits.overflow, 1, __ATOMIC_RELEASE);
+        wait_for_again(s);
         failed_at(b, block, page, rc);
         return;
     } else if (rc < 0 && rc != -ESRCH) {

@@ -214,8 +214,8 @@ static void test_killed_at_random(void)
     }
 }
 
-/* Of a reason that nobody thought of: the page is placed at another time, and the one who waits for
- * it is not forgotten. Perhaps the first one fails where it is read of; others fail behind it. */
+/* Placing fails with an error that is not expected: it is done later, and the thread that waits is
+ * not forgotten. The first failure may be the fault thread's, the others are a worker's. */
 static void test_place_fails(gconstpointer call)
 {
     const char *name = call;
