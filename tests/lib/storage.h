@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A qemu-storage-daemon that is the back-end of a vhost-user-blk device. One thread. */
+/* A qemu-storage-daemon that is the back-end of a vhost-user-blk device. For the test's thread. */
 #ifndef FF_TESTS_STORAGE_H
 #define FF_TESTS_STORAGE_H
 
