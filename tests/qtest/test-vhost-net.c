@@ -108,14 +108,19 @@ static void arrive(VhostWorld *w, VhostWorld *old, const Course *c)
 static void hop(VhostWorld *w, const Course *c)
 {
     VhostWorld old = next(w, c);
+    bool stands = c->unable || c->locked;
 
+    if (stands) /* memory is missing when the device is to begin */
+        qmp_ok(vm_qmp(old.vm), "migrate-set-parameters", "{'max-postcopy-bandwidth': %u}", SLOW);
     vhost_world_migrate(w, &old);
     if (c->hybrid)
         qmp_expect(vm_qmp(old.vm), "MIGRATION_PASS");
     if (c->postcopy)
         vhost_world_switch_over(w, &old);
-    if (c->unable || c->locked)
+    if (stands) {
         vm_wait_stderr(w->vm, "does not wait for pages");
+        vhost_world_set_free(&old);
+    }
     arrive(w, &old, c);
 }
 
