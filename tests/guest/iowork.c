@@ -153,7 +153,7 @@ void io_load_modules(void)
         "virtio_ring",           "virtio",     "virtio_pci_legacy_dev",
         "virtio_pci_modern_dev", "virtio_pci", "failover",
         "net_failover",          "virtio_blk", "virtio_net",
-        "virtio_balloon",        "virtio_mem",
+        "virtio_balloon",        "virtio_mem", "virtio_console",
     };
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
         char path[64];

@@ -45,6 +45,8 @@
  *
  *   ff.nested=1    as process 1: key 'n' begins a virtual machine of its own; see nested.h
  *
+ *   ff.agent=1     as process 1: QEMU's guest agent; see ga.h
+ *
  *   ff.report=MS   time between two reports; default 1000
  *
  * Lines on the console, one for each report and all numbers since the start, but stall_ms:
@@ -106,6 +108,7 @@
 #include "durations.h"
 #include "extra.h"
 #include "frames.h"
+#include "ga.h"
 #include "iowork.h"
 #include "nested.h"
 
@@ -138,7 +141,7 @@ static struct {
     unsigned ways;   /* of the frames */
     unsigned direct; /* MiB; 0: no reads past the page cache */
     unsigned extra;  /* MiB */
-    bool nested;
+    bool nested, agent;
     uint64_t report; /* ms */
 } opt = {.write_percent = 50, .seed = 1, .core = 64, .ways = 1, .report = 1000};
 
@@ -799,6 +802,8 @@ static void parse_option(char *word)
         opt.extra = n;
     else if (!strcmp(name, "nested"))
         opt.nested = n;
+    else if (!strcmp(name, "agent"))
+        opt.agent = n;
     else if (!strcmp(name, "report"))
         opt.report = n ? n : 1;
     else
@@ -897,11 +902,13 @@ int main(int argc, char **argv)
     line("FF ready pages=%llu threads=%u fill_ms=%.0f", (unsigned long long)n_pages, opt.threads,
          took / 1e3);
     pthread_barrier_wait(&filled);
-    if (getpid() == 1 && (opt.disk || opt.port || opt.frames || opt.direct || opt.extra))
+    if (getpid() == 1 &&
+        (opt.disk || opt.port || opt.frames || opt.direct || opt.extra || opt.agent))
         io_load_modules();
     const char *error = opt.direct ? direct_start(opt.direct) : NULL;
     error = error ? error : io_start(opt.disk, opt.port);
     error = error || !opt.frames ? error : frames_start(opt.frames, opt.ways);
+    error = error || !opt.agent ? error : ga_start();
     if (error) {
         line("FF error: %s", error);
         end(2);

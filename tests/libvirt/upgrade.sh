@@ -124,6 +124,57 @@ case_upgrade_devices() {
     check_guest B
 }
 
+# The guest's agent answers at its channel, which is asked all the time. FF_UPGRADES: how often,
+# there and back.
+case_upgrade_agent() {
+    local agent q10 i asker
+    agent=$("$root/scripts/get-guest-agent" 2>"$scratch/why") || skip "$(tail -n 1 "$scratch/why")"
+    q10=$(qemu10)
+    for i in A B; do
+        cat "$GUEST/initrd.img" "$agent" >"$hosts/$i/lib/boot/agent.img"
+    done
+    mark A
+    INITRD=agent.img MEMWORK="ff.mib=64 ff.hot=24 ff.agent=1" DEVICE_XML="
+        <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>" start_guest A
+    await_qmp A '"VSERPORT_CHANGE".*"open": true' 60
+    agent_answers A
+    ask_on A >"$scratch/asked" 2>&1 &
+    asker=$!
+    for ((i = 0; i < ${FF_UPGRADES:-2}; i++)); do
+        upgrade A --qemu "$q10" >/dev/null
+        agent_answers A
+        upgrade A --qemu /usr/bin/qemu-system-x86_64 >/dev/null
+        agent_answers A
+    done
+    touch "$scratch/asked.enough"
+    wait "$asker"
+    check_guest A "running (unpaused)"
+    tail -n 1 "$scratch/asked" >>"$scratch/remarks"
+    move A
+    agent_answers B
+    check_guest B
+    rm "$hosts"/[AB]/lib/boot/agent.img
+}
+
+agent_answers() {
+    is "what the agent says" "$(virsh_on "$1" qemu-agent-command "$VM" --timeout 60 '{"execute": "guest-ping"}')" \
+        '{"return":{}}'
+    virsh_on "$1" domtime "$VM" | grep -q '^Time: [0-9]'
+}
+
+# Until $scratch/asked.enough is there. While the guest stands libvirt refuses, and what is under way
+# when the connection ends fails, as in a migration.
+ask_on() {
+    local answered=0 n=0
+    while [ ! -e "$scratch/asked.enough" ]; do
+        if virsh_on "$1" qemu-agent-command "$VM" --timeout 60 '{"execute": "guest-ping"}' >/dev/null; then
+            answered=$((answered + 1))
+        fi
+        n=$((n + 1))
+    done
+    echo "$answered of $n questions to the agent were answered meanwhile"
+}
+
 # Who comes to the screen is let in, by the QEMU that has it.
 vnc_greets() {
     local display said
