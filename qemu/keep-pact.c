@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "launch/parcel.h"
 #include "qemu/call.h"
 #include "qemu/internal.h"
@@ -51,13 +52,19 @@ bool ff_qemu_keep_pact(FfVmmState *state, const int *fds, unsigned n, GError **e
     return reply != NULL;
 }
 
+/* Waited for: QEMU drops what it has not begun when it sees the end of this monitor, and this
+ * engine may end at once. The old QEMU would keep the userfaultfd of the new one, whose guest then
+ * waits for ever at a page that nobody lets it write to. And once more by the engine after one that
+ * died here. */
 void ff_qemu_forget_pact(FfVmmState *state)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
+    bool kept = __atomic_exchange_n(&qemu->state->kept_pact, 0, __ATOMIC_ACQ_REL);
+    g_autoptr(GError) error = NULL;
 
-    if (__atomic_exchange_n(&qemu->state->kept_pact, 0, __ATOMIC_ACQ_REL)) {
-        g_autoptr(JsonObject) args = name_args();
-
-        ff_qmp_call(qemu->qmp, "closefd", args, NULL, 0, NULL, NULL);
+    FF_FAULT_AT("forgetting-pact");
+    g_autoptr(JsonNode) reply = ff_qemu_call_firm(qemu, "closefd", name_args(), &error);
+    if (!reply && kept) {
+        g_message("%s: %s", qemu->name, error->message);
     }
 }

@@ -423,6 +423,36 @@ static void test_relay_dies(gconstpointer data)
     await(now);
 }
 
+/* Relay and engine of the new QEMU die when the guest is its own. Nobody is left who would let it
+ * write to a guarded page: the guest runs on because nobody has its userfaultfd, its old QEMU
+ * neither. */
+static void test_taken_alone(gconstpointer data)
+{
+    const char *const *faults = data;
+    g_autofree char *program = up_installed(), *said = NULL;
+    g_autofree char *all = g_strjoin(";", faults[1], faults[2], NULL);
+    g_autoptr(Guest) g = up_counting(all);
+
+    if (!g) {
+        return;
+    }
+    pid_t front = up_only_qemu(g);
+    up_run(g, (const char *const[]){"--keep-process", "--qemu", program, NULL}, &said);
+    pid_t now = behind(g, front);
+    up_attach_if_needed(g, now);
+    for (unsigned i = 0; faults[1 + i]; i++) {
+        g_autofree char *name = g_strdup_printf("fault-%u", i);
+        g_autofree char *mark = g_build_filename(g->dir, name, NULL);
+
+        g_assert_true(g_file_test(mark, G_FILE_TEST_EXISTS));
+    }
+    up_runs(g);
+    up_check_memory(g);
+    quit(g);
+    status_of(front); /* SIGKILL, as in test_attached_behind() */
+    await(now);
+}
+
 /* The first QEMU has got another relay by farfault attach, before it became a front. */
 static void test_attached(void)
 {
@@ -545,6 +575,13 @@ int main(int argc, char **argv)
                                          "all-left", "done",       "front"};
 
     static const char *const taken[] = {"taken", "granted", "resumed", "running"};
+    static const char *const alone[][4] = {
+        {"taken", "takeover/*/at/taken=both"},
+        {"granted", "takeover/*/at/granted=both"},
+        {"resumed", "takeover/*/at/resumed=both"},
+        {"running", "takeover/*/at/running=both"},
+        {"forgetting", "takeover/*/at/granted=both", "handover/*/at/forgetting-pact=kill"},
+    };
     static const char *const relays[] = {"given", "running", "inner-over", "all-left"};
 
     g_test_init(&argc, &argv, NULL);
@@ -560,6 +597,11 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/upgrade-front/relay-dies/", relays[i], NULL);
 
         g_test_add_data_func(path, relays[i], test_relay_dies);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(alone); i++) {
+        g_autofree char *path = g_strconcat("/upgrade-front/taken-alone/", alone[i][0], NULL);
+
+        g_test_add_data_func(path, alone[i], test_taken_alone);
     }
     g_test_add_func("/upgrade-front/action", test_action);
     g_test_add_func("/upgrade-front/replaced", test_replaced);
