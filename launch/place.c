@@ -2,7 +2,8 @@
 /*
  * See place.h. What cannot be had is left as it is: the user who calls farfault might have started
  * the guest just so. Any thread; no state. System calls: prlimit64, sched_getaffinity,
- * sched_setaffinity, getpriority, setpriority, umask, setgroups, setresgid, setresuid.
+ * sched_setaffinity, getpriority, setpriority, sched_getscheduler, sched_getparam,
+ * sched_setscheduler, umask, setgroups, setresgid, setresuid.
  */
 #include "launch/place.h"
 
@@ -67,6 +68,25 @@ static void copy_priority(pid_t pid)
     }
 }
 
+/* Of thread FROM, for thread TO (0: the calling one). Another one than an ordinary process has may
+ * need a right that the caller lacks. SCHED_DEADLINE cannot be set so, and need not: a thread that
+ * has it may start no other, so it was given to a QEMU that ran. */
+static void copy_policy(pid_t from, pid_t to)
+{
+    struct sched_param theirs, ours;
+    int policy = sched_getscheduler(from), own = sched_getscheduler(to);
+
+    if (policy < 0 || own < 0 || sched_getparam(from, &theirs) < 0 ||
+        sched_getparam(to, &ours) < 0 ||
+        (policy == own && theirs.sched_priority == ours.sched_priority)) {
+        return;
+    }
+    if (sched_setscheduler(to, policy, &theirs) < 0) {
+        fprintf(stderr, "farfault: warning: the scheduling policy of thread %d is not kept: %s\n",
+                (int)from, g_strerror(errno));
+    }
+}
+
 static void put_text(const char *path, const char *text)
 {
     int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -111,6 +131,7 @@ void ff_place_take_thread(pid_t pid, pid_t thread, pid_t to)
     if (sched_getaffinity(thread, sizeof(set), &set) == 0) {
         sched_setaffinity(to, sizeof(set), &set);
     }
+    copy_policy(thread, to);
 }
 
 void ff_place_take(pid_t pid)
@@ -126,6 +147,7 @@ void ff_place_take(pid_t pid)
     copy_umask(pid);
     copy_processors(pid);
     copy_priority(pid);
+    copy_policy(pid, 0);
 }
 
 /* The numbers of line NAME of STATUS (g_array_unref), of guint. */

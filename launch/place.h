@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A process that takes over from another one lives where that one does: with its limits, priority,
- * umask and processors and, if that is allowed, in its control groups.
+ * scheduling policy, umask and processors and, if that is allowed, in its control groups.
  */
 #ifndef FF_LAUNCH_PLACE_H
 #define FF_LAUNCH_PLACE_H
@@ -9,11 +9,14 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* The calling process takes PID's place, as far as it may. Any thread. */
+/* The calling process takes PID's place, as far as it may: priority, scheduling policy and
+ * processors are those of PID's first thread, and become those of the calling thread, and of what
+ * it starts. A policy that it may not have is said on standard error. Any thread. */
 void ff_place_take(pid_t pid);
 
-/* The thread TO of another process gets the processors of THREAD of process PID, and its control
- * groups where they are not those of the whole process, as far as the caller may. Any thread. */
+/* The thread TO of another process gets the processors and the scheduling policy of THREAD of
+ * process PID, and its control groups where they are not those of the whole process, as far as the
+ * caller may. Any thread. */
 void ff_place_take_thread(pid_t pid, pid_t thread, pid_t to);
 
 /* The calling process, root's, becomes PID's user, with its groups; without capabilities then. That
