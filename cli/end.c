@@ -19,14 +19,18 @@ enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 static void print_loss(FILE *out, JsonObject *info, bool over)
 {
     JsonObject *own = ff_json_object(info, "x-farfault"), *half = ff_json_object(own, "half");
-    gint64 here = ff_json_int(half, "pages-destination", 0);
+    gint64 here = ff_json_int(half, "pages-destination", -1);
     gint64 total = ff_json_int(half, "pages-total", 0);
     const char *is = over ? "was" : "is";
+    g_autofree char *pages =
+        here < 0 ? g_strdup("those of its pages that have come")
+                 : g_strdup_printf("%" G_GINT64_FORMAT " of its %" G_GINT64_FORMAT " pages", here,
+                                   total);
 
     fprintf(out,
-            "%s: the guest: it %s here alone, with %" G_GINT64_FORMAT " of its %" G_GINT64_FORMAT
-            " pages, and all that it did since it began to run here\n",
-            over ? "lost" : "to be lost", is, here, total);
+            "%s: the guest: it %s here alone, with %s, and all that it did since it began to run "
+            "here\n",
+            over ? "lost" : "to be lost", is, pages);
     if (ff_json_object(own, "restore")) {
         fprintf(out, "left: the file that it was restored from, from which it can be restored "
                      "again\n");

@@ -43,7 +43,7 @@ static gboolean look(gpointer opaque);
 static void show(Watch *w, JsonObject *info)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
-    gint64 left = ff_json_int(half, "bytes-missing", 0);
+    gint64 left = ff_json_int(half, "bytes-missing", w->missing); /* not known: as if none came */
     g_autoptr(JsonObject) line = json_object_new();
     JsonObject *ram = json_object_new();
 

@@ -17,6 +17,12 @@ static bool is_restore(JsonObject *info)
     return ff_json_object(ff_json_object(info, "x-farfault"), "restore");
 }
 
+/* An engine that came after one that died may not know where which pages are. */
+static bool is_counted(JsonObject *half)
+{
+    return ff_json_get(half, "pages-destination", JSON_NODE_VALUE);
+}
+
 /* Destination: that are not here. */
 static gint64 pages_missing(JsonObject *half)
 {
@@ -31,19 +37,24 @@ static void print_pages(FILE *out, JsonObject *half, bool source)
     gint64 there = ff_json_int(half, "pages-destination", 0);
     bool broken = ff_json_get(half, "broken-ms", JSON_NODE_VALUE);
     const char *file = ff_json_string(half, "peer");
+    const char *kept = !source ? ""
+                       : ff_json_bool(half, "released")
+                           ? "; what it has acknowledged was given up here"
+                           : "; all are kept here, as they were at the switch";
 
-    if (!source && file) {
+    if (!is_counted(half)) {
+        ff_report_row(out, "memory", "it is not known how many pages are %s%s",
+                      source ? "at the destination" : "here", kept);
+    } else if (!source && file) {
         ff_report_row(out, "memory",
                       "%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT
                       " pages are here; %" G_GINT64_FORMAT " are in %s still",
                       there, total, pages_missing(half), file);
     } else if (source) {
-        ff_report_row(
-            out, "memory",
-            "%s %" G_GINT64_FORMAT " of %" G_GINT64_FORMAT " pages are at the destination; %s",
-            broken ? "at most" : "about", there, total,
-            ff_json_bool(half, "released") ? "what it has acknowledged was given up here"
-                                           : "all are kept here, as they were at the switch");
+        ff_report_row(out, "memory",
+                      "%s %" G_GINT64_FORMAT " of %" G_GINT64_FORMAT
+                      " pages are at the destination%s",
+                      broken ? "at most" : "about", there, total, kept);
     } else {
         ff_report_row(out, "memory",
                       "%" G_GINT64_FORMAT " of %" G_GINT64_FORMAT
@@ -97,9 +108,14 @@ static void print_lost_at_destination(FILE *out, JsonObject *half)
 {
     g_autofree char *bytes = ff_format_bytes(ff_json_int(half, "bytes-missing", 0));
 
-    ff_report_row(out, "lost",
-                  "the source's QEMU has ended; %" G_GINT64_FORMAT " pages (%s) are gone",
-                  pages_missing(half), bytes);
+    if (is_counted(half)) {
+        ff_report_row(out, "lost",
+                      "the source's QEMU has ended; %" G_GINT64_FORMAT " pages (%s) are gone",
+                      pages_missing(half), bytes);
+    } else {
+        ff_report_row(out, "lost",
+                      "the source's QEMU has ended; all pages that are not here are gone");
+    }
     ff_report_row(out, "",
                   "nothing can be resumed: the guest runs until it needs one of them, and then "
                   "waits");
@@ -115,9 +131,15 @@ static void print_stake_at_source(FILE *out)
                   "the guest, what the guest did there is gone");
 }
 
-static void print_stake_at_destination(FILE *out, gint64 missing)
+static void print_stake_at_destination(FILE *out, JsonObject *half)
 {
-    if (missing > 0) {
+    gint64 missing = pages_missing(half);
+
+    if (!is_counted(half)) {
+        ff_report_row(out, "at stake",
+                      "the pages that are not here. While the QEMU at the source lives nothing is "
+                      "lost; if it has ended, they are lost, and the guest with them");
+    } else if (missing > 0) {
         ff_report_row(out, "at stake",
                       "%" G_GINT64_FORMAT " pages are not here. While the QEMU at the source lives "
                       "nothing is lost; if it has ended, they are lost, and the guest with them",
@@ -201,7 +223,7 @@ static void print_paused(FILE *out, JsonObject *half, bool source, bool restore,
     } else if (ended) {
         print_lost_at_destination(out, half);
     } else {
-        print_stake_at_destination(out, pages_missing(half));
+        print_stake_at_destination(out, half);
         next_at_destination(out, half, address);
     }
     ff_report_row(out, "", "to keep this half in files: farfault dump QMP DIRECTORY");

@@ -298,11 +298,12 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
         if (records(s->watch, ff_words_under_way(status_of(s)))) {
             ff_record_info(s->watch->record, s->role, info);
         }
-        ff_pace_look(&s->pace, g_get_monotonic_time(),
-                     ff_json_int(ram, "transferred",
-                                 ff_json_int(ff_json_object(info, "x-farfault"), "bytes-wire", 0)),
-                     ff_json_int(ram, "remaining", ff_json_int(half, "bytes-missing", 0)),
-                     ff_json_int(ff_json_object(info, "x-farfault"), "requests", 0));
+        ff_pace_look(
+            &s->pace, g_get_monotonic_time(),
+            ff_json_int(ram, "transferred",
+                        ff_json_int(ff_json_object(info, "x-farfault"), "bytes-wire", 0)),
+            ff_json_int(ram, "remaining", ff_json_int(half, "bytes-missing", s->pace.remaining)),
+            ff_json_int(ff_json_object(info, "x-farfault"), "requests", 0));
     }
     if (s->again) {
         s->again = false;

@@ -155,6 +155,7 @@ FfStatus ff_adopt_source_begin(FfSource *s)
 
     begin(s->conn, state);
     s->adopted = true;
+    g_atomic_int_set(&s->ram->uncounted, 1);
     /* As far as anybody knows. */
     s->ram->released = s->cfg->release_ram && !ff_state_is_marked(state, FF_MARK_WHOLE);
     s->peer_uri =
@@ -285,6 +286,7 @@ FfStatus ff_adopt_destination_begin(FfDestination *d)
 
     begin(d->conn, d->cfg->state);
     d->ram->released = d->cfg->release_ram; /* as far as anybody knows */
+    g_atomic_int_set(&d->ram->uncounted, 1);
     d->control->granted = phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
     d->control->moves =
         phase == FF_PHASE_GRANTED && !__atomic_load_n(&d->cfg->state->resumed, __ATOMIC_ACQUIRE);

@@ -55,9 +55,11 @@ typedef struct {
     bool may_run;               /* destination: it was granted the guest */
     int64_t broken_ms;          /* since the connection broke, -1: it stands */
     bool peer_ended;            /* the peer's VMM has ended, as the peer has said */
-    uint64_t pages_total;       /* of all guest RAM */
+    bool pages_known;           /* false: an engine that has adopted cannot say what is where */
+    uint64_t pages_total;       /* of all guest RAM; 0 as long as such a one has not found it */
     uint64_t pages_destination; /* destination: that are here. Source: that are there, at most:
-                                   what was on its way when the connection broke counts */
+                                   what was on its way when the connection broke counts. 0: not
+                                   known */
     uint64_t bytes_missing;     /* that are not at the destination, as far as that */
     bool released;              /* source: memory was given up that the destination has */
     bool device_state;          /* a copy of it is here, for a dump */

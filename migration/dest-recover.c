@@ -671,6 +671,7 @@ bool ff_dest_adopt(FfDestination *d, GError **error)
     }
     d->ram->done_pages = pages;
     d->ram->done_bytes = bytes;
+    g_atomic_int_set(&d->ram->uncounted, 0);
     if (pages == d->ram->total_pages) {
         ff_control_event(d->control, FF_EV_ALL);
     }

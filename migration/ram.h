@@ -37,6 +37,9 @@ typedef struct {
     void *received;
     size_t received_len;
     gint released; /* atomic; S: memory was given up (release-ram) */
+    /* Atomic: this engine comes after one that died, and has not counted yet what that one had
+     * done; a source does when the destination has named what it lacks. */
+    gint uncounted;
 } FfRam;
 
 /* Takes over the VMM's BLOCKS (FfRamBlock *). FALSE and ERROR: farfault cannot move them. */

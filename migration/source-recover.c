@@ -140,6 +140,7 @@ static bool read_list(FfSource *s, FfCall *call, GError **error)
     }
     __atomic_store_n(&s->ram->done_pages, s->ram->total_pages - missing, __ATOMIC_RELAXED);
     __atomic_store_n(&s->ram->done_bytes, s->ram->total_bytes - missing_bytes, __ATOMIC_RELAXED);
+    g_atomic_int_set(&s->ram->uncounted, 0);
     g_message("recovery: %" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT
               " pages are missing at the destination",
               missing, s->ram->total_pages);

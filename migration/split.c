@@ -53,6 +53,7 @@ FfSplit *ff_split_new(FfControl *control, const FfRam *ram, const FfWaits *waits
     h->phase = ff_journal_phase(s);
     h->epoch = __atomic_load_n(&s->epoch, __ATOMIC_RELAXED);
     h->broken_ms = broken ? (g_get_monotonic_time() - broken) / 1000 : -1;
+    h->pages_known = !g_atomic_int_get(&ram->uncounted);
     h->pages_total = ram->total_pages;
     h->pages_destination = MIN(ff_counted(ram->done_pages), ram->total_pages);
     h->bytes_missing = ram->total_bytes - MIN(ff_counted(ram->done_bytes), ram->total_bytes);

@@ -113,8 +113,10 @@ JsonObject *ff_split_to_json(const FfMigrationInfo *info)
     }
     json_object_set_boolean_member(out, "peer-ended", h->peer_ended);
     json_object_set_int_member(out, "pages-total", (gint64)h->pages_total);
-    json_object_set_int_member(out, "pages-destination", (gint64)h->pages_destination);
-    json_object_set_int_member(out, "bytes-missing", (gint64)h->bytes_missing);
+    if (h->pages_known) {
+        json_object_set_int_member(out, "pages-destination", (gint64)h->pages_destination);
+        json_object_set_int_member(out, "bytes-missing", (gint64)h->bytes_missing);
+    }
     json_object_set_boolean_member(out, "released", h->released);
     json_object_set_boolean_member(out, "device-state", h->device_state);
     if (h->peer_uri) {

@@ -5,9 +5,12 @@
  * types.
  */
 #include <glib/gstdio.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "tests/lib/check.h"
 #include "tests/lib/delay.h"
@@ -656,6 +659,22 @@ static char *paused_status(Half *h, bool *ended)
     return text;
 }
 
+/* The engine of S, which is paused, dies as well: the next one does not know what was sent. */
+static void check_not_known(Half *s)
+{
+    pid_t engine = vm_engine(s->vm);
+    struct pollfd ended = {pidfd_open(engine, 0), POLLIN, 0};
+    g_autofree char *text = NULL;
+
+    g_assert_cmpint(ended.fd, >=, 0);
+    kill(engine, SIGKILL);
+    g_assert_cmpint(poll(&ended, 1, 60000), ==, 1);
+    close(ended.fd);
+    g_assert_cmpint(FARFAULT(&text, NULL, "status", s->monitor), ==, 0);
+    expect_text(text, "it is not known how many pages are at the destination; all are kept here");
+    expect_no_text(text, "at most ");
+}
+
 /* The engines know that a QEMU has ended, and say so. The other side says what is gone, and does
  * not send anybody to a side that is dead; nor does it look for it. */
 static void check_killed(bool source)
@@ -692,6 +711,9 @@ static void check_killed(bool source)
     REFUSED(source ? dump : "The source keeps what it has, and does not run the guest", "migrate",
             "--resume", s.monitor, d.monitor);
     expect_no_text(text, "still at the source");
+    if (!source) {
+        check_not_known(left);
+    }
     vm_kill(left->vm); /* as a destination: its vCPU waits for a page for ever */
     g_unlink(d.monitor);
     g_unlink(s.monitor);

@@ -84,6 +84,10 @@ static void test_source(gconstpointer data)
     }
     g_autoptr(FfMigrationInfo) info = ff_migration_info(s->m);
     g_assert_true((info->error_desc == NULL) == (row->status == FF_STATUS_COMPLETED));
+    g_assert_true((info->split != NULL) == (row->status == FF_STATUS_POSTCOPY_PAUSED));
+    if (info->split) { /* what the dead engine had sent nobody knows here */
+        g_assert_false(info->split->pages_known);
+    }
     side_free(s);
 }
 
