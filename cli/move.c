@@ -46,6 +46,7 @@ typedef struct {
     bool carrier_said; /* that QEMU carries it */
     bool differences_said;
     char *status;       /* .resume: of the source, what was heard last */
+    bool resumed;       /* .resume: pages have moved again */
     unsigned questions; /* of the closing round, not answered yet */
     unsigned counting;  /* times that the source was asked again */
     GPtrArray *sources; /* GSource *, attached */
@@ -407,20 +408,49 @@ static bool is_qemus(const Move *m)
                           "farfault") != 0;
 }
 
-/* WHY: what the source says; can be NULL. */
-static void finish_not_resumed(Move *m, const char *why)
+/* INFO: of the source; NULL: it says nothing more (g_free). */
+static char *what_next(const Move *m, JsonObject *info)
 {
-    g_autofree char *reason = g_strdup_printf(
-        "not resumed over %s: %s. Both QEMUs keep what they have: farfault migrate --resume %s %s "
-        "tries again, with --uri over another network",
-        m->ends->uri, why ? why : "the source says nothing more", m->o->source, m->o->destination);
+    const char *source = m->o->source, *status = ff_json_string_or(info, "status", "");
 
-    finish(m, FF_OUTCOME_PAUSED, reason);
+    if (!info) {
+        return g_strdup_printf("What it has now: farfault status %s", source);
+    }
+    if (strcmp(status, "postcopy-paused") != 0) {
+        return g_strdup_printf("Its migration is \"%s\" now: farfault status %s", status, source);
+    }
+    if (ff_json_bool(ff_json_object(ff_json_object(info, "x-farfault"), "half"), "peer-ended")) {
+        return g_strdup_printf("It had been given the guest: nothing can be resumed (farfault "
+                               "status %s)",
+                               source);
+    }
+    return g_strdup_printf("Both QEMUs keep what they have: farfault migrate --resume %s %s tries "
+                           "again, with --uri over another network",
+                           source, m->o->destination);
+}
+
+/* WHY: what the source says; can be NULL. INFO: its query-migrate; NULL: it says nothing more. */
+static void finish_not_resumed(Move *m, const char *why, JsonObject *info)
+{
+    const char *status = ff_json_string_or(info, "status", "postcopy-paused");
+    bool undone = !strcmp(status, "failed") || !strcmp(status, "cancelled");
+    g_autofree char *next = what_next(m, info);
+    g_autofree char *reason = g_strdup_printf(
+        "%s over %s: %s. %s", m->resumed ? "resumed, and broken again," : "not resumed",
+        m->ends->uri, why ? why : "the source says nothing more", next);
+
+    finish(m,
+           undone                               ? FF_OUTCOME_FAILED
+           : !strcmp(status, "postcopy-paused") ? FF_OUTCOME_PAUSED
+                                                : FF_OUTCOME_LEFT,
+           reason);
 }
 
 static void paused_again(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
-    finish_not_resumed(opaque, ff_json_string(ff_json_node_object(result), "error-desc"));
+    JsonObject *info = ff_json_node_object(result);
+
+    finish_not_resumed(opaque, ff_json_string(info, "error-desc"), info);
 }
 
 static void finish_paused(Move *m)
@@ -450,7 +480,7 @@ static void finish_paused(Move *m)
 static void source_status(Move *m, const char *status)
 {
     if (!strcmp(status, "postcopy-active")) {
-        m->result->postcopy = true;
+        m->result->postcopy = m->resumed = true;
         attach(m, g_timeout_source_new(PAUSED_INTERVAL), on_paused_time);
         ff_progress_say(m->progress, false,
                         m->o->resume ? "resumed: the rest of the guest's memory moves now"
@@ -592,7 +622,7 @@ static void look_at_source(Move *m, JsonObject *info)
     const char *status = ff_json_string_or(info, "status", "");
 
     if (!strcmp(status, "postcopy-paused")) {
-        finish_not_resumed(m, ff_json_string(info, "error-desc"));
+        finish_not_resumed(m, ff_json_string(info, "error-desc"), info);
     } else {
         learn_source(m, status);
     }
@@ -767,7 +797,10 @@ static bool start(Move *m, GError **error)
         return true;
     }
     if (!started && m->o->resume) {
-        finish_not_resumed(m, local->message);
+        /* Somebody else may have resumed it meanwhile, or taken the guest back. */
+        g_autoptr(JsonNode) now = ff_cli_qmp_call(m->ends->src, "query-migrate", NULL, NULL);
+
+        finish_not_resumed(m, local->message, ff_json_node_object(now));
         return true;
     }
     if (!started) {

@@ -3,11 +3,12 @@
  * farfault migrate --resume, before its migrate: looks whether there is a paused migration between
  * the two monitors, and has the destination listen where it does not.
  *
- * It sends what docs/recovery.md has for a person to type, and nothing else: query-migrate at both,
- * migrate-recover at the destination if it needs it. Whether the two are the halves of one guest,
- * and who may run it, the engines decide: a source is told by the session's secret, and one that
- * comes to another guest is sent away. QEMU's own migrations have no such check, so they are left
- * to the person who types. One thread.
+ * It sends what docs/recovery.md has for a person to type, and nothing else that changes something:
+ * query-migrate at both, migrate-recover at the destination if it needs it. Of a side that does not
+ * answer nothing is said; of the other one what it says itself. Whether the two are the halves of
+ * one guest, and who may run it, the engines decide: a source is told by the session's secret, and
+ * one that comes to another guest is sent away. QEMU's own migrations have no such check, so they
+ * are left to the person who types. One thread.
  */
 #include <string.h>
 
@@ -71,52 +72,25 @@ static bool is_qemus(JsonNode *info)
     return g_str_has_prefix(status_of(info), "postcopy-") && !half_of(info);
 }
 
-/* ---- both monitors --------------------------------------------------------------------------- */
-
-static void add(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-
-static void add(GError **error, const char *format, ...)
-{
-    g_autofree char *message = g_steal_pointer(&(*error)->message);
-    va_list args;
-
-    va_start(args, format);
-    g_autofree char *more = g_strdup_vprintf(format, args);
-    va_end(args);
-    (*error)->message = g_strdup_printf("%s. %s", message, more);
-}
-
-static bool open_both(const FfMoveOptions *o, FfMoveEnds *ends, GError **error)
-{
-    ends->src = ff_cli_qmp_open(o->source, "source", error);
-    if (!ends->src) {
-        add(error,
-            "If the source has ended for good: farfault status %s says what is lost, and "
-            "farfault "
-            "recover --from DIRECTORY %s continues from its dump",
-            o->destination, o->destination);
-        return false;
-    }
-    ends->dst = ff_cli_qmp_open(o->destination, "destination", error);
-    if (!ends->dst) {
-        add(error, "The source keeps what it has, and does not run the guest: farfault status %s",
-            o->source);
-        return false;
-    }
-    return true;
-}
-
-static bool ask_both(Look *look, FfMoveEnds *ends, GError **error)
-{
-    look->source = ff_cli_qmp_call(ends->src, "query-migrate", NULL, error);
-    look->destination =
-        look->source ? ff_cli_qmp_call(ends->dst, "query-migrate", NULL, error) : NULL;
-    return look->destination;
-}
-
 /* ---- is there something to resume? ----------------------------------------------------------- */
 
-static bool check_source(const Look *look, GError **error)
+/* Before the switch, and where it was undone, the guest is here. After it a VMM that is no source
+ * may wait for a page: it is not asked. QMP: its monitor. */
+static bool refuse_not_paused(const Look *look, FfCliQmp *qmp, GError **error)
+{
+    const char *address = look->o->source;
+    bool moved = half_of(look->source) || is_qemus(look->source);
+    g_autoptr(JsonNode) node = moved ? NULL : ff_cli_qmp_call(qmp, "query-status", NULL, NULL);
+    const char *state = ff_json_string_or(ff_json_node_object(node), "status", "");
+
+    return refuse(error,
+                  "nothing is paused: the migration of source %s is \"%s\"%s: farfault status %s",
+                  address, status_of(look->source),
+                  !strcmp(state, "running") ? ", and the guest runs there" : "", address);
+}
+
+/* QMP: its monitor. */
+static bool check_source(const Look *look, FfCliQmp *qmp, GError **error)
 {
     const char *address = look->o->source, *status = status_of(look->source);
 
@@ -124,13 +98,6 @@ static bool check_source(const Look *look, GError **error)
         return refuse(error,
                       "source %s is the destination of its migration: are source and "
                       "destination swapped?",
-                      address);
-    }
-    if (is_qemus(look->source)) {
-        return refuse(error,
-                      "source %s: QEMU carries this migration itself, and does not see whether a "
-                      "destination is that of its guest: type migrate-recover and migrate with "
-                      "resume=true yourself",
                       address);
     }
     if (is_one_of(status,
@@ -141,10 +108,14 @@ static bool check_source(const Look *look, GError **error)
                       address, status, address);
     }
     if (strcmp(status, "postcopy-paused") != 0) {
+        return refuse_not_paused(look, qmp, error);
+    }
+    if (is_qemus(look->source)) {
         return refuse(error,
-                      "nothing is paused: the migration of source %s is \"%s\": farfault "
-                      "status %s",
-                      address, status, address);
+                      "source %s: QEMU carries this migration itself, and does not see whether a "
+                      "destination is that of its guest: type migrate-recover and migrate with "
+                      "resume=true yourself",
+                      address);
     }
     if (ff_json_bool(half_of(look->source), "peer-ended")) {
         return refuse(error,
@@ -172,9 +143,10 @@ static bool check_half(const Look *look, GError **error)
 
     if (ff_json_bool(half, "peer-ended")) {
         return refuse(error,
-                      "the source's QEMU has ended: farfault status %s says what is lost, "
-                      "and farfault recover --from DIRECTORY %s continues from its dump",
-                      address, address);
+                      "the QEMU that was the source of destination %s has ended, so %s is another "
+                      "one: farfault status %s says what is lost, and farfault recover --from "
+                      "DIRECTORY %s continues from its dump",
+                      address, look->o->source, address, address);
     }
     if (file) {
         return refuse(error,
@@ -199,9 +171,14 @@ static bool check_destination(const Look *look, GError **error)
     }
     if (is_half(look->destination, "destination")) {
         return refuse(error,
-                      "destination %s has not noticed yet that the connection broke (%s): "
-                      "try again in some seconds",
-                      address, status);
+                      "destination %s is not paused (%s): it has not noticed yet that the "
+                      "connection broke, or is not the other half of source %s: try again in some "
+                      "seconds",
+                      address, status, look->o->source);
+    }
+    if (is_half(look->destination, "source")) {
+        return refuse(error, "destination %s is the source of its migration: farfault status %s",
+                      address, address);
     }
     if (is_qemus(look->destination)) {
         return refuse(error,
@@ -210,9 +187,97 @@ static bool check_destination(const Look *look, GError **error)
                       address, look->o->source);
     }
     return refuse(error,
-                  "nothing is paused: the migration of destination %s is \"%s\": farfault "
+                  "destination %s has nothing of a paused migration: its own is \"%s\": farfault "
                   "status %s",
                   address, status, address);
+}
+
+/* ---- both monitors --------------------------------------------------------------------------- */
+
+static void add(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+static void add(GError **error, const char *format, ...)
+{
+    g_autofree char *message = g_steal_pointer(&(*error)->message);
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *more = g_strdup_vprintf(format, args);
+    va_end(args);
+    (*error)->message = g_strdup_printf("%s. %s", message, more);
+}
+
+/* What is said of the one side that answers is what it says itself: it may be no half of anything.
+ */
+static void add_said(GError **error, GError *said)
+{
+    g_autoptr(GError) owned = said;
+
+    add(error, "%c%s", g_ascii_toupper(*owned->message), owned->message + 1);
+}
+
+static void add_destination(Look *look, GError **error)
+{
+    const char *address = look->o->destination;
+    g_autoptr(GError) said = NULL;
+    g_autoptr(FfCliQmp) qmp = ff_cli_qmp_open(address, "destination", &said);
+
+    look->destination = qmp ? ff_cli_qmp_call(qmp, "query-migrate", NULL, &said) : NULL;
+    if (!look->destination) {
+        add_said(error, g_steal_pointer(&said));
+    } else if (is_complete(look)) {
+        add(error, "Destination %s has all of the guest's memory, and needs no source any more",
+            address);
+    } else if (!check_destination(look, &said) &&
+               !ff_json_bool(half_of(look->destination), "peer-ended")) {
+        add_said(error, g_steal_pointer(&said));
+    } else {
+        add(error,
+            "If the source has ended for good: farfault status %s says what is lost, and farfault "
+            "recover --from DIRECTORY %s continues from its dump",
+            address, address);
+    }
+}
+
+static void add_source(Look *look, FfCliQmp *qmp, GError **error)
+{
+    const char *address = look->o->source;
+    g_autoptr(GError) said = NULL;
+
+    look->source = ff_cli_qmp_call(qmp, "query-migrate", NULL, &said);
+    if (!look->source) {
+        add_said(error, g_steal_pointer(&said));
+    } else if (is_half(look->source, "source")) {
+        add(error, "The source keeps what it has, and does not run the guest: farfault status %s",
+            address);
+    } else if (!check_source(look, qmp, &said)) {
+        add_said(error, g_steal_pointer(&said));
+    }
+}
+
+static bool open_both(Look *look, FfMoveEnds *ends, GError **error)
+{
+    const FfMoveOptions *o = look->o;
+
+    ends->src = ff_cli_qmp_open(o->source, "source", error);
+    if (!ends->src) {
+        add_destination(look, error);
+        return false;
+    }
+    ends->dst = ff_cli_qmp_open(o->destination, "destination", error);
+    if (!ends->dst) {
+        add_source(look, ends->src, error);
+        return false;
+    }
+    return true;
+}
+
+static bool ask_both(Look *look, FfMoveEnds *ends, GError **error)
+{
+    look->source = ff_cli_qmp_call(ends->src, "query-migrate", NULL, error);
+    look->destination =
+        look->source ? ff_cli_qmp_call(ends->dst, "query-migrate", NULL, error) : NULL;
+    return look->destination;
 }
 
 /* ---- where the destination listens ----------------------------------------------------------- */
@@ -268,8 +333,8 @@ bool ff_resume_prepare(const FfMoveOptions *o, FfMoveEnds *ends, GError **error)
 {
     g_auto(Look) look = {.o = o};
 
-    if (!open_both(o, ends, error) || !ask_both(&look, ends, error) ||
-        !check_source(&look, error) || !check_destination(&look, error)) {
+    if (!open_both(&look, ends, error) || !ask_both(&look, ends, error) ||
+        !check_source(&look, ends->src, error) || !check_destination(&look, error)) {
         return false;
     }
     ends->destination_completed = is_complete(&look);

@@ -4,6 +4,7 @@
  * farfault dump at both halves of a real guest. What status says to type next is what the test
  * types.
  */
+#include <gio/gio.h>
 #include <glib/gstdio.h>
 #include <poll.h>
 #include <signal.h>
@@ -502,6 +503,10 @@ static void refuse_to_resume(Half *s, Half *d)
     g_autofree char *out = NULL;
 
     REFUSED("are source and destination swapped?", "migrate", "--resume", d->monitor, s->monitor);
+    REFUSED("The source keeps what it has, and does not run the guest: farfault status ", "migrate",
+            "--resume", s->monitor, "/nowhere/at-all");
+    REFUSED("If the source has ended for good: farfault status ", "migrate", "--resume",
+            "/nowhere/at-all", d->monitor);
     /* Nobody listens there. */
     g_assert_cmpint(FARFAULT(&out, NULL, "migrate", "--resume", "--connect", "tcp:127.0.0.1:1",
                              s->monitor, d->monitor),
@@ -537,6 +542,40 @@ static void resume_for_a_moment(Half *s, Half *d)
     qmp_expect_migration(s->q, "postcopy-paused");
 }
 
+/* The destination's QEMU ends while the rest moves: there is nothing to try again. */
+static void test_resume_ended(void)
+{
+    if (!has(vm_farfault_available)) {
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Half s, d;
+    g_autofree char *dir = halves_start(&s, &d, &boot, NULL), *out = NULL;
+    g_autofree char *program = vm_build_path("cli/farfault");
+    g_autoptr(GError) error = NULL;
+
+    pause_it(&s, &d);
+    const char *const argv[] = {program, "migrate", "--resume", s.monitor, d.monitor, NULL};
+    g_autoptr(GSubprocess) p = g_subprocess_newv(
+        argv, G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_SILENCE, &error);
+    g_assert_no_error(error);
+    qmp_expect_migration(s.q, "postcopy-active");
+    vm_kill(d.vm);
+    g_assert_true(g_subprocess_communicate_utf8(p, NULL, NULL, &out, NULL, &error));
+    g_assert_no_error(error);
+    g_test_message("%s", out);
+    g_assert_cmpint(g_subprocess_get_exit_status(p), ==, 3);
+    expect_text(out, "migration paused: ");
+    expect_text(out,
+                "the destination's QEMU has ended. It had been given the guest: nothing can be "
+                "resumed (farfault status ");
+    expect_no_text(out, "tries again");
+    vm_kill(s.vm);
+    g_unlink(d.monitor);
+    g_unlink(s.monitor);
+    halves_end(&s, &d, dir);
+}
+
 /* URI: of --uri, for a destination that is to listen elsewhere; NULL: where it did. */
 static void test_resume(const void *uri)
 {
@@ -555,6 +594,8 @@ static void test_resume(const void *uri)
     resume_it(&s, &d, uri ? "--uri" : NULL, uri);
     REFUSED("nothing is paused: the migration of source ", "migrate", "--resume", s.monitor,
             d.monitor);
+    REFUSED("has all of the guest's memory, and needs no source any more", "migrate", "--resume",
+            "/nowhere/at-all", d.monitor);
     check_came(&s, &d, &boot);
     halves_end(&s, &d, dir);
 }
@@ -865,6 +906,7 @@ int main(int argc, char **argv)
     g_test_add_func("/halves/status-and-dump", test_halves);
     g_test_add_data_func("/halves/resume/where-it-was", NULL, test_resume);
     g_test_add_data_func("/halves/resume/elsewhere", "tcp:127.0.0.1:0", test_resume);
+    g_test_add_func("/halves/resume/ended", test_resume_ended);
     g_test_add_func("/halves/resume/attached", test_resume_attached);
     g_test_add_func("/halves/source-killed", test_source_killed);
     g_test_add_func("/halves/older-destination", test_older_destination);

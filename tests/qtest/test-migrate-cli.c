@@ -27,18 +27,17 @@ static void join_outputs(void *opaque)
     dup2(STDERR_FILENO, STDOUT_FILENO);
 }
 
-static Cli cli_start(Vm *s, Vm *d, const char *const *more)
+static Cli cli_start_at(const char *source, const char *destination, const char *const *more)
 {
     g_autofree char *program = vm_build_path("cli/farfault");
-    g_autofree char *source = vm_path(s, "server"), *destination = vm_path(d, "server");
     g_autoptr(GPtrArray) argv = g_ptr_array_new();
     g_autoptr(GError) error = NULL;
     Cli cli;
 
     g_ptr_array_add(argv, program);
     g_ptr_array_add(argv, (char *)"migrate");
-    g_ptr_array_add(argv, source);
-    g_ptr_array_add(argv, destination);
+    g_ptr_array_add(argv, (char *)source);
+    g_ptr_array_add(argv, (char *)destination);
     for (; more && *more; more++) {
         g_ptr_array_add(argv, (char *)*more);
     }
@@ -47,6 +46,13 @@ static Cli cli_start(Vm *s, Vm *d, const char *const *more)
                              join_outputs, NULL, &cli.pid, NULL, NULL, &cli.err, &error);
     g_assert_no_error(error);
     return cli;
+}
+
+static Cli cli_start(Vm *s, Vm *d, const char *const *more)
+{
+    g_autofree char *source = vm_path(s, "server"), *destination = vm_path(d, "server");
+
+    return cli_start_at(source, destination, more);
 }
 
 /* Its exit status; *TEXT: what it said (g_free). */
@@ -424,6 +430,50 @@ static void test_interrupted(void)
     vm_end(s);
 }
 
+/* ---- nothing to resume ----------------------------------------------------------------------- */
+
+/* It is refused, and says PART, and nothing of a guest that does not run at a source that has it.
+ */
+static void refuse_resume(const char *source, const char *destination, const char *part)
+{
+    static const char *const more[] = {"--resume", NULL};
+    g_autofree char *text = NULL;
+    Cli cli = cli_start_at(source, destination, more);
+
+    g_assert_cmpint(cli_end(&cli, &text), !=, 0);
+    expect_text(text, part);
+    g_assert_null(strstr(text, "does not run the guest"));
+    g_assert_null(strstr(text, "is lost"));
+}
+
+/* No switch has been, or it was undone: one of the two does not answer, or both do. */
+static void test_not_paused(void)
+{
+    if (!can_run()) {
+        return;
+    }
+    Vm *s = start("s", NULL, NULL), *d = start("d", NULL, "tcp:127.0.0.1:0");
+    g_autofree char *source = vm_path(s, "server"), *destination = vm_path(d, "server");
+    g_autofree char *nobody = vm_path(s, "nobody");
+    static const char failed[] = "\"failed\", and the guest runs there";
+    static const char none[] = "\"none\", and the guest runs there: farfault status ";
+
+    refuse_resume(source, nobody, none);
+    refuse_resume(source, destination, none);
+    refuse_resume(nobody, destination, "has nothing of a paused migration: its own is ");
+    refuse_resume(nobody, "/nowhere/at-all", "Cannot connect to destination /nowhere/at-all");
+    qmp_ok(vm_qmp(s), "migrate-set-capabilities",
+           "{'capabilities': [{'capability': 'events', 'state': true},"
+           " {'capability': 'postcopy-ram', 'state': true}]}");
+    qmp_ok(vm_qmp(s), "migrate", "{'uri': 'unix:%s'}", nobody);
+    qmp_expect_migration(vm_qmp(s), "failed");
+    refuse_resume(source, nobody, failed);
+    refuse_resume(source, destination, failed);
+    check_stayed(s);
+    vm_end(d);
+    vm_end(s);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -441,6 +491,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &standings[i], test_stands);
     }
     g_test_add_func("/migrate-cli/precopy-after-postcopy", test_precopy_after_postcopy);
+    g_test_add_func("/migrate-cli/not-paused", test_not_paused);
     g_test_add_func("/migrate-cli/interrupted", test_interrupted);
     return g_test_run();
 }
