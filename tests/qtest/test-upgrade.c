@@ -10,6 +10,7 @@
 #include "tests/lib/linuxguest.h"
 
 #include <glib/gstdio.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -31,6 +32,33 @@ static void test_row(void)
         up_to(g, program);
     }
     up_check_memory(g);
+}
+
+static pid_t a_vcpu(Guest *g)
+{
+    up_reconnect(g);
+    g_autoptr(JsonObject) answer = qmp_call(g->qmp, "query-cpus-fast", NULL);
+    JsonArray *all = json_object_get_array_member(answer, "return");
+
+    return (pid_t)json_object_get_int_member(json_array_get_object_element(all, 0), "thread-id");
+}
+
+/* The first thread has another one than that of the vCPU, as libvirt may give it. */
+static void test_policy(void)
+{
+    const struct sched_param none = {0};
+    g_autoptr(Guest) g = up_counting(NULL);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    g_assert_cmpint(sched_setscheduler(up_only_qemu(g), SCHED_BATCH, &none), ==, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        up_to(g, program);
+        g_assert_cmpint(sched_getscheduler(up_only_qemu(g)), ==, SCHED_BATCH);
+        g_assert_cmpint(sched_getscheduler(a_vcpu(g)), ==, SCHED_OTHER);
+    }
 }
 
 /* A monitor for whose first client QEMU waits: the second QEMU does not, as it comes to the first.
@@ -763,6 +791,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/upgrade/row", test_row);
+    g_test_add_func("/upgrade/policy", test_policy);
     g_test_add_func("/upgrade/waits-for-client", test_waits_for_client);
     g_test_add_func("/upgrade/begun", test_begun);
     g_test_add_func("/upgrade/versions", test_versions);
