@@ -4,14 +4,12 @@
 #define FF_QEMU_INTERNAL_H
 
 #include "net/sync.h"
+#include "qemu/told.h"
 #include "qmp/client.h"
 #include "vmm/vmm.h"
 
 typedef struct FfQemu FfQemu;
 typedef struct FfWriteLog FfWriteLog; /* qemu/backends.c */
-
-/* Whether the guest could be a hypervisor whose memory KVM writes past the tracking. */
-typedef enum { FF_NESTING_UNKNOWN, FF_NESTING_NONE, FF_NESTING_POSSIBLE } FfNesting;
 
 struct FfQemu {
     FfVmm vmm; /* first: an FfVmm * is an FfQemu * */
@@ -35,7 +33,7 @@ struct FfQemu {
     bool loading;           /* load() handed QEMU its stream */
     FfQmpWatch *since_stop; /* coordinator; all events, from before a one-way save's stop; NULL */
     unsigned conts;         /* coordinator; how often the guest was started since then */
-    FfNesting nesting;      /* coordinator */
+    FfTold nesting;         /* coordinator; whether KVM could write its memory past the tracking */
     char *
         nested_at_stop; /* coordinator; why it was one when stop had stopped it; NULL: it was not */
     JsonNode *disks_at_stop; /* coordinator; query-block's answer, in FfVmmState.between(); NULL */

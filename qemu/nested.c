@@ -6,7 +6,8 @@
  * they point to) stay pinned, and the kernel writes to them without a fault. That takes a vCPU with
  * CR4.VMXE or EFER.SVME set, which the guest sets before it begins; a guest that could and does not
  * is tracked like any other. QEMU's human monitor tells the registers ("info registers -a"), for
- * which each vCPU stands still for a moment; only guests that see vmx or svm are looked at.
+ * which each vCPU stands still for a moment; only guests that see vmx or svm are looked at. Where
+ * QEMU has not answered whether they do, nothing is tracked, and it is asked again the next time.
  *
  * A guest that sets the bit and clears it again between two looks is not noticed
  * (docs/precopy.md).
@@ -20,49 +21,49 @@
 #include "fault/fault.h"
 #include "qemu/call.h"
 #include "qemu/internal.h"
+#include "qemu/qom.h"
 #include "qmp/json.h"
 
 #define CR4_VMXE (1u << 13)
 #define EFER_SVME (1u << 12)
 
-/* The boolean property NAME of the object at PATH; FALSE if it has none. */
-static bool qom_bool(FfQemu *qemu, const char *path, const char *name)
+/* A QEMU without the command, or with another answer, says it neither way: its vCPUs decide. */
+static FfTold is_kvm(FfQemu *qemu, GError **error)
 {
-    JsonObject *args = json_object_new();
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) kvm = ff_qemu_call_optional(qemu, "query-kvm", NULL, &local);
 
-    json_object_set_string_member(args, "path", path);
-    json_object_set_string_member(args, "property", name);
-    g_autoptr(JsonNode) node = ff_qemu_call(qemu, "qom-get", args, NULL);
-    return node && JSON_NODE_HOLDS_VALUE(node) &&
-           json_node_get_value_type(node) == G_TYPE_BOOLEAN && json_node_get_boolean(node);
-}
-
-static bool is_kvm(FfQemu *qemu)
-{
-    g_autoptr(JsonNode) kvm = ff_qemu_call_optional(qemu, "query-kvm", NULL, NULL);
-
-    return ff_json_bool(ff_json_node_object(kvm), "enabled");
+    if (local) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return FF_TOLD_NOTHING;
+    }
+    JsonNode *enabled = ff_json_value(ff_json_node_object(kvm), "enabled", G_TYPE_BOOLEAN);
+    return enabled && !json_node_get_boolean(enabled) ? FF_TOLD_NO : FF_TOLD_YES;
 }
 
 /* A vCPU without a path counts as one that can: then its registers decide. */
-static bool sees_nested(FfQemu *qemu)
+static FfTold sees_nested(FfQemu *qemu, GError **error)
 {
-    g_autoptr(JsonNode) cpus = ff_qemu_call(qemu, "query-cpus-fast", NULL, NULL);
+    g_autoptr(JsonNode) cpus = ff_qemu_call(qemu, "query-cpus-fast", NULL, error);
     JsonObject *cpu = ff_json_node_length(cpus) ? ff_json_node_nth(cpus, 0) : NULL;
     const char *path = ff_json_string(cpu, "qom-path");
 
+    if (!cpus) {
+        return FF_TOLD_NOTHING;
+    }
     /* All vCPUs of a machine have one model. */
-    return !path || qom_bool(qemu, path, "vmx") || qom_bool(qemu, path, "svm");
+    FfTold vmx = path ? ff_qemu_is_on(qemu, path, "vmx", error) : FF_TOLD_YES;
+    return vmx == FF_TOLD_NO ? ff_qemu_is_on(qemu, path, "svm", error) : vmx;
 }
 
-static bool may_nest(FfQemu *qemu)
+static FfTold may_nest(FfQemu *qemu, GError **error)
 {
-    if (qemu->nesting == FF_NESTING_UNKNOWN) {
+    if (qemu->nesting == FF_TOLD_NOTHING) {
         /* Emulated nested guests are written through the same mappings as everything else. */
-        bool kvm = FF_FAULT_STEP("nested-kvm", is_kvm(qemu));
-        qemu->nesting = kvm && sees_nested(qemu) ? FF_NESTING_POSSIBLE : FF_NESTING_NONE;
+        FfTold kvm = FF_FAULT_STEP("nested-kvm", false) ? FF_TOLD_YES : is_kvm(qemu, error);
+        qemu->nesting = kvm == FF_TOLD_YES ? sees_nested(qemu, error) : kvm;
     }
-    return qemu->nesting == FF_NESTING_POSSIBLE;
+    return qemu->nesting;
 }
 
 /* Whether TEXT has NAME with one of BITS set. *SEEN: how often it has NAME with a whole value. */
@@ -128,7 +129,7 @@ static char *judge(JsonNode *reply, const GError *error)
 
 FfQmpCall *ff_qemu_ask_registers(FfQemu *qemu)
 {
-    return qemu->nesting == FF_NESTING_POSSIBLE
+    return qemu->nesting == FF_TOLD_YES
                ? ff_qemu_ask(qemu, "human-monitor-command", registers_args())
                : NULL;
 }
@@ -147,10 +148,16 @@ char *ff_qemu_untrackable(FfVmmMemory *memory, bool stopped)
     FfQemu *qemu = ff_qemu_of_memory(memory);
     g_autoptr(GError) error = NULL;
 
-    if (stopped) {
+    if (stopped && qemu->nesting != FF_TOLD_NOTHING) {
         return g_strdup(qemu->nested_at_stop);
     }
-    if (!may_nest(qemu)) {
+    FfTold nests = may_nest(qemu, &error);
+    if (nests == FF_TOLD_NOTHING) {
+        return g_strdup_printf("QEMU does not say whether the guest can use nested virtualisation, "
+                               "whose memory is written past the tracking (%s)",
+                               error->message);
+    }
+    if (nests == FF_TOLD_NO) {
         return NULL;
     }
     g_autoptr(JsonNode) reply =

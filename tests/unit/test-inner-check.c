@@ -2,10 +2,10 @@
 /*
  * What stands against a migration, as check() finds it, what can go wrong in stop_and_save()
  * ("stop/..."), in load() ("load/...") and with QEMU's settings ("prepare/...", "undo/..."): a
- * table over a scripted QEMU that answers as a healthy guest would, but for one command per case.
- * Devices that no test machine has (assigned ones, vhost-user, vDPA, encrypted memory) are tried
- * here, answers of the wrong shape, another monitor's cont in between, and settings that QEMU
- * refuses.
+ * table over a scripted QEMU that answers as a healthy guest would, but for one command per case,
+ * or two. Such an answer can fail to come: that is no "no". Devices that no test machine has
+ * (assigned ones, vhost-user, vDPA, encrypted memory) are tried here, answers of the wrong shape,
+ * another monitor's cont in between, and settings that QEMU refuses.
  *
  * Threads: the client's context, the scripted QEMU, and the test's function (the coordinator).
  */
@@ -23,8 +23,14 @@
 
 typedef struct {
     const char *command, *argument; /* ARGUMENT is a part of the line; NULL: any */
-    const char *answer; /* NULL: CommandNotFound; "!text": GenericError; "^text": after RESUME */
+    /* NULL: CommandNotFound; "!text": GenericError; "^text": after RESUME; UNSAID: the first of
+     * such questions is not answered. */
+    const char *answer;
 } Answer;
+
+#define UNSAID "?"
+/* In which a QEMU that answers does so. */
+#define UNSAID_DEADLINE_MS 500
 
 /* A node of a list, and the first one. */
 #define MORE(driver) "{'node-name': 'n', 'drv': '" driver "', 'cache': {'direct': false}}"
@@ -41,6 +47,8 @@ typedef struct {
 /* The first match counts. */
 static const Answer healthy[] = {
     {"human-monitor-command", "aio_flush", "''"},
+    {"human-monitor-command", "info registers", "'CPU#0 CR4=000006f0 EFER=0000000000001d01 '"},
+    {"query-kvm", NULL, "{'enabled': true, 'present': true}"},
     {"query-status", NULL, "{'status': 'running', 'running': true}"},
     {"query-migrate", NULL, "{}"},
     {"query-memdev", NULL,
@@ -60,7 +68,9 @@ static const Answer healthy[] = {
     {"qom-get", "\"blob\"", "false"},
     {"qom-get", "parent_bus", "'/machine/i440fx/pci.0'"},
     {"qom-get", "addr", "32"},
-    {"query-cpus-fast", NULL, "[{'cpu-index': 0}]"},
+    {"query-cpus-fast", NULL, "[{'cpu-index': 0, 'qom-path': '/machine/unattached/device[0]'}]"},
+    {"qom-get", "\"vmx\"", "!Property qemu64-x86_64-cpu.vmx not found"},
+    {"qom-get", "\"svm\"", "true"},
     {"query-pci", NULL,
      "[{'bus': 0, 'devices': [{'bus': 0, 'slot': 1, 'function': 3, 'qdev_id': '', 'class_info': "
      "{'class': 1664, 'desc': 'Bridge'}, 'id': {'vendor': 32902, 'device': 28947}}]}]"},
@@ -88,6 +98,7 @@ typedef struct {
     const char *machine; /* "": none; NULL: any */
     bool late;           /* ODD is so from stop's answer on */
     bool no_save;        /* stop(), whose migration comes later */
+    Answer too;          /* a second one that is not as a healthy guest's */
 } Case;
 
 static const Case cases[] = {
@@ -273,6 +284,23 @@ static const Case cases[] = {
     {"prepare/no-capabilities",
      {"query-migrate-capabilities", NULL, "!no"},
      "query-migrate-capabilities: no"},
+    /* PART: of why its writes cannot be tracked, when that is asked once more; NULL: they can. The
+     * guest is a hypervisor (svm). */
+    {"nested/yes", {"none", NULL, NULL}, "(svm)"},
+    {"nested/not-now",
+     {"human-monitor-command", NULL, "'CPU#0 CR4=000006f0 EFER=0000000000000d01 '"},
+     NULL},
+    {"nested/tcg", {"query-kvm", NULL, "{'enabled': false, 'present': true}"}, NULL},
+    {"nested/no-kvm-command", {"query-kvm", NULL, NULL}, "(svm)"},
+    {"nested/odd-kvm", {"query-kvm", NULL, "[]"}, "(svm)"},
+    {"nested/off", {"qom-get", "\"svm\"", "false"}, NULL},
+    {"nested/no-property", {"qom-get", "\"svm\"", "!Property cortex-a57.svm not found"}, NULL},
+    {"nested/no-path", {"query-cpus-fast", NULL, "[{'cpu-index': 0}]"}, "(svm)"},
+    {"nested/unsaid/kvm", {"query-kvm", NULL, UNSAID}, "(svm)"},
+    {"nested/unsaid/cpus", {"query-cpus-fast", NULL, UNSAID}, "(svm)"},
+    {"nested/unsaid/vmx", {"qom-get", "\"vmx\"", UNSAID}, "(svm)"},
+    {"nested/unsaid/svm", {"qom-get", "\"svm\"", UNSAID}, "(svm)"},
+    {"nested/unsaid/odd", {"qom-get", "\"svm\"", "'on'"}, "neither yes nor no"},
     /* PART: a line of what the guest is made of; NULL: it is not known. */
     {"parts/machine", {"none", NULL, NULL}, "machine\ttype\tpc-test-1.0\t\n"},
     {"parts/version", {"none", NULL, NULL}, "qemu\tversion\t7.2.0\t\n"},
@@ -324,6 +352,7 @@ typedef struct {
     gint drained;         /* atomic */
     gint branched, saved; /* atomic; times that a transaction, that migrate was asked for */
     unsigned machine;     /* questions for its type */
+    bool silent;          /* one question was not answered */
     bool on[N_CAPABILITIES], wide; /* WIDE: bandwidth without limit */
     GString *held; /* answers that go out when the next line has come; can be NULL */
 } Script;
@@ -386,9 +415,18 @@ static void send_answer(Script *s, const char *line, const GString *text)
     g_assert_true(n == (ssize_t)all->len || (n < 0 && errno == EPIPE));
 }
 
+/* What is not as a healthy guest's; NULL: that is. */
+static const Answer *find_odd(const Script *s, const char *line)
+{
+    const Answer *odd = s->c->late && !s->stopped ? NULL : find(&s->c->odd, 1, line);
+    bool said = !odd || g_strcmp0(odd->answer, UNSAID) || !s->silent;
+
+    return odd && said ? odd : s->c->too.command ? find(&s->c->too, 1, line) : NULL;
+}
+
 static void answer(Script *s, const char *line)
 {
-    const Answer *a = s->c->late && !s->stopped ? NULL : find(&s->c->odd, 1, line);
+    const Answer *a = find_odd(s, line);
     const char *id = strstr(line, "\"id\":");
     g_autoptr(GString) text = g_string_new(NULL);
     g_autofree char *settings = a ? NULL : settings_answer(s, line);
@@ -410,6 +448,10 @@ static void answer(Script *s, const char *line)
     }
     s->machine += strstr(line, "\"type\"") != NULL;
     g_assert_cmpuint(s->machine, <=, 1);
+    if (a && !g_strcmp0(a->answer, UNSAID)) {
+        s->silent = true;
+        return;
+    }
     if (strstr(line, "qmp_capabilities")) {
         g_string_append(text, "{'return': {}");
     } else if (settings) {
@@ -614,6 +656,26 @@ static void check_parts(FfVmm *vmm, const Case *c)
     g_assert_true(!text || strstr(text, c->part));
 }
 
+/* Looked at before precopy, with the guest stopped, and when it runs. */
+static void check_nested(FfVmm *vmm, const Case *c)
+{
+    bool unsaid = g_str_has_prefix(c->name, "nested/unsaid/");
+    g_autofree char *first = vmm->memory.untrackable(&vmm->memory, false);
+    g_autofree char *run_state = NULL;
+    g_autoptr(GError) error = NULL;
+
+    g_test_message("%s", first);
+    g_assert_true(unsaid ? first && strstr(first, "QEMU does not say") : !first == !c->part);
+    g_assert_true(vmm->run.stop(&vmm->run, &run_state, &error));
+    g_assert_no_error(error);
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *why = vmm->memory.untrackable(&vmm->memory, i == 0);
+
+        g_test_message("%s", why);
+        g_assert_true(c->part ? why && strstr(why, c->part) : !why);
+    }
+}
+
 /* prepare(), and undo() whatever came of it. */
 static void check_settings(FfVmm *vmm, const Case *c)
 {
@@ -661,6 +723,7 @@ static void test_case(const void *data)
     bool settings =
         g_str_has_prefix(script.c->name, "prepare/") || g_str_has_prefix(script.c->name, "undo/");
     bool seen = !g_str_equal(script.c->name, "drain/unseen");
+    bool unsaid = !g_strcmp0(script.c->odd.answer, UNSAID);
     int pair[2], backends[2];
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
@@ -684,6 +747,7 @@ static void test_case(const void *data)
                                                      .ram = blocks,
                                                      .qemu_pid = seen ? getpid() : 0,
                                                      .backends = backends[0],
+                                                     .deadline_ms = unsaid ? UNSAID_DEADLINE_MS : 0,
                                                      .name = "test"});
     FfVmm *vmm = ff_qemu_vmm(under_test);
     if (g_str_has_prefix(script.c->name, "drain/")) {
@@ -691,11 +755,12 @@ static void test_case(const void *data)
     } else if (g_str_has_prefix(script.c->name, "branch/")) {
         check_branch(vmm, &script);
     } else {
-        (settings                                     ? check_settings
-         : g_str_has_prefix(script.c->name, "parts/") ? check_parts
-         : g_str_has_prefix(script.c->name, "stop/")  ? check_stop
-         : g_str_has_prefix(script.c->name, "load/")  ? check_load
-                                                      : check)(vmm, data);
+        (settings                                      ? check_settings
+         : g_str_has_prefix(script.c->name, "nested/") ? check_nested
+         : g_str_has_prefix(script.c->name, "parts/")  ? check_parts
+         : g_str_has_prefix(script.c->name, "stop/")   ? check_stop
+         : g_str_has_prefix(script.c->name, "load/")   ? check_load
+                                                       : check)(vmm, data);
     }
     ff_qemu_free(under_test);
     shutdown(backends[0], SHUT_RDWR);

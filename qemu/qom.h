@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Properties of QEMU's objects. The coordinator's thread. */
+#ifndef FF_QEMU_QOM_H
+#define FF_QEMU_QOM_H
+
+#include "qemu/told.h"
+#include "qmp/client.h"
+
+typedef struct FfQemu FfQemu; /* qemu/vmm-qemu.h */
+
+/* Whether the object at PATH has the boolean property NAME, and it is on. */
+FfTold ff_qemu_is_on(FfQemu *qemu, const char *path, const char *name, GError **error);
+
+#endif
