@@ -6,7 +6,8 @@
  * all shared memory must be ours. And nobody but QEMU may write to guest memory or hold pages of
  * it pinned: no assigned devices, no other process that maps guest RAM. That is found by looking at
  * QEMU's open files, device tree, net clients and block drivers, not by option names. A command
- * that this QEMU does not have means that it cannot have the thing either.
+ * that this QEMU does not have means that it cannot have the thing either. One that it has not
+ * answered means nothing: then it is not known whether the guest fits.
  *
  * Threads: the coordinator's. No lock.
  */
@@ -18,6 +19,7 @@
 #include "qemu/backends.h"
 #include "qemu/call.h"
 #include "qemu/internal.h"
+#include "qemu/qom.h"
 #include "qemu/status.h"
 #include "qmp/json.h"
 #include "state/maps.h"
@@ -384,26 +386,10 @@ static bool check_files(FfQemu *qemu, GError **error)
 
 /* ---- devices in other processes -------------------------------------------------------------- */
 
-/* PROPERTY of device NAME; NULL: it has none. */
-static JsonNode *property_of(FfQemu *qemu, Question q, const char *name, const char *property)
+/* In QOM (g_free). */
+static char *path_of(Question q, const char *name)
 {
-    JsonObject *args = json_object_new();
-    g_autofree char *path =
-        g_strdup_printf("/machine/peripheral%s/%s", q == ASK_ANON ? "-anon" : "", name);
-
-    json_object_set_string_member(args, "path", path);
-    json_object_set_string_member(args, "property", property);
-    return ff_qemu_call(qemu, "qom-get", args, NULL);
-}
-
-/* The chardev of device NAME (g_free); NULL: it has none. */
-static char *chardev_of(FfQemu *qemu, Question q, const char *name)
-{
-    g_autoptr(JsonNode) node = property_of(qemu, q, name, "chardev");
-
-    return node && JSON_NODE_HOLDS_VALUE(node) && json_node_get_value_type(node) == G_TYPE_STRING
-               ? g_strdup(json_node_get_string(node))
-               : NULL;
+    return g_strdup_printf("/machine/peripheral%s/%s", q == ASK_ANON ? "-anon" : "", name);
 }
 
 /* A migration may follow what other processes write. */
@@ -449,21 +435,21 @@ static bool is_followed(Check *c, Question q, const char *name, const char *type
     if (!may_follow(c) || q == ASK_OBJECTS || !name || !g_str_has_prefix(type, "vhost-user-blk")) {
         return false;
     }
-    g_autofree char *chardev = chardev_of(c->qemu, q, name);
+    g_autofree char *path = path_of(q, name);
+    g_autofree char *chardev = ff_qemu_string_of(c->qemu, path, "chardev", error);
 
-    return follow(c, "device", name, chardev, error);
+    return !*error && follow(c, "device", name, chardev, error);
 }
 
 /* Its blobs are guest memory that QEMU hands to the kernel (udmabuf), which takes pages that are
  * not there yet out of the file as zeros, without a fault, and lets others write to what is there.
  */
-static bool has_blobs(Check *c, Question q, const char *name, const char *type)
+static FfTold has_blobs(Check *c, Question q, const char *name, const char *type, GError **error)
 {
     bool gpu = g_str_has_prefix(type, "virtio-gpu") || g_str_has_prefix(type, "virtio-vga");
-    g_autoptr(JsonNode) node = gpu && name ? property_of(c->qemu, q, name, "blob") : NULL;
+    g_autofree char *path = path_of(q, name ? name : "");
 
-    return node && JSON_NODE_HOLDS_VALUE(node) &&
-           json_node_get_value_type(node) == G_TYPE_BOOLEAN && json_node_get_boolean(node);
+    return gpu && name ? ff_qemu_is_on(c->qemu, path, "blob", error) : FF_TOLD_NO;
 }
 
 /* The children of a path by their type; qom-list says "child<TYPE>". */
@@ -479,7 +465,11 @@ static bool check_types(Check *c, Question q, GError **error)
             continue;
         }
         type += strlen("child<");
-        if (has_blobs(c, q, name, type)) {
+        FfTold blobs = has_blobs(c, q, name, type, error);
+        if (blobs == FF_TOLD_NOTHING) {
+            return false;
+        }
+        if (blobs == FF_TOLD_YES) {
             return refuse(error,
                           "device \"%s\" (%.*s): it hands guest memory to the kernel; start both "
                           "QEMUs with blob=off",
@@ -581,13 +571,18 @@ static bool check_drivers(Check *c, GError **error)
 /* SEV before its object had a type of its own, and any other confidential guest. */
 static bool check_confidential(Check *c, GError **error)
 {
-    g_autoptr(GError) local = NULL;
-    g_autoptr(JsonNode) sev = answer(c, ASK_SEV, &local);
-    /* No such property: this machine has no confidential guests. */
-    g_autoptr(JsonNode) cgs = answer(c, ASK_CONFIDENTIAL, NULL);
+    g_autoptr(GError) no_sev = NULL;
+    g_autoptr(GError) none = NULL;
+    g_autoptr(JsonNode) sev = answer(c, ASK_SEV, &no_sev);
+    g_autoptr(JsonNode) cgs = answer(c, ASK_CONFIDENTIAL, &none);
 
-    if (!sev && local && local->code != FF_QMP_ERROR_GENERIC) {
-        g_propagate_error(error, g_steal_pointer(&local));
+    if (no_sev && !ff_qmp_refused(no_sev)) {
+        g_propagate_error(error, g_steal_pointer(&no_sev));
+        return false;
+    }
+    /* No such property: this machine has no confidential guests. */
+    if (none && !ff_qmp_refused(none)) {
+        g_propagate_error(error, g_steal_pointer(&none));
         return false;
     }
     /* A QEMU without SEV may answer "SEV is not available" as well. */

@@ -29,6 +29,13 @@ static bool is_of(JsonNode *value, GType type)
     return JSON_NODE_HOLDS_VALUE(value) && json_node_get_value_type(value) == type;
 }
 
+char *ff_qemu_string_of(FfQemu *qemu, const char *path, const char *name, GError **error)
+{
+    g_autoptr(JsonNode) value = get(qemu, path, name, error);
+
+    return value && is_of(value, G_TYPE_STRING) ? g_strdup(json_node_get_string(value)) : NULL;
+}
+
 FfTold ff_qemu_is_on(FfQemu *qemu, const char *path, const char *name, GError **error)
 {
     g_autoptr(GError) local = NULL;

@@ -8,6 +8,9 @@
 
 typedef struct FfQemu FfQemu; /* qemu/vmm-qemu.h */
 
+/* The string property NAME of the object at PATH (g_free). NULL: it has none, or, with ERROR, QEMU
+ * has not said so. */
+char *ff_qemu_string_of(FfQemu *qemu, const char *path, const char *name, GError **error);
 /* Whether the object at PATH has the boolean property NAME, and it is on. */
 FfTold ff_qemu_is_on(FfQemu *qemu, const char *path, const char *name, GError **error);
 

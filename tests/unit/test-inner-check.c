@@ -112,6 +112,7 @@ static const Case cases[] = {
     {"no-uuid-command", {"query-uuid", NULL, NULL}, NULL},
     {"no-memory-devices", {"query-memory-devices", NULL, NULL}, NULL},
     {"sev", {"query-sev", NULL, "{'enabled': true}"}, "encrypted (SEV)"},
+    {"confidential-unsaid", {"qom-get", "confidential-guest-support", UNSAID}, "qom-get: "},
     {"confidential", {"qom-get", NULL, "'/objects/tdx0'"}, "confidential one (/objects/tdx0)"},
     {"blocked",
      {"query-migrate", NULL, "{'blocked-reasons': ['one', 'two']}"},
@@ -149,6 +150,18 @@ static const Case cases[] = {
     {"gpu/blobs",
      {"qom-list", "/peripheral\"", "[{'name': 'blobs', 'type': 'child<virtio-gpu-pci>'}]"},
      "device \"blobs\" (virtio-gpu-pci): it hands guest memory to the kernel"},
+    {"gpu/unsaid",
+     {"qom-get", "\"blob\"", UNSAID},
+     "qom-get: ",
+     .too = {"qom-list", "/peripheral\"", "[{'name': 'blobs', 'type': 'child<virtio-vga>'}]"}},
+    {"gpu/odd",
+     {"qom-get", "\"blob\"", "'on'"},
+     "neither yes nor no",
+     .too = {"qom-list", "/peripheral\"", "[{'name': 'blobs', 'type': 'child<virtio-vga>'}]"}},
+    {"gpu/no-property",
+     {"qom-get", "\"blob\"", "!Property virtio-vga.blob not found"},
+     NULL,
+     .too = {"qom-list", "/peripheral\"", "[{'name': 'blobs', 'type': 'child<virtio-vga>'}]"}},
     {"vhost-user",
      {"qom-list", "peripheral-anon", "[{'name': 'device[0]', 'type': 'child<vhost-user-fs-pci>'}]"},
      "device \"device[0]\" (vhost-user-fs-pci): another process maps"},
@@ -211,6 +224,14 @@ static const Case cases[] = {
     {"devices/other-chardev",
      {"qom-list", "/peripheral\"", DISK_OF("vhost-user-blk-pci")},
      "device \"d0\": farfault does not stand between"},
+    {"devices/unsaid",
+     {"qom-get", "chardev", UNSAID},
+     "qom-get: ",
+     .too = {"qom-list", "/peripheral\"", DISK_OF("vhost-user-blk-pci")}},
+    {"devices/no-chardev",
+     {"qom-get", "chardev", "!Property vhost-user-blk-pci.chardev not found"},
+     "device \"d0\": farfault does not stand between",
+     .too = {"qom-list", "/peripheral\"", DISK_OF("vhost-user-blk-pci")}},
     {"devices/other-kind",
      {"qom-list", "/peripheral\"", DISK_OF("vhost-user-fs-pci")},
      "device \"d0\" (vhost-user-fs-pci): another process maps"},
@@ -520,6 +541,9 @@ static void check(FfVmm *vmm, const Case *c)
     }
     if (c->part) {
         g_assert_cmpint(fit, !=, FF_GUEST_FITS);
+        if (!g_strcmp0(c->odd.answer, UNSAID)) {
+            g_assert_cmpint(fit, ==, FF_GUEST_UNKNOWN);
+        }
         g_test_message("%s", error->message);
         g_assert_nonnull(strstr(error->message, c->part));
         g_assert_null(strchr(error->message, '\n'));
