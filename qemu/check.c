@@ -156,7 +156,7 @@ typedef struct {
     FfRole role;
     bool takes_devices;         /* that are other processes, if they can be followed */
     char *ids;                  /* chardevs of these; NULL: it was not asked */
-    bool occupied;              /* by a guest that has come in another way */
+    bool occupied;              /* by a guest that has come in another way, as far as is known */
     FfQmpCall *asked[ASK__MAX]; /* NULL: its answer was taken, or it was not asked */
 } Check;
 
@@ -639,7 +639,10 @@ FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, u
 {
     FfQemu *qemu = ff_qemu_of_memory(memory);
     g_autoptr(GError) local = NULL;
-    Check c = {.qemu = qemu, .role = role, .takes_devices = memory->takes_devices};
+    Check c = {.qemu = qemu,
+               .role = role,
+               .takes_devices = memory->takes_devices,
+               .occupied = role == FF_ROLE_DESTINATION};
 
     memory->takes_devices = memory->has_devices = memory->refuses_devices = false;
     bool ok = ff_qmp_client_wait_ready(qemu->qmp, qemu->deadline_ms, qemu->cancel, &local);

@@ -30,8 +30,8 @@ typedef enum {
     FF_GUEST_UNKNOWN,
     /* Because of what the guest is made of: the VMM's own migration may do better. */
     FF_GUEST_REFUSED,
-    /* Destination: the guest is not waiting for a migration. It has come in another way, and runs.
-     * Such a VMM must not be ended. */
+    /* Destination: the guest is not waiting for a migration. It has come in another way, and runs;
+     * or the VMM has not said that it waits. Such a VMM must not be ended. */
     FF_GUEST_OCCUPIED,
 } FfGuestFit;
 
