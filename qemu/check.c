@@ -157,6 +157,7 @@ typedef struct {
     bool takes_devices;         /* that are other processes, if they can be followed */
     char *ids;                  /* chardevs of these; NULL: it was not asked */
     bool occupied;              /* by a guest that has come in another way, as far as is known */
+    bool others;                /* devices in other processes are there, as far as was asked */
     FfQmpCall *asked[ASK__MAX]; /* NULL: its answer was taken, or it was not asked */
 } Check;
 
@@ -178,6 +179,24 @@ static void forget_answers(Check *c)
     }
 }
 
+/* ANSWER has devices in other processes, followed or not. */
+static bool names_others(Question q, JsonNode *answer)
+{
+    bool lists = q == ASK_PERIPHERAL || q == ASK_ANON || q == ASK_OBJECTS;
+
+    for (guint i = 0; lists && i < ff_json_node_length(answer); i++) {
+        if (strstr(ff_json_string_or(ff_json_node_nth(answer, i), "type", ""), "vhost-user")) {
+            return true;
+        }
+    }
+    if (q != ASK_NETWORK || !JSON_NODE_HOLDS_VALUE(answer) ||
+        json_node_get_value_type(answer) != G_TYPE_STRING) {
+        return false;
+    }
+    const char *text = json_node_get_string(answer);
+    return strstr(text, ",type=vhost-user") || strstr(text, ",type=passt,vhost-user");
+}
+
 /* NULL without ERROR: this QEMU does not have the command. */
 static JsonNode *answer(Check *c, Question q, GError **error)
 {
@@ -189,6 +208,7 @@ static JsonNode *answer(Check *c, Question q, GError **error)
                    g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND))) {
         g_propagate_prefixed_error(error, g_steal_pointer(&local), "%s: ", questions[q].command);
     }
+    c->others |= node && names_others(q, node);
     return node;
 }
 
@@ -405,8 +425,6 @@ static bool follow(Check *c, const char *kind, const char *name, const char *cha
 {
     g_autoptr(GError) local = NULL;
 
-    c->qemu->vmm.memory.refuses_devices = true;
-
     if (!c->ids && !(c->ids = ff_qemu_backends_probe(c->qemu, c->role, &local))) {
         if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_BUSY)) {
             g_propagate_error(error, g_steal_pointer(&local)); /* QEMU must not carry it */
@@ -424,14 +442,12 @@ static bool follow(Check *c, const char *kind, const char *name, const char *cha
             kind, name);
     }
     c->qemu->vmm.memory.has_devices = true;
-    c->qemu->vmm.memory.refuses_devices = false;
     return true;
 }
 
 /* FALSE without ERROR: of its kind none is followed. */
 static bool is_followed(Check *c, Question q, const char *name, const char *type, GError **error)
 {
-    c->qemu->vmm.memory.refuses_devices = strstr(type, "vhost-user");
     if (!may_follow(c) || q == ASK_OBJECTS || !name || !g_str_has_prefix(type, "vhost-user-blk")) {
         return false;
     }
@@ -496,7 +512,6 @@ static bool is_followed_net(Check *c, const char *name, const char *type, GError
 {
     static const char vhost[] = "vhost-user,vhost-user", to[] = " to ";
 
-    c->qemu->vmm.memory.refuses_devices = g_str_has_prefix(type, "vhost-user");
     if (!may_follow(c) || !g_str_has_prefix(type, vhost)) {
         return false;
     }
@@ -634,6 +649,37 @@ static void read_machine(Check *c)
     }
 }
 
+/* There are devices in other processes, wherever the check has ended, and for whatever reason
+ * (WHY); or that is not known. Nobody asks after a cancel. */
+static bool may_have_others(Check *c, const GError *why)
+{
+    static const Question where[] = {ASK_PERIPHERAL, ASK_ANON, ASK_OBJECTS, ASK_NETWORK};
+    bool refused = g_error_matches(why, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);
+
+    for (unsigned i = 0; refused && i < G_N_ELEMENTS(where); i++) {
+        g_autoptr(GError) unknown = NULL;
+        g_autoptr(JsonNode) node = c->asked[where[i]] ? answer(c, where[i], &unknown) : NULL;
+
+        c->others |= unknown != NULL;
+    }
+    return c->others || !(refused || g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED));
+}
+
+static bool check_all(Check *c, uint8_t uuid[16], GError **error)
+{
+    FfQemu *qemu = c->qemu;
+
+    if (!ff_qmp_client_wait_ready(qemu->qmp, qemu->deadline_ms, qemu->cancel, error)) {
+        return false;
+    }
+    ask_all(c, c->role);
+    return check_run_state(c, c->role, error) && check_blockers(c, error) &&
+           check_memory(c, error) && read_addresses(c, error) && check_files(qemu, error) &&
+           check_types(c, ASK_PERIPHERAL, error) && check_types(c, ASK_ANON, error) &&
+           check_types(c, ASK_OBJECTS, error) && check_nets(c, error) && check_drivers(c, error) &&
+           check_confidential(c, error) && read_uuid(c, uuid, error);
+}
+
 FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
                          GError **error)
 {
@@ -645,35 +691,27 @@ FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, u
                .occupied = role == FF_ROLE_DESTINATION};
 
     memory->takes_devices = memory->has_devices = memory->refuses_devices = false;
-    bool ok = ff_qmp_client_wait_ready(qemu->qmp, qemu->deadline_ms, qemu->cancel, &local);
+    bool ok = check_all(&c, uuid, &local);
+    bool refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);
 
-    if (ok) {
-        ask_all(&c, role);
-        ok = check_run_state(&c, role, &local) && check_blockers(&c, &local) &&
-             check_memory(&c, &local) && read_addresses(&c, &local) && check_files(qemu, &local) &&
-             check_types(&c, ASK_PERIPHERAL, &local) && check_types(&c, ASK_ANON, &local) &&
-             check_types(&c, ASK_OBJECTS, &local) && check_nets(&c, &local) &&
-             check_drivers(&c, &local) && check_confidential(&c, &local) &&
-             read_uuid(&c, uuid, &local);
-        bool refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);
-        if (ok || refused) {
-            read_machine(&c);
-        }
-        if (c.asked[ASK_UUID] && refused) {
-            g_autoptr(GError) unknown = NULL;
-
-            /* QEMU may carry it: the source says the UUID first all the same. */
-            read_uuid(&c, uuid, &unknown);
-        }
-        forget_answers(&c);
-        g_free(c.ids);
+    if (ok || refused) {
+        read_machine(&c);
     }
+    if (!ok) {
+        memory->refuses_devices = may_have_others(&c, local);
+    }
+    if (c.asked[ASK_UUID] && refused) {
+        g_autoptr(GError) unknown = NULL;
+
+        /* QEMU may carry it: the source says the UUID first all the same. */
+        read_uuid(&c, uuid, &unknown);
+    }
+    forget_answers(&c);
+    g_free(c.ids);
     if (ok) {
         *blocks = qemu->blocks;
         return FF_GUEST_FITS;
     }
-    bool refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);
-
     g_propagate_error(error, g_steal_pointer(&local));
     return c.occupied ? FF_GUEST_OCCUPIED : refused ? FF_GUEST_REFUSED : FF_GUEST_UNKNOWN;
 }

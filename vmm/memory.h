@@ -52,7 +52,8 @@ struct FfVmmMemory {
      * is not all there (of memory that goes nowhere it asks devices_stand() alone); at a
      * destination it calls all_here(). */
     bool takes_devices;
-    /* Set by check(): there are such devices; there are some that it refuses, or would have. */
+    /* Set by check(): there are such devices; the guest does not fit, and there are some, or that
+     * is not known. */
     bool has_devices, refuses_devices;
     /* Before anything is stopped: checks blockers, run state, memory backends and devices; fills
      * *BLOCKS (FfRamBlock *, owned by the callee, valid until FfVmmState.undo()) and the guest's

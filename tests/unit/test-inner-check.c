@@ -36,6 +36,12 @@ typedef struct {
 #define MORE(driver) "{'node-name': 'n', 'drv': '" driver "', 'cache': {'direct': false}}"
 #define NODE(driver) "[" MORE(driver)
 
+/* A memory backend that farfault made is not there. */
+#define NO_FIT                                                                                     \
+    {                                                                                              \
+        "query-memdev", NULL, "[{'id': 'pc.ram', 'size': 1048576, 'share': true}]"                 \
+    }
+
 /* What query-block says of a disk that the guest can write to. */
 #define DISK(device, node, size)                                                                   \
     "{'device': '', 'qdev': '" device "', 'inserted': {'ro': false, 'node-name': '" node           \
@@ -99,6 +105,7 @@ typedef struct {
     bool late;           /* ODD is so from stop's answer on */
     bool no_save;        /* stop(), whose migration comes later */
     FfGuestFit fit;      /* 0: any but FF_GUEST_FITS */
+    bool others;         /* it has devices in other processes, or that is not known */
     Answer too;          /* a second one that is not as a healthy guest's */
 } Case;
 
@@ -254,6 +261,31 @@ static const Case cases[] = {
     {"devices/other-kind",
      {"qom-list", "/peripheral\"", DISK_OF("vhost-user-fs-pci")},
      "device \"d0\" (vhost-user-fs-pci): another process maps"},
+    /* The guest does not fit, for another reason (NO_FIT), and has such a device. */
+    {"others/plugged", NO_FIT, "QEMU has no memory",
+     .too = {"qom-list", "/peripheral\"", DISK_OF("vhost-user-fs-pci")}, .others = true},
+    {"others/anonymous", NO_FIT, "QEMU has no memory",
+     .too = {"qom-list", "peripheral-anon", DISK_OF("vhost-user-fs-pci")}, .others = true},
+    {"others/object", NO_FIT, "QEMU has no memory",
+     .too = {"qom-list", "/objects", DISK_OF("cryptodev-vhost-user")}, .others = true},
+    {"others/net", NO_FIT, "QEMU has no memory",
+     .too = {"human-monitor-command", NULL, NET_OF("vhost-user,x")}, .others = true},
+    {"others/net-by-name", NO_FIT, "QEMU has no memory",
+     .too = {"human-monitor-command", NULL, "'vhost-user: index=0,type=tap,x\\r\\n'"}},
+    {"others/second",
+     {"qom-list", "/peripheral\"",
+      "[{'name': 'a', 'type': 'child<vfio-pci>'}, {'name': 'b', 'type': "
+      "'child<vhost-user-fs-pci>'}]"},
+     "an assigned device",
+     .others = true},
+    {"others/none", NO_FIT, "QEMU has no memory"},
+    {"others/no-hmp", NO_FIT, "QEMU has no memory", .too = {"human-monitor-command", NULL, NULL}},
+    {"others/unsaid", {"query-memdev", NULL, UNSAID}, "query-memdev: ", .others = true},
+    {"others/unsaid-later",
+     {"human-monitor-command", NULL, UNSAID},
+     "QEMU has no memory",
+     .too = NO_FIT,
+     .others = true},
     {"stop/good", {"none", NULL, NULL}, NULL},
     {"stop/resumed", {"migrate", NULL, "^{}"}, "resumed by another monitor"},
     {"stop/refused", {"stop", NULL, "!no"}, "stop: no"},
@@ -556,6 +588,9 @@ static void check(FfVmm *vmm, const Case *c)
 
     g_assert_false(vmm->memory.takes_devices);
     g_assert_true(vmm->memory.has_devices == g_str_has_prefix(c->name, "devices/followed"));
+    if (g_str_has_prefix(c->name, "others/")) {
+        g_assert_true(vmm->memory.refuses_devices == c->others);
+    }
     if (c->machine) {
         g_autofree char *machine = vmm->state.machine(&vmm->state);
         g_assert_cmpstr(machine, ==, *c->machine ? c->machine : NULL);
