@@ -59,17 +59,22 @@ static pid_t find_thread(pid_t qemu)
     return 0;
 }
 
-static void go_on(Late *late)
+static void late_free(Late *late)
 {
-    FfCall *call = late->call;
-    FfHandler next = late->next;
-
     g_clear_handle_id(&late->watch, g_source_remove);
     g_clear_handle_id(&late->timer, g_source_remove);
     if (late->pidfd >= 0) {
         close(late->pidfd);
     }
     g_free(late);
+}
+
+static void go_on(Late *late)
+{
+    FfCall *call = late->call;
+    FfHandler next = late->next;
+
+    late_free(late);
     next(call);
 }
 
@@ -144,10 +149,13 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
     Late *late = call->late;
 
     call->late = NULL;
-    if (!error && (has_status(result, "failed") || has_status(result, "cancelled"))) {
+    if (error) { /* whose the thread is, is not known */
+        late_free(late);
+        ff_call_gerror(call, error);
+    } else if (has_status(result, "failed") || has_status(result, "cancelled")) {
         end_connections(call->driver);
         await_end(late);
-    } else if (!error && (has_status(result, "cancelling") || ff_has_ended(result))) {
+    } else if (has_status(result, "cancelling") || ff_has_ended(result)) {
         await_end(late);
     } else {
         go_on(late);

@@ -1056,6 +1056,22 @@ static void test_late_upgrade(void)
     late_clear(&l);
 }
 
+/* QEMU does not say whose the thread is: the next migration could be the one that it ends. */
+static void test_late_unsaid(void)
+{
+    LateWorld l;
+
+    late_init(&l);
+    set_postcopy(&l.w);
+    command(&l.w, "{'execute':'migrate','arguments':{'uri':'exec:cat'}}");
+    qemu_answers(&l.w, "query-migrate", "!QEMU has not answered");
+    sent(&l.w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": "
+               "\"QEMU has not answered\"}}\n");
+    g_assert_true(g_queue_is_empty(&l.w.questions));
+    g_assert_cmpint(eventfd_write(l.r.end, 1), ==, 0);
+    late_clear(&l);
+}
+
 typedef struct {
     int fd, ready; /* eventfd */
     gint over;     /* atomic: the case looks at it when the next migration begins */
@@ -1145,5 +1161,6 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/late/spliced", test_late_spliced);
     g_test_add_func("/driver/late/snapshot", test_late_snapshot);
     g_test_add_func("/driver/late/upgrade", test_late_upgrade);
+    g_test_add_func("/driver/late/unsaid", test_late_unsaid);
     return g_test_run();
 }
