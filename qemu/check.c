@@ -643,7 +643,7 @@ static void read_machine(Check *c)
     JsonObject *o = target ? ff_json_node_object(target) : NULL;
     const char *arch = o ? ff_json_string(o, "arch") : NULL;
 
-    c->qemu->says_more = arch && strcmp(arch, "x86_64") && strcmp(arch, "i386");
+    c->qemu->says_more = !arch || (strcmp(arch, "x86_64") && strcmp(arch, "i386"));
     if (node && !c->qemu->machine) {
         c->qemu->machine = ff_qemu_machine_name(node);
     }

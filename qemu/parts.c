@@ -87,28 +87,35 @@ static void ask_places(FfQemu *qemu, GPtrArray *parts)
     }
 }
 
-/* An error is an answer as well: a device that is on no bus, or has no address there. */
-static JsonNode *value_of(FfQemu *qemu, FfQmpCall **asked, GType type)
+/* An error of QEMU's is an answer as well: a device that is on no bus, or has no address there.
+ * *SAID is cleared where there is no answer. */
+static JsonNode *value_of(FfQemu *qemu, FfQmpCall **asked, GType type, bool *said)
 {
+    g_autoptr(GError) error = NULL;
     g_autoptr(JsonNode) node =
-        ff_qmp_call_end(g_steal_pointer(asked), qemu->deadline_ms, qemu->cancel, NULL);
+        ff_qmp_call_end(g_steal_pointer(asked), qemu->deadline_ms, qemu->cancel, &error);
 
+    *said &= node || ff_qmp_refused(error);
     return node && JSON_NODE_HOLDS_VALUE(node) && json_node_get_value_type(node) == type
                ? g_steal_pointer(&node)
                : NULL;
 }
 
-static void take_places(FfQemu *qemu, GPtrArray *parts)
+/* FALSE: of one it is not known. */
+static bool take_places(FfQemu *qemu, GPtrArray *parts)
 {
-    for (guint i = 0; i < parts->len; i++) {
+    bool said = true;
+
+    for (guint i = 0; said && i < parts->len; i++) {
         Part *part = parts->pdata[i];
-        g_autoptr(JsonNode) bus = value_of(qemu, &part->bus_asked, G_TYPE_STRING);
-        g_autoptr(JsonNode) addr = value_of(qemu, &part->addr_asked, G_TYPE_INT64);
+        g_autoptr(JsonNode) bus = value_of(qemu, &part->bus_asked, G_TYPE_STRING, &said);
+        g_autoptr(JsonNode) addr = value_of(qemu, &part->addr_asked, G_TYPE_INT64, &said);
         const char *path = bus ? json_node_get_string(bus) : "";
 
         part->bus = *path ? g_strdup(path) : NULL;
         part->addr = addr && part->bus ? json_node_get_int(addr) : -1;
     }
+    return said;
 }
 
 /* ---- where a device is ----------------------------------------------------------------------- */
@@ -238,13 +245,15 @@ static void add_pci_bus(GString *text, JsonObject *bus)
 }
 
 /* The buses that the machine has: the others have the numbers that the guest gave them. */
-static void add_pci(FfQemu *qemu, GString *text)
+static bool add_pci(FfQemu *qemu, GString *text)
 {
-    g_autoptr(JsonNode) node = ff_qemu_call(qemu, "query-pci", NULL, NULL);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonNode) node = ff_qemu_call(qemu, "query-pci", NULL, &error);
 
     for (guint i = 0; i < ff_json_node_length(node); i++) {
         add_pci_bus(text, ff_json_node_nth(node, i));
     }
+    return node || ff_qmp_refused(error);
 }
 
 static bool add_cpus(FfQemu *qemu, GString *text)
@@ -276,10 +285,11 @@ char *ff_qemu_parts(FfVmmState *state)
         g_strdup_printf("%u.%u.%u", version / 10000, version / 100 % 100, version % 100);
 
     ask_places(qemu, parts);
-    take_places(qemu, parts);
+    if (!take_places(qemu, parts)) {
+        return NULL;
+    }
     add_line(text, "qemu", "version", number, "");
     add_line(text, "machine", "type", machine, "");
     add_parts(text, parts);
-    add_pci(qemu, text);
-    return g_string_free(g_steal_pointer(&text), FALSE);
+    return add_pci(qemu, text) ? g_string_free(g_steal_pointer(&text), FALSE) : NULL;
 }

@@ -152,6 +152,7 @@ static const Case cases[] = {
     /* Nor has it the file mapped: somebody has removed it. */
     {"gone", {"query-memdev", NULL, "[{'id': 'pc.ram', 'size': 1048576, 'share': true}]"}, NULL},
     {"other-target", {"query-target", NULL, "{'arch': 'aarch64'}"}, NULL, .machine = ""},
+    {"unsaid-target", {"query-target", NULL, UNSAID}, NULL, .machine = ""},
     {"vfio",
      {"qom-list", "/peripheral\"", "[{'name': 'gpu', 'type': 'child<vfio-pci>'}]"},
      "device \"gpu\" (vfio-pci): it is an assigned device"},
@@ -404,6 +405,12 @@ static const Case cases[] = {
     {"parts/no-machine", {"qom-get", "\"type\"", "!no"}, NULL},
     {"parts/no-list", {"qom-list", NULL, "!no"}, NULL},
     {"parts/no-cpus", {"query-cpus-fast", NULL, "!no"}, NULL},
+    {"parts/no-pci",
+     {"query-pci", NULL, "!PCI devices not supported"},
+     "machine\ttype\tpc-test-1.0"},
+    {"parts/unsaid/bus", {"qom-get", "parent_bus", UNSAID}, NULL},
+    {"parts/unsaid/address", {"qom-get", "addr", UNSAID}, NULL},
+    {"parts/unsaid/pci", {"query-pci", NULL, UNSAID}, NULL},
     {"parts/odd-pci", {"query-pci", NULL, "[1, {'devices': [2, {}, {'id': 3}]}]"}, "qemu\t"},
     {"undo/good", {"none", NULL, NULL}, NULL},
     /* With it the whole is refused: the others are set one by one, and looked at after that. */
