@@ -152,7 +152,8 @@ static gpointer abandon(gpointer opaque)
     GPtrArray *blocks;
     uint8_t uuid[16];
 
-    /* Not a guest that has come in another way and runs. */
+    /* Not a guest that has come in another way and runs. A QEMU that is busy says so later. */
+    vmm->memory.patient = true;
     if (vmm->memory.check(&vmm->memory, FF_ROLE_DESTINATION, &blocks, uuid, NULL) !=
         FF_GUEST_OCCUPIED) {
         vmm->state.abandon(&vmm->state);

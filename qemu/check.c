@@ -156,6 +156,7 @@ typedef struct {
     FfRole role;
     bool takes_devices;         /* that are other processes, if they can be followed */
     char *ids;                  /* chardevs of these; NULL: it was not asked */
+    bool patient;               /* for the first of its answers */
     bool occupied;              /* by a guest that has come in another way, as far as is known */
     bool others;                /* devices in other processes are there, as far as was asked */
     FfQmpCall *asked[ASK__MAX]; /* NULL: its answer was taken, or it was not asked */
@@ -201,8 +202,9 @@ static bool names_others(Question q, JsonNode *answer)
 static JsonNode *answer(Check *c, Question q, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    JsonNode *node = ff_qmp_call_end(g_steal_pointer(&c->asked[q]), c->qemu->deadline_ms,
-                                     c->qemu->cancel, &local);
+    unsigned deadline_ms = c->patient && q == ASK_STATUS ? 0 : c->qemu->deadline_ms;
+    JsonNode *node =
+        ff_qmp_call_end(g_steal_pointer(&c->asked[q]), deadline_ms, c->qemu->cancel, &local);
 
     if (!node && !(questions[q].optional &&
                    g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_COMMAND_NOT_FOUND))) {
@@ -668,8 +670,9 @@ static bool may_have_others(Check *c, const GError *why)
 static bool check_all(Check *c, uint8_t uuid[16], GError **error)
 {
     FfQemu *qemu = c->qemu;
+    unsigned deadline_ms = c->patient ? 0 : qemu->deadline_ms;
 
-    if (!ff_qmp_client_wait_ready(qemu->qmp, qemu->deadline_ms, qemu->cancel, error)) {
+    if (!ff_qmp_client_wait_ready(qemu->qmp, deadline_ms, qemu->cancel, error)) {
         return false;
     }
     ask_all(c, c->role);
@@ -688,9 +691,11 @@ FfGuestFit ff_qemu_check(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, u
     Check c = {.qemu = qemu,
                .role = role,
                .takes_devices = memory->takes_devices,
+               .patient = memory->patient,
                .occupied = role == FF_ROLE_DESTINATION};
 
-    memory->takes_devices = memory->has_devices = memory->refuses_devices = false;
+    memory->takes_devices = memory->patient = false;
+    memory->has_devices = memory->refuses_devices = false;
     bool ok = check_all(&c, uuid, &local);
     bool refused = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_REFUSED);
 

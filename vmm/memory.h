@@ -52,6 +52,8 @@ struct FfVmmMemory {
      * is not all there (of memory that goes nowhere it asks devices_stand() alone); at a
      * destination it calls all_here(). */
     bool takes_devices;
+    /* The same: a VMM may take any time to say which state it is in. */
+    bool patient;
     /* Set by check(): there are such devices; the guest does not fit, and there are some, or that
      * is not known. */
     bool has_devices, refuses_devices;

@@ -558,6 +558,7 @@ static bool undo_settings(FfVmmState *state, GError **error)
 static FfGuestFit check_fits(FfVmmMemory *memory, FfRole role, GPtrArray **blocks, uint8_t uuid[16],
                              GError **error)
 {
+    g_assert_true(memory->patient);
     return FF_GUEST_FITS;
 }
 

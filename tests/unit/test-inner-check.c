@@ -22,13 +22,14 @@
 #include "state/backends.h"
 
 typedef struct {
-    const char *command, *argument; /* ARGUMENT is a part of the line; NULL: any */
+    const char *command, *argument; /* ARGUMENT is a part of the line; NULL, LATER: any */
     /* NULL: CommandNotFound; "!text": GenericError; "^text": after RESUME; UNSAID: the first of
      * such questions is not answered. */
     const char *answer;
 } Answer;
 
 #define UNSAID "?"
+#define LATER "later" /* than UNSAID_DEADLINE_MS */
 /* In which a QEMU that answers does so. */
 #define UNSAID_DEADLINE_MS 500
 
@@ -104,9 +105,10 @@ typedef struct {
     const char *machine; /* "": none; NULL: any */
     bool late;           /* ODD is so from stop's answer on */
     bool no_save;        /* stop(), whose migration comes later */
-    FfGuestFit fit;      /* 0: any but FF_GUEST_FITS */
-    bool others;         /* it has devices in other processes, or that is not known */
-    Answer too;          /* a second one that is not as a healthy guest's */
+    bool patient;
+    FfGuestFit fit; /* 0: any but FF_GUEST_FITS */
+    bool others;    /* it has devices in other processes, or that is not known */
+    Answer too;     /* a second one that is not as a healthy guest's */
 } Case;
 
 static const Case cases[] = {
@@ -216,6 +218,12 @@ static const Case cases[] = {
      "not waiting for a migration",
      .fit = FF_GUEST_OCCUPIED},
     {"incoming/unsaid", {"query-status", NULL, UNSAID}, "query-status: ", .fit = FF_GUEST_OCCUPIED},
+    {"incoming/later", {"query-status", LATER, "{'status': 'inmigrate'}"}, NULL, .patient = true},
+    {"incoming/later-runs",
+     {"query-status", LATER, "{'status': 'running'}"},
+     "not waiting for a migration",
+     .fit = FF_GUEST_OCCUPIED,
+     .patient = true},
     {"incoming/odd", {"query-status", NULL, "[]"}, "no status", .fit = FF_GUEST_OCCUPIED},
     {"incoming/unsaid-devices",
      {"qom-list", "/peripheral\"", UNSAID},
@@ -440,7 +448,8 @@ static const Answer *find(const Answer *table, size_t n, const char *line)
 {
     for (size_t i = 0; i < n; i++) {
         g_autofree char *name = g_strdup_printf("\"execute\":\"%s\"", table[i].command);
-        if (strstr(line, name) && (!table[i].argument || strstr(line, table[i].argument))) {
+        const char *part = g_strcmp0(table[i].argument, LATER) ? table[i].argument : NULL;
+        if (strstr(line, name) && (!part || strstr(line, part))) {
             return &table[i];
         }
     }
@@ -531,6 +540,9 @@ static void answer(Script *s, const char *line)
         s->silent = true;
         return;
     }
+    if (a && !g_strcmp0(a->argument, LATER)) {
+        g_usleep(2 * UNSAID_DEADLINE_MS * 1000); /* it is busy */
+    }
     if (strstr(line, "qmp_capabilities")) {
         g_string_append(text, "{'return': {}");
     } else if (settings) {
@@ -589,11 +601,12 @@ static void check(FfVmm *vmm, const Case *c)
 
     vmm->memory.takes_devices =
         g_str_has_prefix(c->name, "devices/") && !g_str_equal(c->name, "devices/not-wanted");
+    vmm->memory.patient = c->patient;
     bool incoming = g_str_has_prefix(c->name, "incoming/");
     FfRole role = incoming ? FF_ROLE_DESTINATION : FF_ROLE_SOURCE;
     FfGuestFit fit = vmm->memory.check(&vmm->memory, role, &blocks, uuid, &error);
 
-    g_assert_false(vmm->memory.takes_devices);
+    g_assert_false(vmm->memory.takes_devices || vmm->memory.patient);
     g_assert_true(vmm->memory.has_devices == g_str_has_prefix(c->name, "devices/followed"));
     if (g_str_has_prefix(c->name, "others/")) {
         g_assert_true(vmm->memory.refuses_devices == c->others);
@@ -808,7 +821,7 @@ static void test_case(const void *data)
     bool settings =
         g_str_has_prefix(script.c->name, "prepare/") || g_str_has_prefix(script.c->name, "undo/");
     bool seen = !g_str_equal(script.c->name, "drain/unseen");
-    bool unsaid = !g_strcmp0(script.c->odd.answer, UNSAID);
+    bool unsaid = !g_strcmp0(script.c->odd.answer, UNSAID) || script.c->patient;
     int pair[2], backends[2];
 
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
