@@ -318,9 +318,9 @@ static char *take_names(GString *names)
     return g_string_free(names, !names->len);
 }
 
-static void add_other(FfCliQmp *qmp, const char *path, GString *names)
+static bool add_other(FfCliQmp *qmp, const char *path, GString *names, GError **error)
 {
-    g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "qom-list", one("path", path), NULL);
+    g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "qom-list", one("path", path), error);
 
     for (guint i = 0; i < ff_json_node_length(list); i++) {
         JsonObject *child = ff_json_node_nth(list, i);
@@ -329,21 +329,28 @@ static void add_other(FfCliQmp *qmp, const char *path, GString *names)
             add_name(names, ff_json_string_or(child, "name", "unnamed"));
         }
     }
+    return list;
 }
 
-char *ff_cli_disks_other(FfCliQmp *qmp)
+char *ff_cli_disks_other(FfCliQmp *qmp, GError **error)
 {
     g_autoptr(GString) names = g_string_new(NULL);
 
-    add_other(qmp, "/machine/peripheral", names);
-    add_other(qmp, "/machine/peripheral-anon", names);
-    return take_names(g_steal_pointer(&names));
+    return add_other(qmp, "/machine/peripheral", names, error) &&
+                   add_other(qmp, "/machine/peripheral-anon", names, error)
+               ? take_names(g_steal_pointer(&names))
+               : NULL;
 }
 
 static bool has_no_other(FfCliQmp *qmp, GError **error)
 {
-    g_autofree char *names = ff_cli_disks_other(qmp);
+    g_autoptr(GError) unsaid = NULL;
+    g_autofree char *names = ff_cli_disks_other(qmp, &unsaid);
 
+    if (unsaid) {
+        g_propagate_error(error, g_steal_pointer(&unsaid));
+        return false;
+    }
     return !names ||
            refuse(
                error,

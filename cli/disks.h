@@ -37,7 +37,7 @@ typedef struct {
 GPtrArray *ff_cli_disks_plan(FfCliQmp *qmp, FfCliHost *host, GError **error);
 /* Their names, with commas (g_free). NULL: there are none, or QEMU does not say. */
 char *ff_cli_disks_names(FfCliQmp *qmp);
-/* The same of disks that are other processes (vhost-user-blk). */
-char *ff_cli_disks_other(FfCliQmp *qmp);
+/* The same of disks that are other processes (vhost-user-blk), with ERROR if QEMU does not say. */
+char *ff_cli_disks_other(FfCliQmp *qmp, GError **error);
 
 #endif

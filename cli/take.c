@@ -693,7 +693,7 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     ok = check_guest(&t, error) && check_idle(&t, error) && make_file(&t, error);
     if (ok) {
         attach_all(&t); /* from here on a signal waits for us, and finds a file to give up */
-        result->other = ff_cli_disks_other(t.qmp);
+        result->other = ff_cli_disks_other(t.qmp, NULL);
         ok = make_overlays(&t, error) && want_events(&t, error) && pass_file(&t, error);
     }
     if (ok && t.interrupted) {

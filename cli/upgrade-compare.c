@@ -2,7 +2,8 @@
 /*
  * See upgrade-compare.h. What both QEMUs say is made into lists of names, each with what belongs to
  * it; every name of the running one must be the other's as well. Offsets, addresses and what one
- * version has more than another are no difference. One thread; no state.
+ * version has more than another are no difference; a QEMU that does not answer is none that lacks a
+ * name. One thread; no state.
  */
 #include "cli/upgrade-compare.h"
 
@@ -116,11 +117,16 @@ static bool ask_places_of(FfCliQmp *qmp, const char *folder, const char *device,
 
     for (guint i = 0; all && i < ff_json_node_length(all); i++) {
         const char *name = ff_json_string_or(ff_json_node_nth(all, i), "name", "");
+        g_autoptr(GError) local = NULL;
         g_autoptr(JsonNode) value =
             g_strv_contains(known, name)
-                ? ff_cli_qmp_call(qmp, "qom-get", args("path", path, "property", name), NULL)
+                ? ff_cli_qmp_call(qmp, "qom-get", args("path", path, "property", name), &local)
                 : NULL;
 
+        if (local && !ff_qmp_refused(local)) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return false;
+        }
         if (value) {
             g_hash_table_insert(list, g_strdup_printf("%s.%s", device, name),
                                 say_property(name, value));
