@@ -55,16 +55,22 @@ static bool is_monitor(const FfOption *option)
            option->kind == FF_OPT_MONITOR;
 }
 
-/* A second QEMU would make up another one: the guest would take itself for a copy. */
-static char *adapt_device(const char *value, FfCliQmp *running)
+/* A second QEMU would make up another one: the guest would take itself for a copy. NULL and ERROR:
+ * the first one has not said which it has. */
+static char *adapt_device(const char *value, FfCliQmp *running, GError **error)
 {
+    g_autoptr(GError) local = NULL;
     g_autoptr(GPtrArray) opts = ff_opts_read(value, "driver");
 
     if (g_strcmp0(ff_opts_get(opts, "driver"), "vmgenid")) {
         return g_strdup(value);
     }
-    g_autoptr(JsonNode) node = ff_cli_qmp_call(running, "query-vm-generation-id", NULL, NULL);
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(running, "query-vm-generation-id", NULL, &local);
     const char *guid = ff_json_string(ff_json_node_object(node), "guid");
+    if (local && !ff_qmp_refused(local)) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return NULL;
+    }
     if (guid) {
         ff_opts_set(opts, "guid", guid);
     }
@@ -138,7 +144,7 @@ static bool is_of_restore(const FfOption *option, const char *value)
             !strcmp(value, "chardev=" FF_CLI_RESTORE_MONITOR ",mode=control"));
 }
 
-void ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args)
+bool ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args, GError **error)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
     unsigned n = 0;
@@ -162,12 +168,16 @@ void ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args)
             continue;
         }
         adapted = option->kind == FF_OPT_CHARDEV  ? adapt_chardev(value)
-                  : option->kind == FF_OPT_DEVICE ? adapt_device(value, running)
+                  : option->kind == FF_OPT_DEVICE ? adapt_device(value, running, error)
                   : option->kind == FF_OPT_NETDEV ? adapt_netdev(value, pid)
                   : is_monitor(option)            ? adapt_monitor(value)
                                                   : g_strdup(value);
+        if (!adapted) {
+            return false;
+        }
         g_strv_builder_add_many(b, word[-1], adapted, NULL);
     }
     g_strfreev(*args);
     *args = g_strv_builder_end(b);
+    return true;
 }

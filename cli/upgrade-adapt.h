@@ -13,7 +13,8 @@
 char **ff_upgrade_taps_of(int pid);
 
 /* *ARGS: NULL-terminated, without QEMU itself; replaced. RUNNING: the first QEMU's monitor; PID:
- * its process. What is left as it was is for ff_upgrade_check_args() to refuse. */
-void ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args);
+ * its process. What is left as it was is for ff_upgrade_check_args() to refuse. FALSE and ERROR:
+ * RUNNING does not answer. */
+bool ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args, GError **error);
 
 #endif

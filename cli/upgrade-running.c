@@ -306,9 +306,9 @@ bool ff_upgrade_look_at_running(FfUpgrade *u, const FfUpgradeLine *line, GError 
     if (!look_at_process(u, line, lent, error) || !check_program(u, error)) {
         return false;
     }
-    ff_upgrade_adapt_args(u->running, u->old_pid, &u->args);
-    if (u->own) {
-        ff_upgrade_adapt_args(u->running, u->old_pid, &u->own);
+    if (!ff_upgrade_adapt_args(u->running, u->old_pid, &u->args, error) ||
+        (u->own && !ff_upgrade_adapt_args(u->running, u->old_pid, &u->own, error))) {
+        return false;
     }
     g_auto(GStrv) taps = ff_upgrade_taps_of(u->old_pid);
     g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the commands conclude where a QEMU does not answer: an upgrade does not take the two for
- * alike, and a snapshot with overlays does not leave out a disk. A table over scripted QEMUs, in
- * whose place this file stands: it answers the calls of cli/qmp.h itself.
+ * alike, nor the guest for one without a generation, and a snapshot with overlays does not leave
+ * out a disk. A table over scripted QEMUs, in whose place this file stands: it answers the calls of
+ * cli/qmp.h itself.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/disks.h"
+#include "cli/upgrade-adapt.h"
 #include "cli/upgrade-compare.h"
 
 #define UNSAID "?"
@@ -32,6 +35,7 @@ static const Answer usual[] = {
     {"qom-list", NULL, "[]"},
     {"qom-get", "\"drive\"", "'disk0'"},
     {"human-monitor-command", NULL, "''"},
+    {"query-vm-generation-id", NULL, "{'guid': '11111111-2222-4333-8444-555555555555'}"},
     {"query-block-jobs", NULL, "!the next question"},
     {"query-", NULL, "[]"},
 };
@@ -119,6 +123,32 @@ static void test_compare(const void *opaque)
     assert_says(error, row->part);
 }
 
+/* PART: of the error; else of the command line. */
+static const Row generations[] = {
+    {"said", AS_USUAL, .part = "guid=11111111-2222"},
+    {"none",
+     {"query-vm-generation-id", NULL, "!VM Generation ID device not found"},
+     .part = "auto"},
+    {"unsaid", {"query-vm-generation-id", NULL, UNSAID}, .part = NO_ANSWER},
+};
+
+static void test_generation(const void *opaque)
+{
+    static const char *const line[] = {"-device", "vmgenid,guid=auto", NULL};
+    const Row *row = opaque;
+    FfCliQmp qmp = {&row->running};
+    g_auto(GStrv) args = g_strdupv((char **)line);
+    g_autoptr(GError) error = NULL;
+
+    if (ff_upgrade_adapt_args(&qmp, getpid(), &args, &error)) {
+        g_test_message("%s", args[1]);
+        g_assert_nonnull(strstr(args[1], row->part));
+    } else {
+        assert_says(error, row->part);
+        g_assert_cmpstr(args[1], ==, line[1]);
+    }
+}
+
 /* All have an error: the next question after those. */
 static const Row disks[] = {
     {"none", AS_USUAL, .part = "the next question"},
@@ -146,6 +176,10 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *path = g_strdup_printf("/cli-unsaid/compare/%s", rows[i].name);
         g_test_add_data_func(path, &rows[i], test_compare);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(generations); i++) {
+        g_autofree char *path = g_strdup_printf("/cli-unsaid/generation/%s", generations[i].name);
+        g_test_add_data_func(path, &generations[i], test_generation);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(disks); i++) {
         g_autofree char *path = g_strdup_printf("/cli-unsaid/disks/%s", disks[i].name);
