@@ -158,16 +158,22 @@ static bool can_ask(FfCall *call)
     return true;
 }
 
-/* To QEMU, over what it can switch on. WHY it is QEMU's. */
-static void pass_or_refuse(FfCall *call, const char *why)
+static void others_known(FfCall *call)
 {
-    g_autofree char *lost = ff_policy_would_lose(call->driver, why);
+    g_autofree char *lost = ff_policy_would_lose(call->driver, call->others, call->why);
 
     if (lost) {
         ff_call_error(call, "%s", lost);
     } else {
         ff_call_pass_native(call);
     }
+}
+
+/* To QEMU, over what it can switch on. WHY it is QEMU's. */
+static void pass_or_refuse(FfCall *call, const char *why)
+{
+    call->why = why;
+    ff_call_when_others_known(call, others_known);
 }
 
 static void pass(FfCall *call)

@@ -137,6 +137,9 @@ struct FfCall {
     bool as_eager;               /* it asks for a restore, and takes it for QEMU's own */
     gpointer addition;           /* object-add's own, objects.c; NULL */
     gpointer late;               /* return-path.c's own; NULL */
+    unsigned others_asked;       /* others.c's own */
+    bool others;                 /* ff_call_when_others_known(): there are some */
+    const char *why;             /* it is QEMU's to carry; static; NULL */
 };
 
 /* The answer; each ends CALL and frees it. RESULT is taken, NULL is {}. */
@@ -310,7 +313,14 @@ bool ff_policy_engine_carries(FfCall *call);
  * that has its memory locked fills what is missing with zeros (docs/design/vhost-user.md). WHY:
  * what stands against the engine; NULL: the peer has none. NULL: it is, also if its client wants it
  * to be. */
-char *ff_policy_would_lose(const FfDriver *driver, const char *why);
+char *ff_policy_would_lose(const FfDriver *driver, bool others, const char *why);
+/* OTHERS: of such devices one was plugged, and stayed QEMU's own; as the engine's check has found,
+ * if there was one. */
+bool ff_policy_found_others(const FfDriver *driver);
+/* It is worth a question whether there are. */
+bool ff_policy_asks_for_others(const FfDriver *driver);
+/* Asks QEMU if it is, and continues with NEXT: call->others. */
+void ff_call_when_others_known(FfCall *call, FfHandler next);
 /* Of a source: QEMU's own migration of this guest is not to begin before the peer has said
  * something: with these capabilities somebody may ask for the switch. */
 bool ff_policy_answered_first(const FfDriver *driver, JsonNode *capabilities);

@@ -443,7 +443,7 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
         d->config.state->driver_flags |= FF_DRIVER_PLAIN_PEER;
     }
     FfCall *call = ff_call_new_own(d);
-    g_autofree char *lost = ff_policy_would_lose(d, out->why);
+    g_autofree char *lost = ff_policy_would_lose(d, ff_policy_found_others(d), out->why);
 
     if (lost) {
         failed(call, lost);

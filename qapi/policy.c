@@ -78,20 +78,29 @@ static bool follows_devices(const FfDriver *d)
            (d->config.follows_plugged && ff_state_has_plugged(d->config.state));
 }
 
-/* One that was plugged, and stayed QEMU's own. */
-static bool has_others(const FfDriver *d)
+bool ff_policy_found_others(const FfDriver *d)
 {
     return d->config.follows_plugged &&
            d->config.port->vmm(d->config.port_opaque)->memory.refuses_devices;
 }
 
-char *ff_policy_would_lose(const FfDriver *d, const char *why)
+/* What QEMU is given may be a postcopy, and nobody has named QEMU. */
+static bool may_switch(const FfDriver *d)
 {
     const FfStateHeader *state = d->config.state;
 
-    if ((!follows_devices(d) && !has_others(d)) ||
-        !(state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM) || state->policy == FF_POLICY_NEVER ||
-        state->peer == FF_PEER_WISH_NATIVE) {
+    return state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM && state->policy != FF_POLICY_NEVER &&
+           state->peer != FF_PEER_WISH_NATIVE;
+}
+
+bool ff_policy_asks_for_others(const FfDriver *d)
+{
+    return d->config.follows_plugged && !follows_devices(d) && may_switch(d);
+}
+
+char *ff_policy_would_lose(const FfDriver *d, bool others, const char *why)
+{
+    if ((!follows_devices(d) && !others) || !may_switch(d)) {
         return NULL;
     }
     return g_strdup_printf("%s: by postcopy QEMU itself loses guests whose devices are other "

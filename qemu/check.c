@@ -22,6 +22,7 @@
 #include "qemu/qom.h"
 #include "qemu/status.h"
 #include "qmp/json.h"
+#include "qmp/others.h"
 #include "state/maps.h"
 
 /* A start of a name, and what to tell the user. */
@@ -185,17 +186,7 @@ static bool names_others(Question q, JsonNode *answer)
 {
     bool lists = q == ASK_PERIPHERAL || q == ASK_ANON || q == ASK_OBJECTS;
 
-    for (guint i = 0; lists && i < ff_json_node_length(answer); i++) {
-        if (strstr(ff_json_string_or(ff_json_node_nth(answer, i), "type", ""), "vhost-user")) {
-            return true;
-        }
-    }
-    if (q != ASK_NETWORK || !JSON_NODE_HOLDS_VALUE(answer) ||
-        json_node_get_value_type(answer) != G_TYPE_STRING) {
-        return false;
-    }
-    const char *text = json_node_get_string(answer);
-    return strstr(text, ",type=vhost-user") || strstr(text, ",type=passt,vhost-user");
+    return lists ? ff_others_in_list(answer) : q == ASK_NETWORK && ff_others_in_networks(answer);
 }
 
 /* NULL without ERROR: this QEMU does not have the command. */

@@ -434,6 +434,49 @@ static void test_devices(gconstpointer data)
     world_clear(&w);
 }
 
+typedef struct {
+    const char *name;
+    const char
+        *answers[4];  /* to what is asked for such devices; NULL: that is not asked any more */
+    const char *part; /* of the answer; NULL: QEMU gets the migration */
+} OthersRow;
+
+#define OTHER "[{'name':'d','type':'child<vhost-user-fs-pci>'}]"
+static const OthersRow others_rows[] = {
+    {"none", {"[{'name':'d','type':'child<virtio-net-pci>'}]", "[]", "[]", "''"}, NULL},
+    {"plugged", {OTHER, "[]", "[]", "''"}, "QEMU itself loses guests"},
+    {"anonymous", {"[]", OTHER, "[]", "''"}, "QEMU itself loses guests"},
+    {"object", {"[]", "[]", "[{'type':'child<cryptodev-vhost-user>'}]", "''"}, "loses guests"},
+    {"net", {"[]", "[]", "[]", "'n: index=0,type=vhost-user,x'"}, "QEMU itself loses guests"},
+    {"unsaid/plugged", {"!QEMU has not answered"}, "QEMU has not answered"},
+    {"unsaid/net", {"[]", "[]", "[]", "!QEMU has not answered"}, "QEMU has not answered"},
+};
+
+/* Of a guest that is QEMU's from the start nobody has looked at the devices that were plugged. */
+static void test_others(gconstpointer data)
+{
+    const OthersRow *row = data;
+    World w;
+
+    world_init(&w, NULL, "memory is a file");
+    w.driver->config.follows_plugged = true;
+    w.state->client_flags |= FF_CLIENT_CAP_POSTCOPY_RAM;
+    command(&w, "{'execute':'migrate','arguments':{'uri':'unix:b'},'id':2}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_EVENTS);
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    for (unsigned i = 0; i < G_N_ELEMENTS(row->answers) && row->answers[i]; i++) {
+        qemu_answers(&w, i < 3 ? "qom-list" : "human-monitor-command", row->answers[i]);
+    }
+    if (row->part) {
+        g_assert_nonnull(strstr(w.out->str, row->part));
+    } else {
+        qemu_answers(&w, "migrate-set-capabilities", "{}");
+        g_assert_nonnull(strstr(w.out->str, "pass"));
+    }
+    g_assert_null(g_queue_peek_head(&w.questions));
+    world_clear(&w);
+}
+
 /* The same, as is known before anybody is spoken to. */
 static void test_devices_refused(void)
 {
@@ -1146,6 +1189,10 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/fd/refused", test_fd_refused);
     g_test_add_data_func("/driver/given-back/devices", GINT_TO_POINTER(true), test_devices);
     g_test_add_func("/driver/given-back/devices/refused", test_devices_refused);
+    for (unsigned i = 0; i < G_N_ELEMENTS(others_rows); i++) {
+        g_autofree char *path = g_strdup_printf("/driver/others/%s", others_rows[i].name);
+        g_test_add_data_func(path, &others_rows[i], test_others);
+    }
     g_test_add_data_func("/driver/given-back/devices/precopy", GINT_TO_POINTER(false),
                          test_devices);
     g_test_add_func("/driver/private-name", test_private_name);
