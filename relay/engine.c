@@ -38,6 +38,7 @@
 #define DIED "the migration engine ended unexpectedly; it has been restarted, repeat the command"
 
 static void look(FfRelay *relay);
+static void lost(FfRelay *relay, const char *why);
 static void want(FfRelay *relay, gint64 when);
 
 /* ---- requests of the engine ------------------------------------------------------------------ */
@@ -206,21 +207,27 @@ static void dead(FfRelay *relay)
     look(relay);
 }
 
-/* A command that was sent while IDLE was under way is still unanswered: the engine stays. */
+/* A command that was sent while IDLE was under way is still unanswered: the engine stays. One that
+ * leaves something undone is not let go in peace: nobody would come who does it. */
 static void idle(FfRelay *relay)
 {
-    if (!pending(relay)) {
-        ff_ping_end(relay);
-        g_clear_pointer(&relay->engine->link, ff_link_free);
-        let_go(relay);
-        ff_restart_ended_well(&relay->engine->restart);
-        set_filters(relay, 0);
-        if (relay->guest.uffd_lent) {
-            kill_it(relay, true);
-        }
-        if (ff_state_is_marked(relay->state, FF_MARK_PROTECTED)) {
-            want(relay, g_get_monotonic_time()); /* it has left what must not stay */
-        }
+    if (pending(relay)) {
+        return;
+    }
+    if (ff_state_is_under_way(relay->state) && !ff_state_is_front(relay->state)) {
+        lost(relay, "it has left something undone");
+        return;
+    }
+    ff_ping_end(relay);
+    g_clear_pointer(&relay->engine->link, ff_link_free);
+    let_go(relay);
+    ff_restart_ended_well(&relay->engine->restart);
+    set_filters(relay, 0);
+    if (relay->guest.uffd_lent) {
+        kill_it(relay, true);
+    }
+    if (ff_state_is_marked(relay->state, FF_MARK_PROTECTED)) {
+        want(relay, g_get_monotonic_time()); /* it has left what must not stay */
     }
 }
 

@@ -359,6 +359,26 @@ static void test_let_go(void)
     close(process);
 }
 
+/* One that says it is idle, and has left something undone: there is a next one, by itself. */
+static void test_idle_too_early(gconstpointer log)
+{
+    g_autoptr(Stream) client = NULL;
+    g_autoptr(Rig) rig = granted(NULL, &client);
+
+    if (log) {
+        set_phase(rig, FF_PHASE_IDLE);
+        __atomic_store_n(&rig->state->undo_len, 1, __ATOMIC_RELEASE);
+    }
+    rig_engine_send(rig, FF_LINK_IDLE, 0, 0, NULL);
+    rig_engine_let_go(rig);
+    rig_engine_start(rig);
+    g_assert_nonnull(strstr(rig->init, "\"engine-restarts\":1"));
+    rig_send(client, "{'execute':'query-migrate'}");
+    answer_next(rig, client, "query-migrate");
+    set_phase(rig, FF_PHASE_IDLE);
+    __atomic_store_n(&rig->state->undo_len, 0, __ATOMIC_RELEASE);
+}
+
 /* A command that QEMU gets for want of an engine, at once or after it had to wait: what an older
  * migration has left is not told of this one, and who carries what comes is known. */
 static void test_without(gconstpointer data)
@@ -460,6 +480,8 @@ int main(int argc, char **argv)
     g_test_add_func("/engine-life/not-dead", test_not_dead);
     g_test_add_func("/engine-life/let-go", test_let_go);
     g_test_add_func("/engine-life/ends-first", test_ends_first);
+    g_test_add_data_func("/engine-life/idle-too-early/phase", NULL, test_idle_too_early);
+    g_test_add_data_func("/engine-life/idle-too-early/log", "log", test_idle_too_early);
     static const bool no, yes = true;
     g_test_add_data_func("/engine-life/without", &no, test_without);
     g_test_add_data_func("/engine-life/without/waits", &yes, test_without);
