@@ -4,12 +4,14 @@
  */
 #include "engine/init.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "qapi/port.h"
 #include "state/link.h"
 #include "state/pact.h"
@@ -273,6 +275,16 @@ void ff_engine_init_set_ram(FfEngineInit *init, const char *id, uint64_t size, u
     }
 }
 
+static FfStateHeader *map_state(int fd, GError **error)
+{
+    if (FF_FAULT_CALL("engine-state", 0) < 0) {
+        g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
+                    "cannot map the state memfd: %s", g_strerror(errno));
+        return NULL;
+    }
+    return ff_state_map(fd, error);
+}
+
 FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsigned n_fds,
                                  GError **error)
 {
@@ -301,6 +313,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     }
     JsonObject *root = json_node_get_object(node);
 
+    FF_FAULT_SIDE(ff_json_int(root, "engine-restarts", 0) ? "next" : "first");
     if (!place_fds(init, root, fds, n_fds, error)) {
         return NULL;
     }
@@ -314,6 +327,6 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->vhost_user = g_strdup(ff_json_string(root, "vhost-user"));
     init->name = g_strdup(ff_json_string(root, "name"));
     init->qemu_pid = (int)ff_json_int(root, "qemu-pid", 0);
-    init->state = ff_state_map(init->state_fd, error);
+    init->state = map_state(init->state_fd, error);
     return init->state ? g_steal_pointer(&init) : NULL;
 }

@@ -36,6 +36,7 @@ typedef struct {
     FfEnginePort *port;
     FfDriver *driver;
     int status;
+    bool failed; /* the next engine must find all as it is now */
 } Engine;
 
 static void end(Engine *e, int status)
@@ -44,13 +45,22 @@ static void end(Engine *e, int status)
     g_main_loop_quit(e->loop);
 }
 
+/* A command that is read from here on would find no migration, and could start the guest. */
+static void fail(void *opaque)
+{
+    Engine *e = opaque;
+
+    e->failed = true;
+    end(e, EXIT_FAILURE);
+}
+
 static bool start(Engine *e, const char *json, gsize length, int *fds, unsigned n_fds)
 {
     g_autoptr(GError) error = NULL;
 
     e->init = ff_engine_init_new(json, length, fds, n_fds, &error);
     if (e->init) {
-        e->port = ff_engine_port_new(e->init, e->link, &error);
+        e->port = ff_engine_port_new(e->init, e->link, fail, e, &error);
     }
     if (!e->port) {
         fprintf(stderr, "farfault: engine: %s\n", error->message);
@@ -71,6 +81,9 @@ static void on_frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, 
     const char *data = g_bytes_get_data(payload, &length);
     int fd = -1;
 
+    if (e->failed) {
+        return;
+    }
     if (!e->driver) {
         if (header->type != FF_LINK_INIT || !start(e, data, length, fds, header->n_fds)) {
             end(e, EXIT_FAILURE);
@@ -93,10 +106,15 @@ static void on_frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, 
 /* The relay is gone, and so is QEMU, or it needs us no more. */
 static void on_closed(FfLink *link, const GError *error, void *opaque)
 {
+    Engine *e = opaque;
+
+    if (e->failed) {
+        return;
+    }
     if (error) {
         fprintf(stderr, "farfault: engine: the relay's link broke: %s\n", error->message);
     }
-    end(opaque, error ? EXIT_FAILURE : EXIT_SUCCESS);
+    end(e, error ? EXIT_FAILURE : EXIT_SUCCESS);
 }
 
 /* Guest memory passes through this process: no core dump and no debugger of another user sees
@@ -142,12 +160,14 @@ int main(int argc, char **argv)
     e.loop = g_main_loop_new(NULL, FALSE);
     e.link = ff_link_new(FF_LINK_FD, NULL, &ops, &e);
     g_main_loop_run(e.loop);
-    if (e.driver) {
+    if (e.driver && !e.failed) {
         ff_driver_last_words(e.driver);
     }
     /* No thread of the migration is waited for: with the relay or QEMU gone there is nobody left
      * to work for, and the kernel takes the rest. */
-    ff_link_free(e.link);
+    if (e.status == EXIT_SUCCESS) {
+        ff_link_free(e.link);
+    } /* else with the process: the relay kills one whose link has ended, and would say so */
     fflush(stderr);
     _exit(e.status);
 }

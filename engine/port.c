@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "qapi/json.h"
 #include "qemu/device-state.h"
 #include "qemu/hotplug.h"
@@ -33,6 +34,8 @@ struct FfEnginePort {
     bool ram_changed; /* since qemu was made */
     FfDriverConfig config;
     FfDriver *driver; /* NULL: not there yet */
+    void (*fail)(void *opaque);
+    void *fail_opaque;
 };
 
 static void port_send(void *opaque, FfLinkType type, unsigned mon, uint32_t seq,
@@ -270,6 +273,13 @@ static void port_log(void *opaque, const char *line)
     fflush(stderr);
 }
 
+static void port_fail(void *opaque)
+{
+    FfEnginePort *port = opaque;
+
+    port->fail(port->fail_opaque);
+}
+
 static const FfDriverPort port_ops = {
     .send = port_send,
     .inner = port_inner,
@@ -281,6 +291,7 @@ static const FfDriverPort port_ops = {
     .vmm = port_vmm,
     .version = port_version,
     .log = port_log,
+    .fail = port_fail,
 };
 
 static void on_event(FfQmpClient *client, const char *name, JsonObject *event, void *opaque)
@@ -301,9 +312,20 @@ void ff_engine_port_set_driver(FfEnginePort *port, FfDriver *driver)
     port->driver = driver;
 }
 
-FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **error)
+static int connect_monitor(int inode, GError **error)
 {
-    int fd = ff_qmp_connect(init->monitor_fd, error);
+    if (FF_FAULT_CALL("engine-monitor", 0) < 0) {
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
+                    "cannot connect to QEMU's private monitor: %s", g_strerror(errno));
+        return -1;
+    }
+    return ff_qmp_connect(inode, error);
+}
+
+FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, void (*fail)(void *opaque),
+                                 void *opaque, GError **error)
+{
+    int fd = connect_monitor(init->monitor_fd, error);
 
     if (fd < 0) {
         return NULL;
@@ -312,6 +334,8 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **erro
 
     port->init = init;
     port->link = link;
+    port->fail = fail;
+    port->fail_opaque = opaque;
     port->qmp = ff_qmp_client_new(fd, NULL, on_event, NULL, port);
     ff_qmp_client_set_patience(port->qmp, SAY_MS);
     port->qemu = new_qemu(port);

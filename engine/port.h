@@ -13,8 +13,10 @@
 
 typedef struct FfEnginePort FfEnginePort;
 
-/* Connects to the private monitor. INIT and LINK are borrowed for its life. */
-FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, GError **error);
+/* Connects to the private monitor. INIT and LINK are borrowed for its life. FAIL is called with
+ * OPAQUE when this engine is to end as one that crashed (FfDriverPort.fail). */
+FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, void (*fail)(void *opaque),
+                                 void *opaque, GError **error);
 const FfDriverConfig *ff_engine_port_config(FfEnginePort *port);
 /* DRIVER hears of QEMU's events from now on. */
 void ff_engine_port_set_driver(FfEnginePort *port, FfDriver *driver);

@@ -6,8 +6,9 @@
  * The environment variable FARFAULT_FAULTS says what happens where: DIR;POINT=ACTION;...
  *
  *   POINT   SIDE/STATE/PLACE/NAME, each perhaps with wildcards (fnmatch):
- *             SIDE   source, destination, snapshot
- *             STATE  the migration's status (migration/states.c)
+ *             SIDE   source, destination, snapshot; of an engine that has no migration yet:
+ *                    first, next (one has died before it)
+ *             STATE  the migration's status (migration/states.c); adopting: before it has one
  *             PLACE  main, urgent: before a message is written there, NAME is the frame's
  *                    at:           a moment in the code
  *                    call:         a system call or an allocation

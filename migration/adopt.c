@@ -16,14 +16,18 @@
  *                       does not know it yet can resume
  *
  * A guest that may be at both sides is never given up: where the new engine lacks something it is
- * paused, and tries again.
+ * paused, and tries again. A guest that stands, and cannot be started as QEMU cannot be asked, is
+ * left as it is: this engine ends by a failure, and the next one does it.
  *
  * Thread: the coordinator.
  */
 #include "migration/adopt.h"
 
+#include <errno.h>
+#include <gio/gio.h>
 #include <string.h>
 
+#include "fault/fault.h"
 #include "migration/dest-dump.h"
 #include "migration/dest-recover.h"
 #include "migration/destination.h"
@@ -172,8 +176,30 @@ FfStatus ff_adopt_source_begin(FfSource *s)
                                   : first;
 }
 
-/* FALSE: it is the peer's by now. */
-static bool take_guest_back(FfSource *s)
+static bool resume(FfVmmRun *run, const char *state, bool start, bool *running, GError **error)
+{
+    if (FF_FAULT_CALL("resume-again", 0) < 0) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED, g_strerror(errno));
+        return false;
+    }
+    return run->resume(run, state, start, running, error);
+}
+
+/* It was not asked, or has its own migration to end first. What else it refuses is for whoever says
+ * cont. */
+static bool may_resume_later(FfVmmRun *run, const GError *error)
+{
+    return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED) ||
+           (run->stands && run->stands(run, NULL));
+}
+
+typedef enum {
+    IS_BACK,
+    IS_GIVEN, /* it is the peer's by now */
+    STANDS,   /* another engine may be able to start it; this one ends */
+} Back;
+
+static Back take_guest_back(FfSource *s)
 {
     FfVmm *vmm = s->cfg->vmm;
     g_autoptr(GError) error = NULL;
@@ -198,19 +224,22 @@ static bool take_guest_back(FfSource *s)
     }
     /* All that took a while. */
     if (is_given(s)) {
-        return false;
+        return IS_GIVEN;
     }
-    bool resumed = vmm->run.resume(&vmm->run, run_state, start, &running, &error);
+    bool resumed = resume(&vmm->run, run_state, start, &running, &error);
     if (!resumed && !s->inner) {
         /* The engine died before its socket was held: QEMU saw the end, and may not have come to
          * an end with it yet. */
         g_clear_error(&error);
         resumed = vmm->state.wait_saved(&vmm->state, 1, &error) && !is_given(s) &&
-                  vmm->run.resume(&vmm->run, run_state, start, &running, &error);
+                  resume(&vmm->run, run_state, start, &running, &error);
     }
     if (!resumed) {
         if (is_given(s)) {
-            return false;
+            return IS_GIVEN;
+        }
+        if (may_resume_later(&vmm->run, error) && ff_control_fail(s->control, error->message)) {
+            return STANDS;
         }
         g_warning("roll back: the guest could not be resumed: %s", error->message);
         g_clear_error(&error);
@@ -219,7 +248,7 @@ static bool take_guest_back(FfSource *s)
         vmm->run.announce(&vmm->run);
     }
     ff_source_release_guest(s);
-    return true;
+    return IS_BACK;
 }
 
 static bool take_source(gpointer side, GError **error)
@@ -262,8 +291,11 @@ void ff_adopt_source(FfSource *s)
         adopt_given(s, phase);
         return;
     }
-    if (phase == FF_PHASE_STOPPED && !take_guest_back(s)) {
+    Back back = phase == FF_PHASE_STOPPED ? take_guest_back(s) : IS_BACK;
+    if (back == IS_GIVEN) {
         adopt_given_late(s);
+    }
+    if (back != IS_BACK) {
         return;
     }
     ff_precopy_end(s, false);

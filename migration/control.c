@@ -192,6 +192,7 @@ typedef struct {
     uint64_t pass;
     bool done, parted, sync;
     char *kill;                 /* why the VMM must die; can be NULL */
+    char *fail;                 /* why this process cannot continue; can be NULL */
     void (*run)(gpointer data); /* can be NULL */
     gpointer data;
 } Told;
@@ -207,6 +208,8 @@ static gboolean tell(gpointer p)
     }
     if (t->kill) {
         ops->kill_vmm(t->kill, ops->opaque);
+    } else if (t->fail) {
+        ops->fail(t->fail, ops->opaque);
     } else if (t->run) {
         t->run(t->data);
     } else if (t->sync) {
@@ -241,6 +244,7 @@ static void free_told(gpointer p)
 
     g_atomic_rc_box_release_full(t->c, clear);
     g_free(t->kill);
+    g_free(t->fail);
     g_free(t);
 }
 
@@ -282,6 +286,15 @@ void ff_control_new_pass(FfControl *c)
 void ff_control_kill_vmm(FfControl *c, const char *why)
 {
     tell_driver(c, (Told){.kill = g_strdup(why)});
+}
+
+bool ff_control_fail(FfControl *c, const char *why)
+{
+    if (c->ops.fail) {
+        tell_driver(c, (Told){.fail = g_strdup(why)});
+        ff_control_wait(c, FF_EV_QUIT);
+    }
+    return c->ops.fail;
 }
 
 void ff_control_tell_done(FfControl *c)

@@ -64,6 +64,7 @@ typedef struct {
     gint ending; /* atomic; it is being freed: QUIT ends threads before. Observer: dest-huge.c */
     bool freed;  /* driver: nothing is told any more */
     FfRole role; /* for tracers */
+    bool adopts; /* what an engine that died has left; never changed */
 
     FfMutex lock;
     FfCond changed;
@@ -155,6 +156,9 @@ void ff_control_sync(FfControl *c);
 void ff_control_new_pass(FfControl *c);
 /* The driver is to kill the VMM. */
 void ff_control_kill_vmm(FfControl *c, const char *why);
+/* FfMigrationOps.fail: nothing may be done any more. Returns when it is being freed; FALSE, at
+ * once: there is no such function. */
+bool ff_control_fail(FfControl *c, const char *why);
 void ff_control_tell_done(FfControl *c);
 void ff_control_tell_parted(FfControl *c);
 /* The driver's thread calls RUN(DATA), unless ff_control_free() came before. */

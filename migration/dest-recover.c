@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "migration/dest-accept.h"
 #include "migration/dest-arm.h"
 #include "migration/dest-dump.h"
@@ -652,7 +653,7 @@ bool ff_dest_adopt(FfDestination *d, GError **error)
         d->inner = ff_channel_new(d->cfg->fd, FF_CHANNEL_MAIN);
         d->cfg->fd = -1;
     }
-    d->uffd = d->cfg->uffds[FF_KIND_MISSING];
+    d->uffd = FF_FAULT_CALL("uffd-held", d->cfg->uffds[FF_KIND_MISSING]);
     if (d->uffd < 0) {
         g_set_error_literal(error, FF_M_ERROR, 0, "the userfaultfd is not there any more");
         return false;

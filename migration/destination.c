@@ -278,6 +278,17 @@ static bool await_grant(FfDestination *d, GError **error)
     return true;
 }
 
+static bool resume(FfDestination *d, bool *running, GError **error)
+{
+    FfVmmRun *run = &d->cfg->vmm->run;
+
+    if (d->control->adopts && FF_FAULT_CALL("resume-again", 0) < 0) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED, g_strerror(errno));
+        return false;
+    }
+    return run->resume(run, d->cfg->state->run_state, d->starts, running, error);
+}
+
 /* QEMU may be unable to answer before it has a page, which only a connection brings; and it is the
  * coordinator that makes connections. So it does not wait for the answer alone. */
 static gpointer start_guest(gpointer p)
@@ -286,8 +297,13 @@ static gpointer start_guest(gpointer p)
     g_autoptr(GError) error = NULL;
     bool running = false;
 
-    if (!d->cfg->vmm->run.resume(&d->cfg->vmm->run, d->cfg->state->run_state, d->starts, &running,
-                                 &error)) {
+    if (!resume(d, &running, &error)) {
+        /* No page can be lost by it: an engine that adopts has no connection yet. */
+        if (d->control->adopts && g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED) &&
+            !ff_conn_vmm_ended(d->conn, END_DEADLINE_MS) &&
+            ff_control_fail(d->control, error->message)) {
+            return NULL;
+        }
         g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
         ff_control_set_error(d->control, error->message);
     }

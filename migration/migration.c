@@ -514,13 +514,14 @@ FfMigration *ff_migration_start(const FfMigrationConfig *config, const FfMigrati
 FfMigration *ff_migration_adopt(const FfMigrationConfig *config, const FfMigrationOps *ops,
                                 GError **error)
 {
+    FF_FAULT_STATE("adopting");
     FfMigration *m = migration_new(config, ops, error);
 
     if (!m) {
         return NULL;
     }
     ff_close_fd(&m->cfg.mem_fd);
-    m->adopting = true;
+    m->adopting = m->control->adopts = true;
     m->copy.fd = config->device_fd;
     m->cfg.listen_fd = m->side->receives ? config->listen_fd : -1;
     /* Clients that look in this moment must not see a migration begin. */

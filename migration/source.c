@@ -610,7 +610,7 @@ bool ff_source_init(FfSource *s, GError **error)
 {
     s->bulk_pace = (FfPace){.control = s->control, .limit = &s->cfg->max_postcopy_bandwidth};
     ff_source_begin_sent(s);
-    s->urgent_wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    s->urgent_wake = FF_FAULT_CALL("urgent-wake", eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (s->urgent_wake < 0) {
         g_set_error(error, FF_M_ERROR, 0, "eventfd: %s", g_strerror(errno));
     }

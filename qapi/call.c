@@ -67,15 +67,28 @@ void ff_driver_log(FfDriver *d, const char *format, ...)
 
 /* ---- lingering ------------------------------------------------------------------------------- */
 
+void ff_driver_fail(FfDriver *d)
+{
+    d->config.port->fail(d->config.port_opaque);
+}
+
+/* With IDLE nobody would come before a client has a command. A front has no guest, and what is left
+ * in its QEMU does no harm. */
 static gboolean linger_over(gpointer opaque)
 {
     FfDriver *d = opaque;
+    const FfStateHeader *state = d->config.state;
 
     d->linger = 0;
     if (d->calls) {
         return G_SOURCE_REMOVE; /* set again when they have ended */
     }
-    ff_driver_send(d, FF_LINK_IDLE, 0, 0, NULL, 0);
+    if (ff_state_is_under_way(state) && !ff_state_is_front(state)) {
+        ff_driver_log(d, "farfault: engine: something is left to do: it ends, for the next one");
+        ff_driver_fail(d);
+    } else {
+        ff_driver_send(d, FF_LINK_IDLE, 0, 0, NULL, 0);
+    }
     return G_SOURCE_REMOVE;
 }
 

@@ -209,6 +209,8 @@ void ff_driver_filter(FfDriver *driver, uint32_t filter);
 /* Closes what QEMU's memory could be read through: a peer is to be spoken to. Safe to call twice.
  */
 void ff_driver_close_mem(FfDriver *driver);
+/* What is under way is another engine's from here on; why was logged. */
+void ff_driver_fail(FfDriver *driver);
 /* Something began or ended: the linger timer is set or stopped. */
 void ff_driver_touch(FfDriver *driver);
 /* It says IDLE now if it only lingers. */

@@ -200,6 +200,12 @@ static void on_kill(const char *why, void *opaque)
     d->config.port->send(d->config.port_opaque, FF_LINK_KILL_QEMU, 0, 0, why, strlen(why), -1);
 }
 
+static void on_fail(const char *why, void *opaque)
+{
+    ff_driver_log(opaque, "farfault: engine: %s: the next one tries again", why);
+    ff_driver_fail(opaque);
+}
+
 static void on_hold(const char *name, int fd, void *opaque)
 {
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
@@ -225,6 +231,7 @@ static const FfMigrationOps *driver_ops(FfDriver *d, FfMigrationOps *ops)
         .done = on_done,
         .plain = on_plain,
         .kill_vmm = on_kill,
+        .fail = on_fail,
         .hold = on_hold,
         .drop = on_drop,
         .parted = on_parted,
@@ -390,8 +397,8 @@ void ff_driver_adopt(FfDriver *d, const FfStartOps *start_ops)
     ff_tls_choice_clear(&tls);
     if (!d->migration) {
         ff_driver_log(d, "farfault: engine: %s", error->message);
-        ff_totals_drop(d);
-        d->taking_back = false;
+        ff_driver_fail(d);
+        return;
     }
     ff_driver_touch(d);
 }

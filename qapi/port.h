@@ -71,6 +71,9 @@ typedef struct {
     unsigned (*version)(void *opaque);
     /* One line for QEMU's stderr. */
     void (*log)(void *opaque, const char *line);
+    /* This engine ends as one that crashed, so the relay starts another one: something is under way
+     * that it cannot continue. The driver hears nothing any more. */
+    void (*fail)(void *opaque);
 } FfDriverPort;
 
 /* What the driver is told at its start; strings and pointers are borrowed for its life. */

@@ -251,7 +251,7 @@ static char *settled_state(FfQemu *qemu, FfQmpWatch *watch, FfQmpCall *asked, GE
     }
 }
 
-bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running, GError **error)
+static bool resume(FfVmmRun *run, const char *state, bool start, bool *running, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_run(run);
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, "MIGRATION");
@@ -280,6 +280,21 @@ bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running,
         ff_qemu_activate_disks(qemu);
     }
     return now != NULL;
+}
+
+bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (resume(run, state, start, running, &local)) {
+        return true;
+    }
+    if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED, local->message);
+    } else {
+        g_propagate_error(error, g_steal_pointer(&local));
+    }
+    return false;
 }
 
 bool ff_qemu_halt(FfVmmRun *run, GError **error)

@@ -71,6 +71,10 @@ static void port_log(void *opaque, const char *line)
     g_assert_null(strchr(line, '\n'));
 }
 
+static void port_fail(void *opaque)
+{
+}
+
 /* By name: what is added to the port and may be absent stays absent here. */
 static const FfDriverPort port = {
     .send = port_send,
@@ -81,6 +85,7 @@ static const FfDriverPort port = {
     .ram_changed = port_ram,
     .vmm = port_vmm,
     .log = port_log,
+    .fail = port_fail,
 };
 
 static void answer(const char *line)

@@ -325,6 +325,85 @@ static void test_adopt_fails(gconstpointer data)
     vm_end(s);
 }
 
+/* One engine after the other lacks one of the things that it needs. Those that cannot even begin to
+ * adopt end as if they had crashed: so there is a next one, with nobody asking for it. */
+typedef struct {
+    const char *name;
+    bool destination;
+    Moment moment;
+    unsigned ends; /* engines that end by themselves */
+    const char *faults;
+} Lacking;
+
+#define LACK_ANY "next/none/call/engine-state=ENOMEM;next/none/call/engine-monitor=EIO;"
+
+static const Lacking lacking[] = {
+    /* The guest stands, and is to run here again. */
+    {"source/everything", false, ACTIVE, 4,
+     LACK_ANY "source/adopting/call/urgent-wake=ENOMEM;source/*/call/resume-again=EIO;"
+              "source/*/at/stopped=kill"},
+    /* It was given away. */
+    {"source/everything/given", false, POSTCOPY, 3,
+     LACK_ANY "source/adopting/call/urgent-wake=ENOMEM;source/postcopy-*/call/map-ram=ENOMEM"},
+    /* It was granted, and does not run yet. */
+    {"destination/everything", true, POSTCOPY, 3,
+     LACK_ANY "destination/*/call/uffd-held=ENOMEM;destination/postcopy-*/call/map-state=ENOMEM;"
+              "destination/postcopy-*/call/uffd-register=ENOMEM;destination/*/call/"
+              "resume-again=EIO;destination/*/at/granted=kill"},
+};
+
+static void check_lacking(Vm *vm, const Lacking *row)
+{
+    g_auto(GStrv) faults = g_strsplit(row->faults, ";", -1);
+    g_autofree char *text = vm_stderr(vm);
+    g_auto(GStrv) ends = g_strsplit(text, ") ended with status 1", -1);
+
+    for (unsigned i = 0; faults[i]; i++) {
+        g_assert_true(vm_fault_happened(vm, i));
+    }
+    g_assert_cmpuint(g_strv_length(ends) - 1, ==, row->ends);
+}
+
+static void test_lacking(gconstpointer data)
+{
+    const Lacking *row = data;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    Vm *vms[2];
+    for (unsigned i = 0; i < 2; i++) {
+        vms[i] = vm_start_pc((VmConfig){.name = i ? "destination" : "source",
+                                        .memory = RAM,
+                                        .boot = &boot,
+                                        .incoming = i ? "defer" : NULL,
+                                        .faults = i == row->destination ? row->faults : NULL});
+    }
+    Vm *s = vms[0], *d = vms[1];
+    vm_wait_serial(s, "B");
+    begin(s, d, row->moment);
+    if (row->moment == ACTIVE) {
+        json_object_unref(qmp_call(vm_qmp(s), "migrate-start-postcopy", NULL));
+        qmp_expect_migration(vm_qmp(s), "failed");
+        g_assert_cmpint(vm_wait_exit(d), ==, 1);
+        check_lacking(s, row);
+        check_guest_stayed(s, &boot);
+    } else {
+        if (!row->destination) {
+            kill(vm_engine(s), SIGKILL);
+        }
+        qmp_expect_migration(vm_qmp(s), "postcopy-paused");
+        qmp_expect_migration(vm_qmp(d), "postcopy-paused");
+        recover(s, d, &boot);
+        check_lacking(row->destination ? d : s, row);
+    }
+    vm_end(d);
+    vm_end(s);
+}
+
 /* The destination's engine dies while it gives an incoming migration to QEMU: then the next one
  * listens, or QEMU has it, and knows it. */
 typedef struct {
@@ -400,6 +479,10 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < G_N_ELEMENTS(failing); i++) {
         g_autofree char *path = g_strconcat("/crash/adopt-fails/", failing[i].name, NULL);
         g_test_add_data_func(path, &failing[i], test_adopt_fails);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(lacking); i++) {
+        g_autofree char *path = g_strconcat("/crash/adopt-fails/", lacking[i].name, NULL);
+        g_test_add_data_func(path, &lacking[i], test_lacking);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(giving); i++) {
         g_autofree char *path = g_strconcat("/crash/giving/", giving[i].name, NULL);

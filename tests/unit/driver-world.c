@@ -117,6 +117,13 @@ static void world_log(void *opaque, const char *line)
     w->log = g_strdup(line);
 }
 
+static void world_fail(void *opaque)
+{
+    World *w = opaque;
+
+    w->failed++;
+}
+
 FfVmm vmm;
 
 static FfVmm *world_vmm(void *opaque)
@@ -140,6 +147,7 @@ const FfDriverPort world_port = {
     .has_ram = world_has_ram,
     .vmm = world_vmm,
     .log = world_log,
+    .fail = world_fail,
     .version = world_version,
 };
 

@@ -28,6 +28,7 @@ typedef struct {
     char *dropped;     /* the backend that the guest's memory lacks now; NULL */
     JsonNode *changed; /* what set_view was given last */
     int given;         /* the last that QEMU was given by getfd; -1 */
+    unsigned failed;   /* so often the driver has said that this engine is to end */
     uint32_t seq;
 } World;
 

@@ -503,6 +503,33 @@ static void test_unread(void)
     world_clear(&w);
 }
 
+/* What is under way cannot be adopted, or is not undone: this engine does not say that it is idle.
+ */
+static void test_fails(void)
+{
+    World w;
+
+    refuse_start = true;
+    world_begin(&w, (FfStateHeader){.role = FF_ROLE_SOURCE, .phase = FF_PHASE_STOPPED}, false, NULL,
+                NULL);
+    g_assert_cmpuint(w.failed, ==, 1);
+    world_clear(&w);
+
+    world_begin(&w, (FfStateHeader){.undo_len = 1}, false, NULL, NULL);
+    g_assert_cmpuint(w.failed, ==, 0);
+    g_string_truncate(w.out, 0);
+    ff_driver_frame(w.driver, FF_LINK_REST, 0, 0, "", 0, -1);
+    sent(&w, "");
+    g_assert_cmpuint(w.failed, ==, 1);
+    world_clear(&w);
+
+    world_init(&w, NULL, NULL);
+    ff_driver_frame(w.driver, FF_LINK_REST, 0, 0, "", 0, -1);
+    sent(&w, "idle\n");
+    g_assert_cmpuint(w.failed, ==, 0);
+    world_clear(&w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -522,5 +549,6 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/view", test_view);
     g_test_add_func("/driver/view/meanwhile", test_view_meanwhile);
     g_test_add_func("/driver/every-status", test_every_status);
+    g_test_add_func("/driver/fails", test_fails);
     return g_test_run();
 }
