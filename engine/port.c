@@ -312,31 +312,30 @@ void ff_engine_port_set_driver(FfEnginePort *port, FfDriver *driver)
     port->driver = driver;
 }
 
-static int connect_monitor(int inode, GError **error)
+static FfQmpClient *monitor_new(FfEnginePort *port, GError **error)
 {
     if (FF_FAULT_CALL("engine-monitor", 0) < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
                     "cannot connect to QEMU's private monitor: %s", g_strerror(errno));
-        return -1;
+        return NULL;
     }
-    return ff_qmp_connect(inode, error);
+    return ff_qmp_client_new_to(port->init->monitor_fd, NULL, on_event, NULL, port, error);
 }
 
 FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, void (*fail)(void *opaque),
                                  void *opaque, GError **error)
 {
-    int fd = connect_monitor(init->monitor_fd, error);
-
-    if (fd < 0) {
-        return NULL;
-    }
     FfEnginePort *port = g_new0(FfEnginePort, 1);
 
     port->init = init;
+    port->qmp = monitor_new(port, error);
+    if (!port->qmp) {
+        g_free(port);
+        return NULL;
+    }
     port->link = link;
     port->fail = fail;
     port->fail_opaque = opaque;
-    port->qmp = ff_qmp_client_new(fd, NULL, on_event, NULL, port);
     ff_qmp_client_set_patience(port->qmp, SAY_MS);
     port->qemu = new_qemu(port);
     if (init->inner_fd >= 0) {

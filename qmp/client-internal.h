@@ -19,6 +19,7 @@ typedef struct FfQmpClientSource FfQmpClientSource;
 struct FfQmpClient {
     gatomicrefcount refs;
     int fd;
+    int inode;                 /* what it is to be connected to; -1: it was at its start */
     GMainContext *context;     /* NULL = the default one */
     FfQmpClientSource *source; /* under the lock; NULL when it has ended */
     FfQmpEventFunc on_event;

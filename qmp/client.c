@@ -33,6 +33,7 @@
 #define MAX_TEXT (64u << 20) /* bytes; QEMU's own limit for a JSON text */
 #define MAX_NESTING 1024     /* QEMU's own limit */
 #define READ_CHUNK (64 * 1024)
+#define CONNECT_AGAIN_US (100 * 1000)
 #define MAX_FDS 16 /* QEMU takes at most 16 fds with one message */
 
 G_DEFINE_QUARK(ff - qmp - error - quark, ff_qmp_error)
@@ -63,7 +64,7 @@ typedef struct {
 struct FfQmpClientSource {
     GSource base;
     FfQmpClient *client; /* holds a reference while the connection lives */
-    gpointer tag;
+    gpointer tag;        /* under the client's lock; NULL: not connected yet */
 };
 
 static void message_free(Message *m)
@@ -75,23 +76,41 @@ static void message_free(Message *m)
     g_free(m);
 }
 
-int ff_qmp_connect(int fd, GError **error)
+static void set_no_way(GError **error, int errnum)
 {
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errnum),
+                "cannot connect to QEMU's private monitor: %s (is QEMU still running?)",
+                g_strerror(errnum));
+}
+
+static int socket_new(int flags, GError **error)
+{
+    int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 
     if (sock < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
                     "cannot make a socket for QEMU's monitor: %s", g_strerror(errno));
-        return -1;
     }
-    /* The kernel resolves the link of /proc/self/fd to the socket's inode itself, so neither its
-     * name nor its length matters, and an unlinked socket can be reached. */
-    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", fd);
-    if (connect(sock, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
-                    "cannot connect to QEMU's private monitor: %s (is QEMU still running?)",
-                    g_strerror(errno));
+    return sock;
+}
+
+/* The kernel resolves the link of /proc/self/fd to the socket's inode itself, so neither its name
+ * nor its length matters, and an unlinked socket can be reached. */
+static int connect_to(int sock, int inode)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+    g_snprintf(addr.sun_path, sizeof(addr.sun_path), "/proc/self/fd/%d", inode);
+    return connect(sock, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? -errno : 0;
+}
+
+int ff_qmp_connect(int fd, GError **error)
+{
+    int sock = socket_new(0, error);
+    int rc = sock < 0 ? 0 : connect_to(sock, fd);
+
+    if (rc < 0) {
+        set_no_way(error, -rc);
         close(sock);
         return -1;
     }
@@ -110,6 +129,9 @@ void ff_qmp_client_unref(FfQmpClient *client)
         return;
     }
     close(client->fd);
+    if (client->inode >= 0) {
+        close(client->inode);
+    }
     g_byte_array_unref(client->in);
     g_queue_clear_full(&client->out, (GDestroyNotify)message_free);
     g_hash_table_unref(client->pending);
@@ -209,7 +231,7 @@ static void flush_locked(FfQmpClient *client)
             message_free(g_queue_pop_head(&client->out));
         }
     }
-    if (client->source && client->state != FF_QMP_STATE_GONE) {
+    if (client->source && client->source->tag && client->state != FF_QMP_STATE_GONE) {
         /* Safe in any thread: it takes the context's own lock and wakes its poll. */
         g_source_modify_unix_fd(&client->source->base, client->source->tag, want);
     }
@@ -577,6 +599,43 @@ static bool receive(FfQmpClient *client)
     return false;
 }
 
+static void watch(FfQmpClientSource *source)
+{
+    ff_mutex_lock(&source->client->lock);
+    source->tag = g_source_add_unix_fd(&source->base, source->client->fd, G_IO_IN);
+    ff_mutex_unlock(&source->client->lock);
+}
+
+/* Until QEMU's listen queue has room. It is full of connections of those who have died since QEMU's
+ * main loop stands, which may be for a page that only we bring; QEMU accepts them then, and us. The
+ * kernel has no event for room in it. */
+static gboolean connect_again(FfQmpClientSource *source)
+{
+    FfQmpClient *client = source->client;
+
+    ff_mutex_lock(&client->lock);
+    bool gone = client->state == FF_QMP_STATE_GONE;
+    ff_mutex_unlock(&client->lock);
+    if (gone) {
+        return G_SOURCE_REMOVE;
+    }
+    int rc = connect_to(client->fd, client->inode);
+    if (rc == -EAGAIN || rc == -EINTR) {
+        g_source_set_ready_time(&source->base, g_get_monotonic_time() + CONNECT_AGAIN_US);
+        return G_SOURCE_CONTINUE;
+    }
+    if (rc < 0) {
+        g_autoptr(GError) why = NULL;
+
+        set_no_way(&why, -rc);
+        client_gone(client, &(FfQmpEnd){.why = why->message, .errnum = -rc});
+        return G_SOURCE_REMOVE;
+    }
+    g_source_set_ready_time(&source->base, -1);
+    watch(source);
+    return G_SOURCE_CONTINUE;
+}
+
 static gboolean source_dispatch(GSource *base, GSourceFunc func, gpointer data)
 {
     FfQmpClientSource *source = (FfQmpClientSource *)base;
@@ -585,6 +644,9 @@ static gboolean source_dispatch(GSource *base, GSourceFunc func, gpointer data)
 
     ff_tsan_receive(base);
     client = source->client;
+    if (!source->tag) {
+        return connect_again(source);
+    }
     cond = g_source_query_unix_fd(base, source->tag);
 
     if ((cond & (G_IO_IN | G_IO_HUP | G_IO_ERR)) && !receive(client)) {
@@ -612,14 +674,16 @@ static void source_finalize(GSource *base)
 
 static GSourceFuncs source_funcs = {.dispatch = source_dispatch, .finalize = source_finalize};
 
-static FfQmpClient *client_new(int fd, GMainContext *context, bool shared, FfQmpEventFunc event,
-                               FfQmpGoneFunc gone, void *opaque)
+/* INODE (taken): FD is still to be connected there; -1: it is connected. */
+static FfQmpClient *client_new(int fd, int inode, GMainContext *context, bool shared,
+                               FfQmpEventFunc event, FfQmpGoneFunc gone, void *opaque)
 {
     FfQmpClient *client = g_new0(FfQmpClient, 1);
     GSource *source;
 
     g_atomic_ref_count_init(&client->refs);
     client->fd = fd;
+    client->inode = inode;
     client->context = context ? g_main_context_ref(context) : NULL;
     client->on_event = event;
     client->on_gone = gone;
@@ -639,8 +703,12 @@ static FfQmpClient *client_new(int fd, GMainContext *context, bool shared, FfQmp
     client->source = (FfQmpClientSource *)g_source_new(&source_funcs, sizeof(FfQmpClientSource));
     client->source->client = ff_qmp_client_ref(client);
     g_source_set_name(&client->source->base, "qmp-client");
-    client->source->tag = g_source_add_unix_fd(&client->source->base, fd, G_IO_IN);
     source = &client->source->base;
+    if (inode < 0) {
+        watch(client->source);
+    } else {
+        g_source_set_ready_time(source, g_get_monotonic_time() + CONNECT_AGAIN_US);
+    }
     ff_tsan_publish(source); /* by the context's lock */
     g_source_attach(source, context);
     g_source_unref(source);
@@ -650,13 +718,30 @@ static FfQmpClient *client_new(int fd, GMainContext *context, bool shared, FfQmp
 FfQmpClient *ff_qmp_client_new(int fd, GMainContext *context, FfQmpEventFunc event,
                                FfQmpGoneFunc gone, void *opaque)
 {
-    return client_new(fd, context, false, event, gone, opaque);
+    return client_new(fd, -1, context, false, event, gone, opaque);
 }
 
 FfQmpClient *ff_qmp_client_new_shared(int fd, FfQmpEventFunc event, FfQmpGoneFunc gone,
                                       void *opaque)
 {
-    return client_new(fd, NULL, true, event, gone, opaque);
+    return client_new(fd, -1, NULL, true, event, gone, opaque);
+}
+
+FfQmpClient *ff_qmp_client_new_to(int inode, GMainContext *context, FfQmpEventFunc event,
+                                  FfQmpGoneFunc gone, void *opaque, GError **error)
+{
+    int sock = socket_new(SOCK_NONBLOCK, error), later = -1;
+    int rc = sock < 0 ? 0 : connect_to(sock, inode);
+
+    if (rc == -EAGAIN) {
+        later = fcntl(inode, F_DUPFD_CLOEXEC, 3);
+        rc = later < 0 ? -errno : 0;
+    }
+    if (rc < 0) {
+        set_no_way(error, -rc);
+        close(sock);
+    }
+    return sock < 0 || rc < 0 ? NULL : client_new(sock, later, context, false, event, gone, opaque);
 }
 
 void ff_qmp_client_close(FfQmpClient *client)

@@ -54,13 +54,19 @@ typedef struct {
 typedef void (*FfQmpGoneFunc)(FfQmpClient *client, const FfQmpEnd *end, void *opaque);
 
 /* Connects to the unix socket whose inode FD refers to (O_PATH; borrowed), also when it is
- * unlinked. Returns a connected close-on-exec fd, or -1 and ERROR. */
+ * unlinked. Returns a connected close-on-exec fd, or -1 and ERROR. Waits until there is room for it
+ * in the socket's listen queue. */
 int ff_qmp_connect(int fd, GError **error);
 
 /* Takes FD, a connected stream socket. CONTEXT may be NULL for the default one, EVENT and GONE for
  * "not wanted"; both are called on CONTEXT's thread (GONE on that of ff_qmp_client_close()). */
 FfQmpClient *ff_qmp_client_new(int fd, GMainContext *context, FfQmpEventFunc event,
                                FfQmpGoneFunc gone, void *opaque);
+/* The same, connected to the socket of INODE as by ff_qmp_connect(), which is never waited for:
+ * where QEMU does not accept, and its listen queue is full, that goes on behind, and commands wait
+ * as for the greeting. NULL and ERROR: nobody listens there. */
+FfQmpClient *ff_qmp_client_new_to(int inode, GMainContext *context, FfQmpEventFunc event,
+                                  FfQmpGoneFunc gone, void *opaque, GError **error);
 /* The same on the default context, for a shared monitor. The functions that wait run the context
  * meanwhile, so everything belongs to one thread, which must not wait from within a callback. */
 FfQmpClient *ff_qmp_client_new_shared(int fd, FfQmpEventFunc event, FfQmpGoneFunc gone,

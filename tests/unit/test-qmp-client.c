@@ -7,7 +7,9 @@
  */
 #include "qmp/client.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -634,6 +636,104 @@ static void test_connect(void)
     close(inode);
 }
 
+static int listen_at(struct sockaddr_un *addr)
+{
+    int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_assert_cmpint(bind(listener, (struct sockaddr *)addr, sizeof(*addr)), ==, 0);
+    g_assert_cmpint(listen(listener, 1), ==, 0);
+    return listener;
+}
+
+/* Connections of those who have died; returns how many there is room for. */
+static unsigned fill(const struct sockaddr_un *addr)
+{
+    unsigned n = 0;
+
+    for (;; n++) {
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        int rc = connect(fd, (struct sockaddr *)addr, sizeof(*addr));
+
+        close(fd);
+        if (rc < 0) {
+            g_assert_cmpint(errno, ==, EAGAIN);
+            return n;
+        }
+    }
+}
+
+static void count_answer(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    unsigned *answers = opaque;
+
+    g_assert_true(result != NULL || error);
+    answers[error != NULL]++;
+}
+
+static void answer_line(int fd, const char *answer)
+{
+    char line[256] = "";
+    ssize_t n = recv(fd, line, sizeof(line) - 1, 0);
+    const char *id = n > 0 ? strstr(line, "\"id\":") : NULL;
+
+    g_assert_nonnull(id);
+    g_autofree char *text =
+        g_strdup_printf("{\"return\": %s, %.*s}\n", answer, (int)strcspn(id, "},"), id);
+    g_assert_cmpint(send(fd, text, strlen(text), 0), ==, (ssize_t)strlen(text));
+}
+
+/* QEMU's main loop stands, and its listen queue is full: nobody waits for it. When it accepts, or
+ * has ended, what was asked is answered. */
+static void test_connect_full(gconstpointer ends)
+{
+    g_autofree char *dir = g_dir_make_tmp("ff-qmp-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "s", NULL);
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    unsigned answers[2] = {0};
+    g_autoptr(GError) error = NULL;
+
+    g_strlcpy(addr.sun_path, path, sizeof(addr.sun_path));
+    int listener = listen_at(&addr), inode = open(path, O_PATH | O_CLOEXEC);
+    unsigned before = fill(&addr);
+    g_autoptr(FfQmpClient) client = ff_qmp_client_new_to(inode, NULL, NULL, NULL, NULL, &error);
+    g_assert_no_error(error);
+    close(inode);
+    ff_qmp_call(client, "query-name", NULL, NULL, 0, count_answer, answers);
+    g_assert_false(g_main_context_iteration(NULL, FALSE));
+    if (ends) {
+        close(listener);
+    } else {
+        while (before--) {
+            close(accept(listener, NULL, NULL));
+        }
+        struct pollfd pfd = {listener, POLLIN, 0};
+        while (poll(&pfd, 1, 0) == 0) {
+            g_main_context_iteration(NULL, TRUE);
+        }
+        int fd = accept(listener, NULL, NULL);
+        static const char greeting[] = "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\n";
+        g_assert_cmpint(send(fd, greeting, strlen(greeting), 0), ==, (ssize_t)strlen(greeting));
+        g_main_context_iteration(NULL, TRUE);
+        answer_line(fd, "{}");
+        g_main_context_iteration(NULL, TRUE);
+        answer_line(fd, "{}");
+        close(listener);
+        while (!answers[0]) {
+            g_main_context_iteration(NULL, TRUE);
+        }
+        close(fd);
+    }
+    while (!answers[0] && !answers[1]) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    g_assert_cmpuint(answers[!ends], ==, 0);
+    ff_qmp_client_close(client);
+    while (g_main_context_iteration(NULL, FALSE)) {
+    }
+    unlink(path);
+    rmdir(dir);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -658,5 +758,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/qmp-client/shared", test_shared);
     g_test_add_func("/qmp-client/connect", test_connect);
+    g_test_add_data_func("/qmp-client/connect/full", NULL, test_connect_full);
+    g_test_add_data_func("/qmp-client/connect/full/ends", "ends", test_connect_full);
     return g_test_run();
 }
