@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "relay/restart.h"
 #include "tests/lib/stop.h"
 #include "tests/qtest/relay-rig.h"
 
@@ -120,6 +121,48 @@ static void test_nothing_at_stake(void)
     rig_expect(client, "ended unexpectedly");
     rig_expect(client, "\"id\": 2");
     rig_expect_no_engine(rig, 1500);
+}
+
+/* What is repeated: each engine that gets it dies, until the client is told. */
+static void die_of(Rig *rig, Stream *client, const char *name)
+{
+    g_autofree char *text = g_strdup_printf("{'execute':'%s'}", name);
+
+    rig_send(client, text);
+    for (unsigned i = 0; i < 3; i++) {
+        rig_engine_start(rig);
+        g_autoptr(RigFrame) command = rig_frame(rig, FF_LINK_COMMAND);
+        g_assert_nonnull(strstr(command->text, name));
+        rig_engine_crash(rig);
+    }
+    rig_expect(client,
+               "\"error\": {\"class\": \"GenericError\", \"desc\": \"the migration engine ends "
+               "unexpectedly again and again");
+}
+
+/* No engine can do what is to be done: each command has an answer, and none comes to QEMU, whose
+ * guest may be elsewhere. The relay goes on, and the first engine that can does it. */
+static void test_never_adopts(void)
+{
+    g_autoptr(Stream) client = NULL;
+    g_autoptr(Rig) rig = granted(NULL, &client);
+
+    die(rig, FF_RESTART_AT_ONCE + 1);
+    for (unsigned i = 0; i < 16; i++) {
+        rig_send(client, "{'execute':'migrate-pause'}");
+        rig_engine_start(rig);
+        g_autoptr(RigFrame) command = rig_frame(rig, FF_LINK_COMMAND);
+        rig_engine_crash(rig);
+        rig_expect(client, "unexpectedly");
+    }
+    die_of(rig, client, "query-status");
+    die_of(rig, client, "query-migrate");
+    die_of(rig, client, "cont");
+    rig_send(client, "{'execute':'query-migrate'}");
+    rig_engine_start(rig);
+    answer_next(rig, client, "query-migrate");
+    g_assert_nonnull(strstr(rig->init, "\"engine-restarts\":30"));
+    set_phase(rig, FF_PHASE_IDLE);
 }
 
 static bool no_faults(void)
@@ -471,6 +514,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/engine-life/hurry/resume", "migrate", test_hurry);
     g_test_add_data_func("/engine-life/hurry/query", "query-migrate", test_hurry);
     g_test_add_func("/engine-life/nothing-at-stake", test_nothing_at_stake);
+    g_test_add_func("/engine-life/never-adopts", test_never_adopts);
     g_test_add_func("/engine-life/cannot-start", test_cannot_start);
     g_test_add_func("/engine-life/no-descriptors", test_no_descriptors);
     g_test_add_func("/engine-life/unwatched", test_unwatched);
