@@ -73,10 +73,13 @@ static int path_only(const Rig *rig, const char *name)
 
 static pid_t start(Rig *rig, char *const *argv)
 {
-    pid_t pid = fork();
+    pid_t test = getpid(), pid = fork();
 
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != test) {
+            _exit(127); /* it has died before */
+        }
         dup2(rig->log, 2);
         execvp(argv[0], argv);
         _exit(127);
