@@ -133,6 +133,22 @@ static void note_native(FfMonitor *mon, const FfQmpCommand *command)
     }
 }
 
+/* The guest runs, or may run, in its next QEMU, whose monitor this is not yet: the end of this one
+ * would not be its end, and a client that was told that it is may start it elsewhere. And this one
+ * may obey (a front's QEMU would continue: relay/front.h), with memory and disks that are the other
+ * one's. */
+static bool is_anothers(const FfMonitor *mon, const FfQmpCommand *command)
+{
+    return ff_needs_guest(command) && ff_state_is_marked(mon->relay->state, FF_MARK_MOVED);
+}
+
+static void say_anothers(FfMonitor *mon, const FfItem *item)
+{
+    reply_error(mon, item,
+                "the guest goes to another QEMU, or is there by now: connect again, and repeat it; "
+                "if it continues nowhere, end this process by SIGTERM");
+}
+
 /* Takes ITEM, an owned command whose turn has come. */
 static void own_item(FfMonitor *mon, FfItem *item)
 {
@@ -151,7 +167,10 @@ static void own_item(FfMonitor *mon, FfItem *item)
         }
         break;
     case FF_ENGINE_ABSENT:
-        if (mon->qemu) {
+        if (mon->qemu && is_anothers(mon, item->command)) {
+            say_anothers(mon, item); /* it was said before */
+            ff_item_free(item);
+        } else if (mon->qemu) {
             note_native(mon, item->command);
             pass_item(mon, item, NULL);
         } else {
@@ -172,22 +191,6 @@ static bool is_owned(const FfMonitor *mon, const FfQmpCommand *command)
     bool left = __atomic_load_n(&mon->relay->state->undo_len, __ATOMIC_ACQUIRE);
 
     return ff_owned(command, mon->relay->filters | (left ? FF_FILTER_RUN_STATE : 0));
-}
-
-/* The guest runs, or may run, in its next QEMU, whose monitor this is not yet: the end of this one
- * would not be its end, and a client that was told that it is may start it elsewhere. And this one
- * may obey (a front's QEMU would continue: relay/front.h), with memory and disks that are the other
- * one's. */
-static bool is_anothers(const FfMonitor *mon, const FfQmpCommand *command)
-{
-    return ff_needs_guest(command) && ff_state_is_marked(mon->relay->state, FF_MARK_MOVED);
-}
-
-static void say_anothers(FfMonitor *mon, const FfItem *item)
-{
-    reply_error(mon, item,
-                "the guest goes to another QEMU, or is there by now: connect again, and repeat it; "
-                "if it continues nowhere, end this process by SIGTERM");
 }
 
 /* Whether ITEM can be judged only when all before it is answered. */
