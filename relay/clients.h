@@ -10,8 +10,8 @@
  *   old -> new                      GIVEN, and a byte for each, 1: from here on it is the new one's
  *
  * The new one asks when the guest is its QEMU's (TAKEN), and its engine lets the old QEMU be ended
- * after that. A client that has sent half a command, whose command has no answer yet, or that does
- * not read, stays, and is disconnected with the old QEMU.
+ * after that. A client that has sent half a command takes it along. One whose command has no answer
+ * yet, or that does not read, stays, and is disconnected with the old QEMU.
  *
  * All functions: the main loop's thread.
  */

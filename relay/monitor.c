@@ -551,7 +551,8 @@ static void inherit(FfMonitor *mon)
     mon->client = ff_conn_new(had->in, had->out, &client_ops, mon);
 }
 
-/* Between two messages, with all answers given. */
+/* Nothing of QEMU's is half here, and all answers are given. Of a command that comes a part may be.
+ */
 static bool is_between(const FfMonitor *mon)
 {
     return mon->client && mon->qemu && mon->greeted && !mon->kept && !mon->hang_up &&
@@ -559,9 +560,8 @@ static bool is_between(const FfMonitor *mon)
            !mon->barriers && !mon->n_fds && !mon->inside && mon->out == FF_OUT_UNDECIDED &&
            !mon->held->len && !mon->batch->len && !mon->insert_bytes &&
            g_queue_is_empty((GQueue *)&mon->inband) && g_queue_is_empty((GQueue *)&mon->oob) &&
-           g_queue_is_empty((GQueue *)&mon->owned_oob) && ff_qmp_framer_rests(mon->framer) &&
-           ff_qmp_splitter_idle(mon->splitter) && !ff_conn_queued(mon->client) &&
-           !ff_conn_queued(mon->qemu);
+           g_queue_is_empty((GQueue *)&mon->owned_oob) && ff_qmp_splitter_idle(mon->splitter) &&
+           !ff_conn_queued(mon->client) && !ff_conn_queued(mon->qemu);
 }
 
 bool ff_monitor_rests(const FfMonitor *mon)
@@ -569,8 +569,8 @@ bool ff_monitor_rests(const FfMonitor *mon)
     if (!mon->client && !mon->qemu) {
         return !mon->kept && !mon->hang_up;
     }
-    return is_between(mon) && !mon->client_ended && mon->event_filters == mon->relay->filters &&
-           g_queue_is_empty((GQueue *)&mon->todo);
+    return is_between(mon) && ff_qmp_framer_rests(mon->framer) && !mon->client_ended &&
+           mon->event_filters == mon->relay->filters && g_queue_is_empty((GQueue *)&mon->todo);
 }
 
 bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session)
@@ -605,7 +605,7 @@ bool ff_monitor_is_quiet(const FfMonitor *mon)
             return false;
         }
     }
-    return is_between(mon);
+    return is_between(mon) && ff_qmp_framer_moves(mon->framer);
 }
 
 char *ff_monitor_unread(const FfMonitor *mon)
@@ -618,6 +618,8 @@ char *ff_monitor_unread(const FfMonitor *mon)
 
         g_byte_array_append(all, raw, len);
     }
+    g_byte_array_append(all, (const guint8 *)ff_qmp_framer_held(mon->framer),
+                        ff_qmp_framer_pending(mon->framer));
     return g_base64_encode(all->data, all->len);
 }
 

@@ -37,8 +37,8 @@ bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session);
 /* ---- a client that goes to another relay (clients.h) ---- */
 /* It listens, and has a client that has negotiated and is none that has begun the upgrade. */
 bool ff_monitor_may_go(const FfMonitor *mon);
-/* Of that client nothing is half here, and QEMU owes it nothing; what it has said, and nobody has
- * carried out, may be there. */
+/* Of that client nothing is under way, and QEMU owes it nothing; what it has said, and nobody has
+ * carried out, may be there, half a command as well. */
 bool ff_monitor_is_quiet(const FfMonitor *mon);
 /* That, base64 (g_free). */
 char *ff_monitor_unread(const FfMonitor *mon);

@@ -237,6 +237,16 @@ size_t ff_qmp_framer_pending(const FfQmpFramer *f)
     return f->raw->len;
 }
 
+const char *ff_qmp_framer_held(const FfQmpFramer *f)
+{
+    return (const char *)f->raw->data;
+}
+
+bool ff_qmp_framer_moves(const FfQmpFramer *f)
+{
+    return f->state != LEX_RECOVERY;
+}
+
 bool ff_qmp_framer_rests(const FfQmpFramer *f)
 {
     return f->state == LEX_START && !f->tokens && !f->braces && !f->brackets;

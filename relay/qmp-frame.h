@@ -37,6 +37,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfQmpFramer, ff_qmp_framer_free)
 size_t ff_qmp_framer_feed(FfQmpFramer *framer, const char *buf, size_t len, GBytes **message);
 /* Bytes held of a message that is not complete. */
 size_t ff_qmp_framer_pending(const FfQmpFramer *framer);
+/* The same bytes. Fed to another framer they bring it to where this one is, if it MOVES: not while
+ * it skips what comes after an error. Valid until the next call of feed. */
+const char *ff_qmp_framer_held(const FfQmpFramer *framer);
+bool ff_qmp_framer_moves(const FfQmpFramer *framer);
 /* TRUE between two messages: what is held is blanks at most, and another framer can go on. */
 bool ff_qmp_framer_rests(const FfQmpFramer *framer);
 

@@ -8,11 +8,9 @@
 #include <stdint.h>
 #include <string.h>
 
-static GPtrArray *frame_all(const char *text, size_t len, size_t step)
+static void feed_all(FfQmpFramer *framer, const char *text, size_t len, size_t step,
+                     GPtrArray *messages)
 {
-    g_autoptr(FfQmpFramer) framer = ff_qmp_framer_new();
-    GPtrArray *messages = g_ptr_array_new_with_free_func(g_free);
-
     for (size_t at = 0; at < len;) {
         GBytes *message;
 
@@ -25,6 +23,32 @@ static GPtrArray *frame_all(const char *text, size_t len, size_t step)
             g_bytes_unref(message);
         }
     }
+}
+
+static GPtrArray *frame_all(const char *text, size_t len, size_t step)
+{
+    g_autoptr(FfQmpFramer) framer = ff_qmp_framer_new();
+    GPtrArray *messages = g_ptr_array_new_with_free_func(g_free);
+
+    feed_all(framer, text, len, step, messages);
+    return messages;
+}
+
+/* The same, with another framer from byte AT on. */
+static GPtrArray *frame_moved(const char *text, size_t len, size_t at)
+{
+    g_autoptr(FfQmpFramer) first = ff_qmp_framer_new(), second = ff_qmp_framer_new();
+    GPtrArray *messages = g_ptr_array_new_with_free_func(g_free);
+
+    feed_all(first, text, at, SIZE_MAX, messages);
+    guint n = messages->len;
+    if (!ff_qmp_framer_moves(first)) {
+        feed_all(first, text + at, len - at, SIZE_MAX, messages);
+        return messages;
+    }
+    feed_all(second, ff_qmp_framer_held(first), ff_qmp_framer_pending(first), SIZE_MAX, messages);
+    g_assert_cmpuint(messages->len, ==, n); /* it is no more than a part */
+    feed_all(second, text + at, len - at, SIZE_MAX, messages);
     return messages;
 }
 
@@ -317,6 +341,35 @@ static void test_early(void)
     g_assert_cmpstr(late + used, ==, ": [");
 }
 
+static void assert_same(const GPtrArray *a, const GPtrArray *b)
+{
+    g_assert_cmpuint(a->len, ==, b->len);
+    for (guint i = 0; i < a->len; i++) {
+        g_assert_cmpstr(a->pdata[i], ==, b->pdata[i]);
+    }
+}
+
+/* Another framer goes on in the middle of any message. */
+static void test_moved(void)
+{
+    static const char alphabet[] = "{}[]:,\"'\\ \r\nu01.-+eEtrue@\x01\xFF";
+    static const char command[] = " {'a': [1.5e-3, true, \"\\\"\"]} 17 {";
+
+    for (int round = 0; round < 2000; round++) {
+        char text[sizeof(command)];
+
+        for (size_t i = 0; i < sizeof(text); i++) {
+            text[i] = round ? alphabet[g_random_int_range(0, sizeof(alphabet) - 1)] : command[i];
+        }
+        g_autoptr(GPtrArray) whole = frame_all(text, sizeof(text), SIZE_MAX);
+        for (size_t at = 0; at < sizeof(text); at++) {
+            g_autoptr(GPtrArray) moved = frame_moved(text, sizeof(text), at);
+
+            assert_same(whole, moved);
+        }
+    }
+}
+
 /* Any bytes, in both directions: no crash, and every byte is used. */
 static void test_random(void)
 {
@@ -358,6 +411,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qmp-frame/id-equal", test_id_equal);
     g_test_add_func("/qmp-frame/answers", test_answers);
     g_test_add_func("/qmp-frame/early", test_early);
+    g_test_add_func("/qmp-frame/moved", test_moved);
     g_test_add_func("/qmp-frame/random", test_random);
     return g_test_run();
 }
