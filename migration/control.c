@@ -15,6 +15,8 @@
 
 /* The relay answers in microseconds; without one that answers a client may learn things late. */
 #define SYNC_DEADLINE_MS 1000
+/* The same where clients of another QEMU are to come first (relay/clients.h: COME_BEHIND_MS). */
+#define CLIENTS_MS 11000
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
@@ -261,7 +263,7 @@ static void tell_driver(FfControl *c, Told t)
     g_source_attach(source, c->driver_ctx);
 }
 
-void ff_control_sync(FfControl *c)
+static void sync_within(FfControl *c, unsigned ms)
 {
     if (!c->ops.sync) {
         return;
@@ -271,7 +273,17 @@ void ff_control_sync(FfControl *c)
     ff_mutex_unlock(&c->lock);
     tell_driver(c, (Told){.sync = true});
     ff_control_wait_until(c, FF_EV_SYNCED | FF_EV_DEAD | FF_EV_QUIT,
-                          g_get_monotonic_time() + SYNC_DEADLINE_MS * 1000);
+                          g_get_monotonic_time() + ms * 1000LL);
+}
+
+void ff_control_sync(FfControl *c)
+{
+    sync_within(c, SYNC_DEADLINE_MS);
+}
+
+void ff_control_sync_clients(FfControl *c)
+{
+    sync_within(c, CLIENTS_MS);
 }
 
 void ff_control_new_pass(FfControl *c)

@@ -153,6 +153,8 @@ void ff_control_pause(FfControl *c, const char *why);
 /* Waits until the client has been told the last status, for a second at most: what the peer learns
  * after that comes to the client after that. */
 void ff_control_sync(FfControl *c);
+/* The same of a guest that has come from another QEMU, when its clients have as well. */
+void ff_control_sync_clients(FfControl *c);
 void ff_control_new_pass(FfControl *c);
 /* The driver is to kill the VMM. */
 void ff_control_kill_vmm(FfControl *c, const char *why);

@@ -405,7 +405,7 @@ static void run_and_complete(FfTakeover *t)
     run_and_lift(t);
     FF_FAULT_AT("lifted");
     /* Its clients find the new QEMU before the old one is ended: the relay knows (moved). */
-    ff_control_sync(t->control);
+    ff_control_sync_clients(t->control);
     ff_upgrade_send(t->link, -1, FF_UPGRADE_LIFTED, NULL, 0, NULL, 0);
     complete(t);
 }
@@ -465,8 +465,8 @@ void ff_takeover_adopt(FfTakeover *t)
             run_guest(t);
         }
         ff_control_moved(t->control);
-        ff_control_sync(t->control); /* as in run_and_complete() */
-        complete(t);                 /* the driver lifts what is guarded */
+        ff_control_sync_clients(t->control); /* as in run_and_complete() */
+        complete(t);                         /* the driver lifts what is guarded */
         return;
     }
     if (!t->pact && phase == FF_PHASE_LOADED) {

@@ -24,18 +24,24 @@
 #include "relay/monitor.h"
 #include "state/succession.h"
 
-/* Until clients are between two messages: QEMU answers at once what it has been asked. */
+/* Until clients are between two messages, where who asks takes them at once or never: QEMU answers
+ * at once what it has been asked. */
 #define QUIET_MS 500
-/* Until the new relay asks; its engine may have to be started again. */
+/* Of a process that stays, or is behind one: until the new relay asks (its engine may have to be
+ * started again), until the last client is between two messages, and until that relay has its turn.
+ */
 #define LEAVE_MS 60000
 
 struct FfClientsGive {
-    int talk; /* with who has asked; -1: nobody has */
+    int talk;    /* with who has asked; -1: nobody has */
+    bool rounds; /* that one waits for those that come later */
+    bool told;   /* it has heard who comes, and who stays */
     GSource *quiet;
     guint timer, answer; /* 0: none */
     GArray *given;       /* of guint: indices of the monitors whose clients were described */
+    unsigned n_stay;     /* of clients, after the last round */
     bool was_asked;      /* since the guest has left */
-    void (*leave)(FfRelay *relay); /* when that is over; NULL */
+    void (*leave)(FfMonitor *mon); /* when that is over; NULL */
     guint last;                    /* not later than this; 0: none */
 };
 
@@ -56,13 +62,24 @@ static FfMonitor *monitor(const FfRelay *relay, guint i)
 
 /* ---- giving ---------------------------------------------------------------------------------- */
 
+/* OTHERS: those that do not go. */
+static void let_go(FfRelay *relay, bool others)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        if (!others || !ff_monitor_will_go(monitor(relay, i))) {
+            relay->gives->leave(monitor(relay, i));
+        }
+    }
+}
+
 static void leave_now(FfRelay *relay)
 {
     FfClientsGive *g = relay->gives;
 
     g_clear_handle_id(&g->last, g_source_remove);
     if (g->leave) {
-        g_steal_pointer (&g->leave)(relay);
+        let_go(relay, false);
+        g->leave = NULL;
     }
 }
 
@@ -77,7 +94,11 @@ static void over(FfRelay *relay)
     g_clear_handle_id(&g->timer, g_source_remove);
     g_clear_handle_id(&g->answer, g_source_remove);
     close(g_steal_fd(&g->talk));
+    relay->clients_go = false;
     leave_now(relay);
+    if (relay->clients_late) {
+        relay->pump(relay); /* they wait for nobody any more */
+    }
 }
 
 static void refuse(FfRelay *relay, const char *why)
@@ -94,10 +115,19 @@ static bool still_quiet(const FfMonitor *mon)
     return ff_monitor_may_go(mon) && ff_monitor_is_quiet(mon);
 }
 
-/* FALSE: it has said too much to go along. *ROOM: bytes that are left for such words. */
-static bool describe(JsonBuilder *b, const FfMonitor *mon, const char *id, GArray *fds,
-                     size_t *room)
+static void begin_client(JsonBuilder *b, const FfRelay *relay, guint i)
 {
+    json_builder_begin_object(b);
+    json_builder_set_member_name(b, "id");
+    json_builder_add_string_value(b, ((FfRelayMonitor *)relay->plan->monitors->pdata[i])->id);
+    json_builder_set_member_name(b, "oob-enabled");
+    json_builder_add_boolean_value(b, ff_monitor_has_oob(monitor(relay, i)));
+}
+
+/* FALSE: with what others have said it is too much for one message. *ROOM: bytes that are left. */
+static bool describe(JsonBuilder *b, const FfRelay *relay, guint i, GArray *fds, size_t *room)
+{
+    const FfMonitor *mon = monitor(relay, i);
     FfRelaySession session;
     g_autofree char *unread = ff_monitor_unread(mon);
 
@@ -108,31 +138,42 @@ static bool describe(JsonBuilder *b, const FfMonitor *mon, const char *id, GArra
     ff_monitor_session(mon, &session);
     g_free(session.greeting);
     g_array_append_val(fds, session.in);
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "id");
-    json_builder_add_string_value(b, id);
-    json_builder_set_member_name(b, "oob-enabled");
-    json_builder_add_boolean_value(b, session.oob_enabled);
+    begin_client(b, relay, i);
     json_builder_set_member_name(b, "unread");
     json_builder_add_string_value(b, unread);
     json_builder_end_object(b);
     return true;
 }
 
+/* After all that come, whose fds are in the order of these objects. */
+static void describe_one_that_stays(JsonBuilder *b, const FfRelay *relay, guint i)
+{
+    begin_client(b, relay, i);
+    json_builder_set_member_name(b, "stays");
+    json_builder_add_boolean_value(b, true);
+    json_builder_end_object(b);
+}
+
 /* FDS: the first one is to be this text's. An empty array: there is nobody. */
 static char *describe_all(FfRelay *relay, GArray *fds)
 {
+    FfClientsGive *g = relay->gives;
     g_autoptr(JsonBuilder) b = json_builder_new();
+    g_autoptr(GArray) stay = g_array_new(FALSE, FALSE, sizeof(guint));
     size_t room = FF_CLIENTS_UNREAD_MAX;
 
-    g_array_set_size(relay->gives->given, 0);
+    g_array_set_size(g->given, 0);
     json_builder_begin_array(b);
-    for (guint i = 0; i < relay->monitors->len && fds->len < FF_RIGHTS_MAX; i++) {
-        if (still_quiet(monitor(relay, i)) &&
-            describe(b, monitor(relay, i), ((FfRelayMonitor *)relay->plan->monitors->pdata[i])->id,
-                     fds, &room)) {
-            g_array_append_val(relay->gives->given, i);
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        if (fds->len < FF_RIGHTS_MAX && still_quiet(monitor(relay, i)) &&
+            describe(b, relay, i, fds, &room)) {
+            g_array_append_val(g->given, i);
+        } else if (g->rounds && ff_monitor_will_go(monitor(relay, i))) {
+            g_array_append_val(stay, i);
         }
+    }
+    for (guint i = 0; i < stay->len; i++) {
+        describe_one_that_stays(b, relay, g_array_index(stay, guint, i));
     }
     json_builder_end_array(b);
     g_autoptr(JsonNode) root = json_builder_get_root(b);
@@ -183,6 +224,34 @@ static void hold(FfRelay *relay, bool held)
     }
 }
 
+static unsigned will_go(const FfRelay *relay)
+{
+    unsigned n = 0;
+
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        n += ff_monitor_will_go(monitor(relay, i));
+    }
+    return n;
+}
+
+static void wait_quiet(FfRelay *relay);
+
+/* A round is over. */
+static void go_on(FfRelay *relay)
+{
+    FfClientsGive *g = relay->gives;
+
+    g->n_stay = will_go(relay);
+    if (g->rounds && g->n_stay) {
+        wait_quiet(relay);
+        if (g->leave) {
+            let_go(relay, true);
+        }
+    } else {
+        over(relay);
+    }
+}
+
 /* TAKE, or the end of who has asked: then they are this one's still. */
 static gboolean answered(gint talk, GIOCondition condition, gpointer opaque)
 {
@@ -193,12 +262,14 @@ static gboolean answered(gint talk, GIOCondition condition, gpointer opaque)
     bool take = ff_rights_receive(talk, &word, 1, &rights) == 1 && word == FF_SUCCESSION_TAKE;
 
     g->answer = 0;
+    g_clear_handle_id(&g->timer, g_source_remove);
     if (take && give_all(relay)) {
         FF_FAULT_AT("clients-given");
+        go_on(relay);
     } else {
         hold(relay, false);
+        over(relay);
     }
-    over(relay);
     return G_SOURCE_REMOVE;
 }
 
@@ -212,6 +283,12 @@ static gboolean not_answered(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* Who has this guest's process knows the guest by it, or by the one before it. */
+static bool has_time(const FfRelay *relay)
+{
+    return relay->plan->front_fd >= 0 || ff_state_is_marked(relay->state, FF_MARK_FRONT);
+}
+
 static void give_now(FfRelay *relay)
 {
     FfClientsGive *g = relay->gives;
@@ -223,6 +300,7 @@ static void give_now(FfRelay *relay)
     g_autofree char *text = describe_all(relay, fds);
     text_fd = memfd_of(text);
     g_array_index(fds, int, 0) = text_fd;
+    g->told = true;
     bool sent =
         text_fd >= 0 && ff_rights_send(g->talk, &plan, 1, (int *)(void *)fds->data, fds->len) == 1;
     if (text_fd >= 0) {
@@ -233,7 +311,8 @@ static void give_now(FfRelay *relay)
         return;
     }
     hold(relay, true);
-    g->timer = g_timeout_add(FF_SUCCESSION_FROZEN_MS, not_answered, relay);
+    g->timer =
+        g_timeout_add(has_time(relay) ? LEAVE_MS : FF_SUCCESSION_FROZEN_MS, not_answered, relay);
     g->answer = g_unix_fd_add(g->talk, G_IO_IN | G_IO_HUP, answered, relay);
 }
 
@@ -252,11 +331,30 @@ static bool all_quiet(const FfRelay *relay)
     return true;
 }
 
+static bool is_any_quiet(const FfRelay *relay)
+{
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        if (still_quiet(monitor(relay, i))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* There is something to say. */
+static bool is_time(const FfRelay *relay)
+{
+    const FfClientsGive *g = relay->gives;
+
+    return !g->rounds ? all_quiet(relay)
+                      : !g->told || is_any_quiet(relay) || will_go(relay) < g->n_stay;
+}
+
 /* Looked at in each turn of the main loop, which each event brings about. */
 static gboolean quiet_prepare(GSource *source, gint *timeout)
 {
     *timeout = -1;
-    return all_quiet(((Quiet *)source)->relay);
+    return is_time(((Quiet *)source)->relay);
 }
 
 static gboolean quiet_check(GSource *source)
@@ -271,12 +369,17 @@ static void begin(FfRelay *relay)
     g_source_destroy(g->quiet);
     g_clear_pointer(&g->quiet, g_source_unref);
     g_clear_handle_id(&g->timer, g_source_remove);
-    give_now(relay);
+    g_clear_handle_id(&g->answer, g_source_remove);
+    if (g->rounds && !will_go(relay)) {
+        over(relay);
+    } else {
+        give_now(relay);
+    }
 }
 
 static gboolean quiet_dispatch(GSource *source, GSourceFunc callback, gpointer data)
 {
-    if (!all_quiet(((Quiet *)source)->relay)) {
+    if (!is_time(((Quiet *)source)->relay)) {
         return G_SOURCE_CONTINUE; /* something has come in this turn */
     }
     begin(((Quiet *)source)->relay);
@@ -296,8 +399,30 @@ static gboolean not_quiet(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* Between two rounds it says nothing, so this is its end. */
+static gboolean parted(gint talk, GIOCondition condition, gpointer opaque)
+{
+    FfRelay *relay = opaque;
+
+    relay->gives->answer = 0;
+    over(relay);
+    return G_SOURCE_REMOVE;
+}
+
+static void wait_quiet(FfRelay *relay)
+{
+    FfClientsGive *g = relay->gives;
+
+    g->answer = g_unix_fd_add(g->talk, G_IO_IN | G_IO_HUP, parted, relay);
+    g->quiet = g_source_new(&quiet_funcs, sizeof(Quiet));
+    ((Quiet *)g->quiet)->relay = relay;
+    /* After what has come, which the turn begins with. */
+    g_source_set_priority(g->quiet, G_PRIORITY_LOW);
+    g_source_attach(g->quiet, NULL);
+}
+
 /* Takes TALK, a socket of who has asked. */
-static void give(FfRelay *relay, int talk)
+static void give(FfRelay *relay, int talk, bool rounds)
 {
     FfClientsGive *g = give_of(relay);
 
@@ -311,24 +436,23 @@ static void give(FfRelay *relay, int talk)
         return;
     }
     ff_hook_set_accepts(relay, FF_ACCEPTS_NONE); /* only who has the guest asks */
-    g->was_asked = true;
+    g->was_asked = relay->clients_go = true;
     FF_FAULT_AT("clients-asked");
-    g->timer = g_timeout_add(QUIET_MS, not_quiet, relay);
-    g->quiet = g_source_new(&quiet_funcs, sizeof(Quiet));
-    ((Quiet *)g->quiet)->relay = relay;
-    /* After what has come, which the turn begins with. */
-    g_source_set_priority(g->quiet, G_PRIORITY_LOW);
-    g_source_attach(g->quiet, NULL);
+    g->rounds = rounds;
+    g->told = false;
+    g->timer = rounds ? 0 : g_timeout_add(QUIET_MS, not_quiet, relay);
+    wait_quiet(relay);
 }
 
 static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
 {
-    char word = 0;
+    char words[2] = "";
     FfRights rights;
-    ssize_t n = ff_rights_receive(door, &word, 1, &rights);
+    ssize_t n = ff_rights_receive(door, words, sizeof(words), &rights);
+    char word = words[0];
 
-    if (n == 1 && word == FF_SUCCESSION_CLIENTS && rights.n == 1) {
-        give(opaque, rights.fd[0]);
+    if (n >= 1 && word == FF_SUCCESSION_CLIENTS && rights.n == 1) {
+        give(opaque, rights.fd[0], n == 2 && words[1] == FF_SUCCESSION_ROUNDS);
         return G_SOURCE_CONTINUE;
     }
     if (n == 1 && word == FF_SUCCESSION_HEIR && rights.n == 1) {
@@ -355,37 +479,35 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-static bool may_any_go(const FfRelay *relay)
-{
-    for (guint i = 0; i < relay->monitors->len; i++) {
-        if (ff_monitor_may_go(monitor(relay, i))) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static gboolean has_waited(gpointer opaque)
 {
     FfRelay *relay = opaque;
 
     relay->gives->last = 0;
-    ff_relay_log(relay, "clients are disconnected: the new QEMU's relay does not take them");
-    leave_now(relay);
+    ff_relay_log(relay, relay->gives->talk >= 0
+                            ? "clients are disconnected: they have not come to the end of a "
+                              "command in time"
+                            : "clients are disconnected: the new QEMU's relay does not take them");
+    if (relay->gives->talk >= 0) {
+        over(relay);
+    } else {
+        leave_now(relay);
+    }
     return G_SOURCE_REMOVE;
 }
 
-void ff_clients_leave(FfRelay *relay, void (*leave)(FfRelay *relay))
+void ff_clients_leave(FfRelay *relay, void (*leave)(FfMonitor *mon))
 {
     FfClientsGive *g = give_of(relay);
 
-    if (!may_any_go(relay) || (g->was_asked && g->talk < 0)) {
-        leave(relay);
+    g->leave = leave;
+    if (!will_go(relay) || (g->was_asked && g->talk < 0)) {
+        leave_now(relay);
         return;
     }
-    g->leave = leave;
-    if (g->talk < 0) {
-        g->last = g_timeout_add(LEAVE_MS, has_waited, relay);
+    g->last = g_timeout_add(LEAVE_MS, has_waited, relay);
+    if (g->rounds && g->told) {
+        let_go(relay, true); /* farfault upgrade waits for that */
     }
 }
 

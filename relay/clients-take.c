@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The new QEMU's side of clients.h. The old relay may hang, or be dead: then nobody comes, and
- * clients are disconnected when it ends.
+ * clients are disconnected when it ends. A monitor whose client is awaited takes no other one.
  *
  * One thread; no locks. System calls: socketpair, pread64, newfstatat.
  */
@@ -22,9 +22,14 @@
 #include "relay/monitor.h"
 #include "state/succession.h"
 
-/* The old one needs QUIET_MS of its at most, and the guest runs here meanwhile. The engine's SYNC
- * waits for a second (migration/control.c). */
+/* Until the old one has spoken, and, where its process ends, until all are here. The guest runs
+ * here meanwhile, and the engine's SYNC waits (CLIENTS_MS of migration/control.c). */
 #define COME_MS 900
+/* The same where others know the guest by a front: for libvirt the end of its connection is that of
+ * the guest. */
+#define COME_BEHIND_MS 10000
+/* Where the process stays, for those that come later: it lets them go before (LEAVE_MS). */
+#define LATE_MS 90000
 #define TEXT_MAX (4 << 20) /* what a client has said, and nobody has carried out */
 
 struct FfClientsTake {
@@ -33,6 +38,7 @@ struct FfClientsTake {
     GArray *seqs;       /* of uint32_t: SYNCs of the engine that wait */
     JsonNode *plan;     /* who is to come; NULL: it has not said */
     FfRights clients;   /* the first one is the plan's, and closed */
+    bool only_late;     /* all but those that come later are here: the engine waits no more */
 };
 
 static void forget(FfClientsTake *t)
@@ -46,6 +52,24 @@ static void forget(FfClientsTake *t)
     g_clear_pointer(&t->plan, json_node_unref);
 }
 
+static void synced(FfRelay *relay)
+{
+    FfClientsTake *t = relay->takes;
+
+    for (guint i = 0; i < t->seqs->len; i++) {
+        ff_engine_synced(relay, g_array_index(t->seqs, uint32_t, i));
+    }
+    g_array_set_size(t->seqs, 0);
+}
+
+static void await_no_more(FfRelay *relay, guint i)
+{
+    if (ff_monitor_await_no_more(relay->monitors->pdata[i])) {
+        ff_relay_log(relay, "the client of monitor '%s' does not come from the old QEMU",
+                     ((FfRelayMonitor *)relay->plan->monitors->pdata[i])->id);
+    }
+}
+
 static void over(FfRelay *relay)
 {
     FfClientsTake *t = relay->takes;
@@ -54,10 +78,10 @@ static void over(FfRelay *relay)
     g_clear_handle_id(&t->timer, g_source_remove);
     close(g_steal_fd(&t->talk));
     forget(t);
-    for (guint i = 0; i < t->seqs->len; i++) {
-        ff_engine_synced(relay, g_array_index(t->seqs, uint32_t, i));
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        await_no_more(relay, i);
     }
-    g_array_set_size(t->seqs, 0);
+    synced(relay);
 }
 
 static int index_of(const FfRelay *relay, const char *id)
@@ -70,22 +94,49 @@ static int index_of(const FfRelay *relay, const char *id)
     return -1;
 }
 
-/* WHICH: of the N that were to come, 1: it is here. */
-static void adopt_all(FfRelay *relay, const char *which, guint n)
+/* Client number I of the plan, of monitor MON, as O says. WHICH: of the N that were to come, 1: it
+ * is here. TRUE: it comes later. */
+static bool adopt(FfRelay *relay, guint i, FfMonitor *mon, JsonObject *o, const char *which,
+                  guint n)
 {
     FfClientsTake *t = relay->takes;
-    JsonArray *all = json_node_get_array(t->plan);
+    bool stays = ff_json_bool(o, "stays"), oob_enabled = ff_json_bool(o, "oob-enabled");
 
-    for (guint i = 0; i < json_array_get_length(all) && i + 1 < t->clients.n; i++) {
+    if (!stays && (i >= n || i + 1 >= t->clients.n)) {
+        return false;
+    }
+    if (stays || !which[i]) {
+        ff_monitor_await(mon, oob_enabled);
+        return true;
+    }
+    if (ff_monitor_adopt(mon, t->clients.fd[i + 1], oob_enabled,
+                         ff_json_string_or(o, "unread", ""))) {
+        t->clients.fd[i + 1] = -1;
+    }
+    return false;
+}
+
+/* TRUE: some come later. */
+static bool adopt_all(FfRelay *relay, const char *which, guint n)
+{
+    JsonArray *all = json_node_get_array(relay->takes->plan);
+    g_autofree bool *later = g_new0(bool, relay->monitors->len);
+    bool some = false;
+
+    for (guint i = 0; i < json_array_get_length(all); i++) {
         JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
         int index = o ? index_of(relay, ff_json_string_or(o, "id", "")) : -1;
 
-        if (index >= 0 && i < n && which[i] &&
-            ff_monitor_adopt(relay->monitors->pdata[index], t->clients.fd[i + 1],
-                             ff_json_bool(o, "oob-enabled"), ff_json_string_or(o, "unread", ""))) {
-            t->clients.fd[i + 1] = -1;
+        if (index >= 0 && adopt(relay, i, relay->monitors->pdata[index], o, which, n)) {
+            later[index] = some = true;
         }
     }
+    for (guint i = 0; i < relay->monitors->len; i++) {
+        if (!later[i]) {
+            await_no_more(relay, i); /* it has hung up */
+        }
+    }
+    return some;
 }
 
 static JsonNode *read_plan(int fd)
@@ -113,6 +164,62 @@ static bool welcome(FfClientsTake *t)
     return t->plan && ff_rights_send(t->talk, &take, 1, NULL, 0) == 1;
 }
 
+static gboolean too_late(gpointer opaque);
+
+/* When this process had no turn the answer may be there, and is heard before. */
+static void set_limit(FfRelay *relay, guint ms)
+{
+    FfClientsTake *t = relay->takes;
+
+    g_clear_handle_id(&t->timer, g_source_remove);
+    t->timer = g_timeout_add_full(G_PRIORITY_LOW, ms, too_late, relay, NULL);
+}
+
+static guint come_ms(const FfRelay *relay)
+{
+    return relay->plan->front_fd >= 0 ? COME_BEHIND_MS : COME_MS;
+}
+
+/* A round is over, and others come later. Where the old QEMU ends, it waits for them as well. */
+static void await_others(FfRelay *relay)
+{
+    FfClientsTake *t = relay->takes;
+
+    if (relay->plan->other_stays && !t->only_late) {
+        t->only_late = true;
+        set_limit(relay, LATE_MS);
+        synced(relay);
+    }
+}
+
+/* FALSE: that was all, or is no answer. */
+static bool hear(FfRelay *relay, const char *words, ssize_t n, const FfRights *rights)
+{
+    FfClientsTake *t = relay->takes;
+
+    if (n == 1 && words[0] == FF_SUCCESSION_PLAN && !t->plan && !t->clients.n) {
+        t->clients = *rights;
+        if (!t->only_late) {
+            set_limit(relay, come_ms(relay)); /* it hangs no more */
+        }
+        return welcome(t);
+    }
+    for (unsigned i = 0; i < rights->n; i++) {
+        close(rights->fd[i]);
+    }
+    if (n >= 1 && words[0] == FF_SUCCESSION_GIVEN && t->plan) {
+        FF_FAULT_AT("clients-taken");
+        bool later = adopt_all(relay, words + 1, (guint)n - 1);
+
+        forget(t);
+        if (later) {
+            await_others(relay);
+        }
+        return later;
+    }
+    return false;
+}
+
 static gboolean said(gint talk, GIOCondition condition, gpointer opaque)
 {
     FfRelay *relay = opaque;
@@ -121,22 +228,8 @@ static gboolean said(gint talk, GIOCondition condition, gpointer opaque)
     char words[1 + FF_RIGHTS_MAX] = "";
     ssize_t n = ff_rights_receive(talk, words, sizeof(words), &rights);
 
-    if (n == -EAGAIN || n == -EINTR) {
+    if (n == -EAGAIN || n == -EINTR || hear(relay, words, n, &rights)) {
         return G_SOURCE_CONTINUE;
-    }
-    if (n == 1 && words[0] == FF_SUCCESSION_PLAN && !t->plan && !t->clients.n) {
-        t->clients = rights;
-        if (welcome(t)) {
-            return G_SOURCE_CONTINUE;
-        }
-    } else {
-        for (unsigned i = 0; i < rights.n; i++) {
-            close(rights.fd[i]);
-        }
-        if (n > 1 && words[0] == FF_SUCCESSION_GIVEN && t->plan) {
-            FF_FAULT_AT("clients-taken");
-            adopt_all(relay, words + 1, (guint)n - 1);
-        }
     }
     t->watch = 0;
     over(relay);
@@ -147,12 +240,12 @@ static gboolean too_late(gpointer opaque)
 {
     FfRelay *relay = opaque;
     FfClientsTake *t = relay->takes;
+    guint watch = t->watch;
 
     t->timer = 0;
     /* From here on the old relay is told that nobody hears its GIVEN (EPIPE), and the clients are
      * its own. One that it has said is read: they would be nobody's. */
     shutdown(t->talk, SHUT_RD);
-    guint watch = t->watch;
     if (t->plan && said(t->talk, G_IO_IN, relay) == G_SOURCE_REMOVE) {
         g_source_remove(watch);
     } else {
@@ -164,13 +257,14 @@ static gboolean too_late(gpointer opaque)
 /* Returns the socket for what follows, or -1. */
 static int ask(const FfRelay *relay)
 {
-    const char word = FF_SUCCESSION_CLIENTS;
+    static const char words[] = {FF_SUCCESSION_CLIENTS, FF_SUCCESSION_ROUNDS};
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
         return -1;
     }
-    if (ff_rights_send(relay->plan->other_door, &word, 1, &pair[1], 1) != 1) {
+    if (ff_rights_send(relay->plan->other_door, words, sizeof(words), &pair[1], 1) !=
+        (ssize_t)sizeof(words)) {
         close(g_steal_fd(&pair[0]));
     }
     close(pair[1]);
@@ -191,12 +285,12 @@ void ff_clients_take(FfRelay *relay)
         return;
     }
     t->watch = g_unix_fd_add(t->talk, G_IO_IN | G_IO_HUP, said, relay);
-    t->timer = g_timeout_add(COME_MS, too_late, relay);
+    set_limit(relay, come_ms(relay));
 }
 
 bool ff_clients_are_coming(FfRelay *relay, uint32_t seq)
 {
-    bool coming = relay->takes && relay->takes->talk >= 0;
+    bool coming = relay->takes && relay->takes->talk >= 0 && !relay->takes->only_late;
 
     if (coming) {
         g_array_append_val(relay->takes->seqs, seq);

@@ -51,7 +51,8 @@ static bool may_be_front(const FfRelay *relay)
 bool ff_clients_would_wait(const FfRelay *relay, bool owned, const FfQmpCommand *command)
 {
     /* What is the engine's (query-migrate) says why it takes so long. */
-    bool late = relay->clients_late && (owned || !may_be_front(relay));
+    bool late = relay->clients_late && (owned || !may_be_front(relay)) &&
+                !relay->clients_go; /* the other one carries it out */
 
     return !late && relay->door >= 0 && must_wait(relay, owned, command);
 }

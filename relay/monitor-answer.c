@@ -149,7 +149,7 @@ static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
 
 static void write_batch(FfMonitor *mon)
 {
-    if (mon->batch->len) {
+    if (mon->batch->len && !mon->awaited) {
         if (mon->client) {
             ff_conn_write(mon->client, mon->batch->data, mon->batch->len, NULL, 0);
         }
@@ -287,6 +287,11 @@ void ff_answer_insert(FfMonitor *mon, const char *line, size_t len)
         write_inserts(mon);
         write_batch(mon);
     }
+}
+
+void ff_answer_flush(FfMonitor *mon)
+{
+    write_batch(mon);
 }
 
 void ff_answer_reset(FfMonitor *mon)

@@ -79,7 +79,7 @@ void ff_monitor_filters_changed(FfMonitor *mon)
     if (!lifted) {
         return;
     }
-    if (mon->qemu && mon->client && mon->negotiated) {
+    if (mon->qemu && (mon->client || mon->awaited) && mon->negotiated) {
         FfSent *sent = ff_inject_own(mon, "{\"execute\": \"query-name\"}");
 
         sent->barrier = true;

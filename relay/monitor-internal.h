@@ -102,6 +102,7 @@ struct FfMonitor {
     GHashTable *named_fds; /* name -> GINT_TO_POINTER(fd) */
     bool going, gone;      /* the client is offered to another relay; it is that one's */
     bool adopting;         /* it was another relay's: QEMU is told what it has negotiated */
+    bool awaited;          /* it is another relay's still: what QEMU says is kept in batch */
 
     /* QEMU -> client */
     unsigned event_filters; /* relay->filters, and those whose lifting waits for a barrier */
@@ -125,6 +126,8 @@ void ff_item_free(FfItem *item);
 void ff_answer_data(FfMonitor *mon, const char *buf, size_t len);
 /* LINE (without newline) goes to the client between two messages of QEMU. */
 void ff_answer_insert(FfMonitor *mon, const char *line, size_t len);
+/* What was kept goes to the client, which has come. */
+void ff_answer_flush(FfMonitor *mon);
 void ff_answer_reset(FfMonitor *mon);
 
 /* monitor-inject.c */

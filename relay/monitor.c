@@ -17,6 +17,7 @@
 #include "relay/absence.h"
 #include "relay/actions.h"
 #include "relay/clients-wait.h"
+#include "relay/clients.h"
 #include "relay/engine.h"
 #include "relay/guest.h"
 #include "relay/monitor-internal.h"
@@ -35,6 +36,7 @@
 #define MAX_OWNED_OOB 8                /* as many commands as QEMU queues */
 #define MAX_TO_CLIENT (1 << 20)        /* bytes that the client has not read: QEMU is not read */
 #define MAX_EVENTS_TO_CLIENT (4 << 20) /* above it the engine's events are dropped */
+#define MAX_UNREAD (FF_CLIENTS_UNREAD_MAX / 4 * 3 - 4) /* of a client that goes: as base64 */
 #define HANG_UP_MS 1000 /* by then QEMU's pidfd has said that it has ended, or it lives */
 
 static void close_client(FfMonitor *mon);
@@ -49,10 +51,13 @@ static void update_reading(FfMonitor *mon)
     }
     if (mon->qemu) {
         /* The engine must not wait for a client that does not read. */
+        size_t waits = mon->client ? ff_conn_queued(mon->client) + mon->insert_bytes
+                                   : mon->batch->len; /* for one that is awaited */
+
         ff_conn_set_reading(mon->qemu,
-                            !mon->client || ff_inject_pending(mon) ||
+                            ff_inject_pending(mon) ||
                                 (ff_engine_awaits_words(mon->relay) && ff_monitor_has_words(mon)) ||
-                                ff_conn_queued(mon->client) + mon->insert_bytes < MAX_TO_CLIENT);
+                                waits < MAX_TO_CLIENT);
     }
 }
 
@@ -368,7 +373,7 @@ static void session_over(FfMonitor *mon)
     g_clear_pointer(&mon->greeting, g_byte_array_unref);
     mon->greeted = mon->negotiated = mon->oob_enabled = false;
     mon->client_ended = mon->kept = mon->qemu_oob = false;
-    mon->going = mon->adopting = false;
+    mon->going = mon->adopting = mon->awaited = false;
     if (mon->relay->hands_over == mon) {
         mon->relay->hands_over = NULL;
     }
@@ -494,7 +499,11 @@ static void open_qemu(FfMonitor *mon)
     if (fd < 0) {
         ff_relay_log(mon->relay, "monitor '%s': QEMU does not take the connection: %s",
                      mon->plan->id, g_strerror(-fd));
-        close_client(mon);
+        if (mon->client) {
+            close_client(mon);
+        } else {
+            session_over(mon);
+        }
         return;
     }
     mon->greeting = g_byte_array_new();
@@ -598,6 +607,12 @@ bool ff_monitor_may_go(const FfMonitor *mon)
            !mon->kept && mon->relay->hands_over != mon;
 }
 
+bool ff_monitor_will_go(const FfMonitor *mon)
+{
+    return ff_monitor_may_go(mon) || mon->awaited ||
+           (mon->adopting && mon->client && mon->relay->hands_over != mon);
+}
+
 bool ff_monitor_is_quiet(const FfMonitor *mon)
 {
     for (const GList *l = mon->todo.head; l; l = l->next) {
@@ -605,7 +620,13 @@ bool ff_monitor_is_quiet(const FfMonitor *mon)
             return false;
         }
     }
-    return is_between(mon) && ff_qmp_framer_moves(mon->framer);
+    return is_between(mon) && ff_qmp_framer_moves(mon->framer) &&
+           mon->todo_bytes + ff_qmp_framer_pending(mon->framer) <= MAX_UNREAD;
+}
+
+bool ff_monitor_has_oob(const FfMonitor *mon)
+{
+    return mon->oob_enabled;
 }
 
 char *ff_monitor_unread(const FfMonitor *mon)
@@ -644,7 +665,7 @@ static void say_resumed(FfMonitor *mon)
                         ", \"microseconds\": %" G_GINT64_FORMAT "}, \"event\": \"RESUME\"}",
                         now / G_USEC_PER_SEC, now % G_USEC_PER_SEC);
 
-    if (mon->client) {
+    if (mon->client || mon->awaited) {
         ff_answer_insert(mon, line, strlen(line));
     }
 }
@@ -660,21 +681,15 @@ static void adopted(FfMonitor *mon, FfSent *sent, bool error)
     }
 }
 
-bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread)
+/* Of a client that is there, or is awaited. */
+static void open_adopted(FfMonitor *mon, bool oob_enabled)
 {
-    if (mon->client || mon->qemu || mon->plan->kind != FF_RELAY_LISTEN) {
-        return false;
-    }
-    gsize len = 0;
-    g_autofree guchar *said = g_base64_decode(unread, &len);
-
     mon->framer = ff_qmp_framer_new();
     mon->splitter = ff_qmp_splitter_new();
-    mon->client = ff_conn_new(fd, fd, &client_ops, mon);
     mon->greeted = mon->adopting = true;
     open_qemu(mon);
     if (!mon->qemu) {
-        return true; /* it is closed */
+        return;
     }
     FfSent *negotiates = ff_inject_own(
         mon, oob_enabled
@@ -683,8 +698,49 @@ bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unre
     negotiates->negotiates = true;
     negotiates->enables_oob = oob_enabled;
     ff_inject_own(mon, "{\"execute\": \"query-status\"}")->answered = adopted;
-    client_data(mon->client, (const char *)said, len, NULL, 0, mon);
+}
+
+bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread)
+{
+    if (mon->client || (mon->qemu && !mon->awaited) || mon->plan->kind != FF_RELAY_LISTEN) {
+        return false;
+    }
+    gsize len = 0;
+    g_autofree guchar *said = g_base64_decode(unread, &len);
+
+    mon->client = ff_conn_new(fd, fd, &client_ops, mon);
+    if (mon->qemu) {
+        mon->awaited = false;
+        ff_answer_flush(mon);
+    } else {
+        open_adopted(mon, oob_enabled);
+    }
+    if (mon->qemu) { /* else it is closed */
+        client_data(mon->client, (const char *)said, len, NULL, 0, mon);
+    }
     return true;
+}
+
+void ff_monitor_await(FfMonitor *mon, bool oob_enabled)
+{
+    if (!mon->client && !mon->qemu && mon->plan->kind == FF_RELAY_LISTEN) {
+        mon->awaited = true;
+        open_adopted(mon, oob_enabled);
+    }
+}
+
+bool ff_monitor_await_no_more(FfMonitor *mon)
+{
+    bool was = mon->awaited;
+
+    if (was) {
+        mon->awaited = false;
+        mon->client_ended = true;
+        g_byte_array_set_size(mon->batch, 0);
+        ff_conn_finish(mon->qemu);
+        update_reading(mon);
+    }
+    return was;
 }
 
 bool ff_monitor_give(FfMonitor *mon, int fd)
@@ -802,8 +858,13 @@ void ff_monitor_event(FfMonitor *mon, GBytes *line)
     gsize len;
     const char *text = g_bytes_get_data(line, &len);
 
-    if (mon->client && mon->negotiated &&
-        ff_conn_queued(mon->client) + mon->insert_bytes < MAX_EVENTS_TO_CLIENT) {
+    size_t waits = mon->client ? ff_conn_queued(mon->client) : mon->batch->len;
+
+    if (mon->relay->clients_go && ff_monitor_will_go(mon)) {
+        return; /* the end of the upgrade it hears from the other engine */
+    }
+    if ((mon->client || mon->awaited) && (mon->negotiated || mon->adopting) &&
+        waits + mon->insert_bytes < MAX_EVENTS_TO_CLIENT) {
         ff_answer_insert(mon, text, len);
         update_reading(mon);
     }

@@ -37,10 +37,14 @@ bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session);
 /* ---- a client that goes to another relay (clients.h) ---- */
 /* It listens, and has a client that has negotiated and is none that has begun the upgrade. */
 bool ff_monitor_may_go(const FfMonitor *mon);
+/* The same; or such a client is about to come here itself, and may go then. */
+bool ff_monitor_will_go(const FfMonitor *mon);
 /* Of that client nothing is under way, and QEMU owes it nothing; what it has said, and nobody has
- * carried out, may be there, half a command as well. */
+ * carried out, may be there, half a command as well, if it is no more than can go along. */
 bool ff_monitor_is_quiet(const FfMonitor *mon);
-/* That, base64 (g_free). */
+/* What it has negotiated. */
+bool ff_monitor_has_oob(const FfMonitor *mon);
+/* What it has said, base64 (g_free). */
 char *ff_monitor_unread(const FfMonitor *mon);
 /* It is not read meanwhile. */
 void ff_monitor_hold(FfMonitor *mon, bool held);
@@ -49,6 +53,10 @@ void ff_monitor_gone(FfMonitor *mon);
 /* Takes FD, the client of another relay's monitor, and UNREAD. FALSE: it has a client; FD is not
  * taken. */
 bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread);
+/* Such a client is to come later: until then no other one does, and it will hear what QEMU says
+ * from now on. It does not come after all (FALSE: none was awaited). */
+void ff_monitor_await(FfMonitor *mon, bool oob_enabled);
+bool ff_monitor_await_no_more(FfMonitor *mon);
 /* FD becomes the client of a monitor of FF_RELAY_DOOR. FALSE: it is not one, or has a client, or
  * the guest is another QEMU's; FD is not taken. */
 bool ff_monitor_give(FfMonitor *mon, int fd);

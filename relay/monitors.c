@@ -78,16 +78,9 @@ static void open(FfRelay *relay)
     }
 }
 
-static void let_go(FfRelay *relay)
-{
-    for (guint i = 0; i < relay->monitors->len; i++) {
-        ff_monitor_leave(monitor(relay, i));
-    }
-}
-
 static void leave(FfRelay *relay)
 {
-    ff_clients_leave(relay, let_go);
+    ff_clients_leave(relay, ff_monitor_leave);
 }
 
 static void engine_lost(FfRelay *relay, const char *desc)

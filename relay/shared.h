@@ -100,6 +100,7 @@ struct FfRelay {
     void (*pump)(FfRelay *relay); /* all monitors continue with what waits */
     guint clients_timer;          /* clients-wait.c: they wait for so long; 0: they do not */
     bool clients_late;            /* that is over */
+    bool clients_go;              /* clients-give.c: they are asked for, and go on */
     FfClientsGive *gives;         /* clients-give.c; NULL: nobody has asked */
     FfClientsTake *takes;         /* clients-take.c; NULL: nobody was asked */
     FfFront *front;               /* front.c; NULL: this QEMU is none */

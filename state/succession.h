@@ -15,8 +15,10 @@
 /* There too, of a front's relay (relay/front.h), with a socket: the answer there is the process in
  * which the guest is, in decimal. */
 #define FF_SUCCESSION_WHERE 'W'
-/* At the door, not in place of ASK: the clients alone (relay/clients.h). */
+/* At the door, not in place of ASK: the clients alone (relay/clients.h). ROUNDS after it, in the
+ * same message: who asks waits for those that come later. */
 #define FF_SUCCESSION_CLIENTS 'C'
+#define FF_SUCCESSION_ROUNDS 'R'
 /* At the door of a front's relay (relay/front.h), from that of the QEMU that runs behind it: HEIR,
  * with a pidfd: that QEMU has the guest now. NEXT, with a pidfd: it may get the guest from the one
  * that has it. ORDERLY: the one that has it ends in an orderly way. */

@@ -374,6 +374,13 @@ static void test_clients_stay(gconstpointer data)
     g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+static bool is_relay(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/comm", (int)pid), *comm = NULL;
+
+    return g_file_get_contents(path, &comm, NULL, NULL) && g_str_has_prefix(comm, "farfault-relay");
+}
+
 static pid_t only_relay(const Guest *g)
 {
     g_autoptr(GArray) all = up_processes(g);
@@ -381,10 +388,8 @@ static pid_t only_relay(const Guest *g)
 
     for (guint i = 0; i < all->len; i++) {
         pid_t pid = g_array_index(all, pid_t, i);
-        g_autofree char *path = g_strdup_printf("/proc/%d/comm", (int)pid), *comm = NULL;
 
-        if (g_file_get_contents(path, &comm, NULL, NULL) &&
-            g_str_has_prefix(comm, "farfault-relay")) {
+        if (is_relay(pid)) {
             g_assert_cmpint(found, ==, 0);
             found = pid;
         }
@@ -397,6 +402,180 @@ static void kill_and_await(pid_t pid)
 {
     kill(pid, SIGKILL);
     await(pid);
+}
+
+/* ---- clients that come later ----------------------------------------------------------------- */
+
+/* Reads up to the answer with this ID, and nothing that is none but events (g_free). RUNS (can be
+ * NULL): S for each STOP that comes, R for each RESUME. */
+static char *answer_to(Qmp *q, unsigned id, GString *runs)
+{
+    g_autofree char *part = g_strdup_printf("\"id\": %u}", id);
+    int64_t deadline = test_deadline(TEST_TIMEOUT);
+
+    for (;;) {
+        g_autofree char *line = stream_read_line(qmp_stream(q), part, deadline);
+
+        if (!line) {
+            test_fail("the monitor was closed in place of an answer (%s)", part);
+        }
+        if (strstr(line, "\"return\"")) {
+            g_assert_true(g_str_has_suffix(line, part));
+            return g_steal_pointer(&line);
+        }
+        g_assert_nonnull(strstr(line, "\"event\"")); /* no greeting, and no error */
+        bool stop = strstr(line, "\"STOP\""), resume = strstr(line, "\"RESUME\"");
+        if (runs && (stop || resume)) {
+            g_string_append_c(runs, stop ? 'S' : 'R');
+        }
+    }
+}
+
+static void say(Qmp *q, const char *text)
+{
+    stream_send(qmp_stream(q), text, strlen(text), NULL, 0);
+}
+
+/* It speaks to the QEMU that has the guest, whose end is that of all. */
+static void ends_it(Guest *g, Qmp *q, pid_t front)
+{
+    g_autoptr(JsonObject) lent = qmp_return(q, "x-farfault-lend", NULL);
+
+    g_assert_cmpint(json_object_get_int_member(lent, "pid"), ==, behind(g, front));
+    up_runs(g);
+    qmp_ok(q, "quit", NULL);
+    int status = status_of(front);
+    g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* The host is busy: the relay that is asked for the clients has no turn for longer than a client
+ * could be waited for. */
+static void test_relay_stands(void)
+{
+    g_autoptr(Guest) g = up_counting_two_monitors("relay/*/at/clients-asked=stop:2000");
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    pid_t front = up_only_qemu(g);
+    keep(g, front, program);
+    ends_it(g, second, front);
+}
+
+/* The same of the relay behind a front, whose QEMU ends when its clients have gone on. */
+static void test_behind_stands(void)
+{
+    g_autoptr(Guest) g = up_counting_two_monitors(NULL);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    pid_t front = up_only_qemu(g);
+    up_set_faults(g, "relay/*/at/clients-asked=stop:2000");
+    pid_t first = keep(g, front, program);
+    g_autofree char *said = NULL;
+    int status = up_run(g, (const char *const[]){"--qemu", program, NULL}, &said);
+    g_assert_cmpint(status, ==, 0);
+    await(first);
+    ends_it(g, second, front);
+}
+
+/* It has sent half a command. */
+static void test_half(void)
+{
+    g_autoptr(Guest) g = up_counting_two_monitors(NULL);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    pid_t front = up_only_qemu(g);
+    say(second, "{\"execute\": \"x-farfault-le");
+    pid_t now = keep(g, front, program);
+    say(second, "nd\", \"id\": 7}\n");
+    g_autofree char *answer = answer_to(second, 7, NULL);
+    g_autofree char *pid = g_strdup_printf("\"pid\": %d,", (int)now);
+    g_assert_nonnull(strstr(answer, pid));
+    ends_it(g, second, front);
+}
+
+/* It does not read the answers. */
+static void ask_much(Qmp *q, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        g_autofree char *line =
+            g_strdup_printf("{\"execute\": \"query-qmp-schema\", \"id\": %u}\n", i);
+
+        say(q, line);
+    }
+}
+
+/* Its commands are under way when the guest goes, and for as long as it does not read the answers:
+ * they are more than sockets and relay keep. Meanwhile somebody stops the guest. */
+static void test_late(void)
+{
+    enum { N = 30 };
+    g_autoptr(Guest) g = up_counting_two_monitors(NULL);
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    g_autoptr(GString) runs = g_string_new(NULL);
+    pid_t front = up_only_qemu(g);
+    ask_much(second, N);
+    pid_t now = keep(g, front, program);
+    up_reconnect(g);
+    qmp_ok(g->qmp, "stop", NULL);
+    qmp_ok(g->qmp, "cont", NULL);
+    up_disconnect(g);
+    say(second, "{\"execute\": \"x-farfault-lend\", \"id\": 99}\n");
+    for (unsigned i = 0; i < N; i++) {
+        g_free(answer_to(second, i, runs));
+    }
+    g_autofree char *answer = answer_to(second, 99, runs);
+    g_assert_cmpstr(runs->str, ==, "SRSR"); /* of the upgrade, and of what it did not see */
+    g_autofree char *pid = g_strdup_printf("\"pid\": %d,", (int)now);
+    g_assert_nonnull(strstr(answer, pid));
+    ends_it(g, second, front);
+}
+
+/* The new relay dies while such a client is awaited: it is disconnected, and nothing else is lost.
+ */
+static void test_late_relay_dies(void)
+{
+    enum { N = 30 };
+    g_autoptr(Guest) g = up_counting_two_monitors("nobody/*/at/none=kill");
+    g_autofree char *program = up_installed();
+
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    pid_t front = up_only_qemu(g), own = only_relay(g);
+    ask_much(second, N);
+    pid_t now = keep(g, front, program);
+    g_autoptr(GArray) all = up_processes(g);
+    for (guint i = 0; i < all->len; i++) {
+        pid_t pid = g_array_index(all, pid_t, i);
+
+        if (pid != own && is_relay(pid)) {
+            kill_and_await(pid);
+        }
+    }
+    g_assert_true(stream_wait_eof(qmp_stream(second), test_deadline(TEST_TIMEOUT)));
+    g_assert_true(lives(front));
+    up_attach(g, now);
+    up_runs(g);
+    up_check_memory(g);
+    quit(g);
+    status_of(front);
 }
 
 /* Relay and engine of the first QEMU die when the guest is the new one's: the next ones make it a
@@ -623,5 +802,10 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, taken[i], test_clients_stay);
     }
+    g_test_add_func("/upgrade-front/clients-stay/relay-stands", test_relay_stands);
+    g_test_add_func("/upgrade-front/clients-stay/behind-stands", test_behind_stands);
+    g_test_add_func("/upgrade-front/clients-stay/half", test_half);
+    g_test_add_func("/upgrade-front/clients-stay/late", test_late);
+    g_test_add_func("/upgrade-front/clients-stay/late-relay-dies", test_late_relay_dies);
     return g_test_run();
 }
