@@ -109,10 +109,13 @@ static void refuse(FfRelay *relay, const char *why)
     over(relay);
 }
 
-/* Nothing of its is half here, as when it was described. */
-static bool still_quiet(const FfMonitor *mon)
+/* It can go, as when it was described. An older farfault takes no fds along. */
+static bool still_quiet(const FfRelay *relay, guint i)
 {
-    return ff_monitor_may_go(mon) && ff_monitor_is_quiet(mon);
+    const FfMonitor *mon = monitor(relay, i);
+
+    return ff_monitor_may_go(mon) && ff_monitor_is_quiet(mon) &&
+           (relay->gives->rounds || !ff_monitor_has_fds(mon));
 }
 
 static void begin_client(JsonBuilder *b, const FfRelay *relay, guint i)
@@ -124,14 +127,42 @@ static void begin_client(JsonBuilder *b, const FfRelay *relay, guint i)
     json_builder_add_boolean_value(b, ff_monitor_has_oob(monitor(relay, i)));
 }
 
+/* Each run: with which byte, how many, and the first one's place in EXTRA. */
+static void describe_fds(JsonBuilder *b, const GArray *runs, GArray *extra)
+{
+    json_builder_set_member_name(b, "fds");
+    json_builder_begin_array(b);
+    for (guint i = 0; i < runs->len; i++) {
+        const FfUnreadFds *run = &g_array_index(runs, FfUnreadFds, i);
+
+        json_builder_add_int_value(b, (gint64)run->at);
+        json_builder_add_int_value(b, run->n);
+        json_builder_add_int_value(b, extra->len);
+        g_array_append_vals(extra, run->fds, run->n);
+    }
+    json_builder_end_array(b);
+}
+
+static unsigned count(const GArray *runs)
+{
+    unsigned n = 0;
+
+    for (guint i = 0; i < runs->len; i++) {
+        n += g_array_index(runs, FfUnreadFds, i).n;
+    }
+    return n;
+}
+
 /* FALSE: with what others have said it is too much for one message. *ROOM: bytes that are left. */
-static bool describe(JsonBuilder *b, const FfRelay *relay, guint i, GArray *fds, size_t *room)
+static bool describe(JsonBuilder *b, const FfRelay *relay, guint i, GArray *fds, GArray *extra,
+                     size_t *room)
 {
     const FfMonitor *mon = monitor(relay, i);
     FfRelaySession session;
-    g_autofree char *unread = ff_monitor_unread(mon);
+    g_autoptr(GArray) runs = g_array_new(FALSE, FALSE, sizeof(FfUnreadFds));
+    g_autofree char *unread = ff_monitor_unread(mon, runs);
 
-    if (strlen(unread) > *room) {
+    if (strlen(unread) > *room || fds->len + extra->len + 1 + count(runs) > FF_RIGHTS_MAX) {
         return false;
     }
     *room -= strlen(unread);
@@ -141,6 +172,7 @@ static bool describe(JsonBuilder *b, const FfRelay *relay, guint i, GArray *fds,
     begin_client(b, relay, i);
     json_builder_set_member_name(b, "unread");
     json_builder_add_string_value(b, unread);
+    describe_fds(b, runs, extra);
     json_builder_end_object(b);
     return true;
 }
@@ -160,13 +192,13 @@ static char *describe_all(FfRelay *relay, GArray *fds)
     FfClientsGive *g = relay->gives;
     g_autoptr(JsonBuilder) b = json_builder_new();
     g_autoptr(GArray) stay = g_array_new(FALSE, FALSE, sizeof(guint));
+    g_autoptr(GArray) extra = g_array_new(FALSE, FALSE, sizeof(int));
     size_t room = FF_CLIENTS_UNREAD_MAX;
 
     g_array_set_size(g->given, 0);
     json_builder_begin_array(b);
     for (guint i = 0; i < relay->monitors->len; i++) {
-        if (fds->len < FF_RIGHTS_MAX && still_quiet(monitor(relay, i)) &&
-            describe(b, relay, i, fds, &room)) {
+        if (still_quiet(relay, i) && describe(b, relay, i, fds, extra, &room)) {
             g_array_append_val(g->given, i);
         } else if (g->rounds && ff_monitor_will_go(monitor(relay, i))) {
             g_array_append_val(stay, i);
@@ -175,6 +207,7 @@ static char *describe_all(FfRelay *relay, GArray *fds)
     for (guint i = 0; i < stay->len; i++) {
         describe_one_that_stays(b, relay, g_array_index(stay, guint, i));
     }
+    g_array_append_vals(fds, extra->data, extra->len);
     json_builder_end_array(b);
     g_autoptr(JsonNode) root = json_builder_get_root(b);
     return json_to_string(root, FALSE);
@@ -198,7 +231,7 @@ static bool give_all(FfRelay *relay)
     char words[1 + FF_RIGHTS_MAX] = {FF_SUCCESSION_GIVEN};
 
     for (guint i = 0; i < g->given->len; i++) {
-        words[1 + i] = still_quiet(monitor(relay, g_array_index(g->given, guint, i)));
+        words[1 + i] = still_quiet(relay, g_array_index(g->given, guint, i));
     }
     if (ff_rights_send(g->talk, words, 1 + g->given->len, NULL, 0) != 1 + (ssize_t)g->given->len) {
         return false;
@@ -334,7 +367,7 @@ static bool all_quiet(const FfRelay *relay)
 static bool is_any_quiet(const FfRelay *relay)
 {
     for (guint i = 0; i < relay->monitors->len; i++) {
-        if (still_quiet(monitor(relay, i))) {
+        if (still_quiet(relay, i)) {
             return true;
         }
     }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/outbox.h"
 #include "net/rights.h"
 #include "qmp/json.h"
 #include "relay/engine.h"
@@ -94,6 +95,32 @@ static int index_of(const FfRelay *relay, const char *id)
     return -1;
 }
 
+/* Takes what came with O's client out of ALL, in which those fds begin at BASE. Of FfUnreadFds;
+ * they are in *OWN (g_free). */
+static GArray *take_fds(JsonObject *o, FfRights *all, guint base, int **own)
+{
+    GArray *runs = g_array_new(FALSE, FALSE, sizeof(FfUnreadFds));
+    JsonArray *numbers = ff_json_array(o, "fds");
+    guint n = numbers ? json_array_get_length(numbers) : 0;
+
+    *own = g_new0(int, all->n + 1);
+    for (guint i = 0; i + 2 < n; i += 3) {
+        gint64 at = json_array_get_int_element(numbers, i);
+        gint64 many = json_array_get_int_element(numbers, i + 1);
+        gint64 first = json_array_get_int_element(numbers, i + 2);
+
+        if (at < 0 || many < 1 || first < 0 || first > all->n || base + first + many > all->n) {
+            continue;
+        }
+        for (gint64 k = base + first; k < base + first + many; k++) {
+            (*own)[k] = g_steal_fd(&all->fd[k]);
+        }
+        FfUnreadFds run = {(size_t)at, *own + base + first, (unsigned)many};
+        g_array_append_val(runs, run);
+    }
+    return runs;
+}
+
 /* Client number I of the plan, of monitor MON, as O says. WHICH: of the N that were to come, 1: it
  * is here. TRUE: it comes later. */
 static bool adopt(FfRelay *relay, guint i, FfMonitor *mon, JsonObject *o, const char *which,
@@ -109,9 +136,17 @@ static bool adopt(FfRelay *relay, guint i, FfMonitor *mon, JsonObject *o, const 
         ff_monitor_await(mon, oob_enabled);
         return true;
     }
-    if (ff_monitor_adopt(mon, t->clients.fd[i + 1], oob_enabled,
-                         ff_json_string_or(o, "unread", ""))) {
+    g_autofree int *own = NULL;
+    g_autoptr(GArray) fds = take_fds(o, &t->clients, 1 + n, &own);
+    if (ff_monitor_adopt(mon, t->clients.fd[i + 1], oob_enabled, ff_json_string_or(o, "unread", ""),
+                         fds)) {
         t->clients.fd[i + 1] = -1;
+    } else {
+        for (guint k = 0; k < fds->len; k++) {
+            const FfUnreadFds *run = &g_array_index(fds, FfUnreadFds, k);
+
+            ff_outbox_close_fds(run->fds, run->n);
+        }
     }
     return false;
 }

@@ -14,10 +14,10 @@
  *
  * The new one asks when the guest is its QEMU's (TAKEN), and its engine lets the old QEMU be ended
  * after that. A client stays whose command has no answer yet, that does not read, or that has sent
- * an fd, or an error and nothing after it. One that has sent half a command takes it along. What
- * such a client says is carried out by nobody (clients-wait.h); what it has said before is answered
- * by who has it. The monitor at the new relay that it is to come to takes no other client, and
- * keeps what the new QEMU says for it.
+ * an error and nothing after it. One that has sent half a command, or fds, takes them along. What
+ * one that stays says is carried out by nobody (clients-wait.h); what it has said before is
+ * answered by who has it. The monitor at the new relay that it is to come to takes no other client,
+ * and keeps what the new QEMU says for it.
  *
  *                                    the old process ends   it stays (front.h)
  *   the new relay waits to hear      0.9 s (COME_MS)        10 s (COME_BEHIND_MS)

@@ -14,6 +14,7 @@
  */
 #include "relay/monitor.h"
 
+#include "net/outbox.h"
 #include "relay/absence.h"
 #include "relay/actions.h"
 #include "relay/clients-wait.h"
@@ -37,6 +38,7 @@
 #define MAX_TO_CLIENT (1 << 20)        /* bytes that the client has not read: QEMU is not read */
 #define MAX_EVENTS_TO_CLIENT (4 << 20) /* above it the engine's events are dropped */
 #define MAX_UNREAD (FF_CLIENTS_UNREAD_MAX / 4 * 3 - 4) /* of a client that goes: as base64 */
+#define MAX_UNREAD_FDS 64
 #define HANG_UP_MS 1000 /* by then QEMU's pidfd has said that it has ended, or it lives */
 
 static void close_client(FfMonitor *mon);
@@ -566,11 +568,11 @@ static bool is_between(const FfMonitor *mon)
 {
     return mon->client && mon->qemu && mon->greeted && !mon->kept && !mon->hang_up &&
            !mon->accepting && !mon->adopting && !mon->overdue && !mon->owned && !mon->plugging &&
-           !mon->barriers && !mon->n_fds && !mon->inside && mon->out == FF_OUT_UNDECIDED &&
-           !mon->held->len && !mon->batch->len && !mon->insert_bytes &&
-           g_queue_is_empty((GQueue *)&mon->inband) && g_queue_is_empty((GQueue *)&mon->oob) &&
-           g_queue_is_empty((GQueue *)&mon->owned_oob) && ff_qmp_splitter_idle(mon->splitter) &&
-           !ff_conn_queued(mon->client) && !ff_conn_queued(mon->qemu);
+           !mon->barriers && !mon->inside && mon->out == FF_OUT_UNDECIDED && !mon->held->len &&
+           !mon->batch->len && !mon->insert_bytes && g_queue_is_empty((GQueue *)&mon->inband) &&
+           g_queue_is_empty((GQueue *)&mon->oob) && g_queue_is_empty((GQueue *)&mon->owned_oob) &&
+           ff_qmp_splitter_idle(mon->splitter) && !ff_conn_queued(mon->client) &&
+           !ff_conn_queued(mon->qemu);
 }
 
 bool ff_monitor_rests(const FfMonitor *mon)
@@ -578,8 +580,9 @@ bool ff_monitor_rests(const FfMonitor *mon)
     if (!mon->client && !mon->qemu) {
         return !mon->kept && !mon->hang_up;
     }
-    return is_between(mon) && ff_qmp_framer_rests(mon->framer) && !mon->client_ended &&
-           mon->event_filters == mon->relay->filters && g_queue_is_empty((GQueue *)&mon->todo);
+    return is_between(mon) && ff_qmp_framer_rests(mon->framer) && !mon->n_fds &&
+           !mon->client_ended && mon->event_filters == mon->relay->filters &&
+           g_queue_is_empty((GQueue *)&mon->todo);
 }
 
 bool ff_monitor_session(const FfMonitor *mon, FfRelaySession *session)
@@ -613,15 +616,27 @@ bool ff_monitor_will_go(const FfMonitor *mon)
            (mon->adopting && mon->client && mon->relay->hands_over != mon);
 }
 
+/* Fds that came with what waits. */
+static unsigned waiting_fds(const FfMonitor *mon)
+{
+    unsigned n = mon->n_fds;
+
+    for (const GList *l = mon->todo.head; l; l = l->next) {
+        n += ((const FfItem *)l->data)->n_fds;
+    }
+    return n;
+}
+
 bool ff_monitor_is_quiet(const FfMonitor *mon)
 {
-    for (const GList *l = mon->todo.head; l; l = l->next) {
-        if (((const FfItem *)l->data)->n_fds) {
-            return false;
-        }
-    }
     return is_between(mon) && ff_qmp_framer_moves(mon->framer) &&
-           mon->todo_bytes + ff_qmp_framer_pending(mon->framer) <= MAX_UNREAD;
+           mon->todo_bytes + ff_qmp_framer_pending(mon->framer) <= MAX_UNREAD &&
+           waiting_fds(mon) <= MAX_UNREAD_FDS;
+}
+
+bool ff_monitor_has_fds(const FfMonitor *mon)
+{
+    return waiting_fds(mon);
 }
 
 bool ff_monitor_has_oob(const FfMonitor *mon)
@@ -629,18 +644,30 @@ bool ff_monitor_has_oob(const FfMonitor *mon)
     return mon->oob_enabled;
 }
 
-char *ff_monitor_unread(const FfMonitor *mon)
+static void add_unread(GByteArray *all, GArray *fds, const void *raw, size_t len, const int *came,
+                       unsigned n)
+{
+    FfUnreadFds run = {all->len, came, n};
+
+    if (n) {
+        g_array_append_val(fds, run);
+    }
+    g_byte_array_append(all, raw, len);
+}
+
+char *ff_monitor_unread(const FfMonitor *mon, GArray *fds)
 {
     g_autoptr(GByteArray) all = g_byte_array_new();
 
     for (const GList *l = mon->todo.head; l; l = l->next) {
+        const FfItem *item = l->data;
         gsize len;
-        const guint8 *raw = g_bytes_get_data(((const FfItem *)l->data)->raw, &len);
+        const void *raw = g_bytes_get_data(item->raw, &len);
 
-        g_byte_array_append(all, raw, len);
+        add_unread(all, fds, raw, len, item->fds, item->n_fds);
     }
-    g_byte_array_append(all, (const guint8 *)ff_qmp_framer_held(mon->framer),
-                        ff_qmp_framer_pending(mon->framer));
+    add_unread(all, fds, ff_qmp_framer_held(mon->framer), ff_qmp_framer_pending(mon->framer),
+               mon->fds, mon->n_fds);
     return g_base64_encode(all->data, all->len);
 }
 
@@ -700,7 +727,27 @@ static void open_adopted(FfMonitor *mon, bool oob_enabled)
     ff_inject_own(mon, "{\"execute\": \"query-status\"}")->answered = adopted;
 }
 
-bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread)
+/* As if it had come from the client now. */
+static void hear_unread(FfMonitor *mon, const char *said, size_t len, const GArray *fds)
+{
+    size_t at = 0;
+
+    for (guint i = 0; i <= fds->len; i++) {
+        size_t next = i < fds->len ? MIN(g_array_index(fds, FfUnreadFds, i).at, len) : len;
+        const FfUnreadFds *run = i ? &g_array_index(fds, FfUnreadFds, i - 1) : NULL;
+
+        if (next > at) {
+            client_data(mon->client, said + at, next - at, run ? (int *)run->fds : NULL,
+                        run ? run->n : 0, mon);
+            at = next;
+        } else {
+            ff_outbox_close_fds(run ? run->fds : NULL, run ? run->n : 0);
+        }
+    }
+}
+
+bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread,
+                      const GArray *fds)
 {
     if (mon->client || (mon->qemu && !mon->awaited) || mon->plan->kind != FF_RELAY_LISTEN) {
         return false;
@@ -715,9 +762,8 @@ bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unre
     } else {
         open_adopted(mon, oob_enabled);
     }
-    if (mon->qemu) { /* else it is closed */
-        client_data(mon->client, (const char *)said, len, NULL, 0, mon);
-    }
+    /* Else it is closed, and nobody hears it. */
+    hear_unread(mon, (const char *)said, mon->qemu ? len : 0, fds);
     return true;
 }
 

@@ -42,17 +42,27 @@ bool ff_monitor_will_go(const FfMonitor *mon);
 /* Of that client nothing is under way, and QEMU owes it nothing; what it has said, and nobody has
  * carried out, may be there, half a command as well, if it is no more than can go along. */
 bool ff_monitor_is_quiet(const FfMonitor *mon);
+/* Fds have come with that. */
+bool ff_monitor_has_fds(const FfMonitor *mon);
 /* What it has negotiated. */
 bool ff_monitor_has_oob(const FfMonitor *mon);
-/* What it has said, base64 (g_free). */
-char *ff_monitor_unread(const FfMonitor *mon);
+/* Fds that came with byte AT of what it has said. */
+typedef struct {
+    size_t at;
+    const int *fds; /* borrowed */
+    unsigned n;
+} FfUnreadFds;
+/* What it has said, base64 (g_free), and the fds that came with it (to be added to FDS, of
+ * FfUnreadFds). */
+char *ff_monitor_unread(const FfMonitor *mon, GArray *fds);
 /* It is not read meanwhile. */
 void ff_monitor_hold(FfMonitor *mon, bool held);
 /* It is another relay's. */
 void ff_monitor_gone(FfMonitor *mon);
-/* Takes FD, the client of another relay's monitor, and UNREAD. FALSE: it has a client; FD is not
- * taken. */
-bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread);
+/* Takes FD, the client of another relay's monitor, and UNREAD with FDS, which are taken as well.
+ * FALSE: it has a client; nothing is taken. */
+bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unread,
+                      const GArray *fds);
 /* Such a client is to come later: until then no other one does, and it will hear what QEMU says
  * from now on. It does not come after all (FALSE: none was awaited). */
 void ff_monitor_await(FfMonitor *mon, bool oob_enabled);

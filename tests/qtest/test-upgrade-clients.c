@@ -799,6 +799,43 @@ static void test_said_late(void)
     up_check_memory(g);
 }
 
+/* With fds, of which one belongs to half a command. */
+static void test_said_fds(void)
+{
+    static const char whole[] = "{'execute': 'getfd', 'arguments': {'fdname': 'a'}, 'id': 7}\n";
+    static const char half[] = "{'execute': 'getfd', 'argum";
+    static const char rest[] = "ents': {'fdname': 'b'}, 'id': 8}\n";
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_counting_two_monitors("handover/*/at/given=hold");
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    stream_send(qmp_stream(second), whole, strlen(whole), &fd, 1);
+    stream_send(qmp_stream(second), half, strlen(half), &fd, 1);
+    close(fd);
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    stream_send(qmp_stream(second), rest, strlen(rest), NULL, 0);
+    await_answer(second, 7);
+    await_answer(second, 8);
+    qmp_ok(second, "closefd", "{'fdname': 'a'}");
+    qmp_ok(second, "closefd", "{'fdname': 'b'}");
+    up_runs(g);
+    up_check_memory(g);
+}
+
 /* It will say no more, and waits for the answers. */
 static void test_said_and_ended(void)
 {
@@ -991,6 +1028,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/said/moved", test_said);
     g_test_add_func("/upgrade-clients/said/stayed", test_said_in_vain);
     g_test_add_func("/upgrade-clients/said/late", test_said_late);
+    g_test_add_func("/upgrade-clients/said/fds", test_said_fds);
     g_test_add_func("/upgrade-clients/said/and-ended", test_said_and_ended);
     g_test_add_func("/upgrade-clients/sets", test_sets);
     g_test_add_func("/upgrade-clients/half", test_half);
