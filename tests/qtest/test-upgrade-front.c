@@ -546,6 +546,33 @@ static void test_late(void)
     ends_it(g, second, front);
 }
 
+/* The same of the QEMU behind a front, which ends: it is waited for. */
+static void test_late_behind(void)
+{
+    enum { N = 30 };
+    g_autoptr(Guest) g = up_counting_two_monitors(NULL);
+    g_autofree char *program = up_installed(), *said = NULL;
+
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    pid_t front = up_only_qemu(g), first = keep(g, front, program);
+    ask_much(second, N);
+    up_set_faults(g, "takeover/*/at/lifted=hold");
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, program);
+    up_wait_held(g); /* its relay has asked for the clients */
+    up_let_go(g);
+    for (unsigned i = 0; i < N; i++) {
+        g_free(answer_to(second, i, NULL));
+    }
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    await(first);
+    ends_it(g, second, front);
+}
+
 /* The new relay dies while such a client is awaited: it is disconnected, and nothing else is lost.
  */
 static void test_late_relay_dies(void)
@@ -806,6 +833,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-front/clients-stay/behind-stands", test_behind_stands);
     g_test_add_func("/upgrade-front/clients-stay/half", test_half);
     g_test_add_func("/upgrade-front/clients-stay/late", test_late);
+    g_test_add_func("/upgrade-front/clients-stay/late-behind", test_late_behind);
     g_test_add_func("/upgrade-front/clients-stay/late-relay-dies", test_late_relay_dies);
     return g_test_run();
 }
