@@ -5,27 +5,26 @@
  * postcopy-ram, postcopy-preempt and postcopy-blocktime are farfault's: kept in the state memfd
  * and hidden from QEMU, unless QEMU itself carries a migration for which they are set. All
  * others are QEMU's; while the engine has changed QEMU's for the inner migration, the client's
- * view of them is in the undo log. Main loop's thread.
+ * view of them is in the undo log.
+ *
+ * What a client has set while no engine could be started only QEMU knows. It is asked for that
+ * before the next command is looked at, and stays as it is: an inner migration switches ours off
+ * and undoes that, so QEMU has the client's word still if there is no engine once more.
+ *
+ * Main loop's thread.
  */
 #include <string.h>
 
 #include "qapi/caps-check.h"
 #include "qapi/driver-private.h"
 
-static const struct {
-    const char *name;
-    uint32_t flag;
-} ours[] = {
-    {"postcopy-ram", FF_CLIENT_CAP_POSTCOPY_RAM},
-    {"postcopy-preempt", FF_CLIENT_CAP_POSTCOPY_PREEMPT},
-    {"postcopy-blocktime", FF_CLIENT_CAP_POSTCOPY_BLOCKTIME},
-};
+static const char *const ours[FF_CLIENT_CAPS] = FF_CLIENT_CAP_NAMES; /* bit I: ours[I] */
 
 static uint32_t our_flag(const char *name)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
-        if (!strcmp(ours[i].name, name)) {
-            return ours[i].flag;
+        if (!strcmp(ours[i], name)) {
+            return 1u << i;
         }
     }
     return 0;
@@ -98,9 +97,9 @@ static JsonNode *client_list(FfDriver *d, JsonArray *inner)
         }
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
-        if (!find_status(list, ours[i].name)) {
+        if (!find_status(list, ours[i])) {
             json_array_add_object_element(
-                list, status_new(ours[i].name, d->config.state->client_flags & ours[i].flag));
+                list, status_new(ours[i], d->config.state->client_flags & 1u << i));
         }
     }
     json_node_take_array(node, list);
@@ -145,6 +144,85 @@ static void query_answer(FfCall *call)
 void ff_handle_query_capabilities(FfCall *call)
 {
     ff_call_get_capabilities(call, query_answer);
+}
+
+/* ---- what was set without an engine ---------------------------------------------------------- */
+
+/* Something is marked so, and QEMU's are the client's. */
+static bool only_qemu_knows(FfDriver *d)
+{
+    g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
+
+    return ff_state_is_marked(d->config.state, FF_MARK_CAPS) && !view && !d->migration &&
+           !d->outgoing;
+}
+
+static void let_waiting_go(FfDriver *d, const GError *error)
+{
+    GQueue waiting = d->waiting_caps;
+    FfCall *call;
+
+    g_queue_init(&d->waiting_caps);
+    while ((call = g_queue_pop_head(&waiting))) {
+        if (error) {
+            ff_call_gerror(call, error);
+        } else {
+            ff_call_dispatch(call);
+        }
+    }
+}
+
+static void qemu_said(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+    FfStateHeader *state = d->config.state;
+    bool known = !error && result && JSON_NODE_HOLDS_ARRAY(result);
+
+    d->asking_caps = false;
+    for (unsigned i = 0; known && i < G_N_ELEMENTS(ours); i++) {
+        uint32_t flag = 1u << i;
+
+        if (ff_state_is_marked(state, FF_MARK_CAP(flag))) {
+            bool on = ff_capability(result, ours[i]);
+
+            state->client_flags = on ? state->client_flags | flag : state->client_flags & ~flag;
+            ff_state_unmark(state, FF_MARK_CAP(flag));
+        }
+    }
+    g_autoptr(GError) unknown =
+        known ? NULL
+              : g_error_new(FF_DRIVER_ERROR, FF_DRIVER_ERROR_GENERIC,
+                            "capabilities were set without an engine, and QEMU does not say which: "
+                            "%s",
+                            error ? error->message : "its answer is no list");
+    let_waiting_go(d, unknown);
+    ff_call_return(call, NULL);
+}
+
+bool ff_capabilities_hold(FfCall *call)
+{
+    FfDriver *d = call->driver;
+
+    if (!d->asking_caps && !only_qemu_knows(d)) {
+        return false;
+    }
+    g_queue_push_tail(&d->waiting_caps, call);
+    if (!d->asking_caps) {
+        d->asking_caps = true;
+        ff_call_inner(ff_call_new_own(d), "query-migrate-capabilities", NULL, qemu_said);
+    }
+    return true;
+}
+
+void ff_capabilities_forget(FfDriver *d)
+{
+    FfCall *call;
+
+    while ((call = g_queue_pop_head(&d->waiting_caps))) {
+        if (call->oob) {
+            ff_call_free(call); /* the others are in their clients' queues */
+        }
+    }
 }
 
 /* ---- setting --------------------------------------------------------------------------------- */
@@ -208,9 +286,9 @@ static void commit(FfCall *call)
     FfCapsCheck check = check_of(call);
 
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
-        bool on = ff_caps_after(&check, ours[i].name);
+        bool on = ff_caps_after(&check, ours[i]);
 
-        flags = on ? flags | ours[i].flag : flags & ~ours[i].flag;
+        flags = on ? flags | 1u << i : flags & ~(1u << i);
     }
     if (flags & ~d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM && qemu_listens(d) &&
         ff_driver_refusal(d)) {
@@ -361,7 +439,7 @@ static void set_qemus(FfCall *call, uint32_t flags, FfCallInner next)
     JsonArray *list = json_array_new();
 
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
-        json_array_add_object_element(list, status_new(ours[i].name, flags & ours[i].flag));
+        json_array_add_object_element(list, status_new(ours[i], flags & 1u << i));
     }
     json_object_set_array_member(args, "capabilities", list);
     ff_call_inner(call, "migrate-set-capabilities", args, next);

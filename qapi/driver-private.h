@@ -76,6 +76,8 @@ struct FfDriver {
     GQueue waiting_moved;    /* stop, while the guest is being stopped or started; words.c */
     uint32_t words_seq;      /* of the last FF_LINK_SYNC for cont and stop; words.c */
     GQueue waiting_over;     /* what came after a migration's last event; over.c */
+    bool asking_caps;        /* QEMU, for what was set without an engine; capabilities.c */
+    GQueue waiting_caps;     /* FfCall: what waits for its answer */
     /* What waits for the end of a restore; after-restore.c. */
     bool deferring;          /* from its answer until it has begun, or is over */
     bool deferred_cancelled; /* while it begins */
@@ -234,6 +236,11 @@ bool ff_capability(JsonNode *capabilities, const char *name);
 void ff_call_give_capabilities(FfCall *call, FfCallInner next);
 /* Takes them away again. */
 void ff_call_take_capabilities(FfCall *call, FfCallInner next);
+/* TRUE: CALL waits until QEMU has said what it was told of them without an engine, and is
+ * dispatched again then; an error of QEMU's is its answer. */
+bool ff_capabilities_hold(FfCall *call);
+/* The driver ends: nothing waits any more. */
+void ff_capabilities_forget(FfDriver *driver);
 void ff_handle_set_capabilities(FfCall *call);
 void ff_handle_query_capabilities(FfCall *call);
 /* The one line why the engine carries no migration of this guest on this side, NULL if it does. */

@@ -69,6 +69,9 @@ static void dispatch(FfCall *call)
 {
     FfDriver *d = call->driver;
 
+    if (ff_capabilities_hold(call)) {
+        return;
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(handlers); i++) {
         if (!strcmp(handlers[i].name, call->name)) {
             const FfQapiCommand *command = ff_qapi_command(call->name);
@@ -326,6 +329,7 @@ void ff_driver_free(FfDriver *d)
     g_clear_pointer(&d->outgoing, ff_outgoing_free);
     g_clear_pointer(&d->parting, ff_migration_free);
     g_clear_pointer(&d->kept_events, g_ptr_array_unref);
+    ff_capabilities_forget(d);
     g_free(d->uri);
     g_free(d->client_uri);
     g_clear_pointer(&d->socket_address, json_array_unref);

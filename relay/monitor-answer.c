@@ -129,6 +129,10 @@ static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
     if (sent->says != FF_SAID_NOTHING && !answer->is_error) {
         note_said(mon->relay, sent->says);
     }
+    if (sent->caps && !answer->is_error) {
+        /* An engine that was started meanwhile sees it as well. */
+        ff_state_mark(mon->relay->state, FF_MARK_CAP(sent->caps));
+    }
     if (sent->says != FF_SAID_NOTHING || sent->adds) {
         ff_engine_word_answered(mon->relay);
     }

@@ -20,6 +20,7 @@ typedef struct {
     uint32_t seq;    /* once the engine has it */
     unsigned losses; /* engines that died over it */
     bool plugged;    /* its chardev has been looked at: FfTaking */
+    unsigned caps;   /* FF_CLIENT_CAP_*: QEMU is told of them for want of an engine */
 } FfItem;
 
 /* What QEMU must answer. */
@@ -40,6 +41,7 @@ typedef struct FfSent {
     char *chardev; /* the whole command, which changes chardevs, or may; NULL */
     guint plugged; /* what ff_plugged_passes() has said of it; 0: that it may */
     bool adds;     /* a device: a migration begins when it is there, or not */
+    unsigned caps; /* FfItem.caps */
     void (*answered)(FfMonitor *mon, struct FfSent *sent, bool error); /* can be NULL */
 } FfSent;
 

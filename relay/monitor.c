@@ -17,6 +17,7 @@
 #include "net/outbox.h"
 #include "relay/absence.h"
 #include "relay/actions.h"
+#include "relay/capabilities.h"
 #include "relay/clients-wait.h"
 #include "relay/clients.h"
 #include "relay/engine.h"
@@ -110,6 +111,7 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     sent->conts = command && !g_strcmp0(command->name, "cont");
     sent->own = ff_own_entries(command);
     sent->says = ff_says(command);
+    sent->caps = item->caps;
     ff_fds_note(mon, item, sent);
     ff_plug_note(mon, item, sent);
     ff_actions_note(mon->relay->state, command);
@@ -124,11 +126,15 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     ff_item_free(item);
 }
 
-/* COMMAND goes to QEMU for want of an engine. The next engine must know who carries what comes, and
- * must not answer for it with what it was told of an older migration. */
-static void note_native(FfMonitor *mon, const FfQmpCommand *command)
+/* ITEM goes to QEMU for want of an engine. The next engine must know who carries what comes, and
+ * must not answer for it with what it was told of an older migration, nor with capabilities that
+ * QEMU was told otherwise since. */
+static void note_native(FfMonitor *mon, FfItem *item)
 {
+    const FfQmpCommand *command = item->command;
     FfStateHeader *state = mon->relay->state;
+
+    item->caps = ff_sets_capabilities(command);
 
     if (ff_starts_incoming(command)) {
         state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
@@ -178,7 +184,7 @@ static void own_item(FfMonitor *mon, FfItem *item)
             say_anothers(mon, item); /* it was said before */
             ff_item_free(item);
         } else if (mon->qemu) {
-            note_native(mon, item->command);
+            note_native(mon, item);
             pass_item(mon, item, NULL);
         } else {
             ff_item_free(item); /* QEMU has hung up */
@@ -849,7 +855,7 @@ void ff_monitor_reply(FfMonitor *mon, uint32_t seq, GBytes *line)
 void ff_monitor_do_without(FfMonitor *mon, uint32_t seq)
 {
     if (mon->owned && mon->owned->seq == seq) {
-        note_native(mon, mon->owned->command);
+        note_native(mon, mon->owned);
     }
     ff_monitor_pass(mon, seq, NULL);
 }

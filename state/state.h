@@ -169,6 +169,12 @@ enum {
     FF_CLIENT_CAP_POSTCOPY_PREEMPT = 1 << 1,
     FF_CLIENT_CAP_POSTCOPY_BLOCKTIME = 1 << 2,
 };
+/* Their names, from bit 0 on. */
+#define FF_CLIENT_CAPS 3
+#define FF_CLIENT_CAP_NAMES                                                                        \
+    {                                                                                              \
+        "postcopy-ram", "postcopy-preempt", "postcopy-blocktime"                                   \
+    }
 enum {
     /* migrate-incoming went to QEMU: it carries the incoming migration itself. */
     FF_DRIVER_NATIVE_INCOMING = 1 << 0,
@@ -249,7 +255,14 @@ enum {
      * QEMU, as its front (relay/front.h). When the phase is IDLE: it is that, for good. Set before
      * the guest is stopped, cleared if it stays here. The relay, too, looks at it. */
     FF_MARK_FRONT = 1 << 8,
+    /* Of each FF_CLIENT_CAP_*, FF_MARK_CAP() times: QEMU has been told of it, as no engine could be
+     * started, and knows better than client_flags what the client wants. Set by the relay when QEMU
+     * has answered, cleared by the engine that has asked QEMU. */
+    FF_MARK_CAPS = 7 << 9,
 };
+/* FLAGS: of FF_CLIENT_CAP_*. */
+#define FF_MARK_CAP(flags) ((unsigned)(flags) << 9)
+static_assert(FF_MARK_CAP((1u << FF_CLIENT_CAPS) - 1) == FF_MARK_CAPS, "a mark for each");
 #define FF_FILE_HELD "file"
 /* The description of that file which has the lease (migration/lease.h), while there is one. */
 #define FF_LEASE_HELD "file-lease"

@@ -422,6 +422,33 @@ static void test_idle_too_early(gconstpointer log)
     __atomic_store_n(&rig->state->undo_len, 0, __ATOMIC_RELEASE);
 }
 
+/* The next engine must ask QEMU for those that it was told of in its place, and took; for none that
+ * is named elsewhere. */
+static void without_capabilities(Stream *client, const FfStateHeader *state)
+{
+    static const struct {
+        const char *set, *answer;
+        unsigned told;
+    } rows[] = {
+        {"{'capability':'xbzrle','state':true}]},'id':{'postcopy-ram':0", "return", 0},
+        {"{'capability':'postcopy-preempt','state':true}]", "requires postcopy-ram", 0},
+        {"{'capability':'postcopy-blocktime','state':false}]", "return",
+         FF_CLIENT_CAP_POSTCOPY_BLOCKTIME},
+        {"{'capability':'xbzrle','state':false},{'capability':'postcopy-ram','state':false}]",
+         "return", FF_CLIENT_CAP_POSTCOPY_BLOCKTIME | FF_CLIENT_CAP_POSTCOPY_RAM},
+    };
+
+    g_assert_false(ff_state_is_marked(state, FF_MARK_CAPS));
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *text = g_strdup_printf(
+            "{'execute':'migrate-set-capabilities','arguments':{'capabilities':[%s}}", rows[i].set);
+
+        rig_send(client, text);
+        rig_expect(client, rows[i].answer);
+        g_assert_cmpuint(state->marks & FF_MARK_CAPS, ==, FF_MARK_CAP(rows[i].told));
+    }
+}
+
 /* A command that QEMU gets for want of an engine, at once or after it had to wait: what an older
  * migration has left is not told of this one, and who carries what comes is known. */
 static void test_without(gconstpointer data)
@@ -450,6 +477,7 @@ static void test_without(gconstpointer data)
     g_assert_true(state->driver_flags & FF_DRIVER_NATIVE_INCOMING);
     g_assert_cmpstr(state->native, ==, "");
     g_assert_cmpuint(state->info_len, ==, 0);
+    without_capabilities(client, state);
     munmap(state, sizeof(*state));
     if (process >= 0) {
         close(process);

@@ -193,6 +193,91 @@ static void test_refused_disk(void)
     }
 }
 
+#define CAPS_OF(postcopy, preempt)                                                                 \
+    "[" CAP("xbzrle", "false") "," CAP("events", "true") "," CAP(                                  \
+        "postcopy-ram", postcopy) "," CAP("postcopy-preempt", preempt) "]"
+
+/* What QEMU was told while there was no engine is what the client wants, on or off; what it was not
+ * told of stays. */
+static void test_in_qemu(void)
+{
+    enum { RAM = FF_CLIENT_CAP_POSTCOPY_RAM, PREEMPT = FF_CLIENT_CAP_POSTCOPY_PREEMPT };
+    static const struct {
+        unsigned before, told;
+        const char *qemu;
+        unsigned after;
+    } rows[] = {
+        {0, RAM, CAPS_OF("true", "false"), RAM},
+        {0, RAM | PREEMPT, CAPS_OF("true", "true"), RAM | PREEMPT},
+        {RAM, RAM, CAPS_OF("false", "false"), 0},
+        {RAM, PREEMPT, CAPS_OF("false", "true"), RAM | PREEMPT},
+        {RAM | PREEMPT, PREEMPT, CAPS_OF("false", "false"), RAM},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        FfStateHeader state = {.client_flags = rows[i].before,
+                               .marks = FF_MARK_CAP(rows[i].told) | FF_MARK_WHOLE};
+        World w;
+
+        world_begin(&w, state, false, NULL, NULL);
+        command(&w, "{'execute':'migrate_cancel','id':1}");
+        command_of(&w, 1, "{'execute':'query-migrate','id':2}");
+        sent(&w, ""); /* nobody is answered by what may be wrong */
+        qemu_answers(&w, "query-migrate-capabilities", rows[i].qemu);
+        sent(&w, "pass\npass\n");
+        g_assert_cmpuint(w.state->client_flags, ==, rows[i].after);
+        g_assert_cmpuint(w.state->marks, ==, FF_MARK_WHOLE);
+        command(&w, "{'execute':'query-migrate'}"); /* and asked once */
+        sent(&w, "pass\n");
+        world_clear(&w);
+    }
+}
+
+/* The migration after that is the engine's, and QEMU is told nothing; what the client switches off
+ * is off at both. */
+static void test_in_qemu_migrate(void)
+{
+    FfStateHeader state = {.marks = FF_MARK_CAP(FF_CLIENT_CAP_POSTCOPY_RAM)};
+    World w;
+
+    world_begin(&w, state, false, NULL, NULL);
+    command(&w, SET(CAP("postcopy-ram", "false")));
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_OF("true", "false"));
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_OF("true", "false"));
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "reply {\"return\": {}}\n");
+    g_assert_cmpuint(w.state->client_flags, ==, 0);
+    ff_state_mark(w.state, FF_MARK_CAP(FF_CLIENT_CAP_POSTCOPY_RAM)); /* a late answer */
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'},'id':'m'}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_OF("true", "false"));
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_OF("true", "false"));
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    qemu_answers(&w, "query-status", "{'status':'running','singlestep':false,'running':true}");
+    qemu_answers(&w, "query-migrate", "{}");
+    sent(&w, "filter 3\n"
+             "event \"event\": \"MIGRATION\", \"data\": {\"status\": \"setup\"}}\n"
+             "reply {\"return\": {}, \"id\": \"m\"}\n");
+    world_clear(&w);
+}
+
+/* QEMU says nothing of them: a command fails, and the next one asks again. */
+static void test_in_qemu_silent(void)
+{
+    FfStateHeader state = {.marks = FF_MARK_CAP(FF_CLIENT_CAP_POSTCOPY_RAM)};
+    World w;
+
+    world_begin(&w, state, false, NULL, NULL);
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "query-migrate-capabilities", "!it is busy");
+    sent(&w, "reply {\"error\": {\"class\": \"GenericError\", \"desc\": \"capabilities were set "
+             "without an engine, and QEMU does not say which: it is busy\"}}\n");
+    command(&w, "{'execute':'query-migrate'}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_OF("true", "false"));
+    sent(&w, "pass\n");
+    g_assert_cmpuint(w.state->client_flags, ==, FF_CLIENT_CAP_POSTCOPY_RAM);
+    world_clear(&w);
+}
+
 /* While QEMU runs with the engine's values the client sees and changes its own. */
 static void test_view(void)
 {
@@ -539,6 +624,9 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/refused/long", test_refused_long);
     g_test_add_func("/driver/refused/disk", test_refused_disk);
     g_test_add_func("/driver/refused/required", test_refused_required);
+    g_test_add_func("/driver/capabilities/in-qemu", test_in_qemu);
+    g_test_add_func("/driver/capabilities/in-qemu/migrate", test_in_qemu_migrate);
+    g_test_add_func("/driver/capabilities/in-qemu/silent", test_in_qemu_silent);
     g_test_add_func("/driver/last-word", test_last_word);
     g_test_add_func("/driver/words", test_words);
     g_test_add_func("/driver/stop-later", test_stop_later);
