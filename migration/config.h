@@ -174,10 +174,20 @@ typedef struct {
     bool stays;  /* source: the VMM is not ended, but stays as the guest's front (relay/front.h) */
 } FfUpgradeConfig;
 
+/* What a side knows of a peer with which QEMU's own migration continues: a farfault there that
+ * leaves it to its QEMU looks like none. */
+#define FF_PLAIN_DESTINATION                                                                       \
+    "the destination answers as QEMU does: it has no farfault, or one that leaves the migration "  \
+    "to QEMU"
+#define FF_PLAIN_SOURCE                                                                            \
+    "the source sends QEMU's own migration: it has no farfault, or one that leaves the migration " \
+    "to QEMU"
+
 /* A migration that the VMM's own is to carry: the peer is a QEMU without farfault, or this side is
  * refused. Valid during the callback. */
 typedef struct {
-    /* Why this side's engine does not migrate the guest; NULL: the peer has no farfault. */
+    /* Why this side's engine does not migrate the guest; NULL: it is the peer that speaks as
+     * QEMU does. */
     const char *refused;
     int fd; /* source that is refused: the socket of the configuration, the callee's; -1: its URI */
     /* The connection, perhaps under TLS; the callee's. NULL: a source that is refused has made

@@ -205,8 +205,8 @@ static const char *take_connection(FfDestination *d, FfChannel **ch)
         if (d->cfg->plain) {
             return take_main(d, ch, first);
         }
-        return "a QEMU without farfault, and x-farfault-peer is require: start the source through "
-               "farfault";
+        return FF_PLAIN_SOURCE ", and x-farfault-peer is require: start the source through "
+                               "farfault; if it is, its query-migrate has the reason";
     case FF_PEER_MORE:
         return "it ended before it had said who it is";
     default:

@@ -142,7 +142,7 @@ int ff_plain_first_answer(FfPlain *plain, FfChannel *ch, uint8_t first[FF_PONG_S
         g_set_error(error, FF_M_ERROR, 0, "%s does not answer as a QEMU", ff_channel_peer(ch));
     } else if (memcmp(first, pong, sizeof(pong)) == 0) {
         g_set_error(error, FF_M_ERROR, plain->cfg->plain ? FF_M_ERROR_PLAIN : 0,
-                    "%s is a QEMU without farfault%s", ff_channel_peer(ch),
+                    "%s: " FF_PLAIN_DESTINATION "%s", ff_channel_peer(ch),
                     plain->cfg->plain ? "" : ", and x-farfault-peer is require");
     }
     return 0;
@@ -198,8 +198,7 @@ bool ff_plain_none(const FfPlain *plain, GError **error)
     if (plain->first && plain->refused) {
         g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_REFUSED, plain->refused);
     } else if (plain->first) {
-        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_PLAIN,
-                            "the source is a QEMU without farfault");
+        g_set_error_literal(error, FF_M_ERROR, FF_M_ERROR_PLAIN, FF_PLAIN_SOURCE);
     }
     return !plain->first;
 }

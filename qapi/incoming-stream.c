@@ -199,8 +199,7 @@ static void on_plain(FfDriver *d, const FfPlainPeer *peer)
     in->plain_first = g_byte_array_ref(peer->first);
     in->plain_later = peer->later;
     d->config.state->driver_flags |= FF_DRIVER_PLAIN_PEER;
-    ff_driver_store_native(d,
-                           peer->refused ? peer->refused : "the source is a QEMU without farfault");
+    ff_driver_store_native(d, peer->refused ? peer->refused : FF_PLAIN_SOURCE);
     /* What the client has said about running since the engine began: QEMU was not told. */
     if (peer->run_changed) {
         ff_call_inner(ff_call_new_own(d), peer->run ? "cont" : "stop", NULL, plain_run_set);

@@ -2,10 +2,10 @@
 /*
  * A migration that the engine began and QEMU carries.
  *
- * Because the destination is a QEMU without farfault: QEMU's own migration is started into a
- * private socket and joined to the connection after what the peer has been sent already
- * (net/splice.c). With postcopy-preempt QEMU opens more than one channel, so it connects to a
- * private listening socket; else it is given a socketpair.
+ * Because the destination answers as QEMU does (FF_PLAIN_DESTINATION): QEMU's own migration is
+ * started into a private socket and joined to the connection after what the peer has been sent
+ * already (net/splice.c). With postcopy-preempt QEMU opens more than one channel, so it connects to
+ * a private listening socket; else it is given a socketpair.
  *
  * Because this side's engine does not migrate such a guest: the same, where postcopy may be asked
  * for. Else nobody was connected to, QEMU gets what the client wrote, and is on its own.
@@ -437,8 +437,7 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     g_queue_init(&out->waiting);
     d->outgoing = out;
     ff_driver_store_info(d, NULL);
-    ff_driver_store_native(d, peer->refused ? peer->refused
-                                            : "the destination is a QEMU without farfault");
+    ff_driver_store_native(d, peer->refused ? peer->refused : FF_PLAIN_DESTINATION);
     if (peer->channel) {
         d->config.state->driver_flags |= FF_DRIVER_PLAIN_PEER;
     }

@@ -203,7 +203,7 @@ case_untracked_without_a_switch() {
         is "postcopy requests" "$(figure 'Postcopy requests')" 0
         is "what remains" "$(figure 'Memory remaining')" 0
         check_guest B
-        says_of_it B '"engine": *"qemu", *"reason": *"the source is a QEMU without farfault'
+        says_of_it B '"engine": *"qemu", *"reason": *"the source sends QEMU.s own migration'
     fi
     [ -e "$scratch/points/fault-0" ] || fail "the source has not tried to track the guest's writes"
     end_guest

@@ -243,14 +243,20 @@ static void check_carrier(Vm *vm, bool engine, const char *reason)
     g_assert_nonnull(strstr(said, "QEMU carries the migration: "));
 }
 
+/* Both have farfault: neither can know that, or why the other one's leaves it to QEMU. */
+#define DESTINATION_LEAVES                                                                         \
+    "the destination answers as QEMU does: it has no farfault, or one that leaves the migration"
+#define SOURCE_LEAVES                                                                              \
+    "the source sends QEMU's own migration: it has no farfault, or one that leaves the migration"
+
 static void check_both(const Row *row, Vm *source, Vm *destination)
 {
     check_carrier(source, row->engine,
-                  row->source ? obstacles[row->source].reason : "QEMU without farfault");
+                  row->source ? obstacles[row->source].reason : DESTINATION_LEAVES);
     if (row->destination) {
         check_carrier(destination, row->engine, obstacles[row->destination].reason);
     } else if (!row->engine) {
-        check_carrier(destination, false, "the source is a QEMU without farfault");
+        check_carrier(destination, false, SOURCE_LEAVES);
     }
 }
 

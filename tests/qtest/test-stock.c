@@ -306,7 +306,7 @@ static void expect_room_made(const GPtrArray *strangers)
  * over: its log has the order, however slow the machine is. */
 static void expect_source_first(Vm *destination)
 {
-    static const char source[] = "the source is a QEMU without farfault";
+    static const char source[] = "the source sends QEMU's own migration";
 
     vm_wait_stderr(destination, source);
     g_autofree char *log = vm_stderr(destination);

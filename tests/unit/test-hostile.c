@@ -952,7 +952,7 @@ typedef struct {
 static const DestinationRow destinations[] = {
     {"garbage", d_garbage, "wrong magic"},
     {"hang-up", d_hang_up, "closed the connection"},
-    {"stock-qemu", d_pong, "a QEMU without farfault"},
+    {"stock-qemu", d_pong, "it has no farfault, or one that leaves"},
     {"version", d_other_version, "wire version 9, this side 1"},
     {"refuses", d_refuses, "the destination refused: no way"},
     {"short-secret", d_short_secret, "malformed reply"},
