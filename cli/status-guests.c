@@ -43,6 +43,49 @@ static void print_moved(const FfHostGuest *guest)
     printf("was given away%s%s, and is whole there", *peer ? " to " : "", peer);
 }
 
+static void print_upgrade(FfHostUpgrade upgrade)
+{
+    static const char *const words[] = {
+        [FF_HOST_UPGRADE_OLD] = "has its guest; its upgrade is under way",
+        [FF_HOST_UPGRADE_LEFT] = "its guest has gone to its next process here, by an upgrade that "
+                                 "is about to be over",
+        [FF_HOST_UPGRADE_NEW] = "is made by an upgrade that is under way; the guest is in another "
+                                "process here still",
+        [FF_HOST_UPGRADE_HAS] = "has its guest, by an upgrade that is about to be over",
+    };
+
+    printf("%s", words[upgrade]);
+}
+
+/* Of a migration that QEMU carries no more is known than its steps. */
+static void print_carried(uint32_t carried)
+{
+    static const char *const words[] = {
+        [FF_CARRIED_GIVEN] = "QEMU itself carries its migration, or has carried it: a monitor "
+                             "tells (farfault status QMP)",
+        [FF_CARRIED_PRECOPY] = "its migration, which QEMU itself carries, runs; the guest has not "
+                               "been switched over",
+        [FF_CARRIED_SWITCHED] = "its migration, which QEMU itself carries, runs by postcopy: the "
+                                "guest has been switched over, and its memory follows",
+        [FF_CARRIED_PAUSED] = "its migration, which QEMU itself carries, is paused after the "
+                              "switch: the connection broke",
+        [FF_CARRIED_COMPLETED] = "was sent by QEMU itself: if it was to another QEMU, it is there",
+        [FF_CARRIED_FAILED] = "nothing is under way; its last migration, by QEMU itself, failed",
+        [FF_CARRIED_CANCELLED] =
+            "nothing is under way; its last migration, by QEMU itself, was cancelled",
+    };
+    uint32_t step = carried & ~FF_CARRIED_INCOMING;
+
+    if (carried == (FF_CARRIED_GIVEN | FF_CARRIED_INCOMING)) {
+        printf("QEMU itself waits for its migration, carries it, or has carried it: a monitor "
+               "tells (farfault status QMP)");
+    } else if (carried == (FF_CARRIED_COMPLETED | FF_CARRIED_INCOMING)) {
+        printf("nothing is under way; it came by QEMU's own migration");
+    } else {
+        printf("%s", words[step < G_N_ELEMENTS(words) ? step : FF_CARRIED_GIVEN]);
+    }
+}
+
 static void print_guest(const FfHostGuest *guest)
 {
     g_autofree char *name = g_strescape(guest->name, NULL);
@@ -50,10 +93,16 @@ static void print_guest(const FfHostGuest *guest)
     printf("%s process %d: ", *name ? name : "(no name)", (int)guest->pid);
     if (!guest->counted) {
         printf("cannot be read: it is another user's, or was started by another version");
-    } else if (guest->totals.running) {
+    } else if (guest->upgrade) {
+        print_upgrade(guest->upgrade);
+    } else if (guest->totals.running && !guest->arrived && !guest->front) {
         print_running(&guest->totals);
     } else if (guest->front) {
-        printf("stays for those who know it; its guest is in another process here");
+        printf(
+            "is the front of its guest, which is in another process here: it stays for those who "
+            "know it");
+    } else if (guest->carried) { /* later than MOVED */
+        print_carried(guest->carried);
     } else if (guest->moved) {
         print_moved(guest);
     } else if (guest->waits) {

@@ -49,12 +49,17 @@ static void read_cmdline(FfHostGuest *guest)
 {
     g_autofree char *path = g_strdup_printf("/proc/%d/cmdline", (int)guest->pid);
     g_autofree char *text = NULL;
-    const char *uuid = NULL;
+    const char *uuid = NULL, *incoming;
     gsize len = 0;
 
     if (g_file_get_contents(path, &text, &len, NULL)) {
         uuid = ff_guests_option(text, len, "uuid");
-        guest->waits = ff_guests_option(text, len, "incoming");
+        incoming = ff_guests_option(text, len, "incoming");
+        guest->waits = incoming;
+        /* QEMU listens by itself; else an engine does, and QEMU has "defer". */
+        guest->carried = incoming && strcmp(incoming, "defer")
+                             ? FF_CARRIED_GIVEN | FF_CARRIED_INCOMING
+                             : FF_CARRIED_NONE;
     }
     guest->name = name_of(text, len);
     guest->uuid = g_strdup(uuid ? uuid : "");
@@ -86,18 +91,63 @@ static bool read_copy(int fd, FfTotals *totals)
     return false;
 }
 
+/* An engine listens, and nobody has come. */
+static bool listens(const FfStateHeader *head, uint32_t flags)
+{
+    return head->role == FF_ROLE_DESTINATION && head->phase == FF_PHASE_IDLE &&
+           flags & FF_DRIVER_LISTENS;
+}
+
 /* The journal knows of no migration, and QEMU has not been told to take one by itself, of which
  * nothing would be known. */
-static bool has_none(int fd, const FfStateHeader *head)
+static bool has_none(int fd, const FfStateHeader *head, uint32_t flags)
 {
-    uint32_t flags = 0;
     char native = 0;
 
-    return head->role == FF_ROLE_NONE &&
-           pread(fd, &flags, sizeof(flags), offsetof(FfStateHeader, driver_flags)) ==
-               sizeof(flags) &&
+    return (head->role == FF_ROLE_NONE || listens(head, flags)) &&
            !(flags & (FF_DRIVER_NATIVE_INCOMING | FF_DRIVER_PLAIN_PEER)) &&
            pread(fd, &native, 1, offsetof(FfStateHeader, native)) == 1 && !native;
+}
+
+/* The journal's: the guest is the new QEMU's when that has the right to run, and not the old one's
+ * from when it has given it. */
+static FfHostUpgrade upgrade_of(const FfStateHeader *head, unsigned marks)
+{
+    bool has = head->role == FF_ROLE_DESTINATION && head->run_right == FF_RUN_MINE;
+
+    if (marks & FF_MARK_BORROWED) {
+        return has ? FF_HOST_UPGRADE_HAS : FF_HOST_UPGRADE_NEW;
+    }
+    if (!(marks & FF_MARK_UPGRADE) || head->phase == FF_PHASE_IDLE ||
+        head->role != FF_ROLE_SOURCE) {
+        return FF_HOST_UPGRADE_NONE;
+    }
+    return head->run_right == FF_RUN_GIVEN ? FF_HOST_UPGRADE_LEFT : FF_HOST_UPGRADE_OLD;
+}
+
+/* What its engine says of a migration that the journal has closed: it waits for what is left of the
+ * other side, an upgrade's old QEMU above all. */
+static bool has_arrived(const FfStateHeader *head, const FfTotals *totals)
+{
+    return head->role == FF_ROLE_DESTINATION && head->run_right == FF_RUN_MINE &&
+           head->phase == FF_PHASE_IDLE && totals->running == FF_USE_INCOMING + 1;
+}
+
+static uint32_t read_word(int fd, off_t at)
+{
+    uint32_t word = 0;
+
+    return pread(fd, &word, sizeof(word), at) == sizeof(word) ? word : 0;
+}
+
+/* STARTED: from QEMU's command line. Without an engine the relay gives QEMU the URI. */
+static uint32_t carried_of(int fd, const FfStateHeader *head, uint32_t flags, uint32_t started)
+{
+    uint32_t carried = read_word(fd, offsetof(FfStateHeader, totals.carried));
+
+    return carried || head->role != FF_ROLE_NONE ? carried
+           : flags & FF_DRIVER_NATIVE_INCOMING   ? FF_CARRIED_GIVEN | FF_CARRIED_INCOMING
+                                                 : started;
 }
 
 static void read_state(int fd, FfHostGuest *guest)
@@ -116,16 +166,20 @@ static void read_state(int fd, FfHostGuest *guest)
     guest->moved = head.role == FF_ROLE_SOURCE && head.run_right == FF_RUN_GIVEN &&
                    head.phase == FF_PHASE_IDLE;
     uint16_t marks = 0;
-    guest->front =
-        guest->moved &&
-        pread(fd, &marks, sizeof(marks), offsetof(FfStateHeader, marks)) == sizeof(marks) &&
-        marks & FF_MARK_FRONT;
+    if (pread(fd, &marks, sizeof(marks), offsetof(FfStateHeader, marks)) != sizeof(marks)) {
+        return;
+    }
+    guest->upgrade = upgrade_of(&head, marks);
+    guest->front = guest->moved && marks & FF_MARK_FRONT;
     if (guest->moved &&
         pread(fd, guest->peer, sizeof(guest->peer) - 1, offsetof(FfStateHeader, peer_uri)) < 0) {
         guest->peer[0] = 0;
     }
-    guest->waits = guest->waits && has_none(fd, &head);
+    uint32_t flags = read_word(fd, offsetof(FfStateHeader, driver_flags));
+    guest->waits = guest->waits && has_none(fd, &head, flags);
+    guest->carried = carried_of(fd, &head, flags, guest->carried);
     guest->counted = read_copy(fd, &guest->totals);
+    guest->arrived = has_arrived(&head, &guest->totals);
     guest->totals.status[sizeof(guest->totals.status) - 1] = 0;
 }
 

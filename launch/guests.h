@@ -12,6 +12,15 @@
 
 #include "state/totals.h"
 
+/* An upgrade that is under way (docs/upgrade.md), and what this process is in it. */
+typedef enum {
+    FF_HOST_UPGRADE_NONE,
+    FF_HOST_UPGRADE_OLD,  /* the first one, and has the guest */
+    FF_HOST_UPGRADE_LEFT, /* the first one, which the guest has left */
+    FF_HOST_UPGRADE_NEW,  /* the next one, that the guest may go to */
+    FF_HOST_UPGRADE_HAS,  /* the next one, and has the guest */
+} FfHostUpgrade;
+
 typedef struct {
     pid_t pid;            /* of QEMU */
     char *name;           /* of -name; empty if it has none. As QEMU has it: any bytes */
@@ -20,11 +29,14 @@ typedef struct {
     uint64_t state_inode; /* of its state memfd, which relay and engine have open; 0: unreadable */
     uint8_t session[16];  /* of its last migration between two QEMUs; zeros: none, or unreadable */
     bool waits;           /* it was started with -incoming, and nothing has come so far */
-    bool front;           /* it has no guest any more, and stays for those who know it */
-    bool moved;           /* a migration by an engine has completed: it runs elsewhere */
-    char peer[256];       /* ... there, as far as that is known (a URI); from QEMU's user as well */
-    bool counted;         /* TOTALS are there: this user may read them */
-    FfTotals totals;      /* written by a process of QEMU's user: no number in it may be trusted */
+    FfHostUpgrade upgrade;
+    bool front;       /* it has no guest any more, and stays for those who know it */
+    bool arrived;     /* its migration from another QEMU, TOTALS.running, is over for the guest */
+    bool moved;       /* a migration by an engine has completed: it runs elsewhere */
+    char peer[256];   /* ... there, as far as that is known (a URI); from QEMU's user as well */
+    uint32_t carried; /* FfStateTotals.carried: a migration of QEMU's own */
+    bool counted;     /* TOTALS are there: this user may read them */
+    FfTotals totals;  /* written by a process of QEMU's user: no number in it may be trusted */
 } FfHostGuest;
 
 /* All that this user may look at, by pid (FfHostGuest, freed with the array). */

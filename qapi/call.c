@@ -87,6 +87,7 @@ static gboolean linger_over(gpointer opaque)
         ff_driver_log(d, "farfault: engine: something is left to do: it ends, for the next one");
         ff_driver_fail(d);
     } else {
+        ff_carried_rest(&d->config.state->totals);
         ff_driver_send(d, FF_LINK_IDLE, 0, 0, NULL, 0);
     }
     return G_SOURCE_REMOVE;

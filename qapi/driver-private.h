@@ -76,6 +76,7 @@ struct FfDriver {
     GQueue waiting_moved;    /* stop, while the guest is being stopped or started; words.c */
     uint32_t words_seq;      /* of the last FF_LINK_SYNC for cont and stop; words.c */
     GQueue waiting_over;     /* what came after a migration's last event; over.c */
+    bool looking;            /* QEMU is asked how its migration stands; carried.c */
     bool asking_caps;        /* QEMU, for what was set without an engine; capabilities.c */
     GQueue waiting_caps;     /* FfCall: what waits for its answer */
     /* What waits for the end of a restore; after-restore.c. */
@@ -245,6 +246,11 @@ void ff_handle_set_capabilities(FfCall *call);
 void ff_handle_query_capabilities(FfCall *call);
 /* The one line why the engine carries no migration of this guest on this side, NULL if it does. */
 const char *ff_driver_refusal(FfDriver *driver);
+
+/* carried.c. QEMU has said STATUS of a migration (NULL: nothing). */
+void ff_carried_status(FfDriver *driver, const char *status);
+/* Asks QEMU, if it migrates over connections of the engine's. */
+void ff_carried_look(FfDriver *driver);
 
 /* parameters.c */
 void ff_call_get_parameters(FfCall *call, FfHandler next);

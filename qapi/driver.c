@@ -311,6 +311,7 @@ void ff_driver_last_words(FfDriver *d)
 void ff_driver_look(FfDriver *d)
 {
     ff_totals_look(d);
+    ff_carried_look(d);
 }
 
 void ff_driver_free(FfDriver *d)

@@ -164,6 +164,7 @@ static void begin(FfDriver *d, FfIncoming *in)
         ff_incoming_hold(in);
     }
     ff_driver_store_info(d, NULL);
+    ff_carried_set(&d->config.state->totals, FF_CARRIED_NONE);
     ff_driver_filter(d, FF_FILTER_RUN_STATE | FF_FILTER_MIGRATION_EVENTS);
     /* An older QEMU sends this one whether the client wants events or not. */
     if (d->events || ff_driver_version(d) < FF_QEMU_8_2) {

@@ -139,6 +139,7 @@ void ff_incoming_give(FfDriver *d)
 void ff_incoming_given(FfDriver *d)
 {
     FF_FAULT_AT("incoming-given");
+    ff_carried_set(&d->config.state->totals, FF_CARRIED_GIVEN | FF_CARRIED_INCOMING);
     d->config.state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
     d->config.state->driver_flags &= ~(uint32_t)(FF_DRIVER_LISTENS | FF_DRIVER_GIVING_BACK);
     if (d->incoming) {

@@ -178,6 +178,7 @@ static void failed(FfCall *call, const char *why)
     g_queue_init(&d->outgoing->waiting);
     d->config.state->driver_flags &=
         ~(FF_DRIVER_PLAIN_PEER | FF_DRIVER_GIVING_BACK | FF_DRIVER_SWITCH_KEPT);
+    ff_carried_set(&d->config.state->totals, FF_CARRIED_NONE);
     ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
     ff_driver_report(d, FF_STATUS_FAILED);
     ff_driver_log(d, "farfault: migration source failed: %s", why);
@@ -437,6 +438,7 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     g_queue_init(&out->waiting);
     d->outgoing = out;
     ff_driver_store_info(d, NULL);
+    ff_carried_set(&d->config.state->totals, FF_CARRIED_GIVEN);
     ff_driver_store_native(d, peer->refused ? peer->refused : FF_PLAIN_DESTINATION);
     if (peer->channel) {
         d->config.state->driver_flags |= FF_DRIVER_PLAIN_PEER;
@@ -475,6 +477,7 @@ static void known(FfCall *call, bool begun)
     *flags &= ~(FF_DRIVER_GIVING_BACK | FF_DRIVER_SWITCH_KEPT);
     if (!begun) {
         *flags &= ~FF_DRIVER_PLAIN_PEER;
+        ff_carried_set(&d->config.state->totals, FF_CARRIED_NONE);
         d->events = *flags & FF_DRIVER_EVENTS;
         ff_driver_store_failure(d, FF_ROLE_SOURCE, why);
         ff_driver_report(d, FF_STATUS_FAILED);

@@ -211,6 +211,9 @@ void ff_driver_qemu_event(FfDriver *d, const char *name, const char *status)
     if (!strcmp(name, "MIGRATION") && !g_strcmp0(status, "failed") && d->migration) {
         ff_migration_vmm_failed(d->migration);
     }
+    if (!strcmp(name, "MIGRATION")) {
+        ff_carried_status(d, status);
+    }
     if (!strcmp(name, "RESUME") && d->migration && ff_migration_resumed(d->migration)) {
         ff_driver_log(d,
                       "farfault: somebody resumed the guest here, which may run on the other side "

@@ -79,6 +79,7 @@ void ff_totals_begin(FfDriver *d, FfUse use)
     set_status(&d->totals, FF_STATUS_SETUP);
     d->counting = true;
     store(d, &d->totals);
+    ff_carried_set(&d->config.state->totals, FF_CARRIED_NONE); /* it is the engine's */
 }
 
 void ff_totals_adopt(FfDriver *d)

@@ -201,6 +201,7 @@ static void kill_it(FfRelay *relay, bool condemned)
 
 static void dead(FfRelay *relay)
 {
+    ff_carried_rest(&relay->state->totals);
     ff_hook_engine_dead(relay);
     ff_uffds_engine_dead(relay);
     ff_backends_engine_dead(relay);

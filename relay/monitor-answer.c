@@ -133,6 +133,9 @@ static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
         /* An engine that was started meanwhile sees it as well. */
         ff_state_mark(mon->relay->state, FF_MARK_CAP(sent->caps));
     }
+    if (sent->carried && !answer->is_error) {
+        ff_carried_set(&mon->relay->state->totals, sent->carried);
+    }
     if (sent->says != FF_SAID_NOTHING || sent->adds) {
         ff_engine_word_answered(mon->relay);
     }

@@ -112,6 +112,10 @@ static void pass_item(FfMonitor *mon, FfItem *item, const FfQmpCommand *instead)
     sent->own = ff_own_entries(command);
     sent->says = ff_says(command);
     sent->caps = item->caps;
+    sent->carried = ff_starts_incoming(command) || ff_recovers(command)
+                        ? FF_CARRIED_GIVEN | FF_CARRIED_INCOMING
+                    : ff_starts_migration(command) ? FF_CARRIED_GIVEN
+                                                   : FF_CARRIED_NONE;
     ff_fds_note(mon, item, sent);
     ff_plug_note(mon, item, sent);
     ff_actions_note(mon->relay->state, command);

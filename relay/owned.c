@@ -135,6 +135,14 @@ bool ff_starts_migration(const FfQmpCommand *command)
     return is_one_of(command, names, words);
 }
 
+bool ff_recovers(const FfQmpCommand *command)
+{
+    static const char *const names[] = {"migrate-recover", NULL};
+    static const char *const words[] = {"migrate_recover", NULL};
+
+    return is_one_of(command, names, words);
+}
+
 bool ff_adds_device(const FfQmpCommand *command)
 {
     static const char *const names[] = {"device_add", "netdev_add", NULL};

@@ -15,6 +15,8 @@ const char *ff_own_entries(const FfQmpCommand *command);
 bool ff_owned(const FfQmpCommand *command, unsigned filters);
 /* Whether QEMU, given COMMAND, would start a migration of its own. */
 bool ff_starts_migration(const FfQmpCommand *command);
+/* COMMAND has a destination listen once more. */
+bool ff_recovers(const FfQmpCommand *command);
 /* The same of one that comes in. */
 bool ff_starts_incoming(const FfQmpCommand *command);
 /* Whether it adds a device, or a part of one, at either kind of monitor. */

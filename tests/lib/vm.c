@@ -51,6 +51,23 @@ static void show_all(void)
     }
 }
 
+char *vm_listed(pid_t pid)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault"), *text = NULL;
+    g_autofree char *begin = g_strdup_printf("process %d: ", (int)pid);
+    char *argv[] = {farfault, (char *)"status", NULL};
+    g_autoptr(GError) error = NULL;
+    int status;
+
+    g_spawn_sync(NULL, argv, NULL, 0, NULL, NULL, &text, NULL, &status, &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(status, ==, 0);
+    const char *line = strstr(text, begin);
+    g_assert_nonnull(line);
+    line += strlen(begin);
+    return g_strndup(line, strcspn(line, "\n"));
+}
+
 char *vm_build_path(const char *relative)
 {
     const char *build = g_getenv("FF_BUILD");

@@ -110,6 +110,8 @@ void vm_wait_stderr(Vm *vm, const char *text);
 bool vm_farfault_available(const char **why);
 /* TRUE if farfault is there and was built with the points of fault/fault.h. */
 bool vm_faults_available(const char **why);
+/* What farfault status without a monitor says of the guest of QEMU process PID (g_free). */
+char *vm_listed(pid_t pid);
 /* Path of an executable of the build folder, e.g. "cli/farfault" (g_free). */
 char *vm_build_path(const char *relative);
 

@@ -260,6 +260,44 @@ static void check_both(const Row *row, Vm *source, Vm *destination)
     }
 }
 
+/* What farfault status, which asks nobody, says of VM, after all that QEMU has said to its engine
+ * by now. */
+static void check_listed(Vm *vm, const char *words)
+{
+    g_autofree char *status = qmp_migrate_status(vm_qmp(vm)), *line = vm_listed(vm_pid(vm));
+
+    if (!strstr(line, words)) {
+        test_fail("%s, and listed: %s; not: %s", status, line, words);
+    }
+}
+
+#define LISTED_GIVEN "QEMU itself carries its migration, or has carried it"
+#define LISTED_WAITS "QEMU itself waits for its migration, carries it, or has carried it"
+
+static void check_listed_end(const Row *row, Vm *source, Vm *destination)
+{
+    bool plain = row->destination != FILE_RAM && row->destination != CONFIG &&
+                 row->destination != NVDIMM; /* its engine joins connections to the end */
+
+    if (row->engine) {
+        check_listed(source, "was given away");
+        check_listed(destination, "nothing is under way");
+        return;
+    }
+    if (row->always) {
+        /* Perhaps the engine was there at the end. */
+        g_autofree char *line = vm_listed(vm_pid(source));
+        g_assert_true(strstr(line, LISTED_GIVEN) || strstr(line, "was sent by QEMU itself"));
+    } else {
+        check_listed(source, "was sent by QEMU itself");
+    }
+    g_autofree char *line = vm_listed(vm_pid(destination));
+    if (!strstr(line, "it came by QEMU's own migration") &&
+        (plain || !strstr(line, LISTED_WAITS))) {
+        test_fail("the destination is listed: %s", line);
+    }
+}
+
 static void pass_socket(Qmp *a, Qmp *b)
 {
     int pair[2];
@@ -305,14 +343,17 @@ static void run(const Row *row, const char *dir)
     if (row->postcopy) {
         if (!row->at_once) {
             qmp_expect_migration(s, "active");
+            check_listed(source, "; the guest has not been switched over");
         }
         qmp_ok(s, "migrate-start-postcopy", NULL);
         qmp_expect_migration(s, "postcopy-active");
+        check_listed(source, "the guest has been switched over, and its memory follows");
     }
     move_wait_completed(source, destination);
     qmp_ok(d, row->postcopy ? "query-status" : "cont", NULL);
     move_check_guest(source, destination, &boot, RAM);
     check_both(row, source, destination);
+    check_listed_end(row, source, destination);
     if (row->source == NVDIMM) {
         g_autofree char *from = file_of(dir, "source", "image"), *sent = NULL, *come = NULL;
         g_autofree char *to = file_of(dir, "destination", "image");
@@ -620,6 +661,86 @@ static void test_cancel(const void *opaque)
     with_dir(opaque, run_cancel);
 }
 
+/* A migration that does not come to its end, as farfault status lists it: paused, failed,
+ * cancelled. */
+static void run_listed(const Row *row, const char *dir)
+{
+    BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
+    g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
+    g_autoptr(Vm) destination = start(row, false, &boot, "defer", dir);
+    Qmp *s = vm_qmp(source);
+    bool cancels = !strcmp(row->name, "cancelled");
+
+    vm_wait_serial(source, "B");
+    check_listed(source, "nothing is under way");
+    check_listed(destination, "waits for an incoming migration");
+    meet(row->source, source, dir, "source");
+    set_up(row, s, true);
+    set_up(row, vm_qmp(destination), false);
+    qmp_ok(s, "migrate-set-parameters",
+           "{'max-bandwidth': 8388608, 'max-postcopy-bandwidth': 8388608, 'downtime-limit': 1}");
+    g_autofree char *uri = move_listen(destination);
+    check_listed(destination, "waits for an incoming migration");
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s, "active");
+    if (row->postcopy) {
+        qmp_ok(s, "migrate-start-postcopy", NULL);
+        /* Before that QEMU recovers from nothing. */
+        qmp_expect_migration(vm_qmp(destination), "postcopy-active");
+    }
+    if (cancels) {
+        qmp_ok(s, "migrate_cancel", NULL);
+    } else {
+        vm_kill(destination);
+    }
+    qmp_expect_migration(s, row->postcopy ? "postcopy-paused" : row->name);
+    if (cancels) {
+        vm_kill(destination); /* it ends by itself, with a failure */
+    }
+    check_listed(source, row->postcopy ? "is paused after the switch"
+                         : cancels     ? "nothing is under way; its last migration, by QEMU "
+                                         "itself, was cancelled"
+                                       : "nothing is under way; its last migration, by QEMU "
+                                         "itself, failed");
+}
+
+/* One that the client has made QEMU's, which no engine carries or hears of. */
+static void run_listed_native(const Row *row, const char *dir)
+{
+    BootsectConfig boot = bootsect_config(RAM, 32 << 20, 1);
+    g_autoptr(Vm) source = start(row, true, &boot, NULL, dir);
+    Qmp *s = vm_qmp(source);
+
+    vm_wait_serial(source, "B");
+    qmp_set_capability(s, "events", true);
+    qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 1000000000}");
+    qmp_ok(s, "stop", NULL);
+    qmp_ok(s, "migrate", "{'uri': 'exec:cat > %s/migration'}", dir);
+    g_autofree char *line = vm_listed(vm_pid(source));
+    g_assert_true(strstr(line, "QEMU itself"));
+    g_assert_null(strstr(line, "nothing is under way"));
+    qmp_expect_migration(s, "completed");
+    g_autofree char *after = vm_listed(vm_pid(source));
+    g_assert_true(strstr(after, LISTED_GIVEN) || strstr(after, "was sent by QEMU itself") ||
+                  strstr(after, "has not been switched over")); /* its event is on its way */
+}
+
+static void test_listed(const void *opaque)
+{
+    with_dir(opaque, run_listed);
+}
+
+static void test_listed_native(const void *opaque)
+{
+    with_dir(opaque, run_listed_native);
+}
+
+static const Row unfinished[] = {
+    {"paused", .source = PLUGGED, .postcopy = true},
+    {"failed", .source = PLUGGED},
+    {"cancelled", .source = PLUGGED},
+};
+
 static const Row cancels[] = {
     {"source", .source = PLUGGED},
     {"destination", .destination = PLUGGED},
@@ -665,10 +786,16 @@ int main(int argc, char **argv)
     static const Row image = {"image", .source = IMAGE, .destination = IMAGE, .postcopy = true};
 
     g_test_add_data_func("/carrier/image", &image, test_image);
+    g_test_add_data_func("/carrier/listed/native", &rows[0], test_listed_native);
     static const Row occupied = {"occupied"}, native = {"occupied/native", .never = true};
 
     g_test_add_data_func("/carrier/occupied", &occupied, test_occupied);
     g_test_add_data_func("/carrier/occupied/native", &native, test_occupied);
+    for (unsigned i = 0; i < G_N_ELEMENTS(unfinished); i++) {
+        g_autofree char *path = g_strdup_printf("/carrier/listed/%s", unfinished[i].name);
+
+        g_test_add_data_func(path, &unfinished[i], test_listed);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(cancels); i++) {
         g_autofree char *path = g_strdup_printf("/carrier/cancel/%s", cancels[i].name);
 

@@ -836,6 +836,79 @@ static void test_said_fds(void)
     up_check_memory(g);
 }
 
+/* The QEMU that is not ONE, which may have ended. */
+static pid_t other_qemu(const Guest *g, pid_t one)
+{
+    g_autoptr(GArray) all = up_qemus(g);
+
+    for (guint i = 0; i < all->len; i++) {
+        if (g_array_index(all, pid_t, i) != one) {
+            return g_array_index(all, pid_t, i);
+        }
+    }
+    g_assert_not_reached();
+}
+
+static void expect_listed(pid_t pid, const char *words)
+{
+    g_autofree char *line = words ? vm_listed(pid) : NULL;
+
+    if (words && !g_str_has_prefix(line, words)) {
+        test_fail("process %d is listed: %s; not: %s", (int)pid, line, words);
+    }
+}
+
+typedef struct {
+    const char *name, *at, *old, *next; /* NULL: who knows */
+    bool keep;
+} Listed;
+
+#define HELD_ROWS(name, keep)                                                                      \
+    {name "-loaded", "handover/*/at/loaded=hold", "has its guest; its upgrade is under way",       \
+     "is made by an upgrade that is under way", keep},                                             \
+        {name "-given", "handover/*/at/given=hold", "its guest has gone to its next process",      \
+         NULL, keep},                                                                              \
+        {name "-granted", "takeover/*/at/granted=hold", "its guest has gone to its next process",  \
+         "has its guest, by an upgrade", keep},                                                    \
+    {                                                                                              \
+        name "-idle", "takeover/*/at/idle=hold", NULL, "nothing is under way", keep                \
+    }
+
+static const Listed listed[] = {HELD_ROWS("ends", false), HELD_ROWS("stays", true)};
+
+/* farfault status without a monitor: which process has the guest, at each moment. */
+static void test_listed(const void *opaque)
+{
+    const Listed *row = opaque;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_counting(row->at);
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    pid_t old = up_only_qemu(g);
+    expect_listed(old, "nothing is under way");
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin_with(g, NULL, row->keep ? "--keep-process" : NULL);
+    up_wait_held(g);
+    expect_listed(old, row->old);
+    expect_listed(row->next ? other_qemu(g, old) : 0, row->next);
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    if (row->keep) {
+        expect_listed(old, "is the front of its guest");
+        expect_listed(other_qemu(g, old), "nothing is under way");
+    } else {
+        expect_listed(up_await_qemus(g, 1), "nothing is under way");
+    }
+}
+
 /* It will say no more, and waits for the answers. */
 static void test_said_and_ended(void)
 {
@@ -1032,6 +1105,11 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/said/and-ended", test_said_and_ended);
     g_test_add_func("/upgrade-clients/sets", test_sets);
     g_test_add_func("/upgrade-clients/half", test_half);
+    for (unsigned i = 0; i < G_N_ELEMENTS(listed); i++) {
+        g_autofree char *path = g_strdup_printf("/upgrade-clients/listed/%s", listed[i].name);
+
+        g_test_add_data_func(path, &listed[i], test_listed);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(left); i++) {
         g_autofree char *path = g_strdup_printf("/upgrade-clients/left/%s", left[i].name);
 

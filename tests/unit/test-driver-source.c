@@ -712,6 +712,37 @@ static void test_begin_next(gconstpointer data)
     }
 }
 
+/* How QEMU's own migration stands is seen by others: by its events, by what it answers at a PING
+ * where there are none, and no longer than an engine sees it, but for its end. */
+static void test_carried(void)
+{
+    Begin b;
+
+    begin_init(&b, false);
+    const FfStateTotals *t = &b.w.state->totals;
+    g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_GIVEN);
+    ff_driver_look(b.w.driver); /* QEMU has not begun */
+    qemu_answers(&b.w, "migrate", "{}");
+    ff_driver_look(b.w.driver);
+    ff_driver_look(b.w.driver); /* not asked twice */
+    qemu_answers(&b.w, "query-migrate", "{'status':'active'}");
+    g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_PRECOPY);
+    ff_driver_qemu_event(b.w.driver, "MIGRATION", "postcopy-active");
+    g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_SWITCHED);
+    ff_driver_look(b.w.driver);
+    qemu_answers(&b.w, "query-migrate", "!it waits for a page");
+    g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_SWITCHED);
+    ff_driver_qemu_event(b.w.driver, "MIGRATION", "postcopy-paused");
+    ff_carried_rest(&b.w.state->totals);
+    g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_PAUSED);
+    ff_driver_qemu_event(b.w.driver, "MIGRATION", "postcopy-recover");
+    ff_carried_rest(&b.w.state->totals);
+    g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_GIVEN);
+    ff_driver_qemu_event(b.w.driver, "MIGRATION", "completed");
+    g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_COMPLETED);
+    begin_clear(&b);
+}
+
 /* A switch that was answered is none of a later migration of QEMU's own: QEMU did not answer when
  * it was asked what became of the one that it was for. */
 static void test_begin_later(void)
@@ -1167,6 +1198,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
 #ifdef FF_FAULTS
+    g_test_add_func("/driver/carried", test_carried);
     g_test_add_func("/driver/begin/late", test_begin_late);
 #endif
     g_test_add_func("/driver/begin/waits", test_begin_waits);
