@@ -178,6 +178,12 @@ static gboolean accept_connected(gint fd, GIOCondition condition, gpointer data)
     return G_SOURCE_REMOVE;
 }
 
+/* No back-end is wanted until the guest is taken back, and there is no word of that. */
+static bool is_wanted(const FfAccept *a)
+{
+    return !a->plan->backend || !ff_state_is_marked(a->relay->state, FF_MARK_MOVED);
+}
+
 static void accept_connect(FfAccept *a)
 {
     struct sockaddr_un un = {.sun_family = AF_UNIX};
@@ -185,6 +191,10 @@ static void accept_connect(FfAccept *a)
     socklen_t len = sizeof(un);
     int fd, domain = AF_UNIX;
 
+    if (!is_wanted(a)) {
+        ff_accept_next(a);
+        return;
+    }
     if (a->plan->path) {
         size_t path_len = strlen(a->plan->path);
 

@@ -783,6 +783,38 @@ static void test_given_away_at_start(void)
     world_free(w);
 }
 
+/* Nor does a relay connect to one, which most of them would take for the next QEMU. */
+static void test_given_away_connects(void)
+{
+    struct sockaddr_un addr;
+    World *w = world_prepare();
+    int listener = listener_new(&addr);
+    struct pollfd pfd = {.fd = listener, .events = POLLIN};
+
+    close(w->monitor.fd);
+    close(w->backend);
+    w->monitor.kind = FF_RELAY_CONNECT_UNIX;
+    w->monitor.fd = -1;
+    w->monitor.path = g_strdup(addr.sun_path + 1);
+    w->monitor.abstract = true;
+    w->monitor.reconnect = 1;
+    ff_state_mark(w->relay.state, FF_MARK_MOVED);
+    ff_backends_start(&w->relay);
+    turn();
+    g_assert_cmpint(poll(&pfd, 1, 0), ==, 0);
+    ff_state_unmark(w->relay.state, FF_MARK_MOVED); /* it was taken back */
+    while (poll(&pfd, 1, 0) == 0) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    w->backend = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    w->qemu = accept4(w->private.listen_fd, NULL, NULL, SOCK_CLOEXEC);
+    offer(w);
+    shake_hands(w);
+    close(listener);
+    g_free(w->monitor.path);
+    world_free(w);
+}
+
 /* It is seen when the next back-end has come, which may be there before the relay begins. */
 static void test_removed_later(void)
 {
@@ -1173,6 +1205,7 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/another", test_another);
     g_test_add_func("/backends/lent-removed", test_lent_removed);
     g_test_add_func("/backends/given-away-at-start", test_given_away_at_start);
+    g_test_add_func("/backends/given-away-connects", test_given_away_connects);
     g_test_add_func("/backends/waits", test_waits);
     g_test_add_func("/backends/waits/maps", test_maps);
     g_test_add_func("/backends/waits/kept", test_kept);
