@@ -154,7 +154,7 @@ static void drop_pid_file(char **args)
     *to = NULL;
 }
 
-/* Its back-end would be the new QEMU's when the old one has ended. */
+/* Its back-end is the new QEMU's when the old one has ended, or its relay has left it. */
 static const char *has_vhost_user(char *const *args)
 {
     for (; *args; args++) {
@@ -179,11 +179,13 @@ static bool look_at_process(FfUpgrade *u, const FfUpgradeLine *line, JsonObject 
     if (u->own) {
         drop_pid_file(u->own);
     }
-    const char *device = has_vhost_user(u->args);
-    if (device) {
+    const char *device = u->stays ? has_vhost_user(u->args) : NULL; /* a front has none any more */
+    if (device && !ff_json_bool(lent, "leaves-back-ends")) {
         return ff_upgrade_fail(
-            error, "%s: cannot be handed over yet where process %d stays: migrate the guest",
-            device, u->front ? u->front : u->old_pid);
+            error,
+            "%s: process %d stays, and has a relay of an older farfault, which would not leave "
+            "the back-end: farfault attach --replace %d",
+            device, u->old_pid, u->old_pid);
     }
     return !ff_upgrade_has_forwards(u->args) ||
            ff_upgrade_fail(

@@ -320,6 +320,7 @@ FfEngineInit *ff_engine_init_new(const char *json, gsize length, int *fds, unsig
     init->incoming = g_strdup(ff_json_string(root, "incoming"));
     init->incoming_taken = ff_json_bool(root, "incoming-taken");
     init->backends_later = ff_json_bool(root, "device-backends-later");
+    init->leaves_backends = ff_json_bool(root, "leaves-back-ends");
     init->start_paused = ff_json_bool(root, "start-paused");
     init->engine_refused = g_strdup(ff_json_string(root, "engine-refused"));
     place_errors(init, root);

@@ -41,7 +41,8 @@ typedef struct {
     char *incoming, *engine_refused, *name; /* NULL: null */
     bool lends; /* the relay has FF_KIND_PROTECT's for the engine that asks, or says why not */
     bool incoming_taken, start_paused;
-    bool backends_later; /* only what was plugged since its start is followed (FfStatePlugged) */
+    bool leaves_backends; /* where QEMU stays as a front; FALSE: an older relay cannot */
+    bool backends_later;  /* only what was plugged since its start is followed (FfStatePlugged) */
     int qemu_pid;
 } FfEngineInit;
 

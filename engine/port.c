@@ -363,6 +363,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, void (*fail)(
         .qemu_pid = init->qemu_pid,
         .command_line = init->command_line,
         .vhost_user = init->vhost_user,
+        .leaves_backends = init->leaves_backends,
         .listening = init->listening,
         .given = init->given,
         .door = init->door,

@@ -91,8 +91,9 @@ typedef struct {
     int pact_fd, heir_fd; /* the same, of an upgrade (state/pact.h), -1: none */
     int taps_fd;          /* an eventfd that gives QEMU its taps, -1: it needs none */
     int qemu_pid;
-    char *const *command_line;  /* QEMU's, as the user gave it; NULL: not known */
-    const char *vhost_user;     /* of farfault run: --vhost-user; NULL: not known */
+    char *const *command_line; /* QEMU's, as the user gave it; NULL: not known */
+    const char *vhost_user;    /* of farfault run: --vhost-user; NULL: not known */
+    bool leaves_backends; /* so does its relay where QEMU stays; FALSE: an older one does not */
     const GPtrArray *listening; /* FfLentMonitor *; can be NULL */
     const GArray *given;        /* of FfGiven; can be NULL */
     int door;                   /* of its relay, for clients that go along; lent; -1: none */

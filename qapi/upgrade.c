@@ -251,6 +251,8 @@ static JsonNode *lent(FfDriver *d)
         json_builder_add_int_value(b, g_array_index(d->config.given, FfGiven, i).number);
     }
     json_builder_end_array(b);
+    json_builder_set_member_name(b, "leaves-back-ends");
+    json_builder_add_boolean_value(b, d->config.leaves_backends);
     add_actions(b, d->config.state);
     json_builder_end_object(b);
     return json_builder_get_root(b);

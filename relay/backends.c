@@ -711,6 +711,23 @@ void ff_backends_engine_dead(FfRelay *relay)
     }
 }
 
+void ff_backends_leave(FfRelay *relay)
+{
+    FfBackends *b = relay->backends;
+
+    for (guint i = 0; b && i < b->all->len; i++) {
+        ff_vhost_conn_leave(nth(b, i));
+    }
+}
+
+void ff_backends_left(FfRelay *relay)
+{
+    if (relay->backends) {
+        relay->backends->other_ended = true;
+        look(relay->backends);
+    }
+}
+
 static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
 {
     FfBackendsAnswer answer = {.op = request->op};
@@ -735,13 +752,10 @@ static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
         tell_known(b, request->flag & ~FF_BACKENDS_LENT, request->flag & FF_BACKENDS_LENT);
         return;
     case FF_BACKENDS_LEAVE:
-        for (guint i = 0; i < b->all->len; i++) {
-            ff_vhost_conn_leave(nth(b, i));
-        }
+        ff_backends_leave(b->relay);
         break;
     case FF_BACKENDS_TAKE:
-        b->other_ended = true;
-        look(b);
+        ff_backends_left(b->relay);
         break;
     case FF_BACKENDS_STAND:
         tell_whether_all_stand(b);

@@ -19,6 +19,11 @@ int ff_backends_offer(FfRelay *relay, FfBackendsEnds *ends);
 void ff_backends_ends_close(FfBackendsEnds *ends);
 /* There is no engine any more that could save a snapshot: what stands for that goes on. */
 void ff_backends_engine_dead(FfRelay *relay);
+/* The guest is another QEMU's, for good: the connections end, and there is none again. */
+void ff_backends_leave(FfRelay *relay);
+/* The QEMU whose back-ends these were has left them: they are connected to when the guest is this
+ * one's. */
+void ff_backends_left(FfRelay *relay);
 /* The id of the first one that does not rest (relay/vhost-conn.h); NULL: all do. */
 const char *ff_backends_restless(const FfRelay *relay);
 /* What is to be known of back-end I of the plan. FALSE: QEMU has removed its chardev. .had.rest

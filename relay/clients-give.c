@@ -19,6 +19,7 @@
 
 #include "fault/fault.h"
 #include "net/rights.h"
+#include "relay/backends.h"
 #include "relay/front.h"
 #include "relay/hook.h"
 #include "relay/monitor.h"
@@ -477,6 +478,20 @@ static void give(FfRelay *relay, int talk, bool rounds)
     wait_quiet(relay);
 }
 
+/* The end of TALK, which the caller closes, says that they are free; -1: this process had no room
+ * for it, and its end has said so already. */
+static void leave_back_ends(FfRelay *relay, int talk)
+{
+    const char no = FF_SUCCESSION_NO;
+
+    if (ff_state_is_marked(relay->state, FF_MARK_MOVED)) {
+        ff_backends_leave(relay);
+        FF_FAULT_AT("back-ends-left");
+    } else if (talk >= 0) {
+        (void)ff_rights_send(talk, &no, 1, NULL, 0);
+    }
+}
+
 static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
 {
     char words[2] = "";
@@ -497,7 +512,9 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
         ff_front_set_next(opaque, rights.fd[0]);
         return G_SOURCE_CONTINUE;
     }
-    if (n == 1 && word == FF_SUCCESSION_ORDERLY) {
+    if (n == 1 && word == FF_SUCCESSION_LEAVE) {
+        leave_back_ends(opaque, rights.n ? rights.fd[0] : -1);
+    } else if (n == 1 && word == FF_SUCCESSION_ORDERLY) {
         ff_front_orderly(opaque);
     } else if (n == 1 && word == FF_SUCCESSION_HEIR) {
         ff_front_lost_heir(opaque); /* this process had no room for its pidfd */

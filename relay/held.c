@@ -11,6 +11,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
+
 /* They all go into one message, INIT, with some others. */
 #define MAX_HELD (FF_LINK_MAX_FDS - 40)
 
@@ -121,6 +123,8 @@ char *ff_held_init(FfRelay *relay, unsigned restarts, const FfBackendsEnds *back
     add_bool(b, "incoming-taken", plan->incoming_taken);
     add_bool(b, "device-backends-later", !ff_backends_from_start(relay));
     add_text(b, "vhost-user", ff_backends_option(relay));
+    /* Left out: as by a relay of before, which does not know how. */
+    add_bool(b, "leaves-back-ends", !FF_FAULT_STEP("leaves-back-ends", false));
     add_text(b, "engine-refused", plan->engine_refused);
     init_errors(relay, b);
     add_text(b, "name", plan->name);

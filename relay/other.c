@@ -4,16 +4,30 @@
  * died, or hang, and so may the command. It has connections of devices that are other processes,
  * and files, which the guest waits for. The word is TAKEN, so it can never run the guest again.
  *
- * System calls: poll, pidfd_send_signal.
+ * One that stays has no end that would say that a back-end is free, so its relay is asked. No
+ * engine is needed for that, and the end of that relay is an answer: the kernel closes what it has.
+ *
+ * System calls: poll, pidfd_send_signal, socketpair, recvfrom, sendmsg, close.
  */
 #include "relay/other.h"
 
+#include <errno.h>
+#include <glib-unix.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "fault/fault.h"
+#include "net/rights.h"
+#include "relay/backends.h"
+#include "state/succession.h"
 
 /* It takes some milliseconds where all goes well, and the more the more memory it has. */
 #define PATIENCE_S 10
+/* Until its relay is asked once more, if there was no room for the question. */
+#define AGAIN_S 1
 
 static gboolean lives_on(gpointer opaque)
 {
@@ -33,5 +47,68 @@ void ff_other_ends(FfRelay *relay)
     if (relay->plan->other_fd >= 0 && !relay->plan->other_stays && !relay->other_ends) {
         relay->other_ends = true;
         g_timeout_add_seconds(PATIENCE_S, lives_on, relay);
+    }
+}
+
+static gboolean has_left(gint fd, GIOCondition condition, gpointer opaque)
+{
+    char word;
+    ssize_t n = recv(fd, &word, 1, MSG_DONTWAIT);
+
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
+        return G_SOURCE_CONTINUE;
+    }
+    if (n > 0) {
+        ff_relay_log(opaque,
+                     "the relay of the QEMU that had this guest before keeps its vhost-user "
+                     "back-ends: their devices stand until it ends");
+    } else {
+        ff_backends_left(opaque);
+    }
+    close(fd);
+    return G_SOURCE_REMOVE;
+}
+
+static gboolean ask_again(gpointer opaque)
+{
+    FfRelay *relay = opaque;
+
+    relay->other_leaves = false;
+    ff_other_leaves(relay);
+    return G_SOURCE_REMOVE;
+}
+
+/* Returns the socket at which it answers, or -errno. */
+static int ask_to_leave(const FfRelay *relay)
+{
+    const char word = FF_SUCCESSION_LEAVE;
+    int pair[2];
+
+    if (FF_FAULT_CALL("leave-pair", socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair)) <
+        0) {
+        return -errno;
+    }
+    ssize_t n = ff_rights_send(relay->plan->other_door, &word, 1, &pair[1], 1);
+    close(pair[1]);
+    if (n != 1) {
+        close(pair[0]);
+        return n < 0 ? (int)n : -EIO;
+    }
+    return pair[0];
+}
+
+void ff_other_leaves(FfRelay *relay)
+{
+    if (!relay->plan->other_stays || relay->plan->other_door < 0 || relay->other_leaves) {
+        return;
+    }
+    relay->other_leaves = true;
+    int fd = ask_to_leave(relay);
+    if (fd >= 0) {
+        g_unix_fd_add(fd, G_IO_IN | G_IO_HUP, has_left, relay);
+    } else if (fd == -EPIPE || fd == -ECONNRESET) {
+        ff_backends_left(relay); /* it has ended */
+    } else {
+        g_timeout_add_seconds(AGAIN_S, ask_again, relay);
     }
 }

@@ -25,6 +25,10 @@
 #define FF_SUCCESSION_HEIR 'H'
 #define FF_SUCCESSION_NEXT 'X'
 #define FF_SUCCESSION_ORDERLY 'O'
+/* There too, with a socket, from the relay of the QEMU that has the guest: this one's is to leave
+ * the back-ends of its devices. Its end of that socket is closed when it has, or has ended; NO
+ * there: it has its guest still. */
+#define FF_SUCCESSION_LEAVE 'L'
 
 /* In the environment of a relay that is started as root and becomes QEMU's user itself: the numbers
  * of user, group, and the other groups. */

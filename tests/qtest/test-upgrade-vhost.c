@@ -2,7 +2,7 @@
 /*
  * farfault upgrade of a Linux guest whose disk, or network, is a vhost-user device: one back-end
  * all the time, which serves one QEMU after the other, with the device in use; an upgrade that
- * fails, and what dies in one.
+ * fails, and what dies in one; the same where the first process stays (--keep-process).
  *
  * FF_ROUNDS: upgrades in a row.
  */
@@ -12,7 +12,9 @@
 #include "tests/qtest/upgrade-rig.h"
 
 #include <glib/gstdio.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define DISK_BYTES (32 << 20)
@@ -128,11 +130,16 @@ static World *world_new(bool disk, const char *who, const char *faults)
     return w;
 }
 
-static void world_end(World *w)
+static void quit(World *w)
 {
     up_reconnect(w->guest);
     qmp_ok(w->guest->qmp, "quit", NULL);
     up_disconnect(w->guest);
+}
+
+/* Its guest has quit, or is about to. */
+static void world_free(World *w)
+{
     up_await_qemus(w->guest, 0);
     if (w->image) {
         storage_end(w->storage);
@@ -144,6 +151,12 @@ static void world_end(World *w)
     g_free(w->image);
     g_free(w->socket);
     g_free(w);
+}
+
+static void world_end(World *w)
+{
+    quit(w);
+    world_free(w);
 }
 
 /* To QEMU 10 and back. */
@@ -327,8 +340,126 @@ static void test_refused(void)
     }
 }
 
+/* ---- the first process stays ----------------------------------------------------------------- */
+
+/* The guest quits, and FRONT, this program's child, ends. WITH: its status. */
+static void world_end_front(World *w, pid_t front, int with)
+{
+    int status;
+
+    quit(w);
+    g_assert_cmpint(waitpid(front, &status, 0), ==, front);
+    g_assert_cmpint(status, ==, with);
+    world_free(w);
+}
+
+/* The QEMU that has the guest, behind FRONT. */
+static pid_t behind(const World *w, pid_t front)
+{
+    g_autoptr(GArray) all = up_qemus(w->guest);
+
+    g_assert_cmpuint(all->len, ==, 2);
+    return g_array_index(all, pid_t, g_array_index(all, pid_t, 0) == front);
+}
+
+/* PROGRAM can be NULL. Returns the exit status. */
+static int keep(World *w, const char *program, char **said)
+{
+    return up_run(w->guest,
+                  (const char *const[]){"--keep-process", program ? "--qemu" : NULL, program, NULL},
+                  said);
+}
+
+/* To QEMU 10 and back; what fails before that leaves the device where it is. */
+static void test_front(gconstpointer disk)
+{
+    g_autofree char *newer = vm_newer_qemu(), *older = up_installed();
+    World *w = newer ? world_new(GPOINTER_TO_INT(disk), "migrate", "") : NULL;
+
+    if (!w) {
+        return;
+    }
+    g_autofree char *failed = NULL, *mark = g_build_filename(w->guest->dir, "fault-0", NULL);
+    pid_t front = up_only_qemu(w->guest), last = 0;
+    up_set_faults(w->guest, "takeover/*/at/loaded=kill");
+    g_assert_cmpint(keep(w, NULL, &failed), ==, 1);
+    g_assert_true(g_file_test(mark, G_FILE_TEST_EXISTS));
+    g_assert_cmpint(up_only_qemu(w->guest), ==, front);
+    is_right(w);
+    for (unsigned i = 0; i < up_rounds(3); i++) {
+        g_autofree char *said = NULL;
+
+        g_assert_cmpint(keep(w, i % 2 ? older : newer, &said), ==, 0);
+        g_assert_cmpint(behind(w, front), !=, last);
+        last = behind(w, front);
+        is_right(w);
+    }
+    world_end_front(w, front, 0);
+}
+
+typedef struct {
+    const char *name, *faults;
+    bool attach; /* the new QEMU has lost its relay */
+} Died;
+
+/* The front's engine dies before it can say that the back-end is free, and its relay with it or
+ * not; or the new QEMU's dies, and its relay with it or not. The device does not stand. */
+static void test_front_died(gconstpointer data)
+{
+    const Died *row = data;
+    World *w = world_new(true, "migrate", row->faults);
+
+    if (!w) {
+        return;
+    }
+    g_autofree char *said = NULL, *mark = g_build_filename(w->guest->dir, "fault-0", NULL);
+    pid_t front = up_only_qemu(w->guest);
+    int status = keep(w, NULL, &said);
+    g_assert_cmpint(status, ==, row->attach ? 1 : 0);
+    g_assert_true(g_file_test(mark, G_FILE_TEST_EXISTS));
+    pid_t now = behind(w, front);
+    if (row->attach) {
+        up_attach(w->guest, now);
+    }
+    is_right(w);
+    up_attach_if_needed(w->guest, front);
+    is_right(w);
+    /* A relay that was attached does not hear its QEMU say that it ends. */
+    world_end_front(w, front, row->attach ? SIGKILL : 0);
+}
+
+/* Its relay is of a farfault that would keep the back-end. */
+static void test_front_older(void)
+{
+    World *w = world_new(true, "migrate", "relay/*/step/leaves-back-ends=omit");
+
+    if (!w) {
+        return;
+    }
+    g_autofree char *said = NULL, *after = NULL;
+    pid_t front = up_only_qemu(w->guest);
+
+    g_assert_cmpint(keep(w, NULL, &said), ==, 1);
+    g_assert_nonnull(strstr(said, "older farfault, which would not leave the back-end"));
+    g_assert_cmpuint(strcspn(said, "\n") + 1, ==, strlen(said));
+    g_assert_cmpint(up_only_qemu(w->guest), ==, front);
+    is_right(w);
+    g_assert_cmpint(up_run(w->guest, NULL, &after), ==, 0); /* where it does not stay */
+    is_right(w);
+    world_end(w);
+}
+
 int main(int argc, char **argv)
 {
+    static const Died died[] = {
+        {"engine-running", "handover/*/at/running=kill"},
+        {"engine-inner-told", "handover/*/at/inner-told=kill"},
+        {"relay-given", "handover/*/at/given=both"},
+        {"relay-running", "handover/*/at/running=both"},
+        {"relay-left", "relay/*/at/back-ends-left=kill"},
+        {"next-taken", "takeover/*/at/taken=kill"},
+        {"next-relay", "takeover/*/at/taken=relay", true},
+        {"next-relay-and-engine", "handover/*/at/running=kill;takeover/*/at/resumed=relay", true}};
     g_test_init(&argc, &argv, NULL);
     bool rest = g_test_slow(); /* these alone, and the others without -m slow */
 
@@ -337,11 +468,9 @@ int main(int argc, char **argv)
             const char *name;
             GTestDataFunc fn;
             bool both; /* with either device in the short tests */
-        } tests[] = {{"row", test_row, true},
-                     {"unharmed", test_unharmed},
-                     {"died", test_died},
-                     {"left", test_left, true},
-                     {"restarted", test_restarted}};
+        } tests[] = {{"row", test_row, true},     {"unharmed", test_unharmed},
+                     {"died", test_died},         {"left", test_left, true},
+                     {"front", test_front, true}, {"restarted", test_restarted}};
 
         for (unsigned k = 0; k < G_N_ELEMENTS(tests); k++) {
             if ((i == 0 && !tests[k].both) != rest) {
@@ -357,6 +486,12 @@ int main(int argc, char **argv)
         g_test_add_func("/upgrade-vhost/refused", test_refused);
         g_test_add_func("/upgrade-vhost/elsewhere", test_elsewhere);
         g_test_add_func("/upgrade-vhost/hangs", test_hangs);
+        for (unsigned i = 0; i < G_N_ELEMENTS(died); i++) {
+            g_autofree char *path = g_strconcat("/upgrade-vhost/front-died/", died[i].name, NULL);
+
+            g_test_add_data_func(path, &died[i], test_front_died);
+        }
+        g_test_add_func("/upgrade-vhost/front-older", test_front_older);
     }
     return g_test_run();
 }

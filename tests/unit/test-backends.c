@@ -19,8 +19,10 @@
 #include "launch/endpoint.h"
 #include "net/rights.h"
 #include "relay/conn.h"
+#include "relay/other.h"
 #include "state/backends.h"
 #include "state/sharers.h"
+#include "state/succession.h"
 #include "vhost/message.h"
 
 #define MEMORY (1u << 20)
@@ -815,6 +817,129 @@ static void test_given_away_connects(void)
     world_free(w);
 }
 
+/* ---- they are another QEMU's, which stays ---------------------------------------------------- */
+
+typedef struct {
+    World *w;
+    struct sockaddr_un addr;
+    int door;
+    FfVhostKnown known;
+} Front;
+
+/* A QEMU that has the guest, in front of whose back-end the relay stands in still. */
+static Front *front_new(void)
+{
+    Front *f = g_new0(Front, 1);
+    World *w = f->w = world_prepare();
+    int door[2];
+
+    f->known = (FfVhostKnown){.offered = FF_VHOST_F_PROTOCOL_FEATURES};
+    g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, door), ==,
+                    0);
+    f->door = door[0];
+    close(w->monitor.fd);
+    close(w->backend);
+    w->monitor.kind = FF_RELAY_LISTEN;
+    w->monitor.fd = listener_new(&f->addr);
+    w->monitor.known = &f->known;
+    w->plan.other_fd = syscall(__NR_pidfd_open, getpid(), 0);
+    w->plan.other_door = door[1];
+    w->plan.other_stays = true;
+    ff_state_mark(w->relay.state, FF_MARK_BORROWED);
+    world_start(w);
+    ff_state_unmark(w->relay.state, FF_MARK_BORROWED);
+    w->backend = connect_to(&f->addr);
+    return f;
+}
+
+/* What its relay was asked. */
+static int asked_to_leave(const Front *f)
+{
+    char word;
+    FfRights rights;
+
+    g_assert_cmpint(ff_rights_receive(f->door, &word, 1, &rights), ==, 1);
+    g_assert_cmpint(word, ==, FF_SUCCESSION_LEAVE);
+    g_assert_cmpuint(rights.n, ==, 1);
+    return rights.fd[0];
+}
+
+static void front_free(Front *f)
+{
+    close(f->door);
+    close(f->w->plan.other_door);
+    close(f->w->plan.other_fd);
+    world_free(f->w);
+    g_free(f);
+}
+
+static void test_front_leaves(void)
+{
+    Front *f = front_new();
+
+    ff_other_leaves(&f->w->relay);
+    int talk = asked_to_leave(f);
+    ff_other_leaves(&f->w->relay);
+    turn();
+    g_assert_true(is_silent(f->door)); /* once */
+    g_assert_true(is_silent(f->w->backend));
+    close(talk);
+    turn();
+    expect(f->w->backend, FF_VHOST_GET_FEATURES, 0);
+    front_free(f);
+}
+
+/* What the front's relay has is free when that has ended: before it was asked, and before it has
+ * heard that. */
+static void test_front_ended(void)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        Front *f = front_new();
+
+        if (i) {
+            ff_other_leaves(&f->w->relay);
+        }
+        close(g_steal_fd(&f->door));
+        ff_other_leaves(&f->w->relay);
+        turn();
+        expect(f->w->backend, FF_VHOST_GET_FEATURES, 0);
+        f->door = dup(f->w->backend);
+        front_free(f);
+    }
+}
+
+static void test_front_keeps(void)
+{
+    Front *f = front_new();
+    const char no = FF_SUCCESSION_NO;
+
+    ff_other_leaves(&f->w->relay);
+    int talk = asked_to_leave(f);
+    g_assert_cmpint(send(talk, &no, 1, 0), ==, 1);
+    close(talk);
+    turn();
+    g_assert_true(is_silent(f->w->backend));
+    front_free(f);
+}
+
+/* A QEMU that is a front gets no back-end again. */
+static void test_left(void)
+{
+    struct sockaddr_un addr;
+    World *w = world_that_listens(&addr);
+
+    come(w, &addr);
+    offer(w);
+    shake_hands(w);
+    for (unsigned i = 0; i < 2; i++) {
+        ff_backends_leave(&w->relay);
+        g_assert_cmpint(recv(w->backend, &(char){0}, 1, MSG_DONTWAIT), ==, 0);
+        g_assert_cmpint(recv(w->qemu, &(char){0}, 1, MSG_DONTWAIT), ==, 0);
+        g_assert_cmpint(connect_to(&addr), <, 0);
+    }
+    world_free(w);
+}
+
 /* It is seen when the next back-end has come, which may be there before the relay begins. */
 static void test_removed_later(void)
 {
@@ -1206,6 +1331,10 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/lent-removed", test_lent_removed);
     g_test_add_func("/backends/given-away-at-start", test_given_away_at_start);
     g_test_add_func("/backends/given-away-connects", test_given_away_connects);
+    g_test_add_func("/backends/front/leaves", test_front_leaves);
+    g_test_add_func("/backends/front/ended", test_front_ended);
+    g_test_add_func("/backends/front/keeps", test_front_keeps);
+    g_test_add_func("/backends/left", test_left);
     g_test_add_func("/backends/waits", test_waits);
     g_test_add_func("/backends/waits/maps", test_maps);
     g_test_add_func("/backends/waits/kept", test_kept);
