@@ -424,7 +424,7 @@ static void test_idle_too_early(gconstpointer log)
 
 /* The next engine must ask QEMU for those that it was told of in its place, and took; for none that
  * is named elsewhere. */
-static void without_capabilities(Stream *client, const FfStateHeader *state)
+static void test_without_capabilities(void)
 {
     static const struct {
         const char *set, *answer;
@@ -438,6 +438,11 @@ static void without_capabilities(Stream *client, const FfStateHeader *state)
          "return", FF_CLIENT_CAP_POSTCOPY_BLOCKTIME | FF_CLIENT_CAP_POSTCOPY_RAM},
     };
 
+    g_autoptr(Rig) rig = rig_new(&(RigConfig){.engine = "/nowhere/engine", .keeps_state = true});
+    g_autoptr(Stream) client = rig_client(rig, 0, true, false);
+    FfStateHeader *state = ff_state_map(rig->state_fd, NULL);
+
+    g_assert_nonnull(state);
     g_assert_false(ff_state_is_marked(state, FF_MARK_CAPS));
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *text = g_strdup_printf(
@@ -447,6 +452,7 @@ static void without_capabilities(Stream *client, const FfStateHeader *state)
         rig_expect(client, rows[i].answer);
         g_assert_cmpuint(state->marks & FF_MARK_CAPS, ==, FF_MARK_CAP(rows[i].told));
     }
+    munmap(state, sizeof(*state));
 }
 
 /* A command that QEMU gets for want of an engine, at once or after it had to wait: what an older
@@ -477,7 +483,6 @@ static void test_without(gconstpointer data)
     g_assert_true(state->driver_flags & FF_DRIVER_NATIVE_INCOMING);
     g_assert_cmpstr(state->native, ==, "");
     g_assert_cmpuint(state->info_len, ==, 0);
-    without_capabilities(client, state);
     munmap(state, sizeof(*state));
     if (process >= 0) {
         close(process);
@@ -557,6 +562,7 @@ int main(int argc, char **argv)
     static const bool no, yes = true;
     g_test_add_data_func("/engine-life/without", &no, test_without);
     g_test_add_data_func("/engine-life/without/waits", &yes, test_without);
+    g_test_add_func("/engine-life/without/capabilities", test_without_capabilities);
     g_test_add_data_func("/engine-life/incoming/no-program", "/nowhere/engine",
                          test_incoming_without);
     g_test_add_data_func("/engine-life/incoming/ends-at-once", "/bin/false", test_incoming_without);
