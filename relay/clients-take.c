@@ -109,7 +109,8 @@ static GArray *take_fds(JsonObject *o, FfRights *all, guint base, int **own)
         gint64 many = json_array_get_int_element(numbers, i + 1);
         gint64 first = json_array_get_int_element(numbers, i + 2);
 
-        if (at < 0 || many < 1 || first < 0 || first > all->n || base + first + many > all->n) {
+        if (at < 0 || many < 1 || many > all->n || first < 0 || first > all->n ||
+            base + first + many > all->n) {
             continue;
         }
         for (gint64 k = base + first; k < base + first + many; k++) {
