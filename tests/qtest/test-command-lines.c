@@ -95,7 +95,7 @@ static const Row rows[] = {
     {"migrate tcp:127.0.0.1:1 none/b", 1, NOBODY},
     {"status tcp:127.0.0.1:1", 1, NOBODY},
     {"dump tcp:127.0.0.1:1 out", 1, NOBODY},
-    {"migrate --resume none/a none/b", 1, "farfault recover --from DIRECTORY none/b continues"},
+    {"migrate --resume none/a none/b", 1, "Cannot connect to destination none/b: " NO_SOCKET},
     {"migrate --resume --preempt a b", 2, "--resume continues a migration as it was begun"},
     {"recover --from none tcp:127.0.0.1:1", 1, NOBODY},
     {"end tcp:127.0.0.1:1", 1, NOBODY},
