@@ -199,11 +199,20 @@ static void qemu_said(FfCall *call, JsonNode *result, const GError *error)
     ff_call_return(call, NULL);
 }
 
+/* Nothing of CALL depends on a capability, and a QEMU that waits for a page may be what it is for:
+ * that one answers nothing but what is asked out of band. */
+static bool does_without(const FfCall *call)
+{
+    static const char *const names[] = {"migrate-recover", "migrate-pause", "query-migrate", NULL};
+
+    return call->oob || g_strv_contains(names, call->name);
+}
+
 bool ff_capabilities_hold(FfCall *call)
 {
     FfDriver *d = call->driver;
 
-    if (!d->asking_caps && !only_qemu_knows(d)) {
+    if (does_without(call) || (!d->asking_caps && !only_qemu_knows(d))) {
         return false;
     }
     g_queue_push_tail(&d->waiting_caps, call);
