@@ -227,6 +227,7 @@ static Back take_guest_back(FfSource *s)
         return IS_GIVEN;
     }
     bool resumed = resume(&vmm->run, run_state, start, &running, &error);
+    bool unasked = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED);
     if (!resumed && !s->inner) {
         /* The engine died before its socket was held: QEMU saw the end, and may not have come to
          * an end with it yet. */
@@ -238,7 +239,8 @@ static Back take_guest_back(FfSource *s)
         if (is_given(s)) {
             return IS_GIVEN;
         }
-        if (may_resume_later(&vmm->run, error) && ff_control_fail(s->control, error->message)) {
+        if ((unasked || may_resume_later(&vmm->run, error)) &&
+            ff_control_fail(s->control, error->message)) {
             return STANDS;
         }
         g_warning("roll back: the guest could not be resumed: %s", error->message);
