@@ -147,9 +147,25 @@ void ff_incoming_given(FfDriver *d)
     }
 }
 
+typedef struct {
+    FfVmm *vmm;
+    FfCall *call; /* the engine stays as long as it is under way */
+    GThread *thread;
+} Abandon;
+
+static gboolean abandoned(gpointer opaque)
+{
+    g_autofree Abandon *a = opaque;
+
+    g_thread_join(a->thread);
+    ff_call_return(a->call, NULL);
+    return G_SOURCE_REMOVE;
+}
+
 static gpointer abandon(gpointer opaque)
 {
-    FfVmm *vmm = opaque;
+    Abandon *a = opaque;
+    FfVmm *vmm = a->vmm;
     GPtrArray *blocks;
     uint8_t uuid[16];
 
@@ -159,6 +175,7 @@ static gpointer abandon(gpointer opaque)
         FF_GUEST_OCCUPIED) {
         vmm->state.abandon(&vmm->state);
     }
+    g_idle_add(abandoned, a);
     return NULL;
 }
 
@@ -172,7 +189,11 @@ void ff_incoming_give_up(FfDriver *d, const char *why)
     ff_driver_report(d, FF_STATUS_FAILED);
     ff_driver_log(d, "farfault: migration destination failed: %s", why);
     ff_incoming_forget(d);
-    g_thread_unref(g_thread_new("abandon", abandon, vmm));
+    Abandon *a = g_new0(Abandon, 1);
+
+    a->vmm = vmm;
+    a->call = ff_call_new_own(d);
+    a->thread = g_thread_new("abandon", abandon, a);
 }
 
 JsonObject *ff_incoming_uri_argument(const FfIncoming *in, const char *uri)
