@@ -620,7 +620,7 @@ static gboolean connect_again(FfQmpClientSource *source)
         return G_SOURCE_REMOVE;
     }
     int rc = connect_to(client->fd, client->inode);
-    if (rc == -EAGAIN || rc == -EINTR) {
+    if (rc == -EAGAIN || rc == -EINTR || rc == -ENOMEM || rc == -ENOBUFS || rc == -ENFILE) {
         g_source_set_ready_time(&source->base, g_get_monotonic_time() + CONNECT_AGAIN_US);
         return G_SOURCE_CONTINUE;
     }
