@@ -298,7 +298,8 @@ static gpointer start_guest(gpointer p)
     bool running = false;
 
     if (!resume(d, &running, &error)) {
-        /* No page can be lost by it: an engine that adopts has no connection yet. */
+        /* No page can be lost by it: what comes over a connection that is there by now is named as
+         * missing in the next RESUME. */
         if (d->control->adopts && g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED) &&
             !ff_conn_vmm_ended(d->conn, END_DEADLINE_MS) &&
             ff_control_fail(d->control, error->message)) {
