@@ -78,8 +78,9 @@ static void copy_policy(pid_t from, pid_t to)
 
     if (policy < 0 || own < 0 || sched_getparam(from, &theirs) < 0 ||
         sched_getparam(to, &ours) < 0 ||
-        (policy == own && theirs.sched_priority == ours.sched_priority)) {
-        return;
+        ((policy & ~SCHED_RESET_ON_FORK) == (own & ~SCHED_RESET_ON_FORK) &&
+         theirs.sched_priority == ours.sched_priority)) {
+        return; /* a relay's flag alone would take the nice value from its next process */
     }
     if (sched_setscheduler(to, policy, &theirs) < 0) {
         fprintf(stderr, "farfault: warning: the scheduling policy of thread %d is not kept: %s\n",
