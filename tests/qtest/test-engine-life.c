@@ -84,6 +84,17 @@ static unsigned deaths_seen(Rig *rig)
     return g_strv_length(parts) - 1;
 }
 
+/* N engines die, and the relay has seen it. Each answer is a turn of its main loop: in one of the
+ * next it sees the link's end. */
+static void die_seen(Rig *rig, Stream *client, unsigned n)
+{
+    die(rig, n);
+    while (deaths_seen(rig) < n) {
+        rig_send(client, "{'execute':'query-name','id':'known'}");
+        rig_expect(client, "known");
+    }
+}
+
 /* What a client asks for does not wait for the timer. */
 static void test_hurry(gconstpointer data)
 {
@@ -92,12 +103,7 @@ static void test_hurry(gconstpointer data)
     g_autoptr(Stream) client = NULL;
     g_autoptr(Rig) rig = granted(NULL, &client);
 
-    die(rig, 7); /* the next one in 4 s */
-    /* Each answer is a turn of the relay's main loop: in one of the next it sees the link's end. */
-    while (deaths_seen(rig) < 7) {
-        rig_send(client, "{'execute':'query-name','id':'known'}");
-        rig_expect(client, "known");
-    }
+    die_seen(rig, client, 7); /* the next one in 4 s */
     int64_t begin = g_get_monotonic_time();
     rig_send(client, text);
     rig_engine_start(rig);
@@ -147,7 +153,7 @@ static void test_never_adopts(void)
     g_autoptr(Stream) client = NULL;
     g_autoptr(Rig) rig = granted(NULL, &client);
 
-    die(rig, FF_RESTART_AT_ONCE + 1);
+    die_seen(rig, client, FF_RESTART_AT_ONCE + 1);
     for (unsigned i = 0; i < 16; i++) {
         rig_send(client, "{'execute':'migrate-pause'}");
         rig_engine_start(rig);
