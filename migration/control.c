@@ -15,8 +15,9 @@
 
 /* The relay answers in microseconds; without one that answers a client may learn things late. */
 #define SYNC_DEADLINE_MS 1000
-/* The same where clients of another QEMU are to come first (relay/clients.h: COME_BEHIND_MS). */
-#define CLIENTS_MS 11000
+/* The same where clients of another QEMU are to come first (relay/clients.h: COME_BEHIND_MS, until
+ * it is said who comes, and then until they are here). */
+#define CLIENTS_MS 21000
 
 /* ---- events ---------------------------------------------------------------------------------- */
 

@@ -55,7 +55,8 @@ bool ff_qemu_keep_pact(FfVmmState *state, const int *fds, unsigned n, GError **e
 /* Waited for: QEMU drops what it has not begun when it sees the end of this monitor, and this
  * engine may end at once. The old QEMU would keep the userfaultfd of the new one, whose guest then
  * waits for ever at a page that nobody lets it write to. And once more by the engine after one that
- * died here. */
+ * died here; where there is no sign of it, as in an upgrade that failed since QEMU is busy, not
+ * for ever. */
 void ff_qemu_forget_pact(FfVmmState *state)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
@@ -63,7 +64,8 @@ void ff_qemu_forget_pact(FfVmmState *state)
     g_autoptr(GError) error = NULL;
 
     FF_FAULT_AT("forgetting-pact");
-    g_autoptr(JsonNode) reply = ff_qemu_call_firm(qemu, "closefd", name_args(), &error);
+    g_autoptr(JsonNode) reply = kept ? ff_qemu_call_firm(qemu, "closefd", name_args(), &error)
+                                     : ff_qemu_call(qemu, "closefd", name_args(), &error);
     if (!reply && kept) {
         g_message("%s: %s", qemu->name, error->message);
     }

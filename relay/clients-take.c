@@ -197,7 +197,8 @@ static bool welcome(FfClientsTake *t)
     const char take = FF_SUCCESSION_TAKE;
 
     t->plan = t->clients.n ? read_plan(t->clients.fd[0]) : NULL;
-    return t->plan && ff_rights_send(t->talk, &take, 1, NULL, 0) == 1;
+    /* Those for which there was no room here are the old one's still. */
+    return t->plan && !t->clients.lost && ff_rights_send(t->talk, &take, 1, NULL, 0) == 1;
 }
 
 static gboolean too_late(gpointer opaque);

@@ -119,8 +119,10 @@ static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
         return;
     }
     if (sent->negotiates && !answer->is_error) {
-        mon->negotiated = mon->negotiated || !sent->overdue;
-        mon->oob_enabled = sent->overdue ? mon->oob_enabled : sent->enables_oob;
+        bool told = sent->overdue && !sent->injected; /* the client has its answer */
+
+        mon->negotiated = mon->negotiated || !told;
+        mon->oob_enabled = told ? mon->oob_enabled : sent->enables_oob;
         mon->qemu_oob = sent->enables_oob;
     }
     if (sent->barrier && --mon->barriers == 0) {

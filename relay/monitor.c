@@ -769,6 +769,7 @@ bool ff_monitor_adopt(FfMonitor *mon, int fd, bool oob_enabled, const char *unre
     if (mon->qemu) {
         mon->awaited = false;
         ff_answer_flush(mon);
+        update_reading(mon); /* it was not read where all that was a lot */
     } else {
         open_adopted(mon, oob_enabled);
     }
