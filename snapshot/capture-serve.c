@@ -169,11 +169,14 @@ bool ff_capture_serve(FfCapture *c, const FfCaptureTaker *taker, void *opaque, G
     g_autofree uint8_t *copy = g_malloc(largest);
     Serve s = {.c = c, .taker = taker, .opaque = opaque, .copy = copy};
 
-    while (!taker->is_over(opaque)) {
+    for (;;) {
+        /* Before all that is looked at: a wake that comes behind a look is for the next one. */
         forget_wakes(&s);
+        if (taker->is_over(opaque)) {
+            return true;
+        }
         if (!ff_capture_goes_on(c, error) || !ff_capture_has_all(c, error) || !step(&s, error)) {
             return false;
         }
     }
-    return true;
 }

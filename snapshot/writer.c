@@ -591,8 +591,12 @@ int ff_writer_run(FfWriter *w)
 {
     int64_t later;
 
-    while (!w->rc && !__atomic_load_n(&w->cancelled, __ATOMIC_ACQUIRE)) {
+    for (;;) {
+        /* Before all that is looked at: a wake that comes behind a look is for the next one. */
         forget_wakes(w);
+        if (w->rc || __atomic_load_n(&w->cancelled, __ATOMIC_ACQUIRE)) {
+            break;
+        }
         if (w->n_busy && ff_writer_io_way(w->io) != FF_WRITER_URING) {
             reap(w); /* it is written already, and somebody may wait for its pages */
             continue;
