@@ -32,11 +32,12 @@ struct FfBackends {
     int engine;     /* our end of its socket; -1: none */
     GSource *source;
     FfPageWaits *page_waits;
-    bool logging;     /* a log was asked for, and not its end */
-    unsigned missing; /* of them that do not log yet; the engine waits */
-    const char *lost; /* one line; NULL: nothing */
-    char **lent;      /* of each of .all: what was lent of it (g_free); NULL: nothing */
-    bool other_ended; /* the QEMU whose back-ends these were, or it has left them */
+    bool logging;      /* a log was asked for, and not its end */
+    unsigned missing;  /* of them that do not log yet; the engine waits */
+    const char *lost;  /* one line; NULL: nothing */
+    char **lent;       /* of each of .all: what was lent of it (g_free); NULL: nothing */
+    bool other_ended;  /* the QEMU whose back-ends these were, or it has left them */
+    guint other_watch; /* of its end; 0: none */
 };
 
 static FfVhostConn *nth(const FfBackends *b, guint i)
@@ -828,12 +829,11 @@ int ff_backends_offer(FfRelay *relay, FfBackendsEnds *ends)
 
 static gboolean on_other_ended(gint fd, GIOCondition condition, gpointer opaque)
 {
-    FfBackends *b = ((FfRelay *)opaque)->backends;
+    FfBackends *b = opaque;
 
-    if (b) {
-        b->other_ended = true;
-        take_from_other(b);
-    }
+    b->other_watch = 0;
+    b->other_ended = true;
+    take_from_other(b);
     return G_SOURCE_REMOVE;
 }
 
@@ -854,7 +854,7 @@ void ff_backends_start(FfRelay *relay)
     b->lent = g_new0(char *, b->all->len + 1);
     b->other_ended = relay->plan->other_fd < 0;
     if (!b->other_ended && ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
-        g_unix_fd_add(relay->plan->other_fd, G_IO_IN, on_other_ended, relay);
+        b->other_watch = g_unix_fd_add(relay->plan->other_fd, G_IO_IN, on_other_ended, b);
     }
 }
 
@@ -889,6 +889,7 @@ void ff_backends_end(FfRelay *relay)
         return;
     }
     engine_gone(b);
+    g_clear_handle_id(&b->other_watch, g_source_remove);
     for (guint i = 0; i < b->all->len; i++) {
         ff_vhost_conn_end(nth(b, i));
     }
