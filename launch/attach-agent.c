@@ -94,7 +94,7 @@ static bool speak_for_agent(FfAttach *a, GError **error)
     if (hello.error[FF_KIND_PROTECT] == FF_AGENT_ELOST) {
         ff_attach_note(
             a, "the userfaultfd for live snapshots has ended with the relay: they need this guest "
-               "to be started again");
+               "to be started again, or farfault upgrade");
     }
     if (ok && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         ff_launch_fail(error, "cannot make a socket pair: %s", g_strerror(errno));

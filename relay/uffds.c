@@ -79,8 +79,9 @@ static char *error_text(FfKind kind, int error)
         return g_strdup("no live snapshots: an older farfault has started this guest; they need it "
                         "to be started again");
     case FF_AGENT_ELOST:
-        return g_strdup("no live snapshots: the process that had the userfaultfd for them has not "
-                        "given it back; they need the guest to be started again");
+        return g_strdup(
+            "no live snapshots: the process that had the userfaultfd for them has not "
+            "given it back; they need the guest to be started again, or farfault upgrade");
     default:
         return g_strdup_printf("no userfaultfd: %s", g_strerror(error));
     }
