@@ -150,14 +150,12 @@ void ff_incoming_given(FfDriver *d)
 typedef struct {
     FfVmm *vmm;
     FfCall *call; /* the engine stays as long as it is under way */
-    GThread *thread;
 } Abandon;
 
 static gboolean abandoned(gpointer opaque)
 {
     g_autofree Abandon *a = opaque;
 
-    g_thread_join(a->thread);
     ff_call_return(a->call, NULL);
     return G_SOURCE_REMOVE;
 }
@@ -193,7 +191,7 @@ void ff_incoming_give_up(FfDriver *d, const char *why)
 
     a->vmm = vmm;
     a->call = ff_call_new_own(d);
-    a->thread = g_thread_new("abandon", abandon, a);
+    g_thread_unref(g_thread_new("abandon", abandon, a));
 }
 
 JsonObject *ff_incoming_uri_argument(const FfIncoming *in, const char *uri)
