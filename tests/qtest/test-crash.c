@@ -324,6 +324,22 @@ static const Failing failing[] = {
     {"destination/bitmap", true, "destination/postcopy-*/call/map-state=ENOMEM"},
 };
 
+/* The guest runs at *S. One of them has FAULTS. */
+static void start_both(Vm **s, Vm **d, const BootsectConfig *boot, bool destination,
+                       const char *faults)
+{
+    Vm **vms[2] = {s, d};
+
+    for (unsigned i = 0; i < 2; i++) {
+        *vms[i] = vm_start_pc((VmConfig){.name = i ? "destination" : "source",
+                                         .memory = RAM,
+                                         .boot = boot,
+                                         .incoming = i ? "defer" : NULL,
+                                         .faults = i == destination ? faults : NULL});
+    }
+    vm_wait_serial(*s, "B");
+}
+
 static void test_adopt_fails(gconstpointer data)
 {
     const Failing *row = data;
@@ -334,16 +350,8 @@ static void test_adopt_fails(gconstpointer data)
         return;
     }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
-    Vm *vms[2];
-    for (unsigned i = 0; i < 2; i++) {
-        vms[i] = vm_start_pc((VmConfig){.name = i ? "destination" : "source",
-                                        .memory = RAM,
-                                        .boot = &boot,
-                                        .incoming = i ? "defer" : NULL,
-                                        .faults = i == row->destination ? row->faults : NULL});
-    }
-    Vm *s = vms[0], *d = vms[1];
-    vm_wait_serial(s, "B");
+    Vm *s, *d;
+    start_both(&s, &d, &boot, row->destination, row->faults);
     begin(s, d, POSTCOPY);
     kill(vm_engine(row->destination ? d : s), SIGKILL);
     qmp_expect_migration(vm_qmp(s), "postcopy-paused");
@@ -404,16 +412,8 @@ static void test_lacking(gconstpointer data)
         return;
     }
     BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
-    Vm *vms[2];
-    for (unsigned i = 0; i < 2; i++) {
-        vms[i] = vm_start_pc((VmConfig){.name = i ? "destination" : "source",
-                                        .memory = RAM,
-                                        .boot = &boot,
-                                        .incoming = i ? "defer" : NULL,
-                                        .faults = i == row->destination ? row->faults : NULL});
-    }
-    Vm *s = vms[0], *d = vms[1];
-    vm_wait_serial(s, "B");
+    Vm *s, *d;
+    start_both(&s, &d, &boot, row->destination, row->faults);
     begin(s, d, row->moment);
     if (row->moment == ACTIVE) {
         json_object_unref(qmp_call(vm_qmp(s), "migrate-start-postcopy", NULL));
