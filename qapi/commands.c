@@ -248,7 +248,8 @@ void ff_handle_migrate(FfCall *call)
         ff_resume_migration(call);
         return;
     }
-    if (ff_call_when_whole(call, ff_handle_migrate) || ff_call_when_over(call, ff_handle_migrate)) {
+    if (ff_call_when_whole(call, ff_handle_migrate) || ff_call_when_over(call, ff_handle_migrate) ||
+        ff_call_when_guest_is_here(call, ff_handle_migrate)) {
         return;
     }
     if (d->migration && !ff_restore_is_under_way(d)) {

@@ -42,6 +42,12 @@ bool ff_call_when_taken_over(FfCall *call, FfHandler next)
     return true;
 }
 
+bool ff_call_when_guest_is_here(FfCall *call, FfHandler next)
+{
+    return !ff_state_is_marked(call->driver->config.state, FF_MARK_BORROWED) &&
+           ff_call_when_taken_over(call, next);
+}
+
 bool ff_call_when_whole(FfCall *call, FfHandler next)
 {
     FfDriver *d = call->driver;

@@ -307,7 +307,8 @@ void ff_handle_snapshot(FfCall *call)
 {
     FfDriver *d = call->driver;
 
-    if (ff_call_when_over(call, ff_handle_snapshot)) {
+    if (ff_call_when_over(call, ff_handle_snapshot) ||
+        ff_call_when_guest_is_here(call, ff_handle_snapshot)) {
         return;
     }
     if (d->taking_back) { /* nobody who asks now need hear of it */

@@ -353,6 +353,9 @@ void ff_handle_lend(FfCall *call)
     const char *name = ff_json_string(call->args, "fdname");
     const char *why = refusal(call->driver);
 
+    if (ff_call_when_guest_is_here(call, ff_handle_lend)) {
+        return;
+    }
     if (why) {
         ff_call_error(call, "%s", why);
     } else if (!name) {
@@ -508,7 +511,8 @@ void ff_handle_hand_over(FfCall *call)
 {
     const char *why = refusal(call->driver);
 
-    if (ff_call_when_over(call, ff_handle_hand_over)) {
+    if (ff_call_when_over(call, ff_handle_hand_over) ||
+        ff_call_when_guest_is_here(call, ff_handle_hand_over)) {
         return;
     }
     call->target.name = g_strdup(ff_json_string(call->args, "fdname"));

@@ -765,6 +765,40 @@ static void said_meanwhile(const char *faults, bool stays)
     up_check_memory(g);
 }
 
+/* A client's commands pass again, and the new engine still waits for the old one's end: what begins
+ * something is carried out then. */
+static void test_early(void)
+{
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_new();
+    g_autofree char *a = g_strdup_printf("unix:%s/second,server=on,wait=off", g->dir);
+    g_autofree char *b = g_strdup_printf("unix:%s/third,server=on,wait=off", g->dir);
+    const char *const more[] = {"-qmp", a, "-qmp", b, NULL};
+
+    g->faults = g_strdup_printf("%s;takeover/*/at/idle=hold", g->dir);
+    up_start_vmgenid(g, more);
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    g_autoptr(Qmp) third = qmp_new(connect_unix(g, "third"), "third", false);
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    static const char words[] = "{\"execute\": \"x-farfault-lend\", \"id\": 7}\n";
+    stream_send(qmp_stream(second), words, strlen(words), NULL, 0);
+    qmp_ok(third, "query-migrate", NULL);
+    g_assert_true(up_is_under_way(c));
+    up_let_go(g);
+    await_answer(second, 7);
+    g_autofree char *said = NULL;
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    up_check_memory(g);
+}
+
 /* QEMU's device state is with the new one already: what it is told now it must not hear alone. */
 static void test_said_late(void)
 {
@@ -1101,6 +1135,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/said/moved", test_said);
     g_test_add_func("/upgrade-clients/said/stayed", test_said_in_vain);
     g_test_add_func("/upgrade-clients/said/late", test_said_late);
+    g_test_add_func("/upgrade-clients/said/early", test_early);
     g_test_add_func("/upgrade-clients/said/fds", test_said_fds);
     g_test_add_func("/upgrade-clients/said/and-ended", test_said_and_ended);
     g_test_add_func("/upgrade-clients/sets", test_sets);
