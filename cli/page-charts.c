@@ -360,7 +360,8 @@ static void chart(GString *out, const FfPageData *d, const char *id, const char 
     double most = 0;
 
     for (FfSide side = 0; side < FF_SIDES; side++) {
-        most = MAX(most, sides[side] ? each(d, side, value, NULL, NULL, 0) : 0);
+        double more = sides[side] ? each(d, side, value, NULL, NULL, 0) : 0;
+        most = MAX(most, more);
     }
     if (most <= 0) {
         return;

@@ -264,7 +264,8 @@ static int store_block(FfArray *a, uint64_t block, char *buffer)
     if (rc == 0) {
         FfArrayCall call;
         ff_array_call_begin(a, &call);
-        rc = MIN(a->file.store(a->opaque, block, buffer), 0);
+        rc = a->file.store(a->opaque, block, buffer);
+        rc = MIN(rc, 0);
         ff_array_call_end(a, &call);
     }
     a->stats.stores += rc == 0;

@@ -20,6 +20,7 @@
 
 #include "net/io.h"
 #include "net/frame.h"
+#include "net/left.h"
 
 /* How long a refused peer has to read why. */
 #define LINGER_MS 1000
@@ -346,7 +347,7 @@ static bool let_in(FfHandshakes *h, GError **error)
 /* Milliseconds until END; -1: never. */
 static int time_left(int64_t end)
 {
-    return end == G_MAXINT64 ? -1 : (int)MAX(0, (end - g_get_monotonic_time() + 999) / 1000);
+    return end == G_MAXINT64 ? -1 : (int)ff_left_ms(end);
 }
 
 /* Waits for news, and continues with those that have some. TRUE in *COMES: somebody waits outside

@@ -149,7 +149,8 @@ static gpointer keep_alive(gpointer data)
     int64_t next = g_get_monotonic_time();
 
     do {
-        next = MAX(next, g_get_monotonic_time()) + look_ms(p->conn) * 1000LL;
+        int64_t now = g_get_monotonic_time();
+        next = MAX(next, now) + look_ms(p->conn) * 1000LL;
     } while (wait_for_look(p, next) && look(p));
     return NULL;
 }

@@ -336,11 +336,6 @@ static uint64_t switch_bandwidth(const FfPrecopy *p)
     return p->alone ? MIN(p->bandwidth, p->alone) : p->bandwidth;
 }
 
-static uint64_t remaining(FfSource *s)
-{
-    return s->ram->total_bytes - MIN(s->ram->total_bytes, ff_counted(s->ram->done_bytes));
-}
-
 /* In bytes of the guest: compression makes the link that much wider. */
 static uint64_t all_sent(const FfSource *s)
 {
@@ -366,7 +361,7 @@ static FfStandstill standstill(FfSource *s)
 
     return (FfStandstill){
         .limit_ms = limit,
-        .ram = remaining(s),
+        .ram = ff_ram_remaining(s->ram),
         .private_rest = s->private_rest,
         .scan_us = p->scan_took_us,
         .bandwidth = bandwidth,
@@ -563,7 +558,7 @@ static bool diverges(FfSource *s, uint64_t sent)
     ff_mutex_lock(&s->control->lock);
     bool wanted = s->cfg->auto_postcopy && !has_devices(s);
     ff_mutex_unlock(&s->control->lock);
-    return wanted && remaining(s) > sent / 2;
+    return wanted && ff_ram_remaining(s->ram) > sent / 2;
 }
 
 static bool run_rounds(FfSource *s, GError **error)
@@ -720,7 +715,7 @@ static int64_t look_interval(FfSource *s, int64_t scan_us)
     if (!s->heat || p->lost || !p->bandwidth) {
         return 0;
     }
-    uint64_t all_us = (double)remaining(s) * G_USEC_PER_SEC / p->bandwidth;
+    uint64_t all_us = (double)ff_ram_remaining(s->ram) * G_USEC_PER_SEC / p->bandwidth;
     int64_t each_us = all_us / LOOKS_SHARE / LOOKS;
 
     return all_us < LOOKS_WORTH_US || each_us < scan_us ? 0 : MIN(each_us, LOOK_MAX_US);

@@ -135,7 +135,9 @@ void ff_ram_reset(FfBitmap *bitmap, const FfBlock *b, bool set)
 
 uint64_t ff_ram_remaining(const FfRam *ram)
 {
-    return ram->total_bytes - MIN(ram->total_bytes, ff_counted(ram->done_bytes));
+    uint64_t done = ff_counted(ram->done_bytes);
+
+    return ram->total_bytes - MIN(ram->total_bytes, done);
 }
 
 void ff_ram_done(FfRam *ram, uint64_t pages, uint64_t bytes)

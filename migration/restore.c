@@ -433,7 +433,9 @@ static uint64_t bytes_here(const FfDestination *d)
 {
     FfFileCounts c = ff_file_pager_counts(d->restore->pager);
 
-    return MIN(c.fault_bytes + c.fill_bytes + c.first_bytes, ff_counted(d->stats->content_bytes));
+    uint64_t placed = ff_counted(d->stats->content_bytes);
+
+    return MIN(c.fault_bytes + c.fill_bytes + c.first_bytes, placed);
 }
 
 /* For so long a process that overwrites the file is held back; 0: it is not, or it waits

@@ -177,7 +177,9 @@ static uint64_t longest(const Bulk *k, const FfBlock *b)
     uint64_t bytes = FF_RUN_MAX_BYTES;
 
     if (k->prompt) {
-        bytes = CLAMP(ff_channel_rate(k->ch) * RUN_US / G_USEC_PER_SEC, RUN_MIN_BYTES, bytes);
+        uint64_t in_time = ff_channel_rate(k->ch) * RUN_US / G_USEC_PER_SEC;
+
+        bytes = CLAMP(in_time, RUN_MIN_BYTES, bytes);
     }
     return MAX(1, bytes / b->info.page_size);
 }

@@ -16,7 +16,8 @@
 
 static void fill_waits(const FfRam *ram, const FfWaits *waits, FfSplit *h)
 {
-    uint32_t n = waits ? MIN(FF_MAX_WAITS, __atomic_load_n(&waits->high, __ATOMIC_SEQ_CST)) : 0;
+    uint32_t high = waits ? __atomic_load_n(&waits->high, __ATOMIC_SEQ_CST) : 0;
+    uint32_t n = MIN(FF_MAX_WAITS, high);
     int64_t now = g_get_monotonic_time();
 
     h->waits = g_new0(FfHalfWait, WAITS_MAX);
@@ -55,8 +56,9 @@ FfSplit *ff_split_new(FfControl *control, const FfRam *ram, const FfWaits *waits
     h->broken_ms = broken ? (g_get_monotonic_time() - broken) / 1000 : -1;
     h->pages_known = !g_atomic_int_get(&ram->uncounted);
     h->pages_total = ram->total_pages;
-    h->pages_destination = MIN(ff_counted(ram->done_pages), ram->total_pages);
-    h->bytes_missing = ram->total_bytes - MIN(ff_counted(ram->done_bytes), ram->total_bytes);
+    uint64_t pages = ff_counted(ram->done_pages);
+    h->pages_destination = MIN(pages, ram->total_pages);
+    h->bytes_missing = ff_ram_remaining(ram);
     h->released = g_atomic_int_get(&ram->released);
     fill_waits(ram, waits, h);
     return h;

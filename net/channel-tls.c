@@ -10,16 +10,12 @@
 #include <sys/socket.h>
 
 #include "net/channel-internal.h"
+#include "net/left.h"
 
 /* How long a refused peer has to read why (milliseconds). A server has more than that one to talk
  * to; a client that has refused its server has all the time that the server may need to end. */
 #define SERVER_LINGER_MS 1000
 #define CLIENT_LINGER_MS 5000
-
-static int64_t left_ms(int64_t end)
-{
-    return MAX(0, (end - g_get_monotonic_time() + 999) / 1000);
-}
 
 /* This side has refused the peer, by an alert or by TLS's end. A close now would break the
  * connection under a peer that is still writing, and it would never read it. */
@@ -29,7 +25,7 @@ static void linger(FfChannel *ch, int ms)
     char sink[1024];
 
     shutdown(ch->fd, SHUT_WR);
-    while (ff_channel_wait(ch, POLLIN, left_ms(end)) == 0 &&
+    while (ff_channel_wait(ch, POLLIN, ff_left_ms(end)) == 0 &&
            recv(ch->fd, sink, sizeof(sink), 0) > 0) {
     }
 }
@@ -78,7 +74,7 @@ bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int d
     }
     /* The deadline is for the whole: a peer that sends a byte now and then gains nothing. */
     while ((io = ff_channel_step_tls(ch, &events, error)) == FF_IO_AGAIN) {
-        int rc = ff_channel_wait(ch, events, left_ms(end));
+        int rc = ff_channel_wait(ch, events, ff_left_ms(end));
         if (rc < 0) {
             set_tls_error(ch, rc, error);
             return false;

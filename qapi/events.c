@@ -25,6 +25,7 @@
  *
  * Any other query-migrate shows the true status at any time. Main loop's thread.
  */
+#include "net/left.h"
 #include "qapi/driver-private.h"
 
 /* How long postcopy-paused is kept from a client that does not continue (seconds). libvirt's
@@ -97,7 +98,7 @@ static unsigned source_keeps(const FfDriver *d)
         return s * 1000;
     }
     end = d->told_active + s * G_USEC_PER_SEC;
-    return MAX(end - g_get_monotonic_time(), 0) / 1000;
+    return (unsigned)ff_left_ms(end);
 }
 
 /* TRUE: postcopy-paused is said later. */

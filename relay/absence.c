@@ -2,6 +2,7 @@
 /* Why there is no engine (absence.h). One thread; no locks. */
 #include "relay/absence.h"
 
+#include "net/left.h"
 #include "relay/engine-internal.h"
 
 /* One that was killed is dead by then, but where the kernel holds it. */
@@ -23,12 +24,12 @@ const char *ff_absence_text(FfRelay *relay)
 {
     static char text[256];
     FfEngine *engine = relay->engine;
-    gint64 left = MAX(engine->due - g_get_monotonic_time(), 1);
+    gint64 left = ff_left_us(engine->due);
     g_autofree char *next =
         engine->due == G_MAXINT64
             ? g_strdup("repeat the command")
             : g_strdup_printf("it is started again in %u s, or at once for a command",
-                              (unsigned)((left + G_USEC_PER_SEC - 1) / G_USEC_PER_SEC));
+                              (unsigned)((MAX(left, 1) + G_USEC_PER_SEC - 1) / G_USEC_PER_SEC));
 
     if (engine->ending >= 0 && engine->ending_since + DEAD_US < g_get_monotonic_time()) {
         return "the migration engine was killed and has not ended yet, as the kernel holds it: it "

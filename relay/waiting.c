@@ -5,6 +5,7 @@
  * too long gets an error, so no client waits for ever. The timer is there only while a command
  * waits. One thread; no locks.
  */
+#include "net/left.h"
 #include "relay/absence.h"
 #include "relay/engine-internal.h"
 
@@ -64,8 +65,7 @@ static void start_timer(FfRelay *relay)
     if (!w || engine->waiting_timer) {
         return;
     }
-    engine->waiting_timer =
-        g_timeout_source_new(MAX(0, w->until - g_get_monotonic_time() + 999) / 1000);
+    engine->waiting_timer = g_timeout_source_new((guint)ff_left_ms(w->until));
     g_source_set_callback(engine->waiting_timer, too_late, relay, NULL);
     g_source_attach(engine->waiting_timer, NULL);
 }

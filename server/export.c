@@ -294,7 +294,9 @@ static void take(const FfExport *e, int fd, unsigned most)
 
 void ff_export_run(const FfExport *e)
 {
-    uint64_t files = MAX(ff_files_raise(), OWN_FILES + PEER_FILES);
+    uint64_t files = ff_files_raise();
+
+    files = MAX(files, OWN_FILES + PEER_FILES);
     unsigned most = (unsigned)MIN(PEERS_MAX, (files - OWN_FILES) / PEER_FILES);
 
     for (;;) {

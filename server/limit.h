@@ -14,7 +14,9 @@ static inline int64_t ff_limit_next(int64_t next_us, uint64_t rate, uint64_t byt
         return next_us;
     }
     double us = (double)bytes * G_USEC_PER_SEC / (double)rate;
-    return MAX(next_us, g_get_monotonic_time()) + (int64_t)us;
+    int64_t now = g_get_monotonic_time();
+
+    return MAX(next_us, now) + (int64_t)us;
 }
 
 #endif

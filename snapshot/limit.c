@@ -17,14 +17,17 @@ static void set(FfLimit *l, uint64_t rate)
 int64_t ff_limit_delay(FfLimit *l, uint64_t rate)
 {
     set(l, rate);
-    return l->due ? MAX(l->due - g_get_monotonic_time(), 0) : 0;
+    int64_t left = l->due - g_get_monotonic_time();
+
+    return l->due ? MAX(left, 0) : 0;
 }
 
 void ff_limit_charge(FfLimit *l, uint64_t rate, uint64_t bytes)
 {
     set(l, rate);
     if (rate) {
-        l->due = MAX(l->due, g_get_monotonic_time() - LATE_US) +
-                 (int64_t)(bytes * G_USEC_PER_SEC / rate);
+        int64_t earliest = g_get_monotonic_time() - LATE_US;
+
+        l->due = MAX(l->due, earliest) + (int64_t)(bytes * G_USEC_PER_SEC / rate);
     }
 }

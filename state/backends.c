@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "net/left.h"
 #include "net/rights.h"
 
 /* A back-end may be busy; the relay itself answers at once. */
@@ -40,7 +41,7 @@ bool ff_backends_ask(int socket, FfBackendsOp op, uint32_t flag, int fd, FfBacke
         return fail(error, n < 0 ? g_strerror((int)-n) : "the relay was not told all");
     }
     do {
-        int rc = poll(&pfd, 1, (int)MAX((until - g_get_monotonic_time()) / 1000, 0));
+        int rc = poll(&pfd, 1, (int)ff_left_ms(until));
 
         if (rc == 0) {
             return fail(error, "one of them does not answer");

@@ -169,7 +169,9 @@ int ff_pact_keep_page(FfPact *p, unsigned block, uint64_t page, const void *cont
 
 unsigned ff_pact_pages(const FfPact *p)
 {
-    return MIN(__atomic_load_n(&p->h->n_kept, __ATOMIC_ACQUIRE), FF_PACT_PAGES);
+    uint32_t n = __atomic_load_n(&p->h->n_kept, __ATOMIC_ACQUIRE);
+
+    return MIN(n, FF_PACT_PAGES);
 }
 
 void ff_pact_forget_pages(FfPact *p)

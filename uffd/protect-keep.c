@@ -322,7 +322,7 @@ static int keep_around(FfProtect *p, unsigned block, uint64_t page)
 /* A writer that began to wait for the fault thread at BEGIN continues. */
 static void count_latency(FfProtect *p, int64_t begin)
 {
-    uint64_t us = MAX(0, g_get_monotonic_time() - begin);
+    uint64_t us = (uint64_t)(g_get_monotonic_time() - begin);
     unsigned bucket = us < 2 ? 0 : MIN(63u - (unsigned)__builtin_clzll(us), FF_PROTECT_BUCKETS - 1);
 
     __atomic_fetch_add(&p->latency[bucket], 1, __ATOMIC_RELAXED);

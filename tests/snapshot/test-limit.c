@@ -43,11 +43,22 @@ static void test_none(void)
     g_assert_cmpint(ff_limit_delay(&l, 1000), ==, 0);
 }
 
+/* While the moment comes: a delay is never one without an end. */
+static void test_moment(void)
+{
+    for (unsigned i = 0; i < 1000000; i++) {
+        FfLimit l = {.rate = 1000, .due = g_get_monotonic_time() + 1};
+
+        g_assert_cmpint(ff_limit_delay(&l, 1000), >=, 0);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/limit/keeps", test_keeps);
     g_test_add_func("/limit/changed", test_changed);
     g_test_add_func("/limit/none", test_none);
+    g_test_add_func("/limit/moment", test_moment);
     return g_test_run();
 }
