@@ -6,6 +6,7 @@
  */
 #include "migration/control.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
@@ -308,6 +309,17 @@ bool ff_control_fail(FfControl *c, const char *why)
         ff_control_wait(c, FF_EV_QUIT);
     }
     return c->ops.fail;
+}
+
+/* Its monitor may be closed before it is known to have ended. */
+#define VMM_END_MS 1000
+
+bool ff_control_fail_unheard(FfControl *c, int pidfd, const GError *error)
+{
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+    return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED) &&
+           !(pidfd >= 0 && poll(&p, 1, VMM_END_MS) > 0) && ff_control_fail(c, error->message);
 }
 
 void ff_control_tell_done(FfControl *c)

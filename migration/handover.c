@@ -644,7 +644,8 @@ static void stay_stopped(FfHandover *s, const char *why)
     ff_control_wait(s->control, FF_EV_QUIT);
 }
 
-static void restart_guest(FfHandover *s)
+/* FALSE: the next engine does it, and nothing may be done any more. */
+static bool restart_guest(FfHandover *s)
 {
     static const uint8_t shut_bad[8] = {0, 1, 0, 4, 0, 0, 0, 1};
     FfVmm *vmm = s->cfg->vmm;
@@ -669,6 +670,9 @@ static void restart_guest(FfHandover *s)
     s->control->moves = true;
     ff_mutex_unlock(&s->control->lock);
     if (*state && !vmm->run.resume(&vmm->run, state, start, &running, &error)) {
+        if (ff_control_fail_unheard(s->control, s->cfg->pidfd, error)) {
+            return false;
+        }
         g_warning("roll back: the guest could not be resumed: %s", error->message);
         g_clear_error(&error);
     }
@@ -687,6 +691,7 @@ static void restart_guest(FfHandover *s)
         ff_mutex_unlock(&s->control->lock);
     }
     ff_control_moved(s->control);
+    return true;
 }
 
 static void forget(FfHandover *s)
@@ -726,8 +731,9 @@ static void stay(FfHandover *s, bool cancelled)
     s->stopped_by_us = false;
     s->control->granted = false;
     ff_mutex_unlock(&s->control->lock);
-    if (s->stopped) {
-        restart_guest(s);
+    if (s->stopped && !restart_guest(s)) {
+        end_look(s, NULL);
+        return;
     }
     end_look(s, NULL); /* a QEMU that could not write its state answers when it has given that up */
     FF_FAULT_AT("restarted");

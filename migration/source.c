@@ -434,7 +434,21 @@ void ff_source_release_guest(FfSource *s)
     ff_control_moved(s->control);
 }
 
-static void restart_guest(FfSource *s)
+static bool resume(FfSource *s, bool start, bool *running, GError **error)
+{
+    FfVmmRun *run = &s->cfg->vmm->run;
+
+    if (FF_FAULT_CALL("resume", 0) < 0) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED, g_strerror(errno));
+        return false;
+    }
+    /* The answer to stop may be what has not come. */
+    const char *state = s->run_state ? s->run_state : s->cfg->state->run_state;
+    return !*state || run->resume(run, state, start, running, error);
+}
+
+/* FALSE: the next engine does it, and nothing may be done any more. */
+static bool restart_guest(FfSource *s)
 {
     FF_FAULT_AT("rolling-back");
     FfVmm *vmm = s->cfg->vmm;
@@ -460,7 +474,10 @@ static void restart_guest(FfSource *s)
     bool start = !s->control->start_paused;
     s->control->moves = true;
     ff_mutex_unlock(&s->control->lock);
-    if (s->run_state && !vmm->run.resume(&vmm->run, s->run_state, start, &running, &error)) {
+    if (!resume(s, start, &running, &error)) {
+        if (ff_control_fail_unheard(s->control, s->cfg->pidfd, error)) {
+            return false;
+        }
         g_warning("roll back: the guest could not be resumed: %s", error->message);
         g_clear_error(&error);
     }
@@ -468,6 +485,7 @@ static void restart_guest(FfSource *s)
         vmm->run.announce(&vmm->run);
     }
     ff_source_release_guest(s);
+    return true;
 }
 
 /* Of a destination that has given up a writer may see the end first. Why is what the main reader
@@ -501,8 +519,9 @@ void ff_source_roll_back(FfSource *s, const GError *why)
     } else {
         ff_control_set_error(s->control, why->message);
     }
-    if (s->stopped) {
-        restart_guest(s);
+    if (s->stopped && !restart_guest(s)) {
+        end_threads(s);
+        return;
     }
     s->dest_may_be_loaded = waits_for_grant(s, tell_peer(s, why->message));
     end_threads(s);

@@ -434,6 +434,34 @@ static void test_lacking(gconstpointer data)
     vm_end(s);
 }
 
+/* The destination ends when it has loaded, and the source's first engine cannot reach its QEMU, whose
+ * guest stands: another one can. */
+static void test_unheard(void)
+{
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    BootsectConfig boot = bootsect_config(RAM_BYTES, 32 << 20, 1);
+    g_autoptr(Vm) s = vm_start_pc((VmConfig){
+        .name = "source", .memory = RAM, .boot = &boot, .faults = "source/*/call/resume=EIO"});
+    g_autoptr(Vm) d = vm_start_pc((VmConfig){.name = "destination",
+                                             .memory = RAM,
+                                             .boot = &boot,
+                                             .incoming = "defer",
+                                             .faults = "destination/active/at/shut=kill"});
+    vm_wait_serial(s, "B");
+    begin(s, d, ACTIVE);
+    json_object_unref(qmp_call(vm_qmp(s), "migrate-start-postcopy", NULL));
+    qmp_expect_migration(vm_qmp(s), "failed");
+    g_assert_cmpint(vm_wait_exit(d), !=, 0);
+    g_assert_true(vm_fault_happened(s, 0));
+    vm_wait_stderr(s, ") ended with status 1");
+    check_guest_stayed(s, &boot);
+}
+
 /* The destination's engine dies while it gives an incoming migration to QEMU: then the next one
  * listens, or QEMU has it, and knows it. */
 typedef struct {
@@ -515,6 +543,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/crash/adopt-fails/", lacking[i].name, NULL);
         g_test_add_data_func(path, &lacking[i], test_lacking);
     }
+    g_test_add_func("/crash/unheard", test_unheard);
     for (unsigned i = 0; i < G_N_ELEMENTS(giving); i++) {
         g_autofree char *path = g_strconcat("/crash/giving/", giving[i].name, NULL);
         g_test_add_data_func(path, &giving[i], test_giving);
