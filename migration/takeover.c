@@ -23,6 +23,7 @@
 #include "fault/fault.h"
 #include "migration/journal.h"
 #include "migration/upgrade-link.h"
+#include "net/left.h"
 #include "uffd/lift.h"
 
 #define PEER "the old QEMU's engine"
@@ -359,7 +360,7 @@ static void await_others_end(const FfTakeover *t)
     int64_t until = g_get_monotonic_time() + END_MS * 1000LL;
 
     while (t->link >= 0 && !pfd.revents && g_get_monotonic_time() < until) {
-        poll(&pfd, 1, (int)((until - g_get_monotonic_time()) / 1000) + 1);
+        poll(&pfd, 1, (int)ff_left_ms(until));
     }
 }
 

@@ -453,7 +453,8 @@ bool ff_call_when_over(FfCall *call, FfHandler next);
 /* The same of a guest that is just taken over from another QEMU, at its new one: settings that a
  * client changes again and again would keep it from putting back its own (ff_qemu_undo()). */
 bool ff_call_when_taken_over(FfCall *call, FfHandler next);
-/* The same, of what begins something else: FALSE as long as the guest may go back to its old QEMU. */
+/* The same, of what begins something else: FALSE as long as the guest may go back to its old QEMU.
+ */
 bool ff_call_when_guest_is_here(FfCall *call, FfHandler next);
 /* The same of a guest that came in and is whole: only its source does not know it yet, and has no
  * claim to more time. (Of a restore a client may be told so before its memory is here: FALSE.) */

@@ -434,8 +434,8 @@ static void test_lacking(gconstpointer data)
     vm_end(s);
 }
 
-/* The destination ends when it has loaded, and the source's first engine cannot reach its QEMU, whose
- * guest stands: another one can. */
+/* The destination ends when it has loaded, and the source's first engine cannot reach its QEMU,
+ * whose guest stands: another one can. */
 static void test_unheard(void)
 {
     const char *why;
