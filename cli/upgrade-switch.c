@@ -212,10 +212,10 @@ static bool lost_sight(FfUpgrade *u, GError **error)
     if (!old_ended) {
         return ff_upgrade_fail(
             error,
-            "the relays of both QEMUs have ended: farfault attach %d gives the old one another, "
-            "and the guest continues there if it had not left; farfault attach %d then ends the "
-            "new "
-            "one, if it lives and has no guest (%s)",
+            "%s ended: farfault attach %d gives the old one another, and the guest continues there "
+            "if it had not left; farfault attach %d then ends the new one, if it lives and has no "
+            "guest (%s)",
+            u->new_gone ? "the relays of both QEMUs have" : "the relay of the old QEMU has",
             u->old_pid, (int)u->pid, why);
     }
     if (new_lives) {

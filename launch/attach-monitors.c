@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "launch/attach-listen.h"
+#include "launch/lent-argv.h"
 #include "qmp/json.h"
 
 /* The client's side of MONITOR. *LOST: there is no way to make it again. */
@@ -109,10 +110,10 @@ bool ff_attach_make_endpoints(FfAttach *a, GError **error)
             json_array_unref(kept);
             return false;
         }
-        if (lost) {
-            ff_attach_note(a, "monitor '%s' is gone: its client had an inherited connection", id);
-        } else {
+        if (!lost) {
             json_array_add_object_element(kept, json_object_ref(monitor));
+        } else if (strcmp(id, FF_LENT_MONITOR) != 0) {
+            ff_attach_note(a, "monitor '%s' is gone: its client had an inherited connection", id);
         }
     }
     json_object_set_array_member(a->plan, "monitors", kept);

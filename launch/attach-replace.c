@@ -423,11 +423,28 @@ static pid_t where(Replace *r, GError **error)
     return MAX(pid, 0);
 }
 
+/* Where MONITOR listens, as the command takes it (g_free). NULL: it does not. */
+static char *listens_at(JsonObject *monitor)
+{
+    struct sockaddr_storage address;
+    socklen_t len;
+
+    if (!ff_attach_address(monitor, &address, &len)) {
+        return NULL;
+    }
+    g_autoptr(GSocketAddress) known = g_socket_address_new_from_native(&address, len);
+    g_autofree char *text =
+        known ? g_socket_connectable_to_string(G_SOCKET_CONNECTABLE(known)) : NULL;
+
+    return text && *text ? g_strconcat(address.ss_family == AF_UNIX ? "" : "tcp:", text, NULL)
+                         : g_strdup("its -qmp");
+}
+
 /* FALSE and ERROR: it was started without. */
 static bool may_have_door(FfAttach *a, GError **error)
 {
     JsonArray *all = ff_attach_monitors(a);
-    bool listens = false;
+    g_autofree char *listens = NULL;
 
     for (guint i = 0; all && i < json_array_get_length(all); i++) {
         JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
@@ -436,14 +453,19 @@ static bool may_have_door(FfAttach *a, GError **error)
         if (!strcmp(kind, FF_PLAN_DOOR)) {
             return true;
         }
-        listens |= !strcmp(kind, "listen");
+        if (!listens && !strcmp(kind, "listen")) {
+            listens = listens_at(o);
+        }
     }
-    ff_launch_fail(error,
-                   listens ? "process %d was started with monitors that listen: name one of these "
-                             "in its place"
-                           : "process %d has no monitor for this: it was started without one, or "
-                             "by an older farfault",
-                   (int)a->pid);
+    if (listens) {
+        ff_launch_fail(error, "process %d has a monitor that listens: name %s in its place",
+                       (int)a->pid, listens);
+    } else {
+        ff_launch_fail(error,
+                       "process %d has no monitor for this: it was started without one, or by an "
+                       "older farfault",
+                       (int)a->pid);
+    }
     return false;
 }
 

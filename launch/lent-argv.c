@@ -322,7 +322,7 @@ char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t
                     const char *folder, GPtrArray **names)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
-    g_autofree char *chardev = g_strdup_printf("socket,id=farfault-upgrade,fd=%d", monitor_fd);
+    g_autofree char *chardev = g_strdup_printf("socket,id=" FF_LENT_MONITOR ",fd=%d", monitor_fd);
     Walk w = {pid, folder, g_ptr_array_new_with_free_func(free_name), tap_fds};
 
     for (char *const *word = argv; *word; word++) {
@@ -339,7 +339,7 @@ char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t
         word += value != NULL;
     }
     g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-mon",
-                            "chardev=farfault-upgrade,mode=control", NULL);
+                            "chardev=" FF_LENT_MONITOR ",mode=control", NULL);
     *names = w.names;
     return g_strv_builder_end(b);
 }

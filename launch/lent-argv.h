@@ -18,6 +18,8 @@
 
 /* What a name beside another one is longer by, at most; bytes. */
 #define FF_LENT_LONGER 16
+/* The monitor of farfault upgrade, over a socket that ends with that command. */
+#define FF_LENT_MONITOR "farfault-upgrade"
 
 /* A file that QEMU makes under NOW, and that is to be THEN; absolute. */
 typedef struct {
