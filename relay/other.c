@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "net/pidfd.h"
 #include "net/rights.h"
 #include "relay/backends.h"
 #include "state/succession.h"
@@ -50,20 +51,35 @@ void ff_other_ends(FfRelay *relay)
     }
 }
 
+/* It hangs, and the kernel closes nothing. */
+static gboolean not_left(gpointer opaque)
+{
+    FfRelay *relay = opaque;
+
+    relay->other_timer = 0;
+    ff_relay_log(relay,
+                 "the relay of process %d, which had this guest before and stays, has not answered "
+                 "for %d s: vhost-user devices stand until it does, or ends (kill -CONT, or kill "
+                 "-KILL that relay)",
+                 (int)ff_pidfd_pid(relay->plan->other_fd), PATIENCE_S);
+    return G_SOURCE_REMOVE;
+}
+
 static gboolean has_left(gint fd, GIOCondition condition, gpointer opaque)
 {
+    FfRelay *relay = opaque;
     char word;
     ssize_t n = recv(fd, &word, 1, MSG_DONTWAIT);
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) {
         return G_SOURCE_CONTINUE;
     }
+    g_clear_handle_id(&relay->other_timer, g_source_remove);
     if (n > 0) {
-        ff_relay_log(opaque,
-                     "the relay of the QEMU that had this guest before keeps its vhost-user "
-                     "back-ends: their devices stand until it ends");
+        ff_relay_log(relay, "the relay of the QEMU that had this guest before keeps its vhost-user "
+                            "back-ends: their devices stand until it ends");
     } else {
-        ff_backends_left(opaque);
+        ff_backends_left(relay);
     }
     close(fd);
     return G_SOURCE_REMOVE;
@@ -106,6 +122,7 @@ void ff_other_leaves(FfRelay *relay)
     int fd = ask_to_leave(relay);
     if (fd >= 0) {
         g_unix_fd_add(fd, G_IO_IN | G_IO_HUP, has_left, relay);
+        relay->other_timer = g_timeout_add_seconds(PATIENCE_S, not_left, relay);
     } else if (fd == -EPIPE || fd == -ECONNRESET) {
         ff_backends_left(relay); /* it has ended */
     } else {

@@ -96,6 +96,7 @@ struct FfRelay {
     bool waits_for_other; /* names.c: its end is waited for */
     bool other_ends;      /* other.c: it has so much time left */
     bool other_leaves;    /* the same: its relay was asked to leave its back-ends */
+    guint other_timer;    /* the same: until it is said that it does not answer; 0: none */
     int door, door_inner; /* clients-give.c: where the next QEMU's relay asks; -1: none can */
     const FfMonitor *hands_over;  /* whose client has begun an upgrade last; NULL: nobody's */
     void (*pump)(FfRelay *relay); /* all monitors continue with what waits */

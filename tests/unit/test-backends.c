@@ -908,6 +908,24 @@ static void test_front_ended(void)
     }
 }
 
+/* Its relay hangs: that is said after a while, and it may still answer. */
+static void test_front_hangs(void)
+{
+    Front *f = front_new();
+
+    ff_other_leaves(&f->w->relay);
+    int talk = asked_to_leave(f);
+    g_assert_cmpuint(f->w->relay.other_timer, !=, 0);
+    while (f->w->relay.other_timer) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    g_assert_true(is_silent(f->w->backend));
+    close(talk);
+    turn();
+    expect(f->w->backend, FF_VHOST_GET_FEATURES, 0);
+    front_free(f);
+}
+
 static void test_front_keeps(void)
 {
     Front *f = front_new();
@@ -1334,6 +1352,9 @@ int main(int argc, char **argv)
     g_test_add_func("/backends/front/leaves", test_front_leaves);
     g_test_add_func("/backends/front/ended", test_front_ended);
     g_test_add_func("/backends/front/keeps", test_front_keeps);
+    if (g_test_slow()) {
+        g_test_add_func("/backends/front/hangs", test_front_hangs);
+    }
     g_test_add_func("/backends/left", test_left);
     g_test_add_func("/backends/waits", test_waits);
     g_test_add_func("/backends/waits/maps", test_maps);
