@@ -103,6 +103,10 @@ static bool resume(FfSnapshot *s, bool start, bool *running, GError **error)
         g_set_error_literal(error, FF_M_ERROR, 0, g_strerror(errno));
         return false;
     }
+    if (FF_FAULT_CALL("unheard", 0) < 0) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED, g_strerror(errno));
+        return false;
+    }
     return run->resume(run, s->run_state, start, running, error);
 }
 
@@ -185,6 +189,7 @@ bool ff_snapshot_release_in_the_end(FfSnapshot *s, GError **error)
         if (ff_snapshot_release_guest(s, &local)) {
             return true;
         }
+        s->left_to_next = ff_control_fail_unheard(s->control, s->cfg->pidfd, local);
         bool quits = ff_control_events(s->control) & FF_EV_QUIT;
         if (i == TRIES || quits) {
             g_propagate_error(error, g_steal_pointer(&local));

@@ -48,6 +48,7 @@ typedef struct {
     bool stopping;        /* it was told to stop the guest */
     bool saving;          /* it has the stream of the inner migration */
     bool begun;           /* it has, and ends by itself */
+    bool left_to_next;    /* the next engine starts the guest: nothing may be done any more */
     bool stopped;         /* lock; the client's stop and cont are ours */
     bool stopped_by_us;   /* lock; nobody may start the guest but we */
 } FfSnapshot;

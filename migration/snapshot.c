@@ -664,6 +664,10 @@ static void end_saving(FfSnapshot *s)
     FfVmmState *state = &s->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
 
+    if (s->saving && !s->begun && s->inner >= 0) {
+        /* QEMU may have the stream and not know that it is to begin: it would never close it. */
+        shutdown(s->inner, SHUT_RDWR);
+    }
     /* What has begun is soon over, and needs a thread that reads. */
     if (s->saving && !state->wait_saved(state, s->begun ? 0 : 1, &error)) {
         g_warning("snapshot: %s", error->message);
@@ -690,6 +694,9 @@ static void roll_back(FfSnapshot *s, const GError *why)
     }
     end_saving(s);
     if (s->stopped && !ff_snapshot_release_in_the_end(s, &stands)) {
+        if (s->left_to_next) {
+            return;
+        }
         g_warning("snapshot: the guest could not be resumed: %s", stands->message);
         cancelled = false; /* not everything is as it was */
     }

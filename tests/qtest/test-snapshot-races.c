@@ -429,6 +429,26 @@ static void test_not_rolled_back(void)
     snap_end(&t);
 }
 
+/* This engine cannot reach QEMU any more: the next one lets the guest run. */
+static void test_not_heard(void)
+{
+    Snap t = {0};
+
+    if (!snap_begin(&t, "snapshot/*/at/armed=hold;snapshot/*/call/unheard=EIO", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    qmp_ok(vm_qmp(t.vm), "migrate_cancel", NULL);
+    snap_let_go(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "failed");
+    vm_wait_stderr(t.vm, ") ended with status 1");
+    vm_wait_new_serial(t.vm, "B");
+    snap_expect_no_file(&t);
+    snap_expect_settings(&t);
+    snap_end(&t);
+}
+
 /* ---- the last moments ------------------------------------------------------------------------ */
 
 typedef struct {
@@ -734,6 +754,7 @@ int main(int argc, char **argv)
     g_test_add_func("/snapshot/races/stopped-since", test_stopped_since);
     g_test_add_func("/snapshot/races/not-resumed", test_not_resumed);
     g_test_add_func("/snapshot/races/not-rolled-back", test_not_rolled_back);
+    g_test_add_func("/snapshot/races/not-heard", test_not_heard);
     for (unsigned i = 0; i < G_N_ELEMENTS(cancels); i++) {
         g_autofree char *path = g_strconcat("/snapshot/races/cancel/", cancels[i].name, NULL);
 
