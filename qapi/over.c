@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a client says between the last event of a migration and its end, which is a moment later:
- * it is answered then. Main loop's thread.
+ * What a client says between the last event of a migration and its end, which is a moment later, or
+ * when it has come along with the guest in an upgrade: it is answered at that end. Main loop's
+ * thread.
  */
 #include "migration/states.h"
 #include "qapi/driver-private.h"
@@ -42,10 +43,17 @@ bool ff_call_when_taken_over(FfCall *call, FfHandler next)
     return true;
 }
 
+bool ff_driver_has_guest(const FfDriver *d)
+{
+    uint32_t phase = __atomic_load_n(&d->config.state->phase, __ATOMIC_ACQUIRE); /* coordinator's */
+
+    return !ff_state_is_marked(d->config.state, FF_MARK_BORROWED) || phase == FF_PHASE_GRANTED ||
+           phase == FF_PHASE_DONE;
+}
+
 bool ff_call_when_guest_is_here(FfCall *call, FfHandler next)
 {
-    return !ff_state_is_marked(call->driver->config.state, FF_MARK_BORROWED) &&
-           ff_call_when_taken_over(call, next);
+    return ff_driver_has_guest(call->driver) && ff_call_when_taken_over(call, next);
 }
 
 bool ff_call_when_whole(FfCall *call, FfHandler next)

@@ -57,7 +57,8 @@ bool ff_call_refuse(FfCall *call)
         if (strcmp(refused[i].name, call->name)) {
             continue;
         }
-        if (ff_call_when_over(call, refuse_or_pass)) {
+        if (ff_call_when_over(call, refuse_or_pass) ||
+            (refused[i].saves && ff_call_when_guest_is_here(call, refuse_or_pass))) {
             return true;
         }
         bool source = d->config.state->role == FF_ROLE_SOURCE;

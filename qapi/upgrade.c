@@ -31,8 +31,8 @@ bool ff_upgrade_refuses(FfCall *call)
                                            "x-farfault-hand-over",
                                            NULL};
 
-    if (!ff_state_is_marked(call->driver->config.state, FF_MARK_BORROWED) ||
-        !g_strv_contains(touching, call->name)) {
+    /* What a client says when it has come here with the guest waits for the end. */
+    if (ff_driver_has_guest(call->driver) || !g_strv_contains(touching, call->name)) {
         return false;
     }
     ff_call_error(call, "this QEMU was started to take over a guest that another QEMU runs: its "
@@ -353,7 +353,8 @@ void ff_handle_lend(FfCall *call)
     const char *name = ff_json_string(call->args, "fdname");
     const char *why = refusal(call->driver);
 
-    if (ff_call_when_guest_is_here(call, ff_handle_lend)) {
+    if (ff_call_when_over(call, ff_handle_lend) ||
+        ff_call_when_guest_is_here(call, ff_handle_lend)) {
         return;
     }
     if (why) {

@@ -767,8 +767,9 @@ static void said_meanwhile(const char *faults, bool stays)
 
 /* A client's commands pass again, and the new engine still waits for the old one's end: what begins
  * something is carried out then. */
-static void test_early(void)
+static void test_early(gconstpointer opaque)
 {
+    const char *at = opaque;
     const char *why;
 
     if (!vm_faults_available(&why)) {
@@ -780,7 +781,7 @@ static void test_early(void)
     g_autofree char *b = g_strdup_printf("unix:%s/third,server=on,wait=off", g->dir);
     const char *const more[] = {"-qmp", a, "-qmp", b, NULL};
 
-    g->faults = g_strdup_printf("%s;takeover/*/at/idle=hold", g->dir);
+    g->faults = g_strdup_printf("%s;takeover/*/at/%s=hold", g->dir, at);
     up_start_vmgenid(g, more);
     g_autoptr(Qmp) second = up_second_monitor(g);
     g_autoptr(Qmp) third = qmp_new(connect_unix(g, "third"), "third", false);
@@ -1135,7 +1136,8 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/said/moved", test_said);
     g_test_add_func("/upgrade-clients/said/stayed", test_said_in_vain);
     g_test_add_func("/upgrade-clients/said/late", test_said_late);
-    g_test_add_func("/upgrade-clients/said/early", test_early);
+    g_test_add_data_func("/upgrade-clients/said/early/running", "running", test_early);
+    g_test_add_data_func("/upgrade-clients/said/early/idle", "idle", test_early);
     g_test_add_func("/upgrade-clients/said/fds", test_said_fds);
     g_test_add_func("/upgrade-clients/said/and-ended", test_said_and_ended);
     g_test_add_func("/upgrade-clients/sets", test_sets);
