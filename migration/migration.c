@@ -765,9 +765,9 @@ FfMigrationInfo *ff_migration_info(FfMigration *m)
     info->ram_remaining = ff_ram_remaining(&m->ram);
     info->ram_transferred = info->bytes_wire;
     info->dirty_sync_count = ff_counted(m->control->pass);
-    info->postcopy_bytes = stop && !m->conn.complete_at_grant
-                               ? info->bytes_wire - ff_counted(m->stats.precopy_bytes)
-                               : 0;
+    uint64_t precopy = ff_counted(m->stats.precopy_bytes);
+    bool after = stop && !m->conn.complete_at_grant && info->bytes_wire > precopy;
+    info->postcopy_bytes = after ? info->bytes_wire - precopy : 0;
     info->dirty_pages_rate = ff_counted(m->stats.dirty_rate);
     info->expected_downtime = ff_counted(m->stats.expected_ms);
     ff_mutex_lock(&m->control->lock);
