@@ -222,8 +222,9 @@ typedef struct {
     void (*done)(void *opaque);
     /* QEMU must die: why, one line. */
     void (*kill_vmm)(const char *why, void *opaque);
-    /* In place of done(): what was adopted this process cannot continue, and another one may. Why,
-     * one line. Can be NULL: then it does what it can. */
+    /* In place of done(): this process cannot continue it (what it has adopted; or with a monitor
+     * that has broken), and another one may. Why, one line. Can be NULL: then it does what it can.
+     */
     void (*fail)(const char *why, void *opaque);
     /* In place of done(): the VMM's own migration is to carry it. Nothing was changed in the guest;
      * the object may be freed. Can be NULL: then it is a failure. */

@@ -161,8 +161,9 @@ void ff_control_kill_vmm(FfControl *c, const char *why);
 /* FfMigrationOps.fail: nothing may be done any more. Returns when it is being freed; FALSE, at
  * once: there is no such function. */
 bool ff_control_fail(FfControl *c, const char *why);
-/* The same where ERROR says that the VMM (PIDFD) has not heard a command (G_IO_ERROR_NOT_CONNECTED)
- * and it lives, which may take a second to see: another engine can say it. FALSE otherwise. */
+/* The same where ERROR says that the VMM (PIDFD) has not heard a command, or its answer was not
+ * heard (G_IO_ERROR_NOT_CONNECTED), and it lives, which may take a second to see: another engine
+ * can say it. FALSE otherwise. */
 bool ff_control_fail_unheard(FfControl *c, int pidfd, const GError *error);
 void ff_control_tell_done(FfControl *c);
 void ff_control_tell_parted(FfControl *c);

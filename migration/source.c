@@ -447,8 +447,20 @@ static bool resume(FfSource *s, bool start, bool *running, GError **error)
     return !*state || run->resume(run, state, start, running, error);
 }
 
-/* FALSE: the next engine does it, and nothing may be done any more. */
-static bool restart_guest(FfSource *s)
+/* The peer hears WHY first (*TOLD): nobody else can say it, and it waits, loaded. FALSE: it is not
+ * for the next engine. */
+static bool leave_to_next(FfSource *s, const GError *error, const GError *why, bool *told)
+{
+    if (!g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED)) {
+        return false;
+    }
+    g_message("roll back: %s", why->message);
+    *told = tell_peer(s, why->message);
+    return ff_control_fail_unheard(s->control, s->cfg->pidfd, error);
+}
+
+/* Of what failed: WHY. FALSE: the next engine does it, and nothing may be done any more. */
+static bool restart_guest(FfSource *s, const GError *why, bool *told)
 {
     FF_FAULT_AT("rolling-back");
     FfVmm *vmm = s->cfg->vmm;
@@ -475,7 +487,7 @@ static bool restart_guest(FfSource *s)
     s->control->moves = true;
     ff_mutex_unlock(&s->control->lock);
     if (!resume(s, start, &running, &error)) {
-        if (ff_control_fail_unheard(s->control, s->cfg->pidfd, error)) {
+        if (leave_to_next(s, error, why, told)) {
             return false;
         }
         g_warning("roll back: the guest could not be resumed: %s", error->message);
@@ -505,6 +517,7 @@ static void hear_out(FfSource *s)
 void ff_source_roll_back(FfSource *s, const GError *why)
 {
     g_autoptr(GError) error = NULL;
+    bool told = false;
 
     ff_mutex_lock(&s->control->lock);
     s->stopped_by_us = false;
@@ -519,11 +532,12 @@ void ff_source_roll_back(FfSource *s, const GError *why)
     } else {
         ff_control_set_error(s->control, why->message);
     }
-    if (s->stopped && !restart_guest(s)) {
+    if (s->stopped && !restart_guest(s, why, &told)) {
         end_threads(s);
         return;
     }
-    s->dest_may_be_loaded = waits_for_grant(s, tell_peer(s, why->message));
+    told = told || tell_peer(s, why->message);
+    s->dest_may_be_loaded = waits_for_grant(s, told);
     end_threads(s);
     ff_precopy_end(s, true);
     ff_device_copy_end(s->copy);
