@@ -424,8 +424,14 @@ static char *what_next(const Move *m, JsonObject *info)
                                "status %s)",
                                source);
     }
-    return g_strdup_printf("Both QEMUs keep what they have: farfault migrate --resume %s %s tries "
-                           "again, with --uri over another network",
+    if (m->dst_gone) {
+        return g_strdup_printf("The destination's monitor is closed: if its QEMU has ended, what "
+                               "the guest did there is lost, and the source does not run it; "
+                               "farfault status %s",
+                               source);
+    }
+    return g_strdup_printf("While both QEMUs live nothing is lost: farfault migrate --resume %s %s "
+                           "tries again, with --uri over another network",
                            source, m->o->destination);
 }
 

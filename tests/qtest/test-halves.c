@@ -560,6 +560,7 @@ static void test_resume_ended(void)
         argv, G_SUBPROCESS_FLAGS_STDOUT_PIPE | G_SUBPROCESS_FLAGS_STDERR_SILENCE, &error);
     g_assert_no_error(error);
     qmp_expect_migration(s.q, "postcopy-active");
+    qmp_expect_migration(d.q, "postcopy-active"); /* before that it cannot say that it has ended */
     vm_kill(d.vm);
     g_assert_true(g_subprocess_communicate_utf8(p, NULL, NULL, &out, NULL, &error));
     g_assert_no_error(error);

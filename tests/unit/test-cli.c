@@ -571,7 +571,8 @@ static const EndRow ends[] = {
      {RETURN(1), RETURN(2), STATUS(3, "postcopy-paused"), RETURN(4)},
      {RETURN(1), RETURN(2), RETURN(3), RETURN(4)},
      FF_OUTCOME_PAUSED,
-     "not resumed over tcp:x:1: why. Both QEMUs keep what they have: farfault migrate --resume "
+     "not resumed over tcp:x:1: why. While both QEMUs live nothing is lost: farfault migrate "
+     "--resume "
      "sock "
      "other",
      .resume = true},
