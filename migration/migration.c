@@ -762,7 +762,8 @@ FfMigrationInfo *ff_migration_info(FfMigration *m)
     info->total_time = span_ms(m->stats.start_us, end ? end : now);
     info->setup_time = span_ms(m->stats.start_us, ff_counted(m->stats.setup_us));
     info->downtime = running && stop ? span_ms(stop, running) : -1;
-    info->ram_remaining = ff_ram_remaining(&m->ram);
+    uint64_t done = ff_counted(m->ram.done_bytes);
+    info->ram_remaining = info->ram_total - MIN(info->ram_total, done);
     info->ram_transferred = info->bytes_wire;
     info->dirty_sync_count = ff_counted(m->control->pass);
     uint64_t precopy = ff_counted(m->stats.precopy_bytes);
