@@ -147,8 +147,8 @@ static void check_permission(const struct passwd *pw)
     fflush(stdout);
     pid_t pid = fork();
     if (pid == 0) {
-        int fd = pw->pw_uid == getuid() ? ff_cli_new_uffd() : -try_as(pw);
-        _exit(MAX(0, -fd));
+        int err = pw->pw_uid == getuid() ? -ff_cli_new_uffd() : try_as(pw);
+        _exit(MAX(0, err));
     }
     int status = 0;
     if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) {

@@ -300,9 +300,7 @@ static gpointer start_guest(gpointer p)
     if (!resume(d, &running, &error)) {
         /* No page can be lost by it: what comes over a connection that is there by now is named as
          * missing in the next RESUME. */
-        if (d->control->adopts && g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED) &&
-            !ff_conn_vmm_ended(d->conn, END_DEADLINE_MS) &&
-            ff_control_fail(d->control, error->message)) {
+        if (d->control->adopts && ff_control_fail_unheard(d->control, d->cfg->pidfd, error)) {
             return NULL;
         }
         g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
