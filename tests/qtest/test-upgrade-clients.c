@@ -765,6 +765,16 @@ static void said_meanwhile(const char *faults, bool stays)
     up_check_memory(g);
 }
 
+/* With monitors at "second" and "third". */
+static void start_with_two_more(Guest *g)
+{
+    g_autofree char *a = g_strdup_printf("unix:%s/second,server=on,wait=off", g->dir);
+    g_autofree char *b = g_strdup_printf("unix:%s/third,server=on,wait=off", g->dir);
+    const char *const more[] = {"-qmp", a, "-qmp", b, NULL};
+
+    up_start_vmgenid(g, more);
+}
+
 /* A client's commands pass again, and the new engine still waits for the old one's end: what begins
  * something is carried out then. */
 static void test_early(gconstpointer opaque)
@@ -777,12 +787,8 @@ static void test_early(gconstpointer opaque)
         return;
     }
     g_autoptr(Guest) g = up_new();
-    g_autofree char *a = g_strdup_printf("unix:%s/second,server=on,wait=off", g->dir);
-    g_autofree char *b = g_strdup_printf("unix:%s/third,server=on,wait=off", g->dir);
-    const char *const more[] = {"-qmp", a, "-qmp", b, NULL};
-
     g->faults = g_strdup_printf("%s;takeover/*/at/%s=hold", g->dir, at);
-    up_start_vmgenid(g, more);
+    start_with_two_more(g);
     g_autoptr(Qmp) second = up_second_monitor(g);
     g_autoptr(Qmp) third = qmp_new(connect_unix(g, "third"), "third", false);
     up_can_hold(g);
@@ -1049,11 +1055,7 @@ static void test_half(void)
         return;
     }
     g_autoptr(Guest) g = up_new();
-    g_autofree char *a = g_strdup_printf("unix:%s/second,server=on,wait=off", g->dir);
-    g_autofree char *b = g_strdup_printf("unix:%s/third,server=on,wait=off", g->dir);
-    const char *const more[] = {"-qmp", a, "-qmp", b, NULL};
-
-    up_start_vmgenid(g, more);
+    start_with_two_more(g);
     g_autoptr(Qmp) second = up_second_monitor(g);
     g_autoptr(Qmp) third = qmp_new(connect_unix(g, "third"), "third", false);
     stream_send(qmp_stream(third), "{\"exec", 6, NULL, 0);
