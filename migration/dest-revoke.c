@@ -87,8 +87,7 @@ bool ff_dest_owes_reason(FfDestination *d)
     FfPhase phase = ff_journal_phase(d->cfg->state);
 
     ff_mutex_lock(&d->control->lock);
-    bool owes =
-        !d->origin && !d->control->granted && !(d->control->events & (FF_EV_TOLD | FF_EV_QUIT));
+    bool owes = !d->control->granted && !(d->control->events & (FF_EV_TOLD | FF_EV_QUIT));
     ff_mutex_unlock(&d->control->lock);
     return owes && (phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING) &&
            ff_conn_vmm_ended(d->conn, 0);

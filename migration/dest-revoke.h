@@ -13,8 +13,8 @@ bool ff_dest_take_revoke(FfDestination *d, FfChannel *ch, GError **error);
 bool ff_dest_ensure_end(FfDestination *d);
 /* Says so to the source that waits for it; if it has not ENDED that gets no answer. */
 void ff_dest_answer_revoke(FfDestination *d, bool ended);
-/* Any thread: QEMU has ended before the device state was loaded, and the source, which has the
- * guest and may have stopped it, does not know why yet. */
+/* Any thread: QEMU has ended before the device state was loaded, and nobody was told why yet: the
+ * source, which has the guest and may have stopped it, or whoever reads what a restore says. */
 bool ff_dest_owes_reason(FfDestination *d);
 /* Any thread: somebody waits for a word of this side. */
 bool ff_dest_speaks(FfDestination *d);
