@@ -12,9 +12,11 @@
 
 /* No multiple of 256 KiB, so that QEMU 7.2's own dirty tracking does not fail. */
 #define RAM_KIB (128 * 1024 + 8)
-/* In one of some dozens of its starts the inner machine hangs, with plain QEMU as well (QEMU 7.2's
- * TCG; docs/testing.md): then the case begins again. */
+/* Two things that plain QEMU does as well (docs/testing.md), then the case begins again: in one of
+ * some dozens of its starts the inner machine hangs (QEMU 7.2's TCG); and a QEMU built with KVM
+ * loads no processor that stood within the inner machine, if TCG runs it (cpu_post_load()). */
 #define HUNG_SECONDS 60
+#define WITHIN "vCPU set in guest-mode inconsistent with migrated kernel nested state"
 #define TRIES 3
 #define REASON "the guest uses nested virtualisation (svm)"
 
@@ -135,7 +137,15 @@ static void check_carrier(const Row *row, Vm *source)
     g_assert_true(!strstr(no, "(svm)") == (row->moment != REPLACED));
 }
 
-static void move(const Row *row, Vm *source, Vm *destination)
+static bool has_ended(JsonObject *data, const void *opaque)
+{
+    const char *status = json_object_get_string_member(data, "status");
+
+    return !strcmp(status, "completed") || !strcmp(status, "failed");
+}
+
+/* FALSE: a processor stood within the inner machine; the guest goes on here. */
+static bool move(const Row *row, Vm *source, Vm *destination)
 {
     Qmp *s = vm_qmp(source);
     g_autofree char *uri = move_listen(destination);
@@ -152,11 +162,24 @@ static void move(const Row *row, Vm *source, Vm *destination)
         qmp_expect_migration(s, "active");
         qmp_ok(s, "migrate-start-postcopy", NULL);
     }
-    move_wait_completed(source, destination);
+    g_autoptr(JsonObject) end = qmp_wait_event(s, "MIGRATION", has_ended, NULL, TEST_TIMEOUT);
+    if (!strcmp(json_object_get_string_member(end, "status"), "failed")) {
+        g_autoptr(JsonObject) info = qmp_return(s, "query-migrate", NULL);
+        const char *desc = json_object_get_string_member_with_default(info, "error-desc", "");
+
+        if (row->moment == LOADED || row->moment == ENDED || !strstr(desc, WITHIN)) {
+            test_fail("the migration failed: %s", desc);
+        }
+        g_test_message("%s", desc);
+        expect_exits(source);
+        return false;
+    }
+    qmp_expect_migration(vm_qmp(destination), "completed");
     check_carrier(row, source);
+    return true;
 }
 
-/* FALSE: a start of the inner machine hung. */
+/* FALSE: one of the things that plain QEMU does. */
 static bool run_row(const Row *row, Vm *source, Vm **destination)
 {
     vm_wait_serial(source, "FF ready");
@@ -168,7 +191,9 @@ static bool run_row(const Row *row, Vm *source, Vm **destination)
     if (row->moment == ENDED) {
         end(source);
     }
-    move(row, source, *destination);
+    if (!move(row, source, *destination)) {
+        return false;
+    }
     if (row->moment != LOADED && row->moment != ENDED) {
         expect_exits(*destination);
     } else if (!begin(*destination)) {
@@ -195,14 +220,14 @@ static void test_row(gconstpointer data)
             linux_guest_finish(destination);
             return;
         }
-        g_test_message("the inner machine did not begin in %d s", HUNG_SECONDS);
+        g_test_message("the inner machine did not begin, or its guest cannot move; again");
         /* First: one that waits for its source ends with it. And it may have failed by now: what
          * hangs has set the bit. */
         vm_kill(destination);
         vm_end(destination);
         vm_end(source);
     }
-    test_fail("the inner machine hung in each of %d tries", TRIES);
+    test_fail("in each of %d tries", TRIES);
 }
 
 int main(int argc, char **argv)
