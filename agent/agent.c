@@ -51,6 +51,7 @@
 #include <unistd.h>
 
 #include "agent/accept.h"
+#include "agent/caches.h"
 #include "agent/front.h"
 #include "agent/hook.h"
 #include "agent/ptys.h"
@@ -387,6 +388,9 @@ static void __attribute__((constructor)) farfault_agent(void)
     agent.hook = ff_hook_start();
     bool later = getenv(FF_AGENT_ENV_LATER);
     const uint32_t *accepts = ff_hook_accepts(later ? FF_ACCEPTS_LATER : FF_ACCEPTS_ALL);
+    if (later) {
+        ff_hook_fill();
+    }
     ff_accept_start(accepts);
     int rc = ff_ptys_start(getenv(FF_AGENT_ENV_PTYS), accepts);
     if (rc < 0) {
@@ -397,6 +401,7 @@ static void __attribute__((constructor)) farfault_agent(void)
     unsetenv(FF_AGENT_ENV_LATER);
     unsetenv(FF_AGENT_ENV_PTYS);
     ff_stderr_start(agent.hook);
+    ff_caches_start(agent.hook);
     agent.hook_kept = agent.hook >= 0 ? keep_in_socket(agent.hook) : -1;
     hand_over(sock);
     agent.session = getsid(0);

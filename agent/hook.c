@@ -31,6 +31,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "agent/fill.h"
 #include "state/discards.h"
 #include "state/stderr.h"
 
@@ -47,6 +48,7 @@ static struct {
     uint64_t page_size;
     int (*fallocate)(int fd, int mode, off64_t offset, off64_t len);
     int (*madvise)(void *addr, size_t len, int advice);
+    bool fills; /* private memory, when huge pages are asked for it */
 } hook;
 
 static bool is_armed(void)
@@ -137,8 +139,12 @@ __attribute__((visibility("default"))) int madvise(void *addr, size_t len, int a
         }
         return 0;
     }
-    return hook.madvise ? hook.madvise(addr, len, advice)
-                        : (int)syscall(SYS_madvise, addr, len, advice);
+    int rc = hook.madvise ? hook.madvise(addr, len, advice)
+                          : (int)syscall(SYS_madvise, addr, len, advice);
+    if (advice == MADV_HUGEPAGE && hook.fills && rc == 0) {
+        ff_fill_private(addr, len);
+    }
+    return rc;
 }
 
 /* ---- start ----------------------------------------------------------------------------------- */
@@ -180,6 +186,11 @@ int ff_hook_start(void)
     hook.page_size = sysconf(_SC_PAGESIZE);
     hook.page = page;
     return fd;
+}
+
+void ff_hook_fill(void)
+{
+    hook.fills = true;
 }
 
 const uint32_t *ff_hook_accepts(uint32_t first)

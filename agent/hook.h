@@ -9,6 +9,9 @@
  * (state/stderr.h). Before there is another thread.
  * Returns its fd, which is close-on-exec, or -errno: nothing is ever dropped. */
 int ff_hook_start(void);
+/* This QEMU is to take over a guest: its private guest memory is filled (agent/fill.h). After
+ * ff_hook_start(), before there is another thread. */
+void ff_hook_fill(void);
 /* The word in it that says who is let in at this process's sockets (FfAccepts), FIRST to begin
  * with; NULL: there is no such memory. After ff_hook_start(). */
 const uint32_t *ff_hook_accepts(uint32_t first);

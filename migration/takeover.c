@@ -24,6 +24,7 @@
 #include "migration/journal.h"
 #include "migration/upgrade-link.h"
 #include "net/left.h"
+#include "state/caches.h"
 #include "uffd/lift.h"
 
 #define PEER "the old QEMU's engine"
@@ -33,6 +34,8 @@
 #define LEFT_MS 1000
 /* Until it has ended, or has nothing of the guest any more. */
 #define END_MS 5000
+/* While it starts it opens its disks for writing: the old QEMU's caches are its own. */
+#define CACHES_KEPT_US (10 * 1000 * 1000)
 
 /* ---- before device state --------------------------------------------------------------------- */
 
@@ -263,6 +266,7 @@ static void run_guest(FfTakeover *t)
     bool running = false;
 
     give_taps(t);
+    ff_caches_keep(t->cfg->discard_fd, g_get_monotonic_time() + CACHES_KEPT_US);
     ff_mutex_lock(&t->control->lock);
     t->control->granted = t->control->moves = true;
     bool start = !t->control->start_paused || t->control->client_cont;

@@ -7,8 +7,11 @@
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <linux/magic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -321,6 +324,56 @@ static void test_not_seen(void)
     goes_over(g);
 }
 
+#define CACHED (4u << 20) /* bytes */
+
+/* Pages of the file at PATH that are in the kernel's cache. */
+static unsigned cached(const char *path)
+{
+    g_autofree unsigned char *is = g_malloc(CACHED / 4096);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    void *at = mmap(NULL, CACHED, PROT_READ, MAP_SHARED, fd, 0);
+    unsigned n = 0;
+
+    g_assert_true(at != MAP_FAILED);
+    g_assert_cmpint(mincore(at, CACHED, is), ==, 0);
+    for (unsigned i = 0; i < CACHED / 4096; i++) {
+        n += is[i] & 1;
+    }
+    munmap(at, CACHED);
+    close(fd);
+    return n;
+}
+
+/* A QEMU that opens its disks for writing drops their caches, which takes as long as they are
+ * large: not here, where nobody else has written to them. */
+static void test_cache(void)
+{
+    g_autoptr(Guest) g = new_guest();
+    struct statfs fs;
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *path = g_build_filename(g->dir, "other", NULL);
+    g_autofree char *disk = g_build_filename(g->dir, "disk,format=raw", NULL);
+    g_autofree char *drive = g_strdup_printf("if=none,id=other,format=raw,file=%s", path);
+    const char *const more[] = {"-drive", drive, "-device", "ide-hd,drive=other", NULL};
+
+    make(g, "other", CACHED);
+    g_assert_cmpint(statfs(path, &fs), ==, 0);
+    if (fs.f_type != EXT4_SUPER_MAGIC && fs.f_type != XFS_SUPER_MAGIC) {
+        g_test_skip("the folder for temporary files is neither ext4 nor XFS");
+        return;
+    }
+    start(g, disk, more, false);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    g_assert_cmpint(fsync(fd), ==, 0); /* what is not on the disk yet stays in any case */
+    close(fd);
+    g_assert_cmpuint(cached(path), ==, CACHED / 4096);
+    goes_over(g);
+    g_assert_cmpuint(cached(path), ==, CACHED / 4096);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -332,5 +385,6 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-disks/exchanged", test_exchanged);
     g_test_add_func("/upgrade-disks/devices-exchanged", test_devices_exchanged);
     g_test_add_func("/upgrade-disks/not-seen", test_not_seen);
+    g_test_add_func("/upgrade-disks/cache", test_cache);
     return g_test_run();
 }
