@@ -216,11 +216,16 @@ static bool disks_are_the_same(FfHandover *s, GError **error)
     return true;
 }
 
+static bool is_as_it_was(FfHandover *s, GError **error)
+{
+    return disks_are_the_same(s, error) && ff_ram_is_mapped(s->ram, s->cfg->maps_fd, error);
+}
+
 static gpointer look_again(gpointer p)
 {
     FfHandover *s = p;
 
-    disks_are_the_same(s, &s->differ);
+    is_as_it_was(s, &s->differ);
     return NULL;
 }
 
@@ -393,9 +398,8 @@ static bool give(FfHandover *s, GError **error)
      * front of what QEMU is asked now. */
     bool late = g_get_monotonic_time() - s->begun_us > PASS_AGAIN_MS * 1000LL;
     bool stands = ff_control_await_words(s->control, &moved) && end_look(s, &moved) &&
-                  (!late || disks_are_the_same(s, &moved)) &&
-                  s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) && devices_stand(s, &moved) &&
-                  ff_ram_is_mapped(s->ram, s->cfg->maps_fd, &moved);
+                  (!late || is_as_it_was(s, &moved)) &&
+                  s->cfg->vmm->run.stands(&s->cfg->vmm->run, &moved) && devices_stand(s, &moved);
 
     if (!goes_on(s, error)) {
         ff_state_unmark(s->cfg->state, FF_MARK_MOVED);

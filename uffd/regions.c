@@ -9,6 +9,7 @@
 #include <gio/gio.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -113,6 +114,11 @@ FfRegions *ff_regions_find(int maps_fd, const int *fds, unsigned n, GError **err
         uint64_t start, end, offset, ino;
         unsigned maj, min;
         char perms[5];
+        const char *is = strchr(*l, ' ');
+        if (!is || strnlen(is, 5) < 5 || is[4] != 's') {
+            continue; /* most are private, and to read all of each takes long while a guest stands
+                       */
+        }
         if (sscanf(*l, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &start, &end,
                    perms, &offset, &maj, &min, &ino) != 7 ||
             perms[3] != 's') {
