@@ -287,7 +287,8 @@ static Read file(FfHolder *h, FfHeldSpace *s)
     }
     FF_FAULT_AT("holder-event");
     __atomic_store_n(&r->seq, r->in_seq, __ATOMIC_RELEASE);
-    return READ_EVENT;
+    FF_FAULT_AT("holder-filed");
+    return READ_EVENT; /* it is the pager's when turn() has set the gate */
 }
 
 static bool has_room(FfRecord *r)

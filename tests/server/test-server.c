@@ -150,6 +150,8 @@ static void test_many(void)
 
 /* ---- pagers that die ------------------------------------------------------------------------- */
 
+#define LATE 15u /* fault.h takes 16 */
+
 /* At each of these moments, at the Nth time that it comes. */
 static const char *const moments[] = {
     "event-seen",  "event-made",   "event-stored", "event-applied", "child-made",
@@ -214,6 +216,29 @@ static void test_killed_at_random(void)
     }
 }
 
+/* The holder stands still between an event and the word that it is the pager's: a pager that looks
+ * just then must not take it, as the holder would close the gate after it was opened. */
+static void test_filed_late(void)
+{
+    g_autoptr(GString) faults = g_string_new(NULL);
+    World w;
+
+    for (unsigned i = 1; i <= LATE; i++) {
+        g_string_append_printf(faults, "%sholder/none/at/holder-filed#%u=delay:40",
+                               i > 1 ? ";" : "", i);
+    }
+    for (unsigned i = 0; i < 6; i++) {
+        if (!world_begin(&w, CLIENT_ANON, 1, faults->str, NULL)) {
+            return;
+        }
+        w.plan.flags |= CLIENT_BALLOON | CLIENT_MOVES | CLIENT_FORKS;
+        w.plan.seed = i;
+        assert_ended_well(client_start(&w.plan));
+        g_assert_true(daemon_fault_happened(w.d, LATE - 1));
+        world_end(&w);
+    }
+}
+
 /* Placing fails with an error that is not expected: it is done later, and the thread that waits is
  * not forgotten. The first failure may be the fault thread's, the others are a worker's. */
 static void test_place_fails(gconstpointer call)
@@ -258,6 +283,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, moments[i], test_killed_at);
     }
     g_test_add_func("/server/killed-at-random", test_killed_at_random);
+    g_test_add_func("/server/filed-late", test_filed_late);
     g_test_add_data_func("/server/place-fails/copy", "uffd-copy", test_place_fails);
     g_test_add_data_func("/server/place-fails/zero", "uffd-zero", test_place_fails);
     return g_test_run();
