@@ -3,8 +3,10 @@
  * In front of posix_fadvise() of the process: while caches are kept (state/caches.h) that of a
  * whole image is not dropped, and the caller is told that it was.
  *
- * Only where all processes of the host have one cache of a file, which is what its file system, or
- * the device, has: not of FUSE and network file systems, which can be mounted twice.
+ * Only of files that nobody but this host can write to, and of which all its processes have one
+ * cache: not on FUSE and network file systems, which can be mounted twice, and not of block
+ * devices: another host may have written to it before the guest came here, and a QEMU that reads
+ * past the cache has left in it what was there.
  *
  * Threads: any of QEMU's. No lock, nothing is allocated. System calls: mmap, fstat, fstatfs,
  * clock_gettime, fadvise64.
@@ -55,13 +57,8 @@ static bool has_one_cache(int fd)
     struct statfs fs;
     struct stat st;
 
-    if (fstat(fd, &st) < 0) {
-        return false;
-    }
-    if (S_ISBLK(st.st_mode)) {
-        return true;
-    }
-    if (fstatfs(fd, &fs) < 0) {
+    /* A node of a device has the file system of the node. */
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || fstatfs(fd, &fs) < 0) {
         return false;
     }
     return fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC ||

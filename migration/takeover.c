@@ -34,7 +34,8 @@
 #define LEFT_MS 1000
 /* Until it has ended, or has nothing of the guest any more. */
 #define END_MS 5000
-/* While it starts it opens its disks for writing: the old QEMU's caches are its own. */
+/* While it starts it opens its disks for writing: the old QEMU's caches are its own. Until this
+ * engine says that it has; so long if it dies before. */
 #define CACHES_KEPT_US (10 * 1000 * 1000)
 
 /* ---- before device state --------------------------------------------------------------------- */
@@ -280,6 +281,7 @@ static void run_guest(FfTakeover *t)
         t->not_started = g_strdup(error->message);
         ff_mutex_unlock(&t->control->lock);
     }
+    ff_caches_keep(t->cfg->discard_fd, 0); /* what opens them next may come from another host */
     FF_FAULT_AT("resumed");
     __atomic_store_n(&t->cfg->state->resumed, 1, __ATOMIC_RELEASE);
     ff_control_moved(t->control);

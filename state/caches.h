@@ -7,8 +7,8 @@
  * written is on the same host.
  *
  * The time stands in the memory that the agent in QEMU shares with relay and engine, after what
- * arms its hook (discards.h). It ends by itself: later, behind a migration that fails, the cache
- * may be old.
+ * arms its hook (discards.h). The engine ends it when QEMU has opened them, and it ends by itself:
+ * later, behind a migration that fails, the cache may be old.
  */
 #ifndef FF_STATE_CACHES_H
 #define FF_STATE_CACHES_H
@@ -27,8 +27,8 @@ typedef struct {
 static_assert(sizeof(FfCachesPage) == 8, "shared between processes");
 static_assert(sizeof(FfDiscardsPage) <= FF_CACHES_OFFSET, "it comes first");
 
-/* From now on until UNTIL_US. FD: the agent's memory (borrowed), -1: there is none. 0 or -errno:
- * the caches are dropped as ever. Any thread. */
+/* From now on until UNTIL_US; 0: no more. FD: the agent's memory (borrowed), -1: there is none. 0
+ * or -errno: the caches are dropped as ever. Any thread. */
 int ff_caches_keep(int fd, uint64_t until_us);
 
 #endif

@@ -372,6 +372,15 @@ static void test_cache(void)
     g_assert_cmpuint(cached(path), ==, CACHED / 4096);
     goes_over(g);
     g_assert_cmpuint(cached(path), ==, CACHED / 4096);
+
+    /* But right behind it, when somebody else may have had them. */
+    up_reconnect(g);
+    qmp_ok(g->qmp, "migrate-set-capabilities",
+           "{'capabilities': [{'capability': 'events', 'state': true}]}");
+    qmp_ok(g->qmp, "migrate", "{'uri': 'exec:cat >/dev/null'}");
+    qmp_expect_migration(g->qmp, "completed");
+    qmp_ok(g->qmp, "cont", NULL);
+    g_assert_cmpuint(cached(path), ==, 0);
 }
 
 int main(int argc, char **argv)

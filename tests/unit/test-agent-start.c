@@ -144,6 +144,10 @@ static void test_caches(void)
     g_assert_cmpint(posix_fadvise(fd, 0, FILE_BYTES, POSIX_FADV_DONTNEED), ==, 0);
     g_assert_false(is_cached(fd)); /* a part, which is not what an image is opened with */
     read_all(fd);
+    g_assert_cmpint(ff_caches_keep(memory, 0), ==, 0);
+    g_assert_cmpint(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), ==, 0);
+    g_assert_false(is_cached(fd)); /* it was ended */
+    read_all(fd);
     g_assert_cmpint(ff_caches_keep(memory, g_get_monotonic_time()), ==, 0);
     g_assert_cmpint(posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED), ==, 0);
     g_assert_false(is_cached(fd)); /* it is over */
