@@ -386,9 +386,9 @@ static void __attribute__((constructor)) farfault_agent(void)
     }
     /* The address space of -daemonize's child has the same memory. */
     agent.hook = ff_hook_start();
-    bool later = getenv(FF_AGENT_ENV_LATER);
+    const char *later = getenv(FF_AGENT_ENV_LATER);
     const uint32_t *accepts = ff_hook_accepts(later ? FF_ACCEPTS_LATER : FF_ACCEPTS_ALL);
-    if (later) {
+    if (later && accepts && !strcmp(later, FF_AGENT_LATER_FILLS)) {
         ff_hook_fill();
     }
     ff_accept_start(accepts);

@@ -54,6 +54,8 @@
 #define FF_AGENT_ENV_PTYS "FARFAULT_AGENT_PTYS"
 /* Is there: what QEMU listens at is another one's still (accept.c). */
 #define FF_AGENT_ENV_LATER "FARFAULT_AGENT_LATER"
+/* Its value where there is memory enough for what the guest would wait for (fill.c). */
+#define FF_AGENT_LATER_FILLS "fill"
 
 /* QEMU binds a socket of its own to such a path and the number of an fd, a listening socket, which
  * takes that one's place (sockets.c). There is no such folder, so QEMU finds nothing to remove; it

@@ -141,7 +141,9 @@ __attribute__((visibility("default"))) int madvise(void *addr, size_t len, int a
     }
     int rc = hook.madvise ? hook.madvise(addr, len, advice)
                           : (int)syscall(SYS_madvise, addr, len, advice);
-    if (advice == MADV_HUGEPAGE && hook.fills && rc == 0) {
+    /* Not when the guest runs here, and a device is plugged. */
+    if (advice == MADV_HUGEPAGE && hook.fills && rc == 0 &&
+        __atomic_load_n(&hook.page->accepts, __ATOMIC_ACQUIRE) == FF_ACCEPTS_LATER) {
         ff_fill_private(addr, len);
     }
     return rc;

@@ -41,6 +41,7 @@
 #include "launch/lent.h"
 #include "launch/parcel.h"
 #include "launch/paths.h"
+#include "launch/place.h"
 #include "state/state.h"
 #include "agent/agent.h"
 #include "agent/ptys.h"
@@ -51,6 +52,9 @@
 
 /* They go with the relay's first message to an engine, which has room for no more. */
 #define MAX_GIVEN 24
+/* A second QEMU fills no memory ahead where its control group has less left (bytes): the guest,
+ * which runs in the first one, would be what the kernel ends. */
+#define FILL_ROOM (512ull << 20)
 
 typedef struct {
     const FfLaunchOptions *options;
@@ -499,7 +503,9 @@ static void set_environment(const Launch *l, const char *fd_list)
         setenv(FF_AGENT_ENV_TAPS, l->taps.text, 1);
     }
     if (l->lent) {
-        setenv(FF_AGENT_ENV_LATER, "1", 1);
+        bool room = ff_place_memory_left() > FILL_ROOM;
+
+        setenv(FF_AGENT_ENV_LATER, room ? FF_AGENT_LATER_FILLS : "1", 1);
     }
     if (l->ptys && l->ptys->len) {
         g_autoptr(GString) ptys = g_string_new(NULL);

@@ -151,6 +151,67 @@ void ff_place_take(pid_t pid)
     copy_policy(pid, 0);
 }
 
+/* FOLDER's LIMIT and USAGE; "max", or no such file: there is no limit. */
+static uint64_t left_of(const char *folder, const char *limit, const char *usage)
+{
+    g_autofree char *max_path = g_build_filename(folder, limit, NULL);
+    g_autofree char *now_path = g_build_filename(folder, usage, NULL);
+    g_autofree char *max = NULL, *now = NULL;
+    guint64 most, taken;
+
+    if (!g_file_get_contents(max_path, &max, NULL, NULL) ||
+        !g_ascii_string_to_unsigned(g_strchomp(max), 10, 0, G_MAXUINT64, &most, NULL)) {
+        return UINT64_MAX;
+    }
+    if (!g_file_get_contents(now_path, &now, NULL, NULL) ||
+        !g_ascii_string_to_unsigned(g_strchomp(now), 10, 0, G_MAXUINT64, &taken, NULL)) {
+        return 0;
+    }
+    return most > taken ? most - taken : 0;
+}
+
+/* Of the group at PATH below ROOT, and of all above it. */
+static uint64_t left_below(const char *root, const char *path, const char *limit, const char *usage)
+{
+    g_autofree char *folder = g_build_filename(root, path, NULL);
+    uint64_t left = UINT64_MAX;
+
+    while (strlen(folder) >= strlen(root)) {
+        uint64_t one = left_of(folder, limit, usage);
+        char *above = g_path_get_dirname(folder);
+
+        left = MIN(left, one);
+        g_free(folder);
+        folder = above;
+    }
+    return left;
+}
+
+uint64_t ff_place_memory_left(void)
+{
+    g_autofree char *text = proc_text(getpid(), "cgroup");
+    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    uint64_t left = UINT64_MAX;
+
+    for (unsigned i = 0; lines[i]; i++) {
+        g_auto(GStrv) parts = g_strsplit(lines[i], ":", 3);
+        uint64_t one = UINT64_MAX;
+
+        if (g_strv_length(parts) != 3) {
+            continue;
+        }
+        g_auto(GStrv) controllers = g_strsplit(parts[1], ",", -1);
+        if (!*parts[1]) {
+            one = left_below("/sys/fs/cgroup", parts[2], "memory.max", "memory.current");
+        } else if (g_strv_contains((const char *const *)controllers, "memory")) {
+            one = left_below("/sys/fs/cgroup/memory", parts[2], "memory.limit_in_bytes",
+                             "memory.usage_in_bytes");
+        }
+        left = MIN(left, one);
+    }
+    return left;
+}
+
 /* The numbers of line NAME of STATUS (g_array_unref), of guint. */
 static GArray *numbers(const char *status, const char *name)
 {

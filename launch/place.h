@@ -7,12 +7,17 @@
 #define FF_LAUNCH_PLACE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* The calling process takes PID's place, as far as it may: priority, scheduling policy and
  * processors are those of PID's first thread, and become those of the calling thread, and of what
  * it starts. A policy that it may not have is said on standard error. Any thread. */
 void ff_place_take(pid_t pid);
+
+/* How much memory (bytes) this process's control groups may still take, caches counted as taken;
+ * UINT64_MAX: they have no limit. Any thread. */
+uint64_t ff_place_memory_left(void);
 
 /* The thread TO of another process gets the processors and the scheduling policy of THREAD of
  * process PID, and its control groups where they are not those of the whole process, as far as the
