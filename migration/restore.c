@@ -35,6 +35,7 @@
 #include "migration/restore-set.h"
 #include "migration/restore-wait.h"
 #include "net/priority.h"
+#include "state/stderr.h"
 
 /* Pages that are read together for a fault. */
 #define WINDOW 4
@@ -377,6 +378,8 @@ static bool begin(FfDestination *d, GError **error)
     bool refused;
 
     FF_FAULT_AT("setup");
+    /* What it has said of other things, an hour ago, is no reason if it ends now. */
+    d->stderr_before = ff_stderr_written(d->cfg->discard_fd);
     if (!ff_dest_check_guest(d, &refused, error) || !open_file(d, error) || !compare(d, error)) {
         return false;
     }

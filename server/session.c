@@ -507,16 +507,6 @@ static void wait_applied(FfSession *s)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* The holder has filed an event, and says in a moment that it is the pager's (hear.c). */
-static void wait_for_word(FfSession *s)
-{
-    uint32_t seen;
-
-    while (ff_gate_state(seen = ff_gate_look(s->root_rec)) != FF_GATE_EVENT) {
-        ff_gate_wait(s->root_rec, seen);
-    }
-}
-
 static gpointer run_owner(gpointer p)
 {
     FfSession *s = p;
@@ -537,10 +527,10 @@ static gpointer run_owner(gpointer p)
     if (s->faults) {
         wait_applied(s);
     }
-    if (ff_session_is_stuck(s) && ff_record_has_event(s->rec)) {
+    if (ff_session_is_stuck(s) && ff_record_has_event(s->rec) &&
+        ff_gate_state(ff_gate_look(s->root_rec)) == FF_GATE_EVENT) { /* by what it stuck at */
         /* Its memory is gone, and the event with it. It is no reason to open the gate once more,
          * over the next one, for a holder or a pager that finds it. */
-        wait_for_word(s);
         ff_record_forget_event(s->rec);
         FF_FAULT_AT("event-forgotten");
         ff_gate_set(s->root_rec, FF_GATE_OPEN);
