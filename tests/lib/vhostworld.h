@@ -12,13 +12,13 @@
 #include "tests/lib/storage.h"
 #include "tests/lib/testpmd.h"
 
-#define VHOST_IDLE_LOAD "ff.mib=24 ff.mode=zipf ff.write=70"
+#define VHOST_IDLE_LOAD "ff.mib=24 ff.mode=zipf ff.write=70 ff.report=200"
 #define VHOST_BUSY_LOAD VHOST_IDLE_LOAD " ff.disk=1 ff.direct=32"
 /* So little that nearly all of the guest is sent while its disk writes to what was sent. */
-#define VHOST_SMALL_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.disk=1 ff.direct=8"
+#define VHOST_SMALL_LOAD "ff.report=200 ff.mib=8 ff.mode=zipf ff.write=70 ff.disk=1 ff.direct=8"
 
 /* Frames that lie in the guest until 1500 more were sent. */
-#define VHOST_NET_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.frames=1500"
+#define VHOST_NET_LOAD "ff.report=200 ff.mib=8 ff.mode=zipf ff.write=70 ff.frames=1500"
 
 typedef struct {
     char *folder, *disk;

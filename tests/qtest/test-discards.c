@@ -51,7 +51,7 @@ static Vm *start(const Case *c, const char *qemu)
     LinuxGuest guest = {.ram_kib = RAM * 1024,
                         .n_cpus = 2,
                         .qemu = qemu,
-                        .load = "ff.mode=zipf ff.write=70 ff.mib=" G_STRINGIFY(
+                        .load = "ff.report=200 ff.mode=zipf ff.write=70 ff.mib=" G_STRINGIFY(
                             BUSY) " ff.extra=" G_STRINGIFY(EXTRA),
                         .balloon = true,
                         .reporting = c->reporting};

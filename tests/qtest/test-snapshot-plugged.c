@@ -17,11 +17,12 @@
 #define LESS 128 /* plugged after some of it was taken away and given again */
 #define EXTRA 96 /* more than the guest has free without the device */
 
-static const LinuxGuest guest = {.ram_kib = RAM * 1024,
-                                 .n_cpus = 2,
-                                 .load = "ff.mib=32 ff.write=60 ff.extra=" G_STRINGIFY(
-                                     EXTRA) " swiotlb=noforce memhp_default_state=online_movable",
-                                 .plug_mib = PLUG};
+static const LinuxGuest guest = {
+    .ram_kib = RAM * 1024,
+    .n_cpus = 2,
+    .load = "ff.report=200 ff.mib=32 ff.write=60 ff.extra=" G_STRINGIFY(
+        EXTRA) " swiotlb=noforce memhp_default_state=online_movable",
+    .plug_mib = PLUG};
 
 /* ---- the device ------------------------------------------------------------------------------ */
 

@@ -135,7 +135,7 @@ static Guest *start(unsigned port, bool given)
     g_autofree char *kernel = g_build_filename(source, ".cache/guest/vmlinuz", NULL);
     g_autofree char *initrd = g_build_filename(source, ".cache/guest/initrd.img", NULL);
     g_autofree char *append = g_strdup_printf("console=ttyS0 quiet panic=-1 pti=on no_timer_check "
-                                              "ff.mib=24 ff.disk=1 ff.net=%u",
+                                              "ff.report=200 ff.mib=24 ff.disk=1 ff.net=%u",
                                               port);
     g_autofree char *disk = g_build_filename(g->dir, "disk", NULL);
     g_autofree char *drive = g_strdup_printf("if=virtio,format=raw,file=%s", disk);

@@ -51,7 +51,7 @@ static void boot(World *w)
     g_autofree char *initrd = g_build_filename(source, ".cache/guest/initrd.img", NULL);
     g_autofree char *append =
         g_strconcat("console=ttyS0 quiet panic=-1 pti=on no_timer_check cryptomgr.notests "
-                    "ff.mib=8 ff.mode=zipf ff.write=70 ",
+                    "ff.mib=8 ff.mode=zipf ff.write=70 ff.report=100 ",
                     w->image ? "ff.disk=1 ff.direct=8" : "ff.frames=1500", NULL);
     g_autofree char *chardev = g_strdup_printf("socket,id=c,path=%s,reconnect=1", w->socket);
     const char *const head[] = {"-machine", "pc-i440fx-7.2", "-smp",       "2",       "-m",
@@ -311,7 +311,7 @@ static void test_hangs(void)
     g_autofree char *said = NULL, *after = NULL;
     storage_stand(w->storage, true);
     g_autoptr(Command) c = up_begin(w->guest, NULL);
-    g_free(up_wait_console(w->guest, "FF t=")); /* each second */
+    g_free(up_wait_console(w->guest, "FF t=")); /* often */
     g_assert_true(up_is_under_way(c));
     g_assert_cmpint(up_finish(c, &said), ==, 1);
     g_assert_nonnull(strstr(said, "one of them does not answer"));

@@ -12,7 +12,7 @@
 #include "tests/lib/vhostworld.h"
 
 /* Requests that are few and large. */
-#define SLOW_LOAD "ff.mib=8 ff.mode=zipf ff.write=70 ff.direct=2"
+#define SLOW_LOAD "ff.report=200 ff.mib=8 ff.mode=zipf ff.write=70 ff.direct=2"
 
 /* ---- without a migration --------------------------------------------------------------------- */
 
