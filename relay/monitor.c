@@ -15,6 +15,7 @@
 #include "relay/monitor.h"
 
 #include "net/outbox.h"
+#include "qmp/json.h"
 #include "relay/absence.h"
 #include "relay/actions.h"
 #include "relay/capabilities.h"
@@ -172,9 +173,6 @@ static void own_item(FfMonitor *mon, FfItem *item)
     const char *desc = NULL;
 
     item->seq = ++mon->relay->last_seq;
-    if (!g_strcmp0(item->command->name, "x-farfault-hand-over")) {
-        mon->relay->hands_over = mon;
-    }
     switch (ff_engine_command(mon->relay, mon->index, item->seq, item->command, &desc)) {
     case FF_ENGINE_SENT:
         if (item->command->oob && mon->oob_enabled) {
@@ -844,6 +842,21 @@ static FfItem *take_owned(FfMonitor *mon, uint32_t seq)
     return NULL;
 }
 
+/* The client of an upgrade stays with the old QEMU, whose end it waits for. One that was refused,
+ * as another client's upgrade is under way, changes nothing. */
+static void note_hand_over(FfMonitor *mon, const FfItem *item, const char *text, gsize len)
+{
+    if (!g_strcmp0(item->command->name, "x-farfault-hand-over")) {
+        g_autofree char *line = g_strndup(text, len);
+        g_autoptr(JsonNode) node = ff_json_from_text(line);
+        JsonObject *reply = ff_json_node_object(node);
+
+        if (reply && json_object_has_member(reply, "return")) {
+            mon->relay->hands_over = mon;
+        }
+    }
+}
+
 void ff_monitor_reply(FfMonitor *mon, uint32_t seq, GBytes *line)
 {
     FfItem *item = take_owned(mon, seq);
@@ -851,6 +864,7 @@ void ff_monitor_reply(FfMonitor *mon, uint32_t seq, GBytes *line)
     const char *text = g_bytes_get_data(line, &len);
 
     if (item) {
+        note_hand_over(mon, item, text, len);
         ff_answer_insert(mon, text, len);
         ff_item_free(item);
         ff_monitor_pump(mon);

@@ -765,6 +765,33 @@ static void said_meanwhile(const char *faults, bool stays)
     up_check_memory(g);
 }
 
+/* Another client's upgrade is refused, and the one that is under way comes to its end. */
+static void test_two_at_once(void)
+{
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_counting_two_monitors("handover/*/at/active=hold");
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    g_autoptr(Qmp) second = up_second_monitor(g);
+    up_can_hold(g);
+    up_disconnect(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    g_autofree char *refused = qmp_error(second, "x-farfault-hand-over", "{'fdname': 'none'}");
+    g_assert_nonnull(strstr(refused, "is under way"));
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    g_assert_cmpint(answers(second), ==, up_only_qemu(g));
+    up_check_memory(g);
+}
+
 /* With monitors at "second" and "third". */
 static void start_with_two_more(Guest *g)
 {
@@ -773,6 +800,34 @@ static void start_with_two_more(Guest *g)
     const char *const more[] = {"-qmp", a, "-qmp", b, NULL};
 
     up_start_vmgenid(g, more);
+}
+
+/* Arguments that lack a monitor: its clients would lose it. */
+static void test_fewer_monitors(void)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_new();
+    g_autofree char *file = path_of(g, "args");
+    g_autoptr(GString) fewer = g_string_new(NULL);
+
+    start_with_two_more(g);
+    for (char **arg = g->args; *arg; arg++) {
+        if (!strcmp(*arg, "-qmp") && arg[1] && strstr(arg[1], "/third,")) {
+            arg++;
+        } else {
+            g_string_append_printf(fewer, "%s ", *arg);
+        }
+    }
+    g_assert_true(g_file_set_contents(file, fewer->str, -1, NULL));
+    up_fails(g, (const char *const[]){"--check", "--args-from", file, NULL}, "has a monitor '");
+    up_fails(g, (const char *const[]){"--args-from", file, NULL}, "has a monitor '");
+    up_runs(g);
+    up_check_memory(g);
 }
 
 /* A client's commands pass again, and the new engine still waits for the old one's end: what begins
@@ -1144,6 +1199,8 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/said/and-ended", test_said_and_ended);
     g_test_add_func("/upgrade-clients/sets", test_sets);
     g_test_add_func("/upgrade-clients/half", test_half);
+    g_test_add_func("/upgrade-clients/two-at-once", test_two_at_once);
+    g_test_add_func("/upgrade-clients/fewer-monitors", test_fewer_monitors);
     for (unsigned i = 0; i < G_N_ELEMENTS(listed); i++) {
         g_autofree char *path = g_strdup_printf("/upgrade-clients/listed/%s", listed[i].name);
 
