@@ -299,6 +299,9 @@ static bool open_endpoints(Launch *l, GError **error)
             return false;
         }
     }
+    if (l->lent && !ff_lent_all_endpoints(l->lent, error)) {
+        return false;
+    }
     l->monitors = g_new0(FfPrivateSocket, n + 1);
     return ff_private_sockets_new(l->monitors, n + 1, l->runas.uid, l->runas.gid, error);
 }

@@ -177,6 +177,23 @@ bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoi
     return true;
 }
 
+bool ff_lent_all_endpoints(const FfLent *lent, GError **error)
+{
+    for (guint i = 0; i < lent->monitors->len; i++) {
+        const Thing *t = &g_array_index(lent->monitors, Thing, i);
+
+        if (t->fd >= 0) {
+            fail(error,
+                 "the running guest has a monitor '%s' that listens, and the arguments of the new "
+                 "QEMU have none: add it as the running one has it (/proc/PID/cmdline), or its "
+                 "clients lose it",
+                 t->id);
+            return false;
+        }
+    }
+    return true;
+}
+
 int ff_lent_tap(FfLent *lent, const char *name, GError **error)
 {
     Thing *t = find(lent->taps, name);
