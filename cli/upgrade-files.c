@@ -160,6 +160,12 @@ static bool check_node(const Files *f, JsonObject *node, GError **error)
     }
     /* Two that the guest can write to are two in the running QEMU as well. */
     if (!has(f->running, &identity, writable)) {
+        if (!f->running->len) { /* it has ended, or has nothing any more */
+            return fail(error,
+                        "process %d, which had the guest, has ended: if the guest is in another "
+                        "QEMU now, repeat the upgrade",
+                        (int)f->running_pid);
+        }
         return fail(error,
                     "block device '%s': %s is not the file that the running QEMU has open: give "
                     "that one its name back (ls -l /proc/%d/fd)",
