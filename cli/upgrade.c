@@ -12,6 +12,7 @@
 #include "cli/upgrade-names.h"
 #include "cli/upgrade-private.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -51,6 +52,15 @@ static void upgrade_clear(FfUpgrade *u)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfUpgrade, upgrade_clear)
 
+/* A new QEMU was begun, and the running one has not been told of it: it lives, and has the guest.
+ */
+static bool is_where_it_was(const FfUpgrade *u)
+{
+    struct pollfd p = {.fd = u->old_pidfd, .events = POLLIN};
+
+    return u->log >= 0 && u->old_pidfd >= 0 && poll(&p, 1, 0) == 0;
+}
+
 static int run(FfUpgrade *u, const FfUpgradeLine *line)
 {
     g_autoptr(GError) error = NULL;
@@ -58,6 +68,7 @@ static int run(FfUpgrade *u, const FfUpgradeLine *line)
               ff_upgrade_look_at_running(u, line, &error) && ff_upgrade_has_guest(u, &error) &&
               ff_upgrade_prepare(u, &error);
 
+    bool unmoved = !ok && is_where_it_was(u);
     if (ok && !line->check) {
         ok = ff_upgrade_switch_over(u, &error);
     }
@@ -85,7 +96,10 @@ static int run(FfUpgrade *u, const FfUpgradeLine *line)
         ff_upgrade_end_new(u);
     }
     if (!ok) {
-        fprintf(stderr, "farfault: %s\n", error->message);
+        fprintf(stderr, "farfault: %s%s\n", error->message,
+                unmoved && !strstr(error->message, "the guest continues")
+                    ? " (the guest is where it was)"
+                    : "");
         return u->end == FF_END_COMPLETED && u->state ? EXIT_STANDS : EXIT_FAILED;
     }
     printf("QEMU %s can take this guest over\n", version);
