@@ -70,6 +70,9 @@ static GArray *open_files(pid_t pid, GError **error)
         } /* else it has been closed */
     }
     g_clear_pointer(&dir, g_dir_close);
+    if (err == ENOENT || err == ESRCH) {
+        return g_steal_pointer(&all); /* it has ended: it has nothing */
+    }
     if (err) {
         cannot_see(pid, err, error);
         return NULL;

@@ -131,6 +131,9 @@ static bool begin(FfUpgrade *u, GError **error)
 {
     int pair[2];
 
+    if (!ff_upgrade_is_same(u, error)) {
+        return false;
+    }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         return ff_upgrade_fail(error, "socketpair: %s", g_strerror(errno));
     }

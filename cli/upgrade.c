@@ -12,7 +12,6 @@
 #include "cli/upgrade-names.h"
 #include "cli/upgrade-private.h"
 
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -52,13 +51,10 @@ static void upgrade_clear(FfUpgrade *u)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfUpgrade, upgrade_clear)
 
-/* A new QEMU was begun, and the running one has not been told of it: it lives, and has the guest.
- */
-static bool is_where_it_was(const FfUpgrade *u)
+/* A new QEMU was begun, and the running one has not been told of it: it has the guest still. */
+static bool is_where_it_was(FfUpgrade *u)
 {
-    struct pollfd p = {.fd = u->old_pidfd, .events = POLLIN};
-
-    return u->log >= 0 && u->old_pidfd >= 0 && poll(&p, 1, 0) == 0;
+    return u->log >= 0 && ff_upgrade_is_same(u, NULL) && ff_upgrade_has_guest(u, NULL);
 }
 
 static int run(FfUpgrade *u, const FfUpgradeLine *line)

@@ -299,7 +299,7 @@ static bool open_endpoints(Launch *l, GError **error)
             return false;
         }
     }
-    if (l->lent && !ff_lent_all_endpoints(l->lent, error)) {
+    if (l->lent && !ff_lent_all_endpoints(l->lent, l->plan->monitors, error)) {
         return false;
     }
     l->monitors = g_new0(FfPrivateSocket, n + 1);

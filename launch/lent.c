@@ -177,16 +177,29 @@ bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoi
     return true;
 }
 
-bool ff_lent_all_endpoints(const FfLent *lent, GError **error)
+/* One that was given by its number (libvirt's) is lent once more in "given", and taken from there.
+ */
+static bool is_planned(const GPtrArray *monitors, const char *id)
+{
+    for (guint i = 0; i < monitors->len; i++) {
+        const FfPlanMonitor *mon = g_ptr_array_index(monitors, i);
+
+        if (!g_strcmp0(mon->chardev_id, id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool ff_lent_all_endpoints(const FfLent *lent, const GPtrArray *monitors, GError **error)
 {
     for (guint i = 0; i < lent->monitors->len; i++) {
         const Thing *t = &g_array_index(lent->monitors, Thing, i);
 
-        if (t->fd >= 0) {
+        if (t->fd >= 0 && !is_planned(monitors, t->id)) {
             fail(error,
                  "the running guest has a monitor '%s' that listens, and the arguments of the new "
-                 "QEMU have none: add it as the running one has it (/proc/PID/cmdline), or its "
-                 "clients lose it",
+                 "QEMU have none: add it as the guest was started with it, or its clients lose it",
                  t->id);
             return false;
         }

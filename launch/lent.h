@@ -33,8 +33,9 @@ bool ff_lent_listens(const FfPlanMonitor *mon);
 /* That socket; FALSE and ERROR: it is not lent. Its name is not to be removed when this launch
  * fails. */
 bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint, GError **error);
-/* Behind the last ff_lent_endpoint(). FALSE and ERROR: one is left, whose clients would lose it. */
-bool ff_lent_all_endpoints(const FfLent *lent, GError **error);
+/* Behind the last ff_lent_endpoint(). FALSE and ERROR: one is left that none of MONITORS
+ * (FfPlanMonitor) is, under that name, and its clients would lose it. */
+bool ff_lent_all_endpoints(const FfLent *lent, const GPtrArray *monitors, GError **error);
 
 /* The tap of the interface NAME, the caller's; -1 and ERROR: there is none. */
 int ff_lent_tap(FfLent *lent, const char *name, GError **error);

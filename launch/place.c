@@ -187,11 +187,22 @@ static uint64_t left_below(const char *root, const char *path, const char *limit
     return left;
 }
 
+/* Of the host. */
+static uint64_t available(void)
+{
+    g_autofree char *text = NULL;
+    const char *line = g_file_get_contents("/proc/meminfo", &text, NULL, NULL)
+                           ? strstr(text, "MemAvailable:")
+                           : NULL;
+
+    return line ? g_ascii_strtoull(line + strlen("MemAvailable:"), NULL, 10) * 1024 : 0;
+}
+
 uint64_t ff_place_memory_left(void)
 {
     g_autofree char *text = proc_text(getpid(), "cgroup");
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-    uint64_t left = UINT64_MAX;
+    uint64_t left = available();
 
     for (unsigned i = 0; lines[i]; i++) {
         g_auto(GStrv) parts = g_strsplit(lines[i], ":", 3);
@@ -202,7 +213,10 @@ uint64_t ff_place_memory_left(void)
         }
         g_auto(GStrv) controllers = g_strsplit(parts[1], ",", -1);
         if (!*parts[1]) {
+            uint64_t high = left_below("/sys/fs/cgroup", parts[2], "memory.high", "memory.current");
+
             one = left_below("/sys/fs/cgroup", parts[2], "memory.max", "memory.current");
+            one = MIN(one, high);
         } else if (g_strv_contains((const char *const *)controllers, "memory")) {
             one = left_below("/sys/fs/cgroup/memory", parts[2], "memory.limit_in_bytes",
                              "memory.usage_in_bytes");

@@ -15,8 +15,8 @@
  * it starts. A policy that it may not have is said on standard error. Any thread. */
 void ff_place_take(pid_t pid);
 
-/* How much memory (bytes) this process's control groups may still take, caches counted as taken;
- * UINT64_MAX: they have no limit. Any thread. */
+/* How much memory (bytes) the host has available, and this process's control groups may still take,
+ * caches counted as taken. Any thread. */
 uint64_t ff_place_memory_left(void);
 
 /* The thread TO of another process gets the processors and the scheduling policy of THREAD of
