@@ -55,9 +55,9 @@ typedef struct {
 FfCliQmp *ff_upgrade_open_running(FfUpgrade *u, GError **error);
 /* What the new QEMU is to be started with, and whether it can be. */
 bool ff_upgrade_look_at_running(FfUpgrade *u, const FfUpgradeLine *line, GError **error);
-/* Who answers is still the QEMU that was looked at: with another upgrade a client goes along, and
- * finds itself at a new one. */
-bool ff_upgrade_is_same(FfUpgrade *u, GError **error);
+/* What the running QEMU lends. NULL and ERROR: it does not, or who answers is not the QEMU any more
+ * that was looked at: with another upgrade a client goes along, and finds itself at a new one. */
+JsonNode *ff_upgrade_lent(FfUpgrade *u, GError **error);
 /* It has one that can leave it. */
 bool ff_upgrade_has_guest(FfUpgrade *u, GError **error);
 

@@ -213,21 +213,21 @@ static char *program_of(int pid)
     return path;
 }
 
-/* Of one that was given away nothing is left here to be upgraded, and it must not be started. */
-bool ff_upgrade_is_same(FfUpgrade *u, GError **error)
+JsonNode *ff_upgrade_lent(FfUpgrade *u, GError **error)
 {
     g_autoptr(JsonNode) node = ff_cli_qmp_call(u->running, "x-farfault-lend", NULL, error);
     int pid = (int)ff_json_int(ff_json_node_object(node), "pid", 0);
 
     if (node && pid != u->old_pid) {
-        return ff_upgrade_fail(error,
-                               "the guest has gone to another QEMU meanwhile, process %d: repeat "
-                               "the upgrade",
-                               pid);
+        (void)ff_upgrade_fail(
+            error, "the guest has gone to another QEMU meanwhile, process %d: repeat the upgrade",
+            pid);
+        return NULL;
     }
-    return node;
+    return g_steal_pointer(&node);
 }
 
+/* Of one that was given away nothing is left here to be upgraded, and it must not be started. */
 bool ff_upgrade_has_guest(FfUpgrade *u, GError **error)
 {
     g_autoptr(JsonNode) node = ff_cli_qmp_call(u->running, "query-status", NULL, error);

@@ -115,10 +115,8 @@ static void place_threads(const FfUpgrade *u)
     }
 }
 
-static void carry_actions(FfUpgrade *u)
+static void carry_actions(FfUpgrade *u, JsonObject *lent)
 {
-    g_autoptr(JsonNode) node = ff_cli_qmp_call(u->running, "x-farfault-lend", NULL, NULL);
-    JsonObject *lent = ff_json_node_object(node);
     g_autofree char *lost =
         lent ? ff_upgrade_carry_actions(ff_json_array(lent, "actions"), u->prepared) : NULL;
 
@@ -130,8 +128,9 @@ static void carry_actions(FfUpgrade *u)
 static bool begin(FfUpgrade *u, GError **error)
 {
     int pair[2];
+    g_autoptr(JsonNode) lent = ff_upgrade_lent(u, error);
 
-    if (!ff_upgrade_is_same(u, error)) {
+    if (!lent) {
         return false;
     }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
@@ -147,7 +146,7 @@ static bool begin(FfUpgrade *u, GError **error)
               "this program: farfault status says where the guest is\n");
     place_threads(u);
     u->balloons = ff_upgrade_balloons(u->running);
-    carry_actions(u);
+    carry_actions(u, ff_json_node_object(lent));
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
      * engine hears of that. */
     u->handed = ff_upgrade_tell(u->running, "x-farfault-hand-over", pair[0], u->stays, error);

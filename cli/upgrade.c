@@ -54,7 +54,9 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfUpgrade, upgrade_clear)
 /* A new QEMU was begun, and the running one has not been told of it: it has the guest still. */
 static bool is_where_it_was(FfUpgrade *u)
 {
-    return u->log >= 0 && ff_upgrade_is_same(u, NULL) && ff_upgrade_has_guest(u, NULL);
+    g_autoptr(JsonNode) lent = u->log >= 0 ? ff_upgrade_lent(u, NULL) : NULL;
+
+    return lent && ff_upgrade_has_guest(u, NULL);
 }
 
 static int run(FfUpgrade *u, const FfUpgradeLine *line)
