@@ -119,6 +119,12 @@ static inline bool ff_record_has_event(const FfRecord *rec)
            __atomic_load_n(&rec->applied, __ATOMIC_ACQUIRE) >> 1;
 }
 
+/* It is the pager's: the holder sets the gate, of the root, after it has filed an event. */
+static inline bool ff_record_owes_event(const FfRecord *rec, const FfRecord *root)
+{
+    return ff_record_has_event(rec) && ff_gate_state(ff_gate_look(root)) == FF_GATE_EVENT;
+}
+
 /* ---- pager: any thread. TOLD: an eventfd, to the holder -------------------------------------- */
 
 /* Nobody will apply the one that is there; the ranges are as they were. */

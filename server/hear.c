@@ -17,14 +17,9 @@ static FfSession *of(FfMessages *m)
     return (FfSession *)m;
 }
 
-/* An event that the holder has filed is this pager's when the gate says so as well: the holder
- * would set it after it was opened here, and nobody would open it again. It tells then. */
-static bool can_take_event(const FfSession *s)
-{
-    return ff_record_has_event(s->rec) && ff_gate_state(ff_gate_look(s->root_rec)) == FF_GATE_EVENT;
-}
-
-/* Faults are older than the event, so they come first: all of them before it is returned. */
+/* Faults are older than the event, so they come first: all of them before it is returned. An event
+ * whose gate is not set yet comes later, and the holder tells: it would set the gate after it was
+ * opened here, and nobody would open it again. */
 static int read_messages(FfMessages *m, struct uffd_msg *msgs, size_t max)
 {
     FfSession *s = of(m);
@@ -40,7 +35,7 @@ static int read_messages(FfMessages *m, struct uffd_msg *msgs, size_t max)
     bool all = __atomic_load_n(&s->rec->head, __ATOMIC_SEQ_CST) == s->rec->tail;
     if (!all) {
         ff_tell(s->news); /* to itself */
-    } else if (can_take_event(s)) {
+    } else if (ff_record_owes_event(s->rec, s->root_rec)) {
         FF_FAULT_AT("event-seen");
         msgs[n++] = s->rec->in;
     }

@@ -527,8 +527,7 @@ static gpointer run_owner(gpointer p)
     if (s->faults) {
         wait_applied(s);
     }
-    if (ff_session_is_stuck(s) && ff_record_has_event(s->rec) &&
-        ff_gate_state(ff_gate_look(s->root_rec)) == FF_GATE_EVENT) { /* by what it stuck at */
+    if (ff_session_is_stuck(s) && ff_record_owes_event(s->rec, s->root_rec)) {
         /* Its memory is gone, and the event with it. It is no reason to open the gate once more,
          * over the next one, for a holder or a pager that finds it. */
         ff_record_forget_event(s->rec);
