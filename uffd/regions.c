@@ -113,15 +113,12 @@ FfRegions *ff_regions_find(int maps_fd, const int *fds, unsigned n, GError **err
     for (char **l = lines; *l; l++) {
         uint64_t start, end, offset, ino;
         unsigned maj, min;
-        char perms[5];
-        const char *is = strchr(*l, ' ');
-        if (!is || strnlen(is, 5) < 5 || is[4] != 's') {
-            continue; /* most are private, and to read all of each takes long while a guest stands
-                       */
-        }
-        if (sscanf(*l, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &start, &end,
-                   perms, &offset, &maj, &min, &ino) != 7 ||
-            perms[3] != 's') {
+        const char *perms = strchr(*l, ' ');
+
+        /* Most are private: to read all of each takes long, and a guest may stand meanwhile. */
+        if (!perms || strnlen(perms, 5) < 5 || perms[4] != 's' ||
+            sscanf(*l, "%" SCNx64 "-%" SCNx64 " %*4s %" SCNx64 " %x:%x %" SCNu64, &start, &end,
+                   &offset, &maj, &min, &ino) != 6) {
             continue;
         }
         for (unsigned i = 0; i < n; i++) {
