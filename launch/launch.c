@@ -52,7 +52,7 @@
 
 /* They go with the relay's first message to an engine, which has room for no more. */
 #define MAX_GIVEN 24
-/* A second QEMU fills no memory ahead where its control group has less left (bytes): the guest,
+/* A second QEMU fills no memory ahead where it has less left (bytes): the guest,
  * which runs in the first one, would be what the kernel ends. */
 #define FILL_ROOM (512ull << 20)
 

@@ -101,21 +101,37 @@ static void put_text(const char *path, const char *text)
     }
 }
 
-/* WHO (a thread or a process, "0": this one), by FILE of each of them. Lines "ID:CONTROLLERS:PATH";
- * without controllers it is the second version's, whose file for threads is THREADS. */
+#define GROUPS "/sys/fs/cgroup"
+
+/* Of a line "ID:CONTROLLERS:PATH" of /proc/PID/cgroup (g_free); NULL: it is none. *SECOND: it has
+ * no controllers, and so is the second version's. */
+static char *group_folder(const char *line, bool *second)
+{
+    g_auto(GStrv) parts = g_strsplit(line, ":", 3);
+
+    if (g_strv_length(parts) != 3) {
+        return NULL;
+    }
+    const char *controllers = g_str_has_prefix(parts[1], "name=") ? parts[1] + 5 : parts[1];
+
+    *second = !*controllers;
+    return g_build_filename(GROUPS, controllers, parts[2], NULL);
+}
+
+/* WHO (a thread or a process, "0": this one), by FILE of each of the groups of TEXT
+ * (/proc/PID/cgroup), whose file for threads is THREADS in the second version. */
 static void join_groups(const char *text, const char *who, const char *file, const char *threads)
 {
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
 
     for (unsigned i = 0; lines[i]; i++) {
-        g_auto(GStrv) parts = g_strsplit(lines[i], ":", 3);
-        if (g_strv_length(parts) != 3) {
-            continue;
+        bool second;
+        g_autofree char *folder = group_folder(lines[i], &second);
+
+        if (folder) {
+            g_autofree char *path = g_build_filename(folder, second ? threads : file, NULL);
+            put_text(path, who);
         }
-        const char *controllers = g_str_has_prefix(parts[1], "name=") ? parts[1] + 5 : parts[1];
-        g_autofree char *path = g_build_filename("/sys/fs/cgroup", controllers, parts[2],
-                                                 *controllers ? file : threads, NULL);
-        put_text(path, who);
     }
 }
 
@@ -170,19 +186,26 @@ static uint64_t left_of(const char *folder, const char *limit, const char *usage
     return most > taken ? most - taken : 0;
 }
 
-/* Of the group at PATH below ROOT, and of all above it. */
-static uint64_t left_below(const char *root, const char *path, const char *limit, const char *usage)
+/* Of the group with this FOLDER, and of all above it. */
+static uint64_t left_in_group(const char *folder)
 {
-    g_autofree char *folder = g_build_filename(root, path, NULL);
+    /* The second version's two, and the first one's. */
+    static const char *const names[][2] = {{"memory.max", "memory.current"},
+                                           {"memory.high", "memory.current"},
+                                           {"memory.limit_in_bytes", "memory.usage_in_bytes"}};
+    g_autofree char *at = g_strdup(folder);
     uint64_t left = UINT64_MAX;
 
-    while (strlen(folder) >= strlen(root)) {
-        uint64_t one = left_of(folder, limit, usage);
-        char *above = g_path_get_dirname(folder);
+    while (g_str_has_prefix(at, GROUPS)) {
+        char *above = g_path_get_dirname(at);
 
-        left = MIN(left, one);
-        g_free(folder);
-        folder = above;
+        for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+            uint64_t one = left_of(at, names[i][0], names[i][1]);
+
+            left = MIN(left, one);
+        }
+        g_free(at);
+        at = above;
     }
     return left;
 }
@@ -205,22 +228,10 @@ uint64_t ff_place_memory_left(void)
     uint64_t left = available();
 
     for (unsigned i = 0; lines[i]; i++) {
-        g_auto(GStrv) parts = g_strsplit(lines[i], ":", 3);
-        uint64_t one = UINT64_MAX;
+        bool second;
+        g_autofree char *folder = group_folder(lines[i], &second);
+        uint64_t one = folder ? left_in_group(folder) : UINT64_MAX;
 
-        if (g_strv_length(parts) != 3) {
-            continue;
-        }
-        g_auto(GStrv) controllers = g_strsplit(parts[1], ",", -1);
-        if (!*parts[1]) {
-            uint64_t high = left_below("/sys/fs/cgroup", parts[2], "memory.high", "memory.current");
-
-            one = left_below("/sys/fs/cgroup", parts[2], "memory.max", "memory.current");
-            one = MIN(one, high);
-        } else if (g_strv_contains((const char *const *)controllers, "memory")) {
-            one = left_below("/sys/fs/cgroup/memory", parts[2], "memory.limit_in_bytes",
-                             "memory.usage_in_bytes");
-        }
         left = MIN(left, one);
     }
     return left;
