@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
+#include <linux/magic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -128,7 +129,7 @@ static void test_caches(void)
     int fd = make_image(g_get_tmp_dir()), memory = shared_memory();
 
     g_assert_cmpint(fstatfs(fd, &fs), ==, 0);
-    if (fs.f_type != 0xef53 && fs.f_type != 0x58465342) {
+    if (fs.f_type != EXT4_SUPER_MAGIC && fs.f_type != XFS_SUPER_MAGIC) {
         g_test_skip("the folder for temporary files is neither ext4 nor XFS");
         close(fd);
         close(memory);
