@@ -162,8 +162,9 @@ static bool move(const Row *row, Vm *source, Vm *destination)
         qmp_expect_migration(s, "active");
         qmp_ok(s, "migrate-start-postcopy", NULL);
     }
-    g_autoptr(JsonObject) end = qmp_wait_event(s, "MIGRATION", has_ended, NULL, TEST_TIMEOUT);
-    if (!strcmp(json_object_get_string_member(end, "status"), "failed")) {
+    json_object_unref(qmp_wait_event(s, "MIGRATION", has_ended, NULL, TEST_TIMEOUT));
+    g_autofree char *status = qmp_migrate_status(s);
+    if (!strcmp(status, "failed")) {
         g_autoptr(JsonObject) info = qmp_return(s, "query-migrate", NULL);
         const char *desc = json_object_get_string_member_with_default(info, "error-desc", "");
 
