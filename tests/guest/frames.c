@@ -97,7 +97,13 @@ static void verify(Way *way, const Frame *came, ssize_t len)
     fill(want, have[0]);
     if (len != sizeof *came || memcmp(came->to, own, 6) || memcmp(came->from, peer, 6) ||
         memcmp(have, want, sizeof have)) {
-        complain("content", have[0], way->last);
+        char what[64];
+        unsigned i = 0;
+        while (i < WORDS && have[i] == want[i])
+            i++;
+        snprintf(what, sizeof what, "content bytes=%zd word=%u is=%#llx", len, i,
+                 i < WORDS ? (unsigned long long)have[i] : 0);
+        complain(what, have[0], way->last);
     } else if (have[0] >> WAY_SHIFT != way->index) {
         complain("way", have[0], way->last);
     } else if (have[0] <= way->last) {
