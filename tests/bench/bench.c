@@ -363,6 +363,7 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     if (!migrate(c->engine, src, dst, &result, error) || !bench_guest_end_waits(dst, error)) {
         return false;
     }
+    bench_guest_note_relays(dst); /* at its start its relay may not have been a child of ours yet */
     take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
     if (!take_lost(src, dst, sample, error) || !bench_guest_take_waits(dst, error)) {
         return false;

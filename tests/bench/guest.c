@@ -288,7 +288,7 @@ void bench_guest_note_relays(BenchGuest *g)
 
     for (guint i = 0; i < after->len; i++) {
         pid_t pid = g_array_index(after, pid_t, i);
-        if (pid != qemu && !contains(g->others, pid)) {
+        if (pid != qemu && !contains(g->others, pid) && !contains(g->relays, pid)) {
             g_array_append_val(g->relays, pid);
         }
     }

@@ -78,7 +78,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(BenchGuest, bench_guest_free)
 /* Those that QEMU (with debug-threads=on) calls "CPU N/...": its vCPUs. */
 BenchThreads bench_guest_vcpus(const BenchGuest *guest);
 /* What has been left to the bench since GUEST's start is GUEST's relay: to be called when QEMU
- * runs, and before another one is started. */
+ * runs, and before another one is started. May be called again: a relay that was not left yet. */
 void bench_guest_note_relays(BenchGuest *guest);
 /* Seconds of processor time so far, of GUEST's QEMU without its vCPUs, its relay and all engines:
  * what a migration costs beside the guest's own work. To a hundredth of a second. */
