@@ -268,7 +268,7 @@ static void set_window(FfSource *s, unsigned first, unsigned end)
 static void look_at_link(FfSource *s)
 {
     FfRounds *r = s->rounds;
-    bool link_bound = r->runs < TRIAL_RUNS || ff_channel_bounded(s->conn->main);
+    bool link_bound = r->runs < TRIAL_RUNS || ff_channel_link_bound(s->conn->main);
 
     ff_mutex_lock(&s->control->lock);
     if (r->link_bound != link_bound) {

@@ -264,7 +264,7 @@ static void set_out(Bulk *k)
  * this thread little. Where the processor is the limit, bulk is the one to wait. */
 static void set_priority(Bulk *k)
 {
-    bool prompt = ff_channel_bounded(k->ch);
+    bool prompt = ff_channel_link_bound(k->ch);
 
     if (prompt != k->prompt) {
         k->prompt = prompt;

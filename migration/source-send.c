@@ -198,7 +198,7 @@ void ff_source_decide_compressing(FfSource *s, FfChannel *ch, FfCompressing *pk)
         return;
     }
     if (ch == s->conn->main) {
-        on = ff_compress_wanted(&s->compress_policy, s->cfg->compress, ff_channel_bounded(ch),
+        on = ff_compress_wanted(&s->compress_policy, s->cfg->compress, ff_channel_link_bound(ch),
                                 ff_counted(s->data_bytes), g_get_monotonic_time());
         g_atomic_int_set(&s->compressing, on);
     }

@@ -30,7 +30,8 @@ struct FfChannel {
         size_t size, at, end;
     } ahead;
     FfWindow window; /* a thread that waits for room to write bulk, one at a time */
-    gint bounded;    /* atomic; window.bytes is not 0. Observer: writers */
+    gint piece;      /* atomic; ff_window_piece(). Observer: writers */
+    gint link_bound; /* atomic; ff_window_link_bound(). Observer: senders of bulk */
     struct {
         FfMutex lock;
         FfCond turn;

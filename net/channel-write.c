@@ -22,10 +22,6 @@
 #include "fault/fault.h"
 #include "net/channel-internal.h"
 
-/* While a bulk socket's window is bounded (a slow link) it goes out in pieces of so many bytes,
- * which the kernel does not join: a packet that it holds together delays what comes after it. */
-#define BULK_PIECE (32 * 1024)
-
 static void count_sent(FfChannel *ch, size_t n)
 {
     __atomic_fetch_add(&ch->sent, n, __ATOMIC_RELAXED);
@@ -138,17 +134,19 @@ static int write_tls(FfChannel *ch, struct iovec *iov, int n)
     return 0;
 }
 
+/* While a bulk socket's window is bounded it goes out in pieces which the kernel does not join: a
+ * packet that it holds together delays what comes after it. */
 static ssize_t send_some(FfChannel *ch, struct iovec *iov, int n)
 {
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = n};
-    size_t bytes = 0, cut = 0;
+    size_t bytes = 0, cut = 0, piece = (size_t)g_atomic_int_get(&ch->piece);
     int flags = MSG_NOSIGNAL;
 
-    if (g_atomic_int_get(&ch->bounded)) {
-        for (m.msg_iovlen = 0; m.msg_iovlen < (size_t)n && bytes < BULK_PIECE;) {
+    if (piece) {
+        for (m.msg_iovlen = 0; m.msg_iovlen < (size_t)n && bytes < piece;) {
             bytes += iov[m.msg_iovlen++].iov_len;
         }
-        cut = bytes > BULK_PIECE ? bytes - BULK_PIECE : 0;
+        cut = bytes > piece ? bytes - piece : 0;
         flags |= MSG_EOR;
     }
     iov[m.msg_iovlen - 1].iov_len -= cut;
@@ -339,7 +337,8 @@ void ff_channel_finish(FfChannel *ch)
 int ff_channel_wait_writable(FfChannel *ch)
 {
     ff_window_follow(&ch->window, ch->fd);
-    g_atomic_int_set(&ch->bounded, ch->window.bytes != 0);
+    g_atomic_int_set(&ch->piece, (gint)ff_window_piece(&ch->window));
+    g_atomic_int_set(&ch->link_bound, ff_window_link_bound(&ch->window));
     int rc = wait_for_peer(ch, POLLOUT);
 
     if (rc == 0 && g_atomic_int_get(&ch->closed)) {
@@ -348,9 +347,9 @@ int ff_channel_wait_writable(FfChannel *ch)
     return rc;
 }
 
-bool ff_channel_bounded(FfChannel *ch)
+bool ff_channel_link_bound(FfChannel *ch)
 {
-    return g_atomic_int_get(&ch->bounded);
+    return g_atomic_int_get(&ch->link_bound);
 }
 
 uint64_t ff_channel_unsent(const FfChannel *ch)

@@ -26,7 +26,7 @@ void ff_channel_finish(FfChannel *ch);
  * claim made after it goes out at once. 0 or -errno. */
 int ff_channel_wait_writable(FfChannel *ch);
 /* The link is slower than this side: what is on its way is being kept short. */
-bool ff_channel_bounded(FfChannel *ch);
+bool ff_channel_link_bound(FfChannel *ch);
 /* Bytes written that the kernel has not sent yet, since the link or the peer takes no more now. 0
  * if that is not known (no TCP). Any thread. */
 uint64_t ff_channel_unsent(const FfChannel *ch);

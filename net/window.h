@@ -8,14 +8,21 @@
 #ifndef FF_NET_WINDOW_H
 #define FF_NET_WINDOW_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct {
     int64_t next_us; /* not looked at before; monotonic time */
     unsigned bytes;  /* 0: as the kernel likes */
+    bool opening;    /* it has only grown so far */
     uint64_t rate;   /* the best of late, bytes per second */
     int64_t measured_us;
-    uint64_t acked; /* bytes, then */
+    uint64_t acked;       /* bytes, then */
+    unsigned crowded;     /* looks in a row in which it was at its shortest, and the queue long */
+    bool on_trial;        /* it is given up, to see whether others make the queue ... */
+    int64_t trial_us;     /* ... or as they do, until then; 0: it is not */
+    uint64_t rate_before; /* the trial */
+    int64_t believed_us;  /* no trial before */
 } FfWindow;
 
 /* What TCP knows of a connection. */
@@ -26,6 +33,14 @@ typedef struct {
 
 /* The window that follows on BYTES for a connection of which TCP says T. */
 unsigned ff_window_next(unsigned bytes, const FfRoundTrip *t);
+/* The window that follows on the one of W at NOW, also where others use the same link. W->rate is
+ * T's, W->bytes what was set. */
+unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now);
+/* Bytes that are best written at once, so that what comes between them does not wait for long. 0:
+ * the window has no bound, and neither has a write. */
+unsigned ff_window_piece(const FfWindow *w);
+/* The link is the limit, not a processor. */
+bool ff_window_link_bound(const FfWindow *w);
 /* Looks at socket FD if it is time to, and sets its buffer. Sockets other than TCP stay as they
  * are. */
 void ff_window_follow(FfWindow *w, int fd);

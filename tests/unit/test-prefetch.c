@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The policies of the urgent path: streams in the sequence of requests, and the bulk window. */
+/* The policy of the urgent path: streams in the sequence of requests. */
 #include <glib.h>
 
 #include "uffd/prefetch.h"
-#include "net/window.h"
 
 /* Asks for PAGE as a guest would that finds what was sent ahead in memory. */
 typedef struct {
@@ -95,41 +94,6 @@ static void test_blocks(void)
     g_assert_false(ff_prefetch_request(&p, 1, 11, &a));
 }
 
-/* A link of RATE with a shortest round trip of MIN_RTT: where the window settles, and the queue. */
-static unsigned settle(uint64_t rate, uint32_t min_rtt, uint32_t *queue)
-{
-    unsigned window = 0;
-
-    for (unsigned i = 0; i < 200; i++) {
-        /* Unbounded, the queue of the link is full: 20 ms. */
-        uint64_t flight = window ? 2 * window : rate / 50;
-        uint64_t need = rate * min_rtt / 1000000;
-        *queue = flight > need ? (flight - need) * 1000000 / rate : 0;
-        FfRoundTrip t = {min_rtt + *queue, min_rtt, MIN(rate, flight * 1000000 / min_rtt)};
-        window = ff_window_next(window, &t);
-    }
-    return window;
-}
-
-static void test_window(void)
-{
-    uint32_t queue;
-
-    /* 1 Gbit/s in one room: bounded, a short queue. */
-    unsigned w = settle(125000000, 60, &queue);
-    g_assert_cmpuint(w, >, 0);
-    g_assert_cmpuint(queue, <, 1500);
-    /* 1 Gbit/s and 20 ms: what is in flight is more than any bound, so there is none. */
-    g_assert_cmpuint(settle(125000000, 20000, &queue), ==, 0);
-    /* No queue: no bound, and a bound there was goes. */
-    g_assert_cmpuint(ff_window_next(0, &(FfRoundTrip){100, 60, 2000000000}), ==, 0);
-    w = 40 << 10;
-    for (unsigned i = 0; i < 100; i++) {
-        w = ff_window_next(w, &(FfRoundTrip){100, 60, 2000000000});
-    }
-    g_assert_cmpuint(w, ==, 0);
-}
-
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -137,6 +101,5 @@ int main(int argc, char **argv)
     g_test_add_func("/prefetch/mixed", test_mixed);
     g_test_add_func("/prefetch/random", test_random);
     g_test_add_func("/prefetch/blocks", test_blocks);
-    g_test_add_func("/window/settles", test_window);
     return g_test_run();
 }
