@@ -18,7 +18,7 @@
  *   lowat      with TCP_NOTSENT_LOWAT on the bulk socket
  *
  *   +window    with that, and a send buffer that follows the round trip (net/window.h) and, while
- *              it is short, pieces of 32 KiB: as an engine sends
+ *              it is short, small pieces: as an engine sends
  *
  *   +maxseg    with lowat and TCP_MAXSEG, if --maxseg is given
  *
@@ -59,7 +59,6 @@
 #define REQUEST 40 /* an engine's frame */
 #define ANSWER (REQUEST + 4096)
 #define CHUNK (128u << 10)
-#define PIECE (32u << 10)
 #define WARM_BYTES (32ull << 20)
 
 static struct {
@@ -93,15 +92,15 @@ typedef struct {
 
 /* Fields of a row; NaN where there is no bulk. */
 typedef struct {
-    double n, p50_us, p99_us, p999_us, worst_us;
+    double n, mean_us, p50_us, p99_us, p999_us, worst_us;
     double mbit; /* of bulk meanwhile */
     double mss;  /* of bulk's segments, as TCP has them now */
 } Row;
 
 static const BenchColumn columns[] = {
-    {"n", "requests", "%.0f"},       {"p50-us", "p50 us", "%.0f"},     {"p99-us", "p99 us", "%.0f"},
-    {"p999-us", "p99.9 us", "%.0f"}, {"worst-us", "worst us", "%.0f"}, {"mbit", "Mbit/s", "%.0f"},
-    {"mss", "mss", "%.0f"},
+    {"n", "requests", "%.0f"},    {"mean-us", "mean us", "%.0f"},  {"p50-us", "p50 us", "%.0f"},
+    {"p99-us", "p99 us", "%.0f"}, {"p999-us", "p99.9 us", "%.0f"}, {"worst-us", "worst us", "%.0f"},
+    {"mbit", "Mbit/s", "%.0f"},   {"mss", "mss", "%.0f"},
 };
 
 /* A thread that ends a connection shuts it down; all threads of it end then. */
@@ -276,11 +275,12 @@ static gpointer send_bulk(gpointer opaque)
         if (l->window) {
             ff_window_follow(&window, l->bulk.from);
         }
-        prompt = set_priority(window.bytes > 0, prompt);
+        prompt = set_priority(ff_window_link_bound(&window), prompt);
         n = poll(&room, 1, -1);
         if (n >= 0) {
-            n = send(l->bulk.from, chunk, window.bytes ? PIECE : CHUNK,
-                     MSG_NOSIGNAL | MSG_DONTWAIT | (window.bytes ? MSG_EOR : 0));
+            unsigned piece = ff_window_piece(&window);
+            n = send(l->bulk.from, chunk, piece ? piece : CHUNK,
+                     MSG_NOSIGNAL | MSG_DONTWAIT | (piece ? MSG_EOR : 0));
         }
     }
     return NULL;
@@ -395,9 +395,20 @@ static double rank(const Result *r, double share)
     return bench_rank((const double *)(const void *)r->us->data, r->us->len, 1, 0, share);
 }
 
+static double mean(const Result *r)
+{
+    double sum = 0;
+
+    for (guint i = 0; i < r->us->len; i++) {
+        sum += g_array_index(r->us, double, i);
+    }
+    return sum / r->us->len;
+}
+
 static void print(const Result *r)
 {
     Row row = {.n = r->us->len,
+               .mean_us = mean(r),
                .p50_us = rank(r, 0.5),
                .p99_us = rank(r, 0.99),
                .p999_us = rank(r, 0.999),

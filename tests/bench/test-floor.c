@@ -32,7 +32,7 @@ static int run(const char *const *words, char **out)
 }
 
 typedef struct {
-    double n, p50, p99, p999, worst, mbit, mss;
+    double n, mean, p50, p99, p999, worst, mbit, mss;
 } Row;
 
 /* The line of case NAME; without bulk the last two stay 0. */
@@ -45,10 +45,12 @@ static Row row_of(const char *out, const char *name)
     if (!at) {
         test_fail("no line of %s in:\n%s", name, out);
     }
-    g_assert_cmpint(sscanf(at + strlen(key), "%lf %lf %lf %lf %lf %lf %lf", &r.n, &r.p50, &r.p99,
-                           &r.p999, &r.worst, &r.mbit, &r.mss),
-                    >=, 5);
+    g_assert_cmpint(sscanf(at + strlen(key), "%lf %lf %lf %lf %lf %lf %lf %lf", &r.n, &r.mean,
+                           &r.p50, &r.p99, &r.p999, &r.worst, &r.mbit, &r.mss),
+                    >=, 6);
     g_assert_cmpfloat(r.n, ==, 200);
+    g_assert_cmpfloat(r.mean, >, 0);
+    g_assert_cmpfloat(r.mean, <=, r.worst);
     g_assert_cmpfloat(r.p50, >, 0);
     g_assert_cmpfloat(r.p99, >=, r.p50);
     g_assert_cmpfloat(r.p999, >=, r.p99);
