@@ -27,7 +27,7 @@
 #define NEAR_BYTES (2ull << 20)
 /* So many runs of hot pages are kept, 24 bytes each. */
 #define HOT_RUNS (1u << 20)
-/* After so many runs (4 MiB) the round trip tells whether the link is the limit. */
+/* After so many runs (1 to 4 MiB) it is known whether the link is the limit. */
 #define TRIAL_RUNS 32
 
 /* While the link is the limit a run is what it carries in so long, but not less than so much. */

@@ -29,9 +29,10 @@ struct FfChannel {
         uint8_t *buf;
         size_t size, at, end;
     } ahead;
-    FfWindow window; /* a thread that waits for room to write bulk, one at a time */
-    gint piece;      /* atomic; ff_window_piece(). Observer: writers */
-    gint link_bound; /* atomic; ff_window_link_bound(). Observer: senders of bulk */
+    FfWindow window;    /* a thread that waits for room to write bulk, one at a time */
+    uint64_t waited_us; /* atomic, relaxed; for the socket to take more. Observer: who waits */
+    gint piece;         /* atomic; ff_window_piece(). Observer: writers */
+    gint link_bound;    /* atomic; ff_window_link_bound(). Observer: senders of bulk */
     struct {
         FfMutex lock;
         FfCond turn;

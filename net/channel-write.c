@@ -53,8 +53,10 @@ void ff_channel_leave_to_vmm(FfChannel *ch)
 static int wait_for_peer(FfChannel *ch, short events)
 {
     int ms = g_atomic_int_get(&ch->deadline);
+    int64_t begin = g_get_monotonic_time();
     int rc = ff_channel_wait(ch, events, ms > 0 ? ms : -1);
 
+    __atomic_fetch_add(&ch->waited_us, g_get_monotonic_time() - begin, __ATOMIC_RELAXED);
     if (rc == -ETIMEDOUT) {
         ff_channel_died(ch, ETIMEDOUT);
         ff_channel_shutdown(ch);
@@ -336,7 +338,7 @@ void ff_channel_finish(FfChannel *ch)
 
 int ff_channel_wait_writable(FfChannel *ch)
 {
-    ff_window_follow(&ch->window, ch->fd);
+    ff_window_follow(&ch->window, ch->fd, __atomic_load_n(&ch->waited_us, __ATOMIC_RELAXED));
     g_atomic_int_set(&ch->piece, (gint)ff_window_piece(&ch->window));
     g_atomic_int_set(&ch->link_bound, ff_window_link_bound(&ch->window));
     int rc = wait_for_peer(ch, POLLOUT);

@@ -25,7 +25,7 @@ void ff_channel_finish(FfChannel *ch);
 /* Waits until the socket takes data (with TCP_NOTSENT_LOWAT: until little is unsent), so that a
  * claim made after it goes out at once. 0 or -errno. */
 int ff_channel_wait_writable(FfChannel *ch);
-/* The link is slower than this side: what is on its way is being kept short. */
+/* The link is the limit, not a processor: what is on its way is kept short, and senders wait. */
 bool ff_channel_link_bound(FfChannel *ch);
 /* Bytes written that the kernel has not sent yet, since the link or the peer takes no more now. 0
  * if that is not known (no TCP). Any thread. */

@@ -2,15 +2,19 @@
 /*
  * The window of a bulk socket; see window.h.
  *
- * The round trip less the shortest that was ever seen is the time that a packet waits in queues.
+ * The round trip less the shortest of late is the time that a packet waits in queues.
  * While that is more than two QUEUE_BYTES take the send buffer shrinks, below one it grows, until
  * it is given back to the kernel's own tuning. A receiver that is slow, not the link, makes no
- * queue there: TCP acknowledges what lies in the receive buffer. The window never goes below twice
- * what a connection of this rate and this length has in flight, so it does not hold the rate down
- * where the way is long. The rate is the best one seen, slowly forgotten (half of it in 0.2 s). A
- * queue can be made by others: a window that only shrinks would leave the link to them. So one that
- * is at its shortest for a while with a long queue is given up, on trial: if the rate grows by half
- * it was others, and there is no bound for some seconds; else the link is slow, and it comes back.
+ * queue there: TCP acknowledges what lies in the receive buffer. The window never goes below what a
+ * connection of this rate and this length has in flight, so it does not hold the rate down where
+ * the way is long.
+ * The rate is the best one seen, slowly forgotten (half of it in 0.2 s).
+ *
+ * A queue can be made by others, a round trip be long for other reasons: then a short window does
+ * not make it shorter, and holds the rate down. So now and then a window that has stayed bounded is
+ * doubled for a moment. If the rate grows with it the larger one is the least for a while, and is
+ * doubled again; else the link is the limit, and it was in vain.
+ *
  * On a short way a socket begins with a short window, which doubles until there is a queue: the
  * first pages that a guest asks for at a destination do not stand behind all that a socket takes.
  *
@@ -19,6 +23,7 @@
 #include "net/window.h"
 
 #include <glib.h>
+#include <limits.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stddef.h>
@@ -31,7 +36,7 @@
 #define INTERVAL_US 4000
 #define MEASURE_US 20000
 /* Short, and enough for a sender that comes a little late. */
-#define QUEUE_BYTES (28u << 10)
+#define QUEUE_BYTES (26u << 10)
 #define QUEUE_MIN_US 80
 #define QUEUE_MAX_US 550
 /* So much of the best rate that was seen stays allowed: a receiver that lacks processor makes the
@@ -44,17 +49,23 @@
 #define WINDOW_FIRST (32u << 10)
 #define FIRST_RTT_US 1000
 #define WINDOW_MAX (200u << 10)
-/* A link that carries more is not what bulk waits for: it is the processor, where one thread sends.
- */
-#define SLOW_RATE 400000000
-/* At its shortest with a long queue for so many looks, it is given up for so long ... */
-#define CROWDED_LOOKS 25
-#define TRIAL_US 300000
-/* ... and what was found out is believed for so long. */
-#define BELIEVED_US 10000000
-/* A piece is what the link takes in so long. */
+/* A connection that carries more does not wait for its link, but for a processor, where one thread
+ * sends; one that has carried it does so until it carries less than the second one. */
+#define FAST_RATE 400000000
+#define SLOW_RATE 50000000
+/* Of its time a sender waits for the link, one part of so many at least. */
+#define WAIT_SHARE 4
+/* The rate is looked at for so long before the window is doubled, and then once more. */
+#define TRIAL_US 65000
+/* It must grow by a third, or the trial was in vain. */
+#define GAIN(rate) ((rate) + (rate) / 3)
+/* What it has followed for so long can be tried; and how long a trial is believed. */
+#define SETTLE_US 200000
+#define GAINED_US 10000000
+#define IN_VAIN_US 5000000
+/* A piece is what the link takes in so long; a run of 32 KiB with its frame is two of the least. */
 #define PIECE_US 130
-#define PIECE_MIN (16u << 10)
+#define PIECE_MIN ((16u << 10) + 64)
 #define PIECE_MAX (64u << 10)
 
 static uint32_t queue_of(const FfRoundTrip *t)
@@ -77,7 +88,7 @@ static bool is_long(const FfRoundTrip *t)
 
 unsigned ff_window_next(unsigned bytes, const FfRoundTrip *t)
 {
-    uint64_t flight = 2 * t->rate * t->min_rtt_us / 1000000;
+    uint64_t flight = t->rate * t->min_rtt_us / 1000000;
     uint64_t least = MIN(WINDOW_MAX, t->rate * QUEUE_LEAST_US / 1000000);
     uint64_t floor = MAX(WINDOW_MIN, MAX(flight, least));
     uint64_t next = bytes ? bytes : WINDOW_MAX;
@@ -87,7 +98,7 @@ unsigned ff_window_next(unsigned bytes, const FfRoundTrip *t)
     } else if (queue_of(t) < short_queue(t)) {
         next = bytes ? MAX(next + next / 8, floor) : UINT64_MAX;
     } else {
-        next = bytes;
+        next = bytes ? MAX(next, floor) : 0;
     }
     return next > WINDOW_MAX ? 0 : next;
 }
@@ -99,30 +110,37 @@ unsigned ff_window_piece(const FfWindow *w)
 
 bool ff_window_link_bound(const FfWindow *w)
 {
-    return w->bytes && w->rate < SLOW_RATE;
+    return (w->bytes || w->least) && !w->is_fast && w->waits;
 }
 
 static int set(int fd, unsigned bytes)
 {
-    int value = bytes, unlocked = 0;
+    int value = (int)(bytes ? bytes : WINDOW_MAX), unlocked = 0;
 
-    if (bytes) {
-        return setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &value, sizeof(value));
+    if (!bytes && setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &unlocked, sizeof(unlocked)) == 0) {
+        return 0;
     }
-    return setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &unlocked, sizeof(unlocked));
+    return setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &value, sizeof(value));
 }
 
-/* Over a while, since a shaper lets single bursts through much faster. */
-static void measure(FfWindow *w, uint64_t acked, int64_t now)
+void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t now)
 {
     int64_t dt = now - w->measured_us;
 
-    if (dt >= MEASURE_US) {
-        uint64_t rate = w->measured_us ? (acked - w->acked) * 1000000 / dt : 0;
-        w->rate = MAX(rate, w->rate - w->rate / 16);
-        w->measured_us = now;
-        w->acked = acked;
+    if (dt < MEASURE_US) {
+        return;
     }
+    if (w->measured_us) {
+        uint64_t rate = (acked - w->acked) * 1000000 / dt;
+
+        w->rate = MAX(rate, w->rate - w->rate / 16);
+        w->best = MAX(w->best, rate);
+        w->waits = (waited_us - w->waited_us) * WAIT_SHARE >= (uint64_t)dt;
+        w->is_fast = w->rate >= FAST_RATE || (w->is_fast && w->rate >= SLOW_RATE);
+    }
+    w->measured_us = now;
+    w->acked = acked;
+    w->waited_us = waited_us;
 }
 
 /* Doubled until there is a queue, or more is allowed than a bound would be. */
@@ -132,52 +150,63 @@ static unsigned open_up(FfWindow *w, unsigned next)
         next = MAX(next, 2 * w->bytes);
         next = next > WINDOW_MAX ? 0 : next;
     }
-    w->opening = w->opening && next > w->bytes;
+    w->opening = w->opening && (next > w->bytes || (!w->rate && next == w->bytes));
     return next;
 }
 
-/* Without a bound until .trial_us. */
-static unsigned on_trial(FfWindow *w, int64_t now)
+static unsigned twice(unsigned bytes)
 {
-    if (now < w->trial_us) {
-        return 0;
-    }
-    bool tried = w->on_trial, others = tried && w->rate > w->rate_before + w->rate_before / 2;
-
-    w->on_trial = false;
-    w->trial_us = others ? now + BELIEVED_US : 0;
-    if (!tried || others) {
-        return 0; /* whether they are there still is looked at when that time is over */
-    }
-    w->believed_us = now + BELIEVED_US;
-    return WINDOW_MIN;
+    return 2 * bytes > WINDOW_MAX ? 0 : 2 * bytes;
 }
 
-/* It would be NEXT: whether somebody else makes the queue. */
-static unsigned look_for_others(FfWindow *w, unsigned next, const FfRoundTrip *t, int64_t now)
+/* The rate has been looked at for long enough: what follows. */
+static unsigned end_of_phase(FfWindow *w, int64_t now)
 {
-    bool shortest = w->bytes && next >= w->bytes && is_long(t);
+    uint64_t best = w->best;
 
-    w->crowded = shortest ? w->crowded + 1 : 0;
-    if (w->crowded < CROWDED_LOOKS || now < w->believed_us) {
-        return next;
+    w->best = 0;
+    w->until_us = now + TRIAL_US;
+    if (w->phase == FF_WINDOW_BEFORE) {
+        w->phase = FF_WINDOW_DOUBLED;
+        w->rate_before = best;
+        w->bytes_before = w->bytes;
+        return twice(w->bytes);
     }
-    w->crowded = 0;
-    w->on_trial = true;
-    w->rate_before = t->rate;
-    w->trial_us = now + TRIAL_US;
-    return 0;
+    if (best >= GAIN(w->rate_before)) {
+        w->least = w->bytes ? w->bytes : UINT_MAX;
+        w->believed_us = now + GAINED_US;
+        w->phase = w->bytes ? FF_WINDOW_BEFORE : FF_WINDOW_FOLLOWS;
+        return w->bytes;
+    }
+    w->phase = FF_WINDOW_FOLLOWS;
+    w->believed_us = now + IN_VAIN_US;
+    return w->bytes_before;
+}
+
+/* It would be NEXT. */
+static unsigned try_more(FfWindow *w, unsigned next, int64_t now)
+{
+    if (w->phase != FF_WINDOW_FOLLOWS) {
+        return now < w->until_us ? w->bytes : end_of_phase(w, now);
+    }
+    if (now >= w->believed_us && w->least) {
+        w->least = 0;
+        w->believed_us = now + SETTLE_US;
+    } else if (now >= w->believed_us && w->bytes && next) {
+        w->phase = FF_WINDOW_BEFORE;
+        w->best = 0;
+        w->until_us = now + TRIAL_US;
+        return w->bytes;
+    }
+    return w->least > WINDOW_MAX ? 0 : next ? MAX(next, w->least) : 0;
 }
 
 unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
-    if (w->trial_us) {
-        return on_trial(w, now);
-    }
-    return look_for_others(w, open_up(w, ff_window_next(w->bytes, t)), t, now);
+    return try_more(w, open_up(w, ff_window_next(w->bytes, t)), now);
 }
 
-void ff_window_follow(FfWindow *w, int fd)
+void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
 {
     int64_t now = g_get_monotonic_time();
     struct tcp_info info = {0};
@@ -194,12 +223,16 @@ void ff_window_follow(FfWindow *w, int fd)
         w->next_us = INT64_MAX; /* not TCP, or a kernel that does not tell */
         return;
     }
-    measure(w, info.tcpi_bytes_acked, now);
+    ff_window_measure(w, info.tcpi_bytes_acked, waited_us, now);
     FfRoundTrip t = {info.tcpi_rtt, info.tcpi_min_rtt, w->rate};
-    /* Where a bound could not be taken away again (before Linux 5.15) there is none to begin with.
-     */
-    w->opening |= first && t.min_rtt_us < FIRST_RTT_US && set(fd, 0) == 0;
-    unsigned next = first ? (w->opening ? WINDOW_FIRST : 0) : ff_window_look(w, &t, now);
+    unsigned next;
+    if (first) {
+        w->opening = t.min_rtt_us < FIRST_RTT_US;
+        w->believed_us = now + SETTLE_US;
+        next = w->opening ? WINDOW_FIRST : 0;
+    } else {
+        next = ff_window_look(w, &t, now);
+    }
     if (next != w->bytes && set(fd, next) == 0) {
         w->bytes = next;
     }

@@ -11,18 +11,29 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+typedef enum {
+    FF_WINDOW_FOLLOWS, /* the round trip */
+    FF_WINDOW_BEFORE,  /* the rate is looked at before it is doubled ... */
+    FF_WINDOW_DOUBLED, /* ... and then */
+} FfWindowPhase;
+
 typedef struct {
     int64_t next_us; /* not looked at before; monotonic time */
     unsigned bytes;  /* 0: as the kernel likes */
     bool opening;    /* it has only grown so far */
     uint64_t rate;   /* the best of late, bytes per second */
+    bool is_fast;    /* for one that waits for its link */
+    bool waits;      /* its sender, for the socket */
     int64_t measured_us;
-    uint64_t acked;       /* bytes, then */
-    unsigned crowded;     /* looks in a row in which it was at its shortest, and the queue long */
-    bool on_trial;        /* it is given up, to see whether others make the queue ... */
-    int64_t trial_us;     /* ... or as they do, until then; 0: it is not */
-    uint64_t rate_before; /* the trial */
-    int64_t believed_us;  /* no trial before */
+    uint64_t acked;     /* bytes, then */
+    uint64_t waited_us; /* of all time, then */
+    FfWindowPhase phase;
+    int64_t until_us;      /* this phase */
+    uint64_t best;         /* rate in it */
+    uint64_t rate_before;  /* it was doubled */
+    unsigned bytes_before; /* the same */
+    unsigned least;        /* that a trial has found; more than any bound: none. 0: nothing found */
+    int64_t believed_us;   /* no trial before */
 } FfWindow;
 
 /* What TCP knows of a connection. */
@@ -33,16 +44,19 @@ typedef struct {
 
 /* The window that follows on BYTES for a connection of which TCP says T. */
 unsigned ff_window_next(unsigned bytes, const FfRoundTrip *t);
-/* The window that follows on the one of W at NOW, also where others use the same link. W->rate is
- * T's, W->bytes what was set. */
+/* ACKED bytes have arrived so far, and the sender has waited for the socket for WAITED_US in all,
+ * at NOW. */
+void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t now);
+/* The window that follows on the one of W at NOW, also where others use the same link. W->bytes is
+ * what was set, and what was measured is T's rate. */
 unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now);
 /* Bytes that are best written at once, so that what comes between them does not wait for long. 0:
  * the window has no bound, and neither has a write. */
 unsigned ff_window_piece(const FfWindow *w);
 /* The link is the limit, not a processor. */
 bool ff_window_link_bound(const FfWindow *w);
-/* Looks at socket FD if it is time to, and sets its buffer. Sockets other than TCP stay as they
- * are. */
-void ff_window_follow(FfWindow *w, int fd);
+/* Looks at socket FD if it is time to, and sets its buffer. WAITED_US as above. Sockets other than
+ * TCP stay as they are. */
+void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us);
 
 #endif

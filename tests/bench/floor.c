@@ -269,14 +269,17 @@ static gpointer send_bulk(gpointer opaque)
     FfWindow window = {0};
     ssize_t n = 0;
     bool prompt = false;
+    uint64_t waited_us = 0;
 
     ff_priority_bulk();
     while (n >= 0 || errno == EAGAIN || errno == EINTR) {
         if (l->window) {
-            ff_window_follow(&window, l->bulk.from);
+            ff_window_follow(&window, l->bulk.from, waited_us);
         }
         prompt = set_priority(ff_window_link_bound(&window), prompt);
+        int64_t begin = g_get_monotonic_time();
         n = poll(&room, 1, -1);
+        waited_us += g_get_monotonic_time() - begin;
         if (n >= 0) {
             unsigned piece = ff_window_piece(&window);
             n = send(l->bulk.from, chunk, piece ? piece : CHUNK,
