@@ -126,8 +126,8 @@ static bool start_new(FfUpgrade *u, const int *sockets, GError **error)
     return true;
 }
 
-bool ff_upgrade_tell(FfCliQmp *qmp, const char *command, int socket, bool keep_process,
-                     GError **error)
+/* Of the socket that QMP has been given. */
+static bool say(FfCliQmp *qmp, const char *command, bool keep_process, GError **error)
 {
     JsonObject *arguments = json_object_new();
 
@@ -135,12 +135,24 @@ bool ff_upgrade_tell(FfCliQmp *qmp, const char *command, int socket, bool keep_p
     if (keep_process) {
         json_object_set_boolean_member(arguments, "keep-process", TRUE);
     }
-    if (!ff_cli_qmp_pass_fd(qmp, SOCKET_NAME, socket, error)) {
-        json_object_unref(arguments);
-        return false;
-    }
     g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, command, arguments, error);
     return node;
+}
+
+bool ff_upgrade_tell(FfCliQmp *qmp, const char *command, int socket, bool keep_process,
+                     GError **error)
+{
+    return ff_cli_qmp_pass_fd(qmp, SOCKET_NAME, socket, error) &&
+           say(qmp, command, keep_process, error);
+}
+
+bool ff_upgrade_hand_over(FfUpgrade *u, int socket, GError **error)
+{
+    if (!ff_cli_qmp_pass_fd(u->running, SOCKET_NAME, socket, error)) {
+        return false;
+    }
+    g_autoptr(JsonNode) lent = ff_upgrade_lent(u, error);
+    return lent && say(u->running, "x-farfault-hand-over", u->stays, error);
 }
 
 static bool lend(FfUpgrade *u, int socket, GError **error)

@@ -70,6 +70,10 @@ void ff_upgrade_end_new(FfUpgrade *u);
 /* COMMAND, of an engine, with a copy of SOCKET. */
 bool ff_upgrade_tell(FfCliQmp *qmp, const char *command, int socket, bool keep_process,
                      GError **error);
+/* Tells the running QEMU's engine to hand its guest over, by a copy of SOCKET. That it has the
+ * guest still is asked once QEMU has the copy: if another upgrade comes in between, the next QEMU,
+ * which this connection then speaks to, has not. */
+bool ff_upgrade_hand_over(FfUpgrade *u, int socket, GError **error);
 /* The last line that was written to LOG, u->log (g_free); NULL: nothing was. */
 char *ff_upgrade_last_line(int log);
 

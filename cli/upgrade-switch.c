@@ -149,7 +149,7 @@ static bool begin(FfUpgrade *u, GError **error)
     carry_actions(u, ff_json_node_object(lent));
     /* In this order: if this program ends in between, the new QEMU is ended, and the old one's
      * engine hears of that. */
-    u->handed = ff_upgrade_tell(u->running, "x-farfault-hand-over", pair[0], u->stays, error);
+    u->handed = ff_upgrade_hand_over(u, pair[0], error);
     /* From now on clients cannot change them here (relay/clients-wait.h). */
     g_autofree char *refused =
         u->handed ? ff_upgrade_carry_settings(u->running, u->prepared) : NULL;
@@ -367,12 +367,18 @@ bool ff_upgrade_switch_over(FfUpgrade *u, GError **error)
     ff_cli_qmp_listen(u->running, on_old, u);
     ff_cli_qmp_listen(u->prepared, on_new, u);
     bool begun = begin(u, error);
+    if (!u->handed) {
+        /* Nothing was begun; what another upgrade does meanwhile is not ours to wait for. */
+        ff_cli_qmp_listen(u->running, NULL, NULL);
+        ff_cli_qmp_listen(u->prepared, NULL, NULL);
+        return false;
+    }
     bool ended = await_end(u, begun, begun ? error : NULL);
     await_arrival(u);
     await_front(u);
     ff_cli_qmp_listen(u->running, NULL, NULL);
     ff_cli_qmp_listen(u->prepared, NULL, NULL);
-    if (!ended || (!begun && (u->end == FF_END_FAILED || !u->handed))) {
+    if (!ended || (!begun && u->end == FF_END_FAILED)) {
         return false;
     }
     if (!begun) {

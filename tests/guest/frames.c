@@ -38,7 +38,7 @@ typedef struct {
 } __attribute__((packed)) Frame;
 
 static _Atomic uint64_t good, lost, bad;
-static char first_bad[64]; /* before bad is not 0 */
+static char first_bad[128]; /* before bad is not 0 */
 static uint8_t own[6];
 static const uint8_t peer[6] = {2, 0, 0, 0, 0, 2};
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* first_bad */
@@ -66,7 +66,7 @@ const char *frames_first_bad(void)
 
 static void complain(const char *what, uint64_t number, uint64_t last)
 {
-    char text[128];
+    char text[192];
     int n = snprintf(text, sizeof text, "FF bad frame %s number=%llu last=%llu errno=%d\n", what,
                      (unsigned long long)number, (unsigned long long)last, errno);
     pthread_mutex_lock(&lock);

@@ -276,11 +276,13 @@ static void check_listed(Vm *vm, const char *words)
 /* It may have sent all of the memory by then. */
 static void check_switched(Vm *vm)
 {
+    /* After all that QEMU has said to its engine by now. */
+    g_autofree char *before = qmp_migrate_status(vm_qmp(vm));
     g_autofree char *line = vm_listed(vm_pid(vm)), *status = qmp_migrate_status(vm_qmp(vm));
 
     if (!strstr(line, "the guest has been switched over, and its memory follows") &&
         (strcmp(status, "completed") || !strstr(line, LISTED_SENT))) {
-        test_fail("%s, and listed: %s", status, line);
+        test_fail("%s, then %s, and listed: %s", before, status, line);
     }
 }
 
