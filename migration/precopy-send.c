@@ -25,10 +25,11 @@
 
 #include "fault/fault.h"
 #include "migration/source-bulk.h"
+#include "migration/source-link.h"
 #include "migration/source-send.h"
 #include "net/priority.h"
 
-/* After so many runs (4 MiB) the round trip tells whether the link is the limit. */
+/* After so many runs it is known whether the link is the limit. */
 #define TRIAL_RUNS 32
 /* Nothing is sent or awaited any more. */
 #define ENDED (FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL)
@@ -268,7 +269,7 @@ static void set_window(FfSource *s, unsigned first, unsigned end)
 static void look_at_link(FfSource *s)
 {
     FfRounds *r = s->rounds;
-    bool link_bound = r->runs < TRIAL_RUNS || ff_channel_link_bound(s->conn->main);
+    bool link_bound = r->runs < TRIAL_RUNS || ff_source_link_bound(s);
 
     ff_mutex_lock(&s->control->lock);
     if (r->link_bound != link_bound) {

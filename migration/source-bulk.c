@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "migration/source-link.h"
 #include "migration/source-send.h"
 #include "net/priority.h"
 #include "trace/mark.h"
@@ -27,7 +28,7 @@
 #define NEAR_BYTES (2ull << 20)
 /* So many runs of hot pages are kept, 24 bytes each. */
 #define HOT_RUNS (1u << 20)
-/* After so many runs (1 to 4 MiB) it is known whether the link is the limit. */
+/* After so many runs it is known whether the link is the limit. */
 #define TRIAL_RUNS 32
 
 /* While the link is the limit a run is what it carries in so long, but not less than so much. */
@@ -264,7 +265,8 @@ static void set_out(Bulk *k)
  * this thread little. Where the processor is the limit, bulk is the one to wait. */
 static void set_priority(Bulk *k)
 {
-    bool prompt = ff_channel_link_bound(k->ch);
+    /* The additional ones send only where it is not. */
+    bool prompt = k->ch == k->s->conn->main && ff_source_link_bound(k->s);
 
     if (prompt != k->prompt) {
         k->prompt = prompt;

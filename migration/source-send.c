@@ -17,6 +17,7 @@
 #include <linux/falloc.h>
 
 #include "fault/fault.h"
+#include "migration/source-link.h"
 #include "migration/zero.h"
 
 #define MAX_GROUPS FF_SEND_MAX_PAGES
@@ -198,7 +199,7 @@ void ff_source_decide_compressing(FfSource *s, FfChannel *ch, FfCompressing *pk)
         return;
     }
     if (ch == s->conn->main) {
-        on = ff_compress_wanted(&s->compress_policy, s->cfg->compress, ff_channel_link_bound(ch),
+        on = ff_compress_wanted(&s->compress_policy, s->cfg->compress, ff_source_link_bound(s),
                                 ff_counted(s->data_bytes), g_get_monotonic_time());
         g_atomic_int_set(&s->compressing, on);
     }

@@ -27,6 +27,7 @@
 #include "migration/sent.h"
 #include "migration/stats.h"
 #include "net/delta.h"
+#include "net/window.h"
 
 typedef struct FfPrecopy FfPrecopy; /* precopy.c */
 typedef struct FfRounds FfRounds;   /* precopy-send.c */
@@ -81,8 +82,9 @@ typedef struct FfSource {
     FfPace bulk_pace;
     GArray *hot;   /* FfRun, what goes first; set before additional senders start; NULL: none */
     gint next_hot; /* atomic; the first of them that no sender has taken. Observers: all senders */
-    bool link_bound; /* lock; the link is the limit, one bulk connection is enough */
-    uint64_t pivot;  /* atomic; where the last request was: block and page + 1, 0 = none */
+    FfLinkRate link_rate; /* the sender's on the main channel */
+    bool link_bound;      /* lock; the link is the limit, one bulk connection is enough */
+    uint64_t pivot;       /* atomic; where the last request was: block and page + 1, 0 = none */
     FfCompressPolicy compress_policy; /* the sender's on the main channel */
     gint compressing;    /* atomic; runs are compressed. Observers: the senders of bulk channels */
     uint64_t data_bytes; /* atomic; of the guest, sent as data by all senders */

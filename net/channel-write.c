@@ -338,6 +338,7 @@ void ff_channel_finish(FfChannel *ch)
 
 int ff_channel_wait_writable(FfChannel *ch)
 {
+    ch->window.alone = g_atomic_int_get(&ch->alone);
     ff_window_follow(&ch->window, ch->fd, __atomic_load_n(&ch->waited_us, __ATOMIC_RELAXED));
     g_atomic_int_set(&ch->piece, (gint)ff_window_piece(&ch->window));
     g_atomic_int_set(&ch->link_bound, ff_window_link_bound(&ch->window));
@@ -347,6 +348,11 @@ int ff_channel_wait_writable(FfChannel *ch)
         return -EPIPE;
     }
     return rc;
+}
+
+void ff_channel_set_alone(FfChannel *ch, bool alone)
+{
+    g_atomic_int_set(&ch->alone, alone);
 }
 
 bool ff_channel_link_bound(FfChannel *ch)

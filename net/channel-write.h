@@ -25,7 +25,10 @@ void ff_channel_finish(FfChannel *ch);
 /* Waits until the socket takes data (with TCP_NOTSENT_LOWAT: until little is unsent), so that a
  * claim made after it goes out at once. 0 or -errno. */
 int ff_channel_wait_writable(FfChannel *ch);
-/* The link is the limit, not a processor: what is on its way is kept short, and senders wait. */
+/* No other bulk channel of the same link is in use (not, at first): what this one may have on its
+ * way can be tried. Any thread. */
+void ff_channel_set_alone(FfChannel *ch, bool alone);
+/* What is on its way is kept short, and its sender waits for it. Any thread. */
 bool ff_channel_link_bound(FfChannel *ch);
 /* Bytes written that the kernel has not sent yet, since the link or the peer takes no more now. 0
  * if that is not known (no TCP). Any thread. */

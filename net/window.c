@@ -49,12 +49,15 @@
 #define WINDOW_FIRST (32u << 10)
 #define FIRST_RTT_US 1000
 #define WINDOW_MAX (200u << 10)
-/* A connection that carries more does not wait for its link, but for a processor, where one thread
- * sends; one that has carried it does so until it carries less than the second one. */
+/* Who carries more over all bulk sockets does not wait for a link, but for a processor, where one
+ * thread sends. */
 #define FAST_RATE 400000000
-#define SLOW_RATE 50000000
-/* Of its time a sender waits for the link, one part of so many at least. */
-#define WAIT_SHARE 4
+/* A sender that waits for the socket for one part of so many of its time waits for the link, until
+ * it does so for less than one of as many as the second one. */
+#define WAITS_SHARE 4
+#define BUSY_SHARE 12
+/* What comes later than so many measurements was not sent all the time. */
+#define PAUSE 4
 /* The rate is looked at for so long before the window is doubled, and then once more. */
 #define TRIAL_US 65000
 /* It must grow by a third, or the trial was in vain. */
@@ -110,17 +113,23 @@ unsigned ff_window_piece(const FfWindow *w)
 
 bool ff_window_link_bound(const FfWindow *w)
 {
-    return (w->bytes || w->least) && !w->is_fast && w->waits;
+    return (w->bytes || w->least || w->phase == FF_WINDOW_DOUBLED) && w->waits;
 }
 
 static int set(int fd, unsigned bytes)
 {
-    int value = (int)(bytes ? bytes : WINDOW_MAX), unlocked = 0;
+    int value = (int)bytes, unlocked = 0;
 
-    if (!bytes && setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &unlocked, sizeof(unlocked)) == 0) {
-        return 0;
+    if (bytes) {
+        return setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &value, sizeof(value));
     }
-    return setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &value, sizeof(value));
+    return setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &unlocked, sizeof(unlocked));
+}
+
+/* Before Linux 5.15 a bound cannot be taken away: the largest takes its place. */
+static int set_or_most(int fd, unsigned bytes)
+{
+    return bytes || set(fd, 0) == 0 ? set(fd, bytes) : set(fd, WINDOW_MAX);
 }
 
 void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t now)
@@ -130,13 +139,14 @@ void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t 
     if (dt < MEASURE_US) {
         return;
     }
-    if (w->measured_us) {
+    uint64_t waited = waited_us - w->waited_us;
+    /* After a pause nothing is known of the time before it. */
+    if (w->measured_us && (dt < PAUSE * MEASURE_US || 2 * waited > (uint64_t)dt)) {
         uint64_t rate = (acked - w->acked) * 1000000 / dt;
 
         w->rate = MAX(rate, w->rate - w->rate / 16);
         w->best = MAX(w->best, rate);
-        w->waits = (waited_us - w->waited_us) * WAIT_SHARE >= (uint64_t)dt;
-        w->is_fast = w->rate >= FAST_RATE || (w->is_fast && w->rate >= SLOW_RATE);
+        w->waits = waited * (w->waits ? BUSY_SHARE : WAITS_SHARE) >= (uint64_t)dt;
     }
     w->measured_us = now;
     w->acked = acked;
@@ -172,14 +182,14 @@ static unsigned end_of_phase(FfWindow *w, int64_t now)
         w->bytes_before = w->bytes;
         return twice(w->bytes);
     }
-    if (best >= GAIN(w->rate_before)) {
+    if (w->rate_before && best >= GAIN(w->rate_before)) {
         w->least = w->bytes ? w->bytes : UINT_MAX;
         w->believed_us = now + GAINED_US;
         w->phase = w->bytes ? FF_WINDOW_BEFORE : FF_WINDOW_FOLLOWS;
         return w->bytes;
     }
     w->phase = FF_WINDOW_FOLLOWS;
-    w->believed_us = now + IN_VAIN_US;
+    w->believed_us = now + (w->least ? GAINED_US : IN_VAIN_US);
     return w->bytes_before;
 }
 
@@ -192,7 +202,7 @@ static unsigned try_more(FfWindow *w, unsigned next, int64_t now)
     if (now >= w->believed_us && w->least) {
         w->least = 0;
         w->believed_us = now + SETTLE_US;
-    } else if (now >= w->believed_us && w->bytes && next) {
+    } else if (now >= w->believed_us && w->alone && w->bytes && next) {
         w->phase = FF_WINDOW_BEFORE;
         w->best = 0;
         w->until_us = now + TRIAL_US;
@@ -206,6 +216,12 @@ unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now)
     return try_more(w, open_up(w, ff_window_next(w->bytes, t)), now);
 }
 
+/* A long way, or a kernel that could not take a bound away again (before Linux 5.15): none then. */
+static bool begins_short(int fd, const FfRoundTrip *t)
+{
+    return t->min_rtt_us < FIRST_RTT_US && set(fd, 0) == 0;
+}
+
 void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
 {
     int64_t now = g_get_monotonic_time();
@@ -215,25 +231,45 @@ void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
     if (now < w->next_us) {
         return;
     }
-    bool first = !w->next_us;
     w->next_us = now + INTERVAL_US;
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
-        len < offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt) ||
-        !info.tcpi_rtt) {
+        len < offsetof(struct tcp_info, tcpi_min_rtt) + sizeof(info.tcpi_min_rtt)) {
         w->next_us = INT64_MAX; /* not TCP, or a kernel that does not tell */
         return;
     }
+    if (!info.tcpi_rtt) {
+        return; /* not yet */
+    }
     ff_window_measure(w, info.tcpi_bytes_acked, waited_us, now);
     FfRoundTrip t = {info.tcpi_rtt, info.tcpi_min_rtt, w->rate};
-    unsigned next;
-    if (first) {
-        w->opening = t.min_rtt_us < FIRST_RTT_US;
+    unsigned next = w->bytes;
+    if (!w->begun) {
+        w->begun = true;
+        w->opening = begins_short(fd, &t);
         w->believed_us = now + SETTLE_US;
         next = w->opening ? WINDOW_FIRST : 0;
-    } else {
+    } else if (w->rate || w->opening) {
         next = ff_window_look(w, &t, now);
     }
-    if (next != w->bytes && set(fd, next) == 0) {
+    if (next != w->bytes && set_or_most(fd, next) == 0) {
         w->bytes = next;
     }
+}
+
+/* ---- all bulk sockets of a connection -------------------------------------------------------- */
+
+bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, int64_t now)
+{
+    int64_t dt = now - r->measured_us;
+
+    if (dt >= MEASURE_US || bytes < r->bytes) {
+        /* Fewer: they are new ones. */
+        bool known = r->measured_us && bytes >= r->bytes;
+        uint64_t rate = known ? (bytes - r->bytes) * 1000000 / dt : 0;
+
+        r->rate = MAX(rate, r->rate - r->rate / 16);
+        r->measured_us = now;
+        r->bytes = bytes;
+    }
+    return r->rate < FAST_RATE;
 }

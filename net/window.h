@@ -22,7 +22,8 @@ typedef struct {
     unsigned bytes;  /* 0: as the kernel likes */
     bool opening;    /* it has only grown so far */
     uint64_t rate;   /* the best of late, bytes per second */
-    bool is_fast;    /* for one that waits for its link */
+    bool begun;      /* it was looked at */
+    bool alone;      /* no other bulk socket is in use: doubling it takes nothing from them */
     bool waits;      /* its sender, for the socket */
     int64_t measured_us;
     uint64_t acked;     /* bytes, then */
@@ -53,10 +54,21 @@ unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now);
 /* Bytes that are best written at once, so that what comes between them does not wait for long. 0:
  * the window has no bound, and neither has a write. */
 unsigned ff_window_piece(const FfWindow *w);
-/* The link is the limit, not a processor. */
+/* The link is the limit as far as this socket knows: it is bounded, and its sender waits. */
 bool ff_window_link_bound(const FfWindow *w);
 /* Looks at socket FD if it is time to, and sets its buffer. WAITED_US as above. Sockets other than
  * TCP stay as they are. */
 void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us);
+
+/* What all bulk sockets of a connection carry. */
+typedef struct {
+    uint64_t rate; /* the best of late, bytes per second */
+    int64_t measured_us;
+    uint64_t bytes; /* then */
+} FfLinkRate;
+
+/* BYTES are what all of them have carried so far, at NOW (monotonic, us): whether that is little
+ * enough for a link to be the limit. Pure. */
+bool ff_link_rate_is_slow(FfLinkRate *rate, uint64_t bytes, int64_t now);
 
 #endif

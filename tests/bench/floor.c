@@ -266,7 +266,7 @@ static gpointer send_bulk(gpointer opaque)
     const Link *l = opaque;
     g_autofree char *chunk = g_malloc0(CHUNK);
     struct pollfd room = {l->bulk.from, POLLOUT, 0};
-    FfWindow window = {0};
+    FfWindow window = {.alone = true};
     ssize_t n = 0;
     bool prompt = false;
     uint64_t waited_us = 0;

@@ -64,7 +64,7 @@ static void go_on(Flow *f, const Link *l, int64_t us)
 
 static Flow run(const Link *l, int64_t us)
 {
-    Flow f = {.w = {.bytes = 32 << 10, .opening = true, .believed_us = 200000}};
+    Flow f = {.w = {.bytes = 32 << 10, .opening = true, .alone = true, .believed_us = 200000}};
 
     go_on(&f, l, us);
     return f;
@@ -117,28 +117,24 @@ static void test_fast(void)
     g_assert_cmpuint(f.w.bytes, ==, 0);
     g_assert_false(ff_window_link_bound(&f.w));
     /* A bound that there was goes as well, if later. */
-    f.w = (FfWindow){.bytes = 40 << 10};
+    f.w = (FfWindow){.bytes = 40 << 10, .alone = true};
     go_on(&f, &l, 100 * LOOK_US);
     g_assert_cmpuint(f.w.bytes, ==, 0);
 }
 
-/* 10 Gbit/s: bounded, but not what bulk waits for; nor if it carries less for a while. */
-static void test_not_slow(void)
+/* 10 Gbit/s: bounded shortly. */
+static void test_ten(void)
 {
     const Link l = {1180000000, 40, 20000};
     Flow f = run(&l, G_USEC_PER_SEC);
 
     g_assert_cmpuint(f.w.bytes, >, 0);
     g_assert_cmpuint(queue_of(&f), <, 250);
-    g_assert_false(ff_window_link_bound(&f.w));
     g_assert_cmpuint(ff_window_piece(&f.w), ==, 64 << 10);
     g_assert_cmpuint(f.bytes, >, l.rate / 100 * 95);
-    const Link part = {295000000, 40, 20000};
-    go_on(&f, &part, G_USEC_PER_SEC);
-    g_assert_false(ff_window_link_bound(&f.w));
 }
 
-/* Whose sender is busy all the time does not wait for its link. */
+/* Whose sender is busy all the time does not wait for its link; nor one that has paused. */
 static void test_busy(void)
 {
     FfWindow w = {.bytes = 32 << 10};
@@ -148,6 +144,48 @@ static void test_busy(void)
     g_assert_false(ff_window_link_bound(&w));
     ff_window_measure(&w, 6000000, 20500, 60001);
     g_assert_true(ff_window_link_bound(&w));
+    /* It takes more to change than a little. */
+    ff_window_measure(&w, 9000000, 24500, 90001);
+    g_assert_true(ff_window_link_bound(&w));
+    uint64_t rate = w.rate;
+    ff_window_measure(&w, 9100000, 24600, 1090001);
+    g_assert_true(ff_window_link_bound(&w));
+    g_assert_cmpuint(w.rate, ==, rate);
+    ff_window_measure(&w, 12000000, 24700, 1120001);
+    g_assert_false(ff_window_link_bound(&w));
+}
+
+/* Several bulk sockets, of which each carries little: together they do not. What a link lets pass
+ * at once at first is forgotten, and so are old sockets. */
+static void test_rate(void)
+{
+    FfLinkRate r = {0};
+    uint64_t bytes = 0;
+    int64_t now = G_USEC_PER_SEC;
+
+    g_assert_true(ff_link_rate_is_slow(&r, bytes, now));
+    g_assert_false(ff_link_rate_is_slow(&r, bytes += 30000 * 1100, now += 30000));
+    for (unsigned i = 0; i < 20; i++) {
+        g_assert_false(ff_link_rate_is_slow(&r, bytes += 30000 * 1100, now += 30000));
+    }
+    bool slow = false;
+    for (unsigned i = 0; i < 30; i++) {
+        slow = ff_link_rate_is_slow(&r, bytes += 30000 * 118, now += 30000);
+    }
+    g_assert_true(slow);
+    g_assert_true(ff_link_rate_is_slow(&r, 0, now += 30000));
+    g_assert_false(ff_link_rate_is_slow(&r, 30000 * 1100, now += 30000));
+}
+
+/* One that is not alone is not doubled: it would gain what others lose. */
+static void test_not_alone(void)
+{
+    const Link l = {125000000, 60, 20000};
+    Flow f = {.w = {.bytes = 32 << 10, .opening = true}};
+
+    go_on(&f, &l, 20 * G_USEC_PER_SEC);
+    g_assert_cmpuint(f.queued, ==, 0);
+    g_assert_cmpuint(f.w.bytes, >, 0);
 }
 
 /* 100 Mbit/s: at its shortest the queue is long still. Trials are short and far between. */
@@ -208,8 +246,10 @@ int main(int argc, char **argv)
     g_test_add_func("/window/long", test_long);
     g_test_add_func("/window/middle", test_middle);
     g_test_add_func("/window/fast", test_fast);
-    g_test_add_func("/window/not-slow", test_not_slow);
+    g_test_add_func("/window/ten", test_ten);
     g_test_add_func("/window/busy", test_busy);
+    g_test_add_func("/window/rate", test_rate);
+    g_test_add_func("/window/not-alone", test_not_alone);
     g_test_add_func("/window/slow", test_slow);
     g_test_add_data_func("/window/shared/1g", &gigabit, test_shared);
     g_test_add_data_func("/window/shared/10g", &ten, test_shared);

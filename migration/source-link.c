@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Whether the link is the limit. See source-link.h.
+ *
+ * A socket that is held short, and whose sender waits for it, waits for the link, or for who reads
+ * at its other end. Where all of them carry much it is a processor that limits one (net/window.h),
+ * whatever the link could do.
+ */
+#include "migration/source-link.h"
+
+bool ff_source_link_bound(FfSource *s)
+{
+    FfConnection *conn = s->conn;
+    uint64_t bytes = ff_channel_bytes(conn->main);
+
+    for (unsigned i = 0; i < conn->n_bulk; i++) {
+        bytes += ff_channel_bytes(conn->bulk[i].ch);
+    }
+    bool slow = ff_link_rate_is_slow(&s->link_rate, bytes, g_get_monotonic_time());
+    bool bound = slow && ff_channel_link_bound(conn->main);
+
+    ff_channel_set_alone(conn->main, bound || conn->n_bulk == 0);
+    return bound;
+}
