@@ -4,10 +4,18 @@
  */
 #include "tests/lib/move.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
+
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL
+#endif
 
 /* Bytes per second before the switch. */
 #define PRECOPY_BANDWIDTH "8388608"
@@ -220,4 +228,57 @@ void move_finish(Move *m)
     g_ptr_array_unref(m->args);
     g_free(m->memory);
     g_free(m);
+}
+
+/* ---- after a migration that has failed ------------------------------------------------------- */
+
+static bool can_be_yanked(Qmp *q)
+{
+    g_autoptr(JsonObject) answer = qmp_call(q, "query-yank", NULL);
+    JsonArray *list = json_object_get_array_member(answer, "return");
+
+    for (guint i = 0; i < json_array_get_length(list); i++) {
+        JsonObject *instance = json_array_get_object_element(list, i);
+        if (!strcmp(json_object_get_string_member(instance, "type"), "migration")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The thread that reads QEMU's return path, by its name; 0: it has ended. */
+static pid_t return_path(Vm *vm)
+{
+    g_autofree char *tasks = g_strdup_printf("/proc/%d/task", vm_pid(vm));
+    g_autoptr(GDir) dir = g_dir_open(tasks, 0, NULL);
+    const char *tid;
+
+    g_assert_nonnull(dir);
+    while ((tid = g_dir_read_name(dir))) {
+        g_autofree char *path = g_strdup_printf("%s/%s/comm", tasks, tid), *name = NULL;
+        if (g_file_get_contents(path, &name, NULL, NULL) && !strcmp(name, "return path\n")) {
+            return (pid_t)g_ascii_strtoll(tid, NULL, 10);
+        }
+    }
+    return 0;
+}
+
+void move_await_cleanup(Vm *vm)
+{
+    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    pid_t tid;
+
+    while (can_be_yanked(vm_qmp(vm))) {
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+    }
+    while ((tid = return_path(vm))) {
+        struct pollfd end = {.fd = (int)syscall(SYS_pidfd_open, tid, PIDFD_THREAD),
+                             .events = POLLIN};
+
+        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
+        if (end.fd >= 0) {
+            g_assert_cmpint(poll(&end, 1, 60000), ==, 1);
+            close(end.fd);
+        }
+    }
 }

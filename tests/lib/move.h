@@ -71,4 +71,11 @@ char *move_check_counts(Vm *source, uint64_t ram);
 /* Ends QEMU by "quit"; farfault's summary must stand in its stderr then. */
 char *move_check_summary(Vm *vm);
 
+/* QEMU says that a migration is over before it has cleaned up. A new one before that is refused
+ * ("duplicate yank instance"), but QEMU 7.2 has reset what it was to clean up by then, and can come
+ * to harm: its list of what can be yanked tells. Nor does a QEMU before 8.2 wait for the thread
+ * that reads the return path, which takes the file of a new migration from under it. Kernels before
+ * 6.9 do not tell of a thread's end. */
+void move_await_cleanup(Vm *vm);
+
 #endif

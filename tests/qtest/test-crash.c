@@ -486,6 +486,7 @@ static void give(Vm *s, Vm *d, const Giving *g, const char *uri)
     qmp_ok(sq, "migrate", "{'uri': '%s'}", uri);
     if (g->fails) {
         qmp_expect_migration(sq, "failed");
+        move_await_cleanup(s);
         qmp_ok(sq, "migrate", "{'uri': '%s'}", uri);
     }
 }

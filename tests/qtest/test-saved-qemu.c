@@ -10,6 +10,7 @@
 #include "tests/lib/vm.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define RAM_MIB 64
@@ -100,9 +101,11 @@ static char *file_uri(const char *path, uint64_t offset)
 static void save(const Row *row, Vm *vm, const char *path)
 {
     Qmp *q = vm_qmp(vm);
-    g_autofree char *uri =
-        row->mapped ? file_uri(path, row->in_offset) : g_strdup_printf("exec:cat > %s", path);
+    g_autofree char *end = vm_path(vm, "written"), *nothing = NULL;
+    g_autofree char *uri = row->mapped ? file_uri(path, row->in_offset)
+                                       : g_strdup_printf("exec:cat > %s; echo > %s", path, end);
 
+    g_assert_cmpint(mkfifo(end, 0600), ==, 0);
     vm_wait_serial(vm, "AB");
     qmp_set_capability(q, "events", true);
     if (row->mapped) {
@@ -115,6 +118,9 @@ static void save(const Row *row, Vm *vm, const char *path)
     }
     qmp_ok(q, "migrate", "{'uri': '%s'}", uri);
     qmp_expect_migration(q, "completed");
+    /* QEMU has written it to a pipe by then. */
+    g_assert_true(row->mapped || g_file_get_contents(end, &nothing, NULL, NULL));
+    unlink(end);
 }
 
 static void convert(const Row *row, const char *in, const char *out)

@@ -11,11 +11,9 @@
 #include <fcntl.h>
 #include <glib-unix.h>
 #include <glib/gstdio.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "migration/handshakes.h"
@@ -31,10 +29,6 @@
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 #include "tests/lib/wiretap.h"
-
-#ifndef PIDFD_THREAD
-#define PIDFD_THREAD O_EXCL
-#endif
 
 /* No multiple of 256 KiB: QEMU 7.2 under TCG loses dirty pages of a busy guest otherwise. */
 #define MEMORY "65544K"
@@ -518,62 +512,6 @@ static void test_require(void)
 /* What ends a migration that QEMU carries under our TLS before it is complete. */
 typedef enum { CANCELLED, ENGINE_KILLED, PEER_KILLED } End;
 
-static bool can_be_yanked(Qmp *q)
-{
-    g_autoptr(JsonObject) answer = qmp_call(q, "query-yank", NULL);
-    JsonArray *list = json_object_get_array_member(answer, "return");
-
-    for (guint i = 0; i < json_array_get_length(list); i++) {
-        JsonObject *instance = json_array_get_object_element(list, i);
-        if (!strcmp(json_object_get_string_member(instance, "type"), "migration")) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The thread that reads QEMU's return path, by its name; 0: it has ended. */
-static pid_t return_path(Vm *vm)
-{
-    g_autofree char *tasks = g_strdup_printf("/proc/%d/task", vm_pid(vm));
-    g_autoptr(GDir) dir = g_dir_open(tasks, 0, NULL);
-    const char *tid;
-
-    g_assert_nonnull(dir);
-    while ((tid = g_dir_read_name(dir))) {
-        g_autofree char *path = g_strdup_printf("%s/%s/comm", tasks, tid), *name = NULL;
-        if (g_file_get_contents(path, &name, NULL, NULL) && !strcmp(name, "return path\n")) {
-            return (pid_t)g_ascii_strtoll(tid, NULL, 10);
-        }
-    }
-    return 0;
-}
-
-/* QEMU says that a migration is over before it has cleaned up. A new one before that is refused
- * ("duplicate yank instance"), but QEMU 7.2 has reset what it was to clean up by then, and can come
- * to harm: its list of what can be yanked tells. Nor does a QEMU before 8.2 wait for the thread
- * that reads the return path, which takes the file of a new migration from under it. Kernels before
- * 6.9 do not tell of a thread's end. */
-static void await_cleanup(Vm *vm)
-{
-    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
-    pid_t tid;
-
-    while (can_be_yanked(vm_qmp(vm))) {
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-    }
-    while ((tid = return_path(vm))) {
-        struct pollfd end = {.fd = (int)syscall(SYS_pidfd_open, tid, PIDFD_THREAD),
-                             .events = POLLIN};
-
-        g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        if (end.fd >= 0) {
-            g_assert_cmpint(poll(&end, 1, 60000), ==, 1);
-            close(end.fd);
-        }
-    }
-}
-
 static bool has_ended(JsonObject *data, const void *opaque)
 {
     const char *status = json_object_get_string_member(data, "status");
@@ -641,7 +579,7 @@ static void test_settings(const void *opaque)
     g_assert_cmpint(json_object_get_int_member(all, "max-bandwidth"), ==, 2097152);
     qmp_ok(s, "migrate-set-parameters", "{'x-farfault-policy': 'never', 'max-bandwidth': %d}",
            1 << 30);
-    await_cleanup(source);
+    move_await_cleanup(source);
     qmp_ok(s, "migrate", "{'uri': '%s'}", other);
     qmp_expect_migration(s, "active");
     qmp_ok(s, "migrate-start-postcopy", NULL);
