@@ -30,10 +30,8 @@ struct FfChannel {
         size_t size, at, end;
     } ahead;
     FfWindow window;    /* a thread that waits for room to write bulk, one at a time */
-    uint64_t waited_us; /* atomic, relaxed; for the socket to take more. Observer: who waits */
+    uint64_t waited_us; /* atomic, relaxed; writers, for room. Observer: that thread */
     gint piece;         /* atomic; ff_window_piece(). Observer: writers */
-    gint alone;         /* atomic; no other bulk channel is in use. Observer: who waits */
-    gint link_bound;    /* atomic; ff_window_link_bound(). Observer: senders of bulk */
     struct {
         FfMutex lock;
         FfCond turn;

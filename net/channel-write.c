@@ -338,10 +338,8 @@ void ff_channel_finish(FfChannel *ch)
 
 int ff_channel_wait_writable(FfChannel *ch)
 {
-    ch->window.alone = g_atomic_int_get(&ch->alone);
     ff_window_follow(&ch->window, ch->fd, __atomic_load_n(&ch->waited_us, __ATOMIC_RELAXED));
     g_atomic_int_set(&ch->piece, (gint)ff_window_piece(&ch->window));
-    g_atomic_int_set(&ch->link_bound, ff_window_link_bound(&ch->window));
     int rc = wait_for_peer(ch, POLLOUT);
 
     if (rc == 0 && g_atomic_int_get(&ch->closed)) {
@@ -352,12 +350,12 @@ int ff_channel_wait_writable(FfChannel *ch)
 
 void ff_channel_set_alone(FfChannel *ch, bool alone)
 {
-    g_atomic_int_set(&ch->alone, alone);
+    ch->window.alone = alone;
 }
 
-bool ff_channel_link_bound(FfChannel *ch)
+bool ff_channel_link_bound(const FfChannel *ch)
 {
-    return g_atomic_int_get(&ch->link_bound);
+    return ff_window_link_bound(&ch->window);
 }
 
 uint64_t ff_channel_unsent(const FfChannel *ch)

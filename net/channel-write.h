@@ -26,10 +26,11 @@ void ff_channel_finish(FfChannel *ch);
  * claim made after it goes out at once. 0 or -errno. */
 int ff_channel_wait_writable(FfChannel *ch);
 /* No other bulk channel of the same link is in use (not, at first): what this one may have on its
- * way can be tried. Any thread. */
+ * way can be tried. For a thread that waits for room on it. */
 void ff_channel_set_alone(FfChannel *ch, bool alone);
-/* What is on its way is kept short, and its sender waits for it. Any thread. */
-bool ff_channel_link_bound(FfChannel *ch);
+/* What is on its way is kept short, and its sender waits for it. For a thread that waits for room
+ * on it. */
+bool ff_channel_link_bound(const FfChannel *ch);
 /* Bytes written that the kernel has not sent yet, since the link or the peer takes no more now. 0
  * if that is not known (no TCP). Any thread. */
 uint64_t ff_channel_unsent(const FfChannel *ch);
