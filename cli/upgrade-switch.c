@@ -301,7 +301,7 @@ static bool await_end(FfUpgrade *u, bool begun, GError **error)
 {
     bool asked = false;
 
-    while (u->handed && u->end != FF_END_FAILED &&
+    while (u->end != FF_END_FAILED &&
            !(u->old_gone && (!begun || u->new_gone || u->end == FF_END_COMPLETED))) {
         bool alone = u->new_gone && !u->old_gone && !asked;
 
@@ -366,16 +366,13 @@ bool ff_upgrade_switch_over(FfUpgrade *u, GError **error)
 {
     ff_cli_qmp_listen(u->running, on_old, u);
     ff_cli_qmp_listen(u->prepared, on_new, u);
-    bool begun = begin(u, error);
-    if (!u->handed) {
-        /* Nothing was begun; what another upgrade does meanwhile is not ours to wait for. */
-        ff_cli_qmp_listen(u->running, NULL, NULL);
-        ff_cli_qmp_listen(u->prepared, NULL, NULL);
-        return false;
+    bool begun = begin(u, error), ended = false;
+    /* Else nothing was begun; what another upgrade does meanwhile is not ours to wait for. */
+    if (u->handed) {
+        ended = await_end(u, begun, begun ? error : NULL);
+        await_arrival(u);
+        await_front(u);
     }
-    bool ended = await_end(u, begun, begun ? error : NULL);
-    await_arrival(u);
-    await_front(u);
     ff_cli_qmp_listen(u->running, NULL, NULL);
     ff_cli_qmp_listen(u->prepared, NULL, NULL);
     if (!ended || (!begun && u->end == FF_END_FAILED)) {
