@@ -42,6 +42,11 @@ lint_packages=(clang-format git)
 model_packages=(spin gcc libc6-dev)
 fuzz_packages=(clang libclang-rt-14-dev)
 
+# What ldd names, by whole paths: those libraries, and the linker that starts programs.
+libraries_of() {
+    LC_ALL=C ldd "$1" | sed -n 's#^.*=> \(/[^ ]*\) (.*#\1#p; s#^\t\(/[^ ]*\) (.*#\1#p'
+}
+
 say() {
     printf '%s\n' "$*"
 }

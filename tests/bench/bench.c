@@ -70,8 +70,8 @@ static struct {
 static const GOptionEntry entries[] = {
     {"rounds", 0, 0, G_OPTION_ARG_INT, &opt.rounds, "Rounds (3)", "N"},
     {"mem", 0, 0, G_OPTION_ARG_INT, &opt.mem, "RAM of the guest (1024)", "MIB"},
-    {"hot", 0, 0, G_OPTION_ARG_INT, &opt.hot, "Part that it works on (3/4, less of small ones)",
-     "MIB"},
+    {"hot", 0, 0, G_OPTION_ARG_INT, &opt.hot,
+     "Part that it works on (3/4, less of small ones; half of it with a load)", "MIB"},
     {"vcpus", 0, 0, G_OPTION_ARG_INT, &opt.vcpus, "vCPUs (1)", "N"},
     {"write", 0, 0, G_OPTION_ARG_INT, &opt.write, "Steps that write (50)", "PERCENT"},
     {"alike", 0, 0, G_OPTION_ARG_INT, &opt.alike,
@@ -80,7 +80,9 @@ static const GOptionEntry entries[] = {
      "Measure the guest's speed in so many seconds of precopy instead", "S"},
     {"bandwidth", 0, 0, G_OPTION_ARG_INT, &opt.bandwidth, "The precopy's max-bandwidth (100)",
      "MB/s"},
-    {"mode", 0, 0, G_OPTION_ARG_STRING, &opt.mode, "random, seq, zipf, core", "MODE"},
+    {"mode", 0, 0, G_OPTION_ARG_STRING, &opt.mode,
+     "random, seq, zipf, core; with the guest of scripts/build-guest --load: database, compile",
+     "MODE"},
     {"core", 0, 0, G_OPTION_ARG_INT, &opt.core,
      "With --mode core: part that 63 of 64 steps go to, scattered (64)", "MIB"},
     {"after-pass", 0, 0, G_OPTION_ARG_NONE, &opt.after_pass,
@@ -713,6 +715,9 @@ static bool settle(GError **error)
     set_default(&opt.mode, "random");
     set_default(&opt.out, ".");
     opt.qemu = opt.qemu ? opt.qemu : g_strdupv((char **)qemu);
+    if (!opt.hot && (g_str_equal(opt.mode, "database") || g_str_equal(opt.mode, "compile"))) {
+        opt.hot = opt.mem / 2;
+    }
     /* A guest has 96 MiB for its kernel at least. */
     opt.hot = opt.hot ? opt.hot : MIN(opt.mem / 4 * 3, opt.mem - 96);
     if (opt.rounds < 1 || opt.vcpus < 1 || opt.mem < 128 || opt.hot < 1 || opt.hot >= opt.mem) {

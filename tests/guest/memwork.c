@@ -84,10 +84,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -95,15 +93,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/reboot.h>
-#include <sys/stat.h>
 #include <sys/sysinfo.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include "console.h"
 #include "directio.h"
 #include "durations.h"
 #include "extra.h"
@@ -184,27 +181,6 @@ static atomic_bool finished;            /* key 'f': workers note no steps that b
 static pthread_barrier_t filled;
 static pthread_mutex_t verified_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t verified_cond = PTHREAD_COND_INITIALIZER;
-
-/* One write(2) per line, so that lines of several threads do not mix. */
-__attribute__((format(printf, 1, 2))) static void line(const char *format, ...)
-{
-    char text[1024];
-    va_list args;
-    va_start(args, format);
-    int n = vsnprintf(text, sizeof text - 1, format, args);
-    va_end(args);
-    if (n < 0)
-        return;
-    if (n > (int)sizeof text - 2)
-        n = sizeof text - 2;
-    text[n++] = '\n';
-    for (int done = 0; done < n;) {
-        ssize_t w = write(STDOUT_FILENO, text + done, n - done);
-        if (w < 0 && errno != EINTR && errno != EAGAIN)
-            return;
-        done += w > 0 ? w : 0;
-    }
-}
 
 /* The disk first: the kernel would take it away from threads that use it, which may last. */
 static void end(int status)
@@ -288,10 +264,11 @@ static void report_bad(uint64_t page, unsigned at)
     unsigned zeros = 0;
     for (unsigned i = 0; i < WORDS; i++)
         zeros += word[i] == 0;
-    line("FF bad page=%llu address=%#llx expected_version=%u found_version=%llu first_wrong_word=%u"
-         " zero_words=%u",
-         (unsigned long long)page, (unsigned long long)(uintptr_t)word, version[page],
-         (unsigned long long)word[1], at, zeros);
+    console_line(
+        "FF bad page=%llu address=%#llx expected_version=%u found_version=%llu first_wrong_word=%u"
+        " zero_words=%u",
+        (unsigned long long)page, (unsigned long long)(uintptr_t)word, version[page],
+        (unsigned long long)word[1], at, zeros);
 }
 
 /* Checks one page. A wrong one is counted once: it gets a new version and a right content. */
@@ -552,29 +529,29 @@ static void report(double seconds)
             p += sprintf(p, "%s%u:%llu", p == hist ? "" : ",", b, (unsigned long long)s.hist[b]);
     if (stall_ms > max_ms)
         max_ms = stall_ms;
-    line("FF t=%g clock_us=%.0f writes=%llu checks=%llu passes=%llu bad=%llu stall_ms=%.2f "
-         "max_ms=%.2f hist=%s",
-         seconds, at_us, (unsigned long long)s.writes, (unsigned long long)s.checks,
-         (unsigned long long)s.passes, (unsigned long long)s.bad, stall_ms, max_ms, hist);
+    console_line("FF t=%g clock_us=%.0f writes=%llu checks=%llu passes=%llu bad=%llu stall_ms=%.2f "
+                 "max_ms=%.2f hist=%s",
+                 seconds, at_us, (unsigned long long)s.writes, (unsigned long long)s.checks,
+                 (unsigned long long)s.passes, (unsigned long long)s.bad, stall_ms, max_ms, hist);
     if (opt.disk || opt.port) {
         IoCounts io = io_counts();
-        line("FF io disk=%llu net=%llu bad=%llu", (unsigned long long)io.disk,
-             (unsigned long long)io.net, (unsigned long long)io.bad);
+        console_line("FF io disk=%llu net=%llu bad=%llu", (unsigned long long)io.disk,
+                     (unsigned long long)io.net, (unsigned long long)io.bad);
     }
     if (nested_runs()) {
         NestedCounts nested = nested_counts();
-        line("FF nested exits=%llu bad=%llu", (unsigned long long)nested.exits,
-             (unsigned long long)nested.bad);
+        console_line("FF nested exits=%llu bad=%llu", (unsigned long long)nested.exits,
+                     (unsigned long long)nested.bad);
     }
     if (opt.frames) {
         FramesCounts frames = frames_counts();
-        line("FF frames good=%llu lost=%llu bad=%llu", (unsigned long long)frames.good,
-             (unsigned long long)frames.lost, (unsigned long long)frames.bad);
+        console_line("FF frames good=%llu lost=%llu bad=%llu", (unsigned long long)frames.good,
+                     (unsigned long long)frames.lost, (unsigned long long)frames.bad);
     }
     if (opt.direct) {
         DirectCounts direct = direct_counts();
-        line("FF direct reads=%llu bad=%llu", (unsigned long long)direct.reads,
-             (unsigned long long)direct.bad);
+        console_line("FF direct reads=%llu bad=%llu", (unsigned long long)direct.reads,
+                     (unsigned long long)direct.bad);
     }
 }
 
@@ -596,10 +573,10 @@ static bool verdict(void)
         checks += atomic_load(&workers[i].checks);
         bad += atomic_load(&workers[i].bad);
     }
-    line("FF verdict %s pages=%llu checks=%llu writes=%llu bad=%llu%s%s", bad ? "bad" : "ok",
-         (unsigned long long)n_pages, (unsigned long long)checks, (unsigned long long)writes,
-         (unsigned long long)bad, opt.frames ? " frame=" : "",
-         opt.frames ? frames_first_bad() : "");
+    console_line("FF verdict %s pages=%llu checks=%llu writes=%llu bad=%llu%s%s",
+                 bad ? "bad" : "ok", (unsigned long long)n_pages, (unsigned long long)checks,
+                 (unsigned long long)writes, (unsigned long long)bad, opt.frames ? " frame=" : "",
+                 opt.frames ? frames_first_bad() : "");
     return bad == 0;
 }
 
@@ -616,19 +593,6 @@ static void take_waits(Durations *all, Step *longest)
         w->waits = (Durations){0};
         memset(w->longest, 0, sizeof w->longest);
         pthread_mutex_unlock(&w->waits_lock);
-    }
-}
-
-static void say_buckets(const Durations *all)
-{
-    char text[900], *p = text;
-    for (unsigned b = 0; b < DURATIONS_BUCKETS; b++) {
-        if (all->bucket[b])
-            p += sprintf(p, "%s%u:%u", p == text ? "" : ",", b, all->bucket[b]);
-        if (p > text + sizeof text - 24 || (p > text && b == DURATIONS_BUCKETS - 1)) {
-            line("FF waits hist=%s", text);
-            p = text;
-        }
     }
 }
 
@@ -657,14 +621,14 @@ static void say_waits(void)
     static Durations all;
     Step longest[LONGEST] = {0};
     take_waits(&all, longest);
-    say_buckets(&all);
+    console_durations(&all);
     qsort(longest, LONGEST, sizeof *longest, by_length);
     for (unsigned i = 0; i < LONGEST && longest[i].us > 0; i++)
-        line("FF longest us=%.1f end_us=%.1f touch_us=%.1f frame=%llu worker=%u", longest[i].us,
-             longest[i].end_us, longest[i].touch_us, (unsigned long long)frame_of(longest[i].page),
-             longest[i].worker);
-    line("FF waits n=%llu sum_us=%.1f worst_us=%.1f", (unsigned long long)all.n, all.sum_us,
-         all.worst_us);
+        console_line("FF longest us=%.1f end_us=%.1f touch_us=%.1f frame=%llu worker=%u",
+                     longest[i].us, longest[i].end_us, longest[i].touch_us,
+                     (unsigned long long)frame_of(longest[i].page), longest[i].worker);
+    console_line("FF waits n=%llu sum_us=%.1f worst_us=%.1f", (unsigned long long)all.n, all.sum_us,
+                 all.worst_us);
     atomic_store(&finished, false);
 }
 
@@ -677,7 +641,7 @@ static void take_or_give_back(void)
     } else if (opt.extra && extra_take(opt.extra)) {
         what = "taken";
     }
-    line("FF extra %s mib=%u", what, opt.extra);
+    console_line("FF extra %s mib=%u", what, opt.extra);
 }
 
 static void begin_or_end_nested(void)
@@ -688,7 +652,11 @@ static void begin_or_end_nested(void)
         nested_end();
     else
         error = opt.nested ? nested_begin() : "no ff.nested=1";
-    line("FF nested %s%s", error ? "refused: " : end ? "ended" : "begun", error ? error : "");
+    console_line("FF nested %s%s",
+                 error ? "refused: "
+                 : end ? "ended"
+                       : "begun",
+                 error ? error : "");
 }
 
 static void serve_key(char key)
@@ -713,30 +681,6 @@ static void serve_key(char key)
         end(verdict() ? 0 : 1);
 }
 
-/* Reports, and serves the keys between. A console that is at its end has no keys. */
-static void report_and_listen(void)
-{
-    double every = opt.report * 1e3, start = now_us(), next = start + every;
-    struct pollfd console = {.fd = STDIN_FILENO, .events = POLLIN};
-    for (;;) {
-        double left = next - now_us();
-        if (left <= 0) {
-            report((next - start) / 1e6);
-            /* A guest that was stopped for long does not catch up on lines. */
-            next += left < -every ? every * (uint64_t)(1 - left / every) : every;
-            continue;
-        }
-        if (poll(&console, 1, (int)(left / 1e3) + 1) <= 0)
-            continue;
-        char key;
-        ssize_t n = read(STDIN_FILENO, &key, 1);
-        if (n == 0 || (n < 0 && errno != EINTR && errno != EAGAIN))
-            console.fd = -1;
-        else if (n == 1)
-            serve_key(key);
-    }
-}
-
 static void parse_mode(const char *text)
 {
     static const char *const names[] = {
@@ -751,7 +695,7 @@ static void parse_mode(const char *text)
             return;
         }
     }
-    line("FF error: ff.mode=%s is unknown; known: random, seq, zipf, core", text);
+    console_line("FF error: ff.mode=%s is unknown; known: random, seq, zipf, core", text);
     end(2);
 }
 
@@ -769,7 +713,7 @@ static void parse_option(char *word)
     char *rest;
     uint64_t n = strtoull(value, &rest, 0);
     if (rest == value || *rest) {
-        line("FF error: ff.%s=%s is not a number", name, value);
+        console_line("FF error: ff.%s=%s is not a number", name, value);
         end(2);
     }
     if (!strcmp(name, "mib"))
@@ -807,33 +751,7 @@ static void parse_option(char *word)
     else if (!strcmp(name, "report"))
         opt.report = n ? n : 1;
     else
-        line("FF warning: ff.%s is unknown", name);
-}
-
-static void be_init(void)
-{
-    mkdir("/proc", 0755);
-    mkdir("/dev", 0755);
-    mount("proc", "/proc", "proc", 0, NULL);
-    mount("devtmpfs", "/dev", "devtmpfs", 0, NULL);
-    int console = open("/dev/console", O_RDWR);
-    if (console >= 0) {
-        for (int fd = 0; fd < 3; fd++)
-            dup2(console, fd);
-        struct termios t;
-        if (!tcgetattr(STDIN_FILENO, &t)) {
-            /* Keys come one by one, and are not echoed into the lines. */
-            t.c_lflag &= ~(ICANON | ECHO);
-            tcsetattr(STDIN_FILENO, TCSANOW, &t);
-        }
-    }
-    char text[4096] = "";
-    int fd = open("/proc/cmdline", O_RDONLY);
-    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : 0;
-    text[n > 0 ? n : 0] = 0;
-    for (char *save, *word = strtok_r(text, " \n", &save); word;
-         word = strtok_r(NULL, " \n", &save))
-        parse_option(word);
+        console_line("FF warning: ff.%s is unknown", name);
 }
 
 static void settle_sizes(void)
@@ -850,8 +768,8 @@ static void settle_sizes(void)
     if (!opt.hot || opt.hot > opt.mib)
         opt.hot = opt.mib;
     if (!opt.mib || opt.mib >= free_mib) {
-        line("FF error: ff.mib=%llu does not fit into the %llu MiB that are free",
-             (unsigned long long)opt.mib, (unsigned long long)free_mib);
+        console_line("FF error: ff.mib=%llu does not fit into the %llu MiB that are free",
+                     (unsigned long long)opt.mib, (unsigned long long)free_mib);
         end(2);
     }
     n_pages = opt.mib << 8;
@@ -869,7 +787,7 @@ static void start_workers(void)
         w->n_own = (n_pages - i + opt.threads - 1) / opt.threads;
         w->n_hot = (hot - i + opt.threads - 1) / opt.threads;
         if (pthread_create(&w->thread, NULL, work, w)) {
-            line("FF error: no thread for worker %u", i);
+            console_line("FF error: no thread for worker %u", i);
             end(2);
         }
     }
@@ -878,7 +796,7 @@ static void start_workers(void)
 int main(int argc, char **argv)
 {
     if (getpid() == 1)
-        be_init();
+        console_begin(parse_option);
     for (int i = 1; i < argc; i++)
         parse_option(argv[i]);
     if (getpid() == 1 && opt.nested)
@@ -888,7 +806,8 @@ int main(int argc, char **argv)
     version = mmap(NULL, n_pages * sizeof *version, PROT_READ | PROT_WRITE,
                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (pages == MAP_FAILED || version == MAP_FAILED) {
-        line("FF error: mmap of %llu MiB: %s", (unsigned long long)opt.mib, strerror(errno));
+        console_line("FF error: mmap of %llu MiB: %s", (unsigned long long)opt.mib,
+                     strerror(errno));
         end(2);
     }
     double start = now_us();
@@ -899,8 +818,8 @@ int main(int argc, char **argv)
     /* Filling takes milliseconds at least: long enough to know the counter's rate. A guest's own
      * clock would need an exit to QEMU for each reading where the kernel distrusts the TSC. */
     ticks_per_us = (__rdtsc() - ticks) / took;
-    line("FF ready pages=%llu threads=%u fill_ms=%.0f", (unsigned long long)n_pages, opt.threads,
-         took / 1e3);
+    console_line("FF ready pages=%llu threads=%u fill_ms=%.0f", (unsigned long long)n_pages,
+                 opt.threads, took / 1e3);
     pthread_barrier_wait(&filled);
     if (getpid() == 1 &&
         (opt.disk || opt.port || opt.frames || opt.direct || opt.extra || opt.agent))
@@ -910,8 +829,8 @@ int main(int argc, char **argv)
     error = error || !opt.frames ? error : frames_start(opt.frames, opt.ways);
     error = error || !opt.agent ? error : ga_start();
     if (error) {
-        line("FF error: %s", error);
+        console_line("FF error: %s", error);
         end(2);
     }
-    report_and_listen();
+    console_serve(opt.report, report, serve_key);
 }
