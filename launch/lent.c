@@ -178,13 +178,13 @@ bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoi
 }
 
 /* One that was given by its number (libvirt's) is lent once more in "given", and taken from there.
- */
-static bool is_planned(const GPtrArray *monitors, const char *id)
+ * All others that listen have been taken out of LENT. */
+static bool is_given(const GPtrArray *monitors, const char *id)
 {
     for (guint i = 0; i < monitors->len; i++) {
         const FfPlanMonitor *mon = g_ptr_array_index(monitors, i);
 
-        if (!g_strcmp0(mon->chardev_id, id)) {
+        if (mon->kind == FF_CLIENT_LISTEN_FD && !g_strcmp0(mon->chardev_id, id)) {
             return true;
         }
     }
@@ -196,7 +196,7 @@ bool ff_lent_all_endpoints(const FfLent *lent, const GPtrArray *monitors, GError
     for (guint i = 0; i < lent->monitors->len; i++) {
         const Thing *t = &g_array_index(lent->monitors, Thing, i);
 
-        if (t->fd >= 0 && !is_planned(monitors, t->id)) {
+        if (t->fd >= 0 && !is_given(monitors, t->id)) {
             fail(error,
                  "the running guest has a monitor '%s' that listens, and the arguments of the new "
                  "QEMU have none: add it as the guest was started with it, or its clients lose it",
