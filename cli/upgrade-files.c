@@ -133,7 +133,8 @@ static bool is_firmware(JsonObject *entry)
 typedef struct {
     pid_t running_pid, prepared_pid;
     GArray *running, *prepared; /* Identity: what they have open */
-    JsonNode *disks;            /* query-block */
+    bool running_ended, prepared_ended;
+    JsonNode *disks; /* query-block */
 } Files;
 
 /* NODE of the new QEMU. */
@@ -158,12 +159,15 @@ static bool check_node(const Files *f, JsonObject *node, GError **error)
     }
     Identity identity = identity_of(&st);
     if (!has(f->prepared, &identity, writable)) {
+        if (f->prepared_ended) {
+            return fail(error, "the new QEMU, process %d, has ended", (int)f->prepared_pid);
+        }
         return fail(error, "block device '%s': %s has just been replaced: repeat the upgrade",
                     owner, file);
     }
     /* Two that the guest can write to are two in the running QEMU as well. */
     if (!has(f->running, &identity, writable)) {
-        if (!f->running->len) { /* it has ended, or has nothing any more */
+        if (f->running_ended) {
             return fail(error,
                         "process %d, which had the guest, has ended: if the guest is in another "
                         "QEMU now, repeat the upgrade",
@@ -235,7 +239,7 @@ bool ff_upgrade_same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepa
         disks ? ff_cli_qmp_call(running, "query-block", NULL, error) : NULL;
     g_autoptr(GArray) b = theirs ? open_files(prepared_pid, error) : NULL;
     g_autoptr(GArray) a = b ? open_files(running_pid, error) : NULL;
-    Files files = {running_pid, prepared_pid, a, b, disks};
+    Files files = {running_pid, prepared_pid, a, b, !a->len, !b->len, disks};
 
     for (guint i = 0; a && i < ff_json_node_length(nodes); i++) {
         if (!check_node(&files, ff_json_node_nth(nodes, i), error)) {

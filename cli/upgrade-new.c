@@ -191,11 +191,8 @@ static bool new_failed(FfUpgrade *u, const GError *local, GError **error)
         u->pid = 0;
     }
     if (ended && WIFSIGNALED(status)) {
-        return ff_upgrade_fail(
-            error,
-            "the new QEMU (%s) was killed by signal %d (%s); the guest continues in its old "
-            "one",
-            u->qemu, WTERMSIG(status), g_strsignal(WTERMSIG(status)));
+        return ff_upgrade_fail(error, "the new QEMU (%s) was killed by signal %d (%s)", u->qemu,
+                               WTERMSIG(status), g_strsignal(WTERMSIG(status)));
     }
     said = ff_upgrade_last_line(u->log);
     return ff_upgrade_fail(error, "the new QEMU (%s) does not start: %s", u->qemu,

@@ -66,10 +66,10 @@ static int run(FfUpgrade *u, const FfUpgradeLine *line)
               ff_upgrade_look_at_running(u, line, &error) && ff_upgrade_has_guest(u, &error) &&
               ff_upgrade_prepare(u, &error);
 
-    bool unmoved = !ok && is_where_it_was(u);
     if (ok && !line->check) {
         ok = ff_upgrade_switch_over(u, &error);
     }
+    bool unmoved = !ok && !u->handed && is_where_it_was(u);
     if (ok && !line->check) {
         g_autofree char *stood =
             u->stop && u->resume > u->stop
@@ -95,9 +95,7 @@ static int run(FfUpgrade *u, const FfUpgradeLine *line)
     }
     if (!ok) {
         fprintf(stderr, "farfault: %s%s\n", error->message,
-                unmoved && !strstr(error->message, "the guest continues")
-                    ? " (the guest is where it was)"
-                    : "");
+                unmoved ? " (the guest is where it was)" : "");
         return u->end == FF_END_COMPLETED && u->state ? EXIT_STANDS : EXIT_FAILED;
     }
     printf("QEMU %s can take this guest over\n", version);
