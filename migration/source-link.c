@@ -19,6 +19,9 @@ bool ff_source_link_bound(FfSource *s)
     bool slow = ff_link_rate_is_slow(&s->link_rate, bytes, g_get_monotonic_time());
     bool bound = slow && ff_channel_link_bound(conn->main);
 
-    ff_channel_set_alone(conn->main, bound || conn->n_bulk == 0);
+    ff_channel_lead(conn->main, bound || conn->n_bulk == 0, s->link_rate.last);
+    for (unsigned i = 0; i < conn->n_bulk; i++) {
+        ff_channel_follow(conn->bulk[i].ch, conn->main);
+    }
     return bound;
 }

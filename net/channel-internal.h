@@ -32,6 +32,7 @@ struct FfChannel {
     FfWindow window;    /* a thread that waits for room to write bulk, one at a time */
     uint64_t waited_us; /* atomic, relaxed; writers, for room. Observer: that thread */
     gint piece;         /* atomic; ff_window_piece(). Observer: writers */
+    gint trial; /* atomic; ff_window_trial() of the one that leads. Observer: its bulk thread */
     struct {
         FfMutex lock;
         FfCond turn;

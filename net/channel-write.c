@@ -338,6 +338,9 @@ void ff_channel_finish(FfChannel *ch)
 
 int ff_channel_wait_writable(FfChannel *ch)
 {
+    if (!ch->window.leads) {
+        ch->window.trial = (unsigned)g_atomic_int_get(&ch->trial);
+    }
     ff_window_follow(&ch->window, ch->fd, __atomic_load_n(&ch->waited_us, __ATOMIC_RELAXED));
     g_atomic_int_set(&ch->piece, (gint)ff_window_piece(&ch->window));
     int rc = wait_for_peer(ch, POLLOUT);
@@ -348,9 +351,18 @@ int ff_channel_wait_writable(FfChannel *ch)
     return rc;
 }
 
-void ff_channel_set_alone(FfChannel *ch, bool alone)
+void ff_channel_lead(FfChannel *ch, bool alone, uint64_t rate)
 {
+    ch->window.leads = true;
     ch->window.alone = alone;
+    if (!alone) {
+        ff_window_note_rate(&ch->window, rate);
+    }
+}
+
+void ff_channel_follow(FfChannel *ch, const FfChannel *leader)
+{
+    g_atomic_int_set(&ch->trial, (gint)ff_window_trial(&leader->window));
 }
 
 bool ff_channel_link_bound(const FfChannel *ch)

@@ -25,9 +25,12 @@ void ff_channel_finish(FfChannel *ch);
 /* Waits until the socket takes data (with TCP_NOTSENT_LOWAT: until little is unsent), so that a
  * claim made after it goes out at once. 0 or -errno. */
 int ff_channel_wait_writable(FfChannel *ch);
-/* No other bulk channel of the same link is in use (not, at first): what this one may have on its
- * way can be tried. For a thread that waits for room on it. */
-void ff_channel_set_alone(FfChannel *ch, bool alone);
+/* CH, of all bulk channels of a link, says when all try to have more on their way; they carry RATE
+ * of late, bytes per second. ALONE: no other one is in use. For a thread that waits for room on
+ * it. */
+void ff_channel_lead(FfChannel *ch, bool alone, uint64_t rate);
+/* CH tries what LEADER does. For the thread that waits for room on LEADER. */
+void ff_channel_follow(FfChannel *ch, const FfChannel *leader);
 /* What is on its way is kept short, and its sender waits for it. For a thread that waits for room
  * on it. */
 bool ff_channel_link_bound(const FfChannel *ch);

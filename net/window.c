@@ -13,7 +13,13 @@
  * A queue can be made by others, a round trip be long for other reasons: then a short window does
  * not make it shorter, and holds the rate down. So now and then a window that has stayed bounded is
  * doubled for a moment. If the rate grows with it the larger one is the least for a while, and is
- * doubled again; else the link is the limit, and it was in vain.
+ * doubled again; else the link is the limit, and it was in vain. Where several bulk sockets are in
+ * use one of them leads: all are doubled at once, and what counts is what all carry, as one of them
+ * would gain what the others lose.
+ *
+ * TCP forgets the shortest round trip after 5 minutes (net.ipv4.tcp_min_rtt_wlen), in which there
+ * was a queue all the time. So the least that was seen is kept, until a trial has shown that there
+ * is no queue.
  *
  * On a short way a socket begins with a short window, which doubles until there is a queue: the
  * first pages that a guest asks for at a destination do not stand behind all that a socket takes.
@@ -58,12 +64,16 @@
 #define BUSY_SHARE 12
 /* What comes later than so many measurements was not sent all the time. */
 #define PAUSE 4
-/* The rate is looked at for so long before the window is doubled, and then once more. */
+/* The rate is looked at for so long before the window is doubled, and then once more; and for so
+ * many round trips, as what is sent shows in it after one. */
 #define TRIAL_US 65000
+#define TRIAL_RTTS 3
 /* It must grow by a third, or the trial was in vain. */
 #define GAIN(rate) ((rate) + (rate) / 3)
 /* What it has followed for so long can be tried; and how long a trial is believed. */
 #define SETTLE_US 200000
+/* Where several are in use: what moves in a second is not worth a trial. */
+#define SETTLE_ALL_US 1000000
 #define GAINED_US 10000000
 #define IN_VAIN_US 5000000
 /* A piece is what the link takes in so long; a run of 32 KiB with its frame is two of the least. */
@@ -116,6 +126,28 @@ bool ff_window_link_bound(const FfWindow *w)
     return (w->bytes || w->least || w->phase == FF_WINDOW_DOUBLED) && w->waits;
 }
 
+void ff_window_note_rate(FfWindow *w, uint64_t rate)
+{
+    w->best = MAX(w->best, rate);
+}
+
+/* A number that grows, whether the last trial has gained something, whether there is a least, and
+ * the phase. */
+#define TRIAL_GAINED 4u
+#define TRIAL_LEAST 8u
+#define TRIAL_NEXT 16u
+
+unsigned ff_window_trial(const FfWindow *w)
+{
+    return w->trial;
+}
+
+static void tell_others(FfWindow *w, bool gained)
+{
+    w->trial = (w->trial & ~(TRIAL_NEXT - 1)) + TRIAL_NEXT + (gained ? TRIAL_GAINED : 0) +
+               (w->least ? TRIAL_LEAST : 0) + (unsigned)w->phase;
+}
+
 static int set(int fd, unsigned bytes)
 {
     int value = (int)bytes, unlocked = 0;
@@ -145,7 +177,7 @@ void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t 
         uint64_t rate = (acked - w->acked) * 1000000 / dt;
 
         w->rate = MAX(rate, w->rate - w->rate / 16);
-        w->best = MAX(w->best, rate);
+        w->best = w->alone ? MAX(w->best, rate) : w->best;
         w->waits = waited * (w->waits ? BUSY_SHARE : WAITS_SHARE) >= (uint64_t)dt;
     }
     w->measured_us = now;
@@ -169,57 +201,117 @@ static unsigned twice(unsigned bytes)
     return 2 * bytes > WINDOW_MAX ? 0 : 2 * bytes;
 }
 
+static void begin_phase(FfWindow *w, FfWindowPhase phase, const FfRoundTrip *t, int64_t now)
+{
+    w->phase = phase;
+    w->best = 0;
+    w->until_us = now + MAX(TRIAL_US, (int64_t)TRIAL_RTTS * t->rtt_us + 2 * MEASURE_US);
+}
+
+static unsigned larger_is_better(FfWindow *w, const FfRoundTrip *t, int64_t now)
+{
+    w->least = w->bytes ? w->bytes : UINT_MAX;
+    w->believed_us = now + GAINED_US;
+    w->min_rtt_us = 0; /* TCP's from now on: it was no queue */
+    begin_phase(w, w->bytes ? FF_WINDOW_BEFORE : FF_WINDOW_FOLLOWS, t, now);
+    tell_others(w, true);
+    return w->bytes;
+}
+
 /* The rate has been looked at for long enough: what follows. */
-static unsigned end_of_phase(FfWindow *w, int64_t now)
+static unsigned end_of_phase(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
     uint64_t best = w->best;
 
-    w->best = 0;
-    w->until_us = now + TRIAL_US;
     if (w->phase == FF_WINDOW_BEFORE) {
-        w->phase = FF_WINDOW_DOUBLED;
+        begin_phase(w, FF_WINDOW_DOUBLED, t, now);
         w->rate_before = best;
         w->bytes_before = w->bytes;
+        tell_others(w, false);
         return twice(w->bytes);
     }
     if (w->rate_before && best >= GAIN(w->rate_before)) {
-        w->least = w->bytes ? w->bytes : UINT_MAX;
-        w->believed_us = now + GAINED_US;
-        w->phase = w->bytes ? FF_WINDOW_BEFORE : FF_WINDOW_FOLLOWS;
-        return w->bytes;
+        return larger_is_better(w, t, now);
     }
     w->phase = FF_WINDOW_FOLLOWS;
     w->believed_us = now + (w->least ? GAINED_US : IN_VAIN_US);
+    tell_others(w, false);
     return w->bytes_before;
 }
 
+static bool may_try(const FfWindow *w, int64_t now)
+{
+    return w->leads && now >= w->believed_us && (w->alone || now >= w->begun_us + SETTLE_ALL_US);
+}
+
+static unsigned at_least(const FfWindow *w, unsigned next)
+{
+    return w->least > WINDOW_MAX ? 0 : next ? MAX(next, w->least) : 0;
+}
+
 /* It would be NEXT. */
-static unsigned try_more(FfWindow *w, unsigned next, int64_t now)
+static unsigned try_more(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t now)
 {
     if (w->phase != FF_WINDOW_FOLLOWS) {
-        return now < w->until_us ? w->bytes : end_of_phase(w, now);
+        return now < w->until_us ? w->bytes : end_of_phase(w, t, now);
     }
     if (now >= w->believed_us && w->least) {
         w->least = 0;
         w->believed_us = now + SETTLE_US;
-    } else if (now >= w->believed_us && w->alone && w->bytes && next) {
-        w->phase = FF_WINDOW_BEFORE;
-        w->best = 0;
-        w->until_us = now + TRIAL_US;
+        tell_others(w, false);
+    } else if (may_try(w, now) && w->bytes && next) {
+        begin_phase(w, FF_WINDOW_BEFORE, t, now);
+        tell_others(w, false);
         return w->bytes;
     }
-    return w->least > WINDOW_MAX ? 0 : next ? MAX(next, w->least) : 0;
+    return at_least(w, next);
+}
+
+/* The one that leads has come to w->trial. It would be NEXT. */
+static unsigned follow_trial(FfWindow *w, unsigned next)
+{
+    bool was_doubled = w->phase == FF_WINDOW_DOUBLED;
+    unsigned bytes = w->bytes;
+
+    if (w->trial != w->seen) {
+        w->seen = w->trial;
+        w->phase = (FfWindowPhase)(w->trial & 3);
+        if (was_doubled && w->trial & TRIAL_GAINED) {
+            w->least = bytes ? bytes : UINT_MAX;
+            w->min_rtt_us = 0;
+        } else if (was_doubled) {
+            bytes = w->bytes_before;
+        }
+        w->least = w->trial & TRIAL_LEAST ? w->least : 0;
+        if (w->phase == FF_WINDOW_DOUBLED) {
+            w->bytes_before = bytes;
+            bytes = twice(bytes);
+        }
+        return bytes;
+    }
+    return w->phase == FF_WINDOW_FOLLOWS ? at_least(w, next) : bytes;
 }
 
 unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
-    return try_more(w, open_up(w, ff_window_next(w->bytes, t)), now);
+    w->min_rtt_us = w->min_rtt_us ? MIN(w->min_rtt_us, t->min_rtt_us) : t->min_rtt_us;
+    FfRoundTrip least = {t->rtt_us, w->min_rtt_us, t->rate};
+    unsigned next = open_up(w, ff_window_next(w->bytes, &least));
+
+    return w->leads ? try_more(w, t, next, now) : follow_trial(w, next);
 }
 
-/* A long way, or a kernel that could not take a bound away again (before Linux 5.15): none then. */
-static bool begins_short(int fd, const FfRoundTrip *t)
+/* FALSE: there is no bound, and never will be: on a long way no bound is large enough where it
+ * could not be taken away again (before Linux 5.15). */
+static bool begin(FfWindow *w, int fd, const FfRoundTrip *t, int64_t now)
 {
-    return t->min_rtt_us < FIRST_RTT_US && set(fd, 0) == 0;
+    bool is_short = t->min_rtt_us < FIRST_RTT_US, fixed = set(fd, 0) < 0;
+
+    w->begun = true;
+    w->begun_us = now;
+    w->believed_us = now + SETTLE_US;
+    w->opening = is_short && !fixed;
+    return is_short || !fixed;
 }
 
 void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
@@ -244,9 +336,7 @@ void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
     FfRoundTrip t = {info.tcpi_rtt, info.tcpi_min_rtt, w->rate};
     unsigned next = w->bytes;
     if (!w->begun) {
-        w->begun = true;
-        w->opening = begins_short(fd, &t);
-        w->believed_us = now + SETTLE_US;
+        w->next_us = begin(w, fd, &t, now) ? w->next_us : INT64_MAX;
         next = w->opening ? WINDOW_FIRST : 0;
     } else if (w->rate || w->opening) {
         next = ff_window_look(w, &t, now);
@@ -268,6 +358,7 @@ bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, int64_t now)
         uint64_t rate = known ? (bytes - r->bytes) * 1000000 / dt : 0;
 
         r->rate = MAX(rate, r->rate - r->rate / 16);
+        r->last = rate;
         r->measured_us = now;
         r->bytes = bytes;
     }

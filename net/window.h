@@ -23,18 +23,23 @@ typedef struct {
     bool opening;    /* it has only grown so far */
     uint64_t rate;   /* the best of late, bytes per second */
     bool begun;      /* it was looked at */
-    bool alone;      /* no other bulk socket is in use: doubling it takes nothing from them */
+    bool leads;      /* it tries more for all bulk sockets of its connection */
+    bool alone;      /* no other one is in use: what it carries is what all do */
     bool waits;      /* its sender, for the socket */
     int64_t measured_us;
     uint64_t acked;     /* bytes, then */
     uint64_t waited_us; /* of all time, then */
     FfWindowPhase phase;
     int64_t until_us;      /* this phase */
-    uint64_t best;         /* rate in it */
+    uint64_t best;         /* rate of all of them in it */
     uint64_t rate_before;  /* it was doubled */
     unsigned bytes_before; /* the same */
     unsigned least;        /* that a trial has found; more than any bound: none. 0: nothing found */
     int64_t believed_us;   /* no trial before */
+    int64_t begun_us;
+    uint32_t min_rtt_us; /* the least that was seen; 0: not yet */
+    unsigned trial;      /* of the one that leads: what it has come to; see ff_window_trial() */
+    unsigned seen;       /* of one that does not lead: the last .trial that it has followed */
 } FfWindow;
 
 /* What TCP knows of a connection. */
@@ -51,6 +56,10 @@ void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t 
 /* The window that follows on the one of W at NOW, also where others use the same link. W->bytes is
  * what was set, and what was measured is T's rate. */
 unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now);
+/* W leads: all bulk sockets have carried RATE of late (bytes per second). */
+void ff_window_note_rate(FfWindow *w, uint64_t rate);
+/* What W, which leads, has the others do: a word for .trial of theirs. */
+unsigned ff_window_trial(const FfWindow *w);
 /* Bytes that are best written at once, so that what comes between them does not wait for long. 0:
  * the window has no bound, and neither has a write. */
 unsigned ff_window_piece(const FfWindow *w);
@@ -63,6 +72,7 @@ void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us);
 /* What all bulk sockets of a connection carry. */
 typedef struct {
     uint64_t rate; /* the best of late, bytes per second */
+    uint64_t last; /* as it was measured */
     int64_t measured_us;
     uint64_t bytes; /* then */
 } FfLinkRate;

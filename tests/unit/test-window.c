@@ -16,13 +16,18 @@ typedef struct {
     uint32_t buffer_us; /* the link queues at most */
     uint32_t late_us;   /* so much more each round trip takes, but for the shortest one */
     bool shared;        /* somebody fills that buffer, and leaves half to who fills it too */
+    bool forgotten;     /* TCP knows no shorter round trip than the last one any more */
 } Link;
+
+#define HISTORY 128
 
 typedef struct {
     FfWindow w;
     FfRoundTrip t;
     int64_t now;
-    uint64_t bytes;  /* carried */
+    uint64_t bytes; /* acknowledged */
+    uint64_t carried[HISTORY];
+    unsigned looks;
     unsigned free;   /* looks without a bound */
     unsigned queued; /* looks with a queue of a millisecond or more */
 } Flow;
@@ -45,11 +50,16 @@ static void look(Flow *f, const Link *l)
         queue_us = most > need ? MIN((most - need) * 1000000 / l->rate, l->buffer_us) : 0;
     }
     uint64_t rate = MIN(most * 1000000 / (short_us + queue_us), l->shared ? l->rate / 2 : l->rate);
-    f->bytes += rate * LOOK_US / 1000000;
+    /* What is carried now is acknowledged a round trip later. */
+    f->carried[f->looks % HISTORY] = rate * LOOK_US / 1000000;
+    unsigned lag = MIN((uint32_t)(short_us + queue_us) / LOOK_US, HISTORY - 1);
+    f->bytes += f->looks >= lag ? f->carried[(f->looks - lag) % HISTORY] : 0;
+    f->looks++;
     f->now += LOOK_US;
     /* The sender does nothing but wait for the socket. */
     ff_window_measure(&f->w, f->bytes, (uint64_t)f->now, f->now);
-    f->t = (FfRoundTrip){(uint32_t)(short_us + queue_us), l->min_rtt_us, f->w.rate};
+    f->t = (FfRoundTrip){(uint32_t)(short_us + queue_us),
+                         (uint32_t)(l->forgotten ? short_us + queue_us : l->min_rtt_us), f->w.rate};
     f->free += f->w.bytes == 0;
     f->queued += queue_of(f) >= 1000;
     f->w.bytes = ff_window_look(&f->w, &f->t, f->now);
@@ -64,7 +74,11 @@ static void go_on(Flow *f, const Link *l, int64_t us)
 
 static Flow run(const Link *l, int64_t us)
 {
-    Flow f = {.w = {.bytes = 32 << 10, .opening = true, .alone = true, .believed_us = 200000}};
+    Flow f = {.w = {.bytes = 32 << 10,
+                    .opening = true,
+                    .leads = true,
+                    .alone = true,
+                    .believed_us = 200000}};
 
     go_on(&f, l, us);
     return f;
@@ -117,7 +131,7 @@ static void test_fast(void)
     g_assert_cmpuint(f.w.bytes, ==, 0);
     g_assert_false(ff_window_link_bound(&f.w));
     /* A bound that there was goes as well, if later. */
-    f.w = (FfWindow){.bytes = 40 << 10, .alone = true};
+    f.w = (FfWindow){.bytes = 40 << 10, .leads = true, .alone = true};
     go_on(&f, &l, 100 * LOOK_US);
     g_assert_cmpuint(f.w.bytes, ==, 0);
 }
@@ -177,7 +191,86 @@ static void test_rate(void)
     g_assert_false(ff_link_rate_is_slow(&r, 30000 * 1100, now += 30000));
 }
 
-/* One that is not alone is not doubled: it would gain what others lose. */
+/* A round trip that is longer than a look at the rate: a larger window shows in it late. */
+static void test_long_queue(void)
+{
+    const Link l = {12500000, 20000, 200000, .shared = true};
+    Flow f = run(&l, 60 * G_USEC_PER_SEC);
+
+    g_assert_cmpuint(f.bytes, >, 60 * l.rate / 2 / 2);
+}
+
+/* TCP forgets what the round trip is without a queue, where there was one for minutes. */
+static void test_forgotten(void)
+{
+    const Link l = {125000000, 60, 20000}, later = {125000000, 60, 20000, .forgotten = true};
+    Flow f = run(&l, 20 * G_USEC_PER_SEC);
+
+    f.queued = 0;
+    go_on(&f, &later, 100 * G_USEC_PER_SEC);
+    g_assert_cmpuint(f.t.rtt_us, <, 600);
+    g_assert_cmpuint(f.queued, ==, 0);
+    g_assert_cmpuint(f.bytes, >, 120 * l.rate / 100 * 99);
+}
+
+#define FLOWS 4
+
+/* Four of a link that carries RATE, ways as L is, one of which leads. What they carry per second,
+ * of late. */
+static uint64_t run_four(const Link *l, int64_t us)
+{
+    Flow f[FLOWS] = {0};
+    uint64_t before = 0, sum = 0;
+
+    for (unsigned i = 0; i < FLOWS; i++) {
+        f[i].w = (FfWindow){.bytes = 32 << 10, .opening = true, .leads = i == 0};
+    }
+    for (int64_t end = us; f[0].now < end;) {
+        uint64_t last = sum;
+
+        sum = 0;
+        for (unsigned i = 0; i < FLOWS; i++) {
+            look(&f[i], l);
+            sum += f[i].bytes;
+            f[i].w.trial = i ? ff_window_trial(&f[0].w) : f[i].w.trial;
+        }
+        ff_window_note_rate(&f[0].w, (sum - last) * 1000000 / LOOK_US);
+        before = f[0].now < end / 2 ? sum : before;
+    }
+    return (sum - before) * 1000000 / (uint64_t)(us / 2);
+}
+
+/* Late acknowledgements hold down several as they do one. */
+static void test_four_late(void)
+{
+    const Link l = {750000000, 30, 20000, .late_us = 300};
+
+    g_assert_cmpuint(run_four(&l, 20 * G_USEC_PER_SEC), >, FLOWS * l.rate / 10 * 7);
+}
+
+/* Where the link is the limit a trial of all of them is in vain. */
+static void test_four(void)
+{
+    const Link l = {300000000, 60, 20000};
+    Flow f = {.w = {.bytes = 32 << 10, .leads = true}};
+
+    g_assert_cmpuint(run_four(&l, 20 * G_USEC_PER_SEC), >, FLOWS * l.rate / 10 * 9);
+    /* A follower ends where it was before: doubled in the trial, and not behind it. */
+    f.w.leads = false;
+    f.w.trial = 16 + FF_WINDOW_BEFORE;
+    look(&f, &l);
+    unsigned bytes = f.w.bytes;
+    f.w.trial = 32 + FF_WINDOW_DOUBLED;
+    look(&f, &l);
+    g_assert_cmpuint(f.w.bytes, ==, 2 * bytes);
+    look(&f, &l);
+    g_assert_cmpuint(f.w.bytes, ==, 2 * bytes);
+    f.w.trial = 48 + FF_WINDOW_FOLLOWS;
+    look(&f, &l);
+    g_assert_cmpuint(f.w.bytes, ==, bytes);
+}
+
+/* One that is not alone is not doubled by itself: it would gain what others lose. */
 static void test_not_alone(void)
 {
     const Link l = {125000000, 60, 20000};
@@ -256,5 +349,9 @@ int main(int argc, char **argv)
     g_test_add_data_func("/window/shared/10g-short", &ten_short, test_shared);
     g_test_add_func("/window/joined", test_joined);
     g_test_add_func("/window/late", test_late);
+    g_test_add_func("/window/long-queue", test_long_queue);
+    g_test_add_func("/window/forgotten", test_forgotten);
+    g_test_add_func("/window/four", test_four);
+    g_test_add_func("/window/four-late", test_four_late);
     return g_test_run();
 }
