@@ -35,7 +35,7 @@
 #define MEASURE_US 20000
 /* A window is what is sent in so long, or in so many times what the last drain took: while disks
  * are drained, they are held up. */
-#define WINDOW_US 250000
+#define WINDOW_US 500000
 #define DRAIN_SHARE 50
 /* Looks at what the guest writes, before it is stopped: only if what is left takes so long. They
  * take one part of so many of that, and are so far apart at most. */
