@@ -18,6 +18,7 @@
 #include <gio/gio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "qmp/disk.h"
 #include "qmp/json.h"
@@ -133,7 +134,7 @@ static bool is_firmware(JsonObject *entry)
 typedef struct {
     pid_t running_pid, prepared_pid;
     GArray *running, *prepared; /* Identity: what they have open */
-    bool running_ended, prepared_ended;
+    bool running_ended;
     JsonNode *disks; /* query-block */
 } Files;
 
@@ -159,9 +160,6 @@ static bool check_node(const Files *f, JsonObject *node, GError **error)
     }
     Identity identity = identity_of(&st);
     if (!has(f->prepared, &identity, writable)) {
-        if (f->prepared_ended) {
-            return fail(error, "the new QEMU, process %d, has ended", (int)f->prepared_pid);
-        }
         return fail(error, "block device '%s': %s has just been replaced: repeat the upgrade",
                     owner, file);
     }
@@ -229,8 +227,16 @@ static bool same_sizes(JsonNode *running, JsonNode *prepared, GError **error)
     return true;
 }
 
-bool ff_upgrade_same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepared,
-                           pid_t prepared_pid, GError **error)
+static bool has_ended(pid_t child)
+{
+    siginfo_t info = {0};
+
+    return waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           info.si_pid == child;
+}
+
+static bool same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepared, pid_t prepared_pid,
+                       GError **error)
 {
     g_autoptr(JsonNode) nodes = ask_nodes(prepared, error);
     g_autoptr(JsonNode) disks =
@@ -239,12 +245,31 @@ bool ff_upgrade_same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepa
         disks ? ff_cli_qmp_call(running, "query-block", NULL, error) : NULL;
     g_autoptr(GArray) b = theirs ? open_files(prepared_pid, error) : NULL;
     g_autoptr(GArray) a = b ? open_files(running_pid, error) : NULL;
-    Files files = {running_pid, prepared_pid, a, b, !a->len, !b->len, disks};
 
-    for (guint i = 0; a && i < ff_json_node_length(nodes); i++) {
+    if (!a) {
+        return false;
+    }
+    Files files = {running_pid, prepared_pid, a, b, !a->len, disks};
+    for (guint i = 0; i < ff_json_node_length(nodes); i++) {
         if (!check_node(&files, ff_json_node_nth(nodes, i), error)) {
             return false;
         }
     }
-    return a && same_sizes(theirs, disks, error);
+    return same_sizes(theirs, disks, error);
+}
+
+bool ff_upgrade_same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepared,
+                           pid_t prepared_pid, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (same_files(running, running_pid, prepared, prepared_pid, &local)) {
+        return true;
+    }
+    /* Of one that has ended nothing else is right. */
+    if (has_ended(prepared_pid)) {
+        return fail(error, "the new QEMU, process %d, has ended", (int)prepared_pid);
+    }
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
 }
