@@ -237,7 +237,7 @@ static bool take_lost(const BenchGuest *src, BenchGuest *dst, BenchSample *s, GE
     unsigned n = src->track->len;
     Recovery r = {.speed = bench_speed(before, n), .since = dst->track->len};
 
-    if (!bench_guest_wait(dst, recovered, &r, 60, "the guest's report", error)) {
+    if (!bench_guest_wait(dst, recovered, &r, 120, "the guest's report", error)) {
         return false;
     }
     bench_take_lost(before, n, (const BenchPoint *)dst->track->data, dst->track->len, s);

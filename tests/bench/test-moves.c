@@ -232,6 +232,33 @@ static void test_trace_fails(void)
     bench_test_check_folder(dir);
 }
 
+/* A guest with a database, and one with a compiler, work, and are whole behind the move. */
+static void test_load(gconstpointer mode)
+{
+    g_autofree char *dir = g_dir_make_tmp("movebench-XXXXXX", NULL), *said = NULL;
+    g_autofree char *guest = g_build_filename(g_getenv("FF_SOURCE"), ".cache", "guest-load", NULL);
+    g_autofree char *initrd = g_build_filename(guest, "initrd.img", NULL);
+    const char *words[] = {"--engines", "farfault", "--mem",  "384", "--hot",        "16",
+                           "--guest",   guest,      "--mode", mode,  "--after-pass", NULL};
+
+    if (!bench_test_can_run()) {
+        g_rmdir(dir);
+        return;
+    }
+    if (!g_file_test(initrd, G_FILE_TEST_EXISTS)) {
+        g_test_skip("no guest with a load: scripts/build-guest --load makes it");
+        g_rmdir(dir);
+        return;
+    }
+    g_assert_cmpint(bench_test_run(program, dir, words, &said), ==, 0);
+    g_autoptr(GPtrArray) results = bench_test_results(dir);
+    g_assert_cmpuint(results->len, ==, 1);
+    g_assert_cmpstr(json_object_get_string_member(results->pdata[0], "mode"), ==, mode);
+    g_assert_cmpfloat(bench_figure(results->pdata[0], "waits"), >, 0);
+    g_assert_cmpfloat(bench_figure(results->pdata[0], "bad"), ==, 0);
+    bench_test_check_folder(dir);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -240,5 +267,7 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/move/failed", test_failed);
     g_test_add_func("/bench/move/worst", test_worst);
     g_test_add_func("/bench/move/trace-fails", test_trace_fails);
+    g_test_add_data_func("/bench/move/database", "database", test_load);
+    g_test_add_data_func("/bench/move/compile", "compile", test_load);
     return g_test_run();
 }

@@ -156,7 +156,7 @@ static void damage(void)
 }
 
 const Load load_compile = {.name = "compile",
-                           .report_ms = 4000,
+                           .report_ms = 2000,
                            .prepare = prepare,
                            .step = step,
                            .verify = verify,

@@ -85,7 +85,7 @@ static const char *prepare(uint64_t mib)
     for (uint64_t key = 0; good && key < n_rows; key++) {
         good = key % 1024 || done(beginning);
         good = good && write_row(adding, key);
-        good = good && (key % 1024 != 1023 || done(ending));
+        good = good && ((key % 1024 != 1023 && key + 1 < n_rows) || done(ending));
     }
     sqlite3_finalize(adding);
     return good ? NULL : "SQLite cannot add a row";

@@ -15,7 +15,7 @@
  *   FF waits hist=B:N,...          steps of 32 us and longer since key 'w' or the start
  *   FF waits n=N sum_us=X worst_us=X
  *   FF verdict ok|bad checks=N bad=N
- * writes are steps, checks the same. Keys: 'v' has all looked at, with the workers at rest, and
+ * writes are steps. Keys: 'v' has all looked at, with the workers at rest, and
  * prints the verdict; 'w' says how long steps took; 'f': steps that begin from now on are not among
  * them; 'x' damages one thing, to show that it is found; 'q' powers off.
  *
@@ -221,6 +221,8 @@ int main(int argc, char **argv)
         opt.threads = opt.load == &load_database ? 1 : MAX_WORKERS;
     if (getpid() == 1 && chdir("/data"))
         fail("no /data");
+    if (!opt.mib)
+        fail("ff.mib= is no number of MiB");
     double start = now_us();
     uint64_t ticks = __rdtsc();
     const char *error = opt.load->prepare(opt.mib);
