@@ -10,16 +10,19 @@
  * Which of its files the running QEMU uses for which disk nobody says. So two disks of the guest
  * that have exchanged names are noticed by their size, or not at all.
  *
- * One thread; no state. System calls: stat.
+ * One thread; no state. System calls: stat, pidfd_open, poll.
  */
 #include "cli/upgrade-files.h"
 
 #include <errno.h>
 #include <gio/gio.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
+#include <unistd.h>
 
+#include "qmp/client.h"
 #include "qmp/disk.h"
 #include "qmp/json.h"
 
@@ -227,12 +230,18 @@ static bool same_sizes(JsonNode *running, JsonNode *prepared, GError **error)
     return true;
 }
 
-static bool has_ended(pid_t child)
-{
-    siginfo_t info = {0};
+/* Its monitor is gone a moment before it has ended. */
+#define END_MS 2000
 
-    return waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-           info.si_pid == child;
+static bool has_ended(pid_t pid, int within_ms)
+{
+    struct pollfd p = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+    bool ended = p.fd < 0 ? errno == ESRCH : poll(&p, 1, within_ms) == 1;
+
+    if (p.fd >= 0) {
+        close(p.fd);
+    }
+    return ended;
 }
 
 static bool same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepared, pid_t prepared_pid,
@@ -267,7 +276,9 @@ bool ff_upgrade_same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepa
         return true;
     }
     /* Of one that has ended nothing else is right. */
-    if (has_ended(prepared_pid)) {
+    bool gone = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
+
+    if (has_ended(prepared_pid, gone ? END_MS : 0)) {
         return fail(error, "the new QEMU, process %d, has ended", (int)prepared_pid);
     }
     g_propagate_error(error, g_steal_pointer(&local));

@@ -177,25 +177,22 @@ bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoi
     return true;
 }
 
-static bool has_number(const FfLent *lent, int number)
+static bool is_same_file(int a, int b)
 {
-    for (guint i = 0; i < lent->given->len; i++) {
-        if (atoi(g_array_index(lent->given, Thing, i).id) == number) {
-            return true;
-        }
-    }
-    return false;
+    struct stat x, y;
+
+    return fstat(a, &x) == 0 && fstat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-/* Monitor ID was given by its number (libvirt's): it is lent once more in "given", and taken from
+/* Monitor T was given by its number (libvirt's): it is lent once more in "given", and taken from
  * there. All others that listen have been taken out of LENT. */
-static bool is_given(const FfLent *lent, const GPtrArray *monitors, const char *id)
+static bool is_given(const GPtrArray *monitors, const Thing *t)
 {
     for (guint i = 0; i < monitors->len; i++) {
         const FfPlanMonitor *mon = g_ptr_array_index(monitors, i);
 
-        if (mon->kind == FF_CLIENT_LISTEN_FD && !g_strcmp0(mon->chardev_id, id)) {
-            return has_number(lent, mon->fd);
+        if (mon->kind == FF_CLIENT_LISTEN_FD && !g_strcmp0(mon->chardev_id, t->id)) {
+            return is_same_file(mon->fd, t->fd);
         }
     }
     return false;
@@ -206,7 +203,7 @@ bool ff_lent_all_endpoints(const FfLent *lent, const GPtrArray *monitors, GError
     for (guint i = 0; i < lent->monitors->len; i++) {
         const Thing *t = &g_array_index(lent->monitors, Thing, i);
 
-        if (t->fd >= 0 && !is_given(lent, monitors, t->id)) {
+        if (t->fd >= 0 && !is_given(monitors, t)) {
             fail(error,
                  "the running guest has a monitor '%s' that listens, and the arguments of the new "
                  "QEMU have none: add it as the guest was started with it, or its clients lose it",

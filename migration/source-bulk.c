@@ -381,6 +381,7 @@ gpointer ff_source_bulk(gpointer p)
     Bulk k = {.s = s, .ch = s->conn->main, .hot = -1};
 
     ff_priority_bulk();
+    ff_channel_settle(k.ch); /* the guest asks for most in the first moments */
     int rc = s->holes_sent ? 0 : send_holes(s);
 
     if (rc < 0) {

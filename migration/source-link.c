@@ -16,6 +16,7 @@ bool ff_source_link_bound(FfSource *s)
     for (unsigned i = 0; i < conn->n_bulk; i++) {
         bytes += ff_channel_bytes(conn->bulk[i].ch);
     }
+    bytes += conn->urgent ? ff_channel_bytes(conn->urgent) : 0;
     bool slow = ff_link_rate_is_slow(&s->link_rate, bytes, g_get_monotonic_time());
     bool bound = slow && ff_channel_link_bound(conn->main);
 

@@ -353,11 +353,12 @@ int ff_channel_wait_writable(FfChannel *ch)
 
 void ff_channel_lead(FfChannel *ch, bool alone, uint64_t rate)
 {
-    ch->window.leads = true;
-    ch->window.alone = alone;
-    if (!alone) {
-        ff_window_note_rate(&ch->window, rate);
-    }
+    ff_window_lead(&ch->window, alone, rate, g_get_monotonic_time());
+}
+
+void ff_channel_settle(FfChannel *ch)
+{
+    ff_window_settle(&ch->window, g_get_monotonic_time());
 }
 
 void ff_channel_follow(FfChannel *ch, const FfChannel *leader)

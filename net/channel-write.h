@@ -25,10 +25,12 @@ void ff_channel_finish(FfChannel *ch);
 /* Waits until the socket takes data (with TCP_NOTSENT_LOWAT: until little is unsent), so that a
  * claim made after it goes out at once. 0 or -errno. */
 int ff_channel_wait_writable(FfChannel *ch);
-/* CH, of all bulk channels of a link, says when all try to have more on their way; they carry RATE
- * of late, bytes per second. ALONE: no other one is in use. For a thread that waits for room on
- * it. */
+/* CH, of all bulk channels of a link, says when all try to have more on their way. All channels of
+ * the link, the urgent one too, carry RATE of late, bytes per second. ALONE: no other bulk channel
+ * is in use. For a thread that waits for room on it. */
 void ff_channel_lead(FfChannel *ch, bool alone, uint64_t rate);
+/* What comes now is of another kind: nothing is tried for a second. For the same thread. */
+void ff_channel_settle(FfChannel *ch);
 /* CH tries what LEADER does. For the thread that waits for room on LEADER. */
 void ff_channel_follow(FfChannel *ch, const FfChannel *leader);
 /* What is on its way is kept short, and its sender waits for it. For a thread that waits for room

@@ -14,12 +14,8 @@
  * not make it shorter, and holds the rate down. So now and then a window that has stayed bounded is
  * doubled for a moment. If the rate grows with it the larger one is the least for a while, and is
  * doubled again; else the link is the limit, and it was in vain. Where several bulk sockets are in
- * use one of them leads: all are doubled at once, and what counts is what all carry, as one of them
- * would gain what the others lose.
- *
- * TCP forgets the shortest round trip after 5 minutes (net.ipv4.tcp_min_rtt_wlen), in which there
- * was a queue all the time. So the least that was seen is kept, until a trial has shown that there
- * is no queue.
+ * use one of them leads, and all are doubled at once. What counts is what all sockets carry, the
+ * urgent one too, as one of them would gain what others lose.
  *
  * On a short way a socket begins with a short window, which doubles until there is a queue: the
  * first pages that a guest asks for at a destination do not stand behind all that a socket takes.
@@ -72,8 +68,8 @@
 #define GAIN(rate) ((rate) + (rate) / 3)
 /* What it has followed for so long can be tried; and how long a trial is believed. */
 #define SETTLE_US 200000
-/* Where several are in use: what moves in a second is not worth a trial. */
-#define SETTLE_ALL_US 1000000
+/* The same at the beginning, and where others have come or gone. */
+#define SETTLE_BEGIN_US 1000000
 #define GAINED_US 10000000
 #define IN_VAIN_US 5000000
 /* A piece is what the link takes in so long; a run of 32 KiB with its frame is two of the least. */
@@ -126,16 +122,31 @@ bool ff_window_link_bound(const FfWindow *w)
     return (w->bytes || w->least || w->phase == FF_WINDOW_DOUBLED) && w->waits;
 }
 
-void ff_window_note_rate(FfWindow *w, uint64_t rate)
+void ff_window_settle(FfWindow *w, int64_t now)
 {
-    w->best = MAX(w->best, rate);
+    w->aborted = w->phase != FF_WINDOW_FOLLOWS;
+    w->believed_us = MAX(w->believed_us, now + SETTLE_BEGIN_US);
 }
 
-/* A number that grows, whether the last trial has gained something, whether there is a least, and
- * the phase. */
+void ff_window_lead(FfWindow *w, bool alone, uint64_t rate, int64_t now)
+{
+    if (w->leads && alone != w->alone) {
+        ff_window_settle(w, now);
+    }
+    w->leads = true;
+    w->alone = alone;
+    if (now >= w->counts_us) {
+        w->best = MAX(w->best, rate);
+    }
+}
+
+/* Bits of a word: the phase, whether the last trial has gained something, whether there is a least,
+ * whether that is no bound at all; and a number that grows. */
+#define TRIAL_PHASE 3u
 #define TRIAL_GAINED 4u
 #define TRIAL_LEAST 8u
-#define TRIAL_NEXT 16u
+#define TRIAL_FREE 16u
+#define TRIAL_NEXT 32u
 
 unsigned ff_window_trial(const FfWindow *w)
 {
@@ -145,7 +156,8 @@ unsigned ff_window_trial(const FfWindow *w)
 static void tell_others(FfWindow *w, bool gained)
 {
     w->trial = (w->trial & ~(TRIAL_NEXT - 1)) + TRIAL_NEXT + (gained ? TRIAL_GAINED : 0) +
-               (w->least ? TRIAL_LEAST : 0) + (unsigned)w->phase;
+               (w->least ? TRIAL_LEAST : 0) + (w->least > WINDOW_MAX ? TRIAL_FREE : 0) +
+               (unsigned)w->phase;
 }
 
 static int set(int fd, unsigned bytes)
@@ -177,7 +189,7 @@ void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t 
         uint64_t rate = (acked - w->acked) * 1000000 / dt;
 
         w->rate = MAX(rate, w->rate - w->rate / 16);
-        w->best = w->alone ? MAX(w->best, rate) : w->best;
+        w->last = rate;
         w->waits = waited * (w->waits ? BUSY_SHARE : WAITS_SHARE) >= (uint64_t)dt;
     }
     w->measured_us = now;
@@ -206,24 +218,42 @@ static void begin_phase(FfWindow *w, FfWindowPhase phase, const FfRoundTrip *t, 
     w->phase = phase;
     w->best = 0;
     w->until_us = now + MAX(TRIAL_US, (int64_t)TRIAL_RTTS * t->rtt_us + 2 * MEASURE_US);
+    /* What fills a larger window at first is no rate. */
+    w->counts_us = phase == FF_WINDOW_DOUBLED ? now + t->rtt_us + MEASURE_US : now;
+}
+
+static unsigned end_trial(FfWindow *w, unsigned bytes, int64_t believed_us)
+{
+    w->phase = FF_WINDOW_FOLLOWS;
+    w->aborted = false;
+    w->believed_us = MAX(w->believed_us, believed_us);
+    tell_others(w, false);
+    return bytes;
 }
 
 static unsigned larger_is_better(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
     w->least = w->bytes ? w->bytes : UINT_MAX;
     w->believed_us = now + GAINED_US;
-    w->min_rtt_us = 0; /* TCP's from now on: it was no queue */
     begin_phase(w, w->bytes ? FF_WINDOW_BEFORE : FF_WINDOW_FOLLOWS, t, now);
     tell_others(w, true);
     return w->bytes;
 }
 
-/* The rate has been looked at for long enough: what follows. */
-static unsigned end_of_phase(FfWindow *w, const FfRoundTrip *t, int64_t now)
+/* A trial is under way. */
+static unsigned go_on(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
+    bool doubled = w->phase == FF_WINDOW_DOUBLED;
     uint64_t best = w->best;
 
-    if (w->phase == FF_WINDOW_BEFORE) {
+    /* Who does not wait for the socket has a rate of its own. */
+    if (w->aborted || (!doubled && !w->waits)) {
+        return end_trial(w, doubled ? w->bytes_before : w->bytes, now + SETTLE_US);
+    }
+    if (now < w->until_us) {
+        return w->bytes;
+    }
+    if (!doubled) {
         begin_phase(w, FF_WINDOW_DOUBLED, t, now);
         w->rate_before = best;
         w->bytes_before = w->bytes;
@@ -233,15 +263,7 @@ static unsigned end_of_phase(FfWindow *w, const FfRoundTrip *t, int64_t now)
     if (w->rate_before && best >= GAIN(w->rate_before)) {
         return larger_is_better(w, t, now);
     }
-    w->phase = FF_WINDOW_FOLLOWS;
-    w->believed_us = now + (w->least ? GAINED_US : IN_VAIN_US);
-    tell_others(w, false);
-    return w->bytes_before;
-}
-
-static bool may_try(const FfWindow *w, int64_t now)
-{
-    return w->leads && now >= w->believed_us && (w->alone || now >= w->begun_us + SETTLE_ALL_US);
+    return end_trial(w, w->bytes_before, now + (w->least ? GAINED_US : IN_VAIN_US));
 }
 
 static unsigned at_least(const FfWindow *w, unsigned next)
@@ -253,13 +275,13 @@ static unsigned at_least(const FfWindow *w, unsigned next)
 static unsigned try_more(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t now)
 {
     if (w->phase != FF_WINDOW_FOLLOWS) {
-        return now < w->until_us ? w->bytes : end_of_phase(w, t, now);
+        return go_on(w, t, now);
     }
     if (now >= w->believed_us && w->least) {
         w->least = 0;
         w->believed_us = now + SETTLE_US;
         tell_others(w, false);
-    } else if (may_try(w, now) && w->bytes && next) {
+    } else if (now >= w->believed_us && w->waits && w->bytes && next) {
         begin_phase(w, FF_WINDOW_BEFORE, t, now);
         tell_others(w, false);
         return w->bytes;
@@ -267,36 +289,43 @@ static unsigned try_more(FfWindow *w, const FfRoundTrip *t, unsigned next, int64
     return at_least(w, next);
 }
 
-/* The one that leads has come to w->trial. It would be NEXT. */
+/* What the one that leads has come to, w->trial, is new. */
+static unsigned take_trial(FfWindow *w, unsigned next)
+{
+    bool was_doubled = w->phase == FF_WINDOW_DOUBLED && w->bytes_before;
+    bool was_bounded = w->bytes || was_doubled;
+    unsigned bytes = next;
+
+    w->seen = w->trial;
+    w->phase = (FfWindowPhase)(w->trial & TRIAL_PHASE);
+    if (was_doubled && w->trial & TRIAL_GAINED) {
+        w->least = w->bytes ? w->bytes : UINT_MAX;
+        bytes = w->bytes;
+    } else if (was_doubled) {
+        bytes = w->bytes_before;
+    }
+    if (!(w->trial & TRIAL_LEAST)) {
+        w->least = 0;
+    } else if (w->trial & TRIAL_FREE && w->bytes) {
+        w->least = UINT_MAX; /* also of one that came later */
+    }
+    /* One without a bound takes no part. */
+    w->bytes_before = was_bounded ? bytes : 0;
+    return w->phase == FF_WINDOW_DOUBLED && w->bytes_before ? twice(bytes) : at_least(w, bytes);
+}
+
+/* One that does not lead. It would be NEXT. */
 static unsigned follow_trial(FfWindow *w, unsigned next)
 {
-    bool was_doubled = w->phase == FF_WINDOW_DOUBLED;
-    unsigned bytes = w->bytes;
-
     if (w->trial != w->seen) {
-        w->seen = w->trial;
-        w->phase = (FfWindowPhase)(w->trial & 3);
-        if (was_doubled && w->trial & TRIAL_GAINED) {
-            w->least = bytes ? bytes : UINT_MAX;
-            w->min_rtt_us = 0;
-        } else if (was_doubled) {
-            bytes = w->bytes_before;
-        }
-        w->least = w->trial & TRIAL_LEAST ? w->least : 0;
-        if (w->phase == FF_WINDOW_DOUBLED) {
-            w->bytes_before = bytes;
-            bytes = twice(bytes);
-        }
-        return bytes;
+        return take_trial(w, next);
     }
-    return w->phase == FF_WINDOW_FOLLOWS ? at_least(w, next) : bytes;
+    return w->phase == FF_WINDOW_DOUBLED && w->bytes_before ? w->bytes : at_least(w, next);
 }
 
 unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
-    w->min_rtt_us = w->min_rtt_us ? MIN(w->min_rtt_us, t->min_rtt_us) : t->min_rtt_us;
-    FfRoundTrip least = {t->rtt_us, w->min_rtt_us, t->rate};
-    unsigned next = open_up(w, ff_window_next(w->bytes, &least));
+    unsigned next = open_up(w, ff_window_next(w->bytes, t));
 
     return w->leads ? try_more(w, t, next, now) : follow_trial(w, next);
 }
@@ -308,8 +337,7 @@ static bool begin(FfWindow *w, int fd, const FfRoundTrip *t, int64_t now)
     bool is_short = t->min_rtt_us < FIRST_RTT_US, fixed = set(fd, 0) < 0;
 
     w->begun = true;
-    w->begun_us = now;
-    w->believed_us = now + SETTLE_US;
+    w->believed_us = now + SETTLE_BEGIN_US;
     w->opening = is_short && !fixed;
     return is_short || !fixed;
 }

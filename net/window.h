@@ -22,9 +22,10 @@ typedef struct {
     unsigned bytes;  /* 0: as the kernel likes */
     bool opening;    /* it has only grown so far */
     uint64_t rate;   /* the best of late, bytes per second */
+    uint64_t last;   /* as it was measured */
     bool begun;      /* it was looked at */
     bool leads;      /* it tries more for all bulk sockets of its connection */
-    bool alone;      /* no other one is in use: what it carries is what all do */
+    bool alone;      /* no other one is in use */
     bool waits;      /* its sender, for the socket */
     int64_t measured_us;
     uint64_t acked;     /* bytes, then */
@@ -36,10 +37,10 @@ typedef struct {
     unsigned bytes_before; /* the same */
     unsigned least;        /* that a trial has found; more than any bound: none. 0: nothing found */
     int64_t believed_us;   /* no trial before */
-    int64_t begun_us;
-    uint32_t min_rtt_us; /* the least that was seen; 0: not yet */
-    unsigned trial;      /* of the one that leads: what it has come to; see ff_window_trial() */
-    unsigned seen;       /* of one that does not lead: the last .trial that it has followed */
+    int64_t counts_us;     /* in this phase: what was carried before is of the one before */
+    bool aborted;          /* the trial under way says nothing */
+    unsigned trial;        /* of the one that leads: what it has come to; see ff_window_trial() */
+    unsigned seen;         /* of one that does not lead: the last .trial that it has followed */
 } FfWindow;
 
 /* What TCP knows of a connection. */
@@ -56,8 +57,11 @@ void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t 
 /* The window that follows on the one of W at NOW, also where others use the same link. W->bytes is
  * what was set, and what was measured is T's rate. */
 unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now);
-/* W leads: all bulk sockets have carried RATE of late (bytes per second). */
-void ff_window_note_rate(FfWindow *w, uint64_t rate);
+/* W leads: all sockets of its link have carried RATE of late (bytes per second); ALONE: no other
+ * bulk socket is in use. A trial in which that changes says nothing. */
+void ff_window_lead(FfWindow *w, bool alone, uint64_t rate, int64_t now);
+/* What comes now has another rate than what was before: no trial for a second. */
+void ff_window_settle(FfWindow *w, int64_t now);
 /* What W, which leads, has the others do: a word for .trial of theirs. */
 unsigned ff_window_trial(const FfWindow *w);
 /* Bytes that are best written at once, so that what comes between them does not wait for long. 0:

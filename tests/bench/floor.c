@@ -266,7 +266,7 @@ static gpointer send_bulk(gpointer opaque)
     const Link *l = opaque;
     g_autofree char *chunk = g_malloc0(CHUNK);
     struct pollfd room = {l->bulk.from, POLLOUT, 0};
-    FfWindow window = {.alone = true};
+    FfWindow window = {0};
     ssize_t n = 0;
     bool prompt = false;
     uint64_t waited_us = 0;
@@ -274,6 +274,7 @@ static gpointer send_bulk(gpointer opaque)
     ff_priority_bulk();
     while (n >= 0 || errno == EAGAIN || errno == EINTR) {
         if (l->window) {
+            ff_window_lead(&window, true, window.last, g_get_monotonic_time());
             ff_window_follow(&window, l->bulk.from, waited_us);
         }
         prompt = set_priority(ff_window_link_bound(&window), prompt);
