@@ -22,6 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "qmp/client.h"
 #include "qmp/disk.h"
 #include "qmp/json.h"
@@ -247,6 +248,7 @@ static bool has_ended(pid_t pid, int within_ms)
 static bool same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepared, pid_t prepared_pid,
                        GError **error)
 {
+    FF_FAULT_AT("same-files");
     g_autoptr(JsonNode) nodes = ask_nodes(prepared, error);
     g_autoptr(JsonNode) disks =
         nodes ? ff_cli_qmp_call(prepared, "query-block", NULL, error) : NULL;

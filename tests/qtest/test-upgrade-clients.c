@@ -361,6 +361,39 @@ static void test_forward_taken(void)
     up_check_memory(g);
 }
 
+/* The new QEMU ends when it has been prepared. */
+static void test_new_ends(void)
+{
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Guest) g = up_counting(NULL);
+    g_autofree char *said = NULL;
+    if (!g) {
+        return;
+    }
+    pid_t old = up_only_qemu(g);
+    up_set_faults(g, "none/*/at/same-files=hold");
+    up_can_hold(g);
+    g_autoptr(Command) c = up_begin(g, NULL);
+    up_wait_held(g);
+    g_autoptr(GArray) qemus = up_qemus(g);
+    g_assert_cmpuint(qemus->len, ==, 2);
+    pid_t new = g_array_index(qemus, pid_t, g_array_index(qemus, pid_t, 0) == old);
+    g_assert_cmpint(kill(new, SIGKILL), ==, 0);
+    up_let_go(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 1);
+    g_autofree char *expected = g_strdup_printf(
+        "farfault: the new QEMU, process %d, has ended (the guest is where it was)", (int)new);
+    g_assert_cmpstr(said, ==, expected);
+    g_assert_cmpint(up_await_qemus(g, 1), ==, old);
+    up_runs(g);
+    up_check_memory(g);
+}
+
 static void test_port_taken(void)
 {
     unsigned port = free_port();
@@ -1179,6 +1212,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-clients/socket", test_socket);
     g_test_add_func("/upgrade-clients/port", test_port);
     g_test_add_func("/upgrade-clients/port-taken", test_port_taken);
+    g_test_add_func("/upgrade-clients/new-ends", test_new_ends);
     g_test_add_func("/upgrade-clients/forwards", test_forwards);
     g_test_add_func("/upgrade-clients/forward-taken", test_forward_taken);
     g_test_add_func("/upgrade-clients/daemon", test_daemon);
