@@ -387,7 +387,7 @@ static void test_new_ends(void)
     up_let_go(g);
     g_assert_cmpint(up_finish(c, &said), ==, 1);
     g_autofree char *expected = g_strdup_printf(
-        "farfault: the new QEMU, process %d, has ended (the guest is where it was)", (int)new);
+        "farfault: the new QEMU, process %d, has ended (the guest is where it was)\n", (int)new);
     g_assert_cmpstr(said, ==, expected);
     g_assert_cmpint(up_await_qemus(g, 1), ==, old);
     up_runs(g);
