@@ -245,8 +245,9 @@ static bool has_ended(pid_t pid, int within_ms)
     return ended;
 }
 
+/* *OF_NEW: it fails because of the new QEMU, which may be about to end. */
 static bool same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepared, pid_t prepared_pid,
-                       GError **error)
+                       bool *of_new, GError **error)
 {
     FF_FAULT_AT("same-files");
     g_autoptr(JsonNode) nodes = ask_nodes(prepared, error);
@@ -257,6 +258,7 @@ static bool same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepared,
     g_autoptr(GArray) b = theirs ? open_files(prepared_pid, error) : NULL;
     g_autoptr(GArray) a = b ? open_files(running_pid, error) : NULL;
 
+    *of_new = !disks || (b && !b->len);
     if (!a) {
         return false;
     }
@@ -273,14 +275,13 @@ bool ff_upgrade_same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepa
                            pid_t prepared_pid, GError **error)
 {
     g_autoptr(GError) local = NULL;
+    bool of_new;
 
-    if (same_files(running, running_pid, prepared, prepared_pid, &local)) {
+    if (same_files(running, running_pid, prepared, prepared_pid, &of_new, &local)) {
         return true;
     }
     /* Of one that has ended nothing else is right. */
-    bool gone = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
-
-    if (has_ended(prepared_pid, gone ? END_MS : 0)) {
+    if (has_ended(prepared_pid, of_new ? END_MS : 0)) {
         return fail(error, "the new QEMU, process %d, has ended", (int)prepared_pid);
     }
     g_propagate_error(error, g_steal_pointer(&local));

@@ -18,9 +18,8 @@ bool ff_source_link_bound(FfSource *s)
     }
     bytes += conn->urgent ? ff_channel_bytes(conn->urgent) : 0;
     bool slow = ff_link_rate_is_slow(&s->link_rate, bytes, g_get_monotonic_time());
-    bool bound = slow && ff_channel_link_bound(conn->main);
+    bool bound = ff_channel_lead(conn->main, &s->link_rate, slow, conn->n_bulk > 0);
 
-    ff_channel_lead(conn->main, bound || conn->n_bulk == 0, s->link_rate.last);
     for (unsigned i = 0; i < conn->n_bulk; i++) {
         ff_channel_follow(conn->bulk[i].ch, conn->main);
     }

@@ -351,9 +351,9 @@ int ff_channel_wait_writable(FfChannel *ch)
     return rc;
 }
 
-void ff_channel_lead(FfChannel *ch, bool alone, uint64_t rate)
+bool ff_channel_lead(FfChannel *ch, const FfLinkRate *rate, bool slow, bool others)
 {
-    ff_window_lead(&ch->window, alone, rate, g_get_monotonic_time());
+    return ff_window_lead(&ch->window, rate, slow, others, g_get_monotonic_time());
 }
 
 void ff_channel_settle(FfChannel *ch)
@@ -364,11 +364,6 @@ void ff_channel_settle(FfChannel *ch)
 void ff_channel_follow(FfChannel *ch, const FfChannel *leader)
 {
     g_atomic_int_set(&ch->trial, (gint)ff_window_trial(&leader->window));
-}
-
-bool ff_channel_link_bound(const FfChannel *ch)
-{
-    return ff_window_link_bound(&ch->window);
 }
 
 uint64_t ff_channel_unsent(const FfChannel *ch)

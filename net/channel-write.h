@@ -10,6 +10,7 @@
 
 #include "net/channel.h"
 #include "net/frame.h"
+#include "net/window.h"
 
 /* Writes frames: IOV (changed by the call) is a whole number of frames, headers in wire order.
  * Waits as long as it takes. URGENT passes those that wait with !URGENT. 0 or -errno. */
@@ -25,17 +26,16 @@ void ff_channel_finish(FfChannel *ch);
 /* Waits until the socket takes data (with TCP_NOTSENT_LOWAT: until little is unsent), so that a
  * claim made after it goes out at once. 0 or -errno. */
 int ff_channel_wait_writable(FfChannel *ch);
-/* CH, of all bulk channels of a link, says when all try to have more on their way. All channels of
- * the link, the urgent one too, carry RATE of late, bytes per second. ALONE: no other bulk channel
- * is in use. For a thread that waits for room on it. */
-void ff_channel_lead(FfChannel *ch, bool alone, uint64_t rate);
-/* What comes now is of another kind: nothing is tried for a second. For the same thread. */
+/* CH, of all bulk channels of a link, says when all try to have more on their way:
+ * ff_window_lead(). RATE is of all channels of the link, the urgent one too; OTHERS: there are
+ * other bulk channels. Returns whether the link is the limit. For a thread that waits for room on
+ * it. */
+bool ff_channel_lead(FfChannel *ch, const FfLinkRate *rate, bool slow, bool others);
+/* What comes now is of another kind: nothing is tried for a second, and what was found is
+ * forgotten. For the same thread. */
 void ff_channel_settle(FfChannel *ch);
 /* CH tries what LEADER does. For the thread that waits for room on LEADER. */
 void ff_channel_follow(FfChannel *ch, const FfChannel *leader);
-/* What is on its way is kept short, and its sender waits for it. For a thread that waits for room
- * on it. */
-bool ff_channel_link_bound(const FfChannel *ch);
 /* Bytes written that the kernel has not sent yet, since the link or the peer takes no more now. 0
  * if that is not known (no TCP). Any thread. */
 uint64_t ff_channel_unsent(const FfChannel *ch);

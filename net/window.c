@@ -54,6 +54,7 @@
 /* Who carries more over all bulk sockets does not wait for a link, but for a processor, where one
  * thread sends. */
 #define FAST_RATE 400000000
+#define SLOW_RATE (FAST_RATE / 4 * 3) /* of who was fast */
 /* A sender that waits for the socket for one part of so many of its time waits for the link, until
  * it does so for less than one of as many as the second one. */
 #define WAITS_SHARE 4
@@ -122,24 +123,6 @@ bool ff_window_link_bound(const FfWindow *w)
     return (w->bytes || w->least || w->phase == FF_WINDOW_DOUBLED) && w->waits;
 }
 
-void ff_window_settle(FfWindow *w, int64_t now)
-{
-    w->aborted = w->phase != FF_WINDOW_FOLLOWS;
-    w->believed_us = MAX(w->believed_us, now + SETTLE_BEGIN_US);
-}
-
-void ff_window_lead(FfWindow *w, bool alone, uint64_t rate, int64_t now)
-{
-    if (w->leads && alone != w->alone) {
-        ff_window_settle(w, now);
-    }
-    w->leads = true;
-    w->alone = alone;
-    if (now >= w->counts_us) {
-        w->best = MAX(w->best, rate);
-    }
-}
-
 /* Bits of a word: the phase, whether the last trial has gained something, whether there is a least,
  * whether that is no bound at all; and a number that grows. */
 #define TRIAL_PHASE 3u
@@ -158,6 +141,40 @@ static void tell_others(FfWindow *w, bool gained)
     w->trial = (w->trial & ~(TRIAL_NEXT - 1)) + TRIAL_NEXT + (gained ? TRIAL_GAINED : 0) +
                (w->least ? TRIAL_LEAST : 0) + (w->least > WINDOW_MAX ? TRIAL_FREE : 0) +
                (unsigned)w->phase;
+}
+
+static void others_changed(FfWindow *w, int64_t now)
+{
+    w->aborted = w->phase != FF_WINDOW_FOLLOWS;
+    w->settles_us = now + SETTLE_BEGIN_US;
+}
+
+void ff_window_settle(FfWindow *w, int64_t now)
+{
+    others_changed(w, now);
+    if (w->least) {
+        w->least = 0;
+        tell_others(w, false);
+    }
+}
+
+bool ff_window_lead(FfWindow *w, const FfLinkRate *r, bool slow, bool others, int64_t now)
+{
+    if (w->phase == FF_WINDOW_FOLLOWS) {
+        w->bound = slow && ff_window_link_bound(w);
+    }
+    bool alone = w->bound || !others;
+
+    if (w->leads && alone != w->alone) {
+        others_changed(w, now);
+    }
+    w->leads = true;
+    w->alone = alone;
+    /* What was measured since before the phase is of the one before as well. */
+    if (r->from_us && r->from_us >= w->counts_us) {
+        w->best = MAX(w->best, r->last);
+    }
+    return w->bound;
 }
 
 static int set(int fd, unsigned bytes)
@@ -189,7 +206,6 @@ void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t 
         uint64_t rate = (acked - w->acked) * 1000000 / dt;
 
         w->rate = MAX(rate, w->rate - w->rate / 16);
-        w->last = rate;
         w->waits = waited * (w->waits ? BUSY_SHARE : WAITS_SHARE) >= (uint64_t)dt;
     }
     w->measured_us = now;
@@ -213,13 +229,18 @@ static unsigned twice(unsigned bytes)
     return 2 * bytes > WINDOW_MAX ? 0 : 2 * bytes;
 }
 
+static int64_t phase_us(const FfRoundTrip *t)
+{
+    return MAX(TRIAL_US, (int64_t)TRIAL_RTTS * t->rtt_us + 2 * MEASURE_US);
+}
+
 static void begin_phase(FfWindow *w, FfWindowPhase phase, const FfRoundTrip *t, int64_t now)
 {
     w->phase = phase;
     w->best = 0;
-    w->until_us = now + MAX(TRIAL_US, (int64_t)TRIAL_RTTS * t->rtt_us + 2 * MEASURE_US);
+    w->until_us = now + phase_us(t);
     /* What fills a larger window at first is no rate. */
-    w->counts_us = phase == FF_WINDOW_DOUBLED ? now + t->rtt_us + MEASURE_US : now;
+    w->counts_us = phase == FF_WINDOW_DOUBLED ? now + t->rtt_us : now;
 }
 
 static unsigned end_trial(FfWindow *w, unsigned bytes, int64_t believed_us)
@@ -271,6 +292,12 @@ static unsigned at_least(const FfWindow *w, unsigned next)
     return w->least > WINDOW_MAX ? 0 : next ? MAX(next, w->least) : 0;
 }
 
+static bool may_try(const FfWindow *w, int64_t now)
+{
+    return w->waits && now >= w->believed_us &&
+           (now >= w->settles_us || now >= w->believed_us + IN_VAIN_US);
+}
+
 /* It would be NEXT. */
 static unsigned try_more(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t now)
 {
@@ -281,7 +308,7 @@ static unsigned try_more(FfWindow *w, const FfRoundTrip *t, unsigned next, int64
         w->least = 0;
         w->believed_us = now + SETTLE_US;
         tell_others(w, false);
-    } else if (now >= w->believed_us && w->waits && w->bytes && next) {
+    } else if (may_try(w, now) && w->bytes && next) {
         begin_phase(w, FF_WINDOW_BEFORE, t, now);
         tell_others(w, false);
         return w->bytes;
@@ -290,7 +317,7 @@ static unsigned try_more(FfWindow *w, const FfRoundTrip *t, unsigned next, int64
 }
 
 /* What the one that leads has come to, w->trial, is new. */
-static unsigned take_trial(FfWindow *w, unsigned next)
+static unsigned take_trial(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t now)
 {
     bool was_doubled = w->phase == FF_WINDOW_DOUBLED && w->bytes_before;
     bool was_bounded = w->bytes || was_doubled;
@@ -311,14 +338,20 @@ static unsigned take_trial(FfWindow *w, unsigned next)
     }
     /* One without a bound takes no part. */
     w->bytes_before = was_bounded ? bytes : 0;
+    w->until_us = now + 2 * phase_us(t);
     return w->phase == FF_WINDOW_DOUBLED && w->bytes_before ? twice(bytes) : at_least(w, bytes);
 }
 
 /* One that does not lead. It would be NEXT. */
-static unsigned follow_trial(FfWindow *w, unsigned next)
+static unsigned follow_trial(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t now)
 {
     if (w->trial != w->seen) {
-        return take_trial(w, next);
+        return take_trial(w, t, next, now);
+    }
+    if (w->phase == FF_WINDOW_DOUBLED && w->bytes_before && now >= w->until_us) {
+        /* The one that leads stands. */
+        w->phase = FF_WINDOW_FOLLOWS;
+        return w->bytes_before;
     }
     return w->phase == FF_WINDOW_DOUBLED && w->bytes_before ? w->bytes : at_least(w, next);
 }
@@ -327,7 +360,7 @@ unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
     unsigned next = open_up(w, ff_window_next(w->bytes, t));
 
-    return w->leads ? try_more(w, t, next, now) : follow_trial(w, next);
+    return w->leads ? try_more(w, t, next, now) : follow_trial(w, t, next, now);
 }
 
 /* FALSE: there is no bound, and never will be: on a long way no bound is large enough where it
@@ -337,7 +370,8 @@ static bool begin(FfWindow *w, int fd, const FfRoundTrip *t, int64_t now)
     bool is_short = t->min_rtt_us < FIRST_RTT_US, fixed = set(fd, 0) < 0;
 
     w->begun = true;
-    w->believed_us = now + SETTLE_BEGIN_US;
+    w->believed_us = now + SETTLE_US;
+    w->settles_us = now + SETTLE_BEGIN_US;
     w->opening = is_short && !fixed;
     return is_short || !fixed;
 }
@@ -383,12 +417,13 @@ bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, int64_t now)
     if (dt >= MEASURE_US || bytes < r->bytes) {
         /* Fewer: they are new ones. */
         bool known = r->measured_us && bytes >= r->bytes;
-        uint64_t rate = known ? (bytes - r->bytes) * 1000000 / dt : 0;
 
-        r->rate = MAX(rate, r->rate - r->rate / 16);
-        r->last = rate;
+        r->last = known ? (bytes - r->bytes) * 1000000 / dt : 0;
+        r->from_us = known && dt < PAUSE * MEASURE_US ? r->measured_us : 0;
+        r->rate = MAX(r->last, r->rate - r->rate / 16);
         r->measured_us = now;
         r->bytes = bytes;
     }
-    return r->rate < FAST_RATE;
+    r->fast = r->rate >= (r->fast ? SLOW_RATE : FAST_RATE);
+    return !r->fast;
 }

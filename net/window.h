@@ -22,9 +22,9 @@ typedef struct {
     unsigned bytes;  /* 0: as the kernel likes */
     bool opening;    /* it has only grown so far */
     uint64_t rate;   /* the best of late, bytes per second */
-    uint64_t last;   /* as it was measured */
     bool begun;      /* it was looked at */
     bool leads;      /* it tries more for all bulk sockets of its connection */
+    bool bound;      /* the link is the limit, as it was before a trial */
     bool alone;      /* no other one is in use */
     bool waits;      /* its sender, for the socket */
     int64_t measured_us;
@@ -36,7 +36,8 @@ typedef struct {
     uint64_t rate_before;  /* it was doubled */
     unsigned bytes_before; /* the same */
     unsigned least;        /* that a trial has found; more than any bound: none. 0: nothing found */
-    int64_t believed_us;   /* no trial before */
+    int64_t believed_us;   /* the last trial is, so there is none before */
+    int64_t settles_us;    /* nor before, unless that lasts too long */
     int64_t counts_us;     /* in this phase: what was carried before is of the one before */
     bool aborted;          /* the trial under way says nothing */
     unsigned trial;        /* of the one that leads: what it has come to; see ff_window_trial() */
@@ -57,11 +58,6 @@ void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t 
 /* The window that follows on the one of W at NOW, also where others use the same link. W->bytes is
  * what was set, and what was measured is T's rate. */
 unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now);
-/* W leads: all sockets of its link have carried RATE of late (bytes per second); ALONE: no other
- * bulk socket is in use. A trial in which that changes says nothing. */
-void ff_window_lead(FfWindow *w, bool alone, uint64_t rate, int64_t now);
-/* What comes now has another rate than what was before: no trial for a second. */
-void ff_window_settle(FfWindow *w, int64_t now);
 /* What W, which leads, has the others do: a word for .trial of theirs. */
 unsigned ff_window_trial(const FfWindow *w);
 /* Bytes that are best written at once, so that what comes between them does not wait for long. 0:
@@ -73,10 +69,12 @@ bool ff_window_link_bound(const FfWindow *w);
  * TCP stay as they are. */
 void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us);
 
-/* What all bulk sockets of a connection carry. */
+/* What all sockets of a connection carry. */
 typedef struct {
-    uint64_t rate; /* the best of late, bytes per second */
-    uint64_t last; /* as it was measured */
+    uint64_t rate;   /* the best of late, bytes per second */
+    uint64_t last;   /* as it was measured ... */
+    int64_t from_us; /* ... from then on; 0: not known */
+    bool fast;
     int64_t measured_us;
     uint64_t bytes; /* then */
 } FfLinkRate;
@@ -84,5 +82,14 @@ typedef struct {
 /* BYTES are what all of them have carried so far, at NOW (monotonic, us): whether that is little
  * enough for a link to be the limit. Pure. */
 bool ff_link_rate_is_slow(FfLinkRate *rate, uint64_t bytes, int64_t now);
+
+/* W leads: R is of all sockets of its link, SLOW as ff_link_rate_is_slow() says, OTHERS: there are
+ * other bulk sockets. A trial in which they come or go says nothing. Returns whether the link is
+ * the limit, so that W is best used alone; as before while a trial is under way, which changes
+ * that. */
+bool ff_window_lead(FfWindow *w, const FfLinkRate *r, bool slow, bool others, int64_t now);
+/* What comes now is of another kind than what was before: no trial for a second, and what the last
+ * one has found counts no more. */
+void ff_window_settle(FfWindow *w, int64_t now);
 
 #endif

@@ -267,6 +267,8 @@ static gpointer send_bulk(gpointer opaque)
     g_autofree char *chunk = g_malloc0(CHUNK);
     struct pollfd room = {l->bulk.from, POLLOUT, 0};
     FfWindow window = {0};
+    FfLinkRate rate = {0};
+    uint64_t sent = 0;
     ssize_t n = 0;
     bool prompt = false;
     uint64_t waited_us = 0;
@@ -274,7 +276,9 @@ static gpointer send_bulk(gpointer opaque)
     ff_priority_bulk();
     while (n >= 0 || errno == EAGAIN || errno == EINTR) {
         if (l->window) {
-            ff_window_lead(&window, true, window.last, g_get_monotonic_time());
+            int64_t now = g_get_monotonic_time();
+            bool slow = ff_link_rate_is_slow(&rate, sent, now);
+            ff_window_lead(&window, &rate, slow, false, now);
             ff_window_follow(&window, l->bulk.from, waited_us);
         }
         prompt = set_priority(ff_window_link_bound(&window), prompt);
@@ -285,6 +289,7 @@ static gpointer send_bulk(gpointer opaque)
             unsigned piece = ff_window_piece(&window);
             n = send(l->bulk.from, chunk, piece ? piece : CHUNK,
                      MSG_NOSIGNAL | MSG_DONTWAIT | (piece ? MSG_EOR : 0));
+            sent += n > 0 ? (uint64_t)n : 0;
         }
     }
     return NULL;

@@ -15,6 +15,7 @@ typedef struct {
     uint32_t min_rtt_us;
     uint32_t buffer_us; /* the link queues at most */
     uint32_t late_us;   /* so much more each round trip takes, but for the shortest one */
+    uint64_t sender;    /* its processor can do so much; 0: all */
     bool shared;        /* somebody fills that buffer, and leaves half to who fills it too */
 } Link;
 
@@ -23,10 +24,13 @@ typedef struct {
 typedef struct {
     FfWindow w;
     FfRoundTrip t;
+    FfLinkRate r;
     int64_t now;
+    uint64_t waited_us, written;
     uint64_t bytes; /* acknowledged */
     uint64_t carried[HISTORY];
     unsigned looks;
+    bool others;     /* there are other bulk sockets, which do nothing */
     unsigned free;   /* looks without a bound */
     unsigned queued; /* looks with a queue of a millisecond or more */
 } Flow;
@@ -49,14 +53,18 @@ static void look(Flow *f, const Link *l)
         queue_us = most > need ? MIN((most - need) * 1000000 / l->rate, l->buffer_us) : 0;
     }
     uint64_t rate = MIN(most * 1000000 / (short_us + queue_us), l->shared ? l->rate / 2 : l->rate);
+    bool waits = !l->sender || rate < l->sender;
+    rate = waits ? rate : l->sender;
     /* What is carried now is acknowledged a round trip later. */
     f->carried[f->looks % HISTORY] = rate * LOOK_US / 1000000;
+    f->written += f->carried[f->looks % HISTORY];
     unsigned lag = MIN((uint32_t)(short_us + queue_us) / LOOK_US, HISTORY - 1);
     f->bytes += f->looks >= lag ? f->carried[(f->looks - lag) % HISTORY] : 0;
     f->looks++;
     f->now += LOOK_US;
-    /* The sender does nothing but wait for the socket. */
-    ff_window_measure(&f->w, f->bytes, (uint64_t)f->now, f->now);
+    /* A sender whose processor is not the limit does nothing but wait for the socket. */
+    f->waited_us += waits ? LOOK_US : 0;
+    ff_window_measure(&f->w, f->bytes, f->waited_us, f->now);
     f->t = (FfRoundTrip){(uint32_t)(short_us + queue_us), l->min_rtt_us, f->w.rate};
     f->free += f->w.bytes == 0;
     f->queued += queue_of(f) >= 1000;
@@ -67,7 +75,8 @@ static void go_on(Flow *f, const Link *l, int64_t us)
 {
     for (int64_t end = f->now + us; f->now < end;) {
         if (f->w.leads) {
-            ff_window_lead(&f->w, true, f->w.last, f->now);
+            bool slow = ff_link_rate_is_slow(&f->r, f->written, f->now);
+            ff_window_lead(&f->w, &f->r, slow, f->others, f->now);
         }
         look(f, l);
     }
@@ -207,6 +216,7 @@ static void test_long_queue(void)
 static uint64_t run_four(const Link *l, int64_t us)
 {
     Flow f[FLOWS] = {0};
+    FfLinkRate r = {0};
     uint64_t before = 0, sum = 0, written = 0;
 
     for (unsigned i = 0; i < FLOWS; i++) {
@@ -214,13 +224,14 @@ static uint64_t run_four(const Link *l, int64_t us)
     }
     f[0].w.believed_us = G_USEC_PER_SEC;
     for (int64_t end = us; f[0].now < end;) {
-        ff_window_lead(&f[0].w, false, written * 1000000 / LOOK_US, f[0].now);
+        bool slow = ff_link_rate_is_slow(&r, written, f[0].now);
+        ff_window_lead(&f[0].w, &r, slow, true, f[0].now);
         sum = written = 0;
         for (unsigned i = 0; i < FLOWS; i++) {
             f[i].w.trial = i ? ff_window_trial(&f[0].w) : f[i].w.trial;
             look(&f[i], l);
             sum += f[i].bytes;
-            written += f[i].carried[(f[i].looks - 1) % HISTORY];
+            written += f[i].written;
         }
         before = f[0].now < end / 2 ? sum : before;
     }
@@ -262,8 +273,7 @@ static void test_four(void)
     g_assert_cmpuint(ff_window_look(&f.w, &f.t, f.now), >, 0);
 }
 
-/* A trial in which others come, or whose sender does not wait for the socket, says nothing: it is
- * as before. */
+/* A trial in which others come says nothing: it is as before. */
 static void test_aborted(void)
 {
     const Link l = {125000000, 60, 20000};
@@ -273,7 +283,9 @@ static void test_aborted(void)
         go_on(&f, &l, LOOK_US);
     }
     unsigned bytes = f.w.bytes_before;
-    ff_window_lead(&f.w, false, 10 * l.rate, f.now + G_USEC_PER_SEC);
+    const FfLinkRate more = {.last = 10 * l.rate, .from_us = f.now + G_USEC_PER_SEC};
+    f.w.bound = false;
+    ff_window_lead(&f.w, &more, true, true, f.now + G_USEC_PER_SEC);
     f.now += G_USEC_PER_SEC;
     g_assert_cmpuint(ff_window_look(&f.w, &f.t, f.now), ==, bytes);
     g_assert_cmpint(f.w.phase, ==, FF_WINDOW_FOLLOWS);
@@ -284,6 +296,36 @@ static void test_aborted(void)
         look(&f, &l);
         g_assert_cmpint(f.w.phase, ==, FF_WINDOW_FOLLOWS);
     }
+}
+
+/* Acknowledgements come late, and the sender's processor could do more: behind a trial that has
+ * shown it the sender does not wait any more, so that the others may come. That does not end it. */
+static void test_sender(void)
+{
+    const Link l = {1180000000, 40, 20000, .late_us = 600, .sender = 150000000};
+    Flow f = {.w = {.bytes = 32 << 10, .opening = true, .leads = true, .alone = true},
+              .others = true};
+
+    go_on(&f, &l, 10 * G_USEC_PER_SEC);
+    uint64_t before = f.bytes;
+    go_on(&f, &l, 20 * G_USEC_PER_SEC);
+    g_assert_cmpuint(f.bytes - before, >, 20 * l.sender / 10 * 8);
+}
+
+/* What is carried is near the rate from which a link counts as fast: trials come all the same. */
+static void test_flapping(void)
+{
+    const Link l = {400000000, 40, 20000, .late_us = 300};
+    Flow f = {.w = {.bytes = 32 << 10, .leads = true, .alone = true}, .others = true};
+
+    uint64_t before = 0;
+    for (unsigned i = 0; i < 300; i++) {
+        f.r.fast = i % 2;
+        f.r.rate = 350000000;
+        go_on(&f, &l, G_USEC_PER_SEC / 10);
+        before = i == 99 ? f.bytes : before;
+    }
+    g_assert_cmpuint(f.bytes - before, >, 20 * l.rate / 10 * 6);
 }
 
 /* One that is not alone is not doubled by itself: it would gain what others lose. */
@@ -369,5 +411,7 @@ int main(int argc, char **argv)
     g_test_add_func("/window/four", test_four);
     g_test_add_func("/window/four-late", test_four_late);
     g_test_add_func("/window/aborted", test_aborted);
+    g_test_add_func("/window/sender", test_sender);
+    g_test_add_func("/window/flapping", test_flapping);
     return g_test_run();
 }
