@@ -4,7 +4,9 @@
 pages come in the best order there is: by how often each is written, which nobody knows.
 
 No QEMU, no link: each step of the guest, each page on the wire and each wait is reckoned. The law
-is that of tests/guest/memwork.c: each power of two of ranks is equally likely.
+is that of tests/guest/memwork.c: each power of two of ranks is equally likely. So it stands for
+scripts/bench --link 1g --after-pass --mode zipf --write 100; by default as much is written as the
+engine sent behind the switch there.
 
     tests/bench/order-floor.py [--mib N] [--speed STEPS_PER_S] [--link MB_PER_S] [--pass S] [--wait US]
 """
@@ -86,6 +88,8 @@ def main():
     p.add_argument("--pass", type=float, default=8.5, dest="seconds", help="s (8.5)")
     p.add_argument("--wait", type=float, default=340, help="us (340)")
     a = p.parse_args()
+    if min(a.mib, a.speed, a.link, a.seconds, a.wait) <= 0:
+        p.error("each number is to be more than 0")
     rng = random.Random(1)
     law = Law(a.mib << 8)
     dirty = written(law, a.speed, a.seconds, rng)
