@@ -27,6 +27,9 @@
 #include "qmp/disk.h"
 #include "qmp/json.h"
 
+/* Milliseconds from the end of its monitor to that of a QEMU that ends by itself. */
+#define END_MS 2000
+
 #define fail(error, ...) (g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, __VA_ARGS__), false)
 
 /* The same from whatever name, mount and process it is reached. */
@@ -231,13 +234,10 @@ static bool same_sizes(JsonNode *running, JsonNode *prepared, GError **error)
     return true;
 }
 
-/* Its monitor is gone a moment before it has ended. */
-#define END_MS 2000
-
-static bool has_ended(pid_t pid, int within_ms)
+bool ff_upgrade_has_ended(pid_t pid, bool about_to)
 {
     struct pollfd p = {.fd = pidfd_open(pid, 0), .events = POLLIN};
-    bool ended = p.fd < 0 ? errno == ESRCH : poll(&p, 1, within_ms) == 1;
+    bool ended = p.fd < 0 ? errno == ESRCH : poll(&p, 1, about_to ? END_MS : 0) == 1;
 
     if (p.fd >= 0) {
         close(p.fd);
@@ -281,7 +281,7 @@ bool ff_upgrade_same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepa
         return true;
     }
     /* Of one that has ended nothing else is right. */
-    if (has_ended(prepared_pid, of_new ? END_MS : 0)) {
+    if (ff_upgrade_has_ended(prepared_pid, of_new)) {
         return fail(error, "the new QEMU, process %d, has ended", (int)prepared_pid);
     }
     g_propagate_error(error, g_steal_pointer(&local));

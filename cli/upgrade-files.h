@@ -12,6 +12,8 @@
 
 /* FALSE and ERROR: which files process PID has open cannot be found out. */
 bool ff_upgrade_can_see(pid_t pid, GError **error);
+/* QEMU PID has ended; ABOUT_TO: it is waited for a moment, as its monitor is gone before. */
+bool ff_upgrade_has_ended(pid_t pid, bool about_to);
 /* To be asked when names are known to agree (upgrade-compare.h). FALSE and ERROR: one line that
  * names the disk, or it cannot be found out. */
 bool ff_upgrade_same_files(FfCliQmp *running, pid_t running_pid, FfCliQmp *prepared,

@@ -4,17 +4,15 @@
  * than this program until the guest is its own, and is ended by its relay when this program ends
  * before that.
  *
- * One thread. System calls: fork, setsid, fexecve, memfd_create, socketpair, pidfd_open, waitpid,
+ * One thread. System calls: fork, setsid, fexecve, memfd_create, socketpair, waitpid,
  * kill.
  */
 #include "cli/upgrade-private.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -33,9 +31,6 @@
 #define LOG_NAME "upgrade-log"
 #define SOCKET_NAME "farfault-upgrade"
 #define FIRST_HIGH_FD 500
-
-/* Milliseconds from the end of its monitor to that of a QEMU that ends by itself. */
-#define END_MS 2000
 
 static void close_fd(int *fd)
 {
@@ -180,11 +175,9 @@ static bool new_failed(FfUpgrade *u, const GError *local, GError **error)
     int status;
 
     bool closed = g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
-    struct pollfd p = {.fd = pidfd_open(u->pid, 0), .events = POLLIN};
+    /* It may also hang: no orderly end. */
+    bool ended = closed && ff_upgrade_has_ended(u->pid, true);
 
-    /* Its monitor may be gone a moment before it has ended. It may also hang: no orderly end. */
-    bool ended = closed && p.fd >= 0 && poll(&p, 1, END_MS) == 1;
-    close_fd(&p.fd);
     kill(-u->pid, SIGKILL); /* a script's children as well */
     kill(u->pid, SIGKILL);
     if (waitpid(u->pid, &status, 0) == u->pid) {

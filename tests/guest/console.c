@@ -74,7 +74,7 @@ void console_begin(void (*option)(char *word))
         option(word);
 }
 
-static double now_us(void)
+double console_now_us(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -83,10 +83,10 @@ static double now_us(void)
 
 void console_serve(double every_ms, void (*report)(double seconds), void (*serve_key)(char key))
 {
-    double every = every_ms * 1e3, start = now_us(), next = start + every;
+    double every = every_ms * 1e3, start = console_now_us(), next = start + every;
     struct pollfd console = {.fd = STDIN_FILENO, .events = POLLIN};
     for (;;) {
-        double left = next - now_us();
+        double left = next - console_now_us();
         if (left <= 0) {
             report((next - start) / 1e6);
             /* A guest that was stopped for long does not catch up on lines. */

@@ -12,6 +12,9 @@
  * Any thread. */
 __attribute__((format(printf, 1, 2))) void console_line(const char *format, ...);
 
+/* Microseconds of the monotonic clock. */
+double console_now_us(void);
+
 /* Lines "FF waits hist=B:N,..." with all buckets of ALL that are not empty. */
 void console_durations(const Durations *all);
 

@@ -61,13 +61,6 @@ static double clock_us(void)
     return __rdtsc() / ticks_per_us;
 }
 
-static double now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
-}
-
 __attribute__((noreturn)) static void end(int status)
 {
     if (getpid() == 1) {
@@ -223,12 +216,12 @@ int main(int argc, char **argv)
         fail("no /data");
     if (!opt.mib)
         fail("ff.mib= is no number of MiB");
-    double start = now_us();
+    double start = console_now_us();
     uint64_t ticks = __rdtsc();
     const char *error = opt.load->prepare(opt.mib);
     if (error)
         fail(error);
-    double took = now_us() - start;
+    double took = console_now_us() - start;
     ticks_per_us = (__rdtsc() - ticks) / took;
     init_lock();
     console_line("FF ready pages=%llu threads=%llu fill_ms=%.0f", (unsigned long long)opt.mib << 8,

@@ -208,13 +208,6 @@ static uint64_t next_random(Worker *w)
     return mix(w->rng);
 }
 
-static double now_us(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
-}
-
 /* The guest's own clock: in a guest that is stopped it stands still. Needs ticks_per_us. */
 static double clock_us(void)
 {
@@ -810,11 +803,11 @@ int main(int argc, char **argv)
                      strerror(errno));
         end(2);
     }
-    double start = now_us();
+    double start = console_now_us();
     uint64_t ticks = __rdtsc();
     start_workers();
     pthread_barrier_wait(&filled);
-    double took = now_us() - start;
+    double took = console_now_us() - start;
     /* Filling takes milliseconds at least: long enough to know the counter's rate. A guest's own
      * clock would need an exit to QEMU for each reading where the kernel distrusts the TSC. */
     ticks_per_us = (__rdtsc() - ticks) / took;
