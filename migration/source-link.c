@@ -3,7 +3,7 @@
  * Whether the link is the limit. See source-link.h.
  *
  * A socket that is held short, and whose sender waits for it, waits for the link, or for who reads
- * at its other end. Where all of them carry much it is a processor that limits one (net/window.h),
+ * at its other end. Where all of them carry much it is a processor that limits one (net/link-rate.h),
  * whatever the link could do.
  */
 #include "migration/source-link.h"

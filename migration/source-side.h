@@ -27,7 +27,7 @@
 #include "migration/sent.h"
 #include "migration/stats.h"
 #include "net/delta.h"
-#include "net/window.h"
+#include "net/link-rate.h"
 
 typedef struct FfPrecopy FfPrecopy; /* precopy.c */
 typedef struct FfRounds FfRounds;   /* precopy-send.c */

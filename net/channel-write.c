@@ -21,6 +21,7 @@
 
 #include "fault/fault.h"
 #include "net/channel-internal.h"
+#include "net/window-trial.h"
 
 static void count_sent(FfChannel *ch, size_t n)
 {

@@ -10,7 +10,7 @@
 
 #include "net/channel.h"
 #include "net/frame.h"
-#include "net/window.h"
+#include "net/link-rate.h"
 
 /* Writes frames: IOV (changed by the call) is a whole number of frames, headers in wire order.
  * Waits as long as it takes. URGENT passes those that wait with !URGENT. 0 or -errno. */

@@ -11,10 +11,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "net/round-trip.h"
+
 typedef enum {
     FF_WINDOW_FOLLOWS, /* the round trip */
-    FF_WINDOW_BEFORE,  /* the rate is looked at before it is doubled ... */
+    FF_WINDOW_BEFORE,  /* the rate is looked at before it is doubled or halved ... */
     FF_WINDOW_DOUBLED, /* ... and then */
+    FF_WINDOW_HALVED,  /* the same, the other way */
 } FfWindowPhase;
 
 typedef struct {
@@ -31,9 +34,15 @@ typedef struct {
     uint64_t acked;     /* bytes, then */
     uint64_t waited_us; /* of all time, then */
     FfWindowPhase phase;
-    int64_t until_us;      /* this phase */
-    uint64_t best;         /* rate of all of them in it */
-    uint64_t rate_before;  /* it was doubled */
+    bool halves;          /* this trial, or doubles */
+    bool takes_part;      /* in the trial of the one that leads */
+    int64_t until_us;     /* this phase is looked at next */
+    int64_t ends_us;      /* it ends at the latest */
+    uint64_t best;        /* rate of all of them in it */
+    uint64_t flight;      /* bytes on their way in it, over all looks ... */
+    unsigned flights;     /* ... so many */
+    uint64_t rate_before; /* it was doubled, or halved */
+    uint64_t flight_before;
     unsigned bytes_before; /* the same */
     unsigned least;        /* that a trial has found; more than any bound: none. 0: nothing found */
     int64_t believed_us;   /* the last trial is, so there is none before */
@@ -44,12 +53,6 @@ typedef struct {
     unsigned seen;         /* of one that does not lead: the last .trial that it has followed */
 } FfWindow;
 
-/* What TCP knows of a connection. */
-typedef struct {
-    uint32_t rtt_us, min_rtt_us;
-    uint64_t rate; /* that it can deliver, bytes per second */
-} FfRoundTrip;
-
 /* The window that follows on BYTES for a connection of which TCP says T. */
 unsigned ff_window_next(unsigned bytes, const FfRoundTrip *t);
 /* ACKED bytes have arrived so far, and the sender has waited for the socket for WAITED_US in all,
@@ -58,38 +61,11 @@ void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t 
 /* The window that follows on the one of W at NOW, also where others use the same link. W->bytes is
  * what was set, and what was measured is T's rate. */
 unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now);
-/* What W, which leads, has the others do: a word for .trial of theirs. */
-unsigned ff_window_trial(const FfWindow *w);
 /* Bytes that are best written at once, so that what comes between them does not wait for long. 0:
  * the window has no bound, and neither has a write. */
 unsigned ff_window_piece(const FfWindow *w);
-/* The link is the limit as far as this socket knows: it is bounded, and its sender waits. */
-bool ff_window_link_bound(const FfWindow *w);
 /* Looks at socket FD if it is time to, and sets its buffer. WAITED_US as above. Sockets other than
  * TCP stay as they are. */
 void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us);
-
-/* What all sockets of a connection carry. */
-typedef struct {
-    uint64_t rate;   /* the best of late, bytes per second */
-    uint64_t last;   /* as it was measured ... */
-    int64_t from_us; /* ... from then on; 0: not known */
-    bool fast;
-    int64_t measured_us;
-    uint64_t bytes; /* then */
-} FfLinkRate;
-
-/* BYTES are what all of them have carried so far, at NOW (monotonic, us): whether that is little
- * enough for a link to be the limit. Pure. */
-bool ff_link_rate_is_slow(FfLinkRate *rate, uint64_t bytes, int64_t now);
-
-/* W leads: R is of all sockets of its link, SLOW as ff_link_rate_is_slow() says, OTHERS: there are
- * other bulk sockets. A trial in which they come or go says nothing. Returns whether the link is
- * the limit, so that W is best used alone; as before while a trial is under way, which changes
- * that. */
-bool ff_window_lead(FfWindow *w, const FfLinkRate *r, bool slow, bool others, int64_t now);
-/* What comes now is of another kind than what was before: no trial for a second, and what the last
- * one has found counts no more. */
-void ff_window_settle(FfWindow *w, int64_t now);
 
 #endif

@@ -53,7 +53,7 @@
 
 #include "figures.h"
 #include "net/priority.h"
-#include "net/window.h"
+#include "net/window-trial.h"
 
 #define NAME "farfault-link-floor"
 #define REQUEST 40 /* an engine's frame */

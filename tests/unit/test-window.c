@@ -3,9 +3,10 @@
  * The window of a bulk socket, on links that are reckoned: one of its own, a fast one, a long one,
  * a slow one, one that somebody else fills, one that answers late.
  */
-#include "net/window.h"
+#include "net/window-trial.h"
 
 #include <glib.h>
+#include <limits.h>
 
 #define LOOK_US 4000
 #define KERNEL_MAX (4u << 20) /* what a socket without a bound has on its way */
@@ -17,6 +18,8 @@ typedef struct {
     uint32_t late_us;   /* so much more each round trip takes, but for the shortest one */
     uint64_t sender;    /* its processor can do so much; 0: all */
     bool shared;        /* somebody fills that buffer, and leaves half to who fills it too */
+    bool own;           /* the queue is this machine's, where TCP keeps two writes (TSQ) */
+    bool sluggish;      /* TCP takes 58 looks until it has a third more on its way */
 } Link;
 
 #define HISTORY 128
@@ -27,7 +30,8 @@ typedef struct {
     FfLinkRate r;
     int64_t now;
     uint64_t waited_us, written;
-    uint64_t bytes; /* acknowledged */
+    uint64_t bytes;     /* acknowledged */
+    uint64_t in_flight; /* at most, of late, where TCP is sluggish */
     uint64_t carried[HISTORY];
     unsigned looks;
     bool others;     /* there are other bulk sockets, which do nothing */
@@ -40,11 +44,23 @@ static uint32_t queue_of(const Flow *f)
     return f->t.rtt_us - f->t.min_rtt_us;
 }
 
-/* What TCP would say, and one look at it. */
-static void look(Flow *f, const Link *l)
+/* What may be on its way. */
+static uint64_t most_in_flight(Flow *f, const Link *l)
 {
     /* The kernel takes twice what it is told, for its own accounting too. */
     uint64_t most = f->w.bytes ? f->w.bytes * 37ull / 20 : KERNEL_MAX;
+
+    if (l->sluggish) {
+        most = MIN(most, MAX(f->in_flight + f->in_flight / 200, 20 << 10));
+        f->in_flight = most;
+    }
+    return most;
+}
+
+/* What TCP would say, and one look at it. */
+static void look(Flow *f, const Link *l)
+{
+    uint64_t most = most_in_flight(f, l);
     uint64_t short_us = l->min_rtt_us + l->late_us, need = l->rate * short_us / 1000000, queue_us;
 
     if (l->shared) {
@@ -53,6 +69,12 @@ static void look(Flow *f, const Link *l)
         queue_us = most > need ? MIN((most - need) * 1000000 / l->rate, l->buffer_us) : 0;
     }
     uint64_t rate = MIN(most * 1000000 / (short_us + queue_us), l->shared ? l->rate / 2 : l->rate);
+    uint64_t two = 2 * (ff_window_piece(&f->w) ? ff_window_piece(&f->w) : 64 << 10);
+    if (l->own && l->shared) {
+        rate = MIN(rate, two * 1000000 / queue_us);
+    } else if (l->own) {
+        queue_us = MIN(queue_us, two * 1000000 / l->rate);
+    }
     bool waits = !l->sender || rate < l->sender;
     rate = waits ? rate : l->sender;
     /* What is carried now is acknowledged a round trip later. */
@@ -65,7 +87,8 @@ static void look(Flow *f, const Link *l)
     /* A sender whose processor is not the limit does nothing but wait for the socket. */
     f->waited_us += waits ? LOOK_US : 0;
     ff_window_measure(&f->w, f->bytes, f->waited_us, f->now);
-    f->t = (FfRoundTrip){(uint32_t)(short_us + queue_us), l->min_rtt_us, f->w.rate};
+    f->t = (FfRoundTrip){(uint32_t)(short_us + queue_us), l->min_rtt_us, f->w.rate,
+                         rate * (short_us + queue_us) / 1000000};
     f->free += f->w.bytes == 0;
     f->queued += queue_of(f) >= 1000;
     f->w.bytes = ff_window_look(&f->w, &f->t, f->now);
@@ -273,6 +296,36 @@ static void test_four(void)
     g_assert_cmpuint(ff_window_look(&f.w, &f.t, f.now), >, 0);
 }
 
+/* Words for one that does not lead, as ff_window_trial() has them. */
+enum { WORD_GAINED = 4, WORD_LEAST = 8, WORD_FREE = 16, WORD_NEXT = 32 };
+
+static unsigned follow(FfWindow *w, unsigned phase, unsigned bits)
+{
+    const FfRoundTrip t = {5000, 100, 50000000, 100000};
+
+    w->trial = (w->trial & ~(WORD_NEXT - 1)) + WORD_NEXT + phase + bits;
+    w->bytes = ff_window_look(w, &t, G_USEC_PER_SEC);
+    return w->bytes;
+}
+
+/* All of them are halved, and are as large as before if that was too little. */
+static void test_four_halved(void)
+{
+    FfWindow w = {.least = UINT_MAX};
+
+    g_assert_cmpuint(follow(&w, FF_WINDOW_BEFORE, WORD_LEAST + WORD_FREE), ==, 0);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_HALVED, WORD_LEAST + WORD_FREE), ==, 200 << 10);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_BEFORE, WORD_LEAST + WORD_FREE), ==, 0);
+    follow(&w, FF_WINDOW_HALVED, WORD_LEAST + WORD_FREE);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_HALVED, WORD_GAINED + WORD_LEAST), ==, 100 << 10);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_FOLLOWS, WORD_LEAST), ==, 200 << 10);
+    g_assert_cmpuint(w.least, ==, 200 << 10);
+    follow(&w, FF_WINDOW_HALVED, WORD_LEAST);
+    /* Nothing is needed: it follows from there. */
+    g_assert_cmpuint(follow(&w, FF_WINDOW_FOLLOWS, 0), ==, 200 << 10);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_FOLLOWS, 0), <, 200 << 10);
+}
+
 /* A trial in which others come says nothing: it is as before. */
 static void test_aborted(void)
 {
@@ -366,6 +419,45 @@ static void test_shared(gconstpointer link)
     g_assert_cmpuint(queue_of(&f), <, 600);
 }
 
+/* Behind a trial that has found more a shorter window is tried, and not simply taken: what is
+ * carried does not fall each time. */
+static void test_kept(void)
+{
+    const Link l = {125000000, 200, 5000, .shared = true};
+    Flow f = run(&l, 15 * G_USEC_PER_SEC);
+
+    for (unsigned i = 0; i < 40; i++) {
+        uint64_t before = f.bytes;
+        go_on(&f, &l, G_USEC_PER_SEC);
+        g_assert_cmpuint(f.bytes - before, >, l.rate / 2 * 8 / 10);
+    }
+}
+
+/* Step by step it is made shorter only while what is carried stays near what it was at first. */
+static void test_kept_steps(void)
+{
+    /* A halved window costs a tenth, whatever it is. */
+    FfWindow w = {.leads = true, .alone = true, .waits = true, .least = UINT_MAX};
+    const FfRoundTrip t = {5000, 100, 50000000, 100000};
+    double rate = 100e6;
+    int64_t now = G_USEC_PER_SEC;
+    unsigned was = 0;
+
+    for (unsigned i = 0; i < 500; i++, now += LOOK_US) {
+        unsigned bytes = ff_window_look(&w, &t, now);
+        rate = w.phase == FF_WINDOW_HALVED && bytes != was ? rate * 0.9 : rate;
+        was = w.bytes = bytes;
+        const FfLinkRate r = {.last = (uint64_t)rate, .from_us = now};
+        ff_window_lead(&w, &r, true, false, now);
+        if (i > 20 && w.phase != FF_WINDOW_HALVED) {
+            break;
+        }
+    }
+    /* One step, to the largest bound; behind two 81 of 100 are left. */
+    g_assert_cmpuint(w.bytes, ==, 200 << 10);
+    g_assert_cmpuint(w.least, ==, 200 << 10);
+}
+
 /* They come later. */
 static void test_joined(void)
 {
@@ -391,6 +483,8 @@ int main(int argc, char **argv)
     static const Link gigabit = {125000000, 200, 5000, .shared = true};
     static const Link ten = {1250000000, 60, 800, .shared = true};
     static const Link ten_short = {1250000000, 60, 300, .shared = true};
+    static const Link own = {125000000, 460, 1600, .shared = true, .own = true};
+    static const Link sluggish = {125000000, 200, 5000, .shared = true, .sluggish = true};
 
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/window/settles", test_settles);
@@ -405,11 +499,16 @@ int main(int argc, char **argv)
     g_test_add_data_func("/window/shared/1g", &gigabit, test_shared);
     g_test_add_data_func("/window/shared/10g", &ten, test_shared);
     g_test_add_data_func("/window/shared/10g-short", &ten_short, test_shared);
+    g_test_add_data_func("/window/shared/own-queue", &own, test_shared);
+    g_test_add_data_func("/window/shared/sluggish", &sluggish, test_shared);
+    g_test_add_func("/window/kept", test_kept);
+    g_test_add_func("/window/kept-steps", test_kept_steps);
     g_test_add_func("/window/joined", test_joined);
     g_test_add_func("/window/late", test_late);
     g_test_add_func("/window/long-queue", test_long_queue);
     g_test_add_func("/window/four", test_four);
     g_test_add_func("/window/four-late", test_four_late);
+    g_test_add_func("/window/four-halved", test_four_halved);
     g_test_add_func("/window/aborted", test_aborted);
     g_test_add_func("/window/sender", test_sender);
     g_test_add_func("/window/flapping", test_flapping);

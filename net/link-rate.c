@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What all sockets of a connection carry; see link-rate.h. */
+#include "net/link-rate.h"
+
+#include <glib.h>
+
+/* Who carries more over all bulk sockets does not wait for a link, but for a processor, where one
+ * thread sends. */
+#define FAST_RATE 400000000
+#define SLOW_RATE (FAST_RATE / 4 * 3) /* of who was fast */
+
+bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, int64_t now)
+{
+    int64_t dt = now - r->measured_us;
+
+    if (dt >= FF_RATE_MEASURE_US || bytes < r->bytes) {
+        /* Fewer: they are new ones. */
+        bool known = r->measured_us && bytes >= r->bytes;
+
+        r->last = known ? (bytes - r->bytes) * 1000000 / dt : 0;
+        r->from_us = known && dt < FF_RATE_PAUSE * FF_RATE_MEASURE_US ? r->measured_us : 0;
+        r->rate = MAX(r->last, r->rate - r->rate / 16);
+        r->measured_us = now;
+        r->bytes = bytes;
+    }
+    r->fast = r->rate >= (r->fast ? SLOW_RATE : FAST_RATE);
+    return !r->fast;
+}
