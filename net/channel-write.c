@@ -342,7 +342,7 @@ int ff_channel_wait_writable(FfChannel *ch)
     if (!ch->window.leads) {
         ch->window.trial = (unsigned)g_atomic_int_get(&ch->trial);
     }
-    ff_window_follow(&ch->window, ch->fd, __atomic_load_n(&ch->waited_us, __ATOMIC_RELAXED));
+    ff_window_follow(&ch->window, ch->fd, ff_channel_waited_us(ch));
     g_atomic_int_set(&ch->piece, (gint)ff_window_piece(&ch->window));
     int rc = wait_for_peer(ch, POLLOUT);
 
@@ -372,6 +372,11 @@ uint64_t ff_channel_unsent(const FfChannel *ch)
     int bytes = 0;
 
     return ioctl(ch->fd, SIOCOUTQNSD, &bytes) == 0 && bytes > 0 ? bytes : 0;
+}
+
+uint64_t ff_channel_waited_us(const FfChannel *ch)
+{
+    return __atomic_load_n(&ch->waited_us, __ATOMIC_RELAXED);
 }
 
 uint64_t ff_channel_rate(const FfChannel *ch)

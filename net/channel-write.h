@@ -39,6 +39,8 @@ void ff_channel_follow(FfChannel *ch, const FfChannel *leader);
 /* Bytes written that the kernel has not sent yet, since the link or the peer takes no more now. 0
  * if that is not known (no TCP). Any thread. */
 uint64_t ff_channel_unsent(const FfChannel *ch);
+/* Microseconds that its writers have waited for room on it, in all. Any thread. */
+uint64_t ff_channel_waited_us(const FfChannel *ch);
 /* Bytes per second that it carried of late, at best; 0: not known. For a thread that waits for room
  * on it. */
 uint64_t ff_channel_rate(const FfChannel *ch);

@@ -9,7 +9,7 @@
 #define FAST_RATE 400000000
 #define SLOW_RATE (FAST_RATE / 4 * 3) /* of who was fast */
 
-bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, int64_t now)
+bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, uint64_t waited_us, int64_t now)
 {
     int64_t dt = now - r->measured_us;
 
@@ -18,10 +18,13 @@ bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, int64_t now)
         bool known = r->measured_us && bytes >= r->bytes;
 
         r->last = known ? (bytes - r->bytes) * 1000000 / dt : 0;
-        r->from_us = known && dt < FF_RATE_PAUSE * FF_RATE_MEASURE_US ? r->measured_us : 0;
+        bool sent = dt < FF_RATE_PAUSE * FF_RATE_MEASURE_US ||
+                    2 * (waited_us - r->waited_us) > (uint64_t)dt;
+        r->from_us = known && sent ? r->measured_us : 0;
         r->rate = MAX(r->last, r->rate - r->rate / 16);
         r->measured_us = now;
         r->bytes = bytes;
+        r->waited_us = waited_us;
     }
     r->fast = r->rate >= (r->fast ? SLOW_RATE : FAST_RATE);
     return !r->fast;

@@ -11,7 +11,8 @@
 
 /* Rates are measured over so long ... */
 #define FF_RATE_MEASURE_US 20000
-/* ... and what comes later than so many of these was not sent all the time. */
+/* ... and what comes later than so many of these was not sent all the time, unless its sender has
+ * waited for the socket. */
 #define FF_RATE_PAUSE 4
 
 typedef struct {
@@ -20,11 +21,12 @@ typedef struct {
     int64_t from_us; /* ... from then on; 0: not known */
     bool fast;
     int64_t measured_us;
-    uint64_t bytes; /* then */
+    uint64_t bytes, waited_us; /* then */
 } FfLinkRate;
 
-/* BYTES are what all of them have carried so far, at NOW (monotonic, us): whether that is little
- * enough for a link to be the limit. Pure. */
-bool ff_link_rate_is_slow(FfLinkRate *rate, uint64_t bytes, int64_t now);
+/* BYTES are what all of them have carried so far, and for WAITED_US in all the sender of the main
+ * one has waited for its socket, at NOW (monotonic, us): whether that is little enough for a link
+ * to be the limit. Pure. */
+bool ff_link_rate_is_slow(FfLinkRate *rate, uint64_t bytes, uint64_t waited_us, int64_t now);
 
 #endif

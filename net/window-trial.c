@@ -11,10 +11,12 @@
  * many round trips, as what is sent shows in it after one. */
 #define TRIAL_US 65000
 #define TRIAL_RTTS 3
-/* It must grow by a third, or the trial was in vain. */
-#define GAIN(rate) ((rate) + (rate) / 3)
+/* It must grow by a fifth, or the trial was in vain. */
+#define GAIN(rate) ((rate) + (rate) / 5)
+/* What is on its way when the window is filled. */
+#define FILLED(bytes) ((bytes) + (bytes) / 3)
 /* What is left of the rate behind a halved window, if that is enough. */
-#define KEPT(rate) ((rate) - (rate) / 8)
+#define KEPT(rate) ((rate) - (rate) / 4)
 /* Behind a long queue a doubled window is looked at for so long, and so many round trips, unless it
  * is filled before. */
 #define GROW_US 500000
@@ -26,13 +28,15 @@
 #define GAINED_US 10000000
 #define IN_VAIN_US 5000000
 
-/* Bits of a word: the phase, whether the last trial has gained something, whether there is a least,
- * whether that is no bound at all; and a number that grows. */
+/* Bits of a word: the phase, whether the last trial has gained something, the least window in KiB,
+ * of which the largest number is none; and a number that grows. */
 #define TRIAL_PHASE 3u
 #define TRIAL_GAINED 4u
 #define TRIAL_LEAST 8u
-#define TRIAL_FREE 16u
-#define TRIAL_NEXT 32u
+#define TRIAL_FREE 255u
+#define TRIAL_NEXT (TRIAL_LEAST << 8)
+
+_Static_assert(FF_WINDOW_MAX >> 10 < TRIAL_FREE, "a least window is a byte of KiB");
 
 bool ff_window_link_bound(const FfWindow *w)
 {
@@ -53,8 +57,15 @@ unsigned ff_window_trial(const FfWindow *w)
 static void tell_others(FfWindow *w, bool gained)
 {
     w->trial = (w->trial & ~(TRIAL_NEXT - 1)) + TRIAL_NEXT + (gained ? TRIAL_GAINED : 0) +
-               (w->least ? TRIAL_LEAST : 0) + (w->least > FF_WINDOW_MAX ? TRIAL_FREE : 0) +
+               TRIAL_LEAST * (w->least > FF_WINDOW_MAX ? TRIAL_FREE : (w->least + 1023) >> 10) +
                (unsigned)w->phase;
+}
+
+static unsigned least_of(unsigned trial)
+{
+    unsigned kib = trial / TRIAL_LEAST % (TRIAL_FREE + 1);
+
+    return kib == TRIAL_FREE ? UINT_MAX : kib << 10;
 }
 
 static void others_changed(FfWindow *w, int64_t now)
@@ -66,6 +77,7 @@ static void others_changed(FfWindow *w, int64_t now)
 void ff_window_settle(FfWindow *w, int64_t now)
 {
     others_changed(w, now);
+    w->believed_us = now;
     if (w->least) {
         w->least = 0;
         tell_others(w, false);
@@ -117,6 +129,8 @@ static void begin_look(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
     w->best = w->flight = w->flights = 0;
     w->until_us = now + phase_us(t);
+    /* A slow link takes a run, behind which the rate is measured, longer than that. */
+    w->waits_until_us = now + longest_phase_us(t);
 }
 
 static void begin_phase(FfWindow *w, FfWindowPhase phase, const FfRoundTrip *t, int64_t now)
@@ -172,7 +186,7 @@ static unsigned judge_doubled(FfWindow *w, const FfRoundTrip *t, int64_t now)
     if (w->rate_before && w->best >= GAIN(w->rate_before)) {
         return larger_is_better(w, t, now);
     }
-    if (now < w->ends_us && !(known && mean_flight(w) >= GAIN(w->flight_before))) {
+    if (now < w->ends_us && !(known && mean_flight(w) >= FILLED(w->flight_before))) {
         begin_look(w, t, now); /* the window is not what limits it yet */
         return w->bytes;
     }
@@ -182,7 +196,7 @@ static unsigned judge_doubled(FfWindow *w, const FfRoundTrip *t, int64_t now)
 /* What a trial has found is more than what W would have anyway, NEXT. */
 static bool holds(const FfWindow *w, unsigned next)
 {
-    return w->least > FF_WINDOW_MAX || (next && next < w->least && w->least > FF_WINDOW_MIN);
+    return next && next < w->least && w->least > FF_WINDOW_MIN;
 }
 
 /* It is followed from what W has now. */
@@ -226,7 +240,7 @@ static unsigned go_on(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t 
         w->flight += t->in_flight;
         w->flights++;
     }
-    if (now < w->until_us) {
+    if (now < w->until_us || (!w->best && now < w->waits_until_us)) {
         return w->bytes;
     }
     if (before) {
@@ -271,14 +285,7 @@ static unsigned take_trial(FfWindow *w, const FfRoundTrip *t, unsigned next, int
 
     w->seen = w->trial;
     w->phase = (FfWindowPhase)(w->trial & TRIAL_PHASE);
-    if (gained) {
-        w->least = w->bytes ? w->bytes : UINT_MAX;
-    }
-    if (!(w->trial & TRIAL_LEAST)) {
-        w->least = 0;
-    } else if (w->trial & TRIAL_FREE && w->bytes) {
-        w->least = UINT_MAX; /* also of one that came later */
-    }
+    w->least = least_of(w->trial); /* also of one that came later, or has missed something */
     unsigned bytes = at_least(w, w->takes_part ? was : next);
     /* One without a bound takes no part, but for the trial of one. */
     bool doubled = w->phase == FF_WINDOW_DOUBLED && was && bytes;
@@ -295,11 +302,11 @@ unsigned ff_window_follow_trial(FfWindow *w, const FfRoundTrip *t, unsigned next
     if (w->trial != w->seen) {
         return take_trial(w, t, next, now);
     }
-    if (w->takes_part && now >= w->until_us) {
+    if (w->phase != FF_WINDOW_FOLLOWS && now >= w->until_us) {
         /* The one that leads stands. */
+        next = w->takes_part ? w->bytes_before : next;
         w->takes_part = false;
         w->phase = FF_WINDOW_FOLLOWS;
-        return w->bytes_before;
     }
     return w->takes_part ? w->bytes : at_least(w, next);
 }

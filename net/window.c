@@ -139,6 +139,16 @@ static bool begin(FfWindow *w, int fd, const FfRoundTrip *t, int64_t now)
     return is_short || !fixed;
 }
 
+/* Its packets are not full where what is written is not joined. */
+static uint64_t in_flight(const struct tcp_info *info, socklen_t len)
+{
+    if (len < offsetof(struct tcp_info, tcpi_bytes_retrans) + sizeof(info->tcpi_bytes_retrans)) {
+        return 0; /* before Linux 4.19 */
+    }
+    uint64_t gone = info->tcpi_bytes_acked + info->tcpi_bytes_retrans;
+    return info->tcpi_bytes_sent > gone ? info->tcpi_bytes_sent - gone : 0;
+}
+
 void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
 {
     int64_t now = g_get_monotonic_time();
@@ -158,8 +168,7 @@ void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
         return; /* not yet */
     }
     ff_window_measure(w, info.tcpi_bytes_acked, waited_us, now);
-    FfRoundTrip t = {info.tcpi_rtt, info.tcpi_min_rtt, w->rate,
-                     (uint64_t)info.tcpi_unacked * info.tcpi_snd_mss};
+    FfRoundTrip t = {info.tcpi_rtt, info.tcpi_min_rtt, w->rate, in_flight(&info, len)};
     unsigned next = w->bytes;
     if (!w->begun) {
         w->next_us = begin(w, fd, &t, now) ? w->next_us : INT64_MAX;

@@ -34,14 +34,15 @@ typedef struct {
     uint64_t acked;     /* bytes, then */
     uint64_t waited_us; /* of all time, then */
     FfWindowPhase phase;
-    bool halves;          /* this trial, or doubles */
-    bool takes_part;      /* in the trial of the one that leads */
-    int64_t until_us;     /* this phase is looked at next */
-    int64_t ends_us;      /* it ends at the latest */
-    uint64_t best;        /* rate of all of them in it */
-    uint64_t flight;      /* bytes on their way in it, over all looks ... */
-    unsigned flights;     /* ... so many */
-    uint64_t rate_before; /* it was doubled, or halved */
+    bool halves;            /* this trial, or doubles */
+    bool takes_part;        /* in the trial of the one that leads */
+    int64_t until_us;       /* this phase is looked at next */
+    int64_t waits_until_us; /* the same, if nothing is known by then */
+    int64_t ends_us;        /* it ends at the latest */
+    uint64_t best;          /* rate of all of them in it */
+    uint64_t flight;        /* bytes on their way in it, over all looks ... */
+    unsigned flights;       /* ... so many */
+    uint64_t rate_before;   /* it was doubled, or halved */
     uint64_t flight_before;
     unsigned bytes_before; /* the same */
     unsigned least;        /* that a trial has found; more than any bound: none. 0: nothing found */

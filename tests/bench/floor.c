@@ -277,7 +277,7 @@ static gpointer send_bulk(gpointer opaque)
     while (n >= 0 || errno == EAGAIN || errno == EINTR) {
         if (l->window) {
             int64_t now = g_get_monotonic_time();
-            bool slow = ff_link_rate_is_slow(&rate, sent, now);
+            bool slow = ff_link_rate_is_slow(&rate, sent, waited_us, now);
             ff_window_lead(&window, &rate, slow, false, now);
             ff_window_follow(&window, l->bulk.from, waited_us);
         }

@@ -9,6 +9,7 @@
 #include <limits.h>
 
 #define LOOK_US 4000
+#define RUN (128u << 10)
 #define KERNEL_MAX (4u << 20) /* what a socket without a bound has on its way */
 
 typedef struct {
@@ -30,6 +31,7 @@ typedef struct {
     FfLinkRate r;
     int64_t now;
     uint64_t waited_us, written;
+    uint64_t looked_at; /* .written, at the last look */
     uint64_t bytes;     /* acknowledged */
     uint64_t in_flight; /* at most, of late, where TCP is sluggish */
     uint64_t carried[HISTORY];
@@ -57,8 +59,8 @@ static uint64_t most_in_flight(Flow *f, const Link *l)
     return most;
 }
 
-/* What TCP would say, and one look at it. */
-static void look(Flow *f, const Link *l)
+/* What TCP would carry, and say then. */
+static void carry(Flow *f, const Link *l)
 {
     uint64_t most = most_in_flight(f, l);
     uint64_t short_us = l->min_rtt_us + l->late_us, need = l->rate * short_us / 1000000, queue_us;
@@ -86,22 +88,37 @@ static void look(Flow *f, const Link *l)
     f->now += LOOK_US;
     /* A sender whose processor is not the limit does nothing but wait for the socket. */
     f->waited_us += waits ? LOOK_US : 0;
-    ff_window_measure(&f->w, f->bytes, f->waited_us, f->now);
     f->t = (FfRoundTrip){(uint32_t)(short_us + queue_us), l->min_rtt_us, f->w.rate,
                          rate * (short_us + queue_us) / 1000000};
     f->free += f->w.bytes == 0;
     f->queued += queue_of(f) >= 1000;
+}
+
+/* A sender looks before each run: not in one that the link takes long for. */
+static bool has_sent_run(const Flow *f)
+{
+    return f->written - f->looked_at >= RUN;
+}
+
+static void look(Flow *f)
+{
+    f->looked_at = f->written;
+    ff_window_measure(&f->w, f->bytes, f->waited_us, f->now);
+    f->t.rate = f->w.rate;
     f->w.bytes = ff_window_look(&f->w, &f->t, f->now);
 }
 
 static void go_on(Flow *f, const Link *l, int64_t us)
 {
     for (int64_t end = f->now + us; f->now < end;) {
-        if (f->w.leads) {
-            bool slow = ff_link_rate_is_slow(&f->r, f->written, f->now);
+        carry(f, l);
+        if (f->w.leads && has_sent_run(f)) {
+            bool slow = ff_link_rate_is_slow(&f->r, f->written, f->waited_us, f->now);
             ff_window_lead(&f->w, &f->r, slow, f->others, f->now);
         }
-        look(f, l);
+        if (has_sent_run(f)) {
+            look(f);
+        }
     }
 }
 
@@ -210,18 +227,18 @@ static void test_rate(void)
     uint64_t bytes = 0;
     int64_t now = G_USEC_PER_SEC;
 
-    g_assert_true(ff_link_rate_is_slow(&r, bytes, now));
-    g_assert_false(ff_link_rate_is_slow(&r, bytes += 30000 * 1100, now += 30000));
+    g_assert_true(ff_link_rate_is_slow(&r, bytes, 0, now));
+    g_assert_false(ff_link_rate_is_slow(&r, bytes += 30000 * 1100, 0, now += 30000));
     for (unsigned i = 0; i < 20; i++) {
-        g_assert_false(ff_link_rate_is_slow(&r, bytes += 30000 * 1100, now += 30000));
+        g_assert_false(ff_link_rate_is_slow(&r, bytes += 30000 * 1100, 0, now += 30000));
     }
     bool slow = false;
     for (unsigned i = 0; i < 30; i++) {
-        slow = ff_link_rate_is_slow(&r, bytes += 30000 * 118, now += 30000);
+        slow = ff_link_rate_is_slow(&r, bytes += 30000 * 118, 0, now += 30000);
     }
     g_assert_true(slow);
-    g_assert_true(ff_link_rate_is_slow(&r, 0, now += 30000));
-    g_assert_false(ff_link_rate_is_slow(&r, 30000 * 1100, now += 30000));
+    g_assert_true(ff_link_rate_is_slow(&r, 0, 0, now += 30000));
+    g_assert_false(ff_link_rate_is_slow(&r, 30000 * 1100, 0, now += 30000));
 }
 
 /* A round trip that is longer than a look at the rate: a larger window shows in it late. */
@@ -235,6 +252,9 @@ static void test_long_queue(void)
 
 #define FLOWS 4
 
+/* Words for one that does not lead, as ff_window_trial() has them. */
+enum { WORD_GAINED = 4, WORD_KIB = 8, WORD_FREE = 255 * WORD_KIB, WORD_NEXT = 256 * WORD_KIB };
+
 /* Four, ways as L is, one of which leads. What they carry per second, of late. */
 static uint64_t run_four(const Link *l, int64_t us)
 {
@@ -247,12 +267,17 @@ static uint64_t run_four(const Link *l, int64_t us)
     }
     f[0].w.believed_us = G_USEC_PER_SEC;
     for (int64_t end = us; f[0].now < end;) {
-        bool slow = ff_link_rate_is_slow(&r, written, f[0].now);
-        ff_window_lead(&f[0].w, &r, slow, true, f[0].now);
+        if (has_sent_run(&f[0])) {
+            bool slow = ff_link_rate_is_slow(&r, written, f[0].waited_us, f[0].now);
+            ff_window_lead(&f[0].w, &r, slow, true, f[0].now);
+        }
         sum = written = 0;
         for (unsigned i = 0; i < FLOWS; i++) {
             f[i].w.trial = i ? ff_window_trial(&f[0].w) : f[i].w.trial;
-            look(&f[i], l);
+            if (has_sent_run(&f[i])) {
+                look(&f[i]);
+            }
+            carry(&f[i], l);
             sum += f[i].bytes;
             written += f[i].written;
         }
@@ -280,24 +305,24 @@ static void test_four(void)
     f.w.leads = false;
     go_on(&f, &l, G_USEC_PER_SEC);
     unsigned bytes = f.w.bytes;
-    f.w.trial = 32 + FF_WINDOW_DOUBLED;
-    look(&f, &l);
+    f.w.trial = WORD_NEXT + FF_WINDOW_DOUBLED;
+    carry(&f, &l);
+    look(&f);
     g_assert_cmpuint(f.w.bytes, >=, 2 * (bytes - bytes / 5));
     unsigned doubled = f.w.bytes;
-    look(&f, &l);
+    carry(&f, &l);
+    look(&f);
     g_assert_cmpuint(f.w.bytes, ==, doubled);
-    f.w.trial = 64 + FF_WINDOW_FOLLOWS;
-    look(&f, &l);
+    f.w.trial = 2 * WORD_NEXT + FF_WINDOW_FOLLOWS;
+    carry(&f, &l);
+    look(&f);
     g_assert_cmpuint(f.w.bytes, ==, doubled / 2);
     /* One without a bound takes no part. */
     f.w.bytes = 0;
-    f.w.trial = 96 + FF_WINDOW_DOUBLED;
+    f.w.trial = 3 * WORD_NEXT + FF_WINDOW_DOUBLED;
     f.t.rtt_us = 5000;
     g_assert_cmpuint(ff_window_look(&f.w, &f.t, f.now), >, 0);
 }
-
-/* Words for one that does not lead, as ff_window_trial() has them. */
-enum { WORD_GAINED = 4, WORD_LEAST = 8, WORD_FREE = 16, WORD_NEXT = 32 };
 
 static unsigned follow(FfWindow *w, unsigned phase, unsigned bits)
 {
@@ -313,14 +338,23 @@ static void test_four_halved(void)
 {
     FfWindow w = {.least = UINT_MAX};
 
-    g_assert_cmpuint(follow(&w, FF_WINDOW_BEFORE, WORD_LEAST + WORD_FREE), ==, 0);
-    g_assert_cmpuint(follow(&w, FF_WINDOW_HALVED, WORD_LEAST + WORD_FREE), ==, 200 << 10);
-    g_assert_cmpuint(follow(&w, FF_WINDOW_BEFORE, WORD_LEAST + WORD_FREE), ==, 0);
-    follow(&w, FF_WINDOW_HALVED, WORD_LEAST + WORD_FREE);
-    g_assert_cmpuint(follow(&w, FF_WINDOW_HALVED, WORD_GAINED + WORD_LEAST), ==, 100 << 10);
-    g_assert_cmpuint(follow(&w, FF_WINDOW_FOLLOWS, WORD_LEAST), ==, 200 << 10);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_BEFORE, WORD_FREE), ==, 0);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_HALVED, WORD_FREE), ==, 200 << 10);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_BEFORE, WORD_FREE), ==, 0);
+    follow(&w, FF_WINDOW_HALVED, WORD_FREE);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_HALVED, WORD_GAINED + 200 * WORD_KIB), ==, 100 << 10);
+    g_assert_cmpuint(follow(&w, FF_WINDOW_FOLLOWS, 200 * WORD_KIB), ==, 200 << 10);
     g_assert_cmpuint(w.least, ==, 200 << 10);
-    follow(&w, FF_WINDOW_HALVED, WORD_LEAST);
+    follow(&w, FF_WINDOW_HALVED, 200 * WORD_KIB);
+    /* One that has missed what happened meanwhile has the same least as all. */
+    FfWindow late = {.least = UINT_MAX};
+    g_assert_cmpuint(follow(&late, FF_WINDOW_FOLLOWS, 50 * WORD_KIB), >, 0);
+    g_assert_cmpuint(late.least, ==, 50 << 10);
+    late = (FfWindow){.bytes = 16 << 10};
+    g_assert_cmpuint(follow(&late, FF_WINDOW_FOLLOWS, 50 * WORD_KIB), ==, 50 << 10);
+    late = (FfWindow){0};
+    follow(&late, FF_WINDOW_FOLLOWS, WORD_FREE);
+    g_assert_cmpuint(follow(&late, FF_WINDOW_FOLLOWS, WORD_FREE), ==, 0);
     /* Nothing is needed: it follows from there. */
     g_assert_cmpuint(follow(&w, FF_WINDOW_FOLLOWS, 0), ==, 200 << 10);
     g_assert_cmpuint(follow(&w, FF_WINDOW_FOLLOWS, 0), <, 200 << 10);
@@ -346,7 +380,8 @@ static void test_aborted(void)
     /* And for a second there is none. */
     f.w.bytes = bytes;
     for (int64_t end = f.now + 900000; f.now < end;) {
-        look(&f, &l);
+        carry(&f, &l);
+        look(&f);
         g_assert_cmpint(f.w.phase, ==, FF_WINDOW_FOLLOWS);
     }
 }
@@ -416,7 +451,7 @@ static void test_shared(gconstpointer link)
     own.shared = false;
     go_on(&f, &own, 30 * G_USEC_PER_SEC);
     g_assert_cmpuint(f.w.bytes, >, 0);
-    g_assert_cmpuint(queue_of(&f), <, 600);
+    g_assert_cmpuint(queue_of(&f), <, MAX(600, (32 << 10) * 1000000ull / own.rate));
 }
 
 /* Behind a trial that has found more a shorter window is tried, and not simply taken: what is
@@ -453,9 +488,22 @@ static void test_kept_steps(void)
             break;
         }
     }
-    /* One step, to the largest bound; behind two 81 of 100 are left. */
-    g_assert_cmpuint(w.bytes, ==, 200 << 10);
-    g_assert_cmpuint(w.least, ==, 200 << 10);
+    /* Two steps; behind three 73 of 100 are left. */
+    g_assert_cmpuint(w.bytes, ==, 100 << 10);
+    g_assert_cmpuint(w.least, ==, 100 << 10);
+}
+
+/* Behind a switch what was found counts no more, and is found again a second later. */
+static void test_settles_again(void)
+{
+    const Link l = {125000000, 200, 5000, .shared = true};
+    Flow f = run(&l, 5 * G_USEC_PER_SEC);
+
+    ff_window_settle(&f.w, f.now);
+    go_on(&f, &l, 3 * G_USEC_PER_SEC);
+    uint64_t before = f.bytes;
+    go_on(&f, &l, G_USEC_PER_SEC);
+    g_assert_cmpuint(f.bytes - before, >, l.rate / 2 * 8 / 10);
 }
 
 /* They come later. */
@@ -481,6 +529,8 @@ static void test_late(void)
 int main(int argc, char **argv)
 {
     static const Link gigabit = {125000000, 200, 5000, .shared = true};
+    static const Link gigabit_long = {125000000, 200, 40000, .shared = true};
+    static const Link slow = {12500000, 200, 20000, .shared = true};
     static const Link ten = {1250000000, 60, 800, .shared = true};
     static const Link ten_short = {1250000000, 60, 300, .shared = true};
     static const Link own = {125000000, 460, 1600, .shared = true, .own = true};
@@ -497,12 +547,15 @@ int main(int argc, char **argv)
     g_test_add_func("/window/not-alone", test_not_alone);
     g_test_add_func("/window/slow", test_slow);
     g_test_add_data_func("/window/shared/1g", &gigabit, test_shared);
+    g_test_add_data_func("/window/shared/1g-long", &gigabit_long, test_shared);
+    g_test_add_data_func("/window/shared/100m", &slow, test_shared);
     g_test_add_data_func("/window/shared/10g", &ten, test_shared);
     g_test_add_data_func("/window/shared/10g-short", &ten_short, test_shared);
     g_test_add_data_func("/window/shared/own-queue", &own, test_shared);
     g_test_add_data_func("/window/shared/sluggish", &sluggish, test_shared);
     g_test_add_func("/window/kept", test_kept);
     g_test_add_func("/window/kept-steps", test_kept_steps);
+    g_test_add_func("/window/settles-again", test_settles_again);
     g_test_add_func("/window/joined", test_joined);
     g_test_add_func("/window/late", test_late);
     g_test_add_func("/window/long-queue", test_long_queue);
