@@ -20,6 +20,9 @@
 /* Behind a long queue a doubled window is looked at for so long, and so many round trips, unless it
  * is filled before. */
 #define GROW_US 500000
+/* A queue that is longer while there is no bound is rather somebody else's: the window is halved on
+ * trial, and does not simply follow. */
+#define OTHERS_QUEUE_US 2000
 #define GROW_RTTS 32
 /* What it has followed for so long can be tried; and how long a trial is believed. */
 #define SETTLE_US 200000
@@ -223,6 +226,7 @@ static unsigned judge_halved(FfWindow *w, const FfRoundTrip *t, unsigned next, i
     w->halves = false;
     w->believed_us = now + GAINED_US;
     begin_phase(w, w->bytes_before ? FF_WINDOW_BEFORE : FF_WINDOW_FOLLOWS, t, now);
+    w->counts_us = now + t->rtt_us; /* what fills it again is no rate */
     tell_others(w, false);
     return w->bytes_before;
 }
@@ -243,6 +247,9 @@ static unsigned go_on(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t 
     if (now < w->until_us || (!w->best && now < w->waits_until_us)) {
         return w->bytes;
     }
+    if (!w->best) {
+        return end_trial(w, before ? w->bytes : w->bytes_before, now + SETTLE_US);
+    }
     if (before) {
         return change(w, t, now);
     }
@@ -259,16 +266,25 @@ static bool may_try(const FfWindow *w, int64_t now)
     return now >= w->believed_us && (now >= w->settles_us || now >= w->believed_us + IN_VAIN_US);
 }
 
+/* A congestion control that is held to the shortest window takes long to come back to its share. */
+static bool is_others_queue(const FfWindow *w, const FfRoundTrip *t, unsigned next)
+{
+    return !w->bytes && !w->least && next && ff_round_trip_queue(t) > OTHERS_QUEUE_US;
+}
+
 /* It would be NEXT. */
 unsigned ff_window_try(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t now)
 {
     if (w->phase != FF_WINDOW_FOLLOWS) {
         return go_on(w, t, next, now);
     }
-    if (may_try(w, now) && w->least && !holds(w, next)) {
+    bool others = is_others_queue(w, t, next);
+    if (others) {
+        w->least = UINT_MAX;
+    } else if (may_try(w, now) && w->least && !holds(w, next)) {
         return forget(w, now);
     }
-    if (may_try(w, now) && (w->least || (w->waits && w->bytes && next))) {
+    if (others || (may_try(w, now) && (w->least || (w->waits && w->bytes && next)))) {
         w->halves = w->least > 0;
         begin_phase(w, FF_WINDOW_BEFORE, t, now);
         tell_others(w, false);
@@ -283,9 +299,15 @@ static unsigned take_trial(FfWindow *w, const FfRoundTrip *t, unsigned next, int
     bool gained = w->takes_part && w->trial & TRIAL_GAINED;
     unsigned was = w->takes_part && !gained ? w->bytes_before : w->bytes;
 
+    unsigned least = least_of(w->trial);
+
+    if (gained) {
+        w->least = w->bytes ? w->bytes : UINT_MAX;
+    } else if (!w->least || !least || least != least_of(w->seen)) {
+        w->least = least; /* it came later, or has missed something */
+    }
     w->seen = w->trial;
     w->phase = (FfWindowPhase)(w->trial & TRIAL_PHASE);
-    w->least = least_of(w->trial); /* also of one that came later, or has missed something */
     unsigned bytes = at_least(w, w->takes_part ? was : next);
     /* One without a bound takes no part, but for the trial of one. */
     bool doubled = w->phase == FF_WINDOW_DOUBLED && was && bytes;

@@ -13,14 +13,16 @@
  * On a short way a socket begins with a short window, which doubles until there is a queue: the
  * first pages that a guest asks for at a destination do not stand behind all that a socket takes.
  *
- * System calls: getsockopt(TCP_INFO), setsockopt(SO_SNDBUF, SO_BUF_LOCK).
+ * System calls: getsockopt(TCP_INFO), ioctl(SIOCOUTQ), setsockopt(SO_SNDBUF, SO_BUF_LOCK).
  */
 #include "net/window-trial.h"
 
 #include <glib.h>
+#include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <stddef.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #ifndef SO_BUF_LOCK
@@ -139,14 +141,14 @@ static bool begin(FfWindow *w, int fd, const FfRoundTrip *t, int64_t now)
     return is_short || !fixed;
 }
 
-/* Its packets are not full where what is written is not joined. */
-static uint64_t in_flight(const struct tcp_info *info, socklen_t len)
+/* Not reckoned from packets, which are not full where what is written is not joined. */
+static uint64_t in_flight(int fd, const struct tcp_info *info)
 {
-    if (len < offsetof(struct tcp_info, tcpi_bytes_retrans) + sizeof(info->tcpi_bytes_retrans)) {
-        return 0; /* before Linux 4.19 */
-    }
-    uint64_t gone = info->tcpi_bytes_acked + info->tcpi_bytes_retrans;
-    return info->tcpi_bytes_sent > gone ? info->tcpi_bytes_sent - gone : 0;
+    int queued = 0;
+
+    return ioctl(fd, SIOCOUTQ, &queued) == 0 && queued > (int)info->tcpi_notsent_bytes
+               ? (uint64_t)queued - info->tcpi_notsent_bytes
+               : 0;
 }
 
 void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
@@ -168,7 +170,7 @@ void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
         return; /* not yet */
     }
     ff_window_measure(w, info.tcpi_bytes_acked, waited_us, now);
-    FfRoundTrip t = {info.tcpi_rtt, info.tcpi_min_rtt, w->rate, in_flight(&info, len)};
+    FfRoundTrip t = {info.tcpi_rtt, info.tcpi_min_rtt, w->rate, in_flight(fd, &info)};
     unsigned next = w->bytes;
     if (!w->begun) {
         w->next_us = begin(w, fd, &t, now) ? w->next_us : INT64_MAX;

@@ -355,6 +355,12 @@ static void test_four_halved(void)
     late = (FfWindow){0};
     follow(&late, FF_WINDOW_FOLLOWS, WORD_FREE);
     g_assert_cmpuint(follow(&late, FF_WINDOW_FOLLOWS, WORD_FREE), ==, 0);
+    /* One whose window is larger than that of the one that leads keeps what it has gained. */
+    late = (FfWindow){.bytes = 80 << 10};
+    unsigned more = follow(&late, FF_WINDOW_DOUBLED, 0);
+    g_assert_cmpuint(more, >, 100 << 10);
+    g_assert_cmpuint(follow(&late, FF_WINDOW_BEFORE, WORD_GAINED + 32 * WORD_KIB), ==, more);
+    g_assert_cmpuint(follow(&late, FF_WINDOW_FOLLOWS, 32 * WORD_KIB), ==, more);
     /* Nothing is needed: it follows from there. */
     g_assert_cmpuint(follow(&w, FF_WINDOW_FOLLOWS, 0), ==, 200 << 10);
     g_assert_cmpuint(follow(&w, FF_WINDOW_FOLLOWS, 0), <, 200 << 10);
@@ -506,6 +512,63 @@ static void test_settles_again(void)
     g_assert_cmpuint(f.bytes - before, >, l.rate / 2 * 8 / 10);
 }
 
+/* Without a bound, behind a queue of others that has been there from the beginning, the shortest
+ * round trip shows at last that it is one: the link is not left to them even for a moment. And
+ * where the queue is one's own it is short soon. */
+static void test_free(void)
+{
+    const Link shared = {125000000, 200, 15000, .shared = true};
+    const Link own = {125000000, 200, 15000};
+    Flow f = {.w = {.leads = true, .alone = true}};
+
+    go_on(&f, &shared, G_USEC_PER_SEC);
+    for (unsigned i = 0; i < 30; i++) {
+        uint64_t before = f.bytes;
+        go_on(&f, &shared, G_USEC_PER_SEC);
+        g_assert_cmpuint(f.bytes - before, >, shared.rate / 2 * 8 / 10);
+    }
+    f = (Flow){.w = {.leads = true, .alone = true}};
+    go_on(&f, &own, G_USEC_PER_SEC);
+    g_assert_cmpuint(f.w.bytes, >, 0);
+    g_assert_cmpuint(queue_of(&f), <, 1000);
+}
+
+/* No run has ended yet: a phase waits for a rate. One that has none says nothing. */
+static void test_no_rate(void)
+{
+    const FfRoundTrip t = {20000, 100, 1500000, 30000};
+    FfWindow w = {.bytes = 16 << 10, .leads = true, .alone = true, .waits = true};
+    int64_t now = G_USEC_PER_SEC;
+
+    w.bytes = ff_window_look(&w, &t, now);
+    g_assert_cmpint(w.phase, ==, FF_WINDOW_BEFORE);
+    w.bytes = ff_window_look(&w, &t, w.until_us + 1);
+    g_assert_cmpint(w.phase, ==, FF_WINDOW_BEFORE);
+    w.bytes = ff_window_look(&w, &t, now + G_USEC_PER_SEC);
+    g_assert_cmpint(w.phase, ==, FF_WINDOW_FOLLOWS);
+    g_assert_cmpuint(w.bytes, ==, 16 << 10);
+}
+
+/* A window that is as large again fills at first, which is no rate before the next trial. */
+static void test_refilled(void)
+{
+    const FfRoundTrip t = {200000, 100, 1500000, 300000};
+    FfWindow w = {.leads = true, .alone = true, .waits = true, .least = UINT_MAX};
+    int64_t now = G_USEC_PER_SEC;
+
+    w.least = w.bytes = 100 << 10;
+    for (unsigned i = 0; i < 1000 && !(w.phase == FF_WINDOW_BEFORE && !w.halves); i++) {
+        w.bytes = ff_window_look(&w, &t, now += LOOK_US);
+        uint64_t rate = w.phase == FF_WINDOW_HALVED ? 1000000 : 2000000;
+        const FfLinkRate r = {.last = rate, .from_us = now};
+        ff_window_lead(&w, &r, true, false, now);
+    }
+    g_assert_cmpint(w.phase, ==, FF_WINDOW_BEFORE);
+    const FfLinkRate filling = {.last = 9000000, .from_us = now + 1000};
+    ff_window_lead(&w, &filling, true, false, now + 1000);
+    g_assert_cmpuint(w.best, <, 9000000);
+}
+
 /* They come later. */
 static void test_joined(void)
 {
@@ -556,6 +619,9 @@ int main(int argc, char **argv)
     g_test_add_func("/window/kept", test_kept);
     g_test_add_func("/window/kept-steps", test_kept_steps);
     g_test_add_func("/window/settles-again", test_settles_again);
+    g_test_add_func("/window/free", test_free);
+    g_test_add_func("/window/no-rate", test_no_rate);
+    g_test_add_func("/window/refilled", test_refilled);
     g_test_add_func("/window/joined", test_joined);
     g_test_add_func("/window/late", test_late);
     g_test_add_func("/window/long-queue", test_long_queue);
