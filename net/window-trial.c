@@ -125,7 +125,9 @@ static int64_t phase_us(const FfRoundTrip *t)
 /* A doubled window is filled slowly by a congestion control that does not know of it. */
 static int64_t longest_phase_us(const FfRoundTrip *t)
 {
-    return MAX(phase_us(t), MAX(GROW_US, (int64_t)GROW_RTTS * t->rtt_us));
+    int64_t least = phase_us(t);
+
+    return MAX(least, MAX(GROW_US, (int64_t)GROW_RTTS * t->rtt_us));
 }
 
 static void begin_look(FfWindow *w, const FfRoundTrip *t, int64_t now)

@@ -17,7 +17,8 @@
 #define FF_NET_WINDOW_TRIAL_H
 
 #include "net/link-rate.h"
-#include "net/window.h"
+#include "net/round-trip.h"
+#include "net/window-state.h"
 
 /* Bytes for setsockopt(), which doubles them for its own accounting. More than MAX is nothing that
  * net.core.wmem_max allows everywhere. */

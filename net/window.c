@@ -15,7 +15,7 @@
  *
  * System calls: getsockopt(TCP_INFO), ioctl(SIOCOUTQ), setsockopt(SO_SNDBUF, SO_BUF_LOCK).
  */
-#include "net/window-trial.h"
+#include "net/window.h"
 
 #include <glib.h>
 #include <linux/sockios.h>
@@ -24,6 +24,8 @@
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+
+#include "net/window-trial.h"
 
 #ifndef SO_BUF_LOCK
 #define SO_BUF_LOCK 72 /* Linux 5.15 */

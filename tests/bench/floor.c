@@ -54,6 +54,7 @@
 #include "figures.h"
 #include "net/priority.h"
 #include "net/window-trial.h"
+#include "net/window.h"
 
 #define NAME "farfault-link-floor"
 #define REQUEST 40 /* an engine's frame */

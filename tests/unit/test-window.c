@@ -4,6 +4,7 @@
  * a slow one, one that somebody else fills, one that answers late.
  */
 #include "net/window-trial.h"
+#include "net/window.h"
 
 #include <glib.h>
 #include <limits.h>
