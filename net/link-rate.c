@@ -9,6 +9,14 @@
 #define FAST_RATE 400000000
 #define SLOW_RATE (FAST_RATE / 4 * 3) /* of who was fast */
 
+/* What comes later than so many measurements is behind a pause, unless its sender has waited. */
+#define PAUSE 4
+
+bool ff_link_rate_is_steady(int64_t dt_us, uint64_t waited_us)
+{
+    return dt_us < PAUSE * FF_RATE_MEASURE_US || 2 * waited_us > (uint64_t)dt_us;
+}
+
 bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, uint64_t waited_us, int64_t now)
 {
     int64_t dt = now - r->measured_us;
@@ -18,9 +26,8 @@ bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, uint64_t waited_us, int
         bool known = r->measured_us && bytes >= r->bytes;
 
         r->last = known ? (bytes - r->bytes) * 1000000 / dt : 0;
-        bool sent = dt < FF_RATE_PAUSE * FF_RATE_MEASURE_US ||
-                    2 * (waited_us - r->waited_us) > (uint64_t)dt;
-        r->from_us = known && sent ? r->measured_us : 0;
+        bool steady = ff_link_rate_is_steady(dt, waited_us - r->waited_us);
+        r->from_us = known && steady ? r->measured_us : 0;
         r->rate = MAX(r->last, r->rate - r->rate / 16);
         r->measured_us = now;
         r->bytes = bytes;

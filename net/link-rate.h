@@ -9,11 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Rates are measured over so long ... */
+/* Rates are measured over so long. */
 #define FF_RATE_MEASURE_US 20000
-/* ... and what comes later than so many of these was not sent all the time, unless its sender has
- * waited for the socket. */
-#define FF_RATE_PAUSE 4
 
 typedef struct {
     uint64_t rate;   /* the best of late, bytes per second */
@@ -24,6 +21,9 @@ typedef struct {
     uint64_t bytes, waited_us; /* then */
 } FfLinkRate;
 
+/* What was carried in DT_US is a rate: it was sent all the time. After a pause it is not, and its
+ * sender has waited for the socket for less than half of it, WAITED_US. Pure. */
+bool ff_link_rate_is_steady(int64_t dt_us, uint64_t waited_us);
 /* BYTES are what all of them have carried so far, and for WAITED_US in all the sender of the main
  * one has waited for its socket, at NOW (monotonic, us): whether that is little enough for a link
  * to be the limit. Pure. */

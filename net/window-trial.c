@@ -20,10 +20,10 @@
 /* Behind a long queue a doubled window is looked at for so long, and so many round trips, unless it
  * is filled before. */
 #define GROW_US 500000
+#define GROW_RTTS 32
 /* A queue that is longer while there is no bound is rather somebody else's: the window is halved on
  * trial, and does not simply follow. */
 #define OTHERS_QUEUE_US 2000
-#define GROW_RTTS 32
 /* What it has followed for so long can be tried; and how long a trial is believed. */
 #define SETTLE_US 200000
 /* The same at the beginning, and where others have come or gone. */
@@ -188,7 +188,7 @@ static unsigned judge_doubled(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
     bool known = w->flight_before && w->flights;
 
-    if (w->rate_before && w->best >= GAIN(w->rate_before)) {
+    if (w->best >= GAIN(w->rate_before)) {
         return larger_is_better(w, t, now);
     }
     if (now < w->ends_us && !(known && mean_flight(w) >= FILLED(w->flight_before))) {
@@ -213,7 +213,7 @@ static unsigned forget(FfWindow *w, int64_t now)
 
 static unsigned judge_halved(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t now)
 {
-    if (w->rate_before && w->best >= KEPT(w->rate_before)) {
+    if (w->best >= KEPT(w->rate_before)) {
         w->least = w->bytes;
         if (!holds(w, next)) {
             return forget(w, now);
@@ -237,10 +237,11 @@ static unsigned judge_halved(FfWindow *w, const FfRoundTrip *t, unsigned next, i
 static unsigned go_on(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t now)
 {
     bool before = w->phase == FF_WINDOW_BEFORE;
+    unsigned was = before ? w->bytes : w->bytes_before;
 
     /* Who does not wait for the socket has a rate of its own. */
     if (w->aborted || (before && !w->halves && !w->waits)) {
-        return end_trial(w, before ? w->bytes : w->bytes_before, now + SETTLE_US);
+        return end_trial(w, was, now + SETTLE_US);
     }
     if (now >= w->counts_us) {
         w->flight += t->in_flight;
@@ -250,7 +251,7 @@ static unsigned go_on(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t 
         return w->bytes;
     }
     if (!w->best) {
-        return end_trial(w, before ? w->bytes : w->bytes_before, now + SETTLE_US);
+        return end_trial(w, was, now + SETTLE_US); /* so a rate before is never 0 */
     }
     if (before) {
         return change(w, t, now);
@@ -300,7 +301,6 @@ static unsigned take_trial(FfWindow *w, const FfRoundTrip *t, unsigned next, int
 {
     bool gained = w->takes_part && w->trial & TRIAL_GAINED;
     unsigned was = w->takes_part && !gained ? w->bytes_before : w->bytes;
-
     unsigned least = least_of(w->trial);
 
     if (gained) {

@@ -102,7 +102,7 @@ void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t 
     }
     uint64_t waited = waited_us - w->waited_us;
     /* After a pause nothing is known of the time before it. */
-    if (w->measured_us && (dt < FF_RATE_PAUSE * FF_RATE_MEASURE_US || 2 * waited > (uint64_t)dt)) {
+    if (w->measured_us && ff_link_rate_is_steady(dt, waited)) {
         uint64_t rate = (acked - w->acked) * 1000000 / dt;
 
         w->rate = MAX(rate, w->rate - w->rate / 16);
