@@ -212,9 +212,10 @@ static void set_up(const Row *row, Qmp *q, bool source)
         qmp_ok(q, "migrate-set-parameters", "%s", row->parameters);
     }
     if (source) {
-        /* Slow enough for the switch to come in between; a precopy that may end does. */
+        /* Slow enough for the switch to come in between, and for a look at what it is after it; a
+         * precopy that may end does. */
         qmp_ok(q, "migrate-set-parameters",
-               row->postcopy ? "{'max-bandwidth': 8388608, 'max-postcopy-bandwidth': 0}"
+               row->postcopy ? "{'max-bandwidth': 8388608, 'max-postcopy-bandwidth': 1048576}"
                              : "{'max-bandwidth': 1000000000, 'downtime-limit': 20000}");
     }
 }
@@ -272,20 +273,6 @@ static void check_listed(Vm *vm, const char *words)
 }
 
 #define LISTED_SENT "was sent by QEMU itself"
-
-/* It may have sent all of the memory by then. */
-static void check_switched(Vm *vm)
-{
-    /* After all that QEMU has said to its engine by now. */
-    g_autofree char *before = qmp_migrate_status(vm_qmp(vm));
-    g_autofree char *line = vm_listed(vm_pid(vm)), *status = qmp_migrate_status(vm_qmp(vm));
-
-    if (!strstr(line, "the guest has been switched over, and its memory follows") &&
-        (strcmp(status, "completed") || !strstr(line, LISTED_SENT))) {
-        test_fail("%s, then %s, and listed: %s", before, status, line);
-    }
-}
-
 #define LISTED_GIVEN "QEMU itself carries its migration, or has carried it"
 #define LISTED_WAITS "QEMU itself waits for its migration, carries it, or has carried it"
 
@@ -362,7 +349,8 @@ static void run(const Row *row, const char *dir)
         }
         qmp_ok(s, "migrate-start-postcopy", NULL);
         qmp_expect_migration(s, "postcopy-active");
-        check_switched(source);
+        check_listed(source, "the guest has been switched over, and its memory follows");
+        qmp_ok(s, "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
     }
     move_wait_completed(source, destination);
     qmp_ok(d, row->postcopy ? "query-status" : "cont", NULL);
