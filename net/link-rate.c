@@ -20,10 +20,9 @@ bool ff_link_rate_is_steady(int64_t dt_us, uint64_t waited_us)
 bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, uint64_t waited_us, int64_t now)
 {
     int64_t dt = now - r->measured_us;
-
-    if (dt >= FF_RATE_MEASURE_US || bytes < r->bytes) {
-        /* Fewer: they are new ones. */
-        bool known = r->measured_us && bytes >= r->bytes;
+    bool are_new = bytes < r->bytes || waited_us < r->waited_us;
+    if (dt >= FF_RATE_MEASURE_US || are_new) {
+        bool known = r->measured_us && !are_new;
 
         r->last = known ? (bytes - r->bytes) * 1000000 / dt : 0;
         bool steady = ff_link_rate_is_steady(dt, waited_us - r->waited_us);

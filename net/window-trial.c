@@ -21,6 +21,9 @@
  * is filled before. */
 #define GROW_US 500000
 #define GROW_RTTS 32
+/* A rate is known after so many looks, one a run: a run begins behind the first one, and may be
+ * measured only behind the look that follows it. */
+#define RATE_LOOKS 3
 /* A queue that is longer while there is no bound is rather somebody else's: the window is halved on
  * trial, and does not simply follow. */
 #define OTHERS_QUEUE_US 2000
@@ -224,6 +227,9 @@ static unsigned judge_halved(FfWindow *w, const FfRoundTrip *t, unsigned next, i
         tell_others(w, true);
         return half(w->bytes);
     }
+    if (!w->waits) {
+        return end_trial(w, w->bytes_before, now + SETTLE_US); /* it has a rate of its own */
+    }
     /* As large as it was, and perhaps larger. */
     w->halves = false;
     w->believed_us = now + GAINED_US;
@@ -247,7 +253,8 @@ static unsigned go_on(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t 
         w->flight += t->in_flight;
         w->flights++;
     }
-    if (now < w->until_us || (!w->best && now < w->waits_until_us)) {
+    bool may_come = now < w->waits_until_us || w->flights < RATE_LOOKS;
+    if (now < w->until_us || (!w->best && may_come)) {
         return w->bytes;
     }
     if (!w->best) {

@@ -37,6 +37,8 @@ typedef struct {
     uint64_t in_flight; /* at most, of late, where TCP is sluggish */
     uint64_t carried[HISTORY];
     unsigned looks;
+    uint64_t run; /* bytes; 0: RUN */
+    bool looks_first;
     bool others;     /* there are other bulk sockets, which do nothing */
     unsigned free;   /* looks without a bound */
     unsigned queued; /* looks with a queue of a millisecond or more */
@@ -98,7 +100,7 @@ static void carry(Flow *f, const Link *l)
 /* A sender looks before each run: not in one that the link takes long for. */
 static bool has_sent_run(const Flow *f)
 {
-    return f->written - f->looked_at >= RUN;
+    return f->written - f->looked_at >= (f->run ? f->run : RUN);
 }
 
 static void look(Flow *f)
@@ -109,16 +111,28 @@ static void look(Flow *f)
     f->w.bytes = ff_window_look(&f->w, &f->t, f->now);
 }
 
+/* In postcopy just before it looks, in precopy behind it. */
+static void lead(Flow *f)
+{
+    int64_t now = f->looks_first ? f->now : f->now - 10;
+    bool slow = ff_link_rate_is_slow(&f->r, f->written, f->waited_us, now);
+
+    ff_window_lead(&f->w, &f->r, slow, f->others, now);
+}
+
 static void go_on(Flow *f, const Link *l, int64_t us)
 {
     for (int64_t end = f->now + us; f->now < end;) {
         carry(f, l);
-        if (f->w.leads && has_sent_run(f)) {
-            bool slow = ff_link_rate_is_slow(&f->r, f->written, f->waited_us, f->now);
-            ff_window_lead(&f->w, &f->r, slow, f->others, f->now);
+        if (!has_sent_run(f)) {
+            continue;
         }
-        if (has_sent_run(f)) {
-            look(f);
+        if (f->w.leads && !f->looks_first) {
+            lead(f);
+        }
+        look(f);
+        if (f->w.leads && f->looks_first) {
+            lead(f);
         }
     }
 }
@@ -240,6 +254,11 @@ static void test_rate(void)
     g_assert_true(slow);
     g_assert_true(ff_link_rate_is_slow(&r, 0, 0, now += 30000));
     g_assert_false(ff_link_rate_is_slow(&r, 30000 * 1100, 0, now += 30000));
+    /* New ones that have carried more already, and have waited less. */
+    ff_link_rate_is_slow(&r, 40000 * 1100, 20000, now += 30000);
+    g_assert_cmpint(r.from_us, >, 0);
+    ff_link_rate_is_slow(&r, 50000 * 1100, 10000, now += 200000);
+    g_assert_cmpint(r.from_us, ==, 0);
 }
 
 /* A round trip that is longer than a look at the rate: a larger window shows in it late. */
@@ -533,6 +552,44 @@ static void test_free(void)
     g_assert_cmpuint(queue_of(&f), <, 1000);
 }
 
+/* A page of 2 MiB is a run: what it carries is known late, and all the same. */
+static void test_huge_runs(gconstpointer order)
+{
+    const Link l = {125000000, 200, 20000, .shared = true};
+    Flow f = {.w = {.bytes = 32 << 10,
+                    .opening = true,
+                    .leads = true,
+                    .alone = true,
+                    .believed_us = G_USEC_PER_SEC},
+              .run = 2 << 20,
+              .looks_first = GPOINTER_TO_INT(order)};
+
+    go_on(&f, &l, 60 * G_USEC_PER_SEC);
+    uint64_t before = f.written;
+    go_on(&f, &l, 60 * G_USEC_PER_SEC);
+    g_assert_cmpuint(f.written - before, >, 60 * l.rate / 2 * 8 / 10);
+}
+
+/* Zero pages in a trial: little is carried, and nobody waits. That does not say that less is too
+ * little, so that one's own queue stays. */
+static void test_zero_pages(void)
+{
+    const Link own = {125000000, 200, 20000};
+    Flow f = {.w = {.leads = true, .alone = true}};
+
+    while (f.w.phase != FF_WINDOW_HALVED) {
+        go_on(&f, &own, LOOK_US);
+    }
+    Link zero = own;
+    zero.sender = 5000000;
+    f.run = 16 << 10;
+    go_on(&f, &zero, 200000);
+    f.run = 0;
+    go_on(&f, &own, 2 * G_USEC_PER_SEC);
+    g_assert_cmpuint(f.w.bytes, >, 0);
+    g_assert_cmpuint(queue_of(&f), <, 1000);
+}
+
 /* No run has ended yet: a phase waits for a rate. One that has none says nothing. */
 static void test_no_rate(void)
 {
@@ -545,6 +602,8 @@ static void test_no_rate(void)
     w.bytes = ff_window_look(&w, &t, w.until_us + 1);
     g_assert_cmpint(w.phase, ==, FF_WINDOW_BEFORE);
     w.bytes = ff_window_look(&w, &t, now + G_USEC_PER_SEC);
+    g_assert_cmpint(w.phase, ==, FF_WINDOW_BEFORE);
+    w.bytes = ff_window_look(&w, &t, now + 2 * G_USEC_PER_SEC);
     g_assert_cmpint(w.phase, ==, FF_WINDOW_FOLLOWS);
     g_assert_cmpuint(w.bytes, ==, 16 << 10);
 }
@@ -621,6 +680,9 @@ int main(int argc, char **argv)
     g_test_add_func("/window/settles-again", test_settles_again);
     g_test_add_func("/window/free", test_free);
     g_test_add_func("/window/no-rate", test_no_rate);
+    g_test_add_data_func("/window/huge-runs", GINT_TO_POINTER(0), test_huge_runs);
+    g_test_add_data_func("/window/huge-runs/precopy", GINT_TO_POINTER(1), test_huge_runs);
+    g_test_add_func("/window/zero-pages", test_zero_pages);
     g_test_add_func("/window/refilled", test_refilled);
     g_test_add_func("/window/joined", test_joined);
     g_test_add_func("/window/late", test_late);
