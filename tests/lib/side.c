@@ -550,6 +550,7 @@ void side_free(Side *s)
     close(s->maps_fd);
     close(s->pagemap_fd);
     g_string_free(s->history, TRUE);
+    g_free(s->refused);
     g_free(s);
 }
 
@@ -610,6 +611,8 @@ static void on_plain(const FfPlainPeer *peer, void *opaque)
     Side *s = opaque;
 
     s->left_at = peer->channel ? LEFT_TO_PEER : LEFT_ALONE;
+    g_free(s->refused);
+    s->refused = g_strdup(peer->refused);
     if (peer->fd >= 0) {
         close(peer->fd);
     }

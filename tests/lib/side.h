@@ -75,6 +75,7 @@ typedef struct Side {
     FfStatus status;
     bool done;
     enum { LEFT_NOT, LEFT_ALONE, LEFT_TO_PEER } left_at; /* config.plain: to the VMM's own */
+    char *refused;                                       /* why; NULL: not by this side */
     bool slow_client; /* it does not say by itself that its client was told */
     bool syncing;     /* it was asked to say so */
     bool tells;       /* source: a destination that was not told of a roll back is told later */

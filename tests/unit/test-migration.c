@@ -264,6 +264,31 @@ static void test_refused_unknown(void)
     side_free(s);
 }
 
+/* A page of 1 GiB is too large for a request: the VMM carries that migration by itself. */
+static void test_refused_gigantic(void)
+{
+    uint64_t size = 8 << 20;
+
+    if (!side_possible()) {
+        return;
+    }
+    Side *s = side_new(FF_ROLE_SOURCE, &size, 1);
+    FfRamBlock *block = s->blocks->pdata[0];
+    block->size = block->page_size = 1 << 30;
+    s->config.plain = true;
+    side_start(s, "tcp:127.0.0.1:1", -1);
+    while (!s->done && !s->left_at) {
+        g_main_context_iteration(NULL, TRUE);
+    }
+    g_assert_cmpint(s->left_at, ==, LEFT_ALONE);
+    g_assert_true(g_atomic_int_get(&s->runs));
+    g_assert_nonnull(strstr(s->refused, "pages of 1073741824 bytes"));
+    block->size = size;
+    block->page_size = PAGE;
+    ff_migration_free(g_steal_pointer(&s->m));
+    side_free(s);
+}
+
 /* A VMM that does not take the settings: after the greeting, at either side; nothing was stopped.
  */
 static void test_unprepared(const void *destination)
@@ -749,6 +774,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/migration/wire/compress-channels", GUINT_TO_POINTER(4 | PACKED),
                          test_wire);
     g_test_add_func("/migration/refused", test_refused);
+    g_test_add_func("/migration/refused/gigantic", test_refused_gigantic);
     g_test_add_data_func("/migration/failed-fd/source", NULL, test_failed_fd);
     g_test_add_data_func("/migration/failed-fd/destination", "", test_failed_fd);
     g_test_add_data_func("/migration/unprepared/source", NULL, test_unprepared);
