@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * How long a guest with a display stands still: plain QEMU and farfault by turns, over a link of
- * this run's own, by precopy. One line for each move, then the median and the worst of each. For
- * people; needs root.
+ * this run's own, by precopy, or by postcopy at once. One line for each move, then the median and
+ * the worst of each. For people; needs root.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 #include "tests/lib/display.h"
 
 static int megabits = 1000, mib = 16, limit = 20, runs = 5, memory = 64;
+static gboolean postcopy;
 static char *device = "VGA,vgamem_mb=16", *more = "";
 
 static const GOptionEntry options[] = {
@@ -19,6 +20,8 @@ static const GOptionEntry options[] = {
     {"memory", 0, 0, G_OPTION_ARG_INT, &memory, "MiB of the guest (64)", "N"},
     {"mib", 0, 0, G_OPTION_ARG_INT, &mib, "MiB of its memory that hold something (16)", "N"},
     {"limit", 0, 0, G_OPTION_ARG_INT, &limit, "downtime-limit, ms (20)", "N"},
+    {"postcopy", 0, 0, G_OPTION_ARG_NONE, &postcopy, "switched at once, with postcopy-preempt",
+     NULL},
     {"runs", 0, 0, G_OPTION_ARG_INT, &runs, "of each (5)", "N"},
     {NULL, 0, 0, 0, NULL, NULL, NULL}};
 
@@ -32,7 +35,7 @@ static double move(const ShapedNet *net, VmLauncher launcher)
     DisplayPair p =
         display_pair_start(&(DisplayConfig){net, (const char *const *)args, NULL, ram, launcher});
     display_draw(&p, 0, (uint64_t)mib << 20, 1);
-    double ms = display_move(&p, limit) / 1e3;
+    double ms = (postcopy ? display_move_at_once(&p) : display_move(&p, limit)) / 1e3;
     display_pair_end(&p);
     return ms;
 }
@@ -62,7 +65,8 @@ int main(int argc, char **argv)
         return EXIT_FAILURE;
     }
     double *ms[] = {g_new(double, runs), g_new(double, runs)};
-    printf("%d Mbit/s, %s, %d MiB drawn, limit %d ms\n", megabits, device, mib, limit);
+    g_autofree char *how = postcopy ? g_strdup("postcopy") : g_strdup_printf("limit %d ms", limit);
+    printf("%d Mbit/s, %s, %d MiB drawn, %s\n", megabits, device, mib, how);
     for (int i = 0; i < runs; i++) {
         for (unsigned k = 0; k < 2; k++) {
             ms[k][i] = move(net, k ? VM_RUN : VM_PLAIN);

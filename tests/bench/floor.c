@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What an urgent page costs at least beside a saturated link, whoever asks: the round trip of a
- * request of 40 bytes and an answer of 40 + 4096, over one TCP connection, while another one from
- * the same sender carries all that the link takes. No QEMU, no memory to fill, no engine: two
+ * request of 40 bytes and an answer of 40 and a page, over one TCP connection, while another one
+ * from the same sender carries all that the link takes. No QEMU, no memory to fill, no engine: two
  * sockets each way and four threads.
  *
  *   farfault-link-floor [--source-netns NAME --destination-netns NAME --address A]
  *                       [--requests N] [--rounds N] [--pause US] [--lowat BYTES]
- *                       [--maxseg BYTES] [--pacing MBIT] [--congestion NAME]
+ *                       [--maxseg BYTES] [--pacing MBIT] [--congestion NAME] [--page BYTES]
  *
  * A line for each case, in turn in each round:
  *
@@ -58,14 +58,13 @@
 
 #define NAME "farfault-link-floor"
 #define REQUEST 40 /* an engine's frame */
-#define ANSWER (REQUEST + 4096)
 #define CHUNK (128u << 10)
 #define WARM_BYTES (32ull << 20)
 
 static struct {
-    gint requests, rounds, pause, lowat, maxseg, pacing;
+    gint requests, rounds, pause, lowat, maxseg, pacing, page;
     char *source, *destination, *address, *congestion;
-} opt = {.requests = 2000, .rounds = 3, .pause = 500, .lowat = 128 << 10};
+} opt = {.requests = 2000, .rounds = 3, .pause = 500, .lowat = 128 << 10, .page = 4096};
 
 static const GOptionEntry entries[] = {
     {"requests", 0, 0, G_OPTION_ARG_INT, &opt.requests, "In each case of a round (2000)", "N"},
@@ -74,6 +73,7 @@ static const GOptionEntry entries[] = {
     {"lowat", 0, 0, G_OPTION_ARG_INT, &opt.lowat, "Unsent bytes of bulk (131072)", "BYTES"},
     {"maxseg", 0, 0, G_OPTION_ARG_INT, &opt.maxseg, "Bulk's segments", "BYTES"},
     {"pacing", 0, 0, G_OPTION_ARG_INT, &opt.pacing, "Bulk's rate at most", "MBIT"},
+    {"page", 0, 0, G_OPTION_ARG_INT, &opt.page, "What is asked for (4096)", "BYTES"},
     {"congestion", 0, 0, G_OPTION_ARG_STRING, &opt.congestion,
      "Bulk's congestion control (the system's)", "NAME"},
     {"source-netns", 0, 0, G_OPTION_ARG_STRING, &opt.source, "As ip netns has it", "NAME"},
@@ -239,14 +239,20 @@ static bool write_all(int fd, const char *at, size_t n)
     return send(fd, at, n, MSG_NOSIGNAL) == (ssize_t)n;
 }
 
+static size_t answer_bytes(void)
+{
+    return REQUEST + (size_t)opt.page;
+}
+
 static gpointer answer(gpointer opaque)
 {
     const Link *l = opaque;
-    char request[REQUEST], page[ANSWER] = {0};
+    char request[REQUEST];
+    g_autofree char *page = g_malloc0(answer_bytes());
 
     ff_priority_urgent();
     while (read_all(l->urgent.from, request, sizeof(request)) &&
-           write_all(l->urgent.from, page, sizeof(page))) {
+           write_all(l->urgent.from, page, answer_bytes())) {
     }
     return NULL;
 }
@@ -331,12 +337,13 @@ static void pause_at_random(void)
 
 static void ask(const Link *l, Result *r)
 {
-    char request[REQUEST] = {0}, page[ANSWER];
+    char request[REQUEST] = {0};
+    g_autofree char *page = g_malloc(answer_bytes());
 
     for (gint i = 0; i < opt.requests; i++) {
         double begin = now_us();
         check(write_all(l->urgent.to, request, sizeof(request)) &&
-                  read_all(l->urgent.to, page, sizeof(page)),
+                  read_all(l->urgent.to, page, answer_bytes()),
               "the urgent connection");
         double us = now_us() - begin;
         g_array_append_val(r->us, us);
@@ -466,9 +473,11 @@ static bool settle(GError **error)
 {
     opt.address = opt.address ? opt.address : g_strdup("127.0.0.1");
     if (opt.requests < 1 || opt.rounds < 1 || opt.pause < 0 || opt.pause > 100000 ||
-        opt.lowat < 1 || opt.maxseg < 0 || opt.pacing < 0) {
-        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
-                    "numbers out of range: requests, rounds and lowat from 1, pause to 100000");
+        opt.lowat < 1 || opt.maxseg < 0 || opt.pacing < 0 || opt.page < 1 || opt.page > 1 << 30) {
+        g_set_error(
+            error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+            "numbers out of range: requests, rounds, lowat and page from 1, pause to 100000, "
+            "page to 1073741824");
         return false;
     }
     if (!opt.source != !opt.destination) {

@@ -101,6 +101,14 @@ char *display_begin(DisplayPair *p)
     return move_listen_uri(p->destination);
 }
 
+static int64_t finish(DisplayPair *p)
+{
+    int64_t stop = event_us(p->source, "STOP"), resume = event_us(p->destination, "RESUME");
+
+    move_wait_completed(p->source, p->destination);
+    return resume - stop;
+}
+
 int64_t display_move(DisplayPair *p, unsigned limit_ms)
 {
     g_autofree char *uri = display_begin(p);
@@ -108,7 +116,20 @@ int64_t display_move(DisplayPair *p, unsigned limit_ms)
 
     qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 0, 'downtime-limit': %u}", limit_ms);
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
-    int64_t stop = event_us(p->source, "STOP"), resume = event_us(p->destination, "RESUME");
-    move_wait_completed(p->source, p->destination);
-    return resume - stop;
+    return finish(p);
+}
+
+int64_t display_move_at_once(DisplayPair *p)
+{
+    Qmp *s = vm_qmp(p->source), *both[] = {s, vm_qmp(p->destination)};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(both); i++) {
+        qmp_set_capability(both[i], "postcopy-ram", true); /* it needs that */
+        qmp_set_capability(both[i], "postcopy-preempt", true);
+    }
+    g_autofree char *uri = display_begin(p);
+    qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
+    qmp_expect_migration(s, "active");
+    qmp_ok(s, "migrate-start-postcopy", NULL);
+    return finish(p);
 }

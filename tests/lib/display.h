@@ -32,5 +32,7 @@ char *display_begin(DisplayPair *p);
 /* By precopy, with this downtime-limit and no limit of the bandwidth, to the end. Returns
  * microseconds from the source's STOP to the destination's RESUME. */
 int64_t display_move(DisplayPair *p, unsigned limit_ms);
+/* The same by postcopy with postcopy-preempt, switched at once. */
+int64_t display_move_at_once(DisplayPair *p);
 
 #endif
