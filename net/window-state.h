@@ -33,7 +33,7 @@ typedef struct {
     bool halves;            /* this trial, or doubles */
     bool takes_part;        /* in the trial of the one that leads */
     int64_t until_us;       /* this phase is looked at next */
-    int64_t waits_until_us; /* the same, if nothing is known by then */
+    int64_t waits_until_us; /* the same, if nothing is known by then, and it was looked at often */
     int64_t ends_us;        /* it ends at the latest */
     uint64_t best;          /* rate of all of them in it */
     uint64_t flight;        /* bytes on their way in it, over all looks ... */

@@ -334,7 +334,7 @@ unsigned ff_window_follow_trial(FfWindow *w, const FfRoundTrip *t, unsigned next
         return take_trial(w, t, next, now);
     }
     if (w->phase != FF_WINDOW_FOLLOWS && now >= w->until_us) {
-        /* The one that leads stands. */
+        /* The one that leads stands, or its runs take longer than that. */
         next = w->takes_part ? w->bytes_before : next;
         w->takes_part = false;
         w->phase = FF_WINDOW_FOLLOWS;
