@@ -379,6 +379,7 @@ static void test_cache(void)
            "{'capabilities': [{'capability': 'events', 'state': true}]}");
     qmp_ok(g->qmp, "migrate", "{'uri': 'exec:cat >/dev/null'}");
     qmp_expect_migration(g->qmp, "completed");
+    qmp_wait_postmigrate(g->qmp); /* it refuses cont until then */
     qmp_ok(g->qmp, "cont", NULL);
     g_assert_cmpuint(cached(path), ==, 0);
 }
