@@ -21,6 +21,7 @@ bool ff_link_rate_is_slow(FfLinkRate *r, uint64_t bytes, uint64_t waited_us, int
 {
     int64_t dt = now - r->measured_us;
     bool are_new = bytes < r->bytes || waited_us < r->waited_us;
+
     if (dt >= FF_RATE_MEASURE_US || are_new) {
         bool known = r->measured_us && !are_new;
 

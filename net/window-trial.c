@@ -21,8 +21,8 @@
  * is filled before. */
 #define GROW_US 500000
 #define GROW_RTTS 32
-/* A rate is known after so many looks, one a run: a run begins behind the first one, and may be
- * measured only behind the look that follows it. */
+/* A rate is known after so many looks, one a run: a run begins after the first one, and may be
+ * measured only after the look that follows it. */
 #define RATE_LOOKS 3
 /* A queue that is longer while there is no bound is rather somebody else's: the window is halved on
  * trial, and does not simply follow. */

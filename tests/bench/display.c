@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "figures.h"
 #include "tests/lib/display.h"
 
 static int megabits = 1000, mib = 16, limit = 20, runs = 5, memory = 64;
@@ -40,13 +41,6 @@ static double move(const ShapedNet *net, VmLauncher launcher)
     return ms;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return x < y ? -1 : x > y;
-}
-
 int main(int argc, char **argv)
 {
     static const char *const names[] = {"QEMU", "farfault"};
@@ -75,9 +69,8 @@ int main(int argc, char **argv)
         }
     }
     for (unsigned k = 0; k < 2; k++) {
-        qsort(ms[k], runs, sizeof(double), by_value);
-        printf("%-8s median %.1f ms, worst %.1f ms\n", names[k],
-               (ms[k][(runs - 1) / 2] + ms[k][runs / 2]) / 2, ms[k][runs - 1]);
+        printf("%-8s median %.1f ms, worst %.1f ms\n", names[k], bench_rank(ms[k], runs, 1, 0, 0.5),
+               bench_rank(ms[k], runs, 1, 0, 1));
         g_free(ms[k]);
     }
     shaped_net_free(net);

@@ -87,7 +87,7 @@ static int64_t event_us(Vm *vm, const char *name)
            json_object_get_int_member(time, "microseconds");
 }
 
-char *display_begin(DisplayPair *p)
+static char *begin(DisplayPair *p, bool preempt)
 {
     Vm *both[] = {p->source, p->destination};
 
@@ -95,10 +95,18 @@ char *display_begin(DisplayPair *p)
         qmp_set_capability(vm_qmp(both[i]), "events", true);
         /* Only then does farfault's engine carry it. */
         qmp_set_capability(vm_qmp(both[i]), "postcopy-ram", true);
+        if (preempt) {
+            qmp_set_capability(vm_qmp(both[i]), "postcopy-preempt", true);
+        }
     }
     qmp_ok(vm_qmp(p->destination), "migrate-incoming",
            "{'uri': 'tcp:" SHAPED_ADDRESS_DESTINATION ":0'}");
     return move_listen_uri(p->destination);
+}
+
+char *display_begin(DisplayPair *p)
+{
+    return begin(p, false);
 }
 
 static int64_t finish(DisplayPair *p)
@@ -121,13 +129,9 @@ int64_t display_move(DisplayPair *p, unsigned limit_ms)
 
 int64_t display_move_at_once(DisplayPair *p)
 {
-    Qmp *s = vm_qmp(p->source), *both[] = {s, vm_qmp(p->destination)};
+    g_autofree char *uri = begin(p, true);
+    Qmp *s = vm_qmp(p->source);
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(both); i++) {
-        qmp_set_capability(both[i], "postcopy-ram", true); /* it needs that */
-        qmp_set_capability(both[i], "postcopy-preempt", true);
-    }
-    g_autofree char *uri = display_begin(p);
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
     qmp_expect_migration(s, "active");
     qmp_ok(s, "migrate-start-postcopy", NULL);

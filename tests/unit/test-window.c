@@ -137,13 +137,19 @@ static void go_on(Flow *f, const Link *l, int64_t us)
     }
 }
 
+/* A connection that has just been made, and leads. */
+static Flow new_flow(void)
+{
+    return (Flow){.w = {.bytes = 32 << 10,
+                        .opening = true,
+                        .leads = true,
+                        .alone = true,
+                        .believed_us = G_USEC_PER_SEC}};
+}
+
 static Flow run(const Link *l, int64_t us)
 {
-    Flow f = {.w = {.bytes = 32 << 10,
-                    .opening = true,
-                    .leads = true,
-                    .alone = true,
-                    .believed_us = G_USEC_PER_SEC}};
+    Flow f = new_flow();
 
     go_on(&f, l, us);
     return f;
@@ -556,14 +562,10 @@ static void test_free(void)
 static void test_huge_runs(gconstpointer order)
 {
     const Link l = {125000000, 200, 20000, .shared = true};
-    Flow f = {.w = {.bytes = 32 << 10,
-                    .opening = true,
-                    .leads = true,
-                    .alone = true,
-                    .believed_us = G_USEC_PER_SEC},
-              .run = 2 << 20,
-              .looks_first = GPOINTER_TO_INT(order)};
+    Flow f = new_flow();
 
+    f.run = 2 << 20;
+    f.looks_first = GPOINTER_TO_INT(order);
     go_on(&f, &l, 60 * G_USEC_PER_SEC);
     uint64_t before = f.written;
     go_on(&f, &l, 60 * G_USEC_PER_SEC);
