@@ -19,8 +19,6 @@
 #include "migration/source-send.h"
 #include "migration/tls.h"
 
-#define PATIENCE_OF_TESTS_MS 4000
-
 /* ---- does anybody answer --------------------------------------------------------------------- */
 
 /* NULL: it cannot be had. */
@@ -37,10 +35,10 @@ static FfChannel *open_second(FfSource *s, const FfAddress *address)
     return g_steal_pointer(&ch);
 }
 
-/* Milliseconds that a peer may say nothing; a test of it need not wait for so long. */
+/* Milliseconds that a peer may say nothing. */
 static int patience(void)
 {
-    return FF_FAULT_CALL("patience", 0) ? PATIENCE_OF_TESTS_MS : FF_GREETING_DEADLINE_MS;
+    return FF_FAULT_MS("greeting", FF_GREETING_DEADLINE_MS);
 }
 
 /* A guest that is QEMU's to migrate: QEMU would wait for as long as the connection stands, for a

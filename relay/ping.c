@@ -21,19 +21,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fault/fault.h"
 #include "net/pidfd.h"
 
 #define HUNG_MS 30000
 #define LOOKS 6
-
-/* For tests: FARFAULT_DEBUG_ENGINE_TIMEOUT, milliseconds. */
-static unsigned hung_ms(void)
-{
-    const char *text = g_getenv("FARFAULT_DEBUG_ENGINE_TIMEOUT");
-    unsigned ms = text ? strtoul(text, NULL, 10) : 0;
-
-    return ms ? ms : HUNG_MS;
-}
 
 /* The value of FIELD ("\nNAME:\t") in its status; NULL. */
 static char *status_of(int pidfd, const char *field)
@@ -95,8 +87,8 @@ static gboolean look(gpointer opaque)
         engine->ping.silent = 0;
         return G_SOURCE_CONTINUE;
     }
-    g_autofree char *why =
-        g_strdup_printf("it has not answered for %u s, and is killed", (hung_ms() + 999) / 1000);
+    g_autofree char *why = g_strdup_printf("it has not answered for %u s, and is killed",
+                                           (FF_FAULT_MS("engine-hung", HUNG_MS) + 999) / 1000);
     engine->ping.hung(relay, why);
     return G_SOURCE_REMOVE;
 }
@@ -109,7 +101,7 @@ void ff_ping_start(FfRelay *relay, FfPingHung *hung)
     engine->ping.owed = engine->ping.told = false;
     engine->ping.silent = 0;
     engine->ping.hung = hung;
-    engine->ping.timer = g_timeout_source_new(MAX(1, hung_ms() / LOOKS));
+    engine->ping.timer = g_timeout_source_new(MAX(1, FF_FAULT_MS("engine-hung", HUNG_MS) / LOOKS));
     g_source_set_callback(engine->ping.timer, look, relay, NULL);
     g_source_attach(engine->ping.timer, NULL);
 }

@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
 #include "relay/accept.h"
 #include "relay/conn.h"
 
@@ -30,7 +31,7 @@
 #define OFFER_S 1
 /* What a back-end may take for an answer to a word on its way to pages that it waits for: one that
  * does not know the word leaves it out. Its device can stand meanwhile, and QEMU with it. */
-#define ANSWER_S 10
+#define ANSWER_MS 10000
 /* QEMU tries vhost-user-blk's handshake four times. */
 #define MAX_STAND_INS 4
 
@@ -179,7 +180,7 @@ static void watch_answer(FfVhostConn *b)
     b->asked = asked;
     end_timer(&b->late);
     if (asked) {
-        b->late = g_timeout_add_seconds(ANSWER_S, too_late, b);
+        b->late = g_timeout_add(FF_FAULT_MS("back-end-answer", ANSWER_MS), too_late, b);
     }
 }
 
@@ -528,7 +529,7 @@ static void backend_came(int in, int out, void *opaque)
         b->backend = ff_conn_new(in, in, &backend_ops, b);
         b->pid = peer_pid(in);
         ff_vhost_session_arrived(b->session);
-        b->late = g_timeout_add_seconds(ANSWER_S, arrives_late, b);
+        b->late = g_timeout_add(FF_FAULT_MS("back-end-answer", ANSWER_MS), arrives_late, b);
         pace(b);
         return;
     }

@@ -278,10 +278,14 @@ G_NORETURN static void become_qemu(char **argv, char **env, const int *fds, int 
     _exit(127);
 }
 
-/* Engines are told of the faults by the environment, which they get from QEMU's launcher. */
+/* Engines have the faults and the deadlines from the environment, which they get from QEMU's
+ * launcher. */
 static char **environment(Vm *vm, const VmConfig *config)
 {
     char **env = g_get_environ();
+    if (config->times) {
+        env = g_environ_setenv(env, "FARFAULT_TIMES", config->times, TRUE);
+    }
     if (!config->faults)
         return env;
     g_autofree char *value = g_strdup_printf("%s;%s", vm->dir, config->faults);

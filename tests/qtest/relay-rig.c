@@ -216,16 +216,14 @@ bool rig_fault_happened(Rig *rig, unsigned i)
 static void set_relay_env(const Rig *rig, const RigConfig *config)
 {
     g_unsetenv("FARFAULT_FAULTS");
-    g_unsetenv("FARFAULT_DEBUG_ENGINE_TIMEOUT");
+    g_unsetenv("FARFAULT_TIMES");
     if (config->faults) {
         g_autofree char *faults = g_strdup_printf("%s;%s", rig->dir, config->faults);
 
         g_setenv("FARFAULT_FAULTS", faults, TRUE);
     }
-    if (config->hung_ms) {
-        g_autofree char *ms = g_strdup_printf("%u", config->hung_ms);
-
-        g_setenv("FARFAULT_DEBUG_ENGINE_TIMEOUT", ms, TRUE);
+    if (config->times) {
+        g_setenv("FARFAULT_TIMES", config->times, TRUE);
     }
 }
 

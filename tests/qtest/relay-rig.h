@@ -66,7 +66,7 @@ typedef struct {
     int maps;             /* the same as QEMU's /proc/PID/maps */
     bool old_agent;       /* it has no hook, and says what one of before the hook said */
     const char *faults;   /* of the relay: POINT=ACTION;... (fault.h); NULL: none */
-    unsigned hung_ms;     /* how long the relay waits for the answer to PING; 0: 30 s */
+    const char *times;    /* deadlines of the relay, NAME=MS;... (fault/fault.h); can be NULL */
     int uffd_errno;
     bool keeps_state; /* Rig.state_fd is the relay's state memfd, which outlives it */
 } RigConfig;

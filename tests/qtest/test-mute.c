@@ -27,7 +27,7 @@
 /* The engine waits for 20 s. */
 #define SILENCE_S 60
 /* The peers that QEMU would wait for. */
-#define WAITED_FOR "said nothing for 4 s. It is waited for, as QEMU would"
+#define WAITED_FOR "said nothing for 2 s. It is waited for, as QEMU would"
 
 /* ---- the peer -------------------------------------------------------------------------------- */
 
@@ -119,7 +119,7 @@ typedef struct {
     bool itself;         /* x-farfault-auto-postcopy: the source would switch by itself */
     bool always;         /* nobody asks for postcopy, the engine carries it all the same */
     bool second;         /* a second connection is tried */
-    bool whole;          /* as long as the engine waits; else 4 s */
+    bool whole;          /* as long as the engine waits; else 2 s */
     bool tls;            /* the peer does not answer the handshake */
     bool untracked;      /* the guest's writes cannot be tracked, so QEMU is to carry it */
     bool launcher;       /* so it is, as the launcher found */
@@ -194,8 +194,7 @@ static void fill_arguments(const Row *row, const char *args[ARGUMENTS])
 
 static Vm *start_source(const Row *row, const BootsectConfig *boot, const char *qemu)
 {
-    static const char patience[] = "source/*/call/patience=EAGAIN";
-    static const char untracked[] = "source/*/call/patience=EAGAIN;source/*/call/uffd-track=EIO";
+    static const char untracked[] = "source/*/call/uffd-track=EIO";
     const char *args[ARGUMENTS];
 
     fill_arguments(row, args);
@@ -204,9 +203,8 @@ static Vm *start_source(const Row *row, const BootsectConfig *boot, const char *
                                 .qemu = qemu,
                                 .memory = RAM,
                                 .args = args,
-                                .faults = row->whole       ? NULL
-                                          : row->untracked ? untracked
-                                                           : patience,
+                                .times = row->whole ? NULL : "greeting=2000",
+                                .faults = row->untracked ? untracked : NULL,
                                 .boot = boot});
 }
 
@@ -274,7 +272,7 @@ static void check_error(const Row *row, Vm *source, const char *peer)
 
     g_assert_nonnull(strstr(why, row->tls     ? "it was not finished in time"
                                  : row->whole ? "said nothing for 20 s"
-                                              : "said nothing for 4 s"));
+                                              : "said nothing for 2 s"));
     g_assert_nonnull(strstr(why, row->relative ? "unix socket" : peer + strlen("tcp:")));
     g_assert_null(strchr(why, '\n'));
     if (row->hint) {

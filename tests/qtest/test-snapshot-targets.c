@@ -249,9 +249,9 @@ static void test_killed(gconstpointer config)
     FuseFolder *folder;
     Snap t = {0};
 
-    g_setenv("FARFAULT_DEBUG_ENGINE_TIMEOUT", TIMEOUT_MS, TRUE);
+    g_setenv("FARFAULT_TIMES", "engine-hung=" TIMEOUT_MS, TRUE);
     bool ok = begin(&t, &folder, config, NULL);
-    g_unsetenv("FARFAULT_DEBUG_ENGINE_TIMEOUT");
+    g_unsetenv("FARFAULT_TIMES");
     if (!ok) {
         return;
     }
