@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "tests/lib/check.h"
+#include "tests/lib/hugepages.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
@@ -267,61 +268,10 @@ static void check_memory(Moves *m)
     vm_wait_new_serial(m->destination, "B");
 }
 
-/* Asks the kernel for huge pages. What it had is kept, to be given back at the end. */
-#define NR_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
-#define FREE_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages"
-#define RESERVED_HUGEPAGES "/sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages"
-static char *hugepages_before;
-
-static unsigned read_number(const char *path)
-{
-    g_autofree char *text = NULL;
-    return g_file_get_contents(path, &text, NULL, NULL) ? atoi(text) : 0;
-}
-
-/* Writes to sysfs, where g_file_set_contents() cannot make its temporary file. */
-static void write_text(const char *path, const char *text)
-{
-    FILE *f = fopen(path, "w");
-    if (f) {
-        fputs(text, f);
-        fclose(f);
-    }
-}
-
-/* Those that are free and not promised to somebody, with whom QEMU would not start. */
-static unsigned available_hugepages(void)
-{
-    unsigned all = read_number(FREE_HUGEPAGES), promised = read_number(RESERVED_HUGEPAGES);
-    return all - MIN(all, promised);
-}
-
-static bool reserve_hugepages(unsigned n)
-{
-    unsigned available = available_hugepages();
-    if (available < n) {
-        unsigned all = read_number(NR_HUGEPAGES);
-        g_autofree char *text = g_strdup_printf("%u", all + n - available);
-        hugepages_before = g_strdup_printf("%u", all);
-        write_text(NR_HUGEPAGES, text);
-    }
-    return available_hugepages() >= n;
-}
-
-static void give_back_hugepages(void)
-{
-    if (hugepages_before)
-        write_text(NR_HUGEPAGES, hugepages_before);
-    g_clear_pointer(&hugepages_before, g_free);
-}
-
-static bool skipped(const Row *row)
+/* Else the test is marked as skipped; *PAGES are for hugepages_free(). */
+static bool skipped(const Row *row, HugePages **pages)
 {
     const char *why = NULL;
-    if (row->hugepages && !reserve_hugepages(row->hugepages)) {
-        why = "no huge pages of 2 MiB can be had";
-        give_back_hugepages();
-    }
     if (move_stock()) {
         if (row->source_paused)
             why = "QEMU 7.2's own postcopy starts a guest that was paused";
@@ -332,6 +282,8 @@ static bool skipped(const Row *row)
     }
     if (row->transport == TCP6 && access("/proc/net/if_inet6", F_OK))
         why = "this machine has no IPv6";
+    if (!why && row->hugepages)
+        *pages = hugepages_try(row->hugepages, &why);
     if (why)
         g_test_skip(why);
     return why != NULL;
@@ -346,7 +298,8 @@ static void assert_frozen(Vm *source)
 static void test_row(gconstpointer data)
 {
     Moves m = {.row = data, .stock = move_stock()};
-    if (skipped(m.row))
+    HugePages *pages = NULL;
+    if (skipped(m.row, &pages))
         return;
     unsigned n_cpus = m.row->n_cpus ? m.row->n_cpus : 1;
     m.boot = bootsect_config(m.row->ram_kib << 10, m.row->busy_mib << 20, n_cpus);
@@ -364,7 +317,7 @@ static void test_row(gconstpointer data)
     }
     vm_end(m.source);
     vm_end(m.destination);
-    give_back_hugepages();
+    hugepages_free(pages);
     g_free(m.uri);
 }
 
