@@ -101,7 +101,8 @@ void ff_ping_start(FfRelay *relay, FfPingHung *hung)
     engine->ping.owed = engine->ping.told = false;
     engine->ping.silent = 0;
     engine->ping.hung = hung;
-    engine->ping.timer = g_timeout_source_new(MAX(1, FF_FAULT_MS("engine-hung", HUNG_MS) / LOOKS));
+    unsigned look_ms = FF_FAULT_MS("engine-hung", HUNG_MS) / LOOKS;
+    engine->ping.timer = g_timeout_source_new(MAX(1, look_ms));
     g_source_set_callback(engine->ping.timer, look, relay, NULL);
     g_source_attach(engine->ping.timer, NULL);
 }
