@@ -42,7 +42,7 @@ static void put(const char *text, size_t len)
     }
 }
 
-static void copy(FILE *stream, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static void copy(FILE *stream, const char *format, va_list ap)
 {
     char text[MAX_CALL];
     int saved_errno = errno;

@@ -197,7 +197,8 @@ static bool unpin(FfVolatile *v, size_t i, uint64_t when)
 
 static int fail_range(const char *call)
 {
-    return ff_fail(-EINVAL, "%s: they are not whole pages of the range", call);
+    ff_fail(-EINVAL, "%s: they are not whole pages of the range", call);
+    return -EINVAL; /* here, so that compilers see that find() sets its results when it succeeds */
 }
 
 int ff_volatile_fail_child(void)

@@ -40,7 +40,7 @@ build_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libglib2.0-de
 run_packages=(qemu-system-x86 qemu-utils busybox-static iproute2 cpio xz-utils util-linux openssl)
 lint_packages=(clang-format git)
 model_packages=(spin gcc libc6-dev)
-fuzz_packages=(clang libclang-rt-14-dev)
+fuzz_packages=(clang)
 
 # What ldd names, by whole paths: those libraries, and the linker that starts programs.
 libraries_of() {
@@ -104,19 +104,41 @@ need_packages() {
         die "apt-get install failed: ${missing[*]}"
 }
 
+# What clang links sanitizers and fuzzers with: the package has clang's version in its name.
+need_clang_runtime() {
+    local version
+    version=$(clang -dumpversion)
+    need_packages "libclang-rt-${version%%.*}-dev"
+}
+
+# has_option FOLDER NAME: the build folder has that boolean option switched on.
+has_option() {
+    grep -qF "{\"name\": \"$2\", \"value\": true," "$1/meson-info/intro-buildoptions.json"
+}
+
 # setup_build FOLDER [MESON-OPTION...]: configures FOLDER once, with the points at which tests make
-# the engine fail.
+# the engine fail, and with each warning an error (not where an option says -Dwerror=false). A folder that was
+# made without these gets them.
 setup_build() {
-    local folder=$1
+    local folder=$1 option new=$1 command=()
     shift
     [ ! -d "$folder" ] || [ -w "$folder" ] ||
         die "$folder cannot be written to; it belongs to $(stat -c %U "$folder"): remove it, or run this as that user"
     # A tree that was copied or moved: meson would continue in the old place.
     [ ! -f "$folder/build.ninja" ] || grep -qF "\"source\": \"$root\"" "$folder/meson-info/meson-info.json" ||
         die "$folder was made for another folder than $root: remove it"
-    [ -f "$folder/build.ninja" ] || meson setup "$folder" "$root" -Dfaults=true "$@" >"$folder.log" 2>&1 || {
+    if [ ! -f "$folder/build.ninja" ]; then
+        command=(meson setup "$folder" "$root" -Dfaults=true -Dwerror=true "$@")
+    else
+        new=
+        for option in faults werror; do
+            [[ " $* " == *" -D$option=false "* ]] || has_option "$folder" $option || command+=("-D$option=true")
+        done
+        [ ${#command[@]} = 0 ] || command=(meson configure "$folder" "${command[@]}")
+    fi
+    "${command[@]}" >"$folder.log" 2>&1 || {
         cat "$folder.log" >&2
-        rm -rf "$folder" "$folder.log"
+        rm -rf ${new:+"$new"} "$folder.log"
         return 1
     }
     rm -f "$folder.log"

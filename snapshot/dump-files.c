@@ -212,11 +212,13 @@ static bool take_text(const GKeyFile *about, const char *group, const char *key,
 static bool sum_of(const GKeyFile *about, const char *group, const char *key, uint64_t *sum)
 {
     uint8_t bytes[sizeof(*sum)];
-    bool ok = hex(about, group, key, bytes, sizeof(bytes));
 
+    if (!hex(about, group, key, bytes, sizeof(bytes))) {
+        return false;
+    }
     memcpy(sum, bytes, sizeof(*sum));
     *sum = GUINT64_FROM_BE(*sum);
-    return ok;
+    return true;
 }
 
 /* ---- a block --------------------------------------------------------------------------------- */

@@ -46,7 +46,7 @@ GPtrArray *bench_command_new(const BenchCommand *c)
     bench_command_add(argv, "%s/initrd.img", c->guest);
     bench_command_add(argv, "-append");
     /* pti=on keeps QEMU 7.2's own migration under TCG from losing dirty pages so often. */
-    bench_command_add(argv, "console=ttyS0 quiet pti=on %s", c->load);
+    bench_command_add(argv, "console=ttyS0 quiet pti=on no_timer_check %s", c->load);
     bench_command_add_words(argv,
                             "-chardev stdio,id=console,signal=off -serial chardev:console -qmp");
     bench_command_add(argv, "unix:%s,server=on,wait=off", c->qmp);

@@ -332,7 +332,8 @@ static bool runner_start(Runner *r, bool farfault, const char *dir, GError **err
     g_ptr_array_add(argv, g_strdup("-initrd"));
     g_ptr_array_add(argv, g_strdup_printf("%s/initrd.img", opt.guest));
     g_ptr_array_add(argv, g_strdup("-append"));
-    g_ptr_array_add(argv, g_strdup_printf("console=ttyS0 quiet pti=on ff.mib=%d", opt.mem / 4 * 3));
+    g_ptr_array_add(argv, g_strdup_printf("console=ttyS0 quiet pti=on no_timer_check ff.mib=%d",
+                                          opt.mem / 4 * 3));
     g_ptr_array_add(argv, NULL);
     r->vm.guest = bench_guest_start((const char *const *)argv->pdata, path, log, error);
     unlink(log);

@@ -39,7 +39,7 @@ typedef struct {
 static gpointer run_end(gpointer p)
 {
     End *e = p;
-    char word[5] = "hello", got[5];
+    char word[] = {'h', 'e', 'l', 'l', 'o'}, got[sizeof(word)];
     struct iovec iov = {word, sizeof(word)};
     g_autoptr(GError) error = NULL;
 
@@ -57,7 +57,7 @@ static gpointer run_end(gpointer p)
         e->error = g_strdup(ff_channel_strerror(e->ch, rc));
         ff_channel_shutdown(e->ch);
     } else {
-        g_assert_cmpmem(got, 5, "hello", 5);
+        g_assert_cmpmem(got, sizeof(got), word, sizeof(word));
     }
     return NULL;
 }
