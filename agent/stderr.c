@@ -77,7 +77,8 @@ static void find_real(void)
     real_vfprintf_chk = (VfprintfChk *)dlsym(RTLD_NEXT, "__vfprintf_chk");
 }
 
-int ff_agent_vfprintf(FILE *stream, const char *format, va_list ap) __asm__("vfprintf");
+int ff_agent_vfprintf(FILE *stream, const char *format, va_list ap) __asm__("vfprintf")
+    __attribute__((format(printf, 2, 0)));
 __attribute__((visibility("default"))) int ff_agent_vfprintf(FILE *stream, const char *format,
                                                              va_list ap)
 {
@@ -89,7 +90,8 @@ __attribute__((visibility("default"))) int ff_agent_vfprintf(FILE *stream, const
 }
 
 int ff_agent_vfprintf_chk(FILE *stream, int flag, const char *format,
-                          va_list ap) __asm__("__vfprintf_chk");
+                          va_list ap) __asm__("__vfprintf_chk")
+    __attribute__((format(printf, 3, 0)));
 __attribute__((visibility("default"))) int ff_agent_vfprintf_chk(FILE *stream, int flag,
                                                                  const char *format, va_list ap)
 {
