@@ -103,8 +103,11 @@ static int pass_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeo
                       : (int)syscall(SYS_ppoll, fds, n, timeout, mask, _NSIG / 8);
 }
 
+/* By the assembler's name: with _FORTIFY_SOURCE the header has a ppoll() of its own. */
+int ff_agent_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout,
+                   const sigset_t *mask) __asm__("ppoll");
 __attribute__((visibility("default"))) int
-ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+ff_agent_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
     look();
     return pass_ppoll(fds, n, timeout, mask);
@@ -120,7 +123,7 @@ __attribute__((visibility("default"))) int __ppoll_chk(struct pollfd *fds, nfds_
     if (size / sizeof(*fds) < n) {
         abort();
     }
-    return ppoll(fds, n, timeout, mask);
+    return ff_agent_ppoll(fds, n, timeout, mask);
 }
 
 /* ---- what QEMU makes ------------------------------------------------------------------------- */
