@@ -285,8 +285,8 @@ static char **command_line(const Line *line, int monitor)
     for (char **arg = line->qemu; *arg; arg++) {
         g_strv_builder_add(b, *arg);
     }
-    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-mon",
-                            "chardev=" MONITOR ",mode=control", NULL);
+    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-qmp",
+                            "chardev:" MONITOR, NULL);
     return g_strv_builder_end(b);
 }
 
