@@ -3,7 +3,7 @@
  * farfault upgrade with real guests: a guest changes its QEMU and its memory stays right; whatever
  * fails, and whoever dies, exactly one QEMU is left and its guest runs.
  *
- * FF_ROUNDS: upgrades in a row. QEMU 10 is that of vm_newer_qemu().
+ * FF_ROUNDS: upgrades in a row. QEMU 10 and 11 are those of vm_qemu().
  */
 #include "tests/qtest/upgrade-rig.h"
 
@@ -155,6 +155,23 @@ static void test_versions(void)
         up_to(g, newer);
         up_check_memory(g);
         up_to(g, older);
+        up_check_memory(g);
+    }
+}
+
+/* There monitors are objects, which older ones do not have. */
+static void test_versions_11(void)
+{
+    g_autofree char *newest = vm_qemu(11), *newer = newest ? vm_qemu(10) : NULL;
+    g_autofree char *older = up_installed();
+    const char *const programs[] = {newest, older, newer, newest, newest, newer};
+
+    if (!newer) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting(NULL);
+    for (unsigned i = 0; g && i < G_N_ELEMENTS(programs); i++) {
+        up_to(g, programs[i]);
         up_check_memory(g);
     }
 }
@@ -795,6 +812,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/waits-for-client", test_waits_for_client);
     g_test_add_func("/upgrade/begun", test_begun);
     g_test_add_func("/upgrade/versions", test_versions);
+    g_test_add_func("/upgrade/versions-11", test_versions_11);
     g_test_add_func("/upgrade/processor", test_processor);
     g_test_add_func("/upgrade/options", test_options);
     g_test_add_func("/upgrade/paused", test_paused);
