@@ -305,7 +305,7 @@ static int become_qemu(const Line *line)
     }
     close(pair[0]);
     g_auto(GStrv) argv = command_line(line, pair[1]);
-    return ff_cli_run_as_qemu(argv, line->vhost);
+    return ff_cli_run_restored(argv, line->vhost);
 }
 
 /* ---- before that ----------------------------------------------------------------------------- */
