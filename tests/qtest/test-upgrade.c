@@ -176,6 +176,27 @@ static void test_versions_11(void)
     }
 }
 
+/* Started with its own command line it would be a second copy of the guest. */
+static void test_refuses(void)
+{
+    g_autoptr(Guest) g = up_counting(NULL);
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *program = up_installed(), *path = g_build_filename(g->dir, "refuses", NULL);
+    g_autofree char *text = g_strdup_printf("#!/bin/sh\ncase \"$*\" in *memory-backend-file*)\n"
+                                            "echo no such object >&2; exit 1;;\nesac\n"
+                                            "exec %s \"$@\"\n",
+                                            program);
+
+    g_assert_true(g_file_set_contents(path, text, -1, NULL));
+    g_assert_cmpint(chmod(path, 0755), ==, 0);
+    up_fails(g, (const char *const[]){"--qemu", path, NULL},
+             "refuses what farfault adds to its command line (no such object)");
+    up_check_memory(g);
+}
+
 /* Instructions that the other QEMU does not have are not taken from a guest; more of them are let
  * pass, as in a migration. */
 static void test_processor(void)
@@ -813,6 +834,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/begun", test_begun);
     g_test_add_func("/upgrade/versions", test_versions);
     g_test_add_func("/upgrade/versions-11", test_versions_11);
+    g_test_add_func("/upgrade/refuses", test_refuses);
     g_test_add_func("/upgrade/processor", test_processor);
     g_test_add_func("/upgrade/options", test_options);
     g_test_add_func("/upgrade/paused", test_paused);
