@@ -15,8 +15,11 @@
 
 static void test_move(gconstpointer postcopy)
 {
+    /* Beside -mon it has its name from QEMU. Nobody is there. */
+    static const char *const inline_monitor[] = {"-qmp", "unix:/nonexistent/monitor,reconnect=60",
+                                                 NULL};
     g_autofree char *qemu = vm_qemu(11);
-    MoveConfig config = {.qemu = qemu, .mib = postcopy ? 64 : 32};
+    MoveConfig config = {.qemu = qemu, .mib = postcopy ? 64 : 32, .devices = inline_monitor};
 
     if (!postcopy) {
         config.bandwidth = 1 << 30;
