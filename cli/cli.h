@@ -13,8 +13,10 @@
 
 /* farfault run [--policy=P] [--] qemu-system-ARCH ARGS...: becomes QEMU. */
 int ff_cli_run(int argc, char **argv);
-/* Called as qemu-system-ARCH: becomes the real one with the same arguments. VHOST: of --vhost-user;
- * NULL: it was not said. */
-int ff_cli_run_as_qemu(char **argv, const char *vhost);
+/* Called as qemu-system-ARCH: becomes the real one with the same arguments. */
+int ff_cli_run_as_qemu(char **argv);
+/* The same of farfault restore, which is nothing without farfault. VHOST: of --vhost-user; NULL: it
+ * was not said. */
+int ff_cli_run_restored(char **argv, const char *vhost);
 
 #endif

@@ -31,6 +31,7 @@
 #include "launch/attach.h"
 #include "launch/paths.h"
 #include "launch/stopped.h"
+#include "launch/takes.h"
 #include "uffd/uffd.h"
 
 #ifndef USERFAULTFD_IOC_NEW
@@ -245,12 +246,17 @@ static void check_qemu(void)
         say(FAIL, "QEMU", NULL, "%s", error->message);
         return;
     }
-    g_autofree char *version = version_of(qemu);
+    g_autofree char *version = version_of(qemu), *why = NULL;
     unsigned major = 0, minor = 0;
     if (!version || sscanf(version, "QEMU emulator version %u.%u", &major, &minor) != 2) {
         say(FAIL, "QEMU", "install QEMU again", "%s does not tell its version", qemu);
     } else if (major < 7 || (major == 7 && minor < 2)) {
         say(FAIL, "QEMU", "install 7.2 or newer", "%s is %u.%u", qemu, major, minor);
+    } else if (ff_takes(qemu, true, &why) == FF_TAKES_NOT) {
+        say(FAIL, "QEMU", "use an older QEMU or a newer farfault",
+            "%s is %u.%u, and refuses what farfault adds to its command line (%s), so its guests "
+            "start without farfault",
+            qemu, major, minor, why);
     } else if (!ff_is_elf(qemu)) {
         say(WARN, "QEMU",
             "name the program itself in [qemu] binary=", "%s is %u.%u, called by a script", qemu,

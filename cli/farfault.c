@@ -114,7 +114,7 @@ int main(int argc, char **argv)
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
     const char *self = argc > 0 ? (slash ? slash + 1 : argv[0]) : "farfault";
     if (g_str_has_prefix(self, "qemu-system-")) {
-        return ff_cli_run_as_qemu(argv, NULL);
+        return ff_cli_run_as_qemu(argv);
     }
     if (argc < 2) {
         fprintf(stderr, "farfault: name a command, see farfault --help\n");

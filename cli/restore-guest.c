@@ -285,8 +285,8 @@ static char **command_line(const Line *line, int monitor)
     for (char **arg = line->qemu; *arg; arg++) {
         g_strv_builder_add(b, *arg);
     }
-    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-mon",
-                            "chardev=" MONITOR ",mode=control", NULL);
+    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-qmp",
+                            "chardev:" MONITOR, NULL);
     return g_strv_builder_end(b);
 }
 
@@ -305,7 +305,7 @@ static int become_qemu(const Line *line)
     }
     close(pair[0]);
     g_auto(GStrv) argv = command_line(line, pair[1]);
-    return ff_cli_run_as_qemu(argv, line->vhost);
+    return ff_cli_run_restored(argv, line->vhost);
 }
 
 /* ---- before that ----------------------------------------------------------------------------- */

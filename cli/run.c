@@ -88,6 +88,7 @@ static const char *find_setting(const Setting *setting, const char *option, GErr
 /* What the command line says; NULL: nothing. */
 typedef struct {
     const char *policy, *untracked, *restore, *vhost;
+    bool needed; /* farfault restore's: QEMU alone is of no use */
 } Said;
 
 static int run(char **argv, const Said *said, const Borrow *borrow)
@@ -117,6 +118,7 @@ static int run(char **argv, const Said *said, const Borrow *borrow)
                                .restore = restore,
                                .takes_backends = strcmp(vhost, "qemu") != 0,
                                .follows_backends = strcmp(vhost, "migrate") == 0,
+                               .needed = said->needed,
                                .borrow_fd = borrow->socket,
                                .monitor_fd = borrow->monitor};
     return ff_launch(&options, argv);
@@ -187,7 +189,12 @@ int ff_cli_run(int argc, char **argv)
     return run(argv + i, &said, &sockets);
 }
 
-int ff_cli_run_as_qemu(char **argv, const char *vhost)
+int ff_cli_run_as_qemu(char **argv)
 {
-    return run(argv, &(Said){.vhost = vhost}, &(Borrow){-1, -1});
+    return run(argv, &(Said){0}, &(Borrow){-1, -1});
+}
+
+int ff_cli_run_restored(char **argv, const char *vhost)
+{
+    return run(argv, &(Said){.vhost = vhost, .needed = true}, &(Borrow){-1, -1});
 }

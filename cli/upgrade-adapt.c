@@ -135,12 +135,14 @@ static void add_serial(GStrvBuilder *b, const char *option, const char *path, un
     g_strv_builder_add_many(b, "-chardev", chardev, option, value, NULL);
 }
 
-/* farfault restore's own monitor, whose client has gone. */
+/* farfault restore's own monitor, whose client has gone: an older farfault's by
+ * -mon. */
 static bool is_of_restore(const FfOption *option, const char *value)
 {
     return (option->kind == FF_OPT_CHARDEV &&
             g_str_has_prefix(value, "socket,id=" FF_CLI_RESTORE_MONITOR ",fd=")) ||
-           (!strcmp(option->name, "mon") &&
+           (option->kind == FF_OPT_QMP && !strcmp(value, "chardev:" FF_CLI_RESTORE_MONITOR)) ||
+           (option->kind == FF_OPT_MON &&
             !strcmp(value, "chardev=" FF_CLI_RESTORE_MONITOR ",mode=control"));
 }
 

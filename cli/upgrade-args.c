@@ -162,6 +162,11 @@ static const char *check_netdev(const char *value, const Line *line)
                                                         : check_network(opts);
 }
 
+/* QEMU's human monitors are not seen by the relay: at the old QEMU somebody could end its part of
+ * the upgrade and let the guest run, and at the new one before it has it. */
+#define ONLY_QMP                                                                                   \
+    HANDED ": only QMP monitors that listen; for human commands there is human-monitor-command"
+
 static const char *check_object(const char *value, const Line *line)
 {
     static const char *const good[] = {"memory-backend-ram",
@@ -172,10 +177,14 @@ static const char *check_object(const char *value, const Line *line)
                                        "rng-builtin",
                                        "secret",
                                        "throttle-group",
+                                       FF_QMP_MONITOR_TYPE, /* its chardev is looked at */
                                        NULL};
     g_autoptr(GPtrArray) opts = ff_opts_read(value, "qom-type");
     const char *type = ff_opts_get(opts, "qom-type");
 
+    if (ff_opt_is_monitor_type(type) && strcmp(type, FF_QMP_MONITOR_TYPE)) {
+        return ONLY_QMP;
+    }
     return type && g_strv_contains(good, type) ? NULL : HANDED;
 }
 
@@ -325,14 +334,9 @@ static const char *check_audio(const char *value, const Line *line)
     return g_strcmp0(ff_opts_get(opts, "driver"), "none") ? HANDED : NULL;
 }
 
-/* QEMU's human monitors are not seen by the relay: at the old QEMU somebody could end its part of
- * the upgrade and let the guest run, and at the new one before it has it. */
 static const char *check_monitor(const char *value, const Line *line)
 {
-    return strcmp(value, "none") && strcmp(value, "null") ? HANDED
-               ": only QMP monitors that listen; for human commands there is "
-               "human-monitor-command"
-                                                          : NULL;
+    return strcmp(value, "none") && strcmp(value, "null") ? ONLY_QMP : NULL;
 }
 
 static const char *check_mon(const char *value, const Line *line)

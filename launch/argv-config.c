@@ -58,8 +58,12 @@ static bool is_backend(const FfSection *section)
 
 static bool is_control_monitor(const FfSection *section)
 {
-    return g_str_equal(section->group, "mon") &&
-           !g_strcmp0(ff_opts_get(section->opts, "mode"), "control");
+    const GPtrArray *opts = section->opts;
+
+    return g_str_equal(section->group, "object")
+               ? !g_strcmp0(ff_opts_get(opts, "qom-type"), FF_QMP_MONITOR_TYPE)
+               : g_str_equal(section->group, "mon") &&
+                     !g_strcmp0(ff_opts_get(opts, "mode"), "control");
 }
 
 /* Returns what in SECTION keeps the engine away from the guest; NULL if nothing does. */

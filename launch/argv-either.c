@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See ff_opts_read() in argv-opts.h. Pure; any thread. */
+/* See ff_opts_read() and ff_opt_monitor() in argv-opts.h. Pure; any thread. */
 #include "launch/argv-opts.h"
 
 #include <json-glib/json-glib.h>
@@ -65,4 +65,20 @@ GPtrArray *ff_opts_read(const char *text, const char *implied)
         add_object(opts, NULL, json_node_get_object(node));
     }
     return opts;
+}
+
+char *ff_opt_monitor(const FfOption *option, const char *value, bool *control)
+{
+    bool is_object = option->kind == FF_OPT_OBJECT;
+    g_autoptr(GPtrArray) opts = is_object                    ? ff_opts_read(value, "qom-type")
+                                : option->kind == FF_OPT_MON ? ff_opts_parse(value, "chardev")
+                                                             : NULL;
+    const char *type = opts && is_object ? ff_opts_get(opts, "qom-type") : NULL;
+
+    if (!opts || (is_object && !ff_opt_is_monitor_type(type))) {
+        return NULL;
+    }
+    *control = is_object ? g_str_equal(type, FF_QMP_MONITOR_TYPE)
+                         : !g_strcmp0(ff_opts_get(opts, "mode"), "control");
+    return g_strdup(ff_opts_get(opts, "chardev"));
 }

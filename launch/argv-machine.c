@@ -3,47 +3,18 @@
  * Asks a QEMU what a machine type calls its RAM, by starting it once with no machine and
  * query-machines. For names that are not in argv-memory.c's table: those of distributions.
  *
- * It takes as long as a start of QEMU does without a guest. A QEMU that does not answer within
- * ASK_MS, or not in QMP, leaves the name unknown. Reads only; one thread.
- * System calls: poll, read, write, waitpid, kill.
+ * It takes as long as a start of QEMU does without a guest. A QEMU that does not answer in time, or
+ * not in QMP, leaves the name unknown. Reads only; one thread.
+ * System calls: socketpair, write.
  */
 #include "launch/argv-machine.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <json-glib/json-glib.h>
-#include <poll.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/wait.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
-#define ASK_MS 10000
-/* QEMU 10 says some 40 KiB. */
-#define MAX_ANSWER (1u << 20)
-
-/* All of what FD says until its end. FALSE: it did not end in time, or says too much. */
-static bool read_all(int fd, GString *text)
-{
-    gint64 end = g_get_monotonic_time() + ASK_MS * G_TIME_SPAN_MILLISECOND;
-    char buf[4096];
-
-    while (text->len < MAX_ANSWER) {
-        struct pollfd pfd = {.fd = fd, .events = POLLIN};
-        gint64 left = (end - g_get_monotonic_time()) / G_TIME_SPAN_MILLISECOND;
-        int ready = poll(&pfd, 1, (int)MAX(0, left));
-        ssize_t n = ready > 0 ? read(fd, buf, sizeof(buf)) : 0;
-
-        if (ready == 0 || ((ready < 0 || n < 0) && errno != EINTR)) {
-            return false;
-        }
-        if (ready > 0 && n == 0) {
-            return true;
-        }
-        g_string_append_len(text, buf, MAX(0, n));
-    }
-    return false;
-}
+#include "launch/argv-ask.h"
 
 /* QEMU's answer to query-machines as it came, one JSON object a line; NULL if there is none. */
 static char *ask(const char *qemu)
@@ -53,30 +24,21 @@ static char *ask(const char *qemu)
                                     "{\"execute\": \"quit\"}\n";
     const char *argv[] = {qemu,       "-machine", "none", "-nodefaults", "-no-user-config",
                           "-display", "none",     "-qmp", "stdio",       NULL};
-    g_autoptr(GString) text = g_string_new(NULL);
-    bool ok = false;
-    int in, out;
-    GPid pid;
+    int pair[2], status;
 
-    if (!g_spawn_async_with_pipes(NULL, (char **)argv, NULL,
-                                  G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDERR_TO_DEV_NULL, NULL,
-                                  NULL, &pid, &in, &out, NULL, NULL)) {
+    /* It takes that much without waiting. */
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
         return NULL;
     }
-    /* A pipe takes that much without waiting. A QEMU that has ended already says so by its answer.
-     */
-    void (*old)(int) = signal(SIGPIPE, SIG_IGN);
-    ok = write(in, questions, strlen(questions)) == (ssize_t)strlen(questions) &&
-         read_all(out, text);
-    signal(SIGPIPE, old);
-    if (!ok) {
-        kill(pid, SIGKILL);
+    bool asked = write(pair[0], questions, strlen(questions)) == (ssize_t)strlen(questions);
+    char *text = asked ? ff_ask(&(FfAskStart){.argv = (char **)argv, .in_out = pair[1], .err = -1},
+                                pair[0], &status)
+                       : NULL;
+    if (!asked) {
+        close(pair[1]);
     }
-    close(in);
-    close(out);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
-    }
-    return ok ? g_string_free(g_steal_pointer(&text), FALSE) : NULL;
+    close(pair[0]);
+    return text;
 }
 
 static const char *member(JsonObject *machine, const char *name)

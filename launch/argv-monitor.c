@@ -2,10 +2,11 @@
 /*
  * Owns the take-over of QMP monitors: which ones, and what QEMU is given in their place.
  *
- * A control monitor is a chardev (-chardev, or made by -qmp) and a -mon. The -mon stays; the
- * chardev is replaced by one of the same id on a private listening socket, so ids, labels and
- * the order of QEMU's "compat_monitorN" stay what they were. logfile= stays with QEMU: the same
- * bytes pass there.
+ * A control monitor is a chardev (-chardev, or made by -qmp) and a -mon or, from QEMU 11.1 on, an
+ * object. These stay; the chardev is replaced by one of the same id on a private listening socket,
+ * so ids, labels and the order of QEMU's "compat_monitorN" stay what they were. logfile= stays with
+ * QEMU: the same bytes pass there. The launcher's own monitors are "-qmp chardev:ID", which every
+ * version knows; those before 11.1 count it for "compat_monitorN", so it stands last.
  *
  * Left to QEMU, with a warning that names the monitor: what is no plain byte stream of one
  * client (telnet, websocket, TLS, mux, pty, pipe, vc, ...), port 0 (only QEMU's query-chardev
@@ -257,13 +258,13 @@ static void warn_left_backend(FfRewrite *rw, const char *id, const char *why)
 /* Who uses a chardev that is taken. */
 typedef enum { MONITOR, DISK, NETWORK } Use;
 
-/* Takes the chardev over. Returns the value of the new -chardev, NULL if QEMU keeps it. */
+/* Takes the chardev over. Returns the options of the socket that QEMU gets in its place, NULL if
+ * QEMU keeps it. */
 static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, Use use)
 {
     bool backend = use != MONITOR;
     g_autoptr(FfPlanMonitor) mon = g_new0(FfPlanMonitor, 1);
     const char *why = plan_chardev(rw, opts, mon);
-    g_autofree char *escaped = ff_opts_escape(id);
     GString *value;
 
     if (!why && backend && !mon->path) {
@@ -283,7 +284,7 @@ static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, 
     }
     value = g_string_new(NULL);
     /* For a network QEMU takes only a socket that it has by its path. */
-    g_string_printf(value, "socket,id=%s,%s@FF_MON%u@,server=on,wait=%s", escaped,
+    g_string_printf(value, "%s@FF_MON%u@,server=on,wait=%s",
                     mon->network ? "path=" FF_AGENT_SOCKET_PATH : "fd=", rw->plan->monitors->len,
                     mon->wait && !rw->sys->clients_come_later ? "on" : "off");
     if (ff_opts_get(opts, "logfile")) {
@@ -333,23 +334,19 @@ static GPtrArray *parse_device(const char *dev, const char **kind)
     return NULL;
 }
 
-/* -qmp DEV: a chardev of QEMU's own label, which the option then names. */
+/* -qmp DEV: QEMU gives the chardev a label of its own. */
 static void take_inline(FfRewrite *rw, FfArg *arg, guint index)
 {
     g_autofree char *id = g_strdup_printf("compat_monitor%u", index);
     const char *kind;
     g_autoptr(GPtrArray) opts = parse_device(arg->value, &kind);
-    char *value;
 
     if (!opts) {
         warn_left(rw, id, kind);
         return;
     }
-    value = take_chardev(rw, id, opts, MONITOR);
-    if (value) {
-        ff_arg_insert(arg, "-chardev", value);
-        arg->new_value = g_strdup_printf("chardev:%s", id);
-    }
+    g_autofree char *socket = take_chardev(rw, id, opts, MONITOR);
+    arg->new_value = socket ? g_strconcat("unix:", socket, NULL) : NULL;
 }
 
 /* TRUE if ARG is another user of the chardev ID than its own -chardev. */
@@ -432,17 +429,26 @@ static void take_named(FfRewrite *rw, const FfArg *user, const char *id, Use use
         return;
     }
     opts = ff_opts_parse(chardev->value, "backend");
-    chardev->new_value = take_chardev(rw, id, opts, use);
+    g_autofree char *socket = take_chardev(rw, id, opts, use), *escaped = ff_opts_escape(id);
+    chardev->new_value = socket ? g_strdup_printf("socket,id=%s,%s", escaped, socket) : NULL;
 }
 
 static void take_mon(FfRewrite *rw, const FfArg *arg)
 {
-    g_autoptr(GPtrArray) opts = ff_opts_parse(arg->value, "chardev");
-    const char *id = ff_opts_get(opts, "chardev");
+    bool control = false;
+    g_autofree char *id = ff_opt_monitor(arg->option, arg->value, &control);
+    g_autoptr(GPtrArray) opts = ff_opts_read(arg->value, NULL);
+    const char *at_end = ff_opts_get(opts, "close-action"); /* an object's */
 
-    if (id && !g_strcmp0(ff_opts_get(opts, "mode"), "control")) {
-        take_named(rw, arg, id, MONITOR);
+    if (!id || !control) {
+        return;
     }
+    /* A new relay connects anew. */
+    if (at_end && !g_str_equal(at_end, "none")) {
+        warn_left(rw, id, "close-action");
+        return;
+    }
+    take_named(rw, arg, id, MONITOR);
 }
 
 void ff_argv_rewrite_monitors(FfRewrite *rw)
@@ -467,6 +473,7 @@ void ff_argv_rewrite_monitors(FfRewrite *rw)
             index++;
             break;
         case FF_OPT_MON:
+        case FF_OPT_OBJECT:
             take_mon(rw, arg);
             break;
         default:
@@ -528,8 +535,8 @@ void ff_argv_add_door(FfRewrite *rw)
     g_ptr_array_add(rw->tail,
                     g_strdup_printf("socket,id=" DOOR_ID ",fd=@FF_MON%u@,server=on,wait=off",
                                     rw->plan->monitors->len));
-    g_ptr_array_add(rw->tail, g_strdup("-mon"));
-    g_ptr_array_add(rw->tail, g_strdup("chardev=" DOOR_ID ",mode=control"));
+    g_ptr_array_add(rw->tail, g_strdup("-qmp"));
+    g_ptr_array_add(rw->tail, g_strdup("chardev:" DOOR_ID));
     mon->kind = FF_CLIENT_DOOR;
     mon->chardev_id = g_strdup(DOOR_ID);
     g_ptr_array_add(rw->plan->monitors, mon);
@@ -557,8 +564,18 @@ void ff_argv_rewrite_backends(FfRewrite *rw)
 /* TRUE if QEMU would make its default HMP monitor. */
 static bool has_default_monitor(const FfRewrite *rw)
 {
+    for (guint i = 0; i < rw->sections->len; i++) {
+        const FfSection *section = rw->sections->pdata[i];
+
+        if (g_str_equal(section->group, "object") &&
+            ff_opt_is_monitor_type(ff_opts_get(section->opts, "qom-type"))) {
+            return false;
+        }
+    }
     for (guint i = 0; i < rw->args->len; i++) {
         const FfArg *arg = rw->args->pdata[i];
+        g_autofree char *chardev = NULL;
+        bool control;
 
         switch (ff_arg_kind(arg)) {
         case FF_OPT_NODEFAULTS:
@@ -567,6 +584,12 @@ static bool has_default_monitor(const FfRewrite *rw)
         case FF_OPT_QMP_PRETTY:
         case FF_OPT_MON:
             return false;
+        case FF_OPT_OBJECT:
+            chardev = ff_opt_monitor(arg->option, arg->value, &control);
+            if (chardev) {
+                return false;
+            }
+            break;
         case FF_OPT_SERIAL:
         case FF_OPT_PARALLEL:
             if (g_str_has_prefix(arg->value, "mon:")) {
@@ -581,7 +604,7 @@ static bool has_default_monitor(const FfRewrite *rw)
 }
 
 /*
- * Any -mon on the command line takes QEMU's default HMP monitor away, and with -nographic the
+ * Any -qmp on the command line takes QEMU's default HMP monitor away, and with -nographic the
  * console's ctrl-a c with it. The private one must not: so the default is written out, as
  * QEMU's qemu_create_default_devices() makes it.
  */
@@ -607,6 +630,6 @@ void ff_argv_add_private_monitor(FfRewrite *rw)
     keep_default_monitor(rw);
     g_ptr_array_add(rw->tail, g_strdup("-chardev"));
     g_ptr_array_add(rw->tail, g_strdup("socket,id=" PRIVATE_ID ",fd=@FF_PRIV@,server=on,wait=off"));
-    g_ptr_array_add(rw->tail, g_strdup("-mon"));
-    g_ptr_array_add(rw->tail, g_strdup("chardev=" PRIVATE_ID ",mode=control"));
+    g_ptr_array_add(rw->tail, g_strdup("-qmp"));
+    g_ptr_array_add(rw->tail, g_strdup("chardev:" PRIVATE_ID));
 }

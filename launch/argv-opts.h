@@ -97,6 +97,16 @@ char *ff_opts_print(const GPtrArray *opts, const char *implied);
 /* VALUE with its commas doubled. */
 char *ff_opts_escape(const char *value);
 
+/* The chardev (g_free) of the monitor that OPTION with VALUE makes, if it is -mon, or -object of
+ * QEMU 11.1 and newer; *CONTROL: it is a QMP monitor. NULL: it makes none. */
+char *ff_opt_monitor(const FfOption *option, const char *value, bool *control);
+/* TRUE if QOM-TYPE (can be NULL) is one of QEMU's monitors. */
+static inline bool ff_opt_is_monitor_type(const char *qom_type)
+{
+    return qom_type && g_str_has_prefix(qom_type, "monitor-");
+}
+#define FF_QMP_MONITOR_TYPE "monitor-qmp"
+
 /* "help" and its old form. */
 bool ff_is_help(const char *text);
 /* QEMU's booleans: on, yes, true, y, off, no, false, n. */

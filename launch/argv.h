@@ -29,7 +29,7 @@ const FfArgvSystem *ff_argv_system_real(void);
  * Returns a new NULL-terminated argv with "@FF_RAM<i>@" and "@FF_MON<i>@" replaced by the
  * decimal RAM_FDS[i] and MON_FDS[i], and "@FF_PRIV@" by PRIV_FD (the private monitor, which the
  * plan always adds: -chardev socket,id=farfault-private,fd=@FF_PRIV@,server=on,wait=off
- * -mon chardev=farfault-private,mode=control). Free with g_strfreev().
+ * -qmp chardev:farfault-private). Free with g_strfreev().
  */
 char **ff_plan_render(const FfPlan *plan, const int *ram_fds, const int *mon_fds, int priv_fd);
 

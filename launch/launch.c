@@ -2,12 +2,13 @@
 /*
  * Starts QEMU: the calling process becomes it.
  *
- * The command line is planned by ff_plan_new(). Then everything that the plan names is made
- * (guest RAM, private monitor sockets, the clients' endpoints, the agent's socket), the relay is
- * started and has said that it stands, and QEMU is exec'd with the agent preloaded. All fds made
- * here are close-on-exec, with high numbers: what QEMU needs is opened to it just before the
- * exec, and the agent closes it to QEMU's children right after. Inherited fds keep their numbers
- * and stay open, but those that the relay took over.
+ * The command line is planned by ff_plan_new(). A QEMU that refuses what is added there (takes.h)
+ * starts with the user's own one, and farfault has no part in its guest. Else everything that the
+ * plan names is made (guest RAM, private monitor sockets, the clients' endpoints, the agent's
+ * socket), the relay is started and has said that it stands, and QEMU is exec'd with the agent
+ * preloaded. All fds made here are close-on-exec, with high numbers: what QEMU needs is opened to
+ * it just before the exec, and the agent closes it to QEMU's children right after. Inherited fds
+ * keep their numbers and stay open, but those that the relay took over.
  *
  * Nothing inherited is closed before the exec: libvirt's pid file is POSIX-locked by this PID, and
  * closing any fd of it would drop the lock.
@@ -42,6 +43,7 @@
 #include "launch/parcel.h"
 #include "launch/paths.h"
 #include "launch/place.h"
+#include "launch/takes.h"
 #include "state/state.h"
 #include "agent/agent.h"
 #include "agent/ptys.h"
@@ -308,8 +310,7 @@ static bool open_endpoints(Launch *l, GError **error)
 
 /*
  * Finds the agent and makes its socket. Without it the guest runs, and never migrates by
- * postcopy: a warning. The loader splits LD_PRELOAD at spaces and colons and expands '$': a path
- * with one of these is given as /proc/self/fd/N.
+ * postcopy: a warning. A path that LD_PRELOAD cannot hold is given as /proc/self/fd/N.
  */
 static void prepare_agent(Launch *l)
 {
@@ -321,7 +322,7 @@ static void prepare_agent(Launch *l)
                         "guest cannot migrate by postcopy: install farfault again\n");
         return;
     }
-    if (strpbrk(path, " :$")) {
+    if (strpbrk(path, FF_PRELOAD_SPLITS)) {
         l->agent_file = ff_fd_high(open(path, O_RDONLY | O_CLOEXEC));
         g_free(path);
         path = g_strdup_printf("/proc/self/fd/%d", l->agent_file);
@@ -495,10 +496,7 @@ static void set_environment(const Launch *l, const char *fd_list)
         exe = g_strdup_printf("%llu:%llu", (unsigned long long)st.st_dev,
                               (unsigned long long)st.st_ino);
     }
-    const char *foreign = getenv("LD_PRELOAD");
-    g_autofree char *preload = foreign && *foreign
-                                   ? g_strdup_printf("%s:%s", l->agent_path, foreign)
-                                   : g_strdup(l->agent_path);
+    g_autofree char *preload = ff_preload(l->agent_path);
     setenv(FF_AGENT_ENV_FD, fd, 1);
     setenv(FF_AGENT_ENV_EXE, exe, 1);
     setenv(FF_AGENT_ENV_CLOEXEC, fd_list, 1);
@@ -629,6 +627,22 @@ static char **borrow(Launch *l, char **argv, GError **error)
     return ff_lent_argv(argv, options->monitor_fd, l->taps.stand_ins, getpid(), NULL, &l->names);
 }
 
+/* TRUE: QEMU takes what is added to its command line, or nobody knows. FALSE: said on stderr. */
+static bool takes_additions(const FfLaunchOptions *options)
+{
+    bool needed = options->borrow_fd >= 0 || options->needed;
+    g_autofree char *why = NULL;
+    FfTakes takes = ff_takes(options->qemu, false, &why);
+
+    if (takes == FF_TAKES_NOT) {
+        fprintf(stderr, "farfault: %s%s refuses what farfault adds to its command line (%s)%s\n",
+                needed ? "" : "warning: ", options->qemu, why,
+                needed ? ""
+                       : ": this guest starts without farfault, and its migrations are QEMU's");
+    }
+    return takes != FF_TAKES_NOT;
+}
+
 int ff_launch(const FfLaunchOptions *options, char **argv)
 {
     g_autoptr(GError) error = NULL;
@@ -651,6 +665,9 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     l.command_line = argv + 1;
     g_auto(GStrv) more = NULL;
     if (options->borrow_fd >= 0) {
+        if (!takes_additions(options)) {
+            return 1;
+        }
         more = borrow(&l, argv, &error);
         if (!more) {
             fprintf(stderr, "farfault: %s\n", error->message);
@@ -661,6 +678,9 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     l.plan = ff_plan_new((const char *const *)argv, &sys, &error);
     if (l.plan && l.plan->passthrough) {
         return exec_qemu(options->qemu, argv);
+    }
+    if (l.plan && options->borrow_fd < 0 && !takes_additions(options)) {
+        return options->needed ? 1 : exec_qemu(options->qemu, argv);
     }
     for (guint i = 0; l.plan && i < l.plan->warnings->len; i++) {
         fprintf(stderr, "farfault: warning: %s\n", (char *)l.plan->warnings->pdata[i]);

@@ -15,6 +15,7 @@ typedef struct {
     const char *restore;   /* "eager" or "lazy": what a restore from a file becomes */
     bool takes_backends;   /* the relay stands in the sockets of vhost-user-blk devices ... */
     bool follows_backends; /* ... and the engine migrates guests that have them */
+    bool needed;           /* without farfault QEMU is not to start at all */
     /* An upgrade (docs/design/upgrade.md): a socket on which guest RAM and listening monitors are
      * lent (launch/lent.h); -1: they are made. */
     int borrow_fd;

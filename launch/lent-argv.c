@@ -69,13 +69,14 @@ bool ff_lent_is_control(char *const *argv, const char *id)
     const char *value;
 
     while ((option = ff_option_next(&argv, &value))) {
-        if (option->kind == FF_OPT_MON) {
-            g_autoptr(GPtrArray) opts = ff_opts_parse(value, "chardev");
+        bool control = option->kind == FF_OPT_QMP || option->kind == FF_OPT_QMP_PRETTY;
+        g_autofree char *chardev =
+            control
+                ? g_str_has_prefix(value, "chardev:") ? g_strdup(value + strlen("chardev:")) : NULL
+                : ff_opt_monitor(option, value, &control);
 
-            if (!g_strcmp0(ff_opts_get(opts, "chardev"), id) &&
-                !g_strcmp0(ff_opts_get(opts, "mode"), "control")) {
-                return true;
-            }
+        if (chardev && control && !g_strcmp0(chardev, id)) {
+            return true;
         }
     }
     return false;
@@ -338,8 +339,8 @@ char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t
         }
         word += value != NULL;
     }
-    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-mon",
-                            "chardev=" FF_LENT_MONITOR ",mode=control", NULL);
+    g_strv_builder_add_many(b, "-incoming", "defer", "-chardev", chardev, "-qmp",
+                            "chardev:" FF_LENT_MONITOR, NULL);
     *names = w.names;
     return g_strv_builder_end(b);
 }

@@ -40,6 +40,13 @@ char *ff_find_helper(const char *name)
     return NULL;
 }
 
+char *ff_preload(const char *agent)
+{
+    const char *foreign = g_getenv("LD_PRELOAD");
+
+    return foreign && *foreign ? g_strdup_printf("%s:%s", agent, foreign) : g_strdup(agent);
+}
+
 char *ff_config_get(const char *group, const char *key, GError **error)
 {
     const char *file = g_getenv("FARFAULT_CONF") ?: CONFIG_FILE;

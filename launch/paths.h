@@ -16,6 +16,11 @@
  */
 char *ff_find_helper(const char *name);
 
+/* LD_PRELOAD with AGENT in front of what is there (g_free). The loader splits it at these, or
+ * expands them: a path with one of them cannot be in it. */
+char *ff_preload(const char *agent);
+#define FF_PRELOAD_SPLITS " :$"
+
 /*
  * Finds the QEMU that ARGV0 stands for: FARFAULT_QEMU, else [qemu] binary= of the configuration
  * file, else ARGV0 itself if it has a slash and is not farfault, else the next program on PATH

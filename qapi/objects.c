@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * object-add and object-del: a memory backend that is plugged later is guest RAM, too, and must be
- * a shared file over a memfd that the relay holds. All other objects are QEMU's.
+ * a shared file over a memfd that the relay holds. A QMP monitor is refused (qemu/hotplug.h). All
+ * other objects are QEMU's.
  *
  * The rewritten command runs on the private monitor, since only its success decides whether the
  * memory is kept. Main loop's thread.
@@ -155,7 +156,7 @@ void ff_handle_object_add(FfCall *call)
     g_autoptr(GString) text = g_string_new(NULL);
     const char *type = ff_json_string(call->args, "qom-type");
 
-    if (!type || !g_str_has_prefix(type, "memory-backend-")) {
+    if (!type || !(g_str_has_prefix(type, "memory-backend-") || !strcmp(type, "monitor-qmp"))) {
         ff_call_pass(call);
         return;
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Makes the memory that a client plugs in ours: object-add's arguments are rewritten by the same
- * rules as the command line, over a new memfd.
+ * rules as the command line, over a new memfd. Refuses QMP monitors: QEMU makes them while the
+ * relay cannot stand before them, and a client there would migrate past the engine.
  *
  * QEMU gets the memfd with add-fd on the private monitor and opens it by the number that this
  * returns. A file descriptor set belongs to QEMU and not to one monitor, so the command itself may
@@ -125,8 +126,22 @@ static void on_status(FfQmpClient *client, JsonNode *result, const GError *error
     make(opaque, o && !g_strcmp0(ff_json_string(o, "status"), "inmigrate"));
 }
 
+bool ff_object_add_is_monitor(const char *text)
+{
+    g_autoptr(GPtrArray) opts = ff_opts_read(text, "qom-type");
+
+    return !g_strcmp0(ff_opts_get(opts, "qom-type"), FF_QMP_MONITOR_TYPE);
+}
+
 void ff_qemu_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *ops)
 {
+    if (ff_object_add_is_monitor(text)) {
+        g_autoptr(GError) error =
+            g_error_new_literal(FF_QMP_ERROR, FF_QMP_ERROR_GENERIC, FF_OBJECT_ADD_MONITOR);
+
+        ops->done(NULL, NULL, -1, -1, error, ops->opaque);
+        return;
+    }
     Request *r = g_new0(Request, 1);
 
     r->qmp = ff_qmp_client_ref(qmp);

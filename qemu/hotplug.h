@@ -19,6 +19,12 @@
 char *ff_object_add_rewrite(const char *text, const FfArgvSystem *sys, bool incoming,
                             FfPlanRam *ram, char **why);
 
+/* TRUE if TEXT makes a QMP monitor, which is refused. */
+bool ff_object_add_is_monitor(const char *text);
+#define FF_OBJECT_ADD_MONITOR                                                                      \
+    "under farfault a QMP monitor cannot be added later: give it to QEMU on its command line "     \
+    "(-object monitor-qmp)"
+
 typedef struct {
     const FfArgvSystem *sys;
     bool incoming; /* QEMU was started for a guest that comes; it is asked whether it has come */

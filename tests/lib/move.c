@@ -155,6 +155,7 @@ static Vm *side(const Move *m, bool incoming)
 {
     return vm_start(&(VmConfig){.name = incoming ? "destination" : "source",
                                 .launcher = VM_RUN,
+                                .qemu = m->qemu,
                                 .memory = m->memory,
                                 .args = (const char *const *)m->args->pdata,
                                 .boot = &m->boot,
@@ -175,6 +176,7 @@ Move *move_new(const MoveConfig *config)
 
     m->ram = (uint64_t)mib << 20;
     m->boot = bootsect_config(m->ram, 0, n_cpus);
+    m->qemu = g_strdup(c.qemu);
     m->memory = g_strdup_printf("%uM", mib);
     m->args = g_ptr_array_new_with_free_func(g_free);
     g_ptr_array_add(m->args, g_strdup("-smp"));
@@ -227,6 +229,7 @@ void move_finish(Move *m)
     vm_end(m->destination);
     g_ptr_array_unref(m->args);
     g_free(m->memory);
+    g_free(m->qemu);
     g_free(m);
 }
 

@@ -18,11 +18,13 @@ typedef struct {
     unsigned n_cpus;            /* 0: 1 */
     const char *const *devices; /* more arguments of both QEMUs; NULL: none */
     uint64_t bandwidth;         /* max-bandwidth, bytes/s; 0: 8 MiB/s until the switch */
+    const char *qemu;           /* the binary of both; NULL: the installed one */
 } MoveConfig;
 
 typedef struct {
     Vm *source, *destination;
     BootsectConfig boot;
+    char *qemu;
     uint64_t ram; /* bytes */
     GPtrArray *args;
     char *memory;

@@ -183,6 +183,16 @@ int qmp_add_fd(Qmp *q, int fd, int64_t *set)
     return (int)json_object_get_int_member(added, "fd");
 }
 
+bool qmp_has_relay(Qmp *q)
+{
+    g_autoptr(JsonObject) answer = qmp_call(q, "query-commands", NULL);
+    g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
+
+    json_node_set_object(node, answer);
+    g_autofree char *text = json_to_string(node, FALSE);
+    return strstr(text, "\"x-farfault-lend\"");
+}
+
 char *qmp_hmp(Qmp *q, const char *line)
 {
     g_autoptr(JsonObject) answer = must(

@@ -35,6 +35,8 @@ void qmp_getfd(Qmp *q, const char *name, int fd);
 /* add-fd with FD, which stays the caller's: its number in QEMU, *SET of what it is a part of there.
  */
 int qmp_add_fd(Qmp *q, int fd, int64_t *set);
+/* The relay stands before QEMU. It is asked alone: no engine is started. */
+bool qmp_has_relay(Qmp *q);
 /* human-monitor-command; its output (g_free). */
 char *qmp_hmp(Qmp *q, const char *line);
 

@@ -178,18 +178,27 @@ bool vm_is_qemu(const char *qemu, const char *number)
            !status && strstr(text, wanted);
 }
 
-char *vm_newer_qemu(void)
+char *vm_qemu(unsigned major)
 {
-    const char *given = g_getenv("FF_QEMU10");
-    g_autofree char *path =
-        given ? g_strdup(given)
-              : g_build_filename(g_getenv("FF_SOURCE"), ".cache/qemu10/qemu-system-x86_64", NULL);
+    g_autofree char *variable = g_strdup_printf("FF_QEMU%u", major);
+    g_autofree char *number = g_strdup_printf("%u.", major);
+    const char *given = g_getenv(variable);
+    g_autofree char *path = given ? g_strdup(given)
+                                  : g_strdup_printf("%s/.cache/qemu%u/qemu-system-x86_64",
+                                                    g_getenv("FF_SOURCE"), major);
 
-    if (vm_is_qemu(path, "10.")) {
+    if (vm_is_qemu(path, number)) {
         return g_steal_pointer(&path);
     }
-    g_test_skip("no QEMU 10 is here: run scripts/get-qemu10");
+    g_autofree char *why =
+        g_strdup_printf("no QEMU %u is here: run scripts/get-qemu%u", major, major);
+    g_test_skip(why);
     return NULL;
+}
+
+char *vm_newer_qemu(void)
+{
+    return vm_qemu(10);
 }
 
 static void add_launcher(Vm *vm, const VmConfig *config, GPtrArray *argv)

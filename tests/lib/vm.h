@@ -57,8 +57,10 @@ void vm_kill(Vm *vm);
 
 /* QEMU runs and says that it is version NUMBER, or begins so. */
 bool vm_is_qemu(const char *qemu, const char *number);
-/* Path of QEMU 10, the one that scripts/get-qemu10 unpacked, or FF_QEMU10 (g_free). NULL, and the
- * test is skipped: there is none. */
+/* Path of QEMU MAJOR, the one that scripts/get-qemuMAJOR unpacked, or FF_QEMUMAJOR (10, 11;
+ * g_free). NULL, and the test is skipped: there is none. */
+char *vm_qemu(unsigned major);
+/* QEMU 10. */
 char *vm_newer_qemu(void);
 
 pid_t vm_pid(const Vm *vm);

@@ -95,8 +95,8 @@ bool restore_begin(RestoreScene *s, const RestoreRow *row)
         g_test_skip("the installed QEMU is not 7.2");
         return false;
     }
-    if (row->from == NEW || row->to == NEW) {
-        s->newer = vm_newer_qemu();
+    if (row->from != OLD || row->to != OLD) {
+        s->newer = vm_qemu(MAX(row->from, row->to) == NEW ? 10 : 11);
         if (!s->newer) {
             return false;
         }

@@ -14,7 +14,7 @@
 #define OFFSET 65672 /* as libvirt has it: no multiple of anything */
 #define RESTORE_PC "pc-i440fx-7.2"
 
-typedef enum { OLD, NEW } RestoreVersion; /* 7.2 and 10 */
+typedef enum { OLD, NEW, NEWEST } RestoreVersion; /* 7.2, 10 and 11 */
 typedef enum { OURS, STOCK } RestoreSaver;
 typedef enum { COMMAND, INCOMING, BY_FD } RestoreWay;
 

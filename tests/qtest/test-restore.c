@@ -5,7 +5,7 @@
  * stopped guest comes back byte for byte. Files that are cut, damaged or of another guest are
  * refused.
  *
- * QEMU 10 is that of vm_newer_qemu().
+ * QEMU 10 and 11 are those of vm_qemu().
  */
 #include <fcntl.h>
 #include <string.h>
@@ -35,6 +35,8 @@ static const RestoreRow rows[] = {
     {"7.2", OURS, OLD, OLD, COMMAND, .machine = RESTORE_PC, .n_cpus = 2},
     {"7.2/10", OURS, OLD, NEW, INCOMING, .machine = RESTORE_PC, .n_cpus = 2},
     {"10", OURS, NEW, NEW, INCOMING, .machine = "q35", .n_cpus = 2},
+    {"11", OURS, NEWEST, NEWEST, INCOMING, .machine = "q35", .n_cpus = 2},
+    {"7.2/11", OURS, OLD, NEWEST, COMMAND, .machine = RESTORE_PC, .n_cpus = 2},
     {"stock/10", STOCK, NEW, NEW, INCOMING, .machine = "q35", .n_cpus = 2},
     {"stock/7.2", STOCK, NEW, OLD, COMMAND, .machine = RESTORE_PC, .n_cpus = 2},
     {"offset", OURS, OLD, OLD, COMMAND, .offset = OFFSET, .machine = RESTORE_PC, .n_cpus = 1},

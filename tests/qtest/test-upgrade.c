@@ -3,7 +3,7 @@
  * farfault upgrade with real guests: a guest changes its QEMU and its memory stays right; whatever
  * fails, and whoever dies, exactly one QEMU is left and its guest runs.
  *
- * FF_ROUNDS: upgrades in a row. QEMU 10 is that of vm_newer_qemu().
+ * FF_ROUNDS: upgrades in a row. QEMU 10 and 11 are those of vm_qemu().
  */
 #include "tests/qtest/upgrade-rig.h"
 
@@ -157,6 +157,44 @@ static void test_versions(void)
         up_to(g, older);
         up_check_memory(g);
     }
+}
+
+/* There monitors are objects, which older ones do not have. */
+static void test_versions_11(void)
+{
+    g_autofree char *newest = vm_qemu(11), *newer = newest ? vm_qemu(10) : NULL;
+    g_autofree char *older = up_installed();
+    const char *const programs[] = {newest, older, newer, newest, newest, newer};
+
+    if (!newer) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting(NULL);
+    for (unsigned i = 0; g && i < G_N_ELEMENTS(programs); i++) {
+        up_to(g, programs[i]);
+        up_check_memory(g);
+    }
+}
+
+/* Started with its own command line it would be a second copy of the guest. */
+static void test_refuses(void)
+{
+    g_autoptr(Guest) g = up_counting(NULL);
+
+    if (!g) {
+        return;
+    }
+    g_autofree char *program = up_installed(), *path = g_build_filename(g->dir, "refuses", NULL);
+    g_autofree char *text = g_strdup_printf("#!/bin/sh\ncase \"$*\" in *memory-backend-file*)\n"
+                                            "echo no such object >&2; exit 1;;\nesac\n"
+                                            "exec %s \"$@\"\n",
+                                            program);
+
+    g_assert_true(g_file_set_contents(path, text, -1, NULL));
+    g_assert_cmpint(chmod(path, 0755), ==, 0);
+    up_fails(g, (const char *const[]){"--qemu", path, NULL},
+             "refuses what farfault adds to its command line (no such object)");
+    up_check_memory(g);
 }
 
 /* Instructions that the other QEMU does not have are not taken from a guest; more of them are let
@@ -795,6 +833,8 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/waits-for-client", test_waits_for_client);
     g_test_add_func("/upgrade/begun", test_begun);
     g_test_add_func("/upgrade/versions", test_versions);
+    g_test_add_func("/upgrade/versions-11", test_versions_11);
+    g_test_add_func("/upgrade/refuses", test_refuses);
     g_test_add_func("/upgrade/processor", test_processor);
     g_test_add_func("/upgrade/options", test_options);
     g_test_add_func("/upgrade/paused", test_paused);

@@ -260,6 +260,8 @@ const ArgvCase argv_left_memory_cases[] = {
     {"config-object", Q "-readconfig /object.cfg", NULL, "", "/object.cfg"},
     {"config-mon", Q "-readconfig /mon.cfg", NULL, "", "QMP monitor",
      "QMP monitor m of /mon.cfg stays QEMU's own"},
+    {"config-mon-object", Q "-monitor none -readconfig /mon-object.cfg", NULL, "", "QMP monitor",
+     "QMP monitor m of /mon-object.cfg stays QEMU's own"},
     {"config-absent", Q "-readconfig /nowhere.cfg", NULL, "", "/nowhere.cfg"},
     {"other-name", "/usr/bin/qemu-system-x86_64_old -m 64", NULL, "", "x86"},
     {"other-arch", "/usr/bin/qemu-system-aarch64 -M virt -m 64", NULL, "", "x86"},

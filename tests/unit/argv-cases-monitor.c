@@ -3,35 +3,29 @@
 #include "tests/unit/argv-cases.h"
 
 const ArgvCase argv_monitor_cases[] = {
-    {"qmp-unix", Q "-qmp unix:/a,,b,server=on,wait=off",
-     Q MON("compat_monitor0", 0, "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+    {"qmp-unix", Q "-qmp unix:/a,,b,server=on,wait=off", Q "-qmp " DEV(0, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:listen-unix:/a,b "},
-    {"qmp-old-flags", Q "-qmp unix:/a,server,nowait",
-     Q MON("compat_monitor0", 0, "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+    {"qmp-old-flags", Q "-qmp unix:/a,server,nowait", Q "-qmp " DEV(0, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:listen-unix:/a "},
-    {"qmp-wait", Q "-qmp unix:/a,server",
-     Q MON("compat_monitor0", 0, "on") " -qmp chardev:compat_monitor0" PC128 PRIV,
+    {"qmp-wait", Q "-qmp unix:/a,server", Q "-qmp " DEV(0, "on") PC128 PRIV,
      S128 "mon=compat_monitor0:listen-unix:/a:wait "},
-    {"qmp-client", Q "-qmp-pretty unix:/a,reconnect=3",
-     Q MON("compat_monitor0", 0, "off") " -qmp-pretty chardev:compat_monitor0" PC128 PRIV,
+    {"qmp-client", Q "-qmp-pretty unix:/a,reconnect=3", Q "-qmp-pretty " DEV(0, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:connect-unix:/a:re3 "},
     {"qmp-tcp", Q "-qmp tcp:localhost:4444,server=on,wait=off,ipv4=on,to=4450,nodelay=on",
-     Q MON("compat_monitor0", 0, "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+     Q "-qmp " DEV(0, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:listen-tcp:[localhost]:4444:to4450:v4 "},
     {"qmp-tcp-any", Q "--qmp tcp::4444,server,nowait,ipv4=off,nodelay",
-     Q MON("compat_monitor0", 0, "off") " --qmp chardev:compat_monitor0" PC128 PRIV,
-     S128 "mon=compat_monitor0:listen-tcp:[]:4444:v6 "},
-    {"qmp-tcp-client", Q "-qmp tcp:h:1,reconnect-ms=1500",
-     Q MON("compat_monitor0", 0, "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+     Q "--qmp " DEV(0, "off") PC128 PRIV, S128 "mon=compat_monitor0:listen-tcp:[]:4444:v6 "},
+    {"qmp-tcp-client", Q "-qmp tcp:h:1,reconnect-ms=1500", Q "-qmp " DEV(0, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:connect-tcp:[h]:1:re2 "},
     {"qmp-stdio", Q "-display none -qmp stdio",
-     Q "-display none " MON("compat_monitor0", 0, "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+     Q "-display none "
+       "-qmp " DEV(0, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:stdio "},
     {"labels", Q "-qmp unix:/a,server=on -monitor none -monitor stdio -qmp unix:/b",
-     Q MON("compat_monitor0", 0,
-           "on") " -qmp chardev:compat_monitor0 -monitor none -monitor "
-                 "stdio " MON("compat_monitor2", 1,
-                              "off") " -qmp chardev:compat_monitor2" PC128 PRIV,
+     Q "-qmp " DEV(0, "on") " -monitor none -monitor "
+                            "stdio "
+                            "-qmp " DEV(1, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:listen-unix:/a:wait mon=compat_monitor2:connect-unix:/b "},
     {"mon-fd",
      Q "-chardev socket,id=charmonitor,fd=31,server=on,wait=off -mon chardev="
@@ -58,14 +52,33 @@ const ArgvCase argv_monitor_cases[] = {
      Q "-name c " MON("c", 0, "off") " -mon c,mode=control" PC128 PRIV,
      S128 "mon=c:connect-unix:/a name=c "},
     {"qmp-stdio-nographic", Q "-nographic -serial none -qmp stdio",
-     Q "-nographic -serial none " MON("compat_monitor0", 0,
-                                      "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+     Q "-nographic -serial none "
+       "-qmp " DEV(0, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:stdio "},
     {"qmp-stdio-isa-serial",
      Q "-nographic -device isa-serial,chardev=s -chardev null,id=s -qmp stdio",
-     Q "-nographic -device isa-serial,chardev=s -chardev null,id=s " MON(
-         "compat_monitor0", 0, "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+     Q "-nographic -device isa-serial,chardev=s -chardev null,id=s "
+       "-qmp " DEV(0, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:stdio "},
+    /* QEMU 11.1 */
+    {"object",
+     Q "-chardev socket,id=c,path=/a,server=on,wait=off -object monitor-qmp,id=m,chardev=c",
+     Q MON("c", 0, "off") " -object monitor-qmp,id=m,chardev=c" PC128 PRIV,
+     S128 "mon=c:listen-unix:/a "},
+    {"object-json",
+     Q "-chardev socket,id=charmonitor,fd=31,server=on,wait=off -object "
+       "'{\"qom-type\":\"monitor-qmp\",\"id\":\"monitor\",\"chardev\":\"charmonitor\"}'",
+     Q MON("charmonitor", 0, "off") " -object "
+                                    "'{\"qom-type\":\"monitor-qmp\",\"id\":\"monitor\","
+                                    "\"chardev\":\"charmonitor\"}'" PC128 DOOR(9) PRIV,
+     S128 "mon=charmonitor:listen-fd:31 "},
+    {"object-before", Q "-object monitor-qmp,chardev=c,pretty=on,id=m -chardev stdio,id=c",
+     Q "-object monitor-qmp,chardev=c,pretty=on,id=m " MON("c", 0, "off") PC128 PRIV,
+     S128 "mon=c:stdio "},
+    {"object-close-action-none",
+     Q "-chardev socket,id=c,path=/a -object monitor-qmp,id=m,close-action=none,chardev=c",
+     Q MON("c", 0, "off") " -object monitor-qmp,id=m,close-action=none,chardev=c" PC128 PRIV,
+     S128 "mon=c:connect-unix:/a "},
     {"qtest",
      Q "-qtest unix:/q -qtest-log /dev/null -chardev socket,path=/m,id=char0 -mon "
        "chardev=char0,mode=control",
@@ -75,8 +88,8 @@ const ArgvCase argv_monitor_cases[] = {
     {"vhost-user-blk",
      Q "-chardev socket,id=v,path=/b,reconnect=2 -device vhost-user-blk-pci,chardev=v,num-queues=1 "
        "-qmp unix:/a,server=on,wait=off",
-     Q MON("v", 1, "off") " -device vhost-user-blk-pci,chardev=v,num-queues=1 " MON(
-         "compat_monitor0", 0, "off") " -qmp chardev:compat_monitor0" PC128 PRIV,
+     Q MON("v", 1, "off") " -device vhost-user-blk-pci,chardev=v,num-queues=1 "
+                          "-qmp " DEV(0, "off") PC128 PRIV,
      S128 "mon=compat_monitor0:listen-unix:/a mon=v:connect-unix:/b:backend:re2 "},
     {"vhost-user-server",
      Q "-chardev socket,id=v,path=/b,server=on -device "
@@ -105,7 +118,11 @@ const ArgvCase argv_monitor_cases[] = {
      Q "-nographic -device isa-serial,chardev=c -chardev null,id=c" PC128 " -monitor stdio" PRIV,
      S128},
     {"serial-mon-stdio", Q "-serial mon:stdio", Q "-serial mon:stdio" PC128 PRIV, S128},
+    {"object-hmp", Q "-chardev null,id=c -object monitor-hmp,id=m,chardev=c",
+     Q "-chardev null,id=c -object monitor-hmp,id=m,chardev=c" PC128 PRIV, S128},
     {"config-hmp", Q "-readconfig /hmp.cfg", Q "-readconfig /hmp.cfg" PC128 HMP PRIV, S128},
+    {"config-object-hmp", Q "-readconfig /hmp-object.cfg",
+     Q "-readconfig /hmp-object.cfg" PC128 PRIV, S128},
     {NULL},
 };
 
@@ -114,6 +131,8 @@ const ArgvCase argv_left_monitor_cases[] = {
     {"readline", Q "-chardev socket,id=c,path=/a,server=on -mon c,mode=readline", NULL, S128},
     {"no-mode", Q "-chardev socket,id=c,path=/a,server=on -mon c", NULL, S128},
     {"hmp", Q "-monitor unix:/a,server=on,wait=off", NULL, S128},
+    {"object-readline", Q "-chardev socket,id=c,path=/a -object monitor-hmp,id=m,chardev=c", NULL,
+     S128},
     {"vhost-user-net-fd", Q "-chardev socket,id=v,fd=5 -netdev vhost-user,id=n,chardev=v", NULL,
      S128, NULL, "the back-end of chardev v (no path=)"},
     {"net-chardev", Q "-chardev socket,id=v,path=/b -netdev stream,id=n,chardev=v", NULL, S128},
@@ -145,6 +164,16 @@ const ArgvCase argv_left_monitor_cases[] = {
     {"two-mons", Q "-chardev socket,id=c,path=/a -mon c,mode=readline -mon c,mode=control", NULL,
      S128, NULL, "another user"},
     {"no-chardev", Q "-mon c,mode=control", NULL, S128, NULL, "command line"},
+    {"object-telnet",
+     Q "-chardev socket,id=c,host=h,port=1,telnet=on,server=on -object monitor-qmp,id=m,chardev=c",
+     NULL, S128, NULL, "telnet"},
+    {"object-close-action",
+     Q "-chardev socket,id=c,path=/a -object monitor-qmp,id=m,chardev=c,close-action=delete", NULL,
+     S128, NULL, "close-action"},
+    {"object-too",
+     Q "-chardev socket,id=c,path=/a -mon c,mode=control -object "
+       "'{\"qom-type\":\"monitor-hmp\",\"id\":\"m\",\"chardev\":\"c\"}'",
+     NULL, S128, NULL, "another user"},
     {"set", Q "-chardev socket,id=c,path=/a -set chardev.c.path=/b -mon c,mode=control", NULL, S128,
      NULL, "c"},
     /* QEMU refuses these by itself. */

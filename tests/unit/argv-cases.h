@@ -14,11 +14,11 @@
 #define Q "qemu-system-x86_64 "
 #define PRIV                                                                                       \
     " -chardev socket,id=farfault-private,fd=@FF_PRIV@,server=on,wait=off"                         \
-    " -mon chardev=farfault-private,mode=control"
+    " -qmp chardev:farfault-private"
 /* Where all monitors are taken by who has given their sockets. N: of plan->monitors. */
 #define DOOR(N)                                                                                    \
     " -chardev socket,id=farfault-door,fd=@FF_MON" #N "@,server=on,wait=off"                       \
-    " -mon chardev=farfault-door,mode=control"
+    " -qmp chardev:farfault-door"
 #define HMP " -monitor vc:80Cx24C"
 #define FD(N) "mem-path=/proc/self/fd/@FF_RAM" #N "@,share=on"
 #define RAM_ALIGNED(ID, SIZE, N, ALIGN)                                                            \
@@ -30,6 +30,7 @@
 #define PC(SIZE) RAM("pc.ram", SIZE, 0)
 #define PC128 PC(134217728)
 #define MON(ID, N, WAIT) "-chardev socket,id=" ID ",fd=@FF_MON" #N "@,server=on,wait=" WAIT
+#define DEV(N, WAIT) "unix:fd=@FF_MON" #N "@,server=on,wait=" WAIT
 #define NET(ID, N)                                                                                 \
     "-chardev socket,id=" ID ",path=/proc/self/farfault-fd/@FF_MON" #N "@,server=on,wait=off"
 #define S128 "ram=pc.ram:134217728:4096 "

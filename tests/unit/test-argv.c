@@ -59,7 +59,10 @@ static char *fake_read_file(const char *path, GError **error, void *opaque)
                       " mem-path = \"/var/file\"\n"},
         {"/mon.cfg", "[chardev \"c\"]\n backend = \"socket\"\n[mon \"m\"]\n chardev = \"c\"\n"
                      " mode = \"control\"\n"},
+        {"/mon-object.cfg", "[chardev \"c\"]\n backend = \"null\"\n[object \"m\"]\n chardev = "
+                            "\"c\"\n qom-type = \"monitor-qmp\"\n"},
         {"/hmp.cfg", "[mon \"m\"]\n chardev = \"c\"\n mode = \"readline\"\n"},
+        {"/hmp-object.cfg", "[object \"m\"]\n chardev = \"c\"\n qom-type = \"monitor-hmp\"\n"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(files); i++) {
@@ -293,7 +296,7 @@ static void test_no_guest(void)
 static void test_left(gconstpointer data)
 {
     ArgvCase c = *(const ArgvCase *)data;
-    bool hmp = !strstr(c.in, "-mon") && !strstr(c.in, "-qmp");
+    bool hmp = !strstr(c.in, "-mon") && !strstr(c.in, "-qmp") && !strstr(c.in, "monitor-");
     bool nographic = strstr(c.in, "-nographic") != NULL;
     g_autofree char *out =
         g_strconcat(c.in, c.refused ? "" : PC128, hmp && !nographic ? HMP : "", PRIV, NULL);
@@ -350,13 +353,13 @@ static void test_render(void)
     g_auto(GStrv) out = ff_plan_render(plan, ram, mon, 13);
     g_auto(GStrv) expected = split(
         Q
-        "-chardev socket,id=compat_monitor0,fd=12,server=on,wait=on -qmp chardev:compat_monitor0"
+        "-qmp unix:fd=12,server=on,wait=on"
         " -object memory-backend-file,id=m,size=64M,mem-path=/proc/self/fd/10,share=on,"
         "x-use-canonical-path-for-ramblock-id=off,align=2097152 -append 'fd=@FF_MON1@ @FF_RAM0@' "
         "-name @FF_PRIV@,fd=@FF_RAMx@ -object memory-backend-file,id=pc.ram,size=134217728,"
         "mem-path=/proc/self/fd/11,share=on,x-use-canonical-path-for-ramblock-id=off,align=2097152 "
         "-machine memory-backend=pc.ram -chardev socket,id=farfault-private,fd=13,server=on,"
-        "wait=off -mon chardev=farfault-private,mode=control");
+        "wait=off -qmp chardev:farfault-private");
 
     for (guint i = 0; out[i] || expected[i]; i++) {
         g_assert_cmpstr(out[i], ==, expected[i]);

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #define TAIL                                                                                       \
-    " -incoming defer -chardev socket,id=farfault-upgrade,fd=9 -mon "                              \
-    "chardev=farfault-upgrade,mode=control"
+    " -incoming defer -chardev socket,id=farfault-upgrade,fd=9 -qmp "                              \
+    "chardev:farfault-upgrade"
 
 /* NAMES: "NOW>THEN" of each, with a space after it. */
 static const struct {
@@ -34,6 +34,15 @@ static const struct {
     /* Monitors of QMP are the launcher's; human ones are not. */
     {"q -mon c,mode=control -chardev socket,path=/a,id=c,server=on",
      "q -mon c,mode=control -chardev socket,path=/a,id=c,server=on", ""},
+    {"q -qmp chardev:c -chardev socket,path=/a,id=c,server=on",
+     "q -qmp chardev:c -chardev socket,path=/a,id=c,server=on", ""},
+    {"q -object monitor-qmp,chardev=c,id=m -chardev socket,path=/a,id=c,server=on",
+     "q -object monitor-qmp,chardev=c,id=m -chardev socket,path=/a,id=c,server=on", ""},
+    {"q -object {\"qom-type\":\"monitor-hmp\",\"id\":\"m\",\"chardev\":\"c\"} -chardev "
+     "socket,path=/a,id=c,server=on",
+     "q -object {\"qom-type\":\"monitor-hmp\",\"id\":\"m\",\"chardev\":\"c\"} -chardev "
+     "socket,path=/a.upgrade-7,id=c,server=on,wait=off",
+     "/a.upgrade-7>/a "},
     {"q -mon chardev=c -chardev socket,path=/a,id=c,server=on",
      "q -mon chardev=c -chardev socket,path=/a.upgrade-7,id=c,server=on,wait=off",
      "/a.upgrade-7>/a "},

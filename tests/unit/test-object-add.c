@@ -79,6 +79,26 @@ static void test_case(const void *data)
     g_free(ram.id);
 }
 
+/* Left to nobody. */
+static void test_monitor(void)
+{
+    static const struct {
+        const char *text;
+        bool is;
+    } rows[] = {
+        {"{\"qom-type\":\"monitor-qmp\",\"id\":\"m\",\"chardev\":\"c\"}", true},
+        {"monitor-qmp,id=m,chardev=c", true},
+        {"id=m,qom-type=monitor-qmp", true},
+        {"{\"qom-type\":\"monitor-hmp\",\"id\":\"m\",\"chardev\":\"c\"}", false},
+        {"secret,id=monitor-qmp", false},
+        {"{", false},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_assert_cmpint(ff_object_add_is_monitor(rows[i].text), ==, rows[i].is);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -86,5 +106,6 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/object-add/%s", cases[i].name);
         g_test_add_data_func(path, &cases[i], test_case);
     }
+    g_test_add_func("/object-add/monitor", test_monitor);
     return g_test_run();
 }

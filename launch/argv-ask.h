@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* A QEMU that is started for a question, and ends when it has answered. */
+#ifndef FF_LAUNCH_ARGV_ASK_H
+#define FF_LAUNCH_ARGV_ASK_H
+
+#include <glib.h>
+
+/* What it is started with. */
+typedef struct {
+    char **argv;    /* argv[0]: the program's path */
+    char **envp;    /* NULL: this process's own */
+    int in_out;     /* its stdin and stdout; -1: none */
+    int err;        /* its stderr; -1: none */
+    const int *fds; /* the first of them is its number 3, and so on; can be NULL */
+    unsigned n_fds;
+} FfAskStart;
+
+/*
+ * Starts it, closes this process's IN_OUT and FDS, and reads what FD says until its end. Waits
+ * until the process has ended; one that has not after 10 s is killed. Returns the text (g_free),
+ * with *STATUS as waitpid() has it; NULL: it could not be started, or was killed. In the process's
+ * only thread.
+ */
+char *ff_ask(const FfAskStart *start, int fd, int *status);
+
+#endif
