@@ -301,8 +301,8 @@ FF_API int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque,
 FF_API int ff_array_open(const char *path, uint64_t len, const FfArrayOptions *options,
                          FfArray **result);
 /* The same, the content being files in the folder PATH, each of one block, with its number as their
- * name (16 digits, hexadecimal); one that is not there is zeros. block_size 0: as the folder's file
- * block_size says, if it was made before. */
+ * name (16 digits, hexadecimal); one that is not there is zeros, and one that is shorter cannot be
+ * loaded. block_size 0: as the folder's file block_size says, if it was made before. */
 FF_API int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOptions *options,
                                 FfArray **result);
 /*
