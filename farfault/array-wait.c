@@ -2,13 +2,18 @@
 /*
  * Blocks of huge pages for which there is no page just now. No thread waits for one: the block is
  * EMPTY again, a thread that touches it stays where it is, in the kernel, and touches it once more
- * when something has ended after which there may be a page: a load, a commit, an abort, a reclaim.
+ * when something has ended after which there may be a page: a load, a commit, an abort, a reclaim,
+ * or the time for which an older thread holds the block that it was given (holds.c).
  *
  * That something ends must be certain. A load, and a commit, may be in a call of the program's that
  * touches the array itself: such a call ends nothing as long as it waits for a block. So calls are
  * listed by their threads, and only what is not in a call that waits is worth waiting for. No
  * thread that looks for a page counts for others: the last one that does finds nothing, and its
  * block has FAILED, which continues with all others.
+ *
+ * Of holds: the oldest thread that waits can take all that others hold, so it finds a page, or one
+ * is being loaded, given back or committed, which ends. Those that a younger one waits for either
+ * wait themselves (then the oldest of them is served), or end by time.
  *
  * Threads, lock: array-internal.h. System calls: gettid, ioctl(UFFDIO_WAKE).
  */
@@ -39,6 +44,16 @@ void ff_array_call_end(FfArray *a, FfArrayCall *call)
     pthread_mutex_unlock(&a->lock);
 }
 
+bool ff_array_is_in_call(const FfArray *a, pid_t tid)
+{
+    const FfArrayCall *c = a->calls;
+
+    while (c && c->tid != tid) {
+        c = c->next;
+    }
+    return c;
+}
+
 void ff_array_call_waits(FfArray *a, uint64_t block, pid_t tid)
 {
     for (FfArrayCall *c = a->calls; c; c = c->next) { /* store() of a commit in a load() is two */
@@ -60,18 +75,23 @@ void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done)
     }
 }
 
-bool ff_array_park(FfArray *a, uint64_t block)
+bool ff_array_park(FfArray *a, uint64_t block, pid_t tid)
 {
+    int64_t end = ff_holds_end(a->holds, tid);
     uint64_t stuck = 0;
     guint i = 0;
 
     for (const FfArrayCall *c = a->calls; c; c = c->next) {
         stuck += c->waits != 0;
     }
-    if (!a->n_leaving && a->n_loading + a->busy <= stuck) {
+    if (!a->n_leaving && a->n_loading + a->busy <= stuck && !end) {
         return false;
     }
-    /* Not by ff_array_set_state(): calls that wait for it still do. */
+    if (end && (!a->retry_at || end < a->retry_at)) {
+        a->retry_at = end;
+        ff_pool_set_time(a->pool, end);
+    }
+    /* Not by ff_array_set_state(): those that wait for it still do. */
     a->blocks[block].state = FF_BLOCK_EMPTY;
     a->blocks[block].parked = true;
     /* A signal has a thread that waits touch it again. */
@@ -89,8 +109,19 @@ void ff_array_retry(FfArray *a)
     a->n_ended++;
     for (guint i = 0; i < a->parked->len; i++) {
         uint64_t block = g_array_index(a->parked, uint64_t, i);
-        ff_array_call_goes_on(a, block);
+        ff_array_goes_on(a, block);
         ff_array_wake(a, block, NULL);
     }
     g_array_set_size(a->parked, 0);
+}
+
+void ff_array_on_time(void *opaque)
+{
+    FfArray *a = opaque;
+
+    pthread_mutex_lock(&a->lock);
+    a->retry_at = 0;
+    ff_holds_expire(a->holds);
+    ff_array_retry(a);
+    pthread_mutex_unlock(&a->lock);
 }
