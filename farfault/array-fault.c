@@ -279,15 +279,18 @@ static bool load_block(FfArray *a, uint64_t block, pid_t tid, void *buffer)
         }
         pthread_mutex_lock(&a->lock);
         a->stats.loads += !taken;
+        a->lost_since = taken ? a->lost_since : 0;
         if (taken) {
             a->n_loading--;
             b->again |= look_for_page(a, tid);
-            if (!b->again && ff_array_park(a, block, tid)) {
+            bool parked = !b->again && ff_array_park(a, block, tid);
+            /* Pages were lost: one block is better than none of four. */
+            b->again |=
+                !b->again && !parked && ff_holds_drop(a->holds, tid) && look_for_page(a, tid);
+            if (parked || (!b->again && ff_array_park_lost(a, block))) {
                 a->n_resident--;
                 return false;
             }
-            /* Pages were lost: one block is better than none of four. */
-            b->again |= !b->again && ff_holds_drop(a->holds, tid) && look_for_page(a, tid);
             a->n_loading++;
         }
     } while (b->again);

@@ -91,6 +91,7 @@ struct FfArray {
     FfArrayCall *calls; /* of the program's */
     GArray *parked;     /* uint64_t: blocks that were touched when there was no huge page */
     uint64_t n_ended;   /* so often there may have been one after that */
+    int64_t lost_since; /* there was no page, as others have them (monotonic, us); 0: there was */
     int64_t retry_at;   /* ff_array_retry() (monotonic, us), as a hold ends; 0: not by time */
     FfHolds *holds;     /* lock */
     FfBitmap dirty;     /* pages; with async those that are known */
@@ -139,6 +140,8 @@ void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done);
  * ff_array_retry() says so. FALSE: nothing is under way after which there may be a page, and it
  * stays as it is. */
 bool ff_array_park(FfArray *a, uint64_t block, pid_t tid);
+/* The same where other programs have pages of the array's, for some seconds. */
+bool ff_array_park_lost(FfArray *a, uint64_t block);
 /* Something has ended after which there may be a page. */
 void ff_array_retry(FfArray *a);
 /* Not locked: FfPoolTime. */

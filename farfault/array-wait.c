@@ -22,6 +22,10 @@
 #include "farfault/array-internal.h"
 #include "uffd/uffd.h"
 
+/* Pages that another program has taken may come back: the kernel tells of none. */
+#define LOST_US 3000000
+#define LOOK_US 50000
+
 /* ---- calls of the program's ------------------------------------------------------------------ */
 
 void ff_array_call_begin(FfArray *a, FfArrayCall *call)
@@ -75,22 +79,19 @@ void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done)
     }
 }
 
-bool ff_array_park(FfArray *a, uint64_t block, pid_t tid)
+/* Everything that is parked is touched once more at AT, if not before. */
+static void retry_at(FfArray *a, int64_t at)
 {
-    int64_t end = ff_holds_end(a->holds, tid);
-    uint64_t stuck = 0;
+    if (!a->retry_at || at < a->retry_at) {
+        a->retry_at = at;
+        ff_pool_set_time(a->pool, at);
+    }
+}
+
+static void park(FfArray *a, uint64_t block)
+{
     guint i = 0;
 
-    for (const FfArrayCall *c = a->calls; c; c = c->next) {
-        stuck += c->waits != 0;
-    }
-    if (!a->n_leaving && a->n_loading + a->busy <= stuck && !end) {
-        return false;
-    }
-    if (end && (!a->retry_at || end < a->retry_at)) {
-        a->retry_at = end;
-        ff_pool_set_time(a->pool, end);
-    }
     /* Not by ff_array_set_state(): those that wait for it still do. */
     a->blocks[block].state = FF_BLOCK_EMPTY;
     a->blocks[block].parked = true;
@@ -101,6 +102,36 @@ bool ff_array_park(FfArray *a, uint64_t block, pid_t tid)
     if (i == a->parked->len) {
         g_array_append_val(a->parked, block);
     }
+}
+
+bool ff_array_park(FfArray *a, uint64_t block, pid_t tid)
+{
+    int64_t end = ff_holds_end(a->holds, tid);
+    uint64_t stuck = 0;
+
+    for (const FfArrayCall *c = a->calls; c; c = c->next) {
+        stuck += c->waits != 0;
+    }
+    if (!a->n_leaving && a->n_loading + a->busy <= stuck && !end) {
+        return false;
+    }
+    if (end) {
+        retry_at(a, end);
+    }
+    park(a, block);
+    return true;
+}
+
+bool ff_array_park_lost(FfArray *a, uint64_t block)
+{
+    int64_t now = g_get_monotonic_time();
+
+    a->lost_since = a->lost_since ? a->lost_since : now;
+    if (!ff_huge_memory_lacks(a->huge) || now - a->lost_since >= LOST_US) {
+        return false;
+    }
+    retry_at(a, now + LOOK_US);
+    park(a, block);
     return true;
 }
 

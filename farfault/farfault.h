@@ -271,7 +271,9 @@ typedef struct {
 /* Memory of huge pages of 2 MiB, and blocks of as much. As many as `limit` has, or the array, are
  * set aside when it is opened: -ENOMEM, they are not free. A thread that touches a block when all
  * are in use, or have just been touched, waits until a load or a commit has ended; what load() and
- * store() touch themselves could not be loaded (SIGBUS) if that would be for ever. */
+ * store() touch themselves could not be loaded (SIGBUS) if that would be for ever. An array that is
+ * larger than its limit can lose pages to other programs, and to a smaller vm.nr_hugepages: without
+ * one a block cannot be loaded, either. */
 #define FF_ARRAY_HUGE 0x40u
 
 typedef struct {
