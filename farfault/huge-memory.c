@@ -44,6 +44,7 @@ struct FfHugeMemory {
     uint64_t kept; /* pages that kept_fd has reserved */
     GArray *spare; /* uint64_t: places whose pages are not in use, the oldest first */
     uint64_t used, n;
+    bool failed; /* there was no page: who asks once more at once uses what there is */
 };
 
 static void close_fd(int fd)
@@ -208,13 +209,14 @@ int ff_huge_memory_take(FfHugeMemory *h, uint64_t offset)
     pthread_mutex_lock(&h->lock);
     int rc = take_own(h, offset) ? 0 : -ENOMEM;
     if (rc < 0) {
-        if (pages(h) < h->n) {
+        if (pages(h) < h->n && !h->failed) {
             keep(h, h->kept + h->n - pages(h)); /* what others have given back */
         }
         if (h->kept) {
             keep(h, h->kept - 1);
         }
         rc = has_all(h) ? ff_huge_memory_again(h, offset) : exchange(h, offset);
+        h->failed = rc < 0;
     }
     h->used += rc == 0;
     pthread_mutex_unlock(&h->lock);
@@ -233,6 +235,7 @@ bool ff_huge_memory_lacks(FfHugeMemory *h)
 {
     pthread_mutex_lock(&h->lock);
     bool lacks = pages(h) < h->n;
+    h->failed = false;
     pthread_mutex_unlock(&h->lock);
     return lacks;
 }
@@ -242,5 +245,6 @@ void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset)
     pthread_mutex_lock(&h->lock);
     g_array_append_val(h->spare, offset);
     h->used--;
+    h->failed = false;
     pthread_mutex_unlock(&h->lock);
 }

@@ -27,7 +27,7 @@ int ff_huge_memory_take(FfHugeMemory *h, uint64_t offset);
 int ff_huge_memory_again(FfHugeMemory *h, uint64_t offset);
 /* One at least is set aside now, and not in use. */
 bool ff_huge_memory_has(FfHugeMemory *h);
-/* Others have some of the N. */
+/* Others have some of the N; the next one that asks for a page looks whether they still do. */
 bool ff_huge_memory_lacks(FfHugeMemory *h);
 /* One that was taken is not in use any more. */
 void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset);
