@@ -147,6 +147,18 @@ static const char *field(const char *head, const char *name)
     return at ? at + strlen(name) + strspn(at + strlen(name), " \t") : "";
 }
 
+/* VALUE, of a Content-Range, is N bytes at AT of LEN; a server that does not know how many there
+ * are says "*". */
+static bool is_range(const char *value, uint64_t at, size_t n, uint64_t len)
+{
+    unsigned long long from, to, all = len;
+    char unknown = 0;
+
+    return (sscanf(value, "bytes %llu-%llu/%llu\r", &from, &to, &all) == 3 ||
+            (sscanf(value, "bytes %llu-%llu/%c\r", &from, &to, &unknown) == 3 && unknown == '*')) &&
+           from == at && to == at + n - 1 && all == len;
+}
+
 /* What STATUS means; 0: WANTED. */
 static int check_status(const char *head, unsigned wanted)
 {
@@ -192,19 +204,17 @@ static int hear_body(Connection *c, const char *at, size_t more, char *to, size_
 /* N bytes at AT, by C. 0 or -errno; the connection is closed unless the next answer can follow. */
 static int get(const Object *o, Connection *c, uint64_t at, size_t n, void *to)
 {
-    char text[256], head[2048], range[64];
+    char text[256], head[2048];
     size_t more = 0;
     int rc = dial(o, c);
 
-    snprintf(range, sizeof(range), "bytes %llu-%llu/%llu\r", (unsigned long long)at,
-             (unsigned long long)(at + n - 1), (unsigned long long)o->len);
     snprintf(text, sizeof(text),
              "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nRange: bytes=%llu-%llu\r\n\r\n", o->path,
              o->port, (unsigned long long)at, (unsigned long long)(at + n - 1));
     rc = rc < 0 ? rc : say(c, text);
     const char *body = rc < 0 ? NULL : hear_head(c, head, sizeof(head), &more, &rc);
     rc = rc < 0 ? rc : check_status(head, 206);
-    if (rc == 0 && (strncmp(field(head, "\r\nContent-Range:"), range, strlen(range)) != 0 ||
+    if (rc == 0 && (!is_range(field(head, "\r\nContent-Range:"), at, n, o->len) ||
                     strtoull(field(head, "\r\nContent-Length:"), NULL, 10) != n)) {
         rc = -EPROTO; /* it is something else, or longer by now; an ETag would tell more */
     }

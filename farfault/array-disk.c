@@ -6,14 +6,22 @@
  * until it is synced: the kernel tells of a page that it could not write only a process that had
  * the file open since then. When they are many they are synced.
  *
- * System calls: open, openat, getdents64, mkdir, fstat, flock, ftruncate, pread64, pwrite64,
- * fadvise64, fdatasync, fsync, close.
+ * A chunk is made as long as a block, and a file as long as the array, so what is shorter was cut
+ * by another program, and is an error: reading it would give zeros in place of what was there, and
+ * writing behind its end would hide that. Only the commits of a log that a crash has left make a
+ * chunk long again, which that crash may have left short.
+ *
+ * Lock: `making`, a leaf: a thread that reads does not see a chunk between its two first calls.
+ *
+ * System calls: open, openat, unlinkat, getdents64, mkdir, fstat, flock, ftruncate, pread64,
+ * pwrite64, fadvise64, fdatasync, fsync, close.
  */
 #include "farfault/array-disk.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,9 +35,11 @@
 #define WRITTEN_MAX 128 /* chunks that are open, of the 1024 files that a process may have */
 
 struct FfDisk {
-    int fd;              /* the file, or the folder */
-    size_t block_size;   /* of chunks; 0: a file */
-    uint64_t len;        /* a file: what it was made, and has at least */
+    int fd;            /* the file, or the folder */
+    size_t block_size; /* of chunks; 0: a file */
+    uint64_t len;      /* a file: what it was made, and has at least */
+    bool fits;         /* ff_disk_fit(): what a crash has left is in its place */
+    pthread_mutex_t making;
     FfFrames *frames;    /* NULL: it is not compressed */
     GHashTable *written; /* chunk's number + 1 -> its file, until it is synced */
 };
@@ -71,6 +81,16 @@ static int lock(int fd, int how)
     return 0;
 }
 
+/* Has FD and FRAMES. */
+static FfDisk *disk_new(int fd, size_t block_size, FfFrames *frames)
+{
+    FfDisk *d = g_new0(FfDisk, 1);
+
+    *d = (FfDisk){.fd = fd, .block_size = block_size, .frames = frames};
+    pthread_mutex_init(&d->making, NULL);
+    return d;
+}
+
 int ff_disk_open_file(const char *path, bool make, FfDisk **result)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC | (make ? O_CREAT : 0), 0666);
@@ -83,8 +103,7 @@ int ff_disk_open_file(const char *path, bool make, FfDisk **result)
     if (rc < 0) {
         return close_with(fd, rc);
     }
-    *result = g_new0(FfDisk, 1);
-    **result = (FfDisk){.fd = fd};
+    *result = disk_new(fd, 0, NULL);
     return 0;
 }
 
@@ -113,8 +132,7 @@ int ff_disk_open_zstd(const char *path, FfDisk **result)
     if (rc < 0) {
         return close_with(fd, rc);
     }
-    *result = g_new0(FfDisk, 1);
-    **result = (FfDisk){.fd = fd, .frames = frames};
+    *result = disk_new(fd, 0, frames);
     return 0;
 }
 
@@ -127,6 +145,7 @@ int ff_disk_fit(FfDisk *d, uint64_t *len)
 {
     uint64_t now = ff_disk_len(d);
 
+    d->fits = true;
     if (d->block_size) {
         return 0;
     }
@@ -262,11 +281,8 @@ int ff_disk_open_chunks(const char *path, bool any, size_t *block_size, FfDisk *
     if (rc < 0) {
         return close_with(fd, rc);
     }
-    *result = g_new0(FfDisk, 1);
-    **result = (FfDisk){
-        .fd = fd,
-        .block_size = *block_size,
-        .written = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL, close_chunk)};
+    *result = disk_new(fd, *block_size, NULL);
+    (*result)->written = g_hash_table_new_full(g_direct_hash, g_direct_equal, NULL, close_chunk);
     return 0;
 }
 
@@ -276,6 +292,7 @@ void ff_disk_free(FfDisk *d)
         close(d->fd);
         ff_frames_free(d->frames);
         g_clear_pointer(&d->written, g_hash_table_unref);
+        pthread_mutex_destroy(&d->making);
         g_free(d);
     }
 }
@@ -286,6 +303,14 @@ void ff_disk_unlock(FfDisk *d)
 }
 
 /* ---- reading and writing --------------------------------------------------------------------- */
+
+/* -ESTALE: another program has cut it, which has LEN bytes. */
+static int check_len(int fd, uint64_t len)
+{
+    struct stat st;
+
+    return fstat(fd, &st) < 0 ? -errno : (uint64_t)st.st_size < len ? -ESTALE : 0;
+}
 
 /* Before LEN there is something; what is missing behind it is zeros. */
 static int read_file(int fd, uint64_t len, uint64_t at, char *to, size_t n)
@@ -306,7 +331,7 @@ static int read_file(int fd, uint64_t len, uint64_t at, char *to, size_t n)
         done += (size_t)some;
     }
     memset(to + done, 0, n - done);
-    return at + done < MIN(len, at + n) ? -ESTALE : 0; /* somebody has cut it */
+    return at + done < MIN(len, at + n) ? -ESTALE : 0; /* another program has cut it */
 }
 
 static int write_file(int fd, uint64_t at, const char *from, size_t n)
@@ -335,6 +360,19 @@ static int check_chunk(int fd)
     return S_ISREG(st.st_mode) ? fd : close_with(fd, -EINVAL);
 }
 
+/* N bytes of a chunk, AT its beginning or later. */
+static int read_chunk(FfDisk *d, int fd, uint64_t at, void *to, size_t n)
+{
+    int rc = read_file(fd, at + n, at, to, n);
+
+    if (rc == -ESTALE) { /* or it is just being made */
+        pthread_mutex_lock(&d->making);
+        pthread_mutex_unlock(&d->making);
+        rc = read_file(fd, at + n, at, to, n);
+    }
+    return rc;
+}
+
 int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n)
 {
     if (d->frames) {
@@ -349,7 +387,7 @@ int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n)
         memset(to, 0, n);
         return fd == -ENOENT ? 0 : fd;
     }
-    return close_with(fd, read_file(fd, 0, at % d->block_size, to, n));
+    return close_with(fd, read_chunk(d, fd, at % d->block_size, to, n));
 }
 
 void ff_disk_forget(FfDisk *d)
@@ -372,9 +410,34 @@ void ff_disk_will_need(FfDisk *d, uint64_t at, uint64_t n)
     }
 }
 
-static int make_chunk(const FfDisk *d, uint64_t block)
+/* As long as a block, and zeros. It, or -errno, and then it is not there. */
+static int make_chunk(FfDisk *d, const char *name)
 {
-    return check_chunk(openat(d->fd, name_of(block).name, O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+    pthread_mutex_lock(&d->making);
+    int fd = openat(d->fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    int rc = fd < 0 || ftruncate(fd, (off_t)d->block_size) < 0 ? -errno : fd;
+    if (rc < 0 && fd >= 0) {
+        close_with(fd, unlinkat(d->fd, name, 0));
+    }
+    pthread_mutex_unlock(&d->making);
+    return rc;
+}
+
+/* It is made if it is not there. */
+static int open_to_write(FfDisk *d, uint64_t block)
+{
+    ChunkName c = name_of(block);
+    int fd = openat(d->fd, c.name, O_RDWR | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
+
+    if (fd < 0 && errno == ENOENT) {
+        return make_chunk(d, c.name);
+    }
+    fd = check_chunk(fd);
+    int rc = fd < 0 ? fd : check_len(fd, d->block_size);
+    if (rc == -ESTALE && !d->fits) {
+        rc = ftruncate(fd, (off_t)d->block_size) < 0 ? -errno : 0;
+    }
+    return rc < 0 && fd >= 0 ? close_with(fd, rc) : rc < 0 ? rc : fd;
 }
 
 /* The file of BLOCK, which stays open; or -errno. */
@@ -386,10 +449,10 @@ static int open_chunk(FfDisk *d, uint64_t block)
         return GPOINTER_TO_INT(found);
     }
     int rc = g_hash_table_size(d->written) < WRITTEN_MAX ? 0 : ff_disk_sync(d);
-    int fd = rc < 0 ? rc : make_chunk(d, block);
+    int fd = rc < 0 ? rc : open_to_write(d, block);
     if (fd == -EMFILE && g_hash_table_size(d->written) > 0) { /* we have files that can be closed */
         rc = ff_disk_sync(d);
-        fd = rc < 0 ? rc : make_chunk(d, block);
+        fd = rc < 0 ? rc : open_to_write(d, block);
     }
     if (fd < 0) {
         return fd;
@@ -400,11 +463,10 @@ static int open_chunk(FfDisk *d, uint64_t block)
 
 int ff_disk_write(FfDisk *d, uint64_t at, const void *from, size_t n)
 {
-    if (!d->block_size) {
-        return write_file(d->fd, at, from, n);
-    }
-    int fd = open_chunk(d, at / d->block_size);
-    return fd < 0 ? fd : write_file(fd, at % d->block_size, from, n);
+    int fd = d->block_size ? open_chunk(d, at / d->block_size) : d->fd;
+    int rc = fd < 0 ? fd : check_len(fd, d->block_size ? d->block_size : d->len);
+
+    return rc < 0 ? rc : write_file(fd, d->block_size ? at % d->block_size : at, from, n);
 }
 
 int ff_disk_sync(FfDisk *d)

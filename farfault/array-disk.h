@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Where a ready-made array's content is: a plain file; a folder of files of one block each; a
- * compressed file, which can only be read. What the first two do not have is zeros. Reading: any
- * thread, several at once. Writing and syncing: one at a time.
+ * compressed file, which can only be read. Chunks that a folder does not have are zeros. Reading:
+ * any thread, several at once. Writing and syncing: one at a time.
  */
 #ifndef FARFAULT_ARRAY_DISK_H
 #define FARFAULT_ARRAY_DISK_H
@@ -43,7 +43,8 @@ uint64_t ff_disk_len(const FfDisk *d);
 int ff_disk_fit(FfDisk *d, uint64_t *len);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDisk, ff_disk_free)
 
-/* N bytes at AT, within one block; of a compressed file, before its end. 0 or -errno. */
+/* N bytes at AT, within one block; of a file, before its end. 0 or -errno; -ESTALE, of writing as
+ * well: another program has cut it. */
 int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n);
 /* Somebody else has changed the file: nothing of it is kept. Any thread. */
 void ff_disk_forget(FfDisk *d);

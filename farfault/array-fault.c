@@ -208,39 +208,52 @@ static void punch(const FfArray *a, uint64_t block)
     }
 }
 
-/* One block leaves memory, to the log if need be. Locked, drops the lock. FALSE: none can. */
-static bool free_one(FfArray *a)
+/* One block that no thread holds leaves memory, to the log if need be. Locked, drops the lock.
+ * FALSE: none can. */
+static bool free_unheld(FfArray *a)
 {
-    if (ff_array_evict(a, 1, LOOK)) {
+    ff_holds_expire(a->holds);
+    if (ff_array_evict(a, 1, LOOK, false)) {
         return true;
     }
     uint32_t at = a->oldest;
-    while (at && a->blocks[at - 1].state != FF_BLOCK_LOADED) {
+    while (at && (a->blocks[at - 1].state != FF_BLOCK_LOADED || ff_holds_has(a->holds, at - 1))) {
         at = a->blocks[at - 1].newer;
     }
     return at && !a->busy && ff_array_leave(a, at - 1, FF_LEAVE_SPILL) == 0;
 }
 
-/* Until the limit has room for one more. Where nothing can go, for want of room in the log, while
- * others load or commit, the limit gives way: a program that has done nothing wrong is not ended.
- */
-static void make_room(FfArray *a)
+/* The same for TID, which can have what younger threads hold if there is no other memory. */
+static bool free_one(FfArray *a, pid_t tid)
 {
-    while (a->max_resident && a->n_resident >= a->max_resident && free_one(a)) {
+    bool freed;
+
+    while (!(freed = free_unheld(a)) && a->huge && ff_holds_yield(a->holds, tid)) {
+    }
+    return freed;
+}
+
+/* Until the limit has room for one more. Where nothing can go, as threads hold it, for want of room
+ * in the log, while others load or commit, the limit gives way: a program that has done nothing
+ * wrong is not ended. */
+static void make_room(FfArray *a, pid_t tid)
+{
+    while (a->max_resident && a->n_resident >= a->max_resident && free_one(a, tid)) {
     }
 }
 
 /* There may be a huge page by now. Locked, drops the lock. */
-static bool look_for_page(FfArray *a)
+static bool look_for_page(FfArray *a, pid_t tid)
 {
     uint64_t ended = a->n_ended;
 
-    return free_one(a) || ff_array_evict(a, 1, UINT64_MAX) || ff_huge_memory_has(a->huge) ||
-           a->n_ended != ended;
+    return free_one(a, tid) || ff_array_evict(a, 1, UINT64_MAX, false) ||
+           ff_huge_memory_has(a->huge) || a->n_ended != ended;
 }
 
-/* BLOCK is EMPTY. FALSE: it still is, and is touched once more. Locked, drops the lock. */
-static bool load_block(FfArray *a, uint64_t block, void *buffer)
+/* BLOCK is EMPTY, and TID waits for it. FALSE: it still is, and is touched once more. Locked, drops
+ * the lock. */
+static bool load_block(FfArray *a, uint64_t block, pid_t tid, void *buffer)
 {
     FfBlock *b = &a->blocks[block];
     char *to = buffer;
@@ -249,7 +262,7 @@ static bool load_block(FfArray *a, uint64_t block, void *buffer)
 
     ff_array_set_state(a, block, FF_BLOCK_LOADING);
     a->n_loading++;
-    make_room(a);
+    make_room(a, tid);
     a->n_resident++;
     do {
         b->again = false;
@@ -266,10 +279,15 @@ static bool load_block(FfArray *a, uint64_t block, void *buffer)
         }
         pthread_mutex_lock(&a->lock);
         a->stats.loads += !taken;
+        a->lost_since = taken ? a->lost_since : 0;
         if (taken) {
             a->n_loading--;
-            b->again |= look_for_page(a);
-            if (!b->again && ff_array_park(a, block)) {
+            b->again |= look_for_page(a, tid);
+            bool parked = !b->again && ff_array_park(a, block, tid);
+            /* Pages were lost: one block is better than none of four. */
+            b->again |=
+                !b->again && !parked && ff_holds_drop(a->holds, tid) && look_for_page(a, tid);
+            if (parked || (!b->again && ff_array_park_lost(a, block))) {
                 a->n_resident--;
                 return false;
             }
@@ -308,7 +326,7 @@ static uint64_t claim(FfArray *a, uint64_t first, uint64_t n)
         ff_array_set_state(a, first + i, FF_BLOCK_LOADING);
         bool room = true;
         while (room && a->max_resident && a->n_resident >= a->max_resident) {
-            room = ff_array_evict(a, 1, LOOK) > 0;
+            room = ff_array_evict(a, 1, LOOK, false) > 0;
         }
         if (!room) {
             ff_array_set_state(a, first + i, FF_BLOCK_EMPTY);
@@ -414,8 +432,17 @@ void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, 
 
 /* ---- faults ---------------------------------------------------------------------------------- */
 
+/* TID waits for BLOCK. */
+static void hold(FfArray *a, uint64_t block, pid_t tid)
+{
+    FfBlockState state = a->blocks[block].state;
+
+    ff_holds_wait(a->holds, tid, block, ff_array_is_in_call(a, tid),
+                  state == FF_BLOCK_EMPTY || state == FF_BLOCK_LEAVING);
+}
+
 /* A first write, where each is a fault. */
-static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr)
+static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr, pid_t tid)
 {
     if (a->blocks[block].state != FF_BLOCK_LOADED || !ff_bitmap_test(&m->shown, block)) {
         ff_uffd_wake(a->uffd, addr, PAGE); /* it misses the page now */
@@ -423,6 +450,8 @@ static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr)
     }
     ff_bitmap_set_run(&a->dirty, (m->offset + (addr - m->addr)) / PAGE, a->page_size / PAGE);
     ff_array_use(a, block);
+    hold(a, block, tid);
+    ff_holds_given(a->holds, block);
     ff_uffd_try_protect(a->uffd, addr, a->page_size, false);
 }
 
@@ -436,11 +465,12 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, pid_t tid, void *
     if (!ff_bitmap_test(&m->shown, block) && !a->blocks[block].parked) { /* else it was noted */
         ff_ahead_note(a->ahead, m, block);
     }
+    hold(a, block, tid);
     if (state != FF_BLOCK_LOADED && state != FF_BLOCK_FAILED) {
         ff_array_call_waits(a, block, tid);
     }
     if (state == FF_BLOCK_EMPTY) {
-        loaded = load_block(a, block, buffer);
+        loaded = load_block(a, block, tid, buffer);
     }
     m = find_map(a, addr); /* now */
     if (m && a->blocks[block].state == FF_BLOCK_LOADED) {
@@ -454,7 +484,10 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, pid_t tid, void *
     } else if (m && a->blocks[block].state == FF_BLOCK_FAILED) {
         done = m;
         poison(a, m, block);
-    } /* else somebody loads it, or takes it away, and wakes all then; or it must wait */
+    } /* else another thread loads it, or takes it away, and wakes all then; or it must wait */
+    if (state == FF_BLOCK_LOADED || state == FF_BLOCK_FAILED) {
+        ff_holds_given(a->holds, block); /* else its state changes */
+    }
     if (loaded) {
         ff_array_wake(a, block, done);
         ff_array_retry(a);
@@ -472,7 +505,7 @@ void ff_array_on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, v
     if (m) {
         uint64_t block = (m->offset + (addr - m->addr)) / a->block_size;
         if (flags & UFFD_PAGEFAULT_FLAG_WP) {
-            on_write(a, m, block, addr);
+            on_write(a, m, block, addr, tid);
         } else {
             on_miss(a, addr, block, tid, buffer);
         }
@@ -625,13 +658,15 @@ static bool is_clean(FfArray *a, uint64_t block)
     return ff_array_dirty(a, block) == 0;
 }
 
-uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look)
+uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look, bool held)
 {
     uint64_t done = 0;
 
-    for (uint32_t at = a->oldest, next; done < n && at && look > 0; at = next, look--) {
+    for (uint32_t at = a->oldest, next; done < n && at && look > 0; at = next) {
         next = a->blocks[at - 1].newer;
-        if (!is_clean(a, at - 1)) {
+        bool stays = !held && ff_holds_has(a->holds, at - 1);
+        look -= !stays;
+        if (stays || !is_clean(a, at - 1)) {
             continue;
         }
         done += ff_array_leave(a, at - 1, FF_LEAVE_CLEAN) == 0;

@@ -16,6 +16,10 @@
  * thread, which drops the lock while it loads, spills and gives back; a thread that touches the
  * block waits in the kernel.
  *
+ * What a thread has missed it holds (holds.c): the limit does not take it. Without room for all
+ * that is held there is more than the limit; of huge pages, of which there are no more, the oldest
+ * thread has what the others hold, and these wait (array-wait.c).
+ *
  * Lock: `lock`, held for system calls about mappings, never for a load, a store or a disk.
  */
 #ifndef FARFAULT_ARRAY_INTERNAL_H
@@ -26,6 +30,7 @@
 #include <stdbool.h>
 
 #include "farfault/array-disk.h"
+#include "farfault/holds.h"
 #include "farfault/huge-memory.h"
 #include "farfault/memory-internal.h"
 #include "farfault/pool.h"
@@ -86,6 +91,9 @@ struct FfArray {
     FfArrayCall *calls; /* of the program's */
     GArray *parked;     /* uint64_t: blocks that were touched when there was no huge page */
     uint64_t n_ended;   /* so often there may have been one after that */
+    int64_t lost_since; /* there was no page, as others have them (monotonic, us); 0: there was */
+    int64_t retry_at;   /* ff_array_retry() (monotonic, us), as a hold ends; 0: not by time */
+    FfHolds *holds;     /* lock */
     FfBitmap dirty;     /* pages; with async those that are known */
     FfBitmap stored;    /* of them, since they were stored last */
     GPtrArray *maps;    /* FfArrayMap */
@@ -102,8 +110,8 @@ struct FfArray {
 
 /* All locked. */
 void ff_array_set_state(FfArray *a, uint64_t block, FfBlockState state);
-/* No call waits for BLOCK any more, or each tries once more. */
-void ff_array_call_goes_on(FfArray *a, uint64_t block);
+/* No thread waits for BLOCK any more, or each tries once more. */
+void ff_array_goes_on(FfArray *a, uint64_t block);
 /* In front of the list of what is in memory; it is not in it, or is. */
 void ff_array_use(FfArray *a, uint64_t block);
 void ff_array_unlist(FfArray *a, uint64_t block);
@@ -122,16 +130,22 @@ uint64_t ff_array_where(const FfArray *a, const FfArrayMap *m, uint64_t block, u
 /* Around a call of the program's, by its thread. Not locked. */
 void ff_array_call_begin(FfArray *a, FfArrayCall *call);
 void ff_array_call_end(FfArray *a, FfArrayCall *call);
-/* All locked. TID waits for BLOCK, which is not LOADED and not FAILED. */
+/* All locked. TID is in a call. */
+bool ff_array_is_in_call(const FfArray *a, pid_t tid);
+/* TID waits for BLOCK, which is not LOADED and not FAILED. */
 void ff_array_call_waits(FfArray *a, uint64_t block, pid_t tid);
 /* A thread that waits for BLOCK is told again, but for those in DONE (NULL: none), which know. */
 void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done);
-/* BLOCK, which is LOADING and has found no page, is EMPTY: it is touched once more when
+/* BLOCK, which is LOADING for TID and has found no page, is EMPTY: it is touched once more when
  * ff_array_retry() says so. FALSE: nothing is under way after which there may be a page, and it
  * stays as it is. */
-bool ff_array_park(FfArray *a, uint64_t block);
+bool ff_array_park(FfArray *a, uint64_t block, pid_t tid);
+/* The same where other programs have pages of the array's, for some seconds. */
+bool ff_array_park_lost(FfArray *a, uint64_t block);
 /* Something has ended after which there may be a page. */
 void ff_array_retry(FfArray *a);
+/* Not locked: FfPoolTime. */
+void ff_array_on_time(void *opaque);
 
 /* ---- array-fault.c --------------------------------------------------------------------------- */
 
@@ -148,9 +162,9 @@ int ff_array_leave(FfArray *a, uint64_t block, FfLeave how);
  * Locked, drops the lock. */
 void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, bool mark,
                          char *buffer);
-/* Gives back up to N blocks that are not changed, of the LOOK oldest. Locked, drops the lock.
- * Returns how many. */
-uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look);
+/* Gives back up to N blocks that are not changed, of the LOOK oldest; HELD: also of those that a
+ * thread holds. Locked, drops the lock. Returns how many. */
+uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look, bool held);
 
 /* ---- array-ahead.c --------------------------------------------------------------------------- */
 

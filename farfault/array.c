@@ -19,8 +19,6 @@
 #define PAGE FF_ARRAY_PAGE
 #define BLOCK_SIZE (64u << 10)
 #define THREADS_MAX 1024
-/* One instruction that copies has four pages at most: it must find all of them at once. */
-#define LEAST_BLOCKS 4
 #define FLAGS (FF_MEMORY_USER_MODE | FF_ARRAY_WRITE_FAULTS | FF_ARRAY_RANDOM | FF_ARRAY_HUGE)
 
 /* ---- mappings -------------------------------------------------------------------------------- */
@@ -139,7 +137,8 @@ ssize_t ff_array_reclaim(FfArray *a, size_t bytes)
         return rc;
     }
     pthread_mutex_lock(&a->lock);
-    uint64_t n = ff_array_evict(a, bytes / a->block_size + (bytes % a->block_size > 0), UINT64_MAX);
+    uint64_t n =
+        ff_array_evict(a, bytes / a->block_size + (bytes % a->block_size > 0), UINT64_MAX, true);
     ff_array_retry(a);
     pthread_mutex_unlock(&a->lock);
     return (ssize_t)(n * a->block_size);
@@ -292,7 +291,7 @@ static int make(FfArray *a, const FfArrayOptions *o)
     unsigned ahead = o->flags & FF_ARRAY_RANDOM ? 0 : ff_ahead_threads(o->threads);
     a->ahead = ff_ahead_new(a, ahead, ff_array_load_ahead);
     a->pool = ff_pool_new(uffd, o->threads ? o->threads - (a->ahead ? ahead : 0) : THREADS_MAX,
-                          a->block_size, ff_array_on_fault, a);
+                          a->block_size, ff_array_on_fault, ff_array_on_time, a);
     return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
 }
 
@@ -334,7 +333,8 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
                    .read_only = disk && ff_disk_is_read_only(disk),
                    .spill = g_strdup(o->spill),
                    .blocks = MAP_FAILED,
-                   .max_resident = o->limit ? MAX(o->limit / bs, LEAST_BLOCKS) : 0,
+                   .max_resident = o->limit ? MAX(o->limit / bs, FF_HOLDS_BLOCKS) : 0,
+                   .holds = ff_holds_new(),
                    .parked = g_array_new(FALSE, FALSE, sizeof(uint64_t)),
                    .maps = g_ptr_array_new_with_free_func(map_free),
                    .log = log};
@@ -541,6 +541,7 @@ void ff_array_free(FfArray *a)
     ff_bitmap_clear(&a->stored);
     pthread_mutex_destroy(&a->lock);
     pthread_cond_destroy(&a->changed);
+    ff_holds_free(a->holds);
     g_array_unref(a->parked);
     g_free(a->spill);
     g_free(a);

@@ -217,8 +217,8 @@ FF_API int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len);
  * how many bytes of memory are free now, or a negative errno. Any thread. */
 FF_API ssize_t ff_volatile_purge(FfVolatile *v, size_t bytes);
 /* When more than BYTES of memory are used (0: no limit), what is not pinned goes until it is not
- * so, but for 16 pages: with REGENERATE before a page is placed, without it at each unpin.
- * Any thread. */
+ * so, but for 16 pages, and the 4 that each thread has touched last: with REGENERATE before a page
+ * is placed, without it at each unpin. Any thread. */
 FF_API int ff_volatile_set_limit(FfVolatile *v, size_t bytes);
 /*
  * Purges the older half of what is not pinned each time that poll() of FD (borrowed until
@@ -270,14 +270,17 @@ typedef struct {
 #define FF_ARRAY_RANDOM 0x20u
 /* Memory of huge pages of 2 MiB, and blocks of as much. As many as `limit` has, or the array, are
  * set aside when it is opened: -ENOMEM, they are not free. A thread that touches a block when all
- * are in use waits until a load or a commit has ended; what load() and store() touch themselves
- * could not be loaded (SIGBUS) if that would be for ever. */
+ * are in use, or have just been touched, waits until a load or a commit has ended; what load() and
+ * store() touch themselves could not be loaded (SIGBUS) if that would be for ever. An array that is
+ * larger than its limit can lose pages to other programs, and to a smaller vm.nr_hugepages: without
+ * one a block cannot be loaded, either. */
 #define FF_ARRAY_HUGE 0x40u
 
 typedef struct {
     size_t size;       /* sizeof(FfArrayOptions) */
     size_t block_size; /* loaded and given back at once: 4096 to 2 MiB, a power of two; 0: 64 KiB */
-    size_t limit;      /* bytes of memory; 0: no limit */
+    size_t limit;      /* bytes of memory, 4 blocks at least; what each thread has touched last, 4
+                        * blocks, stays for some ms, also if that is more; 0: no limit */
     unsigned threads;  /* that load at once, at most, and then load() touches no array; 0: as many
                         * as are waited for */
     unsigned flags;    /* FF_MEMORY_*, FF_ARRAY_* */
@@ -301,8 +304,8 @@ FF_API int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque,
 FF_API int ff_array_open(const char *path, uint64_t len, const FfArrayOptions *options,
                          FfArray **result);
 /* The same, the content being files in the folder PATH, each of one block, with its number as their
- * name (16 digits, hexadecimal); one that is not there is zeros. block_size 0: as the folder's file
- * block_size says, if it was made before. */
+ * name (16 digits, hexadecimal); one that is not there is zeros, and one that is shorter cannot be
+ * loaded. block_size 0: as the folder's file block_size says, if it was made before. */
 FF_API int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOptions *options,
                                 FfArray **result);
 /*

@@ -3,9 +3,18 @@
  * See huge-memory.h.
  *
  * The kernel keeps a huge page for a certain place of a certain file, and gives one that is punched
- * out to the process that asks first. So those that are not in use are reserved by another file,
- * which gets shorter by one for each page that is taken, and longer again. In between a page
- * belongs to nobody, for microseconds: a program that takes all that are free can have it then.
+ * out to the process that asks first. It moves none to another place, and after vm.nr_hugepages
+ * became smaller than what is in use it takes each one that is punched out. So pages leave the file
+ * as seldom as can be:
+ *
+ *   not used yet    reserved by another file, which gets shorter by one for each that is taken
+ *   not in use      stays at its place ("spare"), and is filled again if that place is wanted
+ *   another place   gets a page that is free, if there is one, and then a spare one is punched out;
+ *                   else it is the other way round, and in between, for microseconds, a program
+ * that takes all that are free can have it
+ *
+ * What was lost so is taken again as soon as there are free ones. A memory that may have all of its
+ * pages at once loses none: each has its place, reserved by a mapping or there.
  *
  * A page is made by fallocate(), whose error tells of an empty pool. UFFDIO_COPY says EEXIST then,
  * and a touch SIGBUS; neither is done here without a page.
@@ -33,7 +42,9 @@ struct FfHugeMemory {
     uint64_t len;
     pthread_mutex_t lock;
     uint64_t kept; /* pages that kept_fd has reserved */
+    GArray *spare; /* uint64_t: places whose pages are not in use, the oldest first */
     uint64_t used, n;
+    bool failed; /* there was no page: who asks once more at once uses what there is */
 };
 
 static void close_fd(int fd)
@@ -64,6 +75,20 @@ static int keep(FfHugeMemory *h, uint64_t n)
     return 0;
 }
 
+/* Each place has its own. */
+static bool has_all(const FfHugeMemory *h)
+{
+    return h->n * FF_HUGE_PAGE >= h->len;
+}
+
+static int fail_pages(const FfHugeMemory *h, int rc)
+{
+    return ff_fail(rc,
+                   "%" G_GUINT64_FORMAT " huge pages of 2 MiB are needed and not free: a smaller "
+                   "limit, or more of them (sysctl vm.nr_hugepages)",
+                   h->n);
+}
+
 static int make(FfHugeMemory *h)
 {
     h->fd = memfd_create("array", MFD_CLOEXEC | MFD_HUGETLB | MFD_2MB);
@@ -75,20 +100,18 @@ static int make(FfHugeMemory *h)
         return ff_fail(-errno, "huge pages: %s", g_strerror(errno));
     }
     /* What is not reserved here is made by ff_huge_memory_take(). */
-    void *at = mmap(NULL, h->len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, h->fd, 0);
+    int reserve = has_all(h) ? 0 : MAP_NORESERVE;
+    void *at = mmap(NULL, h->len, PROT_READ | PROT_WRITE, MAP_SHARED | reserve, h->fd, 0);
     if (at == MAP_FAILED) {
-        return ff_fail(-errno, "huge pages: %s", g_strerror(errno));
+        return reserve || errno != ENOMEM ? ff_fail(-errno, "huge pages: %s", g_strerror(errno))
+                                          : fail_pages(h, -ENOMEM);
     }
     h->at = at;
     if (madvise(at, h->len, MADV_DONTFORK) < 0) {
         return ff_fail(-errno, "huge pages: %s", g_strerror(errno));
     }
-    int rc = keep(h, h->n);
-    return rc < 0 ? ff_fail(rc,
-                            "%" G_GUINT64_FORMAT " huge pages of 2 MiB are needed and not free: a "
-                            "smaller limit, or more of them (sysctl vm.nr_hugepages)",
-                            h->n)
-                  : 0;
+    int rc = reserve ? keep(h, h->n) : 0;
+    return rc < 0 ? fail_pages(h, rc) : 0;
 }
 
 int ff_huge_memory_new(uint64_t len, uint64_t n, FfHugeMemory **result)
@@ -97,6 +120,7 @@ int ff_huge_memory_new(uint64_t len, uint64_t n, FfHugeMemory **result)
 
     *h = (FfHugeMemory){.pid = getpid(), .fd = -1, .kept_fd = -1, .len = len, .n = n};
     pthread_mutex_init(&h->lock, NULL);
+    h->spare = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     int rc = make(h);
     *result = rc < 0 ? NULL : g_steal_pointer(&h);
     return rc;
@@ -114,6 +138,7 @@ void ff_huge_memory_free(FfHugeMemory *h)
         close_fd(h->fd);
         close_fd(h->kept_fd);
         pthread_mutex_destroy(&h->lock);
+        g_array_unref(h->spare);
         g_free(h);
     }
 }
@@ -138,13 +163,61 @@ int ff_huge_memory_again(FfHugeMemory *h, uint64_t offset)
     return rc < 0 ? -ENOMEM : 0;
 }
 
+static void punch(FfHugeMemory *h, uint64_t offset)
+{
+    while (fallocate(h->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                     (off_t)FF_HUGE_PAGE) < 0 &&
+           errno == EINTR) {
+    }
+}
+
+/* All locked. */
+
+/* Pages that are set aside, in use or not. */
+static uint64_t pages(const FfHugeMemory *h)
+{
+    return has_all(h) ? h->n : h->used + h->spare->len + h->kept;
+}
+
+/* The page of OFFSET is there, and was not in use. */
+static bool take_own(FfHugeMemory *h, uint64_t offset)
+{
+    for (guint i = 0; i < h->spare->len; i++) {
+        if (g_array_index(h->spare, uint64_t, i) == offset) {
+            g_array_remove_index(h->spare, i);
+            return ff_huge_memory_again(h, offset) == 0; /* the program may have removed it */
+        }
+    }
+    return false;
+}
+
+/* OFFSET gets a page, another place loses its own. */
+static int exchange(FfHugeMemory *h, uint64_t offset)
+{
+    int rc = ff_huge_memory_again(h, offset);
+
+    while ((rc < 0 || pages(h) >= h->n) && h->spare->len) {
+        punch(h, g_array_index(h->spare, uint64_t, 0));
+        g_array_remove_index(h->spare, 0);
+        rc = rc < 0 ? ff_huge_memory_again(h, offset) : 0;
+    }
+    return rc;
+}
+
 int ff_huge_memory_take(FfHugeMemory *h, uint64_t offset)
 {
     pthread_mutex_lock(&h->lock);
-    if (h->kept) {
-        keep(h, h->kept - 1);
+    int rc = take_own(h, offset) ? 0 : -ENOMEM;
+    if (rc < 0) {
+        if (pages(h) < h->n && !h->failed) {
+            keep(h, h->kept + h->n - pages(h)); /* what others have given back */
+        }
+        if (h->kept) {
+            keep(h, h->kept - 1);
+        }
+        rc = has_all(h) ? ff_huge_memory_again(h, offset) : exchange(h, offset);
+        h->failed = rc < 0;
     }
-    int rc = ff_huge_memory_again(h, offset);
     h->used += rc == 0;
     pthread_mutex_unlock(&h->lock);
     return rc;
@@ -153,22 +226,25 @@ int ff_huge_memory_take(FfHugeMemory *h, uint64_t offset)
 bool ff_huge_memory_has(FfHugeMemory *h)
 {
     pthread_mutex_lock(&h->lock);
-    bool has = h->kept > 0;
+    bool has = !has_all(h) && (h->kept > 0 || h->spare->len > 0);
     pthread_mutex_unlock(&h->lock);
     return has;
+}
+
+bool ff_huge_memory_lacks(FfHugeMemory *h)
+{
+    pthread_mutex_lock(&h->lock);
+    bool lacks = pages(h) < h->n;
+    h->failed = false;
+    pthread_mutex_unlock(&h->lock);
+    return lacks;
 }
 
 void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset)
 {
     pthread_mutex_lock(&h->lock);
-    while (fallocate(h->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-                     (off_t)FF_HUGE_PAGE) < 0 &&
-           errno == EINTR) {
-    }
+    g_array_append_val(h->spare, offset);
     h->used--;
-    if (h->used + h->kept < h->n) {
-        keep(h,
-             h->n - h->used); /* as far as others have not taken them: the next one tries again */
-    }
+    h->failed = false;
     pthread_mutex_unlock(&h->lock);
 }

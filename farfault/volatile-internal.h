@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "farfault/holds.h"
 #include "farfault/memory-internal.h"
 #include "farfault/pool.h"
 #include "uffd/bitmap.h"
@@ -46,6 +47,7 @@ struct FfVolatile {
     int uffd; /* the pool's */
     FfPool *pool;
     pthread_mutex_t lock;
+    FfHolds *holds;             /* lock; NULL: no thread waits for a page */
     FfBitmap filling, poisoned; /* lock */
     uint64_t n_poisoned;        /* lock to write; atomic */
 
@@ -60,9 +62,9 @@ struct FfVolatile {
 void ff_volatile_init_shared(FfVolatile *v);
 /* Just used: it is not the next one to go. */
 void ff_volatile_make_young(FfVolatile *v, size_t page);
-/* Purges BYTES of what is not pinned, or one of FRACTION (not 0) parts of it, the oldest first.
- * Returns how many pages, or -errno. */
-ssize_t ff_volatile_purge_oldest(FfVolatile *v, size_t bytes, unsigned fraction);
+/* Purges BYTES of what is not pinned, or one of FRACTION (not 0) parts of it, the oldest first;
+ * HELD: also of what a thread holds. Returns how many pages, or -errno. */
+ssize_t ff_volatile_purge_oldest(FfVolatile *v, size_t bytes, unsigned fraction, bool held);
 /* Purges until no more than the limit is used, with what is being placed. */
 void ff_volatile_keep_limit(FfVolatile *v);
 /* Bytes of memory. */

@@ -20,8 +20,7 @@
 
 #include "farfault/volatile-internal.h"
 
-/* What is under the limit whatever it is: an instruction and a system call must find all that they
- * touch at once. */
+/* What is under the limit whatever it is, beside what threads hold (holds.c). */
 #define LEAST_PAGES 16
 /* Punched at once: a thread that touches the range waits meanwhile. */
 #define PIECE (2u << 20)
@@ -315,15 +314,30 @@ static int punch(FfVolatile *v, size_t first, size_t n)
     return rc < 0 ? -errno : 0;
 }
 
-/* Of N pages from FIRST on those that nobody has pinned. SELF: this_process(). Returns how many, or
- * -errno. */
-static ssize_t purge_run(FfVolatile *v, size_t first, size_t n, uint64_t self)
+/* A thread that waits for PAGE, or was given it just now, needs it, and others with it. */
+static bool is_held(FfVolatile *v, size_t page)
+{
+    bool held = false;
+
+    if (v->holds) {
+        pthread_mutex_lock(&v->lock);
+        held = ff_holds_has(v->holds, page);
+        pthread_mutex_unlock(&v->lock);
+    }
+    return held;
+}
+
+/* Of N pages from FIRST on those that nobody has pinned; HELD: also what a thread holds. SELF:
+ * this_process(). Returns how many, or -errno. */
+static ssize_t purge_run(FfVolatile *v, size_t first, size_t n, uint64_t self, bool held)
 {
     size_t max = MAX(1, PIECE >> v->shift), done = 0;
     int rc = 0;
 
     for (size_t i = first, run; i < first + n && rc == 0; i += run) {
-        for (run = 0; run < max && i + run < first + n && claim(v, i + run, self); run++) {
+        for (run = 0; run < max && i + run < first + n && (held || !is_held(v, i + run)) &&
+                      claim(v, i + run, self);
+             run++) {
         }
         if (!run) {
             run = 1;
@@ -358,7 +372,7 @@ static ssize_t purge_all(FfVolatile *v)
     uint64_t self = this_process(v);
 
     for (size_t at = 0, n; (n = next_data(v, at, &first)); at = first + n) {
-        ssize_t some = purge_run(v, first, n, self);
+        ssize_t some = purge_run(v, first, n, self, true);
         if (some < 0) {
             return some;
         }
@@ -405,20 +419,36 @@ static GArray *find_candidates(const FfVolatile *v)
     return found;
 }
 
-/* The first N of FOUND, in order of address. */
-static ssize_t purge_these(FfVolatile *v, GArray *found, size_t n)
+/* The N oldest ones of FOUND, but for those that are HELD if these stay, in order of address: how
+ * many there are. */
+static size_t choose(FfVolatile *v, GArray *found, size_t n, bool held)
+{
+    size_t chosen = 0;
+
+    g_array_sort(found, by_age);
+    for (guint i = 0; i < found->len && chosen < n; i++) {
+        Candidate c = g_array_index(found, Candidate, i);
+        if (held || !is_held(v, c.page)) {
+            g_array_index(found, Candidate, chosen++) = c;
+        }
+    }
+    g_array_set_size(found, (guint)chosen);
+    g_array_sort(found, by_page);
+    return chosen;
+}
+
+/* N of FOUND. */
+static ssize_t purge_these(FfVolatile *v, GArray *found, size_t n, bool held)
 {
     const Candidate *c = (const Candidate *)(const void *)found->data;
     size_t done = 0;
     uint64_t self = this_process(v);
 
-    g_array_sort(found, by_age);
-    g_array_set_size(found, (guint)n);
-    g_array_sort(found, by_page);
+    n = choose(v, found, n, held);
     for (size_t i = 0, run; i < n; i += run) {
         for (run = 1; i + run < n && c[i + run].page == c[i].page + run; run++) {
         }
-        ssize_t some = purge_run(v, c[i].page, run, self);
+        ssize_t some = purge_run(v, c[i].page, run, self, held);
         if (some < 0) {
             return some;
         }
@@ -428,13 +458,13 @@ static ssize_t purge_these(FfVolatile *v, GArray *found, size_t n)
 }
 
 /* BYTES, or FRACTION of what can go. */
-ssize_t ff_volatile_purge_oldest(FfVolatile *v, size_t bytes, unsigned fraction)
+ssize_t ff_volatile_purge_oldest(FfVolatile *v, size_t bytes, unsigned fraction, bool held)
 {
     g_autoptr(GArray) found = find_candidates(v);
     size_t n = fraction ? (found->len + fraction - 1) / fraction
                         : MIN(found->len, bytes / v->page_size + (bytes % v->page_size > 0));
 
-    return purge_these(v, found, n);
+    return purge_these(v, found, n, held);
 }
 
 /* What could not be regenerated is asked for once more: a poisoned page is no memory, so a hole
@@ -461,7 +491,7 @@ ssize_t ff_volatile_purge(FfVolatile *v, size_t bytes)
         return ff_volatile_fail_child();
     }
     forget_failures(v);
-    ssize_t n = bytes >= v->len ? purge_all(v) : ff_volatile_purge_oldest(v, bytes, 0);
+    ssize_t n = bytes >= v->len ? purge_all(v) : ff_volatile_purge_oldest(v, bytes, 0, true);
     return n < 0 ? ff_fail((int)n, "ff_volatile_purge: %s", g_strerror((int)-n)) : n << v->shift;
 }
 
@@ -480,8 +510,13 @@ void ff_volatile_keep_limit(FfVolatile *v)
            have = limit ? ff_volatile_used(v) + placing : 0;
 
     if (limit && have > least) {
+        if (v->holds) {
+            pthread_mutex_lock(&v->lock);
+            ff_holds_expire(v->holds);
+            pthread_mutex_unlock(&v->lock);
+        }
         /* Some more, so that it is not done for each page. */
-        ff_volatile_purge_oldest(v, have - least + least / 16, 0);
+        ff_volatile_purge_oldest(v, have - least + least / 16, 0, false);
     }
 }
 

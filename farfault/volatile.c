@@ -95,7 +95,9 @@ static void on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, voi
     pthread_mutex_lock(&v->lock);
     bool is_mine = !ff_bitmap_test(&v->poisoned, page) && ff_bitmap_set(&v->filling, page);
     bool is_poisoned = ff_bitmap_test(&v->poisoned, page);
+    ff_holds_wait(v->holds, tid, page, false, true);
     if (is_poisoned) {
+        ff_holds_given(v->holds, page);
         poison(v, page); /* the message is old, or the program has taken it off (madvise()) */
     }
     pthread_mutex_unlock(&v->lock);
@@ -103,6 +105,7 @@ static void on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, voi
         fill(v, page, buffer);
         pthread_mutex_lock(&v->lock);
         ff_bitmap_claim(&v->filling, page);
+        ff_holds_given(v->holds, page);
         pthread_mutex_unlock(&v->lock);
     }
     if (is_mine || is_poisoned) {
@@ -125,7 +128,7 @@ static gpointer watch(gpointer opaque)
             pfd[1].revents = 0;
         } else if (pfd[0].revents & v->events) {
             __atomic_fetch_add(&v->shared->pressure, 1, __ATOMIC_RELAXED);
-            ff_volatile_purge_oldest(v, 0, 2);
+            ff_volatile_purge_oldest(v, 0, 2, true);
             /* It says so again otherwise. */
             if (pread(v->watch_fd, what, sizeof(what), 0) < 0 && errno == ESPIPE &&
                 read(v->watch_fd, what, sizeof(what)) < 0) {
@@ -267,6 +270,7 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
     if (uffd < 0) {
         return uffd;
     }
+    v->holds = ff_holds_new();
     ff_bitmap_init(&v->filling, v->n, false);
     ff_bitmap_init(&v->poisoned, v->n, false);
     /* Both before its threads. A child would find zeros, and fill the parent's memory with them. */
@@ -280,8 +284,8 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
     if (rc < 0) {
         close(uffd);
     } else {
-        v->pool =
-            ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault, v);
+        v->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault,
+                              NULL, v);
         rc = v->pool ? 0 : -errno;
     }
     return rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", g_strerror(-rc)) : 0;
@@ -362,6 +366,7 @@ void ff_volatile_free(FfVolatile *v)
     close_fd(v->fd);
     close_fd(v->own_watch_fd);
     close_fd(v->wake_fd);
+    ff_holds_free(v->holds);
     ff_bitmap_clear(&v->filling);
     ff_bitmap_clear(&v->poisoned);
     pthread_mutex_destroy(&v->lock);

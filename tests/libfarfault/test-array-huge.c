@@ -46,12 +46,13 @@ static void wait_missed(unsigned n)
 
 int fallocate(int fd, int mode, off_t offset, off_t len)
 {
-    if (mode == 0 && __atomic_load_n(&stolen, __ATOMIC_RELAXED) > 0) {
+    bool steal = mode == 0 && __atomic_load_n(&stolen, __ATOMIC_RELAXED) > 0;
+    int rc = steal ? -1 : (int)syscall(SYS_fallocate, fd, mode, offset, len);
+
+    if (steal) {
         __atomic_sub_fetch(&stolen, 1, __ATOMIC_RELAXED);
         errno = ENOSPC;
-        return -1;
     }
-    int rc = (int)syscall(SYS_fallocate, fd, mode, offset, len);
     if (rc < 0 && mode == 0) {
         int saved = errno;
         pthread_mutex_lock(&missed_lock);
@@ -270,13 +271,21 @@ static void test_stolen(gconstpointer data)
     for (unsigned i = 8; i < 8 + LIMIT; i++) {
         g_assert_cmpuint(p[i * HW], ==, 1);
     }
-    /* Every one of them: the last resort. */
+    /* Every one of them, and they come back. */
+    forget_missed();
+    __atomic_store_n(&stolen, 100000, __ATOMIC_RELAXED);
+    GThread *reader = g_thread_new("reader", read_word, p + 3 * HW);
+    wait_missed(2 * LIMIT);
+    __atomic_store_n(&stolen, 0, __ATOMIC_RELAXED);
+    g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(reader)), ==, 3);
+    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+    /* They do not: the last resort. */
     pthread_mutex_lock(&f.lock);
     f.fail_load = -ENOMEM; /* what is said of it */
     pthread_mutex_unlock(&f.lock);
-    __atomic_store_n(&stolen, 1000, __ATOMIC_RELAXED);
+    __atomic_store_n(&stolen, 100000, __ATOMIC_RELAXED);
     g_assert_true(world_is_bus(p + 3 * HW));
-    g_assert_cmpuint(file_get(&f, &f.loads[3]), ==, 0);
+    g_assert_cmpuint(file_get(&f, &f.loads[3]), ==, 1);
     g_assert_cmpuint(file_get(&f, &f.n_failed), ==, 1);
     __atomic_store_n(&stolen, 0, __ATOMIC_RELAXED);
     pthread_mutex_lock(&f.lock);
@@ -550,6 +559,49 @@ static void test_file(gconstpointer data)
     hugepages_free(pool);
 }
 
+/* An array that is no larger than its limit keeps its pages, whatever it does with its blocks: the
+ * pool becomes smaller, which takes what leaves a file, and other programs take all that is free.
+ */
+static void test_kept(gconstpointer data)
+{
+    const Mode *mode = data;
+    g_autofree char *folder = g_dir_make_tmp("huge-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    g_autofree char *log = g_strconcat(path, ".redo", NULL);
+    FfArrayOptions o = {.size = sizeof(o), .limit = LIMIT * HUGEPAGE, .flags = mode->flags};
+    HugePages *pool = hugepages_new(LIMIT);
+    FfArray *a;
+    void *at;
+    int rc = pool ? ff_array_open(path, LIMIT * HUGEPAGE, &o, &a) : -EPERM;
+
+    if (pool && rc < 0) {
+        g_assert_true(rc == -EPERM || rc == -ENOTSUP);
+        g_test_skip(ff_last_error());
+    }
+    if (rc == 0) {
+        unsigned size = hugepages_size();
+        call(ff_array_map(a, 0, 0, &at));
+        hugepages_take(pool);
+        char *p = at;
+        for (unsigned round = 0; round < 3; round++) {
+            for (unsigned i = 0; i < LIMIT; i++) {
+                g_assert_cmpint(p[i * HUGEPAGE], ==, (char)round);
+                p[i * HUGEPAGE] = (char)(round + 1);
+            }
+            g_assert_true(hugepages_set_size(size - LIMIT));
+            call(ff_array_commit(a));
+            g_assert_cmpint(ff_array_reclaim(a, SIZE_MAX), ==, LIMIT * (ssize_t)HUGEPAGE);
+            hugepages_take(pool);
+        }
+        g_assert_true(hugepages_set_size(size));
+        ff_array_free(a);
+    }
+    unlink(path);
+    unlink(log);
+    rmdir(folder);
+    hugepages_free(pool);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -563,6 +615,7 @@ int main(int argc, char **argv)
     add_huge_modes("nested", test_nested, 2);
     add_huge_modes("file", test_file, 2);
     add_huge_modes("left-behind", test_left_behind, 2);
+    add_huge_modes("kept", test_kept, 2);
     g_test_add_func("/libfarfault/array/huge/empty-pool", test_empty_pool);
     return g_test_run();
 }

@@ -219,24 +219,61 @@ static void test_left_behind(void)
     g_free(dir);
 }
 
-/* Somebody cuts the file while it is open: what he took is no zeros. */
-static void test_cut(void)
+#define CUT (5 * BLOCK + 77) /* of a file; of a folder that much of its sixth chunk is left */
+
+static off_t size_of(const char *path)
 {
+    struct stat st;
+
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    return st.st_size;
+}
+
+/* Another program cuts the file, or a chunk, while it is open: what it took is no zeros, and a
+ * commit does not hide that. One that is made long enough again can be read. */
+static void test_cut(gconstpointer data)
+{
+    Open *fn = data ? ff_array_open_chunks : ff_array_open;
     char *dir = new_directory();
     g_autofree char *path = g_build_filename(dir, "array", NULL);
-    FfArray *a = open_at(ff_array_open, path, 0);
+    g_autofree char *file =
+        data ? g_build_filename(path, "0000000000000005", NULL) : g_strdup(path);
+    off_t whole = data ? BLOCK : (off_t)LEN, cut = data ? CUT % BLOCK : CUT;
+    FfArray *a = open_at(fn, path, 0);
 
     if (a) {
         char *p = map(a);
 
-        strcpy(p, "kept");
+        strcpy(p, "kept"), strcpy(p + 5 * BLOCK, "cut"), strcpy(p + LEN - 4, "end");
         call(ff_array_commit(a));
-        g_assert_cmpint(truncate(path, 5 * (off_t)BLOCK + 77), ==, 0);
+        g_assert_cmpint(size_of(file), ==, whole);
+        g_assert_cmpint(ff_array_reclaim(a, SIZE_MAX), ==, 3 * BLOCK);
+        g_assert_cmpint(p[5 * BLOCK + PS], ==, 0);
+        g_assert_cmpint(p[LEN - 2], ==, 'd');
+        g_assert_cmpint(truncate(file, cut), ==, 0);
         g_assert_cmpstr(p, ==, "kept");
         g_assert_cmpint(p[4 * BLOCK], ==, 0);
+        g_assert_cmpstr(p + 5 * BLOCK, ==, "cut"); /* is in memory */
+        g_assert_cmpint(ff_array_reclaim(a, SIZE_MAX), ==, 4 * BLOCK);
         g_assert_true(world_is_bus(p + 5 * BLOCK));
-        g_assert_true(world_is_bus(p + LEN - 1));
+        g_assert_true(world_is_bus(p + 6 * BLOCK - 1));
+        g_assert_cmpint(truncate(file, whole), ==, 0);
+        call(ff_array_invalidate(a, 0, 0));
+        g_assert_cmpstr(p + 5 * BLOCK, ==, "cut");
+        g_assert_cmpint(p[6 * BLOCK - 1], ==, 0);
+        g_assert_cmpint(truncate(file, cut), ==, 0);
+        p[6 * BLOCK - 1] = 'x';
+        assert_says(ff_array_commit(a), -EIO, "open it again");
+        g_assert_cmpint(size_of(file), ==, cut);
         ff_array_free(a);
+        g_assert_cmpint(size_of(file), ==, cut);
+        if (data) { /* its log has what was committed, and not what was cut */
+            a = open_at(fn, path, 0);
+            g_assert_cmpint(map(a)[6 * BLOCK - 1], ==, 'x');
+            ff_array_free(a);
+        } else {
+            assert_says(fn(path, LEN, NULL, &a), -EINVAL, "put the right file there");
+        }
     }
     remove_all(dir);
     g_free(dir);
@@ -501,7 +538,7 @@ static void test_block_size(void)
     g_assert_cmpint(unlink(name), ==, 0);
     /* Chunks that were copied without it, or with a part of it. */
     g_autofree char *chunk = g_build_filename(path, "0000000000000002", NULL);
-    g_assert_true(g_file_set_contents(chunk, "x", 1, NULL));
+    g_assert_true(g_file_set_contents(chunk, "x", 1, NULL) && truncate(chunk, BLOCK) == 0);
     g_assert_true(g_file_set_contents(name, "163", -1, NULL));
     assert_says(ff_array_open_chunks(path, LEN, &o, &a), -EINVAL, "does not say of how many");
     g_assert_cmpint(unlink(name), ==, 0);
@@ -1319,7 +1356,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/libfarfault/redo/reopen-file", NULL, test_reopen);
     g_test_add_data_func("/libfarfault/redo/reopen-chunks", GUINT_TO_POINTER(1), test_reopen);
     g_test_add_func("/libfarfault/redo/left-behind", test_left_behind);
-    g_test_add_func("/libfarfault/redo/cut", test_cut);
+    g_test_add_data_func("/libfarfault/redo/cut-file", NULL, test_cut);
+    g_test_add_data_func("/libfarfault/redo/cut-chunks", GUINT_TO_POINTER(1), test_cut);
     g_test_add_data_func("/libfarfault/redo/tail-file", NULL, test_tail);
     g_test_add_data_func("/libfarfault/redo/tail-chunks", GUINT_TO_POINTER(1), test_tail);
     g_test_add_func("/libfarfault/redo/dropped", test_dropped);
