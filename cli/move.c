@@ -594,19 +594,18 @@ static void on_destination(JsonObject *event, const GError *error, void *opaque)
 
 /* ---- the display, signals, time -------------------------------------------------------------- */
 
-/* An engine of farfault that is active and has sent no page by the first look sends none before
- * the switch: the event that would end the wait never comes. */
+/* An engine that cannot track the guest's writes sends nothing before the switch, and says so: the
+ * event that would end the wait may never come. One that has merely sent nothing yet is waited for.
+ */
 static void check_passes(Move *m, JsonObject *info)
 {
-    JsonObject *ram = ff_json_object(info, "ram");
+    const char *why = ff_json_string(ff_json_object(info, "x-farfault"), "no-precopy");
 
-    if (m->o->mode == FF_MOVE_AFTER_PASSES && !m->switch_asked &&
-        !strcmp(ff_json_string_or(ff_json_object(info, "x-farfault"), "engine", ""), "farfault") &&
-        !strcmp(ff_json_string_or(info, "status", ""), "active") &&
-        !ff_json_int(ram, "normal", 0) && !ff_json_int(ram, "duplicate", 0)) {
+    if (why && m->o->mode == FF_MOVE_AFTER_PASSES && !m->switch_asked &&
+        !strcmp(ff_json_string_or(info, "status", ""), "active")) {
         ff_progress_say(m->progress, true,
-                        "the source's engine makes no pass before the switch: "
-                        "switching now");
+                        "the source's engine makes no pass before the switch (%s): switching now",
+                        why);
         switch_over(m);
     }
 }

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/hold.h"
 #include "tests/lib/vm.h"
 
 #define MAX_ARGS 14
@@ -430,6 +431,84 @@ static void test_interrupted(void)
     vm_end(s);
 }
 
+/* ---- a first page that takes long ------------------------------------------------------------ */
+
+/* Reads what it says up to TEXT. */
+static void await_text(Cli *cli, const char *text, GString *all)
+{
+    char buf[512];
+    ssize_t n;
+
+    while (!strstr(all->str, text)) {
+        n = read(cli->err, buf, sizeof(buf));
+        if (n == 0 || (n < 0 && errno != EINTR)) {
+            g_error("it has ended, and did not say '%s': %s", text, all->str);
+        }
+        g_string_append_len(all, buf, MAX(n, 0));
+    }
+}
+
+static Vm *start_with(const char *faults)
+{
+    return vm_start_pc((VmConfig){
+        .name = "source", .memory = "64M", .listens = true, .faults = faults});
+}
+
+/* The command looks at the source, which has sent nothing yet: a pass is waited for all the same.
+ */
+static void test_slow_pass(void)
+{
+    static const char *const more[] = {"--postcopy-after-pass", NULL};
+    g_autoptr(GString) all = g_string_new(NULL);
+    g_autofree char *text = NULL;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Vm *s = start_with("source/active/at/active=hold");
+    Vm *d = vm_start_pc((VmConfig){
+        .name = "destination", .memory = "64M", .incoming = "defer", .listens = true});
+
+    hold_make(s);
+    Cli cli = cli_start(s, d, more);
+    hold_wait(s);
+    await_text(&cli, "active: ", all); /* a look, whose answer is decided on before the next one */
+    hold_let_go(s);
+    g_assert_cmpint(cli_end(&cli, &text), ==, 0);
+    g_test_message("%s", all->str);
+    g_assert_null(strstr(all->str, "switching now"));
+    g_assert_null(strstr(text, "switching now"));
+    check_stayed(d); /* it runs there */
+    vm_end(d);
+    vm_end(s);
+}
+
+/* None is to come, and the reason is said. */
+static void test_no_pass(void)
+{
+    static const char *const more[] = {"--postcopy-after", "5", "--parameter",
+                                       "x-farfault-untracked=wait", NULL};
+    g_autofree char *text = NULL;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Vm *s = start_with("source/*/call/uffd-track=EIO");
+    Vm *d = vm_start_pc((VmConfig){
+        .name = "destination", .memory = "64M", .incoming = "defer", .listens = true});
+    Cli cli = cli_start(s, d, more);
+
+    g_assert_cmpint(cli_end(&cli, &text), ==, 0);
+    expect_text(text, "makes no pass before the switch (");
+    check_stayed(d);
+    vm_end(d);
+    vm_end(s);
+}
+
 /* ---- nothing to resume ----------------------------------------------------------------------- */
 
 /* It is refused, and says PART, and nothing of a guest that does not run at a source that has it.
@@ -491,6 +570,8 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &standings[i], test_stands);
     }
     g_test_add_func("/migrate-cli/precopy-after-postcopy", test_precopy_after_postcopy);
+    g_test_add_func("/migrate-cli/pass/slow", test_slow_pass);
+    g_test_add_func("/migrate-cli/pass/none", test_no_pass);
     g_test_add_func("/migrate-cli/not-paused", test_not_paused);
     g_test_add_func("/migrate-cli/interrupted", test_interrupted);
     return g_test_run();
