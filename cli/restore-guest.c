@@ -7,13 +7,14 @@
  * does; a process beside it asks for the restore over a monitor of their own, a socket pair, shows
  * how far it is, and ends with it. It is nobody's child, as QEMU waits for none.
  *
- * Threads: the only one of each process.
+ * Threads: the only one of each process. System calls: pidfd_open.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -218,17 +219,20 @@ static bool ask(Watch *w, GError **error)
     return asked;
 }
 
-/* FD: the monitor. */
-static void watch(const Line *line, int fd)
+/* FD: the monitor. PIDFD: QEMU. */
+static void watch(const Line *line, int fd, int pidfd)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
     Watch w = {.line = line, .progress = progress};
 
-    w.qmp = ff_cli_qmp_open_fd(fd, MONITOR, NULL, &error);
+    w.qmp = ff_cli_qmp_open_own(fd, "the restored QEMU", pidfd, &error);
     w.recorder = (FfRecorder){line->record, FF_SIDE_DESTINATION, w.qmp, false};
     if (!w.qmp) {
-        close_record(&w); /* QEMU did not start, and has said why: nothing was recorded */
+        if (!g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) { /* else QEMU has said why */
+            fprintf(stderr, "farfault: %s: %s\n", line->path, error->message);
+        }
+        close_record(&w); /* nothing was recorded */
         return;
     }
     if (!ask(&w, &error)) {
@@ -253,17 +257,21 @@ static void watch(const Line *line, int fd)
     ff_cli_qmp_free(w.qmp);
 }
 
-/* Starts the process that watches over FD. */
+/* Starts the process that watches over FD, and over this one, which becomes QEMU. */
 static bool start_watch(const Line *line, int fd, int other)
 {
-    pid_t child = fork();
+    int pidfd = pidfd_open(getpid(), 0);
+    pid_t child = pidfd < 0 ? -1 : fork();
 
     if (child == 0) {
         close(other);
         if (fork() == 0) {
-            watch(line, fd);
+            watch(line, fd, pidfd);
         }
         _exit(0);
+    }
+    if (pidfd >= 0) {
+        close(pidfd);
     }
     return child > 0 && waitpid(child, NULL, 0) == child;
 }

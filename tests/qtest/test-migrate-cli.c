@@ -450,8 +450,8 @@ static void await_text(Cli *cli, const char *text, GString *all)
 
 static Vm *start_with(const char *faults)
 {
-    return vm_start_pc((VmConfig){
-        .name = "source", .memory = "64M", .listens = true, .faults = faults});
+    return vm_start_pc(
+        (VmConfig){.name = "source", .memory = "64M", .listens = true, .faults = faults});
 }
 
 /* The command looks at the source, which has sent nothing yet: a pass is waited for all the same.
@@ -468,8 +468,8 @@ static void test_slow_pass(void)
         return;
     }
     Vm *s = start_with("source/active/at/active=hold");
-    Vm *d = vm_start_pc((VmConfig){
-        .name = "destination", .memory = "64M", .incoming = "defer", .listens = true});
+    Vm *d = vm_start_pc(
+        (VmConfig){.name = "destination", .memory = "64M", .incoming = "defer", .listens = true});
 
     hold_make(s);
     Cli cli = cli_start(s, d, more);
@@ -498,8 +498,8 @@ static void test_no_pass(void)
         return;
     }
     Vm *s = start_with("source/*/call/uffd-track=EIO");
-    Vm *d = vm_start_pc((VmConfig){
-        .name = "destination", .memory = "64M", .incoming = "defer", .listens = true});
+    Vm *d = vm_start_pc(
+        (VmConfig){.name = "destination", .memory = "64M", .incoming = "defer", .listens = true});
     Cli cli = cli_start(s, d, more);
 
     g_assert_cmpint(cli_end(&cli, &text), ==, 0);

@@ -85,6 +85,8 @@ Command *up_begin(Guest *g, const char *program);
 /* The same with one more OPTION; NULL: none. */
 Command *up_begin_with(Guest *g, const char *program, const char *option);
 bool up_is_under_way(Command *c);
+/* Waits until it says TEXT. */
+void up_await_said(Command *c, const char *text);
 int up_finish(Command *c, char **said);
 /* SIGKILL; reaped. */
 void up_kill(Command *c);
