@@ -431,6 +431,43 @@ static void test_interrupted(void)
     vm_end(s);
 }
 
+/* ---- a destination that takes long ----------------------------------------------------------- */
+
+static void await_text(Cli *cli, const char *text, GString *all);
+
+/* QEMU carries it, and the source has completed when it has written everything; the destination's
+ * QEMU, which has -S, is stopped until somebody has waited for it longer than usual. */
+static void test_slow_end(void)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+    static const char *const paused[] = {"-machine", "pc", "-S", NULL};
+    static const char *const more[] = {"--precopy", "--bandwidth", "4096", NULL};
+    g_autoptr(GString) all = g_string_new(NULL);
+    g_autofree char *text = NULL;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Vm *s = start("source", args, NULL), *d = start("destination", paused, "defer");
+
+    g_setenv("FARFAULT_DEADLINES", "slower=1", TRUE);
+    Cli cli = cli_start(s, d, more);
+    g_unsetenv("FARFAULT_DEADLINES");
+    qmp_expect_migration(vm_qmp(s), "active");
+    qmp_expect_migration(vm_qmp(d), "active");
+    kill(vm_pid(d), SIGSTOP);
+    qmp_ok(vm_qmp(s), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    await_text(&cli, "has not said yet that it has the guest", all);
+    kill(vm_pid(d), SIGCONT);
+    g_assert_cmpint(cli_end(&cli, &text), ==, 0);
+    expect_text(text, "the destination was started with -S: sent cont");
+    check_stayed(d); /* it runs there */
+    vm_end(d);
+    vm_end(s);
+}
+
 /* ---- a first page that takes long ------------------------------------------------------------ */
 
 /* Reads what it says up to TEXT. */
@@ -570,6 +607,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &standings[i], test_stands);
     }
     g_test_add_func("/migrate-cli/precopy-after-postcopy", test_precopy_after_postcopy);
+    g_test_add_func("/migrate-cli/slow-end", test_slow_end);
     g_test_add_func("/migrate-cli/pass/slow", test_slow_pass);
     g_test_add_func("/migrate-cli/pass/none", test_no_pass);
     g_test_add_func("/migrate-cli/not-paused", test_not_paused);
