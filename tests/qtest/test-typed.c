@@ -604,6 +604,29 @@ static void test_attach(void)
     end(&s);
 }
 
+/* ---- a guest that is stopped by a signal ----------------------------------------------------- */
+
+static void test_stopped(void)
+{
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    pid_t qemu = up_only_qemu(s.g);
+    g_autofree char *wanted = g_strdup_printf("kill -CONT %d", (int)qemu);
+    siginfo_t info;
+
+    kill(qemu, SIGSTOP);
+    g_assert_cmpint(waitid(P_PID, (id_t)qemu, &info, WSTOPPED), ==, 0);
+    g_autofree char *doctor = run_any("farfault doctor");
+    g_assert_nonnull(strstr(doctor, wanted));
+    g_free(run_line(wanted, 0));
+    write_both(&s, 1, 2);
+    end_guest(&s);
+    end(&s);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -618,6 +641,7 @@ int main(int argc, char **argv)
     g_test_add_func("/typed/left-alone", test_left_alone);
     g_test_add_func("/typed/stream", test_stream);
     g_test_add_func("/typed/attach", test_attach);
+    g_test_add_func("/typed/stopped", test_stopped);
     int rc = g_test_run();
     end_shared();
     return rc;
