@@ -308,9 +308,11 @@ static void test_disks(gconstpointer newer)
     write_both(&s, 1, 3);
     check_disks(&s, sums, 3);
     end_guest(&s);
-    restore(&s, line); /* as often as somebody likes */
-    check_disks(&s, sums, 1);
-    end_guest(&s);
+    if (!newer) { /* as often as somebody likes */
+        restore(&s, line);
+        check_disks(&s, sums, 1);
+        end_guest(&s);
+    }
     /* The guest that was saved is started with what the last line names. */
     g_free(s.raw);
     g_free(s.packed);
