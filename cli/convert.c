@@ -6,12 +6,51 @@
 #include "cli/format.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "qmp/disks-file.h"
 #include "snapshot/convert.h"
 
+#include <gio/gio.h>
+#include <glib/gstdio.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
+
+/* The images that belong to FROM belong to TO as well: FILE.disks goes along. TEXT (g_free): what
+ * is in it; NULL: there is none. FALSE and ERROR: it cannot be read, or TO has another one. */
+static bool read_disks(const char *from, const char *to, char **text, GError **error)
+{
+    GError *local = NULL;
+    g_autoptr(FfDisksFile) kept = ff_disks_file_read(from, &local);
+    g_autofree char *other = ff_disks_file_name(to);
+
+    *text = NULL;
+    if (local) {
+        g_propagate_error(error, local);
+        return false;
+    }
+    if (g_file_test(other, G_FILE_TEST_EXISTS)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_EXISTS,
+                    "%s is there already, and says which images another snapshot has: give another "
+                    "name",
+                    other);
+        return false;
+    }
+    return !kept || g_file_get_contents(kept->path, text, NULL, error);
+}
+
+/* TO without it would be restored over a base. */
+static bool write_disks(const char *to, const char *text, GError **error)
+{
+    g_autofree char *path = ff_disks_file_name(to);
+
+    if (!text ||
+        g_file_set_contents_full(path, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0600, error)) {
+        return true;
+    }
+    g_unlink(to);
+    return false;
+}
 
 static int convert(const char *from, int64_t from_offset, const char *to, const char *form,
                    FfConvertOptions *options)
@@ -19,13 +58,16 @@ static int convert(const char *from, int64_t from_offset, const char *to, const 
     g_autoptr(GError) error = NULL;
     FfInput *in = ff_input_open(from, &error);
     g_autoptr(FfSaved) saved = in ? ff_saved_open(in, from_offset, &error) : NULL;
+    g_autofree char *disks = NULL;
 
-    if (!error) {
+    if (!error && read_disks(from, to, &disks, &error)) {
         bool mapped = form ? !strcmp(form, "mapped-ram")
                            : options->compress || saved->form == FF_SAVED_STREAM;
 
         options->to = mapped ? FF_SAVED_MAPPED : FF_SAVED_STREAM;
-        ff_convert(saved, to, options, &error);
+        if (ff_convert(saved, to, options, &error)) {
+            write_disks(to, disks, &error);
+        }
     }
     if (error) {
         fprintf(stderr, "farfault: %s\n", error->message);

@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "cli/report.h"
 #include "cli/restore.h"
+#include "cli/write-file.h"
 #include "snapshot/survey.h"
 
 #include <inttypes.h>
@@ -49,12 +50,29 @@ static char **restore_lines(const FfSaved *s, const FfSurvey *v)
     return v->complete ? ff_restore_lines(&r) : g_new0(char *, 1);
 }
 
-/* How farfault does (g_free); NULL: it does not. */
-static char *restore_command(const FfSaved *s, const FfSurvey *v)
+/* How farfault does (g_free); NULL: it does not. KEPT: its disks; NULL: none were kept. */
+static char *restore_command(const FfSaved *s, const FfSurvey *v, const FfDisksFile *kept)
 {
-    const FfRestore r = restore_of(s);
+    FfRestore r = restore_of(s);
 
-    return v->complete ? ff_restore_command(&r) : NULL;
+    r.folder = kept ? "DIRECTORY" : NULL;
+    g_autofree char *command = v->complete ? ff_restore_command(&r) : NULL;
+
+    /* Of a copy it would name the file that it was copied from. */
+    bool its_own = kept && kept->command && kept->snapshot &&
+                   ff_is_same_file(kept->snapshot, ff_input_path(s->in));
+    return command && its_own ? g_strdup(kept->command) : g_steal_pointer(&command);
+}
+
+static FfDisksFile *kept_disks(const FfSaved *s)
+{
+    g_autoptr(GError) error = NULL;
+    FfDisksFile *kept = ff_disks_file_read(ff_input_path(s->in), &error);
+
+    if (error) {
+        fprintf(stderr, "farfault: %s\n", error->message);
+    }
+    return kept;
 }
 
 /* ---- for people ------------------------------------------------------------------------------ */
@@ -83,7 +101,9 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
     g_autofree char *size = ff_format_bytes(ff_input_size(s->in));
     g_autofree char *stored = ff_format_bytes(ff_input_stored(s->in));
     g_auto(GStrv) restore = restore_lines(s, v);
-    g_autofree char *at_once = restore_command(s, v);
+    g_autoptr(FfDisksFile) kept = kept_disks(s);
+    g_auto(GStrv) bases = kept ? ff_restore_disk_lines(kept) : NULL;
+    g_autofree char *at_once = restore_command(s, v, kept);
 
     printf("%s: a guest of machine %s\n", ff_input_path(s->in), s->machine);
     ff_report_row(stdout, "format", "%s%s%s",
@@ -113,6 +133,12 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
     for (guint i = 0; restore[i]; i++) {
         ff_report_row(stdout, i || at_once ? "or" : "restore", "%s%s",
                       at_once ? "stock QEMU 9.0 or newer: " : "", restore[i]);
+    }
+    if (kept) {
+        ff_report_row(stdout, "disks", "%s", kept->path);
+    }
+    for (char **base = bases; base && *base; base++) {
+        ff_report_row(stdout, "base", "%s", *base);
     }
 }
 
@@ -191,13 +217,38 @@ static void build_lists(JsonBuilder *j, const FfSaved *s, const FfSurvey *v)
     json_builder_end_array(j);
 }
 
+static void build_disks(JsonBuilder *j, const FfDisksFile *kept)
+{
+    json_builder_set_member_name(j, "disks-file");
+    json_builder_add_string_value(j, kept->path);
+    json_builder_set_member_name(j, "disks");
+    json_builder_begin_array(j);
+    for (guint i = 0; i < kept->disks->len; i++) {
+        const FfKeptDisk *d = kept->disks->pdata[i];
+        const char *const members[][2] = {
+            {"disk", d->name}, {"base", d->base}, {"base-format", d->format}};
+
+        json_builder_begin_object(j);
+        for (guint k = 0; k < G_N_ELEMENTS(members); k++) {
+            json_builder_set_member_name(j, members[k][0]);
+            json_builder_add_string_value(j, members[k][1]);
+        }
+        json_builder_end_object(j);
+    }
+    json_builder_end_array(j);
+}
+
 static void print_json(const FfSaved *s, const FfSurvey *v)
 {
     g_autoptr(JsonBuilder) j = json_builder_new();
+    g_autoptr(FfDisksFile) kept = kept_disks(s);
 
     json_builder_begin_object(j);
     build_head(j, s, v);
     build_lists(j, s, v);
+    if (kept) {
+        build_disks(j, kept);
+    }
     if (s->tail) {
         json_builder_set_member_name(j, "device-state");
         json_builder_add_int_value(j, s->tail);

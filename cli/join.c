@@ -15,6 +15,7 @@
 #include "cli/format.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/restore.h"
 #include "cli/qmp.h"
 #include "launch/guests.h"
 #include "snapshot/dump-join.h"
@@ -156,11 +157,14 @@ static void report(const char *path, const FfJoined *joined)
     g_autofree char *source = ff_format_bytes((double)(joined->pages[0] * FF_SAVED_PAGE));
     g_autofree char *destination = ff_format_bytes((double)(joined->pages[1] * FF_SAVED_PAGE));
 
+    const FfRestore file = {.path = path, .mapped = true, .changes = true};
+    g_autofree char *restore = ff_restore_command(&file);
+
     printf("%s: the guest as it was at the switch, a clone\n"
            "  memory       %s of the source's, %s of the destination's\n"
            "  restored     it %s; its disks have to be as they were then\n"
-           "  restore      farfault restore %s -- qemu-system-...\n",
-           path, source, destination, joined->runs ? "runs" : "stands until cont", path);
+           "  restore      %s\n",
+           path, source, destination, joined->runs ? "runs" : "stands until cont", restore);
 }
 
 static bool join(const char *const *path, bool force, char **monitors, GError **error)

@@ -13,13 +13,15 @@
  */
 #include "cli/move.h"
 #include "cli/recorder.h"
+#include "fault/deadline.h"
 #include "qmp/json.h"
 
 #include <glib-unix.h>
 #include <string.h>
 
 #define PAUSED_INTERVAL 50   /* ms between two looks for a guest that -S keeps from running */
-#define CLOSING_TIMEOUT 5000 /* ms for the last questions, and for the slower side */
+#define CLOSING_TIMEOUT 5000 /* ms for the last questions */
+#define SLOWER_MS 5000       /* until it is said that the slower side is waited for */
 #define COUNTING_INTERVAL 10 /* ms until a source that has not counted yet is asked again */
 #define COUNTING_MAX 50      /* times */
 
@@ -34,7 +36,7 @@ typedef struct {
     bool cancel_asked;
     bool warned; /* the first signal after the switch was answered */
     bool src_completed, dst_completed, dst_gone;
-    bool grace;              /* the source is through, the destination has time to say so */
+    bool grace;              /* the source is through, the destination has not said so */
     bool over;               /* the outcome is known; last questions are being asked */
     bool ended;              /* and answered */
     bool asking;             /* query-migrate for the display is under way */
@@ -221,9 +223,17 @@ static void leave(Move *m, const char *why)
     finish(m, FF_OUTCOME_LEFT, reason);
 }
 
-static gboolean on_destination_silent(gpointer opaque)
+/* It loads the guest, or its main loop is busy. That it has completed is not ours to guess: the
+ * source's QEMU would be ended, and the guest with it. */
+static gboolean on_destination_slow(gpointer opaque)
 {
-    finish(opaque, FF_OUTCOME_COMPLETED, NULL);
+    Move *m = opaque;
+
+    if (!m->over && !m->dst_completed) {
+        ff_progress_say(m->progress, true,
+                        "the source has sent everything, and the destination has not said yet that "
+                        "it has the guest: it is waited for; Ctrl-C leaves");
+    }
     return G_SOURCE_REMOVE;
 }
 
@@ -255,9 +265,8 @@ static void check_completed(Move *m)
                "only then, \"cont\" at the source continues");
     } else if (!m->grace) {
         m->grace = true;
-        /* It completes a moment after the source; if it cannot say so, the numbers are still
-         * worth showing. */
-        attach(m, g_timeout_source_new(CLOSING_TIMEOUT), on_destination_silent);
+        /* It completes a moment after the source. */
+        attach(m, g_timeout_source_new(ff_deadline_ms("slower", SLOWER_MS)), on_destination_slow);
     }
 }
 
@@ -594,19 +603,18 @@ static void on_destination(JsonObject *event, const GError *error, void *opaque)
 
 /* ---- the display, signals, time -------------------------------------------------------------- */
 
-/* An engine of farfault that is active and has sent no page by the first look sends none before
- * the switch: the event that would end the wait never comes. */
+/* An engine that cannot track the guest's writes sends nothing before the switch, and says so: the
+ * event that would end the wait may never come. One that has merely sent nothing yet is waited for.
+ */
 static void check_passes(Move *m, JsonObject *info)
 {
-    JsonObject *ram = ff_json_object(info, "ram");
+    const char *why = ff_json_string(ff_json_object(info, "x-farfault"), "no-precopy");
 
-    if (m->o->mode == FF_MOVE_AFTER_PASSES && !m->switch_asked &&
-        !strcmp(ff_json_string_or(ff_json_object(info, "x-farfault"), "engine", ""), "farfault") &&
-        !strcmp(ff_json_string_or(info, "status", ""), "active") &&
-        !ff_json_int(ram, "normal", 0) && !ff_json_int(ram, "duplicate", 0)) {
+    if (why && m->o->mode == FF_MOVE_AFTER_PASSES && !m->switch_asked &&
+        !strcmp(ff_json_string_or(info, "status", ""), "active")) {
         ff_progress_say(m->progress, true,
-                        "the source's engine makes no pass before the switch: "
-                        "switching now");
+                        "the source's engine makes no pass before the switch (%s): switching now",
+                        why);
         switch_over(m);
     }
 }
@@ -665,7 +673,7 @@ static void on_destination_look(FfQmpClient *client, JsonNode *result, const GEr
     }
 }
 
-/* Of a migration that is resumed, whose events may be off. */
+/* Its events may be off. */
 static void look_at_destination(Move *m)
 {
     if (!m->dst_gone && !m->asking_destination) {
@@ -685,7 +693,7 @@ static gboolean on_refresh(gpointer opaque)
         m->asking = true;
         ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, on_display, m);
     }
-    if (m->o->resume) {
+    if (m->o->resume || m->grace) {
         look_at_destination(m);
     }
     return G_SOURCE_CONTINUE;
@@ -702,12 +710,18 @@ static void cancel(Move *m, const char *why)
     ff_cli_qmp_send(m->ends->src, "migrate_cancel", NULL, NULL, NULL);
 }
 
+#define HAS_NOT_SAID                                                                               \
+    "the source has sent everything, and the destination has not said that it has the guest: do "  \
+    "not end the source before it has"
+
 static gboolean on_signal(gpointer opaque)
 {
     Move *m = opaque;
 
     if (m->over) {
         m->ended = true;
+    } else if (m->grace) {
+        leave(m, HAS_NOT_SAID);
     } else if (!m->switch_asked) {
         if (!m->cancel_asked) {
             cancel(m, "interrupted");
@@ -736,7 +750,9 @@ static gboolean on_timeout(gpointer opaque)
     if (m->over) {
         return G_SOURCE_REMOVE;
     }
-    if (m->switch_asked) {
+    if (m->grace) {
+        leave(m, HAS_NOT_SAID);
+    } else if (m->switch_asked) {
         leave(m, "the time is up");
     } else {
         cancel(m, "the time is up");

@@ -12,6 +12,7 @@
  * Threads: one, the GLib main loop of the default context.
  */
 #include "cli/overlays.h"
+#include "cli/write-file.h"
 #include "qmp/json.h"
 
 #include <errno.h>
@@ -27,8 +28,9 @@
 typedef enum { NOTHING, THE_FILE, ITS_NODE, THE_OVERLAY } FfStep;
 
 struct FfCliOverlays {
-    FfCliQmp *qmp; /* borrowed */
-    char *folder, *file, *manifest;
+    FfCliQmp *qmp;                  /* borrowed */
+    char *folder, *file, *manifest; /* of a restore there are no file and manifest */
+    char *command;                  /* that restores the file; NULL: not known */
     FfCliHost host;
     GPtrArray *disks;
     const bool *give_up;
@@ -77,6 +79,9 @@ static bool write_manifest(FfCliOverlays *o, const char *state, GError **error)
         top, "restore",
         "the snapshot, if it is there, fits to the images \"base\" as they are: give the restored "
         "guest new overlays of them; who writes to one spoils the snapshot, and the overlay");
+    if (o->command) {
+        json_object_set_string_member(top, "restore-command", o->command);
+    }
     json_object_set_string_member(top, "start", o->line);
     json_node_take_object(root, top);
     g_autofree char *json = json_to_string(root, TRUE);
@@ -106,7 +111,7 @@ static char *images(const GPtrArray *disks)
 /* Nobody has taken the name before us, and nobody's file is replaced later. */
 static bool take_manifest(FfCliOverlays *o, GError **error)
 {
-    g_autofree char *path = g_strconcat(o->file, ".disks", NULL);
+    g_autofree char *path = ff_disks_file_name(o->file);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 
     if (fd < 0 && errno == EEXIST) {
@@ -315,12 +320,17 @@ static bool sync_path(const char *path, int flags, GError **error)
     return ok || fail(error, path, errnum);
 }
 
-static bool make(FfCliOverlays *o, FfCliDisk *d, unsigned number, GError **error)
+static void name_nodes(FfCliDisk *d, unsigned number)
 {
     guint32 tag = g_random_int();
 
     d->overlay_node = g_strdup_printf("farfault-%08x-%u", tag, number);
     d->file_node = g_strdup_printf("farfault-%08x-%u-file", tag, number);
+}
+
+static bool make(FfCliOverlays *o, FfCliDisk *d, unsigned number, GError **error)
+{
+    name_nodes(d, number);
     if (!make_file(o, d, error)) {
         return false;
     }
@@ -360,7 +370,7 @@ static bool abandon(FfCliOverlays *o, GError **error)
         }
         d->made = NOTHING;
     }
-    if (g_unlink(o->manifest) < 0) {
+    if (o->manifest && g_unlink(o->manifest) < 0) {
         ok = fail(ok ? error : NULL, o->manifest, errno);
     }
     g_clear_pointer(&o->manifest, g_free);
@@ -381,13 +391,14 @@ static bool make_all(FfCliOverlays *o, GError **error)
 }
 
 FfCliOverlays *ff_cli_overlays_new(FfCliQmp *qmp, const char *folder, const char *file,
-                                   const bool *give_up, GError **error)
+                                   const char *command, const bool *give_up, GError **error)
 {
     g_autoptr(FfCliOverlays) o = g_new0(FfCliOverlays, 1);
 
     o->qmp = qmp;
     o->folder = g_canonicalize_filename(folder, NULL);
     o->file = g_strdup(file);
+    o->command = g_strdup(command);
     o->give_up = give_up;
     o->disks = ff_cli_disks_plan(qmp, &o->host, error);
     if (!o->disks) {
@@ -426,6 +437,105 @@ JsonArray *ff_cli_overlays_argument(const FfCliOverlays *o)
         json_array_add_object_element(list, one);
     }
     return list;
+}
+
+/* ---- of a guest that is restored ------------------------------------------------------------- */
+
+static bool is_kept(const FfDisksFile *kept, const FfCliDisk *d)
+{
+    for (guint i = 0; i < kept->disks->len; i++) {
+        const FfKeptDisk *k = kept->disks->pdata[i];
+
+        if (ff_is_same_file(k->base, d->base)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* It writes over the file that we have made, which keeps its owner and its mode. */
+static bool format_by_qemu_img(const FfCliDisk *d, GError **error)
+{
+    const char *const argv[] = {"qemu-img", "create", "-q",      "-f",       "qcow2", "-b",
+                                d->base,    "-F",     d->format, d->overlay, NULL};
+    g_autofree char *err = NULL;
+    int status;
+
+    if (!g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH | G_SPAWN_STDOUT_TO_DEV_NULL,
+                      NULL, NULL, NULL, &err, &status, error)) {
+        g_prefix_error(error, "--disks: qemu-img makes the overlays: ");
+        return false;
+    }
+    if (status) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "--disks: no overlay of disk %s: %s",
+                    d->name, g_strdelimit(g_strchomp(err), "\r\n", ' '));
+    }
+    return !status;
+}
+
+static bool put_in_front(FfCliOverlays *o, const FfCliDisk *d, GError **error)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_string_member(args, "node", d->node);
+    json_object_set_string_member(args, "overlay", d->overlay_node);
+    return call(o, "blockdev-snapshot", args, error);
+}
+
+static bool make_restored(FfCliOverlays *o, FfCliDisk *d, unsigned number, GError **error)
+{
+    name_nodes(d, number);
+    if (!make_file(o, d, error) || !format_by_qemu_img(d, error)) {
+        return false;
+    }
+    if (!add_file(o, d, error) || !add_overlay(o, d, error) || !put_in_front(o, d, error)) {
+        g_prefix_error(error, "--disks: no overlay of disk %s (%s): ", d->name, d->overlay);
+        return false;
+    }
+    return sync_path(d->overlay, O_NOFOLLOW, error);
+}
+
+void ff_cli_overlays_remove(FfCliOverlays *o)
+{
+    for (guint i = 0; i < o->disks->len; i++) {
+        const FfCliDisk *d = o->disks->pdata[i];
+
+        if (d->made >= THE_FILE) {
+            g_unlink(d->overlay);
+        }
+    }
+}
+
+FfCliOverlays *ff_cli_overlays_restore(FfCliQmp *qmp, const char *folder, const FfDisksFile *kept,
+                                       GError **error)
+{
+    g_autoptr(FfCliOverlays) o = g_new0(FfCliOverlays, 1);
+
+    o->qmp = qmp;
+    o->folder = g_canonicalize_filename(folder, NULL);
+    o->disks = ff_cli_disks_plan(qmp, &o->host, error);
+    for (guint i = 0; o->disks && i < o->disks->len;) {
+        if (is_kept(kept, o->disks->pdata[i])) {
+            i++;
+        } else {
+            g_ptr_array_remove_index(o->disks, i);
+        }
+    }
+    bool ok = o->disks;
+    for (guint i = 0; ok && i < o->disks->len; i++) {
+        ok = make_restored(o, o->disks->pdata[i], i, error);
+    }
+    ok = ok && sync_path(o->folder, O_DIRECTORY, error);
+    if (!ok) {
+        if (o->disks) {
+            ff_cli_overlays_remove(o);
+        }
+        return NULL;
+    }
+    if (o->disks->len) {
+        set_taken(o);
+    }
+    return g_steal_pointer(&o);
 }
 
 /* ---- what has become of them ----------------------------------------------------------------- */
@@ -524,6 +634,7 @@ void ff_cli_overlays_free(FfCliOverlays *o)
     g_free(o->folder);
     g_free(o->file);
     g_free(o->manifest);
+    g_free(o->command);
     g_free(o->line);
     g_free(o);
 }

@@ -10,6 +10,7 @@
 #define FF_CLI_OVERLAYS_H
 
 #include "cli/disks.h"
+#include "qmp/disks-file.h"
 
 typedef struct FfCliOverlays FfCliOverlays;
 
@@ -19,10 +20,18 @@ typedef enum {
     FF_OVERLAYS_UNKNOWN, /* QEMU does not say; they are left, and the manifest */
 } FfOverlaysEnd;
 
-/* Of all disks that the guest can write to, in FOLDER, for the snapshot FILE (absolute). *GIVE_UP,
- * which a callback may set, ends a wait that QEMU does not end. NULL and ERROR: nothing is left. */
+/* Of all disks that the guest can write to, in FOLDER, for the snapshot FILE (absolute), which
+ * COMMAND restores (can be NULL; for the manifest). *GIVE_UP, which a callback may set, ends a wait
+ * that QEMU does not end. NULL and ERROR: nothing is left. */
 FfCliOverlays *ff_cli_overlays_new(FfCliQmp *qmp, const char *folder, const char *file,
-                                   const bool *give_up, GError **error);
+                                   const char *command, const bool *give_up, GError **error);
+/* Of a QEMU that waits for its guest: those of its disks whose image KEPT calls a base have
+ * overlays in FOLDER in front of them from now on. Formatted by qemu-img: until its guest comes a
+ * QEMU writes to no image. NULL and ERROR: nothing is left, and the QEMU is of no use any more. */
+FfCliOverlays *ff_cli_overlays_restore(FfCliQmp *qmp, const char *folder, const FfDisksFile *kept,
+                                       GError **error);
+/* After that: the guest has not come, and its QEMU is ended. */
+void ff_cli_overlays_remove(FfCliOverlays *overlays);
 void ff_cli_overlays_free(FfCliOverlays *overlays);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfCliOverlays, ff_cli_overlays_free)
 

@@ -9,11 +9,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <gio/gunixsocketaddress.h>
+#include <glib-unix.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#define GREETING_TIMEOUT 5 /* seconds */
-#define CALL_TIMEOUT 20    /* seconds */
+#include "fault/deadline.h"
+
+#define GREETING_MS 5000
+#define CALL_MS 20000
 
 struct FfCliQmp {
     FfQmpClient *client;
@@ -22,6 +26,7 @@ struct FfCliQmp {
     FfCliQmpListen *listen; /* can be NULL */
     void *opaque;           /* of .listen */
     GError *gone;           /* NULL while the connection lives */
+    bool own;               /* this program has started it: calls have no deadline */
 };
 
 void ff_cli_qmp_free(FfCliQmp *qmp)
@@ -142,12 +147,11 @@ static void explain(const FfCliQmp *qmp, GError *local, const char *doing, GErro
     }
 }
 
-static JsonNode *call_within(FfCliQmp *qmp, const char *command, JsonObject *arguments,
-                             unsigned seconds, GError **error)
+static JsonNode *call_within(FfCliQmp *qmp, const char *command, JsonObject *arguments, unsigned ms,
+                             GError **error)
 {
     GError *local = NULL;
-    JsonNode *result =
-        ff_qmp_call_sync(qmp->client, command, arguments, NULL, 0, seconds * 1000, NULL, &local);
+    JsonNode *result = ff_qmp_call_sync(qmp->client, command, arguments, NULL, 0, ms, NULL, &local);
 
     g_clear_pointer(&arguments, json_object_unref);
     if (!result) {
@@ -156,9 +160,15 @@ static JsonNode *call_within(FfCliQmp *qmp, const char *command, JsonObject *arg
     return result;
 }
 
+/* 0: none. */
+static unsigned call_ms(const FfCliQmp *qmp)
+{
+    return qmp->own ? 0 : ff_deadline_ms("call", CALL_MS);
+}
+
 JsonNode *ff_cli_qmp_call(FfCliQmp *qmp, const char *command, JsonObject *arguments, GError **error)
 {
-    return call_within(qmp, command, arguments, CALL_TIMEOUT, error);
+    return call_within(qmp, command, arguments, call_ms(qmp), error);
 }
 
 JsonNode *ff_cli_qmp_call_patiently(FfCliQmp *qmp, const char *command, JsonObject *arguments,
@@ -174,8 +184,7 @@ bool ff_cli_qmp_pass_fd(FfCliQmp *qmp, const char *name, int fd, GError **error)
     GError *local = NULL;
 
     json_object_set_string_member(arguments, "fdname", name);
-    result = ff_qmp_call_sync(qmp->client, "getfd", arguments, &fd, 1, CALL_TIMEOUT * 1000, NULL,
-                              &local);
+    result = ff_qmp_call_sync(qmp->client, "getfd", arguments, &fd, 1, call_ms(qmp), NULL, &local);
     if (!result && strstr(local->message, "SCM_RIGHTS")) { /* monitor/fds.c: it got none */
         g_error_free(local);
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
@@ -205,43 +214,134 @@ static char *version_text(FfQmpClient *client)
                            *package ? " (" : "", package, *package ? ")" : "");
 }
 
+static FfCliQmp *qmp_new(int fd, const char *address, const char *role)
+{
+    FfCliQmp *qmp = g_new0(FfCliQmp, 1);
+
+    qmp->address = g_strdup(address);
+    qmp->role = role ? g_strdup_printf("%s ", role) : g_strdup("");
+    qmp->client = ff_qmp_client_new_shared(fd, on_event, on_gone, qmp);
+    return qmp;
+}
+
 static bool wait_greeting(FfCliQmp *qmp, GError **error)
 {
+    unsigned ms = ff_deadline_ms("greeting", GREETING_MS);
     GError *local = NULL;
 
-    if (ff_qmp_client_wait_greeting(qmp->client, GREETING_TIMEOUT * 1000, NULL, &local)) {
-        qmp->version = version_text(qmp->client);
+    if (ff_qmp_client_wait_greeting(qmp->client, ms, NULL, &local)) {
         return true;
     }
     if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT)) {
         g_error_free(local);
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT,
-                    "%s%s: no QMP greeting within %d s: another client holds this monitor "
+                    "%s%s: no QMP greeting within %u s: another client holds this monitor "
                     "(QEMU serves one at a time): give the guest a second -qmp; or QEMU hangs: "
                     "see farfault doctor",
-                    qmp->role, qmp->address, GREETING_TIMEOUT);
+                    qmp->role, qmp->address, ms / 1000);
         return false;
     }
     explain(qmp, local, "the connection", error);
     return false;
 }
 
-FfCliQmp *ff_cli_qmp_open_fd(int fd, const char *address, const char *role, GError **error)
+/* Out of the negotiation mode. */
+static FfCliQmp *make_ready(FfCliQmp *qmp, GError **error)
 {
-    g_autoptr(FfCliQmp) qmp = g_new0(FfCliQmp, 1);
     GError *local = NULL;
 
-    qmp->address = g_strdup(address);
-    qmp->role = role ? g_strdup_printf("%s ", role) : g_strdup("");
-    qmp->client = ff_qmp_client_new_shared(fd, on_event, on_gone, qmp);
-    if (!wait_greeting(qmp, error)) {
-        return NULL;
-    }
-    if (!ff_qmp_client_wait_ready(qmp->client, CALL_TIMEOUT * 1000, NULL, &local)) {
+    qmp->version = version_text(qmp->client);
+    if (!ff_qmp_client_wait_ready(qmp->client, call_ms(qmp), NULL, &local)) {
         explain(qmp, local, "qmp_capabilities", error);
+        ff_cli_qmp_free(qmp);
         return NULL;
     }
-    return g_steal_pointer(&qmp);
+    return qmp;
+}
+
+FfCliQmp *ff_cli_qmp_open_fd(int fd, const char *address, const char *role, GError **error)
+{
+    g_autoptr(FfCliQmp) qmp = qmp_new(fd, address, role);
+
+    return wait_greeting(qmp, error) ? make_ready(g_steal_pointer(&qmp), error) : NULL;
+}
+
+/* ---- a QEMU that this program has started ---------------------------------------------------- */
+
+/* A host that is loaded, a script in front of QEMU, much memory to allocate: it comes when it
+ * comes, and as long as its process lives it may. */
+typedef struct {
+    FfCliQmp *qmp;
+    GCancellable *end; /* its process has ended, and what it left behind says nothing either */
+    guint slow, process, left;
+} Own;
+
+static gboolean on_slow(gpointer opaque)
+{
+    Own *own = opaque;
+
+    own->slow = 0;
+    fprintf(stderr,
+            "farfault: %s has not greeted for %u s: it is waited for as long as its process "
+            "lives\n",
+            own->qmp->address, ff_deadline_ms("greeting", GREETING_MS) / 1000);
+    return G_SOURCE_REMOVE;
+}
+
+static gboolean on_nothing_left(gpointer opaque)
+{
+    Own *own = opaque;
+
+    own->left = 0;
+    g_cancellable_cancel(own->end);
+    return G_SOURCE_REMOVE;
+}
+
+/* One that has become a daemon greets from another process; else the connection is about to end. */
+static gboolean on_process_end(gint fd, GIOCondition condition, gpointer opaque)
+{
+    Own *own = opaque;
+
+    own->process = 0;
+    own->left = g_timeout_add(ff_deadline_ms("greeting", GREETING_MS), on_nothing_left, own);
+    return G_SOURCE_REMOVE;
+}
+
+static void remove_source(guint id)
+{
+    if (id) {
+        g_source_remove(id);
+    }
+}
+
+static bool wait_own(FfCliQmp *qmp, int pidfd, GError **error)
+{
+    g_autoptr(GCancellable) end = g_cancellable_new();
+    Own own = {.qmp = qmp, .end = end};
+    GError *local = NULL;
+
+    own.slow = g_timeout_add(ff_deadline_ms("greeting", GREETING_MS), on_slow, &own);
+    own.process = g_unix_fd_add(pidfd, G_IO_IN, on_process_end, &own);
+    bool greeted = ff_qmp_client_wait_greeting(qmp->client, 0, end, &local);
+    remove_source(own.slow);
+    remove_source(own.process);
+    remove_source(own.left);
+    if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
+        g_error_free(local);
+        g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT,
+                    "%s: its process has ended, and did not greet at its monitor", qmp->address);
+    } else if (!greeted) {
+        explain(qmp, local, "the connection", error);
+    }
+    return greeted;
+}
+
+FfCliQmp *ff_cli_qmp_open_own(int fd, const char *address, int pidfd, GError **error)
+{
+    g_autoptr(FfCliQmp) qmp = qmp_new(fd, address, NULL);
+
+    qmp->own = true;
+    return wait_own(qmp, pidfd, error) ? make_ready(g_steal_pointer(&qmp), error) : NULL;
 }
 
 /* Makes the address object of ADDRESS; *HOST is set for tcp. */
@@ -324,7 +424,7 @@ FfCliQmp *ff_cli_qmp_open(const char *address, const char *role, GError **error)
     if (!where) {
         return NULL;
     }
-    g_socket_client_set_timeout(client, GREETING_TIMEOUT);
+    g_socket_client_set_timeout(client, GREETING_MS / 1000);
     connection = g_socket_client_connect(client, where, NULL, &local);
     if (!connection) {
         g_set_error(error, local->domain, local->code, "cannot connect to %s%s%s: %s",

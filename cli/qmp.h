@@ -26,6 +26,10 @@ FfCliQmp *ff_cli_qmp_open(const char *address, const char *role, GError **error)
 bool ff_cli_qmp_is_tcp(const char *path);
 /* The same as ff_cli_qmp_open() over FD, which is connected already; it is taken. */
 FfCliQmp *ff_cli_qmp_open_fd(int fd, const char *address, const char *role, GError **error);
+/* The same of a QEMU that this program has started, whose process is PIDFD (borrowed): as long as
+ * that lives it is waited for, and so are its answers; who waits longer than usual is told so once,
+ * on stderr. */
+FfCliQmp *ff_cli_qmp_open_own(int fd, const char *address, int pidfd, GError **error);
 void ff_cli_qmp_free(FfCliQmp *qmp);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfCliQmp, ff_cli_qmp_free)
 
@@ -40,8 +44,8 @@ void ff_cli_qmp_send(FfCliQmp *qmp, const char *command, JsonObject *arguments,
                      FfQmpReplyFunc reply, void *opaque);
 /* No reply goes to OPAQUE any more. */
 void ff_cli_qmp_forget(FfCliQmp *qmp, const void *opaque);
-/* Sends COMMAND and waits for its reply. The caller frees the node. Events that come meanwhile
- * are kept if nobody listens. */
+/* Sends COMMAND and waits for its reply, for 20 s at most (of ff_cli_qmp_open_own(): as long as it
+ * takes). The caller frees the node. Events that come meanwhile are kept if nobody listens. */
 JsonNode *ff_cli_qmp_call(FfCliQmp *qmp, const char *command, JsonObject *arguments,
                           GError **error);
 /* The same, and waits as long as it takes. */

@@ -7,13 +7,14 @@
  * does; a process beside it asks for the restore over a monitor of their own, a socket pair, shows
  * how far it is, and ends with it. It is nobody's child, as QEMU waits for none.
  *
- * Threads: the only one of each process.
+ * Threads: the only one of each process. System calls: pidfd_open.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,11 +24,13 @@
 #include "cli/format.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/overlays.h"
 #include "cli/progress.h"
 #include "cli/qmp.h"
 #include "cli/record-options.h"
 #include "cli/recorder.h"
 #include "cli/report.h"
+#include "cli/restore.h"
 #include "cli/userfault.h"
 #include "qmp/json.h"
 #include "snapshot/survey.h"
@@ -41,6 +44,7 @@ typedef struct {
     gboolean help, quiet, learn, no_set;
     char *offset_text;
     char *vhost; /* --vhost-user, as of farfault run; NULL: not said */
+    char *disks; /* --disks: absolute, where overlays go to; NULL: QEMU's command has them */
     char **positional;
     FfRecordOptions keep;
     FfRecord *record; /* NULL: none is wanted */
@@ -53,6 +57,7 @@ static void line_clear(Line *line)
 {
     g_free(line->offset_text);
     g_free(line->vhost);
+    g_free(line->disks);
     g_free(line->path);
     ff_record_options_clear(&line->keep);
     ff_record_free(line->record);
@@ -66,7 +71,8 @@ typedef struct {
     const Line *line;
     FfCliQmp *qmp;
     FfProgress *progress;
-    FfRecorder recorder; /* .record NULL: none, or done */
+    FfRecorder recorder;     /* .record NULL: none, or done */
+    FfCliOverlays *overlays; /* NULL: none were wanted, or not yet */
     GMainLoop *loop;
     gint64 began, ran; /* monotonic us; ran 0: not yet */
     bool asking, over;
@@ -127,10 +133,21 @@ static void on_paused(FfQmpClient *client, JsonNode *result, const GError *error
 
     ff_recorder_info(&w->recorder, result);
     if (info) {
+        g_autofree char *uri = g_strconcat("file:", w->line->path, NULL);
+        g_autofree char *word = ff_monitor_word(uri);
+
         ff_progress_say(w->progress, true,
-                        "restore paused: %s; when it is repaired: "
-                        "migrate_recover file:%s",
-                        ff_json_string_or(info, "error-desc", "?"), w->line->path);
+                        "restore paused: %s; when it is repaired, at the human monitor: "
+                        "migrate_recover %s",
+                        ff_json_string_or(info, "error-desc", "?"), word);
+    }
+}
+
+/* The guest has not come. */
+static void remove_overlays(Watch *w)
+{
+    if (w->overlays) {
+        ff_cli_overlays_remove(w->overlays);
     }
 }
 
@@ -143,6 +160,7 @@ static void learn(Watch *w, const char *status)
     } else if (!strcmp(status, "postcopy-paused")) {
         ff_cli_qmp_send(w->qmp, "query-migrate", NULL, on_paused, w);
     } else if (!strcmp(status, "failed")) {
+        remove_overlays(w);
         g_main_loop_quit(w->loop); /* QEMU says why, and ends */
     }
 }
@@ -193,12 +211,28 @@ static gboolean on_record_time(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
+/* QEMU has opened its disks, and writes to none of them before the guest comes. */
+static bool make_overlays(Watch *w, GError **error)
+{
+    g_autoptr(FfDisksFile) kept = w->line->disks ? ff_disks_file_read(w->line->path, error) : NULL;
+
+    if (!w->line->disks) {
+        return true;
+    }
+    w->overlays = kept ? ff_cli_overlays_restore(w->qmp, w->line->disks, kept, error) : NULL;
+    return w->overlays;
+}
+
 static bool ask(Watch *w, GError **error)
 {
     g_autoptr(JsonNode) capabilities = json_from_string(
         "{\"capabilities\": [{\"capability\": \"events\", \"state\": true}]}", NULL);
-    JsonObject *args = json_object_new();
+    JsonObject *args;
 
+    if (!make_overlays(w, error)) {
+        return false;
+    }
+    args = json_object_new();
     json_object_set_string_member(args, "file", w->line->path);
     if (w->line->offset > 0) {
         json_object_set_int_member(args, "offset", w->line->offset);
@@ -218,23 +252,53 @@ static bool ask(Watch *w, GError **error)
     return asked;
 }
 
-/* FD: the monitor. */
-static void watch(const Line *line, int fd)
+static void on_quiet_end(JsonObject *event, const GError *error, void *opaque)
+{
+    ((Watch *)opaque)->over |= error != NULL;
+}
+
+/* Nothing has come in. A QEMU whose incoming migration fails ends with status 1, which is this
+ * command's; one that says quit ends as if all were well. */
+static void end_qemu(Watch *w)
+{
+    JsonObject *args = json_object_new();
+
+    ff_cli_qmp_listen(w->qmp, on_quiet_end, w);
+    json_object_set_string_member(args, "uri", "exec:echo nothing");
+    g_autoptr(JsonNode) failed = ff_cli_qmp_call(w->qmp, "migrate-incoming", args, NULL);
+    if (failed) {
+        while (!w->over) { /* it says that this is no guest: our reason comes after that */
+            g_main_context_iteration(NULL, TRUE);
+        }
+    } else {
+        ff_cli_qmp_send(w->qmp, "quit", NULL, NULL, NULL);
+    }
+}
+
+/* FD: the monitor. PIDFD: QEMU. */
+static void watch(const Line *line, int fd, int pidfd)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
     Watch w = {.line = line, .progress = progress};
 
-    w.qmp = ff_cli_qmp_open_fd(fd, MONITOR, NULL, &error);
+    w.qmp = ff_cli_qmp_open_own(fd, "the restored QEMU", pidfd, &error);
     w.recorder = (FfRecorder){line->record, FF_SIDE_DESTINATION, w.qmp, false};
     if (!w.qmp) {
-        close_record(&w); /* QEMU did not start, and has said why: nothing was recorded */
+        if (!g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) { /* else QEMU has said why */
+            fprintf(stderr, "farfault: %s: %s\n", line->path, error->message);
+        }
+        close_record(&w); /* nothing was recorded */
         return;
     }
     if (!ask(&w, &error)) {
+        remove_overlays(&w);
+        end_qemu(&w);
         fprintf(stderr, "farfault: %s\n", error->message);
-        ff_cli_qmp_send(w.qmp, "quit", NULL, NULL, NULL);
     } else {
+        if (w.overlays && ff_cli_overlays_line(w.overlays)) {
+            ff_progress_say(progress, true, "%s: %s", line->path, ff_cli_overlays_line(w.overlays));
+        }
         w.loop = g_main_loop_new(NULL, FALSE);
         guint timer = g_timeout_add(ff_progress_interval(progress), on_refresh, &w);
         guint looks = w.recorder.record ? g_timeout_add(FF_RECORD_INTERVAL, on_record_time, &w) : 0;
@@ -250,20 +314,25 @@ static void watch(const Line *line, int fd)
         g_main_loop_unref(w.loop);
     }
     close_record(&w);
+    ff_cli_overlays_free(w.overlays);
     ff_cli_qmp_free(w.qmp);
 }
 
-/* Starts the process that watches over FD. */
+/* Starts the process that watches over FD, and over this one, which becomes QEMU. */
 static bool start_watch(const Line *line, int fd, int other)
 {
-    pid_t child = fork();
+    int pidfd = pidfd_open(getpid(), 0);
+    pid_t child = pidfd < 0 ? -1 : fork();
 
     if (child == 0) {
         close(other);
         if (fork() == 0) {
-            watch(line, fd);
+            watch(line, fd, pidfd);
         }
         _exit(0);
+    }
+    if (pidfd >= 0) {
+        close(pidfd);
     }
     return child > 0 && waitpid(child, NULL, 0) == child;
 }
@@ -325,10 +394,12 @@ static bool check_file(const Line *line, GError **error)
         return false;
     }
     if (!opened && s->form != FF_SAVED_MAPPED) {
+        g_autofree char *word = ff_shell_word(line->path);
+
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
                     "%s: is an ordinary stream, and has to be mapped-ram: make it so first: "
                     "farfault convert --to mapped-ram %s NEW",
-                    line->path, line->path);
+                    line->path, word);
         return false;
     }
     survey = ff_survey_new(s, opened);
@@ -336,6 +407,26 @@ static bool check_file(const Line *line, GError **error)
         g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, survey->problem);
     }
     return survey->complete;
+}
+
+/* --disks: there is something to make them of, and somewhere. */
+static bool check_disks(const Line *line, GError **error)
+{
+    if (!line->disks) {
+        return true;
+    }
+    g_autoptr(FfDisksFile) kept = ff_disks_file_read(line->path, error);
+    if (!kept && error && !*error) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND,
+                    "--disks: there is no %s.disks, which would say what the disks were: leave "
+                    "--disks away, and give the guest its disks as they were when it was saved",
+                    line->path);
+    } else if (kept && !g_file_test(line->disks, G_FILE_TEST_IS_DIR)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_DIRECTORY,
+                    "--disks %s: there is no such folder", line->disks);
+        return false;
+    }
+    return kept;
 }
 
 /* QEMU, which is not there yet, is refused it as well: it would wait for a guest that cannot come.
@@ -377,6 +468,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
     const GOptionEntry entries[] = {
         {"help", 'h', 0, G_OPTION_ARG_NONE, &line->help, NULL, NULL},
         {"offset", 0, 0, G_OPTION_ARG_STRING, &line->offset_text, NULL, NULL},
+        {"disks", 0, 0, G_OPTION_ARG_FILENAME, &line->disks, NULL, NULL},
         {"learn", 0, 0, G_OPTION_ARG_NONE, &line->learn, NULL, NULL},
         {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
         {"quiet", 'q', 0, G_OPTION_ARG_NONE, &line->quiet, NULL, NULL},
@@ -424,6 +516,11 @@ static bool interpret(Line *line, GError **error)
     }
     line->offset = line->offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK;
     line->path = g_canonicalize_filename(line->positional[0], NULL);
+    if (line->disks) { /* -daemonize goes to / */
+        g_autofree char *said = g_steal_pointer(&line->disks);
+
+        line->disks = g_canonicalize_filename(said, NULL);
+    }
     return ff_record_options_check(&line->keep, line->path, error);
 }
 
@@ -440,7 +537,7 @@ int ff_cli_restore(int argc, char **argv)
         fputs(ff_help_restore, stdout);
         return EXIT_OK;
     }
-    if (!check_file(&line, &error)) {
+    if (!check_file(&line, &error) || !check_disks(&line, &error)) {
         return fail(error->message);
     }
     int uffd = ff_cli_new_uffd();

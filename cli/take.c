@@ -58,6 +58,22 @@ void ff_take_result_clear(FfTakeResult *result)
     g_clear_pointer(&result->manifest, g_free);
     g_clear_pointer(&result->left_out, g_free);
     g_clear_pointer(&result->other, g_free);
+    g_clear_pointer(&result->qemu, g_free);
+    g_clear_pointer(&result->cwd, g_free);
+    g_clear_pointer(&result->options, g_free);
+}
+
+FfRestore ff_take_file(const FfTakeOptions *o, const FfTakeResult *r)
+{
+    return (FfRestore){.path = r->path,
+                       .offset = o->offset,
+                       .mapped = !strcmp(o->format, "mapped-ram"),
+                       .compressed = o->compress,
+                       .changes = r->left_out || r->other,
+                       .qemu = r->qemu,
+                       .cwd = r->cwd,
+                       .options = r->options,
+                       .folder = r->manifest ? o->disks : NULL};
 }
 
 static bool fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -645,12 +661,29 @@ static void ask_last(Take *t)
 
 /* ---- the disks ------------------------------------------------------------------------------- */
 
+/* Whoever restores this file would take it for its own. */
+static bool has_no_manifest(const Take *t, GError **error)
+{
+    g_autofree char *path = ff_disks_file_name(t->result->path);
+
+    return !g_file_test(path, G_FILE_TEST_EXISTS) ||
+           fail(error,
+                "%s is there already, and says which images another snapshot has: give another "
+                "name",
+                path);
+}
+
 static bool make_overlays(Take *t, GError **error)
 {
     if (!t->o->disks) {
-        return true;
+        return has_no_manifest(t, error);
     }
-    t->overlays = ff_cli_overlays_new(t->qmp, t->o->disks, t->result->path, &t->left, error);
+    g_autofree char *folder = g_canonicalize_filename(t->o->disks, NULL);
+    FfRestore file = ff_take_file(t->o, t->result);
+    file.folder = folder;
+    g_autofree char *command = file.qemu ? ff_restore_command(&file) : NULL;
+    t->overlays =
+        ff_cli_overlays_new(t->qmp, t->o->disks, t->result->path, command, &t->left, error);
     return t->overlays;
 }
 
@@ -694,6 +727,7 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     if (ok) {
         attach_all(&t); /* from here on a signal waits for us, and finds a file to give up */
         result->other = ff_cli_disks_other(t.qmp, NULL);
+        result->qemu = ff_restore_qemu(t.qmp, &result->cwd, &result->options);
         ok = make_overlays(&t, error) && want_events(&t, error) && pass_file(&t, error);
     }
     if (ok && t.interrupted) {

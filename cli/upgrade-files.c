@@ -148,20 +148,16 @@ typedef struct {
 /* NODE of the new QEMU. */
 static bool check_node(const Files *f, JsonObject *node, GError **error)
 {
-    static const char *const local[] = {"file", "host_device", "host_cdrom", NULL};
     const char *file = ff_json_string_or(node, "file", "");
     JsonObject *entry = entry_of(f->disks, file);
     const char *owner = entry ? ff_disk_owner(entry) : ff_json_string_or(node, "node-name", "?");
     bool writable = !ff_json_bool(node, "ro");
-    g_autofree char *path = NULL;
+    g_autofree char *path = ff_disk_node_path(node, (int)f->prepared_pid);
     struct stat st;
 
-    if (!g_strv_contains(local, ff_json_string_or(node, "drv", "")) ||
-        (!writable && entry && is_firmware(entry))) {
+    if (!path || (!writable && entry && is_firmware(entry))) {
         return true;
     }
-    path = *file == '/' ? g_strdup(file)
-                        : g_strdup_printf("/proc/%d/cwd/%s", (int)f->prepared_pid, file);
     if (stat(path, &st) < 0) {
         return fail(error, "block device '%s': %s: %s", owner, file, g_strerror(errno));
     }

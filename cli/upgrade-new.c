@@ -4,8 +4,8 @@
  * than this program until the guest is its own, and is ended by its relay when this program ends
  * before that.
  *
- * One thread. System calls: fork, setsid, fexecve, memfd_create, socketpair, waitpid,
- * kill.
+ * One thread. System calls: fork, setsid, fexecve, memfd_create, pidfd_open, socketpair,
+ * waitpid, kill.
  */
 #include "cli/upgrade-private.h"
 
@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -197,8 +198,16 @@ static bool new_failed(FfUpgrade *u, const GError *local, GError **error)
 static bool connect_new(FfUpgrade *u, int monitor, GError **error)
 {
     g_autoptr(GError) local = NULL;
+    int pidfd = pidfd_open(u->pid, 0);
 
-    u->prepared = ff_cli_qmp_open_fd(monitor, "the new QEMU", NULL, &local);
+    if (pidfd < 0) {
+        int errnum = errno;
+
+        close(monitor);
+        return ff_upgrade_fail(error, "pidfd_open: %s", g_strerror(errnum));
+    }
+    u->prepared = ff_cli_qmp_open_own(monitor, "the new QEMU", pidfd, &local);
+    close(pidfd);
     return u->prepared || new_failed(u, local, error);
 }
 

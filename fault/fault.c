@@ -147,19 +147,6 @@ void ff_fault_hook(FfFaultHook fn)
     g_atomic_pointer_set(&hook, fn);
 }
 
-unsigned ff_fault_ms(const char *name, unsigned ms)
-{
-    g_auto(GStrv) times = g_strsplit(g_getenv("FARFAULT_TIMES") ?: "", ";", -1);
-    gsize length = strlen(name);
-
-    for (unsigned i = 0; times[i]; i++) {
-        if (strncmp(times[i], name, length) == 0 && times[i][length] == '=') {
-            return atoi(times[i] + length + 1);
-        }
-    }
-    return ms;
-}
-
 static int hooked(const char *place, const char *name)
 {
     FfFaultHook fn = g_atomic_pointer_get(&hook);

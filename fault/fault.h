@@ -30,9 +30,6 @@
  * so an engine that is started again continues unharmed, and a test sees that the point was
  * reached.
  *
- * The environment variable FARFAULT_TIMES has deadlines for a test that cannot wait for the real
- * ones: NAME=MS;... A program that has such a deadline names it with FF_FAULT_MS().
- *
  * Any thread; no lock.
  */
 #ifndef FF_FAULT_H
@@ -59,17 +56,12 @@ void ff_fault_hook(FfFaultHook hook);
 /* A message is about to be written to FD. 0: write it. 1: it has been written. -errno. */
 int ff_fault_message(const char *channel, const char *name, int fd, const struct iovec *iov, int n);
 
-/* Of the deadline NAME, which is MS milliseconds, what FARFAULT_TIMES says in its place. It is
- * looked up at each call: not for the way of a page. */
-unsigned ff_fault_ms(const char *name, unsigned ms);
-
 #define FF_FAULT_SIDE(side) ff_fault_side(side)
 #define FF_FAULT_STATE(state) ff_fault_state(state)
 #define FF_FAULT_AT(name) ff_fault_at(name)
 #define FF_FAULT_CALL(name, call) (ff_fault_call(name) ? -1 : (call))
 #define FF_FAULT_MAP(name, call) (ff_fault_call(name) ? MAP_FAILED : (call))
 #define FF_FAULT_STEP(name, step) (ff_fault_skip(name) || (step))
-#define FF_FAULT_MS(name, ms) ff_fault_ms(name, ms)
 
 #else
 
@@ -79,7 +71,6 @@ unsigned ff_fault_ms(const char *name, unsigned ms);
 #define FF_FAULT_CALL(name, call) (call)
 #define FF_FAULT_MAP(name, call) (call)
 #define FF_FAULT_STEP(name, step) (step)
-#define FF_FAULT_MS(name, ms) (ms)
 
 #endif
 #endif

@@ -18,7 +18,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "fault/fault.h"
+#include "fault/deadline.h"
 #include "net/io.h"
 #include "net/frame.h"
 #include "net/left.h"
@@ -149,7 +149,7 @@ static void see_first_byte(FfHandshakes *h, Pending *p)
     } else if (h->admit && !h->admit(p->ch, first, h->opaque, &error)) {
         refuse(h, p, error);
     } else if (ff_channel_has_tls(p->ch)) {
-        enter(p, HANDSHAKE, FF_FAULT_MS("handshake", FF_HANDSHAKES_DEADLINE_MS));
+        enter(p, HANDSHAKE, ff_deadline_ms("handshake", FF_HANDSHAKES_DEADLINE_MS));
     } else {
         p->stage = SPEAKING;
     }
@@ -163,7 +163,7 @@ static void shake_hands(FfHandshakes *h, Pending *p)
     case FF_IO_DONE: {
         g_autofree char *what = ff_channel_tls(p->ch);
         g_debug("%s: %s", ff_channel_peer(p->ch), what);
-        enter(p, SPEAKING, FF_FAULT_MS("handshake", FF_HANDSHAKES_DEADLINE_MS));
+        enter(p, SPEAKING, ff_deadline_ms("handshake", FF_HANDSHAKES_DEADLINE_MS));
         break;
     }
     case FF_IO_AGAIN:
@@ -330,7 +330,7 @@ static bool let_in(FfHandshakes *h, GError **error)
 
         *p = (Pending){.ch = ff_channel_new(fd, FF_CHANNEL_MAIN), .number = ++h->next_number};
         p->since = g_get_monotonic_time();
-        enter(p, SILENT, FF_FAULT_MS("handshake", FF_HANDSHAKES_DEADLINE_MS));
+        enter(p, SILENT, ff_deadline_ms("handshake", FF_HANDSHAKES_DEADLINE_MS));
         go_on(h, p);
         clear_places(h);
     } else if (ff_io_is_short(errno)) {

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/random.h>
 
-#include "fault/fault.h"
+#include "fault/deadline.h"
 #include "migration/source-connect.h"
 #include "migration/source-send.h"
 #include "migration/tls.h"
@@ -38,7 +38,7 @@ static FfChannel *open_second(FfSource *s, const FfAddress *address)
 /* Milliseconds that a peer may say nothing. */
 static int patience(void)
 {
-    return FF_FAULT_MS("greeting", FF_GREETING_DEADLINE_MS);
+    return ff_deadline_ms("greeting", FF_GREETING_DEADLINE_MS);
 }
 
 /* A guest that is QEMU's to migrate: QEMU would wait for as long as the connection stands, for a

@@ -140,6 +140,7 @@ struct FfCall {
     bool as_eager;               /* it asks for a restore, and takes it for QEMU's own */
     gpointer addition;           /* object-add's own, objects.c; NULL */
     gpointer late;               /* return-path.c's own; NULL */
+    gpointer kept;               /* restore-disks.c's own; NULL */
     unsigned others_asked;       /* others.c's own */
     bool others;                 /* ff_call_when_others_known(): there are some */
     const char *why;             /* it is QEMU's to carry; static; NULL */

@@ -28,7 +28,7 @@ static void native_prepared(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
-void ff_incoming_pass_native(FfCall *call)
+static void pass_native(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, true);
@@ -39,5 +39,14 @@ void ff_incoming_pass_native(FfCall *call)
         ff_call_give_capabilities(call, native_prepared);
     } else {
         native_prepared(call, NULL, NULL);
+    }
+}
+
+void ff_incoming_pass_native(FfCall *call)
+{
+    if (call->target.kind == FF_URI_FILE) {
+        ff_restore_check_disks(call, pass_native);
+    } else {
+        pass_native(call);
     }
 }

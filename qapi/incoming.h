@@ -60,6 +60,12 @@ int ff_incoming_copy_fd(const FfDriver *d, int number);
 /* restore.c */
 /* A restore whose file call->fd is, with call->parameters and capabilities. */
 void ff_restore_start(FfCall *call);
+/* restore-disks.c */
+/* NEXT, if CALL's guest can write to no image that belongs to the snapshot that it is restored from
+ * (call->target.path, or call->fd where that is only a name); else an error is the answer. */
+void ff_restore_check_disks(FfCall *call, FfHandler next);
+/* The path by which FD, which is open, can be found here (g_free); NULL: there is none. */
+char *ff_restore_path_of(int fd);
 /* restore-asked.c */
 /* CALL, a migrate-incoming, is from a file, and such are restored lazily. */
 bool ff_restore_is_asked(const FfCall *call);

@@ -61,19 +61,6 @@ static void leave_to_qemu(FfCall *call, const char *why)
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
-/* Its name (g_free), which must be that of the file FD still; NULL. */
-static char *name_of(int fd)
-{
-    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
-    g_autofree char *path = g_file_read_link(link, NULL);
-    struct stat own, named;
-
-    return path && path[0] == '/' && fstat(fd, &own) == 0 && stat(path, &named) == 0 &&
-                   own.st_dev == named.st_dev && own.st_ino == named.st_ino
-               ? g_steal_pointer(&path)
-               : NULL;
-}
-
 /* The file of call->fd, which may be QEMU's own description, is opened once more in its place: what
  * the client has set of that one does not matter then, it stays where QEMU is to read from, and a
  * lease is nobody else's. FALSE: the user that we are may not. */
@@ -148,7 +135,7 @@ static const char *doubt(FfCall *call, const char *guest, bool *own)
     }
     *own = open_again(call);
     g_free(call->target.path);
-    call->target.path = name_of(call->fd);
+    call->target.path = ff_restore_path_of(call->fd);
     if (call->target.path && is_managed_save(call->target.path, guest)) {
         return "a managed save, which libvirt removes when its guest was started, is not restored "
                "lazily";

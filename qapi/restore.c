@@ -51,7 +51,17 @@ static FfUseSet use_of_set(const FfCall *call)
                                                           : FF_SET_USE;
 }
 
-void ff_restore_start(FfCall *call)
+/* FALSE: that was the answer. Another client may have been faster. */
+static bool is_free(FfCall *call)
+{
+    if (call->driver->incoming || call->driver->migration) {
+        ff_call_error(call, STARTED);
+        return false;
+    }
+    return true;
+}
+
+static void start(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
@@ -59,11 +69,7 @@ void ff_restore_start(FfCall *call)
     FfMigrationConfig config = {
         .role = FF_ROLE_DESTINATION, .fd = -1, .start_paused = ff_driver_begins_paused(d)};
 
-    if (d->incoming || d->migration) { /* another client's was faster */
-        ff_call_error(call, STARTED);
-        return;
-    }
-    if (!has_file(call)) {
+    if (!is_free(call)) {
         return;
     }
     config.restore =
@@ -86,6 +92,13 @@ void ff_restore_start(FfCall *call)
     }
     ff_driver_report(d, FF_STATUS_SETUP);
     ff_call_return(call, NULL);
+}
+
+void ff_restore_start(FfCall *call)
+{
+    if (is_free(call) && has_file(call)) {
+        ff_restore_check_disks(call, start);
+    }
 }
 
 static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
@@ -160,6 +173,7 @@ void ff_handle_restore(FfCall *call)
     call->target.path = g_strdup(file ? file : name);
     call->target.name = g_strdup(name);
     call->target.offset = json_object_get_int_member_with_default(call->args, "offset", 0);
+    call->patient = true; /* nothing has begun: a QEMU that is slow is none that refuses */
     if (d->migration || d->incoming || d->config.state->info_len) {
         ff_call_error(call, d->config.state->role == FF_ROLE_SOURCE ? FF_MIGRATING : STARTED);
     } else if (!d->config.incoming || strcmp(d->config.incoming, "defer") != 0) {

@@ -37,3 +37,14 @@ char *ff_disk_describe(JsonObject *inserted)
     }
     return g_string_free(text, FALSE);
 }
+
+char *ff_disk_node_path(JsonObject *node, int pid)
+{
+    static const char *const local[] = {"file", "host_device", "host_cdrom", NULL};
+    const char *file = ff_json_string_or(node, "file", "");
+
+    if (!g_strv_contains(local, ff_json_string_or(node, "drv", ""))) {
+        return NULL;
+    }
+    return *file == '/' ? g_strdup(file) : g_strdup_printf("/proc/%d/cwd/%s", pid, file);
+}

@@ -50,4 +50,8 @@ static inline const char *ff_disk_owner(JsonObject *entry)
  * names them. INSERTED: of the entry; NULL: there is none. */
 char *ff_disk_describe(JsonObject *inserted);
 
+/* By which name the file of this host is found that NODE, of query-named-block-nodes of the QEMU
+ * that is process PID, has opened as a disk (g_free); NULL: NODE is none, or is in no such file. */
+char *ff_disk_node_path(JsonObject *node, int pid);
+
 #endif

@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fault/fault.h"
+#include "fault/deadline.h"
 #include "net/pidfd.h"
 
 #define HUNG_MS 30000
@@ -88,7 +88,7 @@ static gboolean look(gpointer opaque)
         return G_SOURCE_CONTINUE;
     }
     g_autofree char *why = g_strdup_printf("it has not answered for %u s, and is killed",
-                                           (FF_FAULT_MS("engine-hung", HUNG_MS) + 999) / 1000);
+                                           (ff_deadline_ms("engine-hung", HUNG_MS) + 999) / 1000);
     engine->ping.hung(relay, why);
     return G_SOURCE_REMOVE;
 }
@@ -101,7 +101,7 @@ void ff_ping_start(FfRelay *relay, FfPingHung *hung)
     engine->ping.owed = engine->ping.told = false;
     engine->ping.silent = 0;
     engine->ping.hung = hung;
-    unsigned look_ms = FF_FAULT_MS("engine-hung", HUNG_MS) / LOOKS;
+    unsigned look_ms = ff_deadline_ms("engine-hung", HUNG_MS) / LOOKS;
     engine->ping.timer = g_timeout_source_new(MAX(1, look_ms));
     g_source_set_callback(engine->ping.timer, look, relay, NULL);
     g_source_attach(engine->ping.timer, NULL);

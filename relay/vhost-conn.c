@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "fault/deadline.h"
 #include "relay/accept.h"
 #include "relay/conn.h"
 
@@ -180,7 +180,7 @@ static void watch_answer(FfVhostConn *b)
     b->asked = asked;
     end_timer(&b->late);
     if (asked) {
-        b->late = g_timeout_add(FF_FAULT_MS("back-end-answer", ANSWER_MS), too_late, b);
+        b->late = g_timeout_add(ff_deadline_ms("back-end-answer", ANSWER_MS), too_late, b);
     }
 }
 
@@ -529,7 +529,7 @@ static void backend_came(int in, int out, void *opaque)
         b->backend = ff_conn_new(in, in, &backend_ops, b);
         b->pid = peer_pid(in);
         ff_vhost_session_arrived(b->session);
-        b->late = g_timeout_add(FF_FAULT_MS("back-end-answer", ANSWER_MS), arrives_late, b);
+        b->late = g_timeout_add(ff_deadline_ms("back-end-answer", ANSWER_MS), arrives_late, b);
         pace(b);
         return;
     }

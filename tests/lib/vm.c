@@ -292,8 +292,8 @@ G_NORETURN static void become_qemu(char **argv, char **env, const int *fds, int 
 static char **environment(Vm *vm, const VmConfig *config)
 {
     char **env = g_get_environ();
-    if (config->times) {
-        env = g_environ_setenv(env, "FARFAULT_TIMES", config->times, TRUE);
+    if (config->deadlines) {
+        env = g_environ_setenv(env, "FARFAULT_DEADLINES", config->deadlines, TRUE);
     }
     if (!config->faults)
         return env;

@@ -39,7 +39,7 @@ typedef struct {
     bool listens;               /* and two monitors that listen: "server" (QMP), "human" */
     const int *fds;             /* inherited under the same numbers, ended by -1; can be NULL */
     const char *faults;         /* POINT=ACTION;... (fault/fault.h); can be NULL */
-    const char *times;          /* deadlines, NAME=MS;... (likewise); can be NULL */
+    const char *deadlines;      /* NAME=MS,... (fault/deadline.h); can be NULL */
 } VmConfig;
 
 typedef struct Vm Vm;

@@ -267,7 +267,7 @@ static void draw_plan(Run *r)
         /* Without TLS nobody can tell that a byte is another one. */
         r->tls |= deed == DO_CORRUPT;
         if (deed == DO_STOP_SOURCE_ENGINE || deed == DO_STOP_DESTINATION_ENGINE) {
-            g_setenv("FARFAULT_TIMES", "engine-hung=" HUNG_MS, TRUE);
+            g_setenv("FARFAULT_DEADLINES", "engine-hung=" HUNG_MS, TRUE);
         }
         g_string_append_printf(r->plan, " %s@%s%" G_GUINT64_FORMAT, deeds[deed].name,
                                f->to_source ? "<" : ">", f->at);

@@ -216,14 +216,14 @@ bool rig_fault_happened(Rig *rig, unsigned i)
 static void set_relay_env(const Rig *rig, const RigConfig *config)
 {
     g_unsetenv("FARFAULT_FAULTS");
-    g_unsetenv("FARFAULT_TIMES");
+    g_unsetenv("FARFAULT_DEADLINES");
     if (config->faults) {
         g_autofree char *faults = g_strdup_printf("%s;%s", rig->dir, config->faults);
 
         g_setenv("FARFAULT_FAULTS", faults, TRUE);
     }
-    if (config->times) {
-        g_setenv("FARFAULT_TIMES", config->times, TRUE);
+    if (config->deadlines) {
+        g_setenv("FARFAULT_DEADLINES", config->deadlines, TRUE);
     }
 }
 

@@ -296,7 +296,7 @@ static void serve(unsigned ms)
 
 static void test_hangs(void)
 {
-    const RigConfig config = {.times = "engine-hung=600"};
+    const RigConfig config = {.deadlines = "engine-hung=600"};
     g_autoptr(Stream) client = NULL;
     g_autoptr(Rig) rig = granted(&config, &client);
     int process = rig_engine_process(rig);
@@ -320,7 +320,7 @@ static void test_hangs(void)
  */
 static void test_answers(void)
 {
-    const RigConfig config = {.times = "engine-hung=1200"};
+    const RigConfig config = {.deadlines = "engine-hung=1200"};
     g_autoptr(Stream) client = NULL;
     g_autoptr(Rig) rig = granted(&config, &client);
     int process = rig_engine_process(rig);

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/lib/hold.h"
 #include "tests/lib/vm.h"
 
 #define MAX_ARGS 14
@@ -430,6 +431,121 @@ static void test_interrupted(void)
     vm_end(s);
 }
 
+/* ---- a destination that takes long ----------------------------------------------------------- */
+
+static void await_text(Cli *cli, const char *text, GString *all);
+
+/* QEMU carries it, and the source has completed when it has written everything; the destination's
+ * QEMU, which has -S, is stopped until somebody has waited for it longer than usual. */
+static void test_slow_end(void)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+    static const char *const paused[] = {"-machine", "pc", "-S", NULL};
+    static const char *const more[] = {"--precopy", "--bandwidth", "4096", NULL};
+    g_autoptr(GString) all = g_string_new(NULL);
+    g_autofree char *text = NULL;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Vm *s = start("source", args, NULL), *d = start("destination", paused, "defer");
+
+    g_setenv("FARFAULT_DEADLINES", "slower=1", TRUE);
+    Cli cli = cli_start(s, d, more);
+    g_unsetenv("FARFAULT_DEADLINES");
+    qmp_expect_migration(vm_qmp(s), "active");
+    qmp_expect_migration(vm_qmp(d), "active");
+    kill(vm_pid(d), SIGSTOP);
+    qmp_ok(vm_qmp(s), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    await_text(&cli, "has not said yet that it has the guest", all);
+    kill(vm_pid(d), SIGCONT);
+    g_assert_cmpint(cli_end(&cli, &text), ==, 0);
+    expect_text(text, "the destination was started with -S: sent cont");
+    check_stayed(d); /* it runs there */
+    vm_end(d);
+    vm_end(s);
+}
+
+/* ---- a first page that takes long ------------------------------------------------------------ */
+
+/* Reads what it says up to TEXT. */
+static void await_text(Cli *cli, const char *text, GString *all)
+{
+    char buf[512];
+    ssize_t n;
+
+    while (!strstr(all->str, text)) {
+        n = read(cli->err, buf, sizeof(buf));
+        if (n == 0 || (n < 0 && errno != EINTR)) {
+            g_error("it has ended, and did not say '%s': %s", text, all->str);
+        }
+        g_string_append_len(all, buf, MAX(n, 0));
+    }
+}
+
+static Vm *start_with(const char *faults)
+{
+    return vm_start_pc(
+        (VmConfig){.name = "source", .memory = "64M", .listens = true, .faults = faults});
+}
+
+/* The command looks at the source, which has sent nothing yet: a pass is waited for all the same.
+ */
+static void test_slow_pass(void)
+{
+    static const char *const more[] = {"--postcopy-after-pass", NULL};
+    g_autoptr(GString) all = g_string_new(NULL);
+    g_autofree char *text = NULL;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Vm *s = start_with("source/active/at/active=hold");
+    Vm *d = vm_start_pc(
+        (VmConfig){.name = "destination", .memory = "64M", .incoming = "defer", .listens = true});
+
+    hold_make(s);
+    Cli cli = cli_start(s, d, more);
+    hold_wait(s);
+    await_text(&cli, "active: ", all); /* a look, whose answer is decided on before the next one */
+    hold_let_go(s);
+    g_assert_cmpint(cli_end(&cli, &text), ==, 0);
+    g_test_message("%s", all->str);
+    g_assert_null(strstr(all->str, "switching now"));
+    g_assert_null(strstr(text, "switching now"));
+    check_stayed(d); /* it runs there */
+    vm_end(d);
+    vm_end(s);
+}
+
+/* None is to come, and the reason is said. */
+static void test_no_pass(void)
+{
+    static const char *const more[] = {"--postcopy-after", "5", "--parameter",
+                                       "x-farfault-untracked=wait", NULL};
+    g_autofree char *text = NULL;
+    const char *why;
+
+    if (!vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Vm *s = start_with("source/*/call/uffd-track=EIO");
+    Vm *d = vm_start_pc(
+        (VmConfig){.name = "destination", .memory = "64M", .incoming = "defer", .listens = true});
+    Cli cli = cli_start(s, d, more);
+
+    g_assert_cmpint(cli_end(&cli, &text), ==, 0);
+    expect_text(text, "makes no pass before the switch (");
+    check_stayed(d);
+    vm_end(d);
+    vm_end(s);
+}
+
 /* ---- nothing to resume ----------------------------------------------------------------------- */
 
 /* It is refused, and says PART, and nothing of a guest that does not run at a source that has it.
@@ -491,6 +607,9 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &standings[i], test_stands);
     }
     g_test_add_func("/migrate-cli/precopy-after-postcopy", test_precopy_after_postcopy);
+    g_test_add_func("/migrate-cli/slow-end", test_slow_end);
+    g_test_add_func("/migrate-cli/pass/slow", test_slow_pass);
+    g_test_add_func("/migrate-cli/pass/none", test_no_pass);
     g_test_add_func("/migrate-cli/not-paused", test_not_paused);
     g_test_add_func("/migrate-cli/interrupted", test_interrupted);
     return g_test_run();

@@ -203,7 +203,7 @@ static Vm *start_source(const Row *row, const BootsectConfig *boot, const char *
                                 .qemu = qemu,
                                 .memory = RAM,
                                 .args = args,
-                                .times = row->whole ? NULL : "greeting=2000",
+                                .deadlines = row->whole ? NULL : "greeting=2000",
                                 .faults = row->untracked ? untracked : NULL,
                                 .boot = boot});
 }

@@ -148,7 +148,7 @@ int main(int argc, char **argv)
     gate = g_build_filename(dir, "gate", NULL);
     g_assert_cmpint(mkfifo(gate, 0600), ==, 0);
     g_setenv(SLOW_NAMES_GATE, gate, TRUE);
-    g_setenv("FARFAULT_TIMES", "engine-hung=" HUNG_MS, TRUE);
+    g_setenv("FARFAULT_DEADLINES", "engine-hung=" HUNG_MS, TRUE);
     g_test_add_func("/names/incoming", test_incoming);
     g_test_add_func("/names/unknown", test_unknown);
     g_test_add_func("/names/quit", test_quit);

@@ -439,9 +439,9 @@ static void test_stopped(gconstpointer killed)
 {
     RestoreScene s;
 
-    g_setenv("FARFAULT_TIMES", "engine-hung=2000", TRUE);
+    g_setenv("FARFAULT_DEADLINES", "engine-hung=2000", TRUE);
     Vm *vm = restore_begin_held(&s);
-    g_unsetenv("FARFAULT_TIMES");
+    g_unsetenv("FARFAULT_DEADLINES");
     if (vm) {
         pid_t engine = vm_find_engine(vm);
 

@@ -8,6 +8,8 @@
  * QEMU 10 and 11 are those of vm_qemu().
  */
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -292,6 +294,89 @@ static void test_cli(void)
     restore_end(&s);
 }
 
+/* A QEMU that waits, before it begins, until somebody writes to the FIFO GO (g_free). */
+static char *held_qemu(RestoreScene *s, const char *go)
+{
+    g_autofree char *text =
+        g_strdup_printf("#!/bin/sh\nread x <%s\nexec qemu-system-x86_64 \"$@\"\n", go);
+    char *path = vm_path(s->saved, "held-qemu");
+
+    g_assert_cmpint(mkfifo(go, 0600), ==, 0);
+    g_assert_true(g_file_set_contents(path, text, -1, NULL));
+    g_assert_cmpint(chmod(path, 0700), ==, 0);
+    return path;
+}
+
+/* Reads lines of what it says until one has TEXT. */
+static void await_line(FILE *said, const char *text)
+{
+    char line[1024];
+
+    do {
+        if (!fgets(line, sizeof(line), said)) {
+            g_error("it has ended, and did not say '%s'", text);
+        }
+        g_test_message("%s", line);
+    } while (!strstr(line, text));
+}
+
+/* It greets later than usual, and is waited for: or for nothing, if it is KILLED. */
+static void late(bool killed)
+{
+    RestoreScene s;
+
+    if (!restore_has_faults() || !restore_begin_plain(&s)) {
+        return;
+    }
+    g_autofree char *farfault = vm_build_path("cli/farfault"), *go = vm_path(s.saved, "go");
+    g_autofree char *disk = vm_path(s.saved, "late-disk"), *qemu = held_qemu(&s, go);
+    g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s,format=raw", disk);
+    g_autoptr(GError) error = NULL;
+    int err, status;
+    GPid pid;
+
+    bootsect_write(&s.boot, disk);
+    const char *const argv[] = {
+        farfault,  "restore",     s.path,     "--",
+        qemu,      "-nodefaults", "-display", "none",
+        "-accel",  "tcg",         "-machine", RESTORE_PC,
+        "-smp",    "2",           "-m",       G_STRINGIFY(RESTORE_RAM_MIB) "M",
+        "-drive",  drive,         "-device",  "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
+        "-serial", "null",        NULL};
+    g_auto(GStrv) env = g_environ_setenv(g_get_environ(), "FARFAULT_DEADLINES", "greeting=1", TRUE);
+    g_spawn_async_with_pipes(NULL, (char **)argv, env, G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL, &pid,
+                             NULL, NULL, &err, &error);
+    g_assert_no_error(error);
+    FILE *said = fdopen(err, "r");
+
+    await_line(said, "the restored QEMU has not greeted for ");
+    if (!killed) {
+        int fd = open(go, O_WRONLY | O_CLOEXEC);
+
+        g_assert_cmpint(write(fd, "\n", 1), ==, 1);
+        close(fd);
+        await_line(said, "restored: guest ran after ");
+    }
+    kill(pid, killed ? SIGKILL : SIGTERM);
+    while (fgetc(said) != EOF) { /* the process beside it has ended, too */
+    }
+    fclose(said);
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    unlink(go);
+    unlink(qemu);
+    restore_end(&s);
+}
+
+static void test_cli_late(void)
+{
+    late(false);
+}
+
+static void test_cli_never(void)
+{
+    late(true);
+}
+
 /* Among the pages that the guest writes, and not seen by size or time. */
 static void damage(const char *path)
 {
@@ -396,6 +481,8 @@ int main(int argc, char **argv)
     g_test_add_func("/restore/again", test_again);
     g_test_add_func("/restore/no-file", test_no_file);
     g_test_add_func("/restore/cli", test_cli);
+    g_test_add_func("/restore/cli-late", test_cli_late);
+    g_test_add_func("/restore/cli-never", test_cli_never);
     g_test_add_func("/restore/cli-refused", test_cli_refused);
     for (unsigned i = 0; i < G_N_ELEMENTS(bad); i++) {
         g_autofree char *path = g_strconcat("/restore/bad/", bad[i].name, NULL);

@@ -249,9 +249,9 @@ static void test_killed(gconstpointer config)
     FuseFolder *folder;
     Snap t = {0};
 
-    g_setenv("FARFAULT_TIMES", "engine-hung=" TIMEOUT_MS, TRUE);
+    g_setenv("FARFAULT_DEADLINES", "engine-hung=" TIMEOUT_MS, TRUE);
     bool ok = begin(&t, &folder, config, NULL);
-    g_unsetenv("FARFAULT_TIMES");
+    g_unsetenv("FARFAULT_DEADLINES");
     if (!ok) {
         return;
     }

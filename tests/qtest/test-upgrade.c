@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -489,6 +490,56 @@ static void test_fails(void)
     up_check_memory(g);
 }
 
+/* A new QEMU that does not greet in the usual time is waited for as long as it lives. */
+static void test_late(void)
+{
+    const char *why;
+    g_autoptr(Guest) g = vm_faults_available(&why) ? up_counting(NULL) : NULL;
+
+    if (!g) {
+        g_test_skip(why);
+        return;
+    }
+    g_autofree char *program = up_slow_program(g), *said = NULL;
+    pid_t before = up_only_qemu(g);
+
+    g_setenv("FARFAULT_DEADLINES", "greeting=1", TRUE);
+    g_autoptr(Command) c = up_begin(g, program);
+    g_unsetenv("FARFAULT_DEADLINES");
+    up_slow_program_waits(g);
+    up_await_said(c, "the new QEMU has not greeted for ");
+    up_slow_program_goes_on(g);
+    g_assert_cmpint(up_finish(c, &said), ==, 0);
+    g_assert_cmpint(up_only_qemu(g), !=, before);
+    up_check_memory(g);
+}
+
+/* One that ends while it is waited for. */
+static void test_never(void)
+{
+    const char *why;
+    g_autoptr(Guest) g = vm_faults_available(&why) ? up_counting(NULL) : NULL;
+
+    if (!g) {
+        g_test_skip(why);
+        return;
+    }
+    /* What it leaves behind has its monitor still. */
+    static const char script[] = "#!/bin/sh\nsleep 1000 &\nexit 3\n";
+    g_autofree char *program = g_build_filename(g->dir, "daemon", NULL), *said = NULL;
+
+    g_assert_true(g_file_set_contents(program, script, -1, NULL));
+    g_assert_cmpint(chmod(program, 0700), ==, 0);
+    g_setenv("FARFAULT_DEADLINES", "greeting=1", TRUE);
+    g_autoptr(Command) c = up_begin(g, program);
+    g_unsetenv("FARFAULT_DEADLINES");
+    g_assert_cmpint(up_finish(c, &said), ==, 1);
+    if (!strstr(said, "(the guest is where it was)")) {
+        g_error("%s", said);
+    }
+    up_check_memory(g);
+}
+
 /* A command line that cannot be one; nothing of it is said, but what is wrong. */
 static void test_bad_words(void)
 {
@@ -843,6 +894,8 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/refused", test_refused);
     g_test_add_func("/upgrade/fails", test_fails);
     g_test_add_func("/upgrade/bad-words", test_bad_words);
+    g_test_add_func("/upgrade/late", test_late);
+    g_test_add_func("/upgrade/never", test_never);
     g_test_add_func("/upgrade/gone", test_gone);
     g_test_add_func("/upgrade/no-trace", test_no_trace);
     g_test_add_func("/upgrade/left-alone", test_left_alone);

@@ -66,6 +66,7 @@ void up_fails(Guest *g, const char *const *args, const char *part)
 struct Command {
     pid_t pid; /* 0: it was waited for */
     int out;
+    GString *said; /* that was read already; NULL: nothing was */
 };
 
 Command *up_begin(Guest *g, const char *program)
@@ -112,9 +113,22 @@ bool up_is_under_way(Command *c)
     return waitid(P_PID, (id_t)c->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && !info.si_pid;
 }
 
+void up_await_said(Command *c, const char *text)
+{
+    char byte;
+
+    c->said = c->said ? c->said : g_string_new(NULL);
+    while (!strstr(c->said->str, text)) {
+        if (read(c->out, &byte, 1) != 1) {
+            g_error("it has ended, and did not say \"%s\": %s", text, c->said->str);
+        }
+        g_string_append_c(c->said, byte);
+    }
+}
+
 int up_finish(Command *c, char **said)
 {
-    g_autoptr(GString) text = g_string_new(NULL);
+    g_autoptr(GString) text = c->said ? g_steal_pointer(&c->said) : g_string_new(NULL);
     char buf[1024];
     ssize_t n;
     int status;
@@ -144,6 +158,9 @@ void up_command_free(Command *c)
         kill(c->pid, SIGKILL);
     }
     close(c->out);
+    if (c->said) {
+        g_string_free(c->said, TRUE);
+    }
     g_free(c);
 }
 

@@ -222,6 +222,17 @@ Guest *up_new(void)
     return g;
 }
 
+/* Until it is there; INOTIFY, which sees names in the guest's folder, is closed. */
+static void await_monitor(Guest *g, int inotify)
+{
+    while (!g_file_test(g->monitor, G_FILE_TEST_EXISTS)) {
+        char events[4096];
+        g_assert_cmpint(read(inotify, events, sizeof(events)), >, 0);
+    }
+    close(inotify);
+    up_reconnect(g);
+}
+
 /* PROGRAM with ARGS, and monitor and console. */
 void up_start(Guest *g, const char *program, const char *const *args)
 {
@@ -258,12 +269,15 @@ void up_start(Guest *g, const char *program, const char *const *args)
         execvpe(argv->pdata[0], (char **)argv->pdata, env);
         _exit(127);
     }
-    while (!g_file_test(g->monitor, G_FILE_TEST_EXISTS)) {
-        char events[4096];
-        g_assert_cmpint(read(inotify, events, sizeof(events)), >, 0);
-    }
-    close(inotify);
-    up_reconnect(g);
+    await_monitor(g, inotify);
+}
+
+void up_await_monitor(Guest *g)
+{
+    int inotify = inotify_init1(IN_CLOEXEC);
+
+    g_assert_cmpint(inotify_add_watch(inotify, g->dir, IN_CREATE), >=, 0);
+    await_monitor(g, inotify);
 }
 
 void up_end(Guest *g)

@@ -53,6 +53,8 @@ pid_t up_await_qemus(const Guest *g, guint n_left);
 pid_t up_only_qemu(const Guest *g);
 void up_reconnect(Guest *g);
 void up_disconnect(Guest *g);
+/* Waits for a QEMU that is started at its monitor in another way, and connects to it. */
+void up_await_monitor(Guest *g);
 /* Waits until it writes TEXT to its console, from now on, with the end of its line if it is more
  * than a letter or two; what it has written since then (g_free). */
 char *up_wait_console(Guest *g, const char *text);
@@ -85,6 +87,8 @@ Command *up_begin(Guest *g, const char *program);
 /* The same with one more OPTION; NULL: none. */
 Command *up_begin_with(Guest *g, const char *program, const char *option);
 bool up_is_under_way(Command *c);
+/* Waits until it says TEXT. */
+void up_await_said(Command *c, const char *text);
 int up_finish(Command *c, char **said);
 /* SIGKILL; reaped. */
 void up_kill(Command *c);

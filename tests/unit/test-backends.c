@@ -1311,7 +1311,7 @@ static void test_two(gconstpointer data)
  * with QEMU's question. */
 static void test_silent(void)
 {
-    g_setenv("FARFAULT_TIMES", "back-end-answer=1000", TRUE);
+    g_setenv("FARFAULT_DEADLINES", "back-end-answer=1000", TRUE);
     int memory = memory_new();
     World *w = wanting_new(memory);
     const FfVhostVringState enable = {0, 1};
@@ -1327,7 +1327,7 @@ static void test_silent(void)
     g_assert_true(is_closed(w->backend));
     close(memory);
     world_free(w);
-    g_unsetenv("FARFAULT_TIMES");
+    g_unsetenv("FARFAULT_DEADLINES");
 }
 
 int main(int argc, char **argv)

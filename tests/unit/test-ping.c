@@ -178,7 +178,7 @@ static void test_killed(void)
 
 int main(int argc, char **argv)
 {
-    g_unsetenv("FARFAULT_TIMES");
+    g_unsetenv("FARFAULT_DEADLINES");
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/ping/silent", test_silent);
     g_test_add_func("/ping/answers", test_answers);

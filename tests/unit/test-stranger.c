@@ -279,7 +279,7 @@ static void test_slow_bytes(gconstpointer data)
     g_autoptr(FfTls) server = data ? load(true) : NULL, client = data ? load(false) : NULL;
     Scene s = {.d = side_new(FF_ROLE_DESTINATION, &size, 1), .server = server, .client = client};
 
-    g_setenv("FARFAULT_TIMES", HANDSHAKE_TIME, TRUE);
+    g_setenv("FARFAULT_DEADLINES", HANDSHAKE_TIME, TRUE);
     s.d->tls = server;
     side_start(s.d, "tcp:127.0.0.1:0", -1);
     g_autoptr(FfMigrationInfo) info = ff_migration_info(s.d->m);
@@ -298,7 +298,7 @@ static void test_slow_bytes(gconstpointer data)
     g_assert_cmpint(rc, <, 0);
     g_assert_cmpint(rc, !=, -ETIMEDOUT);
     g_assert_cmpuint(sent, <, FF_PROLOGUE_HEADER);
-    g_unsetenv("FARFAULT_TIMES");
+    g_unsetenv("FARFAULT_DEADLINES");
 
     s.main = connect_as_peer(&s, FF_CHANNEL_MAIN);
     say_hello(&s);

@@ -1,0 +1,650 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What farfault prints for people to type is typed, to the letter: by a shell, or at QEMU's human
+ * monitor. Each case brings about what is printed, takes the command out of it, and looks at what
+ * it has done. All paths have a space and a quote in them.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/snapshotcli.h"
+#include "tests/qtest/upgrade-rig.h"
+
+#define ODD "it's a" /* begins the names of files */
+
+/* A guest with two disks, "raw" and "packed" (qcow2), each of 1 MiB of ones; and its snapshot. */
+typedef struct {
+    Guest *g;
+    char *raw, *packed, *file, *overlays;
+    char *out;     /* what farfault snapshot said */
+    char *program; /* QEMU */
+} Scene;
+
+/* ---- programs -------------------------------------------------------------------------------- */
+
+/* A shell with farfault in its PATH runs LINE. Returns its pid; *SAID: what it says. */
+static pid_t type_line(const char *line, FILE **said)
+{
+    g_autofree char *cli = vm_build_path("cli");
+    g_autofree char *path = g_strconcat(cli, ":", g_getenv("PATH"), NULL);
+    int fds[2];
+
+    g_test_message("$ %s", line);
+    g_assert_cmpint(pipe2(fds, O_CLOEXEC), ==, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        g_setenv("PATH", path, TRUE);
+        dup2(open("/dev/null", O_RDONLY), 0);
+        dup2(fds[1], 1);
+        dup2(fds[1], 2);
+        execl("/bin/sh", "sh", "-c", line, NULL);
+        _exit(127);
+    }
+    close(fds[1]);
+    *said = fdopen(fds[0], "r");
+    return pid;
+}
+
+/* The same, and waits for its end; all that it said (g_free). STATUS -1: any. */
+static char *run_line(const char *line, int status)
+{
+    g_autoptr(GString) all = g_string_new(NULL);
+    FILE *said;
+    pid_t pid = type_line(line, &said);
+    int got, c;
+
+    alarm(TEST_TIMEOUT); /* ends the program: what was to be refused may run for ever */
+    while ((c = fgetc(said)) != EOF) {
+        g_string_append_c(all, (char)c);
+    }
+    fclose(said);
+    g_assert_cmpint(waitpid(pid, &got, 0), ==, pid);
+    alarm(0);
+    g_test_message("%s", all->str);
+    if (!WIFEXITED(got) || (status >= 0 && WEXITSTATUS(got) != status)) {
+        g_error("status %d of: %s\n%s", got, line, all->str);
+    }
+    return g_string_free(g_steal_pointer(&all), FALSE);
+}
+
+static char *run_any(const char *line)
+{
+    return run_line(line, -1);
+}
+
+static char *run_ok(const char *format, ...) G_GNUC_PRINTF(1, 2);
+
+static char *run_ok(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *line = g_strdup_vprintf(format, args);
+    va_end(args);
+    return run_line(line, 0);
+}
+
+/* Of the row NAME of what a command printed (g_free). */
+static char *row_of(const char *out, const char *name)
+{
+    g_autofree char *begin = g_strdup_printf("\n  %-12s ", name);
+    const char *at = strstr(out, begin);
+
+    if (!at) {
+        g_error("there is no row '%s' in: %s", name, out);
+    }
+    at += strlen(begin);
+    return g_strndup(at, strcspn(at, "\n"));
+}
+
+/* What stands between BEGIN and END in TEXT (g_free). */
+static char *between(const char *text, const char *begin, const char *end)
+{
+    const char *at = strstr(text, begin);
+    const char *stop = at ? strstr(at, end) : NULL;
+
+    if (!stop) {
+        g_error("no '%s' and '%s' in: %s", begin, end, text);
+    }
+    return g_strndup(at, stop - at);
+}
+
+static char *checksum(const char *path)
+{
+    g_autofree char *bytes = NULL;
+    gsize n;
+
+    g_assert_true(g_file_get_contents(path, &bytes, &n, NULL));
+    return g_compute_checksum_for_data(G_CHECKSUM_SHA256, (guchar *)bytes, n);
+}
+
+static void remove_all(const char *folder)
+{
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    const char *name;
+
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *path = g_build_filename(folder, name, NULL);
+        g_remove(path);
+    }
+    g_rmdir(folder);
+}
+
+/* ---- the guest ------------------------------------------------------------------------------- */
+
+static char *drive(const char *id, const char *format, const char *path)
+{
+    return g_strdup_printf("if=none,id=%s,format=%s,file=%s", id, format, path);
+}
+
+static void start_guest(Scene *s)
+{
+    g_autofree char *raw = drive("raw", "raw", s->raw);
+    g_autofree char *packed = drive("packed", "qcow2", s->packed);
+    const char *const args[] = {"-machine", "pc-i440fx-7.2",
+                                "-m",       "32M",
+                                "-drive",   raw,
+                                "-device",  "virtio-blk-pci,drive=raw",
+                                "-drive",   packed,
+                                "-device",  "virtio-blk-pci,drive=packed",
+                                "-name",    "it's a guest",
+                                NULL};
+
+    up_start(s->g, s->program, args);
+}
+
+/* FALSE: skipped. PROGRAM (taken): QEMU; NULL: the installed one. */
+static bool begin_with(Scene *s, char *program)
+{
+    const char *why;
+
+    *s = (Scene){.program = program ? program : up_installed()};
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return false;
+    }
+    s->g = up_new();
+    s->raw = g_build_filename(s->g->dir, ODD " disk", NULL);
+    s->packed = g_build_filename(s->g->dir, ODD " disk.qcow2", NULL);
+    s->file = g_build_filename(s->g->dir, ODD " guest", NULL);
+    s->overlays = g_build_filename(s->g->dir, ODD " folder", NULL);
+    g_assert_cmpint(g_mkdir(s->overlays, 0700), ==, 0);
+    g_autofree char *ones = g_malloc(1 << 20), *raw = g_shell_quote(s->raw);
+    g_autofree char *packed = g_shell_quote(s->packed);
+    memset(ones, 1, 1 << 20);
+    g_assert_true(g_file_set_contents(s->raw, ones, 1 << 20, NULL));
+    g_free(run_ok("qemu-img convert -f raw -O qcow2 %s %s", raw, packed));
+    up_set_faults(s->g, "never/*/at/never=kill"); /* by which up_processes() knows them */
+    start_guest(s);
+    return true;
+}
+
+static bool begin(Scene *s)
+{
+    return begin_with(s, NULL);
+}
+
+static void take(Scene *s, const char *const *args)
+{
+    up_disconnect(s->g);
+    Cli cli = cli_start(s->g->monitor, s->file, args, NULL, NULL);
+    s->out = cli_succeeds(&cli);
+    up_reconnect(s->g);
+}
+
+static void end_guest(Scene *s)
+{
+    qmp_ok(s->g->qmp, "quit", NULL);
+    up_disconnect(s->g);
+    up_await_qemus(s->g, 0);
+}
+
+static void end(Scene *s)
+{
+    up_disconnect(s->g);
+    remove_all(s->overlays);
+    up_end(s->g);
+    g_free(s->raw);
+    g_free(s->packed);
+    g_free(s->file);
+    g_free(s->overlays);
+    g_free(s->out);
+    g_free(s->program);
+}
+
+/* The guest's drive DISK has byte WAS in its first half, and gets BECOMES there. */
+static void write_disk(Scene *s, const char *disk, int was, int becomes)
+{
+    g_autofree char *read = g_strdup_printf("qemu-io %s \\\"read -P %d 0 512k\\\"", disk, was);
+    g_autofree char *write =
+        g_strdup_printf("qemu-io %s \\\"write -P %d 0 512k\\\"", disk, becomes);
+    g_autofree char *found = qmp_hmp(s->g->qmp, read), *wrote = qmp_hmp(s->g->qmp, write);
+    g_autofree char *flush = g_strdup_printf("qemu-io %s \\\"flush\\\"", disk);
+    g_autofree char *flushed = qmp_hmp(s->g->qmp, flush);
+
+    if (strstr(found, "failed") || strstr(wrote, "failed") || strstr(flushed, "failed")) {
+        g_error("disk %s: %s%s%s", disk, found, wrote, flushed);
+    }
+}
+
+static void write_both(Scene *s, int was, int becomes)
+{
+    write_disk(s, "raw", was, becomes);
+    write_disk(s, "packed", was, becomes);
+}
+
+/* What LINE has restored, until it runs. Its QEMU is that of s->g from then on. */
+static void restore(Scene *s, const char *line)
+{
+    char text[1024];
+    FILE *said;
+
+    type_line(line, &said);
+    do {
+        if (!fgets(text, sizeof(text), said)) {
+            g_error("it has ended, and has restored nothing: %s", line);
+        }
+        g_test_message("%s", text);
+    } while (!strstr(text, "restored: guest ran after "));
+    fclose(said);
+    up_reconnect(s->g);
+}
+
+/* ---- a snapshot with its disks --------------------------------------------------------------- */
+
+/* The bases are SUMS, and each overlay that is in use has BYTE. */
+static void check_disks(Scene *s, char *const *sums, int byte)
+{
+    g_autofree char *raw = checksum(s->raw), *packed = checksum(s->packed);
+
+    g_assert_cmpstr(raw, ==, sums[0]);
+    g_assert_cmpstr(packed, ==, sums[1]);
+    write_both(s, byte, byte);
+}
+
+/* QEMU 10 is a script, whose program would be without its libraries (g_free). */
+static char *of_program(const Scene *s, const char *line)
+{
+    const char *begins = strstr(line, " -- ") + strlen(" -- "), *ends = strchr(begins, ' ');
+
+    return g_strdup_printf("%.*s%s%s", (int)(begins - line), line, s->program, ends);
+}
+
+/* Whoever does what is printed has the guest of that instant, and whoever continues has theirs. */
+static void test_disks(gconstpointer newer)
+{
+    char *program = newer ? vm_newer_qemu() : NULL;
+    Scene s;
+
+    if ((newer && !program) || !begin_with(&s, program)) {
+        return;
+    }
+    const char *const args[] = {"--disks", s.overlays, "--quiet", NULL};
+    char *sums[] = {NULL, NULL};
+
+    take(&s, args);
+    g_autofree char *printed = row_of(s.out, "restore"), *quoted = g_shell_quote(s.file);
+    g_autofree char *line = of_program(&s, printed);
+    g_autofree char *info = run_ok("farfault info %s", quoted), *same = row_of(info, "restore");
+    g_autofree char *last =
+        g_strdup(strstr(s.out, "from now on the guest has to be started with "));
+
+    g_assert_cmpstr(printed, ==, same);
+    sums[0] = checksum(s.raw);
+    sums[1] = checksum(s.packed);
+    check_disks(&s, sums, 1);
+    write_both(&s, 1, 2);
+    end_guest(&s);
+    restore(&s, line);
+    check_disks(&s, sums, 1);
+    write_both(&s, 1, 3);
+    check_disks(&s, sums, 3);
+    end_guest(&s);
+    if (!newer) { /* as often as somebody likes */
+        restore(&s, line);
+        check_disks(&s, sums, 1);
+        end_guest(&s);
+    }
+    /* The guest that was saved is started with what the last line names. */
+    g_free(s.raw);
+    g_free(s.packed);
+    g_assert_nonnull(last);
+    s.raw = between(strchr(last, '/'), "/", " for raw");
+    s.packed = between(strstr(last, "packed-20") - strlen(s.overlays) - 1, "/", " for packed");
+    g_autofree char *raw = g_strconcat(s.raw, ",format=qcow2", NULL);
+    g_free(s.raw);
+    s.raw = g_steal_pointer(&raw);
+    start_guest(&s);
+    write_both(&s, 2, 2);
+    g_free(sums[0]);
+    g_free(sums[1]);
+    end(&s);
+}
+
+typedef struct {
+    const char *name, *from, *to; /* what is put in the place of what */
+    bool given;                   /* the shell opens it */
+} Base;
+
+static const Base bases[] = {
+    {"drive", NULL, NULL},
+    {"blockdev", "-drive 'if=none,id=packed,format=qcow2,file=%s'",
+     "-blockdev 'qcow2,node-name=packed,file.driver=file,file.filename=%s'"},
+    {"json", "-drive 'if=none,id=packed,format=qcow2,file=%s'",
+     "-blockdev '{\"driver\": \"qcow2\", \"node-name\": \"packed\", \"file\": {\"driver\": "
+     "\"file\", \"filename\": \"%s\"}}'"},
+    {"link", "file=%s", "file=%s.link"},
+    {"fd", "file=%s' -device", "file=/dev/fdset/5' -add-fd fd=9,set=5 -add-fd fd=8,set=5 -device",
+     true},
+    {"overlay", "file=%s", "file=OVERLAY"},
+};
+
+/* For all of them; the raw disk has a right overlay, so that it is the other that is refused. */
+static struct {
+    Scene s;
+    char *line, *overlay; /* without --disks; in which the guest that was saved has continued */
+} shared;
+
+/* WORD between quotes of a shell's (g_free). */
+static char *in_quotes(const char *word)
+{
+    g_auto(GStrv) pieces = g_strsplit(word, "'", -1);
+
+    return g_strjoinv("'\\''", pieces);
+}
+
+/* What is in the place of the first %s of FORMAT is PATH, as a shell has it there (g_free). */
+static char *with_path(const char *format, const char *path)
+{
+    g_auto(GStrv) parts = g_strsplit(format, "%s", 2);
+    g_autofree char *quoted = in_quotes(path);
+
+    return g_strjoinv(quoted, parts);
+}
+
+static void replace_one(GString *text, const char *from, const char *to)
+{
+    g_assert_cmpuint(g_string_replace(text, from, to, 1), ==, 1);
+}
+
+static bool begin_shared(void)
+{
+    Scene *s = &shared.s;
+
+    if (shared.line || !begin(s)) {
+        return shared.line;
+    }
+    const char *const args[] = {"--disks", s->overlays, "--quiet", NULL};
+    take(s, args);
+    end_guest(s);
+    g_autofree char *printed = row_of(s->out, "restore"), *folder = g_shell_quote(s->overlays);
+    g_autofree char *option = g_strdup_printf("--disks %s ", folder);
+    g_autofree char *link = g_strconcat(s->packed, ".link", NULL);
+    g_autofree char *over = g_build_filename(s->overlays, "own.qcow2", NULL);
+    g_autofree char *raw = g_shell_quote(s->raw), *own = g_shell_quote(over);
+    g_autofree char *base = with_path("format=raw,file=%s'", s->raw);
+    g_autofree char *right = with_path("format=qcow2,file=%s'", over);
+    g_autofree char *last = between(s->out, ".qcow2 for raw, ", " for packed");
+    g_autoptr(GString) line = g_string_new(printed);
+
+    replace_one(line, option, "");
+    replace_one(line, base, right);
+    g_assert_cmpint(symlink(s->packed, link), ==, 0);
+    g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F raw %s", raw, own));
+    shared.overlay = g_strdup(last + strlen(".qcow2 for raw, "));
+    shared.line = g_strdup(line->str);
+    return true;
+}
+
+/* A command that has a base in any way is refused; nothing is written, and nothing left. */
+static void test_base(gconstpointer data)
+{
+    const Base *b = data;
+
+    if (!begin_shared()) {
+        return;
+    }
+    g_autofree char *sum = checksum(shared.s.packed);
+    g_autofree char *overlay = in_quotes(shared.overlay), *path = in_quotes(shared.s.packed);
+    g_autoptr(GString) typed = g_string_new(shared.line);
+
+    if (b->from) {
+        g_autofree char *from = with_path(b->from, shared.s.packed);
+        g_autofree char *to = with_path(b->to, shared.s.packed);
+
+        replace_one(typed, from, to);
+        g_string_replace(typed, "OVERLAY", overlay, 1);
+    }
+    if (b->given) {
+        g_string_append_printf(typed, " 9<>'%s' 8<'%s'", path, path);
+    }
+    g_autofree char *said = run_line(typed->str, 1), *after = checksum(shared.s.packed);
+    g_assert_nonnull(strstr(said, "disk packed: this QEMU can write to "));
+    g_assert_cmpstr(after, ==, sum);
+}
+
+/* Clients that ask by QMP are refused before anything has begun. */
+static void test_asked(void)
+{
+    static const char said[] = "disk raw: this QEMU can write to ";
+    Scene *s = &shared.s;
+
+    g_autofree char *newer = vm_newer_qemu(); /* which has mapped-ram */
+    if (!newer || !begin_shared()) {
+        return;
+    }
+    g_autofree char *raw = drive("raw", "raw", s->raw);
+    g_autofree char *link = g_build_filename(s->g->dir, "link", NULL);
+    const char *const args[] = {"-machine",  "pc-i440fx-7.2",
+                                "-m",        "32M",
+                                "-drive",    raw,
+                                "-device",   "virtio-blk-pci,drive=raw",
+                                "-incoming", "defer",
+                                NULL};
+    g_autofree char *both = g_build_filename(s->g->dir, "both", NULL);
+    g_autofree char *disks = g_strconcat(s->file, ".disks", NULL);
+    g_autofree char *beside = g_strconcat(both, ".disks", NULL);
+    const char *const files[] = {both, link}; /* FILE.disks is beside this name; beside its own */
+
+    g_assert_cmpint(symlink(s->file, link), ==, 0);
+    g_assert_cmpint(symlink(s->file, both), ==, 0);
+    g_assert_cmpint(symlink(disks, beside), ==, 0);
+    g_unlink(s->g->monitor);
+    g_clear_pointer(&s->g->args, g_strfreev);
+    up_start(s->g, newer, args);
+    Qmp *q = s->g->qmp;
+    for (guint i = 0; i < G_N_ELEMENTS(files); i++) {
+        g_autofree char *why = qmp_error(q, "x-farfault-restore", "{'file': '%s'}", files[i]);
+        g_assert_nonnull(strstr(why, said));
+    }
+    qmp_ok(q, "migrate-set-capabilities",
+           "{'capabilities': [{'capability': 'mapped-ram', 'state': true},"
+           " {'capability': 'postcopy-ram', 'state': true}]}");
+    g_autofree char *lazy = qmp_error(q, "migrate-incoming", "{'uri': 'file:%s'}", link);
+    g_assert_nonnull(strstr(lazy, said));
+    g_autofree char *state = qmp_run_state(q);
+    g_assert_cmpstr(state, ==, "inmigrate");
+    g_unlink(link);
+    end_guest(s);
+}
+
+static void end_shared(void)
+{
+    if (shared.line) {
+        end(&shared.s);
+        g_free(shared.line);
+        g_free(shared.overlay);
+    }
+}
+
+/* Whose disks were left alone is given no command that would run it over them. */
+static void test_left_alone(void)
+{
+    static const char *const args[] = {"--quiet", NULL};
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    take(&s, args);
+    g_autofree char *line = row_of(s.out, "restore");
+
+    g_assert_null(strstr(line, "qemu-system"));
+    g_assert_nonnull(strstr(line, "the guest's disks as they were at this instant"));
+    end_guest(&s);
+    end(&s);
+}
+
+/* ---- an ordinary stream ---------------------------------------------------------------------- */
+
+/* The word NEW of LINE is the file NAME of the guest's folder, which has to be new (g_free). */
+static char *with_new(const Scene *s, const char *line, const char *name)
+{
+    g_autofree char *path = g_build_filename(s->g->dir, name, NULL), *quoted = g_shell_quote(path);
+    g_autoptr(GString) text = g_string_new(line);
+
+    g_assert_cmpuint(g_string_replace(text, " NEW", " ", 1), ==, 1);
+    return g_strconcat(text->str, quoted, NULL);
+}
+
+/* Of the disk NAME; the overlay that the command makes (g_free). */
+static char *make_overlay(const Scene *s, const char *disk)
+{
+    g_autofree char *begin = g_strdup_printf(" for disk %s: stock QEMU gets", disk);
+    g_autofree char *row = between(s->out, begin, "\n");
+    g_autofree char *line = with_new(s, strstr(row, "qemu-img create"), disk);
+
+    g_free(run_line(line, 0));
+    return g_build_filename(s->g->dir, disk, NULL);
+}
+
+/* Restored by stock QEMU, over the overlays that the lines say; and made mapped-ram. */
+static void test_stream(void)
+{
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    const char *const args[] = {"--disks", s.overlays, "--quiet", "--format", "stream", NULL};
+
+    take(&s, args);
+    end_guest(&s);
+    g_autofree char *raw = make_overlay(&s, "raw"), *packed = make_overlay(&s, "packed");
+    char *sums[] = {checksum(s.raw), checksum(s.packed)};
+    g_autofree char *incoming = row_of(s.out, "restore");
+    g_autofree char *line = g_strdup_printf(
+        "exec qemu-system-x86_64 -nodefaults -display none -accel tcg -serial null -machine "
+        "pc-i440fx-7.2 -m 32M -drive if=none,id=raw,file=%s,format=qcow2 -device "
+        "virtio-blk-pci,drive=raw -drive if=none,id=packed,file=%s,format=qcow2 -device "
+        "virtio-blk-pci,drive=packed -qmp unix:%s,server=on %s",
+        raw, packed, s.g->monitor, incoming);
+    FILE *said;
+
+    g_unlink(s.g->monitor);
+    type_line(line, &said); /* it waits for us */
+    up_await_monitor(s.g);
+    qmp_expect(s.g->qmp, "RESUME");
+    check_disks(&s, sums, 1);
+    write_both(&s, 1, 2);
+    check_disks(&s, sums, 2);
+    end_guest(&s);
+    fclose(said);
+    g_autofree char *quoted = g_shell_quote(s.file);
+    g_autofree char *typed = g_strdup_printf("farfault restore %s -- qemu-system-x86_64", quoted);
+    g_autofree char *refused = run_line(typed, 1);
+    g_autofree char *convert = with_new(&s, g_strchomp(strstr(refused, "farfault convert")), "new");
+    g_free(run_line(convert, 0));
+    g_autofree char *info = run_ok("farfault info %s/new", s.g->dir);
+    g_assert_nonnull(strstr(info, "format       mapped-ram"));
+    g_assert_nonnull(strstr(info, "for disk packed: stock QEMU gets an overlay"));
+    g_assert_nonnull(strstr(info, "farfault restore --disks DIRECTORY "));
+    g_free(sums[0]);
+    g_free(sums[1]);
+    end(&s);
+}
+
+/* ---- a guest without its relay --------------------------------------------------------------- */
+
+static void test_attach(void)
+{
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    pid_t qemu = up_only_qemu(s.g);
+    g_autoptr(GArray) others = up_processes(s.g);
+    g_autofree char *wanted = g_strdup_printf("farfault attach %d", (int)qemu);
+
+    up_disconnect(s.g);
+    for (guint i = 0; i < others->len; i++) {
+        pid_t pid = g_array_index(others, pid_t, i);
+        struct pollfd ends = {.fd = pidfd_open(pid, 0), .events = POLLIN};
+
+        kill(pid, SIGKILL);
+        g_assert_cmpint(poll(&ends, 1, -1), ==, 1);
+        close(ends.fd);
+        waitpid(pid, NULL, WNOHANG); /* if it is a child of ours by now */
+    }
+    g_autofree char *doctor = run_any("farfault doctor");
+    g_autofree char *status = run_any("farfault status");
+    g_assert_nonnull(strstr(doctor, wanted));
+    g_assert_nonnull(strstr(status, wanted));
+    g_free(run_line(wanted, 0));
+    up_reconnect(s.g);
+    write_both(&s, 1, 2);
+    end_guest(&s);
+    end(&s);
+}
+
+/* ---- a guest that is stopped by a signal ----------------------------------------------------- */
+
+static void test_stopped(void)
+{
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    pid_t qemu = up_only_qemu(s.g);
+    g_autofree char *wanted = g_strdup_printf("kill -CONT %d", (int)qemu);
+    siginfo_t info;
+
+    kill(qemu, SIGSTOP);
+    g_assert_cmpint(waitid(P_PID, (id_t)qemu, &info, WSTOPPED), ==, 0);
+    g_autofree char *doctor = run_any("farfault doctor");
+    g_assert_nonnull(strstr(doctor, wanted));
+    g_free(run_line(wanted, 0));
+    write_both(&s, 1, 2);
+    end_guest(&s);
+    end(&s);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_data_func("/typed/disks", NULL, test_disks);
+    g_test_add_data_func("/typed/disks/newer", "newer", test_disks);
+    for (guint i = 0; i < G_N_ELEMENTS(bases); i++) {
+        g_autofree char *path = g_strconcat("/typed/base/", bases[i].name, NULL);
+
+        g_test_add_data_func(path, &bases[i], test_base);
+    }
+    g_test_add_func("/typed/base/asked", test_asked);
+    g_test_add_func("/typed/left-alone", test_left_alone);
+    g_test_add_func("/typed/stream", test_stream);
+    g_test_add_func("/typed/attach", test_attach);
+    g_test_add_func("/typed/stopped", test_stopped);
+    int rc = g_test_run();
+    end_shared();
+    return rc;
+}
