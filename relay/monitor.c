@@ -167,6 +167,20 @@ static void say_anothers(FfMonitor *mon, const FfItem *item)
                 "if it continues nowhere, end this process by SIGTERM");
 }
 
+/* For want of an engine QEMU would be told what an engine keeps from it: it leaves memory that is
+ * shared, as farfault has made this guest's, out of what it saves. */
+static bool is_kept(const FfMonitor *mon, const FfQmpCommand *command)
+{
+    const FfRelayPlan *plan = mon->relay->plan;
+
+    return (plan->ram->len || !plan->engine_refused) && ff_ignores_shared(command);
+}
+
+static const char kept[] =
+    "x-ignore-shared would leave the guest's memory, which is shared by farfault's doing, out of "
+    "what QEMU saves, and no migration engine can be started that keeps it from QEMU: repeat it "
+    "later";
+
 /* Takes ITEM, an owned command whose turn has come. */
 static void own_item(FfMonitor *mon, FfItem *item)
 {
@@ -184,6 +198,9 @@ static void own_item(FfMonitor *mon, FfItem *item)
     case FF_ENGINE_ABSENT:
         if (mon->qemu && is_anothers(mon, item->command)) {
             say_anothers(mon, item); /* it was said before */
+            ff_item_free(item);
+        } else if (mon->qemu && is_kept(mon, item->command)) {
+            reply_error(mon, item, kept);
             ff_item_free(item);
         } else if (mon->qemu) {
             note_native(mon, item);
@@ -873,6 +890,10 @@ void ff_monitor_reply(FfMonitor *mon, uint32_t seq, GBytes *line)
 
 void ff_monitor_do_without(FfMonitor *mon, uint32_t seq)
 {
+    if (mon->owned && mon->owned->seq == seq && is_kept(mon, mon->owned->command)) {
+        ff_monitor_refuse(mon, seq, kept);
+        return;
+    }
     if (mon->owned && mon->owned->seq == seq) {
         note_native(mon, mon->owned);
     }

@@ -168,12 +168,15 @@ enum {
     FF_CLIENT_CAP_POSTCOPY_RAM = 1 << 0,
     FF_CLIENT_CAP_POSTCOPY_PREEMPT = 1 << 1,
     FF_CLIENT_CAP_POSTCOPY_BLOCKTIME = 1 << 2,
+    /* Of a guest whose memory is shared by farfault's doing alone (FfDriverConfig.shares_ram): QEMU
+     * is never told that it is on, and would leave that memory out of what it saves. */
+    FF_CLIENT_CAP_IGNORE_SHARED = 1 << 3,
 };
 /* Their names, from bit 0 on. */
-#define FF_CLIENT_CAPS 3
+#define FF_CLIENT_CAPS 4
 #define FF_CLIENT_CAP_NAMES                                                                        \
     {                                                                                              \
-        "postcopy-ram", "postcopy-preempt", "postcopy-blocktime"                                   \
+        "postcopy-ram", "postcopy-preempt", "postcopy-blocktime", "x-ignore-shared"                \
     }
 enum {
     /* migrate-incoming went to QEMU: it carries the incoming migration itself. */
@@ -258,7 +261,7 @@ enum {
     /* Of each FF_CLIENT_CAP_*, FF_MARK_CAP() times: QEMU has been told of it, as no engine could be
      * started, and knows better than client_flags what the client wants. Set by the relay when QEMU
      * has answered, cleared by the engine that has asked QEMU. */
-    FF_MARK_CAPS = 7 << 9,
+    FF_MARK_CAPS = 15 << 9,
 };
 /* FLAGS: of FF_CLIENT_CAP_*. */
 #define FF_MARK_CAP(flags) ((unsigned)(flags) << 9)
