@@ -45,7 +45,6 @@ typedef struct FfSource {
     /* The guest and its QEMU. */
     FfChannel *inner;        /* device state and return path of QEMU */
     char *run_state;         /* what the guest was before stop */
-    bool prepared;           /* the VMM has the settings for the inner migration */
     bool saving;             /* it may have begun that */
     bool stopped;            /* lock to write; the client's stop and cont are ours */
     bool stopped_by_us;      /* lock; stop was sent, and nobody may start it but we */
