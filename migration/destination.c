@@ -521,7 +521,11 @@ static void complete(FfDestination *d)
         return;
     }
     if (connected) {
-        ff_channel_send(d->conn->main, ff_frame(FF_FRAME_DONE, 0), NULL, true);
+        FfFrame f = ff_frame(FF_FRAME_DONE, 0);
+        ff_mutex_lock(&d->control->lock);
+        f.page = d->runs || d->has_run;
+        ff_mutex_unlock(&d->control->lock);
+        ff_channel_send(d->conn->main, f, NULL, true);
     }
     ff_dest_huge_keep(d);
     /* While the source cleans up as well. It is completed when this side is. */

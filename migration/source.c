@@ -525,6 +525,18 @@ void ff_source_roll_back(FfSource *s, const GError *why)
 
 /* ---- postcopy -------------------------------------------------------------------------------- */
 
+/* A client that sees a precopy, and starts the guest at the destination itself, may find that it
+ * cannot, and continue here: libvirt. */
+static void note_standing(FfSource *s)
+{
+    ff_mutex_lock(&s->control->lock);
+    bool stands = s->stands_there;
+    ff_mutex_unlock(&s->control->lock);
+    if (stands && s->conn->complete_at_grant && s->run_state && ff_vmm_runs(s->run_state)) {
+        ff_state_mark(s->cfg->state, FF_MARK_STANDS_THERE);
+    }
+}
+
 /* Everything is at the destination: QEMU may end its migration. */
 static void let_go(FfSource *s)
 {
@@ -532,6 +544,7 @@ static void let_go(FfSource *s)
     FfVmm *vmm = s->cfg->vmm;
     struct iovec iov = {(void *)shut_good, sizeof(shut_good)};
 
+    note_standing(s);
     ff_journal_done(s->cfg->state);
     FF_FAULT_AT("done");
     if (!s->inner || ff_channel_write_all(s->inner, &iov, 1, true) < 0 ||

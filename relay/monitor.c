@@ -167,6 +167,16 @@ static void say_anothers(FfMonitor *mon, const FfItem *item)
                 "if it continues nowhere, end this process by SIGTERM");
 }
 
+/* The guest moved away for good: another copy of it would run on the same disks. */
+static bool is_given_away(const FfMonitor *mon, const FfQmpCommand *command)
+{
+    return ff_says(command) == FF_SAID_CONT && ff_state_is_given(mon->relay->state);
+}
+
+static const char given_away[] =
+    "the guest has moved away, and the destination has all of it: it would run twice; if it has "
+    "ended there, say x-farfault-revoke with \"force\": true, and cont again";
+
 /* For want of an engine QEMU would be told what an engine keeps from it: it leaves memory that is
  * shared, as farfault has made this guest's, out of what it saves. */
 static bool is_kept(const FfMonitor *mon, const FfQmpCommand *command)
@@ -229,6 +239,7 @@ static bool is_owned(const FfMonitor *mon, const FfQmpCommand *command)
 static bool needs_wait(const FfMonitor *mon, const FfItem *item)
 {
     return is_owned(mon, item->command) || is_anothers(mon, item->command) ||
+           is_given_away(mon, item->command) ||
            (mon->relay->plan->backends->len && ff_plugged_adds(item->command)) ||
            (item->command && item->command->oob);
 }
@@ -287,6 +298,9 @@ void ff_monitor_pump(FfMonitor *mon)
             ff_overdue_negotiate(mon, item);
         } else if (mon->negotiated && is_anothers(mon, item->command)) {
             say_anothers(mon, item);
+            ff_item_free(item);
+        } else if (mon->negotiated && is_given_away(mon, item->command)) {
+            reply_error(mon, item, given_away);
             ff_item_free(item);
         } else if (wait && mon->negotiated && is_owned(mon, item->command) &&
                    (!item->command->oob || mon->oob_enabled)) {
@@ -923,6 +937,9 @@ void ff_monitor_pass(FfMonitor *mon, uint32_t seq, GBytes *instead)
         reply_error(mon, item,
                     "QEMU's own migration is locked: its settings are not restored after the "
                     "last migration; repeat the command");
+        ff_item_free(item);
+    } else if (is_given_away(mon, command ? command : item->command)) {
+        reply_error(mon, item, given_away);
         ff_item_free(item);
     } else if (mon->qemu && !command && plugs(mon, item)) {
         /* it waits, or is answered */
