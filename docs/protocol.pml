@@ -538,6 +538,21 @@ end_human:
     atomic { s_stands && !s_runs -> s_runs = true; s_resumed = true }
 }
 
+/* At a QMP monitor of a source that is completed, where QEMU would obey (relay/monitor.c). */
+active proctype Client()
+{
+end_client:
+    atomic {
+        s_end && s_status == FF_STATUS_COMPLETED ->
+        if
+#ifndef HOLE_CONT_LATER
+        :: s_right == FF_RUN_GIVEN /* refused: ff_state_is_given() */
+#endif
+        :: else -> s_runs = true
+        fi
+    }
+}
+
 active proctype Operator()
 {
     do

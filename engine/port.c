@@ -374,6 +374,7 @@ FfEnginePort *ff_engine_port_new(FfEngineInit *init, FfLink *link, void (*fail)(
         .incoming = init->incoming,
         .incoming_taken = init->incoming_taken,
         .engine_refused = init->engine_refused,
+        .shares_ram = !init->engine_refused || init->ram->len,
         .uffd_error = init->uffd_error,
         .lends = init->lends,
         .follows_devices = init->backends_fd >= 0 && !init->backends_later,

@@ -412,9 +412,11 @@ void ff_adopt_destination(FfDestination *d)
 {
     switch (ff_journal_phase(d->cfg->state)) {
     case FF_PHASE_GRANTED:
+        ff_dest_put_back(d); /* the engine that died may not have come to it */
         adopt_granted(d);
         return;
     case FF_PHASE_LOADED:
+        ff_dest_put_back(d);
         adopt_loaded(d);
         return;
     case FF_PHASE_DONE:

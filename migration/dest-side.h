@@ -99,6 +99,7 @@ struct FfDestination {
     GThread *starter;
     bool starts;  /* before the starter: the guest must run */
     bool runs;    /* before FF_EV_RESUMED: it does */
+    bool has_run; /* lock; somebody has continued it since it is this side's */
     GArray *huge; /* of dest-huge.c; set before the migration is over; NULL: nothing to be done */
 };
 

@@ -227,10 +227,27 @@ static bool prepare_load(FfDestination *d, GError **error)
     return true;
 }
 
+bool ff_dest_await_loaded(FfDestination *d, GError **error)
+{
+    if (!ff_control_await(d->control, FF_EV_SHUT, error)) {
+        return false;
+    }
+    ff_dest_put_back(d);
+    return true;
+}
+
+void ff_dest_put_back(FfDestination *d)
+{
+    FfVmmState *state = &d->cfg->vmm->state;
+
+    if (state->put_back && !FF_FAULT_STEP("put-back", false)) {
+        state->put_back(state);
+    }
+}
+
 static bool load(FfDestination *d, GError **error)
 {
-    /* QEMU says SHUT when it has left "inmigrate"; resume() looks. */
-    if (!prepare_load(d, error) || !ff_control_await(d->control, FF_EV_SHUT, error)) {
+    if (!prepare_load(d, error) || !ff_dest_await_loaded(d, error)) {
         return false;
     }
     if (d->conn->complete_at_grant && !ff_control_await(d->control, FF_EV_ALL, error)) {
@@ -504,7 +521,11 @@ static void complete(FfDestination *d)
         return;
     }
     if (connected) {
-        ff_channel_send(d->conn->main, ff_frame(FF_FRAME_DONE, 0), NULL, true);
+        FfFrame f = ff_frame(FF_FRAME_DONE, 0);
+        ff_mutex_lock(&d->control->lock);
+        f.page = d->runs || d->has_run;
+        ff_mutex_unlock(&d->control->lock);
+        ff_channel_send(d->conn->main, f, NULL, true);
     }
     ff_dest_huge_keep(d);
     /* While the source cleans up as well. It is completed when this side is. */

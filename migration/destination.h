@@ -18,6 +18,10 @@ void ff_dest_coordinate(FfDestination *d);
 bool ff_dest_check_guest(FfDestination *d, bool *refused, GError **error);
 /* QEMU waits for device state, and guest RAM is armed: LOADING. */
 bool ff_dest_begin_load(FfDestination *d, GError **error);
+/* Until QEMU has said SHUT, which it does when it has left "inmigrate": it has loaded all. */
+bool ff_dest_await_loaded(FfDestination *d, GError **error);
+/* It has: FfVmmState.put_back(). */
+void ff_dest_put_back(FfDestination *d);
 /* Before the grant. */
 void ff_dest_give_up(FfDestination *d, const GError *why);
 /* From LOADED to the end; from the grant to the end. */

@@ -26,6 +26,8 @@ FF_JOURNAL_STEP(SOURCE, IDLE, P3(IDLE, SETUP, STOPPED), NOT_GIVEN, IDLE, NONE, R
                 "rolled back, or QEMU carries the migration; nothing is left to undo")
 FF_JOURNAL_STEP(SOURCE, IDLE, P1(DONE), GIVEN, IDLE, KEEP, RIGHT_FIRST,
                 "completed; nothing is left to undo")
+FF_JOURNAL_STEP(SOURCE, RECLAIM, P1(IDLE), GIVEN, IDLE, NONE, RIGHT_FIRST,
+                "completed, and the user says that the guest is nowhere else: cont is obeyed here")
 
 FF_JOURNAL_STEP(DESTINATION, SETUP, P1(IDLE), ANY, SETUP, NONE, RIGHT_FIRST, "a source has come")
 FF_JOURNAL_STEP(DESTINATION, LOADING, P1(SETUP), ANY, LOADING, KEEP, RIGHT_FIRST,

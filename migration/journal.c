@@ -19,6 +19,7 @@ typedef enum {
     STEP_RESUMED,
     STEP_GIVE,
     STEP_TAKE_BACK,
+    STEP_RECLAIM,
     STEP_LOADING,
     STEP_LOADED,
     STEP_GRANT,
@@ -114,7 +115,7 @@ void ff_journal_setup(FfStateHeader *s)
     if (s->role == FF_ROLE_SOURCE) {
         s->run_state[0] = 0; /* that of an older migration must not be restored */
         ff_state_mark(s, FF_MARK_WHOLE);
-        ff_state_unmark(s, FF_MARK_PARKED);
+        ff_state_unmark(s, FF_MARK_PARKED | FF_MARK_STANDS_THERE);
     }
     step(s, STEP_SETUP);
 }
@@ -138,6 +139,12 @@ void ff_journal_take_back(FfStateHeader *s)
 {
     /* Phase first: an engine that comes between the two still finds a guest that was given. */
     step(s, STEP_TAKE_BACK);
+}
+
+void ff_journal_reclaim(FfStateHeader *s)
+{
+    step(s, STEP_RECLAIM);
+    ff_state_unmark(s, FF_MARK_WHOLE);
 }
 
 void ff_journal_loading(FfStateHeader *s)
@@ -173,7 +180,9 @@ void ff_journal_dead(FfStateHeader *s)
 void ff_journal_idle(FfStateHeader *s)
 {
     step(s, STEP_IDLE);
-    ff_state_unmark(s, FF_MARK_WHOLE);
+    if (ff_journal_right(s) != FF_RUN_GIVEN) {
+        ff_state_unmark(s, FF_MARK_WHOLE); /* else the user may want it back: reclaim */
+    }
 }
 
 /* ---- the table as text ----------------------------------------------------------------------- */

@@ -26,6 +26,9 @@ void ff_journal_resumed(FfStateHeader *s);
 void ff_journal_give(FfStateHeader *s);
 /* S: the peer has ended without ever having had the guest. */
 void ff_journal_take_back(FfStateHeader *s);
+/* S: the user says that the guest, which was given away for good, is nowhere else any more. The
+ * driver's thread, with no migration under way. */
+void ff_journal_reclaim(FfStateHeader *s);
 /* D: device state is about to be loaded. */
 void ff_journal_loading(FfStateHeader *s);
 /* D: it is loaded. */

@@ -229,6 +229,7 @@ static bool dest_may_roll_back_locked(const FfMigration *m)
 
 static bool dest_resumed_locked(FfMigration *m)
 {
+    m->dest.has_run |= m->control->granted;
     return !m->control->granted;
 }
 

@@ -47,6 +47,9 @@ void ff_migration_set_auto_recover(FfMigration *m, unsigned seconds);
  * postcopy-paused again. URI NULL, FD -1: where the connection was. FORCE: the client knows that
  * the destination has ended without having run it; nobody is asked. */
 bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GError **error);
+/* The same when it is over, completed, and STATE's guest the destination's, which is not asked any
+ * more: FORCE must be set. cont is obeyed here from then on. With no migration under way. */
+bool ff_migration_reclaim(FfStateHeader *state, bool force, GError **error);
 /* After done(): TRUE if the object is to live on until parted(), since its peer is still to be told
  * of the end. It may be freed at any time. */
 bool ff_migration_lives_on(FfMigration *m);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "migration/dest-dump.h"
+#include "migration/journal.h"
 #include "migration/source-connect.h"
 
 static bool refuse(GError **error, const char *text)
@@ -121,6 +122,26 @@ bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GE
     }
     return take_order(m, FF_ORDER_REVOKE, uri ? uri : same, fd, false, force) ||
            refuse(error, not_paused);
+}
+
+bool ff_migration_reclaim(FfStateHeader *state, bool force, GError **error)
+{
+    if (state->role != FF_ROLE_SOURCE || ff_journal_phase(state) != FF_PHASE_IDLE ||
+        ff_journal_right(state) != FF_RUN_GIVEN) {
+        return refuse(error,
+                      "There is no paused migration from which the guest could be taken back");
+    }
+    if (!force) {
+        return refuse(error, "The migration is completed, and the guest is the destination's, "
+                             "which is not asked any more: if it has ended there, say \"force\": "
+                             "true, and then cont");
+    }
+    if (!ff_state_is_marked(state, FF_MARK_WHOLE)) {
+        return refuse(error, "The guest's memory is not all here any more (release-ram), or was "
+                             "moved by an older farfault: start the guest from its disks");
+    }
+    ff_journal_reclaim(state);
+    return true;
 }
 
 bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **error)

@@ -502,8 +502,7 @@ static bool load(FfDestination *d, GError **error)
         ok = feed(d, fd, error);
     }
     ff_close_fd(&fd);
-    /* QEMU says SHUT when it has left "inmigrate". */
-    if (!ok || !ff_control_await(d->control, FF_EV_SHUT, error)) {
+    if (!ok || !ff_dest_await_loaded(d, error)) {
         return false;
     }
     FF_FAULT_AT("shut");

@@ -31,6 +31,14 @@ static bool hand_on(FfSource *s, FfFrame f)
     return ff_feed_push(s->feed, &f);
 }
 
+/* The guest is not to run there yet, or it has run. */
+static void note_standing(FfSource *s, bool stands)
+{
+    ff_mutex_lock(&s->control->lock);
+    s->stands_there = stands;
+    ff_mutex_unlock(&s->control->lock);
+}
+
 /* Returns FALSE when nothing more is to be read. */
 static bool dispatch(FfSource *s, FfFrame *f)
 {
@@ -43,6 +51,7 @@ static bool dispatch(FfSource *s, FfFrame *f)
         return true;
     case FF_FRAME_RUNNING:
         ff_stamp(s->stats->running_us);
+        note_standing(s, !f->page);
         ff_control_event(s->control, FF_EV_RUNNING);
         return true;
     case FF_FRAME_ACK:
@@ -66,6 +75,9 @@ static bool dispatch(FfSource *s, FfFrame *f)
         ff_control_dead(s->control, "the destination floods this side with requests");
         return false;
     case FF_FRAME_DONE:
+        if (f->page) {
+            note_standing(s, false);
+        }
         ff_control_event(s->control, FF_EV_DONE);
         return true;
     case FF_FRAME_ALIVE:

@@ -45,11 +45,12 @@ typedef struct FfSource {
     /* The guest and its QEMU. */
     FfChannel *inner;        /* device state and return path of QEMU */
     char *run_state;         /* what the guest was before stop */
-    bool prepared;           /* the VMM has the settings for the inner migration */
     bool saving;             /* it may have begun that */
     bool stopped;            /* lock to write; the client's stop and cont are ours */
     bool stopped_by_us;      /* lock; stop was sent, and nobody may start it but we */
     bool resumed;            /* lock; somebody did */
+    bool stands_there;       /* lock; the destination has been given the guest, and was not to run
+                                it yet when it was last heard of that */
     gint guest_stopped;      /* atomic; what is sent is final. Observers: senders, keepalive */
     bool adopted;            /* of an engine that died */
     bool revoked;            /* it has the guest back */

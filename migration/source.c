@@ -30,8 +30,6 @@
 /* A destination that has the grant starts the guest in a few milliseconds. A QEMU that hangs there
  * gets its pages all the same. */
 #define RUNNING_DEADLINE_MS 1000
-/* A destination with nothing to drop is ready in about 10 ms. */
-#define READY_SOON_MS 1000
 /* What a destination has said last is here, or comes at once; the guest may stand meanwhile. */
 #define LAST_WORD_MS 200
 /* A destination that hears of a roll back says that it has given up, before its QEMU ends. */
@@ -198,25 +196,17 @@ static bool offer_stream(FfSource *s, GError **error)
     return true;
 }
 
-/* While the guest runs, as QEMU takes its time, and right before it is stopped: with
- * x-ignore-shared on, a snapshot (or a migration from a monitor that is QEMU's) would lack the
- * guest's memory. */
-static bool prepare(FfSource *s, GError **error)
-{
-    s->prepared = s->cfg->vmm->state.prepare(&s->cfg->vmm->state, FF_ROLE_SOURCE, error);
-    if (s->prepared) {
-        FF_FAULT_AT("prepared");
-    }
-    return s->prepared;
-}
-
 static bool stop_guest(FfSource *s, GError **error)
 {
     FfVmm *vmm = s->cfg->vmm;
 
-    if (!s->prepared && !prepare(s, error)) {
+    /* While the guest runs, as QEMU takes its time, and right before it is stopped: with
+     * x-ignore-shared on, a snapshot (or a migration from a monitor that is QEMU's) would lack the
+     * guest's memory. */
+    if (!vmm->state.prepare(&vmm->state, FF_ROLE_SOURCE, error)) {
         return false;
     }
+    FF_FAULT_AT("prepared");
     ff_journal_stopped(s->cfg->state);
     FF_FAULT_AT("stopping");
     /* What clients say is ours from here on; what they have said before is QEMU's, and is carried
@@ -315,23 +305,6 @@ static bool give(FfSource *s, GError **error)
     return true;
 }
 
-/* While the peer does so as well. After precopy that may take long, as there is much to drop. If
- * it does all the same, QEMU gets its settings back, and ours right before the stop. */
-static bool prepare_meanwhile(FfSource *s, GError **error)
-{
-    unsigned over = FF_EV_READY | FF_EV_DEAD | FF_EV_WANT_CANCEL | FF_EV_QUIT;
-
-    if (s->precopy) {
-        return true;
-    }
-    if (!prepare(s, error)) {
-        return false;
-    }
-    s->prepared =
-        ff_control_wait_until(s->control, over, g_get_monotonic_time() + READY_SOON_MS * 1000LL);
-    return s->prepared || s->cfg->vmm->state.undo(&s->cfg->vmm->state, error);
-}
-
 /* The destination drops what is stale and arms while the guest still runs here. Twice: dropping
  * much takes a while, in which the guest continues to write; the second time it is little. */
 static bool prepare_peer(FfSource *s, GError **error)
@@ -348,8 +321,7 @@ static bool prepare_peer(FfSource *s, GError **error)
     f.flags = s->conn->complete_at_grant ? FF_PREPARE_COMPLETE : 0;
     /* A failed send is followed by the reader's word of why. */
     ff_channel_send(s->conn->main, f, NULL, true);
-    return prepare_meanwhile(s, error) && ff_control_await(s->control, FF_EV_READY, error) &&
-           ff_precopy_tell_again(s, error);
+    return ff_control_await(s->control, FF_EV_READY, error) && ff_precopy_tell_again(s, error);
 }
 
 static bool switch_over(FfSource *s, GError **error)
@@ -553,6 +525,18 @@ void ff_source_roll_back(FfSource *s, const GError *why)
 
 /* ---- postcopy -------------------------------------------------------------------------------- */
 
+/* A client that sees a precopy, and starts the guest at the destination itself, may find that it
+ * cannot, and continue here: libvirt. */
+static void note_standing(FfSource *s)
+{
+    ff_mutex_lock(&s->control->lock);
+    bool stands = s->stands_there;
+    ff_mutex_unlock(&s->control->lock);
+    if (stands && s->conn->complete_at_grant && s->run_state && ff_vmm_runs(s->run_state)) {
+        ff_state_mark(s->cfg->state, FF_MARK_STANDS_THERE);
+    }
+}
+
 /* Everything is at the destination: QEMU may end its migration. */
 static void let_go(FfSource *s)
 {
@@ -560,6 +544,7 @@ static void let_go(FfSource *s)
     FfVmm *vmm = s->cfg->vmm;
     struct iovec iov = {(void *)shut_good, sizeof(shut_good)};
 
+    note_standing(s);
     ff_journal_done(s->cfg->state);
     FF_FAULT_AT("done");
     if (!s->inner || ff_channel_write_all(s->inner, &iov, 1, true) < 0 ||

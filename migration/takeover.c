@@ -215,6 +215,9 @@ static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
         }
     }
     FF_FAULT_AT("shut");
+    if (t->cfg->vmm->state.put_back) {
+        t->cfg->vmm->state.put_back(&t->cfg->vmm->state);
+    }
     ff_journal_loaded(t->cfg->state);
     FF_FAULT_AT("loaded");
     /* An engine that does not get it sees the end of this one, or continues to read the word. */

@@ -63,7 +63,7 @@ typedef enum {
     FF_FRAME_REQUEST, /* D->S: a run of pages that somebody waits for */
     FF_FRAME_ACK,     /* D->S: page = number of page frames placed on channel flags: 0 the main
                          one, 1 the urgent one, then the additional ones */
-    FF_FRAME_DONE,    /* D->S: every page is here */
+    FF_FRAME_DONE,    /* D->S: every page is here; page = 1: the guest runs, or has run, here */
     FF_FRAME_FINISHED, /* S->D: the source has let go */
     FF_FRAME_ABORT,    /* either way, before the grant: why, one line */
     /* A lost connection is made again: prologue, greeting, then (docs/recovery.md) */

@@ -3,9 +3,10 @@
  * The client's capabilities: migrate-set-capabilities and query-migrate-capabilities.
  *
  * postcopy-ram, postcopy-preempt and postcopy-blocktime are farfault's: kept in the state memfd
- * and hidden from QEMU, unless QEMU itself carries a migration for which they are set. All
- * others are QEMU's; while the engine has changed QEMU's for the inner migration, the client's
- * view of them is in the undo log.
+ * and hidden from QEMU, unless QEMU itself carries a migration for which they are set. So is
+ * x-ignore-shared, which QEMU is never told, of a guest whose memory farfault has made: it is
+ * shared for that alone, and nothing else would save it. All others are QEMU's; while the engine
+ * has changed QEMU's for the inner migration, the client's view of them is in the undo log.
  *
  * What a client has set while no engine could be started only QEMU knows. It is asked for that
  * before the next command is looked at, and stays as it is: an inner migration switches ours off
@@ -20,11 +21,17 @@
 
 static const char *const ours[FF_CLIENT_CAPS] = FF_CLIENT_CAP_NAMES; /* bit I: ours[I] */
 
-static uint32_t our_flag(const char *name)
+/* Whether bit I is ours, of this guest. */
+static bool is_ours(const FfDriver *d, unsigned i)
+{
+    return 1u << i != FF_CLIENT_CAP_IGNORE_SHARED || d->config.shares_ram;
+}
+
+static uint32_t our_flag(const FfDriver *d, const char *name)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
         if (!strcmp(ours[i], name)) {
-            return 1u << i;
+            return is_ours(d, i) ? 1u << i : 0;
         }
     }
     return 0;
@@ -88,7 +95,7 @@ static JsonNode *client_list(FfDriver *d, JsonArray *inner)
                                : NULL;
 
         if (name) {
-            uint32_t flag = our_flag(name);
+            uint32_t flag = our_flag(d, name);
 
             json_array_add_object_element(
                 list,
@@ -97,7 +104,7 @@ static JsonNode *client_list(FfDriver *d, JsonArray *inner)
         }
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
-        if (!find_status(list, ours[i])) {
+        if (is_ours(d, i) && !find_status(list, ours[i])) {
             json_array_add_object_element(
                 list, status_new(ours[i], d->config.state->client_flags & 1u << i));
         }
@@ -183,7 +190,7 @@ static void qemu_said(FfCall *call, JsonNode *result, const GError *error)
         uint32_t flag = 1u << i;
 
         if (ff_state_is_marked(state, FF_MARK_CAP(flag))) {
-            bool on = ff_capability(result, ours[i]);
+            bool on = is_ours(d, i) && ff_capability(result, ours[i]);
 
             state->client_flags = on ? state->client_flags | flag : state->client_flags & ~flag;
             ff_state_unmark(state, FF_MARK_CAP(flag));
@@ -295,13 +302,18 @@ static void commit(FfCall *call)
     FfCapsCheck check = check_of(call);
 
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
-        bool on = ff_caps_after(&check, ours[i]);
+        bool on = is_ours(d, i) && ff_caps_after(&check, ours[i]);
 
         flags = on ? flags | 1u << i : flags & ~(1u << i);
     }
     if (flags & ~d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM && qemu_listens(d) &&
         ff_driver_refusal(d)) {
         ff_driver_log(d, "farfault: QEMU carries the migration: %s", ff_driver_refusal(d));
+    }
+    if (flags & ~d->config.state->client_flags & FF_CLIENT_CAP_IGNORE_SHARED) {
+        ff_driver_log(d,
+                      "farfault: x-ignore-shared is noted, and QEMU is not told: guest memory is "
+                      "shared by farfault's doing, and is saved and migrated as ever");
     }
     d->config.state->client_flags = flags;
     d->blocktime = flags & FF_CLIENT_CAP_POSTCOPY_BLOCKTIME;
@@ -315,9 +327,16 @@ static void commit(FfCall *call)
 
 /* What QEMU is to be told: all that is not ours; ours only where QEMU carries the migration, or
  * has one on that the client now wants off. */
+static bool is_forwarded(const FfCall *call, const char *name, bool state)
+{
+    uint32_t flag = our_flag(call->driver, name);
+
+    return !flag || (flag != FF_CLIENT_CAP_IGNORE_SHARED && is_native(call->driver)) ||
+           (!state && ff_capability(call->inner_capabilities, name));
+}
+
 static JsonArray *to_forward(FfCall *call)
 {
-    FfDriver *d = call->driver;
     JsonArray *changes = changes_of(call);
     JsonArray *list = json_array_new();
 
@@ -326,8 +345,7 @@ static JsonArray *to_forward(FfCall *call)
         const char *name = ff_json_string(status, "capability");
         bool state = ff_json_bool(status, "state");
 
-        if (!our_flag(name) || is_native(d) ||
-            (!state && ff_capability(call->inner_capabilities, name))) {
+        if (is_forwarded(call, name, state)) {
             json_array_add_object_element(list, status_new(name, state));
         }
     }
@@ -442,24 +460,43 @@ void ff_handle_set_capabilities(FfCall *call)
 
 /* ---- a migration that QEMU carries ----------------------------------------------------------- */
 
-static void set_qemus(FfCall *call, uint32_t flags, FfCallInner next)
+/* WHICH of ours, on if they are among FLAGS. */
+static void set_qemus(FfCall *call, uint32_t which, uint32_t flags, FfCallInner next)
 {
     JsonObject *args = json_object_new();
     JsonArray *list = json_array_new();
 
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
-        json_array_add_object_element(list, status_new(ours[i], flags & 1u << i));
+        if (which & 1u << i && is_ours(call->driver, i)) {
+            json_array_add_object_element(list, status_new(ours[i], flags & 1u << i));
+        }
     }
     json_object_set_array_member(args, "capabilities", list);
     ff_call_inner(call, "migrate-set-capabilities", args, next);
 }
 
+bool ff_call_has_capabilities(const FfCall *call)
+{
+    const FfDriver *d = call->driver;
+
+    /* What was switched on at a monitor of QEMU's own is in the list that QEMU has answered, if it
+     * was asked. */
+    return d->config.state->client_flags ||
+           (d->config.shares_ram && (!call->inner_capabilities ||
+                                     ff_capability(call->inner_capabilities, "x-ignore-shared")));
+}
+
 void ff_call_give_capabilities(FfCall *call, FfCallInner next)
 {
-    set_qemus(call, call->driver->config.state->client_flags, next);
+    const FfDriver *d = call->driver;
+    uint32_t flags = d->config.state->client_flags & ~(uint32_t)FF_CLIENT_CAP_IGNORE_SHARED;
+
+    /* One that has set none by QMP may have set some at a monitor of QEMU's own. */
+    set_qemus(call, flags || !d->config.shares_ram ? ~0u : FF_CLIENT_CAP_IGNORE_SHARED, flags,
+              next);
 }
 
 void ff_call_take_capabilities(FfCall *call, FfCallInner next)
 {
-    set_qemus(call, 0, next);
+    set_qemus(call, ~0u, 0, next);
 }

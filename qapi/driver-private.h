@@ -234,6 +234,8 @@ void ff_driver_log(FfDriver *driver, const char *format, ...) G_GNUC_PRINTF(2, 3
  * CALL. */
 void ff_call_get_capabilities(FfCall *call, FfHandler next);
 bool ff_capability(JsonNode *capabilities, const char *name);
+/* QEMU may have other ones than the next function gives it. */
+bool ff_call_has_capabilities(const FfCall *call);
 /* Gives QEMU the client's postcopy capabilities, then NEXT. */
 void ff_call_give_capabilities(FfCall *call, FfCallInner next);
 /* Takes them away again. */

@@ -35,7 +35,7 @@ static void pass_native(FfCall *call)
 
     if (view) {
         ff_call_pass(call); /* the relay refuses it until QEMU's settings are restored */
-    } else if (d->config.state->client_flags) {
+    } else if (ff_call_has_capabilities(call)) {
         ff_call_give_capabilities(call, native_prepared);
     } else {
         native_prepared(call, NULL, NULL);

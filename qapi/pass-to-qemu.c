@@ -38,10 +38,10 @@ static void pass_native(FfCall *call)
         ff_driver_store_native(d, call->native);
     }
     ff_driver_filter(d, 0);
-    if (!d->config.state->client_flags) {
-        ff_call_pass(call); /* none is on in QEMU either */
-    } else {
+    if (ff_call_has_capabilities(call)) {
         ff_call_give_capabilities(call, native_set);
+    } else {
+        ff_call_pass(call); /* none is on in QEMU either */
     }
 }
 

@@ -108,6 +108,7 @@ typedef struct {
     const char *incoming;       /* URI of -incoming; NULL: not given */
     bool incoming_taken;        /* QEMU was given "defer" in its place */
     const char *engine_refused; /* NULL: nothing stands against the engine */
+    bool shares_ram;            /* the guest's memory is farfault's, and shared by its doing */
     char *const *uffd_error;    /* why there is none of a kind; each can be NULL */
     bool lends;                 /* TAKE_UFFD may be asked */
     bool follows_devices;       /* some are other processes, and the engine is to follow them */

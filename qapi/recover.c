@@ -230,6 +230,20 @@ void ff_handle_recover(FfCall *call)
 
 /* ---- x-farfault-revoke ----------------------------------------------------------------------- */
 
+/* The migration is over, and the guest the destination's. */
+static void reclaim(FfCall *call)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(GError) error = NULL;
+    bool ok = ff_migration_reclaim(d->config.state, ff_json_bool(call->args, "force"), &error);
+
+    if (ok) {
+        ff_driver_log(d, "farfault: the user says that the guest has ended at the destination: "
+                         "cont continues it here");
+    }
+    answer(call, ok, error);
+}
+
 static void take_back(FfCall *call, const char *uri, int fd)
 {
     FfDriver *d = call->driver;
@@ -239,8 +253,7 @@ static void take_back(FfCall *call, const char *uri, int fd)
         if (fd >= 0) {
             close(fd);
         }
-        ff_call_error(call, "There is no paused migration from which the guest could be taken "
-                            "back");
+        reclaim(call);
         return;
     }
     bool ok = ff_migration_revoke(d->migration, uri, fd, ff_json_bool(call->args, "force"), &error);
@@ -262,6 +275,9 @@ void ff_handle_revoke(FfCall *call)
     const char *uri = ff_json_string(call->args, "uri");
     bool force = ff_json_bool(call->args, "force");
 
+    if (ff_call_when_over(call, ff_handle_revoke)) {
+        return;
+    }
     if (!uri && !force && !has_credentials(call)) {
         return;
     }

@@ -38,6 +38,8 @@ struct FfQemu {
         nested_at_stop; /* coordinator; why it was one when stop had stopped it; NULL: it was not */
     JsonNode *disks_at_stop; /* coordinator; query-block's answer, in FfVmmState.between(); NULL */
     FfMutex undo_lock;       /* the undo log's text and its length */
+    bool is_put_back; /* coordinator; QEMU was told the client's settings since they were changed */
+    FfQmpCall *memory_back; /* the same; its answer to x-ignore-shared, NULL: it was taken */
 };
 
 static inline FfQemu *ff_qemu_of_run(FfVmmRun *run)

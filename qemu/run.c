@@ -13,6 +13,7 @@
 #include "qemu/device-state.h"
 #include "qemu/internal.h"
 #include "qemu/nested.h"
+#include "qemu/settings.h"
 #include "qemu/status.h"
 #include "qmp/json.h"
 
@@ -258,6 +259,8 @@ static bool resume(FfVmmRun *run, const char *state, bool start, bool *running, 
     /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
      * suspended, and cont brings it back to that. All other states came with the blob. */
     bool starts = start && ff_vmm_runs(state);
+    /* In front of cont, in one go with it: the guest does not run before that. */
+    ff_qemu_put_back(&qemu->vmm.state);
     FfQmpCall *cont = starts ? ff_qemu_ask(qemu, "cont", NULL) : NULL;
     FfQmpCall *asked = ff_qemu_ask(qemu, "query-status", NULL);
     g_autofree char *now = NULL;
@@ -273,6 +276,7 @@ static bool resume(FfVmmRun *run, const char *state, bool start, bool *running, 
             return false;
         }
     }
+    ff_qemu_await_put_back(qemu);
     now = settled_state(qemu, watch, asked, error);
     *running = now && strcmp(now, "running") == 0;
     /* As with cont, which QEMU refuses then: its own part of the migration is not over. */

@@ -12,8 +12,12 @@
  * cleared after QEMU was verified to be as it was: x-ignore-shared left on would make a later
  * native migration "complete" without the guest's RAM.
  *
- * Threads: prepare and undo on the coordinator's, the view on any. undo_lock covers reading and
- * appending text, and is a leaf.
+ * QEMU needs its other settings until it has loaded or saved the device state, and gets the
+ * client's back before the guest runs (put_back): its human monitors are its own, and what savevm
+ * or migrate there would save must have the guest's RAM. The log stays, as what clients are shown.
+ *
+ * Threads: prepare, put_back and undo on the coordinator's, or on the one that lets the guest run
+ * for it; the view on any. undo_lock covers reading and appending text, and is a leaf.
  */
 #include "qemu/settings.h"
 
@@ -28,6 +32,9 @@
 #define QUERY_PARAMETERS "query-migrate-parameters"
 #define SET_CAPABILITIES "migrate-set-capabilities"
 #define SET_PARAMETERS "migrate-set-parameters"
+#define IGNORE_SHARED "x-ignore-shared"
+/* Stays until undo(): what the engine still waits for are MIGRATION events. */
+#define EVENTS "events"
 
 typedef struct {
     const char *name;
@@ -37,11 +44,11 @@ typedef struct {
 /* Set for the inner migration, as far as this QEMU knows them. What is not named here (events
  * apart: dirty-bitmaps, validate-uuid, ...) stays the client's. */
 static const Capability capabilities_for_inner[] = {
-    {"x-ignore-shared", true},
+    {IGNORE_SHARED, true},
     {"mapped-ram", false},
     {"return-path", true},
     {"late-block-activate", true},
-    {"events", true}, /* waits are for MIGRATION events */
+    {EVENTS, true}, /* waits are for MIGRATION events */
     {"pause-before-switchover", false},
     {"multifd", false},
     {"compress", false},
@@ -244,30 +251,43 @@ static bool query_settings(FfQemu *qemu, Settings *s, GError **error)
 
 /* ---- setting it ------------------------------------------------------------------------------ */
 
+/* NAME as WANT (NAME -> BOOL) has it. */
+static void add_capability(JsonArray *list, JsonObject *want, const char *name)
+{
+    JsonObject *c = json_object_new();
+
+    json_object_set_string_member(c, "capability", name);
+    json_object_set_boolean_member(c, "state", ff_json_bool(want, name));
+    json_array_add_object_element(list, c);
+}
+
+/* Takes LIST. */
+static FfQmpCall *send_list(FfQemu *qemu, JsonArray *list)
+{
+    JsonObject *args = json_object_new();
+
+    json_object_set_array_member(args, "capabilities", list);
+    return ff_qemu_ask(qemu, SET_CAPABILITIES, args);
+}
+
 /* Sends those of WANT (NAME -> BOOL) that QEMU knows and has otherwise (NOW). NULL: there are none.
  */
 static FfQmpCall *send_capabilities(FfQemu *qemu, JsonObject *now, JsonObject *want)
 {
     JsonArray *list = json_array_new();
-    JsonObject *args;
     g_autoptr(GList) names = json_object_get_members(want);
 
     for (GList *l = names; l; l = l->next) {
-        bool value = ff_json_bool(want, l->data);
-        if (json_object_has_member(now, l->data) && ff_json_bool(now, l->data) != value) {
-            JsonObject *c = json_object_new();
-            json_object_set_string_member(c, "capability", l->data);
-            json_object_set_boolean_member(c, "state", value);
-            json_array_add_object_element(list, c);
+        if (json_object_has_member(now, l->data) &&
+            ff_json_bool(now, l->data) != ff_json_bool(want, l->data)) {
+            add_capability(list, want, l->data);
         }
     }
     if (json_array_get_length(list) == 0) {
         json_array_unref(list);
         return NULL;
     }
-    args = json_object_new();
-    json_object_set_array_member(args, "capabilities", list);
-    return ff_qemu_ask(qemu, SET_CAPABILITIES, args);
+    return send_list(qemu, list);
 }
 
 /* json-glib has no unsigned integers: QEMU's sizes from 2^63 on come out negative, and would be
@@ -342,6 +362,85 @@ static bool log_begin(FfQemu *qemu, const Settings *now, GError **error)
     return ok;
 }
 
+/* ---- back, before the guest runs ------------------------------------------------------------- */
+
+/* LOG: what it is to have. Nobody waits: what QEMU refuses here undo() tries once more, one by one.
+ */
+static void put_back_capabilities(FfQemu *qemu, JsonObject *log)
+{
+    JsonArray *list = json_array_new();
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(capabilities_for_inner); i++) {
+        const char *name = capabilities_for_inner[i].name;
+
+        if (json_object_has_member(log, name) && strcmp(name, IGNORE_SHARED) != 0 &&
+            strcmp(name, EVENTS) != 0) {
+            add_capability(list, log, name);
+        }
+    }
+    ff_qmp_call_drop(send_list(qemu, list));
+}
+
+/* As put_back_capabilities(). */
+static void put_back_parameters(FfQemu *qemu, JsonObject *log)
+{
+    g_autoptr(JsonObject) changed = wanted_parameters(FF_ROLE_SOURCE);
+    g_autoptr(GList) names = json_object_get_members(changed);
+    JsonObject *args = json_object_new();
+
+    for (GList *l = names; l; l = l->next) {
+        JsonNode *value = json_object_get_member(log, l->data);
+
+        if (value) {
+            json_object_set_member(args, l->data, parameter_for_qemu(value));
+        }
+    }
+    ff_qmp_call_drop(ff_qemu_ask(qemu, SET_PARAMETERS, args));
+}
+
+static void forget_put_back(FfQemu *qemu)
+{
+    qemu->is_put_back = false;
+    g_clear_pointer(&qemu->memory_back, ff_qmp_call_drop);
+}
+
+void ff_qemu_put_back(FfVmmState *state)
+{
+    FfQemu *qemu = ff_qemu_of_state(state);
+    g_autoptr(JsonNode) log = NULL;
+
+    ff_mutex_lock(&qemu->undo_lock);
+    log = log_read(qemu, NULL);
+    ff_mutex_unlock(&qemu->undo_lock);
+    if (!log || qemu->is_put_back) {
+        return;
+    }
+    JsonArray *memory = json_array_new();
+    JsonObject *capabilities = ff_json_object(ff_json_node_object(log), "capabilities");
+
+    /* By itself: another one that this QEMU refuses must not keep it. */
+    add_capability(memory, capabilities, IGNORE_SHARED);
+    qemu->memory_back = send_list(qemu, memory);
+    put_back_capabilities(qemu, capabilities);
+    put_back_parameters(qemu, ff_json_object(ff_json_node_object(log), "parameters"));
+    qemu->is_put_back = true;
+}
+
+void ff_qemu_await_put_back(FfQemu *qemu)
+{
+    g_autoptr(GError) error = NULL;
+
+    if (qemu->memory_back &&
+        !was_set(g_steal_pointer(&qemu->memory_back), SET_CAPABILITIES, &error) &&
+        ff_qmp_refused(error)) {
+        g_warning("QEMU's x-ignore-shared is on until the migration is over: what savevm, or "
+                  "migrate at a human monitor, saves until then lacks the guest's memory: %s",
+                  error->message);
+    }
+}
+
+/* ---- the inner migration's ------------------------------------------------------------------- */
+
 bool ff_qemu_unset_tls(FfVmmState *state, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
@@ -362,16 +461,20 @@ bool ff_qemu_prepare(FfVmmState *state, FfRole role, GError **error)
     if (!query_settings(qemu, &now, error)) {
         return false;
     }
-    if (!json_object_has_member(now.capabilities, "x-ignore-shared") ||
+    if (!json_object_has_member(now.capabilities, IGNORE_SHARED) ||
         !json_object_has_member(now.capabilities, "return-path")) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                             "this QEMU lacks the migration capability x-ignore-shared or "
                             "return-path: use QEMU 7.2 or newer");
         return false;
     }
+    /* The memory of a guest that the engine moves is shared by farfault's doing: whoever has set
+     * it at a monitor of QEMU's own loses that memory by it, and gets it back off. */
+    json_object_set_boolean_member(now.capabilities, IGNORE_SHARED, FALSE);
     if (!log_begin(qemu, &now, error)) {
         return false;
     }
+    forget_put_back(qemu);
     want.capabilities = wanted_capabilities(qemu);
     want.parameters = wanted_parameters(role);
     return set_settings(qemu, &now, &want, error);
@@ -440,8 +543,7 @@ static bool restore(FfQemu *qemu, JsonObject *log, GError **error)
     if (!after) {
         return false;
     }
-    if (ff_json_bool(after, "x-ignore-shared") !=
-        ff_json_bool(want.capabilities, "x-ignore-shared")) {
+    if (ff_json_bool(after, IGNORE_SHARED) != ff_json_bool(want.capabilities, IGNORE_SHARED)) {
         g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                             "QEMU's x-ignore-shared could not be set back: a native migration or "
                             "save would lose the guest's memory, and is refused");
@@ -456,6 +558,7 @@ bool ff_qemu_undo(FfVmmState *state, GError **error)
     g_autoptr(GError) local = NULL;
 
     ff_qemu_forget_kept(state);
+    forget_put_back(qemu);
     for (;;) {
         g_autoptr(JsonNode) log = NULL;
         uint32_t len;

@@ -18,6 +18,10 @@ typedef struct FfQemu FfQemu; /* qemu/vmm-qemu.h */
 bool ff_qemu_prepare(FfVmmState *state, FfRole role, GError **error);
 bool ff_qemu_unset_tls(FfVmmState *state, GError **error);
 bool ff_qemu_undo(FfVmmState *state, GError **error);
+void ff_qemu_put_back(FfVmmState *state);
+/* Waits for QEMU's answer to that, if nobody has yet; says so if QEMU has refused. The thread of
+ * ff_qemu_put_back(), after it has made QEMU run the guest. */
+void ff_qemu_await_put_back(FfQemu *qemu);
 
 /*
  * The client's view. While the undo log is valid it lives there; otherwise these return NULL, or

@@ -76,6 +76,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
         .state = {.prepare = ff_qemu_prepare,
                   .unset_tls = ff_qemu_unset_tls,
                   .undo = ff_qemu_undo,
+                  .put_back = ff_qemu_put_back,
                   .save = ff_qemu_save,
                   .offer = ff_qemu_offer,
                   .stop_and_save = ff_qemu_stop_and_save,
@@ -121,6 +122,7 @@ void ff_qemu_free(FfQemu *qemu)
     ff_qemu_adopt_stream(qemu, -1);
     ff_qemu_log_end(&qemu->vmm.memory);
     g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
+    g_clear_pointer(&qemu->memory_back, ff_qmp_call_drop);
     g_ptr_array_unref(qemu->blocks);
     g_free(qemu->name);
     g_free(qemu->machine);

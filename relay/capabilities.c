@@ -20,7 +20,8 @@ static unsigned flag_of(const char *name)
     return 0;
 }
 
-unsigned ff_sets_capabilities(const FfQmpCommand *command)
+/* Of those that COMMAND names the ones that it switches on, or all. */
+static unsigned named(const FfQmpCommand *command, bool on)
 {
     if (!command || g_strcmp0(command->name, "migrate-set-capabilities")) {
         return 0;
@@ -34,7 +35,27 @@ unsigned ff_sets_capabilities(const FfQmpCommand *command)
     for (guint i = 0; i < ff_json_node_length(list); i++) {
         JsonObject *status = ff_json_node_nth(list, i);
 
-        flags |= status ? flag_of(ff_json_string(status, "capability")) : 0;
+        if (status && (!on || ff_json_bool(status, "state"))) {
+            flags |= flag_of(ff_json_string(status, "capability"));
+        }
     }
     return flags;
+}
+
+unsigned ff_sets_capabilities(const FfQmpCommand *command)
+{
+    return named(command, false);
+}
+
+bool ff_ignores_shared(const FfQmpCommand *command)
+{
+    const char *line = command ? command->command_line : NULL;
+
+    if (line && !g_strcmp0(command->name, "human-monitor-command")) {
+        /* Its words may be quoted; what else has both in it QEMU refuses. */
+        line += strspn(line, " \t\n\v\f\r");
+        return g_str_has_prefix(line, "migrate_set_capability") &&
+               strstr(line, "x-ignore-shared") && !strstr(line, "off");
+    }
+    return named(command, true) & FF_CLIENT_CAP_IGNORE_SHARED;
 }

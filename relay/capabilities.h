@@ -11,5 +11,7 @@
 /* FF_CLIENT_CAP_* that COMMAND names, on or off; 0 if it is not migrate-set-capabilities. What is
  * said to the human monitor is not looked at. */
 unsigned ff_sets_capabilities(const FfQmpCommand *command);
+/* COMMAND switches x-ignore-shared on, also through the human monitor. */
+bool ff_ignores_shared(const FfQmpCommand *command);
 
 #endif

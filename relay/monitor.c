@@ -167,6 +167,30 @@ static void say_anothers(FfMonitor *mon, const FfItem *item)
                 "if it continues nowhere, end this process by SIGTERM");
 }
 
+/* The guest moved away for good: another copy of it would run on the same disks. */
+static bool is_given_away(const FfMonitor *mon, const FfQmpCommand *command)
+{
+    return ff_says(command) == FF_SAID_CONT && ff_state_is_given(mon->relay->state);
+}
+
+static const char given_away[] =
+    "the guest has moved away, and the destination has all of it: it would run twice; if it has "
+    "ended there, say x-farfault-revoke with \"force\": true, and cont again";
+
+/* For want of an engine QEMU would be told what an engine keeps from it: it leaves memory that is
+ * shared, as farfault has made this guest's, out of what it saves. */
+static bool is_kept(const FfMonitor *mon, const FfQmpCommand *command)
+{
+    const FfRelayPlan *plan = mon->relay->plan;
+
+    return (plan->ram->len || !plan->engine_refused) && ff_ignores_shared(command);
+}
+
+static const char kept[] =
+    "x-ignore-shared would leave the guest's memory, which is shared by farfault's doing, out of "
+    "what QEMU saves, and no migration engine can be started that keeps it from QEMU: repeat it "
+    "later";
+
 /* Takes ITEM, an owned command whose turn has come. */
 static void own_item(FfMonitor *mon, FfItem *item)
 {
@@ -184,6 +208,9 @@ static void own_item(FfMonitor *mon, FfItem *item)
     case FF_ENGINE_ABSENT:
         if (mon->qemu && is_anothers(mon, item->command)) {
             say_anothers(mon, item); /* it was said before */
+            ff_item_free(item);
+        } else if (mon->qemu && is_kept(mon, item->command)) {
+            reply_error(mon, item, kept);
             ff_item_free(item);
         } else if (mon->qemu) {
             note_native(mon, item);
@@ -212,6 +239,7 @@ static bool is_owned(const FfMonitor *mon, const FfQmpCommand *command)
 static bool needs_wait(const FfMonitor *mon, const FfItem *item)
 {
     return is_owned(mon, item->command) || is_anothers(mon, item->command) ||
+           is_given_away(mon, item->command) ||
            (mon->relay->plan->backends->len && ff_plugged_adds(item->command)) ||
            (item->command && item->command->oob);
 }
@@ -270,6 +298,9 @@ void ff_monitor_pump(FfMonitor *mon)
             ff_overdue_negotiate(mon, item);
         } else if (mon->negotiated && is_anothers(mon, item->command)) {
             say_anothers(mon, item);
+            ff_item_free(item);
+        } else if (mon->negotiated && is_given_away(mon, item->command)) {
+            reply_error(mon, item, given_away);
             ff_item_free(item);
         } else if (wait && mon->negotiated && is_owned(mon, item->command) &&
                    (!item->command->oob || mon->oob_enabled)) {
@@ -873,6 +904,10 @@ void ff_monitor_reply(FfMonitor *mon, uint32_t seq, GBytes *line)
 
 void ff_monitor_do_without(FfMonitor *mon, uint32_t seq)
 {
+    if (mon->owned && mon->owned->seq == seq && is_kept(mon, mon->owned->command)) {
+        ff_monitor_refuse(mon, seq, kept);
+        return;
+    }
     if (mon->owned && mon->owned->seq == seq) {
         note_native(mon, mon->owned);
     }
@@ -902,6 +937,9 @@ void ff_monitor_pass(FfMonitor *mon, uint32_t seq, GBytes *instead)
         reply_error(mon, item,
                     "QEMU's own migration is locked: its settings are not restored after the "
                     "last migration; repeat the command");
+        ff_item_free(item);
+    } else if (is_given_away(mon, command ? command : item->command)) {
+        reply_error(mon, item, given_away);
         ff_item_free(item);
     } else if (mon->qemu && !command && plugs(mon, item)) {
         /* it waits, or is answered */

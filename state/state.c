@@ -136,6 +136,15 @@ bool ff_state_is_front(const FfStateHeader *state)
            __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE) == FF_PHASE_IDLE;
 }
 
+bool ff_state_is_given(const FfStateHeader *state)
+{
+    /* While it is under way an engine answers. */
+    return state->role == FF_ROLE_SOURCE &&
+           __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE) == FF_PHASE_IDLE &&
+           __atomic_load_n(&state->run_right, __ATOMIC_ACQUIRE) == FF_RUN_GIVEN &&
+           !ff_state_is_marked(state, FF_MARK_STANDS_THERE);
+}
+
 bool ff_state_has_plugged(const FfStateHeader *state)
 {
     for (unsigned i = 0; i < FF_STATE_PLUGGED; i++) {

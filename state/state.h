@@ -168,12 +168,15 @@ enum {
     FF_CLIENT_CAP_POSTCOPY_RAM = 1 << 0,
     FF_CLIENT_CAP_POSTCOPY_PREEMPT = 1 << 1,
     FF_CLIENT_CAP_POSTCOPY_BLOCKTIME = 1 << 2,
+    /* Of a guest whose memory is shared by farfault's doing alone (FfDriverConfig.shares_ram): QEMU
+     * is never told that it is on, and would leave that memory out of what it saves. */
+    FF_CLIENT_CAP_IGNORE_SHARED = 1 << 3,
 };
 /* Their names, from bit 0 on. */
-#define FF_CLIENT_CAPS 3
+#define FF_CLIENT_CAPS 4
 #define FF_CLIENT_CAP_NAMES                                                                        \
     {                                                                                              \
-        "postcopy-ram", "postcopy-preempt", "postcopy-blocktime"                                   \
+        "postcopy-ram", "postcopy-preempt", "postcopy-blocktime", "x-ignore-shared"                \
     }
 enum {
     /* migrate-incoming went to QEMU: it carries the incoming migration itself. */
@@ -243,8 +246,8 @@ enum {
      * are not removed at the end. Set before the guest is given away, cleared if it stays. */
     FF_MARK_MOVED = 1 << 5,
     /* S: all of guest memory is here still, nothing of it was given up (release-ram). Set before
-     * the phase is SETUP, cleared before the first page is given up, or when it is IDLE. An engine
-     * of before it has never set it. */
+     * the phase is SETUP, cleared before the first page is given up, or when it is IDLE and the
+     * guest was not given away. An engine of before it has never set it. */
     FF_MARK_WHOLE = 1 << 6,
     /* S: devices in other processes (vhost-user) get no ring, whatever QEMU says, as a live
      * snapshot could not catch their writes. Set when the guest stands for it and they have
@@ -258,7 +261,11 @@ enum {
     /* Of each FF_CLIENT_CAP_*, FF_MARK_CAP() times: QEMU has been told of it, as no engine could be
      * started, and knows better than client_flags what the client wants. Set by the relay when QEMU
      * has answered, cleared by the engine that has asked QEMU. */
-    FF_MARK_CAPS = 7 << 9,
+    FF_MARK_CAPS = 15 << 9,
+    /* S: the migration was one that is over when the guest is given away; its guest ran, and the
+     * destination has said that it is not to run there yet: a client may find that it cannot, and
+     * continue here (libvirt). Set before the phase is DONE, cleared before it is SETUP. */
+    FF_MARK_STANDS_THERE = 1 << 13,
 };
 /* FLAGS: of FF_CLIENT_CAP_*. */
 #define FF_MARK_CAP(flags) ((unsigned)(flags) << 9)
@@ -313,6 +320,10 @@ bool ff_state_is_guarded(const FfStateHeader *state);
 
 /* The guest has left, and the process stays as its front. Any thread. */
 bool ff_state_is_front(const FfStateHeader *state);
+
+/* The guest is another host's, with all of its memory, and may run there: it must not be continued
+ * here. Any thread. */
+bool ff_state_is_given(const FfStateHeader *state);
 
 /* A device was plugged whose back-end is another process, behind the relay. Any thread. */
 bool ff_state_has_plugged(const FfStateHeader *state);

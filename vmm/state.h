@@ -38,6 +38,11 @@ struct FfVmmState {
     /* Undoes what prepare() or unset_tls() set, by the undo log; clears the log. Safe to call
      * twice. */
     bool (*undo)(FfVmmState *state, GError **error);
+    /* Optional: the inner migration is over, and the guest does not run yet. Has the VMM take back
+     * what prepare() set, so that what is saved at a monitor of its own has the guest's memory; the
+     * log stays until undo(). Does not wait for the VMM. FfVmmRun.resume() does it as well. Safe to
+     * call twice. */
+    void (*put_back)(FfVmmState *state);
 
     /* ---- out ---- */
 

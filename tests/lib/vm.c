@@ -679,13 +679,12 @@ void vm_reconnect(Vm *vm)
     vm->qmp = qmp_new(connect_to(vm, "server"), vm->name, false);
 }
 
-char *vm_human(Vm *vm, const char *first)
+char *vm_human_line(Vm *vm, const char *said, const char *words)
 {
-    static const char words[] = "VM status: ";
     int64_t deadline = test_deadline(TEST_TIMEOUT);
     g_autoptr(Stream) s = stream_new(connect_to(vm, "human"), vm->name);
 
-    g_autofree char *text = g_strconcat(first, "\ninfo status\n", NULL);
+    g_autofree char *text = g_strconcat(said, "\n", NULL);
     stream_send(s, text, strlen(text), NULL, 0);
     for (;;) {
         g_autofree char *line = stream_read_line(s, words, deadline);
@@ -694,6 +693,13 @@ char *vm_human(Vm *vm, const char *first)
         if (g_str_has_prefix(line, words))
             return g_strdup(line + strlen(words));
     }
+}
+
+char *vm_human(Vm *vm, const char *first)
+{
+    g_autofree char *said = g_strconcat(first, "\ninfo status", NULL);
+
+    return vm_human_line(vm, said, "VM status: ");
 }
 
 char *vm_human_state(Vm *vm, bool cont)

@@ -81,6 +81,9 @@ void vm_reconnect(Vm *vm);
 char *vm_human_state(Vm *vm, bool cont);
 /* Tells it LINE first, and returns its state then (g_free). */
 char *vm_human(Vm *vm, const char *line);
+/* Tells it LINE, and returns what stands after WORDS in the first line that begins with them
+ * (g_free). */
+char *vm_human_line(Vm *vm, const char *line, const char *words);
 /* The directory of its sockets, and files that a test adds with vm_path(); removed at the end. */
 const char *vm_dir(const Vm *vm);
 /* A path in it for the test's own use (g_free); what lies there at the end is removed. */

@@ -428,6 +428,10 @@ static void test_idle_too_early(gconstpointer log)
     __atomic_store_n(&rig->state->undo_len, 0, __ATOMIC_RELEASE);
 }
 
+#define SET_SHARED                                                                                 \
+    "{'execute':'migrate-set-capabilities','arguments':{'capabilities':[{'capability':'x-ignore-"  \
+    "shared',"
+
 /* The next engine must ask QEMU for those that it was told of in its place, and took; for none that
  * is named elsewhere. */
 static void test_without_capabilities(void)
@@ -442,6 +446,9 @@ static void test_without_capabilities(void)
          FF_CLIENT_CAP_POSTCOPY_BLOCKTIME},
         {"{'capability':'xbzrle','state':false},{'capability':'postcopy-ram','state':false}]",
          "return", FF_CLIENT_CAP_POSTCOPY_BLOCKTIME | FF_CLIENT_CAP_POSTCOPY_RAM},
+        {"{'capability':'x-ignore-shared','state':false}]", "return",
+         FF_CLIENT_CAP_POSTCOPY_BLOCKTIME | FF_CLIENT_CAP_POSTCOPY_RAM |
+             FF_CLIENT_CAP_IGNORE_SHARED},
     };
 
     g_autoptr(Rig) rig = rig_new(&(RigConfig){.engine = "/nowhere/engine", .keeps_state = true});
@@ -450,6 +457,12 @@ static void test_without_capabilities(void)
 
     g_assert_nonnull(state);
     g_assert_false(ff_state_is_marked(state, FF_MARK_CAPS));
+    /* QEMU would leave out memory that is shared, as farfault's is. */
+    rig_send(client, SET_SHARED "'state':true}]}}");
+    rig_expect(client, "no migration engine can be started that keeps it from QEMU");
+    rig_send(client, "{'execute':'human-monitor-command','arguments':{'command-line':'"
+                     "migrate_set_capability x-ignore-shared on'}}");
+    rig_expect(client, "no migration engine can be started that keeps it from QEMU");
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         g_autofree char *text = g_strdup_printf(
             "{'execute':'migrate-set-capabilities','arguments':{'capabilities':[%s}}", rows[i].set);

@@ -591,6 +591,37 @@ static bool view_capability(End *e, const char *name)
     g_assert_not_reached();
 }
 
+/* Before the guest runs again QEMU has what its client has set, however long it takes until all is
+ * undone. What somebody has set at a monitor of QEMU's own, and would leave the guest's memory out,
+ * it has not. */
+static void test_put_back(void)
+{
+    g_autofree char *run_state = NULL;
+    bool running;
+    Pair p = {0};
+    int out;
+
+    pair_open(&p);
+    end_start(&p, &p.s, "source", NULL, true, NULL);
+    client_settings(&p.s);
+    qmp_set_capability(vm_qmp(p.s.vm), "events", true); /* waited for until the end */
+    g_autofree char *before = settings(&p.s);
+    qmp_set_capability(vm_qmp(p.s.vm), "x-ignore-shared", true);
+    OK(p.s.vmm->state.prepare(&p.s.vmm->state, FF_ROLE_SOURCE, &error));
+    OK(p.s.vmm->state.offer(&p.s.vmm->state, &out, &error));
+    OK(p.s.vmm->state.stop_and_save(&p.s.vmm->state, &run_state, &error));
+    send_shut(out, 1);
+    OK(p.s.vmm->state.wait_saved(&p.s.vmm->state, 1, &error));
+    close(out);
+    OK(p.s.vmm->run.resume(&p.s.vmm->run, run_state, true, &running, &error));
+    g_assert_cmpuint(p.s.state->undo_len, >, 0);
+    g_autofree char *resumed = settings(&p.s);
+    g_assert_cmpstr(resumed, ==, before);
+    OK(p.s.vmm->state.undo(&p.s.vmm->state, &error));
+    assert_restored(&p.s, before);
+    pair_close(&p);
+}
+
 static void set_parameter(End *e, const char *name, const char *json, const char *refused)
 {
     g_autoptr(JsonNode) value = json_from_string(json, NULL);
@@ -1055,6 +1086,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/inner/adopt-log", test_adopt_log);
     g_test_add_func("/inner/view", test_view);
+    g_test_add_func("/inner/put-back", test_put_back);
     g_test_add_func("/inner/log-full", test_log_full);
     g_test_add_func("/inner/identity", test_identity);
     g_test_add_func("/inner/abandon-idle", test_abandon_idle);

@@ -169,6 +169,113 @@ static void test_ignore_shared(void)
     g_assert_cmpint(g_unlink(file), ==, 0);
 }
 
+/* ---- x-ignore-shared, where the memory is shared by farfault's doing ------------------------- */
+
+#define AT (1 << 20)
+#define WORD 0x1122334455667788
+
+static Vm *start_made(const char *name, const char *incoming)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = "64M",
+                                .args = args,
+                                .incoming = incoming,
+                                .listens = true});
+}
+
+/* As the client has set it; and QEMU, which farfault has told nothing, says that it is off. */
+static void check_kept(Vm *vm, bool on)
+{
+    g_autofree char *text = qmp_hmp(vm_qmp(vm), "info migrate_capabilities");
+    g_autofree char *qemu = vm_human_line(vm, "info migrate_capabilities", "x-ignore-shared: ");
+
+    g_assert_nonnull(strstr(text, on ? "x-ignore-shared: on" : "x-ignore-shared: off"));
+    g_assert_cmpstr(qemu, ==, "off");
+}
+
+static void set_kept(Vm *vm, bool human)
+{
+    if (human) {
+        g_autofree char *said = qmp_hmp(vm_qmp(vm), "migrate_set_capability x-ignore-shared on");
+        g_assert_cmpstr(said, ==, "");
+    } else {
+        qmp_set_capability(vm_qmp(vm), "x-ignore-shared", true);
+    }
+    check_kept(vm, true);
+    vm_wait_stderr(vm, "x-ignore-shared is noted, and QEMU is not told");
+}
+
+/* Stock QEMU's private memory is moved with it on; and so is this. */
+static void test_kept(gconstpointer file)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Vm) s = start_made("source", NULL);
+    g_autoptr(Vm) d = start_made("destination", "defer");
+    g_autofree char *path = vm_path(s, "saved");
+    g_autofree char *to = g_strdup_printf("exec:cat >%s", path);
+    g_autofree char *from = g_strdup_printf("exec:cat %s", path);
+
+    qtest_writeq(vm_qtest(s), AT, WORD);
+    set_kept(s, false);
+    set_kept(d, true);
+    g_autofree char *words = refused_beside(d);
+    g_assert_nonnull(strstr(words, "not compatible with ignore-shared"));
+    qmp_set_capability(vm_qmp(s), "events", true);
+    qmp_set_capability(vm_qmp(d), "events", true);
+    if (!file) {
+        g_autofree char *uri = move_listen(d);
+
+        qmp_ok(vm_qmp(s), "migrate", "{'uri': '%s'}", uri);
+    } else {
+        qmp_ok(vm_qmp(s), "migrate", "{'uri': '%s'}", to);
+        qmp_expect_migration(vm_qmp(s), "completed");
+        qmp_ok(vm_qmp(d), "migrate-incoming", "{'uri': '%s'}", from);
+    }
+    qmp_expect_migration(vm_qmp(d), "completed");
+    g_assert_cmphex(qtest_readq(vm_qtest(d), AT), ==, WORD);
+    check_kept(s, true);
+    check_kept(d, true);
+    qmp_set_capability(vm_qmp(d), "x-ignore-shared", false);
+    check_kept(d, false);
+}
+
+/* What is switched on at a monitor that farfault does not see holds until a migration. */
+static void test_unseen(gconstpointer postcopy)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_autoptr(Vm) s = start_made("source", NULL);
+    g_autoptr(Vm) d = start_made("destination", "defer");
+
+    qtest_writeq(vm_qtest(s), AT, WORD);
+    g_free(vm_human(s, "migrate_set_capability x-ignore-shared on"));
+    qmp_set_capability(vm_qmp(s), "events", true);
+    qmp_set_capability(vm_qmp(d), "events", true);
+    if (postcopy) {
+        move_prepare(s, d);
+    }
+    g_autofree char *uri = move_listen(d);
+    qmp_ok(vm_qmp(s), "migrate", "{'uri': '%s'}", uri);
+    if (postcopy) {
+        qmp_ok(vm_qmp(s), "migrate-start-postcopy", NULL);
+    }
+    move_wait_completed(s, d);
+    g_assert_cmphex(qtest_readq(vm_qtest(d), AT), ==, WORD);
+    check_kept(s, false);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -178,5 +285,9 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &rows[i], move);
     }
     g_test_add_func("/native/ignore-shared", test_ignore_shared);
+    g_test_add_data_func("/native/ignore-shared/kept/precopy", NULL, test_kept);
+    g_test_add_data_func("/native/ignore-shared/kept/file", "", test_kept);
+    g_test_add_data_func("/native/ignore-shared/unseen/precopy", NULL, test_unseen);
+    g_test_add_data_func("/native/ignore-shared/unseen/postcopy", "", test_unseen);
     return g_test_run();
 }

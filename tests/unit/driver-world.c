@@ -160,7 +160,7 @@ void world_prepare(World *w, const FfStateHeader *state)
     w->given = -1;
 }
 
-bool world_lends;
+bool world_lends, world_shares;
 int world_pid;
 
 void world_begin(World *w, FfStateHeader state, bool start_paused, const char *incoming,
@@ -186,6 +186,7 @@ void world_begin(World *w, FfStateHeader state, bool start_paused, const char *i
         .incoming = incoming,
         .engine_refused = refused,
         .lends = world_lends,
+        .shares_ram = world_shares,
         .discard_fd = -1,
         .sharers_fd = -1,
     });

@@ -42,8 +42,9 @@ extern unsigned qemu_version; /* 0: not known */
 #define SET(caps) "{'execute':'migrate-set-capabilities','arguments':{'capabilities':[" caps "]}}"
 #define PARAMETERS "{'max-bandwidth':1000,'downtime-limit':50,'tls-creds':''}"
 
-extern int world_pid;    /* of the next world's QEMU; 0: none that can be looked at */
-extern bool world_lends; /* the relay of the next world is of this farfault */
+extern int world_pid;     /* of the next world's QEMU; 0: none that can be looked at */
+extern bool world_shares; /* the memory of the next world's guest is shared by farfault's doing */
+extern bool world_lends;  /* the relay of the next world is of this farfault */
 
 /* All but the driver, which the case makes. */
 void world_prepare(World *w, const FfStateHeader *state);

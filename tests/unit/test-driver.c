@@ -283,6 +283,77 @@ static void test_in_qemu_silent(void)
     world_clear(&w);
 }
 
+#define CAPS_SHARED(state) "[" CAP("events", "true") "," CAP("x-ignore-shared", state) "]"
+
+static void set_shared(World *w, const char *state, const char *qemu, bool told)
+{
+    g_autofree char *line = g_strdup_printf("{'execute':'migrate-set-capabilities','arguments':{'"
+                                            "capabilities':[{'capability':'x-ignore-"
+                                            "shared','state':%s}]}}",
+                                            state);
+
+    command(w, line);
+    qemu_answers(w, "query-migrate-capabilities", qemu);
+    if (told) {
+        qemu_answers(w, "migrate-set-capabilities", "{}");
+    }
+    sent(w, "reply {\"return\": {}}\n");
+}
+
+/* Of memory that is shared by farfault's doing QEMU is never told it, whoever carries the
+ * migration; and before one it is switched off, if somebody has switched it on at a monitor of
+ * QEMU's own. */
+static void test_shared(void)
+{
+    static const char *const qemus[] = {CAPS_SHARED("false"), CAPS_SHARED("true")};
+
+    for (unsigned i = 0; i < 4; i++) {
+        FfStateHeader state = {.policy = i & 1 ? FF_POLICY_NEVER : FF_POLICY_AUTO};
+        const char *qemu = qemus[i / 2];
+        World w;
+
+        world_shares = true;
+        world_begin(&w, state, false, NULL, NULL);
+        set_shared(&w, "true", qemu, false);
+        g_assert_cmpuint(w.state->client_flags, ==, FF_CLIENT_CAP_IGNORE_SHARED);
+        g_assert_nonnull(strstr(w.log, "x-ignore-shared is noted"));
+        command(&w, "{'execute':'query-migrate-capabilities'}");
+        qemu_answers(&w, "query-migrate-capabilities", qemu);
+        g_assert_nonnull(strstr(w.out->str, "true, \"capability\": \"x-ignore-shared\""));
+        g_string_truncate(w.out, 0);
+        command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+        if (state.policy != FF_POLICY_NEVER) {
+            qemu_answers(&w, "query-migrate-capabilities", qemu);
+            qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+        }
+        const Asked *asked = g_queue_peek_head(&w.questions);
+        g_autofree char *given =
+            json_to_string(json_object_get_member(asked->args, "capabilities"), FALSE);
+        g_assert_nonnull(strstr(given, "{\"state\":false,\"capability\":\"x-ignore-shared\"}"));
+        qemu_answers(&w, "migrate-set-capabilities", "{}");
+        sent(&w, "pass\n");
+        set_shared(&w, "false", qemu, i / 2);
+        g_assert_cmpuint(w.state->client_flags, ==, 0);
+        world_clear(&w);
+        world_shares = false;
+    }
+}
+
+/* The user's own memory: QEMU's alone. */
+static void test_shared_own(void)
+{
+    World w;
+
+    world_init(&w, NULL, "the guest's RAM is a regular file; use memory-backend-memfd");
+    set_shared(&w, "true", CAPS_SHARED("false"), true);
+    g_assert_cmpuint(w.state->client_flags, ==, 0);
+    command(&w, "{'execute':'migrate','arguments':{'uri':'tcp:h:1'}}");
+    qemu_answers(&w, "query-migrate-capabilities", CAPS_SHARED("true"));
+    qemu_answers(&w, "query-migrate-parameters", PARAMETERS);
+    sent(&w, "pass\n");
+    world_clear(&w);
+}
+
 /* While QEMU runs with the engine's values the client sees and changes its own. */
 static void test_view(void)
 {
@@ -632,6 +703,8 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/capabilities/in-qemu", test_in_qemu);
     g_test_add_func("/driver/capabilities/in-qemu/migrate", test_in_qemu_migrate);
     g_test_add_func("/driver/capabilities/in-qemu/silent", test_in_qemu_silent);
+    g_test_add_func("/driver/shared/farfault", test_shared);
+    g_test_add_func("/driver/shared/own", test_shared_own);
     g_test_add_func("/driver/last-word", test_last_word);
     g_test_add_func("/driver/words", test_words);
     g_test_add_func("/driver/stop-later", test_stop_later);

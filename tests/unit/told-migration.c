@@ -109,6 +109,14 @@ bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GE
     return true;
 }
 
+bool ff_migration_reclaim(FfStateHeader *state, bool force, GError **error)
+{
+    if (!force) {
+        g_set_error_literal(error, FF_M_ERROR, 0, "not by force");
+    }
+    return force;
+}
+
 bool ff_restore_file_is_mapped(int fd, int64_t offset)
 {
     return false;
