@@ -58,7 +58,8 @@ bool ff_call_refuse(FfCall *call)
             continue;
         }
         if (ff_call_when_over(call, refuse_or_pass) ||
-            (refused[i].saves && ff_call_when_guest_is_here(call, refuse_or_pass))) {
+            (refused[i].saves && (ff_call_when_whole(call, refuse_or_pass) ||
+                                  ff_call_when_guest_is_here(call, refuse_or_pass)))) {
             return true;
         }
         bool source = d->config.state->role == FF_ROLE_SOURCE;
