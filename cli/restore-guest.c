@@ -160,7 +160,7 @@ static void learn(Watch *w, const char *status)
     } else if (!strcmp(status, "postcopy-paused")) {
         ff_cli_qmp_send(w->qmp, "query-migrate", NULL, on_paused, w);
     } else if (!strcmp(status, "failed")) {
-        remove_overlays(w);
+        /* The overlays stay: what has failed may be a migration of the guest, which runs. */
         g_main_loop_quit(w->loop); /* QEMU says why, and ends */
     }
 }
@@ -292,7 +292,10 @@ static void watch(const Line *line, int fd, int pidfd)
         return;
     }
     if (!ask(&w, &error)) {
-        remove_overlays(&w);
+        /* Where the monitor has broken the guest may come all the same. */
+        if (!g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {
+            remove_overlays(&w);
+        }
         end_qemu(&w);
         fprintf(stderr, "farfault: %s\n", error->message);
     } else {

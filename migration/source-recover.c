@@ -309,6 +309,10 @@ bool ff_source_persist(FfSource *s)
         }
         if (!(got & FF_EV_DONE)) {
             ff_source_end_connection(s);
+            /* The client sees a postcopy from here on, and the guest may be started there. */
+            ff_mutex_lock(&s->control->lock);
+            s->stands_there = false;
+            ff_mutex_unlock(&s->control->lock);
         }
         if (ff_control_events(s->control) & FF_EV_DONE) {
             return true; /* perhaps the last that the main reader heard */

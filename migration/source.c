@@ -534,6 +534,8 @@ static void note_standing(FfSource *s)
     ff_mutex_unlock(&s->control->lock);
     if (stands && s->conn->complete_at_grant && s->run_state && ff_vmm_runs(s->run_state)) {
         ff_state_mark(s->cfg->state, FF_MARK_STANDS_THERE);
+    } else {
+        ff_state_unmark(s->cfg->state, FF_MARK_STANDS_THERE); /* of an engine that died since */
     }
 }
 

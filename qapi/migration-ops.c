@@ -280,6 +280,12 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
 {
     FfMigrationOps ops;
 
+    /* Whatever begins here stores a right, and would forget that the guest is elsewhere. */
+    if (config->role == FF_ROLE_SOURCE && ff_state_is_given(d->config.state)) {
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                            "The guest has moved away from here, and the destination has it");
+        return false;
+    }
     /* A peer that listens where that one went must not be disturbed. */
     g_clear_pointer(&d->parting, ff_migration_free);
     config->pause_before_switchover = ff_capability(capabilities, "pause-before-switchover");

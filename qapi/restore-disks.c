@@ -64,12 +64,14 @@ static char *path_in_set(JsonNode *sets, const char *file, int pid)
     return NULL;
 }
 
+/* Also where that cannot be looked at (AppArmor, another user). */
 static bool is_same(const struct stat *a, const char *path)
 {
     struct stat b;
 
     if (stat(path, &b) < 0) {
-        return false; /* where it has gone nobody finds it by this name */
+        /* Where it has gone nobody finds it by this name. */
+        return errno != ENOENT && errno != ENOTDIR;
     }
     return S_ISBLK(a->st_mode) ? S_ISBLK(b.st_mode) && a->st_rdev == b.st_rdev
                                : a->st_dev == b.st_dev && a->st_ino == b.st_ino;

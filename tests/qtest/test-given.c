@@ -96,6 +96,10 @@ static void test_refused(gconstpointer precopy)
     qmp_ok(vm_qmp(s), "system_reset", NULL);
     qmp_expect(vm_qmp(s), "RESET");
     check_refused(s);
+    /* Nor does what fails after that make it forget. */
+    g_autofree char *again = qmp_error(vm_qmp(s), "migrate", "{'uri': 'tcp:127.0.0.1:1'}");
+    g_assert_nonnull(strstr(again, "moved away from here"));
+    check_refused(s);
     attach_kill_relay(s, true);
     attach_vm(s, NULL);
     check_refused(s);
