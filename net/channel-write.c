@@ -317,7 +317,8 @@ int ff_channel_try_send(FfChannel *ch, FfFrame f)
     /* A socket that is writable takes a header whole. */
     if (!g_atomic_int_get(&ch->closed) && ff_channel_wait(ch, POLLOUT, 0) == 0) {
         ff_frame_encode(&f);
-        rc = write_all(ch, &iov, 1);
+        rc = fault(ch, &iov, 1);
+        rc = rc == 0 ? write_all(ch, &iov, 1) : MIN(rc, 0);
     }
     /* The thread that has closed the channel meanwhile knows of it. */
     rc = g_atomic_int_get(&ch->closed) ? 0 : rc;
