@@ -7,27 +7,12 @@
 
 #define PAGE FF_ARRAY_PAGE
 
-void ff_array_goes_on(FfArray *a, uint64_t block)
-{
-    ff_holds_given(a->holds, block);
-    for (FfArrayCall *c = a->calls; c; c = c->next) {
-        if (c->waits == block + 1) {
-            c->waits = 0;
-        }
-    }
-}
-
 void ff_array_set_state(FfArray *a, uint64_t block, FfBlockState state)
 {
-    a->n_leaving += state == FF_BLOCK_LEAVING;
-    a->n_leaving -= a->blocks[block].state == FF_BLOCK_LEAVING;
     a->blocks[block].state = (uint8_t)state;
     if (state != FF_BLOCK_LOADING && state != FF_BLOCK_LEAVING) {
         pthread_cond_broadcast(&a->changed);
-        ff_array_goes_on(a, block);
-    }
-    if (state == FF_BLOCK_LOADED || state == FF_BLOCK_FAILED) {
-        a->blocks[block].parked = false;
+        ff_holds_given(a->holds, block);
     }
 }
 

@@ -146,7 +146,6 @@ static void end(FfArray *a)
     if (a->broken) {
         load_again(a, 0, a->size / PAGE); /* with the log */
     }
-    ff_array_retry(a);
     pthread_mutex_unlock(&a->lock);
 }
 
@@ -178,7 +177,7 @@ static int read_now(FfArray *a, uint64_t block, char *buffer)
         return ff_array_read(a, block, buffer);
     }
     for (size_t done = 0; done < a->block_size;) {
-        ssize_t n = pread(a->fd, buffer + done, a->block_size - done,
+        ssize_t n = pread(ff_array_block_fd(a, block), buffer + done, a->block_size - done,
                           (off_t)(block * a->block_size + done));
         if (n < 0 && errno == EINTR) {
             continue;
@@ -262,11 +261,8 @@ static int store_block(FfArray *a, uint64_t block, char *buffer)
     int rc = a->file.store ? read_now(a, block, buffer) : -EROFS;
 
     if (rc == 0) {
-        FfArrayCall call;
-        ff_array_call_begin(a, &call);
         rc = a->file.store(a->opaque, block, buffer);
         rc = MIN(rc, 0);
-        ff_array_call_end(a, &call);
     }
     a->stats.stores += rc == 0;
     return rc < 0 ? rc : each_run(a, block, buffer, note_stored);

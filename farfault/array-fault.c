@@ -6,7 +6,7 @@
  * The memory is a memfd. A block is loaded into a buffer of the thread's and written to the memfd;
  * each mapping shows it by UFFDIO_CONTINUE, write-protected, when it is touched there (MISSING at
  * first, MINOR where another mapping has it). So no half of a block is ever seen, and no write is
- * missed. Where there is no huge page for one: array-wait.c.
+ * missed. Where there is no huge page for one: array-place.c.
  *
  * What was written: with asynchronous write protection an entry of the page tables that was shown
  * and is not protected any more. Taking the mapping away (MADV_DONTNEED) turns protected entries
@@ -16,7 +16,7 @@
  * program: it counts as written. Otherwise a first write is a fault, and `dirty` knows all.
  *
  * Threads: those of the pool, and any that need memory. System calls: ioctl(UFFDIO_*),
- * fallocate, pread64 (pagemap, memfd), pwrite64 (memfd), openat.
+ * pread64 (pagemap, memfd), openat.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -56,8 +56,9 @@ static void open_dirty(FfArray *a, const FfArrayMap *m, uint64_t addr, uint64_t 
     }
 }
 
-/* N blocks from FIRST on, of which M has all, or parts of the first and the last. */
-static void show(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
+/* N blocks from FIRST on, of which M has all, or parts of the first and the last; all in one file.
+ */
+static void show_run(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
 {
     uint64_t len, addr = ff_array_where(a, m, first, &len);
     uint64_t last_len, last = ff_array_where(a, m, first + n - 1, &last_len);
@@ -71,41 +72,70 @@ static void show(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
     ff_uffd_wake(a->uffd, addr, len);
 }
 
-/* It was shown before: the message is old, or the entry was lost. If the memory has the page no
- * more the program has removed it (MADV_REMOVE), and it is zeros. */
-static void show_page(FfArray *a, FfArrayMap *m, uint64_t addr)
-{
-    uint64_t page = (m->offset + (addr - m->addr)) / PAGE, done, len = a->page_size;
-    int uffd = a->uffd;
-
-    if (ff_pagemap_protected(a->pagemap_fd, addr) > 0 ||
-        (!a->async && !ff_bitmap_test(&a->dirty, page))) {
-        ff_uffd_map_protected(uffd, addr, len);
-    }
-    if (ff_pagemap_mapped(a->pagemap_fd, addr) == 0) {
-        ff_bitmap_set_run(&a->dirty, page, len / PAGE);
-        int rc = ff_uffd_try(uffd, FF_UFFD_CONTINUE, addr, NULL, len, &done);
-        if (rc == -EFAULT && !a->huge) {
-            ff_uffd_try(uffd, FF_UFFD_ZERO, addr, NULL, len, &done);
-        } else if (rc == -EFAULT) {
-            rc = ff_huge_memory_again(a->huge, page * PAGE);
-            ff_uffd_try(uffd, rc < 0 ? FF_UFFD_POISON : FF_UFFD_CONTINUE, addr, NULL, len, &done);
-        }
-    }
-    ff_uffd_wake(uffd, addr, len);
-}
-
 static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
 {
     uint64_t len, done, addr = ff_array_where(a, m, block, &len);
+    size_t page = ff_array_map_page(a, m, block);
 
     /* The kernel poisons nothing that has a marker of protection. */
     ff_uffd_try_protect(a->uffd, addr, len, false);
-    for (uint64_t at = 0; at < len; at += MAX(done, a->page_size)) {
+    for (uint64_t at = 0; at < len; at += MAX(done, page)) {
         done = 0;
         ff_uffd_try(a->uffd, FF_UFFD_POISON, addr + at, NULL, len - at, &done);
     }
     ff_uffd_wake(a->uffd, addr, len);
+}
+
+/* N blocks from FIRST on, as above. Of huge pages each may lie in another file; where the kernel
+ * has no memory to map that, it cannot be shown. */
+static void show(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
+{
+    for (uint64_t i = 0; a->huge && i < n; i++) {
+        if (ff_array_map_place(a, m, first + i) < 0) {
+            poison(a, m, first + i);
+        } else {
+            show_run(a, m, first + i, 1);
+        }
+    }
+    if (!a->huge) {
+        show_run(a, m, first, n);
+    }
+}
+
+/* What lies at OFFSET may be written to without a fault. Of huge pages, as far as each first write
+ * is a fault, all of a block is changed or nothing: in whatever it lies the next time. */
+static void note_dirty(FfArray *a, uint64_t offset)
+{
+    size_t unit = a->async ? PAGE : a->page_size;
+
+    ff_bitmap_set_run(&a->dirty, offset / unit * unit / PAGE, unit / PAGE);
+}
+
+/* It was shown before: the message is old, or the entry was lost. If the memory has the page no
+ * more the program has removed it (MADV_REMOVE), and it is zeros. */
+static void show_page(FfArray *a, FfArrayMap *m, uint64_t addr)
+{
+    uint64_t offset = m->offset + (addr - m->addr), done;
+    uint64_t len = ff_array_map_page(a, m, offset / a->block_size);
+    int uffd = a->uffd;
+
+    addr &= ~(len - 1);
+    offset &= ~(len - 1);
+    if (ff_pagemap_protected(a->pagemap_fd, addr) > 0 ||
+        (!a->async && !ff_bitmap_test(&a->dirty, offset / PAGE))) {
+        ff_uffd_map_protected(uffd, addr, len);
+    }
+    if (ff_pagemap_mapped(a->pagemap_fd, addr) == 0) {
+        note_dirty(a, offset);
+        int rc = ff_uffd_try(uffd, FF_UFFD_CONTINUE, addr, NULL, len, &done);
+        if (rc == -EFAULT && len == PAGE) {
+            ff_uffd_try(uffd, FF_UFFD_ZERO, addr, NULL, len, &done);
+        } else if (rc == -EFAULT) {
+            rc = ff_huge_memory_again(a->huge, offset);
+            ff_uffd_try(uffd, rc < 0 ? FF_UFFD_POISON : FF_UFFD_CONTINUE, addr, NULL, len, &done);
+        }
+    }
+    ff_uffd_wake(uffd, addr, len);
 }
 
 /* ---- loading --------------------------------------------------------------------------------- */
@@ -131,11 +161,7 @@ static int load(FfArray *a, uint64_t block, void *buffer)
     uint64_t at = block * a->block_size;
 
     if (!a->disk) {
-        FfArrayCall call;
-        ff_array_call_begin(a, &call);
-        int rc = a->file.load(a->opaque, block, buffer);
-        ff_array_call_end(a, &call);
-        return rc;
+        return a->file.load(a->opaque, block, buffer);
     }
     uint64_t n = MIN(a->block_size, a->len - at);
     int rc = ff_disk_read(a->disk, at, buffer, n);
@@ -162,52 +188,6 @@ int ff_array_read(FfArray *a, uint64_t block, void *buffer)
     return MIN(rc, 0);
 }
 
-/* Where N blocks from BLOCK on are read to: BUFFER, or their memory, which nobody sees yet. 0 or
- * -errno. Not locked. */
-static int find_place(const FfArray *a, uint64_t block, uint64_t n, char **buffer)
-{
-    int rc = 0;
-
-    for (uint64_t i = 0; a->huge && i < n && rc == 0; i++) {
-        rc = ff_huge_memory_take(a->huge, (block + i) * a->block_size);
-        for (uint64_t k = 0; rc < 0 && k < i; k++) {
-            ff_huge_memory_give(a->huge, (block + k) * a->block_size);
-        }
-    }
-    if (a->huge) {
-        *buffer = ff_huge_memory_at(a->huge, block * a->block_size);
-    }
-    return rc;
-}
-
-static int write_memory(const FfArray *a, uint64_t block, uint64_t n, const char *buffer)
-{
-    for (size_t done = 0, len = a->huge ? 0 : n * a->block_size; done < len;) {
-        ssize_t some =
-            pwrite(a->fd, buffer + done, len - done, (off_t)(block * a->block_size + done));
-        if (some < 0 && errno == EINTR) {
-            continue;
-        }
-        if (some <= 0) {
-            return some < 0 ? -errno : -EIO;
-        }
-        done += (size_t)some;
-    }
-    return 0;
-}
-
-static void punch(const FfArray *a, uint64_t block)
-{
-    if (a->huge) {
-        ff_huge_memory_give(a->huge, block * a->block_size);
-        return;
-    }
-    while (fallocate(a->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                     (off_t)(block * a->block_size), (off_t)a->block_size) < 0 &&
-           errno == EINTR) {
-    }
-}
-
 /* One block that no thread holds leaves memory, to the log if need be. Locked, drops the lock.
  * FALSE: none can. */
 static bool free_unheld(FfArray *a)
@@ -223,37 +203,17 @@ static bool free_unheld(FfArray *a)
     return at && !a->busy && ff_array_leave(a, at - 1, FF_LEAVE_SPILL) == 0;
 }
 
-/* The same for TID, which can have what younger threads hold if there is no other memory. */
-static bool free_one(FfArray *a, pid_t tid)
-{
-    bool freed;
-
-    while (!(freed = free_unheld(a)) && a->huge && ff_holds_yield(a->holds, tid)) {
-    }
-    return freed;
-}
-
 /* Until the limit has room for one more. Where nothing can go, as threads hold it, for want of room
  * in the log, while others load or commit, the limit gives way: a program that has done nothing
  * wrong is not ended. */
-static void make_room(FfArray *a, pid_t tid)
+static void make_room(FfArray *a)
 {
-    while (a->max_resident && a->n_resident >= a->max_resident && free_one(a, tid)) {
+    while (a->max_resident && a->n_resident >= a->max_resident && free_unheld(a)) {
     }
 }
 
-/* There may be a huge page by now. Locked, drops the lock. */
-static bool look_for_page(FfArray *a, pid_t tid)
-{
-    uint64_t ended = a->n_ended;
-
-    return free_one(a, tid) || ff_array_evict(a, 1, UINT64_MAX, false) ||
-           ff_huge_memory_has(a->huge) || a->n_ended != ended;
-}
-
-/* BLOCK is EMPTY, and TID waits for it. FALSE: it still is, and is touched once more. Locked, drops
- * the lock. */
-static bool load_block(FfArray *a, uint64_t block, pid_t tid, void *buffer)
+/* BLOCK is EMPTY, and somebody waits for it. Locked, drops the lock. */
+static void load_block(FfArray *a, uint64_t block, void *buffer)
 {
     FfBlock *b = &a->blocks[block];
     char *to = buffer;
@@ -261,40 +221,22 @@ static bool load_block(FfArray *a, uint64_t block, pid_t tid, void *buffer)
     int rc;
 
     ff_array_set_state(a, block, FF_BLOCK_LOADING);
-    a->n_loading++;
-    make_room(a, tid);
+    make_room(a);
     a->n_resident++;
     do {
         b->again = false;
         pthread_mutex_unlock(&a->lock);
-        rc = placed ? 0 : find_place(a, block, 1, &to);
+        rc = placed ? 0 : ff_array_place(a, block, false, buffer, &to);
         placed = rc == 0;
-        bool taken = rc < 0; /* others load and have all pages, or somebody else has the one that
-                              * was ours */
         rc = rc < 0 ? rc : ff_array_read(a, block, to);
-        rc = rc < 0 ? rc : write_memory(a, block, 1, to);
+        rc = rc < 0 ? rc : ff_array_fill(a, block, to);
         if (rc < 0 && placed) {
-            punch(a, block);
+            ff_array_unplace(a, block);
             placed = false;
         }
         pthread_mutex_lock(&a->lock);
-        a->stats.loads += !taken;
-        a->lost_since = taken ? a->lost_since : 0;
-        if (taken) {
-            a->n_loading--;
-            b->again |= look_for_page(a, tid);
-            bool parked = !b->again && ff_array_park(a, block, tid);
-            /* Pages were lost: one block is better than none of four. */
-            b->again |=
-                !b->again && !parked && ff_holds_drop(a->holds, tid) && look_for_page(a, tid);
-            if (parked || (!b->again && ff_array_park_lost(a, block))) {
-                a->n_resident--;
-                return false;
-            }
-            a->n_loading++;
-        }
+        a->stats.loads++;
     } while (b->again);
-    a->n_loading--;
     if (rc < 0) {
         a->n_resident--;
         a->stats.failed++;
@@ -304,12 +246,10 @@ static bool load_block(FfArray *a, uint64_t block, pid_t tid, void *buffer)
         ff_array_set_state(a, block, FF_BLOCK_LOADED);
     }
     if (rc < 0 && a->file.failed) {
-        ff_array_retry(a);
         pthread_mutex_unlock(&a->lock);
         a->file.failed(a->opaque, block, rc);
         pthread_mutex_lock(&a->lock);
     }
-    return true;
 }
 
 /* ---- loading ahead --------------------------------------------------------------------------- */
@@ -331,12 +271,30 @@ static uint64_t claim(FfArray *a, uint64_t first, uint64_t n)
         if (!room) {
             ff_array_set_state(a, first + i, FF_BLOCK_EMPTY);
             ff_array_wake(a, first + i, NULL);
-            ff_array_retry(a);
             break;
         }
         a->n_resident++;
     }
     return i;
+}
+
+/* N blocks from FIRST on, which are LOADING, have memory, or none has. *TO: as of ff_array_place(),
+ * of all. Not locked. */
+static int place_run(FfArray *a, uint64_t first, uint64_t n, char *buffer, char **to)
+{
+    uint64_t i = 0;
+    int rc = 0;
+
+    while (i < n && rc == 0) {
+        char *one;
+        rc = ff_array_place(a, first + i, true, buffer + i * a->block_size, &one);
+        *to = i == 0 ? one : *to;
+        i += rc == 0;
+    }
+    while (rc < 0 && i > 0) {
+        ff_array_unplace(a, first + --i);
+    }
+    return rc;
 }
 
 /* N blocks, which are LOADING, are LOADED; or EMPTY: a thread that touches one tries once more, and
@@ -347,20 +305,20 @@ static int load_claimed(FfArray *a, uint64_t first, uint64_t n, char *buffer)
     char *to = buffer;
     int rc = 0;
 
-    a->n_loading++;
     do {
         for (uint64_t i = 0; i < n; i++) {
             a->blocks[first + i].again = false;
         }
         pthread_mutex_unlock(&a->lock);
-        rc = placed ? 0 : find_place(a, first, n, &to);
+        rc = placed ? 0 : place_run(a, first, n, buffer, &to);
         placed = rc == 0;
         for (uint64_t i = 0; i < n && rc >= 0; i++) {
-            rc = ff_array_read(a, first + i, to + i * a->block_size);
+            char *at = to + i * a->block_size;
+            rc = ff_array_read(a, first + i, at);
+            rc = rc < 0 ? rc : ff_array_fill(a, first + i, at);
         }
-        rc = rc < 0 ? rc : write_memory(a, first, n, to);
         for (uint64_t i = 0; i < n && rc < 0 && placed; i++) {
-            punch(a, first + i);
+            ff_array_unplace(a, first + i);
         }
         placed &= rc >= 0;
         pthread_mutex_lock(&a->lock);
@@ -369,7 +327,6 @@ static int load_claimed(FfArray *a, uint64_t first, uint64_t n, char *buffer)
             again |= a->blocks[first + i].again;
         }
     } while (again);
-    a->n_loading--;
     a->n_resident -= rc < 0 ? n : 0;
     a->stats.loads += rc < 0 ? 0 : n;
     a->stats.ahead += rc < 0 ? 0 : n;
@@ -421,9 +378,6 @@ void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, 
                 ff_array_wake(a, b, rc < 0 ? NULL : now);
             }
         }
-        if (some) {
-            ff_array_retry(a);
-        }
         if (rc < 0) {
             return;
         }
@@ -437,8 +391,7 @@ static void hold(FfArray *a, uint64_t block, pid_t tid)
 {
     FfBlockState state = a->blocks[block].state;
 
-    ff_holds_wait(a->holds, tid, block, ff_array_is_in_call(a, tid),
-                  state == FF_BLOCK_EMPTY || state == FF_BLOCK_LEAVING);
+    ff_holds_wait(a->holds, tid, block, state == FF_BLOCK_EMPTY || state == FF_BLOCK_LEAVING);
 }
 
 /* A first write, where each is a fault. */
@@ -448,7 +401,8 @@ static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr, p
         ff_uffd_wake(a->uffd, addr, PAGE); /* it misses the page now */
         return;
     }
-    ff_bitmap_set_run(&a->dirty, (m->offset + (addr - m->addr)) / PAGE, a->page_size / PAGE);
+    addr &= ~(uint64_t)(a->page_size - 1); /* of which a mapping begins at a multiple */
+    note_dirty(a, m->offset + (addr - m->addr));
     ff_array_use(a, block);
     hold(a, block, tid);
     ff_holds_given(a->holds, block);
@@ -462,15 +416,13 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, pid_t tid, void *
     bool loaded = false;
 
     a->blocks[block].wanted = true;
-    if (!ff_bitmap_test(&m->shown, block) && !a->blocks[block].parked) { /* else it was noted */
+    if (!ff_bitmap_test(&m->shown, block)) {
         ff_ahead_note(a->ahead, m, block);
     }
     hold(a, block, tid);
-    if (state != FF_BLOCK_LOADED && state != FF_BLOCK_FAILED) {
-        ff_array_call_waits(a, block, tid);
-    }
     if (state == FF_BLOCK_EMPTY) {
-        loaded = load_block(a, block, tid, buffer);
+        load_block(a, block, buffer);
+        loaded = true;
     }
     m = find_map(a, addr); /* now */
     if (m && a->blocks[block].state == FF_BLOCK_LOADED) {
@@ -484,13 +436,12 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, pid_t tid, void *
     } else if (m && a->blocks[block].state == FF_BLOCK_FAILED) {
         done = m;
         poison(a, m, block);
-    } /* else another thread loads it, or takes it away, and wakes all then; or it must wait */
+    } /* else another thread loads it, or takes it away, and wakes all then */
     if (state == FF_BLOCK_LOADED || state == FF_BLOCK_FAILED) {
         ff_holds_given(a->holds, block); /* else its state changes */
     }
     if (loaded) {
         ff_array_wake(a, block, done);
-        ff_array_retry(a);
     }
 }
 
@@ -498,7 +449,6 @@ void ff_array_on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, v
 {
     FfArray *a = opaque;
 
-    addr &= ~(uint64_t)(a->page_size - 1); /* of which a mapping begins at a multiple */
     pthread_mutex_lock(&a->lock);
     FfArrayMap *m = find_map(a, addr);
     a->stats.faults++;
@@ -557,9 +507,8 @@ static int spill(FfArray *a, uint64_t block)
 {
     uint64_t first = ff_array_first_page(a, block), end = first + ff_array_pages(a);
     g_autofree char *buffer = g_malloc(a->block_size);
-    int rc = pread(a->fd, buffer, a->block_size, (off_t)(first * PAGE)) == (ssize_t)a->block_size
-                 ? 0
-                 : -EIO;
+    ssize_t got = pread(ff_array_block_fd(a, block), buffer, a->block_size, (off_t)(first * PAGE));
+    int rc = got == (ssize_t)a->block_size ? 0 : -EIO;
 
     for (uint64_t i = first, n; i < end && rc == 0; i += n) {
         bool dirty = ff_bitmap_test(&a->dirty, i);
@@ -634,7 +583,7 @@ int ff_array_leave(FfArray *a, uint64_t block, FfLeave how)
         rc = spill(a, block);
     }
     if (rc == 0) {
-        punch(a, block);
+        ff_array_unplace(a, block);
     }
     pthread_mutex_lock(&a->lock);
     a->n_spilling -= spills;

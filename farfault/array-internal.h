@@ -5,8 +5,8 @@
  * A block's state has one table:
  *
  *   EMPTY    a touch -> LOADING
- *   LOADING  loaded -> LOADED; not -> FAILED, or EMPTY if nobody has asked for it, or if there is
- *            no huge page just now; invalidated meanwhile: is loaded once more
+ *   LOADING  loaded -> LOADED; not -> FAILED, or EMPTY if nobody has asked for it; invalidated
+ *            meanwhile: is loaded once more
  *   LOADED   to be given back, aborted, invalidated -> LEAVING
  *   LEAVING  gone -> EMPTY; it was written to meanwhile, or has no room in the log -> LOADED
  *   FAILED   invalidated -> EMPTY
@@ -17,8 +17,8 @@
  * block waits in the kernel.
  *
  * What a thread has missed it holds (holds.c): the limit does not take it. Without room for all
- * that is held there is more than the limit; of huge pages, of which there are no more, the oldest
- * thread has what the others hold, and these wait (array-wait.c).
+ * that is held there is more than the limit; a block for which there is no huge page has small ones
+ * (array-place.c).
  *
  * Lock: `lock`, held for system calls about mappings, never for a load, a store or a disk.
  */
@@ -38,26 +38,23 @@
 #include "uffd/bitmap.h"
 
 #define FF_ARRAY_PAGE 4096u
+/* Of mappings. */
+#define FF_ARRAY_MODE                                                                              \
+    (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_WP)
 
 typedef struct {
     uint32_t newer, older; /* in the list of what is in memory: a block + 1; 0: none */
     uint8_t state;         /* FfBlockState */
     bool again;            /* LOADING: what is loaded is out of date */
     bool wanted;           /* LOADING ahead: somebody waits for it */
-    bool parked;           /* there was no page for it, and it was not loaded since */
+    bool small;            /* lies in small_fd. LOADING: of the thread that loads */
 } FfBlock;
 
 typedef struct {
     uint64_t addr, offset, len;
     FfBitmap shown; /* blocks, by number: mapped here since they were loaded */
+    FfBitmap small; /* of an array of huge pages: blocks that are a mapping of small_fd here */
 } FfArrayMap;
-
-/* load() or store() of the program's, which is under way. The array's lock. */
-typedef struct FfArrayCall {
-    pid_t tid;
-    uint64_t waits; /* for this block + 1; 0: for none */
-    struct FfArrayCall *next;
-} FfArrayCall;
 
 typedef struct FfAhead FfAhead; /* array-ahead.c */
 
@@ -65,10 +62,11 @@ struct FfArray {
     pid_t pid;
     uint64_t len, size; /* size: whole blocks */
     size_t block_size;
-    size_t page_size; /* of its memory: what is mapped, and tracked, at once */
+    size_t page_size; /* of its memory: what is mapped, and tracked, at once; but: small_fd */
     uint64_t n_blocks;
     bool async; /* the page tables tell what was written, and not faults */
     int fd, pagemap_fd;
+    int small_fd;       /* of huge pages: blocks for which there was none; else -1 */
     FfHugeMemory *huge; /* has the fd; NULL: pages of 4096 bytes */
     FfArrayFile file;
     void *opaque;
@@ -83,24 +81,18 @@ struct FfArray {
     pthread_cond_t changed; /* a block is LOADED, EMPTY or FAILED */
     FfBlock *blocks;
     size_t blocks_len;
-    uint32_t newest, oldest;        /* a block + 1 */
-    uint64_t n_resident;            /* and what is LOADING */
-    uint64_t max_resident;          /* 0: no limit */
-    uint64_t n_leaving, n_spilling; /* the latter of the former */
-    uint64_t n_loading; /* threads that load, but for those that have found no huge page */
-    FfArrayCall *calls; /* of the program's */
-    GArray *parked;     /* uint64_t: blocks that were touched when there was no huge page */
-    uint64_t n_ended;   /* so often there may have been one after that */
-    int64_t lost_since; /* there was no page, as others have them (monotonic, us); 0: there was */
-    int64_t retry_at;   /* ff_array_retry() (monotonic, us), as a hold ends; 0: not by time */
-    FfHolds *holds;     /* lock */
-    FfBitmap dirty;     /* pages; with async those that are known */
-    FfBitmap stored;    /* of them, since they were stored last */
-    GPtrArray *maps;    /* FfArrayMap */
-    FfRedo *log;        /* lock to set; what was spilled, and of a disk what is committed */
-    bool busy;          /* a commit, an abort or an invalidation is under way: nothing is spilled */
-    bool broken;        /* of the thread that is busy to write; atomic; observer: threads that load:
-                         * the log must stay as it is, and the file may lack what that has */
+    uint32_t newest, oldest; /* a block + 1 */
+    uint64_t n_resident;     /* and what is LOADING */
+    uint64_t max_resident;   /* 0: no limit */
+    uint64_t n_spilling;
+    FfHolds *holds;  /* lock */
+    FfBitmap dirty;  /* pages; with async those that are known */
+    FfBitmap stored; /* of them, since they were stored last */
+    GPtrArray *maps; /* FfArrayMap */
+    FfRedo *log;     /* lock to set; what was spilled, and of a disk what is committed */
+    bool busy;       /* a commit, an abort or an invalidation is under way: nothing is spilled */
+    bool broken;     /* of the thread that is busy to write; atomic; observer: threads that load:
+                      * the log must stay as it is, and the file may lack what that has */
     FfArrayStats stats;
 };
 
@@ -110,8 +102,6 @@ struct FfArray {
 
 /* All locked. */
 void ff_array_set_state(FfArray *a, uint64_t block, FfBlockState state);
-/* No thread waits for BLOCK any more, or each tries once more. */
-void ff_array_goes_on(FfArray *a, uint64_t block);
 /* In front of the list of what is in memory; it is not in it, or is. */
 void ff_array_use(FfArray *a, uint64_t block);
 void ff_array_unlist(FfArray *a, uint64_t block);
@@ -125,27 +115,26 @@ uint64_t ff_array_dirty(const FfArray *a, uint64_t block);
 /* Where BLOCK is in M: *LEN bytes. 0: it is not. */
 uint64_t ff_array_where(const FfArray *a, const FfArrayMap *m, uint64_t block, uint64_t *len);
 
-/* ---- array-wait.c ---------------------------------------------------------------------------- */
+/* ---- array-place.c --------------------------------------------------------------------------- */
 
-/* Around a call of the program's, by its thread. Not locked. */
-void ff_array_call_begin(FfArray *a, FfArrayCall *call);
-void ff_array_call_end(FfArray *a, FfArrayCall *call);
-/* All locked. TID is in a call. */
-bool ff_array_is_in_call(const FfArray *a, pid_t tid);
-/* TID waits for BLOCK, which is not LOADED and not FAILED. */
-void ff_array_call_waits(FfArray *a, uint64_t block, pid_t tid);
-/* A thread that waits for BLOCK is told again, but for those in DONE (NULL: none), which know. */
+/* BLOCK is LOADING, or so, and this thread's: it has memory, which nobody sees yet. *TO: what is to
+ * be filled, BUFFER or the memory itself. ff_array_fill() comes then. HUGE_ONLY: of an array of
+ * huge pages -ENOMEM if there is none. 0 or -errno. Not locked. */
+int ff_array_place(FfArray *a, uint64_t block, bool huge_only, char *buffer, char **to);
+/* What was read to FROM is in the memory of BLOCK. 0 or -errno. Not locked. */
+int ff_array_fill(const FfArray *a, uint64_t block, const char *from);
+/* BLOCK has no memory any more. Not locked. */
+void ff_array_unplace(FfArray *a, uint64_t block);
+/* Where the content of BLOCK is, which has memory. */
+int ff_array_block_fd(const FfArray *a, uint64_t block);
+/* What is mapped at once in M, at BLOCK. */
+size_t ff_array_map_page(const FfArray *a, const FfArrayMap *m, uint64_t block);
+/* M maps the file in which BLOCK lies, which is LOADED and not shown there. 0 or -errno: it
+ * cannot be shown there. Locked. */
+int ff_array_map_place(FfArray *a, FfArrayMap *m, uint64_t block);
+/* A thread that waits for BLOCK is told again, but for those in DONE (NULL: none), which know.
+ * Locked. */
 void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done);
-/* BLOCK, which is LOADING for TID and has found no page, is EMPTY: it is touched once more when
- * ff_array_retry() says so. FALSE: nothing is under way after which there may be a page, and it
- * stays as it is. */
-bool ff_array_park(FfArray *a, uint64_t block, pid_t tid);
-/* The same where other programs have pages of the array's, for some seconds. */
-bool ff_array_park_lost(FfArray *a, uint64_t block);
-/* Something has ended after which there may be a page. */
-void ff_array_retry(FfArray *a);
-/* Not locked: FfPoolTime. */
-void ff_array_on_time(void *opaque);
 
 /* ---- array-fault.c --------------------------------------------------------------------------- */
 

@@ -26,6 +26,7 @@
 static void map_forget(FfArrayMap *m)
 {
     ff_bitmap_clear(&m->shown);
+    ff_bitmap_clear(&m->small);
     g_free(m);
 }
 
@@ -67,20 +68,22 @@ int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
         return ff_fail(-EINVAL, "ff_array_map: they are not whole pages of the array");
     }
     len = (len + a->page_size - 1) / a->page_size * a->page_size;
-    FfBitmap shown;
+    FfBitmap shown, small = {0};
     rc = bitmap_new(&shown, a->n_blocks);
+    if (rc == 0 && a->huge) {
+        rc = bitmap_new(&small, a->n_blocks);
+    }
     if (rc == 0) {
-        rc = ff_pool_map(a->uffd,
-                         UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
-                             UFFDIO_REGISTER_MODE_WP,
-                         a->fd, offset, len, addr);
+        rc = ff_pool_map(a->uffd, FF_ARRAY_MODE, a->fd, offset, len, addr);
     }
     if (rc < 0) {
         ff_bitmap_clear(&shown);
+        ff_bitmap_clear(&small);
         return ff_fail(rc, "ff_array_map: %zu bytes: %s", len, g_strerror(-rc));
     }
     FfArrayMap *m = g_new0(FfArrayMap, 1);
-    *m = (FfArrayMap){.addr = (uintptr_t)*addr, .offset = offset, .len = len, .shown = shown};
+    *m = (FfArrayMap){
+        .addr = (uintptr_t)*addr, .offset = offset, .len = len, .shown = shown, .small = small};
     pthread_mutex_lock(&a->lock);
     g_ptr_array_add(a->maps, m);
     pthread_mutex_unlock(&a->lock);
@@ -139,7 +142,6 @@ ssize_t ff_array_reclaim(FfArray *a, size_t bytes)
     pthread_mutex_lock(&a->lock);
     uint64_t n =
         ff_array_evict(a, bytes / a->block_size + (bytes % a->block_size > 0), UINT64_MAX, true);
-    ff_array_retry(a);
     pthread_mutex_unlock(&a->lock);
     return (ssize_t)(n * a->block_size);
 }
@@ -210,8 +212,9 @@ static int open_uffd(FfArray *a, unsigned flags)
 {
     uint64_t features =
         (flags & FF_ARRAY_HUGE ? UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_HUGETLBFS
-                               : UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM) |
-        UFFD_FEATURE_THREAD_ID | FF_UFFD_PROTECTION | FF_UFFD_FEATURE_POISON;
+                               : 0) |
+        UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_THREAD_ID |
+        FF_UFFD_PROTECTION | FF_UFFD_FEATURE_POISON;
     int uffd = -1;
 
     if (!(flags & FF_ARRAY_WRITE_FAULTS)) {
@@ -254,14 +257,18 @@ static int check_options(uint64_t len, const FfArrayOptions *o)
 /* 0 or -errno, said. */
 static int make_memory(FfArray *a, bool huge)
 {
-    if (huge) {
+    int fd = memfd_create("array", MFD_CLOEXEC);
+
+    *(huge ? &a->small_fd : &a->fd) = fd;
+    if (huge && fd >= 0) {
         int rc = ff_huge_memory_new(
             a->size, a->max_resident ? MIN(a->max_resident, a->n_blocks) : a->n_blocks, &a->huge);
-        a->fd = rc < 0 ? -1 : ff_huge_memory_fd(a->huge);
-        return rc;
+        if (rc < 0) {
+            return rc;
+        }
+        a->fd = ff_huge_memory_fd(a->huge);
     }
-    a->fd = memfd_create("array", MFD_CLOEXEC);
-    return a->fd >= 0 && ftruncate(a->fd, (off_t)a->size) == 0
+    return fd >= 0 && ftruncate(fd, (off_t)a->size) == 0
                ? 0
                : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
 }
@@ -291,7 +298,7 @@ static int make(FfArray *a, const FfArrayOptions *o)
     unsigned ahead = o->flags & FF_ARRAY_RANDOM ? 0 : ff_ahead_threads(o->threads);
     a->ahead = ff_ahead_new(a, ahead, ff_array_load_ahead);
     a->pool = ff_pool_new(uffd, o->threads ? o->threads - (a->ahead ? ahead : 0) : THREADS_MAX,
-                          a->block_size, ff_array_on_fault, ff_array_on_time, a);
+                          a->block_size, ff_array_on_fault, a);
     return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
 }
 
@@ -326,6 +333,7 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
                    .page_size = o->flags & FF_ARRAY_HUGE ? FF_HUGE_PAGE : PAGE,
                    .n_blocks = (len + bs - 1) / bs,
                    .fd = -1,
+                   .small_fd = -1,
                    .pagemap_fd = -1,
                    .file = file ? *file : (FfArrayFile){0},
                    .opaque = opaque,
@@ -335,7 +343,6 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
                    .blocks = MAP_FAILED,
                    .max_resident = o->limit ? MAX(o->limit / bs, FF_HOLDS_BLOCKS) : 0,
                    .holds = ff_holds_new(),
-                   .parked = g_array_new(FALSE, FALSE, sizeof(uint64_t)),
                    .maps = g_ptr_array_new_with_free_func(map_free),
                    .log = log};
     pthread_mutex_init(&a->lock, NULL);
@@ -516,7 +523,8 @@ void ff_array_free(FfArray *a)
         if (a->disk && !a->read_only && a->log) {
             ff_redo_unlock(a->log);
         }
-        if (a->fd >= 0 && ftruncate(a->fd, 0) < 0) {
+        if ((a->fd >= 0 && ftruncate(a->fd, 0) < 0) ||
+            (a->small_fd >= 0 && ftruncate(a->small_fd, 0) < 0)) {
             /* A child of fork() keeps the memory until it ends. */
         }
     } else { /* which has no mappings and no threads */
@@ -531,6 +539,9 @@ void ff_array_free(FfArray *a)
     } else if (a->fd >= 0) {
         close(a->fd);
     }
+    if (a->small_fd >= 0) {
+        close(a->small_fd);
+    }
     if (a->pagemap_fd >= 0) {
         close(a->pagemap_fd);
     }
@@ -542,7 +553,6 @@ void ff_array_free(FfArray *a)
     pthread_mutex_destroy(&a->lock);
     pthread_cond_destroy(&a->changed);
     ff_holds_free(a->holds);
-    g_array_unref(a->parked);
     g_free(a->spill);
     g_free(a);
 }

@@ -269,11 +269,10 @@ typedef struct {
  * `threads`. */
 #define FF_ARRAY_RANDOM 0x20u
 /* Memory of huge pages of 2 MiB, and blocks of as much. As many as `limit` has, or the array, are
- * set aside when it is opened: -ENOMEM, they are not free. A thread that touches a block when all
- * are in use, or have just been touched, waits until a load or a commit has ended; what load() and
- * store() touch themselves could not be loaded (SIGBUS) if that would be for ever. An array that is
- * larger than its limit can lose pages to other programs, and to a smaller vm.nr_hugepages: without
- * one a block cannot be loaded, either. */
+ * set aside when it is opened: -ENOMEM, they are not free. A block for which
+ * there is none just now has small ones until it leaves memory: all are in use, or have just been
+ * touched, or, in an array that is larger than its limit, were lost to other programs, or to a
+ * smaller vm.nr_hugepages. */
 #define FF_ARRAY_HUGE 0x40u
 
 typedef struct {

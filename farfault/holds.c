@@ -13,11 +13,7 @@
  * misses a block that it has held: its time is twice as long from then on. So a thread that
  * the kernel lets run at all (within HOLD_MAX_US) has all of its blocks in the end.
  *
- * Where there is memory for all that is held, that is all. Where there is not (huge pages), threads
- * take turns. A turn is a number, and older is smaller. An older thread takes what a younger one
- * holds, and never the other way round, so the oldest one that waits can have all but what it holds
- * itself. A turn ends with the miss of one block more than an instruction can need: then one was
- * executed. So each thread is the oldest some time.
+ * More is held than there is room for: the caller makes room.
  *
  * Threads and lock: the caller's. No system calls.
  */
@@ -28,27 +24,23 @@
 /* What is known of a thread that holds nothing is kept for so long. */
 #define KEPT_US 10000000
 #define FILTER 256
-/* The turns of threads for which others wait are below. */
-#define TURNS (1ull << 62)
 
 typedef struct {
     pid_t tid;
     bool held;
-    bool expired;                     /* and it has missed nothing since */
-    unsigned n;                       /* blocks */
-    unsigned n_missed;                /* different ones since its turn began */
+    bool expired;      /* and it has missed nothing since */
+    unsigned n;        /* blocks */
+    unsigned n_missed; /* different ones; with one more an instruction was executed */
     uint64_t blocks[FF_HOLDS_BLOCKS]; /* what it missed last is first */
     uint64_t waits;                   /* for that block + 1; 0: it has what it waited for */
-    uint64_t turn;
-    int64_t until; /* it does not wait: it holds so long */
-    int64_t time;  /* us */
+    int64_t until;                    /* it does not wait: it holds so long */
+    int64_t time;                     /* us */
 } Holder;
 
 struct FfHolds {
     GArray *holders;         /* Holder */
     uint32_t filter[FILTER]; /* how many blocks of that hash are held */
     unsigned n_held, n_waiting;
-    uint64_t next_turn, next_first;
 };
 
 FfHolds *ff_holds_new(void)
@@ -56,7 +48,6 @@ FfHolds *ff_holds_new(void)
     FfHolds *h = g_new0(FfHolds, 1);
 
     h->holders = g_array_new(FALSE, FALSE, sizeof(Holder));
-    h->next_turn = TURNS;
     return h;
 }
 
@@ -105,7 +96,7 @@ static Holder *find_holder(const FfHolds *h, pid_t tid)
 static Holder *new_holder(FfHolds *h, pid_t tid)
 {
     int64_t old = g_get_monotonic_time() - KEPT_US;
-    Holder fresh = {.tid = tid, .turn = h->next_turn++, .time = HOLD_US}, *found = NULL;
+    Holder fresh = {.tid = tid, .time = HOLD_US}, *found = NULL;
 
     for (guint i = 0; i < h->holders->len && !found; i++) {
         Holder *t = holder_at(h, i);
@@ -136,7 +127,7 @@ static bool use_block(Holder *t, uint64_t block)
     return found;
 }
 
-void ff_holds_wait(FfHolds *h, pid_t tid, uint64_t block, bool first, bool gone)
+void ff_holds_wait(FfHolds *h, pid_t tid, uint64_t block, bool gone)
 {
     Holder *t = find_holder(h, tid);
 
@@ -148,10 +139,9 @@ void ff_holds_wait(FfHolds *h, pid_t tid, uint64_t block, bool first, bool gone)
     }
     t->expired = false;
     t->n_missed += !again;
-    if (t->n_missed > FF_HOLDS_BLOCKS || first != (t->turn < TURNS)) {
-        t->turn = first ? h->next_first++ : h->next_turn++;
+    if (t->n_missed > FF_HOLDS_BLOCKS) {
         t->n_missed = 1;
-        t->time = again ? t->time : HOLD_US;
+        t->time = HOLD_US;
     }
     set_waits(h, t, block + 1);
     set_held(h, t, true);
@@ -198,45 +188,4 @@ void ff_holds_expire(FfHolds *h)
             t->expired = true;
         }
     }
-}
-
-bool ff_holds_yield(FfHolds *h, pid_t tid)
-{
-    const Holder *older = find_holder(h, tid);
-    Holder *youngest = NULL;
-
-    for (guint i = 0; older && i < h->holders->len; i++) {
-        Holder *t = holder_at(h, i);
-        if (t->held && t->turn > older->turn && (!youngest || t->turn > youngest->turn)) {
-            youngest = t;
-        }
-    }
-    if (youngest) {
-        set_held(h, youngest, false);
-    }
-    return youngest;
-}
-
-bool ff_holds_drop(FfHolds *h, pid_t tid)
-{
-    Holder *t = find_holder(h, tid);
-    bool has = t && t->held && t->n > 1;
-
-    if (has) {
-        set_held(h, t, false);
-    }
-    return has;
-}
-
-int64_t ff_holds_end(const FfHolds *h, pid_t tid)
-{
-    int64_t end = 0;
-
-    for (guint i = 0; i < h->holders->len; i++) {
-        const Holder *t = holder_at(h, i);
-        if (t->held && !t->waits && t->tid != tid && (!end || t->until < end)) {
-            end = t->until;
-        }
-    }
-    return end;
 }

@@ -26,22 +26,14 @@ typedef struct FfHolds FfHolds;
 FfHolds *ff_holds_new(void);
 /* Can be NULL. */
 void ff_holds_free(FfHolds *h);
-/* The thread TID waits for BLOCK, which it holds from now on. FIRST: other threads wait for what
- * this one does, so it goes before all that are not FIRST. GONE: the block is not in memory. */
-void ff_holds_wait(FfHolds *h, pid_t tid, uint64_t block, bool first, bool gone);
+/* The thread TID waits for BLOCK, which it holds from now on. GONE: the block is not in memory. */
+void ff_holds_wait(FfHolds *h, pid_t tid, uint64_t block, bool gone);
 /* The threads that wait for BLOCK have it, or touch it once more. */
 void ff_holds_given(FfHolds *h, uint64_t block);
 /* A thread holds BLOCK. */
 bool ff_holds_has(const FfHolds *h, uint64_t block);
 /* Threads that have had the time to execute their instruction hold nothing any more. */
 void ff_holds_expire(FfHolds *h);
-/* The youngest thread that holds something gives it up for TID, which is older. FALSE: none is
- * younger. */
-bool ff_holds_yield(FfHolds *h, pid_t tid);
-/* TID gives up what it holds. FALSE: that is nothing, or just one block. */
-bool ff_holds_drop(FfHolds *h, pid_t tid);
-/* When the next hold of another thread than TID ends by itself (monotonic, us). 0: none does. */
-int64_t ff_holds_end(const FfHolds *h, pid_t tid);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfHolds, ff_holds_free)
 
 #endif

@@ -11,10 +11,11 @@
  *   not in use      stays at its place ("spare"), and is filled again if that place is wanted
  *   another place   gets a page that is free, if there is one, and then a spare one is punched out;
  *                   else it is the other way round, and in between, for microseconds, a program
- * that takes all that are free can have it
+ *                   that takes all that are free can have it
  *
- * What was lost so is taken again as soon as there are free ones. A memory that may have all of its
- * pages at once loses none: each has its place, reserved by a mapping or there.
+ * If one was lost so, none is punched out first until there are free ones again: what is left stays
+ * at its places, and who asks for another place has no page (array-place.c). A memory that may have
+ * all of its pages at once loses none: each has its place, reserved by a mapping or there.
  *
  * A page is made by fallocate(), whose error tells of an empty pool. UFFDIO_COPY says EEXIST then,
  * and a touch SIGBUS; neither is done here without a page.
@@ -44,7 +45,7 @@ struct FfHugeMemory {
     uint64_t kept; /* pages that kept_fd has reserved */
     GArray *spare; /* uint64_t: places whose pages are not in use, the oldest first */
     uint64_t used, n;
-    bool failed; /* there was no page: who asks once more at once uses what there is */
+    bool lost; /* one that was punched out: no other is, until there are free ones */
 };
 
 static void close_fd(int fd)
@@ -191,15 +192,26 @@ static bool take_own(FfHugeMemory *h, uint64_t offset)
     return false;
 }
 
+static void drop_spare(FfHugeMemory *h)
+{
+    punch(h, g_array_index(h->spare, uint64_t, 0));
+    g_array_remove_index(h->spare, 0);
+}
+
 /* OFFSET gets a page, another place loses its own. */
 static int exchange(FfHugeMemory *h, uint64_t offset)
 {
     int rc = ff_huge_memory_again(h, offset);
 
-    while ((rc < 0 || pages(h) >= h->n) && h->spare->len) {
-        punch(h, g_array_index(h->spare, uint64_t, 0));
-        g_array_remove_index(h->spare, 0);
-        rc = rc < 0 ? ff_huge_memory_again(h, offset) : 0;
+    if (rc < 0 && h->spare->len && !h->lost) {
+        drop_spare(h);
+        rc = ff_huge_memory_again(h, offset);
+        h->lost = rc < 0;
+    } else if (rc == 0) {
+        h->lost = false;
+        while (pages(h) >= h->n && h->spare->len) {
+            drop_spare(h);
+        }
     }
     return rc;
 }
@@ -209,35 +221,17 @@ int ff_huge_memory_take(FfHugeMemory *h, uint64_t offset)
     pthread_mutex_lock(&h->lock);
     int rc = take_own(h, offset) ? 0 : -ENOMEM;
     if (rc < 0) {
-        if (pages(h) < h->n && !h->failed) {
+        if (pages(h) < h->n) {
             keep(h, h->kept + h->n - pages(h)); /* what others have given back */
         }
         if (h->kept) {
             keep(h, h->kept - 1);
         }
         rc = has_all(h) ? ff_huge_memory_again(h, offset) : exchange(h, offset);
-        h->failed = rc < 0;
     }
     h->used += rc == 0;
     pthread_mutex_unlock(&h->lock);
     return rc;
-}
-
-bool ff_huge_memory_has(FfHugeMemory *h)
-{
-    pthread_mutex_lock(&h->lock);
-    bool has = !has_all(h) && (h->kept > 0 || h->spare->len > 0);
-    pthread_mutex_unlock(&h->lock);
-    return has;
-}
-
-bool ff_huge_memory_lacks(FfHugeMemory *h)
-{
-    pthread_mutex_lock(&h->lock);
-    bool lacks = pages(h) < h->n;
-    h->failed = false;
-    pthread_mutex_unlock(&h->lock);
-    return lacks;
 }
 
 void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset)
@@ -245,6 +239,5 @@ void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset)
     pthread_mutex_lock(&h->lock);
     g_array_append_val(h->spare, offset);
     h->used--;
-    h->failed = false;
     pthread_mutex_unlock(&h->lock);
 }

@@ -20,15 +20,11 @@ int ff_huge_memory_new(uint64_t len, uint64_t n, FfHugeMemory **result);
 void ff_huge_memory_free(FfHugeMemory *h);
 /* Its file, which stays its own. */
 int ff_huge_memory_fd(const FfHugeMemory *h);
-/* The page at OFFSET is there now, with anything in it. -ENOMEM: others have taken it, or more than
- * N are used and no more are free. */
+/* The page at OFFSET is there now, with anything in it. -ENOMEM: others have some of the N, or
+ * these are used, and no more are free. */
 int ff_huge_memory_take(FfHugeMemory *h, uint64_t offset);
 /* The same for one that was taken, and that the program has removed. */
 int ff_huge_memory_again(FfHugeMemory *h, uint64_t offset);
-/* One at least is set aside now, and not in use. */
-bool ff_huge_memory_has(FfHugeMemory *h);
-/* Others have some of the N; the next one that asks for a page looks whether they still do. */
-bool ff_huge_memory_lacks(FfHugeMemory *h);
 /* One that was taken is not in use any more. */
 void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset);
 /* Where the page at OFFSET can be filled. Nobody touches that unless the page is there. */

@@ -6,7 +6,7 @@
  * gives each message once. `idle` counts the threads that can read the next one.
  *
  * Lock: `lock`, a leaf, for the list of threads. System calls: poll, read, write (eventfd),
- * timerfd_create, timerfd_settime, mmap, munlock, mprotect, munmap, madvise,
+ * mmap, munlock, mprotect, munmap, madvise,
  * ioctl(UFFDIO_REGISTER), close.
  */
 #include "farfault/pool.h"
@@ -17,7 +17,6 @@
 #include <stdbool.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "farfault/capture.h"
@@ -27,11 +26,10 @@
 #define DONTNEED_LOCKED 24
 
 struct FfPool {
-    int uffd, wake_fd, time_fd; /* the last: -1: none */
+    int uffd, wake_fd;
     unsigned max_threads;
     size_t buffer;
     FfPoolFault *fn;
-    FfPoolTime *time;
     void *opaque;
     int idle; /* atomic; observer: a thread that takes a message */
     pthread_mutex_t lock;
@@ -77,22 +75,11 @@ static void handle(FfPool *p, const struct uffd_msg *msg, void *buffer)
     __atomic_add_fetch(&p->idle, 1, __ATOMIC_RELAXED);
 }
 
-/* All threads see it, and one has it. It is not in the way of faults, as it takes no time. */
-static void handle_time(FfPool *p)
-{
-    uint64_t n;
-
-    if (read(p->time_fd, &n, sizeof(n)) == sizeof(n)) {
-        p->time(p->opaque);
-    }
-}
-
 static gpointer run(gpointer opaque)
 {
     FfPool *p = opaque;
-    struct pollfd pfd[3] = {{.fd = p->uffd, .events = POLLIN},
-                            {.fd = p->wake_fd, .events = POLLIN},
-                            {.fd = p->time_fd, .events = POLLIN}};
+    struct pollfd pfd[2] = {{.fd = p->uffd, .events = POLLIN},
+                            {.fd = p->wake_fd, .events = POLLIN}};
     void *buffer =
         mmap(NULL, p->buffer, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct uffd_msg msg;
@@ -103,12 +90,9 @@ static gpointer run(gpointer opaque)
         return NULL;
     }
     while (!pfd[1].revents) {
-        if (poll(pfd, 3, -1) < 0) {
+        if (poll(pfd, 2, -1) < 0) {
             pfd[1].revents = 0; /* EINTR: a debugger */
             continue;
-        }
-        if (!pfd[1].revents && pfd[2].revents) {
-            handle_time(p);
         }
         if (!pfd[1].revents && ff_uffd_read(p->uffd, &msg, 1) == 1) {
             handle(p, &msg, buffer);
@@ -123,26 +107,22 @@ static int prepare(FfPool *p)
     void *probe = mmap(NULL, p->buffer, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     p->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    p->time_fd = p->time ? timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK) : -1;
-    if (probe == MAP_FAILED || p->wake_fd < 0 || (p->time && p->time_fd < 0)) {
+    if (probe == MAP_FAILED || p->wake_fd < 0) {
         return -errno;
     }
     munmap(probe, p->buffer);
     return start_one(p) ? 0 : -EAGAIN;
 }
 
-FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *fn,
-                    FfPoolTime *time, void *opaque)
+FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *fn, void *opaque)
 {
     FfPool *p = g_new0(FfPool, 1);
 
     *p = (FfPool){.uffd = uffd,
                   .wake_fd = -1,
-                  .time_fd = -1,
                   .max_threads = max_threads,
                   .buffer = buffer,
                   .fn = fn,
-                  .time = time,
                   .opaque = opaque};
     pthread_mutex_init(&p->lock, NULL);
     p->threads = g_ptr_array_new();
@@ -153,13 +133,6 @@ FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *
         return NULL;
     }
     return p;
-}
-
-void ff_pool_set_time(FfPool *p, int64_t at)
-{
-    struct itimerspec when = {.it_value = {at / 1000000, at % 1000000 * 1000}};
-
-    timerfd_settime(p->time_fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
 int ff_pool_map(int uffd, uint64_t mode, int fd, uint64_t offset, size_t len, void **at)
@@ -213,9 +186,6 @@ void ff_pool_free(FfPool *p)
     close(p->uffd);
     if (p->wake_fd >= 0) {
         close(p->wake_fd);
-    }
-    if (p->time_fd >= 0) {
-        close(p->time_fd);
     }
     g_ptr_array_unref(p->threads);
     pthread_mutex_destroy(&p->lock);

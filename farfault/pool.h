@@ -23,14 +23,8 @@ typedef struct FfPool FfPool;
  * at once; all signals are blocked. */
 typedef void FfPoolFault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, void *buffer);
 
-/* What ff_pool_set_time() asked for. One of the threads. */
-typedef void FfPoolTime(void *opaque);
-
-/* UFFD: O_NONBLOCK, after UFFDIO_API; taken, also on failure. TIME can be NULL. NULL and errno. */
-FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *fn,
-                    FfPoolTime *time, void *opaque);
-/* TIME is called at AT (monotonic, us), and not when it was to be called before. Any thread. */
-void ff_pool_set_time(FfPool *p, int64_t at);
+/* UFFD: O_NONBLOCK, after UFFDIO_API; taken, also on failure. NULL and errno. */
+FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *fn, void *opaque);
 /* LEN bytes of FD from OFFSET on, at *AT, not in children; registered with UFFD in MODE before
  * anything can be mapped there, which mlockall() would do. 0 or -errno. */
 int ff_pool_map(int uffd, uint64_t mode, int fd, uint64_t offset, size_t len, void **at);

@@ -95,7 +95,7 @@ static void on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, voi
     pthread_mutex_lock(&v->lock);
     bool is_mine = !ff_bitmap_test(&v->poisoned, page) && ff_bitmap_set(&v->filling, page);
     bool is_poisoned = ff_bitmap_test(&v->poisoned, page);
-    ff_holds_wait(v->holds, tid, page, false, true);
+    ff_holds_wait(v->holds, tid, page, true);
     if (is_poisoned) {
         ff_holds_given(v->holds, page);
         poison(v, page); /* the message is old, or the program has taken it off (madvise()) */
@@ -284,8 +284,8 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
     if (rc < 0) {
         close(uffd);
     } else {
-        v->pool = ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault,
-                              NULL, v);
+        v->pool =
+            ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault, v);
         rc = v->pool ? 0 : -errno;
     }
     return rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", g_strerror(-rc)) : 0;

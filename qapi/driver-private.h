@@ -462,7 +462,8 @@ bool ff_call_when_guest_is_here(FfCall *call, FfHandler next);
 /* This QEMU has its guest: it borrows no memory, or the guest is its own for good. */
 bool ff_driver_has_guest(const FfDriver *d);
 /* The same of a guest that came in and is whole: only its source does not know it yet, and has no
- * claim to more time. (Of a restore a client may be told so before its memory is here: FALSE.) */
+ * claim to more time. (Of a restore a client may be told so before its memory is here: FALSE
+ * then.) */
 bool ff_call_when_whole(FfCall *call, FfHandler next);
 /* The same, whatever it has said: it is about to end (there is one). */
 void ff_call_await_end(FfCall *call, FfHandler next);

@@ -56,11 +56,21 @@ bool ff_call_when_guest_is_here(FfCall *call, FfHandler next)
     return ff_driver_has_guest(call->driver) && ff_call_when_taken_over(call, next);
 }
 
+/* A client may be told that a restore has completed before its memory is here. */
+static bool is_whole(FfDriver *d)
+{
+    if (!ff_restore_is_under_way(d)) {
+        return true;
+    }
+    g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
+    return info->ram_remaining == 0;
+}
+
 bool ff_call_when_whole(FfCall *call, FfHandler next)
 {
     FfDriver *d = call->driver;
 
-    if (!d->migration || d->status != FF_STATUS_COMPLETED || ff_restore_is_under_way(d)) {
+    if (!d->migration || d->status != FF_STATUS_COMPLETED || !is_whole(d)) {
         return false;
     }
     ff_migration_stop_waiting(d->migration);

@@ -168,21 +168,34 @@ int ff_pagemap_all_mapped(int pagemap_fd, uint64_t addr, uint64_t len)
     return rc < 0 ? rc : 1;
 }
 
-int ff_pagemap_unprotected(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
-                           void *opaque)
+/* Calls FN for the runs of entries that have one of the BITS (HAS), or none of them. */
+static int each_run(int pagemap_fd, uint64_t addr, uint64_t len, uint64_t bits, bool has,
+                    FfPagemapFunc fn, void *opaque)
 {
     uint64_t entries[MAX_ENTRIES];
     int rc = read_entries(pagemap_fd, addr, len, entries);
 
     for (size_t i = 0, n; i < len / 4096 && rc == 0; i += n) {
-        bool is_protected = entries[i] & ENTRY_UFFD_WP;
-        for (n = 1; i + n < len / 4096 && !(entries[i + n] & ENTRY_UFFD_WP) == !is_protected; n++) {
+        bool set = entries[i] & bits;
+        for (n = 1; i + n < len / 4096 && !(entries[i + n] & bits) == !set; n++) {
         }
-        if (!is_protected) {
+        if (set == has) {
             fn(addr + i * 4096, n * 4096, opaque);
         }
     }
     return rc;
+}
+
+int ff_pagemap_unprotected(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
+                           void *opaque)
+{
+    return each_run(pagemap_fd, addr, len, ENTRY_UFFD_WP, false, fn, opaque);
+}
+
+int ff_pagemap_each_mapped(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
+                           void *opaque)
+{
+    return each_run(pagemap_fd, addr, len, ENTRY_PRESENT | ENTRY_SWAPPED, true, fn, opaque);
 }
 
 int ff_pagemap_scan_huge(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,

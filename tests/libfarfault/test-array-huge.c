@@ -2,9 +2,8 @@
 /*
  * Arrays on huge pages: aliases, more changed data than memory, a file that is opened again, loads
  * that fail, pages that the program gives back and removes; a pool that is empty, at first and in
- * the middle, for which this stands in front of fallocate(); who waits for a page, and who must
- * not; what is refused. The steps of one
- * program are in test-array.c.
+ * the middle, for which this stands in front of fallocate(), and one that becomes smaller; nobody
+ * waits for a page; what is refused. The steps of one program are in test-array.c.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,27 +22,6 @@
 /* So many times somebody else has the page that was ours. Atomic; observer: a thread that loads. */
 static int stolen;
 
-/* So often there was no page. missed_lock. */
-static unsigned missed;
-static pthread_mutex_t missed_lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t missed_more = PTHREAD_COND_INITIALIZER;
-
-static void forget_missed(void)
-{
-    pthread_mutex_lock(&missed_lock);
-    missed = 0;
-    pthread_mutex_unlock(&missed_lock);
-}
-
-static void wait_missed(unsigned n)
-{
-    pthread_mutex_lock(&missed_lock);
-    while (missed < n) {
-        pthread_cond_wait(&missed_more, &missed_lock);
-    }
-    pthread_mutex_unlock(&missed_lock);
-}
-
 int fallocate(int fd, int mode, off_t offset, off_t len)
 {
     bool steal = mode == 0 && __atomic_load_n(&stolen, __ATOMIC_RELAXED) > 0;
@@ -52,14 +30,6 @@ int fallocate(int fd, int mode, off_t offset, off_t len)
     if (steal) {
         __atomic_sub_fetch(&stolen, 1, __ATOMIC_RELAXED);
         errno = ENOSPC;
-    }
-    if (rc < 0 && mode == 0) {
-        int saved = errno;
-        pthread_mutex_lock(&missed_lock);
-        missed++;
-        pthread_cond_broadcast(&missed_more);
-        pthread_mutex_unlock(&missed_lock);
-        errno = saved;
     }
     return rc;
 }
@@ -249,17 +219,18 @@ static void test_empty_pool(void)
     g_assert_nonnull(strstr(ff_last_error(), "block_size"));
 }
 
-/* A page that another program has taken in passing is replaced by one of the array's own. */
+/* Another program takes what is free for a moment, or all of it. */
 static void test_stolen(gconstpointer data)
 {
     const Mode *mode = data;
+    FfArrayStats stats = {.size = sizeof(stats)};
     File f;
     HugePages *pool = start(&f, mode->flags);
 
     if (!pool) {
         return;
     }
-    uint64_t *p = file_map(&f, 0, 0);
+    uint64_t *p = file_map(&f, 0, 0), *q = file_map(&f, 0, 0);
     for (unsigned i = 8; i < 8 + LIMIT; i++) {
         p[i * HW] = 1;
     }
@@ -271,38 +242,36 @@ static void test_stolen(gconstpointer data)
     for (unsigned i = 8; i < 8 + LIMIT; i++) {
         g_assert_cmpuint(p[i * HW], ==, 1);
     }
-    /* Every one of them, and they come back. */
-    forget_missed();
+    /* All of them, for ever: blocks lie in other memory then, and what was changed in it is kept.
+     */
     __atomic_store_n(&stolen, 100000, __ATOMIC_RELAXED);
-    GThread *reader = g_thread_new("reader", read_word, p + 3 * HW);
-    wait_missed(2 * LIMIT);
+    for (unsigned i = 30; i < 40; i++) {
+        g_assert_cmpuint(p[i * HW], ==, i);
+        g_assert_cmpuint(q[i * HW + HW - 1], ==, i);
+        q[i * HW + 1000] = i;
+        g_assert_cmpuint(p[i * HW + 1000], ==, i);
+    }
+    call(ff_array_commit(f.a));
+    for (unsigned i = 30; i < 40; i++) {
+        g_assert_cmpuint(f.words[i * HW + 1000], ==, i);
+        p[i * HW + 1000] = 1;
+        g_assert_cmpuint(q[i * HW + 1000], ==, 1);
+    }
+    call(ff_array_abort(f.a));
+    call(ff_array_stats(f.a, &stats));
+    g_assert_cmpuint(stats.failed, ==, 0);
+    g_assert_cmpuint(stats.bytes, <=, LIMIT * HUGEPAGE);
+    /* They come back. */
     __atomic_store_n(&stolen, 0, __ATOMIC_RELAXED);
-    g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(reader)), ==, 3);
-    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
-    /* They do not: the last resort. */
-    pthread_mutex_lock(&f.lock);
-    f.fail_load = -ENOMEM; /* what is said of it */
-    pthread_mutex_unlock(&f.lock);
-    __atomic_store_n(&stolen, 100000, __ATOMIC_RELAXED);
-    g_assert_true(world_is_bus(p + 3 * HW));
-    g_assert_cmpuint(file_get(&f, &f.loads[3]), ==, 1);
-    g_assert_cmpuint(file_get(&f, &f.n_failed), ==, 1);
-    __atomic_store_n(&stolen, 0, __ATOMIC_RELAXED);
-    pthread_mutex_lock(&f.lock);
-    f.fail_load = 0;
-    pthread_mutex_unlock(&f.lock);
-    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+    for (unsigned i = 30; i < 40; i++) {
+        g_assert_cmpuint(q[i * HW + 1000], ==, i);
+        p[i * HW + 1001] = 2;
+        g_assert_cmpuint(q[i * HW + 1001], ==, 2);
+    }
     for (unsigned i = 0; i < 3 * LIMIT; i++) {
         g_assert_cmpuint(p[i * HW], ==, i >= 8 && i < 8 + LIMIT ? 1 : i);
     }
     end(&f, pool);
-}
-
-static void set_fail_load(File *f, int rc)
-{
-    pthread_mutex_lock(&f->lock);
-    f->fail_load = rc;
-    pthread_mutex_unlock(&f->lock);
 }
 
 static uint64_t *touched; /* the first word of all blocks */
@@ -317,27 +286,18 @@ static bool can_touch(unsigned block)
     return ok;
 }
 
-static gpointer commit(gpointer opaque)
-{
-    File *f = opaque;
-
-    call(ff_array_commit(f->a));
-    return NULL;
-}
-
-/* The first one waits until somebody else has missed a page. Then it misses one itself. */
+/* The first one touches another block itself, and waits for a thread that does. */
 static void touch_in_store(File *f, uint64_t block, bool store)
 {
     if (store && block == 8) {
-        file_hold(f, 2);
-        wait_missed(1);
-        g_assert_false(can_touch(3));
-        file_hold(f, 0);
+        g_assert_true(can_touch(3));
+        GThread *reader = g_thread_new("reader", read_word, touched + 20 * HW);
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(reader)), ==, 20);
     }
 }
 
 /* All that is in memory is changed, and is being committed. A thread that reads something else
- * meanwhile waits for the end; but for store() itself. */
+ * meanwhile need not wait for the end, nor need store() itself. */
 static void test_commit(gconstpointer data)
 {
     const Mode *mode = data;
@@ -352,23 +312,10 @@ static void test_commit(gconstpointer data)
         p[i * HW] = 1000 + i;
     }
     hugepages_take(pool);
-    set_fail_load(&f, -ENOMEM);
     file_during(&f, touch_in_store);
-    forget_missed();
-    GThread *committer = g_thread_new("committer", commit, &f);
-    pthread_mutex_lock(&f.lock);
-    while (f.held != 2 && !f.n_stores) {
-        pthread_cond_wait(&f.changed, &f.lock);
-    }
-    pthread_mutex_unlock(&f.lock);
-    GThread *reader = g_thread_new("reader", read_word, p + 20 * HW);
-    g_thread_join(committer);
-    g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(reader)), ==, 20);
+    call(ff_array_commit(f.a));
     g_assert_cmpuint(f.n_stores, ==, LIMIT);
-    g_assert_cmpuint(file_get(&f, &f.n_failed), ==, 1);
-    assert_states(&f, 3, "F", "-");
-    set_fail_load(&f, 0);
-    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+    g_assert_cmpuint(file_get(&f, &f.n_failed), ==, 0);
     for (unsigned i = 0; i < 3 * LIMIT; i++) {
         g_assert_cmpuint(p[i * HW], ==, i >= 8 && i < 8 + LIMIT ? 1000 + i : i);
     }
@@ -377,7 +324,7 @@ static void test_commit(gconstpointer data)
 
 #define CROWD (16 * LIMIT)
 
-/* Far more miss blocks at once than there are pages. */
+/* Far more miss blocks at once than there are pages: none waits for another. */
 static void test_crowd(gconstpointer data)
 {
     const Mode *mode = data;
@@ -391,45 +338,35 @@ static void test_crowd(gconstpointer data)
     }
     uint64_t *p = file_map(&f, 0, 0);
     hugepages_take(pool);
-    forget_missed();
     file_hold(&f, 1);
     for (unsigned i = 0; i < CROWD; i++) {
         readers[i] = g_thread_new("reader", read_word, p + i * HW);
     }
-    file_wait_loading(&f, LIMIT);
-    wait_missed(CROWD - LIMIT);
+    file_wait_loading(&f, CROWD);
     file_hold(&f, 0);
     for (unsigned i = 0; i < CROWD; i++) {
         g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(readers[i])), ==, i);
     }
+    g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, CROWD * (ssize_t)HUGEPAGE);
+    for (unsigned i = 0; i < CROWD; i++) {
+        g_assert_cmpuint(p[i * HW + 1], ==, i);
+    }
     call(ff_array_stats(f.a, &stats));
     g_assert_cmpuint(stats.failed, ==, 0);
-    g_assert_cmpuint(stats.bytes, <=, LIMIT * HUGEPAGE);
     g_test_message("%u loads of %u blocks, %u faults", (unsigned)stats.loads, CROWD,
                    (unsigned)stats.faults);
     end(&f, pool);
 }
 
-/* The blocks from 8 on have all pages. The first one reads one more, for which there is a page when
- * another load has ended. */
+/* All read the same one more. */
 static void touch_in_load(File *f, uint64_t block, bool store)
 {
-    if (block == 8) {
-        g_assert_true(can_touch(20));
-    } else if (block > 8 && block < 8 + LIMIT) {
-        wait_missed(1);
-    }
-}
-
-/* All read the same one: no page ever comes. */
-static void touch_in_all(File *f, uint64_t block, bool store)
-{
     if (block >= 8) {
-        g_assert_false(can_touch(3));
+        g_assert_true(can_touch(3));
     }
 }
 
-/* A load that needs another block waits for a page, unless all that could give one wait for it. */
+/* Loads that have all pages need another block themselves. */
 static void test_nested(gconstpointer data)
 {
     const Mode *mode = data;
@@ -442,27 +379,19 @@ static void test_nested(gconstpointer data)
     }
     uint64_t *p = touched = file_map(&f, 0, 0);
     hugepages_take(pool);
-    for (unsigned round = 0; round < 2; round++) {
-        file_during(&f, round ? touch_in_all : touch_in_load);
-        set_fail_load(&f, -ENOMEM);
-        forget_missed();
-        file_hold(&f, 1);
-        for (unsigned i = 0; i < LIMIT; i++) {
-            readers[i] = g_thread_new("reader", read_word, p + (8 + i) * HW);
-        }
-        file_wait_loading(&f, LIMIT);
-        file_hold(&f, 0);
-        for (unsigned i = 0; i < LIMIT; i++) {
-            g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(readers[i])), ==, 8 + i);
-        }
-        g_assert_cmpuint(file_get(&f, &f.n_failed), ==, round);
-        assert_states(&f, 3, round ? "F" : "E", "-");
-        set_fail_load(&f, 0);
-        file_during(&f, NULL);
-        g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, LIMIT * (ssize_t)HUGEPAGE);
+    file_during(&f, touch_in_load);
+    file_hold(&f, 1);
+    for (unsigned i = 0; i < LIMIT; i++) {
+        readers[i] = g_thread_new("reader", read_word, p + (8 + i) * HW);
     }
-    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
-    g_assert_cmpuint(p[3 * HW], ==, 3);
+    file_wait_loading(&f, LIMIT);
+    file_hold(&f, 0);
+    for (unsigned i = 0; i < LIMIT; i++) {
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(readers[i])), ==, 8 + i);
+    }
+    g_assert_cmpuint(file_get(&f, &f.loads[3]), ==, 1);
+    g_assert_cmpuint(file_get(&f, &f.n_failed), ==, 0);
+    file_during(&f, NULL);
     end(&f, pool);
 }
 
@@ -602,6 +531,123 @@ static void test_kept(gconstpointer data)
     hugepages_free(pool);
 }
 
+/* The pool becomes smaller, which takes each page that leaves a file, and other programs take all
+ * that is free: an array that is larger than its limit goes on, and all that was changed is there.
+ */
+static void test_lost(gconstpointer data)
+{
+    const Mode *mode = data;
+    unsigned n = 3 * LIMIT;
+    FfArrayStats stats = {.size = sizeof(stats)};
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    unsigned size = hugepages_size();
+    uint64_t *p = file_map(&f, 0, 0), *q = file_map(&f, 4, 4);
+    for (unsigned round = 1; round <= 4; round++) {
+        for (unsigned i = 0; i < n; i++) {
+            p[i * HW + round] = round + i;
+        }
+        for (unsigned i = 0; i < 4; i++) {
+            g_assert_cmpuint(q[i * HW + round], ==, round + 4 + i);
+            q[i * HW + 512 + round] = round;
+        }
+        g_assert_true(round > 1 || hugepages_set_size(size - LIMIT));
+        hugepages_take(pool);
+        if (round == 2) {
+            call(ff_array_commit(f.a));
+        } else if (round == 3) {
+            call(ff_array_abort(f.a));
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        g_assert_cmpuint(f.words[i * HW + 2], ==, 2 + i);
+        g_assert_cmpuint(p[i * HW + 2], ==, 2 + i);
+        g_assert_cmpuint(p[i * HW + 3], ==, i); /* dropped */
+        g_assert_cmpuint(p[i * HW + 4], ==, 4 + i);
+        g_assert_cmpuint(p[i * HW + 512 + 4], ==, i >= 4 && i < 8 ? 4 : i);
+    }
+    call(ff_array_stats(f.a, &stats));
+    g_assert_cmpuint(stats.failed, ==, 0);
+    g_assert_cmpuint(stats.bytes, <=, LIMIT * HUGEPAGE);
+    g_assert_true(hugepages_set_size(size));
+    hugepages_give(pool);
+    end(&f, pool);
+}
+
+typedef struct {
+    uint64_t *map[2];
+    unsigned lane, seed, rounds;
+} Writer;
+
+#define LANES 4
+#define LANE_BLOCKS 24
+
+/* Its own words of all blocks: what it wrote last is there, in both mappings. */
+static gpointer write_lane(gpointer opaque)
+{
+    Writer *w = opaque;
+    g_autoptr(GRand) rand = g_rand_new_with_seed(w->seed);
+    uint64_t last[LANE_BLOCKS];
+
+    for (unsigned i = 0; i < LANE_BLOCKS; i++) {
+        last[i] = i;
+    }
+    for (unsigned i = 0; i < w->rounds; i++) {
+        unsigned block = g_rand_int_range(rand, 0, LANE_BLOCKS), page = 512 * w->lane;
+        uint64_t *p = w->map[g_rand_int_range(rand, 0, 2)] + block * HW;
+        g_assert_cmpuint(p[page], ==, last[block]);
+        if (g_rand_int_range(rand, 0, 3) == 0) {
+            __atomic_store_n(&stolen, g_rand_int_range(rand, 0, 3), __ATOMIC_RELAXED);
+        }
+        p[page] = last[block] = (uint64_t)w->seed << 32 | i;
+    }
+    for (unsigned i = 0; i < LANE_BLOCKS; i++) {
+        g_assert_cmpuint(w->map[0][i * HW + 512 * w->lane], ==, last[i]);
+    }
+    return NULL;
+}
+
+/* Threads write to blocks that go from huge pages to small ones and back, and a commit goes on. */
+static void test_lanes(gconstpointer data)
+{
+    const Mode *mode = data;
+    const char *rounds = g_getenv("FF_ROUNDS");
+    Writer w[LANES];
+    GThread *threads[LANES];
+    FfArrayStats stats = {.size = sizeof(stats)};
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, LANE_BLOCKS), *q = file_map(&f, 0, LANE_BLOCKS);
+    for (unsigned i = 0; i < LANES; i++) {
+        w[i] = (Writer){{p, q}, i, g_test_rand_int(), rounds ? (unsigned)atoi(rounds) : 200};
+        threads[i] = g_thread_new("writer", write_lane, &w[i]);
+    }
+    for (unsigned i = 0; i < 5; i++) {
+        call(ff_array_commit(f.a));
+    }
+    for (unsigned i = 0; i < LANES; i++) {
+        g_thread_join(threads[i]);
+    }
+    __atomic_store_n(&stolen, 0, __ATOMIC_RELAXED);
+    call(ff_array_commit(f.a));
+    for (unsigned i = 0; i < LANE_BLOCKS * LANES; i++) {
+        uint64_t at = i / LANES * HW + i % LANES * 512;
+        g_assert_cmpuint(f.words[at], ==, p[at]);
+        g_assert_cmpuint(f.words[at + 1], ==, i / LANES);
+    }
+    call(ff_array_stats(f.a, &stats));
+    g_assert_cmpuint(stats.failed, ==, 0);
+    end(&f, pool);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -616,6 +662,8 @@ int main(int argc, char **argv)
     add_huge_modes("file", test_file, 2);
     add_huge_modes("left-behind", test_left_behind, 2);
     add_huge_modes("kept", test_kept, 2);
+    add_huge_modes("lost", test_lost, 2);
+    add_huge_modes("lanes", test_lanes, 2);
     g_test_add_func("/libfarfault/array/huge/empty-pool", test_empty_pool);
     return g_test_run();
 }
