@@ -34,6 +34,7 @@ lose_engine_behind_the_switch() {
     pid=$(on A pgrep -x farfault-engine)
     on A kill -KILL "$pid"
     await_status B postcopy-paused
+    await_status A postcopy-paused
     finish_move && fail "the migration cannot have succeeded"
     is "running domains at B" "$(virsh_on B list --name)" "$VM"
 }
@@ -60,9 +61,11 @@ case_restart_libvirtd() {
     check_guest A
 }
 
-# resume_move: --postcopy-resume from A to B, as fast as it goes.
+# resume_move: --postcopy-resume from A to B, as fast as it goes. Not before A says postcopy-paused, which it keeps
+# from its libvirtd for up to 3 s (docs/libvirt.md).
 resume_move() {
     needs_resume
+    await_status A postcopy-paused
     virsh_on A migrate --live --postcopy --postcopy-resume --postcopy-bandwidth 400 "$@" "$VM" "${uri[B]}"
     is "running domains at A" "$(virsh_on A list --name)" ""
     check_guest B
@@ -132,7 +135,7 @@ case_both_engines_killed_behind_the_switch() {
     start_guest A
     begin_slow_move
     for host in A B; do on $host pkill -KILL -x farfault-engine; done
-    for host in A B; do await_status $host postcopy-paused; done
+    await_status B postcopy-paused
     finish_move && fail "the migration cannot have succeeded"
     is "state at A" "$(state A)" "paused (post-copy failed)"
     is "state at B" "$(state B)" "running (post-copy failed)"
