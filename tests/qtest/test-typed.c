@@ -161,37 +161,6 @@ static void start_guest(Scene *s)
     up_start(s->g, s->program, args);
 }
 
-/* FALSE: skipped. PROGRAM (taken): QEMU; NULL: the installed one. */
-static bool begin_with(Scene *s, char *program)
-{
-    const char *why;
-
-    *s = (Scene){.program = program ? program : up_installed()};
-    if (!vm_farfault_available(&why)) {
-        g_test_skip(why);
-        return false;
-    }
-    s->g = up_new();
-    s->raw = g_build_filename(s->g->dir, ODD " disk", NULL);
-    s->packed = g_build_filename(s->g->dir, ODD " disk.qcow2", NULL);
-    s->file = g_build_filename(s->g->dir, ODD " guest", NULL);
-    s->overlays = g_build_filename(s->g->dir, ODD " folder", NULL);
-    g_assert_cmpint(g_mkdir(s->overlays, 0700), ==, 0);
-    g_autofree char *ones = g_malloc(1 << 20), *raw = g_shell_quote(s->raw);
-    g_autofree char *packed = g_shell_quote(s->packed);
-    memset(ones, 1, 1 << 20);
-    g_assert_true(g_file_set_contents(s->raw, ones, 1 << 20, NULL));
-    g_free(run_ok("qemu-img convert -f raw -O qcow2 %s %s", raw, packed));
-    up_set_faults(s->g, "never/*/at/never=kill"); /* by which up_processes() knows them */
-    start_guest(s);
-    return true;
-}
-
-static bool begin(Scene *s)
-{
-    return begin_with(s, NULL);
-}
-
 static void take(Scene *s, const char *const *args)
 {
     up_disconnect(s->g);
@@ -218,6 +187,55 @@ static void end(Scene *s)
     g_free(s->overlays);
     g_free(s->out);
     g_free(s->program);
+}
+
+/* Of all cases of /typed/base; the raw disk has a right overlay, so that it is the other that is
+ * refused. */
+static struct {
+    Scene s;
+    char *line, *overlay; /* without --disks; in which the guest that was saved has continued */
+} shared;
+
+static void end_shared(void)
+{
+    if (shared.line) {
+        end(&shared.s);
+        g_free(shared.line);
+        g_free(shared.overlay);
+        shared.line = NULL;
+    }
+}
+
+/* FALSE: skipped. PROGRAM (taken): QEMU; NULL: the installed one. */
+static bool begin_with(Scene *s, char *program)
+{
+    const char *why;
+
+    end_shared(); /* a guest's end waits for all processes */
+    *s = (Scene){.program = program ? program : up_installed()};
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return false;
+    }
+    s->g = up_new();
+    s->raw = g_build_filename(s->g->dir, ODD " disk", NULL);
+    s->packed = g_build_filename(s->g->dir, ODD " disk.qcow2", NULL);
+    s->file = g_build_filename(s->g->dir, ODD " guest", NULL);
+    s->overlays = g_build_filename(s->g->dir, ODD " folder", NULL);
+    g_assert_cmpint(g_mkdir(s->overlays, 0700), ==, 0);
+    g_autofree char *ones = g_malloc(1 << 20), *raw = g_shell_quote(s->raw);
+    g_autofree char *packed = g_shell_quote(s->packed);
+    memset(ones, 1, 1 << 20);
+    g_assert_true(g_file_set_contents(s->raw, ones, 1 << 20, NULL));
+    g_free(run_ok("qemu-img convert -f raw -O qcow2 %s %s", raw, packed));
+    up_set_faults(s->g, "never/*/at/never=kill"); /* by which up_processes() knows them */
+    start_guest(s);
+    return true;
+}
+
+static bool begin(Scene *s)
+{
+    return begin_with(s, NULL);
 }
 
 /* The guest's drive DISK has byte WAS in its first half, and gets BECOMES there. */
@@ -347,12 +365,6 @@ static const Base bases[] = {
     {"overlay", "file=%s", "file=OVERLAY"},
 };
 
-/* For all of them; the raw disk has a right overlay, so that it is the other that is refused. */
-static struct {
-    Scene s;
-    char *line, *overlay; /* without --disks; in which the guest that was saved has continued */
-} shared;
-
 /* WORD between quotes of a shell's (g_free). */
 static char *in_quotes(const char *word)
 {
@@ -474,15 +486,6 @@ static void test_asked(void)
     g_assert_cmpstr(state, ==, "inmigrate");
     g_unlink(link);
     end_guest(s);
-}
-
-static void end_shared(void)
-{
-    if (shared.line) {
-        end(&shared.s);
-        g_free(shared.line);
-        g_free(shared.overlay);
-    }
 }
 
 /* Whose disks were left alone is given no command that would run it over them. */
