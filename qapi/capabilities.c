@@ -403,13 +403,23 @@ static void set_view(FfCall *call, JsonArray *list)
     }
 }
 
+void ff_call_postcopy_error(FfCall *call, const GError *error, const char *why)
+{
+    if (why && strstr(error->message, "ostcopy")) {
+        ff_call_error(call, "%s: %s", error->message, why);
+    } else {
+        ff_call_gerror(call, error);
+    }
+}
+
+/* QEMU was asked for the reason that the engine cannot, and cannot either. */
 static void forwarded(FfCall *call, JsonNode *result, const GError *error)
 {
     g_autoptr(JsonNode) view =
         call->driver->config.port->view(call->driver->config.port_opaque, false);
 
     if (error) {
-        ff_call_gerror(call, error);
+        ff_call_postcopy_error(call, error, ff_driver_refusal(call->driver));
     } else if (view) {
         /* What is put back at the end is this: the switchover began meanwhile, or we splice. */
         set_view(call, to_forward(call));
