@@ -7,9 +7,13 @@
  *
  * Threads: the only one.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <glib.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/commands.h"
@@ -21,11 +25,12 @@ typedef struct {
     int (*main)(int argc, char **argv);
     const char *summary; /* one line */
     const char *usage;   /* what --help prints, ends with a newline */
+    bool starts_qemu;    /* which inherits what signals do */
 } Command;
 
 /* A new command is one row here. */
 static const Command commands[] = {
-    {"run", ff_cli_run, "start QEMU so that farfault can migrate the guest", ff_help_run},
+    {"run", ff_cli_run, "start QEMU so that farfault can migrate the guest", ff_help_run, true},
     {"migrate", ff_cli_migrate, "move a running guest to another QEMU", ff_help_migrate},
     {"status", ff_cli_status, "say how a guest and its migration stand", ff_help_status},
     {"report", ff_cli_report, "make a page of a migration that was recorded", ff_help_report},
@@ -36,8 +41,8 @@ static const Command commands[] = {
     {"end", ff_cli_end, "end a paused destination, and lose its guest", ff_help_end},
     {"join", ff_cli_join, "make a snapshot of the two dumps of a migration", ff_help_join},
     {"snapshot", ff_cli_snapshot, "write a running guest into a file", ff_help_snapshot},
-    {"restore", ff_cli_restore, "start QEMU with a guest out of a file", ff_help_restore},
-    {"upgrade", ff_cli_upgrade, "give a running guest a new QEMU", ff_help_upgrade},
+    {"restore", ff_cli_restore, "start QEMU with a guest out of a file", ff_help_restore, true},
+    {"upgrade", ff_cli_upgrade, "give a running guest a new QEMU", ff_help_upgrade, true},
     {"info", ff_cli_info, "say what is in the file of a saved guest", ff_help_info},
     {"convert", ff_cli_convert, "write the file of a saved guest in another form", ff_help_convert},
     {"attach", ff_cli_attach, "give a guest a new relay: it lost its own, or farfault was updated",
@@ -109,6 +114,20 @@ static int print_command_help(const char *name)
     return 0;
 }
 
+/* STATUS, or 1 if what the command has printed was lost. One that is closed is nobody's, and a
+ * pipe's reader that has ended has read enough. */
+static int end_output(int status)
+{
+    int err = fflush(stdout) ? errno : 0;
+
+    if ((!err && !ferror(stdout)) || err == EPIPE || fcntl(STDOUT_FILENO, F_GETFD) < 0) {
+        return status;
+    }
+    fprintf(stderr, "farfault: what it printed is incomplete%s%s\n", err ? ": " : "",
+            err ? g_strerror(err) : "");
+    return status ? status : 1;
+}
+
 int main(int argc, char **argv)
 {
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
@@ -123,17 +142,20 @@ int main(int argc, char **argv)
     const char *name = argv[1];
     if (strcmp(name, "--version") == 0) {
         printf("farfault %s\n", FARFAULT_VERSION);
-        return 0;
+        return end_output(0);
     }
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
-        return argc > 2 ? print_command_help(argv[2]) : print_help();
+        return end_output(argc > 2 ? print_command_help(argv[2]) : print_help());
     }
     const Command *command = find_command(name);
     if (!command) {
         return unknown_command(name);
     }
     if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0)) {
-        return print_command_help(name);
+        return end_output(print_command_help(name));
     }
-    return command->main(argc - 1, argv + 1);
+    if (!command->starts_qemu) {
+        signal(SIGXFSZ, SIG_IGN); /* a file that is longer than RLIMIT_FSIZE is an error */
+    }
+    return end_output(command->main(argc - 1, argv + 1));
 }

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "fault/deadline.h"
+#include "net/address.h"
 
 #define GREETING_MS 5000
 #define CALL_MS 20000
@@ -369,7 +370,7 @@ static GSocketConnectable *parse_address(const char *address, char **host, GErro
         return NULL;
     }
     *host = g_strdup(g_network_address_get_hostname(G_NETWORK_ADDRESS(tcp)));
-    return g_steal_pointer(&tcp);
+    return ff_address_connectable(*host, g_network_address_get_port(G_NETWORK_ADDRESS(tcp)));
 }
 
 bool ff_cli_qmp_is_tcp(const char *path)

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "cli/options.h"
+#include "cli/restore.h"
 #include "launch/launch.h"
 #include "launch/paths.h"
 
@@ -91,6 +92,21 @@ typedef struct {
     bool needed; /* farfault restore's: QEMU alone is of no use */
 } Said;
 
+/* What is started by farfault must be QEMU: it gets QEMU's arguments, and fds by number. */
+static int refuse_wrapper(char **argv, unsigned qemu)
+{
+    g_autoptr(GString) words = g_string_new(NULL);
+
+    for (unsigned i = 0; i < qemu; i++) {
+        g_autofree char *word = ff_shell_word(argv[i]);
+        g_string_append_printf(words, "%s ", word);
+    }
+    fprintf(stderr,
+            "farfault: %s is no QEMU: put it in front of farfault: %sfarfault ... -- %s ...\n",
+            argv[0], words->str, argv[qemu]);
+    return FF_CLI_USAGE_STATUS;
+}
+
 static int run(char **argv, const Said *said, const Borrow *borrow)
 {
     g_autoptr(GError) error = NULL;
@@ -106,6 +122,10 @@ static int run(char **argv, const Said *said, const Borrow *borrow)
                                         : said->policy;
         fail(error->message);
         return wrong ? FF_CLI_USAGE_STATUS : 1;
+    }
+    unsigned wrapped = ff_find_wrapped_qemu(argv);
+    if (wrapped) {
+        return refuse_wrapper(argv, wrapped);
     }
     g_autofree char *qemu = ff_find_real_qemu(argv[0], &error);
     if (!qemu) {

@@ -43,6 +43,7 @@
 #include "launch/parcel.h"
 #include "launch/paths.h"
 #include "launch/place.h"
+#include "launch/shortage.h"
 #include "launch/takes.h"
 #include "state/state.h"
 #include "agent/agent.h"
@@ -527,8 +528,12 @@ static void set_environment(const Launch *l, const char *fd_list)
     setenv("LD_PRELOAD", preload, 1);
 }
 
+/* Without /proc QEMU looks for its modules beside what it was called, which may be our link. */
 static int exec_qemu(const char *qemu, char **argv)
 {
+    if (access("/proc/self/exe", F_OK) < 0) {
+        argv[0] = (char *)qemu;
+    }
     execv(qemu, argv);
     int err = errno;
     fprintf(stderr, "farfault: cannot run %s: %s\n", qemu, g_strerror(err));
@@ -643,6 +648,20 @@ static bool takes_additions(const FfLaunchOptions *options)
     return takes != FF_TAKES_NOT;
 }
 
+/* TRUE: this process may do what the plan needs. FALSE: said on stderr. */
+static bool is_within_limits(const FfLaunchOptions *options, const FfPlan *plan)
+{
+    g_autofree char *why = options->borrow_fd < 0 ? ff_shortage_of(plan) : NULL;
+
+    if (why) {
+        fprintf(stderr, "farfault: %s%s%s\n", options->needed ? "" : "warning: ", why,
+                options->needed
+                    ? ""
+                    : ": this guest starts without farfault, and its migrations are QEMU's");
+    }
+    return !why;
+}
+
 int ff_launch(const FfLaunchOptions *options, char **argv)
 {
     g_autoptr(GError) error = NULL;
@@ -679,7 +698,8 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     if (l.plan && l.plan->passthrough) {
         return exec_qemu(options->qemu, argv);
     }
-    if (l.plan && options->borrow_fd < 0 && !takes_additions(options)) {
+    if (l.plan && options->borrow_fd < 0 &&
+        (!is_within_limits(options, l.plan) || !takes_additions(options))) {
         return options->needed ? 1 : exec_qemu(options->qemu, argv);
     }
     for (guint i = 0; l.plan && i < l.plan->warnings->len; i++) {

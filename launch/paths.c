@@ -3,7 +3,8 @@
  * Where things lie: farfault's own helpers, the real QEMU, the configuration file.
  *
  * Nothing is compiled in but the name of the configuration file: helpers are found from
- * /proc/self/exe, so a build folder and an installed tree can be moved. Programs are told apart
+ * /proc/self/exe (without /proc: by the path that was executed), so a build folder and an installed
+ * tree can be moved. Programs are told apart
  * by device and inode, not by name: libvirt's <emulator> is a symlink to farfault, and may
  * itself stand on PATH.
  *
@@ -13,7 +14,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,12 +24,21 @@
 /* PATH when the environment has none: what libvirt gives its emulators. */
 #define DEFAULT_PATH "/usr/sbin:/usr/bin:/sbin:/bin"
 
+/* Of this program (g_free); NULL: nobody knows. */
+static char *own_path(void)
+{
+    char *path = g_file_read_link("/proc/self/exe", NULL);
+    const char *executed = (const char *)getauxval(AT_EXECFN); /* a script's is the script's */
+
+    return path || !executed ? path : realpath(executed, NULL);
+}
+
 char *ff_find_helper(const char *name)
 {
     static const char *const places[] = {
         "../lib/farfault", ".", "../relay", "../engine", "../agent", "../cli",
     };
-    g_autofree char *exe = g_file_read_link("/proc/self/exe", NULL);
+    g_autofree char *exe = own_path();
     if (!exe) {
         return NULL;
     }
@@ -82,8 +94,12 @@ bool ff_is_elf(const char *path)
 static bool is_self(const char *path)
 {
     struct stat self, other;
-    return stat("/proc/self/exe", &self) == 0 && stat(path, &other) == 0 &&
-           self.st_dev == other.st_dev && self.st_ino == other.st_ino;
+    g_autofree char *exe = NULL;
+
+    if (stat("/proc/self/exe", &self) < 0 && (!(exe = own_path()) || stat(exe, &self) < 0)) {
+        return false;
+    }
+    return stat(path, &other) == 0 && self.st_dev == other.st_dev && self.st_ino == other.st_ino;
 }
 
 static bool is_program(const char *path)
@@ -122,6 +138,25 @@ static char *search_path(const char *name, GError **error)
                 "FARFAULT_QEMU or in %s, [qemu] binary=",
                 name, CONFIG_FILE);
     return NULL;
+}
+
+unsigned ff_find_wrapped_qemu(char *const *argv)
+{
+    const char *slash = strrchr(argv[0], '/');
+
+    if (strstr(slash ? slash : argv[0], "qemu") || strstr(slash ? slash : argv[0], "kvm")) {
+        return 0;
+    }
+    for (unsigned i = 1; argv[i]; i++) {
+        g_autofree char *name = g_path_get_basename(argv[i]);
+        g_autofree char *found = g_find_program_in_path(argv[i]);
+
+        if (found && strcmp(argv[i - 1], "-name") &&
+            (g_str_has_prefix(name, "qemu-system-") || !strcmp(name, "qemu-kvm"))) {
+            return i;
+        }
+    }
+    return 0;
 }
 
 char *ff_find_real_qemu(const char *argv0, GError **error)

@@ -10,7 +10,7 @@
 
 /*
  * Finds the sibling NAME ("farfault-relay", "farfault-engine", "farfault-agent.so") of the
- * running program, from /proc/self/exe: DIR/../lib/farfault/NAME and DIR/NAME when installed,
+ * running program, from its path: DIR/../lib/farfault/NAME and DIR/NAME when installed,
  * DIR/../{relay,qapi,uffd,cli}/NAME in the build tree. Returns an absolute path, NULL if there
  * is none. Any thread.
  */
@@ -28,6 +28,10 @@ char *ff_preload(const char *agent);
  * wins over the settings. Returns a path; NULL and ERROR (one line) if there is none.
  */
 char *ff_find_real_qemu(const char *argv0, GError **error);
+
+/* Which word of ARGV is a QEMU, where the first one is another program that would start it ("nice",
+ * "numactl"); 0: there is none. */
+unsigned ff_find_wrapped_qemu(char *const *argv);
 
 /*
  * The setting KEY of [GROUP] in /etc/farfault/farfault.conf (FARFAULT_CONF names another file).

@@ -48,6 +48,24 @@ static int family_of(const char *port)
     return ipv4 == ipv6 ? AF_UNSPEC : ipv4 ? AF_INET : AF_INET6;
 }
 
+int ff_address_port(const char *text)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_family = AF_INET}, *list;
+    guint64 port;
+    int number;
+
+    if (g_ascii_string_to_unsigned(text, 10, 0, 65535, &port, NULL)) {
+        return (int)port;
+    }
+    /* Else a number, as getaddrinfo() sees it, has a sign, or is too large. */
+    if (!g_ascii_isalpha(*text) || getaddrinfo(NULL, text, &hints, &list)) {
+        return -1;
+    }
+    number = ntohs(((struct sockaddr_in *)list->ai_addr)->sin_port);
+    freeaddrinfo(list);
+    return number;
+}
+
 static bool parse_tcp(FfAddress *a, const char *s, const char *uri, GError **error)
 {
     const char *colon;
@@ -70,14 +88,17 @@ static bool parse_tcp(FfAddress *a, const char *s, const char *uri, GError **err
         }
         a->host = g_strndup(s, colon - s);
     }
-    a->port = g_strndup(colon + 1, strcspn(colon + 1, ","));
+    g_autofree char *text = g_strndup(colon + 1, strcspn(colon + 1, ","));
+    int port = ff_address_port(text);
+
     a->family = family_of(colon + 1);
-    guint64 port;
-    if (!g_ascii_string_to_unsigned(a->port, 10, 0, 65535, &port, NULL)) {
+    if (port < 0) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT,
-                    "address '%s' has no valid port: expected 0 to 65535", uri);
+                    "address '%s' has no valid port: expected 0 to 65535, or the name of a service",
+                    uri);
         return false;
     }
+    a->port = g_strdup_printf("%d", port);
     return true;
 }
 
@@ -127,6 +148,23 @@ struct addrinfo *ff_address_look_up(const FfAddress *a, GError **error)
     return list;
 }
 
+/* GLib's resolver takes no numbers in the forms of inet_aton() ("0", "127.1"), QEMU's does. */
+GSocketConnectable *ff_address_connectable(const char *host, uint16_t port)
+{
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV,
+                             .ai_socktype = SOCK_STREAM};
+    g_autofree char *number = g_strdup_printf("%u", port);
+    struct addrinfo *list = NULL;
+
+    if (!*host || getaddrinfo(host, number, &hints, &list)) {
+        return g_network_address_new(*host ? host : "localhost", port);
+    }
+    GSocketAddress *to = g_socket_address_new_from_native(list->ai_addr, list->ai_addrlen);
+
+    freeaddrinfo(list);
+    return G_SOCKET_CONNECTABLE(to);
+}
+
 int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error)
 {
     g_autoptr(GSocketClient) client = g_socket_client_new();
@@ -141,8 +179,7 @@ int ff_address_connect(const FfAddress *a, GCancellable *cancel, GError **error)
     if (a->is_unix) {
         to = G_SOCKET_CONNECTABLE(g_unix_socket_address_new(a->path));
     } else {
-        to = g_network_address_new(*a->host ? a->host : "localhost",
-                                   g_ascii_strtoull(a->port, NULL, 10));
+        to = ff_address_connectable(a->host, (uint16_t)g_ascii_strtoull(a->port, NULL, 10));
     }
     g_autoptr(GError) local = NULL;
     g_autoptr(GSocketConnection) c = g_socket_client_connect(client, to, cancel, &local);

@@ -10,11 +10,12 @@
 #include <gio/gio.h>
 #include <netdb.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 typedef struct {
     bool is_unix;
     char *path;        /* unix */
-    char *host, *port; /* tcp; host "" = any address */
+    char *host, *port; /* tcp; host "" = any address; port is a number */
     int family;        /* tcp; AF_UNSPEC: any */
 } FfAddress;
 
@@ -23,6 +24,11 @@ FfAddress *ff_address_parse(const char *uri, GError **error);
 void ff_address_free(FfAddress *a);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfAddress, ff_address_free)
 
+/* TEXT as a port, a number or the name of a service; -1: it is neither. */
+int ff_address_port(const char *text);
+/* HOST ("": this one) and PORT for GSocketClient, which looks a name up. HOST is taken as QEMU
+ * takes it, "0" and "127.1" too. */
+GSocketConnectable *ff_address_connectable(const char *host, uint16_t port);
 /* Where to connect to, of a TCP address; "" is this host. Waits for the name server. NULL and ERROR
  * (HOST_NOT_FOUND); else freeaddrinfo(). */
 struct addrinfo *ff_address_look_up(const FfAddress *a, GError **error);

@@ -8,6 +8,10 @@
  * shared for that alone, and nothing else would save it. All others are QEMU's; while the engine
  * has changed QEMU's for the inner migration, the client's view of them is in the undo log.
  *
+ * What was typed at a human monitor of QEMU's own counts as what a client has sent: each time that
+ * QEMU's list is read, and is not changed by the engine, ours that are other there than at the last
+ * look become the client's (take_typed()).
+ *
  * What a client has set while no engine could be started only QEMU knows. It is asked for that
  * before the next command is looked at, and stays as it is: an inner migration switches ours off
  * and undoes that, so QEMU has the client's word still if there is no engine once more.
@@ -113,7 +117,27 @@ static JsonNode *client_list(FfDriver *d, JsonArray *inner)
     return node;
 }
 
-static void got_list(FfCall *call, JsonNode *result, const GError *error)
+/* LIST is QEMU's own. x-ignore-shared is left to who typed it there. */
+static void take_typed(FfDriver *d, JsonArray *list)
+{
+    FfStateHeader *state = d->config.state;
+    uint32_t flags = state->client_flags;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
+        uint32_t flag = 1u << i, known = FF_CLIENT_CAP_IN_QEMU(flag);
+        JsonObject *status = find_status(list, ours[i]);
+        bool on = status && ff_json_bool(status, "state");
+
+        if (flag == FF_CLIENT_CAP_IGNORE_SHARED || !status || on == !!(flags & known)) {
+            continue;
+        }
+        flags = on ? flags | flag | known : flags & ~(flag | known);
+    }
+    state->client_flags = flags;
+    d->blocktime = flags & FF_CLIENT_CAP_POSTCOPY_BLOCKTIME;
+}
+
+static void use_list(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
         ff_call_gerror(call, error);
@@ -130,6 +154,18 @@ static void got_list(FfCall *call, JsonNode *result, const GError *error)
     call->next(call);
 }
 
+/* Meanwhile the engine may have begun to change QEMU's. */
+static void got_list(FfCall *call, JsonNode *result, const GError *error)
+{
+    FfDriver *d = call->driver;
+    g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, false);
+
+    if (!view && !d->migration && result && JSON_NODE_HOLDS_ARRAY(result)) {
+        take_typed(d, json_node_get_array(result));
+    }
+    use_list(call, result, error);
+}
+
 void ff_call_get_capabilities(FfCall *call, FfHandler next)
 {
     FfDriver *d = call->driver;
@@ -137,7 +173,7 @@ void ff_call_get_capabilities(FfCall *call, FfHandler next)
 
     call->next = next;
     if (view) {
-        got_list(call, view, NULL);
+        use_list(call, view, NULL);
     } else {
         ff_call_inner(call, "query-migrate-capabilities", NULL, got_list);
     }
@@ -304,7 +340,8 @@ static void commit(FfCall *call)
     for (unsigned i = 0; i < G_N_ELEMENTS(ours); i++) {
         bool on = is_ours(d, i) && ff_caps_after(&check, ours[i]);
 
-        flags = on ? flags | 1u << i : flags & ~(1u << i);
+        /* "off" is QEMU's as well: it was passed if it had it on. */
+        flags = on ? flags | 1u << i : flags & ~(1u << i | FF_CLIENT_CAP_IN_QEMU(1u << i));
     }
     if (flags & ~d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_RAM && qemu_listens(d) &&
         ff_driver_refusal(d)) {
@@ -366,13 +403,23 @@ static void set_view(FfCall *call, JsonArray *list)
     }
 }
 
+void ff_call_postcopy_error(FfCall *call, const GError *error, const char *why)
+{
+    if (why && strstr(error->message, "ostcopy")) {
+        ff_call_error(call, "%s: %s", error->message, why);
+    } else {
+        ff_call_gerror(call, error);
+    }
+}
+
+/* QEMU was asked for the reason that the engine cannot, and cannot either. */
 static void forwarded(FfCall *call, JsonNode *result, const GError *error)
 {
     g_autoptr(JsonNode) view =
         call->driver->config.port->view(call->driver->config.port_opaque, false);
 
     if (error) {
-        ff_call_gerror(call, error);
+        ff_call_postcopy_error(call, error, ff_driver_refusal(call->driver));
     } else if (view) {
         /* What is put back at the end is this: the switchover began meanwhile, or we splice. */
         set_view(call, to_forward(call));
@@ -475,28 +522,38 @@ static void set_qemus(FfCall *call, uint32_t which, uint32_t flags, FfCallInner 
     ff_call_inner(call, "migrate-set-capabilities", args, next);
 }
 
+/* Those that a client has set, and QEMU may have. */
+static uint32_t postcopy_flags(const FfDriver *d)
+{
+    return d->config.state->client_flags & ((1u << FF_CLIENT_CAPS) - 1) &
+           ~(uint32_t)FF_CLIENT_CAP_IGNORE_SHARED;
+}
+
 bool ff_call_has_capabilities(const FfCall *call)
 {
     const FfDriver *d = call->driver;
 
     /* What was switched on at a monitor of QEMU's own is in the list that QEMU has answered, if it
      * was asked. */
-    return d->config.state->client_flags ||
-           (d->config.shares_ram && (!call->inner_capabilities ||
+    return postcopy_flags(d) ||
+           (d->config.shares_ram && (d->config.state->client_flags & FF_CLIENT_CAP_IGNORE_SHARED ||
+                                     !call->inner_capabilities ||
                                      ff_capability(call->inner_capabilities, "x-ignore-shared")));
 }
 
+/* None is switched off but x-ignore-shared: a client's "off" was passed to a QEMU that had it on,
+ * and of a stream that came to QEMU's own -incoming some may be on that were typed. */
 void ff_call_give_capabilities(FfCall *call, FfCallInner next)
 {
-    const FfDriver *d = call->driver;
-    uint32_t flags = d->config.state->client_flags & ~(uint32_t)FF_CLIENT_CAP_IGNORE_SHARED;
+    uint32_t flags = postcopy_flags(call->driver);
 
-    /* One that has set none by QMP may have set some at a monitor of QEMU's own. */
-    set_qemus(call, flags || !d->config.shares_ram ? ~0u : FF_CLIENT_CAP_IGNORE_SHARED, flags,
-              next);
+    set_qemus(call, flags | FF_CLIENT_CAP_IGNORE_SHARED, flags, next);
 }
 
 void ff_call_take_capabilities(FfCall *call, FfCallInner next)
 {
-    set_qemus(call, ~0u, 0, next);
+    uint32_t flags = postcopy_flags(call->driver);
+
+    call->driver->config.state->client_flags &= ~FF_CLIENT_CAP_IN_QEMU(flags);
+    set_qemus(call, flags | FF_CLIENT_CAP_IGNORE_SHARED, 0, next);
 }

@@ -20,7 +20,7 @@ static void native_answered(FfCall *call, JsonNode *result, const GError *error)
 static void native_prepared(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
-        ff_call_gerror(call, error);
+        ff_call_postcopy_error(call, error, call->native);
     } else {
         ff_driver_filter(call->driver, 0);
         /* Not passed but injected: whether it succeeds decides about the next one. */

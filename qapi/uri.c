@@ -16,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "net/address.h"
 #include "qapi/json.h"
 
 void ff_uri_clear(FfUri *target)
@@ -37,15 +38,16 @@ int ff_uri_family(const FfUri *target)
 /* The options are known. */
 static void set_inet(FfUri *target, const char *host, const char *port)
 {
-    int family = ff_uri_family(target);
+    int family = ff_uri_family(target), number = ff_address_port(port);
 
     target->kind = FF_URI_TCP;
     target->host = g_strdup(host);
-    target->port = g_strdup(port);
-    target->uri = g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s%s" : "tcp:%s:%s%s", host, port,
-                                  family == AF_INET    ? ",ipv4=on"
-                                  : family == AF_INET6 ? ",ipv6=on"
-                                                       : "");
+    target->port = number < 0 ? g_strdup(port) : g_strdup_printf("%d", number);
+    target->uri =
+        g_strdup_printf(strchr(host, ':') ? "tcp:[%s]:%s%s" : "tcp:%s:%s%s", host, target->port,
+                        family == AF_INET    ? ",ipv4=on"
+                        : family == AF_INET6 ? ",ipv6=on"
+                                             : "");
 }
 
 /* One of the options after the port; FALSE: none that we know. */
@@ -80,7 +82,9 @@ static void parse_inet(FfUri *target, const char *text)
     } else if (strchr(host, ':')) {
         return;
     }
-    if (!colon[1] || strspn(colon + 1, "0123456789") != strlen(colon + 1)) {
+    /* QEMU says what is wrong with a name. A number that is too large: the engine. */
+    if (strspn(colon + 1, "0123456789") != strlen(colon + 1) ? ff_address_port(colon + 1) < 0
+                                                             : !colon[1]) {
         return;
     }
     for (char **option = parts + 1; *option; option++) {

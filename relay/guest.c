@@ -177,9 +177,11 @@ static ssize_t guest_receive(FfRelay *relay)
         for (unsigned i = 0; i < rights.n; i++) {
             close(rights.fd[i]);
         }
-        guest_has_no_agent(relay,
-                           "the agent in QEMU is of another version: install relay and agent "
-                           "from one build");
+        guest_has_no_agent(relay, known && rights.n < want
+                                      ? "the relay may open too few files (RLIMIT_NOFILE, ulimit "
+                                        "-n)"
+                                      : "the agent in QEMU is of another version: install relay "
+                                        "and agent from one build");
         return n;
     }
     guest_adopt(relay, &hello, rights.fd);

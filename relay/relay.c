@@ -232,6 +232,7 @@ int main(int argc, char **argv)
 
     FF_FAULT_SIDE("relay");
     FF_FAULT_AT("started");
+    signal(SIGXFSZ, SIG_IGN); /* as the engine: a limit of QEMU's ends none of them */
     if (!become_user(g_getenv(FF_RELAY_USER))) {
         fprintf(stderr, "farfault-relay: cannot become QEMU's user: %s\n", g_strerror(errno));
         return 1;

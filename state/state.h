@@ -174,6 +174,9 @@ enum {
 };
 /* Their names, from bit 0 on. */
 #define FF_CLIENT_CAPS 4
+/* Of FLAGS in client_flags: QEMU's own list had them on when it was last read. What has changed
+ * there since was typed at a human monitor of QEMU's own. */
+#define FF_CLIENT_CAP_IN_QEMU(flags) ((flags) << 8)
 #define FF_CLIENT_CAP_NAMES                                                                        \
     {                                                                                              \
         "postcopy-ram", "postcopy-preempt", "postcopy-blocktime", "x-ignore-shared"                \

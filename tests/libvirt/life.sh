@@ -318,7 +318,7 @@ case_no_permission() {
     trap "on B chmod 660 /dev/userfaultfd" EXIT
     on B chmod 600 /dev/userfaultfd
     start_guest A
-    refused 'Postcopy is not supported' virsh_on A migrate --live --postcopy "$VM" "${uri[B]}"
+    refused 'Postcopy is not supported: no userfaultfd for this user' virsh_on A migrate --live --postcopy "$VM" "${uri[B]}"
     is "domains at B" "$(virsh_on B list --all --name)" ""
     check_guest A "running (booted)"
     virsh_on A migrate --live "$VM" "${uri[B]}"

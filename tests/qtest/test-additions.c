@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A QEMU of tomorrow, which refuses something of what the launcher adds: its guest starts with the
- * user's own command line, and one line says so. It is a script in front of the real one. What is
- * nothing without farfault (a restore, an upgrade) does not start it. One thread.
+ * Where a guest starts with the user's own command line, and one line says so: a QEMU of tomorrow,
+ * which refuses something of what the launcher adds (it is a script in front of the real one), and
+ * a process that may not do what the launcher needs. What is nothing without farfault (a restore,
+ * an upgrade) does not start it. And what such limits do to other commands. One thread.
  */
 #include <string.h>
 #include <sys/stat.h>
@@ -148,6 +149,82 @@ static void test_restore(void)
     remove_script(script);
 }
 
+/* ---- limits ---------------------------------------------------------------------------------- */
+
+#define PLAIN "this guest starts without farfault, and its migrations are QEMU's"
+/* Of QEMU, which quits. */
+#define QUITS                                                                                      \
+    " -machine pc -m 32M -nodefaults -display none -S -qmp unix:\"$D/qmp\",server=on,wait=off "    \
+    "-monitor stdio"
+#define RUN "echo quit | \"$FARFAULT\" run -- qemu-system-x86_64" QUITS
+
+static const struct {
+    const char *name, *line;
+    int status;
+    const char *said; /* the one line on stderr has it; NULL: there is none */
+    bool plain;       /* and PLAIN */
+} limits[] = {
+    {"none", RUN, 0, NULL},
+    {"fsize", "ulimit -f 1024; " RUN, 0, "RLIMIT_FSIZE (ulimit -f) is ", true},
+    {"fsize/nothing", "ulimit -f 0; " RUN, 0, "RLIMIT_FSIZE (ulimit -f) is 0 bytes", true},
+    {"nofile", "ulimit -n 48; " RUN, 0, "RLIMIT_NOFILE (ulimit -n) is 48, and farfault needs",
+     true},
+    {"proc", "exec unshare -m sh -c 'umount -l /proc; " RUN "'", 0, "/proc is not mounted here",
+     true},
+    {"proc/link",
+     "ln -s \"$FARFAULT\" \"$D/qemu-system-x86_64\"; echo quit | exec unshare -m sh -c 'umount -l "
+     "/proc; exec \"$D/qemu-system-x86_64\"" QUITS "'",
+     0, "/proc is not mounted here", true},
+    {"restore", "ulimit -f 8192; \"$FARFAULT\" restore \"$D/file\" -- qemu-system-x86_64" QUITS, 1,
+     "RLIMIT_FSIZE (ulimit -f) is "},
+    {"convert",
+     "ulimit -f 1; \"$FARFAULT\" convert \"$D/file\" \"$D/new\"; R=$?; "
+     "test ! -e \"$D/new\" && exit $R",
+     1, "File too large"},
+    {"full", "\"$FARFAULT\" info \"$D/file\" >/dev/full", 1, "No space left on device"},
+    {"full/help", "\"$FARFAULT\" --help >/dev/full", 1, "No space left on device"},
+    {"closed", "\"$FARFAULT\" --help >&-", 0, NULL},
+    {"wrapper", "\"$FARFAULT\" run -- nice -n 1 qemu-system-x86_64" QUITS, 2,
+     "nice is no QEMU: put it in front of farfault: nice -n 1 farfault ... -- qemu-system-x86_64"},
+    {"wrapper/restore", "\"$FARFAULT\" restore \"$D/file\" -- taskset 3 qemu-system-x86_64" QUITS,
+     2, "taskset is no QEMU: put it in front of farfault: taskset 3 farfault"},
+    {"name", "echo quit | \"$FARFAULT\" run -- \"$D/mine\" -name qemu-system-x86_64" QUITS, 0,
+     NULL},
+};
+
+static void test_limit(gconstpointer data)
+{
+    unsigned i = GPOINTER_TO_UINT(data);
+    g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
+    g_autofree char *real = g_find_program_in_path("qemu-system-x86_64");
+    const char *why;
+
+    if (!vm_farfault_available(&why) || (geteuid() != 0 && !strncmp(limits[i].name, "proc", 4))) {
+        g_test_skip("farfault, or root, is not there");
+        return;
+    }
+    Vm *vm = vm_start_pc((VmConfig){.name = "saved", .memory = "32M"});
+    g_autofree char *file = vm_path(vm, "file"), *mine = vm_path(vm, "mine");
+    g_autofree char *link = vm_path(vm, "qemu-system-x86_64"), *qmp = vm_path(vm, "qmp");
+    const char *const argv[] = {"/bin/sh", "-c", limits[i].line, NULL};
+
+    if (strstr(limits[i].line, "$D/file")) {
+        qmp_set_capability(vm_qmp(vm), "events", true);
+        qmp_ok(vm_qmp(vm), "x-farfault-snapshot", "{'file': '%s'}", file);
+        qmp_expect_migration(vm_qmp(vm), "completed");
+    }
+    g_assert_cmpint(symlink(real, mine), ==, 0);
+    g_setenv("FARFAULT", farfault, TRUE);
+    g_setenv("D", vm_dir(vm), TRUE);
+    g_assert_cmpint(run(&out, &err, argv), ==, limits[i].status);
+    g_assert_cmpuint(count(err, "\n"), ==, limits[i].said ? 1 : 0);
+    if (limits[i].said) {
+        g_assert_nonnull(strstr(err, limits[i].said));
+        g_assert_cmpuint(count(err, PLAIN), ==, limits[i].plain);
+    }
+    vm_end(vm);
+}
+
 static void test_doctor(void)
 {
     g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
@@ -175,6 +252,11 @@ int main(int argc, char **argv)
         g_autofree char *name = g_strdup_printf("/additions/%s", rows[i].name);
 
         g_test_add_data_func(name, GUINT_TO_POINTER(i), test_row);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(limits); i++) {
+        g_autofree char *name = g_strdup_printf("/limits/%s", limits[i].name);
+
+        g_test_add_data_func(name, GUINT_TO_POINTER(i), test_limit);
     }
     g_test_add_func("/additions/takes", test_takes);
     g_test_add_func("/additions/restore", test_restore);

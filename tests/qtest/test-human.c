@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What is saved at a human monitor that is QEMU's own, while a migration, a restore or a live
- * snapshot is under way: QEMU has its client's settings back before its guest runs, so that the
- * guest's memory is in it. (x-ignore-shared, which the engine needs before, leaves it out.)
+ * A human monitor that is QEMU's own, of which farfault sees nothing.
+ *
+ * What is saved there while a migration, a restore or a live snapshot is under way: QEMU has its
+ * client's settings back before its guest runs, so that the guest's memory is in it.
+ * (x-ignore-shared, which the engine needs before, leaves it out.)
+ *
+ * A migration of which some or all commands are typed there, at either end.
  */
 #include <glib/gstdio.h>
 #include <string.h>
@@ -19,15 +23,19 @@
 typedef struct {
     char *dir; /* of the disks, which savevm writes to */
     char *newer;
+    bool shared; /* memory, by their user's command line */
     Vm *source, *destination;
 } Rig;
 
 static Vm *start(Rig *r, const char *name, const char *incoming, const char *faults)
 {
+    const char *shared =
+        r->shared ? "memory-backend-memfd,id=ram,size=64M,share=on" : "rng-builtin,id=rng";
     g_autofree char *image = g_strdup_printf("%s/%s.qcow2", r->dir, name);
     g_autofree char *drive = g_strdup_printf("if=virtio,format=qcow2,file=%s", image);
     const char *create[] = {"qemu-img", "create", "-q", "-f", "qcow2", image, "128M", NULL};
-    const char *args[] = {"-machine", "pc-i440fx-7.2", "-drive", drive, NULL};
+    const char *machine = r->shared ? "pc-i440fx-7.2,memory-backend=ram" : "pc-i440fx-7.2";
+    const char *args[] = {"-machine", machine, "-object", shared, "-drive", drive, NULL};
     int status = -1;
 
     g_spawn_sync(NULL, (char **)create, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL, NULL, &status,
@@ -230,6 +238,130 @@ static void test_kept(void)
     end(&r);
 }
 
+/* ---- what is typed -------------------------------------------------------------------------- */
+
+typedef enum {
+    TYPED, /* at QEMU's human monitor */
+    LINE,  /* by human-monitor-command of QMP */
+    SENT,  /* by QMP */
+} Way;
+
+static const char *const way_names[] = {"typed", "line", "sent"};
+
+/* Who is told what, and how. */
+typedef struct {
+    Way set, migrate; /* at the source: capabilities; migrate and the switch */
+    Way wait;         /* at the destination: capabilities, and, unless -incoming URI, */
+    Way incoming;     /* migrate-incoming */
+    bool uri;         /* -incoming URI */
+    bool shared;      /* the guest's memory is shared by its user's command line */
+} Typed;
+
+static const Typed typed[] = {
+    {TYPED, TYPED, TYPED, .uri = true},
+    {TYPED, TYPED, TYPED, .uri = true, .shared = true},
+    {LINE, LINE, LINE, .uri = true},
+    {SENT, SENT, TYPED, .uri = true},
+    {TYPED, SENT, TYPED, .uri = true},
+    {TYPED, SENT, TYPED, .uri = true, .shared = true},
+    {TYPED, TYPED, SENT, .uri = true},
+    {TYPED, TYPED, TYPED, TYPED},
+    {TYPED, TYPED, TYPED, TYPED, .shared = true},
+    {SENT, SENT, TYPED, TYPED},
+    {TYPED, SENT, TYPED, SENT},
+    {TYPED, TYPED, SENT, SENT},
+    {LINE, LINE, LINE, LINE},
+};
+
+static char *row_path(const Typed *t)
+{
+    return g_strdup_printf("/human/migrate%s/%s-%s/%s-%s", t->shared ? "/shared" : "",
+                           way_names[t->set], way_names[t->migrate], way_names[t->wait],
+                           t->uri ? "uri" : way_names[t->incoming]);
+}
+
+/* The engine carries what is sent, and what was typed before that counts for it. */
+static void check_carrier(Vm *source, bool engine)
+{
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(source), "query-migrate", NULL);
+    const char *said = json_object_has_member(info, "x-farfault")
+                           ? json_object_get_string_member(
+                                 json_object_get_object_member(info, "x-farfault"), "engine")
+                           : "qemu";
+
+    g_assert_cmpstr(said, ==, engine ? "farfault" : "qemu");
+}
+
+/* LINE at the human monitor, as WAY says. It says nothing, as it would of an error. */
+static void type_line(Vm *vm, Way way, const char *format, ...) G_GNUC_PRINTF(3, 4);
+
+static void type_line(Vm *vm, Way way, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_autofree char *line = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_test_message("%s: %s", way_names[way], line);
+    if (way == TYPED) {
+        g_free(vm_human(vm, line));
+    } else {
+        g_autofree char *said = qmp_hmp(vm_qmp(vm), line);
+        g_assert_cmpstr(said, ==, "");
+    }
+}
+
+static void set_capability(Vm *vm, Way way, const char *name)
+{
+    if (way == SENT) {
+        qmp_set_capability(vm_qmp(vm), name, true);
+    } else {
+        type_line(vm, way, "migrate_set_capability %s on", name);
+        g_autofree char *words = g_strdup_printf("%s: ", name);
+        g_autofree char *state = vm_human_line(vm, "info migrate_capabilities", words);
+        g_assert_cmpstr(state, ==, way == TYPED || strcmp(name, "postcopy-ram") ? "on" : "off");
+    }
+}
+
+static void run_typed(gconstpointer row)
+{
+    const Typed *t = row;
+    Rig r;
+
+    if (!begin(&r, false, false)) {
+        return;
+    }
+    r.shared = t->shared;
+    g_autofree char *uri = g_strdup_printf("unix:%s/socket", r.dir);
+    r.source = start(&r, "source", NULL, NULL);
+    r.destination = start(&r, "destination", t->uri ? uri : "defer", NULL);
+    write_data(r.source, 5);
+    set_capability(r.destination, t->wait, "postcopy-ram");
+    set_capability(r.source, t->set, "postcopy-ram");
+    set_capability(r.source, t->set, "events");
+    type_line(r.source, t->migrate == TYPED ? TYPED : LINE,
+              "migrate_set_parameter max-bandwidth 100k");
+    if (!t->uri && t->incoming == SENT) {
+        qmp_ok(vm_qmp(r.destination), "migrate-incoming", "{'uri': '%s'}", uri);
+    } else if (!t->uri) {
+        type_line(r.destination, t->incoming, "migrate_incoming %s", uri);
+    }
+    if (t->migrate == SENT) {
+        qmp_ok(vm_qmp(r.source), "migrate", "{'uri': '%s'}", uri);
+        qmp_ok(vm_qmp(r.source), "migrate-start-postcopy", NULL);
+    } else {
+        type_line(r.source, t->migrate, "migrate -d %s", uri);
+        qmp_expect_migration(vm_qmp(r.source), "active");
+        type_line(r.source, t->migrate, "migrate_start_postcopy");
+    }
+    qmp_expect_migration(vm_qmp(r.source), "postcopy-active");
+    qmp_expect_migration(vm_qmp(r.source), "completed");
+    qmp_expect(vm_qmp(r.destination), "RESUME");
+    check_data(r.destination, 5);
+    check_carrier(r.source, t->migrate != TYPED && (t->uri || t->incoming != TYPED));
+    end(&r);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -239,5 +371,10 @@ int main(int argc, char **argv)
     g_test_add_func("/human/kept", test_kept);
     g_test_add_data_func("/human/snapshot", NULL, test_file);
     g_test_add_data_func("/human/restore", "", test_file);
+    for (unsigned i = 0; i < G_N_ELEMENTS(typed); i++) {
+        g_autofree char *path = row_path(&typed[i]);
+
+        g_test_add_data_func(path, &typed[i], run_typed);
+    }
     return g_test_run();
 }

@@ -183,7 +183,7 @@ static void test_totals_settled(void)
 static void test_native(void)
 {
     static const char *const foreign[] = {
-        "[" CAP("postcopy-ram", "true") "," CAP("x-colo", "true") "]",
+        "[" CAP("postcopy-ram", "false") "," CAP("x-colo", "true") "]",
         "[" CAP("xbzrle", "true") "," CAP("multifd", "true") "]",
     };
     World w;

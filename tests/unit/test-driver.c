@@ -283,6 +283,64 @@ static void test_in_qemu_silent(void)
     world_clear(&w);
 }
 
+/* What is typed at a human monitor of QEMU's own is in QEMU's list alone: the newest counts. */
+static void test_typed(void)
+{
+    enum { QMP = FF_CLIENT_CAP_POSTCOPY_RAM };
+    static const struct {
+        const char *sent; /* by QMP; NULL: nothing, QEMU was changed */
+        const char *qemu;
+        unsigned after;
+    } rows[] = {
+        {NULL, CAPS_OF("true", "false"), QMP},
+        {NULL, CAPS_OF("false", "false"), 0},
+        {SET(CAP("postcopy-ram", "true")), CAPS_OF("false", "false"), QMP},
+        {NULL, CAPS_OF("false", "false"), QMP},
+        {NULL, CAPS_OF("true", "false"), QMP}, /* and it was given to QEMU, or typed as well */
+        {NULL, CAPS_OF("false", "false"), 0},
+        {NULL, CAPS_OF("true", "false"), QMP},
+        {SET(CAP("postcopy-ram", "false")), CAPS_OF("true", "false"), 0},
+        {NULL, CAPS_OF("false", "false"), 0},
+    };
+    World w;
+
+    world_init(&w, NULL, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        const char *line = rows[i].sent ? rows[i].sent : "{'execute':'query-migrate-capabilities'}";
+
+        command(&w, line);
+        qemu_answers(&w, "query-migrate-capabilities", rows[i].qemu);
+        if (rows[i].sent && !rows[i].after) {
+            qemu_answers(&w, "migrate-set-capabilities", "{}");
+        }
+        if (!rows[i].sent) {
+            g_autofree char *state = g_strdup_printf("%s, \"capability\": \"postcopy-ram\"",
+                                                     rows[i].after ? "true" : "false");
+            g_assert_nonnull(strstr(w.out->str, state));
+        }
+        g_string_truncate(w.out, 0);
+        g_assert_cmpuint(w.state->client_flags & QMP, ==, rows[i].after);
+    }
+    world_clear(&w);
+}
+
+/* A source without farfault comes to QEMU's -incoming: what was typed stays on. */
+static void test_typed_given(void)
+{
+    FfStateHeader state = {.client_flags = FF_CLIENT_CAP_POSTCOPY_PREEMPT};
+    World w;
+
+    world_begin(&w, state, false, NULL, NULL);
+    command(&w, "{'execute':'migrate','arguments':{'uri':'exec:cat'}}");
+    const Asked *asked = g_queue_peek_head(&w.questions);
+    g_autofree char *given =
+        json_to_string(json_object_get_member(asked->args, "capabilities"), FALSE);
+    g_assert_cmpstr(given, ==, "[{\"state\":true,\"capability\":\"postcopy-preempt\"}]");
+    qemu_answers(&w, "migrate-set-capabilities", "{}");
+    sent(&w, "pass\n");
+    world_clear(&w);
+}
+
 #define CAPS_SHARED(state) "[" CAP("events", "true") "," CAP("x-ignore-shared", state) "]"
 
 static void set_shared(World *w, const char *state, const char *qemu, bool told)
@@ -703,6 +761,8 @@ int main(int argc, char **argv)
     g_test_add_func("/driver/capabilities/in-qemu", test_in_qemu);
     g_test_add_func("/driver/capabilities/in-qemu/migrate", test_in_qemu_migrate);
     g_test_add_func("/driver/capabilities/in-qemu/silent", test_in_qemu_silent);
+    g_test_add_func("/driver/typed", test_typed);
+    g_test_add_func("/driver/typed/given", test_typed_given);
     g_test_add_func("/driver/shared/farfault", test_shared);
     g_test_add_func("/driver/shared/own", test_shared_own);
     g_test_add_func("/driver/last-word", test_last_word);

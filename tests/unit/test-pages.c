@@ -2,6 +2,7 @@
 /* Bitmap, zero scan, wire format, addresses, state table, statistics: the pure parts. */
 #include <errno.h>
 #include <gio/gio.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -355,6 +356,35 @@ static void test_family(void)
     close(fd);
 }
 
+/* The host's numbers in all forms that getaddrinfo() takes, as QEMU does. */
+static void test_numbers(void)
+{
+    static const char *const hosts[] = {"127.0.0.1", "0", "127.1", "0x7f000001", "2130706433", ""};
+    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
+    int fd = ff_address_listen(any, NULL);
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(hosts); i++) {
+        g_autofree char *uri = g_strdup_printf("tcp:%s:%u", hosts[i], port_of(fd));
+        g_autoptr(GError) error = NULL;
+        g_autoptr(FfAddress) a = ff_address_parse(uri, NULL);
+        int connected = ff_address_connect(a, NULL, &error);
+
+        g_assert_no_error(error);
+        close(connected);
+    }
+    close(fd);
+}
+
+static void test_services(void)
+{
+    if (!getservbyname("http", "tcp")) {
+        g_test_skip("no names of services here");
+        return;
+    }
+    g_autoptr(FfAddress) a = ff_address_parse("tcp:h:http,ipv4", NULL);
+    g_assert_cmpstr(a->port, ==, "80");
+}
+
 static void test_addresses(void)
 {
     static const struct {
@@ -526,6 +556,8 @@ int main(int argc, char **argv)
     g_test_add_func("/frame/configuration", test_configuration);
     g_test_add_func("/address/parse", test_addresses);
     g_test_add_func("/address/family", test_family);
+    g_test_add_func("/address/numbers", test_numbers);
+    g_test_add_func("/address/services", test_services);
     g_test_add_func("/states/table", test_states);
     g_test_add_func("/states/documented", test_states_documented);
     g_test_add_func("/stats/latency", test_latency);

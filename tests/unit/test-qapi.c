@@ -3,6 +3,7 @@
  * What the driver reads and writes: QEMU's JSON dialect, arguments against the schema, URIs and
  * channels, text of the human monitor. No QEMU.
  */
+#include <netdb.h>
 #include <string.h>
 
 #include "qapi/hmp-text.h"
@@ -176,6 +177,8 @@ static const struct {
     {"{'uri':'tcp:host:44,ipv4=off'}", FF_URI_OTHER, NULL},
     {"{'uri':'tcp:host:44,to=50'}", FF_URI_OTHER, NULL},
     {"{'uri':'tcp:44'}", FF_URI_OTHER, NULL},
+    {"{'uri':'tcp:host:no-such-service'}", FF_URI_OTHER, NULL},
+    {"{'uri':'tcp:host:99999'}", FF_URI_TCP, "tcp:host:99999"},
     {"{'uri':'tcp:a:b:1'}", FF_URI_OTHER, NULL},
     {"{'uri':'unix:/a/b'}", FF_URI_UNIX, "unix:/a/b"},
     {"{'uri':'unix:'}", FF_URI_OTHER, NULL},
@@ -219,6 +222,28 @@ static void test_targets(void)
         ff_uri_from_arguments(&target, json_node_get_object(node));
         g_assert_cmpint(target.kind, ==, targets[i].kind);
         g_assert_cmpstr(target.uri, ==, targets[i].uri);
+    }
+}
+
+static void test_services(void)
+{
+    static const char *const texts[] = {
+        "{'uri':'tcp:h:http'}",
+        "{'channels':[{'channel-type':'main','addr':{'transport':'socket','type':'inet',"
+        "'host':'h','port':'http'}}]}",
+    };
+
+    if (!getservbyname("http", "tcp")) {
+        g_test_skip("no names of services here");
+        return;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(texts); i++) {
+        g_autoptr(JsonNode) node = ff_json_parse(texts[i], strlen(texts[i]), NULL, NULL);
+        g_auto(FfUri) target = {.kind = FF_URI_NONE};
+
+        ff_uri_from_arguments(&target, json_node_get_object(node));
+        g_assert_cmpstr(target.uri, ==, "tcp:h:80");
+        g_assert_cmpstr(target.port, ==, "80");
     }
 }
 
@@ -287,6 +312,7 @@ int main(int argc, char **argv)
     g_test_add_func("/qapi/json/print", test_print);
     g_test_add_func("/qapi/schema/arguments", test_arguments);
     g_test_add_func("/qapi/targets", test_targets);
+    g_test_add_func("/qapi/services", test_services);
     g_test_add_func("/qapi/hmp/sizes", test_sizes);
     g_test_add_func("/qapi/hmp/info-migrate", test_info_migrate);
     return g_test_run();
