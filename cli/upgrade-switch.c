@@ -23,6 +23,7 @@
 #include "cli/upgrade-said.h"
 #include "cli/upgrade-settings.h"
 #include "cli/upgrade-vnc.h"
+#include "cli/words.h"
 #include "fault/fault.h"
 #include "launch/place.h"
 #include "qmp/json.h"
@@ -348,7 +349,7 @@ static bool look_at_guest(FfUpgrade *u, GError **error)
         return ff_upgrade_fail(
             error,
             "the guest is in QEMU %s, process %d, and stands: it could not be started (%s): "
-            "put that right, and say cont to its monitor",
+            "put that right; " FF_WORDS_CONT,
             ff_cli_qmp_version(u->prepared), (int)u->pid, why);
     }
     return true;
@@ -362,7 +363,7 @@ static const char *place_of_guest(FfUpgrade *u)
         u->ran && !u->old_gone ? ff_cli_qmp_call(u->running, "query-status", NULL, NULL) : NULL;
     bool stands = status && !ff_json_bool(ff_json_node_object(status), "running");
 
-    return stands ? "stands in its old QEMU, which could not start it again (say cont there)"
+    return stands ? "stands in its old QEMU, which could not start it again (" FF_WORDS_CONT ")"
                   : "continues in its old QEMU";
 }
 

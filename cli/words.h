@@ -20,6 +20,10 @@ typedef enum {
 FfWordsKind ff_words_kind(JsonObject *info);
 /* "migration", "live snapshot" ... */
 const char *ff_words_kind_name(FfWordsKind kind);
+/* What a person types to let a guest run: "stands: " FF_WORDS_CONT. */
+#define FF_WORDS_CONT                                                                              \
+    "cont at its human monitor, or {\"execute\": \"cont\"} at its QMP monitor, lets it run"
+
 /* "The guest ...": STATE of query-status; INFO of query-migrate, can be NULL. */
 const char *ff_words_guest(const char *state, JsonObject *info);
 /* "The migration ...", or what else KIND is: STATUS of query-migrate. */
