@@ -13,6 +13,7 @@
  */
 #include "cli/move.h"
 #include "cli/recorder.h"
+#include "cli/words.h"
 #include "fault/deadline.h"
 #include "qmp/json.h"
 
@@ -114,9 +115,33 @@ static gboolean on_closing_timeout(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* The guest runs at the destination, or may have run there. */
+static bool is_there(const Move *m)
+{
+    return m->result->postcopy || m->resume || m->cont_sent;
+}
+
+/* Its own QEMU is of no use for another try: whoever reads the reason is told which one that is. A
+ * QEMU whose incoming migration has failed ends. */
+static void name_destination(const Move *m)
+{
+    FfMoveResult *r = m->result;
+    const char *status = ff_json_string_or(ff_json_node_object(r->destination_info), "status", "");
+    bool ended = m->dst_gone || !r->guest_state || !strcmp(status, "failed");
+
+    if (r->outcome == FF_OUTCOME_FAILED && r->reason && ended && !is_there(m)) {
+        g_autofree char *reason = g_steal_pointer(&r->reason);
+
+        r->reason = g_strdup_printf("%s; the destination's QEMU (%s) has ended: start it again for "
+                                    "another try",
+                                    reason, m->o->destination);
+    }
+}
+
 static void answered(Move *m)
 {
     if (!--m->questions) {
+        name_destination(m);
         m->ended = true;
     }
 }
@@ -237,12 +262,6 @@ static gboolean on_destination_slow(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-/* The guest runs at the destination, or may have run there. */
-static bool is_there(const Move *m)
-{
-    return m->result->postcopy || m->resume || m->cont_sent;
-}
-
 static void check_completed(Move *m)
 {
     if (!m->src_completed || m->over) {
@@ -313,11 +332,11 @@ static void on_cont_info(FfQmpClient *client, JsonNode *result, const GError *er
         if (m->cont_sent) {
             ff_cli_qmp_send(m->ends->dst, "cont", NULL, NULL, NULL);
         }
-        ff_progress_say(m->progress, m->stands, "%s",
-                        stopped ? "the guest stands at the destination: somebody has said stop"
-                        : error ? "the guest stands at the destination, which does not say why: "
-                                  "say cont there if it is to run"
-                                : "the destination was started with -S: sent cont");
+        ff_progress_say(
+            m->progress, m->stands, "%s",
+            stopped ? "the guest stands at the destination: somebody has said stop"
+            : error ? "the guest stands at the destination, which does not say why: " FF_WORDS_CONT
+                    : "the destination was started with -S: sent cont");
     }
     check_completed(m);
 }

@@ -163,24 +163,37 @@ static void passes(GString *out, const FfPageData *d, double y)
     text(out, LEFT - 8, y + 15, "end", any ? "passes" : "no passes");
 }
 
-void ff_chart_timeline(GString *out, const FfPageData *d)
+static void blackout(GString *out, const FfPageData *d, double y)
 {
-    const double bottom = 10 + 4 * (LANE + 8);
-
-    begin(out, "timeline", "Timeline", bottom + 24);
-    time_axis(out, 0, d->end_ms, 4, bottom);
-    lane(out, d, FF_SIDE_SOURCE, 10);
-    passes(out, d, 10 + LANE + 8);
-    text(out, LEFT - 8, 10 + 2 * (LANE + 8) + 15, "end", "blackout");
+    text(out, LEFT - 8, y + 15, "end", "blackout");
     if (d->stop_ms >= 0) {
         double until = d->resume_ms >= d->stop_ms ? d->resume_ms : d->end_ms;
         double x = x_of(d->stop_ms, 0, d->end_ms);
         g_autofree char *time = ms_text(until - d->stop_ms);
         g_autofree char *title = g_strdup_printf("the guest stood for %s", time);
 
-        box(out, x, 10 + 2 * (LANE + 8), x_of(until, 0, d->end_ms) - x, LANE, "black", title);
+        box(out, x, y, x_of(until, 0, d->end_ms) - x, LANE, "black", title);
     }
-    lane(out, d, FF_SIDE_DESTINATION, 10 + 3 * (LANE + 8));
+}
+
+/* A side that was not there has no row; and a destination alone did not see the guest stop. */
+void ff_chart_timeline(GString *out, const FfPageData *d)
+{
+    bool source = ff_record_of_side(d->record, FF_SIDE_SOURCE) != NULL;
+    bool destination = ff_record_of_side(d->record, FF_SIDE_DESTINATION) != NULL || !source;
+    double step = LANE + 8, y = 10, bottom = 10 + (3 * source + destination) * step;
+
+    begin(out, "timeline", "Timeline", bottom + 24);
+    time_axis(out, 0, d->end_ms, 4, bottom);
+    if (source) {
+        lane(out, d, FF_SIDE_SOURCE, y);
+        passes(out, d, y + step);
+        blackout(out, d, y + 2 * step);
+        y += 3 * step;
+    }
+    if (destination) {
+        lane(out, d, FF_SIDE_DESTINATION, y);
+    }
     end(out);
 }
 
@@ -576,7 +589,7 @@ void ff_chart_pages(GString *out, const FfPageData *d)
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
         most = MAX(most, row[i].n);
     }
-    if (!most) {
+    if (!most || d->kind == FF_WORDS_RESTORE) {
         return;
     }
     begin(out, "pages",

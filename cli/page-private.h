@@ -7,6 +7,7 @@
 #define FF_CLI_PAGE_PRIVATE_H
 
 #include "cli/record.h"
+#include "cli/words.h"
 
 /* An event. */
 typedef struct {
@@ -29,7 +30,7 @@ typedef struct {
     JsonObject *last[FF_SIDES]; /* answers; NULL: none */
     double end_ms;              /* of what is shown */
     double stop_ms, resume_ms;  /* the blackout's; -1: not seen */
-    const char *what;           /* "Migration", "Live snapshot", "Restore" */
+    FfWordsKind kind;
 } FfPageData;
 
 /* page-charts.c: each appends an SVG, or nothing if there is nothing to show. */

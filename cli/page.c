@@ -73,19 +73,24 @@ static void find_blackout(FfPageData *d)
     }
 }
 
-static const char *what_it_is(const FfPageData *d)
+static FfWordsKind what_it_is(const FfPageData *d)
 {
-    for (FfSide side = 0; side < FF_SIDES; side++) {
-        JsonObject *x = ff_json_object(d->last[side], "x-farfault");
+    FfWordsKind kind = FF_WORDS_MIGRATION;
 
-        if (ff_json_object(x, "snapshot")) {
-            return "Live snapshot";
-        }
-        if (ff_json_object(x, "restore")) {
-            return "Restore";
-        }
+    for (FfSide side = 0; side < FF_SIDES && kind == FF_WORDS_MIGRATION; side++) {
+        kind = ff_words_kind(d->last[side]);
     }
-    return "Migration";
+    return kind;
+}
+
+static const char *title_of(const FfPageData *d)
+{
+    static const char *const titles[] = {[FF_WORDS_MIGRATION] = "Migration",
+                                         [FF_WORDS_SNAPSHOT] = "Live snapshot",
+                                         [FF_WORDS_RESTORE] = "Restore",
+                                         [FF_WORDS_UPGRADE] = "Upgrade"};
+
+    return titles[d->kind];
 }
 
 static void data_init(FfPageData *d, const FfRecord *record)
@@ -110,7 +115,7 @@ static void data_init(FfPageData *d, const FfRecord *record)
     }
     g_array_sort(d->moments, by_time);
     find_blackout(d);
-    d->what = what_it_is(d);
+    d->kind = what_it_is(d);
 }
 
 static void data_clear(FfPageData *d)
@@ -175,9 +180,9 @@ static void head(GString *out, const FfPageData *d)
                          "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src "
                          "'none'; style-src 'unsafe-inline'\">\n"
                          "<meta name=\"viewport\" content=\"width=device-width\">\n");
-    put(out, "<title>%s%s%s</title>\n", d->what, name ? " of " : "", name ? name : "");
+    put(out, "<title>%s%s%s</title>\n", title_of(d), name ? " of " : "", name ? name : "");
     g_string_append_printf(out, "<style>%s</style></head>\n<body>\n", style);
-    put(out, "<h1>%s%s%s</h1>\n", d->what, name ? " of " : "", name ? name : "");
+    put(out, "<h1>%s%s%s</h1>\n", title_of(d), name ? " of " : "", name ? name : "");
 }
 
 static void sides(GString *out, const FfPageData *d)
@@ -240,7 +245,8 @@ static void tiles(GString *out, const FfPageData *d)
     tile(out, "downtime, as QEMU says it", ms_text(ff_json_int(source, "downtime", -1)));
     tile(out, "from STOP to RESUME",
          black ? ff_format_us(1000 * (d->resume_ms - d->stop_ms)) : NULL);
-    tile(out, "on all channels", bytes >= 0 ? ff_format_bytes((double)bytes) : NULL);
+    tile(out, d->kind == FF_WORDS_RESTORE ? "read from the file" : "on all channels",
+         bytes >= 0 ? ff_format_bytes((double)bytes) : NULL);
     tile(out, "page requests", n >= 0 ? g_strdup_printf("%" G_GINT64_FORMAT, n) : NULL);
     tile(out, "99 % of waits up to",
          n > 0 ? ff_format_us(ff_json_double(x, "latency-p99-us", 0)) : NULL);
@@ -280,7 +286,7 @@ static void gained(GString *out, const FfPageData *d)
     JsonObject *ram = ff_json_object(d->last[FF_SIDE_SOURCE], "ram");
     gint64 left = left_at_switch(d);
 
-    if (!ram || strcmp(d->what, "Migration") != 0) {
+    if (!ram || d->kind != FF_WORDS_MIGRATION) {
         return;
     }
     g_string_append(out, "<h2>What precopy gained</h2>\n<table id=\"precopy\">\n");
@@ -293,6 +299,24 @@ static void gained(GString *out, const FfPageData *d)
         (int)ff_json_int(ram, "dirty-sync-count", 0));
 }
 
+/* A restore has no channels. */
+static void reads(GString *out, JsonObject *x, double all)
+{
+    JsonObject *restore = ff_json_object(x, "restore");
+
+    g_string_append(out, "<h2>Bytes</h2>\n<table id=\"reads\">\n");
+    bytes_row(out, "read from the file", all);
+    bytes_row(out, "of them for what the guest waited for",
+              ff_json_double(restore, "read-for-faults", 0));
+    bytes_row(out, "ahead of it", ff_json_double(restore, "read-by-fill", 0));
+    if (ff_json_int(restore, "working-set", 0)) {
+        bytes_row(out, "working set", ff_json_double(restore, "working-set", 0));
+        bytes_row(out, "of it, before anybody waited",
+                  ff_json_double(restore, "working-set-used", 0));
+    }
+    g_string_append(out, "</table>\n");
+}
+
 static void channels(GString *out, const FfPageData *d)
 {
     JsonObject *info =
@@ -303,6 +327,10 @@ static void channels(GString *out, const FfPageData *d)
     double seconds = (double)ff_json_int(info, "total-time", 0) / 1000;
 
     if (!x || wire <= 0) {
+        return;
+    }
+    if (d->kind == FF_WORDS_RESTORE) {
+        reads(out, x, wire);
         return;
     }
     g_string_append(out, "<h2>Bytes</h2>\n<table id=\"channels\">\n");

@@ -13,6 +13,7 @@
 #include "cli/options.h"
 #include "cli/uri.h"
 #include "cli/userfault.h"
+#include "cli/words.h"
 
 #include <string.h>
 
@@ -197,9 +198,18 @@ static bool check_source(FfMoveEnds *ends, const FfMoveOptions *o, GError **erro
     status = ff_json_string_or(ff_json_node_object(info), "status", "none");
     if (!g_strv_contains((const char *const[]){"none", "completed", "failed", "cancelled", NULL},
                          status)) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
-                    "source %s is migrating already (%s): look at it with farfault status %s",
-                    o->source, status, o->source);
+        FfWordsKind kind = ff_words_kind(ff_json_node_object(info));
+
+        if (kind == FF_WORDS_MIGRATION) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                        "source %s is migrating already (%s): look at it with farfault status %s",
+                        o->source, status, o->source);
+        } else {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                        "source %s: its %s is under way (%s): wait for its end, or look at it with "
+                        "farfault status %s",
+                        o->source, ff_words_kind_name(kind), status, o->source);
+        }
         return false;
     }
     ends->was_running = !strcmp(state, "running");

@@ -380,8 +380,9 @@ bool ff_cli_qmp_is_tcp(const char *path)
     return port && port[1] && strspn(port + 1, "0123456789") == strlen(port + 1);
 }
 
-/* HOST: of a tcp address, else NULL. */
-static const char *advice(const GError *error, const char *address, const char *host)
+/* HOST: of a tcp address, else NULL. ROLE can be NULL. */
+static const char *advice(const GError *error, const char *address, const char *host,
+                          const char *role)
 {
     const char *path = g_str_has_prefix(address, "unix:") ? address + 5 : address;
     struct stat st;
@@ -389,6 +390,11 @@ static const char *advice(const GError *error, const char *address, const char *
     if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND)) {
         return ff_cli_qmp_is_tcp(path)
                    ? "no such socket: if that is a host and a port, write tcp:HOST:PORT"
+               : !g_strcmp0(role, "destination")
+                   ? "no such socket: its QEMU has ended, as it does after a migration that "
+                     "failed, "
+                     "or was not started: start it with -incoming defer and "
+                     "-qmp unix:PATH,server=on,wait=off"
                    : "no such socket: start QEMU with -qmp unix:PATH,server=on,wait=off";
     }
     if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED)) {
@@ -429,7 +435,7 @@ FfCliQmp *ff_cli_qmp_open(const char *address, const char *role, GError **error)
     connection = g_socket_client_connect(client, where, NULL, &local);
     if (!connection) {
         g_set_error(error, local->domain, local->code, "cannot connect to %s%s%s: %s",
-                    role ? role : "", role ? " " : "", address, advice(local, address, host));
+                    role ? role : "", role ? " " : "", address, advice(local, address, host, role));
         return NULL;
     }
     /* Closing this fd does not end the connection, which has another one. */

@@ -81,6 +81,24 @@ static void print_writes(FILE *out, JsonObject *x)
     }
 }
 
+/* Of a restore: pages are not sent or placed by ways of their own. */
+static void print_read(FILE *out, JsonObject *x)
+{
+    JsonObject *restore = ff_json_object(x, "restore");
+    g_autofree char *asked = ff_format_bytes(ff_json_int(restore, "read-for-faults", 0));
+    g_autofree char *fill = ff_format_bytes(ff_json_int(restore, "read-by-fill", 0));
+    gint64 set = ff_json_int(restore, "working-set", 0);
+
+    ff_report_row(out, "read", "%s for what the guest waited for, %s ahead of it", asked, fill);
+    ff_report_row(out, "pages", "%" G_GINT64_FORMAT " zero", ff_json_int(x, "pages-zero", 0));
+    if (set) {
+        g_autofree char *all = ff_format_bytes(set);
+        g_autofree char *used = ff_format_bytes(ff_json_int(restore, "working-set-used", 0));
+
+        ff_report_row(out, "working set", "%s; %s of it came before anybody waited", all, used);
+    }
+}
+
 void ff_report_latency(FILE *out, JsonObject *info)
 {
     JsonObject *x = ff_json_object(info, "x-farfault");
@@ -100,7 +118,11 @@ void ff_report_latency(FILE *out, JsonObject *info)
         print_writes(out, x);
         return;
     }
-    print_pages(out, x, source);
+    if (ff_json_object(x, "restore")) {
+        print_read(out, x);
+    } else {
+        print_pages(out, x, source);
+    }
     if (!requests) {
         return;
     }

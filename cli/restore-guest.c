@@ -32,6 +32,7 @@
 #include "cli/report.h"
 #include "cli/restore.h"
 #include "cli/userfault.h"
+#include "cli/words.h"
 #include "qmp/json.h"
 #include "snapshot/survey.h"
 
@@ -112,8 +113,8 @@ static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, v
     g_autofree char *all =
         g_strdup_printf("%.2f s", (double)(g_get_monotonic_time() - w->began) / G_USEC_PER_SEC);
     g_autofree char *after = ff_format_us((double)(w->ran - w->began));
-    g_autofree char *ran =
-        w->ran ? g_strconcat("guest ran after ", after, NULL) : g_strdup("guest stands (say cont)");
+    g_autofree char *ran = w->ran ? g_strconcat("guest ran after ", after, NULL)
+                                  : g_strdup("guest stands (" FF_WORDS_CONT ")");
 
     ff_recorder_info(&w->recorder, result);
     close_record(w); /* a program that reads the line that follows finds the page */
@@ -267,7 +268,7 @@ static void end_qemu(Watch *w)
     json_object_set_string_member(args, "uri", "exec:echo nothing");
     g_autoptr(JsonNode) failed = ff_cli_qmp_call(w->qmp, "migrate-incoming", args, NULL);
     if (failed) {
-        while (!w->over) { /* it says that this is no guest: our reason comes after that */
+        while (!w->over) {
             g_main_context_iteration(NULL, TRUE);
         }
     } else {
@@ -296,8 +297,11 @@ static void watch(const Line *line, int fd, int pidfd)
         if (!g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {
             remove_overlays(&w);
         }
+        /* First: what QEMU says when it is ended is no reason. */
+        fprintf(stderr,
+                "farfault: not restored: %s (what QEMU says after this is how it is ended)\n",
+                error->message);
         end_qemu(&w);
-        fprintf(stderr, "farfault: %s\n", error->message);
     } else {
         if (w.overlays && ff_cli_overlays_line(w.overlays)) {
             ff_progress_say(progress, true, "%s: %s", line->path, ff_cli_overlays_line(w.overlays));

@@ -28,8 +28,11 @@ static void print_running(const FfTotals *totals)
     double left = totals->ram_total ? (double)totals->ram_remaining / (double)totals->ram_total : 0;
     g_autofree char *bytes = ff_format_bytes((double)totals->ram_remaining);
 
-    printf("%s %s (%s)", what, ff_words_migration(status, totals->running == FF_USE_SNAPSHOT + 1),
-           status);
+    FfWordsKind kind = totals->running == FF_USE_SNAPSHOT + 1  ? FF_WORDS_SNAPSHOT
+                       : totals->running == FF_USE_RESTORE + 1 ? FF_WORDS_RESTORE
+                                                               : FF_WORDS_MIGRATION;
+
+    printf("%s %s (%s)", what, ff_words_migration(status, kind), status);
     if (totals->ram_remaining) {
         printf(": %.0f %%, %s remaining", 100 * CLAMP(1 - left, 0, 1), bytes);
     }

@@ -100,15 +100,16 @@ static void print_text(FfCliQmp *qmp, const char *address, JsonNode *const answe
             ff_cli_qmp_version(qmp));
     }
     if (!strcmp(status, "none")) {
-        printf("migration: %s\n", ff_words_migration(status, false));
+        printf("migration: %s\n", ff_words_migration(status, FF_WORDS_MIGRATION));
         return;
     }
-    bool snapshot = ff_json_object(ff_json_object(info, "x-farfault"), "snapshot");
-    const char *words = ff_words_migration(status, snapshot);
+    FfWordsKind kind = ff_words_kind(info);
+    const char *words = ff_words_migration(status, kind);
     bool same = !strcmp(words, status);
-    print_line("%s %s%s%s%s%s%s", snapshot ? "live snapshot" : "migration", words, same ? "" : " (",
+    print_line("%s %s%s%s%s%s%s", ff_words_kind_name(kind), words, same ? "" : " (",
                same ? "" : status, same ? "" : ")", why ? ": " : "", why ? why : "");
-    if (!snapshot && !strcmp(status, "completed") && !strcmp(state, "postmigrate")) {
+    if (kind == FF_WORDS_MIGRATION && !strcmp(status, "completed") &&
+        !strcmp(state, "postmigrate")) {
         print_moved(qmp, address, info);
     }
     print_times(info);

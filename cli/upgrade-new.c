@@ -10,11 +10,13 @@
 #include "cli/upgrade-private.h"
 
 #include <fcntl.h>
+#include <pwd.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -24,6 +26,7 @@
 #include "cli/upgrade-names.h"
 #include "cli/upgrade-place.h"
 #include "cli/upgrade-vnc.h"
+#include "cli/userfault.h"
 #include "launch/place.h"
 
 /* What QEMU, its relay and its engine write to stderr, from then on; bytes. The name must not look
@@ -219,6 +222,38 @@ static bool may_have_names(const FfUpgrade *u, GError **error)
     return ff_upgrade_names_are_own(u->names, own, error);
 }
 
+/* The user's name, or its number (g_free). */
+static char *user_of(int pid)
+{
+    g_autofree char *proc = g_strdup_printf("/proc/%d", pid);
+    struct stat st;
+    const struct passwd *pw = stat(proc, &st) == 0 ? getpwuid(st.st_uid) : NULL;
+
+    return pw ? g_strdup(pw->pw_name) : g_strdup("USER");
+}
+
+/* The new one's memory is guarded by a userfaultfd of its own. */
+static bool may_guard(const FfUpgrade *u, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(u->prepared, "x-farfault-take-over", NULL, &local);
+
+    if (node) {
+        return true;
+    }
+    if (!strstr(local->message, "no userfaultfd for this user")) {
+        return ff_upgrade_fail(error, "the new QEMU cannot take over the guest: %s",
+                               local->message);
+    }
+    g_autofree char *user = user_of((int)u->pid), *fix = ff_cli_userfault_fix(user);
+    /* Not those that its user has by now (ff_place_become()). */
+    const char *groups = geteuid() ? "" : "; its groups are the running QEMU's";
+    return ff_upgrade_fail(error,
+                           "the new QEMU runs as user %s, which may not use userfaultfd, and "
+                           "cannot take over the guest: %s%s",
+                           user, fix, groups);
+}
+
 static bool move_high(int *fd)
 {
     int high = fcntl(*fd, F_DUPFD_CLOEXEC, FIRST_HIGH_FD);
@@ -252,7 +287,8 @@ bool ff_upgrade_prepare(FfUpgrade *u, GError **error)
         close(monitor[0]);
         return false;
     }
-    return connect_new(u, monitor[0], error) && ff_upgrade_outlives(u->old_pid, u->pid, error) &&
+    return connect_new(u, monitor[0], error) && may_guard(u, error) &&
+           ff_upgrade_outlives(u->old_pid, u->pid, error) &&
            ff_upgrade_vnc_is_unchanged(u->args, u->running, error) &&
            ff_upgrade_forwards_are_unchanged(u->args, u->running, error) &&
            may_have_names(u, error) && ff_upgrade_names_copy_rights(u->names, error) &&

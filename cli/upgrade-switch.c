@@ -5,7 +5,7 @@
  * it what nobody else can do.
  *
  * One thread: the GLib main loop of the default context. System calls: socketpair, poll,
- * pidfd_send_signal, waitpid.
+ * pidfd_send_signal, waitpid, kill.
  */
 #include "cli/upgrade-private.h"
 
@@ -23,12 +23,14 @@
 #include "cli/upgrade-said.h"
 #include "cli/upgrade-settings.h"
 #include "cli/upgrade-vnc.h"
+#include "cli/words.h"
 #include "fault/fault.h"
 #include "launch/place.h"
 #include "qmp/json.h"
 
 /* Seconds without a word of either engine, after which they are asked whether they are there. */
 #define QUIET_S 30
+#define FAILED "the upgrade failed, and the guest %s: "
 
 static const char *status_of(JsonObject *event)
 {
@@ -125,6 +127,22 @@ static void carry_actions(FfUpgrade *u, JsonObject *lent)
     }
 }
 
+/* One that refuses has begun nothing, and never will; and it has a copy of SOCKET: without its end
+ * the old side would wait for it until its time is up. */
+static bool take_over(FfUpgrade *u, int socket, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (ff_upgrade_tell(u->prepared, "x-farfault-take-over", socket, false, &local)) {
+        return true;
+    }
+    if (ff_qmp_refused(local)) {
+        kill(u->pid, SIGKILL);
+    }
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
+}
+
 static bool begin(FfUpgrade *u, GError **error)
 {
     int pair[2];
@@ -156,8 +174,7 @@ static bool begin(FfUpgrade *u, GError **error)
     if (refused) {
         warn(u, refused);
     }
-    bool ok =
-        u->handed && ff_upgrade_tell(u->prepared, "x-farfault-take-over", pair[1], false, error);
+    bool ok = u->handed && take_over(u, pair[1], error);
     close(pair[0]);
     close(pair[1]);
     return ok;
@@ -332,7 +349,7 @@ static bool look_at_guest(FfUpgrade *u, GError **error)
         return ff_upgrade_fail(
             error,
             "the guest is in QEMU %s, process %d, and stands: it could not be started (%s): "
-            "put that right, and say cont to its monitor",
+            "put that right; " FF_WORDS_CONT,
             ff_cli_qmp_version(u->prepared), (int)u->pid, why);
     }
     return true;
@@ -340,12 +357,14 @@ static bool look_at_guest(FfUpgrade *u, GError **error)
 
 /* The guest is the old QEMU's, which could not start it again if somebody has a disk of it open by
  * now. */
-static bool stands_in_old(FfUpgrade *u)
+static const char *place_of_guest(FfUpgrade *u)
 {
     g_autoptr(JsonNode) status =
         u->ran && !u->old_gone ? ff_cli_qmp_call(u->running, "query-status", NULL, NULL) : NULL;
+    bool stands = status && !ff_json_bool(ff_json_node_object(status), "running");
 
-    return status && !ff_json_bool(ff_json_node_object(status), "running");
+    return stands ? "stands in its old QEMU, which could not start it again (" FF_WORDS_CONT ")"
+                  : "continues in its old QEMU";
 }
 
 /* One that died when it had taken the guest has left that to the next. */
@@ -375,7 +394,11 @@ bool ff_upgrade_switch_over(FfUpgrade *u, GError **error)
     }
     ff_cli_qmp_listen(u->running, NULL, NULL);
     ff_cli_qmp_listen(u->prepared, NULL, NULL);
-    if (!ended || (!begun && u->end == FF_END_FAILED)) {
+    if (!ended) {
+        return false;
+    }
+    if (!begun && u->end == FF_END_FAILED) {
+        g_prefix_error(error, FAILED, place_of_guest(u));
         return false;
     }
     if (!begun) {
@@ -390,10 +413,7 @@ bool ff_upgrade_switch_over(FfUpgrade *u, GError **error)
     }
     if (u->end == FF_END_FAILED) {
         g_autofree char *why = reason(u);
-        const char *where = stands_in_old(u) ? "stands in its old QEMU, which could not start it "
-                                               "again (say cont there)"
-                                             : "continues in its old QEMU";
-        return ff_upgrade_fail(error, "the upgrade failed, and the guest %s: %s", where, why);
+        return ff_upgrade_fail(error, FAILED "%s", place_of_guest(u), why);
     }
     return lost_sight(u, error);
 }

@@ -16,6 +16,8 @@
 #include <unistd.h>
 
 #define DEVICE "/dev/userfaultfd"
+/* To which install-host gives the device. */
+#define HOSTS_GROUP "kvm"
 #define FOR_ALL "set vm.unprivileged_userfaultfd=1"
 
 int ff_cli_new_uffd(void)
@@ -41,17 +43,17 @@ static const struct group *device_group(void)
     return has ? getgrgid(st.st_gid) : NULL;
 }
 
-/* As the lists of this host have it; a process may have begun before. */
+/* As the lists of this host have it; a process may have begun before. GROUP can be NULL. */
 static bool is_member(const char *user, const struct group *group)
 {
     const struct passwd *pw = getpwnam(user);
 
-    for (char **member = group->gr_mem; *member; member++) {
+    for (char **member = group ? group->gr_mem : NULL; member && *member; member++) {
         if (!strcmp(*member, user)) {
             return true;
         }
     }
-    return pw && pw->pw_gid == group->gr_gid;
+    return pw && group && pw->pw_gid == group->gr_gid;
 }
 
 const char *ff_cli_install_host(void)
@@ -71,8 +73,13 @@ char *ff_cli_userfault_fix(const char *user)
     if (access(DEVICE, F_OK) < 0) {
         return g_strdup(FOR_ALL " (Linux 6.1 or newer has a device instead)");
     }
-    if (!group) {
+    if (!group && is_member(user, getgrnam(HOSTS_GROUP))) {
         return g_strdup_printf("give it the device (%s), or " FOR_ALL, ff_cli_install_host());
+    }
+    if (!group) {
+        return g_strdup_printf("give it the device (%s && usermod -aG " HOSTS_GROUP
+                               " %s as root, and a new login), or " FOR_ALL,
+                               ff_cli_install_host(), user);
     }
     if (is_member(user, group)) {
         return g_strdup_printf("log in again: %s has come into group %s, which has the device, "
@@ -85,10 +92,5 @@ char *ff_cli_userfault_fix(const char *user)
 
 char *ff_cli_userfault_fix_qemu(bool here)
 {
-    const struct group *group = here ? device_group() : NULL;
-
-    return group ? g_strdup_printf("put its user into group %s (usermod -aG %s USER as root, and a "
-                                   "new login), run it as root, or " FOR_ALL,
-                                   group->gr_name, group->gr_name)
-                 : g_strdup("run it as root, or " FOR_ALL);
+    return here ? ff_cli_userfault_fix("USER") : g_strdup("run it as root, or " FOR_ALL);
 }

@@ -12,8 +12,8 @@ int ff_cli_new_uffd(void);
 /* What lets USER wait for them, for a person to do (g_free): first the group of /dev/userfaultfd,
  * where it has one. */
 char *ff_cli_userfault_fix(const char *user);
-/* The same for a QEMU, stock or under farfault, of which neither user nor host need be this one's.
- * HERE: it is on this host. */
+/* The same for a QEMU, stock or under farfault, whose user is not known (USER). HERE: it is on this
+ * host, and can use its device. */
 char *ff_cli_userfault_fix_qemu(bool here);
 /* What sets a host up, by the name that it has here. */
 const char *ff_cli_install_host(void);

@@ -308,9 +308,9 @@ static char *headline(const FfWatchView *v)
 {
     const FfWatchSide *s = leading(v);
     const char *status = ff_watch_status(s), *name = s->name ? s->name : "";
-    bool snapshot = ff_json_object(own(s), "snapshot");
-    const char *what = snapshot ? "live snapshot" : "migration";
-    const char *words = ff_words_migration(status, snapshot);
+    FfWordsKind kind = ff_words_kind(s->info);
+    const char *what = ff_words_kind_name(kind);
+    const char *words = ff_words_migration(status, kind);
     g_autofree char *time = ff_format_duration(ff_json_int(s->info, "total-time", v->ms));
 
     return strcmp(status, "none")

@@ -43,7 +43,50 @@ const char *ff_words_guest(const char *state, JsonObject *info)
     return state;
 }
 
-const char *ff_words_migration(const char *status, bool snapshot)
+FfWordsKind ff_words_kind(JsonObject *info)
+{
+    JsonObject *x = ff_json_object(info, "x-farfault");
+
+    return ff_json_object(x, "snapshot")  ? FF_WORDS_SNAPSHOT
+           : ff_json_object(x, "restore") ? FF_WORDS_RESTORE
+           : ff_json_bool(x, "upgrade")   ? FF_WORDS_UPGRADE
+                                          : FF_WORDS_MIGRATION;
+}
+
+const char *ff_words_kind_name(FfWordsKind kind)
+{
+    static const char *const names[] = {[FF_WORDS_MIGRATION] = "migration",
+                                        [FF_WORDS_SNAPSHOT] = "live snapshot",
+                                        [FF_WORDS_RESTORE] = "restore",
+                                        [FF_WORDS_UPGRADE] = "upgrade"};
+
+    return names[kind];
+}
+
+/* Where it is not as of a migration; NULL. */
+static const char *words_of_kind(const char *status, FfWordsKind kind)
+{
+    static const struct {
+        FfWordsKind kind;
+        const char *status, *words;
+    } table[] = {
+        {FF_WORDS_SNAPSHOT, "active", "is being taken"},
+        {FF_WORDS_RESTORE, "active", "loads the device state"},
+        {FF_WORDS_RESTORE, "postcopy-active", "runs: its memory follows from the file"},
+        {FF_WORDS_RESTORE, "postcopy-paused", "is paused: the file cannot be read"},
+        {FF_WORDS_UPGRADE, "active", "runs; the guest is in its old QEMU"},
+        {FF_WORDS_UPGRADE, "postcopy-paused", "is paused"},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
+        if (kind == table[i].kind && !strcmp(status, table[i].status)) {
+            return table[i].words;
+        }
+    }
+    return NULL;
+}
+
+const char *ff_words_migration(const char *status, FfWordsKind kind)
 {
     static const struct {
         const char *status, *words;
@@ -63,8 +106,9 @@ const char *ff_words_migration(const char *status, bool snapshot)
         {"cancelled", "was cancelled"},
     };
 
-    if (snapshot && !strcmp(status, "active")) {
-        return "is being taken";
+    const char *own = words_of_kind(status, kind);
+    if (own) {
+        return own;
     }
     for (size_t i = 0; i < G_N_ELEMENTS(table); i++) {
         if (!strcmp(status, table[i].status)) {

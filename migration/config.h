@@ -76,8 +76,8 @@ typedef struct {
 typedef struct {
     FfRole role;
     FfStatus status;
-    char *error_desc;                                   /* NULL if none */
-    int64_t total_time, setup_time, downtime;           /* downtime -1: not known yet */
+    char *error_desc;                         /* NULL if none */
+    int64_t total_time, setup_time, downtime; /* downtime -1: not known yet, or not here */
     uint64_t ram_total, ram_remaining, ram_transferred; /* bytes */
     uint64_t page_size;                                 /* bytes, of the first block */
     uint64_t pages_normal, pages_zero;                  /* sent (source) or placed (destination) */
@@ -115,6 +115,7 @@ typedef struct {
     char *socket_address;        /* destination: where it listens, as a URI; NULL if n/a */
     FfSplit *split;              /* NULL: the guest is whole */
     char *not_started;           /* destination: why the guest, which is its own, stands; NULL */
+    bool upgrade;                /* between two QEMUs on this host; its memory stays */
     bool restore;                /* destination: from a file. REQUESTS are faults, of which ... */
     uint64_t fault_bytes, fill_bytes; /* ... were read for them, and for what nobody asked for */
     uint64_t set_bytes, set_used; /* in its working set (0: none); of which nobody had needed them

@@ -423,7 +423,14 @@ static void end_vmm(FfDestination *d)
     }
 }
 
-#define CANNOT_COME_IN "the migration cannot come in: %s"
+/* Of a QEMU that has begun to load, REASON has its last words, and they came before. */
+static void say_cannot_come_in(const FfDestination *d, const char *reason)
+{
+    g_message("the %s cannot come in: %s%s", d->origin ? "saved guest" : "migration", reason,
+              d->inner ? ""
+                       : " (QEMU is ended by an empty stream: what it says of that is no "
+                         "reason)");
+}
 
 void ff_dest_give_up(FfDestination *d, const GError *why)
 {
@@ -439,7 +446,7 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
 
     ff_control_set_error(d->control, reason);
     if (ended) {
-        g_message(CANNOT_COME_IN, reason);
+        say_cannot_come_in(d, reason);
     }
     if (quits) {
         tell_source(d, reason);
@@ -465,7 +472,7 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
         ff_dest_disarm(d); /* with empty memory: nothing in it may wait for a page */
     }
     /* The engine ends with its QEMU, perhaps before it has said more than this. */
-    g_message(CANNOT_COME_IN, reason);
+    say_cannot_come_in(d, reason);
     if (!lives_on) {
         ff_control_set_status(d->control, FF_STATUS_FAILED);
         end_vmm(d);

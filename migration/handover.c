@@ -444,6 +444,9 @@ static bool await_taken(FfHandover *s, GError **error)
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
 
     bool ok = ff_upgrade_await(s->link, limit(s), FF_UPGRADE_RUNNING, PEER, m, NULL, 0, error);
+    if (ok) {
+        ff_stamp(s->stats->running_us);
+    }
     FF_FAULT_AT("running");
     return ok;
 }

@@ -762,7 +762,9 @@ FfMigrationInfo *ff_migration_info(FfMigration *m)
     int64_t running = ff_counted(m->stats.running_us);
     info->total_time = span_ms(m->stats.start_us, end ? end : now);
     info->setup_time = span_ms(m->stats.start_us, ff_counted(m->stats.setup_us));
-    info->downtime = running && stop ? span_ms(stop, running) : -1;
+    /* A destination does not know when the guest was stopped; a restore has none that was. */
+    bool knows = m->cfg.role == FF_ROLE_SOURCE && running && stop;
+    info->downtime = knows ? span_ms(stop, running) : -1;
     uint64_t done = ff_counted(m->ram.done_bytes);
     info->ram_remaining = info->ram_total - MIN(info->ram_total, done);
     info->ram_transferred = info->bytes_wire;

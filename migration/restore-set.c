@@ -15,7 +15,6 @@
 #include "fault/fault.h"
 #include "snapshot/working-set.h"
 
-#define SUFFIX ".ws"
 /* Of the data of a guest: more is no faster than reading all of it. */
 #define PART 4
 /* Places that are looked at, and of which so many in the page cache are enough. */
@@ -35,7 +34,7 @@ static FfWorkingSetFile file_of(const FfRestoreFile *f)
 
 static char *path_of(const FfRestoreFile *f)
 {
-    return g_strconcat(f->path, SUFFIX, NULL);
+    return g_strconcat(f->path, FF_WORKING_SET_SUFFIX, NULL);
 }
 
 /* Where nobody can say, it is not. */

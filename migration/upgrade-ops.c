@@ -105,6 +105,7 @@ static void handover_cancel_locked(FfMigration *m)
 
 static void describe_locked(const FfMigration *m, FfMigrationInfo *info)
 {
+    info->upgrade = true;
     info->ram_remaining = 0;
 }
 

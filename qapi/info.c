@@ -165,6 +165,9 @@ static JsonObject *own_to_json(const FfMigrationInfo *info)
     if (info->restore) {
         json_object_set_object_member(own, "restore", restore_to_json(info));
     }
+    if (info->upgrade) {
+        json_object_set_boolean_member(own, "upgrade", TRUE);
+    }
     if (info->split) {
         json_object_set_object_member(own, "half", ff_split_to_json(info));
     }
@@ -273,8 +276,31 @@ static char *restore_summary(const FfMigrationInfo *info)
                            info->requests, info->latency_mean_us, info->latency_p99_us);
 }
 
+static char *downtime_text(const FfMigrationInfo *info)
+{
+    return info->downtime >= 0 ? g_strdup_printf(", downtime %" PRId64 " ms", info->downtime)
+                               : g_strdup("");
+}
+
+static char *upgrade_summary(const FfMigrationInfo *info)
+{
+    g_autofree char *downtime = downtime_text(info);
+
+    return g_strdup_printf("farfault: upgrade, %s QEMU: %s%s%s%s: total %" PRId64
+                           " ms%s, device state %" PRIu64 " bytes",
+                           info->role == FF_ROLE_SOURCE ? "old" : "new",
+                           ff_status_name(info->status), info->error_desc ? " (" : "",
+                           info->error_desc ? info->error_desc : "", info->error_desc ? ")" : "",
+                           info->total_time, downtime, info->device_bytes);
+}
+
 char *ff_info_summary(const FfMigrationInfo *info)
 {
+    g_autofree char *downtime = downtime_text(info);
+
+    if (info->upgrade) {
+        return upgrade_summary(info);
+    }
     if (info->restore) {
         return restore_summary(info);
     }
@@ -282,12 +308,12 @@ char *ff_info_summary(const FfMigrationInfo *info)
         return snapshot_summary(info);
     }
     return g_strdup_printf(
-        "farfault: migration %s %s%s%s%s: total %" PRId64 " ms, downtime %" PRId64 " ms, %" PRIu64
-        " bytes, pages %" PRIu64 " (normal %" PRIu64 ", zero %" PRIu64 ", urgent %" PRIu64
-        ", bulk %" PRIu64 "), requests %" PRIu64 ", latency mean %.0f us p99 %.0f us",
+        "farfault: migration %s %s%s%s%s: total %" PRId64 " ms%s, %" PRIu64 " bytes, pages %" PRIu64
+        " (normal %" PRIu64 ", zero %" PRIu64 ", urgent %" PRIu64 ", bulk %" PRIu64
+        "), requests %" PRIu64 ", latency mean %.0f us p99 %.0f us",
         info->role == FF_ROLE_SOURCE ? "source" : "destination", ff_status_name(info->status),
         info->error_desc ? " (" : "", info->error_desc ? info->error_desc : "",
-        info->error_desc ? ")" : "", info->total_time, MAX(info->downtime, 0), info->bytes_wire,
+        info->error_desc ? ")" : "", info->total_time, downtime, info->bytes_wire,
         info->pages_normal + info->pages_zero, info->pages_normal, info->pages_zero,
         info->pages_urgent, info->pages_bulk, info->requests, info->latency_mean_us,
         info->latency_p99_us);

@@ -158,7 +158,10 @@ static void on_done(void *opaque)
     /* QEMU's last events of the inner migration may still be on their way to the relay: they are
      * dropped until QEMU carries one itself, or this engine ends. */
     ff_driver_filter(d, FF_FILTER_MIGRATION_EVENTS);
-    ff_driver_log(d, "%s", summary);
+    /* One that was refused has said why, and has no numbers. */
+    if (!info->restore || info->status != FF_STATUS_FAILED || info->bytes_wire) {
+        ff_driver_log(d, "%s", summary);
+    }
     d->start_ops->done(d, migration);
     if (ff_migration_lives_on(migration)) {
         d->parting = migration;

@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fault/fault.h"
+#include "migration/upgrade-link.h"
 #include "net/pidfd.h"
 #include "net/rights.h"
 #include "qapi/driver-private.h"
@@ -540,11 +542,25 @@ static void take_over_closed(FfCall *call, JsonNode *result, const GError *error
     ff_call_get_capabilities(call, take_over_ready);
 }
 
+/* The old side, which waits for an offer, has the reason; QEMU's copy of the socket stays open. */
+static void tell_old_side(int link, const char *why)
+{
+    if (ff_upgrade_send(link, 0, FF_UPGRADE_FAILED, why, strlen(why), NULL, 0) < 0) {
+        g_message("upgrade: the old QEMU's engine is not there any more");
+    }
+}
+
 static void uffd_taken(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
+    g_autoptr(GError) fault = NULL;
 
+    if (FF_FAULT_CALL("take-uffd", 0) < 0) {
+        g_set_error_literal(&fault, G_IO_ERROR, G_IO_ERROR_FAILED, g_strerror(errno));
+        error = fault;
+    }
     if (error) {
+        tell_old_side(call->snapshot->fd, error->message);
         ff_call_gerror(call, error);
         return;
     }
@@ -565,6 +581,16 @@ static void take_uffd(FfCall *call)
     ff_call_take_uffd(call, uffd_taken);
 }
 
+static void could_take(FfCall *call, JsonNode *result, const GError *error)
+{
+    if (error) {
+        ff_call_gerror(call, error);
+        return;
+    }
+    ff_driver_give_uffd(call->driver, g_steal_fd(&call->fd));
+    ff_call_return(call, NULL);
+}
+
 void ff_handle_take_over(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -575,6 +601,8 @@ void ff_handle_take_over(FfCall *call)
         ff_call_error(call, "%s", why);
     } else if (!ff_state_is_marked(d->config.state, FF_MARK_BORROWED)) {
         ff_call_error(call, "this QEMU has its own memory: it was not started by farfault upgrade");
+    } else if (!call->target.name) {
+        ff_call_take_uffd(call, could_take);
     } else {
         ff_call_take_fd(call, call->target.name, take_uffd);
     }

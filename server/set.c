@@ -25,7 +25,6 @@
 #include "snapshot/xxh64.h"
 
 #define LEARN_MS 4000 /* as a lazy restore of a guest (migration/restore.c) */
-#define SUFFIX ".ws"
 /* Of all memory: more is no faster than all of it. */
 #define PART 4
 #define PAGE FF_WORKING_SET_PAGE
@@ -41,7 +40,7 @@ bool ff_set_is_placing(void)
 
 static char *path_of(const FfSession *s)
 {
-    return s->image->criu_pid ? g_strconcat(ff_source_path(s->source), SUFFIX, NULL)
+    return s->image->criu_pid ? g_strconcat(ff_source_path(s->source), FF_WORKING_SET_SUFFIX, NULL)
                               : g_strdup(s->all->set);
 }
 

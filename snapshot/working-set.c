@@ -6,7 +6,7 @@
  *
  * Any thread; an object belongs to nobody, as nothing of it changes.
  *
- * System calls: open, fstat, pread64, unlink, close.
+ * System calls: open, fstat, stat, pread64, unlink, close.
  */
 #include "snapshot/working-set.h"
 
@@ -21,6 +21,7 @@
 #include "snapshot/xxh64.h"
 
 #define MAGIC "FFWSET1\n"
+#define NOT_BESIDE "the saved guest is not there any more: no working set"
 #define PAGE FF_WORKING_SET_PAGE
 #define CHUNK FF_WORKING_SET_CHUNK
 
@@ -228,6 +229,17 @@ static bool is_unchanged(int fd, const FfWorkingSetFile *file)
            st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec == file->mtime_ns;
 }
 
+/* A set is memory of the guest, which is to go with the file beside which it is: somebody may have
+ * removed that, or moved it, since it was opened. */
+static bool is_beside(const char *path, int fd)
+{
+    g_autofree char *file = g_strndup(path, strlen(path) - strlen(FF_WORKING_SET_SUFFIX));
+    struct stat st, now;
+
+    return fstat(fd, &st) == 0 && stat(file, &now) == 0 && st.st_dev == now.st_dev &&
+           st.st_ino == now.st_ino;
+}
+
 bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file,
                           const uint64_t *places, uint64_t n, GError **error)
 {
@@ -236,6 +248,9 @@ bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file
 
     if (!n) {
         return fail(error, path, "the guest needed nothing: no working set");
+    }
+    if (!is_beside(path, fd)) {
+        return fail(error, path, NOT_BESIDE);
     }
     if (!remove_old(path, error)) {
         return false;
@@ -247,6 +262,9 @@ bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file
     }
     if (!is_unchanged(fd, file)) {
         return fail(error, path, "the saved guest was changed: no working set");
+    }
+    if (!is_beside(path, fd)) {
+        return fail(error, path, NOT_BESIDE);
     }
     memcpy(head.magic, MAGIC, sizeof(head.magic));
     head.sum = sum_of_tables(places, sums, n);

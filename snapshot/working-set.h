@@ -17,6 +17,8 @@
 #define FF_WORKING_SET_PAGE 4096ull
 /* Pages that have a sum together. */
 #define FF_WORKING_SET_CHUNK 64
+/* Of FILE's set: FILE.ws. */
+#define FF_WORKING_SET_SUFFIX ".ws"
 /* More is no working set. */
 #define FF_WORKING_SET_MAX (1ull << 20)
 

@@ -211,6 +211,10 @@ static void test_differ(const void *data)
         expect_text(log, "qemu-system-x86_64: load of migration failed: ");
         expect_text(log, "the migration cannot come in: QEMU could not load the device state");
         expect_text(log, c->words);
+    } else if (!c->moves) {
+        g_autofree char *log = vm_stderr(d);
+        expect_text(text, "/server) has ended: start it again for another try");
+        expect_text(log, "is no reason)\n");
     }
     vm_end(d);
     vm_end(s);
@@ -590,6 +594,34 @@ static void test_not_paused(void)
     vm_end(s);
 }
 
+/* What is under way at the source is called what it is; and a destination that is not there any
+ * more is not told to be started as any other. */
+static void test_under_way(void)
+{
+    if (!can_run()) {
+        return;
+    }
+    Vm *s = start("s", NULL, NULL), *d = start("d", NULL, "defer");
+    g_autofree char *file = vm_path(s, "snapshot"), *text = NULL, *gone = NULL;
+    g_autofree char *source = vm_path(s, "server"), *there = vm_path(d, "server");
+
+    qmp_ok(vm_qmp(s), "migrate-set-capabilities",
+           "{'capabilities': [{'capability': 'events', 'state': true}]}");
+    qmp_ok(vm_qmp(s), "x-farfault-snapshot", "{'file': '%s', 'max-bandwidth': 4096}", file);
+    qmp_expect_migration(vm_qmp(s), "active");
+    Cli cli = cli_start(s, d, NULL);
+    g_assert_cmpint(cli_end(&cli, &text), ==, 1);
+    expect_text(text, "its live snapshot is under way (active)");
+    qmp_ok(vm_qmp(s), "migrate_cancel", NULL);
+    qmp_expect_migration(vm_qmp(s), "cancelled");
+    vm_end(d);
+    cli = cli_start_at(source, there, NULL);
+    g_assert_cmpint(cli_end(&cli, &gone), ==, 1);
+    expect_text(gone, "no such socket: its QEMU has ended, ");
+    check_stayed(s);
+    vm_end(s);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -611,6 +643,7 @@ int main(int argc, char **argv)
     g_test_add_func("/migrate-cli/pass/slow", test_slow_pass);
     g_test_add_func("/migrate-cli/pass/none", test_no_pass);
     g_test_add_func("/migrate-cli/not-paused", test_not_paused);
+    g_test_add_func("/migrate-cli/under-way", test_under_way);
     g_test_add_func("/migrate-cli/interrupted", test_interrupted);
     return g_test_run();
 }

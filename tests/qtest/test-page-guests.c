@@ -349,11 +349,20 @@ static void test_commands(void)
                                               .args = args,
                                               .boot = &boot,
                                               .restore = file,
-                                              .restore_option = option});
+                                              .restore_option = option,
+                                              .listens = true});
     vm_wait_stderr(back, "all of it here after");
     g_autofree char *of_restore = content(restored);
     check_page(back, restored, of_restore, "destination");
     g_assert_nonnull(strstr(of_restore, "<figure id=\"timeline\">"));
+    g_assert_null(strstr(of_restore, "bulk channels"));
+    g_assert_null(strstr(of_restore, ">source<"));
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *its_monitor = vm_path(back, "server"), *words = NULL;
+    char *argv[] = {farfault, (char *)"status", its_monitor, NULL};
+    g_assert_true(g_spawn_sync(NULL, argv, NULL, 0, NULL, NULL, &words, NULL, NULL, NULL));
+    g_assert_nonnull(strstr(words, "\nrestore completed\n"));
+    g_assert_null(strstr(words, "bulk"));
 }
 
 int main(int argc, char **argv)

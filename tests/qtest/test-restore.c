@@ -216,7 +216,7 @@ static void newer_device(RestoreScene *s)
 
 static const Bad bad[] = {
     {"version", newer_device, "64M", RESTORE_PC,
-     "the migration cannot come in: QEMU could not load the device state: savevm: unsupported "
+     "the saved guest cannot come in: QEMU could not load the device state: savevm: unsupported "
      "version 99 for 'timer' v2; load of migration failed: Invalid argument"},
     {"cut/devices", cut_devices, "64M", RESTORE_PC, "cut"},
     {"cut/memory", cut_memory, "64M", RESTORE_PC, "cut"},
@@ -245,6 +245,13 @@ static void test_bad(gconstpointer data)
         restore_ask(&s, vm, s.path);
         g_assert_cmpint(vm_wait_exit(vm), ==, 1);
         vm_wait_stderr(vm, b->says); /* a QEMU that cannot load ends first */
+        g_autofree char *log = vm_stderr(vm);
+        const char *qemus = strstr(log, "Not a migration stream");
+        if (qemus) {
+            g_assert_true(strstr(log, "the saved guest cannot come in: ") < qemus);
+            g_assert_true(strstr(log, " is no reason)") < qemus);
+        }
+        g_assert_null(strstr(log, "restore failed"));
         vm_end(vm);
     }
     restore_end(&s);

@@ -760,6 +760,32 @@ static void test_random(void)
     }
 }
 
+/* The new QEMU refuses when the old one waits for its offer: at once, and both give its reason. */
+static void test_refused(void)
+{
+    g_autofree char *said = NULL;
+
+    if (!has_faults()) {
+        return;
+    }
+    g_autoptr(Guest) g = up_counting("*/*/call/take-uffd=EIO");
+    if (!g) {
+        return;
+    }
+    pid_t old = up_only_qemu(g);
+    int64_t begun = g_get_monotonic_time();
+    g_assert_cmpint(up_run(g, NULL, &said), ==, 1);
+    g_assert_cmpint(g_get_monotonic_time() - begun, <, 20 * G_USEC_PER_SEC); /* not 30 */
+    says(said, "the guest continues in its old QEMU: Input/output error");
+    g_assert_cmpint(up_only_qemu(g), ==, old);
+    up_reconnect(g);
+    g_autoptr(JsonObject) info = qmp_return(g->qmp, "query-migrate", NULL);
+    g_assert_cmpstr(json_object_get_string_member(info, "error-desc"), ==,
+                    "the new QEMU: Input/output error");
+    up_runs(g);
+    up_check_memory(g);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -788,6 +814,7 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-faults/earlier-end", test_earlier_end);
     g_test_add_func("/upgrade-faults/stopped-relay", test_stopped_relay);
     g_test_add_func("/upgrade-faults/attach-to-left-alone", test_attach_to_left_alone);
+    g_test_add_func("/upgrade-faults/refused", test_refused);
     g_test_add_func("/upgrade-faults/random", test_random);
     return g_test_run();
 }

@@ -109,9 +109,43 @@ static void test_root(void)
     up_check_memory(g);
 }
 
+static bool device_opens(void)
+{
+    g_autofree char *sysctl = NULL;
+
+    g_file_get_contents("/proc/sys/vm/unprivileged_userfaultfd", &sysctl, NULL, NULL);
+    return !sysctl || atoi(sysctl) != 0 || user_can(opens, "/dev/userfaultfd");
+}
+
+/* What cannot be is said before anything begins, with what helps. */
+static void test_no_userfaultfd(void)
+{
+    static const char part[] = "which may not use userfaultfd, and cannot take over the guest: ";
+    const char *why;
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    if (geteuid() != 0 || !user_can(reads, farfault) || device_opens()) {
+        g_test_skip("needs root, a build that all can run, and userfaultfd for root alone");
+        return;
+    }
+    g_autoptr(Guest) g = up_new();
+    g_assert_cmpint(chown(g->dir, USER, USER), ==, 0);
+    g->user = USER;
+    up_start_vmgenid(g, NULL);
+    up_fails(g, (const char *const[]){"--check", NULL}, part);
+    up_fails(g, NULL, " or set vm.unprivileged_userfaultfd=1");
+    up_check_memory(g);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    /* The other one leaves this process's namespace of mounts. */
+    g_test_add_func("/upgrade-user/no-userfaultfd", test_no_userfaultfd);
     g_test_add_func("/upgrade-user/root", test_root);
     return g_test_run();
 }

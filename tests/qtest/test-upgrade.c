@@ -35,6 +35,26 @@ static void test_row(void)
     up_check_memory(g);
 }
 
+/* It is not called a migration, and its old side knows for how long the guest stood. */
+static void test_words(void)
+{
+    g_autoptr(Guest) g = up_counting(NULL);
+    g_autofree char *program = up_installed(), *farfault = vm_build_path("cli/farfault");
+    g_autofree char *out = NULL;
+
+    if (!g) {
+        return;
+    }
+    up_to(g, program);
+    up_disconnect(g);
+    char *argv[] = {farfault, (char *)"status", g->monitor, NULL};
+    g_assert_true(
+        g_spawn_sync(NULL, argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, &out, NULL, NULL, NULL));
+    if (!strstr(out, "\nupgrade completed\n")) {
+        g_error("no upgrade in:\n%s", out);
+    }
+}
+
 static pid_t a_vcpu(Guest *g)
 {
     up_reconnect(g);
@@ -880,6 +900,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/upgrade/row", test_row);
+    g_test_add_func("/upgrade/words", test_words);
     g_test_add_func("/upgrade/policy", test_policy);
     g_test_add_func("/upgrade/waits-for-client", test_waits_for_client);
     g_test_add_func("/upgrade/begun", test_begun);

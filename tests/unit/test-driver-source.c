@@ -77,6 +77,23 @@ static void test_source(void)
     world_clear(&w);
 }
 
+/* An upgrade is not called a migration. */
+static void test_upgrade_summary(void)
+{
+    World w;
+
+    world_init(&w, NULL, NULL);
+    start_source(&w);
+    migration->info.upgrade = true;
+    migration->info.downtime = 7;
+    migration->info.total_time = 70;
+    become(FF_STATUS_COMPLETED);
+    finish(FF_STATUS_COMPLETED);
+    g_assert_true(g_str_has_prefix(w.log, "farfault: upgrade, old QEMU: completed: total 70 ms, "
+                                          "downtime 7 ms, device state "));
+    world_clear(&w);
+}
+
 static const FfTotals *totals(const World *w)
 {
     return &w->state->totals.copy[w->state->totals.turns & 1];
@@ -1212,6 +1229,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/driver/begin/next/spliced", GINT_TO_POINTER(false), test_begin_next);
     g_test_add_func("/driver/begin/later", test_begin_later);
     g_test_add_func("/driver/source", test_source);
+    g_test_add_func("/driver/upgrade-summary", test_upgrade_summary);
     g_test_add_func("/driver/totals", test_totals);
     g_test_add_func("/driver/totals-settled", test_totals_settled);
     g_test_add_data_func("/driver/kept/looked", GINT_TO_POINTER(true), test_kept);

@@ -137,6 +137,26 @@ static void test_page(void)
     g_unlink(path);
 }
 
+/* It has no channels, and no pages by ways. */
+static void test_restore(void)
+{
+    g_autoptr(FfRecord) r = ff_record_new(NULL, NULL);
+
+    ff_record_begin(r, true);
+    info(r, FF_SIDE_DESTINATION,
+         "{'status': 'completed', 'x-farfault': {'requests': 3, 'bytes-wire': 8192, 'pages-bulk':"
+         " 0, 'pages-urgent': 0, 'pages-zero': 7, 'restore': {'read-for-faults': 2048,"
+         " 'read-by-fill': 6144}}}");
+    g_autofree char *page = ff_page(r);
+    check_pictures(page);
+    has(page, "<h1>Restore");
+    has(page, "of them for what the guest waited for</th><td>2.0 KiB");
+    has(page, "ahead of it</th><td>6.0 KiB");
+    has(page, "<b>8.0 KiB</b><span>read from the file</span>");
+    g_assert_null(strstr(page, "channel"));
+    g_assert_null(strstr(page, "<figure id=\"pages\""));
+}
+
 /* What a source says of where its requests were, and what none does say. */
 static void test_places(void)
 {
@@ -395,6 +415,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/page/page", test_page);
+    g_test_add_func("/page/restore", test_restore);
     g_test_add_func("/page/places", test_places);
     g_test_add_func("/page/save", test_save);
     g_test_add_func("/page/load", test_load);

@@ -245,6 +245,31 @@ static void test_downtime(void)
     }
 }
 
+/* What is no migration is not called one. */
+static void test_kinds(void)
+{
+    static const struct {
+        const char *info, *name, *words;
+    } rows[] = {
+        {"{'status': 'completed', 'x-farfault': {'restore': {}}}", "restore", "completed"},
+        {"{'status': 'postcopy-active', 'x-farfault': {'restore': {}}}", "restore", "runs: its "},
+        {"{'status': 'postcopy-paused', 'x-farfault': {'restore': {}}}", "restore", "the file"},
+        {"{'status': 'completed', 'x-farfault': {'upgrade': true}}", "upgrade", "completed"},
+        {"{'status': 'active', 'x-farfault': {'snapshot': {}}}", "live snapshot", "being taken"},
+        {"{'status': 'postcopy-active', 'x-farfault': {}}", "migration", "by postcopy"},
+        {"{'status': 'completed'}", "migration", "completed"},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autoptr(JsonNode) node = parse(rows[i].info);
+        JsonObject *info = json_node_get_object(node);
+        FfWordsKind kind = ff_words_kind(info);
+
+        g_assert_cmpstr(ff_words_kind_name(kind), ==, rows[i].name);
+        has(ff_words_migration(json_object_get_string_member(info, "status"), kind), rows[i].words);
+    }
+}
+
 /* A destination alone: what is missing is known by its pages. */
 static void test_alone(void)
 {
@@ -514,6 +539,7 @@ int main(int argc, char **argv)
     g_test_add_func("/watch/wrapped", test_wrapped);
     g_test_add_func("/watch/events", test_events);
     g_test_add_func("/watch/downtime", test_downtime);
+    g_test_add_func("/watch/kinds", test_kinds);
     g_test_add_func("/watch/wide-letters", test_wide_letters);
     g_test_add_func("/watch/snapshot", test_snapshot);
     g_test_add_func("/watch/idle", test_idle);

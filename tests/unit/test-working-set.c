@@ -228,6 +228,32 @@ static void test_not_written(void)
     end(&w);
 }
 
+/* FILE.ws is not written beside nothing, nor beside another FILE. */
+static void test_removed(void)
+{
+    World w;
+    g_autofree char *away = NULL;
+
+    begin(&w);
+    away = g_strconcat(w.path, ".away", NULL);
+    for (unsigned i = 0; i < 3; i++) {
+        g_autoptr(GError) error = NULL;
+
+        g_assert_cmpint(i == 1 ? g_rename(away, w.path) : g_rename(w.path, away), ==, 0);
+        if (i == 2) {
+            g_assert_true(g_file_set_contents(w.path, "another", -1, NULL));
+        }
+        know(&w);
+        bool ok = ff_working_set_write(w.set, w.fd, &w.file, w.places, N, &error);
+        g_assert_true(ok == (i == 1));
+        g_assert_true(ok == g_file_test(w.set, G_FILE_TEST_EXISTS));
+        g_assert_true(ok || strstr(error->message, "not there any more"));
+        g_unlink(w.set);
+    }
+    g_unlink(away);
+    end(&w);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -235,6 +261,7 @@ int main(int argc, char **argv)
     g_test_add_func("/working-set/another", test_another);
     g_test_add_func("/working-set/damaged", test_damaged);
     g_test_add_func("/working-set/others", test_others);
+    g_test_add_func("/working-set/removed", test_removed);
     g_test_add_func("/working-set/not-written", test_not_written);
     return g_test_run();
 }

@@ -8,6 +8,7 @@
 #include "migration/dump.h"
 #include "migration/restore-file.h"
 #include "migration/states.h"
+#include "migration/upgrade-link.h"
 #include "qapi/driver.h"
 #include "uffd/lift.h"
 
@@ -341,4 +342,11 @@ void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
     Lift l = {done, opaque};
 
     g_idle_add(lifted, g_memdup2(&l, sizeof(l)));
+}
+
+/* No case has another QEMU. */
+int ff_upgrade_send(int fd, int limit_ms, FfUpgradeType type, const void *data, size_t len,
+                    const int *fds, unsigned n_fds)
+{
+    return 0;
 }
