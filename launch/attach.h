@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A new relay for a guest whose relay has ended: what `farfault attach` does. docs/recovery.md says
- * what it needs and where that is kept.
+ * A new relay for a guest whose relay has ended: what `farfault attach` does.
+ * docs/design/recovery.md says what it needs and where that is kept.
  *
  * Everything comes from QEMU's process, so it is hostile input: attach.c checks what it takes over.
  * All functions: the only thread of the command.

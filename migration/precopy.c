@@ -3,8 +3,9 @@
  * The source's precopy: rounds of what the guest wrote, while it runs, until it is time to switch.
  *
  * A round goes through memory in windows: protect (which tells what was written), drain, copy;
- * docs/precopy.md says why in this order and why nothing is lost. A window is protected when its
- * turn comes: what is protected long before it is sent costs the guest the same, and is sent twice.
+ * docs/design/precopy.md says why in this order and why nothing is lost. A window is protected when
+ * its turn comes: what is protected long before it is sent costs the guest the same, and is sent
+ * twice.
  * Between rounds a scan that protects nothing counts what is dirty.
  *
  * After each scan the VMM is asked whether the guest now does what writes past the tracking. One

@@ -2,7 +2,7 @@
 /*
  * The client's commands on a migration whose connection is lost, or is to be: pause, resume,
  * recover, take back. What they ask for is noted for the coordinator, which does it:
- * source-recover.c, dest-recover.c; docs/recovery.md has the protocol.
+ * source-recover.c, dest-recover.c; docs/design/recovery.md has the protocol.
  *
  * Thread: the driver.
  */

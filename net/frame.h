@@ -66,7 +66,7 @@ typedef enum {
     FF_FRAME_DONE,    /* D->S: every page is here; page = 1: the guest runs, or has run, here */
     FF_FRAME_FINISHED, /* S->D: the source has let go */
     FF_FRAME_ABORT,    /* either way, before the grant: why, one line */
-    /* A lost connection is made again: prologue, greeting, then (docs/recovery.md) */
+    /* A lost connection is made again: prologue, greeting, then (docs/design/recovery.md) */
     FF_FRAME_RESUME,       /* S->D, in place of HELLO: FfResume */
     FF_FRAME_RESUME_REPLY, /* D->S: page = 0: accepted, payload FfResumeReply; 1: refused, text */
     FF_FRAME_HAVE,         /* D->S: n_pages from page on (both multiples of 64, but for the end of a

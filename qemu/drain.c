@@ -3,9 +3,10 @@
  * What precopy asks of QEMU: to drain the reads from disks that are under way.
  *
  * A page that a disk is read into past the page cache is marked as written when it is pinned, not
- * when the data lands; docs/precopy.md says why a drain between scan and copy is enough. It is left
- * out only where every driver and every file system is known to copy what it reads. "aio_flush" of
- * qemu-io is blk_drain_all(): the same that stop does, for every disk, with the vCPUs running.
+ * when the data lands; docs/design/precopy.md says why a drain between scan and copy is enough. It
+ * is left out only where every driver and every file system is known to copy what it reads.
+ * "aio_flush" of qemu-io is blk_drain_all(): the same that stop does, for every disk, with the
+ * vCPUs running.
  *
  * Threads: the coordinator's. No lock.
  */

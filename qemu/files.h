@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Whether the files that QEMU has open are on file systems of which a buffered read is a copy by
- * the processor, so that write tracking sees it when it happens (docs/precopy.md). Others may have
- * the reader's own pages pinned, and written to later by a device or another process.
+ * the processor, so that write tracking sees it when it happens (docs/design/precopy.md). Others
+ * may have the reader's own pages pinned, and written to later by a device or another process.
  */
 #ifndef FF_QEMU_FILES_H
 #define FF_QEMU_FILES_H

@@ -74,7 +74,7 @@ struct FfVmmMemory {
     char *(*untrackable)(FfVmmMemory *memory, bool stopped);
     /* Source, optional (NULL: nothing is to be drained). Returns when every read from a disk into
      * guest RAM that was under way at the call is over, the guest running on. Asked for between a
-     * scan and the copy (docs/precopy.md says why). */
+     * scan and the copy (docs/design/precopy.md says why). */
     bool (*drain)(FfVmmMemory *memory, GError **error);
     /* Source, with has_devices alone: what such devices write, of which no tracking of the VMM's
      * process tells. log_begin() returns when all that they write from then on is logged. */
