@@ -309,6 +309,46 @@ static Vm *start_listening(const Ring3 *guest, const char *name)
                                 .incoming = strcmp(name, "source") ? "defer" : NULL});
 }
 
+typedef struct {
+    Vm *s, *d;
+} Pair;
+
+/* A guest that runs at the destination, and whose pages come only as it asks for them. */
+static Pair begin_slow(const Ring3 *guest)
+{
+    Pair p = {start_listening(guest, "source"), start_listening(guest, "destination")};
+
+    vm_wait_ready(p.s);
+    move_prepare(p.s, p.d);
+    qmp_ok(vm_qmp(p.s), "migrate-set-parameters", "{'max-postcopy-bandwidth': 4096}");
+    g_autofree char *uri = move_listen(p.d);
+    qmp_ok(vm_qmp(p.s), "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(vm_qmp(p.s), "migrate-start-postcopy", NULL);
+    qmp_expect_migration(vm_qmp(p.s), "postcopy-active");
+    qmp_expect_migration(vm_qmp(p.d), "postcopy-active");
+    qmp_expect(vm_qmp(p.d), "RESUME");
+    return p;
+}
+
+static void recover(const Pair *p, const char *name)
+{
+    g_autofree char *path = vm_path(p->d, name);
+
+    qmp_ok(vm_qmp(p->d), "migrate-recover", "{'uri': 'unix:%s'}", path);
+    qmp_ok(vm_qmp(p->s), "migrate", "{'uri': 'unix:%s', 'resume': true}", path);
+    qmp_expect_migration(vm_qmp(p->s), "postcopy-active");
+    qmp_expect_migration(vm_qmp(p->d), "postcopy-active");
+}
+
+static void finish_slow(const Pair *p)
+{
+    qmp_ok(vm_qmp(p->s), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
+    move_wait_completed(p->s, p->d);
+    move_check_guest(p->s, p->d, NULL, MEMORY_BYTES);
+    vm_end(p->d);
+    vm_end(p->s);
+}
+
 /* Both relays die behind the switch, one with its engine. */
 static void test_relays(gconstpointer accel)
 {
@@ -317,28 +357,54 @@ static void test_relays(gconstpointer accel)
     if (!is_possible(false, guest.accel, NULL)) {
         return;
     }
-    Vm *s = start_listening(&guest, "source"), *d = start_listening(&guest, "destination");
-    vm_wait_ready(s);
-    move_prepare(s, d);
-    qmp_ok(vm_qmp(s), "migrate-set-parameters", "{'max-postcopy-bandwidth': 4096}");
-    g_autofree char *uri = move_listen(d);
-    qmp_ok(vm_qmp(s), "migrate", "{'uri': '%s'}", uri);
-    qmp_ok(vm_qmp(s), "migrate-start-postcopy", NULL);
-    qmp_expect_migration(vm_qmp(s), "postcopy-active");
-    qmp_expect(vm_qmp(d), "RESUME");
-    attach_kill_relay(s, false);
-    attach_kill_relay(d, true);
-    attach_vm(s, NULL);
-    attach_vm(d, NULL);
-    g_autofree char *path = vm_path(d, "recover.sock");
-    qmp_ok(vm_qmp(d), "migrate-recover", "{'uri': 'unix:%s'}", path);
-    qmp_ok(vm_qmp(s), "migrate", "{'uri': 'unix:%s', 'resume': true}", path);
-    qmp_expect_migration(vm_qmp(s), "postcopy-active");
-    qmp_ok(vm_qmp(s), "migrate-set-parameters", "{'max-postcopy-bandwidth': 0}");
-    move_wait_completed(s, d);
-    move_check_guest(s, d, NULL, MEMORY_BYTES);
-    vm_end(d);
-    vm_end(s);
+    Pair p = begin_slow(&guest);
+    attach_kill_relay(p.s, false);
+    attach_kill_relay(p.d, true);
+    attach_vm(p.s, NULL);
+    attach_vm(p.d, NULL);
+    recover(&p, "again");
+    finish_slow(&p);
+}
+
+static void pause_and_recover(const Pair *p, Vm *where, const char *name)
+{
+    qmp_ok(vm_qmp(where), "migrate-pause", NULL);
+    qmp_expect_migration(vm_qmp(p->s), "postcopy-paused");
+    qmp_expect_migration(vm_qmp(p->d), "postcopy-paused");
+    recover(p, name);
+}
+
+/* The guest's processors wait in KVM while there is no connection. */
+static void test_recovery(gconstpointer accel)
+{
+    const Ring3 guest = guest_of(GPOINTER_TO_INT(accel), 4);
+
+    if (!is_possible(false, guest.accel, NULL)) {
+        return;
+    }
+    Pair p = begin_slow(&guest);
+    pause_and_recover(&p, p.s, "first");
+    pause_and_recover(&p, p.d, "second");
+    finish_slow(&p);
+}
+
+/* The client stops the guest, and lets it continue, while its memory is at two places. */
+static void test_stopped(gconstpointer accel)
+{
+    const Ring3 guest = guest_of(GPOINTER_TO_INT(accel), 2);
+
+    if (!is_possible(false, guest.accel, NULL)) {
+        return;
+    }
+    Pair p = begin_slow(&guest);
+    for (unsigned i = 0; i < 3; i++) {
+        qmp_ok(vm_qmp(p.d), "stop", NULL);
+        g_autofree char *state = qmp_run_state(vm_qmp(p.d));
+        g_assert_cmpstr(state, ==, "paused");
+        qmp_ok(vm_qmp(p.d), "cont", NULL);
+    }
+    vm_wait_works(p.d);
+    finish_slow(&p);
 }
 
 /* A peer that accepts and is mute: the guest works all the time, and goes somewhere else. */
@@ -505,6 +571,8 @@ static const struct {
     {"notices", test_notices},
     {"cancelled", test_cancelled},
     {"relays", test_relays},
+    {"recovery", test_recovery},
+    {"stopped", test_stopped},
     {"mute", test_mute},
     {"snapshot", test_snapshot},
     {"restore", test_restore},
