@@ -18,8 +18,23 @@ static uint32_t counter_at(const uint8_t *page, unsigned cpu)
     return value;
 }
 
+/* Guest-physical memory [0, N) (g_free). */
+static uint8_t *read_memory(Vm *vm, uint64_t n)
+{
+    uint8_t *memory = g_malloc(n);
+
+    for (uint64_t at = 0; at < n; at += PIECE) {
+        qtest_read(vm_qtest(vm), at, memory + at, MIN((uint64_t)PIECE, n - at));
+    }
+    return memory;
+}
+
 char *check_counters(Vm *vm, const BootsectConfig *boot)
 {
+    if (vm_ring3(vm)) {
+        g_autofree uint8_t *memory = read_memory(vm, ring3_end(vm_ring3(vm)));
+        return ring3_check_image(vm_ring3(vm), memory);
+    }
     uint64_t n_pages = (boot->end - boot->start) / PAGE;
     g_autofree uint32_t *counters = g_new(uint32_t, n_pages * boot->n_cpus);
     g_autofree uint8_t *piece = g_malloc(PIECE);
@@ -86,8 +101,23 @@ char *check_equal(Vm *a, Vm *b, uint64_t from, uint64_t to)
     return compare(a, b, from, to, NULL);
 }
 
+/* What the guest does not use is equal. */
+static char *check_ring3_moved(Vm *source, Vm *destination, uint64_t ram)
+{
+    const Ring3 *guest = vm_ring3(source);
+    g_autofree uint8_t *then = read_memory(source, ring3_end(guest));
+    g_autofree uint8_t *now = read_memory(destination, ring3_end(guest));
+    char *wrong = ring3_check_image(guest, then);
+
+    if (!wrong)
+        wrong = ring3_check_later(guest, now, then);
+    return wrong ? wrong : compare(source, destination, ring3_end(guest), ram, NULL);
+}
+
 char *check_moved(Vm *source, Vm *destination, const BootsectConfig *boot, uint64_t ram)
 {
+    if (vm_ring3(source))
+        return check_ring3_moved(source, destination, ram);
     return compare(source, destination, FROM_MIB << 20, ram, boot);
 }
 

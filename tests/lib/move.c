@@ -87,7 +87,7 @@ void move_wait_completed(Vm *source, Vm *destination)
 
 void move_check_guest(Vm *source, Vm *destination, const BootsectConfig *boot, uint64_t ram)
 {
-    vm_wait_new_serial(destination, "B");
+    vm_wait_works(destination);
     qmp_ok(vm_qmp(destination), "stop", NULL);
     check_right(check_moved(source, destination, boot, ram));
 }
@@ -158,7 +158,8 @@ static Vm *side(const Move *m, bool incoming)
                                 .qemu = m->qemu,
                                 .memory = m->memory,
                                 .args = (const char *const *)m->args->pdata,
-                                .boot = &m->boot,
+                                .boot = m->has_ring3 ? NULL : &m->boot,
+                                .ring3 = m->has_ring3 ? &m->ring3 : NULL,
                                 .incoming = incoming ? "defer" : NULL});
 }
 
@@ -167,7 +168,8 @@ Move *move_new(const MoveConfig *config)
     const MoveConfig c = config ? *config : (MoveConfig){0};
     const char *why;
 
-    if (!vm_farfault_available(&why)) {
+    if (!vm_farfault_available(&why) ||
+        (c.ring3 && !ring3_available(c.ring3->accel, c.qemu, &why))) {
         g_test_skip(why);
         return NULL;
     }
@@ -175,6 +177,11 @@ Move *move_new(const MoveConfig *config)
     unsigned mib = c.mib ? c.mib : 64, n_cpus = c.n_cpus ? c.n_cpus : 1;
 
     m->ram = (uint64_t)mib << 20;
+    if (c.ring3) {
+        m->has_ring3 = true;
+        m->ring3 = *c.ring3;
+        n_cpus = c.ring3->n_cpus ? c.ring3->n_cpus : 1;
+    }
     m->boot = bootsect_config(m->ram, 0, n_cpus);
     m->qemu = g_strdup(c.qemu);
     m->memory = g_strdup_printf("%uM", mib);
@@ -187,7 +194,7 @@ Move *move_new(const MoveConfig *config)
     g_ptr_array_add(m->args, NULL);
     m->source = side(m, false);
     m->destination = side(m, true);
-    vm_wait_serial(m->source, "AB");
+    vm_wait_ready(m->source);
     move_prepare(m->source, m->destination);
     if (c.bandwidth) {
         qmp_ok(vm_qmp(m->source), "migrate-set-parameters",
@@ -213,7 +220,7 @@ void move_cancel(Move *m)
     qmp_expect_migration(vm_qmp(m->destination), "active"); /* else it would continue to listen */
     qmp_ok(vm_qmp(m->source), "migrate_cancel", NULL);
     qmp_expect_migration(vm_qmp(m->source), "cancelled");
-    vm_wait_new_serial(m->source, "B");
+    vm_wait_works(m->source);
     g_assert_cmpint(vm_wait_exit(m->destination), ==, 1);
     vm_end(m->destination);
     m->destination = side(m, true);

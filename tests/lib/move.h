@@ -19,11 +19,14 @@ typedef struct {
     const char *const *devices; /* more arguments of both QEMUs; NULL: none */
     uint64_t bandwidth;         /* max-bandwidth, bytes/s; 0: 8 MiB/s until the switch */
     const char *qemu;           /* the binary of both; NULL: the installed one */
+    const Ring3 *ring3;         /* that guest, in place of .n_cpus and a boot sector; NULL: none */
 } MoveConfig;
 
 typedef struct {
     Vm *source, *destination;
     BootsectConfig boot;
+    bool has_ring3;
+    Ring3 ring3;
     char *qemu;
     uint64_t ram; /* bytes */
     GPtrArray *args;

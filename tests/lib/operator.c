@@ -307,7 +307,7 @@ void operator_check_guest(Operator *o, OperatorEnd end, const BootsectConfig *bo
     g_autofree char *state = operator_run_state(o, vm);
 
     g_assert_cmpstr(state, ==, "running");
-    vm_wait_new_serial(vm, "B");
+    vm_wait_works(vm);
     if (end == OPERATOR_DESTINATION) {
         operator_finish_source(o);
     }

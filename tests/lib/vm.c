@@ -30,6 +30,8 @@ struct Vm {
     int pidfd;
     int status; /* as of vm_wait_exit() */
     bool expected_end, ram_changes;
+    bool has_ring3;
+    Ring3 ring3;
     GHashTable *known; /* names of files in DIR that are the test's */
     Qmp *qmp;
     Qtest *qtest;
@@ -238,9 +240,11 @@ static GPtrArray *command_line(Vm *vm, const VmConfig *config)
     g_autofree char *qtest = g_strdup_printf("unix:%s/qtest", vm->dir);
     g_autofree char *serial = g_strdup_printf("socket,id=serial0,path=%s/serial", vm->dir);
     g_autofree char *name = g_strdup_printf("%s,debug-threads=on", vm->name);
-    add(argv, "-name", name, "-nodefaults", "-display", "none", "-accel", "tcg", "-chardev", qmp,
-        "-mon", "chardev=qmp0,mode=control", "-qtest", qtest, "-qtest-log", "/dev/null", "-chardev",
-        serial, "-serial", "chardev:serial0", NULL);
+    add(argv, "-name", name, "-nodefaults", "-display", "none", "-chardev", qmp, "-mon",
+        "chardev=qmp0,mode=control", "-qtest", qtest, "-qtest-log", "/dev/null", "-chardev", serial,
+        "-serial", "chardev:serial0", NULL);
+    if (!config->ring3)
+        add(argv, "-accel", "tcg", NULL);
     if (config->memory)
         add(argv, "-m", config->memory, NULL);
     if (config->boot) {
@@ -252,6 +256,10 @@ static GPtrArray *command_line(Vm *vm, const VmConfig *config)
     }
     for (unsigned i = 0; config->args && config->args[i]; i++)
         add(argv, config->args[i], NULL);
+    if (config->ring3) {
+        g_autofree char *rom = vm_path(vm, "rom");
+        ring3_add_args(config->ring3, rom, argv);
+    }
     if (config->listens) {
         /* The relay removes its file a moment after QEMU has ended, a killed QEMU does not. */
         g_autofree char *path = vm_path(vm, "server");
@@ -341,6 +349,10 @@ Vm *vm_start(const VmConfig *config)
         g_setenv("FARFAULT_DEBUG_HASH", "1", FALSE);
     }
     vm->name = g_strdup(config->name);
+    if (config->ring3) {
+        vm->has_ring3 = true;
+        vm->ring3 = *config->ring3;
+    }
     vm->known = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     vm->dir = g_dir_make_tmp("ff-XXXXXX", &error);
     g_assert_no_error(error);
@@ -525,6 +537,45 @@ Qmp *vm_qmp(Vm *vm)
 Qtest *vm_qtest(Vm *vm)
 {
     return vm->qtest;
+}
+
+const Ring3 *vm_ring3(const Vm *vm)
+{
+    return vm->has_ring3 ? &vm->ring3 : NULL;
+}
+
+static void read_records(void *vm, uint8_t *records)
+{
+    qtest_read(vm_qtest(vm), RING3_RECORDS, records, RING3_RECORDS_SIZE);
+}
+
+void vm_wait_ready(Vm *vm)
+{
+    if (vm->has_ring3)
+        ring3_wait_ready(&vm->ring3, read_records, vm);
+    else
+        vm_wait_serial(vm, "AB");
+}
+
+void vm_wait_works(Vm *vm)
+{
+    if (vm->has_ring3)
+        ring3_wait_sweep(&vm->ring3, read_records, vm);
+    else
+        vm_wait_new_serial(vm, "B");
+}
+
+Ring3Record vm_record(Vm *vm)
+{
+    uint8_t records[RING3_RECORDS_SIZE];
+
+    read_records(vm, records);
+    return ring3_read_record(&vm->ring3, records);
+}
+
+char *vm_wait_finding(Vm *vm)
+{
+    return ring3_wait_finding(&vm->ring3, read_records, vm);
 }
 
 void vm_wait_serial(Vm *vm, const char *text)

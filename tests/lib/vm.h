@@ -15,6 +15,7 @@
 #include "tests/lib/bootsect.h"
 #include "tests/lib/qmp.h"
 #include "tests/lib/qtestproto.h"
+#include "tests/lib/ring3.h"
 #include "tests/lib/stream.h"
 
 typedef enum {
@@ -31,6 +32,7 @@ typedef struct {
     const char *memory;         /* value of -m; NULL: no -m here, ARGS have what is needed */
     const char *const *args;    /* more arguments, NULL-terminated; can be NULL */
     const BootsectConfig *boot; /* boot sector on the first disk; NULL: no disk */
+    const Ring3 *ring3;         /* the ring-3 guest, by KVM or TCG, in place of that; can be NULL */
     const char *incoming;       /* URI of -incoming; can be NULL */
     const char *restore;        /* with VM_RUN: farfault restore of this file; can be NULL */
     const char *restore_option; /* of that: --NAME=VALUE; can be NULL */
@@ -86,6 +88,17 @@ char *vm_human(Vm *vm, const char *line);
 char *vm_human_line(Vm *vm, const char *line, const char *words);
 /* The directory of its sockets, and files that a test adds with vm_path(); removed at the end. */
 const char *vm_dir(const Vm *vm);
+/* VmConfig.ring3; NULL: another guest. */
+const Ring3 *vm_ring3(const Vm *vm);
+/* Waits until the guest, which has just been started, works: the boot-sector guest or the ring-3
+ * one. */
+void vm_wait_ready(Vm *vm);
+/* Waits until it has done something from now on; the ring-3 guest checks all of its memory. */
+void vm_wait_works(Vm *vm);
+/* What the ring-3 guest has written of itself. */
+Ring3Record vm_record(Vm *vm);
+/* Waits until the ring-3 guest has found something wrong (g_free). */
+char *vm_wait_finding(Vm *vm);
 /* A path in it for the test's own use (g_free); what lies there at the end is removed. */
 char *vm_path(Vm *vm, const char *name);
 Qmp *vm_qmp(Vm *vm);

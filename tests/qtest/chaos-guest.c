@@ -77,6 +77,46 @@ static void boot_check(Vm *vm)
     }
 }
 
+/* ---- the ring-3 guest, by KVM ---------------------------------------------------------------- */
+
+static const Ring3 ring3 = {.accel = RING3_KVM, .busy_mib = 24, .n_cpus = 2};
+
+static Vm *kvm_on(const char *const *args, const char *memory, const char *name,
+                  const char *incoming, const char *faults)
+{
+    return vm_start(&(VmConfig){.name = name,
+                                .launcher = VM_RUN,
+                                .memory = memory,
+                                .args = args,
+                                .ring3 = &ring3,
+                                .incoming = incoming,
+                                .faults = faults});
+}
+
+static Vm *kvm_start(const char *name, const char *incoming, const char *faults)
+{
+    static const char *const args[] = {"-machine", "pc", NULL};
+
+    return kvm_on(args, RAM, name, incoming, faults);
+}
+
+static Vm *kvm_huge_start(const char *name, const char *incoming, const char *faults)
+{
+    static const char *const args[] = {"-machine", "pc,memory-backend=ram0", "-object", HUGE, NULL};
+
+    return kvm_on(args, "size=" RAM, name, incoming, faults);
+}
+
+static void kvm_check(Vm *vm)
+{
+    vm_wait_works(vm);
+    qmp_ok(vm_qmp(vm), "stop", NULL);
+    g_autofree char *wrong = check_counters(vm, NULL);
+    if (wrong) {
+        g_error("%s", wrong);
+    }
+}
+
 /* ---- Linux: two processors that write at random, each page checked by the guest -------------- */
 
 static char *guest_file(const char *name)
@@ -205,6 +245,8 @@ static const ChaosGuest guests[] = {
     {"vhost", 27.5, 200000000, vhost_start, vhost_wait, 0, vhost_check, vhost_end},
     {"huge", 26.5, 0, huge_start, boot_wait, 2 * RAM_BYTES / HUGEPAGE, boot_check},
     {"huge-unreserved", 26.5, 0, unreserved_start, boot_wait, 2 * RAM_BYTES / HUGEPAGE, boot_check},
+    {"kvm", 25.5, 0, kvm_start, vm_wait_ready, 0, kvm_check},
+    {"kvm-huge", 26.5, 0, kvm_huge_start, vm_wait_ready, 2 * RAM_BYTES / HUGEPAGE, kvm_check},
 };
 
 const ChaosGuest *chaos_guest(const char *name)

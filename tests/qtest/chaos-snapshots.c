@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Random live snapshots of guests that write everywhere: chaos-snapshots --seed S --guests N
- * [--snapshots N] [--restore N] [--boot-sector] [--all]. Guest i has the seed S + i, which decides
- * about everything: a boot sector or Linux (if it has been built), its vCPUs, whether the disk is
+ * [--snapshots N] [--restore N] [--boot-sector | --kvm] [--all]. Guest i has the seed S + i, which
+ * decides about everything: a boot sector or Linux (if it has been built; with --kvm: the ring-3
+ * guest by KVM in place of both), its vCPUs, whether the disk is
  * slow (a cgroup, or a file system on FUSE, which also slows what goes through the page cache; not
  * our writer's doing, and only what took as long is counted), and for each snapshot its form, its
  * buffer, how much of the memory is in swap (zram, if there is none), where the balloon goes, and
@@ -84,6 +85,7 @@ typedef struct {
     uint64_t ram;
     bool is_linux;
     BootsectConfig boot;
+    Ring3 ring3;         /* in place of the boot sector, with --kvm */
     char *disk;          /* of Linux */
     BenchThrottle *slow; /* its disk, by a cgroup; NULL: it is not */
     FuseFolder *folder;  /* slow, too; likewise */
@@ -123,7 +125,7 @@ static struct {
 } total;
 static const unsigned n_vcpus[] = {1, 2, 4};
 static const char *const buffers[] = {"0", "4096", "67108864"};
-static bool has_linux;
+static bool has_linux, by_kvm;
 static char *newer;             /* QEMU 10; NULL: it cannot be had */
 static gint restore_each;       /* every so many-th file; 0: none */
 #define MACHINE "pc-i440fx-7.2" /* both versions have it */
@@ -184,14 +186,16 @@ static void begin(Guest *g)
         vm_wait_serial(g->vm, "FF ready");
     } else {
         g->boot = bootsect_config(BOOT_RAM, 0, n_cpus);
+        g->ring3 = (Ring3){.accel = RING3_KVM, .busy_mib = 40, .n_cpus = n_cpus};
         g->vm = vm_start(&(VmConfig){.name = "guest",
                                      .launcher = VM_RUN,
                                      .memory = "64M",
                                      .args = args,
-                                     .boot = &g->boot,
+                                     .boot = by_kvm ? NULL : &g->boot,
+                                     .ring3 = by_kvm ? &g->ring3 : NULL,
                                      .listens = true,
                                      .faults = faults});
-        vm_wait_serial(g->vm, "AB");
+        vm_wait_ready(g->vm);
     }
     g_autofree char *hold = vm_path(g->vm, "hold");
     g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
@@ -205,8 +209,11 @@ static void begin(Guest *g)
     if (!g->swap) {
         printf("# no swap: %s\n", no_swap);
     }
-    printf("# %s, %u vCPUs%s\n", g->is_linux ? "Linux" : "boot sector", n_cpus,
-           g->slow || g->folder ? ", slow disk" : "");
+    printf("# %s, %u vCPUs%s\n",
+           g->is_linux ? "Linux"
+           : by_kvm    ? "KVM"
+                       : "boot sector",
+           n_cpus, g->slow || g->folder ? ", slow disk" : "");
 }
 
 static void end(Guest *g)
@@ -407,7 +414,8 @@ static Vm *start_restored(const Guest *g, const Shot *t)
                                 .qemu = qemu,
                                 .memory = "64M",
                                 .args = args,
-                                .boot = &g->boot,
+                                .boot = by_kvm ? NULL : &g->boot,
+                                .ring3 = by_kvm ? &g->ring3 : NULL,
                                 .incoming = "defer"});
 }
 
@@ -423,7 +431,7 @@ static void check_restored(const Guest *g, Vm *vm)
     qmp_ok(q, "stop", NULL);
     check_right(check_counters(vm, &g->boot));
     qmp_ok(q, "cont", NULL);
-    vm_wait_new_serial(vm, "B");
+    vm_wait_works(vm);
     qmp_ok(q, "stop", NULL);
     check_right(check_counters(vm, &g->boot));
     vm_end(vm);
@@ -800,13 +808,14 @@ int main(int argc, char **argv)
 
     restore_each = 4;
     g_autofree char *control = NULL;
-    gboolean boot = FALSE, all = FALSE;
+    gboolean boot = FALSE, kvm = FALSE, all = FALSE;
     const GOptionEntry entries[] = {
         {"guests", 0, 0, G_OPTION_ARG_INT, &guests, "How many", "N"},
         {"snapshots", 0, 0, G_OPTION_ARG_INT, &snapshots, "Of each", "N"},
         {"restore", 0, 0, G_OPTION_ARG_INT, &restore_each,
          "Every Nth file of each kind of guest is restored (4); 0: none", "N"},
         {"boot-sector", 0, 0, G_OPTION_ARG_NONE, &boot, "No Linux", NULL},
+        {"kvm", 0, 0, G_OPTION_ARG_NONE, &kvm, "The ring-3 guest, by KVM", NULL},
         {"all", 0, 0, G_OPTION_ARG_NONE, &all, "Fails if any of the counts is zero", NULL},
         {"control", 0, 0, G_OPTION_ARG_STRING, &control,
          "Only a snapshot that is wrong on purpose, and must be found so", "NAME"},
@@ -833,8 +842,13 @@ int main(int argc, char **argv)
     if (control) {
         return chaos_controls(strcmp(control, "all") ? control : NULL) ? 0 : 1;
     }
-    has_linux = !boot && linux_guest_available(&why);
-    if (!boot && !has_linux) {
+    by_kvm = kvm;
+    if (by_kvm && !ring3_available(RING3_KVM, NULL, &why)) {
+        printf("1..0 # SKIP %s\n", why);
+        return 0;
+    }
+    has_linux = !boot && !kvm && linux_guest_available(&why);
+    if (!boot && !kvm && !has_linux) {
         printf("# no Linux, no balloon, no reads past the page cache: %s\n", why);
     }
     if (restore_each) {

@@ -290,7 +290,7 @@ static void get_huge_pages(Run *r)
 {
     const char *why = NULL;
 
-    if (r->guest->hugepages && g_rand_boolean(r->rand)) {
+    if (!strcmp(r->guest->name, "huge") && g_rand_boolean(r->rand)) {
         r->guest = chaos_guest("huge-unreserved");
     }
     r->pool = r->guest->hugepages ? hugepages_try(r->guest->hugepages + SPARE, &why) : NULL;
@@ -613,7 +613,12 @@ int main(int argc, char **argv)
         printf("1..0 # SKIP the guest is not built: run scripts/build-guest\n");
         return 0;
     }
-    unsigned huge = chaos_guest(g_getenv("FF_CHAOS_GUEST"))->hugepages;
+    const ChaosGuest *guest = chaos_guest(g_getenv("FF_CHAOS_GUEST"));
+    if (g_str_has_prefix(guest->name, "kvm") && !ring3_available(RING3_KVM, NULL, &why)) {
+        printf("1..0 # SKIP %s\n", why);
+        return 0;
+    }
+    unsigned huge = guest->hugepages;
     HugePages *pool = huge ? hugepages_try(huge + SPARE, &why) : NULL;
     if (huge && !pool) {
         printf("1..0 # SKIP %s\n", why);

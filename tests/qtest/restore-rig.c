@@ -26,7 +26,8 @@ Vm *restore_start(const RestoreScene *s, RestoreVersion version, bool incoming, 
                                 .qemu = version == OLD ? "qemu-system-x86_64" : s->newer,
                                 .memory = memory,
                                 .args = args,
-                                .boot = &s->boot,
+                                .boot = s->row->ring3 ? NULL : &s->boot,
+                                .ring3 = s->row->ring3,
                                 .faults = faults,
                                 .incoming = incoming ? "defer" : NULL});
 }
@@ -61,7 +62,7 @@ static void save(RestoreScene *s)
 {
     Qmp *q = vm_qmp(s->saved);
 
-    vm_wait_serial(s->saved, "AB");
+    vm_wait_ready(s->saved);
     qmp_set_capability(q, "events", true);
     if (s->row->stopped) {
         qmp_ok(q, "stop", NULL);
@@ -100,6 +101,10 @@ bool restore_begin(RestoreScene *s, const RestoreRow *row)
         if (!s->newer) {
             return false;
         }
+    }
+    if (row->ring3 && !ring3_available(row->ring3->accel, NULL, &why)) {
+        g_test_skip(why);
+        return false;
     }
     s->boot = bootsect_config((uint64_t)RESTORE_RAM_MIB << 20, (uint64_t)RESTORE_BUSY_MIB << 20,
                               row->n_cpus);
@@ -193,11 +198,11 @@ void restore_check_info(Vm *vm)
 
 void restore_check_goes_on(const RestoreScene *s, Vm *vm)
 {
-    vm_wait_new_serial(vm, "B");
+    vm_wait_works(vm);
     qmp_ok(vm_qmp(vm), "stop", NULL);
     check_right(check_counters(vm, &s->boot));
     qmp_ok(vm_qmp(vm), "cont", NULL);
-    vm_wait_new_serial(vm, "B");
+    vm_wait_works(vm);
 }
 
 void restore_check_restored(const RestoreScene *s, Vm *vm)

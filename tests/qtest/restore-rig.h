@@ -30,6 +30,7 @@ typedef struct {
     unsigned n_cpus;
     const char *const *args; /* more of them; they name the memory, if there is SIZE; can be NULL */
     const char *size;        /* of -m; NULL: RESTORE_RAM_MIB */
+    const Ring3 *ring3;      /* that guest; NULL: the boot-sector one */
 } RestoreRow;
 
 /* A guest, and the file that it was saved to. */

@@ -24,7 +24,8 @@ bool snap_begin(Snap *t, const char *faults, const char *device)
     unsigned n = device ? 4 : 2;
 
     t->boot = bootsect_config(SNAP_RAM_MIB * MIB, BUSY_MIB * MIB, 2);
-    if (!(faults ? vm_faults_available : vm_farfault_available)(&why)) {
+    if (!(faults ? vm_faults_available : vm_farfault_available)(&why) ||
+        (t->ring3 && !ring3_available(t->ring3->accel, t->qemu, &why))) {
         g_test_skip(why);
         return false;
     }
@@ -37,12 +38,13 @@ bool snap_begin(Snap *t, const char *faults, const char *device)
                                  .qemu = t->qemu,
                                  .memory = t->args ? NULL : G_STRINGIFY(SNAP_RAM_MIB) "M",
                                  .args = args,
-                                 .boot = &t->boot,
+                                 .boot = t->ring3 ? NULL : &t->boot,
+                                 .ring3 = t->ring3,
                                  .listens = t->listens,
                                  .faults = faults});
     t->path = vm_path(t->vm, "file");
     hold_make(t->vm);
-    vm_wait_serial(t->vm, "AB");
+    vm_wait_ready(t->vm);
     qmp_set_capability(vm_qmp(t->vm), "events", true);
     return true;
 }
@@ -158,7 +160,7 @@ void snap_expect_running(Snap *t)
     g_autofree char *state = qmp_run_state(vm_qmp(t->vm));
 
     g_assert_cmpstr(state, ==, "running");
-    vm_wait_new_serial(t->vm, "B");
+    vm_wait_works(t->vm);
 }
 
 void snap_end(Snap *t)

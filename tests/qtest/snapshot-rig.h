@@ -20,12 +20,13 @@ typedef struct {
     bool listens;            /* VmConfig.listens */
     const char *qemu;        /* VmConfig.qemu */
     const char *const *args; /* NULL-terminated, with -m or the like: all of the memory; or NULL */
+    const Ring3 *ring3;      /* VmConfig.ring3 */
 } Snap;
 
 /* A guest that runs, with FAULTS (fault/fault.h) and a DEVICE more; both can be NULL. FALSE: the
  * test is skipped. */
 bool snap_begin(Snap *t, const char *faults, const char *device);
-/* It runs, and its counters are right; it is freed. */
+/* It runs, and its memory is right; it is freed. */
 void snap_end(Snap *t);
 
 /* x-farfault-snapshot to t->path; MORE: members of its arguments, beginning with a comma. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the kernel makes of guest RAM: transparent huge pages where the guest begins, also after a
- * migration that was cancelled, and where it has arrived, but not before all of it is there. One
- * thread.
+ * migration that was cancelled, and where it has arrived, but not before all of it is there. So
+ * under KVM, whose own mappings go with them. One thread.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -68,6 +68,14 @@ static const char *why_none(void)
     return strstr(enabled, "[never]") ? "huge pages are off" : NULL;
 }
 
+/* FALSE: *WHY (static) says why not. RING3: the guest; NULL: the boot sector. */
+static bool is_possible(const Ring3 *ring3, const char **why)
+{
+    *why = NULL;
+    return vm_farfault_available(why) && !(*why = why_none()) &&
+           (!ring3 || ring3_available(ring3->accel, NULL, why));
+}
+
 static void test_begins(void)
 {
     const char *why = NULL;
@@ -115,24 +123,28 @@ static char *untracked(Vm *source)
 }
 
 /* Write tracking splits them, and they are there again when it was for nothing. */
-static void test_stays(void)
+static void test_stays(gconstpointer ring3)
 {
     const char *why = NULL;
 
-    if (!vm_farfault_available(&why) || (why = why_none())) {
+    if (!is_possible(ring3, &why)) {
         g_test_skip(why);
         return;
     }
     g_autofree char *memory = g_strdup_printf("%dM", RAM_MIB);
     BootsectConfig boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 1);
-    g_autoptr(Vm) s = vm_start(
-        &(VmConfig){.name = "source", .launcher = VM_RUN, .memory = memory, .boot = &boot});
+    g_autoptr(Vm) s = vm_start(&(VmConfig){.name = "source",
+                                           .launcher = VM_RUN,
+                                           .memory = memory,
+                                           .boot = ring3 ? NULL : &boot,
+                                           .ring3 = ring3});
     g_autoptr(Vm) d = vm_start(&(VmConfig){.name = "destination",
                                            .launcher = VM_RUN,
                                            .memory = memory,
-                                           .boot = &boot,
+                                           .boot = ring3 ? NULL : &boot,
+                                           .ring3 = ring3,
                                            .incoming = "defer"});
-    vm_wait_serial(s, "AB");
+    vm_wait_ready(s);
     move_prepare(s, d);
     qmp_ok(vm_qmp(d), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
     g_autofree char *uri = move_listen_uri(d);
@@ -151,7 +163,7 @@ static void test_stays(void)
     qmp_ok(vm_qmp(s), "migrate_cancel", NULL);
     qmp_expect_migration(vm_qmp(s), "cancelled");
     g_assert_cmpint(huge_kib(s), >=, before);
-    vm_wait_new_serial(s, "B");
+    vm_wait_works(s);
     g_assert_cmpint(vm_wait_exit(d), ==, 1); /* as a QEMU whose incoming migration fails */
     if (no) {
         g_test_skip(no);
@@ -160,24 +172,28 @@ static void test_stays(void)
 
 /* What has come in small pages gets huge ones when all is there: the kernel has no event for that.
  */
-static void test_gets_them(void)
+static void test_gets_them(gconstpointer ring3)
 {
     const char *why = NULL;
 
-    if (!vm_farfault_available(&why) || (why = why_none())) {
+    if (!is_possible(ring3, &why)) {
         g_test_skip(why);
         return;
     }
     g_autofree char *memory = g_strdup_printf("%dM", RAM_MIB);
     BootsectConfig boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 1);
-    VmConfig config = {.name = "source", .launcher = VM_RUN, .memory = memory, .boot = &boot};
+    VmConfig config = {.name = "source",
+                       .launcher = VM_RUN,
+                       .memory = memory,
+                       .boot = ring3 ? NULL : &boot,
+                       .ring3 = ring3};
     g_autoptr(Vm) s = vm_start(&config);
     config.name = "destination";
     config.incoming = "defer";
     g_autoptr(Vm) d = vm_start(&config);
     int64_t deadline = test_deadline(TEST_TIMEOUT);
 
-    vm_wait_serial(s, "AB");
+    vm_wait_ready(s);
     move_prepare(s, d);
     g_autofree char *uri = move_listen(d);
     qmp_ok(vm_qmp(s), "migrate", "{'uri': '%s'}", uri);
@@ -185,26 +201,29 @@ static void test_gets_them(void)
     move_wait_completed(s, d);
     while (huge_kib(d) < BUSY_MIB / 2 * 1024) {
         g_assert_cmpint(g_get_monotonic_time(), <, deadline);
-        vm_wait_new_serial(d, "B");
+        vm_wait_works(d);
     }
     move_check_guest(s, d, &boot, (uint64_t)RAM_MIB << 20);
 }
 
 /* So does a live snapshot. */
-static void test_snapshot(void)
+static void test_snapshot(gconstpointer ring3)
 {
     const char *why = NULL;
 
-    if (!vm_farfault_available(&why) || (why = why_none())) {
+    if (!is_possible(ring3, &why)) {
         g_test_skip(why);
         return;
     }
     g_autofree char *memory = g_strdup_printf("%dM", RAM_MIB);
     BootsectConfig boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 1);
-    g_autoptr(Vm) vm =
-        vm_start(&(VmConfig){.name = "guest", .launcher = VM_RUN, .memory = memory, .boot = &boot});
+    g_autoptr(Vm) vm = vm_start(&(VmConfig){.name = "guest",
+                                            .launcher = VM_RUN,
+                                            .memory = memory,
+                                            .boot = ring3 ? NULL : &boot,
+                                            .ring3 = ring3});
     g_autofree char *file = vm_path(vm, "file");
-    vm_wait_serial(vm, "AB");
+    vm_wait_ready(vm);
     qmp_set_capability(vm_qmp(vm), "events", true);
     long before = huge_kib(vm);
     g_assert_cmpint(before, >, 0);
@@ -395,12 +414,17 @@ static void test_prealloc(void)
 
 int main(int argc, char **argv)
 {
+    static const Ring3 kvm = {.accel = RING3_KVM, .busy_mib = BUSY_MIB, .n_cpus = 2};
+
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/memory/begins", test_begins);
     g_test_add_func("/memory/arrives", test_arrives);
-    g_test_add_func("/memory/stays", test_stays);
-    g_test_add_func("/memory/gets-them", test_gets_them);
-    g_test_add_func("/memory/snapshot", test_snapshot);
+    g_test_add_data_func("/memory/stays", NULL, test_stays);
+    g_test_add_data_func("/memory/gets-them", NULL, test_gets_them);
+    g_test_add_data_func("/memory/snapshot", NULL, test_snapshot);
+    g_test_add_data_func("/memory/kvm/stays", &kvm, test_stays);
+    g_test_add_data_func("/memory/kvm/gets-them", &kvm, test_gets_them);
+    g_test_add_data_func("/memory/kvm/snapshot", &kvm, test_snapshot);
     g_test_add_func("/memory/mount", test_mount);
     g_test_add_func("/memory/chroot", test_chroot);
     g_test_add_func("/memory/unplugged", test_unplugged);

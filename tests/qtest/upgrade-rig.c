@@ -181,9 +181,37 @@ char *up_wait_console(Guest *g, const char *text)
     }
 }
 
-/* It runs: after what it had written by now it writes more. */
+/* N bytes of guest memory (g_free). */
+static uint8_t *save_memory(Guest *g, uint64_t from, uint64_t n)
+{
+    g_autofree char *path = g_build_filename(g->dir, "memory", NULL);
+    char *bytes = NULL;
+    gsize len;
+
+    qmp_ok(g->qmp, "pmemsave",
+           "{'val': %" G_GUINT64_FORMAT ", 'size': %" G_GUINT64_FORMAT ", 'filename': '%s'}", from,
+           n, path);
+    g_assert_true(g_file_get_contents(path, &bytes, &len, NULL));
+    g_assert_cmpuint(len, ==, n);
+    return (uint8_t *)bytes;
+}
+
+static void read_records(void *guest, uint8_t *records)
+{
+    g_autofree uint8_t *bytes = save_memory(guest, RING3_RECORDS, RING3_RECORDS_SIZE);
+
+    memcpy(records, bytes, RING3_RECORDS_SIZE);
+}
+
+/* It runs: after what it had written by now it writes more; the ring-3 guest checks its memory. */
 void up_runs(Guest *g)
 {
+    if (g->ring3) {
+        up_reconnect(g);
+        ring3_wait_sweep(g->ring3, read_records, g);
+        up_disconnect(g);
+        return;
+    }
     g_free(console(g));
     g_free(up_wait_console(g, "B"));
 }
@@ -242,11 +270,11 @@ void up_start(Guest *g, const char *program, const char *const *args)
     g_autofree char *log = g_build_filename(g->dir, "stderr", NULL);
     g_autoptr(GPtrArray) argv = g_ptr_array_new();
     g_auto(GStrv) env = up_environment(g);
-    const char *const own[] = {"-nodefaults", "-display", "none",    "-accel",          "tcg",
-                               "-chardev",    file,       "-serial", "chardev:console", "-qmp",
-                               qmp,           NULL};
+    const char *const own[] = {"-nodefaults", "-display",        "none", "-chardev", file,
+                               "-serial",     "chardev:console", "-qmp", qmp,        NULL};
+    const char *const accel[] = {"-accel", "tcg", NULL}, *const none[] = {NULL};
     const char *const launcher[] = {farfault, "run", "--", program, NULL};
-    const char *const *const parts[] = {launcher, own, args};
+    const char *const *const parts[] = {launcher, own, g->ring3 ? none : accel, args};
 
     for (unsigned p = 0; p < G_N_ELEMENTS(parts); p++) {
         for (unsigned i = 0; parts[p][i]; i++) {
@@ -362,21 +390,58 @@ Guest *up_counting_two_monitors(const char *faults)
     return counting(faults, true);
 }
 
+Guest *up_ring3(const Ring3 *ring3, const char *faults)
+{
+    const char *why;
+
+    if (!vm_farfault_available(&why) || !ring3_available(ring3->accel, NULL, &why)) {
+        g_test_skip(why);
+        return NULL;
+    }
+    Guest *g = up_new();
+    g_autofree char *rom = g_build_filename(g->dir, "rom", NULL);
+    g_autoptr(GPtrArray) args = g_ptr_array_new_with_free_func(g_free);
+    static const char *const first[] = {"-machine", "pc-i440fx-7.2", "-m",
+                                        G_STRINGIFY(RAM_MIB) "M"};
+
+    g->ring3 = ring3;
+    g->faults = faults ? g_strdup_printf("%s;%s", g->dir, faults) : NULL;
+    for (unsigned i = 0; i < G_N_ELEMENTS(first); i++) {
+        g_ptr_array_add(args, g_strdup(first[i]));
+    }
+    ring3_add_args(ring3, rom, args);
+    g_ptr_array_add(args, NULL);
+    up_start(g, "qemu-system-x86_64", (const char *const *)args->pdata);
+    ring3_wait_ready(ring3, read_records, g);
+    up_disconnect(g);
+    return g;
+}
+
+static void check_ring3_memory(Guest *g)
+{
+    up_reconnect(g);
+    qmp_ok(g->qmp, "stop", NULL);
+    g_autofree uint8_t *memory = save_memory(g, 0, ring3_end(g->ring3));
+    g_autofree char *wrong = ring3_check_image(g->ring3, memory);
+    g_assert_cmpstr(wrong, ==, NULL);
+    qmp_ok(g->qmp, "cont", NULL);
+    up_disconnect(g);
+    up_runs(g);
+}
+
 /* Every counter of every page, with the guest stopped for it. */
 void up_check_memory(Guest *g)
 {
-    g_autofree char *path = g_build_filename(g->dir, "memory", NULL), *bytes = NULL;
+    if (g->ring3) {
+        check_ring3_memory(g);
+        return;
+    }
     uint64_t n = (g->boot.end - g->boot.start) / 4096;
     g_autofree uint32_t *counters = g_new(uint32_t, n);
-    gsize len;
 
     up_reconnect(g);
     qmp_ok(g->qmp, "stop", NULL);
-    qmp_ok(g->qmp, "pmemsave",
-           "{'val': %" G_GUINT64_FORMAT ", 'size': %" G_GUINT64_FORMAT ", 'filename': '%s'}",
-           g->boot.start, g->boot.end - g->boot.start, path);
-    g_assert_true(g_file_get_contents(path, &bytes, &len, NULL));
-    g_assert_cmpuint(len, ==, n * 4096);
+    g_autofree uint8_t *bytes = save_memory(g, g->boot.start, n * 4096);
     for (unsigned cpu = 0; cpu < g->boot.n_cpus; cpu++) {
         for (uint64_t i = 0; i < n; i++) {
             memcpy(&counters[i], bytes + i * 4096 + cpu * BOOTSECT_STRIDE, sizeof(uint32_t));
@@ -497,14 +562,7 @@ Qmp *up_by_hand(Guest *g)
 
 char *up_memory(Guest *g)
 {
-    g_autofree char *path = g_build_filename(g->dir, "memory", NULL);
-    char *bytes = NULL;
-    gsize len;
-
-    qmp_ok(g->qmp, "pmemsave", "{'val': 0, 'size': %u, 'filename': '%s'}", RAM_MIB << 20, path);
-    g_assert_true(g_file_get_contents(path, &bytes, &len, NULL));
-    g_assert_cmpuint(len, ==, RAM_MIB << 20);
-    return bytes;
+    return (char *)save_memory(g, 0, RAM_MIB << 20);
 }
 
 void up_start_vmgenid(Guest *g, const char *const *more)

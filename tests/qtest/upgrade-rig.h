@@ -25,12 +25,16 @@ typedef struct {
     uid_t user;   /* that QEMU runs as; 0: this one */
     char *faults; /* of engines that are started from now on; NULL */
     BootsectConfig boot;
-    Qmp *qmp;   /* NULL: not connected */
-    off_t seen; /* of the console */
-    int keeper; /* its end ends the guest's processes */
+    const Ring3 *ring3; /* that guest; NULL: one that writes to its console */
+    Qmp *qmp;           /* NULL: not connected */
+    off_t seen;         /* of the console */
+    int keeper;         /* its end ends the guest's processes */
 } Guest;
 
 Guest *up_new(void);
+/* The ring-3 guest, which stays the caller's, in the installed QEMU. NULL, and the test is skipped.
+ * FAULTS: of its engines; can be NULL. */
+Guest *up_ring3(const Ring3 *ring3, const char *faults);
 /* PROGRAM with ARGS, and monitor and console. */
 void up_start(Guest *g, const char *program, const char *const *args);
 /* The one with counters. NULL, and the test is skipped. FAULTS: of its engines; can be NULL. */
