@@ -268,6 +268,20 @@ static int store_block(FfArray *a, uint64_t block, char *buffer)
     return rc < 0 ? rc : each_run(a, block, buffer, note_stored);
 }
 
+/* Of an array that can only be read: a block that counts as written, and holds what it held
+ * (array-place.c; or the program has written the same), is not changed. */
+static int compare_block(FfArray *a, uint64_t block, char *buffer)
+{
+    g_autofree char *was = g_malloc(a->block_size);
+    int rc = read_now(a, block, buffer);
+
+    rc = rc < 0 ? rc : ff_array_load(a, block, was);
+    if (rc == 0 && memcmp(was, buffer, MIN(a->block_size, a->len - block * a->block_size)) != 0) {
+        rc = -EROFS;
+    }
+    return rc < 0 ? rc : each_run(a, block, buffer, note_stored);
+}
+
 int ff_array_checkpoint(FfArray *a)
 {
     int rc = ff_disk_sync(a->disk);
@@ -345,8 +359,12 @@ static int store(FfArray *a)
         return 0;
     }
     if (a->read_only) {
-        return ff_fail(-EROFS, "ff_array_commit: a compressed file can only be read: drop what was "
+        int rc = each_dirty(a, buffer, compare_block);
+        if (rc == -EROFS) {
+            return ff_fail(rc, "ff_array_commit: a compressed file can only be read: drop what was "
                                "changed by ff_array_abort()");
+        }
+        return rc < 0 ? fail("ff_array_commit", rc) : 0;
     }
     if (a->disk) {
         return store_disk(a, buffer);

@@ -93,6 +93,7 @@ static void show(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
     for (uint64_t i = 0; a->huge && i < n; i++) {
         if (ff_array_map_place(a, m, first + i) < 0) {
             poison(a, m, first + i);
+            ff_bitmap_set_run(&m->failed, first + i, 1);
         } else {
             show_run(a, m, first + i, 1);
         }
@@ -125,8 +126,10 @@ static void show_page(FfArray *a, FfArrayMap *m, uint64_t addr)
         (!a->async && !ff_bitmap_test(&a->dirty, offset / PAGE))) {
         ff_uffd_map_protected(uffd, addr, len);
     }
-    if (ff_pagemap_mapped(a->pagemap_fd, addr) == 0) {
+    if (ff_pagemap_present(a->pagemap_fd, addr) == 0) {
         note_dirty(a, offset);
+        /* Of a page that the program has removed the marker of protection is left. */
+        ff_uffd_try_protect(uffd, addr, len, false);
         int rc = ff_uffd_try(uffd, FF_UFFD_CONTINUE, addr, NULL, len, &done);
         if (rc == -EFAULT && len == PAGE) {
             ff_uffd_try(uffd, FF_UFFD_ZERO, addr, NULL, len, &done);
@@ -156,7 +159,7 @@ static int load_committed(FfArray *a, uint64_t block, uint64_t n, char *buffer)
     return rc;
 }
 
-static int load(FfArray *a, uint64_t block, void *buffer)
+int ff_array_load(FfArray *a, uint64_t block, void *buffer)
 {
     uint64_t at = block * a->block_size;
 
@@ -176,7 +179,7 @@ int ff_array_read(FfArray *a, uint64_t block, void *buffer)
 {
     uint64_t first = ff_array_first_page(a, block), n = ff_array_pages(a);
     uint64_t changed = ff_array_dirty(a, block);
-    int rc = changed == n ? 0 : load(a, block, buffer);
+    int rc = changed == n ? 0 : ff_array_load(a, block, buffer);
 
     for (uint64_t i = 0; i < n && changed && rc >= 0; i++) {
         if (ff_bitmap_test(&a->dirty, first + i)) {
@@ -484,6 +487,10 @@ static int unmap_block(FfArray *a, uint64_t block, bool look)
     for (guint i = 0; i < a->maps->len; i++) {
         FfArrayMap *m = a->maps->pdata[i];
         uint64_t len, addr = ff_array_where(a, m, block, &len);
+        if (addr && a->huge && !look && ff_bitmap_test(&m->failed, block)) {
+            ff_bitmap_claim(&m->failed, block);
+            ff_pool_unmap(addr, len); /* the poison */
+        }
         if (!addr || !ff_bitmap_test(&m->shown, block)) {
             continue;
         }

@@ -53,7 +53,9 @@ typedef struct {
 typedef struct {
     uint64_t addr, offset, len;
     FfBitmap shown; /* blocks, by number: mapped here since they were loaded */
-    FfBitmap small; /* of an array of huge pages: blocks that are a mapping of small_fd here */
+    /* Of an array of huge pages: blocks that are a mapping of small_fd here; that could not be
+     * mapped, and are poison until they leave. */
+    FfBitmap small, failed;
 } FfArrayMap;
 
 typedef struct FfAhead FfAhead; /* array-ahead.c */
@@ -139,6 +141,8 @@ void ff_array_wake(FfArray *a, uint64_t block, const FfArrayMap *done);
 /* ---- array-fault.c --------------------------------------------------------------------------- */
 
 void ff_array_on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, void *buffer);
+/* What BLOCK holds in the file, or the caller's load(). Not locked. */
+int ff_array_load(FfArray *a, uint64_t block, void *buffer);
 /* What BLOCK holds, from the file and the log; in no memory of the array's. Not locked. */
 int ff_array_read(FfArray *a, uint64_t block, void *buffer);
 /* Takes BLOCK, which is LOADED, out of memory. Locked, drops the lock. CLEAN: only if it is not

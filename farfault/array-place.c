@@ -106,6 +106,9 @@ static int replace_map(uint64_t addr, uint64_t len, int fd, uint64_t offset)
         mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)addr) == MAP_FAILED) {
         int rc = -errno;
         munmap(p, len);
+        /* A mremap() that fails may have unmapped what was there: nothing else comes there. */
+        mmap((void *)(uintptr_t)addr, len, PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
         return rc;
     }
     return 0;
@@ -149,8 +152,8 @@ int ff_array_map_place(FfArray *a, FfArrayMap *m, uint64_t block)
     }
     rc = ff_uffd_register(a->uffd, addr, len, FF_ARRAY_MODE);
     if (rc < 0) { /* it would be written to, and nobody would know */
-        mmap((void *)(uintptr_t)addr, len, PROT_NONE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+        mprotect((void *)(uintptr_t)addr, len, PROT_NONE);
+        note_touched(addr, len, &touched);
         return rc;
     }
     if (ff_pagemap_each_mapped(a->pagemap_fd, addr, len, note_touched, &touched) < 0) {

@@ -27,6 +27,7 @@ static void map_forget(FfArrayMap *m)
 {
     ff_bitmap_clear(&m->shown);
     ff_bitmap_clear(&m->small);
+    ff_bitmap_clear(&m->failed);
     g_free(m);
 }
 
@@ -68,10 +69,11 @@ int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
         return ff_fail(-EINVAL, "ff_array_map: they are not whole pages of the array");
     }
     len = (len + a->page_size - 1) / a->page_size * a->page_size;
-    FfBitmap shown, small = {0};
+    FfBitmap shown, small = {0}, failed = {0};
     rc = bitmap_new(&shown, a->n_blocks);
     if (rc == 0 && a->huge) {
         rc = bitmap_new(&small, a->n_blocks);
+        rc = rc < 0 ? rc : bitmap_new(&failed, a->n_blocks);
     }
     if (rc == 0) {
         rc = ff_pool_map(a->uffd, FF_ARRAY_MODE, a->fd, offset, len, addr);
@@ -79,11 +81,16 @@ int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
     if (rc < 0) {
         ff_bitmap_clear(&shown);
         ff_bitmap_clear(&small);
+        ff_bitmap_clear(&failed);
         return ff_fail(rc, "ff_array_map: %zu bytes: %s", len, g_strerror(-rc));
     }
     FfArrayMap *m = g_new0(FfArrayMap, 1);
-    *m = (FfArrayMap){
-        .addr = (uintptr_t)*addr, .offset = offset, .len = len, .shown = shown, .small = small};
+    *m = (FfArrayMap){.addr = (uintptr_t)*addr,
+                      .offset = offset,
+                      .len = len,
+                      .shown = shown,
+                      .small = small,
+                      .failed = failed};
     pthread_mutex_lock(&a->lock);
     g_ptr_array_add(a->maps, m);
     pthread_mutex_unlock(&a->lock);

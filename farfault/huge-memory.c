@@ -13,15 +13,15 @@
  *                   else it is the other way round, and in between, for microseconds, a program
  *                   that takes all that are free can have it
  *
- * If one was lost so, none is punched out first until there are free ones again: what is left stays
- * at its places, and who asks for another place has no page (array-place.c). A memory that may have
- * all of its pages at once loses none: each has its place, reserved by a mapping or there.
+ * If one was lost so, what is left stays at its places, and who asks for another place has no page
+ * (array-place.c), until there are free ones again; now and then one more is tried. A memory that
+ * may have all of its pages at once loses none: each has its place, reserved by a mapping or there.
  *
  * A page is made by fallocate(), whose error tells of an empty pool. UFFDIO_COPY says EEXIST then,
  * and a touch SIGBUS; neither is done here without a page.
  *
- * Lock: `lock`, a leaf. System calls: memfd_create, ftruncate, fallocate, mmap, munmap, madvise,
- * getpid, close.
+ * Lock: `lock`, a leaf. System calls: memfd_create, ftruncate, fallocate, mmap, munlock, mprotect,
+ * munmap, madvise, getpid, close.
  */
 #include "farfault/huge-memory.h"
 
@@ -33,6 +33,7 @@
 
 #include "farfault/memory-internal.h"
 
+#define ASKED_MAX 64
 /* linux/memfd.h */
 #define MFD_2MB (21u << 26)
 
@@ -45,7 +46,10 @@ struct FfHugeMemory {
     uint64_t kept; /* pages that kept_fd has reserved */
     GArray *spare; /* uint64_t: places whose pages are not in use, the oldest first */
     uint64_t used, n;
-    bool lost; /* one that was punched out: no other is, until there are free ones */
+    /* One that was punched out was lost. Then no other is, until there are free ones, or so many
+     * have asked for one: the pool may have no more than it had. */
+    bool lost;
+    unsigned asked;
 };
 
 static void close_fd(int fd)
@@ -102,13 +106,15 @@ static int make(FfHugeMemory *h)
     }
     /* What is not reserved here is made by ff_huge_memory_take(). */
     int reserve = has_all(h) ? 0 : MAP_NORESERVE;
-    void *at = mmap(NULL, h->len, PROT_READ | PROT_WRITE, MAP_SHARED | reserve, h->fd, 0);
+    void *at = mmap(NULL, h->len, PROT_NONE, MAP_SHARED | reserve, h->fd, 0);
     if (at == MAP_FAILED) {
         return reserve || errno != ENOMEM ? ff_fail(-errno, "huge pages: %s", g_strerror(errno))
                                           : fail_pages(h, -ENOMEM);
     }
     h->at = at;
-    if (madvise(at, h->len, MADV_DONTFORK) < 0) {
+    /* After mlockall(MCL_FUTURE) the kernel would fill all of it. */
+    if (munlock(at, h->len) < 0 || mprotect(at, h->len, PROT_READ | PROT_WRITE) < 0 ||
+        madvise(at, h->len, MADV_DONTFORK) < 0) {
         return ff_fail(-errno, "huge pages: %s", g_strerror(errno));
     }
     int rc = reserve ? keep(h, h->n) : 0;
@@ -203,10 +209,11 @@ static int exchange(FfHugeMemory *h, uint64_t offset)
 {
     int rc = ff_huge_memory_again(h, offset);
 
-    if (rc < 0 && h->spare->len && !h->lost) {
+    if (rc < 0 && h->spare->len && (!h->lost || ++h->asked > ASKED_MAX)) {
         drop_spare(h);
         rc = ff_huge_memory_again(h, offset);
         h->lost = rc < 0;
+        h->asked = 0;
     } else if (rc == 0) {
         h->lost = false;
         while (pages(h) >= h->n && h->spare->len) {
@@ -239,5 +246,8 @@ void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset)
     pthread_mutex_lock(&h->lock);
     g_array_append_val(h->spare, offset);
     h->used--;
+    while (!has_all(h) && pages(h) > h->n && h->spare->len) {
+        drop_spare(h); /* there was room for more than N */
+    }
     pthread_mutex_unlock(&h->lock);
 }

@@ -138,6 +138,11 @@ int ff_pagemap_mapped(int pagemap_fd, uint64_t addr)
     return has_bits(pagemap_fd, addr, ENTRY_PRESENT | ENTRY_SWAPPED);
 }
 
+int ff_pagemap_present(int pagemap_fd, uint64_t addr)
+{
+    return has_bits(pagemap_fd, addr, ENTRY_PRESENT);
+}
+
 #define MAX_ENTRIES 512
 
 /* Of LEN bytes at ADDR. */

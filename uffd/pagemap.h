@@ -49,6 +49,9 @@ int ff_pagemap_unprotected(int pagemap_fd, uint64_t addr, uint64_t len, FfPagema
 
 /* 1: a page is mapped at ADDR, or swapped out; 0: none, though the file may have it. -errno. */
 int ff_pagemap_mapped(int pagemap_fd, uint64_t addr);
+/* 1: a page is mapped at ADDR; 0: none is, though it may be swapped out, or a marker of protection
+ * is left there. -errno. */
+int ff_pagemap_present(int pagemap_fd, uint64_t addr);
 /* Calls FN for the runs of LEN bytes at ADDR, 2 MiB at most, of which that says 1. 0 or -errno. */
 int ff_pagemap_each_mapped(int pagemap_fd, uint64_t addr, uint64_t len, FfPagemapFunc fn,
                            void *opaque);

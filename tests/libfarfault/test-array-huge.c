@@ -7,6 +7,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -32,6 +33,24 @@ int fallocate(int fd, int mode, off_t offset, off_t len)
         errno = ENOSPC;
     }
     return rc;
+}
+
+/* So many mappings of blocks cannot be exchanged. Atomic; observer: a thread that loads. */
+static int unmappable;
+
+void *mremap(void *addr, size_t len, size_t new_len, int flags, ...)
+{
+    va_list args;
+
+    va_start(args, flags);
+    void *to = flags & MREMAP_FIXED ? va_arg(args, void *) : NULL;
+    va_end(args);
+    if (flags & MREMAP_FIXED && __atomic_load_n(&unmappable, __ATOMIC_RELAXED) > 0) {
+        __atomic_sub_fetch(&unmappable, 1, __ATOMIC_RELAXED);
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    return (void *)syscall(SYS_mremap, addr, len, new_len, flags, to);
 }
 
 /* The pool has room for it. NULL: skipped. */
@@ -531,6 +550,65 @@ static void test_kept(gconstpointer data)
     hugepages_free(pool);
 }
 
+/* More than the limit was in memory at once: the pages that are too many go back. */
+static void test_excess(gconstpointer data)
+{
+    const Mode *mode = data;
+    GThread *readers[CROWD];
+    File f;
+    HugePages *pool = hugepages_new(CROWD);
+
+    if (!pool || !file_new(&f, HUGEPAGE, LIMIT, mode->flags | FF_ARRAY_HUGE)) {
+        hugepages_free(pool);
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, 0);
+    unsigned have = hugepages_free_now();
+    file_hold(&f, 1);
+    for (unsigned i = 0; i < CROWD; i++) {
+        readers[i] = g_thread_new("reader", read_word, p + i * HW);
+    }
+    file_wait_loading(&f, CROWD);
+    file_hold(&f, 0);
+    for (unsigned i = 0; i < CROWD; i++) {
+        g_thread_join(readers[i]);
+    }
+    g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), >, 0);
+    g_assert_cmpuint(hugepages_free_now(), ==, have);
+    end(&f, pool);
+}
+
+/* What is removed by the program is zeros: clean pages, and those of a block without a huge page.
+ */
+static void test_removed(gconstpointer data)
+{
+    const Mode *mode = data;
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, 0);
+    for (unsigned i = 8; i < 8 + LIMIT; i++) { /* it has its pages at these places */
+        p[i * HW] = 1;
+    }
+    for (unsigned round = 0; round < 2; round++) {
+        __atomic_store_n(&stolen, 100000, __ATOMIC_RELAXED);
+        g_assert_cmpuint(p[3 * HW + 512], ==, 3);
+        if (round) {
+            p[3 * HW] = 7;
+            call(ff_array_commit(f.a));
+        }
+        g_assert_cmpint(madvise(p + 3 * HW, 4096, MADV_REMOVE), ==, 0);
+        g_assert_cmpuint(p[3 * HW], ==, 0);
+        g_assert_cmpuint(p[3 * HW + 512], ==, 3);
+        __atomic_store_n(&stolen, 0, __ATOMIC_RELAXED);
+        call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+    }
+    end(&f, pool);
+}
+
 /* The pool becomes smaller, which takes each page that leaves a file, and other programs take all
  * that is free: an array that is larger than its limit goes on, and all that was changed is there.
  */
@@ -575,6 +653,33 @@ static void test_lost(gconstpointer data)
     g_assert_cmpuint(stats.bytes, <=, LIMIT * HUGEPAGE);
     g_assert_true(hugepages_set_size(size));
     hugepages_give(pool);
+    end(&f, pool);
+}
+
+/* A mapping for which the kernel had no memory is an error until the block is loaded again. */
+static void test_unmappable(gconstpointer data)
+{
+    const Mode *mode = data;
+    File f;
+    HugePages *pool = start(&f, mode->flags);
+
+    if (!pool) {
+        return;
+    }
+    uint64_t *p = file_map(&f, 0, 0), *q = file_map(&f, 3, 1);
+    for (unsigned i = 8; i < 8 + LIMIT; i++) {
+        p[i * HW] = 1;
+    }
+    __atomic_store_n(&stolen, 100000, __ATOMIC_RELAXED);
+    __atomic_store_n(&unmappable, 100, __ATOMIC_RELAXED);
+    g_assert_true(world_is_bus(p + 3 * HW));
+    __atomic_store_n(&unmappable, 0, __ATOMIC_RELAXED);
+    g_assert_cmpuint(q[0], ==, 3);
+    call(ff_array_invalidate(f.a, 3 * HUGEPAGE, HUGEPAGE));
+    g_assert_cmpuint(p[3 * HW], ==, 3);
+    p[3 * HW + 5] = 8;
+    g_assert_cmpuint(q[5], ==, 8);
+    __atomic_store_n(&stolen, 0, __ATOMIC_RELAXED);
     end(&f, pool);
 }
 
@@ -663,6 +768,9 @@ int main(int argc, char **argv)
     add_huge_modes("left-behind", test_left_behind, 2);
     add_huge_modes("kept", test_kept, 2);
     add_huge_modes("lost", test_lost, 2);
+    add_huge_modes("excess", test_excess, 2);
+    add_huge_modes("removed", test_removed, 2);
+    add_huge_modes("unmappable", test_unmappable, 2);
     add_huge_modes("lanes", test_lanes, 2);
     g_test_add_func("/libfarfault/array/huge/empty-pool", test_empty_pool);
     return g_test_run();

@@ -125,6 +125,7 @@ static void test_removed(gconstpointer data)
     g_assert_cmpint(madvise(p + 5 * WORDS, PS, MADV_REMOVE), ==, 0);
     g_assert_cmpuint(p[0], ==, 0);
     g_assert_cmpuint(q[0], ==, 0);
+    g_assert_cmpuint(p[5 * WORDS], ==, 0); /* shown here, and not changed */
     g_assert_cmpuint(q[5 * WORDS], ==, 0);
     g_assert_cmpuint(p[6 * WORDS], ==, 1);
     g_assert_cmpuint(p[WORDS], ==, 2);
