@@ -265,7 +265,7 @@ static int store_block(FfArray *a, uint64_t block, char *buffer)
         FfArrayCall call;
         ff_array_call_begin(a, &call);
         rc = a->file.store(a->opaque, block, buffer);
-        rc = MIN(rc, 0);
+        rc = rc > 0 ? -EIO : rc;
         ff_array_call_end(a, &call);
     }
     a->stats.stores += rc == 0;
@@ -343,10 +343,13 @@ static int store_disk(FfArray *a, char *buffer)
 
 static int store(FfArray *a)
 {
-    g_autofree char *buffer = g_malloc(a->block_size);
+    g_autofree char *buffer = g_try_malloc(a->block_size);
 
     if (next_dirty(a, 0) == a->n_blocks) {
         return 0;
+    }
+    if (!buffer) {
+        return fail("ff_array_commit", -ENOMEM);
     }
     if (a->read_only) {
         return ff_fail(-EROFS, "ff_array_commit: a compressed file can only be read: drop what was "
