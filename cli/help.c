@@ -377,7 +377,7 @@ const char ff_help_pager[] =
     "                    a client that has been given so many bytes of data gets only what it "
     "waits\n"
     "                    for\n"
-    "  --no-bulk         only pages that somebody waits for are placed\n"
+    "  --no-bulk         only a working set, and pages that somebody waits for, are placed\n"
     "  --learn           find out what clients need first, where FILE.ws is not there: the first "
     "one\n"
     "                    is given nothing else for 4 s; it is written to FILE.ws, and all later\n"

@@ -262,7 +262,7 @@ static int store_block(FfArray *a, uint64_t block, char *buffer)
 
     if (rc == 0) {
         rc = a->file.store(a->opaque, block, buffer);
-        rc = MIN(rc, 0);
+        rc = rc > 0 ? -EIO : rc;
     }
     a->stats.stores += rc == 0;
     return rc < 0 ? rc : each_run(a, block, buffer, note_stored);
@@ -272,8 +272,8 @@ static int store_block(FfArray *a, uint64_t block, char *buffer)
  * (array-place.c; or the program has written the same), is not changed. */
 static int compare_block(FfArray *a, uint64_t block, char *buffer)
 {
-    g_autofree char *was = g_malloc(a->block_size);
-    int rc = read_now(a, block, buffer);
+    g_autofree char *was = g_try_malloc(a->block_size);
+    int rc = was ? read_now(a, block, buffer) : -ENOMEM;
 
     rc = rc < 0 ? rc : ff_array_load(a, block, was);
     if (rc == 0 && memcmp(was, buffer, MIN(a->block_size, a->len - block * a->block_size)) != 0) {
@@ -353,10 +353,13 @@ static int store_disk(FfArray *a, char *buffer)
 
 static int store(FfArray *a)
 {
-    g_autofree char *buffer = g_malloc(a->block_size);
+    g_autofree char *buffer = g_try_malloc(a->block_size);
 
     if (next_dirty(a, 0) == a->n_blocks) {
         return 0;
+    }
+    if (!buffer) {
+        return fail("ff_array_commit", -ENOMEM);
     }
     if (a->read_only) {
         int rc = each_dirty(a, buffer, compare_block);

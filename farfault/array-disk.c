@@ -39,6 +39,8 @@ struct FfDisk {
     size_t block_size; /* of chunks; 0: a file */
     uint64_t len;      /* a file: what it was made, and has at least */
     bool fits;         /* ff_disk_fit(): what a crash has left is in its place */
+    bool closed;       /* chunks that were not synced were closed */
+    bool elsewhere;    /* a chunk was of another file system than the folder */
     pthread_mutex_t making;
     FfFrames *frames;    /* NULL: it is not compressed */
     GHashTable *written; /* chunk's number + 1 -> its file, until it is synced */
@@ -440,6 +442,27 @@ static int open_to_write(FfDisk *d, uint64_t block)
     return rc < 0 && fd >= 0 ? close_with(fd, rc) : rc < 0 ? rc : fd;
 }
 
+/* A link may lead to another file system. */
+static bool is_of_folder(const FfDisk *d, int fd)
+{
+    struct stat folder, st;
+
+    return fstat(d->fd, &folder) == 0 && fstat(fd, &st) == 0 && folder.st_dev == st.st_dev;
+}
+
+/* What is closed before it is synced has no name here any more: then one call syncs the file system
+ * of the folder, and says what failed since the last one (Linux 5.8). A call for each chunk takes
+ * that many times as long. */
+static int close_written(FfDisk *d)
+{
+    if (d->elsewhere) {
+        return ff_disk_sync(d);
+    }
+    d->closed = true;
+    g_hash_table_remove_all(d->written);
+    return 0;
+}
+
 /* The file of BLOCK, which stays open; or -errno. */
 static int open_chunk(FfDisk *d, uint64_t block)
 {
@@ -448,15 +471,16 @@ static int open_chunk(FfDisk *d, uint64_t block)
     if (g_hash_table_lookup_extended(d->written, key, NULL, &found)) {
         return GPOINTER_TO_INT(found);
     }
-    int rc = g_hash_table_size(d->written) < WRITTEN_MAX ? 0 : ff_disk_sync(d);
+    int rc = g_hash_table_size(d->written) < WRITTEN_MAX ? 0 : close_written(d);
     int fd = rc < 0 ? rc : open_to_write(d, block);
     if (fd == -EMFILE && g_hash_table_size(d->written) > 0) { /* we have files that can be closed */
-        rc = ff_disk_sync(d);
+        rc = close_written(d);
         fd = rc < 0 ? rc : open_to_write(d, block);
     }
     if (fd < 0) {
         return fd;
     }
+    d->elsewhere |= !is_of_folder(d, fd);
     g_hash_table_insert(d->written, key, GINT_TO_POINTER(fd));
     return fd;
 }
@@ -478,6 +502,13 @@ int ff_disk_sync(FfDisk *d)
     if (!d->block_size) {
         return sync_fd(d->fd);
     }
+    if (d->closed && syncfs(d->fd) < 0) {
+        return -errno;
+    }
+    if (d->closed) {
+        g_hash_table_remove_all(d->written);
+    }
+    d->closed = false;
     if (g_hash_table_size(d->written) == 0) {
         return 0;
     }

@@ -164,7 +164,8 @@ int ff_array_load(FfArray *a, uint64_t block, void *buffer)
     uint64_t at = block * a->block_size;
 
     if (!a->disk) {
-        return a->file.load(a->opaque, block, buffer);
+        int rc = a->file.load(a->opaque, block, buffer);
+        return rc > 0 ? -EIO : rc;
     }
     uint64_t n = MIN(a->block_size, a->len - at);
     int rc = ff_disk_read(a->disk, at, buffer, n);
@@ -513,9 +514,14 @@ static int unmap_block(FfArray *a, uint64_t block, bool look)
 static int spill(FfArray *a, uint64_t block)
 {
     uint64_t first = ff_array_first_page(a, block), end = first + ff_array_pages(a);
-    g_autofree char *buffer = g_malloc(a->block_size);
-    ssize_t got = pread(ff_array_block_fd(a, block), buffer, a->block_size, (off_t)(first * PAGE));
-    int rc = got == (ssize_t)a->block_size ? 0 : -EIO;
+    g_autofree char *buffer = g_try_malloc(a->block_size);
+    ssize_t all = (ssize_t)a->block_size;
+    int rc = buffer ? 0 : -ENOMEM;
+
+    if (rc == 0 &&
+        pread(ff_array_block_fd(a, block), buffer, a->block_size, (off_t)(first * PAGE)) != all) {
+        rc = -EIO;
+    }
 
     for (uint64_t i = first, n; i < end && rc == 0; i += n) {
         bool dirty = ff_bitmap_test(&a->dirty, i);
@@ -528,9 +534,8 @@ static int spill(FfArray *a, uint64_t block)
     return rc;
 }
 
-/* A file in FOLDER that ends with its descriptor; or -errno. Not each file system has that kind:
- * NFS has not. */
-static int open_nameless(const char *folder)
+/* Not each file system has that kind: NFS has not. */
+int ff_array_open_nameless(const char *folder)
 {
     int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 
@@ -546,7 +551,7 @@ static int open_nameless(const char *folder)
 
 static int open_spill(FfArray *a)
 {
-    int fd = a->log ? -1 : open_nameless(a->spill);
+    int fd = a->log ? -1 : ff_array_open_nameless(a->spill);
 
     if (a->log || fd < 0) {
         return a->log ? 0 : fd;

@@ -150,6 +150,8 @@ int ff_array_read(FfArray *a, uint64_t block, void *buffer);
  * (-EAGAIN). DROP: what was changed is lost. Else that is spilled: -errno, it stays. */
 typedef enum { FF_LEAVE_CLEAN, FF_LEAVE_SPILL, FF_LEAVE_DROP } FfLeave;
 int ff_array_leave(FfArray *a, uint64_t block, FfLeave how);
+/* A file in FOLDER that ends with its descriptor; or -errno. */
+int ff_array_open_nameless(const char *folder);
 /* N blocks from FIRST on, before anybody needs them, as far as there is room. M, if it is still
  * there, shows them; MARK: not the first one, unless somebody waits for it. BUFFER: of N blocks.
  * Locked, drops the lock. */

@@ -309,6 +309,8 @@ static int make(FfArray *a, const FfArrayOptions *o)
     return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
 }
 
+static const char default_spill[] = "/var/tmp";
+
 static FfArrayOptions options_of(const FfArrayOptions *options)
 {
     FfArrayOptions o = options ? *options : (FfArrayOptions){.size = sizeof(o)};
@@ -316,8 +318,22 @@ static FfArrayOptions options_of(const FfArrayOptions *options)
     if (!o.block_size) {
         o.block_size = o.flags & FF_ARRAY_HUGE ? FF_HUGE_PAGE : BLOCK_SIZE;
     }
-    o.spill = o.spill ? o.spill : "/var/tmp";
+    o.spill = o.spill ? o.spill : default_spill;
     return o;
+}
+
+/* One that was named is there: else memory would grow beyond the limit, and nobody would know why.
+ */
+static int check_spill(const FfArrayOptions *o)
+{
+    int fd = o->limit && o->spill != default_spill ? ff_array_open_nameless(o->spill) : -ENOENT;
+
+    if (fd >= 0) {
+        close(fd);
+    } else if (o->limit && o->spill != default_spill) {
+        return ff_fail(fd, "FfArrayOptions: spill: %s: %s", o->spill, g_strerror(-fd));
+    }
+    return 0;
 }
 
 /* DISK and LOG are taken, also on failure. */
@@ -326,6 +342,7 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
 {
     int rc = check_options(len, o);
 
+    rc = rc < 0 || log ? rc : check_spill(o);
     if (rc < 0) {
         ff_disk_free(disk);
         ff_redo_free(log);
@@ -462,6 +479,7 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
         return rc;
     }
     bool any = !options || !options->block_size;
+    bool made = !chunks && access(path, F_OK) < 0 && errno == ENOENT;
     rc = chunks ? ff_disk_open_chunks(path, any, &o.block_size, &disk)
                 : ff_disk_open_file(path, len > 0, &disk);
     if (rc < 0) {
@@ -474,13 +492,17 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
         return rc;
     }
     rc = ff_disk_fit(disk, &len);
-    if (rc == -EFBIG) {
+    if (rc == -EFBIG && ff_disk_len(disk) > len) {
         return ff_fail(rc,
                        "%s: it has %" G_GUINT64_FORMAT " bytes, more than the %" G_GUINT64_FORMAT
                        " that were asked for; 0 is its own length",
                        path, ff_disk_len(disk), len);
     }
     if (rc < 0) {
+        if (made && ff_disk_len(disk) == 0) {
+            unlink(path);
+            unlink(name); /* of nothing, and empty */
+        }
         return fail_open(rc, path, o.block_size);
     }
     ff_redo_set_len(log, len);

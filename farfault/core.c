@@ -48,6 +48,10 @@ static int errno_of(const GError *error)
     if (error->domain != G_IO_ERROR) {
         return -EIO;
     }
+    /* GLib's code is that of ENOSPC. */
+    if (g_str_has_suffix(error->message, g_strerror(ENOMEM))) {
+        return -ENOMEM;
+    }
     for (size_t i = 0; i < G_N_ELEMENTS(known); i++) {
         GIOErrorEnum code = g_io_error_from_errno(known[i]);
         if (code != G_IO_ERROR_FAILED && (int)code == error->code) {

@@ -147,7 +147,8 @@ FF_API int ff_snapshot_stats(FfMemory *memory, FfSnapshotStats *stats);
 typedef int FfChild(void *opaque, const void *arg, size_t len);
 
 /* Forks a process that waits for ff_fork(). Early: it costs what fork() costs then, without the
- * regions. It has all open files of this moment. Once for each FfMemory. */
+ * regions. It has all open files of this moment. Once for each FfMemory, and again when that one
+ * has ended. */
 FF_API int ff_template_start(FfMemory *memory, FfChild *child, void *opaque);
 /* As ff_snapshot_prepare(); and makes the child, which waits. */
 FF_API int ff_fork_prepare(FfMemory *memory, const FfSnapshotOptions *options);
@@ -167,8 +168,8 @@ typedef struct FfVolatile FfVolatile;
 /* Fills BUF with what PAGE (of the range's page size, numbered from 0) held: the same each time. In
  * a thread of the library's, several at once; signals are blocked. It may touch other pages, of
  * this range and of others, but not PAGE; it must not wait for a thread that may wait for a page.
- * A negative errno: a thread that touches the page gets SIGBUS (a system call EFAULT or EHWPOISON)
- * until ff_volatile_purge(). */
+ * Not 0, a negative errno (a positive number counts as -EIO): a thread that touches the page gets
+ * SIGBUS (a system call EFAULT or EHWPOISON) until ff_volatile_purge(). */
 typedef int FfRegenerate(void *opaque, size_t page, void *buf);
 
 /* Said by ff_volatile_pin(). */
@@ -226,7 +227,8 @@ FF_API int ff_volatile_set_limit(FfVolatile *v, size_t bytes);
  * pressure
  * (/proc/pressure/memory: somebody waited for memory for 100 ms of 2 s). Of a control group
  * (version 2) memory.pressure, after a trigger was written to it, and memory.events: POLLPRI. Once.
- * -EPERM and -ENOTSUP: the kernel tells nobody of pressure, or not this process.
+ * -EPERM and -ENOTSUP: the kernel tells nobody of pressure, or not this process. -EBADF: FD is
+ * none.
  */
 FF_API int ff_volatile_watch(FfVolatile *v, int fd, short events);
 
@@ -247,7 +249,7 @@ FF_API int ff_volatile_stats(FfVolatile *v, FfVolatileStats *stats);
 typedef struct FfArray FfArray;
 
 /* Where an array's content is. Blocks are numbered from 0. In threads of the library's, all signals
- * blocked; a negative errno fails. */
+ * blocked; what is not 0 fails, a negative errno (a positive number counts as -EIO). */
 typedef struct {
     size_t size; /* sizeof(FfArrayFile) */
     /* Fills BUF, of one block. Several at once, of different blocks. It may touch arrays, but not

@@ -113,6 +113,7 @@ static gpointer template_thread(gpointer p)
     pid_t self = getpid(), pid = fork();
 
     if (pid == 0) {
+        close(t->sock); /* its own end would not end for it */
         ff_template_run(t->other, self, t->m->flags, t->run, t->opaque, &t->signals);
     }
     int rc = pid < 0 ? -errno : 0;
@@ -188,8 +189,25 @@ static int start_template(FfMemory *m, FfChild *run, void *opaque)
     return 0;
 }
 
+/* One that has ended is of no use, and another one can take its place. */
+static void end_dead_template(FfMemory *m)
+{
+    FfTemplate *t = m->template;
+
+    if (!t || t->child) {
+        return;
+    }
+    pthread_mutex_lock(&t->lock);
+    bool ended = t->ended;
+    pthread_mutex_unlock(&t->lock);
+    if (ended) {
+        ff_template_end(m);
+    }
+}
+
 int ff_template_start(FfMemory *m, FfChild *run, void *opaque)
 {
+    end_dead_template(m);
     int rc = m->template ? ff_fail(-EBUSY, "ff_template_start: there is a template already")
                          : ff_memory_step(m, FF_IDLE, FF_PREPARING, "ff_template_start");
 

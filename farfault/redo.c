@@ -311,12 +311,15 @@ static int visit_all(const FfRedo *r, uint64_t limit, uint64_t *len, uint64_t *r
 {
     Header header;
     ssize_t n = read_all(r->fd, 0, &header, sizeof(header));
-    g_autofree void *data = g_malloc(PAGES_MAX * (size_t)FF_REDO_PAGE);
+    g_autofree void *data = g_try_malloc(PAGES_MAX * (size_t)FF_REDO_PAGE);
     g_autoptr(GHashTable) drops = g_hash_table_new(g_direct_hash, g_direct_equal);
     int rc = 0;
 
     *len = 0;
     *reached = FIRST;
+    if (!data) {
+        return -ENOMEM;
+    }
     if (n > 0 && is_foreign(&header, (size_t)n)) {
         return -EBADMSG;
     }

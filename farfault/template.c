@@ -200,16 +200,24 @@ void ff_template_run(int sock, pid_t parent, unsigned memory_flags, FfChild *chi
     Template t = {.sock = sock, .pidfd = -1};
     struct sigaction own = {.sa_handler = SIG_DFL}, programs;
     pid_t self = getpid();
+    /* The kernel sends no signal of a parent that has another user by then, and any process that
+     * the program has forked has the other end of the socket. -1: only these tell. */
+    int program = (int)syscall(SYS_pidfd_open, parent, 0);
 
     if (!end_with(parent)) {
         _exit(0);
     }
     sigaction(SIGCHLD, &own, &programs);
     for (;;) {
-        struct pollfd pfd[2] = {{.fd = sock, .events = POLLIN}, {.fd = t.pidfd, .events = POLLIN}};
+        struct pollfd pfd[3] = {{.fd = sock, .events = POLLIN},
+                                {.fd = t.pidfd, .events = POLLIN},
+                                {.fd = program, .events = POLLIN}};
         int child_sock;
-        if (poll(pfd, 2, -1) < 0) {
+        if (poll(pfd, 3, -1) < 0) {
             continue;
+        }
+        if (pfd[2].revents) {
+            _exit(0); /* its child ends by the signal */
         }
         if (pfd[1].revents) {
             reap(&t);
@@ -222,6 +230,9 @@ void ff_template_run(int sock, pid_t parent, unsigned memory_flags, FfChild *chi
         t.pid = fork();
         if (t.pid == 0) {
             close(sock);
+            if (program >= 0) {
+                close(program);
+            }
             sigaction(SIGCHLD, &programs, NULL);
             sigprocmask(SIG_SETMASK, signals, NULL);
             _exit(run_child(child_sock, self, memory_flags, regions, (size_t)len / sizeof(*regions),

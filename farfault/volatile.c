@@ -74,7 +74,8 @@ static void fill(FfVolatile *v, size_t page, void *buffer)
     uint64_t addr = (uintptr_t)v->map + (page << v->shift);
     int rc = v->regenerate(v->opaque, page, buffer);
 
-    if (rc >= 0) {
+    rc = rc > 0 ? -EIO : rc; /* of a function that says 1 for "no", or errno */
+    if (rc == 0) {
         __atomic_fetch_add(&v->shared->regenerated, 1, __ATOMIC_RELAXED);
         ff_volatile_make_young(v, page);
         __atomic_fetch_add(&v->placing, v->page_size, __ATOMIC_SEQ_CST);
@@ -181,6 +182,9 @@ int ff_volatile_watch(FfVolatile *v, int fd, short events)
     if (v->watcher) {
         return ff_fail(-EBUSY, "ff_volatile_watch: something is watched already");
     }
+    if (fd >= 0 && fcntl(fd, F_GETFD) < 0) {
+        return ff_fail(-errno, "ff_volatile_watch: %d: %s", fd, g_strerror(errno));
+    }
     if (fd < 0) {
         v->own_watch_fd = open_pressure();
         if (v->own_watch_fd < 0) {
@@ -271,8 +275,11 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
         return uffd;
     }
     v->holds = ff_holds_new();
-    ff_bitmap_init(&v->filling, v->n, false);
-    ff_bitmap_init(&v->poisoned, v->n, false);
+    if (!ff_bitmap_try_init(&v->filling, v->n, false) ||
+        !ff_bitmap_try_init(&v->poisoned, v->n, false)) {
+        close(uffd);
+        return ff_fail(-ENOMEM, "ff_volatile_new: %s", g_strerror(ENOMEM));
+    }
     /* Both before its threads. A child would find zeros, and fill the parent's memory with them. */
     v->uffd = uffd;
     int rc = ff_pool_map(uffd, UFFDIO_REGISTER_MODE_MISSING, v->fd, 0, v->len, &v->map);

@@ -437,10 +437,12 @@ static void serve(FfSession *s)
         __atomic_store_n(&s->cached, ff_source_cached_reader(s->source), __ATOMIC_RELEASE);
     }
     bool bulk = s->all->bulk || (s->all->store && wait_hurry(s));
-    bool registered = (bulk || s->learnt) && wait_registered(s);
+    bool registered = (bulk || s->learnt || s->set) && wait_registered(s);
     ff_set_learn(s); /* also of one that has ended by now */
+    if (registered) {
+        ff_set_place(s); /* also without bulk: somebody has waited for it before */
+    }
     if (bulk && registered) {
-        ff_set_place(s);
         ff_work_bulk(s);
         if (s->image->criu_pid && ff_space_missing(s->space) == 0 && wait_let_go(s)) {
             ff_session_end(s); /* what it gives back from now on the kernel fills with zeros */

@@ -8,9 +8,19 @@
 
 void ff_bitmap_init(FfBitmap *bm, uint64_t n_pages, bool set)
 {
+    if (!ff_bitmap_try_init(bm, n_pages, set)) {
+        g_error("no memory for a bitmap of %" G_GUINT64_FORMAT " pages", n_pages);
+    }
+}
+
+bool ff_bitmap_try_init(FfBitmap *bm, uint64_t n_pages, bool set)
+{
     uint64_t n = ff_bitmap_words(n_pages);
 
-    bm->words = g_new0(uint64_t, n);
+    *bm = (FfBitmap){.words = g_try_new0(uint64_t, n)};
+    if (n && !bm->words) {
+        return false;
+    }
     bm->n_pages = n_pages;
     bm->owned = true;
     if (set && n) {
@@ -19,6 +29,7 @@ void ff_bitmap_init(FfBitmap *bm, uint64_t n_pages, bool set)
             bm->words[n - 1] = (1ull << (n_pages % 64)) - 1;
         }
     }
+    return true;
 }
 
 void ff_bitmap_init_over(FfBitmap *bm, uint64_t *words, uint64_t n_pages)

@@ -26,8 +26,10 @@ static inline uint64_t ff_bitmap_words(uint64_t n_pages)
     return (n_pages + 63) / 64;
 }
 
-/* A bitmap of its own memory; all bits SET or clear. */
+/* A bitmap of its own memory; all bits SET or clear. The process ends if there is none. */
 void ff_bitmap_init(FfBitmap *bm, uint64_t n_pages, bool set);
+/* The same for a library: FALSE if there is no memory, and BM has none. */
+bool ff_bitmap_try_init(FfBitmap *bm, uint64_t n_pages, bool set);
 /* A bitmap over WORDS (ff_bitmap_words() of them), which it does not own or change. */
 void ff_bitmap_init_over(FfBitmap *bm, uint64_t *words, uint64_t n_pages);
 void ff_bitmap_clear(FfBitmap *bm);

@@ -36,15 +36,17 @@ static bool make_buffer(FfProtect *p, uint64_t bytes)
     for (unsigned i = 0; i < p->s->n_blocks; i++) {
         p->slot_size = MAX(p->slot_size, p->s->blocks[i].backing.page_size);
     }
-    p->n_slots = bytes / p->slot_size;
-    p->buffer_len = p->n_slots * p->slot_size;
-    p->slots = g_new0(FfRun, p->n_slots);
-    ff_bitmap_init(&p->empty, p->n_slots, true);
-    ff_bitmap_init(&p->kept, p->n_slots, false);
-    ff_bitmap_init(&p->doubted, p->n_slots, false);
-    if (!p->n_slots) {
+    uint64_t n = bytes / p->slot_size;
+    if (!n) {
         return true;
     }
+    p->slots = g_try_new0(FfRun, n);
+    if (!p->slots || !ff_bitmap_try_init(&p->empty, n, true) ||
+        !ff_bitmap_try_init(&p->kept, n, false) || !ff_bitmap_try_init(&p->doubted, n, false)) {
+        return false;
+    }
+    p->n_slots = n;
+    p->buffer_len = n * p->slot_size;
     /* With its pages: the fault thread must not wait for one. */
     p->buffer = mmap(NULL, p->buffer_len, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -67,10 +69,24 @@ static bool has_unseen_writers(const FfSpace *s)
 
 /* What is set in the stop has its memory before: a first touch of each page of the bitmaps would be
  * a fault of our own there. */
-static void init_touched(FfBitmap *bm, uint64_t n_pages)
+static bool init_touched(FfBitmap *bm, uint64_t n_pages)
 {
-    ff_bitmap_init(bm, n_pages, false);
+    if (!ff_bitmap_try_init(bm, n_pages, false)) {
+        return false;
+    }
     memset(bm->words, 0, ff_bitmap_words(n_pages) * sizeof(*bm->words));
+    return true;
+}
+
+/* FALSE: there is no memory. */
+static bool init_block(FfProtectBlock *p, const FfSpaceBlock *b, bool changes)
+{
+    p->slot_of = g_try_new0(uint32_t, b->n_pages);
+    return p->slot_of && init_touched(&p->armed, b->n_pages) &&
+           init_touched(&p->free, b->n_pages) && ff_bitmap_try_init(&p->lent, b->n_pages, false) &&
+           ff_bitmap_try_init(&p->ready, b->n_pages, false) &&
+           ff_bitmap_try_init(&p->given, changes ? b->n_pages : 0, false) &&
+           ff_bitmap_try_init(&p->gaps, b->n_pages, false);
 }
 
 int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
@@ -87,13 +103,9 @@ int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
     }
     p->blocks = g_new0(FfProtectBlock, s->n_blocks);
     for (unsigned i = 0; i < s->n_blocks; i++) {
-        init_touched(&p->blocks[i].armed, s->blocks[i].n_pages);
-        init_touched(&p->blocks[i].free, s->blocks[i].n_pages);
-        ff_bitmap_init(&p->blocks[i].lent, s->blocks[i].n_pages, false);
-        ff_bitmap_init(&p->blocks[i].ready, s->blocks[i].n_pages, false);
-        ff_bitmap_init(&p->blocks[i].given, s->changes ? s->blocks[i].n_pages : 0, false);
-        ff_bitmap_init(&p->blocks[i].gaps, s->blocks[i].n_pages, false);
-        p->blocks[i].slot_of = g_new0(uint32_t, s->blocks[i].n_pages);
+        if (!init_block(&p->blocks[i], &s->blocks[i], s->changes)) {
+            return -ENOMEM;
+        }
     }
     if (!make_buffer(p, buffer)) {
         return -ENOMEM;

@@ -149,11 +149,14 @@ int ff_space_add_block(FfSpace *s, const FfBacking *backing, uint64_t *placed)
     }
     if (placed) {
         ff_bitmap_init_over(&b.placed, placed, b.n_pages);
-    } else {
-        ff_bitmap_init(&b.placed, b.n_pages, false);
     }
-    ff_bitmap_init(&b.requested, b.n_pages, false);
-    ff_bitmap_init(&b.late, s->changes ? b.n_pages : 0, false);
+    if ((!placed && !ff_bitmap_try_init(&b.placed, b.n_pages, false)) ||
+        !ff_bitmap_try_init(&b.requested, b.n_pages, false) ||
+        !ff_bitmap_try_init(&b.late, s->changes ? b.n_pages : 0, false)) {
+        ff_bitmap_clear(&b.placed);
+        ff_bitmap_clear(&b.requested);
+        return -ENOMEM;
+    }
     s->blocks = g_renew(FfSpaceBlock, s->blocks, s->n_blocks + 1);
     s->blocks[s->n_blocks] = b;
     s->total_pages += b.n_pages;

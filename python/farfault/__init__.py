@@ -27,7 +27,13 @@ import numpy
 
 __all__ = ["Array", "File", "FileStats", "REGENERATE", "Volatile", "VolatileStats"]
 
-_lib = ctypes.CDLL(os.environ.get("FARFAULT_LIBRARY", "libfarfault.so.0"))
+try:
+    _lib = ctypes.CDLL(os.environ.get("FARFAULT_LIBRARY", "libfarfault.so.0"))
+except OSError as e:
+    raise ImportError(
+        f"farfault needs libfarfault.so.0 (Debian: package libfarfault0); where it is not installed, "
+        f"FARFAULT_LIBRARY has its path: {e}"
+    ) from e
 _lib.ff_last_error.restype = ctypes.c_char_p
 
 #: What Volatile(regenerate=...) takes: int f(void *opaque, size_t page, void *buffer). Of a C function, as in
@@ -121,6 +127,51 @@ def _path(path: str | os.PathLike[str]) -> bytes:
     return name
 
 
+def _number_in(path: str, word: str = "") -> int | None:
+    """The number in a file; after WORD, in the line that begins so. None: there is none ("max")."""
+    try:
+        with open(path) as file:
+            for line in file:
+                parts = line.split()
+                if parts and (not word or parts[0] == word):
+                    return int(parts[-1])
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _room(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> int | None:
+    """Bytes of memory that are left in this process's control groups; None: none of them has a limit. What the page
+    cache has and nobody uses counts as left."""
+    try:
+        with open(own) as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return None
+    least = None
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers == "":
+            base, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base, names = root + "/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        folder = os.path.normpath(base + "/" + path)
+        while folder == base or folder.startswith(base + "/"):
+            limit, used = _number_in(f"{folder}/{names[0]}"), _number_in(f"{folder}/{names[1]}")
+            if limit is not None and used is not None and limit < 1 << 60:  # version 1 has a huge one for none
+                left = limit - used + (_number_in(f"{folder}/memory.stat", names[2]) or 0)
+                least = max(left, 0) if least is None else min(least, max(left, 0))
+            folder = os.path.dirname(folder)
+    return least
+
+
+def _default_limit() -> int:
+    """Half of it: what is computed needs memory as well. 0: there is no limit."""
+    room = _room()
+    return 0 if room is None else max(room // 2, 1 << 20)
+
+
 class _Handle:
     """An object of the library's, which is freed with the last who has this."""
 
@@ -208,7 +259,8 @@ class File:
     commit() is an OSError (EROFS).
     size: bytes; None: as long as the file is (not of chunks; of a compressed file always). A shorter file is made
     longer, with zeros.
-    limit: bytes of memory for all arrays of it; 0: no limit. What is changed can be more: it goes to PATH.redo, and
+    limit: bytes of memory for all arrays of it; 0: no limit; None: half of what is left in the process's control
+    groups (of huge pages: no limit; and where these have none). What is changed can be more: it goes to PATH.redo, and
     where that has no room memory grows until a commit or an abort.
     block_size: what is loaded at once: a power of two from 4096 to 2 MiB; 0: 64 KiB, of huge pages 2 MiB, of chunks that
     are there as they are.
@@ -224,7 +276,7 @@ class File:
     OSError: what failed, and what to do.
     """
 
-    def __init__(self, path: str | os.PathLike[str], size: int | None = None, *, limit: int = 0,
+    def __init__(self, path: str | os.PathLike[str], size: int | None = None, *, limit: int | None = None,
                  block_size: int = 0, chunks: bool = False, threads: int = 0, user_mode: bool = False,
                  write_faults: bool = False, random: bool = False,
                  huge: bool = False, compressed: bool = False) -> None:
@@ -247,6 +299,8 @@ class File:
         if size is None and not os.path.exists(name):
             raise FileNotFoundError(errno.ENOENT, "it is not there" if compressed else
                                     "it is not there: give size= to make it", os.fspath(path))
+        if limit is None:
+            limit = 0 if huge else _default_limit()
         limit, block_size = _number("limit", limit), _number("block_size", block_size)
         threads = _number("threads", threads, 32)
         flags = (USER_MODE if user_mode else 0) | (WRITE_FAULTS if write_faults else 0) | (RANDOM if random else 0)

@@ -12,6 +12,7 @@ import gc
 import os
 import pathlib
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -348,10 +349,10 @@ def run_page(folder, wanted):
     names, examples = {"numpy": numpy, "farfault": farfault}, 0
     for section in page.split("\n## ")[1:]:
         title = section.split("\n", 1)[0]
-        for block in section.split("\n```\n")[1::2]:
-            if not wanted(title) or not block.startswith(">>> "):
+        for block in re.findall(r"(?ms)^```\n(>>> .*?)^```$", section):
+            if not wanted(title):
                 continue
-            test = doctest.DocTestParser().get_doctest(block + "\n", {}, title, "docs/arrays.md", 0)
+            test = doctest.DocTestParser().get_doctest(block, {}, title, "docs/arrays.md", 0)
             test.globs = names  # no copy, which would keep what is deleted
             examples += len(test.examples)
             result = doctest.DocTestRunner(verbose=False).run(test, out=sys.stderr.write, clear_globs=False)
@@ -362,6 +363,59 @@ def run_page(folder, wanted):
 
 
 TEN_LINES = "Three times the memory, in ten lines"
+
+
+def test_default_limit(folder):
+    """In a control group with a limit a file without one is not what ends the program."""
+    own, root = folder / "own", folder / "root"
+    (root / "a" / "b").mkdir(parents=True)
+    own.write_text("1:name=systemd:/x\n0::/a/b\n")
+
+    def group(path, limit, used, cached=0):
+        (root / path / "memory.max").write_text(f"{limit}\n")
+        (root / path / "memory.current").write_text(f"{used}\n")
+        (root / path / "memory.stat").write_text(f"anon 5\ninactive_file {cached}\n")
+
+    def room():
+        return farfault._room(str(root), str(own))
+
+    assert room() is None
+    group("a/b", "max", 5)
+    assert room() is None
+    group("a/b", 100 * MIB, 60 * MIB, 10 * MIB)
+    assert room() == 50 * MIB
+    group("a", 70 * MIB, 65 * MIB)
+    assert room() == 5 * MIB
+    group("a", 70 * MIB, 75 * MIB)
+    assert room() == 0
+    own.write_text("0::/\n")  # a namespace of its own
+    assert room() is None
+    own.write_text("3:cpu:/a\n4:memory:/c\n")
+    (root / "memory" / "c").mkdir(parents=True)
+    (root / "memory" / "c" / "memory.limit_in_bytes").write_text("9000\n")
+    (root / "memory" / "c" / "memory.usage_in_bytes").write_text("4000\n")
+    (root / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    (root / "memory" / "memory.usage_in_bytes").write_text("4000\n")
+    assert room() == 5000
+    real, farfault._room = farfault._room, lambda: 2 * MIB
+    try:
+        with farfault.File(folder / "data", size=8 * MIB) as f:
+            a = f.array("uint8")
+            assert a.sum() == 0 and f.stats().bytes <= 2 * MIB
+            del a
+        with farfault.File(folder / "data", limit=0) as f:
+            a = f.array("uint8")
+            assert a.sum() == 0 and f.stats().bytes == 8 * MIB
+            del a
+    finally:
+        farfault._room = real
+
+
+def test_import(folder):
+    """Without the library: what to do."""
+    env = dict(os.environ, FARFAULT_LIBRARY="/nowhere/libfarfault.so.0", PYTHONPATH=os.path.join(source, "python"))
+    ran = subprocess.run([sys.executable, "-c", "import farfault"], env=env, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1 and "ImportError: farfault needs libfarfault.so.0 (Debian: " in ran.stderr, ran.stderr
 
 
 def test_page(folder):
@@ -395,7 +449,7 @@ def main():
     if sys.argv[3:]:
         run_page(sys.argv[4], lambda title: (title == TEN_LINES) == (sys.argv[3] == "ten-lines"))
         return
-    tests = [test_transactions, test_lifetime, test_log, test_closed_twice, test_chunks, test_compressed, test_threads, test_closed_meanwhile, test_huge, test_volatile, test_page, test_larger_than_memory]
+    tests = [test_transactions, test_lifetime, test_log, test_closed_twice, test_chunks, test_compressed, test_threads, test_closed_meanwhile, test_huge, test_volatile, test_default_limit, test_import, test_page, test_larger_than_memory]
     folder = pathlib.Path(tempfile.mkdtemp(dir=os.environ.get("TMPDIR")))
     try:
         farfault.File(folder / "probe", size=4096).close()

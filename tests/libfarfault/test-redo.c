@@ -470,6 +470,37 @@ static void test_many_chunks(void)
     g_free(dir);
 }
 
+/* A sync of each chunk would take as many times as long as one. */
+static void test_syncs_of_many_chunks(void)
+{
+    char *dir = new_directory();
+    g_autofree char *path = g_build_filename(dir, "array", NULL);
+    FfArrayOptions o = {.size = sizeof(o), .block_size = PS};
+    FfArray *a = open_at(ff_array_open_chunks, path, 0);
+    size_t len = 300 * PS;
+
+    if (a) {
+        g_autoptr(GArray) ops = record_new();
+        unsigned n = 0;
+
+        ff_array_free(a);
+        remove_all(path);
+        call(ff_array_open_chunks(path, len, &o, &a));
+        memset(map(a), 'a', len);
+        record_start(ops, path);
+        call(ff_array_commit(a));
+        call(ff_array_sync(a));
+        record_stop();
+        for (guint i = 0; i < ops->len; i++) {
+            n += g_array_index(ops, Op, i).kind == OP_SYNC;
+        }
+        g_assert_cmpuint(n, <, 10);
+        ff_array_free(a);
+    }
+    remove_all(dir);
+    g_free(dir);
+}
+
 /* Whether OPS has one of KIND of the file INO. */
 static bool has_op(const GArray *ops, OpKind kind, ino_t ino)
 {
@@ -1362,6 +1393,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/libfarfault/redo/tail-chunks", GUINT_TO_POINTER(1), test_tail);
     g_test_add_func("/libfarfault/redo/dropped", test_dropped);
     g_test_add_func("/libfarfault/redo/many-chunks", test_many_chunks);
+    g_test_add_func("/libfarfault/redo/many-chunks-syncs", test_syncs_of_many_chunks);
     g_test_add_func("/libfarfault/redo/block-size", test_block_size);
     g_test_add_func("/libfarfault/redo/fifo", test_fifo);
     g_test_add_func("/libfarfault/redo/foreign-log", test_foreign_log);

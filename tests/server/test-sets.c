@@ -160,6 +160,27 @@ static void test_first(void)
     daemon_stop(d);
 }
 
+/* Without bulk too; and nothing else comes before it is asked for. */
+static void test_no_bulk(void)
+{
+    Daemon *d = daemon_start(PAGES, 4096, small_fill, NULL, "--learn");
+    g_autofree char *file = g_strdup(d->file);
+    Small c = {.pages = PAGES};
+
+    learn(d);
+    daemon_next(&(DaemonKind){.said_to = -1, .file = file});
+    Daemon *other = daemon_start(PAGES, 4096, NULL, NULL, "--no-bulk");
+    small_start(&c, other);
+    daemon_wait_said(other, "working set: 5 of 5 pages");
+    g_assert_cmpint(count_of(other, "working-set-used"), ==, 5);
+    g_assert_cmpint(count_of(other, "missing"), ==, (PAGES - 5) * 4096);
+    g_assert_cmpint(count_of(other, "faults"), ==, 0);
+    check_all(&c);
+    small_end(&c);
+    daemon_stop(other);
+    daemon_stop(d);
+}
+
 static void test_killed(void)
 {
 #ifdef FF_FAULTS
@@ -340,6 +361,7 @@ int main(int argc, char **argv)
     g_test_add_func("/sets/learnt", test_learnt);
     g_test_add_func("/sets/used", test_used);
     g_test_add_func("/sets/first", test_first);
+    g_test_add_func("/sets/no-bulk", test_no_bulk);
     g_test_add_func("/sets/killed", test_killed);
     g_test_add_func("/sets/limit", test_limit);
     g_test_add_func("/sets/demand-is-not-limited", test_demand_is_not_limited);
