@@ -702,7 +702,7 @@ static void attempt(Guest *g, const char *what, unsigned i, Outcome to)
 /* RING3, or (NULL) the one with counters. */
 static Guest *start_guest(const Ring3 *ring3, const char *faults)
 {
-    return ring3 ? up_ring3(ring3, faults) : up_counting(faults);
+    return ring3 ? up_ring3(ring3, NULL, faults) : up_counting(faults);
 }
 
 /* The old QEMU's engine dies at each of POINTS in turn, one for each attempt: it has had the faults
