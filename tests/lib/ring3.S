@@ -9,18 +9,19 @@
  * triple fault: QEMU ends, with -no-reboot.
  *
  * Page I of the memory that it works in holds VALUE(512 I + K) in each of its words K < 256, and
- * VALUE(512 I + 256) in each one above (so half of it can be compressed), but for the counters: vCPU
- * C has the word 8 C. Each vCPU has a second copy of its counters, its shadow. A step takes a page by
- * chance, checks its counter and two more words, and adds one to counter and shadow, in this order.
- * After each 16 steps the vCPU checks all of the next page: the sweep. After a sweep over all pages
- * it checks its SSE registers, which hold VALUE(16 C + number).
+ * VALUE(512 I + 256) in each one above (so half of it can be compressed), but for the counters:
+ * vCPU C has the word 8 C. Each vCPU has a second copy of its counters, its shadow. A step takes a
+ * page by chance, checks its counter and two more words, and adds one to counter and shadow, in
+ * this order. After each 16 steps the vCPU checks all of the next page: the sweep. After a sweep
+ * over all pages it checks its SSE registers, which hold VALUE(16 C + number). VALUE(X) is Y ^ Y
+ * >> 32 of Y = (X + 1) * GOLDEN.
  *
  * The bytes lie in .rodata of the test program; ring3.c copies and patches them. They run at
  * 0xf0000, which AT() computes: a difference of labels needs no linker.
  *
  * The guest's memory:  0x1000 page tables (PML4, page directory pointers, page directory: 1 GiB)
  *                      0x8000 where the other vCPUs start    0x9000 the records, 512 bytes each
- *                      0xa000 ring 0's stacks    0xb000 how many have filled their pages
+ *                      0xa000 the stacks         0xb000 how many have filled their pages
  *                      0x100000 shadows          then the pages
  */
 #define ROM 0xf0000
@@ -247,7 +248,9 @@ step:
         movq    %rax, %r10
         movl    (%r14,%rsi,4), %r9d
         movq    (%r8,%r15), %rax
-        movl    $STEP, %edx
+        movl    %r15d, %edx             /* 256 * 8 C of 64 C */
+        shll    $5, %edx
+        orl     $STEP, %edx
         cmpq    %r9, %rax
         je      3f
         call    report

@@ -533,14 +533,14 @@ static void test_restore_killed(gconstpointer accel)
     restore_end(&s);
 }
 
-/* From 7.2 to 10, and, of a CPU that both have, back. */
-static void upgrade(Ring3Accel accel, const char *cpu)
+/* From 7.2 to 10, and, of a CPU that both have, back. MACHINE as in up_ring3(). */
+static void upgrade(Ring3Accel accel, const char *cpu, const char *const *machine)
 {
     Ring3 guest = guest_of(accel, 2);
     g_autofree char *newer = vm_newer_qemu(), *installed = up_installed();
 
     guest.cpu = cpu;
-    Guest *g = newer ? up_ring3(&guest, NULL) : NULL;
+    Guest *g = newer ? up_ring3(&guest, machine, NULL) : NULL;
     if (g) {
         up_to(g, newer);
         up_check_memory(g);
@@ -554,12 +554,30 @@ static void upgrade(Ring3Accel accel, const char *cpu)
 
 static void test_upgrade(gconstpointer accel)
 {
-    upgrade(GPOINTER_TO_INT(accel), "qemu64");
+    upgrade(GPOINTER_TO_INT(accel), "qemu64", NULL);
 }
 
 static void test_upgrade_host(gconstpointer accel)
 {
-    upgrade(GPOINTER_TO_INT(accel), NULL);
+    upgrade(GPOINTER_TO_INT(accel), NULL, NULL);
+}
+
+static void test_upgrade_huge(gconstpointer accel)
+{
+    static const char *const machine[] = {
+        "-machine",
+        "pc-i440fx-7.2,memory-backend=h",
+        "-m",
+        G_STRINGIFY(RAM_MIB) "M",
+        "-object",
+        "memory-backend-memfd,id=h,size=" G_STRINGIFY(RAM_MIB) "M,hugetlb=on,hugetlbsize=2M",
+        NULL};
+    HugePages *pool = hugepages_new(2 * ((size_t)RAM_MIB << 20) / HUGEPAGE);
+
+    if (pool) {
+        upgrade(GPOINTER_TO_INT(accel), "qemu64", machine);
+    }
+    hugepages_free(pool);
 }
 
 /* ---- the list -------------------------------------------------------------------------------- */
@@ -579,6 +597,7 @@ static const struct {
     {"restore/killed", test_restore_killed},
     {"upgrade", test_upgrade},
     {"upgrade/host", test_upgrade_host},
+    {"upgrade/huge", test_upgrade_huge},
 };
 
 /* REST: the rows with TCG are all among them. */

@@ -719,9 +719,15 @@ static void attempt(Guest *g, const char *what, unsigned i, Outcome to)
     g_assert_true(g_file_test(mark, G_FILE_TEST_EXISTS));
 }
 
+/* RING3, or (NULL) the one with counters. */
+static Guest *start_guest(const Ring3 *ring3, const char *faults)
+{
+    return ring3 ? up_ring3(ring3, NULL, faults) : up_counting(faults);
+}
+
 /* The old QEMU's engine dies at each of POINTS in turn, one for each attempt: it has had the faults
  * since it was started. */
-static void old_dies_at(const char *const *points, Outcome to)
+static void old_dies_at(const Ring3 *ring3, const char *const *points, Outcome to)
 {
     const char *why;
 
@@ -733,14 +739,15 @@ static void old_dies_at(const char *const *points, Outcome to)
     for (unsigned i = 0; points[i]; i++) {
         g_string_append_printf(faults, "%shandover/*/at/%s=kill", i ? ";" : "", points[i]);
     }
-    g_autoptr(Guest) g = up_counting(faults->str);
+    g_autoptr(Guest) g = start_guest(ring3, faults->str);
     for (unsigned i = 0; g && points[i]; i++) {
         attempt(g, points[i], i, to);
     }
 }
 
 /* The same of the new one: ACTION, "kill" or "relay". */
-static void new_dies_at(const char *action, const char *const *points, Outcome to)
+static void new_dies_at(const Ring3 *ring3, const char *action, const char *const *points,
+                        Outcome to)
 {
     const char *why;
 
@@ -748,7 +755,7 @@ static void new_dies_at(const char *action, const char *const *points, Outcome t
         g_test_skip(why);
         return;
     }
-    g_autoptr(Guest) g = up_counting(NULL);
+    g_autoptr(Guest) g = start_guest(ring3, NULL);
     for (unsigned i = 0; g && points[i]; i++) {
         g_autofree char *fault = g_strdup_printf("takeover/*/at/%s=%s", points[i], action);
 
@@ -757,41 +764,41 @@ static void new_dies_at(const char *action, const char *const *points, Outcome t
     }
 }
 
-static void test_old_engine_before(void)
+static void test_old_engine_before(gconstpointer ring3)
 {
-    old_dies_at((const char *const[]){"begun", "setup", "guarded", "stopping", NULL}, OLD);
-    old_dies_at((const char *const[]){"stopped", "loaded", "giving", NULL}, OLD);
+    old_dies_at(ring3, (const char *const[]){"begun", "setup", "guarded", "stopping", NULL}, OLD);
+    old_dies_at(ring3, (const char *const[]){"stopped", "loaded", "giving", NULL}, OLD);
 }
 
-static void test_old_engine_after(void)
+static void test_old_engine_after(gconstpointer ring3)
 {
-    old_dies_at((const char *const[]){"given", NULL}, EITHER);
-    old_dies_at((const char *const[]){"running", "lifted", "done", NULL}, NEW);
+    old_dies_at(ring3, (const char *const[]){"given", NULL}, EITHER);
+    old_dies_at(ring3, (const char *const[]){"running", "lifted", "done", NULL}, NEW);
 }
 
-static void test_new_engine_before(void)
+static void test_new_engine_before(gconstpointer ring3)
 {
-    new_dies_at("kill",
+    new_dies_at(ring3, "kill",
                 (const char *const[]){"setup", "agreed", "loading", "ready", "shut", "loaded",
                                       "grant", NULL},
                 OLD);
 }
 
-static void test_new_engine_after(void)
+static void test_new_engine_after(gconstpointer ring3)
 {
-    new_dies_at("kill",
+    new_dies_at(ring3, "kill",
                 (const char *const[]){"taken", "granted", "resumed", "running", "lifted", "done",
                                       "undone", "idle", NULL},
                 NEW);
 }
 
-static void test_new_relay_before(void)
+static void test_new_relay_before(gconstpointer ring3)
 {
-    new_dies_at("relay", (const char *const[]){"agreed", "loading", "loaded", NULL}, OLD);
+    new_dies_at(ring3, "relay", (const char *const[]){"agreed", "loading", "loaded", NULL}, OLD);
 }
 
 /* The engines that come after one that died die as well. */
-static void test_again_and_again(void)
+static void test_again_and_again(gconstpointer ring3)
 {
     const char *why;
 
@@ -799,7 +806,7 @@ static void test_again_and_again(void)
         g_test_skip(why);
         return;
     }
-    g_autoptr(Guest) g = up_counting(NULL);
+    g_autoptr(Guest) g = start_guest(ring3, NULL);
     if (g) {
         up_set_faults(g, "takeover/*/at/taken=kill;takeover/*/at/resumed=kill;"
                          "takeover/*/at/done=kill;takeover/*/at/undone=kill");
@@ -898,7 +905,18 @@ static void test_linux(void)
 
 int main(int argc, char **argv)
 {
+    static const Ring3 kvm = {.accel = RING3_KVM, .busy_mib = 16, .n_cpus = 2};
+
     g_test_init(&argc, &argv, NULL);
+    if (g_test_slow()) { /* these alone, and the others without -m slow */
+        g_test_add_data_func("/upgrade/kvm/kill/old-engine-before", &kvm, test_old_engine_before);
+        g_test_add_data_func("/upgrade/kvm/kill/old-engine-after", &kvm, test_old_engine_after);
+        g_test_add_data_func("/upgrade/kvm/kill/new-engine-before", &kvm, test_new_engine_before);
+        g_test_add_data_func("/upgrade/kvm/kill/new-engine-after", &kvm, test_new_engine_after);
+        g_test_add_data_func("/upgrade/kvm/kill/new-relay-before", &kvm, test_new_relay_before);
+        g_test_add_data_func("/upgrade/kvm/kill/again-and-again", &kvm, test_again_and_again);
+        return g_test_run();
+    }
     g_test_add_func("/upgrade/row", test_row);
     g_test_add_func("/upgrade/words", test_words);
     g_test_add_func("/upgrade/policy", test_policy);
@@ -921,12 +939,12 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade/no-trace", test_no_trace);
     g_test_add_func("/upgrade/left-alone", test_left_alone);
     g_test_add_func("/upgrade/nobody-waits", test_nobody_waits);
-    g_test_add_func("/upgrade/kill/old-engine-before", test_old_engine_before);
-    g_test_add_func("/upgrade/kill/old-engine-after", test_old_engine_after);
-    g_test_add_func("/upgrade/kill/new-engine-before", test_new_engine_before);
-    g_test_add_func("/upgrade/kill/new-engine-after", test_new_engine_after);
-    g_test_add_func("/upgrade/kill/new-relay-before", test_new_relay_before);
-    g_test_add_func("/upgrade/kill/again-and-again", test_again_and_again);
+    g_test_add_data_func("/upgrade/kill/old-engine-before", NULL, test_old_engine_before);
+    g_test_add_data_func("/upgrade/kill/old-engine-after", NULL, test_old_engine_after);
+    g_test_add_data_func("/upgrade/kill/new-engine-before", NULL, test_new_engine_before);
+    g_test_add_data_func("/upgrade/kill/new-engine-after", NULL, test_new_engine_after);
+    g_test_add_data_func("/upgrade/kill/new-relay-before", NULL, test_new_relay_before);
+    g_test_add_data_func("/upgrade/kill/again-and-again", NULL, test_again_and_again);
     g_test_add_func("/upgrade/linux", test_linux);
     return g_test_run();
 }

@@ -390,8 +390,10 @@ Guest *up_counting_two_monitors(const char *faults)
     return counting(faults, true);
 }
 
-Guest *up_ring3(const Ring3 *ring3, const char *faults)
+Guest *up_ring3(const Ring3 *ring3, const char *const *machine, const char *faults)
 {
+    static const char *const plain[] = {"-machine", "pc-i440fx-7.2", "-m", G_STRINGIFY(RAM_MIB) "M",
+                                        NULL};
     const char *why;
 
     if (!vm_farfault_available(&why) || !ring3_available(ring3->accel, NULL, &why)) {
@@ -401,13 +403,11 @@ Guest *up_ring3(const Ring3 *ring3, const char *faults)
     Guest *g = up_new();
     g_autofree char *rom = g_build_filename(g->dir, "rom", NULL);
     g_autoptr(GPtrArray) args = g_ptr_array_new_with_free_func(g_free);
-    static const char *const first[] = {"-machine", "pc-i440fx-7.2", "-m",
-                                        G_STRINGIFY(RAM_MIB) "M"};
 
     g->ring3 = ring3;
     g->faults = faults ? g_strdup_printf("%s;%s", g->dir, faults) : NULL;
-    for (unsigned i = 0; i < G_N_ELEMENTS(first); i++) {
-        g_ptr_array_add(args, g_strdup(first[i]));
+    for (const char *const *arg = machine ? machine : plain; *arg; arg++) {
+        g_ptr_array_add(args, g_strdup(*arg));
     }
     ring3_add_args(ring3, rom, args);
     g_ptr_array_add(args, NULL);

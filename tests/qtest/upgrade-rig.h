@@ -33,8 +33,9 @@ typedef struct {
 
 Guest *up_new(void);
 /* The ring-3 guest, which stays the caller's, in the installed QEMU. NULL, and the test is skipped.
- * FAULTS: of its engines; can be NULL. */
-Guest *up_ring3(const Ring3 *ring3, const char *faults);
+ * MACHINE: arguments for a machine with RAM_MIB, NULL-terminated; NULL: pc-i440fx-7.2. FAULTS: of
+ * its engines; can be NULL. */
+Guest *up_ring3(const Ring3 *ring3, const char *const *machine, const char *faults);
 /* PROGRAM with ARGS, and monitor and console. */
 void up_start(Guest *g, const char *program, const char *const *args);
 /* The one with counters. NULL, and the test is skipped. FAULTS: of its engines; can be NULL. */
