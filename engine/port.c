@@ -149,7 +149,8 @@ static int make_ram(const FfPlanRam *ram, GError **error, void *opaque)
 
     if (fd < 0 || ftruncate(fd, (off_t)ram->size) < 0 ||
         (ram->seal && fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)) {
-        g_set_error(error, FF_DRIVER_ERROR, FF_DRIVER_ERROR_GENERIC,
+        g_set_error(error, FF_DRIVER_ERROR,
+                    errno == EFBIG ? FF_DRIVER_ERROR_FILE_TOO_LARGE : FF_DRIVER_ERROR_GENERIC,
                     "cannot make %" G_GUINT64_FORMAT " bytes of memory for '%s': %s", ram->size,
                     ram->id, g_strerror(errno));
         if (fd >= 0) {

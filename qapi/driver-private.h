@@ -240,8 +240,8 @@ bool ff_call_has_capabilities(const FfCall *call);
 void ff_call_give_capabilities(FfCall *call, FfCallInner next);
 /* Takes them away again. */
 void ff_call_take_capabilities(FfCall *call, FfCallInner next);
-/* QEMU refuses postcopy, if ERROR is about that, in a migration that is its own because of WHY (can
- * be NULL): the client is told both. Ends CALL. */
+/* ERROR is QEMU's. If it is about postcopy, in a migration that is QEMU's because of WHY (can be
+ * NULL), the client is told both. Ends CALL. */
 void ff_call_postcopy_error(FfCall *call, const GError *error, const char *why);
 /* TRUE: CALL waits until QEMU has said what it was told of them without an engine, and is
  * dispatched again then; an error of QEMU's is its answer. */

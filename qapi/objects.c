@@ -124,7 +124,13 @@ static void rewritten(const FfPortObject *object, const GError *error, gpointer 
 {
     FfCall *call = data;
 
-    if (error) {
+    if (g_error_matches(error, FF_DRIVER_ERROR, FF_DRIVER_ERROR_FILE_TOO_LARGE)) {
+        ff_driver_log(call->driver,
+                      "%s: QEMU gets the client's own command: while it is there, only QEMU itself "
+                      "can migrate this guest",
+                      error->message);
+        ff_call_pass(call);
+    } else if (error) {
         ff_call_error(call, "%s", error->message);
     } else if (!object->text) {
         ff_call_pass(call);

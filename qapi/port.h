@@ -22,7 +22,11 @@ typedef void (*FfPortReply)(JsonNode *result, const GError *error, gpointer data
 /* Error of a command: the class is the code, the description the message. */
 #define FF_DRIVER_ERROR (ff_driver_error_quark())
 GQuark ff_driver_error_quark(void);
-typedef enum { FF_DRIVER_ERROR_GENERIC, FF_DRIVER_ERROR_COMMAND_NOT_FOUND } FfDriverError;
+typedef enum {
+    FF_DRIVER_ERROR_GENERIC,
+    FF_DRIVER_ERROR_COMMAND_NOT_FOUND,
+    FF_DRIVER_ERROR_FILE_TOO_LARGE, /* RLIMIT_FSIZE: the memory cannot be a file */
+} FfDriverError;
 
 /* A memory backend that is plugged later, made ours. */
 typedef struct {

@@ -6,6 +6,7 @@
  * an upgrade) does not start it. And what such limits do to other commands. One thread.
  */
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -225,6 +226,31 @@ static void test_limit(gconstpointer data)
     vm_end(vm);
 }
 
+/* Memory that is plugged later, and is too large for a file: it is QEMU's own. */
+static void test_plugged(void)
+{
+    const rlim_t most = 64 << 20;
+    struct rlimit before, low;
+    const char *why;
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    g_assert_cmpint(getrlimit(RLIMIT_FSIZE, &before), ==, 0);
+    low = (struct rlimit){MIN(most, before.rlim_max), before.rlim_max};
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &low), ==, 0);
+    Vm *vm = vm_start(&(VmConfig){.name = "plugged", .launcher = VM_RUN, .memory = "32M"});
+    g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &before), ==, 0);
+    g_assert_true(qmp_has_relay(vm_qmp(vm)));
+    qmp_ok(vm_qmp(vm), "object-add", "{'qom-type':'memory-backend-ram','id':'m','size':%u}",
+           128u << 20);
+    g_autofree char *memdev = qmp_hmp(vm_qmp(vm), "info memdev"), *said = vm_stderr(vm);
+    g_assert_nonnull(strstr(memdev, "share: false"));
+    g_assert_nonnull(strstr(said, "File too large: QEMU gets the client's own command"));
+    vm_end(vm);
+}
+
 static void test_doctor(void)
 {
     g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
@@ -258,6 +284,7 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(name, GUINT_TO_POINTER(i), test_limit);
     }
+    g_test_add_func("/limits/plugged", test_plugged);
     g_test_add_func("/additions/takes", test_takes);
     g_test_add_func("/additions/restore", test_restore);
     g_test_add_func("/additions/doctor", test_doctor);
