@@ -285,7 +285,7 @@ static gboolean on_slow(gpointer opaque)
     fprintf(stderr,
             "farfault: %s has not greeted for %u s: it is waited for as long as its process "
             "lives\n",
-            own->qmp->address, ff_deadline_ms("greeting", GREETING_MS) / 1000);
+            own->qmp->address, ff_deadline_ms("own-greeting", GREETING_MS) / 1000);
     return G_SOURCE_REMOVE;
 }
 
@@ -304,7 +304,7 @@ static gboolean on_process_end(gint fd, GIOCondition condition, gpointer opaque)
     Own *own = opaque;
 
     own->process = 0;
-    own->left = g_timeout_add(ff_deadline_ms("greeting", GREETING_MS), on_nothing_left, own);
+    own->left = g_timeout_add(ff_deadline_ms("own-greeting", GREETING_MS), on_nothing_left, own);
     return G_SOURCE_REMOVE;
 }
 
@@ -321,7 +321,7 @@ static bool wait_own(FfCliQmp *qmp, int pidfd, GError **error)
     Own own = {.qmp = qmp, .end = end};
     GError *local = NULL;
 
-    own.slow = g_timeout_add(ff_deadline_ms("greeting", GREETING_MS), on_slow, &own);
+    own.slow = g_timeout_add(ff_deadline_ms("own-greeting", GREETING_MS), on_slow, &own);
     own.process = g_unix_fd_add(pidfd, G_IO_IN, on_process_end, &own);
     bool greeted = ff_qmp_client_wait_greeting(qmp->client, 0, end, &local);
     remove_source(own.slow);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See argv-ask.h. It does not outlive this process. System calls: poll, read, waitpid, kill, prctl.
+/* See argv-ask.h. It does not outlive this process. System calls: poll, read, pidfd_open,
+ * waitpid, kill, prctl.
  */
 #include "launch/argv-ask.h"
 
@@ -8,40 +9,71 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 /* A loaded host takes as long for the guest's own QEMU. */
 #define ASK_MS 60000
+/* From its end on. */
+#define LEFT_MS 200
 /* QEMU 10 says some 40 KiB of its machines. */
 #define MAX_ANSWER (1u << 20)
 #define FIRST_FD 3
 #define MAX_FDS 8
 
-/* All of what FD says until its end. FALSE: it did not end in time, or says too much. */
-static bool read_all(int fd, GString *text)
+static int left_ms(gint64 end)
 {
-    gint64 end = g_get_monotonic_time() + ASK_MS * G_TIME_SPAN_MILLISECOND;
+    gint64 left = (end - g_get_monotonic_time()) / G_TIME_SPAN_MILLISECOND;
+
+    return left > 0 ? (int)left : 0;
+}
+
+/* All that FD says, until its end, or until the process of PIDFD (-1: none) has ended, and a moment
+ * longer: what a script has left behind may hold FD open for ever. FALSE: neither came until END,
+ * or it says too much. */
+static bool read_all(int fd, int pidfd, gint64 end, GString *text)
+{
+    struct pollfd pfd[] = {{.fd = fd, .events = POLLIN}, {.fd = pidfd, .events = POLLIN}};
+    bool ended = false;
     char buf[4096];
 
     while (text->len < MAX_ANSWER) {
-        struct pollfd pfd = {.fd = fd, .events = POLLIN};
-        gint64 left = (end - g_get_monotonic_time()) / G_TIME_SPAN_MILLISECOND;
-        int ready = poll(&pfd, 1, left > 0 ? (int)left : 0);
-        ssize_t n = ready > 0 ? read(fd, buf, sizeof(buf)) : 0;
+        int ready = poll(pfd, 2, left_ms(end));
 
-        if (ready > 0 && n < 0 && errno == ECONNRESET) {
-            return true; /* it has ended without having read all */
+        if (ready == 0 || (ready < 0 && errno != EINTR)) {
+            return ready == 0 && ended;
         }
-        if (ready == 0 || ((ready < 0 || n < 0) && errno != EINTR)) {
+        if (ready > 0 && pfd[1].revents) {
+            ended = true;
+            pfd[1].fd = -1;
+            gint64 last = g_get_monotonic_time() + LEFT_MS * G_TIME_SPAN_MILLISECOND;
+            end = MIN(end, last);
+        }
+        if (ready < 0 || !pfd[0].revents) {
+            continue;
+        }
+        ssize_t n = read(fd, buf, sizeof(buf));
+        if (n == 0 || (n < 0 && errno == ECONNRESET)) {
+            return true; /* by reset: it has ended without having read all */
+        }
+        if (n < 0 && errno != EINTR) {
             return false;
-        }
-        if (ready > 0 && n == 0) {
-            return true;
         }
         g_string_append_len(text, buf, n > 0 ? n : 0);
     }
     return false;
+}
+
+/* The process has ended by END. */
+static bool wait_end(int pidfd, gint64 end)
+{
+    struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
+    int ready;
+
+    while ((ready = poll(&pfd, 1, left_ms(end))) < 0 && errno == EINTR) {
+    }
+    return ready > 0;
 }
 
 static void die_with_parent(gpointer unused)
@@ -69,6 +101,7 @@ static bool spawn(const FfAskStart *start, GPid *pid)
 char *ff_ask(const FfAskStart *start, int fd, int *status)
 {
     g_autoptr(GString) text = g_string_new(NULL);
+    gint64 end = g_get_monotonic_time() + ASK_MS * G_TIME_SPAN_MILLISECOND;
     GPid pid;
     bool ok = spawn(start, &pid), started = ok;
 
@@ -79,9 +112,14 @@ char *ff_ask(const FfAskStart *start, int fd, int *status)
     if (start->in_out >= 0) {
         close(start->in_out);
     }
-    ok = ok && read_all(fd, text);
+    /* Of a kernel that has none (before 5.3) the end is not seen. */
+    int pidfd = started ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    ok = ok && read_all(fd, pidfd, end, text) && (pidfd < 0 || wait_end(pidfd, end));
     if (started && !ok) {
         kill(pid, SIGKILL);
+    }
+    if (pidfd >= 0) {
+        close(pidfd);
     }
     while (started && waitpid(pid, status, 0) < 0 && errno == EINTR) {
     }

@@ -523,7 +523,7 @@ static void test_late(void)
     g_autofree char *program = up_slow_program(g), *said = NULL;
     pid_t before = up_only_qemu(g);
 
-    g_setenv("FARFAULT_DEADLINES", "greeting=1", TRUE);
+    g_setenv("FARFAULT_DEADLINES", "own-greeting=1", TRUE);
     g_autoptr(Command) c = up_begin(g, program);
     g_unsetenv("FARFAULT_DEADLINES");
     up_slow_program_waits(g);
@@ -550,7 +550,7 @@ static void test_never(void)
 
     g_assert_true(g_file_set_contents(program, script, -1, NULL));
     g_assert_cmpint(chmod(program, 0700), ==, 0);
-    g_setenv("FARFAULT_DEADLINES", "greeting=1", TRUE);
+    g_setenv("FARFAULT_DEADLINES", "own-greeting=1", TRUE);
     g_autoptr(Command) c = up_begin(g, program);
     g_unsetenv("FARFAULT_DEADLINES");
     g_assert_cmpint(up_finish(c, &said), ==, 1);
