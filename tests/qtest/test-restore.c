@@ -353,7 +353,8 @@ static void late(bool killed)
         "-smp",    "2",           "-m",       G_STRINGIFY(RESTORE_RAM_MIB) "M",
         "-drive",  drive,         "-device",  "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
         "-serial", "null",        NULL};
-    g_auto(GStrv) env = g_environ_setenv(g_get_environ(), "FARFAULT_DEADLINES", "own-greeting=1", TRUE);
+    g_auto(GStrv) env =
+        g_environ_setenv(g_get_environ(), "FARFAULT_DEADLINES", "own-greeting=1", TRUE);
     g_spawn_async_with_pipes(NULL, (char **)argv, env, G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL, &pid,
                              NULL, NULL, &err, &error);
     g_assert_no_error(error);
