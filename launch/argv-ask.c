@@ -13,6 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "net/left.h"
+
 /* A loaded host takes as long for the guest's own QEMU. */
 #define ASK_MS 60000
 /* From its end on. */
@@ -21,13 +23,6 @@
 #define MAX_ANSWER (1u << 20)
 #define FIRST_FD 3
 #define MAX_FDS 8
-
-static int left_ms(gint64 end)
-{
-    gint64 left = (end - g_get_monotonic_time()) / G_TIME_SPAN_MILLISECOND;
-
-    return left > 0 ? (int)left : 0;
-}
 
 /* All that FD says, until its end, or until the process of PIDFD (-1: none) has ended, and a moment
  * longer: what a script has left behind may hold FD open for ever. FALSE: neither came until END,
@@ -39,7 +34,7 @@ static bool read_all(int fd, int pidfd, gint64 end, GString *text)
     char buf[4096];
 
     while (text->len < MAX_ANSWER) {
-        int ready = poll(pfd, 2, left_ms(end));
+        int ready = poll(pfd, 2, (int)ff_left_ms(end));
 
         if (ready == 0 || (ready < 0 && errno != EINTR)) {
             return ready == 0 && ended;
@@ -71,7 +66,7 @@ static bool wait_end(int pidfd, gint64 end)
     struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
     int ready;
 
-    while ((ready = poll(&pfd, 1, left_ms(end))) < 0 && errno == EINTR) {
+    while ((ready = poll(&pfd, 1, (int)ff_left_ms(end))) < 0 && errno == EINTR) {
     }
     return ready > 0;
 }

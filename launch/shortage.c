@@ -4,7 +4,7 @@
  * count for RLIMIT_FSIZE, and the signal would end this process without a word), /proc/self/fd, by
  * which QEMU opens them, and some dozens of file descriptors.
  *
- * One thread. System calls: getrlimit, fcntl, stat.
+ * One thread. System calls: getrlimit, fcntl, access.
  */
 #include "launch/shortage.h"
 

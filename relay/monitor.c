@@ -176,8 +176,7 @@ static bool is_given_away(const FfMonitor *mon, const FfQmpCommand *command)
 static const char given_away[] =
     "the guest has moved away, and the destination has all of it: it would run twice; if it has "
     "never run there, say x-farfault-revoke with \"force\": true, and cont again; if it has run "
-    "and "
-    "ended there, start it from its disks";
+    "and ended there, start it from its disks";
 
 /* For want of an engine QEMU would be told what an engine keeps from it: it leaves memory that is
  * shared, as farfault has made this guest's, out of what it saves. */

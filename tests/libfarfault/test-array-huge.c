@@ -343,11 +343,26 @@ static void test_commit(gconstpointer data)
 
 #define CROWD (16 * LIMIT)
 
+/* N threads read the first words of as many blocks, from FIRST on; all are loaded at once. */
+static void read_at_once(File *f, uint64_t *p, unsigned first, unsigned n)
+{
+    GThread *readers[CROWD];
+
+    file_hold(f, 1);
+    for (unsigned i = 0; i < n; i++) {
+        readers[i] = g_thread_new("reader", read_word, p + (first + i) * HW);
+    }
+    file_wait_loading(f, n);
+    file_hold(f, 0);
+    for (unsigned i = 0; i < n; i++) {
+        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(readers[i])), ==, first + i);
+    }
+}
+
 /* Far more miss blocks at once than there are pages: none waits for another. */
 static void test_crowd(gconstpointer data)
 {
     const Mode *mode = data;
-    GThread *readers[CROWD];
     FfArrayStats stats = {.size = sizeof(stats)};
     File f;
     HugePages *pool = start(&f, mode->flags);
@@ -357,15 +372,7 @@ static void test_crowd(gconstpointer data)
     }
     uint64_t *p = file_map(&f, 0, 0);
     hugepages_take(pool);
-    file_hold(&f, 1);
-    for (unsigned i = 0; i < CROWD; i++) {
-        readers[i] = g_thread_new("reader", read_word, p + i * HW);
-    }
-    file_wait_loading(&f, CROWD);
-    file_hold(&f, 0);
-    for (unsigned i = 0; i < CROWD; i++) {
-        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(readers[i])), ==, i);
-    }
+    read_at_once(&f, p, 0, CROWD);
     g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), ==, CROWD * (ssize_t)HUGEPAGE);
     for (unsigned i = 0; i < CROWD; i++) {
         g_assert_cmpuint(p[i * HW + 1], ==, i);
@@ -389,7 +396,6 @@ static void touch_in_load(File *f, uint64_t block, bool store)
 static void test_nested(gconstpointer data)
 {
     const Mode *mode = data;
-    GThread *readers[LIMIT];
     File f;
     HugePages *pool = start(&f, mode->flags);
 
@@ -399,15 +405,7 @@ static void test_nested(gconstpointer data)
     uint64_t *p = touched = file_map(&f, 0, 0);
     hugepages_take(pool);
     file_during(&f, touch_in_load);
-    file_hold(&f, 1);
-    for (unsigned i = 0; i < LIMIT; i++) {
-        readers[i] = g_thread_new("reader", read_word, p + (8 + i) * HW);
-    }
-    file_wait_loading(&f, LIMIT);
-    file_hold(&f, 0);
-    for (unsigned i = 0; i < LIMIT; i++) {
-        g_assert_cmpuint(GPOINTER_TO_SIZE(g_thread_join(readers[i])), ==, 8 + i);
-    }
+    read_at_once(&f, p, 8, LIMIT);
     g_assert_cmpuint(file_get(&f, &f.loads[3]), ==, 1);
     g_assert_cmpuint(file_get(&f, &f.n_failed), ==, 0);
     file_during(&f, NULL);
@@ -554,7 +552,6 @@ static void test_kept(gconstpointer data)
 static void test_excess(gconstpointer data)
 {
     const Mode *mode = data;
-    GThread *readers[CROWD];
     File f;
     HugePages *pool = hugepages_new(CROWD);
 
@@ -564,15 +561,7 @@ static void test_excess(gconstpointer data)
     }
     uint64_t *p = file_map(&f, 0, 0);
     unsigned have = hugepages_free_now();
-    file_hold(&f, 1);
-    for (unsigned i = 0; i < CROWD; i++) {
-        readers[i] = g_thread_new("reader", read_word, p + i * HW);
-    }
-    file_wait_loading(&f, CROWD);
-    file_hold(&f, 0);
-    for (unsigned i = 0; i < CROWD; i++) {
-        g_thread_join(readers[i]);
-    }
+    read_at_once(&f, p, 0, CROWD);
     g_assert_cmpint(ff_array_reclaim(f.a, SIZE_MAX), >, 0);
     g_assert_cmpuint(hugepages_free_now(), ==, have);
     end(&f, pool);
