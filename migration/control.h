@@ -31,7 +31,7 @@ typedef enum {
     FF_EV_ALL = 1 << 11, /* D: every page received */
     FF_EV_DONE = 1 << 12,
     FF_EV_FINISHED = 1 << 13,
-    FF_EV_QUIT = 1 << 14,    /* the object is being freed */
+    FF_EV_QUIT = 1 << 14,    /* the object is being freed, or all is done: threads end */
     FF_EV_CHANNEL = 1 << 15, /* D: the urgent channel is attached, or the main one is shared */
     FF_EV_STALE_DROPPED = 1 << 16, /* S: the peer has dropped the stale pages it was told of */
     FF_EV_ANSWERED = 1 << 17,      /* D: the source that wanted the guest back has its answer */
@@ -46,6 +46,7 @@ typedef enum {
     FF_EV_ABORTED = 1 << 25,    /* the peer has given up (D: this guest must never run) */
     FF_EV_MAIN_ENDED = 1 << 26, /* the main reader has ended */
     FF_EV_WORDS = 1 << 27,      /* no cont or stop of a client's is under way to the VMM */
+    FF_EV_FREED = 1 << 28,      /* the object is being freed; QUIT also ends threads before */
 } FfEvent;
 
 /* Code of FF_M_ERROR: the peer is a QEMU without farfault. Other errors have code 0, but for the
@@ -61,10 +62,9 @@ typedef struct {
     FfMigrationOps ops;
     GMainContext *driver_ctx;
     GCancellable *cancel; /* wakes connect and accept */
-    gint ending; /* atomic; it is being freed: QUIT ends threads before. Observer: dest-huge.c */
-    bool freed;  /* driver: nothing is told any more */
-    FfRole role; /* for tracers */
-    bool adopts; /* what an engine that died has left; never changed */
+    bool freed;           /* driver: nothing is told any more */
+    FfRole role;          /* for tracers */
+    bool adopts;          /* what an engine that died has left; never changed */
 
     FfMutex lock;
     FfCond changed;

@@ -21,6 +21,8 @@
 #include "net/priority.h"
 #include "uffd/huge.h"
 
+enum { SHARE = 19, LONGEST_MS = 100 };
+
 typedef struct {
     int fd; /* a duplicate */
     uint64_t size;
@@ -51,21 +53,26 @@ void ff_dest_huge_keep(FfDestination *d)
     }
 }
 
-static bool is_over(void *opaque)
+/* While one is made the guest can wait for it: SHARE times as long as that nothing is made, but
+ * LONGEST_MS at most (more than 5 ms is a busy host). FALSE: the migration is being freed. */
+static bool wait_for_turn(int64_t took_us, void *opaque)
 {
     FfControl *c = opaque;
+    int64_t pause_us = MIN(took_us * SHARE, LONGEST_MS * 1000);
 
-    return g_atomic_int_get(&c->ending);
+    return !ff_control_wait_until(c, FF_EV_FREED, g_get_monotonic_time() + pause_us);
 }
 
 void ff_dest_huge_make(FfDestination *d)
 {
     int64_t made = 0;
 
-    ff_priority_low();
+    /* Not at a low priority: what this thread locks in the kernel the guest waits for, and a thread
+     * of low priority may not run for long. */
+    ff_priority_bulk();
     for (guint i = 0; i < d->huge->len; i++) {
         const File *file = &g_array_index(d->huge, File, i);
-        int64_t n = ff_huge_collapse(file->fd, file->size, is_over, d->control);
+        int64_t n = ff_huge_collapse(file->fd, file->size, wait_for_turn, d->control);
 
         if (n < 0) {
             /* Of no importance to the guest, which has what it had. */

@@ -803,8 +803,7 @@ void ff_migration_free(FfMigration *m)
     if (!m) {
         return;
     }
-    g_atomic_int_set(&m->control->ending, 1);
-    ff_control_event(m->control, FF_EV_QUIT);
+    ff_control_event(m->control, FF_EV_QUIT | FF_EV_FREED);
     g_cancellable_cancel(m->control->cancel);
     if (m->side->cancel_locked) {
         ff_mutex_lock(&m->control->lock);

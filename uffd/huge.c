@@ -182,10 +182,11 @@ static bool is_resident(char *piece)
     return mincore(piece, FF_HUGE_PAGE, pages) == 0 && !memchr(pages, 0, sizeof(pages));
 }
 
-int64_t ff_huge_collapse(int fd, uint64_t size, bool (*stop)(void *), void *opaque)
+int64_t ff_huge_collapse(int fd, uint64_t size, bool (*may)(int64_t took_us, void *opaque),
+                         void *opaque)
 {
     uint64_t end = size & ~(FF_HUGE_PAGE - 1), hole = 0;
-    int64_t n = 0;
+    int64_t n = 0, took = 0;
     void *area;
     size_t len;
     char *map = end ? map_aligned(fd, end, &area, &len) : NULL;
@@ -193,7 +194,8 @@ int64_t ff_huge_collapse(int fd, uint64_t size, bool (*stop)(void *), void *opaq
     if (!map) {
         return end ? -errno : 0;
     }
-    for (uint64_t at = 0; at < end && !stop(opaque); at += FF_HUGE_PAGE) {
+    for (uint64_t at = 0; at < end && may(took, opaque); at += FF_HUGE_PAGE) {
+        took = 0;
         if (at >= hole) {
             off_t found = lseek(fd, (off_t)at, SEEK_HOLE);
             hole = found < 0 ? at : (uint64_t)found;
@@ -201,12 +203,14 @@ int64_t ff_huge_collapse(int fd, uint64_t size, bool (*stop)(void *), void *opaq
         if (at + FF_HUGE_PAGE > hole || !is_resident(map + at)) {
             continue;
         }
+        int64_t began = g_get_monotonic_time();
         if (madvise(map + at, FF_HUGE_PAGE, MADV_COLLAPSE) == 0) {
             n++;
         } else if (!is_passing(errno)) {
             n = -errno;
             break;
         }
+        took = g_get_monotonic_time() - began;
     }
     munmap(area, len);
     return n;

@@ -42,10 +42,13 @@ bool ff_huge_is_allowed(void);
 /* Makes huge pages of the small ones of FD (borrowed), shared memory of SIZE bytes, through a
  * mapping of this process's own: for that nobody needs a capability, whatever shmem_enabled is.
  * A process that has mapped FD at a multiple of FF_HUGE_PAGE then has huge mappings, as soon as it
- * touches them again. A piece with a hole stays as it is: what was given back would come back. STOP
- * is asked before each piece (some milliseconds). Nothing may be registered with a userfaultfd in
- * anybody's mapping of it. Returns how many pieces are huge now, -errno if the kernel makes no
- * others. */
-int64_t ff_huge_collapse(int fd, uint64_t size, bool (*stop)(void *), void *opaque);
+ * touches them again. A piece with a hole stays as it is: what was given back would come back. MAY
+ * is called before each piece, and returns false to end; TOOK_US is how long the kernel needed for
+ * the last one (0: it was not asked): some tenths of a millisecond, 5 ms where the host takes free
+ * memory back. For so long the guest may wait, so MAY keeps a pace. Nothing may be registered with
+ * a userfaultfd in anybody's mapping of it. Returns how many pieces are huge now, -errno if the
+ * kernel makes no others. */
+int64_t ff_huge_collapse(int fd, uint64_t size, bool (*may)(int64_t took_us, void *opaque),
+                         void *opaque);
 
 #endif
