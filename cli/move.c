@@ -6,6 +6,11 @@
  * source, RESUME at the destination. A timer refreshes the display. Nothing waits for an answer
  * of the destination: its main loop may be waiting for a page while postcopy runs.
  *
+ * A destination that has failed may live on (exit-on-error=false), and its source may have
+ * completed by then: where QEMU carries the migration that only means that all was written. The
+ * command takes the guest back then, if the destination says that it waits for one still: it cannot
+ * run it.
+ *
  * A cancel is sent only before migrate-start-postcopy was: QEMU 7.2 takes migrate_cancel in
  * postcopy too, and the guest is lost then (tried).
  *
@@ -23,6 +28,7 @@
 #define PAUSED_INTERVAL 50   /* ms between two looks for a guest that -S keeps from running */
 #define CLOSING_TIMEOUT 5000 /* ms for the last questions */
 #define SLOWER_MS 5000       /* until it is said that the slower side is waited for */
+#define FAILED_MS 10000      /* for a source to end whose destination has failed */
 #define COUNTING_INTERVAL 10 /* ms until a source that has not counted yet is asked again */
 #define COUNTING_MAX 50      /* times */
 
@@ -37,6 +43,10 @@ typedef struct {
     bool cancel_asked;
     bool warned; /* the first signal after the switch was answered */
     bool src_completed, dst_completed, dst_gone;
+    char *dst_error;         /* of a destination that has failed; NULL: it has not */
+    bool dst_lives;          /* it has failed, and answers */
+    bool gives_up;           /* the cancel was sent for that reason */
+    bool taking_back;        /* asks whether the source may go on, or has it go on */
     bool grace;              /* the source is through, the destination has not said so */
     bool over;               /* the outcome is known; last questions are being asked */
     bool ended;              /* and answered */
@@ -105,6 +115,11 @@ static void record_begin(Move *m)
                    NULL);
 }
 
+static bool is_ours(JsonObject *own)
+{
+    return !strcmp(ff_json_string_or(own, "engine", ""), "farfault");
+}
+
 /* ---- the end --------------------------------------------------------------------------------- */
 
 static gboolean on_closing_timeout(gpointer opaque)
@@ -132,9 +147,12 @@ static void name_destination(const Move *m)
     if (r->outcome == FF_OUTCOME_FAILED && r->reason && ended && !is_there(m)) {
         g_autofree char *reason = g_steal_pointer(&r->reason);
 
-        r->reason = g_strdup_printf("%s; the destination's QEMU (%s) has ended: start it again for "
-                                    "another try",
-                                    reason, m->o->destination);
+        r->reason =
+            g_strdup_printf(m->dst_lives ? "%s; the destination's QEMU (%s) is of no more use: end "
+                                           "it, and start it again for another try"
+                                         : "%s; the destination's QEMU (%s) has ended: start it "
+                                           "again for another try",
+                            reason, m->o->destination);
     }
 }
 
@@ -262,9 +280,90 @@ static gboolean on_destination_slow(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
+/* ---- a destination that has failed, and lives ------------------------------------------------ */
+
+/* The source has written all, and does not run the guest. NEXT: what becomes of it. */
+static void finish_unloaded(Move *m, FfOutcome outcome, const char *next)
+{
+    g_autofree char *reason =
+        g_strdup_printf("the source has sent everything, but the destination has failed: %s; %s",
+                        m->dst_error, next);
+
+    finish(m, outcome, reason);
+}
+
+#define ONLY_THEN                                                                                  \
+    "if the guest does not run at the destination, and only then, \"cont\" at the source "         \
+    "continues"
+
+static void on_taken_back(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
+{
+    Move *m = opaque;
+    g_autofree char *refused =
+        error
+            ? g_strdup_printf("it does not continue at the source: %s; " ONLY_THEN, error->message)
+            : NULL;
+
+    finish_unloaded(m, FF_OUTCOME_FAILED, refused ? refused : "the guest continues at the source");
+}
+
+/* A QEMU that waits for a guest and has failed to load it never runs it: not even by cont. */
+static void on_failed_state(FfQmpClient *client, JsonNode *result, const GError *error,
+                            void *opaque)
+{
+    Move *m = opaque;
+    const char *state = ff_json_string_or(ff_json_node_object(result), "status", "");
+
+    if (m->over) {
+        return;
+    }
+    m->dst_lives = result;
+    if (strcmp(state, "inmigrate") != 0 || is_there(m)) {
+        finish_unloaded(m, FF_OUTCOME_FAILED, ONLY_THEN);
+    } else if (!m->ends->was_running || m->src_stopped || m->o->no_cont) {
+        finish_unloaded(m, FF_OUTCOME_FAILED, "the guest stands at the source: " FF_WORDS_CONT);
+    } else {
+        ff_cli_qmp_send(m->ends->src, "cont", NULL, on_taken_back, m);
+    }
+}
+
+static void on_unloaded_info(FfQmpClient *client, JsonNode *result, const GError *error,
+                             void *opaque)
+{
+    Move *m = opaque;
+
+    if (m->over) {
+        return;
+    }
+    if (!result || is_ours(ff_json_object(ff_json_node_object(result), "x-farfault"))) {
+        finish_unloaded(m, FF_OUTCOME_LEFT, ONLY_THEN); /* its engine knows who has the guest */
+        return;
+    }
+    ff_cli_qmp_send(m->ends->dst, "query-status", NULL, on_failed_state, m);
+}
+
+static void take_back(Move *m)
+{
+    if (m->taking_back) {
+        return;
+    }
+    m->taking_back = true;
+    if (is_there(m)) {
+        finish_unloaded(m, FF_OUTCOME_LEFT,
+                        "the guest had been switched: do not continue it at the source before it "
+                        "is known that it does not run at the destination");
+        return;
+    }
+    ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, on_unloaded_info, m);
+}
+
 static void check_completed(Move *m)
 {
     if (!m->src_completed || m->over) {
+        return;
+    }
+    if (m->dst_error && !m->dst_completed) {
+        take_back(m);
         return;
     }
     if (m->dst_completed && m->cont_asking) {
@@ -300,11 +399,6 @@ static void on_stopped_state(FfQmpClient *client, JsonNode *result, const GError
 
     m->src_stopped =
         !strcmp(ff_json_string_or(ff_json_node_object(result), "status", ""), "paused");
-}
-
-static bool is_ours(JsonObject *own)
-{
-    return !strcmp(ff_json_string_or(own, "engine", ""), "farfault");
 }
 
 /* Before the source has said that it is through, a precopy of QEMU's own can still be cancelled,
@@ -421,8 +515,12 @@ static void fail_with_reason(FfQmpClient *client, JsonNode *result, const GError
 {
     Move *m = opaque;
     const char *desc = ff_json_string(ff_json_node_object(result), "error-desc");
+    bool engines = is_ours(ff_json_object(ff_json_node_object(result), "x-farfault"));
+    g_autofree char *there = m->dst_error && !engines /* which tell one another */
+                                 ? g_strdup_printf("; the destination says: %s", m->dst_error)
+                                 : g_strdup("");
     g_autofree char *reason = g_strdup_printf(
-        "the source says: %s", desc ? desc : "nothing more; see both QEMUs' error output");
+        "the source says: %s%s", desc ? desc : "nothing more; see both QEMUs' error output", there);
 
     finish(m, FF_OUTCOME_FAILED, reason);
 }
@@ -530,6 +628,11 @@ static void source_status(Move *m, const char *status)
             look_for_paused(m);
         }
         check_completed(m);
+    } else if (!strcmp(status, "cancelled") && m->gives_up) {
+        g_autofree char *reason = g_strdup_printf(
+            "the destination has failed: %s; the guest continues at the source", m->dst_error);
+
+        finish(m, FF_OUTCOME_FAILED, reason);
     } else if (!strcmp(status, "cancelled")) {
         finish(m, FF_OUTCOME_CANCELLED, "the guest continues at the source");
     } else if (!strcmp(status, "failed")) {
@@ -602,6 +705,62 @@ static void destination_completed(Move *m)
     check_completed(m);
 }
 
+static void cancel(Move *m, const char *why);
+static gboolean on_failed_time(gpointer opaque);
+
+static void await_source(Move *m)
+{
+    attach(m, g_timeout_source_new(ff_deadline_ms("failed-there", FAILED_MS)), on_failed_time);
+}
+
+/* The source has not ended what its destination has. */
+static gboolean on_failed_time(gpointer opaque)
+{
+    Move *m = opaque;
+
+    if (m->over || m->src_completed) {
+        return G_SOURCE_REMOVE;
+    }
+    g_autofree char *why = g_strdup_printf("the destination has failed (%s)", m->dst_error);
+
+    if (m->switch_asked || m->cancel_asked) {
+        g_autofree char *still = g_strdup_printf("%s, and the source has not ended its migration%s",
+                                                 why, m->cancel_asked ? " when cancelled" : "");
+
+        leave(m, still);
+    } else {
+        m->gives_up = true;
+        m->dst_lives = !m->dst_gone;
+        cancel(m, why);
+        await_source(m);
+    }
+    return G_SOURCE_REMOVE;
+}
+
+/* INFO: its query-migrate. The source mostly ends by itself, and says more. */
+static void destination_failed(Move *m, JsonObject *info)
+{
+    if (m->over || m->dst_completed || m->dst_error) {
+        return;
+    }
+    m->dst_error = g_strdup(ff_json_string_or(info, "error-desc", "it does not say why"));
+    if (m->src_completed) {
+        check_completed(m);
+    } else {
+        await_source(m);
+    }
+}
+
+static void on_destination_failed(FfQmpClient *client, JsonNode *result, const GError *error,
+                                  void *opaque)
+{
+    Move *m = opaque;
+
+    if (result) { /* else it has ended, of which the listener hears */
+        destination_failed(m, ff_json_node_object(result));
+    }
+}
+
 static void on_destination(JsonObject *event, const GError *error, void *opaque)
 {
     Move *m = opaque;
@@ -617,6 +776,8 @@ static void on_destination(JsonObject *event, const GError *error, void *opaque)
         m->resume = event_time(event);
     } else if (!strcmp(name, "MIGRATION") && !strcmp(status, "completed")) {
         destination_completed(m);
+    } else if (!strcmp(name, "MIGRATION") && !strcmp(status, "failed")) {
+        ff_cli_qmp_send(m->ends->dst, "query-migrate", NULL, on_destination_failed, m);
     }
 }
 
@@ -685,10 +846,14 @@ static void on_destination_look(FfQmpClient *client, JsonNode *result, const GEr
 {
     Move *m = opaque;
 
+    JsonObject *info = ff_json_node_object(result);
+    const char *status = ff_json_string_or(info, "status", "");
+
     m->asking_destination = false;
-    if (!m->over && !m->dst_completed &&
-        !strcmp(ff_json_string_or(ff_json_node_object(result), "status", ""), "completed")) {
+    if (!m->over && !m->dst_completed && !strcmp(status, "completed")) {
         destination_completed(m);
+    } else if (m->grace && !strcmp(status, "failed")) {
+        destination_failed(m, info);
     }
 }
 
@@ -816,6 +981,7 @@ static void detach_all(Move *m)
     }
     g_ptr_array_unref(m->sources);
     g_free(m->status);
+    g_free(m->dst_error);
 }
 
 static bool start(Move *m, GError **error)

@@ -15,6 +15,7 @@
 #include "cli/options.h"
 #include "cli/progress.h"
 #include "cli/qmp.h"
+#include "cli/words.h"
 #include "qmp/json.h"
 
 #define LOOK_MS 200
@@ -75,6 +76,14 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
         g_autofree char *why = ff_format_shown(ff_json_string_or(info, "error-desc", ""));
 
         fprintf(stderr, "farfault: %s\n", why);
+        finish(w, EXIT_FAILED);
+    } else if (ff_words_over(status)) { /* it was given up */
+        ff_progress_clear(w->progress);
+        g_autofree char *why =
+            ff_format_shown(ff_json_string_or(info, "error-desc", "it does not say why"));
+
+        fprintf(stderr, "farfault: not recovered: the destination's migration is \"%s\": %s\n",
+                status, why);
         finish(w, EXIT_FAILED);
     } else {
         if (now - w->shown_us >= ff_progress_interval(w->progress) * G_TIME_SPAN_MILLISECOND) {

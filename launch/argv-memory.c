@@ -140,7 +140,9 @@ static void check_incoming(FfRewrite *rw, const char *value)
 
 static void check_accel(FfRewrite *rw, const char *value)
 {
-    if (g_str_equal(value, "xen") || g_str_has_prefix(value, "xen,")) {
+    g_autoptr(GPtrArray) opts = ff_opts_parse(value, "accel");
+
+    if (!g_strcmp0(ff_opts_get(opts, "accel"), "xen")) {
         ff_rewrite_refuse(rw, g_strdup("Xen keeps the guest's RAM itself: use -accel kvm or tcg"));
     }
 }
@@ -161,9 +163,13 @@ static void check_global(FfRewrite *rw, const char *value)
 
 static void check_set(FfRewrite *rw, const char *value)
 {
-    if (g_str_has_prefix(value, "device.") && strstr(value, "memdev=")) {
-        ff_rewrite_refuse(rw, g_strdup_printf("-set %s: write it at the -device to let farfault "
-                                              "migrate this guest",
+    bool memdev = (g_str_has_prefix(value, "device.") || g_str_has_prefix(value, "numa.")) &&
+                  strstr(value, "memdev=");
+
+    /* mode=control makes a QMP monitor of another one, past the engine. */
+    if (memdev || g_str_has_prefix(value, "mon.")) {
+        ff_rewrite_refuse(rw, g_strdup_printf("-set %s: write it at the option itself to let "
+                                              "farfault migrate this guest",
                                               value));
     }
 }
@@ -234,10 +240,15 @@ static void collect_backends(FfRewrite *rw, GPtrArray *backends)
         backend = ff_backend_new(arg, &broken);
         if (backend) {
             g_autofree char *why = ff_backend_check(backend, rw->sys);
+            const char *file = ff_arg_file(arg);
 
+            if (!why && ff_arg_is_fixed(arg)) {
+                why = g_strdup("stays as it is: put it on the command line");
+            }
             if (why) {
-                ff_rewrite_refuse(rw, g_strdup_printf("-object %s,id=%s %s", backend->type,
-                                                      backend->id ? backend->id : "?", why));
+                ff_rewrite_refuse(rw, g_strdup_printf("-object %s,id=%s%s%s %s", backend->type,
+                                                      backend->id ? backend->id : "?",
+                                                      file ? " of " : "", file ? file : "", why));
             }
             g_ptr_array_add(backends, backend);
         } else if (broken) {

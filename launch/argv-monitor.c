@@ -234,14 +234,22 @@ static const char *plan_chardev(const FfRewrite *rw, const GPtrArray *opts, FfPl
     return plan_socket(rw, opts, mon);
 }
 
-static void warn_left(FfRewrite *rw, const char *id, const char *why)
+/* FILE: that the monitor or its chardev is in; NULL: both are on the command line. There the engine
+ * still migrates for other monitors; a manager that writes such files has this one only, and must
+ * not be a client whom no engine hears. */
+static void leave_monitor(FfRewrite *rw, const char *id, const char *file, const char *why)
 {
+    if (file) {
+        ff_rewrite_refuse(rw, g_strdup_printf("QMP monitor %s of %s stays QEMU's own%s%s%s", id,
+                                              file, *why ? " (" : "", why, *why ? ")" : ""));
+    }
     if (why != qemu_refuses) {
-        g_ptr_array_add(rw->plan->warnings,
-                        g_strdup_printf("QMP monitor %s (%s) stays QEMU's own: migrations that "
-                                        "are started there are not farfault's; use a unix, tcp "
-                                        "or stdio monitor",
-                                        id, why));
+        char *line = g_strdup_printf(
+            "QMP monitor %s (%s)%s%s stays QEMU's own: migrations that are started there are not "
+            "farfault's; use a unix, tcp or stdio monitor",
+            id, why, file ? " of " : "", file ? file : "");
+
+        g_ptr_array_add(rw->plan->warnings, g_strdelimit(line, "\r\n", ' '));
     }
 }
 
@@ -260,7 +268,8 @@ typedef enum { MONITOR, DISK, NETWORK } Use;
 
 /* Takes the chardev over. Returns the options of the socket that QEMU gets in its place, NULL if
  * QEMU keeps it. */
-static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, Use use)
+static char *take_chardev(FfRewrite *rw, const char *id, const char *file, const GPtrArray *opts,
+                          Use use)
 {
     bool backend = use != MONITOR;
     g_autoptr(FfPlanMonitor) mon = g_new0(FfPlanMonitor, 1);
@@ -278,8 +287,12 @@ static char *take_chardev(FfRewrite *rw, const char *id, const GPtrArray *opts, 
     mon->network = use == NETWORK;
     mon->followed = backend && rw->sys->follows_backends;
     mon->wait &= !backend; /* the device waits for it, and says so */
+    if (why && backend) {
+        warn_left_backend(rw, id, why);
+    } else if (why) {
+        leave_monitor(rw, id, file, why);
+    }
     if (why) {
-        (backend ? warn_left_backend : warn_left)(rw, id, why);
         return NULL;
     }
     value = g_string_new(NULL);
@@ -342,10 +355,10 @@ static void take_inline(FfRewrite *rw, FfArg *arg, guint index)
     g_autoptr(GPtrArray) opts = parse_device(arg->value, &kind);
 
     if (!opts) {
-        warn_left(rw, id, kind);
+        leave_monitor(rw, id, NULL, kind);
         return;
     }
-    g_autofree char *socket = take_chardev(rw, id, opts, MONITOR);
+    g_autofree char *socket = take_chardev(rw, id, NULL, opts, MONITOR);
     arg->new_value = socket ? g_strconcat("unix:", socket, NULL) : NULL;
 }
 
@@ -421,15 +434,24 @@ static FfArg *sole_chardev(const FfRewrite *rw, const char *id, const FfArg *use
 static void take_named(FfRewrite *rw, const FfArg *user, const char *id, Use use)
 {
     FfArg *chardev = sole_chardev(rw, id, user);
+    const char *file = ff_arg_file(user);
     g_autoptr(GPtrArray) opts = NULL;
 
-    if (!chardev) {
-        (use != MONITOR ? warn_left_backend : warn_left)(
-            rw, id, "its chardev is not on the command line, or has another user");
+    if (!file && chardev) {
+        file = ff_arg_file(chardev);
+    }
+    if (!chardev || ff_arg_is_fixed(chardev)) {
+        const char *why = chardev ? "its chardev is in a file that stays as it is"
+                                  : "its chardev is not on the command line, or has another user";
+        if (use == MONITOR) {
+            leave_monitor(rw, id, file, why);
+        } else {
+            warn_left_backend(rw, id, why);
+        }
         return;
     }
     opts = ff_opts_parse(chardev->value, "backend");
-    g_autofree char *socket = take_chardev(rw, id, opts, use), *escaped = ff_opts_escape(id);
+    g_autofree char *socket = take_chardev(rw, id, file, opts, use), *escaped = ff_opts_escape(id);
     chardev->new_value = socket ? g_strdup_printf("socket,id=%s,%s", escaped, socket) : NULL;
 }
 
@@ -445,7 +467,7 @@ static void take_mon(FfRewrite *rw, const FfArg *arg)
     }
     /* A new relay connects anew. */
     if (at_end && !g_str_equal(at_end, "none")) {
-        warn_left(rw, id, "close-action");
+        leave_monitor(rw, id, ff_arg_file(arg), "close-action");
         return;
     }
     take_named(rw, arg, id, MONITOR);
@@ -564,14 +586,6 @@ void ff_argv_rewrite_backends(FfRewrite *rw)
 /* TRUE if QEMU would make its default HMP monitor. */
 static bool has_default_monitor(const FfRewrite *rw)
 {
-    for (guint i = 0; i < rw->sections->len; i++) {
-        const FfSection *section = rw->sections->pdata[i];
-
-        if (g_str_equal(section->group, "object") &&
-            ff_opt_is_monitor_type(ff_opts_get(section->opts, "qom-type"))) {
-            return false;
-        }
-    }
     for (guint i = 0; i < rw->args->len; i++) {
         const FfArg *arg = rw->args->pdata[i];
         g_autofree char *chardev = NULL;
@@ -582,8 +596,12 @@ static bool has_default_monitor(const FfRewrite *rw)
         case FF_OPT_MONITOR:
         case FF_OPT_QMP:
         case FF_OPT_QMP_PRETTY:
-        case FF_OPT_MON:
             return false;
+        case FF_OPT_MON:
+            if (!arg->section) { /* one of a file leaves it */
+                return false;
+            }
+            break;
         case FF_OPT_OBJECT:
             chardev = ff_opt_monitor(arg->option, arg->value, &control);
             if (chardev) {
@@ -606,9 +624,10 @@ static bool has_default_monitor(const FfRewrite *rw)
 /*
  * Any -qmp on the command line takes QEMU's default HMP monitor away, and with -nographic the
  * console's ctrl-a c with it. The private one must not: so the default is written out, as
- * QEMU's qemu_create_default_devices() makes it.
+ * QEMU's qemu_create_default_devices() makes it. Before all others that are added: its label has a
+ * number.
  */
-static void keep_default_monitor(FfRewrite *rw)
+void ff_argv_keep_default_monitor(FfRewrite *rw)
 {
     const char *option = "-monitor", *value = "vc:80Cx24C";
 
@@ -627,7 +646,6 @@ static void keep_default_monitor(FfRewrite *rw)
 
 void ff_argv_add_private_monitor(FfRewrite *rw)
 {
-    keep_default_monitor(rw);
     g_ptr_array_add(rw->tail, g_strdup("-chardev"));
     g_ptr_array_add(rw->tail, g_strdup("socket,id=" PRIVATE_ID ",fd=@FF_PRIV@,server=on,wait=off"));
     g_ptr_array_add(rw->tail, g_strdup("-qmp"));

@@ -11,35 +11,62 @@
 #include "launch/argv-opts.h"
 #include "launch/plan.h"
 
-/* One option (with its argument) or one other word of the old command line, in order. */
+typedef struct FfSection FfSection;
+
+/* One option (with its argument) or one other word of the old command line, in order. After a
+ * -readconfig: the sections of its file that are options as well. */
 typedef struct {
     const FfOption *option; /* NULL: a disk image, or an option that is not known here */
-    const char *word;       /* borrowed from the caller's argv */
+    FfSection *section;     /* it is one of a file; NULL: it is on the command line */
+    const char *word;       /* borrowed from the caller's argv; a section has none */
     const char *value;      /* borrowed; NULL if the option has none */
     bool drop;              /* leave the option out of the new argv */
     char *new_value;        /* stands in place of value; NULL: value stays */
     GPtrArray *before;      /* char *: words to put in front; NULL if there are none */
 } FfArg;
 
-/* One section of a -readconfig file. */
+/* A configuration file that QEMU reads. */
 typedef struct {
-    char *group, *id; /* id is NULL if the section has none */
-    GPtrArray *opts;  /* FfOpt * */
-} FfSection;
+    char *path;
+    FfArg *arg;          /* its -readconfig; NULL: QEMU's default file, which stays as it is */
+    char **lines;        /* without their ends */
+    GPtrArray *sections; /* FfSection * */
+} FfConfig;
+
+/* One section of it. */
+struct FfSection {
+    const FfConfig *file;
+    char *group, *id;    /* of its header; id is NULL if that has none */
+    guint line, n_lines; /* the header's, from 0; up to the next header or the end */
+    GPtrArray *opts;     /* FfOpt *; the header's id is the first */
+    char *value;         /* the same as an option's argument */
+};
 
 typedef struct {
     const FfArgvSystem *sys;
     FfPlan *plan;
-    GPtrArray *args;     /* FfArg * */
-    GPtrArray *sections; /* FfSection *, of all configuration files */
-    GPtrArray *machine;  /* FfOpt *: -machine of all options and files, in order; with dashes */
-    GPtrArray *memory;   /* FfOpt *: -m, the same way */
-    GPtrArray *tail;     /* char *: words to put at the end of the new argv */
+    GPtrArray *args;    /* FfArg * */
+    GPtrArray *configs; /* FfConfig *, in the order in which QEMU reads them */
+    GPtrArray *machine; /* FfOpt *: -machine of all options and files, in order; with dashes */
+    GPtrArray *memory;  /* FfOpt *: -m, the same way */
+    GPtrArray *tail;    /* char *: words to put at the end of the new argv */
 } FfRewrite;
 
 static inline FfOptKind ff_arg_kind(const FfArg *arg)
 {
     return arg->option ? arg->option->kind : FF_OPT_OTHER;
+}
+
+/* The file that ARG is in, NULL if it is on the command line. */
+static inline const char *ff_arg_file(const FfArg *arg)
+{
+    return arg->section ? arg->section->file->path : NULL;
+}
+
+/* TRUE if ARG is in a file that QEMU gets no copy of. */
+static inline bool ff_arg_is_fixed(const FfArg *arg)
+{
+    return arg->section && !arg->section->file->arg;
 }
 
 /* The first option of KIND, NULL if there is none. */
@@ -58,15 +85,20 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfPlanMonitor, ff_plan_monitor_free)
 
 /* argv-help.c: TRUE if QEMU starts no guest with this command line. */
 bool ff_argv_starts_no_guest(const GPtrArray *args);
-/* argv-config.c: reads the configuration files that QEMU will read into rw->sections. */
+/* argv-config.c: reads the configuration files that QEMU will read, and puts their sections into
+ * rw->args. */
 void ff_argv_read_config(FfRewrite *rw);
+/* After all other passes: plans a copy of each file with a section that one of them has changed. */
+void ff_argv_write_config(FfRewrite *rw);
+void ff_config_free(FfConfig *file);
 /* argv-memory.c: guest RAM. */
 void ff_argv_rewrite_memory(FfRewrite *rw);
 /* argv-monitor.c: QMP monitors, and the private one. */
 void ff_argv_rewrite_monitors(FfRewrite *rw);
 /* The chardevs of vhost-user devices; after the monitors, whose numbers stay what they are. */
 void ff_argv_rewrite_backends(FfRewrite *rw);
-/* After them. */
+/* After them, in this order. */
+void ff_argv_keep_default_monitor(FfRewrite *rw);
 void ff_argv_add_door(FfRewrite *rw);
 void ff_argv_add_private_monitor(FfRewrite *rw);
 

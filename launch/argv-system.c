@@ -4,17 +4,23 @@
  * path lies on, whether an inherited fd listens, what a configuration file says.
  *
  * Reads only, and nothing that can be read once only. Any thread.
- * System calls: statfs, stat, getsockopt, open, read.
+ * System calls: statfs, stat, getsockopt, open, fstat, read.
  */
 #include "launch/argv.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <linux/magic.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "launch/argv-machine.h"
+
+/* Bytes of a configuration file: what managers write has some thousands. */
+#define MAX_CONFIG (256 << 10)
 
 static char fs_kind(const char *path, uint64_t *page_size, void *opaque)
 {
@@ -38,19 +44,71 @@ static bool fd_is_listening(int fd, void *opaque)
     return getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) == 0 && listens;
 }
 
-/* What is read from a pipe here (<(...), /dev/stdin) is lost to QEMU. */
+static char *no_config(GError **error, const char *why)
+{
+    g_set_error_literal(error, G_FILE_ERROR, G_FILE_ERROR_INVAL, why);
+    return NULL;
+}
+
+/* All of FD, one byte more than MAX_CONFIG at most; -errno. */
+static ssize_t read_whole(int fd, char *text)
+{
+    size_t len = 0;
+
+    while (len <= MAX_CONFIG) {
+        ssize_t n = read(fd, text + len, MAX_CONFIG + 1 - len);
+
+        if (n < 0 && errno != EINTR) {
+            return -errno;
+        }
+        if (n == 0) {
+            break;
+        }
+        len += n > 0 ? (size_t)n : 0;
+    }
+    return (ssize_t)len;
+}
+
+static char *read_regular(int fd, GError **error)
+{
+    g_autofree char *text = g_malloc(MAX_CONFIG + 2);
+    ssize_t len = read_whole(fd, text);
+
+    if (len < 0) {
+        g_set_error_literal(error, G_FILE_ERROR, g_file_error_from_errno((int)-len),
+                            g_strerror((int)-len));
+        return NULL;
+    }
+    if (len > MAX_CONFIG) {
+        return no_config(error, "it is larger than 256 KiB");
+    }
+    if (memchr(text, '\0', (size_t)len)) {
+        return no_config(error, "it has a NUL byte");
+    }
+    text[len] = '\0';
+    return g_steal_pointer(&text);
+}
+
+/* What is read from a pipe here (<(...), /dev/stdin) is lost to QEMU, and already its opening may
+ * be seen at the other end. */
 static char *read_file(const char *path, GError **error, void *opaque)
 {
-    char *text = NULL;
+    static const char once[] = "it can be read only once, by QEMU: write it to a regular file to "
+                               "let farfault migrate this guest";
     struct stat st;
 
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-        g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_INVAL,
-                    "it can be read only once, by QEMU: write it to a regular file to let "
-                    "farfault migrate this guest");
+        return no_config(error, once);
+    }
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) {
+        g_set_error_literal(error, G_FILE_ERROR, g_file_error_from_errno(errno), g_strerror(errno));
         return NULL;
     }
-    return g_file_get_contents(path, &text, NULL, error) ? text : NULL;
+    char *text = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) ? read_regular(fd, error)
+                                                            : no_config(error, once);
+    close(fd);
+    return text;
 }
 
 static uint64_t default_hugepage_size(void)

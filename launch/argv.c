@@ -3,10 +3,11 @@
  * Owns the rewriting of QEMU's command line: scans it once, lets one pass per subject mark what
  * it changes, and writes the new one.
  *
- * Passes: argv-help.c (does it start a guest?), argv-config.c (files), argv-memory.c with
- * argv-backend.c (RAM), argv-monitor.c (QMP), and -incoming here. A pass never changes the words
- * of another. Everything that no pass knows is copied, in its place.
- * Pure but for the injected questions; any thread.
+ * Passes: argv-help.c (does it start a guest?), argv-config.c (files), argv-monitor.c (QMP),
+ * argv-memory.c with argv-backend.c (RAM), and -incoming here. A pass never changes the words of
+ * another. Monitors come before RAM: one of a file that QEMU keeps stands against the engine.
+ * Everything that no pass knows is copied, in its place. Pure but for the injected questions; any
+ * thread.
  */
 #include "launch/argv.h"
 
@@ -24,14 +25,13 @@ static void arg_free(gpointer data)
     g_free(arg);
 }
 
-static void section_free(gpointer data)
+static void config_free(gpointer data)
 {
-    FfSection *section = data;
+    FfPlanConfig *config = data;
 
-    g_free(section->group);
-    g_free(section->id);
-    g_ptr_array_unref(section->opts);
-    g_free(section);
+    g_free(config->path);
+    g_free(config->text);
+    g_free(config);
 }
 
 static void ram_free(gpointer data)
@@ -169,7 +169,7 @@ static void write_argv(FfRewrite *rw)
     for (guint i = 0; i < rw->args->len; i++) {
         const FfArg *arg = rw->args->pdata[i];
 
-        if (arg->drop) {
+        if (arg->drop || arg->section) {
             continue;
         }
         move_words(argv, arg->before);
@@ -189,6 +189,7 @@ static FfPlan *plan_alloc(const char *program)
     plan->argv = g_ptr_array_new_with_free_func(g_free);
     plan->ram = g_ptr_array_new_with_free_func(ram_free);
     plan->monitors = g_ptr_array_new_with_free_func((GDestroyNotify)ff_plan_monitor_free);
+    plan->configs = g_ptr_array_new_with_free_func(config_free);
     plan->warnings = g_ptr_array_new_with_free_func(g_free);
     g_ptr_array_add(plan->argv, g_strdup(program));
     return plan;
@@ -206,22 +207,24 @@ FfPlan *ff_plan_new(const char *const *argv, const FfArgvSystem *sys, GError **e
     }
     plan = plan_alloc(argv[0]);
     args = scan(argv);
-    g_autoptr(GPtrArray) sections = g_ptr_array_new_with_free_func(section_free);
+    g_autoptr(GPtrArray) configs = g_ptr_array_new_with_free_func((GDestroyNotify)ff_config_free);
     g_autoptr(GPtrArray) machine = ff_opts_new();
     g_autoptr(GPtrArray) memory = ff_opts_new();
     g_autoptr(GPtrArray) tail = g_ptr_array_new_with_free_func(g_free);
-    FfRewrite rw = {sys, plan, args, sections, machine, memory, tail};
+    FfRewrite rw = {sys, plan, args, configs, machine, memory, tail};
 
     plan->passthrough = ff_argv_starts_no_guest(args);
     if (!plan->passthrough) {
-        read_identity(&rw);
         ff_argv_read_config(&rw);
+        read_identity(&rw);
+        ff_argv_rewrite_monitors(&rw);
         ff_argv_rewrite_memory(&rw);
         rewrite_incoming(&rw);
-        ff_argv_rewrite_monitors(&rw);
         ff_argv_rewrite_backends(&rw);
+        ff_argv_keep_default_monitor(&rw);
         ff_argv_add_door(&rw);
         ff_argv_add_private_monitor(&rw);
+        ff_argv_write_config(&rw);
     }
     write_argv(&rw);
     return g_steal_pointer(&plan);
@@ -235,6 +238,7 @@ void ff_plan_free(FfPlan *plan)
     g_ptr_array_unref(plan->argv);
     g_ptr_array_unref(plan->ram);
     g_ptr_array_unref(plan->monitors);
+    g_ptr_array_unref(plan->configs);
     g_ptr_array_unref(plan->warnings);
     g_free(plan->incoming);
     g_free(plan->runas);
@@ -245,41 +249,52 @@ void ff_plan_free(FfPlan *plan)
 
 /* TEXT begins with "@". Returns the length of the token that stands there and its *FD; 0 if it
  * is none of this plan's. */
-static size_t token_parse(const char *text, const FfPlan *plan, const int *ram_fds,
-                          const int *mon_fds, int priv_fd, int *fd)
+static size_t token_parse(const char *text, const FfPlan *plan, const FfPlanFds *fds, int *fd)
 {
-    bool is_ram = g_str_has_prefix(text, "@FF_RAM");
-    guint64 index;
-    char *end;
+    const struct {
+        const char *name;
+        const GPtrArray *list;
+        const int *fds;
+    } kinds[] = {
+        {"@FF_RAM", plan->ram, fds->ram},
+        {"@FF_MON", plan->monitors, fds->monitors},
+        {"@FF_CONFIG", plan->configs, fds->configs},
+    };
 
     if (g_str_has_prefix(text, "@FF_PRIV@")) {
-        *fd = priv_fd;
+        *fd = fds->priv;
         return strlen("@FF_PRIV@");
     }
-    if (!is_ram && !g_str_has_prefix(text, "@FF_MON")) {
-        return 0;
+    for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        if (g_str_has_prefix(text, kinds[i].name)) {
+            char *end;
+            guint64 index = g_ascii_strtoull(text + strlen(kinds[i].name), &end, 10);
+
+            if (*end != '@' || index >= kinds[i].list->len || !kinds[i].fds) {
+                return 0;
+            }
+            *fd = kinds[i].fds[index];
+            return (size_t)(end + 1 - text);
+        }
     }
-    index = g_ascii_strtoull(text + strlen("@FF_RAM"), &end, 10);
-    if (*end != '@' || index >= (is_ram ? plan->ram : plan->monitors)->len) {
-        return 0;
-    }
-    *fd = is_ram ? ram_fds[index] : mon_fds[index];
-    return (size_t)(end + 1 - text);
+    return 0;
 }
 
-/* Tokens stand after "fd=" or "fd/" only; the same text in a user's words stays what it is. */
-static char *word_render(const char *word, const FfPlan *plan, const int *ram_fds,
-                         const int *mon_fds, int priv_fd)
+/* Tokens stand after "fd=", in a file "fd = \"", or "fd/" only; the same text in a user's words
+ * stays what it is. */
+static char *word_render(const char *word, const FfPlan *plan, const FfPlanFds *fds)
 {
+    static const char *const before[] = {"fd=", "fd/", "fd = \""};
     GString *out = g_string_new(NULL);
 
     while (*word) {
-        bool behind = g_str_has_suffix(out->str, "fd=") || g_str_has_suffix(out->str, "fd/");
         size_t len = 0;
         int fd;
 
-        if (*word == '@' && behind) {
-            len = token_parse(word, plan, ram_fds, mon_fds, priv_fd, &fd);
+        for (size_t i = 0; *word == '@' && !len && i < G_N_ELEMENTS(before); i++) {
+            if (g_str_has_suffix(out->str, before[i])) {
+                len = token_parse(word, plan, fds, &fd);
+            }
         }
         if (len) {
             g_string_append_printf(out, "%d", fd);
@@ -291,15 +306,23 @@ static char *word_render(const char *word, const FfPlan *plan, const int *ram_fd
     return g_string_free(out, FALSE);
 }
 
-char **ff_plan_render(const FfPlan *plan, const int *ram_fds, const int *mon_fds, int priv_fd)
+char **ff_plan_render(const FfPlan *plan, const FfPlanFds *fds)
 {
     char **argv = g_new0(char *, plan->argv->len);
 
     for (guint i = 0; i + 1 < plan->argv->len; i++) {
         const char *word = plan->argv->pdata[i];
 
-        argv[i] =
-            plan->passthrough ? g_strdup(word) : word_render(word, plan, ram_fds, mon_fds, priv_fd);
+        argv[i] = plan->passthrough ? g_strdup(word) : word_render(word, plan, fds);
     }
     return argv;
+}
+
+char *ff_plan_render_config(const FfPlan *plan, guint index, const FfPlanFds *fds)
+{
+    const FfPlanConfig *config = plan->configs->pdata[index];
+    FfPlanFds own = *fds;
+
+    own.configs = NULL;
+    return word_render(config->text, plan, &own);
 }

@@ -25,12 +25,21 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfPlan, ff_plan_free)
  * there asks it about machine types. */
 const FfArgvSystem *ff_argv_system_real(void);
 
+/* The fds that the launcher has made for a plan. */
+typedef struct {
+    const int *ram, *monitors, *configs;
+    int priv; /* the private monitor's */
+} FfPlanFds;
+
 /*
- * Returns a new NULL-terminated argv with "@FF_RAM<i>@" and "@FF_MON<i>@" replaced by the
- * decimal RAM_FDS[i] and MON_FDS[i], and "@FF_PRIV@" by PRIV_FD (the private monitor, which the
- * plan always adds: -chardev socket,id=farfault-private,fd=@FF_PRIV@,server=on,wait=off
- * -qmp chardev:farfault-private). Free with g_strfreev().
+ * Returns a new NULL-terminated argv with "@FF_RAM<i>@", "@FF_MON<i>@" and "@FF_CONFIG<i>@"
+ * replaced by the decimal numbers of FDS, and "@FF_PRIV@" (the private monitor, which the plan
+ * always adds: -chardev socket,id=farfault-private,fd=@FF_PRIV@,server=on,wait=off -qmp
+ * chardev:farfault-private). Free with g_strfreev().
  */
-char **ff_plan_render(const FfPlan *plan, const int *ram_fds, const int *mon_fds, int priv_fd);
+char **ff_plan_render(const FfPlan *plan, const FfPlanFds *fds);
+/* The same of the text of configuration file INDEX, which has no other configuration in it
+ * (g_free). */
+char *ff_plan_render_config(const FfPlan *plan, guint index, const FfPlanFds *fds);
 
 #endif

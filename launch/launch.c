@@ -14,8 +14,8 @@
  * closing any fd of it would drop the lock.
  *
  * Threads: none but the caller's.
- * System calls: memfd_create, fsopen, fsconfig, fsmount, mmap, socketpair, execve, and those of
- * endpoint.c, launch-relay.c.
+ * System calls: memfd_create, fsopen, fsconfig, fsmount, mmap, socketpair, execve, write, and those
+ * of endpoint.c, launch-relay.c.
  */
 #include "launch/launch.h"
 
@@ -73,6 +73,7 @@ typedef struct {
     FfPlan *plan;
     const char *prog;          /* as QEMU names itself in messages */
     int *ram_fds;              /* one per plan->ram */
+    int *config_fds;           /* one per plan->configs */
     FfPrivateSocket *monitors; /* one per plan->monitors, and one more: QEMU's own monitor */
     FfEndpoint *endpoints;     /* one per plan->monitors */
     JsonObject *
@@ -97,6 +98,7 @@ static void launch_clear(Launch *l)
         }
     }
     g_free(l->ram_fds);
+    g_free(l->config_fds);
     g_free(l->monitors);
     g_free(l->endpoints);
     g_free(l->known);
@@ -309,6 +311,43 @@ static bool open_endpoints(Launch *l, GError **error)
     return ff_private_sockets_new(l->monitors, n + 1, l->runas.uid, l->runas.gid, error);
 }
 
+/* The fds that QEMU's command line names; .monitors is the caller's (g_free). */
+static FfPlanFds plan_fds(const Launch *l, int **monitors)
+{
+    guint n = l->plan->monitors->len;
+
+    *monitors = g_new(int, n + 1);
+    for (guint i = 0; i < n; i++) {
+        (*monitors)[i] = l->monitors[i].listen_fd;
+    }
+    return (FfPlanFds){l->ram_fds, *monitors, l->config_fds, l->monitors[n].listen_fd};
+}
+
+/* QEMU reads them by /proc/self/fd while it reads its command line: before -sandbox, -chroot and
+ * -runas, and once. Nobody changes them. */
+static bool make_configs(Launch *l, GError **error)
+{
+    guint n = l->plan->configs->len;
+    g_autofree int *monitors = NULL;
+    const FfPlanFds fds = plan_fds(l, &monitors);
+
+    l->config_fds = g_new(int, n + 1);
+    for (guint i = 0; i < n; i++) {
+        const FfPlanConfig *config = l->plan->configs->pdata[i];
+        g_autofree char *text = ff_plan_render_config(l->plan, i, &fds);
+        ssize_t len = (ssize_t)strlen(text);
+        int fd = ff_fd_high(memfd_create("farfault-config", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+
+        if (fd < 0 || write(fd, text, (size_t)len) != len ||
+            fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_WRITE | F_SEAL_SEAL) < 0) {
+            ff_launch_fail(error, "cannot make a copy of %s: %s", config->path, g_strerror(errno));
+            return false;
+        }
+        l->config_fds[i] = fd;
+    }
+    return true;
+}
+
 /*
  * Finds the agent and makes its socket. Without it the guest runs, and never migrates by
  * postcopy: a warning. A path that LD_PRELOAD cannot hold is given as /proc/self/fd/N.
@@ -455,6 +494,9 @@ static void sort_fds(Launch *l, GString *list)
     for (guint i = 0; i < l->plan->ram->len; i++) {
         give_qemu(l->ram_fds[i], list);
     }
+    for (guint i = 0; i < l->plan->configs->len; i++) {
+        give_qemu(l->config_fds[i], list);
+    }
     for (guint i = 0; i < n; i++) {
         give_qemu(l->monitors[i].listen_fd, list);
         if (l->endpoints[i].fd >= 0) {
@@ -567,7 +609,7 @@ static bool prepare(Launch *l, GError **error)
     if (l->plan->runas && !ff_runas_parse(l->plan->runas, &l->runas, error)) {
         return false;
     }
-    if (!make_all_ram(l, error) || !open_endpoints(l, error)) {
+    if (!make_all_ram(l, error) || !open_endpoints(l, error) || !make_configs(l, error)) {
         return false;
     }
     prepare_agent(l);
@@ -710,12 +752,9 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
         return 1;
     }
 
-    guint n = l.plan->monitors->len;
-    g_autofree int *mon_fds = g_new(int, n + 1);
-    for (guint i = 0; i < n; i++) {
-        mon_fds[i] = l.monitors[i].listen_fd;
-    }
-    g_auto(GStrv) new_argv = ff_plan_render(l.plan, l.ram_fds, mon_fds, l.monitors[n].listen_fd);
+    g_autofree int *mon_fds = NULL;
+    const FfPlanFds fds = plan_fds(&l, &mon_fds);
+    g_auto(GStrv) new_argv = ff_plan_render(l.plan, &fds);
     g_autoptr(GString) fd_list = g_string_new(NULL);
     sort_fds(&l, fd_list);
     set_environment(&l, fd_list->str);

@@ -50,12 +50,19 @@ typedef struct {
     bool followed;      /* ... whose writes migrations follow */
 } FfPlanMonitor;
 
+/* A configuration file that QEMU gets in place of the user's. Token: "@FF_CONFIG<index>@". */
+typedef struct {
+    char *path; /* of the user's */
+    char *text; /* tokens inside */
+} FfPlanConfig;
+
 typedef struct {
     /* TRUE: this invocation starts no guest; exec the real QEMU with the old argv. */
     bool passthrough;
     GPtrArray *argv;     /* char *, NULL-terminated; tokens inside; argv[0] is the caller's */
     GPtrArray *ram;      /* FfPlanRam * */
     GPtrArray *monitors; /* FfPlanMonitor * */
+    GPtrArray *configs;  /* FfPlanConfig * */
     char *incoming;      /* URI given with -incoming (socket kinds are taken over: argv then
                             holds "-incoming defer"; others stay in argv); NULL if none */
     bool incoming_taken; /* the URI was replaced by "defer" */
@@ -76,8 +83,8 @@ typedef struct {
     char (*fs_kind)(const char *path, uint64_t *page_size, void *opaque);
     /* TRUE if FD (inherited) is a listening socket. */
     bool (*fd_is_listening)(int fd, void *opaque);
-    /* Contents of a -readconfig file; NULL and error when unreadable, or no regular file: QEMU
-     * reads it, too. */
+    /* Contents of a -readconfig file; NULL and error when unreadable. G_FILE_ERROR_INVAL: QEMU may
+     * be able to read it, as the only one (no regular file), or it is none for farfault. */
     char *(*read_file)(const char *path, GError **error, void *opaque);
     /* What the machine TYPE (a name that is not in the table here) calls its RAM. TRUE: *RAM_ID
      * (g_free) is it, NULL if it makes none. FALSE: nobody knows. Can be NULL. */

@@ -20,6 +20,7 @@
 #define FILES 54
 #define FILES_OF_MONITOR 4
 #define FILES_OF_RAM 2
+#define FILES_OF_CONFIG 1
 /* ... and where a limit is that large it is not counted. */
 #define FILES_ENOUGH 1024
 
@@ -65,7 +66,8 @@ static char *file_too_large(const FfPlan *plan)
 static char *too_few_files(const FfPlan *plan)
 {
     rlim_t limit = limit_of(RLIMIT_NOFILE);
-    unsigned need = FILES + FILES_OF_MONITOR * plan->monitors->len + FILES_OF_RAM * plan->ram->len;
+    unsigned need = FILES + FILES_OF_MONITOR * plan->monitors->len + FILES_OF_RAM * plan->ram->len +
+                    FILES_OF_CONFIG * plan->configs->len;
 
     if (limit >= FILES_ENOUGH) {
         return NULL;

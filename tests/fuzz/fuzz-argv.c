@@ -7,6 +7,9 @@
 #include <string.h>
 
 #include "launch/argv.h"
+#include "tests/unit/config-reader.h"
+
+#define MONITOR 77 /* the fd that each has */
 
 static char fs_kind(const char *path, uint64_t *page_size, void *opaque)
 {
@@ -19,9 +22,12 @@ static bool fd_is_listening(int fd, void *opaque)
     return fd % 2;
 }
 
+static bool was_read;
+
 static char *read_file(const char *path, GError **error, void *opaque)
 {
     /* The text after an empty word. */
+    was_read = true;
     return g_strdup(opaque);
 }
 
@@ -32,12 +38,22 @@ static bool machine_ram_id(const char *type, char **ram_id, void *opaque)
     return !strstr(type, "pve");
 }
 
-static void check_plan(const FfPlan *plan)
+/* CONFIG: what each file has in it. */
+static void check_plan(const FfPlan *plan, const char *config)
 {
     g_autofree int *ram = g_new0(int, plan->ram->len + 1);
     g_autofree int *mon = g_new0(int, plan->monitors->len + 1);
-    g_auto(GStrv) argv = plan->passthrough ? NULL : ff_plan_render(plan, ram, mon, 3);
+    g_autofree int *configs = g_new0(int, plan->configs->len + 1);
+    const FfPlanFds fds = {ram, mon, configs, 3};
 
+    for (guint i = 0; i < plan->monitors->len; i++) {
+        mon[i] = MONITOR;
+    }
+    g_auto(GStrv) argv = plan->passthrough ? NULL : ff_plan_render(plan, &fds);
+    g_autofree char *copy = plan->configs->len ? ff_plan_render_config(plan, 0, &fds) : NULL;
+    if (was_read) {
+        config_check_monitors(plan, copy ? copy : config, MONITOR);
+    }
     for (guint i = 0; i < plan->ram->len; i++) {
         const FfPlanRam *r = plan->ram->pdata[i];
 
@@ -63,7 +79,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                         .default_hugepage_size = 2 << 20,
                         .opaque = config ? config + 2 : ""};
     g_autofree char *head = config ? g_strndup(text, config - text) : g_strdup(text);
-    if (strstr(head, "@FF_")) {
+    was_read = false;
+    if (strstr(text, "@FF_")) {
         return 0; /* our own tokens */
     }
     g_autofree char *line = g_strconcat("qemu-system-x86_64\n", head, NULL);
@@ -72,7 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     g_assert_true((plan != NULL) == (error == NULL));
     if (plan) {
-        check_plan(plan);
+        check_plan(plan, sys.opaque);
     }
     return 0;
 }

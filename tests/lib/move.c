@@ -156,7 +156,8 @@ static Vm *side(const Move *m, bool incoming)
     return vm_start(&(VmConfig){.name = incoming ? "destination" : "source",
                                 .launcher = VM_RUN,
                                 .qemu = m->qemu,
-                                .memory = m->memory,
+                                .memory = m->sections ? NULL : m->memory,
+                                .sections = m->sections,
                                 .args = (const char *const *)m->args->pdata,
                                 .boot = m->has_ring3 ? NULL : &m->boot,
                                 .ring3 = m->has_ring3 ? &m->ring3 : NULL,
@@ -184,6 +185,7 @@ Move *move_new(const MoveConfig *config)
     }
     m->boot = bootsect_config(m->ram, 0, n_cpus);
     m->qemu = g_strdup(c.qemu);
+    m->sections = c.sections;
     m->memory = g_strdup_printf("%uM", mib);
     m->args = g_ptr_array_new_with_free_func(g_free);
     g_ptr_array_add(m->args, g_strdup("-smp"));

@@ -19,6 +19,7 @@ typedef struct {
     const char *const *devices; /* more arguments of both QEMUs; NULL: none */
     uint64_t bandwidth;         /* max-bandwidth, bytes/s; 0: 8 MiB/s until the switch */
     const char *qemu;           /* the binary of both; NULL: the installed one */
+    const char *sections;       /* VmConfig.sections of both, with .mib of RAM; NULL: none */
     const Ring3 *ring3;         /* that guest, in place of .n_cpus and a boot sector; NULL: none */
 } MoveConfig;
 
@@ -28,7 +29,8 @@ typedef struct {
     bool has_ring3;
     Ring3 ring3;
     char *qemu;
-    uint64_t ram; /* bytes */
+    const char *sections; /* MoveConfig's */
+    uint64_t ram;         /* bytes */
     GPtrArray *args;
     char *memory;
 } Move;

@@ -232,17 +232,37 @@ static void add_launcher(Vm *vm, const VmConfig *config, GPtrArray *argv)
     add(argv, link, NULL);
 }
 
+/* The QMP monitor, in either place. */
+static void add_qmp(Vm *vm, const VmConfig *config, GPtrArray *argv)
+{
+    if (!config->sections) {
+        g_autofree char *qmp = g_strdup_printf("socket,id=qmp0,path=%s/qmp", vm->dir);
+        add(argv, "-chardev", qmp, "-mon", "chardev=qmp0,mode=control", NULL);
+        return;
+    }
+    g_autofree char *path = vm_path(vm, "config");
+    g_autofree char *text = g_strdup_printf("%s[chardev \"qmp0\"]\n"
+                                            "backend = \"socket\"\n"
+                                            "path = \"%s/qmp\"\n\n"
+                                            "[mon]\n"
+                                            "chardev = \"qmp0\"\n"
+                                            "mode = \"control\"\n",
+                                            config->sections, vm->dir);
+    g_assert_true(g_file_set_contents(path, text, -1, NULL));
+    add(argv, "-no-user-config", "-readconfig", path, NULL);
+}
+
 static GPtrArray *command_line(Vm *vm, const VmConfig *config)
 {
     GPtrArray *argv = g_ptr_array_new_with_free_func(g_free);
     add_launcher(vm, config, argv);
-    g_autofree char *qmp = g_strdup_printf("socket,id=qmp0,path=%s/qmp", vm->dir);
     g_autofree char *qtest = g_strdup_printf("unix:%s/qtest", vm->dir);
     g_autofree char *serial = g_strdup_printf("socket,id=serial0,path=%s/serial", vm->dir);
     g_autofree char *name = g_strdup_printf("%s,debug-threads=on", vm->name);
-    add(argv, "-name", name, "-nodefaults", "-display", "none", "-chardev", qmp, "-mon",
-        "chardev=qmp0,mode=control", "-qtest", qtest, "-qtest-log", "/dev/null", "-chardev", serial,
-        "-serial", "chardev:serial0", NULL);
+    add(argv, "-name", name, "-nodefaults", "-display", "none", NULL);
+    add_qmp(vm, config, argv);
+    add(argv, "-qtest", qtest, "-qtest-log", "/dev/null", "-chardev", serial, "-serial",
+        "chardev:serial0", NULL);
     if (!config->ring3)
         add(argv, "-accel", "tcg", NULL);
     if (config->memory)

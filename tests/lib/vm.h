@@ -31,6 +31,8 @@ typedef struct {
     const char *qemu;           /* the binary; NULL: FF_QEMU, or what is installed */
     const char *memory;         /* value of -m; NULL: no -m here, ARGS have what is needed */
     const char *const *args;    /* more arguments, NULL-terminated; can be NULL */
+    const char *sections;       /* of a file for -readconfig, which has the QMP monitor as well, as
+                                 * Incus has it; NULL: there is no file */
     const BootsectConfig *boot; /* boot sector on the first disk; NULL: no disk */
     const Ring3 *ring3;         /* the ring-3 guest, by KVM or TCG, in place of that; can be NULL */
     const char *incoming;       /* URI of -incoming; can be NULL */

@@ -74,6 +74,11 @@ static const Case cases[] = {
     {"sandbox", ND "-m 64 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,"
                    "resourcecontrol=deny -chroot @DIR@"},
     {"config", ND "-readconfig @DIR@/machine.cfg"},
+    {"config-qmp", ND "-readconfig @DIR@/machine.cfg -readconfig @DIR@/qmp.cfg"},
+    {"config-memory", ND "-readconfig @DIR@/memory.cfg"},
+    {"config-defaults", "-readconfig @DIR@/qmp.cfg -readconfig @DIR@/memory.cfg"},
+    {"config-sandbox", ND "-readconfig @DIR@/memory.cfg -sandbox on,obsolete=deny,"
+                          "elevateprivileges=deny,spawn=deny,resourcecontrol=deny -chroot @DIR@"},
     {"defaults", "-m 64"},
     {"nographic", "-m 64 -nographic"},
     {"nographic-serial", "-m 64 -nographic -serial null"},
@@ -145,12 +150,27 @@ static void write_file(const Fixture *fx, const char *name, const char *text)
 
 static void set_up(Fixture *fx)
 {
-    g_autofree char *probe = NULL;
+    g_autofree char *probe = NULL, *qmp = NULL;
 
     fx->dir = g_dir_make_tmp("farfault-argv-XXXXXX", NULL);
     fx->probe = keep(fx, open("/dev/null", O_RDONLY));
     fx->user = keep(fx, listen_at(fx, "user"));
     write_file(fx, "machine.cfg", "[machine]\n  type = \"q35\"\n[memory]\n  size = \"64\"\n");
+    qmp = g_strdup_printf("[chardev \"monitor\"]\nbackend = \"socket\"\nfd = \"%d\"\n"
+                          "server = \"on\"\nwait = \"off\"\nlogfile = \"%s/log\"\n\n"
+                          "[mon]\nchardev = \"monitor\"\nmode = \"control\"\n",
+                          fx->user, fx->dir);
+    write_file(fx, "qmp.cfg", qmp);
+    write_file(fx, "memory.cfg",
+               "[machine]\ntype = \"q35\"\n[memory]\nsize = \"96M\"\nmaxmem = \"1G\"\n"
+               "slots = \"2\"\n[object \"m0\"]\nqom-type = \"memory-backend-memfd\"\n"
+               "size = \"64M\"\nhost-nodes.0 = \"0\"\npolicy = \"bind\"\n"
+               "[object \"m1\"]\nqom-type = \"memory-backend-ram\"\nsize = \"32M\"\n"
+               "[numa]\ntype = \"node\"\nnodeid = \"0\"\nmemdev = \"m0\"\n"
+               "[numa]\ntype = \"node\"\nnodeid = \"1\"\nmemdev = \"m1\"\n"
+               "[object \"d0\"]\nqom-type = \"memory-backend-file\"\nsize = \"64M\"\n"
+               "mem-path = \"/dev/shm\"\n[device \"dimm\"]\ndriver = \"pc-dimm\"\n"
+               "memdev = \"d0\"\n");
     probe = g_strdup_printf("[chardev \"probe\"]\n backend = \"socket\"\n fd = \"%d\"\n"
                             " server = \"on\"\n wait = \"off\"\n"
                             "[mon \"probe\"]\n chardev = \"probe\"\n mode = \"control\"\n",
@@ -330,7 +350,7 @@ static void shape_clear(Shape *shape)
 
 static char **render(Fixture *fx, const FfPlan *plan)
 {
-    int mon[MAX_FDS];
+    int mon[MAX_FDS], configs[MAX_FDS];
 
     for (guint i = 0; i < plan->ram->len; i++) {
         const FfPlanRam *block = plan->ram->pdata[i];
@@ -344,7 +364,15 @@ static char **render(Fixture *fx, const FfPlan *plan)
 
         mon[i] = keep(fx, listen_at(fx, name));
     }
-    return ff_plan_render(plan, fx->ram, mon, keep(fx, listen_at(fx, "private")));
+    FfPlanFds fds = {fx->ram, mon, configs, keep(fx, listen_at(fx, "private"))};
+
+    for (guint i = 0; i < plan->configs->len; i++) {
+        g_autofree char *text = ff_plan_render_config(plan, i, &fds);
+
+        configs[i] = keep(fx, memfd_create("config", 0));
+        g_assert_cmpint(write(configs[i], text, strlen(text)), ==, strlen(text));
+    }
+    return ff_plan_render(plan, &fds);
 }
 
 static char **case_argv(const Fixture *fx, const Case *c)

@@ -25,7 +25,6 @@ typedef enum {
     PLUGGED,  /* a backend that farfault has not made: seen when the migration begins */
     UNTRACKED,
     NESTED, /* the guest has EFER.SVME set, and TCG is taken for KVM */
-    CONFIG, /* its backend is in a file for -readconfig (Incus) */
     NVDIMM, /* beside its RAM a file, shared with others perhaps */
     IMAGE,  /* the same, which QEMU may only read (Kata) */
 } Obstacle;
@@ -37,7 +36,6 @@ static const struct {
     [PLUGGED] = {"was not made by farfault", NULL},
     [UNTRACKED] = {"the guest's writes cannot be tracked", "source/*/call/uffd-track=EIO"},
     [NESTED] = {"the guest uses nested virtualisation (svm)", "source/*/step/nested-kvm=skip"},
-    [CONFIG] = {"has a memory backend ([object])", NULL},
     [NVDIMM] = {"-device nvdimm,memdev=image: its memory persists", NULL},
     [IMAGE] = {"-device nvdimm,memdev=image: its memory persists", NULL},
 };
@@ -87,8 +85,6 @@ static const Row rows[] = {
     {"untracked/wait", .source = UNTRACKED, .engine = true, .postcopy = true,
      .parameters = "{'x-farfault-untracked': 'wait'}"},
     {"nested", .source = NESTED},
-    {"config", .source = CONFIG, .destination = CONFIG},
-    {"config/postcopy", .source = CONFIG, .destination = CONFIG, .postcopy = true},
     {"nvdimm", .source = NVDIMM, .destination = NVDIMM},
     {"nvdimm/postcopy", .source = NVDIMM, .destination = NVDIMM, .postcopy = true},
 };
@@ -104,17 +100,10 @@ static char *file_of(const char *dir, const char *name, const char *kind)
 static void add_obstacle(Obstacle obstacle, const char *dir, const char *name, const char **args,
                          unsigned n, GPtrArray *keep)
 {
-    char *path = file_of(dir, name, obstacle == CONFIG ? "cfg" : "image");
+    char *path = file_of(dir, name, "image");
 
     g_ptr_array_add(keep, path);
-    if (obstacle == CONFIG) {
-        g_assert_true(g_file_set_contents(path,
-                                          "[object \"m0\"]\n  qom-type = \"memory-backend-memfd\"\n"
-                                          "  size = \"" MEMORY "\"\n  share = \"on\"\n",
-                                          -1, NULL));
-        args[n++] = "-readconfig";
-        args[n++] = path;
-    } else if (obstacle == NVDIMM || obstacle == IMAGE) {
+    if (obstacle == NVDIMM || obstacle == IMAGE) {
         g_autofree char *image = g_malloc0(IMAGE_BYTES);
         memset(image, name[0], IMAGE_BYTES / 2); /* another one at each end */
         g_assert_true(g_file_set_contents(path, image, IMAGE_BYTES, NULL));
@@ -150,7 +139,7 @@ static Vm *start_qemu(const Row *row, const char *qemu, bool source, const Boots
         "-object",  ram};
     g_autoptr(GPtrArray) keep = g_ptr_array_new_with_free_func(g_free);
 
-    add_obstacle(obstacle, dir, name, args, obstacle == CONFIG ? 8 : 10, keep);
+    add_obstacle(obstacle, dir, name, args, 10, keep);
 
     return vm_start(&(VmConfig){.name = name,
                                 .qemu = qemu,
@@ -278,8 +267,8 @@ static void check_listed(Vm *vm, const char *words)
 
 static void check_listed_end(const Row *row, Vm *source, Vm *destination)
 {
-    bool plain = row->destination != FILE_RAM && row->destination != CONFIG &&
-                 row->destination != NVDIMM; /* its engine joins connections to the end */
+    /* Its engine joins connections to the end. */
+    bool plain = row->destination != FILE_RAM && row->destination != NVDIMM;
 
     if (row->engine) {
         check_listed(source, "was given away");
@@ -393,8 +382,8 @@ static void with_dir(const void *opaque, void (*func)(const Row *row, const char
 {
     g_autofree char *dir = g_strdup_printf("/dev/shm/ff-carrier-%d", getpid());
     static const char *const left[] = {
-        "source",          "destination",  "source.ram",        "destination.ram", "source.cfg",
-        "destination.cfg", "source.image", "destination.image", "migration",       NULL};
+        "source",       "destination",       "source.ram", "destination.ram",
+        "source.image", "destination.image", "migration",  NULL};
     const char *why;
 
     if (!vm_farfault_available(&why) || !vm_faults_available(&why)) {

@@ -472,6 +472,51 @@ static void test_slow_end(void)
     vm_end(s);
 }
 
+/* ---- a destination that fails, and lives ----------------------------------------------------- */
+
+static Vm *start_plain(const char *qemu, bool source)
+{
+    static const char *const here[] = {"-machine", "pc", "-device",
+                                       "virtio-serial-pci,addr=7,vectors=0", NULL};
+    static const char *const there[] = {"-machine", "pc", "-device",
+                                        "virtio-serial-pci,addr=7,vectors=2", NULL};
+
+    return vm_start(&(VmConfig){.name = source ? "source" : "destination",
+                                .qemu = qemu,
+                                .memory = "64M",
+                                .args = source ? here : there,
+                                .incoming = source ? NULL : "defer",
+                                .listens = true});
+}
+
+/* QEMU carries it, with exit-on-error=false, and cannot load the device state. By then the source
+ * has completed: the destination's QEMU was stopped. */
+static void test_failed_end(void)
+{
+    static const char *const more[] = {"--precopy", "--bandwidth", "4096", "--timeout", "60", NULL};
+    g_autofree char *qemu = vm_qemu(10), *text = NULL;
+
+    if (!qemu || !can_run()) {
+        return;
+    }
+    Vm *s = start_plain(qemu, true), *d = start_plain(qemu, false);
+
+    qmp_ok(vm_qmp(d), "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0', 'exit-on-error': false}");
+    Cli cli = cli_start(s, d, more);
+    qmp_expect_migration(vm_qmp(s), "active");
+    qmp_expect_migration(vm_qmp(d), "active");
+    kill(vm_pid(d), SIGSTOP);
+    qmp_ok(vm_qmp(s), "migrate-set-parameters", "{'max-bandwidth': 0}");
+    qmp_expect_migration(vm_qmp(s), "completed");
+    kill(vm_pid(d), SIGCONT);
+    g_assert_cmpint(cli_end(&cli, &text), ==, 1);
+    expect_text(text, "the source has sent everything, but the destination has failed: ");
+    expect_text(text, "; the guest continues at the source; the destination's QEMU (");
+    check_stayed(s);
+    vm_end(d);
+    vm_end(s);
+}
+
 /* ---- a first page that takes long ------------------------------------------------------------ */
 
 /* Reads what it says up to TEXT. */
@@ -640,6 +685,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/migrate-cli/precopy-after-postcopy", test_precopy_after_postcopy);
     g_test_add_func("/migrate-cli/slow-end", test_slow_end);
+    g_test_add_func("/migrate-cli/failed-end", test_failed_end);
     g_test_add_func("/migrate-cli/pass/slow", test_slow_pass);
     g_test_add_func("/migrate-cli/pass/none", test_no_pass);
     g_test_add_func("/migrate-cli/not-paused", test_not_paused);

@@ -42,7 +42,14 @@ typedef struct {
     const char *summary; /* of the plan; refusals and warnings are apart */
     const char *refused; /* part of the reason; NULL: none */
     const char *warning; /* part of the only warning; NULL: none */
+    const char *configs; /* the texts of all copies of configuration files; NULL: there are none */
+    unsigned warnings;   /* how many there are, if more than one */
 } ArgvCase;
+
+/* A configuration file of the invented system. */
+typedef struct {
+    const char *path, *text;
+} ArgvFile;
 
 /* Each ends with a case without name. */
 extern const ArgvCase argv_memory_cases[];
@@ -50,5 +57,8 @@ extern const ArgvCase argv_left_memory_cases[]; /* memory that stays as it is */
 extern const ArgvCase argv_monitor_cases[];
 extern const ArgvCase argv_left_monitor_cases[]; /* monitors that QEMU keeps */
 extern const ArgvCase argv_whole_cases[];
+extern const ArgvCase argv_config_cases[];
+extern const ArgvCase argv_left_config_cases[]; /* files that QEMU keeps */
+extern const ArgvFile argv_config_files[];      /* the last one has no path */
 
 #endif

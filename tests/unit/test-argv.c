@@ -8,6 +8,7 @@
 #include "launch/argv.h"
 #include "state/state.h"
 #include "tests/unit/argv-cases.h"
+#include "tests/unit/config-reader.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -54,13 +55,6 @@ static char *fake_read_file(const char *path, GError **error, void *opaque)
     } files[] = {
         {"/plain.cfg", "# a comment\n[machine]\n  type = \"q35\"\n  accel = \"tcg\"\n"
                        "[memory]\n  size = \"256\"\n[device \"d\"]\n driver = \"e1000\"\n"},
-        {"/object.cfg", "[object \"m0\"]\n qom-type = \"memory-backend-ram\"\n size = \"1G\"\n"},
-        {"/disk.cfg", "[object \"m0\"]\n qom-type = \"memory-backend-file\"\n size = \"1G\"\n"
-                      " mem-path = \"/var/file\"\n"},
-        {"/mon.cfg", "[chardev \"c\"]\n backend = \"socket\"\n[mon \"m\"]\n chardev = \"c\"\n"
-                     " mode = \"control\"\n"},
-        {"/mon-object.cfg", "[chardev \"c\"]\n backend = \"null\"\n[object \"m\"]\n chardev = "
-                            "\"c\"\n qom-type = \"monitor-qmp\"\n"},
         {"/hmp.cfg", "[mon \"m\"]\n chardev = \"c\"\n mode = \"readline\"\n"},
         {"/hmp-object.cfg", "[object \"m\"]\n chardev = \"c\"\n qom-type = \"monitor-hmp\"\n"},
     };
@@ -68,6 +62,11 @@ static char *fake_read_file(const char *path, GError **error, void *opaque)
     for (size_t i = 0; i < G_N_ELEMENTS(files); i++) {
         if (g_str_equal(files[i].path, path)) {
             return g_strdup(files[i].text);
+        }
+    }
+    for (const ArgvFile *file = argv_config_files; file->path; file++) {
+        if (g_str_equal(file->path, path)) {
+            return g_strdup(file->text);
         }
     }
     g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_NOENT, "no such file: %s", path);
@@ -182,11 +181,22 @@ static void check_words(const FfPlan *plan, const char *expected)
     g_assert_cmpuint(plan->argv->len, ==, g_strv_length(words) + 1);
 }
 
+static char *configs_text(const FfPlan *plan)
+{
+    GString *text = g_string_new(NULL);
+
+    for (guint i = 0; i < plan->configs->len; i++) {
+        g_string_append(text, ((FfPlanConfig *)plan->configs->pdata[i])->text);
+    }
+    return g_string_free(text, FALSE);
+}
+
 /* A file for huge pages is of use only to RAM that is mapped at multiples of one; no destination
  * may have either. */
 static void check_thp(const FfPlan *plan)
 {
-    g_autofree char *all = g_strjoinv(" ", (char **)plan->argv->pdata);
+    g_autofree char *words = g_strjoinv(" ", (char **)plan->argv->pdata);
+    g_autofree char *configs = configs_text(plan), *all = g_strconcat(words, configs, NULL);
 
     for (guint i = 0; i < plan->ram->len; i++) {
         const FfPlanRam *ram = plan->ram->pdata[i];
@@ -194,6 +204,14 @@ static void check_thp(const FfPlan *plan)
         g_assert_false(ram->thp && (plan->incoming || ram->seal || ram->page_size > 4096));
         g_assert_true(!ram->thp || strstr(all, "align"));
     }
+}
+
+static void check_configs(const FfPlan *plan, const char *expected)
+{
+    g_autofree char *text = configs_text(plan);
+
+    g_assert_cmpuint(plan->configs->len, ==, expected ? 1 : 0);
+    g_assert_cmpstr(text, ==, expected ? expected : "");
 }
 
 static void test_case(gconstpointer data)
@@ -215,7 +233,8 @@ static void test_case(gconstpointer data)
     } else {
         g_assert_cmpstr(plan->engine_refused, ==, NULL);
     }
-    g_assert_cmpuint(plan->warnings->len, ==, c->warning ? 1 : 0);
+    check_configs(plan, c->configs);
+    g_assert_cmpuint(plan->warnings->len, ==, c->warnings ? c->warnings : c->warning ? 1 : 0);
     if (c->warning) {
         g_assert_nonnull(strstr(plan->warnings->pdata[0], c->warning));
     }
@@ -296,7 +315,8 @@ static void test_no_guest(void)
 static void test_left(gconstpointer data)
 {
     ArgvCase c = *(const ArgvCase *)data;
-    bool hmp = !strstr(c.in, "-mon") && !strstr(c.in, "-qmp") && !strstr(c.in, "monitor-");
+    bool hmp = !strstr(c.in, "-mon") && !strstr(c.in, "-qmp") && !strstr(c.in, "monitor-") &&
+               !strstr(c.in, ND);
     bool nographic = strstr(c.in, "-nographic") != NULL;
     g_autofree char *out =
         g_strconcat(c.in, c.refused ? "" : PC128, hmp && !nographic ? HMP : "", PRIV, NULL);
@@ -332,6 +352,118 @@ static void test_config_pipe(void)
     close(fds[0]);
 }
 
+static char *read_default(const char *path, GError **error, void *opaque)
+{
+    return g_str_equal(path, "/etc/qemu/qemu.conf") ? g_strdup(opaque) : NULL;
+}
+
+/* QEMU's default file is understood, but nobody knows whether it is this QEMU's: there is no copy
+ * of it. */
+static void test_config_default(void)
+{
+    static const struct {
+        const char *text, *line, *out, *refused;
+        guint warnings;
+    } rows[] = {
+        {"[memory]\nsize = \"64\"\n[device]\ndriver = \"isa-serial\"\n", Q "-nographic",
+         Q "-nographic" PC(67108864) " -monitor stdio" PRIV, NULL, 0},
+        {"[chardev \"c\"]\nbackend = \"socket\"\npath = \"/a\"\n[mon]\nchardev = \"c\"\n"
+         "mode = \"control\"\n",
+         Q ND, Q ND PRIV, "a file that stays as it is", 1},
+        {"[chardev \"c\"]\nbackend = \"socket\"\npath = \"/a\"\n", Q ND "-qmp chardev:c",
+         Q ND "-qmp chardev:c" PRIV, "a file that stays as it is", 1},
+        {"[object \"m\"]\nqom-type = \"memory-backend-ram\"\nsize = \"64M\"\n", Q ND, Q ND PRIV,
+         "id=m of /etc/qemu/qemu.conf stays as it is", 0},
+        {"[mon\n", Q ND, Q ND PRIV, "qemu.conf: line 1", 1},
+        {"[mon\n", Q ND "-no-user-config", Q ND "-no-user-config" PC128 PRIV, NULL, 0},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+        FfArgvSystem sys = fake;
+
+        g_test_message("%s", rows[i].text);
+        sys.read_file = read_default;
+        sys.opaque = (void *)rows[i].text;
+        g_auto(GStrv) argv = split(rows[i].line);
+        g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &sys, NULL);
+
+        check_words(plan, rows[i].out);
+        check_configs(plan, NULL);
+        g_assert_true((plan->engine_refused == NULL) == (rows[i].refused == NULL));
+        g_assert_true(!rows[i].refused || strstr(plan->engine_refused, rows[i].refused));
+        g_assert_cmpuint(plan->warnings->len, ==, rows[i].warnings);
+    }
+}
+
+/* The real system: NAME, its text and its length. */
+static char *read_real(const char *name, const char *text, size_t len)
+{
+    g_autofree char *dir = g_dir_make_tmp("farfault-argv-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, name, NULL);
+    g_autoptr(GError) err = NULL;
+    const FfArgvSystem *sys = ff_argv_system_real();
+
+    g_assert_true(g_file_set_contents(path, text, (gssize)len, NULL));
+    char *got = sys->read_file(path, &err, sys->opaque);
+    g_assert_true((got == NULL) == g_error_matches(err, G_FILE_ERROR, G_FILE_ERROR_INVAL));
+    g_assert_no_errno(unlink(path));
+    g_assert_no_errno(rmdir(dir));
+    return got ? got : g_strdup(err->message);
+}
+
+/* What QEMU would read further in, and what has no end. */
+static void test_config_real(void)
+{
+    static const char nul[] = "[machine]\0\n[mon]\n";
+    g_autoptr(GError) err = NULL;
+    const FfArgvSystem *sys = ff_argv_system_real();
+    size_t size = (256 << 10) + 1;
+    g_autofree char *large = g_malloc(size);
+
+    memset(large, '\n', size);
+    g_autofree char *whole = read_real("x", large, size - 1);
+    g_autofree char *more = read_real("x", large, size);
+    g_autofree char *zero = read_real("x", nul, sizeof(nul) - 1);
+    g_autofree char *empty = read_real("x", "", 0);
+
+    g_assert_cmpuint(strlen(whole), ==, size - 1);
+    g_assert_cmpstr(more, ==, "it is larger than 256 KiB");
+    g_assert_cmpstr(zero, ==, "it has a NUL byte");
+    g_assert_cmpstr(empty, ==, "");
+    g_assert_null(sys->read_file("/dev/zero", &err, sys->opaque));
+    g_assert_error(err, G_FILE_ERROR, G_FILE_ERROR_INVAL);
+    g_clear_error(&err);
+    g_assert_null(sys->read_file("/nowhere.cfg", &err, sys->opaque));
+    g_assert_error(err, G_FILE_ERROR, G_FILE_ERROR_NOENT);
+}
+
+/* A line that is longer than QEMU's buffer goes on as one more: a comment hides a section. */
+static void test_config_long(void)
+{
+    g_autofree char *line = g_strnfill(1001, '#'), *most = g_strnfill(1000, '#');
+    g_autoptr(GString) many = g_string_new(NULL);
+    g_autofree char *fill = g_strnfill(1023, '#');
+    g_autofree char *trap = g_strconcat("[chardev \"c\"]\nbackend = \"socket\"\npath = \"/a\"\n",
+                                        fill, "[mon]\nchardev = \"c\"\nmode = \"control\"\n", NULL);
+    const char *texts[] = {most, line, trap, NULL};
+    const bool refused[] = {false, true, true, true};
+
+    for (int i = 0; i < 513; i++) {
+        g_string_append(many, "[drive]\n");
+    }
+    texts[3] = many->str;
+    for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
+        FfArgvSystem sys = fake;
+
+        sys.read_file = read_default;
+        sys.opaque = (void *)texts[i];
+        g_auto(GStrv) argv = split(Q ND);
+        g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &sys, NULL);
+
+        g_assert_cmpint(plan->engine_refused != NULL, ==, refused[i]);
+    }
+}
+
 static void test_nothing(void)
 {
     static const char *const argv[] = {NULL};
@@ -347,10 +479,11 @@ static void test_render(void)
                                  "-append 'fd=@FF_MON1@ @FF_RAM0@' -name @FF_PRIV@,fd=@FF_RAMx@");
     FfArgvSystem sys = fake;
     int ram[] = {10, 11}, mon[] = {12};
+    const FfPlanFds fds = {ram, mon, NULL, 13};
 
     sys.takes_backends = false; /* one socket */
     g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &sys, NULL);
-    g_auto(GStrv) out = ff_plan_render(plan, ram, mon, 13);
+    g_auto(GStrv) out = ff_plan_render(plan, &fds);
     g_auto(GStrv) expected = split(
         Q
         "-qmp unix:fd=12,server=on,wait=on"
@@ -374,8 +507,9 @@ static void test_network(void)
         split(Q "-chardev socket,id=v,path=/b -netdev vhost-user,id=n,chardev=v -monitor none");
     FfArgvSystem sys = fake;
     int ram[] = {10}, mon[1 + FF_STATE_PLUGGED] = {12};
+    const FfPlanFds fds = {ram, mon, NULL, 13};
     g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &sys, NULL);
-    g_auto(GStrv) out = ff_plan_render(plan, ram, mon, 13);
+    g_auto(GStrv) out = ff_plan_render(plan, &fds);
 
     g_assert_cmpuint(plan->monitors->len, ==, G_N_ELEMENTS(mon));
     for (guint i = 1; i < plan->monitors->len; i++) {
@@ -424,8 +558,8 @@ static void test_sizes(void)
 static bool may_change(const char *word, const char *before)
 {
     static const char *const flags[] = {"mem-prealloc", "mem-path", NULL};
-    static const char *const with_arg[] = {"object",   "chardev",  "qmp", "qmp-pretty",
-                                           "incoming", "mem-path", NULL};
+    static const char *const with_arg[] = {"object",   "chardev",  "qmp",        "qmp-pretty",
+                                           "incoming", "mem-path", "readconfig", NULL};
 
     before += strspn(before, "-");
     return (word[0] == '-' && g_strv_contains(flags, word + strspn(word, "-"))) ||
@@ -451,11 +585,13 @@ static void check_kept(const char *const *argv, char **out)
 static void check_invariants(const char *const *argv)
 {
     g_autoptr(FfPlan) plan = ff_plan_new(argv, &fake, NULL);
-    int ram[64], mon[64];
+    int ram[64], mon[64], configs[64];
+    const FfPlanFds fds = {ram, mon, configs, 7};
 
     g_assert_nonnull(plan);
     g_assert_cmpuint(plan->ram->len, <, G_N_ELEMENTS(ram));
     g_assert_cmpuint(plan->monitors->len, <, G_N_ELEMENTS(mon));
+    g_assert_cmpuint(plan->configs->len, <, G_N_ELEMENTS(configs));
     g_assert_true(!plan->engine_refused || plan->ram->len == 0);
     g_assert_true(!plan->engine_refused || !plan->incoming_taken);
     for (guint i = 0; i < plan->ram->len; i++) {
@@ -466,7 +602,8 @@ static void check_invariants(const char *const *argv)
     }
     memset(ram, 0, sizeof(ram));
     memset(mon, 0, sizeof(mon));
-    g_auto(GStrv) out = ff_plan_render(plan, ram, mon, 7);
+    memset(configs, 0, sizeof(configs));
+    g_auto(GStrv) out = ff_plan_render(plan, &fds);
     if (plan->passthrough) {
         g_assert_true(g_strv_equal((const char *const *)out, argv));
     } else {
@@ -477,9 +614,9 @@ static void check_invariants(const char *const *argv)
 /* Words of all tables, shuffled, cut and with bytes changed. */
 static void test_random(void)
 {
-    static const ArgvCase *const tables[] = {argv_memory_cases, argv_left_memory_cases,
-                                             argv_monitor_cases, argv_left_monitor_cases,
-                                             argv_whole_cases};
+    static const ArgvCase *const tables[] = {
+        argv_memory_cases, argv_left_memory_cases, argv_monitor_cases,    argv_left_monitor_cases,
+        argv_whole_cases,  argv_config_cases,      argv_left_config_cases};
     g_autoptr(GRand) rand = g_rand_new_with_seed(20250101);
     g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(g_free);
 
@@ -517,6 +654,81 @@ static void test_random(void)
     }
 }
 
+static char *read_given(const char *path, GError **error, void *opaque)
+{
+    return g_str_equal(path, "/given") ? g_strdup(opaque) : NULL;
+}
+
+/* Pieces of a file, in any order and with bytes changed: what QEMU makes a QMP monitor of, the
+ * launcher sees. */
+static void test_config_random(void)
+{
+    static const char *const pieces[] = {
+        "[mon]\n",
+        "[mon \"m\"]\n",
+        "[mon",
+        "[mon]",
+        "[chardev \"c\"]\n",
+        "[chardev]\n",
+        "[chardev \"c",
+        "[object \"m\"]\n",
+        "qom-type = \"monitor-qmp\"\n",
+        "chardev = \"c\"\n",
+        "mode = \"control\"\n",
+        "backend = \"socket\"\n",
+        "path = \"/a\"\n",
+        "server = \"on\"\n",
+        "id = \"c\"\n",
+        "\n",
+        " ",
+        "#",
+        "\"",
+        "]",
+        "[",
+        "= \"x\"",
+        "# comment\n",
+        "[machine]\n",
+        "type = \"q35\"\n",
+        /* As it should be. */
+        "[chardev \"c\"]\nbackend = \"socket\"\npath = \"/a\"\n[mon]\nchardev = \"c\"\nmode = "
+        "\"control\"\n",
+    };
+    g_autoptr(GRand) rand = g_rand_new_with_seed(20261130);
+    g_autofree char *fill = g_strnfill(1023, '#');
+    FfArgvSystem sys = fake;
+    int ram[8] = {0}, mon[64], config[1] = {0};
+    guint copies = 0;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(mon); i++) {
+        mon[i] = 77;
+    }
+    sys.read_file = read_given;
+    for (int round = 0; round < 20000; round++) {
+        g_autoptr(GString) text = g_string_new(NULL);
+        int n = g_rand_int_range(rand, 1, 12);
+
+        for (int i = 0; i < n; i++) {
+            gint32 pick = g_rand_int_range(rand, 0, G_N_ELEMENTS(pieces) + 1);
+
+            g_string_append(text, pick < (gint32)G_N_ELEMENTS(pieces) ? pieces[pick] : fill);
+        }
+        if (text->len && g_rand_int_range(rand, 0, 3) == 0) {
+            text->str[g_rand_int_range(rand, 0, (gint32)text->len)] =
+                "\n\t \"[]=#x\r"[g_rand_int_range(rand, 0, 10)];
+        }
+        static const char *const argv[] = {"qemu-system-x86_64", "-nodefaults", "-readconfig",
+                                           "/given", NULL};
+        const FfPlanFds fds = {ram, mon, config, 3};
+        sys.opaque = text->str;
+        g_autoptr(FfPlan) plan = ff_plan_new(argv, &sys, NULL);
+        g_autofree char *copy = plan->configs->len ? ff_plan_render_config(plan, 0, &fds) : NULL;
+
+        copies += copy != NULL;
+        config_check_monitors(plan, copy ? copy : text->str, 77);
+    }
+    g_assert_cmpuint(copies, >, 100);
+}
+
 static void add_table(const char *prefix, const ArgvCase *cases, GTestDataFunc func)
 {
     for (const ArgvCase *c = cases; c->name; c++) {
@@ -534,12 +746,18 @@ int main(int argc, char **argv)
     add_table("monitors", argv_monitor_cases, test_case);
     add_table("left-monitors", argv_left_monitor_cases, test_left);
     add_table("whole", argv_whole_cases, test_case);
+    add_table("config", argv_config_cases, test_case);
+    add_table("left-config", argv_left_config_cases, test_left);
     g_test_add_func("/argv/no-guest", test_no_guest);
     g_test_add_func("/argv/nothing", test_nothing);
     g_test_add_func("/argv/config-pipe", test_config_pipe);
+    g_test_add_func("/argv/config-default", test_config_default);
+    g_test_add_func("/argv/config-real", test_config_real);
+    g_test_add_func("/argv/config-long", test_config_long);
     g_test_add_func("/argv/render", test_render);
     g_test_add_func("/argv/network", test_network);
     g_test_add_func("/argv/sizes", test_sizes);
     g_test_add_func("/argv/random", test_random);
+    g_test_add_func("/argv/config-random", test_config_random);
     return g_test_run();
 }
