@@ -391,10 +391,8 @@ static const char *advice(const GError *error, const char *address, const char *
         return ff_cli_qmp_is_tcp(path)
                    ? "no such socket: if that is a host and a port, write tcp:HOST:PORT"
                : !g_strcmp0(role, "destination")
-                   ? "no such socket: its QEMU has ended, as it does after a migration that "
-                     "failed, "
-                     "or was not started: start it with -incoming defer and "
-                     "-qmp unix:PATH,server=on,wait=off"
+                   ? "no such socket: its QEMU has ended, as after a migration that failed, or was "
+                     "started without -qmp unix:PATH,server=on,wait=off"
                    : "no such socket: start QEMU with -qmp unix:PATH,server=on,wait=off";
     }
     if (g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED)) {

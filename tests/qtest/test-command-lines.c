@@ -49,6 +49,7 @@ typedef struct {
 } Row;
 
 #define NO_SOCKET "no such socket: start QEMU with -qmp"
+#define NO_DESTINATION "no such socket: its QEMU has ended"
 #define NOBODY "connection refused: no QEMU listens at this port"
 #define NOT_ONE "that is no socket"
 #define DENIED "ermission denied"
@@ -77,7 +78,7 @@ static const Row rows[] = {
     {"status none/qmp", 1, NO_SOCKET},
     {"status --watch none/qmp", 1, NO_SOCKET},
     {"dump none/qmp out", 1, NO_SOCKET},
-    {"recover --from none/dump none/qmp", 1, NO_SOCKET},
+    {"recover --from none/dump none/qmp", 1, NO_DESTINATION},
     {"end none/qmp", 1, NO_SOCKET},
     {"snapshot none/qmp out", 1, NO_SOCKET},
     {"upgrade none/qmp", 1, NO_SOCKET},
@@ -95,7 +96,7 @@ static const Row rows[] = {
     {"migrate tcp:127.0.0.1:1 none/b", 1, NOBODY},
     {"status tcp:127.0.0.1:1", 1, NOBODY},
     {"dump tcp:127.0.0.1:1 out", 1, NOBODY},
-    {"migrate --resume none/a none/b", 1, "Cannot connect to destination none/b: " NO_SOCKET},
+    {"migrate --resume none/a none/b", 1, "Cannot connect to destination none/b: " NO_DESTINATION},
     {"migrate --resume --preempt a b", 2, "--resume continues a migration as it was begun"},
     {"recover --from none tcp:127.0.0.1:1", 1, NOBODY},
     {"end tcp:127.0.0.1:1", 1, NOBODY},
