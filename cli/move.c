@@ -45,6 +45,7 @@ typedef struct {
     bool src_completed, dst_completed, dst_gone;
     char *dst_error;         /* of a destination that has failed; NULL: it has not */
     bool dst_lives;          /* it has failed, and answers */
+    bool dst_has_engine;     /* which says so; its QEMU may have the guest all the same */
     bool gives_up;           /* the cancel was sent for that reason */
     bool taking_back;        /* asks whether the source may go on, or has it go on */
     bool grace;              /* the source is through, the destination has not said so */
@@ -307,7 +308,8 @@ static void on_taken_back(FfQmpClient *client, JsonNode *result, const GError *e
     finish_unloaded(m, FF_OUTCOME_FAILED, refused ? refused : "the guest continues at the source");
 }
 
-/* A QEMU that waits for a guest and has failed to load it never runs it: not even by cont. */
+/* A QEMU that waits for a guest and says that it has failed to load it never runs it: not even by
+ * cont. */
 static void on_failed_state(FfQmpClient *client, JsonNode *result, const GError *error,
                             void *opaque)
 {
@@ -318,7 +320,7 @@ static void on_failed_state(FfQmpClient *client, JsonNode *result, const GError 
         return;
     }
     m->dst_lives = result;
-    if (strcmp(state, "inmigrate") != 0 || is_there(m)) {
+    if (strcmp(state, "inmigrate") != 0 || m->dst_has_engine || is_there(m)) {
         finish_unloaded(m, FF_OUTCOME_FAILED, ONLY_THEN);
     } else if (!m->ends->was_running || m->src_stopped || m->o->no_cont) {
         finish_unloaded(m, FF_OUTCOME_FAILED, "the guest stands at the source: " FF_WORDS_CONT);
@@ -744,6 +746,7 @@ static void destination_failed(Move *m, JsonObject *info)
         return;
     }
     m->dst_error = g_strdup(ff_json_string_or(info, "error-desc", "it does not say why"));
+    m->dst_has_engine = ff_json_object(info, "x-farfault");
     if (m->src_completed) {
         check_completed(m);
     } else {

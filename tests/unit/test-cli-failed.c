@@ -45,6 +45,8 @@ typedef struct {
 } Row;
 
 #define ENGINES "{'status': 'completed', 'total-time': 5, 'x-farfault': {'engine': 'farfault'}}"
+#define ENGINE_FAILED                                                                              \
+    "{'status': 'failed', 'error-desc': 'load of x failed', 'x-farfault': {'engine': 'qemu'}}"
 #define CAUSE "the destination has failed: load of x failed"
 
 static const Row rows[] = {
@@ -70,6 +72,8 @@ static const Row rows[] = {
      .says = {CAUSE, "the guest stands at the source"}},
     {"engines", .source = ENGINES, .destination = FAILED, .status = "completed", .event = true,
      .state = "inmigrate", .exit = 4, .says = {CAUSE, "and only then"}},
+    {"engine-there", .source = COMPLETED, .destination = ENGINE_FAILED, .status = "completed",
+     .event = true, .state = "inmigrate", .exit = 1, .says = {CAUSE, "and only then"}},
     {"source-says", .source = "{'status': 'failed', 'error-desc': 'broken'}", .destination = FAILED,
      .status = "failed", .event = true, .state = "inmigrate", .exit = 1,
      .says = {"the source says: broken"}},
