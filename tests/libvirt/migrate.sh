@@ -177,6 +177,7 @@ case_domjobabort_postcopy_and_resume() {
     finish_move && fail "the migration cannot have succeeded"
     is "state at A" "$(state A)" "paused (post-copy failed)"
     is "state at B" "$(state B)" "running (post-copy failed)"
+    await_status A postcopy-paused # as resume_move
     virsh_on A migrate --live --postcopy --postcopy-resume "$VM" "${uri[B]}"
     is "running domains at A" "$(virsh_on A list --name)" ""
     check_guest B
