@@ -79,7 +79,7 @@ static const Row rows[] = {
     {"status --watch none/qmp", 1, NO_SOCKET},
     {"dump none/qmp out", 1, NO_SOCKET},
     {"recover --from none/dump none/qmp", 1, NO_DESTINATION},
-    {"end none/qmp", 1, NO_SOCKET},
+    {"end none/qmp", 1, NO_DESTINATION},
     {"snapshot none/qmp out", 1, NO_SOCKET},
     {"upgrade none/qmp", 1, NO_SOCKET},
     {"attach none/qmp", 1, "no guest of farfault that you may look at has its QMP socket at"},
