@@ -277,6 +277,17 @@ static bool take_lost(const BenchGuest *src, BenchGuest *dst, BenchSample *s, GE
     return true;
 }
 
+/* What slows a guest down later that was back soon is in its samples, too, if it has any. */
+#define SAMPLES_US 2500000
+
+static bool is_sampled(const BenchGuest *guest, void *opaque)
+{
+    const GArray *samples = guest->samples;
+
+    return !samples || (samples->len && g_array_index(samples, BenchPoint, samples->len - 1).us >=
+                                            *(int64_t *)opaque);
+}
+
 /* The seconds of processor time are those that the two sides took. */
 static void take_numbers(const FfMoveResult *result, double src_cpu, double dst_cpu, BenchSample *s)
 {
@@ -370,6 +381,7 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     g_autoptr(GError) refusal = NULL;
     BenchReport before;
     double src_cpu, dst_cpu;
+    int64_t sampled_us;
 
     if (!src || !let_work(src, 3, 120, error)) {
         return false;
@@ -398,9 +410,12 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     if (!migrate(c->engine, src, dst, &result, error) || !bench_guest_end_waits(dst, error)) {
         return false;
     }
+    sampled_us = g_get_monotonic_time() + SAMPLES_US;
     bench_guest_note_relays(dst); /* at its start its relay may not have been a child of ours yet */
     take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
-    if (!take_lost(src, dst, sample, error) || !bench_guest_take_waits(dst, error)) {
+    if (!take_lost(src, dst, sample, error) ||
+        !bench_guest_wait(dst, is_sampled, &sampled_us, 60, "its samples", error) ||
+        !bench_guest_take_waits(dst, error)) {
         return false;
     }
     take_longest(dst, trace, series);
