@@ -3,12 +3,12 @@
  * The bench: QEMU's own postcopy, its postcopy-preempt, and farfault, each with one QEMU or
  * several, in turn, in one run.
  *
- * Each round starts a pair of QEMUs for each of them, lets the Linux guest come up and work,
- * switches over at once, and takes down what QEMU and the guest say. Rounds are interleaved, so
- * that what else the machine does meets all alike. The guest checks all of its memory
- * after each migration. Results: a table on stdout, one JSON line for each migration in
- * DIR/results.jsonl, also for one that failed. With --tracking only precopy is looked at
- * (tracking.h).
+ * Each round starts a pair of QEMUs for each of them, lets the guest (Linux; with --accel the
+ * ring-3 guest, by KVM or TCG) come up and work, switches over at once, and takes down what QEMU
+ * and the guest say. Rounds are interleaved, so that what else the machine does meets all alike.
+ * The guest checks all of its memory after each migration. Results: a table on stdout, one JSON
+ * line for each migration in DIR/results.jsonl, also for one that failed. With --tracking only
+ * precopy is looked at (tracking.h).
  *
  * One thread, the default main context.
  */
@@ -16,6 +16,7 @@
 #include "cli/move.h"
 #include "command.h"
 #include "sample.h"
+#include "sampled.h"
 #include "trace.h"
 #include "tracking.h"
 
@@ -59,13 +60,17 @@ static void contender_free(gpointer p)
     g_free(c);
 }
 
+/* Exit status where the guest cannot run here. */
+#define SKIPPED 77
+
 static struct {
     gboolean after_pass, worst;
     gint rounds, mem, hot, core, vcpus, write, alike, tracking, bandwidth;
-    char *engines, *link, *out, *guest, *farfault, *mode;
+    char *engines, *link, *out, *guest, *farfault, *mode, *accel, *memory;
     char **qemu;
     char *src_prefix, *dst_prefix, *listen, *with, *tls;
-} opt = {.rounds = 3, .mem = 1024, .core = 64, .vcpus = 1, .write = 50, .bandwidth = 100};
+    Ring3 ring3; /* with .accel */
+} opt = {.rounds = 3, .mem = 1024, .vcpus = 1, .write = -1, .bandwidth = 100};
 
 static const GOptionEntry entries[] = {
     {"rounds", 0, 0, G_OPTION_ARG_INT, &opt.rounds, "Rounds (3)", "N"},
@@ -92,6 +97,10 @@ static const GOptionEntry entries[] = {
     {"engines", 0, 0, G_OPTION_ARG_STRING, &opt.engines, "plain,preempt,farfault", "LIST"},
     {"link", 0, 0, G_OPTION_ARG_STRING, &opt.link, "Name of the link, for the results", "NAME"},
     {"out", 0, 0, G_OPTION_ARG_FILENAME, &opt.out, "Folder for results and logs", "DIR"},
+    {"accel", 0, 0, G_OPTION_ARG_STRING, &opt.accel,
+     "kvm, tcg: with the ring-3 guest of the tests, which needs no Linux", "NAME"},
+    {"memory", 0, 0, G_OPTION_ARG_STRING, &opt.memory,
+     "What is known of this machine's memory, for the results: warm, cold, unknown", "WORD"},
     {"guest", 0, 0, G_OPTION_ARG_FILENAME, &opt.guest, "Folder of vmlinuz, initrd.img", "DIR"},
     {"farfault", 0, 0, G_OPTION_ARG_FILENAME, &opt.farfault, "farfault's program", "PATH"},
     {"qemu", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt.qemu,
@@ -104,8 +113,21 @@ static const GOptionEntry entries[] = {
     G_OPTION_ENTRY_NULL,
 };
 
-static GPtrArray *command_line(const Contender *c, bool destination, const char *qmp)
+static bool has_load(void)
 {
+    return g_str_equal(opt.mode, "database") || g_str_equal(opt.mode, "compile");
+}
+
+static char *rom_name(const char *run_dir)
+{
+    return g_build_filename(run_dir, "rom", NULL);
+}
+
+static GPtrArray *command_line(const Contender *c, bool destination, const char *run_dir,
+                               const char *qmp)
+{
+    g_autoptr(GPtrArray) other = opt.accel ? g_ptr_array_new_with_free_func(g_free) : NULL;
+    g_autofree char *rom = rom_name(run_dir);
     g_autofree char *load =
         g_strdup_printf("ff.mib=%d ff.hot=%d ff.core=%d ff.write=%d ff.mode=%s ff.alike=%d",
                         opt.hot, opt.hot, opt.core, opt.write, opt.mode, opt.alike);
@@ -116,7 +138,11 @@ static GPtrArray *command_line(const Contender *c, bool destination, const char 
                             .mem = opt.mem,
                             .vcpus = opt.vcpus,
                             .load = load,
-                            .qmp = qmp};
+                            .qmp = qmp,
+                            .other = other};
+    if (other) {
+        bench_sampled_add_args(&opt.ring3, rom, qmp, other);
+    }
     GPtrArray *argv = bench_command_new(&command);
 
     bench_command_add_words(argv, opt.with);
@@ -150,9 +176,13 @@ static void remove_folder(const char *run_dir)
 {
     for (int destination = 0; destination <= 1; destination++) {
         g_autofree char *monitor = monitor_name(run_dir, destination);
+        g_autofree char *own = bench_sampled_monitor(monitor);
 
         unlink(monitor);
+        unlink(own);
     }
+    g_autofree char *rom = rom_name(run_dir);
+    unlink(rom);
     rmdir(run_dir);
 }
 
@@ -161,19 +191,17 @@ static BenchGuest *start_guest(const Contender *c, bool destination, const char 
 {
     g_autofree char *qmp = monitor_name(run_dir, destination);
     g_autofree char *log = log_name(c, destination ? "destination" : "source");
-    g_autoptr(GPtrArray) argv = command_line(c, destination, qmp);
+    g_autoptr(GPtrArray) argv = command_line(c, destination, run_dir, qmp);
+    const char *const *words = (const char *const *)argv->pdata;
 
-    return bench_guest_start((const char *const *)argv->pdata, qmp, log, error);
+    return opt.accel
+               ? bench_guest_start_by(&bench_sampled_voice, &opt.ring3, words, qmp, log, error)
+               : bench_guest_start(words, qmp, log, error);
 }
 
 static bool reports_reached(const BenchGuest *guest, void *opaque)
 {
     return guest->ready && guest->reports >= *(unsigned *)opaque;
-}
-
-static bool verdict_given(const BenchGuest *guest, void *opaque)
-{
-    return guest->verdict >= 0;
 }
 
 /* Lets GUEST print MORE lines. */
@@ -190,6 +218,7 @@ typedef struct {
     Durations waits;              /* of them, those of 32 us and longer */
     GArray *track;                /* BenchPoint of both sides; can be NULL */
     guint at_source;              /* of them, the first ones */
+    bool stands;                  /* the guest's clock, in the gap */
     int64_t start_us;             /* of the migration */
     BenchStep longest[BENCH_LONGEST];
     BenchCause cause[BENCH_LONGEST]; /* of each of them */
@@ -211,9 +240,12 @@ static void take_series(const BenchGuest *src, const BenchGuest *dst, const Benc
         series->hist[b] = dst->last.hist[b] - MIN(before->hist[b], dst->last.hist[b]);
     }
     series->waits = dst->waits;
-    series->track = g_array_copy(src->track);
-    series->at_source = src->track->len;
-    g_array_append_vals(series->track, dst->track->data, dst->track->len);
+    const GArray *at_src = src->samples ? src->samples : src->track,
+                 *at_dst = dst->samples ? dst->samples : dst->track;
+    series->track = g_array_copy((GArray *)at_src);
+    series->at_source = at_src->len;
+    series->stands = src->voice->stands;
+    g_array_append_vals(series->track, at_dst->data, at_dst->len);
 }
 
 typedef struct {
@@ -240,8 +272,20 @@ static bool take_lost(const BenchGuest *src, BenchGuest *dst, BenchSample *s, GE
     if (!bench_guest_wait(dst, recovered, &r, 120, "the guest's report", error)) {
         return false;
     }
-    bench_take_lost(before, n, (const BenchPoint *)dst->track->data, dst->track->len, s);
+    bench_take_lost(before, n, (const BenchPoint *)dst->track->data, dst->track->len,
+                    dst->voice->stands ? s->gap_ms : 0, s);
     return true;
+}
+
+/* What slows a guest down later that was back soon is in its samples, too, if it has any. */
+#define SAMPLES_US 2500000
+
+static bool is_sampled(const BenchGuest *guest, void *opaque)
+{
+    const GArray *samples = guest->samples;
+
+    return !samples || (samples->len && g_array_index(samples, BenchPoint, samples->len - 1).us >=
+                                            *(int64_t *)opaque);
 }
 
 /* The seconds of processor time are those that the two sides took. */
@@ -337,6 +381,7 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     g_autoptr(GError) refusal = NULL;
     BenchReport before;
     double src_cpu, dst_cpu;
+    int64_t sampled_us;
 
     if (!src || !let_work(src, 3, 120, error)) {
         return false;
@@ -346,7 +391,7 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     if (!dst) {
         return false;
     }
-    dst->ready = true;
+    bench_guest_follow(dst, src);
     bench_guest_note_relays(dst);
     trace = start_trace(c, src, dst, &refusal);
     if (refusal) {
@@ -365,21 +410,24 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     if (!migrate(c->engine, src, dst, &result, error) || !bench_guest_end_waits(dst, error)) {
         return false;
     }
+    sampled_us = g_get_monotonic_time() + SAMPLES_US;
     bench_guest_note_relays(dst); /* at its start its relay may not have been a child of ours yet */
     take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
-    if (!take_lost(src, dst, sample, error) || !bench_guest_take_waits(dst, error)) {
+    if (!take_lost(src, dst, sample, error) ||
+        !bench_guest_wait(dst, is_sampled, &sampled_us, 60, "its samples", error) ||
+        !bench_guest_take_waits(dst, error)) {
         return false;
     }
     take_longest(dst, trace, series);
     bench_waits(&dst->waits, sample);
     sample->stall_ms = dst->n_longest ? dst->longest[0].us / 1000 : dst->worst_ms;
     take_series(src, dst, &before, series);
-    if (!bench_guest_key(dst, 'v', error) ||
-        !bench_guest_wait(dst, verdict_given, NULL, 180, "the guest's verdict", error) ||
-        !let_work(dst, 1, 60, error)) {
+    if (!bench_guest_judge(dst, error) || !let_work(dst, 1, 60, error)) {
         return false;
     }
-    sample->bad = dst->last.bad;
+    /* Linux finds wrong pages itself; the ring-3 guest is looked at from outside, too. */
+    sample->bad =
+        opt.accel && !dst->verdict ? MAX(1, (double)dst->last.bad) : (double)dst->last.bad;
     *raw = result.destination_info ? json_node_copy(result.destination_info) : NULL;
     return true;
 }
@@ -439,7 +487,9 @@ static void add_series(JsonObject *o, const BenchSeries *series)
         JsonArray *pair = json_array_new();
         json_array_add_double_element(pair, (p->us - series->start_us) / 1000.0);
         json_array_add_int_element(pair, p->steps);
-        json_array_add_double_element(pair, p->own_us / 1000);
+        if (series->stands) {
+            json_array_add_double_element(pair, p->own_us / 1000);
+        }
         json_array_add_array_element(track, pair);
     }
     json_object_set_array_member(o, "touches", hist);
@@ -454,6 +504,9 @@ static JsonObject *describe(const Contender *c, gint round)
 
     json_object_set_string_member(o, "engine", c->engine->name);
     json_object_set_string_member(o, "qemu", c->version);
+    json_object_set_string_member(o, "accel", opt.accel ? opt.accel : "tcg");
+    json_object_set_string_member(o, "guest", opt.accel ? "ring-3" : "linux");
+    json_object_set_string_member(o, "memory", opt.memory);
     json_object_set_string_member(o, "link", opt.link);
     json_object_set_int_member(o, "round", round);
     json_object_set_int_member(o, "mem-mib", opt.mem);
@@ -505,10 +558,14 @@ static void write_failed(FILE *out, const Contender *c, gint round, const char *
 
 static void print_setting(void)
 {
-    printf("link %s, %d MiB guest, %d MiB in use, %d vCPU%s, %s, %d %% writes%s%s%s\n", opt.link,
-           opt.mem, opt.hot, opt.vcpus, opt.vcpus == 1 ? "" : "s", opt.mode, opt.write,
-           opt.alike ? ", compressible" : "", opt.after_pass ? ", switch after a pass" : "",
-           opt.worst ? ", farfault traced" : "");
+    g_autofree char *accel = opt.accel ? g_ascii_strup(opt.accel, -1) : NULL;
+
+    printf(
+        "link %s, %d MiB guest%s%s, %d MiB in use, %d vCPU%s, %s, %d %% writes, memory %s%s%s%s\n",
+        opt.link, opt.mem, accel ? " in ring 3 by " : "", accel ? accel : "", opt.hot, opt.vcpus,
+        opt.vcpus == 1 ? "" : "s", opt.mode, opt.write, opt.memory,
+        opt.alike ? ", compressible" : "", opt.after_pass ? ", switch after a pass" : "",
+        opt.worst ? ", farfault traced" : "");
 }
 
 static void print_head(void)
@@ -706,16 +763,67 @@ static void set_default(char **option, const char *value)
     *option = *option ? *option : g_strdup(value);
 }
 
+/* What makes no sense with the ring-3 guest. */
+static bool check_accel(GError **error)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } linux_only[] = {{"mode", opt.mode && !g_str_equal(opt.mode, "random")},
+                      {"core", opt.core != 0},
+                      {"write", opt.write >= 0},
+                      {"alike", opt.alike != 0},
+                      {"tracking", opt.tracking != 0},
+                      {"worst", opt.worst}};
+
+    for (unsigned i = 0; opt.accel && i < G_N_ELEMENTS(linux_only); i++) {
+        if (linux_only[i].given) {
+            g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                        "--%s is for the Linux guest, not for --accel", linux_only[i].name);
+            return false;
+        }
+    }
+    if (opt.accel && !g_str_equal(opt.accel, "kvm") && !g_str_equal(opt.accel, "tcg")) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "--accel %s: known are kvm, tcg", opt.accel);
+        return false;
+    }
+    return true;
+}
+
+static bool settle_ring3(GError **error)
+{
+    bool kvm = g_str_equal(opt.accel, "kvm");
+
+    opt.ring3 = (Ring3){.accel = kvm ? RING3_KVM : RING3_TCG,
+                        .busy_mib = (unsigned)opt.hot,
+                        .n_cpus = (unsigned)opt.vcpus};
+    opt.write = 100;
+    if (opt.vcpus > RING3_MAX_CPUS || opt.hot > BENCH_SAMPLED_MIB ||
+        ring3_end(&opt.ring3) > (uint64_t)opt.mem << 20) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "numbers out of range: with --accel at most %d vcpus, and hot at most %d",
+                    RING3_MAX_CPUS, BENCH_SAMPLED_MIB);
+        return false;
+    }
+    return true;
+}
+
 static bool settle(GError **error)
 {
+    if (!check_accel(error)) {
+        return false;
+    }
     static const char *const qemu[] = {"qemu-system-x86_64", NULL};
 
     set_default(&opt.engines, "plain,preempt,farfault");
     set_default(&opt.link, "loopback");
     set_default(&opt.mode, "random");
     set_default(&opt.out, ".");
+    set_default(&opt.memory, "unknown");
+    opt.core = opt.core ? opt.core : 64;
     opt.qemu = opt.qemu ? opt.qemu : g_strdupv((char **)qemu);
-    if (!opt.hot && (g_str_equal(opt.mode, "database") || g_str_equal(opt.mode, "compile"))) {
+    if (!opt.hot && has_load()) {
         opt.hot = opt.mem / 2;
     }
     /* A guest has 96 MiB for its kernel at least. */
@@ -725,10 +833,28 @@ static bool settle(GError **error)
                     "numbers out of range: rounds and vcpus from 1, mem from 128, hot below mem");
         return false;
     }
-    if (!opt.guest || (strstr(opt.engines, "farfault") && !opt.farfault)) {
+    if (opt.accel && !settle_ring3(error)) {
+        return false;
+    }
+    opt.write = opt.write < 0 ? 50 : opt.write;
+    if ((!opt.guest && !opt.accel) || (strstr(opt.engines, "farfault") && !opt.farfault)) {
         g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
                     "give --guest and --farfault, or start it by scripts/bench");
         return false;
+    }
+    return true;
+}
+
+/* FALSE: said on stderr. */
+static bool can_run(void)
+{
+    const char *why;
+
+    for (char **q = opt.qemu; opt.accel && *q; q++) {
+        if (!ring3_available(opt.ring3.accel, *q, &why)) {
+            g_printerr("bench: --accel %s: %s\n", opt.accel, why);
+            return false;
+        }
     }
     return true;
 }
@@ -747,6 +873,9 @@ int main(int argc, char **argv)
         !(contenders = choose(&error))) {
         g_printerr("bench: %s\n", error->message);
         return 2;
+    }
+    if (!can_run()) {
+        return SKIPPED;
     }
     results = g_build_filename(opt.out, "results.jsonl", NULL);
     json = fopen(results, "ae");

@@ -24,6 +24,20 @@ void bench_command_add_words(GPtrArray *argv, const char *words)
     }
 }
 
+static void add_linux(GPtrArray *argv, const BenchCommand *c)
+{
+    bench_command_add_words(argv, "-accel tcg -smp");
+    bench_command_add(argv, "%d", c->vcpus);
+    bench_command_add(argv, "-kernel");
+    bench_command_add(argv, "%s/vmlinuz", c->guest);
+    bench_command_add(argv, "-initrd");
+    bench_command_add(argv, "%s/initrd.img", c->guest);
+    bench_command_add(argv, "-append");
+    /* pti=on keeps QEMU 7.2's own migration under TCG from losing dirty pages so often. */
+    bench_command_add(argv, "console=ttyS0 quiet pti=on no_timer_check %s", c->load);
+    bench_command_add_words(argv, "-chardev stdio,id=console,signal=off -serial chardev:console");
+}
+
 GPtrArray *bench_command_new(const BenchCommand *c)
 {
     GPtrArray *argv = g_ptr_array_new_with_free_func(g_free);
@@ -34,21 +48,16 @@ GPtrArray *bench_command_new(const BenchCommand *c)
         bench_command_add_words(argv, "run --");
     }
     bench_command_add(argv, "%s", c->qemu);
-    bench_command_add_words(
-        argv, "-accel tcg -name bench,debug-threads=on -nodefaults -display none -no-reboot");
-    bench_command_add(argv, "-m");
-    bench_command_add(argv, "%d", c->mem);
-    bench_command_add(argv, "-smp");
-    bench_command_add(argv, "%d", c->vcpus);
-    bench_command_add(argv, "-kernel");
-    bench_command_add(argv, "%s/vmlinuz", c->guest);
-    bench_command_add(argv, "-initrd");
-    bench_command_add(argv, "%s/initrd.img", c->guest);
-    bench_command_add(argv, "-append");
-    /* pti=on keeps QEMU 7.2's own migration under TCG from losing dirty pages so often. */
-    bench_command_add(argv, "console=ttyS0 quiet pti=on no_timer_check %s", c->load);
     bench_command_add_words(argv,
-                            "-chardev stdio,id=console,signal=off -serial chardev:console -qmp");
+                            "-name bench,debug-threads=on -nodefaults -display none -no-reboot -m");
+    bench_command_add(argv, "%d", c->mem);
+    for (guint i = 0; c->other && i < c->other->len; i++) {
+        bench_command_add(argv, "%s", (const char *)c->other->pdata[i]);
+    }
+    if (!c->other) {
+        add_linux(argv, c);
+    }
+    bench_command_add(argv, "-qmp");
     bench_command_add(argv, "unix:%s,server=on,wait=off", c->qmp);
     return argv;
 }

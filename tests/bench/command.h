@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The command line of a QEMU with the bench's Linux guest. No state; any thread.
+ * The command line of a QEMU with the bench's Linux guest, or another one. No state; any thread.
  */
 #ifndef FF_BENCH_COMMAND_H
 #define FF_BENCH_COMMAND_H
@@ -15,9 +15,11 @@ typedef struct {
     int mem, vcpus;    /* MiB; number */
     const char *load;  /* parameters of the guest's init: tests/guest/memwork.c */
     const char *qmp;   /* path of its monitor */
+    /* Words for another guest, in place of .guest, .vcpus and .load: char *; can be NULL. */
+    const GPtrArray *other;
 } BenchCommand;
 
-/* Console on stdin and stdout. Of char *, to be ended by NULL. */
+/* Linux' console on stdin and stdout. Of char *, to be ended by NULL. */
 GPtrArray *bench_command_new(const BenchCommand *command);
 
 /* Appends one argument; those that WORDS (can be NULL) has between blanks. */

@@ -6,13 +6,15 @@
  * QEMU connects to a socket that is listened on here: its greeting ends the start. The relay of a
  * QEMU is the one that holds a pidfd of it. The guests of
  * the speed test are both up all the time and run in turn, by cont and stop; their work is
- * related to the CPU time of QEMU, so that others on the machine matter little.
+ * related to the CPU time of QEMU, so that others on the machine matter little. With --accel the
+ * guest of the speed test, and that test alone, is the ring-3 one, by KVM or TCG; beside the two
+ * then stands a plain QEMU whose memory is shared as farfault's is, of a plain memfd.
  *
  * One thread, the default main context.
  */
 #include "qmp/json.h"
 #include "cli/qmp.h"
-#include "guest.h"
+#include "sampled.h"
 
 #include <fcntl.h>
 #include <gio/gunixsocketaddress.h>
@@ -24,7 +26,8 @@
 
 static struct {
     gint starts, calls, idle, turns, mem;
-    char *guest, *farfault, *qemu;
+    char *guest, *farfault, *qemu, *accel;
+    Ring3 ring3; /* with .accel */
 } opt = {.starts = 20, .calls = 1000, .idle = 10, .turns = 10, .mem = 512};
 
 static const GOptionEntry entries[] = {
@@ -36,6 +39,8 @@ static const GOptionEntry entries[] = {
     {"guest", 0, 0, G_OPTION_ARG_FILENAME, &opt.guest, "Folder of vmlinuz, initrd.img", "DIR"},
     {"farfault", 0, 0, G_OPTION_ARG_FILENAME, &opt.farfault, "farfault's program", "PATH"},
     {"qemu", 0, 0, G_OPTION_ARG_FILENAME, &opt.qemu, "QEMU", "PATH"},
+    {"accel", 0, 0, G_OPTION_ARG_STRING, &opt.accel,
+     "kvm, tcg: only the guest's speed, of the ring-3 guest of the tests", "NAME"},
     G_OPTION_ENTRY_NULL,
 };
 
@@ -71,7 +76,7 @@ static void add_words(GPtrArray *argv, const char *words)
     }
 }
 
-static GPtrArray *command_line(bool farfault, const char *monitor)
+static GPtrArray *command_line(bool farfault)
 {
     GPtrArray *argv = g_ptr_array_new_with_free_func(g_free);
 
@@ -80,11 +85,17 @@ static GPtrArray *command_line(bool farfault, const char *monitor)
         add_words(argv, "run --");
     }
     g_ptr_array_add(argv, g_strdup(opt.qemu));
-    add_words(argv, "-accel tcg -nodefaults -display none -m");
+    add_words(argv, "-nodefaults -display none -m");
     g_ptr_array_add(argv, g_strdup_printf("%d", opt.mem));
+    return argv;
+}
+
+/* Its last words. */
+static void add_monitor(GPtrArray *argv, const char *monitor)
+{
     g_ptr_array_add(argv, g_strdup("-qmp"));
     g_ptr_array_add(argv, g_strdup(monitor));
-    return argv;
+    g_ptr_array_add(argv, NULL);
 }
 
 static GSocket *listen_at(const char *path, GError **error)
@@ -111,10 +122,11 @@ static bool vm_start(Vm *vm, bool farfault, const char *dir, GError **error)
     g_autofree char *path = g_build_filename(dir, "monitor", NULL);
     g_autofree char *monitor = g_strdup_printf("unix:%s", path);
     g_autoptr(GSocket) listener = listen_at(path, error);
-    g_autoptr(GPtrArray) argv = command_line(farfault, monitor);
+    g_autoptr(GPtrArray) argv = command_line(farfault);
     double start = now_ms();
 
-    g_ptr_array_add(argv, NULL);
+    add_words(argv, "-accel tcg");
+    add_monitor(argv, monitor);
     if (!listener) {
         return false;
     }
@@ -292,6 +304,10 @@ static bool measure_monitor(const char *dir, GError **error)
 
 /* ---- the guest's speed ----------------------------------------------------------------------- */
 
+typedef enum { PLAIN, FARFAULT, SHARED, MOST_RUNNERS } Kind;
+
+static const char *const kind_name[] = {"plain", "farfault", "shared"};
+
 typedef struct {
     Vm vm;
     double *rate; /* writes per second of QEMU's CPU time, one for each turn */
@@ -304,7 +320,18 @@ static void runner_clear(Runner *r)
     g_free(r->rate);
     g_free(r->wall);
 }
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Runner, runner_clear)
+
+typedef struct {
+    Runner runner[MOST_RUNNERS];
+} Runners;
+
+static void runners_clear(Runners *all)
+{
+    for (unsigned i = 0; i < MOST_RUNNERS; i++) {
+        runner_clear(&all->runner[i]);
+    }
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Runners, runners_clear)
 
 static bool reports_reached(const BenchGuest *guest, void *opaque)
 {
@@ -318,25 +345,52 @@ static bool let_work(BenchGuest *guest, unsigned more, GError **error)
     return bench_guest_wait(guest, reports_reached, &target, 120, "the guest's report", error);
 }
 
-static bool runner_start(Runner *r, bool farfault, const char *dir, GError **error)
+static void add_linux(GPtrArray *argv)
 {
-    g_autofree char *path = g_strdup_printf("%s/%s", dir, farfault ? "farfault" : "plain");
-    g_autofree char *log = g_strdup_printf("%s.log", path);
-    g_autofree char *monitor = g_strdup_printf("unix:%s,server=on,wait=off", path);
-    g_autoptr(GPtrArray) argv = command_line(farfault, monitor);
-
-    r->rate = g_new0(double, opt.turns);
-    r->wall = g_new0(double, opt.turns);
-    add_words(argv, "-chardev stdio,id=console,signal=off -serial chardev:console -kernel");
+    add_words(argv, "-accel tcg -chardev stdio,id=console,signal=off -serial chardev:console "
+                    "-kernel");
     g_ptr_array_add(argv, g_strdup_printf("%s/vmlinuz", opt.guest));
     g_ptr_array_add(argv, g_strdup("-initrd"));
     g_ptr_array_add(argv, g_strdup_printf("%s/initrd.img", opt.guest));
     g_ptr_array_add(argv, g_strdup("-append"));
     g_ptr_array_add(argv, g_strdup_printf("console=ttyS0 quiet pti=on no_timer_check ff.mib=%d",
                                           opt.mem / 4 * 3));
-    g_ptr_array_add(argv, NULL);
-    r->vm.guest = bench_guest_start((const char *const *)argv->pdata, path, log, error);
+}
+
+static void add_shared_memory(GPtrArray *argv)
+{
+    g_autofree char *words = g_strdup_printf(
+        "-object memory-backend-memfd,id=ram,share=on,size=%dM -machine memory-backend=ram",
+        opt.mem);
+
+    add_words(argv, words);
+}
+
+static bool runner_start(Runner *r, Kind kind, const char *dir, GError **error)
+{
+    g_autofree char *path = g_strdup_printf("%s/%s", dir, kind_name[kind]);
+    g_autofree char *log = g_strdup_printf("%s.log", path);
+    g_autofree char *rom = g_strdup_printf("%s.rom", path);
+    g_autofree char *monitor = g_strdup_printf("unix:%s,server=on,wait=off", path);
+    g_autoptr(GPtrArray) argv = command_line(kind == FARFAULT);
+
+    r->rate = g_new0(double, opt.turns);
+    r->wall = g_new0(double, opt.turns);
+    if (opt.accel) {
+        bench_sampled_add_args(&opt.ring3, rom, path, argv);
+    } else {
+        add_linux(argv);
+    }
+    if (kind == SHARED) {
+        add_shared_memory(argv);
+    }
+    add_monitor(argv, monitor);
+    const char *const *words = (const char *const *)argv->pdata;
+    r->vm.guest =
+        opt.accel ? bench_guest_start_by(&bench_sampled_voice, &opt.ring3, words, path, log, error)
+                  : bench_guest_start(words, path, log, error);
     unlink(log);
+    unlink(rom);
     if (!r->vm.guest || !let_work(r->vm.guest, 2, error)) {
         return false;
     }
@@ -371,46 +425,119 @@ static double cpu_seconds(const Runner *r)
 static bool take_turn(Runner *r, gint turn, GError **error)
 {
     BenchGuest *guest = r->vm.guest;
-    uint64_t writes;
+    BenchReport before;
     double cpu;
 
     /* The first report of a turn covers the pause; the next three are measured. */
     if (!command(r, "cont", error) || !let_work(guest, 1, error)) {
         return false;
     }
-    writes = guest->last.writes;
+    before = guest->last;
     cpu = cpu_seconds(r);
     if (!let_work(guest, 3, error)) {
         return false;
     }
-    r->rate[turn] = (guest->last.writes - writes) / (cpu_seconds(r) - cpu);
-    r->wall[turn] = (guest->last.writes - writes) / 3.0;
+    double writes = (double)(guest->last.writes - before.writes);
+    r->rate[turn] = writes / (cpu_seconds(r) - cpu);
+    r->wall[turn] = writes / (guest->last.clock_us - before.clock_us) * 1e6;
     return command(r, "stop", error);
+}
+
+/* MiB of QEMU's that are in huge pages. */
+static double huge_mib(const Runner *r)
+{
+    static const char *const kinds[] = {
+        "\nAnonHugePages:", "\nShmemPmdMapped:", "\nFilePmdMapped:"};
+    pid_t pid = atoi(g_subprocess_get_identifier(r->vm.guest->process));
+    double kib = 0;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        kib += proc_number(pid, "smaps_rollup", kinds[i]);
+    }
+    return kib / 1024;
+}
+
+/* One value of each of N. */
+static void print_row(const char *what, const double *value, unsigned n, const char *unit)
+{
+    printf("%-34s", what);
+    for (unsigned i = 0; i < n; i++) {
+        printf(" %10.2f", value[i]);
+    }
+    printf("  %s\n", unit);
+    fflush(stdout);
+}
+
+static void print_speed(Runners *all, unsigned n)
+{
+    double wall[MOST_RUNNERS], rate[MOST_RUNNERS], huge[MOST_RUNNERS];
+
+    for (unsigned i = 0; i < n; i++) {
+        wall[i] = median(all->runner[i].wall, opt.turns);
+        rate[i] = median(all->runner[i].rate, opt.turns);
+        huge[i] = huge_mib(&all->runner[i]);
+    }
+    print_row("guest's writes per second", wall, n, "median of turns");
+    print_row("the same per second of CPU", rate, n, "median of turns");
+    print_row("in huge pages", huge, n, "MiB");
+    for (unsigned i = 1; i < n; i++) {
+        printf("guest speed, %s: %+.2f %%\n", kind_name[i], 100 * (rate[i] / rate[PLAIN] - 1));
+    }
 }
 
 static bool measure_speed(const char *dir, GError **error)
 {
-    g_auto(Runner) plain = {0};
-    g_auto(Runner) wrapped = {0};
-    double a, b;
+    g_auto(Runners) all = {0};
+    unsigned n = opt.accel ? MOST_RUNNERS : SHARED;
 
-    if (!runner_start(&plain, false, dir, error) || !command(&plain, "stop", error) ||
-        !runner_start(&wrapped, true, dir, error) || !command(&wrapped, "stop", error)) {
-        return false;
-    }
-    for (gint turn = 0; turn < opt.turns; turn++) {
-        /* Each begins in turn: what the machine does in waves meets both. */
-        if (!take_turn(turn % 2 ? &wrapped : &plain, turn, error) ||
-            !take_turn(turn % 2 ? &plain : &wrapped, turn, error)) {
+    for (unsigned i = 0; i < n; i++) {
+        if (!runner_start(&all.runner[i], (Kind)i, dir, error) ||
+            !command(&all.runner[i], "stop", error)) {
             return false;
         }
     }
-    print_pair("guest's writes per second", median(plain.wall, opt.turns),
-               median(wrapped.wall, opt.turns), "median of turns");
-    a = median(plain.rate, opt.turns);
-    b = median(wrapped.rate, opt.turns);
-    print_pair("the same per second of CPU", a, b, "median of turns");
-    printf("guest speed under farfault: %+.2f %%\n", 100 * (b / a - 1));
+    for (gint turn = 0; turn < opt.turns; turn++) {
+        /* Each begins in turn: what the machine does in waves meets all. */
+        for (unsigned i = 0; i < n; i++) {
+            if (!take_turn(&all.runner[((unsigned)turn + i) % n], turn, error)) {
+                return false;
+            }
+        }
+    }
+    print_speed(&all, n);
+    return true;
+}
+
+/* Monitors of a QEMU that was killed. */
+static void remove_folder(const char *dir)
+{
+    for (unsigned i = 0; i < MOST_RUNNERS; i++) {
+        g_autofree char *path = g_build_filename(dir, kind_name[i], NULL);
+        g_autofree char *own = bench_sampled_monitor(path);
+
+        unlink(path);
+        unlink(own);
+    }
+    rmdir(dir);
+}
+
+/* FALSE: said on stderr. */
+static bool settle_ring3(int *status)
+{
+    const char *why;
+
+    *status = 2;
+    if (!g_str_equal(opt.accel, "kvm") && !g_str_equal(opt.accel, "tcg")) {
+        g_printerr("cost: --accel %s: known are kvm, tcg\n", opt.accel);
+        return false;
+    }
+    opt.ring3 = (Ring3){.accel = g_str_equal(opt.accel, "kvm") ? RING3_KVM : RING3_TCG,
+                        .busy_mib = (unsigned)MIN(opt.mem / 4 * 3, BENCH_SAMPLED_MIB)};
+    *status = 77;
+    if (!ring3_available(opt.ring3.accel, opt.qemu, &why)) {
+        g_printerr("cost: --accel %s: %s\n", opt.accel, why);
+        return false;
+    }
     return true;
 }
 
@@ -419,24 +546,29 @@ int main(int argc, char **argv)
     g_autoptr(GOptionContext) context = g_option_context_new("- what an idle farfault costs");
     g_autoptr(GError) error = NULL;
     g_autofree char *dir = NULL;
+    int status;
 
     g_option_context_add_main_entries(context, entries, NULL);
     if (!g_option_context_parse(context, &argc, &argv, &error)) {
         g_printerr("cost: %s\n", error->message);
         return 2;
     }
-    if (!opt.guest || !opt.farfault || opt.starts < 1 || opt.calls < 1 || opt.turns < 1) {
+    if ((!opt.guest && !opt.accel) || !opt.farfault || opt.starts < 1 || opt.calls < 1 ||
+        opt.turns < 1) {
         g_printerr("cost: give --guest and --farfault and counts from 1, or use scripts/cost\n");
         return 2;
     }
     opt.qemu = opt.qemu ? opt.qemu : g_strdup("qemu-system-x86_64");
+    if (opt.accel && !settle_ring3(&status)) {
+        return status;
+    }
     dir = g_dir_make_tmp("farfault-cost-XXXXXX", &error);
-    printf("%-34s %10s %10s\n", "", "plain", "farfault");
-    if (!dir || !measure_start(dir, &error) || !measure_monitor(dir, &error) ||
+    printf("%-34s %10s %10s %10s\n", "", "plain", "farfault", opt.accel ? "shared" : "");
+    if (!dir || (!opt.accel && (!measure_start(dir, &error) || !measure_monitor(dir, &error))) ||
         !measure_speed(dir, &error)) {
         g_printerr("cost: %s\n", error->message);
         return 1;
     }
-    rmdir(dir);
+    remove_folder(dir);
     return 0;
 }

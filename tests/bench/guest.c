@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * One QEMU of the bench: its process, and its guest's lines as they come.
+ * One QEMU of the bench: its process, and its guest's lines on the console as they come.
  *
  * The monitor's socket is there when the file monitor says so; the process gets a death signal,
  * so that a bench that is killed leaves no guest. The bench is the subreaper of what it starts, so
@@ -116,17 +116,24 @@ bool bench_parse_step(const char *line, BenchStep *step)
     return true;
 }
 
+void bench_guest_report(BenchGuest *g, const BenchReport *report, int64_t us)
+{
+    BenchPoint point = {us, report->writes + report->checks, report->clock_us};
+
+    g->last = *report;
+    g_array_append_val(g->track, point);
+    g->reports++;
+    g->worst_ms = MAX(g->worst_ms, report->stall_ms);
+}
+
 static void take_line(BenchGuest *g, const char *line)
 {
+    BenchReport report;
     BenchStep step;
     bool whole;
 
-    if (bench_parse_report(line, &g->last)) {
-        BenchPoint point = {g_get_monotonic_time(), g->last.writes + g->last.checks,
-                            g->last.clock_us};
-        g_array_append_val(g->track, point);
-        g->reports++;
-        g->worst_ms = MAX(g->worst_ms, g->last.stall_ms);
+    if (bench_parse_report(line, &report)) {
+        bench_guest_report(g, &report, g_get_monotonic_time());
     } else if (bench_parse_waits(line, &g->waits, &whole)) {
         g->waits_whole = whole;
     } else if (bench_parse_step(line, &step)) {
@@ -318,8 +325,9 @@ static bool wait_monitor(BenchGuest *g, GFileMonitor *watch, GError **error)
     return bench_guest_wait(g, monitor_is_there, NULL, 20, "QEMU's monitor", error);
 }
 
-BenchGuest *bench_guest_start(const char *const *argv, const char *qmp, const char *log,
-                              GError **error)
+BenchGuest *bench_guest_start_by(const BenchVoice *voice, const void *config,
+                                 const char *const *argv, const char *qmp, const char *log,
+                                 GError **error)
 {
     g_autoptr(BenchGuest) g = g_new0(BenchGuest, 1);
     g_autoptr(GSubprocessLauncher) launcher =
@@ -330,6 +338,7 @@ BenchGuest *bench_guest_start(const char *const *argv, const char *qmp, const ch
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     g->others = children(getpid());
     g->relays = g_array_new(FALSE, FALSE, sizeof(pid_t));
+    g->voice = voice;
     g->qmp = g_strdup(qmp);
     g->cancel = g_cancellable_new();
     g->track = g_array_new(FALSE, FALSE, sizeof(BenchPoint));
@@ -348,13 +357,20 @@ BenchGuest *bench_guest_start(const char *const *argv, const char *qmp, const ch
     if (!g->process) {
         return NULL;
     }
+    /* A guest without a console says nothing here, and its QEMU's end is heard. */
     g->lines = g_data_input_stream_new(g_subprocess_get_stdout_pipe(g->process));
     g_data_input_stream_set_newline_type(g->lines, G_DATA_STREAM_NEWLINE_TYPE_ANY);
     g_data_input_stream_read_line_async(g->lines, G_PRIORITY_DEFAULT, g->cancel, on_line, g);
-    if (!wait_monitor(g, watch, error)) {
+    if (!wait_monitor(g, watch, error) || (voice->open && !voice->open(g, config, error))) {
         return NULL;
     }
     return g_steal_pointer(&g);
+}
+
+void bench_guest_follow(BenchGuest *dst, BenchGuest *src)
+{
+    dst->before = src;
+    dst->ready = true;
 }
 
 void bench_guest_free(BenchGuest *g)
@@ -365,6 +381,9 @@ void bench_guest_free(BenchGuest *g)
     if (g->process) {
         g_subprocess_force_exit(g->process);
         g_subprocess_wait(g->process, NULL, NULL);
+    }
+    if (g->voice->close) {
+        g->voice->close(g);
     }
     for (guint i = 0; i < g->relays->len; i++) {
         waitpid(g_array_index(g->relays, pid_t, i), NULL, 0); /* they end with their QEMU */
@@ -377,6 +396,7 @@ void bench_guest_free(BenchGuest *g)
     g_clear_object(&g->process);
     g_clear_object(&g->cancel);
     g_clear_pointer(&g->track, g_array_unref);
+    g_clear_pointer(&g->samples, g_array_unref);
     g_clear_pointer(&g->relays, g_array_unref);
     g_clear_pointer(&g->others, g_array_unref);
     g_free(g->qmp);
@@ -402,14 +422,47 @@ bool bench_guest_key(BenchGuest *g, char key, GError **error)
            g_output_stream_flush(console, NULL, error);
 }
 
+/* ---- the console's voice --------------------------------------------------------------------- */
+
+static bool ask_end_of_waits(BenchGuest *g, GError **error)
+{
+    return bench_guest_key(g, 'f', error);
+}
+
+static bool ask_waits(BenchGuest *g, GError **error)
+{
+    return bench_guest_key(g, 'w', error);
+}
+
+static bool ask_verdict(BenchGuest *g, GError **error)
+{
+    return bench_guest_key(g, 'v', error);
+}
+
+static const BenchVoice console_voice = {
+    .end_waits = ask_end_of_waits, .take_waits = ask_waits, .judge = ask_verdict, .stands = true};
+
+BenchGuest *bench_guest_start(const char *const *argv, const char *qmp, const char *log,
+                              GError **error)
+{
+    return bench_guest_start_by(&console_voice, NULL, argv, qmp, log, error);
+}
+
+/* ---- what is asked of each ------------------------------------------------------------------- */
+
 static bool waits_are_whole(const BenchGuest *g, void *opaque)
 {
     return g->waits_whole;
 }
 
+static bool verdict_given(const BenchGuest *g, void *opaque)
+{
+    return g->verdict >= 0;
+}
+
 bool bench_guest_end_waits(BenchGuest *g, GError **error)
 {
-    return bench_guest_key(g, 'f', error);
+    return g->voice->end_waits(g, error);
 }
 
 bool bench_guest_take_waits(BenchGuest *g, GError **error)
@@ -417,6 +470,12 @@ bool bench_guest_take_waits(BenchGuest *g, GError **error)
     g->waits = (Durations){0};
     g->n_longest = 0;
     g->waits_whole = false;
-    return bench_guest_key(g, 'w', error) &&
+    return g->voice->take_waits(g, error) &&
            bench_guest_wait(g, waits_are_whole, NULL, 60, "the guest's waits", error);
+}
+
+bool bench_guest_judge(BenchGuest *g, GError **error)
+{
+    return g->voice->judge(g, error) &&
+           bench_guest_wait(g, verdict_given, NULL, 180, "the guest's verdict", error);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * One QEMU of the bench, and what its guest says of itself on the serial console.
+ * One QEMU of the bench, and what its guest says of itself: on the serial console, or by another
+ * voice (sampled.h).
  *
- * Everything runs on the GLib main loop of the default context, one thread: the lines are read
+ * Everything runs on the GLib main loop of the default context, one thread: the guest is heard
  * while a migration is driven on the same loop.
  */
 #ifndef FF_BENCH_GUEST_H
@@ -47,30 +48,54 @@ typedef struct {
     double faults;  /* minor page faults */
 } BenchThreads;
 
+typedef struct BenchGuest BenchGuest;
+
+/* How a guest says what is asked of it. Each FALSE has an ERROR. */
 typedef struct {
+    bool (*open)(BenchGuest *guest, const void *config, GError **error); /* its monitor is there */
+    void (*close)(BenchGuest *guest);                                    /* QEMU has ended */
+    bool (*end_waits)(BenchGuest *guest, GError **error);
+    bool (*take_waits)(BenchGuest *guest, GError **error); /* .waits_whole, now or later */
+    bool (*judge)(BenchGuest *guest, GError **error);      /* .verdict, the same */
+    bool stands; /* what it calls its clock stands still while nobody runs it */
+} BenchVoice;
+
+struct BenchGuest {
     GSubprocess *process;
     GArray *relays; /* pid_t; see bench_guest_note_relays() */
     GArray *others; /* pid_t, of the children that the bench had before */
+    const BenchVoice *voice;
+    void *own; /* the voice's */
     GDataInputStream *lines;
     GCancellable *cancel;
-    char *qmp; /* path of its monitor */
+    BenchGuest *before; /* see bench_guest_follow() */
+    char *qmp;          /* path of its monitor */
     bool ready, ended;
     unsigned reports; /* lines seen */
     BenchReport last;
     GArray *track;   /* BenchPoint, one for each report */
+    GArray *samples; /* the same, more of them; NULL: there are none */
     double worst_ms; /* largest .stall_ms since it was set to 0 */
     int verdict;     /* -1 none yet, 0 bad, 1 ok */
     Durations waits; /* see bench_guest_take_waits(); whole, like the next, if .waits_whole */
     BenchStep longest[BENCH_LONGEST];
     unsigned n_longest;
     bool waits_whole;
-} BenchGuest;
+};
 
 /* Starts ARGV with the serial console on its stdin and stdout; what it writes to stderr goes to
  * LOG. QMP is the path that ARGV has it make its monitor at: returns when it can be connected
  * to. */
 BenchGuest *bench_guest_start(const char *const *argv, const char *qmp, const char *log,
                               GError **error);
+/* The same with a guest that speaks by VOICE, which CONFIG is for. */
+BenchGuest *bench_guest_start_by(const BenchVoice *voice, const void *config,
+                                 const char *const *argv, const char *qmp, const char *log,
+                                 GError **error);
+/* SRC's guest, which has said so far how it is, is to go on at DST; SRC is freed after DST. */
+void bench_guest_follow(BenchGuest *dst, BenchGuest *src);
+/* For its voice: a report has come, US by the host's clock. */
+void bench_guest_report(BenchGuest *guest, const BenchReport *report, int64_t us);
 /* Kills it and waits for its end. */
 void bench_guest_free(BenchGuest *guest);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BenchGuest, bench_guest_free)
@@ -88,8 +113,10 @@ double bench_guest_cpu(const BenchGuest *guest);
  * bench that ends early: no BenchGuest is used after it. */
 void bench_guest_end_all(void);
 
-/* Types a key on its console. */
+/* Types a key on its console, for a guest that has one. */
 bool bench_guest_key(BenchGuest *guest, char key, GError **error);
+/* Has all of its memory checked: .verdict, for which this waits. */
+bool bench_guest_judge(BenchGuest *guest, GError **error);
 
 /* Runs the main loop until DONE says so. FALSE with ERROR when GUEST ends first, or after
  * SECONDS; WHAT completes "... did not come". */

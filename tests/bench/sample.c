@@ -117,14 +117,14 @@ bool bench_lost_known(const BenchPoint *point, unsigned n, unsigned since, doubl
 }
 
 void bench_take_lost(const BenchPoint *before, unsigned n, const BenchPoint *after,
-                     unsigned after_n, BenchSample *sample)
+                     unsigned after_n, double stood_ms, BenchSample *sample)
 {
     double speed = bench_speed(before, n);
     unsigned end = bench_recovered(after, after_n, speed);
 
     sample->lost_bound = end == 0;
     end = end ? end : after_n - 1;
-    sample->lost_ms = bench_lost(&before[n - 1], &after[end], speed, sample->gap_ms);
+    sample->lost_ms = bench_lost(&before[n - 1], &after[end], speed, stood_ms);
 }
 
 void bench_sample_clear(BenchSample *sample)

@@ -68,10 +68,10 @@ double bench_lost(const BenchPoint *before, const BenchPoint *after, double spee
 /* Of N points at the destination, the first SINCE of which came before the migration had ended:
  * TRUE when the guest has its SPEED back, or is given up. */
 bool bench_lost_known(const BenchPoint *point, unsigned n, unsigned since, double speed);
-/* From N points of the source and AFTER_N of the destination: .lost_ms, .lost_bound. .gap_ms is
- * known. */
+/* From N points of the source and AFTER_N of the destination: .lost_ms, .lost_bound; STOOD_MS as
+ * above. */
 void bench_take_lost(const BenchPoint *before, unsigned n, const BenchPoint *after,
-                     unsigned after_n, BenchSample *sample);
+                     unsigned after_n, double stood_ms, BenchSample *sample);
 
 /* All NaN. */
 void bench_sample_clear(BenchSample *sample);

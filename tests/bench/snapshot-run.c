@@ -52,11 +52,6 @@ static bool reports_reached(const BenchGuest *guest, void *opaque)
     return guest->ready && guest->reports >= *(guint *)opaque;
 }
 
-static bool verdict_given(const BenchGuest *guest, void *opaque)
-{
-    return guest->verdict >= 0;
-}
-
 static bool let_work(BenchGuest *guest, guint more, unsigned seconds, GError **error)
 {
     guint target = guest->reports + more;
@@ -327,9 +322,7 @@ static bool take(Run *r, BenchSnapshotSample *s, BenchSnapshotSeries *series, GE
 
 static bool check_guest(Run *r, BenchSnapshotSample *s, GError **error)
 {
-    if (!bench_guest_key(r->guest, 'v', error) ||
-        !bench_guest_wait(r->guest, verdict_given, NULL, 180, "the guest's verdict", error) ||
-        !let_work(r->guest, 1, 60, error)) {
+    if (!bench_guest_judge(r->guest, error) || !let_work(r->guest, 1, 60, error)) {
         return false;
     }
     s->bad = r->guest->last.bad;

@@ -259,6 +259,110 @@ static void test_load(gconstpointer mode)
     bench_test_check_folder(dir);
 }
 
+/* ---- the ring-3 guest ------------------------------------------------------------------------ */
+
+/* FALSE: skipped. */
+static bool has_ring3(const char *accel)
+{
+    const char *why = NULL;
+
+    if (vm_farfault_available(&why) &&
+        ring3_available(g_str_equal(accel, "kvm") ? RING3_KVM : RING3_TCG, NULL, &why)) {
+        return true;
+    }
+    g_test_skip(why);
+    return false;
+}
+
+/* Its buckets are those of Durations: the longest wait is in the last one that has any. */
+static void check_buckets(JsonObject *o)
+{
+    JsonArray *list = json_object_get_array_member(o, "waits-us");
+    guint n = json_array_get_length(list);
+    double worst = bench_figure(o, "wait-worst-us"), sum = 0, all = 0;
+
+    for (guint i = 0; i < n; i++) {
+        JsonArray *pair = json_array_get_array_element(list, i);
+        double us = json_array_get_double_element(pair, 0);
+        double count = (double)json_array_get_int_element(pair, 1);
+
+        all += count;
+        sum += us * count;
+        g_assert_cmpfloat(us, >=, 32);
+        if (i + 1 == n) {
+            g_assert_cmpfloat_with_epsilon(us, worst, worst * 0.01);
+        }
+    }
+    g_assert_cmpfloat(all, ==, bench_figure(o, "waits"));
+    g_assert_cmpfloat_with_epsilon(sum / all, bench_figure(o, "wait-mean-us"), sum / all * 0.02);
+}
+
+/* Its steps over time: the guest has gone on, and so has time. */
+static void check_track(JsonObject *o)
+{
+    JsonArray *track = json_object_get_array_member(o, "track");
+    gint64 at_source = json_object_get_int_member(o, "track-at-source");
+    double ms = -G_MAXDOUBLE;
+    gint64 steps = 0;
+
+    g_assert_cmpint(at_source, >, 0);
+    g_assert_cmpint(json_array_get_length(track), >, at_source);
+    for (guint i = 0; i < json_array_get_length(track); i++) {
+        JsonArray *pair = json_array_get_array_element(track, i);
+
+        g_assert_cmpfloat(json_array_get_double_element(pair, 0), >, ms);
+        g_assert_cmpint(json_array_get_int_element(pair, 1), >=, steps);
+        ms = json_array_get_double_element(pair, 0);
+        steps = json_array_get_int_element(pair, 1);
+    }
+}
+
+/* Under KVM QEMU's own guest stays in small pages, and is not back at its speed for long. */
+static void test_ring3(gconstpointer accel)
+{
+    static const char *const engines[] = {"farfault", "plain"};
+    bool kvm = g_str_equal(accel, "kvm");
+    const char *words[] = {"--accel", accel, "--engines", kvm ? "farfault" : "farfault,plain",
+                           NULL};
+
+    if (!has_ring3(accel)) {
+        return;
+    }
+    g_autofree char *dir = g_dir_make_tmp("movebench-XXXXXX", NULL), *said = NULL;
+    g_assert_cmpint(bench_test_run(program, dir, words, &said), ==, 0);
+    g_autoptr(GPtrArray) results = bench_test_results(dir);
+    g_assert_cmpuint(results->len, ==, kvm ? 1 : 2);
+    for (guint i = 0; i < results->len; i++) {
+        JsonObject *o = results->pdata[i];
+        g_assert_cmpstr(json_object_get_string_member(o, "accel"), ==, accel);
+        g_assert_cmpstr(json_object_get_string_member(o, "guest"), ==, "ring-3");
+        check_result(o, engines[i], json_object_get_string_member(o, "qemu"));
+        check_track(o);
+        if (bench_figure(o, "waits") > 0) {
+            check_buckets(o);
+        }
+    }
+    bench_test_check_folder(dir);
+}
+
+/* What is for Linux alone is refused, in one line. */
+static void test_refused(void)
+{
+    static const char *const options[] = {"--mode=zipf",  "--alike=3", "--write=10", "--core=8",
+                                          "--tracking=1", "--worst",   "--vcpus=5",  "--hot=1000"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(options); i++) {
+        g_autofree char *bench = vm_build_path(program), *said = NULL;
+        const char *argv[] = {bench, "--accel", "tcg", "--engines", "plain", options[i], NULL};
+        int status;
+
+        g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, NULL,
+                                   &said, &status, NULL));
+        g_assert_false(g_spawn_check_wait_status(status, NULL));
+        g_assert_true(g_str_has_prefix(said, "bench: ") && strchr(said, '\n')[1] == '\0');
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -267,6 +371,9 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/move/failed", test_failed);
     g_test_add_func("/bench/move/worst", test_worst);
     g_test_add_func("/bench/move/trace-fails", test_trace_fails);
+    g_test_add_data_func("/bench/move/kvm", "kvm", test_ring3);
+    g_test_add_data_func("/bench/move/ring3-tcg", "tcg", test_ring3);
+    g_test_add_func("/bench/move/ring3-refused", test_refused);
     g_test_add_data_func("/bench/move/database", "database", test_load);
     g_test_add_data_func("/bench/move/compile", "compile", test_load);
     return g_test_run();

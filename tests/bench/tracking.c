@@ -19,11 +19,6 @@ static bool reports_reached(const BenchGuest *guest, void *opaque)
     return guest->ready && guest->reports >= *(unsigned *)opaque;
 }
 
-static bool verdict_given(const BenchGuest *guest, void *opaque)
-{
-    return guest->verdict >= 0;
-}
-
 /* Over so many reports. The window begins at the report that has just come (so that nothing of what
  * was begun since is left out), or if not JUST_COME at the next one. FAULTS can be NULL. */
 static bool take_rate(BenchGuest *guest, unsigned seconds, bool just_come, double *rate,
@@ -94,8 +89,7 @@ static bool look(FfMoveEnds *ends, BenchTracking *result, GError **error)
 
 static bool check(BenchGuest *guest, GError **error)
 {
-    if (!bench_guest_key(guest, 'v', error) ||
-        !bench_guest_wait(guest, verdict_given, NULL, 180, "the guest's verdict", error)) {
+    if (!bench_guest_judge(guest, error)) {
         return false;
     }
     if (guest->verdict != 1) {

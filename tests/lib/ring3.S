@@ -22,6 +22,7 @@
  * The guest's memory:  0x1000 page tables (PML4, page directory pointers, page directory: 1 GiB)
  *                      0x8000 where the other vCPUs start    0x9000 the records, 512 bytes each
  *                      0xa000 the stacks         0xb000 how many have filled their pages
+ *                      0x10000 each vCPU's histogram of waits, 8 KiB each (tests/guest/durations.h)
  *                      0x100000 shadows          then the pages
  */
 #define ROM 0xf0000
@@ -37,7 +38,10 @@
 #define STACKS 0xa000
 #define FILLED 0xb000
 #define STARTED 0xb008 /* a byte for each vCPU */
+#define WAITS 0x10000
 #define SHADOWS 0x100000
+
+#define LAST_BUCKET (22 * 64 - 1) /* of Durations */
 
 #define APIC_ID 0xfee00020
 #define APIC_ICR 0xfee00300
@@ -172,6 +176,24 @@ wide:
         addl    %r12d, %r8d
         .endm
 
+        .macro  wait_begins             /* rax, rdx and r10 are lost */
+        rdtsc
+        shlq    $32, %rdx
+        orq     %rdx, %rax
+        movq    %rax, %r10
+        .endm
+
+        .macro  wait_ends               /* rax, rdx, rcx and r9 are lost */
+        rdtsc
+        shlq    $32, %rdx
+        orq     %rdx, %rax
+        subq    %r10, %rax              /* how long it has waited, at most */
+        cmpq    AT(least), %rax
+        jb      9f
+        call    waited
+9:
+        .endm
+
 user:
         movl    %ebx, %r15d
         shll    $6, %r15d
@@ -242,10 +264,7 @@ step:
         movl    %edx, %esi
         find_page
 
-        rdtsc
-        shlq    $32, %rdx
-        orq     %rdx, %rax
-        movq    %rax, %r10
+        wait_begins
         movl    (%r14,%rsi,4), %r9d
         movq    (%r8,%r15), %rax
         movl    %r15d, %edx             /* 256 * 8 C of 64 C */
@@ -263,22 +282,8 @@ step:
         movq    %r9, (%r8,%r15)
         movl    %r9d, (%r14,%rsi,4)
         incq    OPS(%rbp)
-        rdtsc
-        shlq    $32, %rdx
-        orq     %rdx, %rax
-        subq    %r10, %rax              /* how long it has waited, at most */
-        cmpq    WORST(%rbp), %rax
-        jbe     4f
-        movq    %rax, WORST(%rbp)
-4:      cmpq    AT(limits), %rax
-        jb      5f
-        addq    %rax, SUM(%rbp)
-        .irp    n, 0, 8, 16, 24
-        cmpq    AT(limits) + \n, %rax
-        jb      5f
-        incq    ABOVE + \n(%rbp)
-        .endr
-5:      movl    AT(pauses), %ecx
+        wait_ends
+        movl    AT(pauses), %ecx
         jrcxz   7f
 6:      pause
         loop    6b
@@ -287,6 +292,9 @@ step:
 
         movl    SWEPT(%rbp), %esi       /* the sweep: a page */
         find_page
+        wait_begins
+        testb   $0, (%r8)
+        wait_ends
         xorl    %ecx, %ecx
 1:      testl   $7, %ecx
         jnz     2f
@@ -321,6 +329,33 @@ step:
         xorl    %esi, %esi
 7:      movq    %rsi, SWEPT(%rbp)
         jmp     work
+
+waited:                                 /* rax: so long; at least 32 us. rax, rdx, rcx, r9 are lost */
+        addq    %rax, SUM(%rbp)
+        cmpq    WORST(%rbp), %rax
+        jbe     1f
+        movq    %rax, WORST(%rbp)
+1:      .irp    n, 0, 8, 16, 24
+        cmpq    AT(limits) + \n, %rax
+        jb      2f
+        incq    ABOVE + \n(%rbp)
+        .endr
+2:      mulq    AT(parts)               /* durations_bucket() */
+        shrdq   $32, %rdx, %rax         /* parts: 64 of a microsecond */
+        bsrq    %rax, %rcx
+        subl    $6, %ecx                /* the power of two of microseconds */
+        leal    -5(%rcx), %edx
+        shll    $6, %edx
+        shrq    %cl, %rax
+        andl    $63, %eax
+        addl    %edx, %eax
+        movl    $LAST_BUCKET, %edx
+        cmpl    %edx, %eax
+        cmoval  %edx, %eax
+        movl    %r15d, %r9d             /* 8 KiB times C of 64 C */
+        shll    $7, %r9d
+        incl    WAITS(%r9,%rax,4)
+        ret
 
 expected:                               /* rax: what word ecx of page esi holds; rdx is lost */
         movl    $256, %edx
@@ -398,6 +433,8 @@ shadow_size: .long 0                    /* bytes */
 n_tables: .long 0                       /* of 2 MiB */
         .long   0
 limits: .quad   0, 0, 0, 0              /* of a wait, in ticks */
+least:  .quad   0                       /* the shortest wait, in ticks */
+parts:  .quad   0                       /* of 64 in a microsecond, in a tick, times 2^32 */
 
         .org    ring3_rom + 0xfff0
         .code16

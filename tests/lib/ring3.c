@@ -28,6 +28,7 @@
 #define GOLDEN 0x9e3779b97f4a7c15
 #define MEMORY_MAX (1024 * MIB) /* that the page tables cover */
 #define LOOK_US 2000
+#define WAITS_SIZE (RING3_WAITS_SIZE / RING3_MAX_CPUS)
 
 /* From ring3.S. */
 extern const uint8_t ring3_rom[ROM_SIZE];
@@ -35,7 +36,7 @@ extern const uint8_t ring3_params[];
 
 typedef struct {
     uint32_t start, n_pages, n_cpus, n_hot, pauses, shadow_size, n_tables, unused;
-    uint64_t limits[4];
+    uint64_t limits[4], least, parts;
 } Params;
 
 typedef struct {
@@ -49,6 +50,8 @@ typedef struct {
 } Record;
 
 G_STATIC_ASSERT(sizeof(Record) == 512);
+G_STATIC_ASSERT(sizeof(((Durations *)NULL)->bucket) <= WAITS_SIZE && DURATIONS_PARTS == 64 &&
+                DURATIONS_FIRST == 5 && DURATIONS_OCTAVES == 22); /* ring3.S has them, too */
 
 static unsigned n_cpus(const Ring3 *g)
 {
@@ -75,19 +78,33 @@ uint64_t ring3_end(const Ring3 *g)
     return ring3_start(g) + g->busy_mib * MIB;
 }
 
+/* Both clocks at one time: between the two nobody else had the processor. */
+static uint64_t read_ticks(int64_t *us)
+{
+    uint64_t ticks;
+    int64_t before;
+
+    do {
+        before = g_get_monotonic_time();
+        ticks = __rdtsc();
+        *us = g_get_monotonic_time();
+    } while (*us > before + 2);
+    return ticks;
+}
+
 /* Ticks of the time stamp counter in a millisecond, measured once. */
 static uint64_t ticks_per_ms(void)
 {
     static uint64_t ticks;
 
     if (!ticks) {
-        int64_t from = g_get_monotonic_time(), now;
-        uint64_t first = __rdtsc();
+        int64_t from, now;
+        uint64_t first = read_ticks(&from), last;
 
         do {
-            now = g_get_monotonic_time();
+            last = read_ticks(&now);
         } while (now < from + 5000);
-        ticks = (__rdtsc() - first) * 1000 / (uint64_t)(now - from);
+        ticks = (last - first) * 1000 / (uint64_t)(now - from);
     }
     return ticks;
 }
@@ -104,7 +121,9 @@ static void write_rom(const Ring3 *g, const char *path)
                      .pauses = g->pauses,
                      .shadow_size = (uint32_t)shadow_size(g),
                      .n_tables = (uint32_t)(ring3_end(g) / (2 * MIB) + 1),
-                     .limits = {ms / 10, ms, ms * 10, ms * 100}};
+                     .limits = {ms / 10, ms, ms * 10, ms * 100},
+                     .least = (ms << DURATIONS_FIRST) / 1000 + 1,
+                     .parts = ((uint64_t)DURATIONS_PARTS << 32) * 1000 / ms + 1};
 
     g_assert_cmpuint(g->busy_mib, >, 0);
     g_assert_cmpuint(n_cpus(g), <=, RING3_MAX_CPUS);
@@ -157,6 +176,25 @@ Ring3Record ring3_read_record(const Ring3 *g, const uint8_t *records)
         }
     }
     return all;
+}
+
+void ring3_read_waits(const Ring3 *g, const uint8_t *records, const uint8_t *waits, Durations *all)
+{
+    uint64_t ms = ticks_per_ms();
+
+    *all = (Durations){0};
+    for (unsigned cpu = 0; cpu < n_cpus(g); cpu++) {
+        const uint32_t *bucket = (const uint32_t *)(waits + cpu * WAITS_SIZE);
+        Record r;
+
+        memcpy(&r, records + cpu * sizeof(r), sizeof(r));
+        all->sum_us += (double)r.sum * 1000 / (double)ms;
+        all->worst_us = MAX(all->worst_us, (double)r.worst * 1000 / (double)ms);
+        for (unsigned b = 0; b < DURATIONS_BUCKETS; b++) {
+            all->bucket[b] += bucket[b];
+            all->n += bucket[b];
+        }
+    }
 }
 
 char *ring3_finding(const Ring3 *g, const uint8_t *records)

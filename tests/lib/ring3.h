@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "tests/guest/durations.h"
+
 typedef enum { RING3_TCG, RING3_KVM } Ring3Accel;
 
 enum { RING3_MAX_CPUS = 4 };
@@ -27,20 +29,24 @@ typedef struct {
     const char *cpu;   /* value of -cpu, with KVM; NULL: the host's */
 } Ring3;
 
-/* What all vCPUs have written to their records. Waits are those of an access of a page, which
- * include the time in which the vCPU was not run. */
+/* What all vCPUs have written to their records. Waits are those of an access of a page (a whole
+ * step, or the first touch of a page of the sweep), of 32 us and longer, which include the time in
+ * which the vCPU was not run. */
 typedef struct {
     bool ready;                /* all pages are filled, and each vCPU has done a step */
     uint64_t ops;              /* steps */
     uint64_t sweeps;           /* over all pages, of the vCPU with the fewest */
     uint64_t corrupt;          /* findings */
-    uint64_t worst_us, sum_us; /* the longest wait; all above 0.1 ms */
+    uint64_t worst_us, sum_us; /* the longest wait (0: shorter than 32 us); all of them */
     uint64_t above[4];         /* waits above 0.1, 1, 10 and 100 ms */
 } Ring3Record;
 
 /* Where the records are in guest memory, and how many bytes. */
 #define RING3_RECORDS 0x9000
 #define RING3_RECORDS_SIZE 4096
+/* The same of their waits. */
+#define RING3_WAITS 0x10000
+#define RING3_WAITS_SIZE 0x8000
 
 /* TRUE if such a guest can run here: one is started for that, once, and has 5 s of
  * a processor to get to ring 3. Else *WHY (static) says why not. QEMU: the binary; NULL: the
@@ -55,6 +61,9 @@ void ring3_add_args(const Ring3 *guest, const char *path, GPtrArray *argv);
 
 /* RECORDS: RING3_RECORDS_SIZE bytes of guest memory. */
 Ring3Record ring3_read_record(const Ring3 *guest, const uint8_t *records);
+/* All waits since its start; WAITS: RING3_WAITS_SIZE bytes of guest memory. */
+void ring3_read_waits(const Ring3 *guest, const uint8_t *records, const uint8_t *waits,
+                      Durations *all);
 /* What the guest found first; NULL: nothing (g_free). */
 char *ring3_finding(const Ring3 *guest, const uint8_t *records);
 /* MEMORY: ring3_end() bytes of guest memory from address 0 on, of one instant. NULL if all is

@@ -284,7 +284,7 @@ static void test_lost_long(void)
 {
     static const BenchPoint before[] = {{0, 0, 0}, {1000000, 10000000, 1000000}};
     BenchPoint after[BENCH_PATIENCE + 25];
-    BenchSample s = {.gap_ms = 100};
+    BenchSample s;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(after); i++) {
         after[i] = (BenchPoint){0, 15000000 + 5000000 * i, 2000000.0 + 1000000.0 * i};
@@ -292,12 +292,12 @@ static void test_lost_long(void)
     g_assert_false(bench_lost_known(after, 25, 25, 10));
     g_assert_false(bench_lost_known(after, BENCH_PATIENCE + 24, 25, 10));
     g_assert_true(bench_lost_known(after, BENCH_PATIENCE + 25, 25, 10));
-    bench_take_lost(before, 2, after, BENCH_PATIENCE + 25, &s);
+    bench_take_lost(before, 2, after, BENCH_PATIENCE + 25, 100, &s);
     g_assert_cmpfloat(s.lost_bound, ==, 1);
     g_assert_cmpfloat_with_epsilon(s.lost_ms, 500.0 * (BENCH_PATIENCE + 25) + 100, 1e-6);
     after[26].steps = after[25].steps + 10000000;
     g_assert_true(bench_lost_known(after, 27, 25, 10));
-    bench_take_lost(before, 2, after, 27, &s);
+    bench_take_lost(before, 2, after, 27, 100, &s);
     g_assert_cmpfloat(s.lost_bound, ==, 0);
     g_assert_cmpfloat_with_epsilon(s.lost_ms, 500.0 * 26 + 100, 1e-6);
 }
