@@ -193,7 +193,7 @@ char *vm_qemu(unsigned major)
         return g_steal_pointer(&path);
     }
     g_autofree char *why =
-        g_strdup_printf("no QEMU %u is here: run scripts/get-qemu%u", major, major);
+        g_strdup_printf("no QEMU %u is here: run scripts/get qemu %u", major, major);
     g_test_skip(why);
     return NULL;
 }
