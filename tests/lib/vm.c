@@ -189,7 +189,7 @@ char *vm_qemu(unsigned major)
                                   : g_strdup_printf("%s/.cache/qemu%u/qemu-system-x86_64",
                                                     g_getenv("FF_SOURCE"), major);
 
-    if (vm_is_qemu(path, number)) {
+    if (vm_is_qemu(path, given ? "" : number)) {
         return g_steal_pointer(&path);
     }
     g_autofree char *why =
