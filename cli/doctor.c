@@ -27,6 +27,7 @@
 #include "cli/commands.h"
 #include "cli/help.h"
 #include "cli/options.h"
+#include "cli/qemu-names.h"
 #include "cli/userfault.h"
 #include "launch/attach.h"
 #include "launch/paths.h"
@@ -238,6 +239,18 @@ static char *version_of(const char *program)
     return g_steal_pointer(&out);
 }
 
+/* Of a QEMU that can be used. */
+static void check_tried(const char *qemu, unsigned major, unsigned minor)
+{
+    g_autoptr(GHashTable) names = ff_qemu_names(qemu);
+    g_autofree char *untried = ff_qemu_untried(major, minor, names);
+
+    if (untried) {
+        say(WARN, "QEMU", "move a guest that you can spare first", "%s is %u.%u, %s", qemu, major,
+            minor, untried);
+    }
+}
+
 static void check_qemu(void)
 {
     g_autoptr(GError) error = NULL;
@@ -261,8 +274,10 @@ static void check_qemu(void)
         say(WARN, "QEMU",
             "name the program itself in [qemu] binary=", "%s is %u.%u, called by a script", qemu,
             major, minor);
+        check_tried(qemu, major, minor);
     } else {
         say(OK, "QEMU", NULL, "%s is %u.%u", qemu, major, minor);
+        check_tried(qemu, major, minor);
     }
 }
 

@@ -96,11 +96,13 @@ const char *ff_words_migration(const char *status, FfWordsKind kind)
         {"active", "runs; the guest has not been switched over"},
         {"pre-switchover", "waits for migrate-continue before the switch"},
         {"device", "moves the device state"},
+        {"postcopy-device", "is switched over: the destination loads the device state"},
         {"postcopy-active", "runs by postcopy: the guest has been switched over, and its memory "
                             "follows"},
         {"postcopy-paused", "is paused after the switch: the connection broke"},
         {"postcopy-recover", "is recovering after a pause"},
         {"completed", "completed"},
+        {"failing", "is failing"},
         {"failed", "failed"},
         {"cancelling", "is being cancelled"},
         {"cancelled", "was cancelled"},

@@ -25,6 +25,7 @@ void ff_carried_status(FfDriver *d, const char *status)
         {"pre-switchover", FF_CARRIED_PRECOPY},
         {"device", FF_CARRIED_PRECOPY},
         {"cancelling", FF_CARRIED_PRECOPY},
+        {"postcopy-device", FF_CARRIED_SWITCHED},
         {"postcopy-active", FF_CARRIED_SWITCHED},
         {"postcopy-recover-setup", FF_CARRIED_SWITCHED},
         {"postcopy-recover", FF_CARRIED_SWITCHED},

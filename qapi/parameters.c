@@ -138,6 +138,11 @@ static char *check_own_ranges(JsonObject *parameters)
                                    own_ranges[i].name, own_ranges[i].min, own_ranges[i].max);
         }
     }
+    /* QEMU 10.2 and newer would become another program, beside a relay that it cannot hear. */
+    if (!g_strcmp0(ff_json_string(parameters, "mode"), "cpr-exec")) {
+        return g_strdup("mode cpr-exec is not possible under farfault: farfault upgrade changes "
+                        "the QEMU under a guest");
+    }
     return NULL;
 }
 

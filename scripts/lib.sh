@@ -143,3 +143,18 @@ setup_build() {
     }
     rm -f "$folder.log"
 }
+
+# inside ROOT COMMAND...: in / or a root that debootstrap has made, with the tree as the current folder; as root.
+inside() {
+    local in=$1
+    shift
+    if [ "$in" = / ]; then
+        (cd "$root" && "$@")
+    else
+        # Mounts of its own, which end with it.
+        # shellcheck disable=SC2016
+        unshare --mount --kill-child bash -c '
+            mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && mount --bind "$2" "$1/mnt" &&
+                exec chroot "$1" env -C /mnt "${@:3}"' bash "$in" "$root" "$@"
+    fi
+}

@@ -36,6 +36,6 @@ const char *ga_start(void)
     pthread_t thread;
 
     if (access("/agent/qemu-ga", X_OK))
-        return "no guest agent: put scripts/get-guest-agent's archive behind the initrd";
+        return "no guest agent: put scripts/get guest-agent's archive behind the initrd";
     return pthread_create(&thread, NULL, start, NULL) ? "no thread for the guest agent" : NULL;
 }

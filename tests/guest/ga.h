@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * QEMU's guest agent, in the test guest: the program of scripts/get-guest-agent, at the first port
+ * QEMU's guest agent, in the test guest: the program of scripts/get guest-agent, at the first port
  * of the first virtio-serial device. A thread of its own waits for the port.
  */
 #ifndef FF_TESTS_GUEST_GA_H

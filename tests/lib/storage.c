@@ -45,7 +45,7 @@ char *storage_newer(void)
     if (g_file_test(path, G_FILE_TEST_IS_EXECUTABLE))
         return path;
     g_free(path);
-    g_test_skip("no storage daemon of QEMU 10 is here: run scripts/get-qemu10");
+    g_test_skip("no storage daemon of QEMU 10 is here: run scripts/get qemu 10");
     return NULL;
 }
 

@@ -10,7 +10,7 @@ typedef struct Storage Storage;
 
 /* TRUE if there is one; else *WHY (static). */
 bool storage_available(const char **why);
-/* Path of QEMU 10's, which scripts/get-qemu10 unpacked (g_free). NULL, and the test is skipped:
+/* Path of QEMU 10's, which scripts/get qemu 10 unpacked (g_free). NULL, and the test is skipped:
  * there is none. */
 char *storage_newer(void);
 

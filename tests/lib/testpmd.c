@@ -28,7 +28,7 @@ bool testpmd_available(const char **why)
 
     if (g_file_test(program, G_FILE_TEST_IS_EXECUTABLE))
         return true;
-    *why = "there is no testpmd: run scripts/get-dpdk";
+    *why = "there is no testpmd: run scripts/get dpdk";
     return false;
 }
 

@@ -11,7 +11,7 @@
 
 typedef struct Testpmd Testpmd;
 
-/* TRUE if scripts/get-dpdk has unpacked one; else *WHY (static). */
+/* TRUE if scripts/get dpdk has unpacked one; else *WHY (static). */
 bool testpmd_available(const char **why);
 typedef enum {
     TESTPMD_WAITS,  /* it can wait for pages, if it may make a userfaultfd */

@@ -189,11 +189,11 @@ char *vm_qemu(unsigned major)
                                   : g_strdup_printf("%s/.cache/qemu%u/qemu-system-x86_64",
                                                     g_getenv("FF_SOURCE"), major);
 
-    if (vm_is_qemu(path, number)) {
+    if (vm_is_qemu(path, given ? "" : number)) {
         return g_steal_pointer(&path);
     }
     g_autofree char *why =
-        g_strdup_printf("no QEMU %u is here: run scripts/get-qemu%u", major, major);
+        g_strdup_printf("no QEMU %u is here: run scripts/get qemu %u", major, major);
     g_test_skip(why);
     return NULL;
 }

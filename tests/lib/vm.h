@@ -61,8 +61,8 @@ void vm_kill(Vm *vm);
 
 /* QEMU runs and says that it is version NUMBER, or begins so. */
 bool vm_is_qemu(const char *qemu, const char *number);
-/* Path of QEMU MAJOR, the one that scripts/get-qemuMAJOR unpacked, or FF_QEMUMAJOR (10, 11;
- * g_free). NULL, and the test is skipped: there is none. */
+/* Path of QEMU MAJOR, the one that scripts/get unpacked (10, 11), or what FF_QEMUMAJOR names, which
+ * may be newer (g_free). NULL, and the test is skipped: there is none. */
 char *vm_qemu(unsigned major);
 /* QEMU 10. */
 char *vm_newer_qemu(void);

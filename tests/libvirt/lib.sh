@@ -22,7 +22,7 @@ skip() {
 }
 
 # libvirtd 11.3 itself ends by SIGSEGV, at the destination, with plain QEMU as well.
-can_resume() { [ ! -e "$hosts/A/over" ]; }
+can_resume() { [[ ! -e $hosts/A/over || $(cat "$hosts/A/over") != */libvirt11 ]]; }
 
 needs_resume() {
     can_resume || skip "libvirtd 11.3 crashes at --postcopy-resume, whatever the emulator"

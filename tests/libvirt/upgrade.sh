@@ -20,7 +20,7 @@ upgrade() {
 # QEMU 10 where its user can reach it; the others are not touched.
 qemu10() {
     [ -x "$scratch/qemu10/qemu-system-x86_64" ] || {
-        "$root/scripts/get-qemu10" >/dev/null || skip "no QEMU 10"
+        "$root/scripts/get" qemu 10 >/dev/null || skip "no QEMU 10"
         cp -a "$root/.cache/qemu10" "$scratch/qemu10"
         sed -i "s#$root/.cache/qemu10#$scratch/qemu10#g" "$scratch/qemu10/qemu-system-x86_64"
         chmod -R a+rX "$scratch/qemu10"
@@ -128,7 +128,7 @@ case_upgrade_devices() {
 # there and back.
 case_upgrade_agent() {
     local agent q10 i asker
-    agent=$("$root/scripts/get-guest-agent" 2>"$scratch/why") || skip "$(tail -n 1 "$scratch/why")"
+    agent=$("$root/scripts/get" guest-agent 2>"$scratch/why") || skip "$(tail -n 1 "$scratch/why")"
     q10=$(qemu10)
     for i in A B; do
         cat "$GUEST/initrd.img" "$agent" >"$hosts/$i/lib/boot/agent.img"

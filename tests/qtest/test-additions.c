@@ -271,6 +271,24 @@ static void test_doctor(void)
     remove_script(script);
 }
 
+/* Of a QEMU that is as it was tried doctor says no more than its version. */
+static void test_tried(void)
+{
+    g_autofree char *farfault = vm_build_path("cli/farfault"), *out = NULL, *err = NULL;
+    g_autofree char *real = g_find_program_in_path(g_getenv("FF_QEMU") ?: "qemu-system-x86_64");
+    const char *const argv[] = {farfault, "doctor", NULL};
+
+    if (!real) {
+        g_test_skip("there is no QEMU");
+        return;
+    }
+    g_setenv("FARFAULT_QEMU", real, TRUE);
+    run(&out, &err, argv);
+    g_unsetenv("FARFAULT_QEMU");
+    g_assert_nonnull(strstr(out, "  QEMU "));
+    g_assert_null(strstr(out, "tried"));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -288,5 +306,6 @@ int main(int argc, char **argv)
     g_test_add_func("/additions/takes", test_takes);
     g_test_add_func("/additions/restore", test_restore);
     g_test_add_func("/additions/doctor", test_doctor);
+    g_test_add_func("/additions/tried", test_tried);
     return g_test_run();
 }

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * From the installed QEMU 7.2 to QEMU 10, with a machine type that both have: by postcopy, after
- * passes of precopy, and by precopy alone; through farfault, and by QEMU itself, to know that what
- * is asked for is possible.
+ * From one QEMU to another, with the newest machine type that both have: by postcopy, after passes
+ * of precopy, and by precopy alone; through farfault, and by QEMU itself, to know that what is
+ * asked for is possible.
  *
- * QEMU 10 is that of vm_newer_qemu().
+ * From the installed QEMU 7.2 to QEMU 10, which is that of vm_newer_qemu(); or from FF_QEMU to
+ * FF_PEER_QEMU, if there are both (scripts/matrix).
  */
+#include <stdio.h>
+#include <string.h>
+
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vm.h"
 
 #define RAM_MIB 64
 #define BUSY_MIB 24
-#define MACHINE "pc-i440fx-7.2"
 
 typedef struct {
     const char *name;
@@ -26,14 +29,70 @@ static const Row rows[] = {
     {"farfault/precopy", VM_RUN, -1},
 };
 
-/* As vm_newer_qemu(), where there is such a pair. */
-static char *newer_qemu(void)
+typedef struct {
+    char *from, *to, *machine;
+} Pair;
+
+static void pair_clear(Pair *pair)
 {
-    if (vm_is_qemu("qemu-system-x86_64", "7.2")) {
-        return vm_newer_qemu();
+    g_free(pair->from);
+    g_free(pair->to);
+    g_free(pair->machine);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Pair, pair_clear)
+
+/* What QEMU says of its machines (g_free). */
+static char *machines_of(const char *qemu)
+{
+    char *argv[] = {(char *)qemu, (char *)"-machine", (char *)"help", NULL}, *text = NULL;
+    int status = -1;
+
+    g_assert_true(g_spawn_sync(NULL, argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, &text, NULL,
+                               &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+    return text;
+}
+
+/* The newest that both have (g_free). */
+static char *common_machine(const char *from, const char *to)
+{
+    g_autofree char *one = machines_of(from), *other = machines_of(to);
+    g_auto(GStrv) lines = g_strsplit(one, "\n", -1);
+    unsigned best = 0;
+
+    for (char **line = lines; *line; line++) {
+        unsigned major, minor;
+
+        if (sscanf(*line, "pc-i440fx-%u.%u ", &major, &minor) == 2) {
+            g_autofree char *name = g_strdup_printf("\npc-i440fx-%u.%u ", major, minor);
+
+            best = strstr(other, name) ? MAX(best, major << 8 | minor) : best;
+        }
     }
-    g_test_skip("the installed QEMU is not 7.2");
-    return NULL;
+    return best ? g_strdup_printf("pc-i440fx-%u.%u", best >> 8, best & 0xff) : NULL;
+}
+
+/* FALSE: the test is skipped. */
+static bool pair_find(Pair *pair)
+{
+    const char *from = g_getenv("FF_QEMU"), *to = g_getenv("FF_PEER_QEMU");
+
+    pair->from = g_strdup(from && to ? from : "qemu-system-x86_64");
+    if (from && to) {
+        pair->to = g_strdup(to);
+    } else if (!vm_is_qemu(pair->from, "7.2")) {
+        g_test_skip("the installed QEMU is not 7.2");
+        return false;
+    } else if (!(pair->to = vm_newer_qemu())) {
+        return false;
+    }
+    pair->machine = common_machine(pair->from, pair->to);
+    if (!pair->machine) {
+        g_test_skip("these QEMUs have no machine type in common");
+        return false;
+    }
+    g_test_message("%s to %s: %s", pair->from, pair->to, pair->machine);
+    return true;
 }
 
 static void move(const Row *row, Vm *source, Vm *destination)
@@ -57,7 +116,7 @@ static void move(const Row *row, Vm *source, Vm *destination)
 
 static void test_row(gconstpointer data)
 {
-    static const char *const args[] = {"-machine", MACHINE, "-smp", "2", NULL};
+    g_auto(Pair) pair = {0};
     const Row *row = data;
     const char *why = NULL;
     BootsectConfig boot = bootsect_config((uint64_t)RAM_MIB << 20, (uint64_t)BUSY_MIB << 20, 2);
@@ -66,25 +125,26 @@ static void test_row(gconstpointer data)
         g_test_skip(why);
         return;
     }
-    g_autofree char *newer = newer_qemu();
-    if (!newer)
+    if (!pair_find(&pair)) {
         return;
+    }
+    const char *const args[] = {"-machine", pair.machine, "-smp", "2", NULL};
     VmConfig config = {.name = "source",
                        .launcher = row->launcher,
-                       .qemu = "qemu-system-x86_64",
+                       .qemu = pair.from,
                        .memory = G_STRINGIFY(RAM_MIB) "M",
                        .args = args,
                        .boot = &boot};
     Vm *source = vm_start(&config);
     config.name = "destination";
-    config.qemu = newer;
+    config.qemu = pair.to;
     config.incoming = "defer";
     Vm *destination = vm_start(&config);
     move(row, source, destination);
     vm_wait_new_serial(destination, "B");
     qmp_ok(vm_qmp(destination), "stop", NULL);
     g_autofree char *wrong = check_counters(destination, &boot);
-    /* QEMU 7.2's own precopy under TCG may lose pages. */
+    /* QEMU's own precopy under TCG may lose pages (7.2). */
     if (wrong && row->launcher == VM_RUN)
         g_test_fail_printf("%s", wrong);
     vm_end(source);

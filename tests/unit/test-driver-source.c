@@ -745,6 +745,8 @@ static void test_carried(void)
     ff_driver_look(b.w.driver); /* not asked twice */
     qemu_answers(&b.w, "query-migrate", "{'status':'active'}");
     g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_PRECOPY);
+    ff_driver_qemu_event(b.w.driver, "MIGRATION", "postcopy-device"); /* QEMU 10.2 and newer */
+    g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_SWITCHED);
     ff_driver_qemu_event(b.w.driver, "MIGRATION", "postcopy-active");
     g_assert_cmpuint(ff_carried(t), ==, FF_CARRIED_SWITCHED);
     ff_driver_look(b.w.driver);
