@@ -384,7 +384,9 @@ static void test_not_restored(void)
     const char *const args[] = {"--disks", s.overlays, "--quiet", NULL};
     take(&s, args);
     end_guest(&s);
-    g_autofree char *line = row_of(s.out, "restore");
+    g_autofree char *line = row_of(s.out, "restore"), *quoted = g_shell_quote(s.file);
+    g_autofree char *info = run_ok("farfault info %s", quoted), *version = row_of(info, "QEMU");
+    g_assert_nonnull(strstr(version, "; with farfault restore 7.2 or newer"));
     unsigned before = count_files(s.overlays);
     for (guint i = 0; i < G_N_ELEMENTS(wrong); i++) {
         g_autoptr(GString) typed = g_string_new(line);
