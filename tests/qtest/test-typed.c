@@ -394,6 +394,7 @@ static void test_not_restored(void)
         replace_one(typed, wrong[i][0], wrong[i][1]);
         g_autofree char *said = run_line(typed->str, 1);
         g_assert_null(strstr(said, "from now on"));
+        g_assert_nonnull(strstr(said, ": start QEMU as the saved guest was started"));
         g_assert_cmpuint(count_files(s.overlays), ==, before);
     }
     restore(&s, line);
