@@ -39,7 +39,8 @@
 #define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
 #endif
 
-/* A guest that cannot migrate by postcopy, as against one that does it worse. */
+/* A guest that cannot migrate by postcopy, as against one that does it worse; for those of libvirt
+ * see libvirts_verdict(). */
 typedef enum { OK, WARN, FAIL } Verdict;
 
 static bool failed;
@@ -143,7 +144,8 @@ static int try_as(const struct passwd *pw)
     return fd >= 0 ? 0 : -fd;
 }
 
-static void check_permission(const struct passwd *pw)
+/* VERDICT, if it may not; WHOSE: in front of what it is then. */
+static void check_permission(const struct passwd *pw, Verdict verdict, const char *whose)
 {
     g_autofree char *subject = g_strdup_printf("user %s", pw->pw_name);
     fflush(stdout);
@@ -160,11 +162,50 @@ static void check_permission(const struct passwd *pw)
     } else {
         g_autofree char *fix = ff_cli_userfault_fix(pw->pw_name);
 
-        say(FAIL, subject, fix,
-            "may not use userfaultfd (%s): no postcopy into this host, and QEMU carries what "
+        say(verdict, subject, fix,
+            "may not use userfaultfd (%s): %sno postcopy into this host, and QEMU carries what "
             "leaves it",
-            g_strerror(WEXITSTATUS(status)));
+            g_strerror(WEXITSTATUS(status)), whose);
     }
+}
+
+/* FILE, of libvirt's, is of a domain whose emulator is farfault. */
+static bool is_domain_of_ours(const char *file)
+{
+    g_autofree char *text = NULL;
+    const char *begin = g_file_get_contents(file, &text, NULL, NULL) ? text : "";
+
+    begin = strstr(begin, "<emulator>");
+    if (!begin) {
+        return false;
+    }
+    begin += strlen("<emulator>");
+    g_autofree char *path = g_strndup(begin, strcspn(begin, "<"));
+    char *program = realpath(path, NULL); /* a link to farfault, installed and in a build folder */
+    g_autofree char *name = program ? g_path_get_basename(program) : NULL;
+    free(program);
+    return strstr(path, "/farfault/") || !g_strcmp0(name, "farfault");
+}
+
+/* How bad it is that guests of libvirt cannot do something: those of this host may all be QEMU's
+ * own, or there are none. Their files are root's: others are told less. */
+static Verdict libvirts_verdict(void)
+{
+    static const char *const folders[] = {"/etc/libvirt/qemu", "/run/libvirt/qemu"};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(folders); i++) {
+        g_autoptr(GDir) dir = g_dir_open(folders[i], 0, NULL);
+        const char *name;
+
+        while (dir && (name = g_dir_read_name(dir))) {
+            g_autofree char *file = g_build_filename(folders[i], name, NULL);
+
+            if (g_str_has_suffix(name, ".xml") && is_domain_of_ours(file)) {
+                return FAIL;
+            }
+        }
+    }
+    return WARN;
 }
 
 /* The users that run QEMU under libvirt, by distribution, and the one that asks. */
@@ -173,7 +214,7 @@ static void check_permissions(void)
     static const char *const names[] = {"libvirt-qemu", "qemu"};
     const struct passwd *self = getpwuid(getuid());
     if (self) {
-        check_permission(self);
+        check_permission(self, FAIL, "");
     }
     for (size_t i = 0; i < G_N_ELEMENTS(names); i++) {
         const struct passwd *pw = getpwnam(names[i]);
@@ -181,9 +222,9 @@ static void check_permissions(void)
             continue;
         }
         if (geteuid() == 0) {
-            check_permission(pw);
+            check_permission(pw, libvirts_verdict(), "for guests of libvirt ");
         } else {
-            say(WARN, names[i], "run farfault doctor as root", "not examined");
+            say(WARN, names[i], "run farfault doctor as root", "libvirt's guests: not examined");
         }
     }
 }
@@ -347,8 +388,8 @@ static void check_libvirt_device(unsigned major, unsigned minor)
                             "vm.unprivileged_userfaultfd=1; not needed where QEMU runs as root",
                             file, ff_cli_install_host());
 
-        say(FAIL, "libvirt's /dev", fix, "guests of libvirt %u.%u do not see /dev/userfaultfd",
-            major, minor);
+        say(libvirts_verdict(), "libvirt's /dev", fix,
+            "guests of libvirt %u.%u do not see /dev/userfaultfd", major, minor);
     }
 }
 
@@ -378,7 +419,8 @@ static void check_confinement(void)
         } else {
             g_autofree char *fix = g_strdup_printf("%s adds the rules", ff_cli_install_host());
 
-            say(FAIL, "AppArmor", fix, "the profile of libvirt's guests does not know farfault");
+            say(libvirts_verdict(), "AppArmor", fix,
+                "the profile of libvirt's guests does not know farfault");
         }
     }
     if (strcmp(enforce, "1") == 0) {

@@ -418,4 +418,8 @@ const char ff_help_doctor[] =
     "\n"
     "  --help, -h     this text\n"
     "\n"
-    "Exit status: 0 if postcopy works, 1 if a line says FAIL, 2 usage.\n";
+    "What only guests of libvirt lack is FAIL where one of its domains has farfault as its\n"
+    "emulator, else warn.\n"
+    "\n"
+    "Exit status: 0 if postcopy works for who asks, and for those domains; 1 if a line says FAIL;\n"
+    "2 usage.\n";

@@ -114,7 +114,8 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
         ff_report_row(stdout, "offset", "%" PRIu64, s->offset);
     }
     if (v->major) {
-        ff_report_row(stdout, "QEMU", "%u.%u or newer", v->major, v->minor);
+        ff_report_row(stdout, "QEMU", "%u.%u or newer%s", v->major, v->minor,
+                      at_once ? "; with farfault restore 7.2 or newer" : "");
     }
     ff_report_row(stdout, "file", "%s, %s on its disk", size, stored);
     ff_report_row(stdout, "memory", "%s in %u blocks, %s with data", memory, s->blocks->len, data);

@@ -163,7 +163,7 @@ void ff_report_text(FILE *out, const FfMoveResult *r)
         g_autofree char *reason = ff_format_shown(r->reason);
 
         fprintf(out, "migration %s: %s\n",
-                r->outcome == FF_OUTCOME_LEFT ? "continues without this program"
+                r->outcome == FF_OUTCOME_LEFT ? "not watched any longer"
                                               : ff_outcome_name(r->outcome),
                 reason);
         ff_report_row(out, "after", "%s", total);

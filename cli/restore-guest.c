@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -75,9 +76,14 @@ typedef struct {
     FfRecorder recorder;     /* .record NULL: none, or done */
     FfCliOverlays *overlays; /* NULL: none were wanted, or not yet */
     GMainLoop *loop;
-    gint64 began, ran; /* monotonic us; ran 0: not yet */
-    bool asking, over;
+    gint64 began, ran;        /* monotonic us; ran 0: not yet */
+    pid_t pid;                /* QEMU; 0: not known, it goes on as another process */
+    int pidfd;                /* of PID, else -1 */
+    bool asking, over, ended; /* ended: so has the loop */
+    bool here;                /* the guest may run */
 } Watch;
+
+#define END_MS 1000 /* from the end of QEMU's monitor to that of its process, at most */
 
 static void begin_record(Watch *w)
 {
@@ -106,6 +112,12 @@ static char *set_text(JsonObject *info)
                : g_strdup("");
 }
 
+static void quit_loop(Watch *w)
+{
+    w->ended = true;
+    g_main_loop_quit(w->loop);
+}
+
 static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
     Watch *w = opaque;
@@ -124,7 +136,7 @@ static void on_end(FfQmpClient *client, JsonNode *result, const GError *error, v
         ff_progress_say(w->progress, true, "%s: restored: %s, all of it here after %s%s",
                         w->line->path, ran, all, set);
     }
-    g_main_loop_quit(w->loop);
+    quit_loop(w);
 }
 
 static void on_paused(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
@@ -152,8 +164,42 @@ static void remove_overlays(Watch *w)
     }
 }
 
+static void say_overlays(Watch *w)
+{
+    g_autofree char *whose =
+        w->pid ? g_strdup_printf(", QEMU process %d", (int)w->pid) : g_strdup("");
+
+    if (w->overlays && ff_cli_overlays_line(w->overlays)) {
+        ff_progress_say(w->progress, true, "%s%s: %s", w->line->path, whose,
+                        ff_cli_overlays_line(w->overlays));
+    }
+}
+
+/* From now on it may write to its disks. */
+static void set_here(Watch *w)
+{
+    if (!w->here) {
+        w->here = true;
+        say_overlays(w);
+    }
+}
+
+/* The monitor has ended, and the guest has not come until then. Where QEMU lives, as its relay has
+ * ended, it may come all the same. */
+static void settle_overlays(Watch *w)
+{
+    struct pollfd ended = {.fd = w->pidfd, .events = POLLIN};
+
+    if (w->overlays && !w->here && w->pidfd >= 0 && poll(&ended, 1, END_MS) == 1) {
+        remove_overlays(w);
+    }
+}
+
 static void learn(Watch *w, const char *status)
 {
+    if (!strcmp(status, "completed") || g_str_has_prefix(status, "postcopy-")) {
+        set_here(w);
+    }
     if (!strcmp(status, "completed")) {
         w->over = true;
         ff_progress_clear(w->progress);
@@ -161,8 +207,11 @@ static void learn(Watch *w, const char *status)
     } else if (!strcmp(status, "postcopy-paused")) {
         ff_cli_qmp_send(w->qmp, "query-migrate", NULL, on_paused, w);
     } else if (!strcmp(status, "failed")) {
-        /* The overlays stay: what has failed may be a migration of the guest, which runs. */
-        g_main_loop_quit(w->loop); /* QEMU says why, and ends */
+        if (!w->here) { /* else it is a migration of the guest, which runs */
+            remove_overlays(w);
+            g_clear_pointer(&w->overlays, ff_cli_overlays_free);
+        }
+        quit_loop(w); /* QEMU says why, and ends */
     }
 }
 
@@ -173,11 +222,13 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
 
     ff_recorder_event(&w->recorder, event);
     if (error) {
-        g_main_loop_quit(w->loop); /* QEMU has ended, and said why */
+        settle_overlays(w);
+        quit_loop(w); /* QEMU has ended, and said why */
     } else if (!strcmp(name, "MIGRATION")) {
         learn(w, ff_json_string_or(ff_json_object(event, "data"), "status", ""));
     } else if (!strcmp(name, "RESUME") && !w->ran) {
         w->ran = g_get_monotonic_time();
+        set_here(w);
     }
 }
 
@@ -245,6 +296,7 @@ static bool ask(Watch *w, GError **error)
                                               json_node_dup_object(capabilities), error);
     w->began = g_get_monotonic_time();
     begin_record(w);
+    ff_cli_qmp_listen(w->qmp, on_event, w); /* one that comes with the answer counts */
     g_autoptr(JsonNode) asked =
         set ? ff_cli_qmp_call(w->qmp, "x-farfault-restore", args, error) : NULL;
     if (!set) {
@@ -276,20 +328,33 @@ static void end_qemu(Watch *w)
     }
 }
 
-/* FD: the monitor. PIDFD: QEMU. */
-static void watch(const Line *line, int fd, int pidfd)
+static bool becomes_daemon(const Line *line)
+{
+    return g_strv_contains((const char *const *)line->qemu, "-daemonize") ||
+           g_strv_contains((const char *const *)line->qemu, "--daemonize");
+}
+
+/* FD: the monitor. PID and PIDFD: QEMU. */
+static void watch(const Line *line, int fd, pid_t pid, int pidfd)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
-    Watch w = {.line = line, .progress = progress};
+    Watch w = {.line = line, .progress = progress, .pidfd = -1};
+
+    if (!becomes_daemon(line)) {
+        w.pid = pid;
+        w.pidfd = pidfd;
+    }
 
     w.qmp = ff_cli_qmp_open_own(fd, "the restored QEMU", pidfd, &error);
+    w.loop = g_main_loop_new(NULL, FALSE);
     w.recorder = (FfRecorder){line->record, FF_SIDE_DESTINATION, w.qmp, false};
     if (!w.qmp) {
         if (!g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) { /* else QEMU has said why */
             fprintf(stderr, "farfault: %s: %s\n", line->path, error->message);
         }
         close_record(&w); /* nothing was recorded */
+        g_main_loop_unref(w.loop);
         return;
     }
     if (!ask(&w, &error)) {
@@ -303,14 +368,11 @@ static void watch(const Line *line, int fd, int pidfd)
                 error->message);
         end_qemu(&w);
     } else {
-        if (w.overlays && ff_cli_overlays_line(w.overlays)) {
-            ff_progress_say(progress, true, "%s: %s", line->path, ff_cli_overlays_line(w.overlays));
-        }
-        w.loop = g_main_loop_new(NULL, FALSE);
         guint timer = g_timeout_add(ff_progress_interval(progress), on_refresh, &w);
         guint looks = w.recorder.record ? g_timeout_add(FF_RECORD_INTERVAL, on_record_time, &w) : 0;
-        ff_cli_qmp_listen(w.qmp, on_event, &w);
-        g_main_loop_run(w.loop);
+        if (!w.ended) {
+            g_main_loop_run(w.loop);
+        }
         g_source_remove(timer);
         if (looks) {
             g_source_remove(looks);
@@ -318,9 +380,9 @@ static void watch(const Line *line, int fd, int pidfd)
         ff_cli_qmp_listen(w.qmp, NULL, NULL);
         ff_cli_qmp_forget(w.qmp, &w);
         ff_recorder_forget(&w.recorder);
-        g_main_loop_unref(w.loop);
     }
     close_record(&w);
+    g_main_loop_unref(w.loop);
     ff_cli_overlays_free(w.overlays);
     ff_cli_qmp_free(w.qmp);
 }
@@ -328,13 +390,14 @@ static void watch(const Line *line, int fd, int pidfd)
 /* Starts the process that watches over FD, and over this one, which becomes QEMU. */
 static bool start_watch(const Line *line, int fd, int other)
 {
-    int pidfd = pidfd_open(getpid(), 0);
+    pid_t self = getpid();
+    int pidfd = pidfd_open(self, 0);
     pid_t child = pidfd < 0 ? -1 : fork();
 
     if (child == 0) {
         close(other);
         if (fork() == 0) {
-            watch(line, fd, pidfd);
+            watch(line, fd, self, pidfd);
         }
         _exit(0);
     }

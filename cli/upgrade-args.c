@@ -165,7 +165,8 @@ static const char *check_netdev(const char *value, const Line *line)
 /* QEMU's human monitors are not seen by the relay: at the old QEMU somebody could end its part of
  * the upgrade and let the guest run, and at the new one before it has it. */
 #define ONLY_QMP                                                                                   \
-    HANDED ": only QMP monitors that listen; for human commands there is human-monitor-command"
+    HANDED ": only QMP monitors that listen: give the command line without it, and with "          \
+           "-monitor none, by --args-from; for human commands there is human-monitor-command"
 
 static const char *check_object(const char *value, const Line *line)
 {

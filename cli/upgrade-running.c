@@ -73,10 +73,14 @@ static bool split_args(FfUpgrade *u, const char *path, const char *text, GError 
 
 static bool read_args(FfUpgrade *u, const char *path, GError **error)
 {
+    g_autoptr(GError) local = NULL;
     g_autofree char *text = NULL;
 
-    if (!g_file_get_contents(path, &text, NULL, error)) {
-        return false;
+    if (!g_file_get_contents(path, &text, NULL, &local)) {
+        return ff_upgrade_fail(error,
+                               "--args-from: %s: give a file that has the guest's own command "
+                               "line, without the program's name",
+                               local->message);
     }
     g_strfreev(u->args);
     u->args = NULL;
@@ -263,7 +267,8 @@ static bool check_program(const FfUpgrade *u, GError **error)
                                qemu);
     }
     if (access(qemu, X_OK) < 0) {
-        return ff_upgrade_fail(error, "--qemu %s: %s", qemu, g_strerror(errno));
+        return ff_upgrade_fail(error, "--qemu %s: %s: give the path of the new QEMU", qemu,
+                               g_strerror(errno));
     }
     return g_file_test(qemu, G_FILE_TEST_IS_REGULAR) ||
            ff_upgrade_fail(error, "--qemu %s: is no program", qemu);

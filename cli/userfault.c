@@ -66,9 +66,10 @@ const char *ff_cli_install_host(void)
     return path && access(path, F_OK) == 0 ? "farfault-install-host" : "scripts/install-host";
 }
 
-char *ff_cli_userfault_fix(const char *user)
+char *ff_cli_userfault_fix(const char *name)
 {
     const struct group *group = device_group();
+    g_autofree char *user = g_strdup(name); /* may be getpwnam()'s, which is asked again below */
 
     if (access(DEVICE, F_OK) < 0) {
         return g_strdup(FOR_ALL " (Linux 6.1 or newer has a device instead)");

@@ -149,8 +149,8 @@ int ff_lent_ram(FfLent *lent, const FfPlanRam *ram, GError **error)
         fail(error,
              "memory backend '%s' has %" PRIu64 " bytes in pages of %" PRIu64
              ", and is to have %" PRIu64 " in pages of %" PRIu64 ": use the guest's own command "
-             "line",
-             ram->id, t->size, t->page_size, ram->size, ram->page_size);
+             "line, which has -m (or size=) %" PRIu64 "M",
+             ram->id, t->size, t->page_size, ram->size, ram->page_size, t->size >> 20);
         return -1;
     }
     return g_steal_fd(&t->fd);

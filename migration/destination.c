@@ -426,7 +426,11 @@ static void end_vmm(FfDestination *d)
 /* Of a QEMU that has begun to load, REASON has its last words, and they came before. */
 static void say_cannot_come_in(const FfDestination *d, const char *reason)
 {
-    g_message("the %s cannot come in: %s%s", d->origin ? "saved guest" : "migration", reason,
+    /* QEMU's own words name what does not fit, and no remedy. */
+    bool unlike = d->origin && strstr(reason, "could not load the device state");
+
+    g_message("the %s cannot come in: %s%s%s", d->origin ? "saved guest" : "migration", reason,
+              unlike ? ": start QEMU as the saved guest was started" : "",
               d->inner ? ""
                        : " (QEMU is ended by an empty stream: what it says of that is no "
                          "reason)");

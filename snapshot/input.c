@@ -118,8 +118,9 @@ FfInput *ff_input_open(const char *path, GError **error)
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
 
     if (fd < 0) {
-        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", path,
-                    g_strerror(errno));
+        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s%s", path,
+                    g_strerror(errno),
+                    errno == ENOENT ? ": give the path of a saved guest's file" : "");
         return NULL;
     }
     return ff_input_open_fd(fd, path, error);

@@ -357,6 +357,10 @@ case_doctor() {
     trap "on A chmod 660 /dev/userfaultfd" EXIT
     on A chown root /dev/userfaultfd # libvirt 11 has made it QEMU's user's for the guests before
     on A chmod 600 /dev/userfaultfd
+    doctor A >"$scratch/doctor" || true
+    says '^warn +user libvirt-qemu may not use userfaultfd '
+    "$root/scripts/libvirt-hosts" xml >"$scratch/start.xml"
+    virsh_on A define "$scratch/start.xml" >/dev/null # the next case's reset undefines it
     doctor A >"$scratch/doctor" || status=$?
     is "status of doctor" $status 1
     says '^FAIL +user libvirt-qemu may not use userfaultfd .*: give it the device \(.*install-host\), or set vm.unprivileged_userfaultfd=1$'

@@ -57,13 +57,13 @@ static const Row rows[] = {
     /* a file that is not there, and one that is not what is wanted */
     {"report none/record page.html", 1, "none/record: No such file"},
     {"report text page.html", 1, "text: is no record of farfault's"},
-    {"info none/file", 1, "none/file: No such file"},
+    {"info none/file", 1, "none/file: No such file or directory: give the path of a saved guest"},
     {"info text", 1, "text: no saved guest"},
     {"info --offset x text", 2, "--offset x: not a number of bytes"},
     {"convert none/file out", 1, "none/file: No such file"},
     {"convert text out", 1, "text: no saved guest"},
     {"convert text", 2, "give two files"},
-    {"restore none/file -- qemu-system-x86_64", 1, "none/file: No such file"},
+    {"restore none/file -- qemu-system-x86_64", 1, "none/file: No such file or directory: give "},
     {"restore text -- qemu-system-x86_64", 1, "text: no saved guest"},
     {"join none/a none/b out", 1, "none/a: No such file"},
     {"dump --check none/a none/b", 1, "none/a"},
@@ -415,6 +415,72 @@ static void test_device(const void *data)
     }
 }
 
+/* A host whose libvirt has QEMU run by a user of its own, who is in group kvm; the device is
+ * root's. */
+typedef struct {
+    const char *name, *emulator; /* of its domain; NULL: there is none */
+    const char *verdict;
+} Domain;
+
+static const Domain domains[] = {
+    {"none", NULL, "warn"},
+    {"plain", "/usr/bin/qemu-system-x86_64", "warn"},
+    {"farfault", "/usr/lib/farfault/qemu-system-x86_64", "FAIL"},
+};
+
+static void set_domain(void *opaque)
+{
+    static const char folder[] = "/etc/libvirt/qemu";
+    const Domain *d = opaque;
+    g_autofree char *file = g_build_filename(dir, "device", NULL);
+    g_autofree char *xml = g_strdup_printf("<domain>\n  <emulator>%s</emulator>\n", d->emulator);
+
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount(file, "/dev/userfaultfd", NULL, MS_BIND, NULL) < 0 ||
+        mount("etc", "/etc", "tmpfs", 0, NULL) < 0) {
+        _exit(77);
+    }
+    if (chmod(file, 0600) < 0 || g_mkdir_with_parents(folder, 0755) < 0 ||
+        !g_file_set_contents("/etc/passwd",
+                             "root:x:0:0::/:\nlibvirt-qemu:x:64055:108::/:\nlast:x:9:9::/:\n", -1,
+                             NULL) ||
+        !g_file_set_contents("/etc/group", "root:x:0:\nkvm:x:104:libvirt-qemu\nlast:x:9:\n", -1,
+                             NULL) ||
+        (d->emulator && !g_file_set_contents("/etc/libvirt/qemu/vm1.xml", xml, -1, NULL))) {
+        _exit(99);
+    }
+}
+
+/* What only guests of libvirt lack is no failure of a host that has none under farfault. What it
+ * needs is said for that user, and no more than that. */
+static void test_domain(const void *data)
+{
+    static const char expected[] =
+        "%s  user libvirt-qemu may not use userfaultfd (Operation not permitted): for guests of "
+        "libvirt no postcopy into this host, and QEMU carries what leaves it: give it the device (";
+    Domain d = *(const Domain *)data;
+    g_autofree char *file = g_build_filename(dir, "device", NULL), *sysctl = NULL;
+    g_autofree char *out = NULL, *err = NULL, *begin = g_strdup_printf(expected, d.verdict);
+
+    g_file_get_contents("/proc/sys/vm/unprivileged_userfaultfd", &sysctl, NULL, NULL);
+    if (geteuid() != 0 || !sysctl || atoi(sysctl) != 0) {
+        g_test_skip("needs root, and vm.unprivileged_userfaultfd=0");
+        return;
+    }
+    g_assert_true(g_file_set_contents(file, "", -1, NULL));
+    int status = run_after("doctor", set_domain, &d, &out, &err);
+    g_unlink(file);
+    if (status == 77) {
+        g_test_skip("may not mount");
+        return;
+    }
+    g_assert_cmpint(status, ==, g_regex_match_simple("^FAIL", out, G_REGEX_MULTILINE, 0));
+    const char *line = strstr(out, begin);
+    if (!line || g_strstr_len(line, strchr(line, '\n') - line, "usermod")) {
+        g_error("no \"%s\", or usermod, in:\n%s", begin, out);
+    }
+}
+
 /* A libvirtd where a user's PATH does not go. */
 static void install_libvirt(void *opaque)
 {
@@ -506,6 +572,10 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < G_N_ELEMENTS(devices); i++) {
         g_autofree char *test = g_strconcat("/command-lines/doctor/device/", devices[i].name, NULL);
         g_test_add_data_func(test, &devices[i], test_device);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(domains); i++) {
+        g_autofree char *test = g_strconcat("/command-lines/doctor/domain/", domains[i].name, NULL);
+        g_test_add_data_func(test, &domains[i], test_domain);
     }
     g_test_add_func("/command-lines/doctor/libvirt", test_libvirt);
     int rc = g_test_run();

@@ -25,6 +25,7 @@ typedef struct {
     Guest *g;
     char *raw, *packed, *file, *overlays;
     char *out;     /* what farfault snapshot said */
+    char *said;    /* what the last restore said until the guest ran */
     char *program; /* QEMU */
 } Scene;
 
@@ -186,6 +187,7 @@ static void end(Scene *s)
     g_free(s->file);
     g_free(s->overlays);
     g_free(s->out);
+    g_free(s->said);
     g_free(s->program);
 }
 
@@ -262,6 +264,7 @@ static void write_both(Scene *s, int was, int becomes)
 /* What LINE has restored, until it runs. Its QEMU is that of s->g from then on. */
 static void restore(Scene *s, const char *line)
 {
+    g_autoptr(GString) all = g_string_new(NULL);
     char text[1024];
     FILE *said;
 
@@ -271,8 +274,11 @@ static void restore(Scene *s, const char *line)
             g_error("it has ended, and has restored nothing: %s", line);
         }
         g_test_message("%s", text);
+        g_string_append(all, text);
     } while (!strstr(text, "restored: guest ran after "));
     fclose(said);
+    g_free(s->said);
+    s->said = g_strdup(all->str);
     up_reconnect(s->g);
 }
 
@@ -347,6 +353,63 @@ static void test_disks(gconstpointer newer)
     end(&s);
 }
 
+static void replace_one(GString *text, const char *from, const char *to)
+{
+    g_assert_cmpuint(g_string_replace(text, from, to, 1), ==, 1);
+}
+
+static unsigned count_files(const char *folder)
+{
+    g_autoptr(GDir) files = g_dir_open(folder, 0, NULL);
+    unsigned n = 0;
+
+    while (g_dir_read_name(files)) {
+        n++;
+    }
+    return n;
+}
+
+/* Another memory is found by the engine, a missing device by QEMU as it loads. A restore that fails
+ * leaves no overlay, and names none; one that succeeds names its own, and whose it is. */
+static void test_not_restored(void)
+{
+    static const char *const wrong[][2] = {
+        {" -m 32M ", " -m 16M "},
+        {" -device virtio-blk-pci,drive=raw ", " -device ide-hd,drive=raw "}};
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    const char *const args[] = {"--disks", s.overlays, "--quiet", NULL};
+    take(&s, args);
+    end_guest(&s);
+    g_autofree char *line = row_of(s.out, "restore"), *quoted = g_shell_quote(s.file);
+    g_autofree char *info = run_ok("farfault info %s", quoted), *version = row_of(info, "QEMU");
+    g_assert_nonnull(strstr(version, "; with farfault restore 7.2 or newer"));
+    unsigned before = count_files(s.overlays);
+    for (guint i = 0; i < G_N_ELEMENTS(wrong); i++) {
+        g_autoptr(GString) typed = g_string_new(line);
+
+        replace_one(typed, wrong[i][0], wrong[i][1]);
+        g_autofree char *said = run_line(typed->str, 1);
+        g_assert_null(strstr(said, "from now on"));
+        g_assert_nonnull(strstr(said, ": start QEMU as the saved guest was started"));
+        g_assert_cmpuint(count_files(s.overlays), ==, before);
+    }
+    restore(&s, line);
+    const char *process = strstr(s.said, ", QEMU process ");
+    g_assert_nonnull(process);
+    g_assert_nonnull(strstr(process, ": from now on the guest has to be started with "));
+    g_autofree char *exe =
+        g_strdup_printf("/proc/%d/exe", atoi(process + strlen(", QEMU process ")));
+    g_autofree char *running = g_file_read_link(exe, NULL);
+    g_assert_cmpstr(running, ==, s.program);
+    g_assert_cmpuint(count_files(s.overlays), ==, before + 2);
+    end_guest(&s);
+    end(&s);
+}
+
 typedef struct {
     const char *name, *from, *to; /* what is put in the place of what */
     bool given;                   /* the shell opens it */
@@ -380,11 +443,6 @@ static char *with_path(const char *format, const char *path)
     g_autofree char *quoted = in_quotes(path);
 
     return g_strjoinv(quoted, parts);
-}
-
-static void replace_one(GString *text, const char *from, const char *to)
-{
-    g_assert_cmpuint(g_string_replace(text, from, to, 1), ==, 1);
 }
 
 static bool begin_shared(void)
@@ -643,6 +701,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &bases[i], test_base);
     }
     g_test_add_func("/typed/base/asked", test_asked);
+    g_test_add_func("/typed/not-restored", test_not_restored);
     g_test_add_func("/typed/left-alone", test_left_alone);
     g_test_add_func("/typed/stream", test_stream);
     g_test_add_func("/typed/attach", test_attach);

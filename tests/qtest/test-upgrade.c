@@ -436,7 +436,7 @@ static void test_refused(void)
         {"-display gtk", "only -display none"},
         {"-serial pty", "has no pseudo-terminal 'serial1'"},
         {"-serial tcp::7001,server=on", "cannot be handed over"},
-        {"-monitor stdio", "-monitor stdio: cannot be handed over"},
+        {"-monitor stdio", "without it, and with -monitor none, by --args-from"},
         {"-qmp stdio", "monitor compat_monitor1: cannot be handed over"},
         {"-device vfio-pci,host=1", "cannot be handed over"},
         {"-device id=v,driver=vfio-pci,host=1", "driver=vfio-pci,host=1: cannot be handed over"},
@@ -463,6 +463,8 @@ static void test_refused(void)
         return;
     }
     g_autofree char *file = g_build_filename(g->dir, "args", NULL);
+    up_fails(g, (const char *const[]){"--check", "--args-from", file, NULL},
+             "give a file that has the guest's own command line");
     for (unsigned i = 0; i < G_N_ELEMENTS(cases); i++) {
         g_autofree char *own = g_strjoinv(" ", g->args);
         g_autofree char *text = g_strdup_printf("%s %s", own, cases[i].args);
@@ -483,7 +485,7 @@ static void test_fails(void)
         {"disk,format=raw", "nowhere,format=raw", "nowhere"},
         {"pc-i440fx-7.2", "pc-i440fx-7.1",
          "pc-i440fx-7.1-machine in the new one: add -machine pc-i440fx-7.2 to"},
-        {"-m 64M", "-m 65M", "memory backend 'pc.ram' has 67108864 bytes"},
+        {"-m 64M", "-m 65M", "own command line, which has -m (or size=) 64M"},
         {"-smp 2", "-smp 1", "virtual CPUs 'number' is 2 in the running"},
         {"-vga std", "-vga std -device virtio-rng-pci,id=more",
          "device 'more' is not there in the"},
@@ -505,7 +507,8 @@ static void test_fails(void)
         g_assert_true(g_file_set_contents(file, text, -1, NULL));
         up_fails(g, (const char *const[]){"--args-from", file, NULL}, cases[i].part);
     }
-    up_fails(g, (const char *const[]){"--qemu", "/nowhere/qemu", NULL}, "/nowhere/qemu");
+    up_fails(g, (const char *const[]){"--qemu", "/nowhere/qemu", NULL},
+             "--qemu /nowhere/qemu: No such file or directory: give the path of the new QEMU");
     up_fails(g, (const char *const[]){"--qemu", "/bin/false", NULL}, "does not start");
     up_check_memory(g);
 }

@@ -621,6 +621,15 @@ static void test_end(gconstpointer data)
         g_assert_null(why);
     }
     g_assert_cmpstr(ff_outcome_name(result.outcome), ==, ff_outcome_name(row->outcome));
+    if (row->outcome == FF_OUTCOME_LEFT) { /* whether it continues is not known */
+        g_autofree char *said = NULL;
+        size_t n;
+        FILE *out = open_memstream(&said, &n);
+
+        ff_report_text(out, &result);
+        fclose(out);
+        g_assert_true(g_str_has_prefix(said, "migration not watched any longer: "));
+    }
     if (row->took) {
         JsonObject *info = ff_json_node_object(result.source_info);
         g_assert_cmpint(ff_json_int(info, "total-time", 0), ==, row->took);
