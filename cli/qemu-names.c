@@ -3,75 +3,17 @@
  * The names in a QEMU's schema. Members of migration's commands are found by walking from the
  * command through the types of its arguments: the types themselves have numbers for names there.
  *
- * Threads: the only one. System calls: socketpair.
+ * Threads: the only one.
  */
 #include "cli/qemu-names.h"
 
 #include <json-glib/json-glib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "launch/argv-ask.h"
 
-static const char questions[] = "{\"execute\": \"qmp_capabilities\"}\n"
-                                "{\"execute\": \"query-qmp-schema\"}\n"
-                                "{\"execute\": \"quit\"}\n";
-
 /* Deeper than any address within the channels of "migrate". */
 #define MAX_DEPTH 8
-
-/* ---- asking ---------------------------------------------------------------------------------- */
-
-/* All that QEMU says (g_free), or NULL. */
-static char *ask_schema(const char *qemu)
-{
-    const char *const argv[] = {qemu,
-                                "-S",
-                                "-no-user-config",
-                                "-nodefaults",
-                                "-display",
-                                "none",
-                                "-machine",
-                                "none",
-                                "-chardev",
-                                "socket,id=farfault,fd=3",
-                                "-qmp",
-                                "chardev:farfault",
-                                NULL};
-    int ends[2], status;
-
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0) {
-        return NULL;
-    }
-    const FfAskStart start = {(char **)argv, NULL, -1, -1, &ends[1], 1};
-    char *answer = NULL;
-
-    if (write(ends[0], questions, strlen(questions)) == (ssize_t)strlen(questions)) {
-        answer = ff_ask(&start, ends[0], &status);
-    } else {
-        close(ends[1]);
-    }
-    close(ends[0]);
-    return answer;
-}
-
-/* The answer that is a list, among the lines of ANSWER; NULL: there is none. */
-static JsonNode *find_schema(const char *answer)
-{
-    g_auto(GStrv) lines = g_strsplit(answer, "\n", -1);
-
-    for (char **line = lines; *line; line++) {
-        g_autoptr(JsonNode) node = json_from_string(*line, NULL);
-        JsonObject *o = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
-        JsonNode *result = o ? json_object_get_member(o, "return") : NULL;
-
-        if (result && JSON_NODE_HOLDS_ARRAY(result)) {
-            return json_node_copy(result);
-        }
-    }
-    return NULL;
-}
 
 /* ---- walking --------------------------------------------------------------------------------- */
 
@@ -180,8 +122,7 @@ static void add_entry(Walk *w, JsonObject *entry)
 
 GHashTable *ff_qemu_names(const char *qemu)
 {
-    g_autofree char *answer = ask_schema(qemu);
-    g_autoptr(JsonNode) schema = answer ? find_schema(answer) : NULL;
+    g_autoptr(JsonNode) schema = ff_ask_list(qemu, "query-qmp-schema");
 
     if (!schema) {
         return NULL;

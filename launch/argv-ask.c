@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See argv-ask.h. It does not outlive this process. System calls: poll, read, pidfd_open,
- * waitpid, kill, prctl.
+ * waitpid, kill, prctl, socketpair, write.
  */
 #include "launch/argv-ask.h"
 
@@ -8,7 +8,9 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -119,4 +121,42 @@ char *ff_ask(const FfAskStart *start, int fd, int *status)
     while (started && waitpid(pid, status, 0) < 0 && errno == EINTR) {
     }
     return ok ? g_string_free(g_steal_pointer(&text), FALSE) : NULL;
+}
+
+JsonNode *ff_ask_list(const char *qemu, const char *command)
+{
+    g_autofree char *questions = g_strdup_printf("{\"execute\": \"qmp_capabilities\"}\n"
+                                                 "{\"execute\": \"%s\"}\n"
+                                                 "{\"execute\": \"quit\"}\n",
+                                                 command);
+    const char *argv[] = {qemu,       "-machine", "none", "-nodefaults", "-no-user-config",
+                          "-display", "none",     "-qmp", "stdio",       NULL};
+    int pair[2], status;
+
+    /* It takes that much without waiting. */
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        return NULL;
+    }
+    bool asked = write(pair[0], questions, strlen(questions)) == (ssize_t)strlen(questions);
+    g_autofree char *text =
+        asked ? ff_ask(&(FfAskStart){.argv = (char **)argv, .in_out = pair[1], .err = -1}, pair[0],
+                       &status)
+              : NULL;
+    if (!asked) {
+        close(pair[1]);
+    }
+    close(pair[0]);
+    g_auto(GStrv) lines = text ? g_strsplit(text, "\n", -1) : NULL;
+
+    for (char **line = lines; line && *line; line++) {
+        g_autoptr(JsonNode) node = json_from_string(*line, NULL);
+        JsonObject *answer =
+            node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+        JsonNode *list = answer ? json_object_get_member(answer, "return") : NULL;
+
+        if (list && JSON_NODE_HOLDS_ARRAY(list)) {
+            return json_node_copy(list);
+        }
+    }
+    return NULL;
 }

@@ -4,6 +4,7 @@
 #define FF_LAUNCH_ARGV_ASK_H
 
 #include <glib.h>
+#include <json-glib/json-glib.h>
 
 /* What it is started with. */
 typedef struct {
@@ -17,10 +18,15 @@ typedef struct {
 
 /*
  * Starts it, closes this process's IN_OUT and FDS, and reads what FD says until its end. Waits
- * until the process has ended; one that has not after 10 s is killed. Returns the text (g_free),
+ * until the process has ended; one that has not after 60 s is killed. Returns the text (g_free),
  * with *STATUS as waitpid() has it; NULL: it could not be started, or was killed. In the process's
  * only thread.
  */
 char *ff_ask(const FfAskStart *start, int fd, int *status);
+/*
+ * Starts QEMU (a path) without a guest, and asks for COMMAND of QMP, whose answer is a list. The
+ * list (json_node_unref); NULL: none has come, or not within 60 s. In the process's only thread.
+ */
+JsonNode *ff_ask_list(const char *qemu, const char *command);
 
 #endif

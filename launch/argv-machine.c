@@ -5,41 +5,10 @@
  *
  * It takes as long as a start of QEMU does without a guest. A QEMU that does not answer in time, or
  * not in QMP, leaves the name unknown. Reads only; one thread.
- * System calls: socketpair, write.
  */
 #include "launch/argv-machine.h"
 
-#include <json-glib/json-glib.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "launch/argv-ask.h"
-
-/* QEMU's answer to query-machines as it came, one JSON object a line; NULL if there is none. */
-static char *ask(const char *qemu)
-{
-    static const char questions[] = "{\"execute\": \"qmp_capabilities\"}\n"
-                                    "{\"execute\": \"query-machines\"}\n"
-                                    "{\"execute\": \"quit\"}\n";
-    const char *argv[] = {qemu,       "-machine", "none", "-nodefaults", "-no-user-config",
-                          "-display", "none",     "-qmp", "stdio",       NULL};
-    int pair[2], status;
-
-    /* It takes that much without waiting. */
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
-        return NULL;
-    }
-    bool asked = write(pair[0], questions, strlen(questions)) == (ssize_t)strlen(questions);
-    char *text = asked ? ff_ask(&(FfAskStart){.argv = (char **)argv, .in_out = pair[1], .err = -1},
-                                pair[0], &status)
-                       : NULL;
-    if (!asked) {
-        close(pair[1]);
-    }
-    close(pair[0]);
-    return text;
-}
 
 static const char *member(JsonObject *machine, const char *name)
 {
@@ -67,19 +36,8 @@ static bool find(JsonArray *machines, const char *type, char **ram_id)
 
 bool ff_argv_ask_ram_id(const char *qemu, const char *type, char **ram_id)
 {
-    g_autofree char *text = ask(qemu);
-    g_auto(GStrv) lines = text ? g_strsplit(text, "\n", -1) : NULL;
+    g_autoptr(JsonNode) list = ff_ask_list(qemu, "query-machines");
 
     *ram_id = NULL;
-    for (char **line = lines; line && *line; line++) {
-        g_autoptr(JsonNode) node = json_from_string(*line, NULL);
-        JsonObject *answer =
-            node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
-        JsonNode *list = answer ? json_object_get_member(answer, "return") : NULL;
-
-        if (list && JSON_NODE_HOLDS_ARRAY(list)) {
-            return find(json_node_get_array(list), type, ram_id);
-        }
-    }
-    return false;
+    return list && find(json_node_get_array(list), type, ram_id);
 }
