@@ -5,7 +5,8 @@
  * Postcopy needs small pages: each missing one is a hole. When all is there and no userfaultfd is
  * registered the kernel is asked to make huge pages of them (uffd/huge.h), through mappings of the
  * engine's own, so for every user's guest. The next migration, snapshot or restore frees this one
- * first, and so ends it: before anything is registered again.
+ * first, and so ends it: before anything is registered again. So does a relay that waits for this
+ * engine's end, because another one is to take its place.
  *
  * Thread: the coordinator, after the end of the migration.
  *

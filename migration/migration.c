@@ -440,6 +440,11 @@ bool ff_migration_lives_on(FfMigration *m)
     return m->side->lives_on(m);
 }
 
+bool ff_migration_is_spare(const FfMigration *m)
+{
+    return m->cfg.role == FF_ROLE_DESTINATION;
+}
+
 static const FfSideOps *side_of(const FfMigrationConfig *config)
 {
     if (config->role == FF_ROLE_DESTINATION) {

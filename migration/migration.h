@@ -53,6 +53,8 @@ bool ff_migration_reclaim(FfStateHeader *state, bool force, GError **error);
 /* After done(): TRUE if the object is to live on until parted(), since its peer is still to be told
  * of the end. It may be freed at any time. */
 bool ff_migration_lives_on(FfMigration *m);
+/* What it lives on for is huge pages, and nobody waits for those. */
+bool ff_migration_is_spare(const FfMigration *m);
 /* This process is about to end: if it is because the VMM has ended in the middle of postcopy, and
  * not the relay alone, the peer is told that what only this side had is gone. */
 void ff_migration_vmm_ended(FfMigration *m);

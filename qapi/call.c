@@ -106,6 +106,11 @@ void ff_driver_touch(FfDriver *d)
 
 void ff_driver_rest(FfDriver *d)
 {
+    d->hurried = true;
+    if (d->parting && ff_migration_is_spare(d->parting)) {
+        g_clear_pointer(&d->parting, ff_migration_free);
+        ff_driver_touch(d);
+    }
     if (d->linger) {
         g_source_remove(d->linger);
         linger_over(d);

@@ -51,6 +51,7 @@ struct FfDriver {
     GPtrArray *kept_events;      /* of an upgrade under way: char *, for clients to come; NULL */
     unsigned attendant;          /* the client whose end is its end; UINT_MAX: none */
     FfMigration *parting;        /* over, but its peer is to be told; NULL */
+    bool hurried;                /* the relay waits for this engine's end; until the next start */
     FfOutgoing *outgoing;        /* NULL: QEMU carries none that we splice */
     char *uri;                   /* where the migration goes to; NULL: an fd */
     char *client_uri;            /* the same as the client wrote it, for QEMU */
@@ -217,7 +218,7 @@ void ff_driver_close_mem(FfDriver *driver);
 void ff_driver_fail(FfDriver *driver);
 /* Something began or ended: the linger timer is set or stopped. */
 void ff_driver_touch(FfDriver *driver);
-/* It says IDLE now if it only lingers. */
+/* It says IDLE now, or as soon as all that is left would be of use only later. */
 void ff_driver_rest(FfDriver *driver);
 /* QEMU's; the oldest that is served while it is not known. Versions differ in words. */
 unsigned ff_driver_version(FfDriver *driver);

@@ -163,7 +163,7 @@ static void on_done(void *opaque)
         ff_driver_log(d, "%s", summary);
     }
     d->start_ops->done(d, migration);
-    if (ff_migration_lives_on(migration)) {
+    if (ff_migration_lives_on(migration) && !(d->hurried && ff_migration_is_spare(migration))) {
         d->parting = migration;
     } else {
         /* Not here: we are called from inside it. */
@@ -291,6 +291,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     }
     /* A peer that listens where that one went must not be disturbed. */
     g_clear_pointer(&d->parting, ff_migration_free);
+    d->hurried = false;
     config->pause_before_switchover = ff_capability(capabilities, "pause-before-switchover");
     config->release_ram = ff_capability(capabilities, "release-ram");
     config->blocktime = ff_capability(capabilities, "postcopy-blocktime");

@@ -749,9 +749,46 @@ static void test_fails(void)
     world_clear(&w);
 }
 
+/* Another relay waits for this engine's end: huge pages are left, now or as soon as they would be
+ * begun; what a peer is still to be told is not. */
+static void test_hurried(void)
+{
+    static const struct {
+        bool spare, before, idle;
+    } rows[] = {
+        {true, false, true},
+        {true, true, true},
+        {false, false, false},
+        {false, true, false},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        World w;
+
+        world_init(&w, NULL, NULL);
+        start_source(&w);
+        migration->lives_on = true;
+        migration->spare = rows[i].spare;
+        FfMigrationOps ops = migration->ops;
+
+        if (rows[i].before)
+            ff_driver_frame(w.driver, FF_LINK_REST, 0, 0, "", 0, -1);
+        finish(FF_STATUS_CANCELLED);
+        g_string_truncate(w.out, 0);
+        ff_driver_frame(w.driver, FF_LINK_REST, 0, 0, "", 0, -1);
+        sent(&w, rows[i].idle ? "idle\n" : "");
+        if (!rows[i].spare) {
+            ops.parted(ops.opaque);
+            g_assert_cmpint(next_timer(), <=, (FF_DRIVER_LINGER + 2) * 1000);
+        }
+        world_clear(&w);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/driver/hurried", test_hurried);
     g_test_add_func("/driver/refused", test_refused);
     g_test_add_func("/driver/refused/unasked", test_refused_unasked);
     g_test_add_func("/driver/refused/family", test_refused_family);

@@ -159,7 +159,12 @@ bool ff_migration_frees_uffd(const FfMigration *m)
 
 bool ff_migration_lives_on(FfMigration *m)
 {
-    return false;
+    return m->lives_on;
+}
+
+bool ff_migration_is_spare(const FfMigration *m)
+{
+    return m->spare;
 }
 
 void ff_migration_vmm_ended(FfMigration *m)

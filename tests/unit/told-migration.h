@@ -16,7 +16,7 @@ struct FfMigration {
     uint64_t downtime_limit;
     uint64_t bandwidth;
     char *resumed_at;
-    bool recover_setup;
+    bool recover_setup, lives_on, spare;
 };
 
 extern FfMigration *migration; /* the one that runs, or NULL */
