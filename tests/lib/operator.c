@@ -230,6 +230,11 @@ OperatorEnd operator_look(Operator *o)
     if (!strcmp(d, "completed") && one_of(s, "completed", "postcopy-paused")) {
         return OPERATOR_DESTINATION;
     }
+    if (o->d_ended && !strcmp(s, "completed")) {
+        /* All pages were there, and it ended before its own "completed" was seen. */
+        g_assert_true(killed & 2);
+        return OPERATOR_LOST;
+    }
     if (o->d_ended && !strcmp(s, "postcopy-paused")) {
         /* QEMU's destination ends when the connection breaks between migrate-start-postcopy and its
          * "postcopy-active", and its source has given the guest away then. */
