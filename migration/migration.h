@@ -50,10 +50,10 @@ bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GE
 /* The same when it is over, completed, and STATE's guest the destination's, which is not asked any
  * more: FORCE must be set. cont is obeyed here from then on. With no migration under way. */
 bool ff_migration_reclaim(FfStateHeader *state, bool force, GError **error);
-/* After done(): TRUE if the object is to live on until parted(), since its peer is still to be told
- * of the end. It may be freed at any time. */
+/* After done(): TRUE if the object is to live on until parted(): its peer is still to be told of
+ * the end, or it makes huge pages. It may be freed at any time. */
 bool ff_migration_lives_on(FfMigration *m);
-/* What it lives on for is huge pages, and nobody waits for those. */
+/* What it lives on for serves speed alone: huge pages. */
 bool ff_migration_is_spare(const FfMigration *m);
 /* This process is about to end: if it is because the VMM has ended in the middle of postcopy, and
  * not the relay alone, the peer is told that what only this side had is gone. */

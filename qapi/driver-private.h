@@ -50,7 +50,7 @@ struct FfDriver {
     int snapshot_uffd;           /* of a live snapshot under way; -1: none */
     GPtrArray *kept_events;      /* of an upgrade under way: char *, for clients to come; NULL */
     unsigned attendant;          /* the client whose end is its end; UINT_MAX: none */
-    FfMigration *parting;        /* over, but its peer is to be told; NULL */
+    FfMigration *parting;        /* over, and lives on (ff_migration_lives_on()); NULL */
     bool hurried;                /* the relay waits for this engine's end; until the next start */
     FfOutgoing *outgoing;        /* NULL: QEMU carries none that we splice */
     char *uri;                   /* where the migration goes to; NULL: an fd */

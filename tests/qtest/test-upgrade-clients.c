@@ -528,6 +528,10 @@ static void test_attached(void)
     end_and_look(g);
 }
 
+#define ONLY_QMP                                                                                   \
+    "only QMP monitors that listen: give the command line without it, and with -monitor none, by " \
+    "--args-from; for human commands there is human-monitor-command"
+
 static void test_refused(void)
 {
     static const struct {
@@ -545,8 +549,8 @@ static void test_refused(void)
         {"-chardev socket,id=f,host=::1,port=7001,server=on", "those that listen at a path"},
         {"-daemonize -pidfile x", "its path is relative"},
         {"-daemonize -vnc unix:x", "its path is relative"},
-        {"-monitor unix:/tmp/x,server=on", "for human commands there is human-monitor-command"},
-        {"-mon chardev=console", "for human commands there is human-monitor-command"},
+        {"-monitor unix:/tmp/x,server=on", ONLY_QMP},
+        {"-mon chardev=console", ONLY_QMP},
         {"-pidfile /tmp/x -pidfile /tmp/y", "-pidfile: cannot be handed over to another QEMU yet"},
         {"-daemonize -qmp unix:x,server=on", "its path is relative"},
         {"-daemonize -chardev file,id=f,path=x", "its path is relative"},
