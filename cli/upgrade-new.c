@@ -65,8 +65,10 @@ char *ff_upgrade_last_line(int log)
     }
     g_auto(GStrv) lines = g_strsplit(g_strchomp(text), "\n", -1);
     guint n = g_strv_length(lines);
-    /* What QEMU says of a socket at which it listens is no reason for anything. */
-    while (n && (!*lines[n - 1] || strstr(lines[n - 1], ": info: "))) {
+    /* What QEMU says of a socket at which it listens is no reason for anything, nor is its advice
+     * behind a reason. */
+    while (n && (!*lines[n - 1] || strstr(lines[n - 1], ": info: ") ||
+                 (n > 1 && g_str_has_prefix(lines[n - 1], "Use -")))) {
         n--;
     }
     return n ? g_strdup(lines[n - 1]) : NULL;
@@ -192,6 +194,12 @@ static bool new_failed(FfUpgrade *u, const GError *local, GError **error)
                                WTERMSIG(status), g_strsignal(WTERMSIG(status)));
     }
     said = ff_upgrade_last_line(u->log);
+    if (said && strstr(said, "unsupported machine type")) {
+        return ff_upgrade_fail(error,
+                               "the new QEMU (%s) has no longer this guest's machine type (%s): "
+                               "name one that has it, by --qemu",
+                               u->qemu, said);
+    }
     return ff_upgrade_fail(error, "the new QEMU (%s) does not start: %s", u->qemu,
                            said     ? said
                            : closed ? "it ended without a word; is it a QEMU?"
