@@ -392,22 +392,6 @@ const char ff_help_pager[] =
     "snapshot is on the disk.\n"
     "Exit status: 0 ended, 1 failed, 2 usage.\n";
 
-const char ff_help_trace[] =
-    "Usage: farfault trace [--list] [GUEST|QMP]...\n"
-    "Print the marks of farfault's engines as they come, a line each: monotonic time in seconds,\n"
-    "guest, side, mark, its arguments. Until Ctrl-C; of named guests, until their migrations have\n"
-    "ended. Only while it runs does a mark cost more than a nop.\n"
-    "\n"
-    "GUEST            its name (-name), or the process of QEMU; of one name there can be two, "
-    "both\n"
-    "                 sides of a migration. None: all guests of this host\n"
-    "QMP              the path of its unix QMP socket: PATH or unix:PATH\n"
-    "  --list         name the marks and their arguments; needs no right\n"
-    "  --help, -h     this text\n"
-    "\n"
-    "Be root; tracefs must be mounted at /sys/kernel/tracing.\n"
-    "Exit status: 0 ended, 1 failed, 2 usage.\n";
-
 const char ff_help_doctor[] =
     "Usage: farfault doctor\n"
     "Say what works on this host, one line each: kernel, userfaultfd for each user that runs\n"
