@@ -9,7 +9,7 @@
 #include "cli/options.h"
 #include "cli/report.h"
 #include "cli/restore.h"
-#include "cli/write-file.h"
+#include "qmp/image-name.h"
 #include "snapshot/survey.h"
 
 #include <inttypes.h>

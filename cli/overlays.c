@@ -12,8 +12,6 @@
  * Threads: one, the GLib main loop of the default context.
  */
 #include "cli/overlays.h"
-#include "cli/write-file.h"
-#include "qmp/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +19,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "launch/argv-opts.h"
+#include "qmp/disk.h"
+#include "qmp/image-name.h"
+#include "qmp/json.h"
 
 #define NAMES 100 /* that are tried for a file */
 
@@ -95,7 +98,7 @@ static bool write_manifest(FfCliOverlays *o, const char *state, GError **error)
     return true;
 }
 
-/* "OVERLAY for DISK, ..." (g_free). */
+/* "OVERLAY,format=qcow2 for DISK, ...", as -drive has it behind "file=" (g_free). */
 static char *images(const GPtrArray *disks)
 {
     GString *s = g_string_new(NULL);
@@ -103,7 +106,9 @@ static char *images(const GPtrArray *disks)
     for (guint i = 0; i < disks->len; i++) {
         const FfCliDisk *d = disks->pdata[i];
 
-        g_string_append_printf(s, "%s%s for %s", i ? ", " : "", d->overlay, d->name);
+        g_autofree char *path = ff_opts_escape(d->overlay);
+
+        g_string_append_printf(s, "%s%s,format=qcow2 for %s", i ? ", " : "", path, d->name);
     }
     return g_string_free(s, FALSE);
 }
@@ -324,8 +329,8 @@ static void name_nodes(FfCliDisk *d, unsigned number)
 {
     guint32 tag = g_random_int();
 
-    d->overlay_node = g_strdup_printf("farfault-%08x-%u", tag, number);
-    d->file_node = g_strdup_printf("farfault-%08x-%u-file", tag, number);
+    d->overlay_node = g_strdup_printf(FF_OVERLAY_NODE, tag, number);
+    d->file_node = g_strdup_printf(FF_OVERLAY_NODE "-file", tag, number);
 }
 
 static bool make(FfCliOverlays *o, FfCliDisk *d, unsigned number, GError **error)

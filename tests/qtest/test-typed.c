@@ -343,9 +343,6 @@ static void test_disks(gconstpointer newer)
     g_assert_nonnull(last);
     s.raw = between(strchr(last, '/'), "/", " for raw");
     s.packed = between(strstr(last, "packed-20") - strlen(s.overlays) - 1, "/", " for packed");
-    g_autofree char *raw = g_strconcat(s.raw, ",format=qcow2", NULL);
-    g_free(s.raw);
-    s.raw = g_steal_pointer(&raw);
     start_guest(&s);
     write_both(&s, 2, 2);
     g_free(sums[0]);
@@ -462,14 +459,14 @@ static bool begin_shared(void)
     g_autofree char *raw = g_shell_quote(s->raw), *own = g_shell_quote(over);
     g_autofree char *base = with_path("format=raw,file=%s'", s->raw);
     g_autofree char *right = with_path("format=qcow2,file=%s'", over);
-    g_autofree char *last = between(s->out, ".qcow2 for raw, ", " for packed");
+    g_autofree char *last = between(s->out, " for raw, ", ",format=qcow2 for packed");
     g_autoptr(GString) line = g_string_new(printed);
 
     replace_one(line, option, "");
     replace_one(line, base, right);
     g_assert_cmpint(symlink(s->packed, link), ==, 0);
     g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F raw %s", raw, own));
-    shared.overlay = g_strdup(last + strlen(".qcow2 for raw, "));
+    shared.overlay = g_strdup(last + strlen(" for raw, "));
     shared.line = g_strdup(line->str);
     return true;
 }

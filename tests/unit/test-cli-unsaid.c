@@ -117,7 +117,7 @@ static void test_compare(const void *opaque)
     const Row *row = opaque;
     FfCliQmp running = {&row->running}, prepared = {&row->prepared};
     g_autoptr(GError) error = NULL;
-    bool alike = ff_upgrade_compare(&running, &prepared, &error);
+    bool alike = ff_upgrade_compare(&running, &prepared, "/", &error);
 
     g_assert_true(alike == !row->part);
     assert_says(error, row->part);
