@@ -36,6 +36,7 @@ static void disk_free(void *data)
     g_free(d->device);
     g_free(d->node);
     g_free(d->base);
+    g_strfreev(d->below);
     g_free(d->format);
     g_free(d->detect_zeroes);
     g_free(d->overlay);
@@ -220,6 +221,24 @@ static char *find_base(const FfDiskEntry *e, const FfCliHost *host, const char *
     return g_steal_pointer(&path);
 }
 
+/* The files that the image at its front is an overlay of (g_strfreev). */
+static char **files_below(const FfDiskEntry *e, const FfCliHost *host)
+{
+    g_autoptr(GStrvBuilder) files = g_strv_builder_new();
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", host->thread);
+    g_autofree char *cwd = g_file_read_link(link, NULL);
+    JsonObject *image = ff_json_object(e->inserted, "image");
+
+    while ((image = ff_json_object(image, "backing-image"))) {
+        g_autofree char *path = ff_image_path(ff_json_string_or(image, "filename", ""), image, cwd);
+
+        if (path) {
+            g_strv_builder_add(files, path);
+        }
+    }
+    return g_strv_builder_end(files);
+}
+
 static FfCliDisk *disk_new(FfCliQmp *qmp, const FfDiskEntry *e, const FfCliHost *host,
                            GError **error)
 {
@@ -239,6 +258,7 @@ static FfCliDisk *disk_new(FfCliQmp *qmp, const FfDiskEntry *e, const FfCliHost 
     d->device = g_strdup(e->device);
     d->node = g_strdup(e->node);
     d->base = g_steal_pointer(&base);
+    d->below = files_below(e, host);
     d->format = g_strdup(!strcmp(e->format, "qcow2") ? "qcow2" : "raw");
     d->size = e->size;
     d->direct = ff_json_bool(cache, "direct");

@@ -59,10 +59,15 @@ static JsonArray *disks_to_json(const GPtrArray *disks)
     for (guint i = 0; i < disks->len; i++) {
         const FfCliDisk *d = disks->pdata[i];
         JsonObject *o = json_object_new();
+        JsonArray *below = json_array_new();
 
+        for (char **file = d->below; *file; file++) {
+            json_array_add_string_element(below, *file);
+        }
         json_object_set_string_member(o, "disk", d->name);
         json_object_set_string_member(o, "base", d->base);
         json_object_set_string_member(o, "base-format", d->format);
+        json_object_set_array_member(o, "below", below);
         json_object_set_string_member(o, "overlay", d->overlay);
         json_object_set_string_member(o, "overlay-format", "qcow2");
         json_array_add_object_element(list, o);

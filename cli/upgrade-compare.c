@@ -451,8 +451,8 @@ static bool differs(const Sides *sides, const char *what, const char *name, cons
     return false;
 }
 
-static bool compare(const Sides *sides, const char *what, GHashTable *running,
-                    GHashTable *prepared, bool exact, GError **error)
+static bool compare(const Sides *sides, const char *what, GHashTable *running, GHashTable *prepared,
+                    bool exact, GError **error)
 {
     GHashTableIter iter;
     gpointer name, value;

@@ -153,7 +153,7 @@ static bool match(const GPtrArray *parts, guint i, const char *text, const char 
            : part->kind == FORMAT    ? match_format(parts, i, text, cwd)
            : part->kind == NODE_NAME ? match_node(parts, i, text, cwd)
                                      : g_str_has_prefix(text, part->text) &&
-                                       match(parts, i + 1, text + strlen(part->text), cwd);
+                                           match(parts, i + 1, text + strlen(part->text), cwd);
 }
 
 bool ff_disk_is_described(JsonObject *inserted, const char *text, const char *cwd)
