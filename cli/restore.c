@@ -82,7 +82,9 @@ static const char with_its_disks[] =
 
 char *ff_restore_command(const FfRestore *r)
 {
-    static const char as_it_had[] = "and QEMU's command, as the guest had it";
+    g_autofree char *as_it_had =
+        g_strconcat("and QEMU's command, as the guest had it",
+                    r->machine ? ", with -machine " : NULL, r->machine, NULL);
     g_autofree char *quoted = g_shell_quote(r->path);
     g_autofree char *folder = r->folder ? ff_shell_word(r->folder) : NULL;
     g_autofree char *disks = folder ? g_strdup_printf("--disks %s ", folder) : g_strdup("");

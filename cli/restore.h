@@ -14,6 +14,7 @@
 
 typedef struct {
     const char *path;
+    const char *machine; /* the guest's type; NULL: not known */
     uint64_t offset;     /* where in the file it begins */
     bool mapped;         /* mapped-ram; else an ordinary stream */
     bool compressed;     /* by zstd */

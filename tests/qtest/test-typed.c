@@ -648,6 +648,11 @@ static void test_left_alone(void)
 
     g_assert_null(strstr(line, "qemu-system"));
     g_assert_nonnull(strstr(line, "the guest's disks as they were at this instant"));
+    g_autofree char *quoted = g_shell_quote(s.file);
+    g_autofree char *info = run_ok("farfault info %s", quoted), *said = row_of(info, "restore");
+    g_assert_nonnull(strstr(said, "as the guest had it, with -machine pc-i440fx-7.2"));
+    g_autofree char *json = run_ok("farfault info --json %s", quoted);
+    g_assert_nonnull(strstr(json, "\"qemu-at-least-farfault\":\"7.2\""));
     end_guest(&s);
     end(&s);
 }
