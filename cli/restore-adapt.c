@@ -172,7 +172,7 @@ static bool adapt_disk(GPtrArray *words, const char *cwd, const FfDiskEntry *dis
     return !ff_disk_is_overlay(disk->node);
 }
 
-static bool adapt_disks(FfCliQmp *qmp, const char *cwd, GPtrArray *words)
+bool ff_restore_adapt_disks(FfCliQmp *qmp, const char *cwd, GPtrArray *words)
 {
     g_autoptr(JsonNode) block = ff_cli_qmp_call(qmp, "query-block", NULL, NULL);
     bool ok = block;
@@ -198,5 +198,5 @@ bool ff_restore_adapt(FfCliQmp *qmp, const char *cwd, GPtrArray *words)
     if (machine) {
         adapt_machine(words, machine);
     }
-    return adapt_disks(qmp, cwd, words);
+    return ff_restore_adapt_disks(qmp, cwd, words);
 }

@@ -12,5 +12,7 @@
  * FALSE: an overlay has come in front of a disk since the start, and where that is on WORDS is not
  * known: they would start the guest on the base, which is the overlay's. */
 bool ff_restore_adapt(FfCliQmp *qmp, const char *cwd, GPtrArray *words);
+/* The images alone. */
+bool ff_restore_adapt_disks(FfCliQmp *qmp, const char *cwd, GPtrArray *words);
 
 #endif

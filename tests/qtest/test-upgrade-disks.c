@@ -301,6 +301,10 @@ static void test_overlays(gconstpointer data)
     with_disk_is_refused(g, o, was, first, fix);
     with_disk_is_refused(g, o, was, other, fix);
     with_disk_is_refused(g, o, was, as_raw, fix);
+    /* Its own command line is adapted, but where the format is in another word than the file. */
+    g_autofree char *alone = NULL;
+    g_assert_cmpint(up_run(g, (const char *const[]){"--check", NULL}, &alone), ==, !!*o->behind);
+    g_assert_true(!*o->behind || strstr(alone, fix));
     g_autofree char *args = args_with(g, o, was, second), *said = NULL;
     const char *const typed[] = {"--args-from", args, "--qemu", newer ? newer : older, NULL};
     g_assert_cmpint(up_run(g, typed, &said), ==, 0);
