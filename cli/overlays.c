@@ -12,8 +12,6 @@
  * Threads: one, the GLib main loop of the default context.
  */
 #include "cli/overlays.h"
-#include "cli/write-file.h"
-#include "qmp/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +19,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "launch/argv-opts.h"
+#include "qmp/disk.h"
+#include "qmp/image-name.h"
+#include "qmp/json.h"
 
 #define NAMES 100 /* that are tried for a file */
 
@@ -56,10 +59,15 @@ static JsonArray *disks_to_json(const GPtrArray *disks)
     for (guint i = 0; i < disks->len; i++) {
         const FfCliDisk *d = disks->pdata[i];
         JsonObject *o = json_object_new();
+        JsonArray *below = json_array_new();
 
+        for (char **file = d->below; *file; file++) {
+            json_array_add_string_element(below, *file);
+        }
         json_object_set_string_member(o, "disk", d->name);
         json_object_set_string_member(o, "base", d->base);
         json_object_set_string_member(o, "base-format", d->format);
+        json_object_set_array_member(o, "below", below);
         json_object_set_string_member(o, "overlay", d->overlay);
         json_object_set_string_member(o, "overlay-format", "qcow2");
         json_array_add_object_element(list, o);
@@ -95,7 +103,7 @@ static bool write_manifest(FfCliOverlays *o, const char *state, GError **error)
     return true;
 }
 
-/* "OVERLAY for DISK, ..." (g_free). */
+/* "OVERLAY,format=qcow2 for DISK, ...", as -drive has it behind "file=" (g_free). */
 static char *images(const GPtrArray *disks)
 {
     GString *s = g_string_new(NULL);
@@ -103,7 +111,9 @@ static char *images(const GPtrArray *disks)
     for (guint i = 0; i < disks->len; i++) {
         const FfCliDisk *d = disks->pdata[i];
 
-        g_string_append_printf(s, "%s%s for %s", i ? ", " : "", d->overlay, d->name);
+        g_autofree char *path = ff_opts_escape(d->overlay);
+
+        g_string_append_printf(s, "%s%s,format=qcow2 for %s", i ? ", " : "", path, d->name);
     }
     return g_string_free(s, FALSE);
 }
@@ -324,8 +334,8 @@ static void name_nodes(FfCliDisk *d, unsigned number)
 {
     guint32 tag = g_random_int();
 
-    d->overlay_node = g_strdup_printf("farfault-%08x-%u", tag, number);
-    d->file_node = g_strdup_printf("farfault-%08x-%u-file", tag, number);
+    d->overlay_node = g_strdup_printf(FF_OVERLAY_NODE, tag, number);
+    d->file_node = g_strdup_printf(FF_OVERLAY_NODE "-file", tag, number);
 }
 
 static bool make(FfCliOverlays *o, FfCliDisk *d, unsigned number, GError **error)

@@ -273,6 +273,16 @@ static bool move_high(int *fd)
     return true; /* else the number may be taken, which the new QEMU's launcher says */
 }
 
+/* The new one is started in the running one's folder. */
+static bool are_alike(const FfUpgrade *u, GError **error)
+{
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);
+    g_autofree char *cwd = g_file_read_link(link, NULL);
+
+    return ff_upgrade_compare(u->running, u->prepared, cwd, error) &&
+           ff_upgrade_same_files(u->running, u->old_pid, u->prepared, u->pid, error);
+}
+
 bool ff_upgrade_prepare(FfUpgrade *u, GError **error)
 {
     int memory[2], monitor[2];
@@ -300,8 +310,7 @@ bool ff_upgrade_prepare(FfUpgrade *u, GError **error)
            ff_upgrade_vnc_is_unchanged(u->args, u->running, error) &&
            ff_upgrade_forwards_are_unchanged(u->args, u->running, error) &&
            may_have_names(u, error) && ff_upgrade_names_copy_rights(u->names, error) &&
-           ff_upgrade_compare(u->running, u->prepared, error) &&
-           ff_upgrade_same_files(u->running, u->old_pid, u->prepared, u->pid, error);
+           are_alike(u, error);
 }
 
 /* It has no guest. */

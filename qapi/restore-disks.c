@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Whether a guest that is about to be restored would write to an image that belongs to the
- * snapshot: to the base of a disk that farfault snapshot --disks kept, or to the overlay in which
- * the guest that was saved has continued. Written once, neither fits to anything any more: the
- * snapshot, the overlay, every clone.
+ * snapshot: to the base of a disk that farfault snapshot --disks kept, to a file behind that, or to
+ * the overlay in which the guest that was saved has continued. Written once, neither fits to
+ * anything any more: the snapshot, the overlay, every clone.
  *
  * FILE.disks says which images these are; QEMU itself, which waits for the guest, says what it can
  * write to, however the disks were named. A file is compared by device and inode. QEMU has written
@@ -77,6 +77,17 @@ static bool is_same(const struct stat *a, const char *path)
                                : a->st_dev == b.st_dev && a->st_ino == b.st_ino;
 }
 
+/* The file that it is of those which D's base is an overlay of; NULL: none. */
+static const char *same_below(const FfKeptDisk *d, const struct stat *st)
+{
+    for (char **file = d->below; *file; file++) {
+        if (is_same(st, *file)) {
+            return *file;
+        }
+    }
+    return NULL;
+}
+
 /* What is wrong with NODE (g_free); NULL: nothing. */
 static char *doubt(const Kept *k, JsonObject *node, int pid)
 {
@@ -99,7 +110,7 @@ static char *doubt(const Kept *k, JsonObject *node, int pid)
     }
     for (guint i = 0; i < k->file->disks->len; i++) {
         const FfKeptDisk *d = k->file->disks->pdata[i];
-        bool base = is_same(&st, d->base);
+        const char *base = is_same(&st, d->base) ? d->base : same_below(d, &st);
 
         if (base || is_same(&st, d->overlay)) {
             g_autofree char *from = g_shell_quote(d->base);
@@ -108,7 +119,7 @@ static char *doubt(const Kept *k, JsonObject *node, int pid)
                 "%s: disk %s: this QEMU can write to %s, %s: give it an overlay of its own "
                 "(qemu-img create -q -f qcow2 -b %s -F %s NEW), or let farfault restore --disks "
                 "DIRECTORY make it",
-                k->file->path, d->name, base ? d->base : d->overlay,
+                k->file->path, d->name, base ? base : d->overlay,
                 base ? "which belongs to the snapshot"
                      : "in which the guest that was saved has continued",
                 from, d->format);

@@ -146,6 +146,8 @@ static char *drive(const char *id, const char *format, const char *path)
     return g_strdup_printf("if=none,id=%s,format=%s,file=%s", id, format, path);
 }
 
+static bool without_machine; /* the guest has QEMU's default */
+
 static void start_guest(Scene *s)
 {
     g_autofree char *raw = drive("raw", "raw", s->raw);
@@ -159,7 +161,7 @@ static void start_guest(Scene *s)
                                 "-name",    "it's a guest",
                                 NULL};
 
-    up_start(s->g, s->program, args);
+    up_start(s->g, s->program, args + (without_machine ? 2 : 0));
 }
 
 static void take(Scene *s, const char *const *args)
@@ -343,9 +345,6 @@ static void test_disks(gconstpointer newer)
     g_assert_nonnull(last);
     s.raw = between(strchr(last, '/'), "/", " for raw");
     s.packed = between(strstr(last, "packed-20") - strlen(s.overlays) - 1, "/", " for packed");
-    g_autofree char *raw = g_strconcat(s.raw, ",format=qcow2", NULL);
-    g_free(s.raw);
-    s.raw = g_steal_pointer(&raw);
     start_guest(&s);
     write_both(&s, 2, 2);
     g_free(sums[0]);
@@ -410,6 +409,95 @@ static void test_not_restored(void)
     end(&s);
 }
 
+/* What stands in TEXT behind BEGIN, and before END (g_free). */
+static char *behind(const char *text, const char *begin, const char *end)
+{
+    g_autofree char *all = between(text, begin, end);
+
+    return g_strdup(all + strlen(begin));
+}
+
+/* The guest's own command line, with its machine's version, RAW and PACKED in the place of its
+ * disks: the file with it (g_free). */
+static char *args_with(const Scene *s, const char *raw, const char *packed)
+{
+    char *path = g_build_filename(s->g->dir, "args", NULL);
+    g_autofree char *raw_was = drive("raw", "raw", s->raw), *raw_is = drive("raw", "raw", raw);
+    g_autofree char *packed_was = drive("packed", "qcow2", s->packed);
+    g_autofree char *packed_is = drive("packed", "qcow2", packed);
+    g_autoptr(GString) text = g_string_new("-machine pc-i440fx-7.2");
+
+    for (char **word = s->g->args; *word; word++) {
+        g_autofree char *quoted = g_shell_quote(!strcmp(*word, raw_was)      ? raw_is
+                                                : !strcmp(*word, packed_was) ? packed_is
+                                                                             : *word);
+        g_string_append_printf(text, " %s", quoted);
+    }
+    g_assert_true(g_file_set_contents(path, text->str, -1, NULL));
+    return path;
+}
+
+/* Whoever has it started with what TEXT prints has its disks, and nothing else has them. */
+static void upgrade_by(Scene *s, const char *text, const char *program)
+{
+    g_autofree char *raw = behind(text, "guest has to be started with ", " for raw");
+    g_autofree char *packed = behind(text, " for raw, ", " for packed");
+    g_autofree char *said = NULL, *why = NULL;
+
+    g_free(args_with(s, raw, s->packed));
+    g_autofree char *args = g_build_filename(s->g->dir, "args", NULL);
+    const char *const typed[] = {"--qemu", program, "--args-from", args, NULL};
+    g_assert_cmpint(up_run(s->g, typed, &why), ==, 1);
+    g_autofree char *fix = g_strdup_printf("command line with file=%s for it", packed);
+    g_assert_nonnull(strstr(why, fix));
+    g_free(args_with(s, raw, packed));
+    g_assert_cmpint(up_run(s->g, typed, &said), ==, 0);
+    up_reconnect(s->g);
+}
+
+/* A second snapshot's command has the disks of its instant, not those that the guest was started
+ * with; the first one's bases are its own as well. The guest had no -machine. */
+static void test_twice(void)
+{
+    g_autofree char *newer = vm_newer_qemu(), *older = up_installed();
+    Scene s;
+
+    without_machine = true;
+    bool begun = begin(&s);
+    without_machine = false;
+    if (!begun) {
+        return;
+    }
+    const char *const args[] = {"--disks", s.overlays, "--quiet", NULL};
+    take(&s, args);
+    char *sums[] = {checksum(s.raw), checksum(s.packed)};
+    g_autofree char *first = g_steal_pointer(&s.out), *file = g_steal_pointer(&s.file);
+    g_autofree char *once = row_of(first, "restore"), *quoted = g_shell_quote(file);
+    s.file = g_strconcat(file, " again", NULL);
+    write_both(&s, 1, 2);
+    take(&s, args);
+    write_both(&s, 2, 3);
+    upgrade_by(&s, s.out, older);
+    write_both(&s, 3, 4);
+    end_guest(&s);
+    /* The first one's disks with the second one's memory. */
+    g_autofree char *again = g_shell_quote(s.file), *line = row_of(s.out, "restore");
+    g_autoptr(GString) mixed = g_string_new(once);
+    replace_one(mixed, quoted, again);
+    g_autofree char *refused = run_line(mixed->str, 1);
+    g_assert_nonnull(strstr(refused, ", which belongs to the snapshot: give it an overlay"));
+    g_assert_nonnull(strstr(line, " -machine pc-i440fx-7.2 "));
+    restore(&s, line);
+    check_disks(&s, sums, 2);
+    upgrade_by(&s, s.said, newer ? newer : older);
+    write_both(&s, 2, 5);
+    check_disks(&s, sums, 5);
+    end_guest(&s);
+    g_free(sums[0]);
+    g_free(sums[1]);
+    end(&s);
+}
+
 typedef struct {
     const char *name, *from, *to; /* what is put in the place of what */
     bool given;                   /* the shell opens it */
@@ -462,14 +550,14 @@ static bool begin_shared(void)
     g_autofree char *raw = g_shell_quote(s->raw), *own = g_shell_quote(over);
     g_autofree char *base = with_path("format=raw,file=%s'", s->raw);
     g_autofree char *right = with_path("format=qcow2,file=%s'", over);
-    g_autofree char *last = between(s->out, ".qcow2 for raw, ", " for packed");
+    g_autofree char *last = between(s->out, " for raw, ", ",format=qcow2 for packed");
     g_autoptr(GString) line = g_string_new(printed);
 
     replace_one(line, option, "");
     replace_one(line, base, right);
     g_assert_cmpint(symlink(s->packed, link), ==, 0);
     g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F raw %s", raw, own));
-    shared.overlay = g_strdup(last + strlen(".qcow2 for raw, "));
+    shared.overlay = g_strdup(last + strlen(" for raw, "));
     shared.line = g_strdup(line->str);
     return true;
 }
@@ -560,6 +648,11 @@ static void test_left_alone(void)
 
     g_assert_null(strstr(line, "qemu-system"));
     g_assert_nonnull(strstr(line, "the guest's disks as they were at this instant"));
+    g_autofree char *quoted = g_shell_quote(s.file);
+    g_autofree char *info = run_ok("farfault info %s", quoted), *said = row_of(info, "restore");
+    g_assert_nonnull(strstr(said, "as the guest had it, with -machine pc-i440fx-7.2"));
+    g_autofree char *json = run_ok("farfault info --json %s", quoted);
+    g_assert_nonnull(strstr(json, "\"qemu-at-least-farfault\":\"7.2\""));
     end_guest(&s);
     end(&s);
 }
@@ -695,6 +788,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/typed/disks", NULL, test_disks);
     g_test_add_data_func("/typed/disks/newer", "newer", test_disks);
+    g_test_add_func("/typed/twice", test_twice);
     for (guint i = 0; i < G_N_ELEMENTS(bases); i++) {
         g_autofree char *path = g_strconcat("/typed/base/", bases[i].name, NULL);
 
