@@ -464,6 +464,17 @@ bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file)
     return !zero && len == FF_SAVED_PAGE;
 }
 
+bool ff_source_is_hole(FfSourceReader *r, uint64_t at, uint64_t len)
+{
+    uint64_t file, some = len;
+
+    if (!r->in || at > r->s->size || len > r->s->size - at) {
+        return false;
+    }
+    bool zero = r->s->extents ? find_extent(r, at, &file, &some) : find_raw(r, at, &file, &some);
+    return zero && some == len && is_unchanged(r->s, r->in, NULL);
+}
+
 static gint by_file(gconstpointer a, gconstpointer b)
 {
     uint64_t x = ((const Extent *)a)->file, y = ((const Extent *)b)->file;

@@ -78,5 +78,7 @@ bool ff_source_read_cached(FfSourceReader *r, uint64_t at, void *buf, uint64_t l
 /* Is what is AT (a page) in the file, which is not compressed, and at its place *FILE? FALSE: it is
  * zeros. */
 bool ff_source_place(FfSourceReader *r, uint64_t at, uint64_t *file);
+/* LEN bytes from AT on are zeros, as the same file has nothing there. */
+bool ff_source_is_hole(FfSourceReader *r, uint64_t at, uint64_t len);
 
 #endif

@@ -304,7 +304,7 @@ static void write_set(const char *path)
     FfWorkingSetFile file = {(uint64_t)st.st_size,
                              st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec,
                              ff_xxh64(about, sizeof(about), 0)};
-    g_assert_true(ff_working_set_write(set, fd, &file, &place, 1, NULL));
+    g_assert_true(ff_working_set_write(set, fd, &file, &place, 1, NULL, 0, NULL));
     close(fd);
 }
 

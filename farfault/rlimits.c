@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * See rlimits.h. GLib ends a program that has no memory for a small thing, and the library has
+ * many: so a call first takes as much as all of them need, and gives it back. It takes pieces,
+ * which malloc() has in its heap and keeps there; a large one would go back to the kernel. A thread
+ * that takes the last memory between that and the call's own allocations is not seen. What can be
+ * large is asked for by functions that can fail, besides.
+ *
+ * The kernel sends SIGXFSZ to the thread that writes. Threads of the library's block all signals.
+ *
+ * Threads: any. System calls: rt_sigprocmask, rt_sigpending, rt_sigtimedwait.
+ */
+#include "farfault/rlimits.h"
+
+#include <errno.h>
+#include <time.h>
+
+#include "farfault/memory-internal.h"
+
+#define PIECE (16u << 10)
+#define PIECES 8 /* tests/libfarfault/test-short.c finds a call that needs more */
+
+int ff_reserve(const char *call, size_t extra)
+{
+    void *pieces[PIECES + 1] = {extra ? g_try_malloc(extra) : NULL};
+    bool ok = !extra || pieces[0];
+
+    for (unsigned i = 1; ok && i <= PIECES; i++) {
+        pieces[i] = g_try_malloc(PIECE);
+        ok = pieces[i];
+    }
+    for (unsigned i = 0; i <= PIECES; i++) {
+        g_free(pieces[i]);
+    }
+    if (!ok) {
+        return ff_fail(-ENOMEM, "%s: %s", call, ff_strerror(ENOMEM));
+    }
+    g_thread_self(); /* what GLib has of all threads: else the first one of ours allocates that */
+    return 0;
+}
+
+FfXfsz ff_xfsz_begin(void)
+{
+    sigset_t xfsz, pending;
+    FfXfsz x;
+
+    sigemptyset(&xfsz);
+    sigaddset(&xfsz, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &xfsz, &x.old);
+    sigpending(&pending);
+    x.was_pending = sigismember(&pending, SIGXFSZ);
+    return x;
+}
+
+void ff_xfsz_end(FfXfsz *x)
+{
+    const struct timespec now = {0};
+    int err = errno;
+    sigset_t xfsz;
+
+    sigemptyset(&xfsz);
+    sigaddset(&xfsz, SIGXFSZ);
+    while (!x->was_pending && sigtimedwait(&xfsz, NULL, &now) < 0 && errno == EINTR) {
+    }
+    pthread_sigmask(SIG_SETMASK, &x->old, NULL);
+    errno = err;
+}
