@@ -8,22 +8,29 @@
  *
  * The kernel sends SIGXFSZ to the thread that writes. Threads of the library's block all signals.
  *
- * Threads: any. System calls: rt_sigprocmask, rt_sigpending, rt_sigtimedwait.
+ * Threads: any. System calls: mmap, munmap, rt_sigprocmask, rt_sigpending, rt_sigtimedwait.
  */
 #include "farfault/rlimits.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #include "farfault/memory-internal.h"
 
 #define PIECE (16u << 10)
+/* What malloc() maps alone. After it has freed one so large it does that no more, and what it keeps
+ * in its heap takes memory; so it is not asked for one. */
+#define LARGE (128u << 10)
 #define PIECES 8 /* tests/libfarfault/test-short.c finds a call that needs more */
 
 int ff_reserve(const char *call, size_t extra)
 {
-    void *pieces[PIECES + 1] = {extra ? g_try_malloc(extra) : NULL};
-    bool ok = !extra || pieces[0];
+    bool is_large = extra >= LARGE;
+    void *large =
+        is_large ? mmap(NULL, extra, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL;
+    void *pieces[PIECES + 1] = {extra && !is_large ? g_try_malloc(extra) : NULL};
+    bool ok = is_large ? large != MAP_FAILED : !extra || pieces[0];
 
     for (unsigned i = 1; ok && i <= PIECES; i++) {
         pieces[i] = g_try_malloc(PIECE);
@@ -31,6 +38,9 @@ int ff_reserve(const char *call, size_t extra)
     }
     for (unsigned i = 0; i <= PIECES; i++) {
         g_free(pieces[i]);
+    }
+    if (is_large && large != MAP_FAILED) {
+        munmap(large, extra);
     }
     if (!ok) {
         return ff_fail(-ENOMEM, "%s: %s", call, ff_strerror(ENOMEM));

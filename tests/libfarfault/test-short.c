@@ -23,6 +23,7 @@
 
 #define LEN ((size_t)4 << 20)
 #define STEP 4000
+#define LARGE (128u << 10)
 #define MOST (64 << 20)
 #define NO_BUDGET INT64_MAX
 
@@ -54,10 +55,10 @@ static bool is_limited(void)
     return __atomic_load_n(&budget, __ATOMIC_SEQ_CST) < NO_BUDGET / 2;
 }
 
-/* FALSE, and errno: the budget does not have N bytes. */
+/* FALSE, and errno: the budget does not have N bytes. What glibc maps alone is not of it. */
 static bool may_have(size_t n)
 {
-    if (!is_limited() || __atomic_sub_fetch(&budget, n, __ATOMIC_SEQ_CST) >= 0) {
+    if (!is_limited() || n >= LARGE || __atomic_sub_fetch(&budget, n, __ATOMIC_SEQ_CST) >= 0) {
         return true;
     }
     __atomic_add_fetch(&budget, n, __ATOMIC_SEQ_CST);
@@ -77,9 +78,9 @@ void *calloc(size_t n, size_t size)
 
 void free(void *p)
 {
-    if (p && is_limited()) {
-        __atomic_add_fetch(&budget, malloc_usable_size(p), __ATOMIC_SEQ_CST);
-    }
+    size_t had = p && is_limited() ? malloc_usable_size(p) : 0;
+
+    __atomic_add_fetch(&budget, had < LARGE ? had : 0, __ATOMIC_SEQ_CST);
     __libc_free(p);
 }
 
@@ -91,7 +92,7 @@ void *realloc(void *p, size_t n)
     if (!may_have(n)) {
         return NULL;
     }
-    if (is_limited()) {
+    if (is_limited() && had < LARGE) {
         __atomic_add_fetch(&budget, had, __ATOMIC_SEQ_CST);
     }
     return __libc_realloc(p, n);
