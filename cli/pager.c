@@ -10,6 +10,7 @@
 #include "fault/fault.h"
 #include "holder/holder.h"
 #include "holder/say.h"
+#include "launch/paths.h"
 #include "net/address.h"
 #include "server/export.h"
 #include "server/fetch.h"
@@ -341,9 +342,9 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
 }
 
 /* It is there, and which content it has. */
-static bool ask_far(const Line *line, FfContentIdentity *id, GError **error)
+static bool ask_far(const Line *line, const char *plugin, FfContentIdentity *id, GError **error)
 {
-    const FfContentAccess access = {line->creds, line->hostname};
+    const FfContentAccess access = {line->creds, line->hostname, plugin};
 
     signal(SIGPIPE, SIG_IGN);
     g_autoptr(FfContent) source = ff_source_open(line->from, NULL, &access, error);
@@ -453,9 +454,14 @@ static int hold(const Line *line, GArray *uids, GError **error)
     g_auto(Pager) p = {0};
     g_auto(FfFetch) fetched = {0};
     FfHolderFetcher fetcher;
-    int source = far ? -1 : open_source(line->from, &id, &criu, error);
+    g_autofree char *plugin =
+        ff_content_is_uri(line->from) ? ff_find_helper("farfault-nbd.so") : NULL;
+    /* The next pagers have the one of now, also when another one was installed. */
+    int source = plugin ? move_up(open(plugin, O_RDONLY | O_CLOEXEC))
+                 : far  ? -1
+                        : open_source(line->from, &id, &criu, error);
 
-    if (far ? !ask_far(line, &id, error) : source < 0) {
+    if (far ? !ask_far(line, plugin, &id, error) : source < 0) {
         if (error && !*error) {
             fail(error, line->from, g_strerror(errno));
         }
@@ -734,6 +740,27 @@ static const char *misuse_of_receive(const Line *line)
     return NULL;
 }
 
+/* URI is neither a path nor of a scheme that is known: one line, or NULL. */
+static char *misspelt(const char *uri)
+{
+    g_autofree char *scheme = ff_content_scheme(uri);
+    bool has_slashes = scheme && g_str_has_prefix(uri + strlen(scheme), "://");
+
+    if (!scheme || ff_source_is_far(uri) || access(uri, F_OK) == 0) {
+        return NULL;
+    }
+    if (!has_slashes) {
+        return g_strv_contains(ff_content_schemes, scheme)
+                   ? g_strdup_printf("--from %s: write %s://HOST/EXPORT", uri, scheme)
+                   : NULL;
+    }
+    const char *nearest = ff_cli_nearest(scheme, ff_content_schemes);
+    g_autofree char *all = g_strjoinv(", ", (char **)ff_content_schemes);
+    return nearest ? g_strdup_printf("--from %s: did you mean %s%s?", uri, nearest,
+                                     uri + strlen(scheme))
+                   : g_strdup_printf("--from %s: no such scheme is known (there are %s)", uri, all);
+}
+
 /* Options that are not for each other; NULL: all is right. */
 static const char *misuse(const Line *line)
 {
@@ -749,26 +776,28 @@ static const char *misuse(const Line *line)
                "SOCKET --from FOLDER, or --receive SOCKET --into FOLDER";
     }
     bool gives = line->listen && ff_remote_is_uri(line->listen);
-    bool remote = ff_remote_is_uri(line->from);
-    if (gives && (remote || line->allow || line->control || line->metrics || line->learn ||
+    bool far = ff_source_is_far(line->from);
+    if (gives && (far || line->allow || line->control || line->metrics || line->learn ||
                   line->no_set || line->no_bulk || line->rate || line->limit)) {
         return "--listen tcp: and tls: give a file of this host, and take no options but --from "
                "and "
                "--tls-creds";
     }
-    if (remote && (line->to || line->learn || line->no_set)) {
-        return "--from tcp: and tls: are for --listen SOCKET, without working sets";
+    if (far && (line->to || line->learn || line->no_set)) {
+        return "--from with a URI is for --listen SOCKET, without working sets";
     }
-    if (line->page_server && (gives || remote || line->to || line->learn || line->no_set)) {
+    if (line->page_server && (gives || far || line->to || line->learn || line->no_set)) {
         return "--page-server is for --listen SOCKET --from FOLDER, without working sets";
     }
-    bool tls = (gives && g_str_has_prefix(line->listen, "tls:")) ||
-               (remote && g_str_has_prefix(line->from, "tls:"));
-    if (tls ? !line->creds : line->creds != NULL) {
-        return "--tls-creds FOLDER is for tls:HOST:PORT, which needs it";
+    bool tls_from = g_str_has_prefix(line->from, "tls:");
+    bool tls = tls_from || (gives && g_str_has_prefix(line->listen, "tls:"));
+    bool nbds = ff_content_is_uri(line->from) && g_str_has_prefix(line->from, "nbds");
+    if (tls ? !line->creds : line->creds && !nbds) {
+        return "--tls-creds FOLDER is for tls:HOST:PORT, which needs it, and for nbds:";
     }
-    if (line->hostname && !(remote && tls)) {
-        return "--tls-hostname is for --from tls:HOST:PORT";
+    if (line->hostname && !tls_from) {
+        return "--tls-hostname is for --from tls:HOST:PORT (with nbds: the URI's host is looked "
+               "at)";
     }
     if (line->learn && (line->no_set || line->to)) {
         return "--learn is for --listen, and not with --no-working-set";
@@ -817,6 +846,11 @@ int ff_cli_pager(int argc, char **argv)
     const char *wrong = misuse(&line);
     if (wrong) {
         fprintf(stderr, "farfault: %s\n", wrong);
+        return EXIT_USAGE;
+    }
+    g_autofree char *typo = line.from ? misspelt(line.from) : NULL;
+    if (typo) {
+        fprintf(stderr, "farfault: %s\n", typo);
         return EXIT_USAGE;
     }
     if (!parse_users(line.allow, uids, &error)) {

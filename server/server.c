@@ -107,7 +107,10 @@ static FfContent *open_source(const FfServerConfig *cfg, GError **error)
     /* By its fd: another file may have its name by now. */
     static const char path[] = FF_SOURCE_INHERITED;
 
-    return ff_source_open(cfg->far ? cfg->far : path, &cfg->source, &cfg->access, error);
+    FfContentAccess access = cfg->access;
+
+    access.plugin = path; /* what is far has that there */
+    return ff_source_open(cfg->far ? cfg->far : path, &cfg->source, &access, error);
 }
 
 /* Until it can be opened: clients wait, and the holder's messages as well. NULL: it has gone. */

@@ -33,7 +33,7 @@ typedef struct {
     const char *set;  /* the name of the source's; NULL: it has none */
     const char *name; /* of the source, as the user knows it; NULL: none */
     const char *far;  /* the source, as ff_source_open() has it; NULL: it is inherited */
-    FfContentAccess access; /* to that */
+    FfContentAccess access; /* to that; its plugin is FF_SERVER_SOURCE_FD */
     bool control;           /* FF_SERVER_CONTROL_FD is there */
     bool metrics;           /* FF_SERVER_METRICS_FD */
     bool store;             /* FF_SERVER_STORE_FD */

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Content (content/source/content.h) by itself: the same bytes from a file and from an NBD export
+ * of it, in all forms; exports that change; servers that lie.
+ */
+#include <glib/gstdio.h>
+#include <string.h>
+
+#include "content/source/content.h"
+#include "tests/content/exports.h"
+#include "tests/lib/savedfile.h"
+#include "tests/server/exporter.h"
+
+#define MIB (1ull << 20)
+#define PAGE 4096ull
+
+static FfContent *open_uri(const char *uri, const FfContentIdentity *known, GError **error)
+{
+    g_autofree char *plugin =
+        g_build_filename(g_getenv("FF_BUILD"), "content/farfault-nbd.so", NULL);
+    const FfContentAccess access = {.plugin = plugin};
+
+    return ff_content_open(uri, known, &access, error);
+}
+
+static bool read_page(FfContentReader *r, uint64_t page, void *buf, bool *zero, GError **error)
+{
+    uint64_t len = PAGE;
+
+    return ff_content_read(r, page * PAGE, buf, &len, PAGE, 0, zero, error);
+}
+
+/* All of it; *ZEROS: bytes that did not have to be looked at, or were zeros. */
+static GByteArray *read_all(FfContent *c, uint64_t *zeros)
+{
+    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    g_autofree char *buf = g_malloc(MIB);
+    GByteArray *all = g_byte_array_new();
+    uint64_t size = ff_content_size(c), len;
+    bool zero;
+
+    *zeros = 0;
+    for (uint64_t at = 0; at < size; at += len) {
+        g_autoptr(GError) error = NULL;
+        len = MIN(MIB, size - at);
+        bool done = ff_content_read(r, at, buf, &len, PAGE, 0, &zero, &error);
+        g_assert_no_error(error);
+        g_assert_true(done);
+        if (zero) {
+            memset(buf, 0, len);
+            *zeros += len;
+        }
+        g_byte_array_append(all, (guint8 *)buf, (guint)len);
+    }
+    return all;
+}
+
+/* ---- an export of a file --------------------------------------------------------------------- */
+
+static void write_saved(const char *path, bool other)
+{
+    const SavedFileKind kind = {.mapped = true};
+    g_auto(SavedFile) f = savedfile_new(&kind);
+
+    if (other) { /* what a device says */
+        f.bytes->data[f.tail + 20] ^= 1;
+    }
+    g_assert_true(g_file_set_contents(path, (char *)f.bytes->data, f.bytes->len, NULL));
+}
+
+typedef enum { RAW, MAPPED, PACKED, FORMS } Form;
+static const char *const forms[FORMS] = {"raw", "mapped", "packed"};
+
+static void test_form(gconstpointer opaque)
+{
+    Form form = GPOINTER_TO_UINT(opaque);
+    uint64_t zeros;
+
+    if (!exporter_possible("nbdkit")) {
+        return;
+    }
+    Exporter e = exporter_new();
+    if (form != RAW) {
+        write_saved(e.file, false);
+    }
+    if (form == PACKED) {
+        g_autofree char *convert = g_strconcat(
+            g_getenv("FF_BUILD"), "/cli/farfault convert --compress FILE DIR/packed", NULL);
+        exporter_run(&e, convert);
+        g_free(e.file);
+        e.file = g_build_filename(e.dir, "packed", NULL);
+    }
+    exporter_start(&e, "nbdkit -f -r file FILE");
+    g_autoptr(FfContent) near = ff_content_open(e.file, NULL, NULL, NULL);
+    g_autoptr(FfContent) far = open_uri(e.uri, NULL, NULL);
+    g_assert_true(near && far);
+    g_assert_true(ff_content_is_file(near) && ff_content_is_far(far));
+    g_assert_cmpint(ff_content_is_compressed(far), ==, form == PACKED);
+    g_assert_cmpuint(ff_content_size(near), ==, ff_content_size(far));
+    g_autoptr(GByteArray) a = read_all(near, &zeros);
+    g_autoptr(GByteArray) b = read_all(far, &zeros);
+    g_assert_cmpmem(a->data, a->len, b->data, b->len);
+    /* Known again. */
+    g_autoptr(FfContent) again = open_uri(e.uri, ff_content_identity(far), NULL);
+    g_assert_nonnull(again);
+    exporter_end(&e);
+}
+
+/* Another snapshot of a guest, of the same size: its own readers and new ones see that. */
+static void test_other_guest(void)
+{
+    g_autoptr(GError) read_error = NULL;
+    g_autoptr(GError) open_error = NULL;
+    char buf[PAGE];
+    bool zero;
+
+    if (!exporter_possible("nbdkit")) {
+        return;
+    }
+    Exporter e = exporter_new();
+    write_saved(e.file, false);
+    exporter_start(&e, "nbdkit -f -r file FILE");
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    g_assert_true(read_page(r, 0, buf, &zero, NULL));
+    exporter_kill(&e);
+    write_saved(e.file, true);
+    exporter_start(&e, NULL);
+    g_assert_false(read_page(r, 3, buf, &zero, &read_error));
+    g_assert_nonnull(strstr(read_error->message, "another guest's memory"));
+    g_assert_null(open_uri(e.uri, ff_content_identity(c), &open_error));
+    g_assert_nonnull(strstr(open_error->message, "another guest's memory"));
+    exporter_kill(&e);
+    write_saved(e.file, false);
+    exporter_start(&e, NULL);
+    g_assert_true(read_page(r, 3, buf, &zero, NULL));
+    exporter_end(&e);
+}
+
+/* ---- servers that lie ------------------------------------------------------------------------ */
+
+static void check_page(const char *buf, uint64_t page)
+{
+    for (unsigned i = 0; i < PAGE; i += 8) {
+        uint64_t word;
+        memcpy(&word, buf + i, sizeof(word));
+        g_assert_cmpuint(word, ==, exports_word(page));
+    }
+}
+
+static const struct {
+    const char *name;
+    ExportsWrong wrong;
+} lies[] = {
+    {"closes", EXPORTS_CLOSES},   {"short", EXPORTS_SHORT},
+    {"nothing", EXPORTS_NOTHING}, {"other-cookie", EXPORTS_OTHER_COOKIE},
+    {"eio", EXPORTS_EIO},         {"too-much", EXPORTS_TOO_MUCH},
+};
+
+/* A page is read, or it is an error of that page: the others can still be read. */
+static void test_lie(gconstpointer opaque)
+{
+    Exports e = {.size = MIB, .wrong = lies[GPOINTER_TO_UINT(opaque)].wrong, .from = MIB / 2};
+    char buf[PAGE];
+    bool zero;
+
+    if (!exporter_possible("true")) {
+        return;
+    }
+    exports_start(&e);
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    g_autoptr(GError) error = NULL;
+    ff_content_reader_hurry(r);
+    g_assert_false(read_page(r, 128, buf, &zero, &error));
+    g_assert_true(g_str_has_prefix(error->message, e.uri));
+    g_assert_null(strchr(error->message, '\n'));
+    for (uint64_t page = 0; page < 3; page++) {
+        g_assert_true(read_page(r, page, buf, &zero, NULL));
+        check_page(buf, page);
+    }
+    g_clear_pointer(&r, ff_content_reader_free);
+    g_clear_pointer(&c, ff_content_free);
+    exports_stop(&e);
+}
+
+enum { HOLE = 1, ZERO = 2 };
+
+typedef struct {
+    const char *name;
+    uint32_t extents[8];
+    unsigned n;
+    uint64_t zeros; /* bytes of 1 MiB that need not be read */
+} Extents;
+
+static const Extents extents[] = {
+    {"none", {0}, 0, 0},
+    {"some", {65536, 0, 65536, HOLE | ZERO}, 4, 8 * 65536},
+    {"hole-that-is-no-zeros", {MIB, HOLE}, 2, 0},
+    {"of-length-0", {0, ZERO, MIB, ZERO}, 4, 0},
+    {"too-long", {65536, ZERO, 0xfffff000u, 0}, 4, 65536},
+    {"uneven", {4095, 0, 4098, ZERO, MIB - 8193, 0}, 6, 4096},
+};
+
+/* What is said to be zeros is not read; all else is. */
+static void test_extents(gconstpointer opaque)
+{
+    const Extents *x = opaque;
+    Exports e = {.size = MIB, .extents = x->n ? x->extents : NULL, .n_extents = x->n};
+    uint64_t zeros;
+
+    if (!exporter_possible("true")) {
+        return;
+    }
+    exports_start(&e);
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    g_autoptr(GByteArray) all = read_all(c, &zeros);
+    g_assert_cmpuint(zeros, ==, x->zeros);
+    for (uint64_t page = 0; page < MIB / PAGE; page++) {
+        bool is_zero = !all->data[page * PAGE] && !all->data[page * PAGE + 1];
+        if (!is_zero && (page > 2 || strcmp(x->name, "uneven") != 0)) {
+            check_page((char *)all->data + page * PAGE, page);
+        }
+    }
+    g_clear_pointer(&c, ff_content_free);
+    exports_stop(&e);
+}
+
+static const struct {
+    uint64_t size;
+    ExportsWrong wrong;
+    const char *why;
+} refused[] = {
+    {0, EXPORTS_RIGHT, "there is nothing in it"},
+    {1000, EXPORTS_RIGHT, "not whole pages"},
+    {1ull << 63, EXPORTS_RIGHT, ""},
+    {MIB, EXPORTS_GARBAGE, ""},
+    {MIB, EXPORTS_EIO, "Input/output error"},
+};
+
+static void test_refused(void)
+{
+    if (!exporter_possible("true")) {
+        return;
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(refused); i++) {
+        Exports e = {.size = refused[i].size, .wrong = refused[i].wrong};
+        g_autoptr(GError) error = NULL;
+        exports_start(&e);
+        g_assert_null(open_uri(e.uri, NULL, &error));
+        g_assert_true(g_str_has_prefix(error->message, e.uri));
+        if (!strstr(error->message, refused[i].why)) {
+            g_error("%u: %s", i, error->message);
+        }
+        exports_stop(&e);
+    }
+}
+
+/* The program without its plugin. */
+static void test_no_plugin(void)
+{
+    g_autoptr(GError) none = NULL;
+    g_autoptr(GError) bad = NULL;
+
+    g_assert_null(ff_content_open("nbd://host/x", NULL, NULL, &none));
+    g_assert_nonnull(strstr(none->message, "built without libnbd: install"));
+    g_assert_null(ff_content_open("nbd://host/x", NULL,
+                                  &(FfContentAccess){.plugin = "/proc/self/maps"}, &bad));
+    g_assert_nonnull(strstr(bad->message, "/proc/self/maps"));
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < FORMS; i++) {
+        g_autofree char *path = g_strconcat("/content/nbd/form/", forms[i], NULL);
+        g_test_add_data_func(path, GUINT_TO_POINTER(i), test_form);
+    }
+    g_test_add_func("/content/nbd/other-guest", test_other_guest);
+    for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {
+        g_autofree char *path = g_strconcat("/content/nbd/lie/", lies[i].name, NULL);
+        g_test_add_data_func(path, GUINT_TO_POINTER(i), test_lie);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(extents); i++) {
+        g_autofree char *path = g_strconcat("/content/nbd/extents/", extents[i].name, NULL);
+        g_test_add_data_func(path, &extents[i], test_extents);
+    }
+    g_test_add_func("/content/nbd/refused", test_refused);
+    g_test_add_func("/content/nbd/no-plugin", test_no_plugin);
+    return g_test_run();
+}
