@@ -22,6 +22,7 @@
  * System calls: those of libnbd (socket, connect, send, recv, poll, fcntl, and of getaddrinfo) and
  * of GnuTLS.
  */
+#include <errno.h>
 #include <gio/gio.h>
 #include <libnbd.h>
 #include <pthread.h>
@@ -65,10 +66,19 @@ typedef struct {
     uint64_t map_at, map_end;
 } Reader;
 
+/* libnbd's own functions are nothing to a user. */
+static const char *last_error(void)
+{
+    const char *why = nbd_get_error();
+    const char *after = why && g_str_has_prefix(why, "nbd_") ? strstr(why, ": ") : NULL;
+
+    return after ? after + strlen(": ") : why ? why : "it cannot be read";
+}
+
+/* WHAT: NULL: what libnbd has of the last call. */
 static bool fail_nbd(const Nbd *n, GError **error, const char *what)
 {
-    const char *why = what ? what : nbd_get_error();
-    g_autofree char *text = g_strdup(why ? why : "it cannot be read");
+    g_autofree char *text = g_strdup(what ? what : last_error());
 
     for (char *c = text; *c; c++) { /* some of it is the server's */
         *c = g_ascii_isprint(*c) ? *c : '?';
@@ -93,7 +103,7 @@ static void close_connection(Handle *h)
     nbd_close(h);
 }
 
-/* Something has come, before UNTIL (monotonic). FALSE: nbd_get_error(), or it took too long. */
+/* Something has come, before UNTIL (monotonic). FALSE: it has failed, or took too long. */
 static bool wait_event(const Nbd *n, Handle *h, int64_t until, GError **error)
 {
     int64_t left = (until - g_get_monotonic_time()) / 1000;
@@ -290,7 +300,8 @@ static JobResult try_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t le
         h = connect_known(n, error);
     }
     bool done = h && job(r, h, at, buf, len, error);
-    bool alive = h && is_alive(h);
+    /* A server that is about to end says so to each request, and may be started again. */
+    bool alive = h && is_alive(h) && (done || nbd_get_errno() != ESHUTDOWN);
     if (h && !alive) {
         nbd_close(h);
         h = NULL;

@@ -22,10 +22,13 @@
 #define CMD_READ 0
 #define CMD_EXTENTS 7
 #define EIO_OF_NBD 5
+#define EINVAL_OF_NBD 22
+#define ESHUTDOWN_OF_NBD 108
 
 typedef struct {
     Exports *e;
     int fd;
+    bool first;
 } Peer;
 
 uint64_t exports_word(uint64_t i)
@@ -158,10 +161,16 @@ static void add_data(GByteArray *out, uint64_t cookie, uint64_t at, uint32_t len
     }
 }
 
+static void add_error(GByteArray *out, uint64_t cookie, uint32_t err)
+{
+    add_chunk(out, CHUNK_ERROR, cookie, 6);
+    add32(out, err);
+    add16(out, 0);
+}
+
 /* FALSE: the connection ends. */
 static bool answer_read(const Peer *p, uint64_t cookie, uint64_t at, uint32_t len, GByteArray *out)
 {
-    __atomic_add_fetch(&p->e->reads, 1, __ATOMIC_RELAXED);
     switch (at >= p->e->from ? p->e->wrong : EXPORTS_RIGHT) {
     case EXPORTS_CLOSES:
         add_data(out, cookie, at, len);
@@ -181,9 +190,14 @@ static bool answer_read(const Peer *p, uint64_t cookie, uint64_t at, uint32_t le
         add_data(out, cookie, at, len + 4096);
         break;
     case EXPORTS_EIO:
-        add_chunk(out, CHUNK_ERROR, cookie, 6);
-        add32(out, EIO_OF_NBD);
-        add16(out, 0);
+        add_error(out, cookie, EIO_OF_NBD);
+        break;
+    case EXPORTS_LEAVES:
+        if (p->first) {
+            add_error(out, cookie, ESHUTDOWN_OF_NBD);
+        } else {
+            add_data(out, cookie, at, len);
+        }
         break;
     default:
         add_data(out, cookie, at, len);
@@ -196,9 +210,7 @@ static bool answer_extents(const Peer *p, uint64_t cookie, GByteArray *out)
     const Exports *e = p->e;
 
     if (!e->extents) {
-        add_chunk(out, CHUNK_ERROR, cookie, 6);
-        add32(out, 22); /* EINVAL */
-        add16(out, 0);
+        add_error(out, cookie, EINVAL_OF_NBD);
     } else {
         add_chunk(out, CHUNK_EXTENTS, cookie, 4 + 4 * e->n_extents);
         add32(out, 1);
@@ -252,7 +264,7 @@ static gpointer accept_all(gpointer opaque)
 
     while ((fd = accept(e->listener, NULL, NULL)) >= 0) {
         Peer *p = g_new(Peer, 1);
-        *p = (Peer){e, fd};
+        *p = (Peer){e, fd, e->peers++ == 0};
         g_thread_unref(g_thread_new("exports", serve, p));
     }
     return NULL;

@@ -16,6 +16,7 @@ typedef enum {
     EXPORTS_OTHER_COOKIE, /* answers to what was not asked */
     EXPORTS_TOO_MUCH,     /* more bytes than were asked for */
     EXPORTS_EIO,
+    EXPORTS_LEAVES,  /* on its first connection: says that it is about to end */
     EXPORTS_GARBAGE, /* is no NBD server */
 } ExportsWrong;
 
@@ -25,7 +26,7 @@ typedef struct {
     uint64_t from;
     const uint32_t *extents; /* length and flags, ...: the answer to each question; NULL: none */
     unsigned n_extents;      /* numbers */
-    unsigned reads;          /* atomic */
+    unsigned peers;          /* that have come */
     char *dir, *uri;
     int listener;
     GThread *thread;

@@ -184,6 +184,29 @@ static void test_lie(gconstpointer opaque)
     exports_stop(&e);
 }
 
+/* A server that is stopped and started again in order. */
+static void test_leaves(void)
+{
+    Exports e = {.size = MIB, .wrong = EXPORTS_LEAVES, .from = MIB / 2};
+    g_autoptr(GError) error = NULL;
+    char buf[PAGE];
+    bool zero;
+
+    if (!exporter_possible("true")) {
+        return;
+    }
+    exports_start(&e);
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    bool done = read_page(r, 200, buf, &zero, &error);
+    g_assert_no_error(error);
+    g_assert_true(done);
+    check_page(buf, 200);
+    g_clear_pointer(&r, ff_content_reader_free);
+    g_clear_pointer(&c, ff_content_free);
+    exports_stop(&e);
+}
+
 enum { HOLE = 1, ZERO = 2 };
 
 typedef struct {
@@ -285,6 +308,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/content/nbd/extents/", extents[i].name, NULL);
         g_test_add_data_func(path, &extents[i], test_extents);
     }
+    g_test_add_func("/content/nbd/leaves", test_leaves);
     g_test_add_func("/content/nbd/refused", test_refused);
     g_test_add_func("/content/nbd/no-plugin", test_no_plugin);
     return g_test_run();

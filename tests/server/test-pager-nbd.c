@@ -5,6 +5,7 @@
  * clients wait, and see nothing else.
  *
  *   test-pager-nbd --rounds N [--seed S]     kills and starts it N times, at random moments
+ *   test-pager-nbd --faults                  how long a fault takes, beside the file read directly
  *
  * Not for sanitizers: clients are forked and end in the middle.
  */
@@ -165,6 +166,35 @@ static void test_gone(void)
     small_check(&c);
     exporter_kill(&e);
     check_waits(d, &c, &e, "tried again", start_again);
+    small_end(&c);
+    daemon_stop(d);
+    exporter_end(&e);
+}
+
+static void continue_server(Exporter *e)
+{
+    g_assert_cmpint(kill(e->pid, SIGCONT), ==, 0);
+}
+
+/* It is there, and does not answer: its connection is left after 15 s. */
+static void test_hangs(void)
+{
+    if (!exporter_possible("nbdkit")) {
+        return;
+    }
+    if (!g_test_slow()) {
+        g_test_skip("takes 30 s: -m slow");
+        return;
+    }
+    Exporter e = exporter_new();
+    exporter_start(&e, FILE_PLUGIN);
+    Daemon *d = start(e.uri, "--no-bulk");
+    Small c = {.pages = PAGES};
+
+    small_start(&c, d);
+    small_check(&c);
+    g_assert_cmpint(kill(e.pid, SIGSTOP), ==, 0);
+    check_waits(d, &c, &e, "the server does not answer", continue_server);
     small_end(&c);
     daemon_stop(d);
     exporter_end(&e);
@@ -339,6 +369,9 @@ static void kill_in_rounds(unsigned rounds, guint32 seed)
         g_usleep(g_rand_int_range(rand, 0, 10000));
         exporter_start(&e, NULL);
         assert_ended_well(client);
+        if (rounds > 100 && i % 100 == 99) {
+            g_print("%u deaths\n", i + 1);
+        }
     }
     daemon_stop(d);
     exporter_end(&e);
@@ -349,6 +382,48 @@ static void test_killed(void)
     if (exporter_possible("nbdkit")) {
         kill_in_rounds(4, 1);
     }
+}
+
+/* ---- how long a fault takes ------------------------------------------------------------------ */
+
+static gint by_number(gconstpointer a, gconstpointer b)
+{
+    return *(const gint64 *)a < *(const gint64 *)b ? -1 : 1;
+}
+
+/* Of each of two clients the same pages, in turn, in an order that is none. */
+static int run_faults(void)
+{
+    Exporter e = exporter_new();
+    exporter_start(&e, FILE_PLUGIN);
+    Daemon *d[2] = {start(e.file, "--no-bulk"), start(e.uri, "--no-bulk")};
+    Small c[2] = {{.pages = PAGES}, {.pages = PAGES}};
+    g_autofree gint64 *took[2] = {g_new(gint64, PAGES), g_new(gint64, PAGES)};
+    unsigned n = 0;
+
+    for (unsigned k = 0; k < 2; k++) {
+        small_start(&c[k], d[k]);
+        small_check(&c[k]);
+    }
+    for (unsigned i = 1; i < PAGES; i++) {
+        unsigned page = i * 1201 % PAGES;
+        for (unsigned k = 0; k < 2 && page && !client_is_zero(page); k++) {
+            gint64 begin = g_get_monotonic_time();
+            uint64_t word = *(const volatile uint64_t *)(c[k].page + 512ul * page);
+            took[k][n] = g_get_monotonic_time() - begin;
+            g_assert_cmpuint(word, ==, client_word(page, 0));
+            n += k;
+        }
+    }
+    for (unsigned k = 0; k < 2; k++) {
+        qsort(took[k], n, sizeof(gint64), by_number);
+        g_print("%s: %u faults: p50 %d us, p90 %d us, p99 %d us\n", k ? "nbd+unix" : "file", n,
+                (int)took[k][n / 2], (int)took[k][n * 9 / 10], (int)took[k][n * 99 / 100]);
+        small_end(&c[k]);
+        daemon_stop(d[k]);
+    }
+    exporter_end(&e);
+    return 0;
 }
 
 static int run_rounds(int argc, char **argv)
@@ -365,10 +440,13 @@ static int run_rounds(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    g_test_init(&argc, &argv, NULL);
     if (argc > 1 && !strcmp(argv[1], "--rounds")) {
         return run_rounds(argc, argv);
     }
-    g_test_init(&argc, &argv, NULL);
+    if (argc > 1 && !strcmp(argv[1], "--faults")) {
+        return run_faults();
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(servers); i++) {
         g_autofree char *path = g_strconcat("/nbd/server/", servers[i].name, NULL);
         g_test_add_data_func(path, &servers[i], test_server);
@@ -376,6 +454,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/qemu", test_qemu);
     g_test_add_func("/nbd/gone", test_gone);
     g_test_add_func("/nbd/gone-for-next", test_gone_for_next);
+    g_test_add_func("/nbd/hangs", test_hangs);
     g_test_add_func("/nbd/error", test_error);
     g_test_add_func("/nbd/other-size", test_other_size);
     g_test_add_func("/nbd/tls", test_tls);
