@@ -96,7 +96,7 @@ static void answer_option(const Exports *e, uint32_t option, GByteArray *out)
         add_reply(out, option, REP_INFO, 12);
         add16(out, 0);
         add64(out, e->size);
-        add16(out, 1 | 2 | 256); /* has flags, is read only, more than one connection */
+        add16(out, 1 | 2 | (e->one ? 0 : 256)); /* has flags, is read only, multi-conn */
         break;
     case OPT_STRUCTURED:
         break;

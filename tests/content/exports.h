@@ -26,6 +26,7 @@ typedef struct {
     uint64_t from;
     const uint32_t *extents; /* length and flags, ...: the answer to each question; NULL: none */
     unsigned n_extents;      /* numbers */
+    bool one;                /* allows one connection */
     unsigned peers;          /* that have come */
     char *dir, *uri;
     int listener;

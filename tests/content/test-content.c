@@ -31,10 +31,11 @@ static bool read_page(FfContentReader *r, uint64_t page, void *buf, bool *zero, 
 }
 
 /* All of it; *ZEROS: bytes that did not have to be looked at, or were zeros. */
-static GByteArray *read_all(FfContent *c, uint64_t *zeros)
+static GByteArray *read_all(FfContent *c, uint64_t piece, uint64_t *zeros)
 {
     g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
-    g_autofree char *buf = g_malloc(MIB);
+    uint64_t most = MAX(MIB, piece);
+    g_autofree char *buf = g_malloc(most);
     GByteArray *all = g_byte_array_new();
     uint64_t size = ff_content_size(c), len;
     bool zero;
@@ -42,8 +43,8 @@ static GByteArray *read_all(FfContent *c, uint64_t *zeros)
     *zeros = 0;
     for (uint64_t at = 0; at < size; at += len) {
         g_autoptr(GError) error = NULL;
-        len = MIN(MIB, size - at);
-        bool done = ff_content_read(r, at, buf, &len, PAGE, 0, &zero, &error);
+        len = MIN(most, size - at);
+        bool done = ff_content_read(r, at, buf, &len, piece, 0, &zero, &error);
         g_assert_no_error(error);
         g_assert_true(done);
         if (zero) {
@@ -97,9 +98,13 @@ static void test_form(gconstpointer opaque)
     g_assert_true(ff_content_is_file(near) && ff_content_is_far(far));
     g_assert_cmpint(ff_content_is_compressed(far), ==, form == PACKED);
     g_assert_cmpuint(ff_content_size(near), ==, ff_content_size(far));
-    g_autoptr(GByteArray) a = read_all(near, &zeros);
-    g_autoptr(GByteArray) b = read_all(far, &zeros);
+    g_autoptr(GByteArray) a = read_all(near, PAGE, &zeros);
+    g_autoptr(GByteArray) b = read_all(far, PAGE, &zeros);
     g_assert_cmpmem(a->data, a->len, b->data, b->len);
+    if (form == RAW) { /* a huge page, with holes */
+        g_autoptr(GByteArray) huge = read_all(far, 2 * MIB, &zeros);
+        g_assert_cmpmem(a->data, a->len, huge->data, huge->len);
+    }
     /* Known again. */
     g_autoptr(FfContent) again = open_uri(e.uri, ff_content_identity(far), NULL);
     g_assert_nonnull(again);
@@ -207,6 +212,57 @@ static void test_leaves(void)
     exports_stop(&e);
 }
 
+typedef struct {
+    FfContent *c;
+    unsigned number;
+} Many;
+
+#define MANY 12
+
+static gpointer read_many(gpointer opaque)
+{
+    const Many *m = opaque;
+    g_autoptr(FfContentReader) r = ff_content_reader(m->c, NULL);
+    g_autofree char *buf = g_malloc(16 * PAGE);
+    bool zero;
+
+    if (m->number % 2) {
+        ff_content_reader_hurry(r);
+    }
+    for (uint64_t i = 0; i < 64; i++) {
+        uint64_t page = (i * 37 + m->number * 16) % 240, len = 16 * PAGE;
+        g_assert_true(ff_content_read(r, page * PAGE, buf, &len, PAGE, 0, &zero, NULL));
+        for (uint64_t k = 0; k < len / PAGE; k++) {
+            check_page(buf + k * PAGE, page + k);
+        }
+    }
+    return NULL;
+}
+
+/* More readers than connections: eight, or one where the server allows no more. */
+static void test_many(gconstpointer one)
+{
+    Exports e = {.size = MIB, .one = one};
+    Many many[MANY];
+    GThread *thread[MANY];
+
+    if (!exporter_possible("true")) {
+        return;
+    }
+    exports_start(&e);
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    for (unsigned i = 0; i < MANY; i++) {
+        many[i] = (Many){c, i};
+        thread[i] = g_thread_new("many", read_many, &many[i]);
+    }
+    for (unsigned i = 0; i < MANY; i++) {
+        g_thread_join(thread[i]);
+    }
+    g_clear_pointer(&c, ff_content_free);
+    exports_stop(&e);
+    g_assert_cmpuint(e.peers, <=, one ? 1 : 8);
+}
+
 enum { HOLE = 1, ZERO = 2 };
 
 typedef struct {
@@ -237,7 +293,7 @@ static void test_extents(gconstpointer opaque)
     }
     exports_start(&e);
     g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
-    g_autoptr(GByteArray) all = read_all(c, &zeros);
+    g_autoptr(GByteArray) all = read_all(c, PAGE, &zeros);
     g_assert_cmpuint(zeros, ==, x->zeros);
     for (uint64_t page = 0; page < MIB / PAGE; page++) {
         bool is_zero = !all->data[page * PAGE] && !all->data[page * PAGE + 1];
@@ -309,6 +365,8 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &extents[i], test_extents);
     }
     g_test_add_func("/content/nbd/leaves", test_leaves);
+    g_test_add_data_func("/content/nbd/many", NULL, test_many);
+    g_test_add_data_func("/content/nbd/many-by-one", "", test_many);
     g_test_add_func("/content/nbd/refused", test_refused);
     g_test_add_func("/content/nbd/no-plugin", test_no_plugin);
     return g_test_run();

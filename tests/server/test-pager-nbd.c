@@ -4,7 +4,8 @@
  * qemu-nbd). The server is killed, started again, slow, cannot read, or serves something else;
  * clients wait, and see nothing else.
  *
- *   test-pager-nbd --rounds N [--seed S]     kills and starts it N times, at random moments
+ *   test-pager-nbd --rounds N [SEED]         kills and starts it N times, at random moments
+ *   test-pager-nbd --server COMMAND          two clients, by a server that COMMAND starts
  *   test-pager-nbd --faults                  how long a fault takes, beside the file read directly
  *
  * Not for sanitizers: clients are forked and end in the middle.
@@ -350,14 +351,24 @@ static void test_typos(void)
 
 /* ---- killed, again and again ----------------------------------------------------------------- */
 
-/* A client that began before the first of ROUNDS deaths, and one in each. Nothing is said if it is
- * back soon enough. */
-static void kill_in_rounds(unsigned rounds, guint32 seed)
+static bool is_running(pid_t pid)
 {
+    siginfo_t info = {0};
+
+    return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && !info.si_pid;
+}
+
+/* In each of ROUNDS the server of a client dies, and is there again some milliseconds later: how
+ * many died while the client ran. */
+static unsigned kill_in_rounds(unsigned rounds, guint32 seed)
+{
+    static const char *const commands[] = {FILE_PLUGIN,
+                                           "nbdkit -f -r --filter=delay file FILE rdelay=1ms"};
     g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
     Exporter e = exporter_new();
-    exporter_start(&e, "nbdkit -f -r --filter=delay file FILE rdelay=1ms");
+    exporter_start(&e, commands[0]);
     Daemon *d = start(e.uri, NULL);
+    unsigned hits = 0;
 
     for (unsigned i = 0; i < rounds; i++) {
         ClientPlan plan = plan_of(d, CLIENT_BALLOON | (i % 2 ? CLIENT_FORKS : CLIENT_MOVES));
@@ -365,16 +376,18 @@ static void kill_in_rounds(unsigned rounds, guint32 seed)
         plan.seed = seed + i;
         pid_t client = client_start(&plan);
         g_usleep(g_rand_int_range(rand, 0, 30000));
+        hits += is_running(client);
         exporter_kill(&e);
         g_usleep(g_rand_int_range(rand, 0, 10000));
-        exporter_start(&e, NULL);
+        exporter_start(&e, commands[g_rand_int_range(rand, 0, 2)]);
         assert_ended_well(client);
         if (rounds > 100 && i % 100 == 99) {
-            g_print("%u deaths\n", i + 1);
+            g_print("%u deaths, %u of them while a client ran\n", i + 1, hits);
         }
     }
     daemon_stop(d);
     exporter_end(&e);
+    return hits;
 }
 
 static void test_killed(void)
@@ -429,11 +442,13 @@ static int run_faults(void)
 static int run_rounds(int argc, char **argv)
 {
     unsigned rounds = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
-    guint32 seed = argc > 4 && !strcmp(argv[3], "--seed") ? (guint32)strtoul(argv[4], NULL, 10) : 1;
+    guint32 seed = argc > 3 ? (guint32)strtoul(argv[3], NULL, 10) : 1;
 
     if (rounds && exporter_possible("nbdkit")) {
-        kill_in_rounds(rounds, seed);
-        g_print("%u deaths, seed %u: no client has read anything wrong\n", rounds, seed);
+        unsigned hits = kill_in_rounds(rounds, seed);
+        g_print("%u deaths, %u of them while a client ran, seed %u: no client has read anything "
+                "wrong\n",
+                rounds, hits, seed);
     }
     return 0;
 }
@@ -446,6 +461,11 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && !strcmp(argv[1], "--faults")) {
         return run_faults();
+    }
+    if (argc > 2 && !strcmp(argv[1], "--server")) {
+        const Server given = {"given", argv[2]};
+        test_server(&given);
+        return 0;
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(servers); i++) {
         g_autofree char *path = g_strconcat("/nbd/server/", servers[i].name, NULL);
