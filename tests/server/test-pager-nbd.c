@@ -358,8 +358,8 @@ static bool is_running(pid_t pid)
     return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && !info.si_pid;
 }
 
-/* In each of ROUNDS the server of a client dies, and is there again some milliseconds later: how
- * many died while the client ran. */
+/* In each of ROUNDS the server of a client dies, and is there again some milliseconds later; in one
+ * of four the pager dies as well. How many servers died while the client ran. */
 static unsigned kill_in_rounds(unsigned rounds, guint32 seed)
 {
     static const char *const commands[] = {FILE_PLUGIN,
@@ -378,6 +378,10 @@ static unsigned kill_in_rounds(unsigned rounds, guint32 seed)
         g_usleep(g_rand_int_range(rand, 0, 30000));
         hits += is_running(client);
         exporter_kill(&e);
+        pid_t pager = i % 4 == 3 ? daemon_pager(d) : 0;
+        if (pager) {
+            kill(pager, SIGKILL);
+        }
         g_usleep(g_rand_int_range(rand, 0, 10000));
         exporter_start(&e, commands[g_rand_int_range(rand, 0, 2)]);
         assert_ended_well(client);
