@@ -302,8 +302,8 @@ static bool read_file(FfContent *c, FfInput *in, GError **error)
         return true;
     }
     g_autoptr(FfSaved) saved = open_saved(g_steal_pointer(&own), c->name, error);
-    return saved && read_blocks(c, saved, error) &&
-           (c->where == FF_CONTENT_FILE || make_digest(saved, &c->id.digest, error));
+    return saved && (c->where == FF_CONTENT_FILE || make_digest(saved, &c->id.digest, error)) &&
+           read_blocks(c, saved, error);
 }
 
 static bool is_pages(const FfContent *c, GError **error)
@@ -338,7 +338,9 @@ FfContent *ff_content_open_image(FfContent *under, const FfContentIdentity *know
     if (c->map || c->compressed) {
         under->upper = c;
         under->greet = c->id.digest ? is_same : NULL;
-        return g_steal_pointer(&c);
+        /* After the digest the table was read: by the same connection, or by one to another file.
+         */
+        return !c->id.digest || is_same(c, r, error) ? g_steal_pointer(&c) : NULL;
     }
     image_of(c)->under = NULL;
     return under;

@@ -6,7 +6,7 @@
 #include <glib/gstdio.h>
 #include <string.h>
 
-#include "content/source/content.h"
+#include "content/source/backend.h"
 #include "tests/content/exports.h"
 #include "tests/lib/savedfile.h"
 #include "tests/server/exporter.h"
@@ -140,6 +140,105 @@ static void test_other_guest(void)
     exporter_start(&e, NULL);
     g_assert_true(read_page(r, 3, buf, &zero, NULL));
     exporter_end(&e);
+}
+
+/* ---- a server that changes while it is opened ------------------------------------------------ */
+
+typedef struct {
+    FfContent base;
+    FfContent *file[2];
+    unsigned reads, after; /* so many are of the first file */
+} Changing;
+
+static bool fill_changing(FfContentReader *r, uint64_t at, void *buf, uint64_t len, unsigned flags,
+                          GError **error)
+{
+    Changing *c = (Changing *)r->content;
+    FfContent *now = c->file[c->reads++ >= c->after];
+    g_autoptr(FfContentReader) of_now = ff_content_reader(now, error);
+
+    return of_now && now->ops->fill(of_now, at, buf, len, flags, error);
+}
+
+static FfContentReader *open_changing_reader(FfContent *c, GError **error)
+{
+    FfContentReader *r = g_new0(FfContentReader, 1);
+
+    r->content = c;
+    return r;
+}
+
+static void close_changing_reader(FfContentReader *r)
+{
+    g_free(r);
+}
+
+static void close_changing(FfContent *c)
+{
+    g_free(c);
+}
+
+static const FfContentOps changing_ops = {.close = close_changing,
+                                          .reader = open_changing_reader,
+                                          .reader_close = close_changing_reader,
+                                          .fill = fill_changing};
+
+static FfContent *new_changing(FfContent *a, FfContent *b, unsigned after)
+{
+    Changing *c = g_new0(Changing, 1);
+
+    c->base = (FfContent){.ops = &changing_ops,
+                          .name = g_strdup("changing"),
+                          .size = ff_content_size(a),
+                          .where = FF_CONTENT_FAR};
+    c->file[0] = a;
+    c->file[1] = b;
+    c->after = after;
+    return &c->base;
+}
+
+static bool has_map_of(const FfContent *c, const FfContent *other)
+{
+    return c->map->len == other->map->len &&
+           memcmp(c->map->data, other->map->data, c->map->len * sizeof(FfContentExtent)) == 0;
+}
+
+/* Two snapshots of one size, of which a page is zeros in the second. Whenever it changes: what is
+ * opened is all of one of them, or nothing. */
+static void test_changes_meanwhile(void)
+{
+    const SavedFileKind kind = {.mapped = true};
+    g_auto(SavedFile) f = savedfile_new(&kind);
+    g_autofree char *dir = g_dir_make_tmp("farfault-content-XXXXXX", NULL);
+    FfContent *bytes[2], *all[2];
+    char *path[2];
+    unsigned refusals = 0;
+
+    for (unsigned i = 0; i < 2; i++) {
+        path[i] = g_strdup_printf("%s/%u", dir, i);
+        f.bytes->data[f.header + 28] ^= i; /* the bitmap */
+        g_assert_true(g_file_set_contents(path[i], (char *)f.bytes->data, f.bytes->len, NULL));
+        bytes[i] = ff_content_open_file(path[i], NULL, NULL);
+        all[i] = ff_content_open_image(new_changing(bytes[i], bytes[i], 0), NULL, NULL);
+        g_assert_nonnull(all[i]);
+    }
+    g_assert_false(has_map_of(all[0], all[1]));
+    for (unsigned after = 0; after < 40; after++) {
+        g_autoptr(FfContent) c =
+            ff_content_open_image(new_changing(bytes[0], bytes[1], after), NULL, NULL);
+        refusals += !c;
+        for (unsigned i = 0; c && i < 2; i++) {
+            g_assert_cmpint(has_map_of(c, all[i]), ==, c->id.digest == all[i]->id.digest);
+        }
+    }
+    g_assert_cmpuint(refusals, >, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        ff_content_free(all[i]);
+        ff_content_free(bytes[i]);
+        g_unlink(path[i]);
+        g_free(path[i]);
+    }
+    g_rmdir(dir);
 }
 
 /* ---- servers that lie ------------------------------------------------------------------------ */
@@ -356,6 +455,7 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_form);
     }
     g_test_add_func("/content/nbd/other-guest", test_other_guest);
+    g_test_add_func("/content/changes-meanwhile", test_changes_meanwhile);
     for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {
         g_autofree char *path = g_strconcat("/content/nbd/lie/", lies[i].name, NULL);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_lie);
