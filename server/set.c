@@ -40,7 +40,7 @@ bool ff_set_is_placing(void)
 
 static char *path_of(const FfSession *s)
 {
-    return s->image->criu_pid ? g_strconcat(ff_source_path(s->source), FF_WORKING_SET_SUFFIX, NULL)
+    return s->image->criu_pid ? g_strconcat(ff_content_name(s->source), FF_WORKING_SET_SUFFIX, NULL)
                               : g_strdup(s->all->set);
 }
 
@@ -65,7 +65,7 @@ static bool identify(int fd, FfWorkingSetFile *file, FfInputStamp *now)
 /* What has the name of the source's file: an fd, or -1. It is FILE, and NOW. */
 static int open_file(const FfSession *s, FfWorkingSetFile *file, FfInputStamp *now)
 {
-    int fd = open(ff_source_path(s->source), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int fd = open(ff_content_name(s->source), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
     if (fd >= 0 && !identify(fd, file, now)) {
         close(fd);
@@ -78,7 +78,7 @@ static int open_file(const FfSession *s, FfWorkingSetFile *file, FfInputStamp *n
  * content than clients have. */
 static bool is_source(const FfSession *s, const FfInputStamp *now)
 {
-    return memcmp(now, ff_source_stamp(s->source), sizeof(*now)) == 0;
+    return memcmp(now, &ff_content_identity(s->source)->stamp, sizeof(*now)) == 0;
 }
 
 static bool has_set(const FfSession *s)
@@ -88,7 +88,7 @@ static bool has_set(const FfSession *s)
 
 static bool are_inside(const FfSession *s, const FfWorkingSet *set)
 {
-    uint64_t pages = ff_source_size(s->source) / PAGE;
+    uint64_t pages = ff_content_size(s->source) / PAGE;
     bool inside = true;
 
     for (uint64_t i = 0; i < set->n_zeros && inside; i++) {
@@ -115,7 +115,7 @@ static void open_set(FfSession *s)
             s, "the working set is not used: %s: its file was changed while it was in use", path);
         return;
     }
-    if (set && (!ff_source_find(s->source, set->places, set->n) || !are_inside(s, set))) {
+    if (set && (!ff_content_find(s->source, set->places, set->n) || !are_inside(s, set))) {
         ff_session_log(s,
                        "the working set is not used: %s: it has pages that are none of this "
                        "memory",
@@ -169,7 +169,7 @@ static void prepare(FfSession *s)
         const FfImageBlock *b = &s->image->block[i];
         pages += b->page_size == PAGE ? b->size / PAGE : 0;
     }
-    if (!pages || ff_source_is_compressed(s->source)) {
+    if (!pages || ff_content_is_compressed(s->source)) {
         ff_session_log(s, "no working set is found out: %s",
                        pages ? "the file is compressed" : "its pages are large");
     } else if (claim(s)) {
@@ -285,13 +285,13 @@ static void join_runs(GArray *runs)
 static bool take_places(FfSession *s, Writer *w, GError **error)
 {
     uint64_t n = __atomic_load_n(&s->learnt_n, __ATOMIC_ACQUIRE);
-    g_autoptr(FfSourceReader) r = ff_source_reader(s->source, error);
+    g_autoptr(FfContentReader) r = ff_content_reader(s->source, error);
     FfBitmap seen;
 
     if (!r) {
         return false;
     }
-    ff_bitmap_init(&seen, ff_source_size(s->source) / PAGE, false);
+    ff_bitmap_init(&seen, ff_content_size(s->source) / PAGE, false);
     w->places = g_new(uint64_t, n + 1);
     w->zeros = g_array_new(FALSE, FALSE, sizeof(FfWorkingSetRun));
     for (uint64_t i = 0; i < n; i++) {
@@ -299,7 +299,7 @@ static bool take_places(FfSession *s, Writer *w, GError **error)
         if (!ff_bitmap_set(&seen, page.first)) {
             continue;
         }
-        if (ff_source_place(r, s->learnt[i], &w->places[w->n])) {
+        if (ff_content_place(r, s->learnt[i], &w->places[w->n])) {
             w->n++;
         } else if (s->learnt[i] % PAGE == 0) {
             g_array_append_val(w->zeros, page);
@@ -362,7 +362,7 @@ static bool page_at(const FfSession *s, uint64_t at, FfRun *run)
 }
 
 /* Those that the source does not have. FALSE: no more can be placed. */
-static bool place_zeros(FfSession *s, FfWorker *w, FfSourceReader *r, const FfWorkingSetRun *zeros)
+static bool place_zeros(FfSession *s, FfWorker *w, FfContentReader *r, const FfWorkingSetRun *zeros)
 {
     FfRun run;
 
@@ -377,7 +377,7 @@ static bool place_zeros(FfSession *s, FfWorker *w, FfSourceReader *r, const FfWo
         }
         run.n = s->image->block[run.block].size / PAGE - run.first;
         run.n = MIN(MIN(run.n, zeros->n - i), FF_WORKING_SET_CHUNK);
-        if (ff_source_is_hole(r, at, run.n * PAGE) && !ff_worker_put(w, &run, NULL)) {
+        if (ff_content_is_hole(r, at, run.n * PAGE) && !ff_worker_put(w, &run, NULL)) {
             return false;
         }
     }
@@ -387,7 +387,7 @@ static bool place_zeros(FfSession *s, FfWorker *w, FfSourceReader *r, const FfWo
 static void place_all_zeros(FfSession *s, FfWorker *w)
 {
     const FfWorkingSet *set = s->set;
-    g_autoptr(FfSourceReader) r = set->n_zeros ? ff_source_reader(s->source, NULL) : NULL;
+    g_autoptr(FfContentReader) r = set->n_zeros ? ff_content_reader(s->source, NULL) : NULL;
 
     for (uint64_t i = 0; r && i < set->n_zeros; i++) {
         if (!place_zeros(s, w, r, &set->zeros[i])) {
