@@ -62,13 +62,21 @@ static FfInput *input_over(FfContentReader *r, GError **error)
     return ff_input_new_reads(r->content->name, r->content->size, read_under, r, error);
 }
 
-/* QEMU's magic, as a raw memory file does not begin (of a guest's first page, the vectors). */
-static bool is_saved(FfInput *in)
+/* QEMU's magic, as a raw memory file does not begin (of a guest's first page, the vectors). FALSE
+ * and ERROR: nobody knows; as raw its pages would be those of other places. */
+static bool look_whether_saved(FfInput *in, bool *saved, GError **error)
 {
     uint8_t magic[4];
 
-    return ff_input_size(in) > sizeof(magic) && ff_input_read(in, 0, magic, sizeof(magic), NULL) &&
-           memcmp(magic, "QEVM", sizeof(magic)) == 0;
+    *saved = false;
+    if (ff_input_size(in) <= sizeof(magic)) {
+        return true;
+    }
+    if (!ff_input_read(in, 0, magic, sizeof(magic), error)) {
+        return false;
+    }
+    *saved = memcmp(magic, "QEVM", sizeof(magic)) == 0;
+    return true;
 }
 
 /* IN is taken. */
@@ -113,11 +121,12 @@ static bool is_same(FfContent *c, FfContentReader *under, GError **error)
 {
     g_autoptr(FfInput) in = input_over(under, error);
     uint64_t digest = 0;
+    bool is_saved;
 
-    if (!in) {
+    if (!in || !look_whether_saved(in, &is_saved, error)) {
         return false;
     }
-    if (is_saved(in)) {
+    if (is_saved) {
         g_autoptr(FfSaved) saved = open_saved(g_steal_pointer(&in), c->name, error);
         if (!saved || !make_digest(saved, &digest, error)) {
             return false;
@@ -295,10 +304,14 @@ static bool read_blocks(FfContent *c, const FfSaved *saved, GError **error)
 static bool read_file(FfContent *c, FfInput *in, GError **error)
 {
     g_autoptr(FfInput) own = in;
+    bool is_saved;
 
     c->compressed = ff_input_is_compressed(in);
     c->size = ff_input_size(in);
-    if (!is_saved(in)) {
+    if (!look_whether_saved(in, &is_saved, error)) {
+        return false;
+    }
+    if (!is_saved) {
         return true;
     }
     g_autoptr(FfSaved) saved = open_saved(g_steal_pointer(&own), c->name, error);

@@ -3,6 +3,7 @@
  * Content (content/source/content.h) by itself: the same bytes from a file and from an NBD export
  * of it, in all forms; exports that change; servers that lie.
  */
+#include <gio/gio.h>
 #include <glib/gstdio.h>
 #include <string.h>
 
@@ -148,15 +149,21 @@ typedef struct {
     FfContent base;
     FfContent *file[2];
     unsigned reads, after; /* so many are of the first file */
+    bool fails;            /* in place of the second one: a read, once */
 } Changing;
 
 static bool fill_changing(FfContentReader *r, uint64_t at, void *buf, uint64_t len, unsigned flags,
                           GError **error)
 {
     Changing *c = (Changing *)r->content;
-    FfContent *now = c->file[c->reads++ >= c->after];
+    unsigned n = c->reads++;
+    FfContent *now = c->file[!c->fails && n >= c->after];
     g_autoptr(FfContentReader) of_now = ff_content_reader(now, error);
 
+    if (c->fails && n == c->after) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "changing: it fails");
+        return false;
+    }
     return of_now && now->ops->fill(of_now, at, buf, len, flags, error);
 }
 
@@ -238,6 +245,30 @@ static void test_changes_meanwhile(void)
         g_unlink(path[i]);
         g_free(path[i]);
     }
+    g_rmdir(dir);
+}
+
+/* A read fails once, whichever: what is opened is what the file is, or nothing; never the file's
+ * bytes as if it were raw. */
+static void test_fails_once(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("farfault-content-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "saved", NULL);
+    unsigned n = 0;
+    bool opened = false;
+
+    write_saved(path, false);
+    g_autoptr(FfContent) file = ff_content_open_file(path, NULL, NULL);
+    for (; !opened; n++) {
+        g_autoptr(GError) error = NULL;
+        FfContent *bytes = new_changing(file, file, n);
+        ((Changing *)bytes)->fails = true;
+        g_autoptr(FfContent) c = ff_content_open_image(bytes, NULL, &error);
+        g_assert_true(c ? c->map != NULL : !strcmp(error->message, "changing: it fails"));
+        opened = c;
+    }
+    g_assert_cmpuint(n, >, 10);
+    g_unlink(path);
     g_rmdir(dir);
 }
 
@@ -456,6 +487,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/content/nbd/other-guest", test_other_guest);
     g_test_add_func("/content/changes-meanwhile", test_changes_meanwhile);
+    g_test_add_func("/content/fails-once", test_fails_once);
     for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {
         g_autofree char *path = g_strconcat("/content/nbd/lie/", lies[i].name, NULL);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_lie);
