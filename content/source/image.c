@@ -344,6 +344,10 @@ FfContent *ff_content_open_image(FfContent *under, const FfContentIdentity *know
     if (!in || !read_file(c, in, error) || !is_pages(c, error)) {
         return NULL;
     }
+    /* Its table was read of what was opened, also if that is put back later. */
+    if (under->ops->check && !under->ops->check(r, error)) {
+        return NULL;
+    }
     if (known && known->digest != c->id.digest) {
         refuse_other(c, error);
         return NULL;

@@ -185,10 +185,23 @@ static void close_changing(FfContent *c)
     g_free(c);
 }
 
+/* As a file of which the time tells. */
+static bool check_changing(FfContentReader *r, GError **error)
+{
+    Changing *c = (Changing *)r->content;
+
+    if (c->base.where == FF_CONTENT_FILE && c->reads > c->after) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "changing: it was changed");
+        return false;
+    }
+    return true;
+}
+
 static const FfContentOps changing_ops = {.close = close_changing,
                                           .reader = open_changing_reader,
                                           .reader_close = close_changing_reader,
-                                          .fill = fill_changing};
+                                          .fill = fill_changing,
+                                          .check = check_changing};
 
 static FfContent *new_changing(FfContent *a, FfContent *b, unsigned after)
 {
@@ -233,10 +246,14 @@ static void test_changes_meanwhile(void)
     for (unsigned after = 0; after < 40; after++) {
         g_autoptr(FfContent) c =
             ff_content_open_image(new_changing(bytes[0], bytes[1], after), NULL, NULL);
+        FfContent *file = new_changing(bytes[0], bytes[1], after);
+        file->where = FF_CONTENT_FILE;
+        g_autoptr(FfContent) as_file = ff_content_open_image(file, NULL, NULL);
         refusals += !c;
         for (unsigned i = 0; c && i < 2; i++) {
             g_assert_cmpint(has_map_of(c, all[i]), ==, c->id.digest == all[i]->id.digest);
         }
+        g_assert_true(!as_file || has_map_of(as_file, all[0]));
     }
     g_assert_cmpuint(refusals, >, 0);
     for (unsigned i = 0; i < 2; i++) {
