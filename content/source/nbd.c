@@ -9,7 +9,8 @@
  *
  * A request that fails with its connection is made again on another one. If none can be had, that
  * is tried for PATIENCE_US, counted from the first failure; then, and until there is one again,
- * each request fails. So it does if the server answers that it cannot read. Nothing is waited for
+ * each request fails. So does one that ends each connection for so long, and one that the server
+ * answers it cannot read. Nothing is waited for
  * longer than CONNECT_MS and ANSWER_MS: a connection that is silent for so long is left.
  *
  * The server is believed as to what the bytes are, and in nothing else: each connection must have
@@ -262,8 +263,9 @@ static void put_connection(Nbd *n, bool hurry, bool made, Handle *h)
     pthread_mutex_unlock(&n->lock);
 }
 
-/* A server that has gone sends no event when it is back. FALSE: it was waited for long enough. */
-static bool wait_again(Nbd *n)
+/* A server that has gone sends no event when it is back. FALSE: it was waited for long enough, as
+ * it is since SINCE that the one request has failed. */
+static bool wait_again(Nbd *n, int64_t since)
 {
     struct timespec until;
 
@@ -272,9 +274,9 @@ static bool wait_again(Nbd *n)
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&n->lock);
-    bool more = is_patient(n);
-    if (more) {
-        pthread_cond_timedwait(&n->changed, &n->lock, &until);
+    bool more = is_patient(n) && g_get_monotonic_time() - since < PATIENCE_US;
+    /* All of it: each try can cost a server's process. */
+    while (more && pthread_cond_timedwait(&n->changed, &n->lock, &until) == 0) {
     }
     pthread_mutex_unlock(&n->lock);
     return more;
@@ -313,22 +315,26 @@ static JobResult try_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t le
 static bool do_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t len, GError **error)
 {
     Nbd *n = (Nbd *)r->base.content;
-    JobResult result;
-    bool made;
+    int64_t since = 0; /* it is tried, with a connection for it or as if it were */
+    bool made = false;
 
     if (r->pinned) {
         return job(r, r->pinned, at, buf, len, error);
     }
-    do {
+    for (unsigned tries = 0;; tries++) {
         g_autoptr(GError) local = NULL;
-        result = try_job(r, job, at, buf, len, &made, &local);
-        /* One that was idle may have ended long ago. */
-        if (result == JOB_FAILED || (result == JOB_AGAIN && made && !wait_again(n))) {
+        JobResult result = try_job(r, job, at, buf, len, &made, &local);
+        if (result == JOB_DONE) {
+            return true;
+        }
+        /* One that was idle may have ended long ago; but not more than there can be. Else it is
+         * the request that ends them, however well others go. */
+        since = since ? since : made || tries >= CONNECTIONS ? g_get_monotonic_time() : 0;
+        if (result == JOB_FAILED || (since && !wait_again(n, since))) {
             g_propagate_error(error, g_steal_pointer(&local));
             return false;
         }
-    } while (result != JOB_DONE);
-    return true;
+    }
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */

@@ -336,6 +336,60 @@ static void test_lie(gconstpointer opaque)
     exports_stop(&e);
 }
 
+typedef struct {
+    FfContent *c;
+    bool end; /* atomic */
+} Others;
+
+static gpointer read_others(gpointer opaque)
+{
+    Others *o = opaque;
+    g_autoptr(FfContentReader) r = ff_content_reader(o->c, NULL);
+    char buf[PAGE];
+    bool zero;
+
+    ff_content_reader_hurry(r);
+    for (uint64_t i = 0; !__atomic_load_n(&o->end, __ATOMIC_ACQUIRE); i++) {
+        g_assert_true(read_page(r, i % 128, buf, &zero, NULL));
+    }
+    return NULL;
+}
+
+/* Each read of a page ends the connection (the server dies of it), and others are read all the
+ * time: it is an error of that page nevertheless, and soon. */
+static void test_kills(void)
+{
+    Exports e = {.size = MIB, .wrong = EXPORTS_CLOSES, .from = MIB / 2};
+    g_autoptr(GError) error = NULL;
+    GThread *thread[2];
+    char buf[PAGE];
+    bool zero;
+
+    if (!exporter_possible("true")) {
+        return;
+    }
+    exports_start(&e);
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    Others others = {.c = c};
+    for (unsigned i = 0; i < G_N_ELEMENTS(thread); i++) {
+        thread[i] = g_thread_new("others", read_others, &others);
+    }
+    ff_content_reader_hurry(r);
+    gint64 begin = g_get_monotonic_time();
+    g_assert_false(read_page(r, 128, buf, &zero, &error));
+    g_assert_cmpint(g_get_monotonic_time() - begin, <, 5 * G_USEC_PER_SEC);
+    __atomic_store_n(&others.end, true, __ATOMIC_RELEASE);
+    for (unsigned i = 0; i < G_N_ELEMENTS(thread); i++) {
+        g_thread_join(thread[i]);
+    }
+    g_clear_pointer(&r, ff_content_reader_free);
+    g_clear_pointer(&c, ff_content_free);
+    exports_stop(&e);
+    g_test_message("%u connections", e.peers);
+    g_assert_cmpuint(e.peers, <, 100);
+}
+
 /* A server that is stopped and started again in order. */
 static void test_leaves(void)
 {
@@ -513,6 +567,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/content/nbd/extents/", extents[i].name, NULL);
         g_test_add_data_func(path, &extents[i], test_extents);
     }
+    g_test_add_func("/content/nbd/kills", test_kills);
     g_test_add_func("/content/nbd/leaves", test_leaves);
     g_test_add_data_func("/content/nbd/many", NULL, test_many);
     g_test_add_data_func("/content/nbd/many-by-one", "", test_many);
