@@ -10,8 +10,11 @@
  * A request that fails with its connection is made again on another one. If none can be had, that
  * is tried for PATIENCE_US, counted from the first failure; then, and until there is one again,
  * each request fails. So does one that ends each connection for so long, and one that the server
- * answers it cannot read. Nothing is waited for
- * longer than CONNECT_MS and ANSWER_MS: a connection that is silent for so long is left.
+ * answers it cannot read. Nothing is waited for longer than CONNECT_MS and ANSWER_MS: a connection
+ * that is silent for so long is left.
+ *
+ * Where no other can be had beside those that there are (others use the server as well), they are
+ * waited for; bulk asks again after a while whether it has room.
  *
  * The server is believed as to what the bytes are, and in nothing else: each connection must have
  * an export of the size that was opened, with blocks no larger than a page, and what
@@ -34,7 +37,9 @@
 
 #define CONNECTIONS 8u
 #define CONNECT_MS 10000
+#define ANOTHER_MS 2000 /* while there are others */
 #define ANSWER_MS 15000
+#define ROOM_AGAIN_US (60 * G_USEC_PER_SEC)
 #define PATIENCE_US G_USEC_PER_SEC
 #define AGAIN_MS 50
 #define READ_MAX (1ull << 20)
@@ -52,6 +57,8 @@ typedef struct {
     unsigned open, bulk; /* lock; connections, those being made included; of those: bulk's */
     unsigned connecting; /* lock; being made */
     unsigned hurried;    /* lock; readers in a hurry that wait for one */
+    unsigned room;       /* lock; no more than so many can be had, since room_us; 0: not known */
+    int64_t room_us;     /* lock */
     int64_t gone_us;     /* lock; since when none can be had (monotonic); 0: the last one could */
 } Nbd;
 
@@ -113,9 +120,9 @@ static bool wait_event(const Nbd *n, Handle *h, int64_t until, GError **error)
     return rc > 0 || fail_nbd(n, error, rc == 0 ? "the server does not answer" : NULL);
 }
 
-static bool wait_ready(const Nbd *n, Handle *h, GError **error)
+static bool wait_ready(const Nbd *n, Handle *h, unsigned ms, GError **error)
 {
-    int64_t until = g_get_monotonic_time() + CONNECT_MS * 1000;
+    int64_t until = g_get_monotonic_time() + ms * 1000;
 
     while (!is_alive(h)) {
         if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h)) {
@@ -157,7 +164,7 @@ static bool set_creds(const Nbd *n, Handle *h)
                : nbd_set_tls_certificates(h, n->creds) == 0;
 }
 
-static Handle *connect_export(const Nbd *n, GError **error)
+static Handle *connect_export(const Nbd *n, unsigned ms, GError **error)
 {
     Handle *h = nbd_create();
 
@@ -167,7 +174,7 @@ static Handle *connect_export(const Nbd *n, GError **error)
         nbd_set_uri_allow_local_file(h, true) == 0 &&
         nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 && set_creds(n, h) &&
         nbd_aio_connect_uri(h, n->base.name) == 0) {
-        if (wait_ready(n, h, error)) {
+        if (wait_ready(n, h, ms, error)) {
             return h;
         }
     } else {
@@ -200,9 +207,9 @@ static bool is_right(Nbd *n, Handle *h, GError **error)
     return !n->base.greet || n->base.greet(n->base.upper, &pinned.base, error);
 }
 
-static Handle *connect_known(Nbd *n, GError **error)
+static Handle *connect_known(Nbd *n, unsigned ms, GError **error)
 {
-    Handle *h = connect_export(n, error);
+    Handle *h = connect_export(n, ms, error);
 
     if (h && !is_right(n, h, error)) {
         close_connection(h);
@@ -213,11 +220,21 @@ static Handle *connect_known(Nbd *n, GError **error)
 
 /* ---- all of them ----------------------------------------------------------------------------- */
 
+/* Under the lock. Whether it has room by now is for bulk to find out. */
+static unsigned most_open(const Nbd *n, bool hurry)
+{
+    bool again = !hurry && g_get_monotonic_time() - n->room_us >= ROOM_AGAIN_US;
+
+    return n->room && !again ? n->room : n->most;
+}
+
 /* Under the lock. */
 static bool has_one(const Nbd *n, bool hurry)
 {
-    return (n->idle->len || n->open < n->most) &&
-           (hurry || (!n->hurried && n->bulk < MAX(n->most / 2, 1)));
+    unsigned most = most_open(n, hurry);
+
+    return (n->idle->len || n->open < most) &&
+           (hurry || (!n->hurried && n->bulk < MAX(most / 2, 1)));
 }
 
 static bool is_patient(const Nbd *n)
@@ -225,9 +242,9 @@ static bool is_patient(const Nbd *n)
     return !n->gone_us || g_get_monotonic_time() - n->gone_us < PATIENCE_US;
 }
 
-/* One that is idle, or NULL, which is to be made. FALSE: there is none, and another thread is
+/* One that is idle, or NULL, which is to be made in *MS. FALSE: there is none, and another thread is
  * trying already. */
-static bool take_connection(Nbd *n, bool hurry, Handle **h)
+static bool take_connection(Nbd *n, bool hurry, Handle **h, unsigned *ms)
 {
     pthread_mutex_lock(&n->lock);
     n->hurried += hurry;
@@ -237,6 +254,7 @@ static bool take_connection(Nbd *n, bool hurry, Handle **h)
     n->hurried -= hurry;
     bool some = has_one(n, hurry);
     if (some) {
+        *ms = n->open > n->connecting ? ANOTHER_MS : CONNECT_MS;
         *h = n->idle->len ? g_ptr_array_steal_index(n->idle, n->idle->len - 1) : NULL;
         n->open += !*h;
         n->connecting += !*h;
@@ -246,8 +264,23 @@ static bool take_connection(Nbd *n, bool hurry, Handle **h)
     return some;
 }
 
-/* H, which can be NULL: it could not be made, or has failed. MADE: it was to be made. */
-static void put_connection(Nbd *n, bool hurry, bool made, Handle *h)
+/* Under the lock. While there are others it has no room for more: to one that is waited for soon an
+ * answer comes. */
+static void note_failed(Nbd *n, bool made, bool refused)
+{
+    unsigned others = n->open - n->connecting;
+
+    if (refused && others) {
+        n->room = others;
+        n->room_us = g_get_monotonic_time();
+    } else if (made && !n->gone_us) {
+        n->gone_us = g_get_monotonic_time();
+    }
+    n->room = others ? n->room : 0;
+}
+
+/* H, which can be NULL: it could not be made (REFUSED), or has failed. MADE: it was to be made. */
+static void put_connection(Nbd *n, bool hurry, bool made, bool refused, Handle *h)
 {
     pthread_mutex_lock(&n->lock);
     n->connecting -= made;
@@ -255,9 +288,10 @@ static void put_connection(Nbd *n, bool hurry, bool made, Handle *h)
     if (h) {
         g_ptr_array_add(n->idle, h);
         n->gone_us = 0;
+        n->room = made ? 0 : n->room;
     } else {
         n->open--;
-        n->gone_us = made && !n->gone_us ? g_get_monotonic_time() : n->gone_us;
+        note_failed(n, made, refused);
     }
     pthread_cond_broadcast(&n->changed);
     pthread_mutex_unlock(&n->lock);
@@ -291,16 +325,18 @@ static JobResult try_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t le
                          GError **error)
 {
     Nbd *n = (Nbd *)r->base.content;
+    unsigned ms;
     Handle *h;
 
-    if (!take_connection(n, r->base.hurry, &h)) {
+    if (!take_connection(n, r->base.hurry, &h, &ms)) {
         fail_nbd(n, error, "its server has gone");
         return JOB_FAILED;
     }
     *made = !h;
     if (*made) {
-        h = connect_known(n, error);
+        h = connect_known(n, ms, error);
     }
+    bool refused = !h;
     bool done = h && job(r, h, at, buf, len, error);
     /* A server that is about to end says so to each request, and may be started again. */
     bool alive = h && is_alive(h) && (done || nbd_get_errno() != ESHUTDOWN);
@@ -308,7 +344,7 @@ static JobResult try_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t le
         nbd_close(h);
         h = NULL;
     }
-    put_connection(n, r->base.hurry, *made, h);
+    put_connection(n, r->base.hurry, *made, refused, h);
     return done ? JOB_DONE : alive ? JOB_FAILED : JOB_AGAIN;
 }
 
@@ -494,7 +530,7 @@ static FfContent *open_nbd(const char *uri, const FfContentIdentity *known,
                            const FfContentAccess *access, GError **error)
 {
     Nbd *n = new_nbd(uri, access);
-    Handle *h = connect_export(n, error);
+    Handle *h = connect_export(n, CONNECT_MS, error);
 
     int64_t size = h ? nbd_get_size(h) : 0;
     n->base.size = known ? known->stamp.size : size > 0 ? (uint64_t)size : 0;

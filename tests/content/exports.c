@@ -262,7 +262,7 @@ static gpointer accept_all(gpointer opaque)
     Exports *e = opaque;
     int fd;
 
-    while ((fd = accept(e->listener, NULL, NULL)) >= 0) {
+    while ((!e->room || e->peers < e->room) && (fd = accept(e->listener, NULL, NULL)) >= 0) {
         Peer *p = g_new(Peer, 1);
         *p = (Peer){e, fd, e->peers++ == 0};
         g_thread_unref(g_thread_new("exports", serve, p));

@@ -27,6 +27,7 @@ typedef struct {
     const uint32_t *extents; /* length and flags, ...: the answer to each question; NULL: none */
     unsigned n_extents;      /* numbers */
     bool one;                /* allows one connection */
+    unsigned room;           /* so many it talks to; others connect and wait. 0: all */
     unsigned peers;          /* that have come */
     char *dir, *uri;
     int listener;
