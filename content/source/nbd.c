@@ -242,8 +242,8 @@ static bool is_patient(const Nbd *n)
     return !n->gone_us || g_get_monotonic_time() - n->gone_us < PATIENCE_US;
 }
 
-/* One that is idle, or NULL, which is to be made in *MS. FALSE: there is none, and another thread is
- * trying already. */
+/* One that is idle, or NULL, which is to be made in *MS. FALSE: there is none, and another thread
+ * is trying already. */
 static bool take_connection(Nbd *n, bool hurry, Handle **h, unsigned *ms)
 {
     pthread_mutex_lock(&n->lock);
