@@ -657,6 +657,56 @@ static void test_left_alone(void)
     end(&s);
 }
 
+/* The same of a guest whose command line has a disk that it does not have any more, or says itself
+ * what is behind an image: by that its overlay would be of another one. */
+static void test_other_image(gconstpointer name)
+{
+    bool mirror = !strcmp(name, "mirror");
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    const char *const with[] = {"--disks", s.overlays, "--quiet", NULL};
+    g_autofree char *own = g_build_filename(s.g->dir, "own.qcow2", NULL);
+    g_autofree char *packed = g_shell_quote(s.packed), *to = g_shell_quote(own);
+
+    if (mirror) {
+        qmp_ok(s.g->qmp, "drive-mirror",
+               "{'device': 'packed', 'job-id': 'job', 'sync': 'full', 'target': '%s'}", own);
+        qmp_expect(s.g->qmp, "BLOCK_JOB_READY");
+        qmp_ok(s.g->qmp, "block-job-complete", "{'device': 'job'}");
+        qmp_expect(s.g->qmp, "BLOCK_JOB_COMPLETED");
+    } else {
+        g_autofree char *disk = g_strdup_printf(
+            "driver=qcow2,node-name=packed,file.driver=file,file.filename=%s,backing.driver=qcow2,"
+            "backing.file.driver=file,backing.file.filename=%s",
+            own, s.packed);
+        const char *const args[] = {"-machine",  "pc-i440fx-7.2",
+                                    "-m",        "32M",
+                                    "-blockdev", disk,
+                                    "-device",   "virtio-blk-pci,drive=packed",
+                                    NULL};
+
+        end_guest(&s);
+        g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F qcow2 %s", packed, to));
+        g_clear_pointer(&s.g->args, g_strfreev);
+        up_start(s.g, s.program, args);
+        take(&s, with);
+        g_autofree char *first = row_of(s.out, "restore"), *as_given = in_quotes(own);
+        g_assert_nonnull(strstr(first, as_given)); /* nothing has come in front yet */
+        g_free(s.out);
+        g_autofree char *file = g_steal_pointer(&s.file);
+        s.file = g_strconcat(file, " again", NULL);
+    }
+    take(&s, with);
+    g_autofree char *line = row_of(s.out, "restore");
+    g_assert_null(strstr(line, "qemu-system"));
+    g_assert_nonnull(strstr(line, "the guest's disks as they were at this instant"));
+    end_guest(&s);
+    end(&s);
+}
+
 /* ---- an ordinary stream ---------------------------------------------------------------------- */
 
 /* The word NEW of LINE is the file NAME of the guest's folder, which has to be new (g_free). */
@@ -797,6 +847,8 @@ int main(int argc, char **argv)
     g_test_add_func("/typed/base/asked", test_asked);
     g_test_add_func("/typed/not-restored", test_not_restored);
     g_test_add_func("/typed/left-alone", test_left_alone);
+    g_test_add_data_func("/typed/other-image/mirror", "mirror", test_other_image);
+    g_test_add_data_func("/typed/other-image/backing", "backing", test_other_image);
     g_test_add_func("/typed/stream", test_stream);
     g_test_add_func("/typed/attach", test_attach);
     g_test_add_func("/typed/stopped", test_stopped);
