@@ -368,13 +368,31 @@ static unsigned count_files(const char *folder)
     return n;
 }
 
-/* Another memory is found by the engine, a missing device by QEMU as it loads. A restore that fails
+/* S's FILE.disks has other files below the bases (g_free: its text before). */
+static char *put_below(const Scene *s)
+{
+    g_autofree char *path = g_strconcat(s->file, ".disks", NULL);
+    char *was = NULL;
+
+    g_assert_true(g_file_get_contents(path, &was, NULL, NULL));
+    g_autoptr(GString) text = g_string_new(was);
+    g_assert_cmpuint(g_string_replace(text, "\"below\" : []", "\"below\" : [\"/dev/null\"]", 0), ==,
+                     2);
+    g_assert_true(g_file_set_contents(path, text->str, -1, NULL));
+    return was;
+}
+
+/* Another memory is found by the engine, a missing device by QEMU as it loads; another disk than
+ * was kept, or with another format or other files behind it, by the command. A restore that fails
  * leaves no overlay, and names none; one that succeeds names its own, and whose it is. */
 static void test_not_restored(void)
 {
-    static const char *const wrong[][2] = {
-        {" -m 32M ", " -m 16M "},
-        {" -device virtio-blk-pci,drive=raw ", " -device ide-hd,drive=raw "}};
+    static const char as_saved[] = ": start QEMU as the saved guest was started";
+    static const char *const wrong[][3] = {
+        {" -m 32M ", " -m 16M ", as_saved},
+        {" -device virtio-blk-pci,drive=raw ", " -device ide-hd,drive=raw ", as_saved},
+        {" disk.qcow2'", " copy.qcow2'", "disk packed: no disk of this QEMU is "},
+        {"format=qcow2,file=", "format=raw,file=", " is raw in this QEMU, and was qcow2: "}};
     Scene s;
 
     if (!begin(&s)) {
@@ -387,15 +405,22 @@ static void test_not_restored(void)
     g_autofree char *info = run_ok("farfault info %s", quoted), *version = row_of(info, "QEMU");
     g_assert_nonnull(strstr(version, "; with farfault restore 7.2 or newer"));
     unsigned before = count_files(s.overlays);
+    g_autofree char *packed = g_shell_quote(s.packed), *list = g_strconcat(s.file, ".disks", NULL);
+    g_autofree char *copy = g_build_filename(s.g->dir, ODD " copy.qcow2", NULL);
+    g_autofree char *to = g_shell_quote(copy);
+    g_free(run_ok("cp %s %s", packed, to));
     for (guint i = 0; i < G_N_ELEMENTS(wrong); i++) {
         g_autoptr(GString) typed = g_string_new(line);
 
         replace_one(typed, wrong[i][0], wrong[i][1]);
         g_autofree char *said = run_line(typed->str, 1);
         g_assert_null(strstr(said, "from now on"));
-        g_assert_nonnull(strstr(said, ": start QEMU as the saved guest was started"));
+        g_assert_nonnull(strstr(said, wrong[i][2]));
         g_assert_cmpuint(count_files(s.overlays), ==, before);
     }
+    g_autofree char *kept = put_below(&s), *below = run_line(line, 1);
+    g_assert_nonnull(strstr(below, "has other files behind "));
+    g_assert_true(g_file_set_contents(list, kept, -1, NULL));
     restore(&s, line);
     const char *process = strstr(s.said, ", QEMU process ");
     g_assert_nonnull(process);
@@ -482,8 +507,13 @@ static void test_twice(void)
     end_guest(&s);
     /* The first one's disks with the second one's memory. */
     g_autofree char *again = g_shell_quote(s.file), *line = row_of(s.out, "restore");
+    g_autofree char *folder = g_shell_quote(s.overlays);
+    g_autofree char *option = g_strdup_printf("--disks %s ", folder);
     g_autoptr(GString) mixed = g_string_new(once);
     replace_one(mixed, quoted, again);
+    g_autofree char *not_it = run_line(mixed->str, 1);
+    g_assert_nonnull(strstr(not_it, "disk raw: no disk of this QEMU is "));
+    replace_one(mixed, option, "");
     g_autofree char *refused = run_line(mixed->str, 1);
     g_assert_nonnull(strstr(refused, ", which belongs to the snapshot: give it an overlay"));
     g_assert_nonnull(strstr(line, " -machine pc-i440fx-7.2 "));
