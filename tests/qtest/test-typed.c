@@ -531,6 +531,7 @@ static void test_twice(void)
 typedef struct {
     const char *name, *from, *to; /* what is put in the place of what */
     bool given;                   /* the shell opens it */
+    const char *says;             /* of the disk; NULL: that it is written to */
 } Base;
 
 static const Base bases[] = {
@@ -544,6 +545,8 @@ static const Base bases[] = {
     {"fd", "file=%s' -device", "file=/dev/fdset/5' -add-fd fd=9,set=5 -add-fd fd=8,set=5 -device",
      true},
     {"overlay", "file=%s", "file=OVERLAY"},
+    /* What came later, which is only read. */
+    {"behind", "file=%s", "file=BEHIND", false, "this QEMU reads "},
 };
 
 /* WORD between quotes of a shell's (g_free). */
@@ -602,7 +605,14 @@ static void test_base(gconstpointer data)
     }
     g_autofree char *sum = checksum(shared.s.packed);
     g_autofree char *overlay = in_quotes(shared.overlay), *path = in_quotes(shared.s.packed);
+    g_autofree char *later = g_build_filename(shared.s.overlays, "later.qcow2", NULL);
+    g_autofree char *quoted = g_shell_quote(later), *front = g_shell_quote(shared.overlay);
+    g_autofree char *behind = in_quotes(later);
+    g_autofree char *says =
+        g_strdup_printf("disk packed: %s", b->says ? b->says : "this QEMU can write to ");
     g_autoptr(GString) typed = g_string_new(shared.line);
+
+    g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F qcow2 %s", front, quoted));
 
     if (b->from) {
         g_autofree char *from = with_path(b->from, shared.s.packed);
@@ -610,12 +620,13 @@ static void test_base(gconstpointer data)
 
         replace_one(typed, from, to);
         g_string_replace(typed, "OVERLAY", overlay, 1);
+        g_string_replace(typed, "BEHIND", behind, 1);
     }
     if (b->given) {
         g_string_append_printf(typed, " 9<>'%s' 8<'%s'", path, path);
     }
     g_autofree char *said = run_line(typed->str, 1), *after = checksum(shared.s.packed);
-    g_assert_nonnull(strstr(said, "disk packed: this QEMU can write to "));
+    g_assert_nonnull(strstr(said, says));
     g_assert_cmpstr(after, ==, sum);
 }
 
