@@ -463,9 +463,10 @@ static bool is_kept(const FfDisksFile *kept, const FfCliDisk *d)
     return false;
 }
 
+/* One that is gone may have another name now. */
 static bool are_same_files(char *const *a, char *const *b)
 {
-    while (*a && *b && ff_is_same_file(*a, *b)) {
+    while (*a && *b && (ff_is_same_file(*a, *b) || !g_file_test(*a, G_FILE_TEST_EXISTS))) {
         a++;
         b++;
     }
