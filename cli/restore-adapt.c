@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#include "cli/commands.h"
 #include "launch/argv-opts.h"
 #include "qmp/disk.h"
 #include "qmp/image-name.h"
@@ -294,6 +295,16 @@ bool ff_restore_adapt_disks(FfCliQmp *qmp, const char *cwd, GPtrArray *words)
         }
     }
     return ok && !(all_named && has_former(words, block, cwd));
+}
+
+/* An older farfault's is made by -mon. */
+bool ff_restore_is_monitor(const FfOption *option, const char *value)
+{
+    return (option->kind == FF_OPT_CHARDEV &&
+            g_str_has_prefix(value, "socket,id=" FF_CLI_RESTORE_MONITOR ",fd=")) ||
+           (option->kind == FF_OPT_QMP && !strcmp(value, "chardev:" FF_CLI_RESTORE_MONITOR)) ||
+           (option->kind == FF_OPT_MON &&
+            !strcmp(value, "chardev=" FF_CLI_RESTORE_MONITOR ",mode=control"));
 }
 
 bool ff_restore_adapt(FfCliQmp *qmp, const char *cwd, GPtrArray *words)

@@ -7,6 +7,10 @@
 #define FF_CLI_RESTORE_ADAPT_H
 
 #include "cli/qmp.h"
+#include "launch/argv-opts.h"
+
+/* OPTION with VALUE is of farfault restore's own monitor, whose client has gone. */
+bool ff_restore_is_monitor(const FfOption *option, const char *value);
 
 /* WORDS (char *), without QEMU itself, of the QEMU of QMP, whose folder is CWD (NULL: not known).
  * FALSE: a disk has another image since the start, and where that is on WORDS is not known: they

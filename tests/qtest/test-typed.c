@@ -430,6 +430,15 @@ static void test_not_restored(void)
     g_autofree char *running = g_file_read_link(exe, NULL);
     g_assert_cmpstr(running, ==, s.program);
     g_assert_cmpuint(count_files(s.overlays), ==, before + 2);
+    /* Its own snapshot's command has no monitor of this one's. */
+    g_free(g_steal_pointer(&s.out));
+    g_autofree char *first = g_steal_pointer(&s.file);
+    s.file = g_strconcat(first, " again", NULL);
+    take(&s, args);
+    g_autofree char *again = row_of(s.out, "restore");
+    g_assert_null(strstr(again, "farfault-restore"));
+    end_guest(&s);
+    restore(&s, again);
     end_guest(&s);
     end(&s);
 }
