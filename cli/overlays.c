@@ -473,9 +473,30 @@ static bool are_same_files(char *const *a, char *const *b)
     return !*a && !*b;
 }
 
-/* D, one of this QEMU's, is what K was. Older farfaults did not write down what is below. */
-static bool is_as_kept(const FfKeptDisk *k, const FfCliDisk *d, GError **error)
+static bool has_name(const FfDisksFile *kept, const char *name)
 {
+    for (guint i = 0; i < kept->disks->len; i++) {
+        const FfKeptDisk *k = kept->disks->pdata[i];
+
+        if (!strcmp(k->name, name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* D, one of this QEMU's, is what K of KEPT was; the guest may have other names for its disks, but
+ * not another one's. Older farfaults did not write down what is below. */
+static bool is_as_kept(const FfDisksFile *kept, const FfKeptDisk *k, const FfCliDisk *d,
+                       GError **error)
+{
+    if (strcmp(k->name, d->name) != 0 && has_name(kept, d->name)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "--disks: disk %s of this QEMU is %s, which was disk %s at the snapshot: give "
+                    "each its own",
+                    d->name, k->base, k->name);
+        return false;
+    }
     if (strcmp(k->format, d->format) != 0) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
                     "--disks: disk %s: %s is %s in this QEMU, and was %s: say format=%s", k->name,
@@ -492,15 +513,16 @@ static bool is_as_kept(const FfKeptDisk *k, const FfCliDisk *d, GError **error)
     return true;
 }
 
-/* DISKS have K, or an overlay that somebody has made of it: the guest's memory fits to nothing
- * else. */
-static bool has_kept(const GPtrArray *disks, const FfKeptDisk *k, GError **error)
+/* DISKS have K of KEPT, or an overlay that somebody has made of it: the guest's memory fits to
+ * nothing else. */
+static bool has_kept(const GPtrArray *disks, const FfDisksFile *kept, const FfKeptDisk *k,
+                     GError **error)
 {
     for (guint i = 0; i < disks->len; i++) {
         const FfCliDisk *d = disks->pdata[i];
 
         if (ff_is_same_file(k->base, d->base)) {
-            return is_as_kept(k, d, error);
+            return is_as_kept(kept, k, d, error);
         }
         for (char **file = d->below; *file; file++) {
             if (ff_is_same_file(k->base, *file)) {
@@ -518,7 +540,7 @@ static bool has_kept(const GPtrArray *disks, const FfKeptDisk *k, GError **error
 static bool have_all(const GPtrArray *disks, const FfDisksFile *kept, GError **error)
 {
     for (guint i = 0; i < kept->disks->len; i++) {
-        if (!has_kept(disks, kept->disks->pdata[i], error)) {
+        if (!has_kept(disks, kept, kept->disks->pdata[i], error)) {
             return false;
         }
     }

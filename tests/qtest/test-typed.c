@@ -418,6 +418,12 @@ static void test_not_restored(void)
         g_assert_nonnull(strstr(said, wrong[i][2]));
         g_assert_cmpuint(count_files(s.overlays), ==, before);
     }
+    g_autoptr(GString) exchanged = g_string_new(line);
+    replace_one(exchanged, "id=raw,", "id=other,");
+    replace_one(exchanged, "id=packed,", "id=raw,");
+    replace_one(exchanged, "id=other,", "id=packed,");
+    g_autofree char *why = run_line(exchanged->str, 1);
+    g_assert_nonnull(strstr(why, ", which was disk raw at the snapshot: "));
     static const char *const below[][2] = {{"[\"/dev/null\"]", "has other files behind "},
                                            {"\"/dev/null\"", "is not what farfault snapshot"},
                                            {"[0]", "is not what farfault snapshot"}};
