@@ -221,6 +221,30 @@ static char *find_base(const FfDiskEntry *e, const FfCliHost *host, const char *
     return g_steal_pointer(&path);
 }
 
+/* What the headers of its images name is what QEMU has behind them: whoever opens them next has
+ * nothing else. */
+static bool is_found_again(const FfDiskEntry *e, const FfCliHost *host, const char *name,
+                           GError **error)
+{
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", host->thread);
+    g_autofree char *cwd = g_file_read_link(link, NULL);
+    JsonObject *image = ff_json_object(e->inserted, "image");
+
+    for (; ff_json_object(image, "backing-image"); image = ff_json_object(image, "backing-image")) {
+        g_autofree char *path =
+            ff_image_path(ff_json_string_or(image, "full-backing-filename", ""), NULL, cwd);
+        struct stat st;
+
+        if (path && (stat(path, &st) < 0 || !is_open(host, &st))) {
+            return refuse(error,
+                          "disk %s: %s, which %s names as its base, is not the file that QEMU has "
+                          "open: give its base that name",
+                          name, path, ff_json_string_or(image, "filename", "its image"));
+        }
+    }
+    return true;
+}
+
 /* The files that the image at its front is an overlay of (g_strfreev). */
 static char **files_below(const FfDiskEntry *e, const FfCliHost *host)
 {
@@ -249,7 +273,7 @@ static FfCliDisk *disk_new(FfCliQmp *qmp, const FfDiskEntry *e, const FfCliHost 
         return NULL;
     }
     g_autofree char *base = find_base(e, host, name, error);
-    if (!base) {
+    if (!base || !is_found_again(e, host, name, error)) {
         return NULL;
     }
     FfCliDisk *d = g_new0(FfCliDisk, 1);

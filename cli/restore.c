@@ -178,7 +178,12 @@ char *ff_restore_qemu(FfCliQmp *qmp, char **cwd, char **options)
     for (guint i = 0; i < json_array_get_length(words); i++) {
         const char *word = json_array_get_string_element(words, i);
 
-        if (is_coming(word)) {
+        const FfOption *option = ff_option_find(word);
+        bool has_value = option && option->has_arg && i + 1 < json_array_get_length(words);
+
+        if (is_coming(word) ||
+            (has_value &&
+             ff_restore_is_monitor(option, json_array_get_string_element(words, i + 1)))) {
             i++;
         } else {
             g_ptr_array_add(all, g_strdup(word));

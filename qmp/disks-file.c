@@ -76,11 +76,15 @@ static char *read_text(const char *path, GError **error)
     return errnum ? cannot_read(path, errnum, error) : g_steal_pointer(&text);
 }
 
-/* NULL: LIST is wrong. Older ones have none. */
-static char **files_of(JsonArray *list)
+/* Those of O's member "below"; NULL: it is wrong. Older ones have none. */
+static char **files_of(JsonObject *o)
 {
     g_autoptr(GStrvBuilder) files = g_strv_builder_new();
+    JsonArray *list = ff_json_array(o, "below");
 
+    if (o && !list && json_object_has_member(o, "below")) {
+        return NULL;
+    }
     for (guint i = 0; list && i < json_array_get_length(list); i++) {
         JsonNode *node = json_array_get_element(list, i);
         const char *file = JSON_NODE_HOLDS_VALUE(node) ? json_node_get_string(node) : NULL;
@@ -97,8 +101,7 @@ static char **files_of(JsonArray *list)
 static FfKeptDisk *kept_new(JsonObject *o)
 {
     const char *base = ff_json_string(o, "base"), *overlay = ff_json_string(o, "overlay");
-
-    g_auto(GStrv) below = files_of(ff_json_array(o, "below"));
+    g_auto(GStrv) below = files_of(o);
 
     if (!base || !overlay || !below || !g_path_is_absolute(base) || !g_path_is_absolute(overlay)) {
         return NULL;

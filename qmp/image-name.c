@@ -21,6 +21,10 @@ static char *path_of_options(JsonObject *o, JsonObject *image, const char *cwd)
     static const char *const formats[] = {"raw", "qcow2", NULL};
     JsonObject *file = ff_json_object(o, "file"), *backing = ff_json_object(o, "backing");
 
+    /* Without a format, which is read as raw is. */
+    if (!strcmp(ff_json_string_or(o, "driver", ""), "file") && ff_json_has_only(o, protocol)) {
+        return ff_image_path(ff_json_string_or(o, "filename", ""), NULL, cwd);
+    }
     if (!file || !ff_json_has_only(o, node) || !ff_json_has_only(file, protocol) ||
         !g_strv_contains(formats, ff_json_string_or(o, "driver", "")) ||
         strcmp(ff_json_string_or(file, "driver", ""), "file") != 0 ||

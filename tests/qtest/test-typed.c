@@ -368,13 +368,31 @@ static unsigned count_files(const char *folder)
     return n;
 }
 
-/* Another memory is found by the engine, a missing device by QEMU as it loads. A restore that fails
+/* S's FILE.disks has FILES (JSON) below the bases (g_free: its text before). */
+static char *put_below(const Scene *s, const char *files)
+{
+    g_autofree char *path = g_strconcat(s->file, ".disks", NULL);
+    char *was = NULL;
+
+    g_assert_true(g_file_get_contents(path, &was, NULL, NULL));
+    g_autofree char *below = g_strconcat("\"below\" : ", files, NULL);
+    g_autoptr(GString) text = g_string_new(was);
+    g_assert_cmpuint(g_string_replace(text, "\"below\" : []", below, 0), ==, 2);
+    g_assert_true(g_file_set_contents(path, text->str, -1, NULL));
+    return was;
+}
+
+/* Another memory is found by the engine, a missing device by QEMU as it loads; another disk than
+ * was kept, or with another format or other files behind it, by the command. A restore that fails
  * leaves no overlay, and names none; one that succeeds names its own, and whose it is. */
 static void test_not_restored(void)
 {
-    static const char *const wrong[][2] = {
-        {" -m 32M ", " -m 16M "},
-        {" -device virtio-blk-pci,drive=raw ", " -device ide-hd,drive=raw "}};
+    static const char as_saved[] = ": start QEMU as the saved guest was started";
+    static const char *const wrong[][3] = {
+        {" -m 32M ", " -m 16M ", as_saved},
+        {" -device virtio-blk-pci,drive=raw ", " -device ide-hd,drive=raw ", as_saved},
+        {" disk.qcow2'", " copy.qcow2'", "disk packed: no disk of this QEMU is "},
+        {"format=qcow2,file=", "format=raw,file=", " is raw in this QEMU, and was qcow2: "}};
     Scene s;
 
     if (!begin(&s)) {
@@ -387,14 +405,33 @@ static void test_not_restored(void)
     g_autofree char *info = run_ok("farfault info %s", quoted), *version = row_of(info, "QEMU");
     g_assert_nonnull(strstr(version, "; with farfault restore 7.2 or newer"));
     unsigned before = count_files(s.overlays);
+    g_autofree char *packed = g_shell_quote(s.packed), *list = g_strconcat(s.file, ".disks", NULL);
+    g_autofree char *copy = g_build_filename(s.g->dir, ODD " copy.qcow2", NULL);
+    g_autofree char *to = g_shell_quote(copy);
+    g_free(run_ok("cp %s %s", packed, to));
     for (guint i = 0; i < G_N_ELEMENTS(wrong); i++) {
         g_autoptr(GString) typed = g_string_new(line);
 
         replace_one(typed, wrong[i][0], wrong[i][1]);
         g_autofree char *said = run_line(typed->str, 1);
         g_assert_null(strstr(said, "from now on"));
-        g_assert_nonnull(strstr(said, ": start QEMU as the saved guest was started"));
+        g_assert_nonnull(strstr(said, wrong[i][2]));
         g_assert_cmpuint(count_files(s.overlays), ==, before);
+    }
+    g_autoptr(GString) exchanged = g_string_new(line);
+    replace_one(exchanged, "id=raw,", "id=other,");
+    replace_one(exchanged, "id=packed,", "id=raw,");
+    replace_one(exchanged, "id=other,", "id=packed,");
+    g_autofree char *why = run_line(exchanged->str, 1);
+    g_assert_nonnull(strstr(why, ", which was disk raw at the snapshot: "));
+    static const char *const below[][2] = {{"[\"/dev/null\"]", "has other files behind "},
+                                           {"\"/dev/null\"", "is not what farfault snapshot"},
+                                           {"[0]", "is not what farfault snapshot"}};
+    for (guint i = 0; i < G_N_ELEMENTS(below); i++) {
+        g_autofree char *kept = put_below(&s, below[i][0]), *said = run_line(line, 1);
+
+        g_assert_nonnull(strstr(said, below[i][1]));
+        g_assert_true(g_file_set_contents(list, kept, -1, NULL));
     }
     restore(&s, line);
     const char *process = strstr(s.said, ", QEMU process ");
@@ -405,6 +442,15 @@ static void test_not_restored(void)
     g_autofree char *running = g_file_read_link(exe, NULL);
     g_assert_cmpstr(running, ==, s.program);
     g_assert_cmpuint(count_files(s.overlays), ==, before + 2);
+    /* Its own snapshot's command has no monitor of this one's. */
+    g_free(g_steal_pointer(&s.out));
+    g_autofree char *first = g_steal_pointer(&s.file);
+    s.file = g_strconcat(first, " again", NULL);
+    take(&s, args);
+    g_autofree char *again = row_of(s.out, "restore");
+    g_assert_null(strstr(again, "farfault-restore"));
+    end_guest(&s);
+    restore(&s, again);
     end_guest(&s);
     end(&s);
 }
@@ -482,8 +528,13 @@ static void test_twice(void)
     end_guest(&s);
     /* The first one's disks with the second one's memory. */
     g_autofree char *again = g_shell_quote(s.file), *line = row_of(s.out, "restore");
+    g_autofree char *folder = g_shell_quote(s.overlays);
+    g_autofree char *option = g_strdup_printf("--disks %s ", folder);
     g_autoptr(GString) mixed = g_string_new(once);
     replace_one(mixed, quoted, again);
+    g_autofree char *not_it = run_line(mixed->str, 1);
+    g_assert_nonnull(strstr(not_it, "disk raw: no disk of this QEMU is "));
+    replace_one(mixed, option, "");
     g_autofree char *refused = run_line(mixed->str, 1);
     g_assert_nonnull(strstr(refused, ", which belongs to the snapshot: give it an overlay"));
     g_assert_nonnull(strstr(line, " -machine pc-i440fx-7.2 "));
@@ -501,6 +552,7 @@ static void test_twice(void)
 typedef struct {
     const char *name, *from, *to; /* what is put in the place of what */
     bool given;                   /* the shell opens it */
+    const char *says;             /* of the disk; NULL: that it is written to */
 } Base;
 
 static const Base bases[] = {
@@ -514,6 +566,8 @@ static const Base bases[] = {
     {"fd", "file=%s' -device", "file=/dev/fdset/5' -add-fd fd=9,set=5 -add-fd fd=8,set=5 -device",
      true},
     {"overlay", "file=%s", "file=OVERLAY"},
+    /* What came later, which is only read. */
+    {"behind", "file=%s", "file=BEHIND", false, "this QEMU reads "},
 };
 
 /* WORD between quotes of a shell's (g_free). */
@@ -572,7 +626,14 @@ static void test_base(gconstpointer data)
     }
     g_autofree char *sum = checksum(shared.s.packed);
     g_autofree char *overlay = in_quotes(shared.overlay), *path = in_quotes(shared.s.packed);
+    g_autofree char *later = g_build_filename(shared.s.overlays, "later.qcow2", NULL);
+    g_autofree char *quoted = g_shell_quote(later), *front = g_shell_quote(shared.overlay);
+    g_autofree char *behind = in_quotes(later);
+    g_autofree char *says =
+        g_strdup_printf("disk packed: %s", b->says ? b->says : "this QEMU can write to ");
     g_autoptr(GString) typed = g_string_new(shared.line);
+
+    g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F qcow2 %s", front, quoted));
 
     if (b->from) {
         g_autofree char *from = with_path(b->from, shared.s.packed);
@@ -580,12 +641,13 @@ static void test_base(gconstpointer data)
 
         replace_one(typed, from, to);
         g_string_replace(typed, "OVERLAY", overlay, 1);
+        g_string_replace(typed, "BEHIND", behind, 1);
     }
     if (b->given) {
         g_string_append_printf(typed, " 9<>'%s' 8<'%s'", path, path);
     }
     g_autofree char *said = run_line(typed->str, 1), *after = checksum(shared.s.packed);
-    g_assert_nonnull(strstr(said, "disk packed: this QEMU can write to "));
+    g_assert_nonnull(strstr(said, says));
     g_assert_cmpstr(after, ==, sum);
 }
 
@@ -653,6 +715,56 @@ static void test_left_alone(void)
     g_assert_nonnull(strstr(said, "as the guest had it, with -machine pc-i440fx-7.2"));
     g_autofree char *json = run_ok("farfault info --json %s", quoted);
     g_assert_nonnull(strstr(json, "\"qemu-at-least-farfault\":\"7.2\""));
+    end_guest(&s);
+    end(&s);
+}
+
+/* The same of a guest whose command line has a disk that it does not have any more, or says itself
+ * what is behind an image: by that its overlay would be of another one. */
+static void test_other_image(gconstpointer name)
+{
+    bool mirror = !strcmp(name, "mirror");
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    const char *const with[] = {"--disks", s.overlays, "--quiet", NULL};
+    g_autofree char *own = g_build_filename(s.g->dir, "own.qcow2", NULL);
+    g_autofree char *packed = g_shell_quote(s.packed), *to = g_shell_quote(own);
+
+    if (mirror) {
+        qmp_ok(s.g->qmp, "drive-mirror",
+               "{'device': 'packed', 'job-id': 'job', 'sync': 'full', 'target': '%s'}", own);
+        qmp_expect(s.g->qmp, "BLOCK_JOB_READY");
+        qmp_ok(s.g->qmp, "block-job-complete", "{'device': 'job'}");
+        qmp_expect(s.g->qmp, "BLOCK_JOB_COMPLETED");
+    } else {
+        g_autofree char *disk = g_strdup_printf(
+            "driver=qcow2,node-name=packed,file.driver=file,file.filename=%s,backing.driver=qcow2,"
+            "backing.file.driver=file,backing.file.filename=%s",
+            own, s.packed);
+        const char *const args[] = {"-machine",  "pc-i440fx-7.2",
+                                    "-m",        "32M",
+                                    "-blockdev", disk,
+                                    "-device",   "virtio-blk-pci,drive=packed",
+                                    NULL};
+
+        end_guest(&s);
+        g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F qcow2 %s", packed, to));
+        g_clear_pointer(&s.g->args, g_strfreev);
+        up_start(s.g, s.program, args);
+        take(&s, with);
+        g_autofree char *first = row_of(s.out, "restore"), *as_given = in_quotes(own);
+        g_assert_nonnull(strstr(first, as_given)); /* nothing has come in front yet */
+        g_free(s.out);
+        g_autofree char *file = g_steal_pointer(&s.file);
+        s.file = g_strconcat(file, " again", NULL);
+    }
+    take(&s, with);
+    g_autofree char *line = row_of(s.out, "restore");
+    g_assert_null(strstr(line, "qemu-system"));
+    g_assert_nonnull(strstr(line, "the guest's disks as they were at this instant"));
     end_guest(&s);
     end(&s);
 }
@@ -797,6 +909,8 @@ int main(int argc, char **argv)
     g_test_add_func("/typed/base/asked", test_asked);
     g_test_add_func("/typed/not-restored", test_not_restored);
     g_test_add_func("/typed/left-alone", test_left_alone);
+    g_test_add_data_func("/typed/other-image/mirror", "mirror", test_other_image);
+    g_test_add_data_func("/typed/other-image/backing", "backing", test_other_image);
     g_test_add_func("/typed/stream", test_stream);
     g_test_add_func("/typed/attach", test_attach);
     g_test_add_func("/typed/stopped", test_stopped);

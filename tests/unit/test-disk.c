@@ -23,6 +23,10 @@
     "'json:{\\\"backing\\\": {\\\"driver\\\": \\\"raw\\\", \\\"file\\\": {\\\"driver\\\": "        \
     "\\\"file\\\", \\\"filename\\\": \\\"" base "\\\"" more "}}, \\\"driver\\\": \\\"qcow2\\\", "  \
     "\\\"file\\\": {\\\"driver\\\": \\\"file\\\", \\\"filename\\\": \\\"/o\\\"}}'"
+#define BARE_OPTIONS(more)                                                                         \
+    "'json:{\\\"backing\\\": {\\\"driver\\\": \\\"file\\\", \\\"filename\\\": "                    \
+    "\\\"../dev/null\\\"" more "}, \\\"driver\\\": \\\"qcow2\\\", "                                \
+    "\\\"file\\\": {\\\"driver\\\": \\\"file\\\", \\\"filename\\\": \\\"/o\\\"}}'"
 #define OVERLAY MEDIUM("'/o'", "qcow2", NODE, "", BACKING("/b", "raw", ""))
 #define TWO MEDIUM("'/p'", "qcow2", NODE, "", BACKING("/o", "qcow2", BACKING("/b", "raw", "")))
 
@@ -40,6 +44,8 @@ static const Row rows[] = {
     {"bare-base", MEDIUM("'/o'", "qcow2", NODE, "", BACKING("/b", "file", "")),
      "/o (qcow2) on /b (raw)", true},
     {"relative-base", MEDIUM(OPTIONS("../dev/null", ""), "qcow2", NODE, "", RELATIVE),
+     "/o (qcow2) on /dev/null (raw)", true},
+    {"relative-bare", MEDIUM(BARE_OPTIONS(""), "qcow2", NODE, "", RELATIVE),
      "/o (qcow2) on /dev/null (raw)", true},
     {"relative", MEDIUM("'./d'", "raw", "#block1", "", ""), "d (raw)", true},
     {"absolute", MEDIUM("'d'", "raw", "#block1", "", ""), "/guest/d (raw)", true},
@@ -69,6 +75,8 @@ static const Row rows[] = {
     {"node-and-more", OVERLAY, "/o (qcow2) node=a b on /b (raw)", false},
     {"part-of-base",
      MEDIUM(OPTIONS("../dev/null", ", \\\"offset\\\": 512"), "qcow2", NODE, "", RELATIVE),
+     "/o (qcow2) on /dev/null (raw)", false},
+    {"part-of-bare", MEDIUM(BARE_OPTIONS(", \\\"offset\\\": 512"), "qcow2", NODE, "", RELATIVE),
      "/o (qcow2) on /dev/null (raw)", false},
     {"options-base", MEDIUM(OPTIONS("../dev/zero", ""), "qcow2", NODE, "", RELATIVE),
      "/o (qcow2) on /dev/null (raw)", false},
