@@ -340,7 +340,10 @@ static gpointer lie(gpointer p)
     Liar *l = p;
     char sink[4096];
 
-    g_assert_cmpint(send(l->fd, l->bytes, l->length, MSG_NOSIGNAL), ==, (ssize_t)l->length);
+    /* The other side may have closed already, where nothing is sent. */
+    if (l->length) {
+        g_assert_cmpint(send(l->fd, l->bytes, l->length, MSG_NOSIGNAL), ==, (ssize_t)l->length);
+    }
     while (recv(l->fd, sink, sizeof(sink), 0) > 0) {
     }
     shutdown(l->fd, SHUT_RDWR);
