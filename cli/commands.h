@@ -35,8 +35,6 @@ int ff_cli_upgrade(int argc, char **argv);
 int ff_cli_attach(int argc, char **argv);
 /* farfault pager --listen SOCKET --from FILE */
 int ff_cli_pager(int argc, char **argv);
-/* farfault trace [--list] [GUEST|QMP]... */
-int ff_cli_trace(int argc, char **argv);
 /* farfault doctor */
 int ff_cli_doctor(int argc, char **argv);
 

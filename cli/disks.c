@@ -5,8 +5,8 @@
  * somebody else writes to. One thread.
  */
 #include "cli/disks.h"
-#include "cli/write-file.h"
 #include "qmp/disk.h"
+#include "qmp/image-name.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -36,6 +36,7 @@ static void disk_free(void *data)
     g_free(d->device);
     g_free(d->node);
     g_free(d->base);
+    g_strfreev(d->below);
     g_free(d->format);
     g_free(d->detect_zeroes);
     g_free(d->overlay);
@@ -195,53 +196,6 @@ static bool is_open(const FfCliHost *host, const struct stat *st)
     return false;
 }
 
-static char *plain_name(const char *name, JsonObject *image, const char *cwd);
-
-/* The name that OPTIONS of a node come to without them. They are written out where the backing
- * image of IMAGE has another name than its header says, as of a base with a relative name: that is
- * the same if it is the same file. */
-static char *name_of_options(JsonObject *o, JsonObject *image, const char *cwd)
-{
-    static const char *const node[] = {"driver", "file", "backing", NULL};
-    static const char *const protocol[] = {"driver", "filename", NULL};
-    static const char *const formats[] = {"raw", "qcow2", NULL};
-    JsonObject *file = ff_json_object(o, "file"), *backing = ff_json_object(o, "backing");
-
-    if (!file || !ff_json_has_only(o, node) || !ff_json_has_only(file, protocol) ||
-        !g_strv_contains(formats, ff_json_string_or(o, "driver", "")) ||
-        strcmp(ff_json_string_or(file, "driver", ""), "file") != 0 ||
-        json_object_has_member(o, "backing") != !!backing) {
-        return NULL;
-    }
-    if (backing) {
-        g_autofree char *has =
-            name_of_options(backing, ff_json_object(image, "backing-image"), cwd);
-        g_autofree char *says =
-            plain_name(ff_json_string_or(image, "full-backing-filename", ""), NULL, cwd);
-
-        if (!has || !says || !ff_is_same_file(has, says)) {
-            return NULL;
-        }
-    }
-    return plain_name(ff_json_string_or(file, "filename", ""), NULL, cwd);
-}
-
-/* Of a local file or block device, absolute (g_free); NULL: NAME, which QEMU has for IMAGE, is
- * something else. */
-static char *plain_name(const char *name, JsonObject *image, const char *cwd)
-{
-    if (g_str_has_prefix(name, "json:")) {
-        g_autoptr(JsonNode) node = json_from_string(name + strlen("json:"), NULL);
-        JsonObject *o = ff_json_node_object(node);
-
-        return o && image ? name_of_options(o, image, cwd) : NULL;
-    }
-    if (!*name || strcspn(name, ":") < strcspn(name, "/")) {
-        return NULL;
-    }
-    return g_canonicalize_filename(name, cwd);
-}
-
 /* Its image by a name that is good anywhere (g_free): a relative one is looked for beside the
  * overlay later. NULL and ERROR: there is none. */
 static char *find_base(const FfDiskEntry *e, const FfCliHost *host, const char *name,
@@ -251,7 +205,7 @@ static char *find_base(const FfDiskEntry *e, const FfCliHost *host, const char *
     g_autofree char *link = g_strdup_printf("/proc/%d/cwd", host->thread);
     g_autofree char *cwd = g_file_read_link(link, NULL);
     g_autofree char *path =
-        plain_name(image, ff_json_object(e->inserted, "image"), cwd ? cwd : "/");
+        ff_image_path(image, ff_json_object(e->inserted, "image"), cwd ? cwd : "/");
     struct stat st;
 
     if (!path) {
@@ -267,6 +221,48 @@ static char *find_base(const FfDiskEntry *e, const FfCliHost *host, const char *
     return g_steal_pointer(&path);
 }
 
+/* What the headers of its images name is what QEMU has behind them: whoever opens them next has
+ * nothing else. */
+static bool is_found_again(const FfDiskEntry *e, const FfCliHost *host, const char *name,
+                           GError **error)
+{
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", host->thread);
+    g_autofree char *cwd = g_file_read_link(link, NULL);
+    JsonObject *image = ff_json_object(e->inserted, "image");
+
+    for (; ff_json_object(image, "backing-image"); image = ff_json_object(image, "backing-image")) {
+        g_autofree char *path =
+            ff_image_path(ff_json_string_or(image, "full-backing-filename", ""), NULL, cwd);
+        struct stat st;
+
+        if (path && (stat(path, &st) < 0 || !is_open(host, &st))) {
+            return refuse(error,
+                          "disk %s: %s, which %s names as its base, is not the file that QEMU has "
+                          "open: give its base that name",
+                          name, path, ff_json_string_or(image, "filename", "its image"));
+        }
+    }
+    return true;
+}
+
+/* The files that the image at its front is an overlay of (g_strfreev). */
+static char **files_below(const FfDiskEntry *e, const FfCliHost *host)
+{
+    g_autoptr(GStrvBuilder) files = g_strv_builder_new();
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", host->thread);
+    g_autofree char *cwd = g_file_read_link(link, NULL);
+    JsonObject *image = ff_json_object(e->inserted, "image");
+
+    while ((image = ff_json_object(image, "backing-image"))) {
+        g_autofree char *path = ff_image_path(ff_json_string_or(image, "filename", ""), image, cwd);
+
+        if (path) {
+            g_strv_builder_add(files, path);
+        }
+    }
+    return g_strv_builder_end(files);
+}
+
 static FfCliDisk *disk_new(FfCliQmp *qmp, const FfDiskEntry *e, const FfCliHost *host,
                            GError **error)
 {
@@ -277,7 +273,7 @@ static FfCliDisk *disk_new(FfCliQmp *qmp, const FfDiskEntry *e, const FfCliHost 
         return NULL;
     }
     g_autofree char *base = find_base(e, host, name, error);
-    if (!base) {
+    if (!base || !is_found_again(e, host, name, error)) {
         return NULL;
     }
     FfCliDisk *d = g_new0(FfCliDisk, 1);
@@ -286,6 +282,7 @@ static FfCliDisk *disk_new(FfCliQmp *qmp, const FfDiskEntry *e, const FfCliHost 
     d->device = g_strdup(e->device);
     d->node = g_strdup(e->node);
     d->base = g_steal_pointer(&base);
+    d->below = files_below(e, host);
     d->format = g_strdup(!strcmp(e->format, "qcow2") ? "qcow2" : "raw");
     d->size = e->size;
     d->direct = ff_json_bool(cache, "direct");

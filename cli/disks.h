@@ -16,6 +16,7 @@ typedef struct {
     char *device; /* as query-block has it */
     char *node;   /* which the device uses */
     char *base;   /* its image: absolute, and really the file that QEMU has open */
+    char **below; /* files behind BASE, absolute; those that are none of this host are left out */
     char *format; /* of BASE: "raw" or "qcow2" */
     int64_t size; /* bytes that the guest sees */
     bool direct, no_flush; /* how QEMU caches it */

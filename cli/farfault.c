@@ -48,7 +48,6 @@ static const Command commands[] = {
     {"attach", ff_cli_attach, "give a guest a new relay: it lost its own, or farfault was updated",
      ff_help_attach},
     {"pager", ff_cli_pager, "answer the page faults of other processes from a file", ff_help_pager},
-    {"trace", ff_cli_trace, "print what engines do, as it happens", ff_help_trace},
     {"doctor", ff_cli_doctor, "say what works on this host, and what to do", ff_help_doctor},
 };
 

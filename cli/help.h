@@ -21,7 +21,6 @@ extern const char ff_help_info[];
 extern const char ff_help_convert[];
 extern const char ff_help_attach[];
 extern const char ff_help_pager[];
-extern const char ff_help_trace[];
 extern const char ff_help_doctor[];
 
 #endif

@@ -9,7 +9,7 @@
 #include "cli/options.h"
 #include "cli/report.h"
 #include "cli/restore.h"
-#include "cli/write-file.h"
+#include "qmp/image-name.h"
 #include "snapshot/survey.h"
 
 #include <inttypes.h>
@@ -37,6 +37,7 @@ static FfRestore restore_of(const FfSaved *s)
 {
     return (FfRestore){.path = ff_input_path(s->in),
                        .offset = s->offset,
+                       .machine = s->machine,
                        .mapped = s->form == FF_SAVED_MAPPED,
                        .compressed = ff_input_is_compressed(s->in),
                        .shared = ff_saved_has_capability(s, "x-ignore-shared")};
@@ -73,6 +74,14 @@ static FfDisksFile *kept_disks(const FfSaved *s)
         fprintf(stderr, "farfault: %s\n", error->message);
     }
     return kept;
+}
+
+/* The least version of QEMU with farfault restore (g_free): 7.2, which farfault needs. */
+static char *restored_by(const FfSurvey *v)
+{
+    bool newer = v->machine_major > 7 || (v->machine_major == 7 && v->machine_minor > 2);
+
+    return newer ? g_strdup_printf("%u.%u", v->machine_major, v->machine_minor) : g_strdup("7.2");
 }
 
 /* ---- for people ------------------------------------------------------------------------------ */
@@ -114,8 +123,11 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
         ff_report_row(stdout, "offset", "%" PRIu64, s->offset);
     }
     if (v->major) {
-        ff_report_row(stdout, "QEMU", "%u.%u or newer%s", v->major, v->minor,
-                      at_once ? "; with farfault restore 7.2 or newer" : "");
+        g_autofree char *restored = at_once ? restored_by(v) : NULL;
+
+        ff_report_row(stdout, "QEMU", "%u.%u or newer%s%s%s", v->major, v->minor,
+                      at_once ? "; with farfault restore " : "", at_once ? restored : "",
+                      at_once ? " or newer" : "");
     }
     ff_report_row(stdout, "file", "%s, %s on its disk", size, stored);
     ff_report_row(stdout, "memory", "%s in %u blocks, %s with data", memory, s->blocks->len, data);
@@ -170,6 +182,8 @@ static void build_block(JsonBuilder *j, const FfSaved *s, const FfSurvey *v, gui
 
 static void build_head(JsonBuilder *j, const FfSaved *s, const FfSurvey *v)
 {
+    g_autofree char *command = restore_command(s, v, NULL);
+
     json_builder_set_member_name(j, "machine");
     json_builder_add_string_value(j, s->machine);
     json_builder_set_member_name(j, "format");
@@ -190,6 +204,12 @@ static void build_head(JsonBuilder *j, const FfSaved *s, const FfSurvey *v)
         g_autofree char *version = g_strdup_printf("%u.%u", v->major, v->minor);
 
         json_builder_set_member_name(j, "qemu-at-least");
+        json_builder_add_string_value(j, version);
+    }
+    if (command) {
+        g_autofree char *version = restored_by(v);
+
+        json_builder_set_member_name(j, "qemu-at-least-farfault");
         json_builder_add_string_value(j, version);
     }
 }

@@ -12,8 +12,6 @@
  * Threads: one, the GLib main loop of the default context.
  */
 #include "cli/overlays.h"
-#include "cli/write-file.h"
-#include "qmp/json.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +19,11 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "launch/argv-opts.h"
+#include "qmp/disk.h"
+#include "qmp/image-name.h"
+#include "qmp/json.h"
 
 #define NAMES 100 /* that are tried for a file */
 
@@ -56,10 +59,15 @@ static JsonArray *disks_to_json(const GPtrArray *disks)
     for (guint i = 0; i < disks->len; i++) {
         const FfCliDisk *d = disks->pdata[i];
         JsonObject *o = json_object_new();
+        JsonArray *below = json_array_new();
 
+        for (char **file = d->below; *file; file++) {
+            json_array_add_string_element(below, *file);
+        }
         json_object_set_string_member(o, "disk", d->name);
         json_object_set_string_member(o, "base", d->base);
         json_object_set_string_member(o, "base-format", d->format);
+        json_object_set_array_member(o, "below", below);
         json_object_set_string_member(o, "overlay", d->overlay);
         json_object_set_string_member(o, "overlay-format", "qcow2");
         json_array_add_object_element(list, o);
@@ -95,7 +103,7 @@ static bool write_manifest(FfCliOverlays *o, const char *state, GError **error)
     return true;
 }
 
-/* "OVERLAY for DISK, ..." (g_free). */
+/* "OVERLAY,format=qcow2 for DISK, ...", as -drive has it behind "file=" (g_free). */
 static char *images(const GPtrArray *disks)
 {
     GString *s = g_string_new(NULL);
@@ -103,7 +111,9 @@ static char *images(const GPtrArray *disks)
     for (guint i = 0; i < disks->len; i++) {
         const FfCliDisk *d = disks->pdata[i];
 
-        g_string_append_printf(s, "%s%s for %s", i ? ", " : "", d->overlay, d->name);
+        g_autofree char *path = ff_opts_escape(d->overlay);
+
+        g_string_append_printf(s, "%s%s,format=qcow2 for %s", i ? ", " : "", path, d->name);
     }
     return g_string_free(s, FALSE);
 }
@@ -324,8 +334,8 @@ static void name_nodes(FfCliDisk *d, unsigned number)
 {
     guint32 tag = g_random_int();
 
-    d->overlay_node = g_strdup_printf("farfault-%08x-%u", tag, number);
-    d->file_node = g_strdup_printf("farfault-%08x-%u-file", tag, number);
+    d->overlay_node = g_strdup_printf(FF_OVERLAY_NODE, tag, number);
+    d->file_node = g_strdup_printf(FF_OVERLAY_NODE "-file", tag, number);
 }
 
 static bool make(FfCliOverlays *o, FfCliDisk *d, unsigned number, GError **error)
@@ -453,6 +463,90 @@ static bool is_kept(const FfDisksFile *kept, const FfCliDisk *d)
     return false;
 }
 
+/* One that is gone may have another name now. */
+static bool are_same_files(char *const *a, char *const *b)
+{
+    while (*a && *b && (ff_is_same_file(*a, *b) || !g_file_test(*a, G_FILE_TEST_EXISTS))) {
+        a++;
+        b++;
+    }
+    return !*a && !*b;
+}
+
+static bool has_name(const FfDisksFile *kept, const char *name)
+{
+    for (guint i = 0; i < kept->disks->len; i++) {
+        const FfKeptDisk *k = kept->disks->pdata[i];
+
+        if (!strcmp(k->name, name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* D, one of this QEMU's, is what K of KEPT was; the guest may have other names for its disks, but
+ * not another one's. Older farfaults did not write down what is below. */
+static bool is_as_kept(const FfDisksFile *kept, const FfKeptDisk *k, const FfCliDisk *d,
+                       GError **error)
+{
+    if (strcmp(k->name, d->name) != 0 && has_name(kept, d->name)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "--disks: disk %s of this QEMU is %s, which was disk %s at the snapshot: give "
+                    "each its own",
+                    d->name, k->base, k->name);
+        return false;
+    }
+    if (strcmp(k->format, d->format) != 0) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "--disks: disk %s: %s is %s in this QEMU, and was %s: say format=%s", k->name,
+                    k->base, d->format, k->format, k->format);
+        return false;
+    }
+    if (*k->below && !are_same_files(k->below, d->below)) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                    "--disks: disk %s: this QEMU has other files behind %s than at the snapshot "
+                    "(first %s): let its own header name them",
+                    k->name, k->base, *k->below);
+        return false;
+    }
+    return true;
+}
+
+/* DISKS have K of KEPT, or an overlay that somebody has made of it: the guest's memory fits to
+ * nothing else. */
+static bool has_kept(const GPtrArray *disks, const FfDisksFile *kept, const FfKeptDisk *k,
+                     GError **error)
+{
+    for (guint i = 0; i < disks->len; i++) {
+        const FfCliDisk *d = disks->pdata[i];
+
+        if (ff_is_same_file(k->base, d->base)) {
+            return is_as_kept(kept, k, d, error);
+        }
+        for (char **file = d->below; *file; file++) {
+            if (ff_is_same_file(k->base, *file)) {
+                return true;
+            }
+        }
+    }
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                "--disks: disk %s: no disk of this QEMU is %s, which it was at the snapshot: give "
+                "it that one in its place",
+                k->name, k->base);
+    return false;
+}
+
+static bool have_all(const GPtrArray *disks, const FfDisksFile *kept, GError **error)
+{
+    for (guint i = 0; i < kept->disks->len; i++) {
+        if (!has_kept(disks, kept, kept->disks->pdata[i], error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* It writes over the file that we have made, which keeps its owner and its mode. */
 static bool format_by_qemu_img(const FfCliDisk *d, GError **error)
 {
@@ -514,6 +608,9 @@ FfCliOverlays *ff_cli_overlays_restore(FfCliQmp *qmp, const char *folder, const 
     o->qmp = qmp;
     o->folder = g_canonicalize_filename(folder, NULL);
     o->disks = ff_cli_disks_plan(qmp, &o->host, error);
+    if (o->disks && !have_all(o->disks, kept, error)) {
+        return NULL;
+    }
     for (guint i = 0; o->disks && i < o->disks->len;) {
         if (is_kept(kept, o->disks->pdata[i])) {
             i++;

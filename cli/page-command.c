@@ -8,7 +8,7 @@
 #include "cli/help.h"
 #include "cli/options.h"
 #include "cli/page.h"
-#include "cli/write-file.h"
+#include "qmp/image-name.h"
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 

@@ -10,6 +10,7 @@
 #include "fault/fault.h"
 #include "holder/holder.h"
 #include "holder/say.h"
+#include "launch/paths.h"
 #include "net/address.h"
 #include "server/export.h"
 #include "server/fetch.h"
@@ -243,19 +244,19 @@ static int listen_tcp(const char *where, GError **error)
 }
 
 /* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
-static int open_source(const char *path, FfInputStamp *stamp, bool *criu, GError **error)
+static int open_source(const char *path, FfContentIdentity *id, bool *criu, GError **error)
 {
     *criu = g_file_test(path, G_FILE_TEST_IS_DIR);
     if (*criu) {
-        *stamp = (FfInputStamp){0};
+        *id = (FfContentIdentity){0};
         return move_up(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     }
-    g_autoptr(FfSource) source = ff_source_open(path, NULL, error);
+    g_autoptr(FfContent) source = ff_content_open(path, NULL, NULL, error);
 
     if (!source) {
         return -1;
     }
-    *stamp = *ff_source_stamp(source);
+    *id = *ff_content_identity(source);
     int fd = move_up(open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0) {
         fail(error, path, g_strerror(errno));
@@ -284,7 +285,7 @@ static void pager_clear(Pager *p)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Pager, pager_clear)
 
 /* SLOTS: of a client that asks. SET: the name of the source's working set, or NULL. */
-static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsigned slots,
+static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, unsigned slots,
                     const char *set, GError **error)
 {
     memset(p->inherit, -1, sizeof(p->inherit));
@@ -296,9 +297,9 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     }
     p->argv[p->n++] = g_strdup("farfault");
     p->argv[p->n++] = g_strdup("pager");
-    p->argv[p->n++] =
-        g_strdup_printf("--serve=%" PRIu64 ".%" PRId64 ".%" PRId64 ".%" PRIu64 ".%" PRIu64,
-                        stamp->size, stamp->sec, stamp->nsec, stamp->dev, stamp->ino);
+    p->argv[p->n++] = g_strdup_printf(
+        "--serve=%" PRIu64 ".%" PRId64 ".%" PRId64 ".%" PRIu64 ".%" PRIu64 ".%" PRIu64,
+        id->stamp.size, id->stamp.sec, id->stamp.nsec, id->stamp.dev, id->stamp.ino, id->digest);
     p->argv[p->n++] = g_strdup_printf("--slots=%u", slots);
     if (line->no_bulk) {
         p->argv[p->n++] = g_strdup("--no-bulk");
@@ -309,7 +310,7 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     if (line->learn || line->no_set) {
         p->argv[p->n++] = g_strdup(line->learn ? "--learn" : "--no-working-set");
     }
-    if (ff_remote_is_uri(line->from)) {
+    if (ff_source_is_far(line->from)) {
         p->argv[p->n++] = g_strdup_printf("--from=%s", line->from);
     }
     if (line->creds) {
@@ -328,7 +329,7 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
     if (set) {
         p->argv[p->n++] = g_strdup_printf("--set=%s", set);
     }
-    if (!ff_remote_is_uri(line->from)) {
+    if (!ff_source_is_far(line->from)) {
         p->argv[p->n++] = g_strdup_printf("--name=%s", line->from);
     }
     if (line->control) {
@@ -341,14 +342,14 @@ static bool prepare(Pager *p, const Line *line, const FfInputStamp *stamp, unsig
 }
 
 /* It is there, and which content it has. */
-static bool ask_remote(const Line *line, FfInputStamp *stamp, GError **error)
+static bool ask_far(const Line *line, const char *plugin, FfContentIdentity *id, GError **error)
 {
-    signal(SIGPIPE, SIG_IGN);
-    FfRemote *remote = ff_remote_new(line->from, line->creds, line->hostname, error);
-    g_autoptr(FfSource) source = remote ? ff_source_open_remote(remote, NULL, error) : NULL;
+    const FfContentAccess access = {line->creds, line->hostname, plugin};
 
+    signal(SIGPIPE, SIG_IGN);
+    g_autoptr(FfContent) source = ff_source_open(line->from, NULL, &access, error);
     if (source) {
-        *stamp = *ff_source_stamp(source);
+        *id = *ff_content_identity(source);
     }
     return source;
 }
@@ -448,14 +449,19 @@ static bool look_for_images(const char *folder, GError **error)
 
 static int hold(const Line *line, GArray *uids, GError **error)
 {
-    FfInputStamp stamp;
-    bool criu = false, remote = ff_remote_is_uri(line->from);
+    FfContentIdentity id;
+    bool criu = false, far = ff_source_is_far(line->from);
     g_auto(Pager) p = {0};
     g_auto(FfFetch) fetched = {0};
     FfHolderFetcher fetcher;
-    int source = remote ? -1 : open_source(line->from, &stamp, &criu, error);
+    g_autofree char *plugin =
+        ff_content_is_uri(line->from) ? ff_find_helper("farfault-nbd.so") : NULL;
+    /* The next pagers have the one of now, also when another one was installed. */
+    int source = plugin ? move_up(open(plugin, O_RDONLY | O_CLOEXEC))
+                 : far  ? -1
+                        : open_source(line->from, &id, &criu, error);
 
-    if (remote ? !ask_remote(line, &stamp, error) : source < 0) {
+    if (far ? !ask_far(line, plugin, &id, error) : source < 0) {
         if (error && !*error) {
             fail(error, line->from, g_strerror(errno));
         }
@@ -465,8 +471,8 @@ static int hold(const Line *line, GArray *uids, GError **error)
         return EXIT_FAILED;
     }
     g_autofree char *file = g_canonicalize_filename(line->from, NULL);
-    g_autofree char *set = criu || remote ? NULL : g_strconcat(file, ".ws", NULL);
-    if (!prepare(&p, line, &stamp, 0, set, error)) {
+    g_autofree char *set = criu || far ? NULL : g_strconcat(file, ".ws", NULL);
+    if (!prepare(&p, line, &id, 0, set, error)) {
         return EXIT_FAILED;
     }
     p.inherit[0] = source;
@@ -505,7 +511,7 @@ static int hold(const Line *line, GArray *uids, GError **error)
 static int give(const Line *line, GError **error)
 {
     bool tls, criu;
-    FfInputStamp stamp;
+    FfContentIdentity id;
     g_autofree char *uri = ff_remote_address(line->listen, &tls);
     g_autoptr(FfAddress) address = ff_address_parse(uri, error);
     g_autoptr(FfTls) creds = NULL;
@@ -513,7 +519,7 @@ static int give(const Line *line, GError **error)
     if (!address || (tls && !(creds = ff_remote_creds(line->creds, true, error)))) {
         return EXIT_FAILED;
     }
-    int fd = open_source(line->from, &stamp, &criu, error);
+    int fd = open_source(line->from, &id, &criu, error);
     if (fd < 0 || criu) {
         if (!*error) {
             fail(error, line->from,
@@ -523,7 +529,7 @@ static int give(const Line *line, GError **error)
     }
     /* By its fd: another file may have its name later. */
     g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
-    g_autoptr(FfSource) source = ff_source_open(path, &stamp, error);
+    g_autoptr(FfContent) source = ff_content_open(path, &id, NULL, error);
     FfExport e = {.tls = creds, .source = source};
     if (!source || (e.listen_fd = ff_address_listen(address, error)) < 0) {
         return EXIT_FAILED;
@@ -561,7 +567,7 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
     g_auto(Pager) p = {0};
     int talk[2];
 
-    if (!prepare(&p, line, &(FfInputStamp){0}, o->n_slots, NULL, error)) {
+    if (!prepare(&p, line, &(FfContentIdentity){0}, o->n_slots, NULL, error)) {
         return EXIT_FAILED;
     }
     for (unsigned i = 0; i < FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD; i++) {
@@ -700,10 +706,9 @@ static int serve(const Line *line)
                           .sets = !line->no_set && !line->page_server,
                           .learn = line->learn,
                           .set = line->set,
-                          .remote = line->from,
+                          .far = line->from,
                           .name = line->name,
-                          .creds = line->creds,
-                          .hostname = line->hostname,
+                          .access = {line->creds, line->hostname},
                           .control = line->control,
                           .metrics = line->metrics,
                           .store = line->page_server};
@@ -712,9 +717,10 @@ static int serve(const Line *line)
         return EXIT_USAGE;
     }
     cfg.slots = (unsigned)line->slots;
-    if (sscanf(line->serve, "%" SCNu64 ".%" SCNd64 ".%" SCNd64 ".%" SCNu64 ".%" SCNu64,
-               &cfg.source.size, &cfg.source.sec, &cfg.source.nsec, &cfg.source.dev,
-               &cfg.source.ino) != 5) {
+    FfInputStamp *stamp = &cfg.source.stamp;
+    if (sscanf(line->serve, "%" SCNu64 ".%" SCNd64 ".%" SCNd64 ".%" SCNu64 ".%" SCNu64 ".%" SCNu64,
+               &stamp->size, &stamp->sec, &stamp->nsec, &stamp->dev, &stamp->ino,
+               &cfg.source.digest) != 6) {
         return EXIT_USAGE;
     }
     return ff_server_run(&cfg);
@@ -734,6 +740,27 @@ static const char *misuse_of_receive(const Line *line)
     return NULL;
 }
 
+/* URI is neither a path nor of a scheme that is known: one line, or NULL. */
+static char *misspelt(const char *uri)
+{
+    g_autofree char *scheme = ff_content_scheme(uri);
+    bool has_slashes = scheme && g_str_has_prefix(uri + strlen(scheme), "://");
+
+    if (!scheme || ff_source_is_far(uri) || access(uri, F_OK) == 0) {
+        return NULL;
+    }
+    if (!has_slashes) {
+        return g_strv_contains(ff_content_schemes, scheme)
+                   ? g_strdup_printf("--from %s: write %s://HOST/EXPORT", uri, scheme)
+                   : NULL;
+    }
+    const char *nearest = ff_cli_nearest(scheme, ff_content_schemes);
+    g_autofree char *all = g_strjoinv(", ", (char **)ff_content_schemes);
+    return nearest ? g_strdup_printf("--from %s: did you mean %s%s?", uri, nearest,
+                                     uri + strlen(scheme))
+                   : g_strdup_printf("--from %s: no such scheme is known (there are %s)", uri, all);
+}
+
 /* Options that are not for each other; NULL: all is right. */
 static const char *misuse(const Line *line)
 {
@@ -749,26 +776,28 @@ static const char *misuse(const Line *line)
                "SOCKET --from FOLDER, or --receive SOCKET --into FOLDER";
     }
     bool gives = line->listen && ff_remote_is_uri(line->listen);
-    bool remote = ff_remote_is_uri(line->from);
-    if (gives && (remote || line->allow || line->control || line->metrics || line->learn ||
+    bool far = ff_source_is_far(line->from);
+    if (gives && (far || line->allow || line->control || line->metrics || line->learn ||
                   line->no_set || line->no_bulk || line->rate || line->limit)) {
         return "--listen tcp: and tls: give a file of this host, and take no options but --from "
                "and "
                "--tls-creds";
     }
-    if (remote && (line->to || line->learn || line->no_set)) {
-        return "--from tcp: and tls: are for --listen SOCKET, without working sets";
+    if (far && (line->to || line->learn || line->no_set)) {
+        return "--from with a URI is for --listen SOCKET, without working sets";
     }
-    if (line->page_server && (gives || remote || line->to || line->learn || line->no_set)) {
+    if (line->page_server && (gives || far || line->to || line->learn || line->no_set)) {
         return "--page-server is for --listen SOCKET --from FOLDER, without working sets";
     }
-    bool tls = (gives && g_str_has_prefix(line->listen, "tls:")) ||
-               (remote && g_str_has_prefix(line->from, "tls:"));
-    if (tls ? !line->creds : line->creds != NULL) {
-        return "--tls-creds FOLDER is for tls:HOST:PORT, which needs it";
+    bool tls_from = g_str_has_prefix(line->from, "tls:");
+    bool tls = tls_from || (gives && g_str_has_prefix(line->listen, "tls:"));
+    bool nbds = ff_content_is_uri(line->from) && g_str_has_prefix(line->from, "nbds");
+    if (tls ? !line->creds : line->creds && !nbds) {
+        return "--tls-creds FOLDER is for tls:HOST:PORT, which needs it, and for nbds:";
     }
-    if (line->hostname && !(remote && tls)) {
-        return "--tls-hostname is for --from tls:HOST:PORT";
+    if (line->hostname && !tls_from) {
+        return "--tls-hostname is for --from tls:HOST:PORT (with nbds: the URI's host is looked "
+               "at)";
     }
     if (line->learn && (line->no_set || line->to)) {
         return "--learn is for --listen, and not with --no-working-set";
@@ -817,6 +846,11 @@ int ff_cli_pager(int argc, char **argv)
     const char *wrong = misuse(&line);
     if (wrong) {
         fprintf(stderr, "farfault: %s\n", wrong);
+        return EXIT_USAGE;
+    }
+    g_autofree char *typo = line.from ? misspelt(line.from) : NULL;
+    if (typo) {
+        fprintf(stderr, "farfault: %s\n", typo);
         return EXIT_USAGE;
     }
     if (!parse_users(line.allow, uids, &error)) {

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include "cli/page.h"
-#include "cli/write-file.h"
+#include "qmp/image-name.h"
 
 void ff_record_options_clear(FfRecordOptions *o)
 {

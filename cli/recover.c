@@ -6,8 +6,10 @@
  * One thread, on the default main context. The client's settings are not touched, so there may be
  * no MIGRATION events: query-migrate is asked in turn.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/commands.h"
 #include "cli/format.h"
@@ -118,7 +120,18 @@ static int recover(const char *address, const char *path, bool quiet)
         answer = ff_cli_qmp_call(qmp, "migrate-recover", args, &error);
     }
     if (!answer) {
-        fprintf(stderr, "farfault: %s\n", error->message);
+        /* Its host's files are to be seen here. QEMU may have said that nothing is to be recovered.
+         */
+        bool missing = qmp && !ff_cli_qmp_host(qmp) && access(path, F_OK) < 0 && errno == ENOENT;
+
+        if (missing) {
+            fprintf(stderr,
+                    "farfault: --from %s: No such file or directory: give the folder of the "
+                    "source's dump, or the file of the restored guest (%s)\n",
+                    path, error->message);
+        } else {
+            fprintf(stderr, "farfault: %s\n", error->message);
+        }
         return EXIT_FAILED;
     }
     w.loop = g_main_loop_new(NULL, FALSE);

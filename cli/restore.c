@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "cli/restore-adapt.h"
 #include "qmp/json.h"
 
 /* "file:PATH,offset=N" (g_free) of an uncompressed file. */
@@ -76,11 +77,14 @@ static char *stream_line(const FfRestore *r, const char *quoted)
     return incoming(r->offset ? tail : "cat", quoted);
 }
 
+static const char with_its_disks[] =
+    "and QEMU's command, with the guest's disks as they were at this instant";
+
 char *ff_restore_command(const FfRestore *r)
 {
-    static const char as_it_had[] = "and QEMU's command, as the guest had it";
-    static const char with_its_disks[] =
-        "and QEMU's command, with the guest's disks as they were at this instant";
+    g_autofree char *as_it_had =
+        g_strconcat("and QEMU's command, as the guest had it",
+                    r->machine ? ", with -machine " : NULL, r->machine, NULL);
     g_autofree char *quoted = g_shell_quote(r->path);
     g_autofree char *folder = r->folder ? ff_shell_word(r->folder) : NULL;
     g_autofree char *disks = folder ? g_strdup_printf("--disks %s ", folder) : g_strdup("");
@@ -164,24 +168,37 @@ char *ff_restore_qemu(FfCliQmp *qmp, char **cwd, char **options)
     JsonArray *words = ff_json_array(lent, "command-line"), *given = ff_json_array(lent, "given");
     int pid = ff_cli_qmp_host(qmp) ? 0 : (int)ff_json_int(lent, "pid", 0);
     g_autofree char *program = link_of(pid, "exe");
+    g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GString) text = g_string_new(NULL);
 
     *cwd = *options = NULL;
     if (!words || !program || (given && json_array_get_length(given))) {
         return NULL;
     }
-    add_word(text, program);
     for (guint i = 0; i < json_array_get_length(words); i++) {
         const char *word = json_array_get_string_element(words, i);
 
-        if (is_coming(word)) {
+        const FfOption *option = ff_option_find(word);
+        bool has_value = option && option->has_arg && i + 1 < json_array_get_length(words);
+
+        if (is_coming(word) ||
+            (has_value &&
+             ff_restore_is_monitor(option, json_array_get_string_element(words, i + 1)))) {
             i++;
         } else {
-            add_word(text, word);
+            g_ptr_array_add(all, g_strdup(word));
         }
     }
-    *cwd = link_of(pid, "cwd");
     *options = options_of(lent);
+    *cwd = link_of(pid, "cwd");
+    if (!ff_restore_adapt(qmp, *cwd, all)) {
+        g_clear_pointer(cwd, g_free);
+        return g_strdup(with_its_disks);
+    }
+    add_word(text, program);
+    for (guint i = 0; i < all->len; i++) {
+        add_word(text, all->pdata[i]);
+    }
     return g_string_free(g_steal_pointer(&text), FALSE);
 }
 

@@ -83,6 +83,19 @@ static void print_moved(FfCliQmp *qmp, const char *address, JsonObject *info)
     }
 }
 
+/* Its monitor has none of farfault's commands. QEMU answers it, not the engine. */
+static bool is_plain(FfCliQmp *qmp)
+{
+    g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "query-commands", NULL, NULL);
+    bool plain = ff_json_node_length(list);
+
+    for (guint i = 0; plain && i < ff_json_node_length(list); i++) {
+        plain = !g_str_has_prefix(ff_json_string_or(ff_json_node_nth(list, i), "name", ""),
+                                  "x-farfault-");
+    }
+    return plain;
+}
+
 static void print_text(FfCliQmp *qmp, const char *address, JsonNode *const answer[])
 {
     JsonObject *info = ff_json_node_object(answer[MIGRATE]);
@@ -98,6 +111,9 @@ static void print_text(FfCliQmp *qmp, const char *address, JsonNode *const answe
         print_line(
             "guest: QEMU %s does not answer, as it may wait for a page itself; its engine does",
             ff_cli_qmp_version(qmp));
+    }
+    if (answer[STATUS] && !ff_json_object(info, "x-farfault") && is_plain(qmp)) {
+        puts("farfault: none: this QEMU was not started by farfault run");
     }
     if (!strcmp(status, "none")) {
         printf("migration: %s\n", ff_words_migration(status, FF_WORDS_MIGRATION));

@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-#include "cli/commands.h"
+#include "cli/restore-adapt.h"
 #include "launch/argv-opts.h"
 #include "qmp/json.h"
 
@@ -135,17 +135,6 @@ static void add_serial(GStrvBuilder *b, const char *option, const char *path, un
     g_strv_builder_add_many(b, "-chardev", chardev, option, value, NULL);
 }
 
-/* farfault restore's own monitor, whose client has gone: an older farfault's by
- * -mon. */
-static bool is_of_restore(const FfOption *option, const char *value)
-{
-    return (option->kind == FF_OPT_CHARDEV &&
-            g_str_has_prefix(value, "socket,id=" FF_CLI_RESTORE_MONITOR ",fd=")) ||
-           (option->kind == FF_OPT_QMP && !strcmp(value, "chardev:" FF_CLI_RESTORE_MONITOR)) ||
-           (option->kind == FF_OPT_MON &&
-            !strcmp(value, "chardev=" FF_CLI_RESTORE_MONITOR ",mode=control"));
-}
-
 bool ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args, GError **error)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
@@ -161,7 +150,7 @@ bool ff_upgrade_adapt_args(FfCliQmp *running, int pid, char ***args, GError **er
             continue;
         }
         word++;
-        if (is_of_restore(option, value)) {
+        if (ff_restore_is_monitor(option, value)) {
             continue;
         }
         bool is_serial = option->kind == FF_OPT_SERIAL || option->kind == FF_OPT_PARALLEL;

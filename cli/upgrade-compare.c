@@ -11,10 +11,15 @@
 
 #include "launch/argv-opts.h"
 #include "qmp/disk.h"
+#include "qmp/image-name.h"
 #include "qmp/json.h"
 
 /* Fills LIST (name -> what; both g_free). FALSE and ERROR. */
 typedef bool Ask(FfCliQmp *qmp, GHashTable *list, GError **error);
+/* What LIST, of the running QEMU, calls otherwise than OTHERS, of the new one, and is the same, is
+ * called as there. CWD: both QEMUs' folder; NULL: not known. FALSE and ERROR. */
+typedef bool Rename(FfCliQmp *running, const char *cwd, GHashTable *list, GHashTable *others,
+                    GError **error);
 
 static JsonObject *args(const char *name, const char *value, const char *name2, const char *value2)
 {
@@ -173,6 +178,46 @@ static bool ask_disks(FfCliQmp *qmp, GHashTable *list, GError **error)
     return node;
 }
 
+static void rename_to(GHashTable *list, const char *name, const char *other)
+{
+    g_hash_table_insert(list, g_strdup(name), g_strdup(other));
+}
+
+/* A snapshot with its disks has put nodes in front, which a command line calls as it likes. */
+static bool rename_disks(FfCliQmp *running, const char *cwd, GHashTable *list, GHashTable *others,
+                         GError **error)
+{
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(running, "query-block", NULL, error);
+
+    for (guint i = 0; node && i < ff_json_node_length(node); i++) {
+        JsonObject *o = ff_json_node_nth(node, i);
+        const char *name = ff_disk_owner(o), *other = g_hash_table_lookup(others, name);
+
+        if (other && ff_disk_is_described(ff_json_object(o, "inserted"), other, cwd)) {
+            rename_to(list, name, other);
+        }
+    }
+    return node;
+}
+
+/* Which medium the node has that is called otherwise, the list of block devices says. */
+static bool rename_drives(FfCliQmp *running, const char *cwd, GHashTable *list, GHashTable *others,
+                          GError **error)
+{
+    GHashTableIter iter;
+    gpointer name, other;
+
+    g_hash_table_iter_init(&iter, others);
+    while (g_hash_table_iter_next(&iter, &name, &other)) {
+        const char *own = g_hash_table_lookup(list, name);
+
+        if (g_str_has_suffix(name, ".drive") && own && ff_disk_is_overlay(own) && *(char *)other) {
+            rename_to(list, name, other);
+        }
+    }
+    return true;
+}
+
 /* What a client has begun in the running QEMU, and would be gone with it. */
 static bool ask_begun(FfCliQmp *qmp, const char *command, const char *id, const char *what,
                       GHashTable *list, GError **error)
@@ -314,19 +359,55 @@ static bool ask_features(FfCliQmp *qmp, GHashTable *list, GError **error)
 static const struct {
     const char *what;
     Ask *ask;
-    bool exact; /* the prepared one may not have more of them */
+    bool exact;     /* the prepared one may not have more of them */
+    Rename *rename; /* NULL: what is called otherwise is something else */
 } questions[] = {
-    {"machine", ask_machine, true},
-    {"virtual CPUs", ask_cpus, true},
-    {"CPU feature", ask_features, false},
-    {"device", ask_devices, true},
-    {"property of a device", ask_places, false},
-    {"RAM block", ask_blocks, false},
-    {"block device", ask_disks, true},
-    {"job", ask_jobs, false},
-    {"export", ask_exports, false},
-    {"object", ask_objects, false},
+    {"machine", ask_machine, true, NULL},
+    {"virtual CPUs", ask_cpus, true, NULL},
+    {"CPU feature", ask_features, false, NULL},
+    {"device", ask_devices, true, NULL},
+    {"property of a device", ask_places, false, rename_drives},
+    {"RAM block", ask_blocks, false, NULL},
+    {"block device", ask_disks, true, rename_disks},
+    {"job", ask_jobs, false, NULL},
+    {"export", ask_exports, false, NULL},
+    {"object", ask_objects, false, NULL},
 };
+
+/* The entry (borrowed) of NAME in DISKS, query-block; NULL: there is none. */
+static JsonObject *disk_called(JsonNode *disks, const char *name)
+{
+    for (guint i = 0; i < ff_json_node_length(disks); i++) {
+        JsonObject *entry = ff_json_node_nth(disks, i);
+
+        if (!strcmp(ff_disk_owner(entry), name)) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+/* OTHER, what the new QEMU has as disk NAME, is another file than the running one's, or has another
+ * format: an overlay has come in front since the start, perhaps. NULL: it is not that. */
+static char *remedy_of_disk(FfCliQmp *running, const char *cwd, const char *name, const char *other)
+{
+    g_autoptr(JsonNode) disks = ff_cli_qmp_call(running, "query-block", NULL, NULL);
+    JsonObject *inserted = ff_json_object(disk_called(disks, name), "inserted");
+    const char *format = ff_json_string_or(inserted, "drv", "");
+    g_autofree char *path = ff_image_path(ff_json_string_or(inserted, "file", ""),
+                                          ff_json_object(inserted, "image"), cwd);
+
+    if (!path || (strcmp(format, "raw") != 0 && strcmp(format, "qcow2") != 0)) {
+        return NULL;
+    }
+    g_autofree char *same = g_strdup_printf("%s (%s", path, format);
+    g_autofree char *escaped = ff_opts_escape(path);
+    return g_str_has_prefix(other, same)
+               ? NULL
+               : g_strdup_printf("give the guest's command line with file=%s,format=%s for it "
+                                 "(--args-from)",
+                                 escaped, format);
+}
 
 /* What makes them alike (g_free). */
 static char *remedy(const char *what, const char *name, const char *has, const char *other)
@@ -351,10 +432,18 @@ static char *remedy(const char *what, const char *name, const char *has, const c
     return g_strdup("use the guest's own command line (--args-from)");
 }
 
-static bool differs(const char *what, const char *name, const char *has, const char *other,
-                    GError **error)
+typedef struct {
+    FfCliQmp *running;
+    const char *cwd;
+} Sides;
+
+static bool differs(const Sides *sides, const char *what, const char *name, const char *has,
+                    const char *other, GError **error)
 {
-    g_autofree char *fix = remedy(what, name, has, other);
+    bool is_disk = !strcmp(what, "block device") && has && other;
+    g_autofree char *fix = is_disk ? remedy_of_disk(sides->running, sides->cwd, name, other) : NULL;
+
+    fix = fix ? fix : remedy(what, name, has, other);
 
     g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                 "%s '%s' is %s in the running QEMU and %s in the new one: %s", what, name,
@@ -362,8 +451,8 @@ static bool differs(const char *what, const char *name, const char *has, const c
     return false;
 }
 
-static bool compare(const char *what, GHashTable *running, GHashTable *prepared, bool exact,
-                    GError **error)
+static bool compare(const Sides *sides, const char *what, GHashTable *running, GHashTable *prepared,
+                    bool exact, GError **error)
 {
     GHashTableIter iter;
     gpointer name, value;
@@ -373,26 +462,31 @@ static bool compare(const char *what, GHashTable *running, GHashTable *prepared,
         const char *other = g_hash_table_lookup(prepared, name);
 
         if (g_strcmp0(value, other) != 0) {
-            return differs(what, name, value, other, error);
+            return differs(sides, what, name, value, other, error);
         }
     }
     g_hash_table_iter_init(&iter, prepared);
     while (exact && g_hash_table_iter_next(&iter, &name, &value)) {
         if (!g_hash_table_contains(running, name)) {
-            return differs(what, name, NULL, value, error);
+            return differs(sides, what, name, NULL, value, error);
         }
     }
     return true;
 }
 
-bool ff_upgrade_compare(FfCliQmp *running, FfCliQmp *prepared, GError **error)
+bool ff_upgrade_compare(FfCliQmp *running, FfCliQmp *prepared, const char *cwd, GError **error)
 {
+    const Sides sides = {running, cwd};
+
     for (unsigned i = 0; i < G_N_ELEMENTS(questions); i++) {
         g_autoptr(GHashTable) a = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
         g_autoptr(GHashTable) b = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
 
+        Rename *rename = questions[i].rename;
+
         if (!questions[i].ask(running, a, error) || !questions[i].ask(prepared, b, error) ||
-            !compare(questions[i].what, a, b, questions[i].exact, error)) {
+            (rename && !rename(running, cwd, a, b, error)) ||
+            !compare(&sides, questions[i].what, a, b, questions[i].exact, error)) {
             return false;
         }
     }

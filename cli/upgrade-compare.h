@@ -8,7 +8,8 @@
 
 #include "cli/qmp.h"
 
-/* FALSE and ERROR: one line that names the difference, or an answer is missing. */
-bool ff_upgrade_compare(FfCliQmp *running, FfCliQmp *prepared, GError **error);
+/* CWD: both QEMUs' folder; NULL: not known. FALSE and ERROR: one line that names the difference, or
+ * an answer is missing. */
+bool ff_upgrade_compare(FfCliQmp *running, FfCliQmp *prepared, const char *cwd, GError **error);
 
 #endif

@@ -65,8 +65,10 @@ char *ff_upgrade_last_line(int log)
     }
     g_auto(GStrv) lines = g_strsplit(g_strchomp(text), "\n", -1);
     guint n = g_strv_length(lines);
-    /* What QEMU says of a socket at which it listens is no reason for anything. */
-    while (n && (!*lines[n - 1] || strstr(lines[n - 1], ": info: "))) {
+    /* What QEMU says of a socket at which it listens is no reason for anything, nor is its advice
+     * behind a reason. */
+    while (n && (!*lines[n - 1] || strstr(lines[n - 1], ": info: ") ||
+                 (n > 1 && g_str_has_prefix(lines[n - 1], "Use -")))) {
         n--;
     }
     return n ? g_strdup(lines[n - 1]) : NULL;
@@ -192,6 +194,12 @@ static bool new_failed(FfUpgrade *u, const GError *local, GError **error)
                                WTERMSIG(status), g_strsignal(WTERMSIG(status)));
     }
     said = ff_upgrade_last_line(u->log);
+    if (said && strstr(said, "unsupported machine type")) {
+        return ff_upgrade_fail(error,
+                               "the new QEMU (%s) has no longer this guest's machine type (%s): "
+                               "name one that has it, by --qemu",
+                               u->qemu, said);
+    }
     return ff_upgrade_fail(error, "the new QEMU (%s) does not start: %s", u->qemu,
                            said     ? said
                            : closed ? "it ended without a word; is it a QEMU?"
@@ -265,6 +273,16 @@ static bool move_high(int *fd)
     return true; /* else the number may be taken, which the new QEMU's launcher says */
 }
 
+/* The new one is started in the running one's folder. */
+static bool are_alike(const FfUpgrade *u, GError **error)
+{
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);
+    g_autofree char *cwd = g_file_read_link(link, NULL);
+
+    return ff_upgrade_compare(u->running, u->prepared, cwd, error) &&
+           ff_upgrade_same_files(u->running, u->old_pid, u->prepared, u->pid, error);
+}
+
 bool ff_upgrade_prepare(FfUpgrade *u, GError **error)
 {
     int memory[2], monitor[2];
@@ -292,8 +310,7 @@ bool ff_upgrade_prepare(FfUpgrade *u, GError **error)
            ff_upgrade_vnc_is_unchanged(u->args, u->running, error) &&
            ff_upgrade_forwards_are_unchanged(u->args, u->running, error) &&
            may_have_names(u, error) && ff_upgrade_names_copy_rights(u->names, error) &&
-           ff_upgrade_compare(u->running, u->prepared, error) &&
-           ff_upgrade_same_files(u->running, u->old_pid, u->prepared, u->pid, error);
+           are_alike(u, error);
 }
 
 /* It has no guest. */

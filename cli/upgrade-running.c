@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/restore-adapt.h"
 #include "cli/upgrade-adapt.h"
 #include "cli/upgrade-args.h"
 #include "cli/upgrade-files.h"
@@ -134,6 +135,24 @@ static void take_args(FfUpgrade *u, JsonObject *lent)
         u->args[i] = g_strdup(json_array_get_string_element(words, i));
     }
     u->own = g_strdupv(u->args);
+}
+
+/* Overlays that a snapshot or restore has put in front of disks since the start. What is not found
+ * on the command line the comparison finds. */
+static void take_overlays(FfUpgrade *u)
+{
+    g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(g_free);
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", u->old_pid);
+    g_autofree char *cwd = g_file_read_link(link, NULL);
+
+    for (char **word = u->args; *word; word++) {
+        g_ptr_array_add(words, g_strdup(*word));
+    }
+    if (ff_restore_adapt_disks(u->running, cwd, words)) {
+        g_ptr_array_add(words, NULL);
+        g_strfreev(u->args);
+        u->args = g_strdupv((char **)words->pdata);
+    }
 }
 
 /* Whose process stays has its pid file. */
@@ -311,6 +330,9 @@ bool ff_upgrade_look_at_running(FfUpgrade *u, const FfUpgradeLine *line, GError 
     take_args(u, lent);
     if (line->args_from && !read_args(u, line->args_from, error)) {
         return false;
+    }
+    if (!line->args_from && u->args) {
+        take_overlays(u);
     }
     /* It is started in the running one's folder. */
     bool is_path = line->qemu && strchr(line->qemu, '/');

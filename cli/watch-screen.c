@@ -48,6 +48,10 @@ const char *ff_watch_role(const FfWatchSide *s)
 {
     const char *half = ff_json_string(ff_json_object(own(s), "half"), "role");
 
+    /* A guest that was restored may be about to move. */
+    if (ff_json_object(own(s), "restore") && ff_words_over(ff_watch_status(s))) {
+        return "guest";
+    }
     if (half) {
         return half;
     }

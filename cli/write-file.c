@@ -21,10 +21,3 @@ bool ff_write_file(const char *path, const char *text, GError **error)
     return g_file_set_contents_full(path, text, (gssize)strlen(text),
                                     G_FILE_SET_CONTENTS_CONSISTENT, 0644, error);
 }
-
-bool ff_is_same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Text into a file, whole or not at all; whether two names are one file. Any thread.
+ * Text into a file, whole or not at all. Any thread.
  */
 #ifndef FF_CLI_WRITE_FILE_H
 #define FF_CLI_WRITE_FILE_H
@@ -12,7 +12,5 @@
  * the new one. FALSE and ERROR (one line): it could not be written, or PATH is a link, a device or
  * anything else that is no file, and is left as it is. */
 bool ff_write_file(const char *path, const char *text, GError **error);
-/* A and B are there, and are the same file, by whatever names. */
-bool ff_is_same_file(const char *a, const char *b);
 
 #endif

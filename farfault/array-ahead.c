@@ -21,6 +21,7 @@
 
 #include "farfault/array-internal.h"
 #include "farfault/capture.h"
+#include "farfault/rlimits.h"
 
 #define WINDOW (2u << 20)
 #define PIECE (256u << 10) /* of a file: loaded and shown at once */
@@ -111,7 +112,7 @@ static void queue(FfAhead *h, Window w)
     }
     h->queue[h->n_queue++] = w;
     while (h->threads->len < h->max_threads) {
-        GThread *t = ff_thread_new("ff-ahead", run, h);
+        GThread *t = ff_reserve("ff-ahead", 0) < 0 ? NULL : ff_thread_new("ff-ahead", run, h);
         if (!t) {
             break; /* those that are there do; or nobody, and each block is loaded by itself */
         }

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "farfault/array-internal.h"
+#include "farfault/rlimits.h"
 #include "uffd/pagemap.h"
 #include "uffd/uffd.h"
 
@@ -151,7 +152,7 @@ static void end(FfArray *a)
 
 static int fail(const char *call, int rc)
 {
-    return ff_fail(rc, "%s: %s", call, g_strerror(-rc));
+    return ff_fail(rc, "%s: %s", call, ff_strerror(-rc));
 }
 
 /* ---- storing --------------------------------------------------------------------------------- */
@@ -312,7 +313,7 @@ static int apply(FfArray *a, char *buffer)
             -EIO,
             "ff_array_commit: it is committed, and could not be written to its place (%s): "
             "free this array and open it again",
-            g_strerror(-rc));
+            ff_strerror(-rc));
     }
     return 0;
 }
@@ -345,7 +346,7 @@ static int store_disk(FfArray *a, char *buffer)
     }
     if (rc < 0) {
         set_broken(a, ff_redo_is_lost(a->log) || (emptied < 0 && emptied != -EBUSY) ? rc : 0);
-        return ff_fail(a->broken ? -EIO : rc, "ff_array_commit: the log: %s%s", g_strerror(-rc),
+        return ff_fail(a->broken ? -EIO : rc, "ff_array_commit: the log: %s%s", ff_strerror(-rc),
                        a->broken ? ": free this array and open it again" : "");
     }
     return set_broken(a, apply(a, buffer));
@@ -370,6 +371,7 @@ static int store(FfArray *a)
         return rc < 0 ? fail("ff_array_commit", rc) : 0;
     }
     if (a->disk) {
+        g_auto(FfXfsz) xfsz = ff_xfsz_begin();
         return store_disk(a, buffer);
     }
     int rc = each_dirty(a, buffer, store_block);
@@ -424,7 +426,8 @@ int ff_array_writeout(FfArray *a, unsigned flags)
         return ff_fail(-EINVAL,
                        "ff_array_writeout: flags are FF_ARRAY_STORE, FF_ARRAY_MARK or both");
     }
-    rc = begin(a, "ff_array_commit");
+    rc = ff_reserve("ff_array_commit", 0);
+    rc = rc < 0 ? rc : begin(a, "ff_array_commit");
     if (rc < 0) {
         return rc;
     }
@@ -473,7 +476,7 @@ int ff_array_sync(FfArray *a)
                  ? ff_fail(rc, "ff_array_sync: what is changed and has no room in memory is "
                                "in the log: commit or abort it first")
              : rc < 0 ? ff_fail(-EIO, "ff_array_sync: %s: free this array and open it again",
-                                g_strerror(-rc))
+                                ff_strerror(-rc))
                       : 0;
         pthread_mutex_lock(&a->lock);
     }
@@ -540,8 +543,9 @@ static int begin_drop(FfArray *a, const char *call)
 
 int ff_array_abort(FfArray *a)
 {
-    int rc = begin_drop(a, "ff_array_abort");
+    int rc = ff_reserve("ff_array_abort", 0);
 
+    rc = rc < 0 ? rc : begin_drop(a, "ff_array_abort");
     if (rc < 0) {
         return rc;
     }
@@ -564,6 +568,7 @@ static int drop_from_log(FfArray *a, uint64_t first, uint64_t end)
     if (!a->disk || a->read_only || first >= end) {
         return 0;
     }
+    g_auto(FfXfsz) xfsz = ff_xfsz_begin();
     pthread_mutex_unlock(&a->lock);
     int rc = ff_redo_drop(a->log, first * ff_array_pages(a), (end - first) * ff_array_pages(a));
     pthread_mutex_lock(&a->lock);
@@ -576,7 +581,8 @@ int ff_array_invalidate(FfArray *a, uint64_t offset, uint64_t len)
         (len % a->block_size && offset + len != a->len)) {
         return ff_fail(-EINVAL, "ff_array_invalidate: they are not whole blocks of the array");
     }
-    int rc = begin_drop(a, "ff_array_invalidate");
+    int rc = ff_reserve("ff_array_invalidate", 0);
+    rc = rc < 0 ? rc : begin_drop(a, "ff_array_invalidate");
     if (rc < 0) {
         return rc;
     }

@@ -114,7 +114,7 @@ static int fail_zstd(const char *path, int rc)
     return ff_fail(rc, "%s: %s", path,
                    rc == -EBUSY    ? "somebody has it open to write"
                    : rc == -EINVAL ? "not a regular file"
-                                   : g_strerror(-rc));
+                                   : ff_strerror(-rc));
 }
 
 int ff_disk_open_zstd(const char *path, FfDisk **result)

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "farfault/array-internal.h"
+#include "farfault/rlimits.h"
 #include "uffd/pagemap.h"
 #include "uffd/uffd.h"
 
@@ -551,7 +552,9 @@ int ff_array_open_nameless(const char *folder)
 
 static int open_spill(FfArray *a)
 {
-    int fd = a->log ? -1 : ff_array_open_nameless(a->spill);
+    int fd = a->log ? -1 : ff_reserve("the spill file", 0);
+
+    fd = a->log || fd < 0 ? fd : ff_array_open_nameless(a->spill);
 
     if (a->log || fd < 0) {
         return a->log ? 0 : fd;

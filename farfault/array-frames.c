@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "farfault/memory-internal.h"
+#include "farfault/rlimits.h"
 #include "snapshot/seekable.h"
 
 #define FRAME_MAX (64u << 20) /* is unpacked for one block */
@@ -63,7 +64,7 @@ static bool read_file(void *opaque, uint64_t at, void *to, size_t n, GError **er
         if (some <= 0) {
             int err = some < 0 ? errno : ESTALE; /* it was cut since */
             g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err), "%s: %s", f->path,
-                        g_strerror(err));
+                        ff_strerror(err));
             return false;
         }
         done += (size_t)some;
@@ -76,7 +77,8 @@ static bool read_file(void *opaque, uint64_t at, void *to, size_t n, GError **er
 /* One more, if there may be. */
 static Slot *add_slot(FfFrames *f)
 {
-    FfSeekable *s = f->n_slots < f->max_slots ? ff_seekable_dup(f->slots[0].s, NULL) : NULL;
+    bool may_add = f->n_slots < f->max_slots && ff_reserve("a frame", FF_FRAMES_CONTEXT) == 0;
+    FfSeekable *s = may_add ? ff_seekable_dup(f->slots[0].s, NULL) : NULL;
 
     if (!s) {
         return NULL;
@@ -165,7 +167,11 @@ static int read_frame(FfFrames *f, guint frame, uint64_t at, void *to, size_t n)
 static int fail_open(FfFrames *f, const GError *error)
 {
     uint8_t magic[4];
+    int rc = ff_fail_error(error);
 
+    if (rc == -ENOMEM) {
+        return rc;
+    }
     if (f->file_size < sizeof(magic) || !read_file(f, 0, magic, sizeof(magic), NULL) ||
         !ff_seekable_is(magic)) {
         return ff_fail(-EINVAL, "%s: not compressed by zstd: ff_array_open() is for plain files",
@@ -184,7 +190,7 @@ int ff_frames_new(int fd, const char *path, FfFrames **result)
     pthread_mutex_init(&f->lock, NULL);
     pthread_cond_init(&f->changed, NULL);
     if (fstat(fd, &st) < 0) {
-        return ff_fail(-errno, "%s: %s", path, g_strerror(errno));
+        return ff_fail(-errno, "%s: %s", path, ff_strerror(errno));
     }
     f->file_size = (uint64_t)st.st_size;
     FfSeekable *s = ff_seekable_new(path, f->file_size, FRAME_MAX, read_file, f, &error);

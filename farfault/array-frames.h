@@ -11,6 +11,9 @@
 
 typedef struct FfFrames FfFrames;
 
+/* What zstd allocates to unpack, besides frames. */
+#define FF_FRAMES_CONTEXT (256u << 10)
+
 /* Of FD, a regular file, which is borrowed. PATH is for errors. 0 or -errno, said. */
 int ff_frames_new(int fd, const char *path, FfFrames **result);
 /* Nobody reads any more. Can be NULL. */

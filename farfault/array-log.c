@@ -26,7 +26,7 @@ static int fail(const char *name, int rc)
     case -EISDIR:
         return ff_fail(rc, "%s is a folder, and the log needs that name: remove it", name);
     default:
-        return ff_fail(rc, "%s: %s", name, g_strerror(-rc));
+        return ff_fail(rc, "%s: %s", name, ff_strerror(-rc));
     }
 }
 

@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #include "farfault/array-internal.h"
+#include "farfault/array-frames.h"
 #include "farfault/array-log.h"
+#include "farfault/rlimits.h"
 #include "uffd/uffd.h"
 
 #define PAGE FF_ARRAY_PAGE
@@ -70,6 +72,13 @@ int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
     }
     len = (len + a->page_size - 1) / a->page_size * a->page_size;
     FfBitmap shown, small = {0}, failed = {0};
+    pthread_mutex_lock(&a->lock);
+    size_t maps = a->maps->len;
+    pthread_mutex_unlock(&a->lock);
+    rc = ff_reserve("ff_array_map", a->n_blocks / 8 * 3 + maps * 2 * sizeof(void *));
+    if (rc < 0) {
+        return rc;
+    }
     rc = bitmap_new(&shown, a->n_blocks);
     if (rc == 0 && a->huge) {
         rc = bitmap_new(&small, a->n_blocks);
@@ -82,7 +91,7 @@ int ff_array_map(FfArray *a, uint64_t offset, size_t len, void **addr)
         ff_bitmap_clear(&shown);
         ff_bitmap_clear(&small);
         ff_bitmap_clear(&failed);
-        return ff_fail(rc, "ff_array_map: %zu bytes: %s", len, g_strerror(-rc));
+        return ff_fail(rc, "ff_array_map: %zu bytes: %s", len, ff_strerror(-rc));
     }
     FfArrayMap *m = g_new0(FfArrayMap, 1);
     *m = (FfArrayMap){.addr = (uintptr_t)*addr,
@@ -122,7 +131,7 @@ int ff_array_unmap(FfArray *a, void *addr)
         return ff_fail(-EINVAL, "ff_array_unmap: ff_array_map() did not make that");
     }
     if (rc < 0) {
-        return ff_fail(rc, "ff_array_unmap: the page tables: %s", g_strerror(-rc));
+        return ff_fail(rc, "ff_array_unmap: the page tables: %s", ff_strerror(-rc));
     }
     munmap((void *)(uintptr_t)found->addr, found->len);
     /* A thread that waits there, wrongly, gets SIGSEGV, before anything else can be mapped by this
@@ -264,6 +273,7 @@ static int check_options(uint64_t len, const FfArrayOptions *o)
 /* 0 or -errno, said. */
 static int make_memory(FfArray *a, bool huge)
 {
+    g_auto(FfXfsz) xfsz = ff_xfsz_begin();
     int fd = memfd_create("array", MFD_CLOEXEC);
 
     *(huge ? &a->small_fd : &a->fd) = fd;
@@ -277,7 +287,7 @@ static int make_memory(FfArray *a, bool huge)
     }
     return fd >= 0 && ftruncate(fd, (off_t)a->size) == 0
                ? 0
-               : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
+               : ff_fail(-errno, "ff_array_new: %s", ff_strerror(errno));
 }
 
 static int make(FfArray *a, const FfArrayOptions *o)
@@ -292,10 +302,10 @@ static int make(FfArray *a, const FfArrayOptions *o)
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     a->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (a->blocks == MAP_FAILED || a->pagemap_fd < 0) {
-        return ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
+        return ff_fail(-errno, "ff_array_new: %s", ff_strerror(errno));
     }
     if (bitmap_new(&a->dirty, a->size / PAGE) < 0 || bitmap_new(&a->stored, a->size / PAGE) < 0) {
-        return ff_fail(-ENOMEM, "ff_array_new: %s", g_strerror(ENOMEM));
+        return ff_fail(-ENOMEM, "ff_array_new: %s", ff_strerror(ENOMEM));
     }
     int uffd = open_uffd(a, o->flags);
     if (uffd < 0) {
@@ -306,7 +316,7 @@ static int make(FfArray *a, const FfArrayOptions *o)
     a->ahead = ff_ahead_new(a, ahead, ff_array_load_ahead);
     a->pool = ff_pool_new(uffd, o->threads ? o->threads - (a->ahead ? ahead : 0) : THREADS_MAX,
                           a->block_size, ff_array_on_fault, a);
-    return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", g_strerror(errno));
+    return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", ff_strerror(errno));
 }
 
 static const char default_spill[] = "/var/tmp";
@@ -331,7 +341,7 @@ static int check_spill(const FfArrayOptions *o)
     if (fd >= 0) {
         close(fd);
     } else if (o->limit && o->spill != default_spill) {
-        return ff_fail(fd, "FfArrayOptions: spill: %s: %s", o->spill, g_strerror(-fd));
+        return ff_fail(fd, "FfArrayOptions: spill: %s: %s", o->spill, ff_strerror(-fd));
     }
     return 0;
 }
@@ -343,6 +353,7 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
     int rc = check_options(len, o);
 
     rc = rc < 0 || log ? rc : check_spill(o);
+    rc = rc < 0 ? rc : ff_reserve("ff_array_new", len / PAGE / 4);
     if (rc < 0) {
         ff_disk_free(disk);
         ff_redo_free(log);
@@ -432,7 +443,7 @@ static int recover(FfRedo *log, const char *name, FfDisk *disk)
     }
     rc = rc < 0 ? rc : ff_disk_sync(disk);
     rc = rc < 0 ? rc : ff_redo_reset(log);
-    return rc < 0 ? ff_fail(rc, "%s: %s", name, g_strerror(-rc)) : 0;
+    return rc < 0 ? ff_fail(rc, "%s: %s", name, ff_strerror(-rc)) : 0;
 }
 
 static int fail_open(int rc, const char *path, size_t block_size)
@@ -452,7 +463,7 @@ static int fail_open(int rc, const char *path, size_t block_size)
                        "FfArrayOptions.block_size 0 takes that",
                        path, block_size);
     default:
-        return ff_fail(rc, "%s: %s", path, g_strerror(-rc));
+        return ff_fail(rc, "%s: %s", path, ff_strerror(-rc));
     }
 }
 
@@ -475,9 +486,11 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
     *result = NULL;
     int rc = len || !chunks ? check_options(len ? len : 1, &o)
                             : ff_fail(-EINVAL, "%s: say how long it is", path);
+    rc = rc < 0 ? rc : ff_reserve("ff_array_open", 0);
     if (rc < 0) {
         return rc;
     }
+    g_auto(FfXfsz) xfsz = ff_xfsz_begin();
     bool any = !options || !options->block_size;
     bool made = !chunks && access(path, F_OK) < 0 && errno == ENOENT;
     rc = chunks ? ff_disk_open_chunks(path, any, &o.block_size, &disk)
@@ -527,6 +540,7 @@ int ff_array_open_zstd(const char *path, const FfArrayOptions *options, FfArray 
 
     *result = NULL;
     int rc = check_options(1, &o);
+    rc = rc < 0 ? rc : ff_reserve("ff_array_open_zstd", FF_FRAMES_CONTEXT);
     rc = rc < 0 ? rc : ff_disk_open_zstd(path, &disk);
     return rc < 0 ? rc : new_array(ff_disk_len(disk), NULL, NULL, &o, disk, NULL, result);
 }
@@ -543,7 +557,8 @@ void ff_array_free(FfArray *a)
         pthread_mutex_unlock(&a->lock);
         ff_pool_free(a->pool);
         g_ptr_array_unref(a->maps);
-        if (a->disk && !a->read_only && a->log && !a->broken) {
+        if (a->disk && !a->read_only && a->log && !a->broken &&
+            ff_reserve("ff_array_free", 0) == 0) {
             ff_array_checkpoint(a); /* else the next one that opens it does that */
         }
         if (a->disk) {

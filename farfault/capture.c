@@ -14,12 +14,14 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "farfault/rlimits.h"
 #include "farfault/memory-internal.h"
 #include "farfault/pinned.h"
 #include "net/priority.h"
 #include "uffd/uffd.h"
 
 #define BUFFER (64ull << 20)
+#define PAGE 4096ull
 #define EVENTS (UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP)
 
 static const FfCaptureWords words = {
@@ -107,10 +109,22 @@ static int forbid_merging(const FfCaptureBlock *blocks, const FfRegion *ranges, 
         void *at = (void *)(uintptr_t)ranges[i].addr;
         if (blocks[i].backing.kind == FF_BACKING_PRIVATE &&
             madvise(at, ranges[i].len, MADV_UNMERGEABLE) < 0 && errno != EINVAL) { /* no KSM */
-            return ff_fail(-errno, "%p: MADV_UNMERGEABLE: %s", at, g_strerror(errno));
+            return ff_fail(-errno, "%p: MADV_UNMERGEABLE: %s", at, ff_strerror(errno));
         }
     }
     return 0;
+}
+
+/* What a capture allocates at most: the tables of regions, of the buffer's pages, and of pages. */
+static size_t small_things(const FfMemory *m, const FfSnapshotOptions *options)
+{
+    size_t n = m->regions->len * 2048 + options->buffer / PAGE * 32;
+
+    for (guint i = 0; i < m->regions->len; i++) {
+        const FfBacking *b = &g_array_index(m->regions, FfMemoryRegion, i).backing;
+        n += b->size / b->page_size * 8;
+    }
+    return n;
 }
 
 /* Signals are blocked, for its fault thread as well. */
@@ -119,11 +133,16 @@ static int make_capture(FfMemory *m, const FfSnapshotOptions *options)
     /* Nobody changes the regions in FF_PREPARING but ff_region_remove(). */
     pthread_mutex_lock(&m->lock);
     guint n = m->regions->len;
+    int rc = ff_reserve("ff_snapshot_prepare", small_things(m, options));
+    if (rc < 0) {
+        pthread_mutex_unlock(&m->lock);
+        return rc;
+    }
     g_autofree FfCaptureBlock *blocks = g_new0(FfCaptureBlock, n);
     g_autofree FfRegion *ranges = g_new0(FfRegion, n);
     g_autoptr(GError) error = NULL;
     uint64_t features;
-    int rc = n ? ff_regions_check(m) : ff_fail(-EINVAL, "there is no region: call ff_region_add()");
+    rc = n ? ff_regions_check(m) : ff_fail(-EINVAL, "there is no region: call ff_region_add()");
     rc = rc < 0 ? rc : ff_pinned_check(m);
     note_regions(m, blocks, ranges, &features);
     pthread_mutex_unlock(&m->lock);
@@ -263,10 +282,11 @@ int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options)
 static int arm(FfMemory *m, int64_t begin)
 {
     g_autoptr(GError) error = NULL;
-    pthread_mutex_lock(&m->lock);
-    int rc = ff_pinned_check(m); /* what was registered since */
-    pthread_mutex_unlock(&m->lock);
+    int rc = ff_reserve("ff_snapshot_begin", m->saved->len * 64);
 
+    pthread_mutex_lock(&m->lock);
+    rc = rc < 0 ? rc : ff_pinned_check(m); /* what was registered since */
+    pthread_mutex_unlock(&m->lock);
     if (rc == 0 && !ff_capture_arm(m->capture, &error)) {
         rc = ff_fail_error(error);
     }
@@ -274,7 +294,8 @@ static int arm(FfMemory *m, int64_t begin)
     rc = rc < 0 ? rc : ff_regions_check_gaps(m);
     pthread_mutex_unlock(&m->lock);
     if (rc < 0) {
-        g_autofree char *why = g_strdup(ff_last_error());
+        char why[512];
+        g_strlcpy(why, ff_last_error(), sizeof(why));
         ff_capture_finish(m);
         ff_fail(rc, "%s", why);
     }

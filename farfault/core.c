@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -44,13 +45,17 @@ static int errno_of(const GError *error)
 {
     static const int known[] = {ENOENT, EEXIST, EISDIR, ENOTDIR,   ENOSPC, EINVAL,  EACCES, EBUSY,
                                 ENOMEM, EROFS,  EMFILE, ECANCELED, ESRCH,  ENOTSUP, EAGAIN};
+    static const int by_text[] = {ENOMEM, EFBIG};
 
     if (error->domain != G_IO_ERROR) {
         return -EIO;
     }
-    /* GLib's code is that of ENOSPC. */
-    if (g_str_has_suffix(error->message, g_strerror(ENOMEM))) {
-        return -ENOMEM;
+    /* GLib's codes are those of ENOSPC, and of anything. */
+    for (size_t i = 0; i < G_N_ELEMENTS(by_text); i++) {
+        if (g_str_has_suffix(error->message, g_strerror(by_text[i])) ||
+            g_str_has_suffix(error->message, ff_strerror(by_text[i]))) {
+            return -by_text[i];
+        }
     }
     for (size_t i = 0; i < G_N_ELEMENTS(known); i++) {
         GIOErrorEnum code = g_io_error_from_errno(known[i]);
@@ -64,6 +69,13 @@ static int errno_of(const GError *error)
 int ff_fail_error(const GError *error)
 {
     return ff_fail(errno_of(error), "%s", error->message);
+}
+
+const char *ff_strerror(int err)
+{
+    const char *text = strerrordesc_np(err);
+
+    return text ? text : "unknown error";
 }
 
 const char *ff_last_error(void)
@@ -123,8 +135,7 @@ void ff_memory_finish(FfMemory *m, int rc, const char *text)
 {
     pthread_mutex_lock(&m->lock);
     m->result = rc;
-    g_free(m->result_text);
-    m->result_text = g_strdup(text);
+    g_strlcpy(m->result_text, text ? text : "", sizeof(m->result_text));
     m->state = FF_SAVED;
     pthread_mutex_unlock(&m->lock);
 }
@@ -160,7 +171,7 @@ static int open_uffd(unsigned flags, uint64_t features, const char *unsupported)
                            "sysctl vm.unprivileged_userfaultfd=1, or use FF_MEMORY_USER_MODE");
     }
     if (fd < 0) {
-        return ff_fail(fd, "userfaultfd: %s", g_strerror(-fd));
+        return ff_fail(fd, "userfaultfd: %s", ff_strerror(-fd));
     }
     int rc = ff_uffd_init(fd, features, NULL);
     if (rc < 0) {

@@ -14,6 +14,10 @@
  * line what was wrong and what to do. An FfMemory belongs to one thread at a time, but for the
  * functions of which "any thread" is said. In a child of fork() all of them return -ECHILD.
  *
+ * A call that allocates is -ENOMEM if malloc() does not have 128 KiB then, and what is large
+ * besides; those that give something back need nothing. A file that may not grow (RLIMIT_FSIZE) is
+ * -EFBIG, without SIGXFSZ.
+ *
  * What the library itself uses must not be in a region: libc's heap, variables, stacks. The
  * program's threads must be able to continue when they are not waiting for a region.
  */

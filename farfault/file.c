@@ -39,7 +39,7 @@ static bool fail(const FfOutput *o, GError **error)
     int err = errno;
 
     g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err), "%s: %s", ff_output_path(o),
-                g_strerror(err));
+                ff_strerror(err));
     return false;
 }
 

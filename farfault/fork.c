@@ -23,6 +23,7 @@
 #include "farfault/fork.h"
 
 #include "farfault/capture.h"
+#include "farfault/rlimits.h"
 #include "farfault/memory-internal.h"
 #include "farfault/template.h"
 #include "net/priority.h"
@@ -150,12 +151,15 @@ static void drop(FfMemory *m);
 
 static int start_template(FfMemory *m, FfChild *run, void *opaque)
 {
-    FfTemplate *t = g_new0(FfTemplate, 1);
-    int socks[2];
+    int rc = ff_reserve("ff_template_start", 0), socks[2];
 
+    if (rc < 0) {
+        return rc;
+    }
+    FfTemplate *t = g_new0(FfTemplate, 1);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks) < 0) {
         g_free(t);
-        return ff_fail(-errno, "ff_template_start: socketpair: %s", g_strerror(errno));
+        return ff_fail(-errno, "ff_template_start: socketpair: %s", ff_strerror(errno));
     }
     t->m = m;
     t->run = run;
@@ -171,7 +175,7 @@ static int start_template(FfMemory *m, FfChild *run, void *opaque)
     while (t->thread && !t->started) {
         pthread_cond_wait(&t->changed, &t->lock);
     }
-    int rc = t->rc;
+    rc = t->rc;
     pthread_mutex_unlock(&t->lock);
     advise_regions(m, MADV_DOFORK);
     if (!t->thread) {
@@ -182,7 +186,7 @@ static int start_template(FfMemory *m, FfChild *run, void *opaque)
     if (rc < 0) {
         g_thread_join(t->thread);
         template_free(t);
-        return ff_fail(rc, "ff_template_start: fork: %s", g_strerror(-rc));
+        return ff_fail(rc, "ff_template_start: fork: %s", ff_strerror(-rc));
     }
     m->template = t;
     m->drop_child = drop;
@@ -283,7 +287,7 @@ static int make_space(Child *c)
         rc = ff_space_add_block(c->space, &b, NULL);
         rc = rc < 0 ? rc : ff_space_add_range(c->space, s->addr, s->len, i, 0);
     }
-    return rc < 0 ? ff_fail(rc, "the child's memory: %s", g_strerror(-rc)) : 0;
+    return rc < 0 ? ff_fail(rc, "the child's memory: %s", ff_strerror(-rc)) : 0;
 }
 
 /* ---- the server ------------------------------------------------------------------------------ */
@@ -341,7 +345,7 @@ static bool put(void *opaque, const FfRun *run, const void *data, GError **error
     }
     if (rc < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "the child's memory: %s",
-                    g_strerror(-rc));
+                    ff_strerror(-rc));
     }
     return rc == 0;
 }
@@ -445,7 +449,7 @@ static int ask_for_child(FfTemplate *t, const FfMemory *m, int sock)
     }
     rc = rc < 0 ? rc : t->is_made ? t->made_rc : -EPIPE;
     pthread_mutex_unlock(&t->lock);
-    return rc < 0 ? ff_fail(rc, "the template cannot fork: %s", g_strerror(-rc)) : 0;
+    return rc < 0 ? ff_fail(rc, "the template cannot fork: %s", ff_strerror(-rc)) : 0;
 }
 
 /* It is there, and waits in recvmsg(): its pid is nobody else's. */
@@ -464,9 +468,20 @@ static int meet_child(FfTemplate *t, Child *c)
     c->pid = t->child_pid;
     c->pidfd = (int)syscall(SYS_pidfd_open, c->pid, 0);
     if (c->pidfd < 0) {
-        return ff_fail(-errno, "the child of the template: %s", g_strerror(errno));
+        return ff_fail(-errno, "the child of the template: %s", ff_strerror(errno));
     }
     return make_space(c);
+}
+
+/* Its space: a bit or two for each page, and tables of regions. */
+static size_t child_needs(const FfMemory *m)
+{
+    size_t n = m->saved->len * 1024;
+
+    for (guint i = 0; i < m->saved->len; i++) {
+        n += g_array_index(m->saved, FfSaved, i).len / 4096;
+    }
+    return n;
 }
 
 static int make_child(FfMemory *m)
@@ -475,10 +490,15 @@ static int make_child(FfMemory *m)
     int socks[2];
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks) < 0) {
-        return ff_fail(-errno, "ff_fork_prepare: socketpair: %s", g_strerror(errno));
+        return ff_fail(-errno, "ff_fork_prepare: socketpair: %s", ff_strerror(errno));
     }
     int rc = ask_for_child(t, m, socks[1]);
     close(socks[1]);
+    if (rc < 0) {
+        close(socks[0]);
+        return rc;
+    }
+    rc = ff_reserve("ff_fork_prepare", child_needs(m));
     if (rc < 0) {
         close(socks[0]);
         return rc;
@@ -504,7 +524,8 @@ int ff_fork_prepare(FfMemory *m, const FfSnapshotOptions *options)
     }
     rc = ff_memory_prepare(m, options);
     if (rc == 0 && (rc = make_child(m)) < 0) {
-        g_autofree char *why = g_strdup(ff_last_error());
+        char why[512];
+        g_strlcpy(why, ff_last_error(), sizeof(why));
         ff_capture_finish(m);
         ff_fail(rc, "%s", why);
     }
@@ -524,7 +545,7 @@ static int put_gaps(FfMemory *m, Child *c)
         rc = ff_place_zero(c->space, &there);
         run.first += run.n;
     }
-    return rc < 0 && rc != -ESRCH ? ff_fail(rc, "the child's memory: %s", g_strerror(-rc)) : 0;
+    return rc < 0 && rc != -ESRCH ? ff_fail(rc, "the child's memory: %s", ff_strerror(-rc)) : 0;
 }
 
 /* It has all that it needs, and runs; until somebody serves it it waits. -EPIPE: it has ended, and
@@ -534,7 +555,7 @@ static int tell_child(Child *c, const char *message, size_t len)
     int rc = ff_template_send(c->sock, message, len, -1);
 
     return rc < 0 && rc != -EPIPE
-               ? ff_fail(rc, "ff_fork: the child cannot be told: %s", g_strerror(-rc))
+               ? ff_fail(rc, "ff_fork: the child cannot be told: %s", ff_strerror(-rc))
                : 0;
 }
 
@@ -545,7 +566,8 @@ static int start_child(FfMemory *m, Child *c, const char *message, size_t len)
     rc = rc < 0 ? rc : tell_child(c, message, len);
     rc = rc < 0 ? rc : ff_memory_start_saver(m, "ff-serve", serve, c);
     if (rc < 0) {
-        g_autofree char *why = g_strdup(ff_last_error());
+        char why[512];
+        g_strlcpy(why, ff_last_error(), sizeof(why));
         ff_capture_finish(m);
         ff_memory_set_state(m, FF_IDLE);
         ff_fail(rc, "%s", why);
@@ -576,11 +598,15 @@ pid_t ff_fork(FfMemory *m, const void *arg, size_t len)
     if (len > FF_TEMPLATE_MAX) {
         return ff_fail(-E2BIG, "ff_fork: more than %u bytes", FF_TEMPLATE_MAX);
     }
+    int rc = ff_memory_check(m);
+    rc = rc < 0 ? rc : ff_reserve("ff_fork", len);
+    if (rc < 0) {
+        return rc;
+    }
     g_autofree char *message = g_malloc0(len + 1);
     if (len) {
         memcpy(message + 1, arg, len);
     }
-    int rc = ff_memory_check(m);
     rc = rc < 0 ? rc : begin_fork(m);
     if (rc < 0) {
         return rc;

@@ -38,30 +38,28 @@ typedef struct {
 } Holder;
 
 struct FfHolds {
-    GArray *holders;         /* Holder */
+    Holder *holders;
+    unsigned n, room;        /* of them */
     uint32_t filter[FILTER]; /* how many blocks of that hash are held */
     unsigned n_held, n_waiting;
 };
 
 FfHolds *ff_holds_new(void)
 {
-    FfHolds *h = g_new0(FfHolds, 1);
-
-    h->holders = g_array_new(FALSE, FALSE, sizeof(Holder));
-    return h;
+    return g_new0(FfHolds, 1);
 }
 
 void ff_holds_free(FfHolds *h)
 {
     if (h) {
-        g_array_unref(h->holders);
+        g_free(h->holders);
         g_free(h);
     }
 }
 
-static Holder *holder_at(const FfHolds *h, guint i)
+static Holder *holder_at(const FfHolds *h, unsigned i)
 {
-    return &g_array_index(h->holders, Holder, i);
+    return &h->holders[i];
 }
 
 static void set_held(FfHolds *h, Holder *t, bool held)
@@ -84,7 +82,7 @@ static void set_waits(FfHolds *h, Holder *t, uint64_t waits)
 
 static Holder *find_holder(const FfHolds *h, pid_t tid)
 {
-    for (guint i = 0; i < h->holders->len; i++) {
+    for (unsigned i = 0; i < h->n; i++) {
         if (holder_at(h, i)->tid == tid) {
             return holder_at(h, i);
         }
@@ -92,19 +90,34 @@ static Holder *find_holder(const FfHolds *h, pid_t tid)
     return NULL;
 }
 
-/* For a thread that has none. */
+/* FALSE: there is no memory. */
+static bool make_room(FfHolds *h)
+{
+    unsigned more = h->room ? 2 * h->room : 16;
+    Holder *holders = h->n < h->room ? h->holders : g_try_renew(Holder, h->holders, more);
+
+    if (holders && h->n == h->room) {
+        h->holders = holders;
+        h->room = more;
+    }
+    return holders;
+}
+
+/* For a thread that has none; NULL: there is no memory, and it holds nothing. */
 static Holder *new_holder(FfHolds *h, pid_t tid)
 {
     int64_t old = g_get_monotonic_time() - KEPT_US;
     Holder fresh = {.tid = tid, .time = HOLD_US}, *found = NULL;
 
-    for (guint i = 0; i < h->holders->len && !found; i++) {
+    for (unsigned i = 0; i < h->n && !found; i++) {
         Holder *t = holder_at(h, i);
         found = !t->held && !t->waits && t->until < old ? t : NULL;
     }
     if (!found) {
-        g_array_append_val(h->holders, fresh);
-        return holder_at(h, h->holders->len - 1);
+        if (!make_room(h)) {
+            return NULL;
+        }
+        found = holder_at(h, h->n++);
     }
     *found = fresh;
     return found;
@@ -132,6 +145,9 @@ void ff_holds_wait(FfHolds *h, pid_t tid, uint64_t block, bool gone)
     Holder *t = find_holder(h, tid);
 
     t = t ? t : new_holder(h, tid);
+    if (!t) {
+        return;
+    }
     set_held(h, t, false);
     bool again = use_block(t, block);
     if (again && gone && t->expired) { /* or it has used it, and does once more: that is no harm */
@@ -151,7 +167,7 @@ void ff_holds_given(FfHolds *h, uint64_t block)
 {
     int64_t now = h->n_waiting ? g_get_monotonic_time() : 0;
 
-    for (guint i = 0; h->n_waiting && i < h->holders->len; i++) {
+    for (unsigned i = 0; h->n_waiting && i < h->n; i++) {
         Holder *t = holder_at(h, i);
         if (t->waits == block + 1) {
             set_waits(h, t, 0);
@@ -166,7 +182,7 @@ bool ff_holds_has(const FfHolds *h, uint64_t block)
     if (!h->filter[block % FILTER]) {
         return false;
     }
-    for (guint i = 0; i < h->holders->len; i++) {
+    for (unsigned i = 0; i < h->n; i++) {
         const Holder *t = holder_at(h, i);
         for (unsigned k = 0; t->held && k < t->n; k++) {
             if (t->blocks[k] == block) {
@@ -181,7 +197,7 @@ void ff_holds_expire(FfHolds *h)
 {
     int64_t now = h->n_held ? g_get_monotonic_time() : 0;
 
-    for (guint i = 0; h->n_held && i < h->holders->len; i++) {
+    for (unsigned i = 0; h->n_held && i < h->n; i++) {
         Holder *t = holder_at(h, i);
         if (t->held && !t->waits && t->until <= now) {
             set_held(h, t, false);

@@ -31,6 +31,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "farfault/rlimits.h"
 #include "farfault/memory-internal.h"
 
 #define ASKED_MAX 64
@@ -99,23 +100,23 @@ static int make(FfHugeMemory *h)
     h->fd = memfd_create("array", MFD_CLOEXEC | MFD_HUGETLB | MFD_2MB);
     h->kept_fd = memfd_create("huge pages", MFD_CLOEXEC | MFD_HUGETLB | MFD_2MB);
     if (h->fd < 0 || h->kept_fd < 0) {
-        return ff_fail(-ENOTSUP, "this kernel has no huge pages of 2 MiB (%s)", g_strerror(errno));
+        return ff_fail(-ENOTSUP, "this kernel has no huge pages of 2 MiB (%s)", ff_strerror(errno));
     }
     if (ftruncate(h->fd, (off_t)h->len) < 0) {
-        return ff_fail(-errno, "huge pages: %s", g_strerror(errno));
+        return ff_fail(-errno, "huge pages: %s", ff_strerror(errno));
     }
     /* What is not reserved here is made by ff_huge_memory_take(). */
     int reserve = has_all(h) ? 0 : MAP_NORESERVE;
     void *at = mmap(NULL, h->len, PROT_NONE, MAP_SHARED | reserve, h->fd, 0);
     if (at == MAP_FAILED) {
-        return reserve || errno != ENOMEM ? ff_fail(-errno, "huge pages: %s", g_strerror(errno))
+        return reserve || errno != ENOMEM ? ff_fail(-errno, "huge pages: %s", ff_strerror(errno))
                                           : fail_pages(h, -ENOMEM);
     }
     h->at = at;
     /* After mlockall(MCL_FUTURE) the kernel would fill all of it. */
     if (munlock(at, h->len) < 0 || mprotect(at, h->len, PROT_READ | PROT_WRITE) < 0 ||
         madvise(at, h->len, MADV_DONTFORK) < 0) {
-        return ff_fail(-errno, "huge pages: %s", g_strerror(errno));
+        return ff_fail(-errno, "huge pages: %s", ff_strerror(errno));
     }
     int rc = reserve ? keep(h, h->n) : 0;
     return rc < 0 ? fail_pages(h, rc) : 0;
@@ -123,12 +124,16 @@ static int make(FfHugeMemory *h)
 
 int ff_huge_memory_new(uint64_t len, uint64_t n, FfHugeMemory **result)
 {
+    int rc = ff_reserve("ff_array_new", len / FF_HUGE_PAGE * sizeof(uint64_t));
+    if (rc < 0) {
+        return rc;
+    }
     g_autoptr(FfHugeMemory) h = g_new0(FfHugeMemory, 1);
 
     *h = (FfHugeMemory){.pid = getpid(), .fd = -1, .kept_fd = -1, .len = len, .n = n};
     pthread_mutex_init(&h->lock, NULL);
-    h->spare = g_array_new(FALSE, FALSE, sizeof(uint64_t));
-    int rc = make(h);
+    h->spare = g_array_sized_new(FALSE, FALSE, sizeof(uint64_t), (guint)(len / FF_HUGE_PAGE));
+    rc = make(h);
     *result = rc < 0 ? NULL : g_steal_pointer(&h);
     return rc;
 }

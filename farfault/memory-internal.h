@@ -58,7 +58,7 @@ struct FfMemory {
     FfCapture *capture;
     FfSnapshotStats stats; /* of the last one */
     int result;            /* of the saver, in FF_SAVED */
-    char *result_text;
+    char result_text[512];
 
     /* Of the thread that is in the call that changes the state; of the saver in FF_SAVING. */
     int uffd;      /* -1: none; core.c */
@@ -77,6 +77,8 @@ struct FfMemory {
 int ff_fail(int rc, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The negative errno of ERROR, whose text ff_last_error() says. */
 int ff_fail_error(const GError *error);
+/* As g_strerror(), which allocates. */
+const char *ff_strerror(int err);
 
 /* ---- states ---------------------------------------------------------------------------------- */
 

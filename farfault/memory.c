@@ -11,6 +11,7 @@
 
 #include "farfault/callers.h"
 #include "farfault/fork.h"
+#include "farfault/rlimits.h"
 #include "farfault/memory-internal.h"
 
 static int open_files(FfMemory *m)
@@ -23,7 +24,7 @@ static int open_files(FfMemory *m)
         return ff_fail(-errno,
                        "/proc/self cannot be read (%s): mount /proc; after setuid() call "
                        "prctl(PR_SET_DUMPABLE, 1) first",
-                       g_strerror(errno));
+                       ff_strerror(errno));
     }
     m->callers = ff_callers_new();
     /* -1: huge mappings are not made again. */
@@ -36,8 +37,12 @@ int ff_memory_new(unsigned flags, FfMemory **memory)
     if (!memory) {
         return ff_fail(-EINVAL, "ff_memory_new: nowhere to put it: MEMORY is NULL");
     }
-    FfMemory *m = g_new0(FfMemory, 1);
     *memory = NULL;
+    int rc = ff_reserve("ff_memory_new", 0);
+    if (rc < 0) {
+        return rc;
+    }
+    FfMemory *m = g_new0(FfMemory, 1);
     m->pid = getpid();
     m->flags = flags;
     m->mem_fd = m->pagemap_fd = m->maps_fd = m->status_fd = m->pidfd = m->uffd = -1;
@@ -45,9 +50,9 @@ int ff_memory_new(unsigned flags, FfMemory **memory)
     pthread_mutex_init(&m->lock, NULL);
     pthread_mutex_init(&m->discards, NULL);
     ff_memory_enlist(m);
-    int rc = flags & ~FF_MEMORY_USER_MODE
-                 ? ff_fail(-EINVAL, "ff_memory_new: flags are 0 or FF_MEMORY_USER_MODE")
-                 : open_files(m);
+    rc = flags & ~FF_MEMORY_USER_MODE
+             ? ff_fail(-EINVAL, "ff_memory_new: flags are 0 or FF_MEMORY_USER_MODE")
+             : open_files(m);
     /* A caller that has no permission hears of it here, and not at the first snapshot. */
     int fd = rc < 0 ? rc : ff_memory_open_uffd(m, 0);
     if (fd < 0) {
@@ -68,8 +73,9 @@ static void close_fd(int fd)
 
 static void end_all(FfMemory *m)
 {
-    g_autofree char *keep = g_strdup(ff_last_error());
+    char keep[512];
 
+    g_strlcpy(keep, ff_last_error(), sizeof(keep));
     ff_snapshot_cancel(m);
     if (m->state == FF_SAVING || m->state == FF_SAVED) {
         ff_snapshot_wait(m, NULL);
@@ -99,6 +105,5 @@ void ff_memory_free(FfMemory *m)
     ff_callers_free(m->callers);
     pthread_mutex_destroy(&m->lock);
     pthread_mutex_destroy(&m->discards);
-    g_free(m->result_text);
     g_free(m);
 }

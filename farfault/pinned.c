@@ -70,8 +70,11 @@ static int check_ring(const FfMemory *m, const char *fd)
 
     for (unsigned i = 0; i < LOOKS; i++) {
         g_autofree char *text = NULL;
-        if (!g_file_get_contents(path, &text, NULL, NULL)) {
-            return 0; /* closed by now */
+        g_autoptr(GError) error = NULL;
+        if (!g_file_get_contents(path, &text, NULL, &error)) {
+            return g_error_matches(error, G_FILE_ERROR, G_FILE_ERROR_NOMEM)
+                       ? ff_fail(-ENOMEM, "%s", error->message)
+                       : 0; /* closed by now */
         }
         const char *list = strstr(text, "\nUserBufs:");
         if (list) {
@@ -89,8 +92,12 @@ int ff_pinned_check(const FfMemory *m)
     if (!is_anything_pinned(m)) {
         return 0;
     }
-    g_autoptr(GDir) fds = g_dir_open("/proc/self/fd", 0, NULL);
-    for (const char *fd; fds && rc == 0 && (fd = g_dir_read_name(fds));) {
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GDir) fds = g_dir_open("/proc/self/fd", 0, &error);
+    if (!fds) {
+        return ff_fail(-EIO, "%s", error->message);
+    }
+    for (const char *fd; rc == 0 && (fd = g_dir_read_name(fds));) {
         g_autofree char *path = g_build_filename("/proc/self/fd", fd, NULL);
         g_autofree char *target = g_file_read_link(path, NULL);
         if (target && !strcmp(target, "anon_inode:[io_uring]")) {

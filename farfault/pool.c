@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "farfault/capture.h"
+#include "farfault/rlimits.h"
 #include "uffd/uffd.h"
 
 /* asm-generic/mman-common.h since 5.18. */
@@ -39,19 +40,21 @@ struct FfPool {
 
 static gpointer run(gpointer opaque);
 
-/* Another thread, which counts as idle. Without it, for want of memory, those that are there do. */
-static bool start_one(FfPool *p)
+/* Another thread, which counts as idle. Without it, for want of memory, those that are there do. 0
+ * or -errno. */
+static int start_one(FfPool *p)
 {
-    bool started = false;
     sigset_t old;
 
     pthread_mutex_lock(&p->lock);
-    if (!p->ending && p->threads->len < p->max_threads) {
+    bool may_start = !p->ending && p->threads->len < p->max_threads;
+    int rc = may_start ? ff_reserve("ff-load", 0) : 0;
+    if (may_start && rc == 0) {
         __atomic_add_fetch(&p->idle, 1, __ATOMIC_RELAXED);
         ff_block_signals(&old);
         GThread *thread = g_thread_try_new("ff-load", run, p, NULL);
         ff_unblock_signals(&old);
-        started = thread;
+        rc = thread ? 0 : -EAGAIN;
         if (thread) {
             g_ptr_array_add(p->threads, thread);
         } else {
@@ -59,7 +62,7 @@ static bool start_one(FfPool *p)
         }
     }
     pthread_mutex_unlock(&p->lock);
-    return started;
+    return rc;
 }
 
 static void handle(FfPool *p, const struct uffd_msg *msg, void *buffer)
@@ -111,7 +114,7 @@ static int prepare(FfPool *p)
         return -errno;
     }
     munmap(probe, p->buffer);
-    return start_one(p) ? 0 : -EAGAIN;
+    return start_one(p);
 }
 
 FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *fn, void *opaque)

@@ -25,6 +25,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "farfault/rlimits.h"
+
 #define MAGIC 0x4f44455246460a00ull /* "\0\nFFREDO" */
 #define VERSION 1u
 #define FIRST 4096u /* of the records */
@@ -227,6 +229,12 @@ static int read_record(const FfRedo *r, uint64_t at, Record *record, void *data)
                : (size_t)n == len && sum_record(*record, data) == GUINT64_FROM_LE(record->checksum);
 }
 
+/* N more in TABLE: GLib makes it twice as large, 20 bytes for each, before it is full. */
+static int reserve_places(GHashTable *table, uint64_t n)
+{
+    return ff_reserve("the table of the log", (g_hash_table_size(table) + n) * 60);
+}
+
 /* The transaction at AT. *END: what comes after it; AT: it has no end. DROPS: page + 1 -> the place
  * up to which what it has of that is void. 0 or -errno. */
 static int find_end(const FfRedo *r, uint64_t at, void *data, GHashTable *drops, uint64_t *end)
@@ -243,6 +251,10 @@ static int find_end(const FfRedo *r, uint64_t at, void *data, GHashTable *drops,
         }
         transaction = record.transaction;
         if (GUINT32_FROM_LE(record.kind) == DROP) {
+            rc = reserve_places(drops, 1);
+            if (rc < 0) {
+                return rc;
+            }
             g_hash_table_insert(drops, GSIZE_TO_POINTER(GUINT64_FROM_LE(record.first) + 1),
                                 GSIZE_TO_POINTER(next));
         }
@@ -372,8 +384,12 @@ static void note_places(GHashTable *places, uint64_t first, uint64_t n, uint64_t
 
 static int note_ended(void *places, uint64_t first, uint64_t n, const char *data, uint64_t place)
 {
-    note_places(places, first, n, place);
-    return 0;
+    int rc = reserve_places(places, n);
+
+    if (rc == 0) {
+        note_places(places, first, n, place);
+    }
+    return rc;
 }
 
 /* Under `finding`. What is there after `ended` nobody knows, and can be cut. 0 or -errno. */
@@ -503,8 +519,11 @@ static int again(FfRedo *r, uint64_t place, const void *data)
 /* Under `adding`. */
 static int add_record(FfRedo *r, uint64_t first, uint64_t n, const void *data)
 {
-    int rc = n ? write_record(r, PAGES, first, (uint32_t)n, data) : 0;
+    pthread_mutex_lock(&r->lock);
+    int rc = n ? reserve_places(r->places, n) : 0;
+    pthread_mutex_unlock(&r->lock);
 
+    rc = rc == 0 && n ? write_record(r, PAGES, first, (uint32_t)n, data) : rc;
     if (rc == 0 && n) {
         pthread_mutex_lock(&r->lock);
         note_places(r->places, first, n, r->at + sizeof(Record));
@@ -537,14 +556,19 @@ int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data)
     return rc;
 }
 
-/* Of N pages from FIRST on those that this transaction has. */
+/* Of N pages from FIRST on those that this transaction has; NULL: there is no memory. */
 static GArray *find_places(FfRedo *r, uint64_t first, uint64_t n)
 {
-    GArray *found = g_array_new(FALSE, FALSE, sizeof(uint64_t));
     GHashTableIter iter;
     gpointer key;
 
     pthread_mutex_lock(&r->lock);
+    guint size = g_hash_table_size(r->places), room = (guint)MIN(n, size);
+    if (ff_reserve("the table of the log", room * sizeof(uint64_t)) < 0) {
+        pthread_mutex_unlock(&r->lock);
+        return NULL;
+    }
+    GArray *found = g_array_sized_new(FALSE, FALSE, sizeof(uint64_t), room);
     g_hash_table_iter_init(&iter, r->places);
     while (g_hash_table_iter_next(&iter, &key, NULL)) {
         uint64_t page = GPOINTER_TO_SIZE(key) - 1;
@@ -563,6 +587,10 @@ int ff_redo_drop(FfRedo *r, uint64_t first, uint64_t n)
     pthread_mutex_lock(&r->adding);
     g_autoptr(GArray) found = find_places(r, first, n);
     uint64_t at = r->at;
+    if (!found) {
+        pthread_mutex_unlock(&r->adding);
+        return -ENOMEM;
+    }
     for (guint i = 0; i < found->len && rc == 0; i++) {
         rc = write_record(r, DROP, g_array_index(found, uint64_t, i), 0, NULL);
         r->at += sizeof(Record);

@@ -16,6 +16,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "farfault/rlimits.h"
 #include "farfault/memory-internal.h"
 #include "uffd/regions.h"
 
@@ -27,6 +28,8 @@
 #define HUGE (2ull << 20)
 /* Given back at once by ff_region_discard(), so that a hole is not filled for long. */
 #define PIECE (2ull << 20)
+/* There is no memory to look at what is mapped; -ENOMEM: it is not mapped. */
+#define NO_LOOK (-ENOBUFS)
 
 /* ---- what is there --------------------------------------------------------------------------- */
 
@@ -98,28 +101,30 @@ static int look_at_lines(char **lines, FfMemoryRegion *r, bool is_new)
                          "%#" PRIx64 ": nothing is mapped: map it, or ff_region_remove() it", next);
 }
 
-static char **read_lines(const FfMemory *m)
+/* 0 or -errno, said. */
+static int read_lines(const FfMemory *m, char ***lines)
 {
     g_autoptr(GError) error = NULL;
     g_autofree char *text = ff_maps_read(m->maps_fd, &error);
+    /* A line has 32 bytes at least, and is copied. */
+    int rc = text ? ff_reserve("/proc/self/maps", 3 * strlen(text)) : ff_fail_error(error);
 
-    if (!text) {
-        ff_fail_error(error);
-    }
-    return text ? g_strsplit(text, "\n", -1) : NULL;
+    *lines = rc == 0 ? g_strsplit(text, "\n", -1) : NULL;
+    return rc;
 }
 
 static int look_at_maps(const FfMemory *m, FfMemoryRegion *r)
 {
-    g_auto(GStrv) lines = read_lines(m);
+    g_auto(GStrv) lines = NULL;
+    int rc = read_lines(m, &lines);
 
-    return lines ? look_at_lines(lines, r, true) : -EIO;
+    return rc < 0 ? rc : look_at_lines(lines, r, true);
 }
 
 int ff_regions_check(const FfMemory *m)
 {
-    g_auto(GStrv) lines = read_lines(m);
-    int rc = lines ? 0 : -EIO;
+    g_auto(GStrv) lines = NULL;
+    int rc = read_lines(m, &lines);
 
     for (guint i = 0; i < m->regions->len && rc == 0; i++) {
         rc = look_at_lines(lines, &g_array_index(m->regions, FfMemoryRegion, i), false);
@@ -203,8 +208,8 @@ int ff_regions_check_gaps(const FfMemory *m)
     for (; rc == 0 && ff_capture_next_gap(m->capture, &run); run.first += run.n) {
         const FfSaved *s = &g_array_index(m->saved, FfSaved, run.block);
         uint64_t start = s->addr + run.first * s->page_size;
-        lines = lines ? lines : read_lines(m);
-        rc = lines ? check_gap(m, lines, start, start + run.n * s->page_size) : -EIO;
+        rc = lines ? 0 : read_lines(m, &lines);
+        rc = rc < 0 ? rc : check_gap(m, lines, start, start + run.n * s->page_size);
     }
     return rc;
 }
@@ -216,6 +221,12 @@ int ff_regions_check_gaps(const FfMemory *m)
 static FfMemoryRegion *region(const FfMemory *m, guint i)
 {
     return &g_array_index(m->regions, FfMemoryRegion, i);
+}
+
+/* Locked. There is memory for another region. 0 or -errno, said. */
+static int one_more(const FfMemory *m, const char *call)
+{
+    return ff_reserve(call, (m->regions->len + 1) * 2 * sizeof(FfMemoryRegion));
 }
 
 /* Locked. R stands beside all others, and is inserted. */
@@ -238,8 +249,11 @@ static int insert(FfMemory *m, const FfMemoryRegion *r)
         }
         at += o->addr < r->addr;
     }
-    g_array_insert_val(m->regions, at, *r);
-    return 0;
+    int rc = one_more(m, "ff_region_add");
+    if (rc == 0) {
+        g_array_insert_val(m->regions, at, *r);
+    }
+    return rc;
 }
 
 /* The file of FD with a place of its own: looking for holes moves it, and the program's may be in
@@ -261,10 +275,14 @@ int ff_region_add(FfMemory *m, void *addr, size_t len, int fd, unsigned flags)
     if (rc < 0) {
         return rc;
     }
+    rc = ff_reserve("ff_region_add", 0);
+    if (rc < 0) {
+        return rc;
+    }
     if (fd >= 0) {
         r.fd = open_again(fd);
         if (r.fd < 0) {
-            return ff_fail(-errno, "ff_region_add: file %d: %s", fd, g_strerror(errno));
+            return ff_fail(-errno, "ff_region_add: file %d: %s", fd, ff_strerror(errno));
         }
         r.owner = ff_owner_new(r.fd);
     }
@@ -352,17 +370,21 @@ static int populate(char *at, uint64_t len)
                          "a write would be a SIGBUS (no huge page is free, or the "
                          "file ends before it)");
     default:
-        return fail_keep(-errno, at, g_strerror(errno));
+        return fail_keep(-errno, at, ff_strerror(errno));
     }
 }
 
 /* The same where the kernel would be refused (FF_MEMORY_USER_MODE). */
 static int touch(const FfMemory *m, char *at, uint64_t len)
 {
-    g_auto(GStrv) lines = read_lines(m);
+    g_auto(GStrv) lines = NULL;
+    int rc = read_lines(m, &lines);
     uint64_t next = (uintptr_t)at, end = next + len;
 
-    for (char **l = lines; l && *l && next < end; l++) {
+    if (rc < 0) {
+        return rc == -ENOMEM ? NO_LOOK : rc;
+    }
+    for (char **l = lines; *l && next < end; l++) {
         Mapping map;
         if (!parse(*l, &map) || map.end <= next) {
             continue;
@@ -375,7 +397,7 @@ static int touch(const FfMemory *m, char *at, uint64_t len)
         }
         next = map.end;
     }
-    if (!lines || next < end) {
+    if (next < end) {
         return fail_keep(-ENOMEM, at, "it is not mapped");
     }
     for (uint64_t i = 0; i < len; i += PAGE) {
@@ -428,12 +450,15 @@ int ff_region_remove(FfMemory *m, void *addr, size_t len)
         rc = keep_mapped(m, (char *)addr + at, n);
     }
     if (rc < 0) {
-        return rc;
+        return rc == NO_LOOK ? -ENOMEM : rc;
     }
     pthread_mutex_lock(&m->lock);
-    cut(m, (uintptr_t)addr, (uintptr_t)addr + len);
+    rc = one_more(m, "ff_region_remove");
+    if (rc == 0) {
+        cut(m, (uintptr_t)addr, (uintptr_t)addr + len);
+    }
     pthread_mutex_unlock(&m->lock);
-    return 0;
+    return rc;
 }
 
 int ff_region_discard(FfMemory *m, void *addr, size_t len)
@@ -454,8 +479,8 @@ int ff_region_discard(FfMemory *m, void *addr, size_t len)
         int done = madvise(piece, n, is_shared ? MADV_REMOVE : MADV_DONTNEED);
         pthread_mutex_unlock(&m->discards);
         if (done < 0) {
-            rc = ff_fail(-errno, "ff_region_discard: madvise: %s", g_strerror(errno));
+            rc = ff_fail(-errno, "ff_region_discard: madvise: %s", ff_strerror(errno));
         }
     }
-    return rc;
+    return rc == NO_LOOK ? -ENOMEM : rc;
 }

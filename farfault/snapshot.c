@@ -12,6 +12,7 @@
 
 #include "farfault/capture.h"
 #include "farfault/file.h"
+#include "farfault/rlimits.h"
 #include "farfault/memory-internal.h"
 #include "net/priority.h"
 
@@ -94,9 +95,22 @@ static bool put_page(void *opaque, unsigned block, uint64_t page, const uint8_t 
         j->stopped = -EIO;
     } else if (j->stopped) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "the callback said: %s",
-                    g_strerror(-j->stopped));
+                    ff_strerror(-j->stopped));
     }
     return !j->stopped;
+}
+
+/* What the saver allocates, but for what its callback does: a bit for each page, and for each
+ * region some tables. */
+static size_t save_needs(const FfMemory *m)
+{
+    size_t n = m->saved->len * 512 + 64 * 256;
+
+    for (guint i = 0; i < m->saved->len; i++) {
+        const FfSaved *s = &g_array_index(m->saved, FfSaved, i);
+        n += (s->offset + s->len) / s->page_size / 8;
+    }
+    return n;
 }
 
 /* The table of regions is dropped by ff_capture_finish(). */
@@ -112,6 +126,13 @@ static gpointer save(gpointer p)
 {
     g_autoptr(Job) j = p;
     FfMemory *m = j->m;
+    int rc = ff_reserve("ff_snapshot_save", save_needs(m));
+
+    if (rc < 0) {
+        ff_capture_finish(m);
+        ff_memory_finish(m, rc, ff_last_error());
+        return NULL;
+    }
     g_autoptr(GArray) table = keep_table(m);
     g_autoptr(GError) error = NULL;
     int64_t begin = g_get_monotonic_time();
@@ -123,7 +144,7 @@ static gpointer save(gpointer p)
     ff_capture_finish(m);
     ok = ok && (!j->output || ff_file_end(j->output, table, j->size, &error));
     /* Here, and not in ff_snapshot_wait(): another thread's ff_last_error(). */
-    int rc = ok ? 0 : j->stopped ? j->stopped : ff_fail_error(error);
+    rc = ok ? 0 : j->stopped ? j->stopped : ff_fail_error(error);
     ff_memory_finish(m, rc, ok ? NULL : error->message);
     return NULL;
 }
@@ -142,6 +163,7 @@ static int start(FfMemory *m, Job *j, const char *what)
     }
     g_autoptr(GError) error = NULL;
     if (j->output) {
+        g_auto(FfXfsz) xfsz = ff_xfsz_begin();
         j->size = ff_file_place(m->saved);
         if (!ff_file_begin(j->output, j->size, &error)) {
             rc = ff_fail_error(error);
@@ -161,10 +183,14 @@ static int start(FfMemory *m, Job *j, const char *what)
 int ff_snapshot_save_fd(FfMemory *m, int fd)
 {
     g_autoptr(GError) error = NULL;
-    int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    int rc = ff_reserve("ff_snapshot_save_fd", 0);
+    int own = rc < 0 ? rc : fcntl(fd, F_DUPFD_CLOEXEC, 0);
 
+    if (rc < 0) {
+        return rc;
+    }
     if (own < 0) {
-        return ff_fail(-errno, "ff_snapshot_save_fd: file %d: %s", fd, g_strerror(errno));
+        return ff_fail(-errno, "ff_snapshot_save_fd: file %d: %s", fd, ff_strerror(errno));
     }
     Job *j = g_new0(Job, 1);
     j->output = ff_output_new_fd(own, "the snapshot's file", &error);
@@ -181,6 +207,10 @@ int ff_snapshot_save_path(FfMemory *m, const char *path)
     if (!path) {
         return ff_fail(-EINVAL, "ff_snapshot_save_path: PATH is NULL");
     }
+    int rc = ff_reserve("ff_snapshot_save_path", 0);
+    if (rc < 0) {
+        return rc;
+    }
     FfOutput *output = ff_output_new_replacing(path, &error);
     if (!output) {
         return ff_fail_error(error);
@@ -194,6 +224,10 @@ int ff_snapshot_save_pages(FfMemory *m, FfSnapshotPage *page, void *opaque)
 {
     if (!page) {
         return ff_fail(-EINVAL, "ff_snapshot_save_pages: PAGE is NULL");
+    }
+    int rc = ff_reserve("ff_snapshot_save_pages", 0);
+    if (rc < 0) {
+        return rc;
     }
     Job *j = g_new0(Job, 1);
     j->page = page;

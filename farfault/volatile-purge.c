@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -401,46 +402,59 @@ static int by_page(const void *a, const void *b)
     return (x->page > y->page) - (x->page < y->page);
 }
 
-/* All that can go; NULL if nothing can. */
-static GArray *find_candidates(const FfVolatile *v)
+typedef struct {
+    Candidate *all;
+    size_t n, room;
+    Candidate few[64]; /* `all`, if there is no memory */
+} Candidates;
+
+/* All that can go, or as many as there is memory for. */
+static void find_candidates(const FfVolatile *v, Candidates *found)
 {
-    GArray *found = g_array_new(FALSE, FALSE, sizeof(Candidate));
     size_t first;
 
+    found->n = 0;
+    found->room = v->n;
+    do {
+        found->all = g_try_new(Candidate, found->room);
+        found->room /= found->all ? 1 : 2;
+    } while (!found->all && found->room > G_N_ELEMENTS(found->few));
+    if (!found->all) {
+        found->all = found->few;
+        found->room = G_N_ELEMENTS(found->few);
+    }
     for (size_t at = 0, n; (n = next_data(v, at, &first)); at = first + n) {
-        for (size_t i = first; i < first + n; i++) {
+        for (size_t i = first; i < first + n && found->n < found->room; i++) {
             uint64_t w = load(v, i);
-            Candidate c = {w >> FF_PAGE_ABOVE, i};
             if (!(w & (FF_PAGE_PINNED | FF_PAGE_PURGING))) {
-                g_array_append_val(found, c);
+                found->all[found->n++] = (Candidate){w >> FF_PAGE_ABOVE, i};
             }
         }
     }
-    return found;
 }
 
 /* The N oldest ones of FOUND, but for those that are HELD if these stay, in order of address: how
  * many there are. */
-static size_t choose(FfVolatile *v, GArray *found, size_t n, bool held)
+static size_t choose(FfVolatile *v, Candidates *found, size_t n, bool held)
 {
+    Candidate *all = found->all;
     size_t chosen = 0;
 
-    g_array_sort(found, by_age);
-    for (guint i = 0; i < found->len && chosen < n; i++) {
-        Candidate c = g_array_index(found, Candidate, i);
+    qsort(all, found->n, sizeof(*all), by_age);
+    for (size_t i = 0; i < found->n && chosen < n; i++) {
+        Candidate c = all[i];
         if (held || !is_held(v, c.page)) {
-            g_array_index(found, Candidate, chosen++) = c;
+            all[chosen++] = c;
         }
     }
-    g_array_set_size(found, (guint)chosen);
-    g_array_sort(found, by_page);
+    qsort(all, chosen, sizeof(*all), by_page);
     return chosen;
 }
 
 /* N of FOUND. */
-static ssize_t purge_these(FfVolatile *v, GArray *found, size_t n, bool held)
+static ssize_t purge_these(FfVolatile *v, Candidates *found, size_t n, bool held)
 {
-    const Candidate *c = (const Candidate *)(const void *)found->data;
+    const Candidate *c = found->all;
     size_t done = 0;
     uint64_t self = this_process(v);
 
@@ -460,11 +474,16 @@ static ssize_t purge_these(FfVolatile *v, GArray *found, size_t n, bool held)
 /* BYTES, or FRACTION of what can go. */
 ssize_t ff_volatile_purge_oldest(FfVolatile *v, size_t bytes, unsigned fraction, bool held)
 {
-    g_autoptr(GArray) found = find_candidates(v);
-    size_t n = fraction ? (found->len + fraction - 1) / fraction
-                        : MIN(found->len, bytes / v->page_size + (bytes % v->page_size > 0));
+    Candidates found;
+    find_candidates(v, &found);
+    size_t n = fraction ? (found.n + fraction - 1) / fraction
+                        : MIN(found.n, bytes / v->page_size + (bytes % v->page_size > 0));
+    ssize_t done = purge_these(v, &found, n, held);
 
-    return purge_these(v, found, n, held);
+    if (found.all != found.few) {
+        g_free(found.all);
+    }
+    return done;
 }
 
 /* What could not be regenerated is asked for once more: a poisoned page is no memory, so a hole
@@ -492,7 +511,7 @@ ssize_t ff_volatile_purge(FfVolatile *v, size_t bytes)
     }
     forget_failures(v);
     ssize_t n = bytes >= v->len ? purge_all(v) : ff_volatile_purge_oldest(v, bytes, 0, true);
-    return n < 0 ? ff_fail((int)n, "ff_volatile_purge: %s", g_strerror((int)-n)) : n << v->shift;
+    return n < 0 ? ff_fail((int)n, "ff_volatile_purge: %s", ff_strerror((int)-n)) : n << v->shift;
 }
 
 size_t ff_volatile_used(const FfVolatile *v)

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "farfault/capture.h"
+#include "farfault/rlimits.h"
 #include "farfault/volatile-internal.h"
 #include "uffd/uffd.h"
 
@@ -159,7 +160,7 @@ static int open_pressure(void)
             errno == ENOENT ? -ENOTSUP : -errno,
             "ff_volatile_watch: /proc/pressure/memory: %s: CONFIG_PSI, and psi=1 at boot, "
             "are needed",
-            g_strerror(errno));
+            ff_strerror(errno));
     }
     if (write(fd, trigger, sizeof(trigger)) < 0) {
         int rc = -errno;
@@ -167,7 +168,7 @@ static int open_pressure(void)
         return ff_fail(rc,
                        "ff_volatile_watch: /proc/pressure/memory: %s: without CAP_SYS_RESOURCE "
                        "Linux 6.6 is needed",
-                       g_strerror(-rc));
+                       ff_strerror(-rc));
     }
     return fd;
 }
@@ -182,8 +183,12 @@ int ff_volatile_watch(FfVolatile *v, int fd, short events)
     if (v->watcher) {
         return ff_fail(-EBUSY, "ff_volatile_watch: something is watched already");
     }
+    int rc = ff_reserve("ff_volatile_watch", 0);
+    if (rc < 0) {
+        return rc;
+    }
     if (fd >= 0 && fcntl(fd, F_GETFD) < 0) {
-        return ff_fail(-errno, "ff_volatile_watch: %d: %s", fd, g_strerror(errno));
+        return ff_fail(-errno, "ff_volatile_watch: %d: %s", fd, ff_strerror(errno));
     }
     if (fd < 0) {
         v->own_watch_fd = open_pressure();
@@ -249,6 +254,7 @@ static int check_options(size_t len, const FfVolatileOptions *o)
 static int make_memory(FfVolatile *v)
 {
     v->shared_len = sizeof(FfVolatileShared) + v->n * sizeof(uint64_t);
+    g_auto(FfXfsz) xfsz = ff_xfsz_begin();
     v->fd = memfd_create("volatile", MFD_CLOEXEC);
     if (v->fd < 0 || ftruncate(v->fd, (off_t)v->len) < 0) {
         return -errno;
@@ -278,7 +284,7 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
     if (!ff_bitmap_try_init(&v->filling, v->n, false) ||
         !ff_bitmap_try_init(&v->poisoned, v->n, false)) {
         close(uffd);
-        return ff_fail(-ENOMEM, "ff_volatile_new: %s", g_strerror(ENOMEM));
+        return ff_fail(-ENOMEM, "ff_volatile_new: %s", ff_strerror(ENOMEM));
     }
     /* Both before its threads. A child would find zeros, and fill the parent's memory with them. */
     v->uffd = uffd;
@@ -295,7 +301,7 @@ static int make_pool(FfVolatile *v, const FfVolatileOptions *o)
             ff_pool_new(uffd, o->threads ? o->threads : THREADS_MAX, v->page_size, on_fault, v);
         rc = v->pool ? 0 : -errno;
     }
-    return rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", g_strerror(-rc)) : 0;
+    return rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", ff_strerror(-rc)) : 0;
 }
 
 int ff_volatile_new(size_t len, FfRegenerate *regenerate, void *opaque,
@@ -306,6 +312,7 @@ int ff_volatile_new(size_t len, FfRegenerate *regenerate, void *opaque,
     *result = NULL;
     o.page_size = o.page_size ? o.page_size : PAGE;
     int rc = check_options(len, &o);
+    rc = rc < 0 ? rc : ff_reserve("ff_volatile_new", len / o.page_size / 4);
     if (rc < 0) {
         return rc;
     }
@@ -325,7 +332,7 @@ int ff_volatile_new(size_t len, FfRegenerate *regenerate, void *opaque,
                       .wake_fd = -1};
     pthread_mutex_init(&v->lock, NULL);
     rc = make_memory(v);
-    rc = rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", g_strerror(-rc)) : 0;
+    rc = rc < 0 ? ff_fail(rc, "ff_volatile_new: %s", ff_strerror(-rc)) : 0;
     if (rc == 0) {
         ff_volatile_init_shared(v);
     }

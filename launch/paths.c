@@ -36,7 +36,7 @@ static char *own_path(void)
 char *ff_find_helper(const char *name)
 {
     static const char *const places[] = {
-        "../lib/farfault", ".", "../relay", "../engine", "../agent", "../cli",
+        "../lib/farfault", ".", "../relay", "../engine", "../agent", "../cli", "../content",
     };
     g_autofree char *exe = own_path();
     if (!exe) {

@@ -11,8 +11,8 @@
 /*
  * Finds the sibling NAME ("farfault-relay", "farfault-engine", "farfault-agent.so") of the
  * running program, from its path: DIR/../lib/farfault/NAME and DIR/NAME when installed,
- * DIR/../{relay,qapi,uffd,cli}/NAME in the build tree. Returns an absolute path, NULL if there
- * is none. Any thread.
+ * DIR/../{relay,engine,agent,cli,content}/NAME in the build tree. Returns an absolute path, NULL if
+ * there is none. Any thread.
  */
 char *ff_find_helper(const char *name);
 

@@ -203,7 +203,7 @@ static bool disks_are_the_same(FfHandover *s, GError **error)
 {
     g_autofree char *now = NULL, *ours = NULL;
 
-    if (!ff_upgrade_look_at_disks(s->cfg->vmm, &now, &ours, error) ||
+    if (!ff_upgrade_look_at_disks(s->cfg->vmm, s->theirs, &now, &ours, error) ||
         !ff_upgrade_same_parts(s->theirs, ours, error)) {
         return false;
     }
@@ -286,8 +286,8 @@ static bool begin(FfHandover *s, GError **error)
     s->begun_us = g_get_monotonic_time();
     FF_FAULT_AT("setup");
     if (!look_at_guest(s, error) ||
-        !ff_upgrade_look_at_disks(s->cfg->vmm, &s->disks, &ours, error) || !accept_peer(s, error) ||
-        !ff_upgrade_same_parts(s->theirs, ours, error) || !devices_answer(s, error) ||
+        !ff_upgrade_look_at_disks(s->cfg->vmm, NULL, &s->disks, &ours, error) ||
+        !accept_peer(s, error) || !disks_are_the_same(s, error) || !devices_answer(s, error) ||
         !goes_on(s, error)) {
         return false;
     }

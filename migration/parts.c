@@ -274,6 +274,62 @@ FfPartsFit ff_parts_compare(const char *source, const char *destination)
     return fit;
 }
 
+/* ---- a saved guest --------------------------------------------------------------------------- */
+
+#define ROOT "0000:00"
+
+/* Where QEMU has a PCI device in the names of its sections, from the root bus that all machines
+ * have; NULL: it is not there (g_free). */
+static char *section_path(char **part)
+{
+    if (strcmp(part[KIND], "pci") == 0) {
+        return g_str_has_prefix(part[NAME], "00:") ? g_strconcat("0000:", part[NAME], NULL) : NULL;
+    }
+    const char *at = strchr(part[NAME], '/');
+    return at ? g_strdelimit(g_strconcat(ROOT, at, NULL), "/", ':') : NULL;
+}
+
+/* The devices that have a section in TAIL: "0000:00:03.0/virtio-net" after its length. What looks
+ * like one and is none hides a device at most. */
+static GHashTable *find_sections(const char *tail, size_t n)
+{
+    GHashTable *found = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    const char *end = tail + n;
+
+    for (const char *at = tail; (at = memmem(at, (size_t)(end - at), ROOT, strlen(ROOT))); at++) {
+        size_t len = at > tail ? (uint8_t)at[-1] : 0;
+        const char *slash = len <= (size_t)(end - at) ? memchr(at, '/', len) : NULL;
+        if (slash) {
+            g_hash_table_add(found, g_strndup(at, (gsize)(slash - at)));
+        }
+    }
+    return found;
+}
+
+static void list_more(List *list, const Parts *p, const char *kind, GHashTable *sections)
+{
+    for (guint i = 0; i < p->parts->len; i++) {
+        char **part = p->parts->pdata[i];
+        g_autofree char *path = strcmp(part[KIND], kind) ? NULL : section_path(part);
+        if (path && has_state(part) && !g_hash_table_contains(sections, path)) {
+            add(list, "QEMU has %s at %s, the saved guest nothing there", part[WORDS], part[NAME]);
+        }
+    }
+}
+
+char *ff_parts_more(const char *parts, const void *tail, size_t n)
+{
+    g_auto(Parts) ours = parse(parts);
+    g_autoptr(GHashTable) sections = find_sections(tail, n);
+    List list = {g_string_new(NULL), 0};
+
+    list_more(&list, &ours, "device", sections);
+    if (!list.n) {
+        list_more(&list, &ours, "pci", sections);
+    }
+    return end(&list, NULL);
+}
+
 void ff_parts_fit_clear(FfPartsFit *fit)
 {
     g_clear_pointer(&fit->refusal, g_free);

@@ -30,6 +30,9 @@ typedef struct {
 /* What the source's and the destination's text say of each other. Both are words of a peer, or of
  * a QEMU: any text is good. */
 FfPartsFit ff_parts_compare(const char *source, const char *destination);
+/* PARTS, of a QEMU that loads TAIL (N bytes: a saved guest's device state, after its RAM), has
+ * devices of which that has nothing, and QEMU says nothing of them: which (g_free); NULL: none. */
+char *ff_parts_more(const char *parts, const void *tail, size_t n);
 void ff_parts_fit_clear(FfPartsFit *fit);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfPartsFit, ff_parts_fit_clear)
 

@@ -226,7 +226,7 @@ uint64_t ff_restore_file_data(const FfRestoreFile *f)
 
 /* ---- its devices ----------------------------------------------------------------------------- */
 
-char *ff_restore_file_run_state(const FfRestoreFile *f, GError **error)
+GBytes *ff_restore_file_tail(const FfRestoreFile *f, GError **error)
 {
     uint64_t n = f->saved->end - f->saved->tail;
 
@@ -235,8 +235,16 @@ char *ff_restore_file_run_state(const FfRestoreFile *f, GError **error)
         return NULL;
     }
     g_autofree uint8_t *tail = g_malloc(n);
-    return ff_input_read(f->saved->in, f->saved->tail, tail, n, error) ? ff_run_state_read(tail, n)
-                                                                       : NULL;
+    return ff_input_read(f->saved->in, f->saved->tail, tail, n, error)
+               ? g_bytes_new_take(g_steal_pointer(&tail), n)
+               : NULL;
+}
+
+char *ff_restore_file_run_state(const FfRestoreFile *f, GError **error)
+{
+    g_autoptr(GBytes) tail = ff_restore_file_tail(f, error);
+
+    return tail ? ff_run_state_read(g_bytes_get_data(tail, NULL), g_bytes_get_size(tail)) : NULL;
 }
 
 static FfOutput *new_memory(const FfRestoreFile *f, GError **error)

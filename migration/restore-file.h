@@ -42,6 +42,8 @@ uint64_t ff_restore_file_data(const FfRestoreFile *f);
  * was when it was saved. */
 int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemory *memory,
                             char **run_state, GError **error);
+/* Its device state, after its RAM. */
+GBytes *ff_restore_file_tail(const FfRestoreFile *f, GError **error);
 /* The run state alone. */
 char *ff_restore_file_run_state(const FfRestoreFile *f, GError **error);
 void ff_restore_file_free(FfRestoreFile *f);

@@ -151,7 +151,7 @@ static gpointer write_set(gpointer opaque)
     Writer *w = opaque;
     g_autoptr(GError) error = NULL;
 
-    if (ff_working_set_write(w->path, w->fd, &w->file, w->places, w->n, &error)) {
+    if (ff_working_set_write(w->path, w->fd, &w->file, w->places, w->n, NULL, 0, &error)) {
         g_message("restore: working set written: %s: %" G_GUINT64_FORMAT " KiB", w->path,
                   (uint64_t)(w->n * FF_WORKING_SET_PAGE >> 10));
     } else {

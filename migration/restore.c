@@ -29,6 +29,7 @@
 #include "migration/destination.h"
 #include "migration/journal.h"
 #include "migration/lease.h"
+#include "migration/parts.h"
 #include "migration/restore-clone.h"
 #include "migration/restore-file.h"
 #include "migration/restore-packed.h"
@@ -489,11 +490,30 @@ static void grant(FfDestination *d)
     }
 }
 
+/* QEMU loads a guest that lacks a device of its own without a word. */
+static void compare_parts(FfDestination *d)
+{
+    FfVmmState *state = &d->cfg->vmm->state;
+    g_autofree char *ours = state->parts ? state->parts(state) : NULL;
+    g_autoptr(GBytes) tail = ours ? ff_restore_file_tail(d->restore->file, NULL) : NULL;
+
+    g_clear_pointer(&d->suspects, g_free);
+    if (tail) {
+        d->suspects = ff_parts_more(ours, g_bytes_get_data(tail, NULL), g_bytes_get_size(tail));
+    }
+    if (d->suspects) {
+        g_message("the guests differ: %s", d->suspects);
+    }
+}
+
 static bool load(FfDestination *d, GError **error)
 {
     FfRestore *r = d->restore;
     g_autofree char *run_state = NULL;
     int fd = ff_restore_file_devices(r->file, d->ram, &d->cfg->vmm->memory, &run_state, error);
+    if (fd >= 0) {
+        compare_parts(d);
+    }
     bool ok = fd >= 0 && ff_dest_begin_load(d, error) && start_pager(d, error);
 
     if (ok) {

@@ -130,7 +130,7 @@ static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
         return false;
     }
     FF_FAULT_AT("agreed");
-    if ((disks->describe && !disks->describe(disks, &here, &anywhere, error)) ||
+    if ((disks->describe && !disks->describe(disks, NULL, &here, &anywhere, error)) ||
         !state->prepare(state, FF_ROLE_DESTINATION, error)) {
         return false;
     }

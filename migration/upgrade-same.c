@@ -39,12 +39,13 @@ bool ff_upgrade_same_memory(const FfRam *ram, const FfUpgradeMessage *m, GError 
     return same;
 }
 
-bool ff_upgrade_look_at_disks(FfVmm *vmm, char **here, char **anywhere, GError **error)
+bool ff_upgrade_look_at_disks(FfVmm *vmm, const char *theirs, char **here, char **anywhere,
+                              GError **error)
 {
     FfVmmDisks *disks = &vmm->disks;
 
     if (disks->describe) {
-        return disks->describe(disks, here, anywhere, error);
+        return disks->describe(disks, theirs, here, anywhere, error);
     }
     *here = g_strdup("");
     *anywhere = g_strdup("");

@@ -14,7 +14,8 @@
 /* M, an OFFER, is of this very memory. FALSE and ERROR. */
 bool ff_upgrade_same_memory(const FfRam *ram, const FfUpgradeMessage *m, GError **error);
 /* As FfVmmDisks.describe; "" both: nobody can tell. */
-bool ff_upgrade_look_at_disks(FfVmm *vmm, char **here, char **anywhere, GError **error);
+bool ff_upgrade_look_at_disks(FfVmm *vmm, const char *theirs, char **here, char **anywhere,
+                              GError **error);
 /* THEIRS (NULL: the new QEMU does not say) has the lines of OURS, and no other one. FALSE and
  * ERROR, which names one. */
 bool ff_upgrade_same_parts(const char *theirs, const char *ours, GError **error);

@@ -194,6 +194,9 @@ static void source_fields(JsonObject *out, const FfMigrationInfo *info, const Ff
                                    : info->expected_downtime >= 0 ? info->expected_downtime
                                                                   : (gint64)view->downtime_limit);
     }
+    if (info->status != FF_STATUS_COMPLETED && view->version >= FF_QEMU_11_1) {
+        json_object_set_int_member(out, "remaining", (gint64)info->ram_remaining);
+    }
     json_object_set_int_member(out, "setup-time", info->setup_time);
     json_object_set_int_member(out, "total-time", info->total_time);
     json_object_set_object_member(out, "ram", ram_to_json(info, view->version));

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Whether a guest that is about to be restored would write to an image that belongs to the
- * snapshot: to the base of a disk that farfault snapshot --disks kept, or to the overlay in which
- * the guest that was saved has continued. Written once, neither fits to anything any more: the
- * snapshot, the overlay, every clone.
+ * snapshot: to the base of a disk that farfault snapshot --disks kept, to a file behind that, or to
+ * the overlay in which the guest that was saved has continued. Written once, neither fits to
+ * anything any more: the snapshot, the overlay, every clone. The overlay may not be read either: it
+ * has what came later than the guest's memory.
  *
  * FILE.disks says which images these are; QEMU itself, which waits for the guest, says what it can
  * write to, however the disks were named. A file is compared by device and inode. QEMU has written
@@ -77,14 +78,74 @@ static bool is_same(const struct stat *a, const char *path)
                                : a->st_dev == b.st_dev && a->st_ino == b.st_ino;
 }
 
+/* The file that it is of those which D's base is an overlay of; NULL: none. */
+static const char *same_below(const FfKeptDisk *d, const struct stat *st)
+{
+    for (char **file = d->below; *file; file++) {
+        if (is_same(st, *file)) {
+            return *file;
+        }
+    }
+    return NULL;
+}
+
+/* Its file (g_free), of a node that is written to or not; NULL: it is in none that has a name. */
+static char *file_of(const Kept *k, JsonObject *node, int pid)
+{
+    g_autofree char *named = ff_disk_node_path(node, pid);
+
+    return named && g_str_has_prefix(named, FDSET) ? path_in_set(k->fdsets, named, pid)
+                                                   : g_steal_pointer(&named);
+}
+
+/* What is wrong with NODE, which has the file ST, and to which QEMU can write (g_free); NULL:
+ * nothing. */
+static char *doubt_file(const Kept *k, const struct stat *st)
+{
+    for (guint i = 0; i < k->file->disks->len; i++) {
+        const FfKeptDisk *d = k->file->disks->pdata[i];
+        const char *base = is_same(st, d->base) ? d->base : same_below(d, st);
+
+        if (base || is_same(st, d->overlay)) {
+            g_autofree char *from = g_shell_quote(d->base);
+
+            return g_strdup_printf(
+                "%s: disk %s: this QEMU can write to %s, %s: give it an overlay of its own "
+                "(qemu-img create -q -f qcow2 -b %s -F %s NEW), or let farfault restore --disks "
+                "DIRECTORY make it",
+                k->file->path, d->name, base ? base : d->overlay,
+                base ? "which belongs to the snapshot"
+                     : "in which the guest that was saved has continued",
+                from, d->format);
+        }
+    }
+    return NULL;
+}
+
+/* The same of one that it only reads. */
+static char *doubt_read(const Kept *k, const struct stat *st)
+{
+    for (guint i = 0; i < k->file->disks->len; i++) {
+        const FfKeptDisk *d = k->file->disks->pdata[i];
+        struct stat overlay;
+
+        /* Where that cannot be looked at, each node that is read may be it. */
+        if (stat(d->overlay, &overlay) == 0 && is_same(st, d->overlay)) {
+            return g_strdup_printf("%s: disk %s: this QEMU reads %s, in which the guest that was "
+                                   "saved has continued, and which has what came later: give it "
+                                   "an overlay of %s",
+                                   k->file->path, d->name, d->overlay, d->base);
+        }
+    }
+    return NULL;
+}
+
 /* What is wrong with NODE (g_free); NULL: nothing. */
 static char *doubt(const Kept *k, JsonObject *node, int pid)
 {
     const char *file = ff_json_string_or(node, "file", "");
-    g_autofree char *named = ff_json_bool(node, "ro") ? NULL : ff_disk_node_path(node, pid);
-    g_autofree char *path = named && g_str_has_prefix(named, FDSET)
-                                ? path_in_set(k->fdsets, named, pid)
-                                : g_strdup(named);
+    bool writable = !ff_json_bool(node, "ro");
+    g_autofree char *named = ff_disk_node_path(node, pid), *path = file_of(k, node, pid);
     struct stat st;
 
     if (!named) {
@@ -92,29 +153,12 @@ static char *doubt(const Kept *k, JsonObject *node, int pid)
     }
     if (!path || stat(path, &st) < 0) {
         /* A file without a name, as that of snapshot=on, is none of those that have one. */
-        return path && (errno == ENOENT || errno == ENOTDIR)
+        return !writable || (path && (errno == ENOENT || errno == ENOTDIR))
                    ? NULL
                    : g_strdup_printf("%s: whether %s belongs to the snapshot cannot be told: %s",
                                      k->file->path, file, path ? g_strerror(errno) : "no file");
     }
-    for (guint i = 0; i < k->file->disks->len; i++) {
-        const FfKeptDisk *d = k->file->disks->pdata[i];
-        bool base = is_same(&st, d->base);
-
-        if (base || is_same(&st, d->overlay)) {
-            g_autofree char *from = g_shell_quote(d->base);
-
-            return g_strdup_printf(
-                "%s: disk %s: this QEMU can write to %s, %s: give it an overlay of its own "
-                "(qemu-img create -q -f qcow2 -b %s -F %s NEW), or let farfault restore --disks "
-                "DIRECTORY make it",
-                k->file->path, d->name, base ? d->base : d->overlay,
-                base ? "which belongs to the snapshot"
-                     : "in which the guest that was saved has continued",
-                from, d->format);
-        }
-    }
-    return NULL;
+    return writable ? doubt_file(k, &st) : doubt_read(k, &st);
 }
 
 /* FfCallInner */

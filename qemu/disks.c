@@ -160,12 +160,29 @@ static char *join(GPtrArray *lines)
     return g_strjoinv("\n", (char **)lines->pdata);
 }
 
-static void add_disks(JsonNode *all, GString *here, GPtrArray *anywhere)
+/* "disk 'NAME': ", and what stands behind that among LINES of another QEMU's if it is the same
+ * medium; else as it is here (g_free). CWD: the folder of both; NULL: not known. */
+static char *disk_line(JsonObject *entry, char *const *lines, const char *cwd)
+{
+    JsonObject *inserted = ff_json_object(entry, "inserted");
+    g_autofree char *begin = g_strdup_printf("disk '%s': ", ff_disk_owner(entry));
+    g_autofree char *medium = ff_disk_describe(inserted);
+
+    for (; lines && *lines; lines++) {
+        if (g_str_has_prefix(*lines, begin) &&
+            ff_disk_is_described(inserted, *lines + strlen(begin), cwd)) {
+            return g_strdup(*lines);
+        }
+    }
+    return g_strconcat(begin, medium, NULL);
+}
+
+static void add_disks(JsonNode *all, char *const *lines, const char *cwd, GString *here,
+                      GPtrArray *anywhere)
 {
     for (guint i = 0; i < ff_json_node_length(all); i++) {
         JsonObject *entry = ff_json_node_nth(all, i);
         JsonObject *inserted = ff_json_object(entry, "inserted");
-        g_autofree char *medium = ff_disk_describe(inserted);
 
         /* The node's name is another one after a snapshot, a mirror that took over, or a change of
          * medium. */
@@ -173,7 +190,7 @@ static void add_disks(JsonNode *all, GString *here, GPtrArray *anywhere)
                                ff_json_string_or(entry, "qdev", ""),
                                ff_json_string_or(inserted, "node-name", ""),
                                ff_json_string_or(inserted, "file", ""));
-        g_ptr_array_add(anywhere, g_strdup_printf("disk '%s': %s", ff_disk_owner(entry), medium));
+        g_ptr_array_add(anywhere, disk_line(entry, lines, cwd));
     }
 }
 
@@ -202,13 +219,17 @@ static JsonNode *answer(FfQemu *qemu, FfQmpCall *asked, GError **error)
 }
 
 /* All at once: a guest may stand meanwhile. */
-bool ff_qemu_describe_disks(FfVmmDisks *disks, char **here, char **anywhere, GError **error)
+bool ff_qemu_describe_disks(FfVmmDisks *disks, const char *theirs, char **here, char **anywhere,
+                            GError **error)
 {
     static const char *const folders[] = {"/machine/peripheral", "/machine/peripheral-anon"};
     FfQemu *qemu = ff_qemu_of_disks(disks);
     FfQmpCall *asked[] = {ff_qemu_ask(qemu, "query-block", NULL), NULL, NULL};
-    g_autoptr(GPtrArray) lines = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GPtrArray) parts = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GString) own = g_string_new(NULL);
+    g_auto(GStrv) lines = theirs ? g_strsplit(theirs, "\n", -1) : NULL;
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", qemu->qemu_pid);
+    g_autofree char *cwd = g_file_read_link(link, NULL);
     g_autoptr(GError) why = NULL;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(folders); i++) {
@@ -218,17 +239,17 @@ bool ff_qemu_describe_disks(FfVmmDisks *disks, char **here, char **anywhere, GEr
         asked[1 + i] = ff_qemu_ask(qemu, "qom-list", args);
     }
     g_autoptr(JsonNode) all = answer(qemu, asked[0], &why);
-    add_disks(all, own, lines);
+    add_disks(all, lines, cwd, own, parts);
     for (unsigned i = 0; i < G_N_ELEMENTS(folders); i++) {
         g_autoptr(JsonNode) children = answer(qemu, asked[1 + i], &why);
 
-        add_devices(children, lines);
+        add_devices(children, parts);
     }
     if (why) {
         g_propagate_error(error, g_steal_pointer(&why));
         return false;
     }
     *here = g_string_free(g_steal_pointer(&own), FALSE);
-    *anywhere = join(lines);
+    *anywhere = join(parts);
     return true;
 }

@@ -7,6 +7,7 @@
 
 bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error);
 bool ff_qemu_branch_disks(FfVmmDisks *disks, GError **error);
-bool ff_qemu_describe_disks(FfVmmDisks *disks, char **here, char **anywhere, GError **error);
+bool ff_qemu_describe_disks(FfVmmDisks *disks, const char *theirs, char **here, char **anywhere,
+                            GError **error);
 
 #endif

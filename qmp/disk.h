@@ -49,6 +49,15 @@ static inline const char *ff_disk_owner(JsonObject *entry)
  * limits, the node's name if somebody gave it one, and the files below it, as far as the image
  * names them. INSERTED: of the entry; NULL: there is none. */
 char *ff_disk_describe(JsonObject *inserted);
+/* TEXT, which ff_disk_describe() wrote of another QEMU's medium, is this one: the same files in the
+ * same order, by names that lead to the same places; and all else, but the name of a node that
+ * farfault has put in front. CWD: the folder of both QEMUs; NULL: not known. */
+bool ff_disk_is_described(JsonObject *inserted, const char *text, const char *cwd);
+
+/* Names of nodes that farfault puts in front of disks: by a number of its own, and N. */
+#define FF_OVERLAY_NODE "farfault-%08x-%u"
+/* NODE has such a name: no client has given it that, nor knows it. */
+bool ff_disk_is_overlay(const char *node);
 
 /* By which name the file of this host is found that NODE, of query-named-block-nodes of the QEMU
  * that is process PID, has opened as a disk (g_free); NULL: NODE is none, or is in no such file. */

@@ -19,6 +19,7 @@ static void kept_free(void *data)
 
     g_free(d->name);
     g_free(d->base);
+    g_strfreev(d->below);
     g_free(d->format);
     g_free(d->overlay);
     g_free(d);
@@ -75,12 +76,34 @@ static char *read_text(const char *path, GError **error)
     return errnum ? cannot_read(path, errnum, error) : g_steal_pointer(&text);
 }
 
+/* Those of O's member "below"; NULL: it is wrong. Older ones have none. */
+static char **files_of(JsonObject *o)
+{
+    g_autoptr(GStrvBuilder) files = g_strv_builder_new();
+    JsonArray *list = ff_json_array(o, "below");
+
+    if (o && !list && json_object_has_member(o, "below")) {
+        return NULL;
+    }
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        JsonNode *node = json_array_get_element(list, i);
+        const char *file = JSON_NODE_HOLDS_VALUE(node) ? json_node_get_string(node) : NULL;
+
+        if (!file || !g_path_is_absolute(file)) {
+            return NULL;
+        }
+        g_strv_builder_add(files, file);
+    }
+    return g_strv_builder_end(files);
+}
+
 /* NULL: something is missing. */
 static FfKeptDisk *kept_new(JsonObject *o)
 {
     const char *base = ff_json_string(o, "base"), *overlay = ff_json_string(o, "overlay");
+    g_auto(GStrv) below = files_of(o);
 
-    if (!base || !overlay || !g_path_is_absolute(base) || !g_path_is_absolute(overlay)) {
+    if (!base || !overlay || !below || !g_path_is_absolute(base) || !g_path_is_absolute(overlay)) {
         return NULL;
     }
     FfKeptDisk *d = g_new0(FfKeptDisk, 1);
@@ -88,6 +111,7 @@ static FfKeptDisk *kept_new(JsonObject *o)
     d->name = g_strdup(ff_json_string_or(o, "disk", "?"));
     d->base = g_strdup(base);
     d->format = g_strdup(ff_json_string_or(o, "base-format", "raw"));
+    d->below = g_steal_pointer(&below);
     d->overlay = g_strdup(overlay);
     return d;
 }

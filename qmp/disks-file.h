@@ -13,6 +13,7 @@ typedef struct {
     char *name; /* of the disk, for people */
     char *base; /* its image at that instant, absolute: nobody may write to it any more */
     char *format;
+    char **below;  /* of which the base is an overlay, absolute: the same is true of them */
     char *overlay; /* absolute: the guest that was saved writes there */
 } FfKeptDisk;
 

@@ -36,7 +36,7 @@ userfaultfd_fix() {
 
 # Everything that building needs, and what the tests and the demo need besides.
 build_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libglib2.0-dev libjson-glib-dev
-    liburing-dev libzstd-dev libssl-dev python3-numpy)
+    liburing-dev libzstd-dev libssl-dev python3-numpy systemtap-sdt-dev)
 run_packages=(qemu-system-x86 qemu-utils busybox-static iproute2 cpio xz-utils util-linux openssl)
 lint_packages=(clang-format git)
 model_packages=(spin gcc libc6-dev)

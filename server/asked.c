@@ -59,7 +59,7 @@ FfImage *ff_asked_make(FfSession *s)
                                   .sharing = FF_SHARING_SHARED,
                                   .gpa = slot[i].gpa,
                                   .file_offset = slot[i].file_offset,
-                                  .stamp = slot[i].stamp};
+                                  .identity = slot[i].identity};
     }
     FfImage *image = ff_image_create(s->memfd, block, n);
     if (image) {
@@ -80,7 +80,7 @@ static void open_block(FfSession *s, unsigned i)
 
     for (;;) {
         g_autoptr(GError) error = NULL;
-        s->block_source[i] = ff_source_open(path, &s->image->block[i].stamp, &error);
+        s->block_source[i] = ff_content_open(path, &s->image->block[i].identity, NULL, &error);
         if (s->block_source[i]) {
             return;
         }
@@ -163,7 +163,7 @@ void ff_asked_close(FfSession *s)
         if (s->map_len[i]) {
             munmap((void *)(uintptr_t)s->image->copy[0].range[i].addr, s->map_len[i]);
         }
-        ff_source_free(s->block_source[i]);
+        ff_content_free(s->block_source[i]);
     }
 }
 

@@ -236,7 +236,7 @@ static bool add_entry(FfCriu *c, const GArray *mappings, guint *i, const Entry *
     uint64_t len = e->pages * PAGE;
 
     if (e->flags & LAZY) {
-        FfSourceExtent x = {*size, len, *file};
+        FfContentExtent x = {*size, len, *file};
         if (!is_there(e, elsewhere, error)) {
             return false;
         }
@@ -317,9 +317,9 @@ static bool open_images(FfCriu *c, bool elsewhere, int dir, int pid, uint32_t *i
                          id, extents, size, error);
 }
 
-bool ff_criu_open(FfCriu *c, int dir, int pid, const FfInputStamp *pages, GError **error)
+bool ff_criu_open(FfCriu *c, int dir, int pid, const FfContentIdentity *pages, GError **error)
 {
-    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(FfSourceExtent));
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(FfContentExtent));
     uint32_t id;
     uint64_t size;
 
@@ -327,13 +327,13 @@ bool ff_criu_open(FfCriu *c, int dir, int pid, const FfInputStamp *pages, GError
         return false;
     }
     g_autofree char *path = g_strdup_printf("/proc/self/fd/%d/pages-%u.img", dir, id);
-    c->source = ff_source_open_extents(path, g_steal_pointer(&extents), size, pages, error);
+    c->source = ff_content_open_map(path, g_steal_pointer(&extents), size, pages, error);
     return c->source;
 }
 
 bool ff_criu_open_lazy(FfCriu *c, int dir, int pid, uint64_t *size, GError **error)
 {
-    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(FfSourceExtent));
+    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(FfContentExtent));
     uint32_t id;
 
     return open_images(c, true, dir, pid, &id, extents, size, error);
@@ -342,5 +342,5 @@ bool ff_criu_open_lazy(FfCriu *c, int dir, int pid, uint64_t *size, GError **err
 void ff_criu_clear(FfCriu *c)
 {
     g_clear_pointer(&c->ranges, g_array_unref);
-    g_clear_pointer(&c->source, ff_source_free);
+    g_clear_pointer(&c->source, ff_content_free);
 }

@@ -10,7 +10,7 @@
 #ifndef FF_SERVER_CRIU_H
 #define FF_SERVER_CRIU_H
 
-#include "server/source.h"
+#include "content/source/content.h"
 
 typedef struct {
     uint64_t addr, len, offset; /* OFFSET: in the content */
@@ -18,15 +18,15 @@ typedef struct {
 
 typedef struct {
     GArray *ranges;     /* FfCriuRange, by address; none is in two mappings */
-    FfSource *source;   /* content: that of all ranges, one after the other */
+    FfContent *source;  /* content: that of all ranges, one after the other */
     FfInputStamp stamp; /* of pagemap-PID.img */
 } FfCriu;
 
 void ff_criu_clear(FfCriu *c);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfCriu, ff_criu_clear)
 
-/* Of process PID in the folder DIR (an fd). PAGES: as in ff_source_open(). ERROR (G_IO_ERROR). */
-bool ff_criu_open(FfCriu *c, int dir, int pid, const FfInputStamp *pages, GError **error);
+/* Of process PID in the folder DIR (an fd). PAGES: as in ff_content_open(). ERROR (G_IO_ERROR). */
+bool ff_criu_open(FfCriu *c, int dir, int pid, const FfContentIdentity *pages, GError **error);
 /* The same of one whose lazy pages a page server has: there is no source. Their *SIZE in bytes can
  * be 0. */
 bool ff_criu_open_lazy(FfCriu *c, int dir, int pid, uint64_t *size, GError **error);

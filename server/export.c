@@ -37,8 +37,8 @@
 typedef struct {
     const FfExport *e;
     FfChannel *ch;
-    FfSourceReader *reader; /* NULL: not open, or it has failed */
-    void *buf;              /* mmap; NULL: none */
+    FfContentReader *reader; /* NULL: not open, or it has failed */
+    void *buf;               /* mmap; NULL: none */
     uint64_t buf_size;
     bool is_counted; /* under `lock`; FALSE: turned away, or left */
     bool waits;      /* under `lock`: for the other side; `link` is in `waiting` */
@@ -68,7 +68,7 @@ static void peer_free(Peer *p)
     n_peers -= p->is_counted;
     g_mutex_unlock(&lock);
     g_clear_pointer(&p->ch, ff_channel_free);
-    g_clear_pointer(&p->reader, ff_source_reader_free);
+    g_clear_pointer(&p->reader, ff_content_reader_free);
     drop_room(p);
     g_free(p);
 }
@@ -191,14 +191,14 @@ static bool answer(Peer *p, uint64_t at, uint64_t len, uint64_t piece)
     bool zero;
 
     if (!p->reader) {
-        p->reader = ff_source_reader(p->e->source, &error);
+        p->reader = ff_content_reader(p->e->source, &error);
     }
     void *to = p->reader ? room(p, len, &error) : NULL;
-    if (to && ff_source_read(p->reader, at, to, &len, piece, &zero, &error)) {
+    if (to && ff_content_read(p->reader, at, to, &len, piece, 0, &zero, &error)) {
         return send_answer(p, zero ? FF_REMOTE_ZEROS : FF_REMOTE_DATA, at, len,
                            zero ? NULL : p->buf);
     }
-    g_clear_pointer(&p->reader, ff_source_reader_free);
+    g_clear_pointer(&p->reader, ff_content_reader_free);
     return send_answer(p, FF_REMOTE_FAILED, at, MIN(strlen(error->message), FF_REMOTE_TEXT_MAX),
                        error->message);
 }
@@ -206,7 +206,7 @@ static bool answer(Peer *p, uint64_t at, uint64_t len, uint64_t piece)
 /* FALSE: what is asked for is nothing that a pager asks for. */
 static bool is_right(const Peer *p, uint64_t at, uint64_t len, uint64_t piece)
 {
-    uint64_t size = ff_source_size(p->e->source);
+    uint64_t size = ff_content_size(p->e->source);
 
     return piece && piece % FF_REMOTE_PAGE == 0 && len && len <= FF_REMOTE_LEN_MAX &&
            len % piece == 0 && at % FF_REMOTE_PAGE == 0 && at <= size && len <= size - at;
@@ -215,7 +215,7 @@ static bool is_right(const Peer *p, uint64_t at, uint64_t len, uint64_t piece)
 static bool greet(Peer *p)
 {
     FfRemoteHello hello;
-    FfRemoteWelcome welcome = {.size = GUINT64_TO_LE(ff_source_size(p->e->source)),
+    FfRemoteWelcome welcome = {.size = GUINT64_TO_LE(ff_content_size(p->e->source)),
                                .identity = GUINT64_TO_LE(p->e->identity)};
     struct iovec iov = {&welcome, sizeof(welcome)};
 

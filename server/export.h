@@ -8,12 +8,12 @@
 #define FF_SERVER_EXPORT_H
 
 #include "net/tls.h"
-#include "server/source.h"
+#include "content/source/content.h"
 
 typedef struct {
-    int listen_fd;    /* taken */
-    FfTls *tls;       /* borrowed; NULL: in the clear */
-    FfSource *source; /* borrowed */
+    int listen_fd;     /* taken */
+    FfTls *tls;        /* borrowed; NULL: in the clear */
+    FfContent *source; /* borrowed */
     uint64_t identity;
 } FfExport;
 

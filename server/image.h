@@ -12,7 +12,7 @@
 #include <assert.h>
 
 #include "holder/record.h"
-#include "snapshot/input.h"
+#include "content/source/content.h"
 #include "uffd/space.h"
 
 #define FF_IMAGE_BLOCKS 128
@@ -34,8 +34,8 @@ typedef struct {
     uint32_t sharing; /* FfSharing: with children that the process forks */
     uint32_t reserved;
     /* Of a client that asks: */
-    uint64_t gpa, file_offset; /* guest-physical; in its memfd */
-    FfInputStamp stamp;        /* of the file with its content */
+    uint64_t gpa, file_offset;  /* guest-physical; in its memfd */
+    FfContentIdentity identity; /* of its content */
 } FfImageBlock;
 
 typedef struct {
@@ -68,9 +68,10 @@ typedef struct {
     uint32_t n_blocks, reserved;
     uint64_t features; /* of the userfaultfd */
     FfImageCounts counts;
-    int32_t criu_pid;            /* whose images; 0: a client of another dialect */
-    uint32_t asks;               /* FfAsks. Not 0: the ranges are of the pager that runs now */
-    FfInputStamp pagemap, pages; /* of its images */
+    int32_t criu_pid;        /* whose images; 0: a client of another dialect */
+    uint32_t asks;           /* FfAsks. Not 0: the ranges are of the pager that runs now */
+    FfInputStamp pagemap;    /* of its images */
+    FfContentIdentity pages; /* the same */
     FfImageBlock block[FF_IMAGE_BLOCKS];
     FfImageCopy copy[2];
 } FfImage;

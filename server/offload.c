@@ -195,19 +195,19 @@ static bool open_slot(FfOffload *o, unsigned i, const char *path, GError **error
     FfOffloadSlot *s = &o->slot[i];
     g_autofree char *name = g_strdup_printf("memory-%u", s->slot);
     g_autofree char *file = g_build_filename(path, name, NULL);
-    g_autoptr(FfSource) source = ff_source_open(file, NULL, error);
+    g_autoptr(FfContent) source = ff_content_open(file, NULL, NULL, error);
 
     if (!source) {
         return false;
     }
-    if (ff_source_size(source) != s->size) {
+    if (ff_content_size(source) != s->size) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
                     "%s: it has %" G_GUINT64_FORMAT " bytes, and migration_config.json says "
                     "%" G_GUINT64_FORMAT "; is it another snapshot's?",
-                    file, ff_source_size(source), s->size);
+                    file, ff_content_size(source), s->size);
         return false;
     }
-    s->stamp = *ff_source_stamp(source);
+    s->identity = *ff_content_identity(source);
     g_autofree char *memfd = g_strdup_printf("farfault:%s", name);
     o->file[i] = open(file, O_RDONLY | O_CLOEXEC);
     bool done = o->file[i] >= 0;

@@ -16,7 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "snapshot/input.h"
+#include "content/source/content.h"
 
 #define FF_OFFLOAD_SLOTS 32
 #define FF_OFFLOAD_PAGE 4096
@@ -24,13 +24,13 @@
 
 /* Also what a record has as the first message of such a client: an array of them. */
 typedef struct {
-    uint64_t gpa, size;   /* guest-physical; bytes */
-    uint64_t file_offset; /* where it begins in its memfd */
-    FfInputStamp stamp;   /* of memory-SLOT */
+    uint64_t gpa, size;         /* guest-physical; bytes */
+    uint64_t file_offset;       /* where it begins in its memfd */
+    FfContentIdentity identity; /* of memory-SLOT */
     uint32_t slot;
     uint32_t own; /* bool: its memory is Cloud Hypervisor's own, and answers have pages */
 } FfOffloadSlot;
-static_assert(sizeof(FfOffloadSlot) == 72, "no holes");
+static_assert(sizeof(FfOffloadSlot) == 80, "no holes");
 
 /* What vm_config has of the guest. */
 typedef struct {
@@ -41,7 +41,7 @@ typedef struct {
 } FfOffloadFacts;
 
 /* Of migration_config.json: SLOTS (FF_OFFLOAD_SLOTS), which are whole pages, beside each other, in
- * the order of the table, without stamps. FACTS NULL: a guest that has a device
+ * the order of the table, without identities. FACTS NULL: a guest that has a device
  * which is another process is refused. Their number; 0 and ERROR (G_IO_ERROR, one line). */
 unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, FfOffloadFacts *facts,
                           GError **error);

@@ -44,7 +44,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfRemoteLink, ff_remote_link_free)
 /* Bytes, and which content it is: another one is another file, or one that was written to. */
 uint64_t ff_remote_size(const FfRemoteLink *l);
 uint64_t ff_remote_identity(const FfRemoteLink *l);
-/* As ff_source_read(). After FALSE the link is of no use any more. */
+/* As ff_content_read(). After FALSE the link is of no use any more. */
 bool ff_remote_read(FfRemoteLink *l, uint64_t at, void *buf, uint64_t *len, uint64_t piece,
                     bool *zero, GError **error);
 

@@ -102,27 +102,26 @@ static void run(Server *s)
 
 static_assert(FF_SERVER_SOURCE_FD == 4, "FF_SOURCE_INHERITED");
 
-static FfSource *open_source(const FfServerConfig *cfg, GError **error)
+static FfContent *open_source(const FfServerConfig *cfg, GError **error)
 {
     /* By its fd: another file may have its name by now. */
     static const char path[] = FF_SOURCE_INHERITED;
 
-    if (!cfg->remote) {
-        return ff_source_open(path, &cfg->source, error);
-    }
-    FfRemote *remote = ff_remote_new(cfg->remote, cfg->creds, cfg->hostname, error);
-    return remote ? ff_source_open_remote(remote, &cfg->source, error) : NULL;
+    FfContentAccess access = cfg->access;
+
+    access.plugin = path; /* what is far has that there */
+    return ff_source_open(cfg->far ? cfg->far : path, &cfg->source, &access, error);
 }
 
 /* Until it can be opened: clients wait, and the holder's messages as well. NULL: it has gone. */
-static FfSource *wait_for_source(const FfServerConfig *cfg)
+static FfContent *wait_for_source(const FfServerConfig *cfg)
 {
     g_autofree char *said = NULL;
     struct pollfd link = {.fd = FF_HOLD_LINK_FD}; /* nothing but POLLHUP */
 
     for (;;) {
         g_autoptr(GError) error = NULL;
-        FfSource *source = open_source(cfg, &error);
+        FfContent *source = open_source(cfg, &error);
         if (source) {
             return source;
         }
@@ -164,9 +163,9 @@ int ff_server_run(const FfServerConfig *cfg)
     ff_files_raise();
     struct stat st;
     bool images =
-        !cfg->slots && !cfg->remote && fstat(FF_SERVER_SOURCE_FD, &st) == 0 && S_ISDIR(st.st_mode);
+        !cfg->slots && !cfg->far && fstat(FF_SERVER_SOURCE_FD, &st) == 0 && S_ISDIR(st.st_mode);
     bool one = !images && !cfg->slots;
-    g_autoptr(FfSource) source = one ? wait_for_source(cfg) : NULL;
+    g_autoptr(FfContent) source = one ? wait_for_source(cfg) : NULL;
     if (one && !source) {
         return 1;
     }

@@ -9,7 +9,7 @@
 #include <stdbool.h>
 
 #include "holder/wire.h"
-#include "snapshot/input.h"
+#include "content/source/content.h"
 
 #define FF_SERVER_SOURCE_FD (FF_HOLD_LINK_FD + 1)
 /* Listening: a program that connects reads what is known of all clients, as JSON. May be closed. */
@@ -24,19 +24,19 @@
 #define FF_SERVER_SLOTS 32
 
 typedef struct {
-    unsigned slots;      /* how many; else 0 */
-    FfInputStamp source; /* of the source, when the holder began */
-    bool bulk;           /* pages that nobody waits for are placed as well */
-    uint64_t rate;       /* bytes per second of those, for each client; 0: no limit */
-    uint64_t memory;    /* bytes: a client that was given so much gets none of those; 0: no limit */
-    bool sets, learn;   /* working sets are used; and found out where there is none */
-    const char *set;    /* the name of the source's; NULL: it has none */
-    const char *name;   /* of the source, as the user knows it; NULL: none */
-    const char *remote; /* the source is on another host: "tcp:...", "tls:..."; NULL: it is not */
-    const char *creds, *hostname; /* as of ff_remote_new() */
-    bool control;                 /* FF_SERVER_CONTROL_FD is there */
-    bool metrics;                 /* FF_SERVER_METRICS_FD */
-    bool store;                   /* FF_SERVER_STORE_FD */
+    unsigned slots;           /* how many; else 0 */
+    FfContentIdentity source; /* of the source, when the holder began */
+    bool bulk;                /* pages that nobody waits for are placed as well */
+    uint64_t rate;            /* bytes per second of those, for each client; 0: no limit */
+    uint64_t memory;  /* bytes: a client that was given so much gets none of those; 0: no limit */
+    bool sets, learn; /* working sets are used; and found out where there is none */
+    const char *set;  /* the name of the source's; NULL: it has none */
+    const char *name; /* of the source, as the user knows it; NULL: none */
+    const char *far;  /* the source, as ff_source_open() has it; NULL: it is inherited */
+    FfContentAccess access; /* to that; its plugin is FF_SERVER_SOURCE_FD */
+    bool control;           /* FF_SERVER_CONTROL_FD is there */
+    bool metrics;           /* FF_SERVER_METRICS_FD */
+    bool store;             /* FF_SERVER_STORE_FD */
 } FfServerConfig;
 
 /* Until the holder has gone: the exit status. */

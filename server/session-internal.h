@@ -47,16 +47,16 @@ struct FfSession {
     uint64_t id, root, parent;
     int uffd, memfd, news, told;
     FfRecord *rec, *root_rec;
-    FfCriu criu;                             /* owner; before the others run */
-    FfSource *source;                        /* the same: that of all, or of `criu` */
-    FfSource *block_source[FF_IMAGE_BLOCKS]; /* of a client that asks: the same, one for each */
-    uint64_t map_len[FF_IMAGE_BLOCKS];       /* owner: so much is mapped */
+    FfCriu criu;                              /* owner; before the others run */
+    FfContent *source;                        /* the same: that of all, or of `criu` */
+    FfContent *block_source[FF_IMAGE_BLOCKS]; /* of a client that asks: the same, one for each */
+    uint64_t map_len[FF_IMAGE_BLOCKS];        /* owner: so much is mapped */
     void *answer;   /* the same; then the thread that answers. NULL: pages are no part of answers */
     FfImage *image; /* NULL: not made yet. Set once; lock of FfSessions */
     FfSpace *space; /* the same */
     FfBitmap placed[FF_IMAGE_BLOCKS];
-    FfWorker *at_once;      /* fault thread */
-    FfSourceReader *cached; /* atomic; the owner, once. Observer: the fault thread */
+    FfWorker *at_once;       /* fault thread */
+    FfContentReader *cached; /* atomic; the owner, once. Observer: the fault thread */
     GThread *faults, *demand[FF_SESSION_DEMANDS];
     bool started, said_waits; /* main thread */
     bool said_enough;         /* owner */

@@ -137,7 +137,7 @@ static FfImage *make_firecracker(FfSession *s, GError **error)
     unsigned n = s->rec->hello_len > FF_RECORD_HELLO_MAX
                      ? 0
                      : ff_firecracker_parse(s->rec->hello, s->rec->hello_len,
-                                            ff_source_size(s->all->source), region, error);
+                                            ff_content_size(s->all->source), region, error);
     if (!n) {
         return NULL;
     }
@@ -170,7 +170,7 @@ static bool open_images(FfSession *s, FfCriu *c, int pid, uint64_t *size, GError
 
     if (!store) {
         bool ok = ff_criu_open(c, s->all->images, pid, NULL, error);
-        *size = ok ? ff_source_size(c->source) : 0;
+        *size = ok ? ff_content_size(c->source) : 0;
         return ok;
     }
     const FfStorePart *part = ff_store_part(store, pid);
@@ -213,7 +213,7 @@ static FfImage *make_criu(FfSession *s, GError **error)
     image->criu_pid = hello.pid;
     image->pagemap = c.stamp;
     if (c.source) {
-        image->pages = *ff_source_stamp(c.source);
+        image->pages = *ff_content_identity(c.source);
     }
     return image;
 }
@@ -434,7 +434,7 @@ static void serve(FfSession *s)
         return;
     }
     if (s->source) {
-        __atomic_store_n(&s->cached, ff_source_cached_reader(s->source), __ATOMIC_RELEASE);
+        __atomic_store_n(&s->cached, ff_content_nowait_reader(s->source), __ATOMIC_RELEASE);
     }
     bool bulk = s->all->bulk || (s->all->store && wait_hurry(s));
     bool registered = (bulk || s->learnt || s->set) && wait_registered(s);
@@ -462,7 +462,7 @@ static void close_all(FfSession *s)
     if (s->image) {
         ff_image_unmap(s->image);
     }
-    g_clear_pointer(&s->cached, ff_source_reader_free);
+    g_clear_pointer(&s->cached, ff_content_reader_free);
     ff_criu_clear(&s->criu);
     close(s->uffd);
     close(s->memfd);

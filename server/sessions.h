@@ -15,14 +15,14 @@
 typedef struct FfSession FfSession;
 
 typedef struct {
-    int images;       /* a folder of CRIU's, where each session has a source of its own; or -1 */
-    FfSource *source; /* borrowed */
-    FfStore *store;   /* the pages of `images` come from there; or NULL; borrowed */
-    unsigned slots;   /* blocks of the one client, which asks; 0: clients of other dialects */
-    int slot_fd;      /* so many memfds from here on, and then as many files with their content */
-    int link;         /* to the holder */
-    bool bulk;        /* pages that nobody waits for are placed as well */
-    uint64_t rate;    /* bytes per second of those, for each client; 0: no limit */
+    int images;        /* a folder of CRIU's, where each session has a source of its own; or -1 */
+    FfContent *source; /* borrowed */
+    FfStore *store;    /* the pages of `images` come from there; or NULL; borrowed */
+    unsigned slots;    /* blocks of the one client, which asks; 0: clients of other dialects */
+    int slot_fd;       /* so many memfds from here on, and then as many files with their content */
+    int link;          /* to the holder */
+    bool bulk;         /* pages that nobody waits for are placed as well */
+    uint64_t rate;     /* bytes per second of those, for each client; 0: no limit */
     uint64_t
         memory; /* bytes: a client that has been given so much gets none of those; 0: no limit */
     bool sets;  /* working sets are used */

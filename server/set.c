@@ -40,7 +40,7 @@ bool ff_set_is_placing(void)
 
 static char *path_of(const FfSession *s)
 {
-    return s->image->criu_pid ? g_strconcat(ff_source_path(s->source), FF_WORKING_SET_SUFFIX, NULL)
+    return s->image->criu_pid ? g_strconcat(ff_content_name(s->source), FF_WORKING_SET_SUFFIX, NULL)
                               : g_strdup(s->all->set);
 }
 
@@ -65,7 +65,7 @@ static bool identify(int fd, FfWorkingSetFile *file, FfInputStamp *now)
 /* What has the name of the source's file: an fd, or -1. It is FILE, and NOW. */
 static int open_file(const FfSession *s, FfWorkingSetFile *file, FfInputStamp *now)
 {
-    int fd = open(ff_source_path(s->source), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int fd = open(ff_content_name(s->source), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
     if (fd >= 0 && !identify(fd, file, now)) {
         close(fd);
@@ -78,12 +78,23 @@ static int open_file(const FfSession *s, FfWorkingSetFile *file, FfInputStamp *n
  * content than clients have. */
 static bool is_source(const FfSession *s, const FfInputStamp *now)
 {
-    return memcmp(now, ff_source_stamp(s->source), sizeof(*now)) == 0;
+    return memcmp(now, &ff_content_identity(s->source)->stamp, sizeof(*now)) == 0;
 }
 
 static bool has_set(const FfSession *s)
 {
     return s->all->sets && !s->parent && !s->image->asks && (s->image->criu_pid || s->all->set);
+}
+
+static bool are_inside(const FfSession *s, const FfWorkingSet *set)
+{
+    uint64_t pages = ff_content_size(s->source) / PAGE;
+    bool inside = true;
+
+    for (uint64_t i = 0; i < set->n_zeros && inside; i++) {
+        inside = set->zeros[i].first < pages && set->zeros[i].n <= pages - set->zeros[i].first;
+    }
+    return inside;
 }
 
 static void open_set(FfSession *s)
@@ -104,7 +115,7 @@ static void open_set(FfSession *s)
             s, "the working set is not used: %s: its file was changed while it was in use", path);
         return;
     }
-    if (set && !ff_source_find(s->source, set->places, set->n)) {
+    if (set && (!ff_content_find(s->source, set->places, set->n) || !are_inside(s, set))) {
         ff_session_log(s,
                        "the working set is not used: %s: it has pages that are none of this "
                        "memory",
@@ -158,7 +169,7 @@ static void prepare(FfSession *s)
         const FfImageBlock *b = &s->image->block[i];
         pages += b->page_size == PAGE ? b->size / PAGE : 0;
     }
-    if (!pages || ff_source_is_compressed(s->source)) {
+    if (!pages || ff_content_is_compressed(s->source)) {
         ff_session_log(s, "no working set is found out: %s",
                        pages ? "the file is compressed" : "its pages are large");
     } else if (claim(s)) {
@@ -212,6 +223,7 @@ typedef struct {
     int fd;
     FfWorkingSetFile file;
     uint64_t *places, n;
+    GArray *zeros; /* FfWorkingSetRun */
 } Writer;
 
 static void writer_free(Writer *w)
@@ -222,6 +234,7 @@ static void writer_free(Writer *w)
     }
     g_free(w->path);
     g_free(w->places);
+    g_clear_pointer(&w->zeros, g_array_unref);
     g_free(w);
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Writer, writer_free)
@@ -231,7 +244,9 @@ static gpointer write_set(gpointer opaque)
     g_autoptr(Writer) w = opaque;
     g_autoptr(GError) error = NULL;
 
-    if (ff_working_set_write(w->path, w->fd, &w->file, w->places, w->n, &error)) {
+    if (ff_working_set_write(w->path, w->fd, &w->file, w->places, w->n,
+                             (const FfWorkingSetRun *)(const void *)w->zeros->data, w->zeros->len,
+                             &error)) {
         /* A folder has no name here. */
         g_autofree char *name = g_path_get_basename(w->path);
         ff_say("working set written: %s: %" PRIu64 " KiB", w->whose ? name : w->path,
@@ -242,25 +257,56 @@ static gpointer write_set(gpointer opaque)
     return NULL;
 }
 
-/* Of what was needed: pages with data, each once, by their places in the file. */
+static int by_first(gconstpointer a, gconstpointer b)
+{
+    uint64_t x = ((const FfWorkingSetRun *)a)->first, y = ((const FfWorkingSetRun *)b)->first;
+
+    return (x > y) - (x < y);
+}
+
+/* Those in a row are one. */
+static void join_runs(GArray *runs)
+{
+    FfWorkingSetRun *r = (FfWorkingSetRun *)(void *)runs->data;
+    guint n = 0;
+
+    g_array_sort(runs, by_first);
+    for (guint i = 0; i < runs->len; i++) {
+        if (n && r[n - 1].first + r[n - 1].n == r[i].first) {
+            r[n - 1].n += r[i].n;
+        } else {
+            r[n++] = r[i];
+        }
+    }
+    g_array_set_size(runs, n);
+}
+
+/* Of what was needed: pages with data, each once, by their places in the file; and the others. */
 static bool take_places(FfSession *s, Writer *w, GError **error)
 {
     uint64_t n = __atomic_load_n(&s->learnt_n, __ATOMIC_ACQUIRE);
-    g_autoptr(FfSourceReader) r = ff_source_reader(s->source, error);
+    g_autoptr(FfContentReader) r = ff_content_reader(s->source, error);
     FfBitmap seen;
 
     if (!r) {
         return false;
     }
-    ff_bitmap_init(&seen, ff_source_size(s->source) / PAGE, false);
+    ff_bitmap_init(&seen, ff_content_size(s->source) / PAGE, false);
     w->places = g_new(uint64_t, n + 1);
+    w->zeros = g_array_new(FALSE, FALSE, sizeof(FfWorkingSetRun));
     for (uint64_t i = 0; i < n; i++) {
-        if (ff_bitmap_set(&seen, s->learnt[i] / PAGE) &&
-            ff_source_place(r, s->learnt[i], &w->places[w->n])) {
+        FfWorkingSetRun page = {s->learnt[i] / PAGE, 1};
+        if (!ff_bitmap_set(&seen, page.first)) {
+            continue;
+        }
+        if (ff_content_place(r, s->learnt[i], &w->places[w->n])) {
             w->n++;
+        } else if (s->learnt[i] % PAGE == 0) {
+            g_array_append_val(w->zeros, page);
         }
     }
     ff_bitmap_clear(&seen);
+    join_runs(w->zeros);
     return true;
 }
 
@@ -315,6 +361,51 @@ static bool page_at(const FfSession *s, uint64_t at, FfRun *run)
     return false;
 }
 
+/* Those that the source does not have. FALSE: no more can be placed. */
+static bool place_zeros(FfSession *s, FfWorker *w, FfContentReader *r, const FfWorkingSetRun *zeros)
+{
+    FfRun run;
+
+    for (uint64_t i = 0; i < zeros->n; i += run.n) {
+        if (!ff_work_wait_turn(s)) {
+            return false;
+        }
+        uint64_t at = (zeros->first + i) * PAGE;
+        if (!page_at(s, at, &run)) {
+            run.n = 1;
+            continue;
+        }
+        run.n = s->image->block[run.block].size / PAGE - run.first;
+        run.n = MIN(MIN(run.n, zeros->n - i), FF_WORKING_SET_CHUNK);
+        if (ff_content_is_hole(r, at, run.n * PAGE) && !ff_worker_put(w, &run, NULL)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void place_all_zeros(FfSession *s, FfWorker *w)
+{
+    const FfWorkingSet *set = s->set;
+    g_autoptr(FfContentReader) r = set->n_zeros ? ff_content_reader(s->source, NULL) : NULL;
+
+    for (uint64_t i = 0; r && i < set->n_zeros; i++) {
+        if (!place_zeros(s, w, r, &set->zeros[i])) {
+            return;
+        }
+    }
+}
+
+static uint64_t count_pages(const FfWorkingSet *set)
+{
+    uint64_t n = set->n;
+
+    for (uint64_t i = 0; i < set->n_zeros; i++) {
+        n += set->zeros[i].n;
+    }
+    return n;
+}
+
 /* Pages in a row are placed together. */
 static void place_chunk(FfSession *s, FfWorker *w, const uint64_t *at, uint64_t n, const char *data)
 {
@@ -345,7 +436,7 @@ void ff_set_place(FfSession *s)
     const FfWorkingSet *set = s->set;
     g_autoptr(GError) error = NULL;
 
-    __atomic_store_n(&s->image->counts.set, set->n, __ATOMIC_RELAXED);
+    __atomic_store_n(&s->image->counts.set, count_pages(set), __ATOMIC_RELAXED);
     is_placing = true;
     for (uint64_t i = 0; i < set->n && ff_work_wait_turn(s); i += FF_WORKING_SET_CHUNK) {
         uint64_t n = ff_working_set_read_chunk(set, i / FF_WORKING_SET_CHUNK, buf, &error);
@@ -356,7 +447,10 @@ void ff_set_place(FfSession *s)
         FF_FAULT_AT("set-read");
         place_chunk(s, w, set->places + i, n, buf);
     }
+    if (!error) {
+        place_all_zeros(s, w);
+    }
     is_placing = false;
     ff_session_log(s, "working set: %" PRIu64 " of %" PRIu64 " pages came before anybody waited",
-                   __atomic_load_n(&s->image->counts.set_used, __ATOMIC_RELAXED), set->n);
+                   __atomic_load_n(&s->image->counts.set_used, __ATOMIC_RELAXED), count_pages(set));
 }

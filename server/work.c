@@ -36,7 +36,7 @@ bool ff_work_is_demand(void)
 
 struct FfWorker {
     FfSession *s;
-    FfSourceReader *reader[FF_IMAGE_BLOCKS]; /* one for all, or one for each block */
+    FfContentReader *reader[FF_IMAGE_BLOCKS]; /* one for all, or one for each block */
     void *buf;
     uint64_t buf_size;
     bool demand;
@@ -64,7 +64,7 @@ void ff_worker_free(FfWorker *w)
 {
     if (w) {
         for (unsigned i = 0; i < FF_IMAGE_BLOCKS; i++) {
-            ff_source_reader_free(w->reader[i]);
+            ff_content_reader_free(w->reader[i]);
         }
         g_free(w->buf);
         g_free(w);
@@ -99,7 +99,7 @@ static bool is_said(FfSession *s, const char *why)
     int64_t now = g_get_monotonic_time();
     guint hash = g_str_hash(why);
 
-    if (s->said_source && (!s->source || !ff_source_is_remote(s->source) || hash == s->said_why ||
+    if (s->said_source && (!s->source || !ff_content_is_far(s->source) || hash == s->said_why ||
                            now - s->said_us < SAID_AGAIN_US)) {
         return true;
     }
@@ -141,35 +141,32 @@ static bool read_once(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero, 
 {
     FfSession *s = w->s;
     const FfImageBlock *b = &s->image->block[run->block];
-    FfSource *source = s->image->asks ? s->block_source[run->block] : s->source;
-    FfSourceReader **reader = &w->reader[s->image->asks ? run->block : 0];
+    FfContent *source = s->image->asks ? s->block_source[run->block] : s->source;
+    FfContentReader **reader = &w->reader[s->image->asks ? run->block : 0];
 
     *len = run->n * b->page_size;
     if (!*reader) {
-        *reader = ff_source_reader(source, error);
+        *reader = ff_content_reader(source, error);
         if (*reader && w->demand) {
-            ff_source_reader_hurry(*reader);
+            ff_content_reader_hurry(*reader);
         }
     }
     if (*reader && FF_FAULT_CALL("source-read", 0) == 0 &&
-        ff_source_read(*reader, b->content + run->first * b->page_size, w->buf, len, b->page_size,
-                       zero, error)) {
+        ff_content_read(*reader, b->content + run->first * b->page_size, w->buf, len, b->page_size,
+                        0, zero, error)) {
         return true;
     }
-    g_clear_pointer(reader, ff_source_reader_free);
+    g_clear_pointer(reader, ff_content_reader_free);
     return false;
 }
 
-/* Of RUN as many pages as *LEN says afterwards. A link to another host that has died since it was
- * used last is not a failure yet. */
+/* Of RUN as many pages as *LEN says afterwards. */
 static bool read_content(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero)
 {
     FfSession *s = w->s;
-    bool again = w->reader[0] && s->source && ff_source_is_remote(s->source);
     g_autoptr(GError) error = NULL;
 
-    if (read_once(w, run, len, zero, again ? NULL : &error) ||
-        (again && read_once(w, run, len, zero, &error))) {
+    if (read_once(w, run, len, zero, &error)) {
         uint64_t ps = s->image->block[run->block].page_size;
         note_success(s, &(FfRun){run->block, run->first, *len / ps});
         return true;
@@ -355,13 +352,13 @@ bool ff_worker_place_at_once(FfWorker *w, const FfRun *run)
 {
     FfSession *s = w->s;
     const FfImageBlock *b = &s->image->block[run->block];
-    FfSourceReader *reader = __atomic_load_n(&s->cached, __ATOMIC_ACQUIRE);
+    FfContentReader *reader = __atomic_load_n(&s->cached, __ATOMIC_ACQUIRE);
     uint64_t len = run->n * b->page_size;
     bool zero;
 
     return reader && len <= w->buf_size && FF_FAULT_CALL("content-cached", 0) == 0 &&
-           ff_source_read_cached(reader, b->content + run->first * b->page_size, w->buf, len,
-                                 &zero) &&
+           ff_content_read(reader, b->content + run->first * b->page_size, w->buf, &len, len,
+                           FF_CONTENT_NOWAIT, &zero, NULL) &&
            ff_place_at_once(s->space, run, zero ? NULL : w->buf) == 0;
 }
 
@@ -575,7 +572,7 @@ static GThread *start_helper(FfSession *s)
 {
     FfSessions *all = s->all;
 
-    if (all->rate || all->memory || s->image->asks || !ff_source_is_file(s->source)) {
+    if (all->rate || all->memory || s->image->asks || !ff_content_is_file(s->source)) {
         return NULL;
     }
     if (__atomic_add_fetch(&all->bulk_threads, 1, __ATOMIC_RELAXED) <= g_get_num_processors()) {

@@ -166,8 +166,11 @@ bool ff_capture_serve(FfCapture *c, const FfCaptureTaker *taker, void *opaque, G
     for (unsigned i = 0; i < c->n_blocks; i++) {
         largest = MAX(largest, c->blocks[i].backing.page_size);
     }
-    g_autofree uint8_t *copy = g_malloc(largest);
+    g_autofree uint8_t *copy = g_try_malloc(largest);
     Serve s = {.c = c, .taker = taker, .opaque = opaque, .copy = copy};
+    if (!copy) {
+        return fail(&s, -ENOMEM, error);
+    }
 
     for (;;) {
         /* Before all that is looked at: a wake that comes behind a look is for the next one. */

@@ -184,8 +184,11 @@ bool ff_capture_stream(FfCapture *c, FfCapturePut *put_page, void *opaque, GErro
     for (unsigned i = 0; i < c->n_blocks; i++) {
         largest = MAX(largest, c->blocks[i].backing.page_size);
     }
-    g_autofree uint8_t *copy = g_malloc(largest);
+    g_autofree uint8_t *copy = g_try_malloc(largest);
     Stream s = {.c = c, .put = put_page, .opaque = opaque, .copy = copy};
+    if (!copy) {
+        return fail(&s, -ENOMEM, error);
+    }
 
     while (ff_protect_left(c->protect)) {
         forget_wakes(&s);

@@ -27,6 +27,8 @@ struct FfInput {
     char *path;
     int fd;
     const uint8_t *data; /* in place of the fd */
+    FfInputRead read;    /* the same */
+    void *opaque;
     uint64_t file_size, stored;
     FfInputStamp opened;
     FfSeekable *packed; /* NULL: as it is */
@@ -51,6 +53,9 @@ static bool read_file(void *opaque, uint64_t at, void *to, size_t n, GError **er
     if (in->data) {
         memcpy(to, in->data + at, n);
         return true;
+    }
+    if (in->read) {
+        return in->read(in->opaque, at, to, n, error);
     }
     for (size_t done = 0; done < n;) {
         ssize_t got = FF_FAULT_CALL("read-input",
@@ -84,7 +89,8 @@ static bool look_for_frames(FfInput *in, GError **error)
     return in->packed != NULL;
 }
 
-FfInput *ff_input_open_fd(int fd, const char *name, GError **error)
+/* FD is taken. */
+static FfInput *open_plain(int fd, const char *name, GError **error)
 {
     g_autoptr(FfInput) in = g_new0(FfInput, 1);
     struct stat st;
@@ -110,10 +116,17 @@ FfInput *ff_input_open_fd(int fd, const char *name, GError **error)
         fail_errno(in, errno, error);
         return NULL;
     }
-    return look_for_frames(in, error) ? g_steal_pointer(&in) : NULL;
+    return g_steal_pointer(&in);
 }
 
-FfInput *ff_input_open(const char *path, GError **error)
+FfInput *ff_input_open_fd(int fd, const char *name, GError **error)
+{
+    g_autoptr(FfInput) in = open_plain(fd, name, error);
+
+    return in && look_for_frames(in, error) ? g_steal_pointer(&in) : NULL;
+}
+
+FfInput *ff_input_open_plain(const char *path, GError **error)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
 
@@ -123,7 +136,27 @@ FfInput *ff_input_open(const char *path, GError **error)
                     errno == ENOENT ? ": give the path of a saved guest's file" : "");
         return NULL;
     }
-    return ff_input_open_fd(fd, path, error);
+    return open_plain(fd, path, error);
+}
+
+FfInput *ff_input_open(const char *path, GError **error)
+{
+    g_autoptr(FfInput) in = ff_input_open_plain(path, error);
+
+    return in && look_for_frames(in, error) ? g_steal_pointer(&in) : NULL;
+}
+
+FfInput *ff_input_new_reads(const char *name, uint64_t size, FfInputRead read, void *opaque,
+                            GError **error)
+{
+    g_autoptr(FfInput) in = g_new0(FfInput, 1);
+
+    in->path = g_strdup(name);
+    in->fd = -1;
+    in->read = read;
+    in->opaque = opaque;
+    in->file_size = in->stored = size;
+    return look_for_frames(in, error) ? g_steal_pointer(&in) : NULL;
 }
 
 FfInput *ff_input_new_memory(const char *name, const void *data, size_t n, GError **error)
@@ -181,7 +214,7 @@ bool ff_input_can_read_cached(const FfInput *in)
     char byte;
     struct iovec iov = {&byte, 1};
 
-    return !in->packed && !in->data &&
+    return !in->packed && in->fd >= 0 &&
            (preadv2(in->fd, &iov, 1, 0, RWF_NOWAIT) >= 0 || errno == EAGAIN);
 }
 
@@ -189,7 +222,7 @@ bool ff_input_read_cached(FfInput *in, uint64_t at, void *to, size_t n)
 {
     struct iovec iov = {to, n};
 
-    return !in->packed && !in->data &&
+    return !in->packed && in->fd >= 0 &&
            preadv2(in->fd, &iov, 1, (off_t)at, RWF_NOWAIT) == (ssize_t)n;
 }
 
@@ -197,7 +230,7 @@ uint64_t ff_input_next_data(FfInput *in, uint64_t at)
 {
     off_t data;
 
-    if (in->packed || in->data || at >= in->file_size) {
+    if (in->packed || in->fd < 0 || at >= in->file_size) {
         return MIN(at, ff_input_size(in));
     }
     data = lseek(in->fd, (off_t)at, SEEK_DATA);

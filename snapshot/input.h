@@ -23,6 +23,12 @@ FfInput *ff_input_open(const char *path, GError **error);
 FfInput *ff_input_open_fd(int fd, const char *name, GError **error);
 /* The same for DATA, which the caller keeps: for fuzzing. NAME stands in errors. */
 FfInput *ff_input_new_memory(const char *name, const void *data, size_t n, GError **error);
+/* PATH's bytes as they are, also of a compressed file. */
+FfInput *ff_input_open_plain(const char *path, GError **error);
+/* What READ has, SIZE bytes. NAME stands in errors. OPAQUE must outlive it. */
+typedef bool (*FfInputRead)(void *opaque, uint64_t at, void *to, size_t n, GError **error);
+FfInput *ff_input_new_reads(const char *name, uint64_t size, FfInputRead read, void *opaque,
+                            GError **error);
 void ff_input_free(FfInput *in);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfInput, ff_input_free)
 

@@ -40,7 +40,7 @@ struct FfOutput {
     int folder;  /* in which it gets its name; -1: none */
     uint64_t at; /* of gathered[0] */
     size_t n;
-    uint8_t *gathered;
+    uint8_t *gathered; /* from the first ff_output_append() on */
 };
 
 static bool fail(const FfOutput *o, int err, GError **error)
@@ -136,7 +136,6 @@ static FfOutput *no_output(const char *name)
 
     o->path = g_strdup(name);
     o->fd = o->folder = -1;
-    o->gathered = g_malloc(GATHER);
     return o;
 }
 
@@ -399,6 +398,9 @@ bool ff_output_flush(FfOutput *o, GError **error)
 
 bool ff_output_append(FfOutput *o, const void *data, size_t n, GError **error)
 {
+    if (!o->gathered) {
+        o->gathered = g_malloc(GATHER);
+    }
     while (n > 0) {
         size_t some = MIN(n, GATHER - o->n);
 

@@ -67,6 +67,13 @@ static bool fail(const char *path, GError **error, const char *format, ...)
     return false;
 }
 
+static bool fail_memory(const char *path, GError **error, const char *what)
+{
+    g_set_error(error, G_IO_ERROR, g_io_error_from_errno(ENOMEM), "%s: no memory for %s: %s", path,
+                what, g_strerror(ENOMEM));
+    return false;
+}
+
 /* One entry of the table. ROOM: bytes of the file that no frame before it has. */
 static bool add_frame(FfSeekable *s, const uint8_t *entry, uint64_t room, GError **error)
 {
@@ -120,7 +127,13 @@ static bool read_table(FfSeekable *s, uint64_t size, GError **error)
     if (le32(head) != SKIPPABLE_MAGIC || le32(head + 4) != table) {
         return fail(s->path, error, "damaged: the table of frames does not begin where it should");
     }
-    g_autofree uint8_t *piece = g_malloc(PIECE * 12);
+    /* GLib's array would end a program that has no memory for it. */
+    g_autofree Frame *room = g_try_new(Frame, 2 * n + 1);
+    g_autofree uint8_t *piece = room ? g_try_malloc(PIECE * 12) : NULL;
+    if (!piece) {
+        return fail_memory(s->path, error, "the table of frames");
+    }
+    g_clear_pointer(&room, g_free);
     for (uint64_t i = 0; i < n;) {
         uint64_t some = MIN(n - i, PIECE);
 
@@ -152,7 +165,7 @@ static FfSeekable *new_with(const char *path, uint32_t frame_max, FfSeekableRead
     ZSTD_DCtx *ctx = ZSTD_createDCtx();
 
     if (!ctx) {
-        fail(path, error, "no memory for zstd");
+        fail_memory(path, error, "zstd");
         return NULL;
     }
     FfSeekable *s = g_new0(FfSeekable, 1);
@@ -277,9 +290,8 @@ static bool unpack(FfSeekable *s, guint i, GError **error)
     }
     s->current = G_MAXUINT;
     if (!make_room(&s->in, &s->in_room, packed) || !make_room(&s->out, &s->out_room, size)) {
-        g_set_error(error, G_IO_ERROR, g_io_error_from_errno(ENOMEM),
-                    "%s: no memory for frame %u of %zu bytes", s->path, i, size);
-        return false;
+        g_autofree char *what = g_strdup_printf("frame %u of %zu bytes", i, size);
+        return fail_memory(s->path, error, what);
     }
     if (!s->read(s->opaque, before.packed_end, s->in, packed, error)) {
         return false;

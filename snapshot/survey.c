@@ -129,6 +129,8 @@ static void find_version(const FfSaved *s, FfSurvey *v)
 
     if (dash && sscanf(dash, "-%4u.%4u", &major, &minor) == 2) {
         at_least(v, major, minor);
+        v->machine_major = major;
+        v->machine_minor = minor;
     }
     if (s->form == FF_SAVED_MAPPED) {
         at_least(v, 9, 0);

@@ -18,6 +18,7 @@ typedef struct {
     bool complete;
     char *problem;         /* one line; NULL: complete */
     unsigned major, minor; /* QEMU must be at least of this version to load it; 0: not known */
+    unsigned machine_major, machine_minor; /* to have its machine; 0: not known */
 } FfSurvey;
 
 /* OPENED: what ff_saved_open() complained of, or NULL. Always answers. One thread. */

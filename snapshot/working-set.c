@@ -21,6 +21,7 @@
 #include "snapshot/xxh64.h"
 
 #define MAGIC "FFWSET1\n"
+#define MAGIC_ZEROS "FFWSET2\n"
 #define NOT_BESIDE "the saved guest is not there any more: no working set"
 #define PAGE FF_WORKING_SET_PAGE
 #define CHUNK FF_WORKING_SET_CHUNK
@@ -65,6 +66,17 @@ static uint64_t sum_of_head(const FfWorkingSetHead *head)
     return ff_xxh64(head, offsetof(FfWorkingSetHead, head_sum), 0);
 }
 
+static bool is_magic(const char *magic)
+{
+    return memcmp(magic, MAGIC, sizeof(MAGIC) - 1) == 0 ||
+           memcmp(magic, MAGIC_ZEROS, sizeof(MAGIC_ZEROS) - 1) == 0;
+}
+
+static bool has_zeros(const FfWorkingSetHead *head)
+{
+    return memcmp(head->magic, MAGIC_ZEROS, sizeof(head->magic)) == 0;
+}
+
 static uint64_t sum_of_tables(const uint64_t *places, const uint64_t *sums, uint64_t n)
 {
     return ff_xxh64(sums, n_chunks(n) * sizeof(*sums), ff_xxh64(places, n * sizeof(*places), 0));
@@ -78,6 +90,7 @@ void ff_working_set_free(FfWorkingSet *w)
         close(w->fd);
         g_free(w->places);
         g_free(w->sums);
+        g_free(w->zeros);
         g_free(w);
     }
 }
@@ -85,7 +98,7 @@ void ff_working_set_free(FfWorkingSet *w)
 static bool check_head(const FfWorkingSetHead *head, const FfWorkingSetFile *file, uint64_t size,
                        const char *name, GError **error)
 {
-    if (memcmp(head->magic, MAGIC, sizeof(head->magic)) != 0) {
+    if (!is_magic(head->magic)) {
         return fail(error, name, "it is no working set");
     }
     if (head->head_sum != sum_of_head(head) || !head->n || head->n > FF_WORKING_SET_MAX) {
@@ -94,7 +107,27 @@ static bool check_head(const FfWorkingSetHead *head, const FfWorkingSetFile *fil
     if (memcmp(&head->file, file, sizeof(*file)) != 0) {
         return fail(error, name, "it is of another file, or of this one before it was changed");
     }
-    return size == pages_at(head->n) + head->n * PAGE || fail(error, name, "cut");
+    uint64_t end = pages_at(head->n) + head->n * PAGE;
+    return (has_zeros(head) ? size > end : size == end) || fail(error, name, "cut");
+}
+
+/* To the end of the file. */
+static bool read_zeros(FfWorkingSet *w, uint64_t size, const char *name, GError **error)
+{
+    uint64_t at = w->at + w->n * PAGE;
+    FfWorkingSetZeros z;
+
+    if (!read_all(w->fd, at, &z, sizeof(z), name, error)) {
+        return false;
+    }
+    if (!z.n || z.n > FF_WORKING_SET_MAX || size != at + sizeof(z) + z.n * sizeof(*w->zeros)) {
+        return fail(error, name, "damaged");
+    }
+    w->n_zeros = z.n;
+    w->zeros = g_new(FfWorkingSetRun, z.n);
+    return read_all(w->fd, at + sizeof(z), w->zeros, z.n * sizeof(*w->zeros), name, error) &&
+           (ff_xxh64(w->zeros, z.n * sizeof(*w->zeros), 0) == z.sum ||
+            fail(error, name, "damaged"));
 }
 
 FfWorkingSet *ff_working_set_read(const char *name, int fd, const FfWorkingSetFile *file,
@@ -124,6 +157,9 @@ FfWorkingSet *ff_working_set_read(const char *name, int fd, const FfWorkingSetFi
     }
     if (head.sum != sum_of_tables(w->places, w->sums, w->n)) {
         fail(error, name, "damaged");
+        return NULL;
+    }
+    if (has_zeros(&head) && !read_zeros(w, (uint64_t)st.st_size, name, error)) {
         return NULL;
     }
     return g_steal_pointer(&w);
@@ -191,8 +227,7 @@ static bool remove_old(const char *path, GError **error)
     if (fd < 0) {
         return errno == ENOENT || fail(error, path, g_strerror(errno));
     }
-    bool is_one =
-        pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && !memcmp(magic, MAGIC, sizeof(magic));
+    bool is_one = pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && is_magic(magic);
     close(fd);
     if (!is_one) {
         return fail(error, path, "it is there, and is no working set");
@@ -221,6 +256,17 @@ static bool write_pages(FfOutput *o, int fd, const uint64_t *places, uint64_t n,
     return ff_output_flush(o, error);
 }
 
+/* After the pages. */
+static bool write_zeros(FfOutput *o, const FfWorkingSetRun *zeros, uint64_t n, GError **error)
+{
+    if (!n) {
+        return true;
+    }
+    FfWorkingSetZeros z = {n, ff_xxh64(zeros, n * sizeof(*zeros), 0)};
+    return ff_output_append(o, &z, sizeof(z), error) &&
+           ff_output_append(o, zeros, n * sizeof(*zeros), error) && ff_output_flush(o, error);
+}
+
 static bool is_unchanged(int fd, const FfWorkingSetFile *file)
 {
     struct stat st;
@@ -241,7 +287,8 @@ static bool is_beside(const char *path, int fd)
 }
 
 bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file,
-                          const uint64_t *places, uint64_t n, GError **error)
+                          const uint64_t *places, uint64_t n, const FfWorkingSetRun *zeros,
+                          uint64_t n_zeros, GError **error)
 {
     g_autofree uint64_t *sums = g_new0(uint64_t, n_chunks(n));
     FfWorkingSetHead head = {.file = *file, .n = n};
@@ -257,7 +304,7 @@ bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file
     }
     g_autoptr(FfOutput) o = ff_output_new(path, error);
     if (!o || !ff_output_seek(o, pages_at(n), error) ||
-        !write_pages(o, fd, places, n, sums, error)) {
+        !write_pages(o, fd, places, n, sums, error) || !write_zeros(o, zeros, n_zeros, error)) {
         return false;
     }
     if (!is_unchanged(fd, file)) {
@@ -266,7 +313,7 @@ bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file
     if (!is_beside(path, fd)) {
         return fail(error, path, NOT_BESIDE);
     }
-    memcpy(head.magic, MAGIC, sizeof(head.magic));
+    memcpy(head.magic, n_zeros ? MAGIC_ZEROS : MAGIC, sizeof(head.magic));
     head.sum = sum_of_tables(places, sums, n);
     head.head_sum = sum_of_head(&head);
     return ff_output_write(o, 0, &head, sizeof(head), error) &&

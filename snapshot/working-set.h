@@ -5,7 +5,8 @@
  * known to be right is not used.
  *
  * Little-endian: the head; for each page its place in FILE; for each chunk of pages its sum; from
- * the next multiple of 4 KiB on the pages.
+ * the next multiple of 4 KiB on the pages. Version 2 has runs of pages without data after them,
+ * which are hints: FILE says what is there. A farfault that knows version 1 alone refuses it.
  */
 #ifndef FF_SNAPSHOT_WORKING_SET_H
 #define FF_SNAPSHOT_WORKING_SET_H
@@ -38,12 +39,27 @@ typedef struct {
 } FfWorkingSetHead;
 _Static_assert(sizeof(FfWorkingSetHead) == 56, "as in the file");
 
+/* After the pages: version 2. */
+typedef struct {
+    uint64_t n;   /* runs */
+    uint64_t sum; /* of them */
+} FfWorkingSetZeros;
+_Static_assert(sizeof(FfWorkingSetZeros) == 16, "as in the file");
+
+/* Pages that have no place in FILE, by their numbers in the memory that is saved there. */
+typedef struct {
+    uint64_t first, n;
+} FfWorkingSetRun;
+_Static_assert(sizeof(FfWorkingSetRun) == 16, "as in the file");
+
 typedef struct {
     int fd;
     uint64_t n;       /* pages */
     uint64_t *places; /* [n]; bytes in FILE, not compared with it */
     uint64_t *sums;   /* of chunks */
     uint64_t at;      /* of the first page */
+    uint64_t n_zeros; /* runs */
+    FfWorkingSetRun *zeros;
 } FfWorkingSet;
 
 /* That of the file FD, which is FILE. NULL without an ERROR: there is none. NULL with one, one
@@ -64,9 +80,10 @@ uint64_t ff_working_set_read_chunk(const FfWorkingSet *w, uint64_t chunk, void *
                                    GError **error);
 
 /* Writes one: N pages (at most FF_WORKING_SET_MAX) of FD, which is FILE, from PLACES. It has its
- * name when all of it is on the disk; one that is there already is removed before. ERROR: FILE has
- * changed; it cannot be written; what has its name is no working set. */
+ * name when all of it is on the disk; one that is there already is removed before. N_ZEROS can be
+ * 0. ERROR: FILE has changed; it cannot be written; what has its name is no working set. */
 bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file,
-                          const uint64_t *places, uint64_t n, GError **error);
+                          const uint64_t *places, uint64_t n, const FfWorkingSetRun *zeros,
+                          uint64_t n_zeros, GError **error);
 
 #endif

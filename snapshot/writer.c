@@ -106,7 +106,9 @@ int ff_writer_new(const FfWriterConfig *cfg, FfWriter **result)
     w->n_flights = cfg->depth ? cfg->depth : DEPTH;
     w->data = g_new0(FfBitmap, cfg->n_blocks);
     for (unsigned i = 0; i < cfg->n_blocks; i++) {
-        ff_bitmap_init(&w->data[i], n_pages(w, i), false);
+        if (!ff_bitmap_try_init(&w->data[i], n_pages(w, i), false)) {
+            return -ENOMEM;
+        }
         if (!is_mapped(w, i)) {
             w->copy_len = MAX(w->copy_len, MAX(RUN, page_size(w, i)));
         }

@@ -20,12 +20,21 @@ struct FfRegions {
 
 char *ff_maps_read(int fd, GError **error)
 {
-    g_autoptr(GString) text = g_string_new(NULL);
-    char buf[16384];
-    off_t at = 0;
+    g_autofree char *text = NULL;
+    size_t at = 0, room = 0;
 
     for (;;) {
-        ssize_t n = pread(fd, buf, sizeof(buf), at);
+        if (room - at < 2) {
+            char *more = g_try_realloc(text, MAX(2 * room, 32768));
+            if (!more) {
+                g_set_error(error, G_IO_ERROR, g_io_error_from_errno(ENOMEM),
+                            "QEMU's memory map cannot be read: %s", g_strerror(ENOMEM));
+                return NULL;
+            }
+            text = more;
+            room = MAX(2 * room, 32768);
+        }
+        ssize_t n = pread(fd, text + at, room - at - 1, (off_t)at);
         if (n < 0 && errno == EINTR) {
             continue;
         }
@@ -35,10 +44,10 @@ char *ff_maps_read(int fd, GError **error)
             return NULL;
         }
         if (n == 0) {
-            return g_string_free(g_steal_pointer(&text), FALSE);
+            text[at] = '\0';
+            return g_steal_pointer(&text);
         }
-        g_string_append_len(text, buf, n);
-        at += n;
+        at += (size_t)n;
     }
 }
 

@@ -47,8 +47,11 @@ struct FfVmmDisks {
     bool (*branch)(FfVmmDisks *disks, GError **error);
     /* Optional. Which files they are in, as a text that changes with them: *HERE by names that this
      * VMM has given as well; *ANYWHERE a line for each disk, and for each device that can be
-     * plugged, the same ones in every VMM that has the same (both g_free). FALSE and ERROR. */
-    bool (*describe)(FfVmmDisks *disks, char **here, char **anywhere, GError **error);
+     * plugged, the same ones in every VMM that has the same (both g_free). THEIRS: such lines of
+     * another VMM; what only has other names here is written as there. NULL: none. FALSE and
+     * ERROR. */
+    bool (*describe)(FfVmmDisks *disks, const char *theirs, char **here, char **anywhere,
+                     GError **error);
 };
 
 #endif

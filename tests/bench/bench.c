@@ -68,7 +68,7 @@ static struct {
     gint rounds, mem, hot, core, vcpus, write, alike, tracking, bandwidth;
     char *engines, *link, *out, *guest, *farfault, *mode, *accel, *memory;
     char **qemu;
-    char *src_prefix, *dst_prefix, *listen, *with, *tls;
+    char *src_prefix, *dst_prefix, *listen, *with, *tls, *tracer;
     Ring3 ring3; /* with .accel */
 } opt = {.rounds = 3, .mem = 1024, .vcpus = 1, .write = -1, .bandwidth = 100};
 
@@ -93,7 +93,7 @@ static const GOptionEntry entries[] = {
     {"after-pass", 0, 0, G_OPTION_ARG_NONE, &opt.after_pass,
      "Switch when the first pass of precopy is through, not at once", NULL},
     {"worst", 0, 0, G_OPTION_ARG_NONE, &opt.worst,
-     "The guest's ten longest steps, and what made them, by farfault trace", NULL},
+     "The guest's ten longest steps, and what made them, if there is a --tracer", NULL},
     {"engines", 0, 0, G_OPTION_ARG_STRING, &opt.engines, "plain,preempt,farfault", "LIST"},
     {"link", 0, 0, G_OPTION_ARG_STRING, &opt.link, "Name of the link, for the results", "NAME"},
     {"out", 0, 0, G_OPTION_ARG_FILENAME, &opt.out, "Folder for results and logs", "DIR"},
@@ -102,6 +102,7 @@ static const GOptionEntry entries[] = {
     {"memory", 0, 0, G_OPTION_ARG_STRING, &opt.memory,
      "What is known of this machine's memory, for the results: warm, cold, unknown", "WORD"},
     {"guest", 0, 0, G_OPTION_ARG_FILENAME, &opt.guest, "Folder of vmlinuz, initrd.img", "DIR"},
+    {"tracer", 0, 0, G_OPTION_ARG_STRING, &opt.tracer, "Prints marks: bpftrace", "COMMAND"},
     {"farfault", 0, 0, G_OPTION_ARG_FILENAME, &opt.farfault, "farfault's program", "PATH"},
     {"qemu", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &opt.qemu,
      "QEMU (qemu-system-x86_64); can be given again", "PATH"},
@@ -343,14 +344,13 @@ static bool migrate(const Engine *engine, BenchGuest *src, BenchGuest *dst, FfMo
 }
 
 /* NULL and no ERROR: nobody wants it, or there are no marks. */
-static BenchTrace *start_trace(const Contender *c, const BenchGuest *src, const BenchGuest *dst,
-                               GError **error)
+static BenchTrace *start_trace(const Contender *c, GError **error)
 {
-    const char *qmp[] = {src->qmp, dst->qmp};
     g_autofree char *log = log_name(c, "trace");
 
-    return opt.worst && c->engine->farfault ? bench_trace_start(opt.farfault, qmp, log, error)
-                                            : NULL;
+    return opt.worst && opt.tracer && c->engine->farfault
+               ? bench_trace_start(opt.tracer, log, error)
+               : NULL;
 }
 
 /* TRACE can be NULL. One that has failed takes the reasons with it, and not what was measured. */
@@ -393,7 +393,7 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     }
     bench_guest_follow(dst, src);
     bench_guest_note_relays(dst);
-    trace = start_trace(c, src, dst, &refusal);
+    trace = start_trace(c, &refusal);
     if (refusal) {
         g_propagate_error(error, g_steal_pointer(&refusal));
         return false;
@@ -565,7 +565,7 @@ static void print_setting(void)
         opt.link, opt.mem, accel ? " in ring 3 by " : "", accel ? accel : "", opt.hot, opt.vcpus,
         opt.vcpus == 1 ? "" : "s", opt.mode, opt.write, opt.memory,
         opt.alike ? ", compressible" : "", opt.after_pass ? ", switch after a pass" : "",
-        opt.worst ? ", farfault traced" : "");
+        opt.worst && opt.tracer ? ", farfault traced" : "");
 }
 
 static void print_head(void)

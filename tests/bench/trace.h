@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * farfault trace beside one migration. One thread, the default main context.
+ * A tracer beside one migration, which prints the engines' marks as examples/trace.bt does. One
+ * thread, the default main context.
  */
 #ifndef FF_BENCH_TRACE_H
 #define FF_BENCH_TRACE_H
@@ -9,10 +10,9 @@
 
 typedef struct BenchTrace BenchTrace;
 
-/* Of the guests at two monitors, whose engines have not begun yet, by the program FARFAULT; its
- * lines go to the file LOG. Returns when it traces. Takes root and tracefs. */
-BenchTrace *bench_trace_start(const char *farfault, const char *const *qmp, const char *log,
-                              GError **error);
+/* COMMAND (a shell's words) prints "tracing" when it traces; its lines go to the file LOG. Returns
+ * when it traces. Takes root and tracefs. */
+BenchTrace *bench_trace_start(const char *command, const char *log, GError **error);
 /* Ends it: what it has printed so far. NULL and ERROR: it failed. */
 BenchMarks *bench_trace_end(BenchTrace *trace, GError **error);
 /* Ends it, if it was not. Can be NULL. */

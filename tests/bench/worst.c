@@ -99,7 +99,7 @@ static void take_source(BenchMarks *m, const char *mark, const char *values, dou
 {
     int64_t block, page, n;
 
-    if (!strcmp(mark, "phase") && strstr(values, " phase=STOPPED ")) {
+    if (!strcmp(mark, "phase") && strstr(values, " phase=2 ")) {
         g_array_set_size(m->claims, 0); /* precopy's */
     } else if (!strcmp(mark, "bulk_claimed") && number_in(values, "block", &block) &&
                number_in(values, "page", &page) && number_in(values, "pages", &n)) {
@@ -108,7 +108,7 @@ static void take_source(BenchMarks *m, const char *mark, const char *values, dou
     }
 }
 
-/* "71200.272747 web1         destination wait_begins    block=0 page=192 vcpu=-1" */
+/* "71200.272747 4711 destination wait_begins block=0 page=192 vcpu=-1" */
 static void take_line(BenchMarks *m, const char *line)
 {
     char side[16], mark[32];
@@ -116,7 +116,7 @@ static void take_line(BenchMarks *m, const char *line)
     double seconds;
     int values = -1;
 
-    if (sscanf(line, "(%llu marks are missing", &lost) == 1) {
+    if (sscanf(line, "Lost %llu events", &lost) == 1) {
         m->lost += lost;
     } else if (sscanf(line, "%lf %*s %15s %31s%n", &seconds, side, mark, &values) == 3 &&
                values > 0) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What made the guest's longest steps: its own list of them beside the marks of both engines, as
- * farfault trace prints them. Pure; any thread.
+ * examples/trace.bt prints them. Pure; any thread.
  *
  * A step is found in the marks by the page that it touched, which is missing once after the switch,
  * and by its time: guest and host count the same seconds, from another zero, and not quite at the
@@ -45,7 +45,7 @@ typedef struct {
 
 /* The marks of one migration. */
 typedef struct BenchMarks BenchMarks;
-/* TEXT: what farfault trace has printed of both sides. */
+/* TEXT: what examples/trace.bt has printed of both sides. */
 BenchMarks *bench_marks_new(const char *text);
 void bench_marks_free(BenchMarks *marks);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BenchMarks, bench_marks_free)

@@ -17,7 +17,7 @@ static void make_right(uint8_t *data, size_t size)
     FfWorkingSetHead *head = (FfWorkingSetHead *)data;
     size_t tables = size - sizeof(*head);
 
-    memcpy(head->magic, "FFWSET1\n", sizeof(head->magic));
+    memcpy(head->magic, data[0] & 1 ? "FFWSET1\n" : "FFWSET2\n", sizeof(head->magic));
     head->file = file;
     if (head->n <= tables / sizeof(uint64_t)) {
         uint64_t sums = (head->n + FF_WORKING_SET_CHUNK - 1) / FF_WORKING_SET_CHUNK * 8;
@@ -29,6 +29,12 @@ static void make_right(uint8_t *data, size_t size)
         }
     }
     head->head_sum = ff_xxh64(head, offsetof(FfWorkingSetHead, head_sum), 0);
+    uint64_t end = (size / FF_WORKING_SET_PAGE) * FF_WORKING_SET_PAGE;
+    if (size - end >= sizeof(FfWorkingSetZeros)) {
+        FfWorkingSetZeros *z = (FfWorkingSetZeros *)(data + end);
+        z->n = (size - end - sizeof(*z)) / sizeof(FfWorkingSetRun);
+        z->sum = ff_xxh64(z + 1, z->n * sizeof(FfWorkingSetRun), 0);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -49,7 +55,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         g_assert_true(g_str_has_prefix(error->message, "FILE: ") && !strchr(error->message, '\n'));
         return 0;
     }
-    g_assert_cmpuint(w->at + w->n * FF_WORKING_SET_PAGE, ==, size);
+    uint64_t zeros =
+        w->n_zeros ? sizeof(FfWorkingSetZeros) + w->n_zeros * sizeof(FfWorkingSetRun) : 0;
+    g_assert_cmpuint(w->at + w->n * FF_WORKING_SET_PAGE + zeros, ==, size);
     ff_working_set_is_right(w, (w->n - 1) / FF_WORKING_SET_CHUNK, chunk, sizeof(chunk));
     return 0;
 }

@@ -382,7 +382,6 @@ report:                                 /* edx: 256 times the word, + kind. esi:
                                          * it holds. r9: what it should. */
         pushq   %rcx
         movq    CORRUPT(%rbp), %rcx
-        incq    CORRUPT(%rbp)
         cmpq    $4, %rcx
         jae     1f
         shll    $5, %ecx
@@ -391,7 +390,8 @@ report:                                 /* edx: 256 times the word, + kind. esi:
         movq    %rsi, FINDINGS + 8(%rcx)
         movq    %rax, FINDINGS + 16(%rcx)
         movq    %r9, FINDINGS + 24(%rcx)
-1:      popq    %rcx
+1:      incq    CORRUPT(%rbp)           /* last: who reads it finds what it counts */
+        popq    %rcx
         ret
 
 check_registers:                        /* their number is reported as the page */

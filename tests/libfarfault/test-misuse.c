@@ -268,7 +268,6 @@ static void test_file_size(void)
         const struct rlimit r = {1 << 20, 1 << 20};
         FfArray *a = NULL;
 
-        signal(SIGXFSZ, SIG_IGN);
         setrlimit(RLIMIT_FSIZE, &r);
         int rc = ff_array_open(path, LEN, NULL, &a);
         bool ok =
@@ -278,6 +277,75 @@ static void test_file_size(void)
     expect_child(pid);
     g_assert_false(g_file_test(log, G_FILE_TEST_EXISTS));
     g_assert_cmpint(g_rmdir(dir), ==, 0);
+}
+
+/* What a child of test_no_signal() does: files are made before, and LIMIT ends them. */
+static int be_limited(const char *path)
+{
+    const struct rlimit limit = {1 << 20, RLIM_INFINITY}, none = {RLIM_INFINITY, RLIM_INFINITY};
+    const FfArrayFile file = {.size = sizeof(file), .load = load_zeros};
+    const FfArrayOptions large = {.size = sizeof(large), .block_size = 2 << 20};
+    g_autofree char *chunks = g_strconcat(path, ".chunks", NULL);
+    g_autofree char *saved = g_strconcat(path, ".saved", NULL);
+    FfMemory *m = memory();
+    FfArray *a, *folder, *other;
+    FfVolatile *v;
+    char *at, *there;
+    sigset_t xfsz, pending;
+    int fd = world_file();
+
+    call(ff_array_open(path, LEN, NULL, &a));
+    call(ff_array_map(a, 0, 0, (void **)(void *)&at));
+    call(ff_array_open_chunks(chunks, LEN, &large, &folder));
+    call(ff_array_map(folder, 0, 0, (void **)(void *)&there));
+    memset(at, 1, LEN);
+    memset(there, 1, LEN);
+    setrlimit(RLIMIT_FSIZE, &limit);
+    assert_says(ff_array_commit(a), -EFBIG, "File too large");
+    assert_says(ff_array_commit(folder), -EFBIG, "File too large");
+    assert_says(ff_array_new(LEN, &file, NULL, NULL, &other), -EFBIG, "File too large");
+    assert_says(ff_volatile_new(LEN, NULL, NULL, NULL, &v), -EFBIG, "File too large");
+    call(ff_snapshot_begin(m));
+    assert_says(ff_snapshot_save_fd(m, fd), -EFBIG, "File too large");
+    assert_says(ff_snapshot_save_path(m, saved), -EFBIG, "File too large");
+    g_assert_false(g_file_test(saved, G_FILE_TEST_EXISTS));
+    /* One that the program has blocked, and is there, stays. */
+    sigemptyset(&xfsz);
+    sigaddset(&xfsz, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &xfsz, NULL);
+    raise(SIGXFSZ);
+    assert_says(ff_snapshot_save_fd(m, fd), -EFBIG, "File too large");
+    sigpending(&pending);
+    g_assert_true(sigismember(&pending, SIGXFSZ));
+    setrlimit(RLIMIT_FSIZE, &none);
+    call(ff_array_commit(a));
+    call(ff_array_commit(folder));
+    call(ff_snapshot_save_fd(m, fd));
+    call(ff_snapshot_wait(m, NULL));
+    ff_array_free(a);
+    ff_array_free(folder);
+    ff_memory_free(m);
+    return 0;
+}
+
+/* By default SIGXFSZ ends a program. */
+static void test_no_signal(void)
+{
+    FfMemory *possible = memory();
+    g_autofree char *dir = possible ? g_dir_make_tmp("misuse-XXXXXX", NULL) : NULL;
+    g_autofree char *path = possible ? g_build_filename(dir, "array", NULL) : NULL;
+    g_autofree char *command = g_strdup_printf("rm -r '%s'", dir);
+
+    if (!possible) {
+        return;
+    }
+    ff_memory_free(possible);
+    pid_t pid = fork();
+    if (pid == 0) {
+        _exit(be_limited(path));
+    }
+    expect_child(pid);
+    g_assert_cmpint(system(command), ==, 0);
 }
 
 int main(int argc, char **argv)
@@ -291,5 +359,6 @@ int main(int argc, char **argv)
     g_test_add_func("/libfarfault/misuse/positive-store", test_positive_store);
     g_test_add_func("/libfarfault/misuse/spill", test_spill);
     g_test_add_func("/libfarfault/misuse/file-size", test_file_size);
+    g_test_add_func("/libfarfault/misuse/no-signal", test_no_signal);
     return g_test_run();
 }

@@ -34,6 +34,33 @@ static void test_move(gconstpointer postcopy)
     }
 }
 
+/* As KubeVirt has its launcher migrate: both capabilities at once (QEMU 10.1 and newer), and what
+ * it reads meanwhile. */
+static void test_kubevirt(void)
+{
+    g_autofree char *qemu = vm_qemu(11);
+    MoveConfig config = {.qemu = qemu, .mib = 64};
+    Move *m = qemu ? move_new(&config) : NULL;
+
+    if (!m) {
+        return;
+    }
+    qmp_set_capability(vm_qmp(m->source), "multifd", true);
+    qmp_set_capability(vm_qmp(m->destination), "multifd", true);
+    move_start(m);
+    g_assert_true(move_await_count(m->source, "dirty-sync-count", 1));
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(m->source), "query-migrate", NULL);
+    JsonObject *ram = json_object_get_object_member(info, "ram");
+
+    g_assert_cmpint(json_object_get_int_member(info, "remaining"), >, 0);
+    g_assert_cmpint(json_object_get_int_member(info, "remaining"), ==,
+                    json_object_get_int_member(ram, "remaining"));
+    g_assert_true(json_object_has_member(ram, "mbps"));
+    g_assert_true(json_object_has_member(info, "total-time"));
+    move_switch(m);
+    move_finish(m);
+}
+
 /* ---- monitors -------------------------------------------------------------------------------- */
 
 /* A folder with a socket at which a monitor listens. */
@@ -175,6 +202,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/qemu11/postcopy", "", test_move);
     g_test_add_data_func("/qemu11/precopy", NULL, test_move);
+    g_test_add_func("/qemu11/kubevirt", test_kubevirt);
     g_test_add_data_func("/qemu11/object", "monitor-qmp,id=m,chardev=c", test_object);
     g_test_add_data_func("/qemu11/object-json",
                          "{\"qom-type\":\"monitor-qmp\",\"id\":\"monitor\",\"chardev\":\"c\"}",

@@ -79,6 +79,8 @@ static void test_row(gconstpointer data)
         qmp_expect_migration(q, "completed");
         restore_check_info(vm);
         restore_check_restored(&s, vm);
+        g_autofree char *said = vm_stderr(vm);
+        g_assert_null(strstr(said, "the guests differ"));
         vm_end(vm);
     }
     restore_end(&s);
@@ -114,6 +116,35 @@ static void test_linux(void)
     linux_guest_assert_intact(vm, "restored");
     linux_guest_finish(vm);
     linux_guest_finish(saved);
+}
+
+/* ---- another QEMU ---------------------------------------------------------------------------- */
+
+/* A device that the saved guest had not is as after a reset: that is said, and of no other. */
+static void test_more_devices(void)
+{
+    static const char *const nic[] = {"-device", "e1000,id=more,addr=9", NULL};
+    RestoreRow row = restore_plain;
+    RestoreScene s;
+
+    if (restore_begin_plain(&s)) {
+        Vm *same = restore_start_again(&s, NULL);
+        restore_ask(&s, same, s.path);
+        qmp_expect_migration(vm_qmp(same), "completed");
+        g_autofree char *nothing = vm_stderr(same);
+        g_assert_null(strstr(nothing, "the guests differ"));
+        vm_end(same);
+        row.args = nic;
+        s.row = &row;
+        Vm *vm = restore_start_again(&s, NULL);
+        restore_ask(&s, vm, s.path);
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        vm_wait_stderr(vm, "the guests differ: QEMU has e1000 'more' at pci.0/09.0, the saved "
+                           "guest nothing there\n");
+        restore_check_restored(&s, vm);
+        vm_end(vm);
+    }
+    restore_end(&s);
 }
 
 /* ---- two of them ----------------------------------------------------------------------------- */
@@ -488,6 +519,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/restore/compressed/damaged", test_damaged);
     g_test_add_func("/restore/linux", test_linux);
+    g_test_add_func("/restore/more-devices", test_more_devices);
     g_test_add_func("/restore/two", test_two);
     g_test_add_func("/restore/again", test_again);
     g_test_add_func("/restore/no-file", test_no_file);

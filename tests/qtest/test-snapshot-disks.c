@@ -135,6 +135,15 @@ static void move_image(Rig *r)
     g_assert_true(g_file_set_contents(r->d1, "not mine", 8, NULL));
 }
 
+/* Behind an overlay of somebody else's. */
+static void move_base(Rig *r)
+{
+    qmp_ok(vm_qmp(r->snap.vm), "blockdev-snapshot-sync",
+           "{'device': 'd1', 'snapshot-file': '%s.front'}", r->d1);
+    rig_look(r);
+    move_image(r);
+}
+
 static void begin_job(Rig *r)
 {
     g_autofree char *target = g_strconcat(r->d1, ".target", NULL);
@@ -177,6 +186,8 @@ static const Refusal refusals[] = {
       "virtio-blk-pci,drive=n2,share-rw=on", "-device", "virtio-blk-pci,drive=n2,share-rw=on"},
      .part = "are one ("},
     {"moved", .before = move_image, .part = "is not the file that QEMU has open"},
+    {"base-moved", .before = move_base,
+     .part = " names as its base, is not the file that QEMU has"},
     {"job", .before = begin_job, .part = "QEMU is at a job with a disk (backup, d1)"},
     {"export",
      {"-blockdev", "qcow2,node-name=n2,file.driver=file,file.filename=%s", "-device",

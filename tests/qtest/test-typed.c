@@ -146,6 +146,8 @@ static char *drive(const char *id, const char *format, const char *path)
     return g_strdup_printf("if=none,id=%s,format=%s,file=%s", id, format, path);
 }
 
+static bool without_machine; /* the guest has QEMU's default */
+
 static void start_guest(Scene *s)
 {
     g_autofree char *raw = drive("raw", "raw", s->raw);
@@ -159,7 +161,7 @@ static void start_guest(Scene *s)
                                 "-name",    "it's a guest",
                                 NULL};
 
-    up_start(s->g, s->program, args);
+    up_start(s->g, s->program, args + (without_machine ? 2 : 0));
 }
 
 static void take(Scene *s, const char *const *args)
@@ -343,9 +345,6 @@ static void test_disks(gconstpointer newer)
     g_assert_nonnull(last);
     s.raw = between(strchr(last, '/'), "/", " for raw");
     s.packed = between(strstr(last, "packed-20") - strlen(s.overlays) - 1, "/", " for packed");
-    g_autofree char *raw = g_strconcat(s.raw, ",format=qcow2", NULL);
-    g_free(s.raw);
-    s.raw = g_steal_pointer(&raw);
     start_guest(&s);
     write_both(&s, 2, 2);
     g_free(sums[0]);
@@ -369,13 +368,31 @@ static unsigned count_files(const char *folder)
     return n;
 }
 
-/* Another memory is found by the engine, a missing device by QEMU as it loads. A restore that fails
+/* S's FILE.disks has FILES (JSON) below the bases (g_free: its text before). */
+static char *put_below(const Scene *s, const char *files)
+{
+    g_autofree char *path = g_strconcat(s->file, ".disks", NULL);
+    char *was = NULL;
+
+    g_assert_true(g_file_get_contents(path, &was, NULL, NULL));
+    g_autofree char *below = g_strconcat("\"below\" : ", files, NULL);
+    g_autoptr(GString) text = g_string_new(was);
+    g_assert_cmpuint(g_string_replace(text, "\"below\" : []", below, 0), ==, 2);
+    g_assert_true(g_file_set_contents(path, text->str, -1, NULL));
+    return was;
+}
+
+/* Another memory is found by the engine, a missing device by QEMU as it loads; another disk than
+ * was kept, or with another format or other files behind it, by the command. A restore that fails
  * leaves no overlay, and names none; one that succeeds names its own, and whose it is. */
 static void test_not_restored(void)
 {
-    static const char *const wrong[][2] = {
-        {" -m 32M ", " -m 16M "},
-        {" -device virtio-blk-pci,drive=raw ", " -device ide-hd,drive=raw "}};
+    static const char as_saved[] = ": start QEMU as the saved guest was started";
+    static const char *const wrong[][3] = {
+        {" -m 32M ", " -m 16M ", as_saved},
+        {" -device virtio-blk-pci,drive=raw ", " -device ide-hd,drive=raw ", as_saved},
+        {" disk.qcow2'", " copy.qcow2'", "disk packed: no disk of this QEMU is "},
+        {"format=qcow2,file=", "format=raw,file=", " is raw in this QEMU, and was qcow2: "}};
     Scene s;
 
     if (!begin(&s)) {
@@ -388,14 +405,33 @@ static void test_not_restored(void)
     g_autofree char *info = run_ok("farfault info %s", quoted), *version = row_of(info, "QEMU");
     g_assert_nonnull(strstr(version, "; with farfault restore 7.2 or newer"));
     unsigned before = count_files(s.overlays);
+    g_autofree char *packed = g_shell_quote(s.packed), *list = g_strconcat(s.file, ".disks", NULL);
+    g_autofree char *copy = g_build_filename(s.g->dir, ODD " copy.qcow2", NULL);
+    g_autofree char *to = g_shell_quote(copy);
+    g_free(run_ok("cp %s %s", packed, to));
     for (guint i = 0; i < G_N_ELEMENTS(wrong); i++) {
         g_autoptr(GString) typed = g_string_new(line);
 
         replace_one(typed, wrong[i][0], wrong[i][1]);
         g_autofree char *said = run_line(typed->str, 1);
         g_assert_null(strstr(said, "from now on"));
-        g_assert_nonnull(strstr(said, ": start QEMU as the saved guest was started"));
+        g_assert_nonnull(strstr(said, wrong[i][2]));
         g_assert_cmpuint(count_files(s.overlays), ==, before);
+    }
+    g_autoptr(GString) exchanged = g_string_new(line);
+    replace_one(exchanged, "id=raw,", "id=other,");
+    replace_one(exchanged, "id=packed,", "id=raw,");
+    replace_one(exchanged, "id=other,", "id=packed,");
+    g_autofree char *why = run_line(exchanged->str, 1);
+    g_assert_nonnull(strstr(why, ", which was disk raw at the snapshot: "));
+    static const char *const below[][2] = {{"[\"/dev/null\"]", "has other files behind "},
+                                           {"\"/dev/null\"", "is not what farfault snapshot"},
+                                           {"[0]", "is not what farfault snapshot"}};
+    for (guint i = 0; i < G_N_ELEMENTS(below); i++) {
+        g_autofree char *kept = put_below(&s, below[i][0]), *said = run_line(line, 1);
+
+        g_assert_nonnull(strstr(said, below[i][1]));
+        g_assert_true(g_file_set_contents(list, kept, -1, NULL));
     }
     restore(&s, line);
     const char *process = strstr(s.said, ", QEMU process ");
@@ -406,13 +442,117 @@ static void test_not_restored(void)
     g_autofree char *running = g_file_read_link(exe, NULL);
     g_assert_cmpstr(running, ==, s.program);
     g_assert_cmpuint(count_files(s.overlays), ==, before + 2);
+    /* Its own snapshot's command has no monitor of this one's. */
+    g_free(g_steal_pointer(&s.out));
+    g_autofree char *first = g_steal_pointer(&s.file);
+    s.file = g_strconcat(first, " again", NULL);
+    take(&s, args);
+    g_autofree char *again = row_of(s.out, "restore");
+    g_assert_null(strstr(again, "farfault-restore"));
     end_guest(&s);
+    restore(&s, again);
+    end_guest(&s);
+    end(&s);
+}
+
+/* What stands in TEXT behind BEGIN, and before END (g_free). */
+static char *behind(const char *text, const char *begin, const char *end)
+{
+    g_autofree char *all = between(text, begin, end);
+
+    return g_strdup(all + strlen(begin));
+}
+
+/* The guest's own command line, with its machine's version, RAW and PACKED in the place of its
+ * disks: the file with it (g_free). */
+static char *args_with(const Scene *s, const char *raw, const char *packed)
+{
+    char *path = g_build_filename(s->g->dir, "args", NULL);
+    g_autofree char *raw_was = drive("raw", "raw", s->raw), *raw_is = drive("raw", "raw", raw);
+    g_autofree char *packed_was = drive("packed", "qcow2", s->packed);
+    g_autofree char *packed_is = drive("packed", "qcow2", packed);
+    g_autoptr(GString) text = g_string_new("-machine pc-i440fx-7.2");
+
+    for (char **word = s->g->args; *word; word++) {
+        g_autofree char *quoted = g_shell_quote(!strcmp(*word, raw_was)      ? raw_is
+                                                : !strcmp(*word, packed_was) ? packed_is
+                                                                             : *word);
+        g_string_append_printf(text, " %s", quoted);
+    }
+    g_assert_true(g_file_set_contents(path, text->str, -1, NULL));
+    return path;
+}
+
+/* Whoever has it started with what TEXT prints has its disks, and nothing else has them. */
+static void upgrade_by(Scene *s, const char *text, const char *program)
+{
+    g_autofree char *raw = behind(text, "guest has to be started with ", " for raw");
+    g_autofree char *packed = behind(text, " for raw, ", " for packed");
+    g_autofree char *said = NULL, *why = NULL;
+
+    g_free(args_with(s, raw, s->packed));
+    g_autofree char *args = g_build_filename(s->g->dir, "args", NULL);
+    const char *const typed[] = {"--qemu", program, "--args-from", args, NULL};
+    g_assert_cmpint(up_run(s->g, typed, &why), ==, 1);
+    g_autofree char *fix = g_strdup_printf("command line with file=%s for it", packed);
+    g_assert_nonnull(strstr(why, fix));
+    g_free(args_with(s, raw, packed));
+    g_assert_cmpint(up_run(s->g, typed, &said), ==, 0);
+    up_reconnect(s->g);
+}
+
+/* A second snapshot's command has the disks of its instant, not those that the guest was started
+ * with; the first one's bases are its own as well. The guest had no -machine. */
+static void test_twice(void)
+{
+    g_autofree char *newer = vm_newer_qemu(), *older = up_installed();
+    Scene s;
+
+    without_machine = true;
+    bool begun = begin(&s);
+    without_machine = false;
+    if (!begun) {
+        return;
+    }
+    const char *const args[] = {"--disks", s.overlays, "--quiet", NULL};
+    take(&s, args);
+    char *sums[] = {checksum(s.raw), checksum(s.packed)};
+    g_autofree char *first = g_steal_pointer(&s.out), *file = g_steal_pointer(&s.file);
+    g_autofree char *once = row_of(first, "restore"), *quoted = g_shell_quote(file);
+    s.file = g_strconcat(file, " again", NULL);
+    write_both(&s, 1, 2);
+    take(&s, args);
+    write_both(&s, 2, 3);
+    upgrade_by(&s, s.out, older);
+    write_both(&s, 3, 4);
+    end_guest(&s);
+    /* The first one's disks with the second one's memory. */
+    g_autofree char *again = g_shell_quote(s.file), *line = row_of(s.out, "restore");
+    g_autofree char *folder = g_shell_quote(s.overlays);
+    g_autofree char *option = g_strdup_printf("--disks %s ", folder);
+    g_autoptr(GString) mixed = g_string_new(once);
+    replace_one(mixed, quoted, again);
+    g_autofree char *not_it = run_line(mixed->str, 1);
+    g_assert_nonnull(strstr(not_it, "disk raw: no disk of this QEMU is "));
+    replace_one(mixed, option, "");
+    g_autofree char *refused = run_line(mixed->str, 1);
+    g_assert_nonnull(strstr(refused, ", which belongs to the snapshot: give it an overlay"));
+    g_assert_nonnull(strstr(line, " -machine pc-i440fx-7.2 "));
+    restore(&s, line);
+    check_disks(&s, sums, 2);
+    upgrade_by(&s, s.said, newer ? newer : older);
+    write_both(&s, 2, 5);
+    check_disks(&s, sums, 5);
+    end_guest(&s);
+    g_free(sums[0]);
+    g_free(sums[1]);
     end(&s);
 }
 
 typedef struct {
     const char *name, *from, *to; /* what is put in the place of what */
     bool given;                   /* the shell opens it */
+    const char *says;             /* of the disk; NULL: that it is written to */
 } Base;
 
 static const Base bases[] = {
@@ -426,6 +566,8 @@ static const Base bases[] = {
     {"fd", "file=%s' -device", "file=/dev/fdset/5' -add-fd fd=9,set=5 -add-fd fd=8,set=5 -device",
      true},
     {"overlay", "file=%s", "file=OVERLAY"},
+    /* What came later, which is only read. */
+    {"behind", "file=%s", "file=BEHIND", false, "this QEMU reads "},
 };
 
 /* WORD between quotes of a shell's (g_free). */
@@ -462,14 +604,14 @@ static bool begin_shared(void)
     g_autofree char *raw = g_shell_quote(s->raw), *own = g_shell_quote(over);
     g_autofree char *base = with_path("format=raw,file=%s'", s->raw);
     g_autofree char *right = with_path("format=qcow2,file=%s'", over);
-    g_autofree char *last = between(s->out, ".qcow2 for raw, ", " for packed");
+    g_autofree char *last = between(s->out, " for raw, ", ",format=qcow2 for packed");
     g_autoptr(GString) line = g_string_new(printed);
 
     replace_one(line, option, "");
     replace_one(line, base, right);
     g_assert_cmpint(symlink(s->packed, link), ==, 0);
     g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F raw %s", raw, own));
-    shared.overlay = g_strdup(last + strlen(".qcow2 for raw, "));
+    shared.overlay = g_strdup(last + strlen(" for raw, "));
     shared.line = g_strdup(line->str);
     return true;
 }
@@ -484,7 +626,14 @@ static void test_base(gconstpointer data)
     }
     g_autofree char *sum = checksum(shared.s.packed);
     g_autofree char *overlay = in_quotes(shared.overlay), *path = in_quotes(shared.s.packed);
+    g_autofree char *later = g_build_filename(shared.s.overlays, "later.qcow2", NULL);
+    g_autofree char *quoted = g_shell_quote(later), *front = g_shell_quote(shared.overlay);
+    g_autofree char *behind = in_quotes(later);
+    g_autofree char *says =
+        g_strdup_printf("disk packed: %s", b->says ? b->says : "this QEMU can write to ");
     g_autoptr(GString) typed = g_string_new(shared.line);
+
+    g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F qcow2 %s", front, quoted));
 
     if (b->from) {
         g_autofree char *from = with_path(b->from, shared.s.packed);
@@ -492,12 +641,13 @@ static void test_base(gconstpointer data)
 
         replace_one(typed, from, to);
         g_string_replace(typed, "OVERLAY", overlay, 1);
+        g_string_replace(typed, "BEHIND", behind, 1);
     }
     if (b->given) {
         g_string_append_printf(typed, " 9<>'%s' 8<'%s'", path, path);
     }
     g_autofree char *said = run_line(typed->str, 1), *after = checksum(shared.s.packed);
-    g_assert_nonnull(strstr(said, "disk packed: this QEMU can write to "));
+    g_assert_nonnull(strstr(said, says));
     g_assert_cmpstr(after, ==, sum);
 }
 
@@ -558,6 +708,61 @@ static void test_left_alone(void)
     take(&s, args);
     g_autofree char *line = row_of(s.out, "restore");
 
+    g_assert_null(strstr(line, "qemu-system"));
+    g_assert_nonnull(strstr(line, "the guest's disks as they were at this instant"));
+    g_autofree char *quoted = g_shell_quote(s.file);
+    g_autofree char *info = run_ok("farfault info %s", quoted), *said = row_of(info, "restore");
+    g_assert_nonnull(strstr(said, "as the guest had it, with -machine pc-i440fx-7.2"));
+    g_autofree char *json = run_ok("farfault info --json %s", quoted);
+    g_assert_nonnull(strstr(json, "\"qemu-at-least-farfault\":\"7.2\""));
+    end_guest(&s);
+    end(&s);
+}
+
+/* The same of a guest whose command line has a disk that it does not have any more, or says itself
+ * what is behind an image: by that its overlay would be of another one. */
+static void test_other_image(gconstpointer name)
+{
+    bool mirror = !strcmp(name, "mirror");
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    const char *const with[] = {"--disks", s.overlays, "--quiet", NULL};
+    g_autofree char *own = g_build_filename(s.g->dir, "own.qcow2", NULL);
+    g_autofree char *packed = g_shell_quote(s.packed), *to = g_shell_quote(own);
+
+    if (mirror) {
+        qmp_ok(s.g->qmp, "drive-mirror",
+               "{'device': 'packed', 'job-id': 'job', 'sync': 'full', 'target': '%s'}", own);
+        qmp_expect(s.g->qmp, "BLOCK_JOB_READY");
+        qmp_ok(s.g->qmp, "block-job-complete", "{'device': 'job'}");
+        qmp_expect(s.g->qmp, "BLOCK_JOB_COMPLETED");
+    } else {
+        g_autofree char *disk = g_strdup_printf(
+            "driver=qcow2,node-name=packed,file.driver=file,file.filename=%s,backing.driver=qcow2,"
+            "backing.file.driver=file,backing.file.filename=%s",
+            own, s.packed);
+        const char *const args[] = {"-machine",  "pc-i440fx-7.2",
+                                    "-m",        "32M",
+                                    "-blockdev", disk,
+                                    "-device",   "virtio-blk-pci,drive=packed",
+                                    NULL};
+
+        end_guest(&s);
+        g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F qcow2 %s", packed, to));
+        g_clear_pointer(&s.g->args, g_strfreev);
+        up_start(s.g, s.program, args);
+        take(&s, with);
+        g_autofree char *first = row_of(s.out, "restore"), *as_given = in_quotes(own);
+        g_assert_nonnull(strstr(first, as_given)); /* nothing has come in front yet */
+        g_free(s.out);
+        g_autofree char *file = g_steal_pointer(&s.file);
+        s.file = g_strconcat(file, " again", NULL);
+    }
+    take(&s, with);
+    g_autofree char *line = row_of(s.out, "restore");
     g_assert_null(strstr(line, "qemu-system"));
     g_assert_nonnull(strstr(line, "the guest's disks as they were at this instant"));
     end_guest(&s);
@@ -695,6 +900,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_data_func("/typed/disks", NULL, test_disks);
     g_test_add_data_func("/typed/disks/newer", "newer", test_disks);
+    g_test_add_func("/typed/twice", test_twice);
     for (guint i = 0; i < G_N_ELEMENTS(bases); i++) {
         g_autofree char *path = g_strconcat("/typed/base/", bases[i].name, NULL);
 
@@ -703,6 +909,8 @@ int main(int argc, char **argv)
     g_test_add_func("/typed/base/asked", test_asked);
     g_test_add_func("/typed/not-restored", test_not_restored);
     g_test_add_func("/typed/left-alone", test_left_alone);
+    g_test_add_data_func("/typed/other-image/mirror", "mirror", test_other_image);
+    g_test_add_data_func("/typed/other-image/backing", "backing", test_other_image);
     g_test_add_func("/typed/stream", test_stream);
     g_test_add_func("/typed/attach", test_attach);
     g_test_add_func("/typed/stopped", test_stopped);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "tests/lib/bootsect.h"
+#include "tests/lib/snapshotcli.h"
 
 /* Both in G's folder; TO is replaced. */
 static void move(const Guest *g, const char *from, const char *to)
@@ -68,23 +69,32 @@ static void goes_over(Guest *g)
     up_check_memory(g);
 }
 
-/* A guest that writes counters, from a disk that its QEMU opens as FILE; MORE: of its command line,
- * NULL-terminated. WITHIN: its working directory is its folder. */
-static void start(Guest *g, const char *file, const char *const *more, bool within)
+/* A guest that writes counters, from a disk that is "disk0" by the words DISK; MORE: of its command
+ * line. Both NULL-terminated. WITHIN: its working directory is its folder. */
+static void start_disk(Guest *g, const char *const *disk, const char *const *more, bool within)
 {
-    g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s", file);
     g_autofree char *here = g_get_current_dir();
     g_autoptr(GStrvBuilder) args = g_strv_builder_new();
 
     g_strv_builder_add_many(args, "-machine", "pc-i440fx-7.2", "-smp", "2", "-m",
-                            G_STRINGIFY(RAM_MIB) "M", "-drive", drive, "-device",
-                            "ide-hd,drive=disk0,secs=1,cyls=1,heads=1", NULL);
+                            G_STRINGIFY(RAM_MIB) "M", NULL);
+    g_strv_builder_addv(args, (const char **)disk);
+    g_strv_builder_add_many(args, "-device", "ide-hd,id=disk0,drive=disk0,secs=1,cyls=1,heads=1",
+                            NULL);
     g_strv_builder_addv(args, (const char **)more);
     g_auto(GStrv) all = g_strv_builder_end(args);
     g_assert_cmpint(g_chdir(within ? g->dir : here), ==, 0);
     up_start(g, "qemu-system-x86_64", (const char *const *)all);
     g_assert_cmpint(g_chdir(here), ==, 0);
     g_free(up_wait_console(g, "AB"));
+}
+
+/* The same from one that its QEMU opens as FILE. */
+static void start(Guest *g, const char *file, const char *const *more, bool within)
+{
+    g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s", file);
+
+    start_disk(g, (const char *const[]){"-drive", drive, NULL}, more, within);
 }
 
 static void write_boot_disk(Guest *g, const char *name)
@@ -180,6 +190,126 @@ static void test_backing(void)
     is_refused(g, "block device 'disk0': ");
     is_refused(g, "/disk is not the file that the running QEMU has open");
     move(g, "kept", "disk");
+    goes_over(g);
+}
+
+/* How a guest has its disk: what stands before the file, and behind it. */
+typedef struct {
+    const char *name, *before, *behind;
+    bool relative;
+} Overlaid;
+
+static const Overlaid overlaid[] = {
+    {"drive", "-drive if=none,id=disk0,file=", "", false},
+    {"relative", "-drive if=none,id=disk0,file=", "", true},
+    /* As libvirt writes it: who names nodes may name those of the new QEMU. */
+    {"blockdev", "-blockdev driver=file,node-name=file0,filename=",
+     " -blockdev node-name=disk0,file=file0,driver=", false},
+};
+
+/* "PATH,format=FORMAT" in its place on a command line (g_free). */
+static char *disk_words(const Overlaid *o, const char *disk)
+{
+    const char *format = strstr(disk, ",format=");
+    g_autofree char *path = g_strndup(disk, format - disk);
+
+    return g_strconcat(o->before, *o->behind ? path : disk, o->behind,
+                       *o->behind ? format + strlen(",format=") : "", NULL);
+}
+
+/* What farfault snapshot --disks, of FILE, prints that the guest has to be started with (g_free).
+ */
+static char *overlay_of_snapshot(Guest *g, const char *file)
+{
+    static const char begin[] = "from now on the guest has to be started with ";
+    const char *const args[] = {"--disks", g->dir, "--quiet", NULL};
+    g_autofree char *path = g_build_filename(g->dir, file, NULL);
+
+    up_disconnect(g);
+    Cli cli = cli_start(g->monitor, path, args, NULL, NULL);
+    g_autofree char *out = cli_succeeds(&cli);
+    const char *at = strstr(out, begin), *end = at ? strstr(at, " for disk0\n") : NULL;
+    g_assert_nonnull(end);
+    return g_strndup(at + strlen(begin), end - at - strlen(begin));
+}
+
+/* Its arguments with NOW in the place of WAS: the file with them (g_free). */
+static char *args_with(const Guest *g, const Overlaid *o, const char *was, const char *now)
+{
+    g_autofree char *own = g_strjoinv(" ", g->args), *from = disk_words(o, was);
+    g_autofree char *to = disk_words(o, now), *path = g_build_filename(g->dir, "args", NULL);
+    g_auto(GStrv) parts = g_strsplit(own, from, 2);
+    g_autofree char *text = g_strjoinv(to, parts);
+
+    g_assert_nonnull(parts[1]);
+    g_assert_true(g_file_set_contents(path, text, -1, NULL));
+    return g_steal_pointer(&path);
+}
+
+static void with_disk_is_refused(Guest *g, const Overlaid *o, const char *was, const char *now,
+                                 const char *part)
+{
+    g_autofree char *args = args_with(g, o, was, now);
+
+    g_test_message("%s", now);
+    up_fails(g, (const char *const[]){"--args-from", args, NULL}, part);
+}
+
+/* An overlay of BACKING that nobody has ("PATH,format=qcow2"; g_free). */
+static char *other_overlay(const Guest *g, const char *backing)
+{
+    g_autofree char *path = g_build_filename(g->dir, "other", NULL);
+    g_autofree char *base = g_strndup(backing, strcspn(backing, ","));
+    const char *argv[] = {"qemu-img", "create", "-q",    "-f", "qcow2", "-b",
+                          base,       "-F",     "qcow2", path, NULL};
+    int status = -1;
+
+    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL, NULL,
+                               NULL, &status, NULL));
+    g_assert_cmpint(status, ==, 0);
+    return g_strconcat(path, ",format=qcow2", NULL);
+}
+
+/* With what two snapshots print the guest goes to another QEMU, and from there on by its own
+ * command line; with a shorter chain, another one, or the overlay as if it were raw, it does not.
+ */
+static void test_overlays(gconstpointer data)
+{
+    static const char *const none[] = {NULL};
+    const Overlaid *o = data;
+    g_autofree char *image = g_find_program_in_path("qemu-img");
+    g_autofree char *newer = vm_newer_qemu(), *newest = vm_qemu(11), *older = up_installed();
+    g_autoptr(Guest) g = image ? new_guest() : NULL;
+
+    if (!g) {
+        g_test_skip("no qemu-img, or as said above");
+        return;
+    }
+    g_autofree char *was =
+        g_strdup_printf("%s%sdisk,format=raw", o->relative ? "" : g->dir, o->relative ? "" : "/");
+    g_autofree char *words = disk_words(o, was);
+    g_auto(GStrv) disk = g_strsplit(words, " ", -1);
+    start_disk(g, (const char *const *)disk, none, true);
+    g_autofree char *first = overlay_of_snapshot(g, "one");
+    g_autofree char *second = overlay_of_snapshot(g, "two");
+    g_autofree char *other = other_overlay(g, first);
+    g_autofree char *as_raw = g_strdup_printf("%.*s,format=raw", (int)strcspn(second, ","), second);
+    g_autofree char *fix =
+        g_strdup_printf("give the guest's command line with file=%s for it (--args-from)", second);
+
+    with_disk_is_refused(g, o, was, was, fix);
+    with_disk_is_refused(g, o, was, first, fix);
+    with_disk_is_refused(g, o, was, other, fix);
+    with_disk_is_refused(g, o, was, as_raw, fix);
+    /* Its own command line is adapted, but where the format is in another word than the file. */
+    g_autofree char *alone = NULL;
+    g_assert_cmpint(up_run(g, (const char *const[]){"--check", NULL}, &alone), ==, !!*o->behind);
+    g_assert_true(!*o->behind || strstr(alone, fix));
+    g_autofree char *args = args_with(g, o, was, second), *said = NULL;
+    const char *const typed[] = {"--args-from", args, "--qemu", newer ? newer : older, NULL};
+    g_assert_cmpint(up_run(g, typed, &said), ==, 0);
+    up_check_memory(g);
+    up_to(g, newest ? newest : older);
     goes_over(g);
 }
 
@@ -391,6 +521,11 @@ int main(int argc, char **argv)
     g_test_add_func("/upgrade-disks/relative", test_relative);
     g_test_add_func("/upgrade-disks/link", test_link);
     g_test_add_func("/upgrade-disks/backing", test_backing);
+    for (unsigned i = 0; i < G_N_ELEMENTS(overlaid); i++) {
+        g_autofree char *path = g_strconcat("/upgrade-disks/overlays/", overlaid[i].name, NULL);
+
+        g_test_add_data_func(path, &overlaid[i], test_overlays);
+    }
     g_test_add_func("/upgrade-disks/firmware", test_firmware);
     g_test_add_func("/upgrade-disks/exchanged", test_exchanged);
     g_test_add_func("/upgrade-disks/devices-exchanged", test_devices_exchanged);

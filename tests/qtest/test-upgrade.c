@@ -485,6 +485,7 @@ static void test_fails(void)
         {"disk,format=raw", "nowhere,format=raw", "nowhere"},
         {"pc-i440fx-7.2", "pc-i440fx-7.1",
          "pc-i440fx-7.1-machine in the new one: add -machine pc-i440fx-7.2 to"},
+        {"pc-i440fx-7.2", "pc-i440fx-0.9", "has no longer this guest's machine type"},
         {"-m 64M", "-m 65M", "own command line, which has -m (or size=) 64M"},
         {"-smp 2", "-smp 1", "virtual CPUs 'number' is 2 in the running"},
         {"-vga std", "-vga std -device virtio-rng-pci,id=more",

@@ -20,6 +20,7 @@
 #include "server/firecracker.h"
 #include "server/offload.h"
 #include "server/remote-wire.h"
+#include "server/remote.h"
 #include "server/session-internal.h"
 #include "server/set.h"
 #include "server/source.h"
@@ -180,19 +181,19 @@ static char *make_file(const void *data, size_t len, uint64_t size)
 }
 
 /* All of it, as pieces of PIECE bytes. */
-static GByteArray *read_all(FfSource *s, uint64_t piece, uint64_t *zeros)
+static GByteArray *read_all(FfContent *s, uint64_t piece, uint64_t *zeros)
 {
-    g_autoptr(FfSourceReader) r = ff_source_reader(s, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(s, NULL);
     g_autofree char *buf = g_malloc(MIB);
     GByteArray *all = g_byte_array_new();
-    uint64_t size = ff_source_size(s), len;
+    uint64_t size = ff_content_size(s), len;
     bool zero;
 
     *zeros = 0;
     for (uint64_t at = 0; at < size; at += len) {
         g_autoptr(GError) error = NULL;
         len = MIN(MIB, size - at);
-        g_assert_true(ff_source_read(r, at, buf, &len, piece, &zero, &error));
+        g_assert_true(ff_content_read(r, at, buf, &len, piece, 0, &zero, &error));
         g_assert_cmpuint(len % piece, ==, 0);
         g_assert_cmpuint(len, >, 0);
         if (zero) {
@@ -213,15 +214,15 @@ static void test_raw(void)
         data[i] = (char)(i * 2654435761u >> 13 | 1);
     }
     g_autofree char *path = make_file(data, 3 * MIB, 8 * MIB);
-    g_autoptr(FfSource) s = ff_source_open(path, NULL, NULL);
-    g_assert_cmpuint(ff_source_size(s), ==, 8 * MIB);
+    g_autoptr(FfContent) s = ff_content_open(path, NULL, NULL, NULL);
+    g_assert_cmpuint(ff_content_size(s), ==, 8 * MIB);
     g_autoptr(GByteArray) all = read_all(s, 4096, &zeros);
     g_assert_cmpuint(zeros, ==, 5 * MIB);
     g_assert_cmpint(memcmp(all->data, data, 3 * MIB), ==, 0);
-    g_autoptr(FfSourceReader) r = ff_source_reader(s, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(s, NULL);
     uint64_t len = 8192;
     bool zero;
-    g_assert_false(ff_source_read(r, 8 * MIB - 4096, data, &len, 4096, &zero, NULL));
+    g_assert_false(ff_content_read(r, 8 * MIB - 4096, data, &len, 4096, 0, &zero, NULL));
     g_unlink(path);
 }
 
@@ -231,31 +232,31 @@ static void test_changed(void)
 {
     g_autofree char *data = g_strnfill(MIB, 'x'), *buf = g_malloc(MIB);
     g_autofree char *path = make_file(data, MIB, MIB);
-    g_autoptr(FfSource) s = ff_source_open(path, NULL, NULL);
-    g_autoptr(FfSourceReader) r = ff_source_reader(s, NULL);
+    g_autoptr(FfContent) s = ff_content_open(path, NULL, NULL, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(s, NULL);
     g_autoptr(GError) error = NULL;
     struct stat st;
     uint64_t len = 4096;
     bool zero;
 
-    g_assert_true(ff_source_read(r, 0, buf, &len, 4096, &zero, NULL));
+    g_assert_true(ff_content_read(r, 0, buf, &len, 4096, 0, &zero, NULL));
     g_assert_cmpint(g_stat(path, &st), ==, 0);
     g_assert_cmpint(truncate(path, 4096), ==, 0);
-    g_assert_false(ff_source_read(r, MIB / 2, buf, &len, 4096, &zero, NULL));
+    g_assert_false(ff_content_read(r, MIB / 2, buf, &len, 4096, 0, &zero, NULL));
     /* As large as before, and other content: only its time tells. */
     g_assert_cmpint(truncate(path, MIB), ==, 0);
     len = 4096;
-    g_assert_false(ff_source_read(r, MIB / 2, buf, &len, 4096, &zero, &error));
+    g_assert_false(ff_content_read(r, MIB / 2, buf, &len, 4096, 0, &zero, &error));
     g_assert_nonnull(strstr(error->message, "was changed"));
     /* Nor may a new reader, or the next pager's source, begin with it. */
-    g_assert_null(ff_source_reader(s, NULL));
-    g_assert_null(ff_source_open(path, ff_source_stamp(s), NULL));
+    g_assert_null(ff_content_reader(s, NULL));
+    g_assert_null(ff_content_open(path, ff_content_identity(s), NULL, NULL));
     /* Put back as it was, with the old time. */
     int fd = open(path, O_RDWR | O_CLOEXEC);
     g_assert_cmpint(pwrite(fd, data, MIB, 0), ==, MIB);
     g_assert_cmpint(futimens(fd, (struct timespec[]){st.st_atim, st.st_mtim}), ==, 0);
     close(fd);
-    g_autoptr(FfSource) again = ff_source_open(path, ff_source_stamp(s), NULL);
+    g_autoptr(FfContent) again = ff_content_open(path, ff_content_identity(s), NULL, NULL);
     g_assert_nonnull(again);
     g_unlink(path);
 }
@@ -274,18 +275,18 @@ static void test_replaced(void)
     g_autofree char *one = g_strnfill(MIB, 'x'), *two = g_strnfill(MIB, 'y');
     g_autofree char *path = make_file(one, MIB, MIB), *other = make_file(two, MIB, MIB);
     g_autofree char *kept = g_strconcat(path, ".kept", NULL);
-    g_autoptr(FfSource) s = ff_source_open(path, NULL, NULL);
+    g_autoptr(FfContent) s = ff_content_open(path, NULL, NULL, NULL);
     g_autoptr(GError) error = NULL;
 
     copy_time(path, other);
     g_assert_cmpint(g_rename(path, kept), ==, 0);
     g_assert_cmpint(g_rename(other, path), ==, 0);
-    g_assert_null(ff_source_reader(s, &error));
+    g_assert_null(ff_content_reader(s, &error));
     g_assert_nonnull(error);
     g_assert_nonnull(strstr(error->message, "another file"));
-    g_assert_null(ff_source_open(path, ff_source_stamp(s), NULL));
+    g_assert_null(ff_content_open(path, ff_content_identity(s), NULL, NULL));
     g_assert_cmpint(g_rename(kept, path), ==, 0);
-    g_autoptr(FfSourceReader) r = ff_source_reader(s, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(s, NULL);
     g_assert_nonnull(r);
     g_unlink(path);
 }
@@ -304,11 +305,11 @@ static void write_set(const char *path)
     FfWorkingSetFile file = {(uint64_t)st.st_size,
                              st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec,
                              ff_xxh64(about, sizeof(about), 0)};
-    g_assert_true(ff_working_set_write(set, fd, &file, &place, 1, NULL));
+    g_assert_true(ff_working_set_write(set, fd, &file, &place, 1, NULL, 0, NULL));
     close(fd);
 }
 
-static bool has_set(FfSource *source)
+static bool has_set(FfContent *source)
 {
     FfSessions all = {.sets = true};
     FfRecord root = {0};
@@ -334,7 +335,7 @@ static void test_set_of_another(void)
     g_autofree char *one = g_strnfill(MIB, 'x'), *two = g_strnfill(MIB, 'y');
     g_autofree char *path = make_file(one, MIB, MIB), *other = make_file(two, MIB, MIB);
     g_autofree char *set = g_strconcat(path, ".ws", NULL);
-    g_autoptr(FfSource) first = ff_source_open(path, NULL, NULL);
+    g_autoptr(FfContent) first = ff_content_open(path, NULL, NULL, NULL);
 
     write_set(path);
     g_assert_true(has_set(first));
@@ -343,7 +344,7 @@ static void test_set_of_another(void)
     g_assert_false(has_set(first));
     write_set(path);
     g_assert_false(has_set(first));
-    g_autoptr(FfSource) second = ff_source_open(path, NULL, NULL);
+    g_autoptr(FfContent) second = ff_content_open(path, NULL, NULL, NULL);
     g_assert_true(has_set(second));
     g_unlink(set);
     g_unlink(path);
@@ -355,12 +356,12 @@ static void test_mapped(gconstpointer huge)
     g_auto(SavedFile) f = savedfile_new(&(SavedFileKind){.mapped = true});
     g_autofree char *path = make_file(f.bytes->data, f.bytes->len, f.bytes->len);
     g_autoptr(GError) error = NULL;
-    g_autoptr(FfSource) s = ff_source_open(path, NULL, &error);
+    g_autoptr(FfContent) s = ff_content_open(path, NULL, NULL, &error);
     uint64_t zeros;
     uint8_t page[SAVEDFILE_PAGE];
 
     g_assert_no_error(error);
-    g_assert_cmpuint(ff_source_size(s), ==, (SAVEDFILE_PAGES + SAVEDFILE_SMALL) * SAVEDFILE_PAGE);
+    g_assert_cmpuint(ff_content_size(s), ==, (SAVEDFILE_PAGES + SAVEDFILE_SMALL) * SAVEDFILE_PAGE);
     /* Larger than its runs: parts of a piece are in different places. */
     g_autoptr(GByteArray) all = read_all(s, huge ? 8 * SAVEDFILE_PAGE : SAVEDFILE_PAGE, &zeros);
     for (unsigned i = 0; i < SAVEDFILE_PAGES + SAVEDFILE_SMALL; i++) {
@@ -384,13 +385,13 @@ static void test_refused(void)
                     *c = make_file("", 0, 0), *e = make_file("state", 5, 5000);
     g_autoptr(GError) ea = NULL, eb = NULL, ec = NULL, ee = NULL;
 
-    g_assert_null(ff_source_open(a, NULL, &ea));
+    g_assert_null(ff_content_open(a, NULL, NULL, &ea));
     g_assert_nonnull(strstr(ea->message, "farfault convert"));
-    g_assert_null(ff_source_open(b, NULL, &eb));
+    g_assert_null(ff_content_open(b, NULL, NULL, &eb));
     g_assert_nonnull(strstr(eb->message, "not in the file"));
-    g_assert_null(ff_source_open(c, NULL, &ec));
+    g_assert_null(ff_content_open(c, NULL, NULL, &ec));
     g_assert_nonnull(strstr(ec->message, "nothing in it"));
-    g_assert_null(ff_source_open(e, NULL, &ee));
+    g_assert_null(ff_content_open(e, NULL, NULL, &ee));
     g_assert_nonnull(strstr(ee->message, "not whole pages"));
     g_unlink(a);
     g_unlink(b);
@@ -427,7 +428,7 @@ static bool parse_criu(const uint8_t *pagemap, size_t pagemap_len, const uint8_t
     g_auto(FfCriu) c = {0};
     uint32_t id;
 
-    *extents = g_array_new(FALSE, FALSE, sizeof(FfSourceExtent));
+    *extents = g_array_new(FALSE, FALSE, sizeof(FfContentExtent));
     bool ok = ff_criu_parse(&c, false, pagemap, pagemap_len, mm, mm_len, &id, *extents, size, NULL);
     *ranges = g_steal_pointer(&c.ranges);
     return ok;
@@ -466,7 +467,7 @@ static void test_criu(void)
             g_assert_true(ok);
             g_assert_cmpuint(size, ==, 4 * 4096);
             g_assert_cmpuint(ranges->len, ==, 3); /* the first run is in both mappings */
-            g_assert_cmpuint(g_array_index(extents, FfSourceExtent, 1).file, ==, 5 * 4096);
+            g_assert_cmpuint(g_array_index(extents, FfContentExtent, 1).file, ==, 5 * 4096);
         } else {
             file->data[at] ^= 1 << bit % 8;
         }

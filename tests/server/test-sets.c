@@ -21,7 +21,7 @@
 #define PAGES 512u
 #define DATA (PAGES * 4096ul)
 
-/* In this order; 10 is zeros. */
+/* In this order; 10 is zeros, and has no place in the file. */
 static const unsigned touched[] = {300, 5, 10, 401, 6, 4};
 static const unsigned learnt[] = {300, 5, 401, 6, 4};
 
@@ -107,7 +107,12 @@ static void test_learnt(void)
     g_assert_true(g_file_get_contents(path, &text, &len, NULL));
     head = (const void *)text;
     g_assert_cmpuint(head->n, ==, G_N_ELEMENTS(learnt));
-    g_assert_cmpuint(len, ==, 4096 * (1 + head->n));
+    const FfWorkingSetZeros *zeros = (const void *)(text + 4096 * (1 + head->n));
+    g_assert_cmpuint(len, ==, 4096 * (1 + head->n) + sizeof(*zeros) + sizeof(FfWorkingSetRun));
+    g_assert_cmpuint(zeros->n, ==, 1);
+    const FfWorkingSetRun *run = (const void *)(zeros + 1);
+    g_assert_cmpuint(run->first, ==, 10);
+    g_assert_cmpuint(run->n, ==, 1);
     const uint64_t *places = (const void *)(text + sizeof(*head));
     for (unsigned i = 0; i < G_N_ELEMENTS(learnt); i++) {
         g_assert_cmpuint(places[i], ==, learnt[i] * 4096ul);
@@ -123,9 +128,9 @@ static void test_used(void)
 
     learn(d);
     small_start(&c, d);
-    daemon_wait_said(d, "working set: 5 of 5 pages");
-    g_assert_cmpint(count_of(d, "working-set-pages"), ==, 5);
-    g_assert_cmpint(count_of(d, "working-set-used"), ==, 5);
+    daemon_wait_said(d, "working set: 6 of 6 pages");
+    g_assert_cmpint(count_of(d, "working-set-pages"), ==, 6);
+    g_assert_cmpint(count_of(d, "working-set-used"), ==, 6);
     wait_count(d, "missing", 0);
     g_assert_cmpint(count_of(d, "faults"), ==, 0);
     check_all(&c);
@@ -151,9 +156,9 @@ static void test_first(void)
     small_start(&c, other);
     daemon_wait_said(other, "tried again");
     g_autofree char *said = daemon_said(other);
-    const char *set = strstr(said, "working set: 5 of 5 pages"), *failed = strstr(said, "tried");
+    const char *set = strstr(said, "working set: 6 of 6 pages"), *failed = strstr(said, "tried");
     g_assert_true(set && set < failed);
-    g_assert_cmpint(count_of(other, "working-set-used"), ==, 5);
+    g_assert_cmpint(count_of(other, "working-set-used"), ==, 6);
     check_all(&c);
     small_end(&c);
     daemon_stop(other);
@@ -171,11 +176,16 @@ static void test_no_bulk(void)
     daemon_next(&(DaemonKind){.said_to = -1, .file = file});
     Daemon *other = daemon_start(PAGES, 4096, NULL, NULL, "--no-bulk");
     small_start(&c, other);
-    daemon_wait_said(other, "working set: 5 of 5 pages");
-    g_assert_cmpint(count_of(other, "working-set-used"), ==, 5);
-    g_assert_cmpint(count_of(other, "missing"), ==, (PAGES - 5) * 4096);
+    daemon_wait_said(other, "working set: 6 of 6 pages");
+    g_assert_cmpint(count_of(other, "working-set-used"), ==, 6);
+    g_assert_cmpint(count_of(other, "zero-pages"), ==, 1);
+    g_assert_cmpint(count_of(other, "missing"), ==, (PAGES - 6) * 4096);
+    for (unsigned i = 0; i < G_N_ELEMENTS(touched); i++) {
+        check_page(&c, touched[i]);
+    }
     g_assert_cmpint(count_of(other, "faults"), ==, 0);
     check_all(&c);
+    g_assert_cmpint(count_of(other, "faults"), ==, PAGES - 6);
     small_end(&c);
     daemon_stop(other);
     daemon_stop(d);
@@ -189,7 +199,7 @@ static void test_killed(void)
 
     learn(d);
     small_start(&c, d);
-    daemon_wait_said(d, "working set: 5 of 5 pages"); /* of the next pager */
+    daemon_wait_said(d, "working set: 6 of 6 pages"); /* of the next pager */
     g_assert_true(daemon_fault_happened(d, 0));
     check_all(&c);
     small_end(&c);

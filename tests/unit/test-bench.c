@@ -134,7 +134,7 @@ static void test_step_line(void)
  * has come, as after a lost connection. */
 static const char marks[] =
     "9.500000 bench        source      bulk_claimed   block=0 page=4100 pages=32 channel=0\n"
-    "9.900000 bench        source      phase          phase=STOPPED right=MINE\n"
+    "9.900000 bench        source      phase          phase=2 right=MINE\n"
     "9.998000 bench        destination wait_begins    block=0 page=900 vcpu=3\n"
     "9.999500 bench        destination wait_ends      block=0 page=900 vcpu=3\n"
     "10.000000 bench        destination resumed        running=1\n"
@@ -149,7 +149,7 @@ static const char marks[] =
     "10.200000 bench        destination wait_begins    block=0 page=3700 vcpu=0\n"
     "10.200500 bench        source      bulk_claimed   block=0 page=3500 pages=600 channel=0\n"
     "10.209000 bench        destination wait_ends      block=0 page=3700 vcpu=0\n"
-    "(12 marks are missing here: more came than could be read)\n"
+    "Lost 12 events\n"
     "10.300000 bench        destination wait_begins    block=0 page=4110 vcpu=0\n"
     "10.302000 bench        destination wait_ends      block=0 page=4110 vcpu=0\n"
     "10.400000 bench        destination wait_begins    block=0 page=5 vcpu=0\n"

@@ -105,6 +105,10 @@ typedef struct {
 static const Row rows[] = {
     {"alike", AS_USUAL, AS_USUAL, NULL},
     {"other-disk", AS_USUAL, DRIVE("'disk1'"), "property of a device 'd0.drive' is disk0"},
+    /* What else differs is a disk's to say. */
+    {"overlay", DRIVE("'farfault-0123abcd-0'"), AS_USUAL, NULL},
+    {"overlay-none", DRIVE("'farfault-0123abcd-0'"), DRIVE("''"), "'d0.drive' is farfault-0123"},
+    {"clients-node", DRIVE("'farfault-disk'"), AS_USUAL, "'d0.drive' is farfault-disk in the"},
     {"no-value", DRIVE("!no such property"), DRIVE("!no such property"), NULL},
     {"running", DRIVE(UNSAID), DRIVE("'disk1'"), NO_ANSWER},
     {"prepared", AS_USUAL, DRIVE(UNSAID), NO_ANSWER},
@@ -117,7 +121,7 @@ static void test_compare(const void *opaque)
     const Row *row = opaque;
     FfCliQmp running = {&row->running}, prepared = {&row->prepared};
     g_autoptr(GError) error = NULL;
-    bool alike = ff_upgrade_compare(&running, &prepared, &error);
+    bool alike = ff_upgrade_compare(&running, &prepared, "/", &error);
 
     g_assert_true(alike == !row->part);
     assert_says(error, row->part);

@@ -118,6 +118,35 @@ static Pair start(char *(*source)(FfVmmState *), char *(*destination)(FfVmmState
     return p;
 }
 
+#define SECTION(length, path, name) length path "/" name "\0\0\0\0"
+#define TAIL                                                                                       \
+    SECTION("\x11", "0000:00:04.0", "disk")                                                        \
+    "\x7e" SECTION("\x10", "0000:00:02.0", "vga") SECTION("\x15", "0000:00:03.0:01.0", "net")
+
+/* Of a saved guest there are the names of sections alone. */
+static void test_more(void)
+{
+    static const struct {
+        const char *parts, *more;
+    } all[] = {
+        {DEVICE("04.0", "disk") DEVICE("03.0/01.0", "net") PCI("02.0", "1234:1111"), NULL},
+        {DEVICE("05.0", "net") DEVICE("05.0/04.0", "disk") DEVICE("04.0", "disk"),
+         "QEMU has net 'id' at pci.0/05.0, the saved guest nothing there; QEMU has disk 'id' at "
+         "pci.0/05.0/04.0, the saved guest nothing there"},
+        {PCI("05.0", "8086:100e"),
+         "QEMU has PCI device 8086:100e at 00:05.0, the saved guest nothing there"},
+        {DEVICE("05.0", "edu") PCI("05.0", "1234:11e8") OTHER("isa-serial", "1") CPU("0"), NULL},
+        {"", NULL},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {
+        g_autofree char *more = ff_parts_more(all[i].parts, TAIL, sizeof(TAIL) - 1);
+        g_assert_cmpstr(more, ==, all[i].more);
+    }
+    g_autofree char *cut = ff_parts_more(DEVICE("04.0", "disk"), TAIL, 10);
+    g_assert_nonnull(cut);
+}
+
 static void test_refused(void)
 {
     if (!side_possible()) {
@@ -213,6 +242,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/parts/compare/%s", cases[i].name);
         g_test_add_data_func(path, &cases[i], test_compare);
     }
+    g_test_add_func("/parts/more", test_more);
     g_test_add_func("/parts/pair/refused", test_refused);
     g_test_add_func("/parts/pair/told", test_told);
     g_test_add_func("/parts/pair/suspected", test_suspected);

@@ -376,6 +376,19 @@ static void test_sizes(void)
     }
 }
 
+/* The guest that moves next has been restored before: it is at no destination. */
+static void test_restored(void)
+{
+    World w;
+
+    world_begin(&w, "{'status': 'completed', 'x-farfault': {'restore': {}}}", "{}");
+    w.side[0].state = "running";
+    w.side[1].state = "inmigrate";
+    g_autofree char *text = ff_watch_line(&w.view);
+    has(text, "guest completed, destination none");
+    world_end(&w);
+}
+
 static void test_pace(void)
 {
     FfPace p = {0};
@@ -530,6 +543,62 @@ static void test_status(void)
     has(text, "QEMU itself, for 1.50 s");
 }
 
+static const char *answer_of_plain(const char *command, unsigned *looks)
+{
+    return !strcmp(command, "query-status")     ? "{'status': 'running'}"
+           : !strcmp(command, "query-commands") ? "[{'name': 'query-status'}, {'name': 'stop'}]"
+                                                : "{}";
+}
+
+static const char *answer_of_farfault(const char *command, unsigned *looks)
+{
+    return !strcmp(command, "query-commands") ? "[{'name': 'stop'}, {'name': 'x-farfault-restore'}]"
+                                              : answer_of_plain(command, looks);
+}
+
+/* A QEMU that farfault has not started is named as one. */
+static void test_plain(void)
+{
+    static Answer *const answers[] = {answer_of_plain, answer_of_farfault};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(answers); i++) {
+        Monitor m;
+
+        monitor_begin(&m, answers[i]);
+        char *argv[] = {(char *)"status", m.path, NULL};
+        int status = ff_cli_status(2, argv);
+        g_autofree char *text = monitor_end(&m);
+        g_assert_cmpint(status, ==, 0);
+        g_assert_true(!strstr(text, "not started by farfault") == (i == 1));
+    }
+}
+
+static const char *answer_to_recover(const char *command, unsigned *looks)
+{
+    return strcmp(command, "migrate-recover") != 0 ? "{}" : NULL;
+}
+
+/* A dump that is not there is named, whatever else QEMU has against it. */
+static void test_recover(void)
+{
+    static const char *const paths[] = {"/no such/dump", "/"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(paths); i++) {
+        Monitor m;
+
+        monitor_begin(&m, answer_to_recover);
+        int before = dup(STDERR_FILENO);
+        dup2(STDOUT_FILENO, STDERR_FILENO);
+        char *argv[] = {(char *)"recover", (char *)"--from", (char *)paths[i], m.path, NULL};
+        int status = ff_cli_recover(4, argv);
+        dup2(before, STDERR_FILENO);
+        close(before);
+        g_autofree char *text = monitor_end(&m);
+        g_assert_cmpint(status, ==, 1);
+        has(text, i ? "no answer within" : "--from /no such/dump: No such file or directory: give");
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -546,6 +615,9 @@ int main(int argc, char **argv)
     g_test_add_func("/watch/sizes", test_sizes);
     g_test_add_func("/watch/waiting", test_waiting);
     g_test_add_func("/watch/status", test_status);
+    g_test_add_func("/watch/restored", test_restored);
+    g_test_add_func("/watch/plain", test_plain);
+    g_test_add_func("/watch/recover", test_recover);
     g_test_add_func("/watch/pace", test_pace);
     return g_test_run();
 }

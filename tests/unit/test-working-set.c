@@ -70,7 +70,7 @@ static void write_set(World *w)
 {
     g_autoptr(GError) error = NULL;
 
-    ff_working_set_write(w->set, w->fd, &w->file, w->places, N, &error);
+    ff_working_set_write(w->set, w->fd, &w->file, w->places, N, NULL, 0, &error);
     g_assert_no_error(error);
 }
 
@@ -168,6 +168,43 @@ static void test_damaged(void)
     end(&w);
 }
 
+/* And runs of pages without data, after the others. */
+static void test_zeros(void)
+{
+    const FfWorkingSetRun zeros[] = {{500, 3}, {900, 1}};
+    World w;
+    uint8_t byte;
+
+    begin(&w);
+    g_assert_true(
+        ff_working_set_write(w.set, w.fd, &w.file, w.places, N, zeros, G_N_ELEMENTS(zeros), NULL));
+    check(&w);
+    FfWorkingSet *set = ff_working_set_open(w.set, w.fd, &w.file, NULL);
+    g_assert_cmpmem(set->zeros, set->n_zeros * sizeof(*zeros), zeros, sizeof(zeros));
+    off_t at = (off_t)(set->at + N * PAGE);
+    ff_working_set_free(set);
+    int fd = open(w.set, O_RDWR | O_CLOEXEC);
+    off_t size = lseek(fd, 0, SEEK_END);
+    g_assert_cmpint(size, ==, at + (off_t)(sizeof(FfWorkingSetZeros) + sizeof(zeros)));
+    for (off_t i = at; i < size; i++) {
+        g_assert_cmpint(pread(fd, &byte, 1, i), ==, 1);
+        byte ^= 0x40;
+        g_assert_cmpint(pwrite(fd, &byte, 1, i), ==, 1);
+        refused(&w, NULL);
+        byte ^= 0x40;
+        g_assert_cmpint(pwrite(fd, &byte, 1, i), ==, 1);
+    }
+    check(&w);
+    while (--size >= at) {
+        g_assert_cmpint(ftruncate(fd, size), ==, 0);
+        refused(&w, NULL);
+    }
+    close(fd);
+    write_set(&w); /* in its place */
+    check(&w);
+    end(&w);
+}
+
 static void test_others(void)
 {
     World w;
@@ -204,7 +241,7 @@ static void not_written(World *w, uint64_t n, const char *says)
 {
     g_autoptr(GError) error = NULL;
 
-    g_assert_false(ff_working_set_write(w->set, w->fd, &w->file, w->places, n, &error));
+    g_assert_false(ff_working_set_write(w->set, w->fd, &w->file, w->places, n, NULL, 0, &error));
     if (!strstr(error->message, says)) {
         g_error("'%s' does not say '%s'", error->message, says);
     }
@@ -244,7 +281,7 @@ static void test_removed(void)
             g_assert_true(g_file_set_contents(w.path, "another", -1, NULL));
         }
         know(&w);
-        bool ok = ff_working_set_write(w.set, w.fd, &w.file, w.places, N, &error);
+        bool ok = ff_working_set_write(w.set, w.fd, &w.file, w.places, N, NULL, 0, &error);
         g_assert_true(ok == (i == 1));
         g_assert_true(ok == g_file_test(w.set, G_FILE_TEST_EXISTS));
         g_assert_true(ok || strstr(error->message, "not there any more"));
@@ -260,6 +297,7 @@ int main(int argc, char **argv)
     g_test_add_func("/working-set/written", test_written);
     g_test_add_func("/working-set/another", test_another);
     g_test_add_func("/working-set/damaged", test_damaged);
+    g_test_add_func("/working-set/zeros", test_zeros);
     g_test_add_func("/working-set/others", test_others);
     g_test_add_func("/working-set/removed", test_removed);
     g_test_add_func("/working-set/not-written", test_not_written);

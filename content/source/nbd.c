@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Content: the bytes of an NBD export, by libnbd. A plugin of its own (content/source/open.c),
+ * which needs nothing of the program but backend.h.
+ *
+ * A content has up to CONNECTIONS connections, or one if the server does not allow more
+ * (multi-conn). A reader takes one for each request, makes one if none is idle, and gives it back.
+ * Bulk has half of them at most, and none that a reader in a hurry waits for.
+ *
+ * A request that fails with its connection is made again on another one. If none can be had, that
+ * is tried for PATIENCE_US, counted from the first failure; then, and until there is one again,
+ * each request fails. So does one that ends each connection for so long, and one that the server
+ * answers it cannot read. Nothing is waited for longer than CONNECT_MS and ANSWER_MS: a connection
+ * that is silent for so long is left.
+ *
+ * Where no other can be had beside those that there are (others use the server as well), they are
+ * waited for; bulk asks again after a while whether it has room.
+ *
+ * The server is believed as to what the bytes are, and in nothing else: each connection must have
+ * an export of the size that was opened, with blocks no larger than a page, and what
+ * FfContent.greet asks for; lengths of answers are compared by libnbd, and those of extents here.
+ *
+ * Threads: any, each with its reader. Lock: Nbd.lock, a leaf, held for moments; no connection is
+ * used by two threads.
+ *
+ * System calls: those of libnbd (socket, connect, send, recv, poll, fcntl, and of getaddrinfo) and
+ * of GnuTLS.
+ */
+#include <errno.h>
+#include <gio/gio.h>
+#include <libnbd.h>
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+#include "content/source/backend.h"
+
+#define CONNECTIONS 8u
+#define CONNECT_MS 10000
+#define ANOTHER_MS 2000 /* while there are others */
+#define ANSWER_MS 15000
+#define ROOM_AGAIN_US (60 * G_USEC_PER_SEC)
+#define PATIENCE_US G_USEC_PER_SEC
+#define AGAIN_MS 50
+#define READ_MAX (1ull << 20)
+#define WINDOW (64ull << 20) /* so far ahead bulk asks for holes */
+
+typedef struct nbd_handle Handle;
+
+typedef struct {
+    FfContent base;
+    char *creds;   /* a folder; NULL: as URI and libnbd have it */
+    unsigned most; /* connections */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    GPtrArray *idle;     /* lock; Handle */
+    unsigned open, bulk; /* lock; connections, those being made included; of those: bulk's */
+    unsigned connecting; /* lock; being made */
+    unsigned hurried;    /* lock; readers in a hurry that wait for one */
+    unsigned room;       /* lock; no more than so many can be had, since room_us; 0: not known */
+    int64_t room_us;     /* lock */
+    int64_t gone_us;     /* lock; since when none can be had (monotonic); 0: the last one could */
+} Nbd;
+
+typedef struct {
+    uint64_t end; /* from the end of the one before it */
+    bool zero;
+} Extent;
+
+typedef struct {
+    FfContentReader base;
+    Handle *pinned; /* this connection alone; NULL: any */
+    GArray *map;    /* Extent; what is known of [map_at, map_end) */
+    uint64_t map_at, map_end;
+} Reader;
+
+/* libnbd's own functions are nothing to a user. */
+static const char *last_error(void)
+{
+    const char *why = nbd_get_error();
+    const char *after = why && g_str_has_prefix(why, "nbd_") ? strstr(why, ": ") : NULL;
+
+    return after ? after + strlen(": ") : why ? why : "it cannot be read";
+}
+
+/* WHAT: NULL: what libnbd has of the last call. */
+static bool fail_nbd(const Nbd *n, GError **error, const char *what)
+{
+    g_autofree char *text = g_strdup(what ? what : last_error());
+
+    for (char *c = text; *c; c++) { /* some of it is the server's */
+        *c = g_ascii_isprint(*c) ? *c : '?';
+    }
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", n->base.name, text);
+    return false;
+}
+
+/* ---- a connection ---------------------------------------------------------------------------- */
+
+/* It can be used for another request: no answer can come to one that was given up. */
+static bool is_alive(Handle *h)
+{
+    return nbd_aio_is_ready(h) == 1 && nbd_aio_in_flight(h) == 0;
+}
+
+static void close_connection(Handle *h)
+{
+    if (is_alive(h)) {
+        nbd_aio_disconnect(h, 0);
+    }
+    nbd_close(h);
+}
+
+/* Something has come, before UNTIL (monotonic). FALSE: it has failed, or took too long. */
+static bool wait_event(const Nbd *n, Handle *h, int64_t until, GError **error)
+{
+    int64_t left = (until - g_get_monotonic_time()) / 1000;
+    int rc = left > 0 ? nbd_poll(h, (int)left) : 0;
+
+    return rc > 0 || fail_nbd(n, error, rc == 0 ? "the server does not answer" : NULL);
+}
+
+static bool wait_ready(const Nbd *n, Handle *h, unsigned ms, GError **error)
+{
+    int64_t until = g_get_monotonic_time() + ms * 1000;
+
+    while (!is_alive(h)) {
+        if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h)) {
+            return fail_nbd(n, error, NULL);
+        }
+        if (!wait_event(n, h, until, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The answer to COOKIE, which is negative if it could not be asked for. */
+static bool wait_answer(const Nbd *n, Handle *h, int64_t cookie, GError **error)
+{
+    int64_t until = g_get_monotonic_time() + ANSWER_MS * 1000;
+    int rc;
+
+    if (cookie < 0) {
+        return fail_nbd(n, error, NULL);
+    }
+    while ((rc = nbd_aio_command_completed(h, (uint64_t)cookie)) == 0) {
+        if (!wait_event(n, h, until, error)) {
+            return false;
+        }
+    }
+    return rc > 0 || fail_nbd(n, error, NULL);
+}
+
+/* QEMU's names of files are libnbd's; a key's user is "qemu" if URI names no other. */
+static bool set_creds(const Nbd *n, Handle *h)
+{
+    if (!n->creds) {
+        return true;
+    }
+    g_autofree char *keys = g_build_filename(n->creds, "keys.psk", NULL);
+    return g_file_test(keys, G_FILE_TEST_EXISTS)
+               ? nbd_set_tls_psk_file(h, keys) == 0 && nbd_set_tls_username(h, "qemu") == 0
+               : nbd_set_tls_certificates(h, n->creds) == 0;
+}
+
+static Handle *connect_export(const Nbd *n, unsigned ms, GError **error)
+{
+    Handle *h = nbd_create();
+
+    if (h &&
+        nbd_set_uri_allow_transports(h, LIBNBD_ALLOW_TRANSPORT_TCP | LIBNBD_ALLOW_TRANSPORT_UNIX |
+                                            LIBNBD_ALLOW_TRANSPORT_VSOCK) == 0 &&
+        nbd_set_uri_allow_local_file(h, true) == 0 &&
+        nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 && set_creds(n, h) &&
+        nbd_aio_connect_uri(h, n->base.name) == 0) {
+        if (wait_ready(n, h, ms, error)) {
+            return h;
+        }
+    } else {
+        fail_nbd(n, error, NULL);
+    }
+    if (h) {
+        nbd_close(h);
+    }
+    return NULL;
+}
+
+static bool is_right(Nbd *n, Handle *h, GError **error)
+{
+    Reader pinned = {.base = {.content = &n->base, .hurry = true}, .pinned = h};
+    int64_t size = nbd_get_size(h);
+
+    if (size < 0) {
+        return fail_nbd(n, error, NULL);
+    }
+    if ((uint64_t)size != n->base.size) {
+        g_autofree char *what =
+            g_strdup_printf("the export has %" G_GINT64_FORMAT " bytes, and had %" G_GUINT64_FORMAT
+                            ": serve the same again, or end the clients, which have a part of it",
+                            size, n->base.size);
+        return fail_nbd(n, error, what);
+    }
+    if (nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM) > (int64_t)FF_CONTENT_PAGE) {
+        return fail_nbd(n, error, "the server's smallest block is larger than a page (4 KiB)");
+    }
+    return !n->base.greet || n->base.greet(n->base.upper, &pinned.base, error);
+}
+
+static Handle *connect_known(Nbd *n, unsigned ms, GError **error)
+{
+    Handle *h = connect_export(n, ms, error);
+
+    if (h && !is_right(n, h, error)) {
+        close_connection(h);
+        return NULL;
+    }
+    return h;
+}
+
+/* ---- all of them ----------------------------------------------------------------------------- */
+
+/* Under the lock. Whether it has room by now is for bulk to find out. */
+static unsigned most_open(const Nbd *n, bool hurry)
+{
+    bool again = !hurry && g_get_monotonic_time() - n->room_us >= ROOM_AGAIN_US;
+
+    return n->room && !again ? n->room : n->most;
+}
+
+/* Under the lock. */
+static bool has_one(const Nbd *n, bool hurry)
+{
+    unsigned most = most_open(n, hurry);
+
+    return (n->idle->len || n->open < most) &&
+           (hurry || (!n->hurried && n->bulk < MAX(most / 2, 1)));
+}
+
+static bool is_patient(const Nbd *n)
+{
+    return !n->gone_us || g_get_monotonic_time() - n->gone_us < PATIENCE_US;
+}
+
+/* One that is idle, or NULL, which is to be made in *MS. FALSE: there is none, and another thread
+ * is trying already. */
+static bool take_connection(Nbd *n, bool hurry, Handle **h, unsigned *ms)
+{
+    pthread_mutex_lock(&n->lock);
+    n->hurried += hurry;
+    while (!has_one(n, hurry) && (is_patient(n) || !n->connecting)) {
+        pthread_cond_wait(&n->changed, &n->lock);
+    }
+    n->hurried -= hurry;
+    bool some = has_one(n, hurry);
+    if (some) {
+        *ms = n->open > n->connecting ? ANOTHER_MS : CONNECT_MS;
+        *h = n->idle->len ? g_ptr_array_steal_index(n->idle, n->idle->len - 1) : NULL;
+        n->open += !*h;
+        n->connecting += !*h;
+        n->bulk += !hurry;
+    }
+    pthread_mutex_unlock(&n->lock);
+    return some;
+}
+
+/* Under the lock. While there are others it has no room for more: to one that is waited for soon an
+ * answer comes. */
+static void note_failed(Nbd *n, bool made, bool refused)
+{
+    unsigned others = n->open - n->connecting;
+
+    if (refused && others) {
+        n->room = others;
+        n->room_us = g_get_monotonic_time();
+    } else if (made && !n->gone_us) {
+        n->gone_us = g_get_monotonic_time();
+    }
+    n->room = others ? n->room : 0;
+}
+
+/* H, which can be NULL: it could not be made (REFUSED), or has failed. MADE: it was to be made. */
+static void put_connection(Nbd *n, bool hurry, bool made, bool refused, Handle *h)
+{
+    pthread_mutex_lock(&n->lock);
+    n->connecting -= made;
+    n->bulk -= !hurry;
+    if (h) {
+        g_ptr_array_add(n->idle, h);
+        n->gone_us = 0;
+        n->room = made ? 0 : n->room;
+    } else {
+        n->open--;
+        note_failed(n, made, refused);
+    }
+    pthread_cond_broadcast(&n->changed);
+    pthread_mutex_unlock(&n->lock);
+}
+
+/* A server that has gone sends no event when it is back. FALSE: it was waited for long enough, as
+ * it is since SINCE that the one request has failed. */
+static bool wait_again(Nbd *n, int64_t since)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += AGAIN_MS * 1000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&n->lock);
+    bool more = is_patient(n) && g_get_monotonic_time() - since < PATIENCE_US;
+    /* All of it: each try can cost a server's process. */
+    while (more && pthread_cond_timedwait(&n->changed, &n->lock, &until) == 0) {
+    }
+    pthread_mutex_unlock(&n->lock);
+    return more;
+}
+
+/* One request, on the connection H. */
+typedef bool (*Job)(Reader *r, Handle *h, uint64_t at, void *buf, uint64_t len, GError **error);
+
+typedef enum { JOB_DONE, JOB_FAILED, JOB_AGAIN } JobResult;
+
+static JobResult try_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t len, bool *made,
+                         GError **error)
+{
+    Nbd *n = (Nbd *)r->base.content;
+    unsigned ms;
+    Handle *h;
+
+    if (!take_connection(n, r->base.hurry, &h, &ms)) {
+        fail_nbd(n, error, "its server has gone");
+        return JOB_FAILED;
+    }
+    *made = !h;
+    if (*made) {
+        h = connect_known(n, ms, error);
+    }
+    bool refused = !h;
+    bool done = h && job(r, h, at, buf, len, error);
+    /* A server that is about to end says so to each request, and may be started again. */
+    bool alive = h && is_alive(h) && (done || nbd_get_errno() != ESHUTDOWN);
+    if (h && !alive) {
+        nbd_close(h);
+        h = NULL;
+    }
+    put_connection(n, r->base.hurry, *made, refused, h);
+    return done ? JOB_DONE : alive ? JOB_FAILED : JOB_AGAIN;
+}
+
+static bool do_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t len, GError **error)
+{
+    Nbd *n = (Nbd *)r->base.content;
+    int64_t since = 0; /* it is tried, with a connection for it or as if it were */
+    bool made = false;
+
+    if (r->pinned) {
+        return job(r, r->pinned, at, buf, len, error);
+    }
+    for (unsigned tries = 0;; tries++) {
+        g_autoptr(GError) local = NULL;
+        JobResult result = try_job(r, job, at, buf, len, &made, &local);
+        if (result == JOB_DONE) {
+            return true;
+        }
+        /* One that was idle may have ended long ago; but not more than there can be. Else it is
+         * the request that ends them, however well others go. */
+        since = since ? since : made || tries >= CONNECTIONS ? g_get_monotonic_time() : 0;
+        if (result == JOB_FAILED || (since && !wait_again(n, since))) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return false;
+        }
+    }
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+/* Job. A connection of which an answer may come still is closed. */
+static bool read_bytes(Reader *r, Handle *h, uint64_t at, void *buf, uint64_t len, GError **error)
+{
+    for (uint64_t done = 0, some; done < len; done += some) {
+        some = MIN(len - done, READ_MAX);
+        int64_t cookie =
+            nbd_aio_pread(h, (char *)buf + done, some, at + done, NBD_NULL_COMPLETION, 0);
+        if (!wait_answer((Nbd *)r->base.content, h, cookie, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool fill(FfContentReader *base, uint64_t at, void *buf, uint64_t len, unsigned flags,
+                 GError **error)
+{
+    const FfContent *c = base->content;
+
+    if (flags & FF_CONTENT_NOWAIT) {
+        return false;
+    }
+    if (at > c->size || len > c->size - at) {
+        return fail_nbd((const Nbd *)c, error, "the export ends before");
+    }
+    return do_job((Reader *)base, read_bytes, at, buf, len, error);
+}
+
+/* Of a server that lies about lengths: what is not known counts as data. */
+static int note_extents(void *opaque, const char *context, uint64_t at, uint32_t *entries, size_t n,
+                        int *error)
+{
+    Reader *r = opaque;
+
+    if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0 || at != r->map_at || r->map->len) {
+        return 0;
+    }
+    for (size_t i = 0; i + 1 < n && entries[i] && at < r->map_end; i += 2) {
+        at = MIN(at + entries[i], r->map_end);
+        Extent e = {at, entries[i + 1] & LIBNBD_STATE_ZERO};
+        g_array_append_val(r->map, e);
+    }
+    return 0;
+}
+
+/* Job. That the server does not know them is no failure. */
+static bool read_extents(Reader *r, Handle *h, uint64_t at, void *buf, uint64_t len, GError **error)
+{
+    nbd_extent_callback noted = {.callback = note_extents, .user_data = r};
+
+    g_array_set_size(r->map, 0);
+    r->map_at = at;
+    r->map_end = at + len;
+    if (nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1) {
+        int64_t cookie = nbd_aio_block_status(h, len, at, noted, NBD_NULL_COMPLETION, 0);
+        if (!wait_answer((Nbd *)r->base.content, h, cookie, error) && !is_alive(h)) {
+            return false;
+        }
+    }
+    if (r->map->len) {
+        r->map_end = g_array_index(r->map, Extent, r->map->len - 1).end;
+    } else {
+        g_array_append_val(r->map, ((Extent){r->map_end, false}));
+    }
+    return true;
+}
+
+/* A page that somebody waits for is read at once: to ask first would take as long again. */
+static bool find_extent(FfContentReader *base, uint64_t at, uint64_t *len, unsigned flags,
+                        bool *zero, GError **error)
+{
+    Reader *r = (Reader *)base;
+    const FfContent *c = base->content;
+
+    *zero = false;
+    if (base->hurry || flags & FF_CONTENT_NOWAIT || at >= c->size) {
+        return true;
+    }
+    if ((at < r->map_at || at >= r->map_end) &&
+        !do_job(r, read_extents, at, NULL, MIN(WINDOW, c->size - at), error)) {
+        r->map_end = r->map_at = 0;
+        return false;
+    }
+    for (guint i = 0; i < r->map->len; i++) {
+        const Extent *e = &g_array_index(r->map, Extent, i);
+        if (at < e->end) {
+            *zero = e->zero;
+            *len = MIN(*len, e->end - at);
+            break;
+        }
+    }
+    return true;
+}
+
+static FfContentReader *open_reader(FfContent *c, GError **error)
+{
+    Reader *r = g_new0(Reader, 1);
+
+    r->base.content = c;
+    r->map = g_array_new(FALSE, FALSE, sizeof(Extent));
+    return &r->base;
+}
+
+static void close_reader(FfContentReader *base)
+{
+    g_array_unref(((Reader *)base)->map);
+    g_free(base);
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+static void close_nbd(FfContent *c)
+{
+    Nbd *n = (Nbd *)c;
+
+    for (guint i = 0; i < n->idle->len; i++) {
+        close_connection(g_ptr_array_index(n->idle, i));
+    }
+    g_ptr_array_unref(n->idle);
+    pthread_mutex_destroy(&n->lock);
+    pthread_cond_destroy(&n->changed);
+    g_free(n->creds);
+    g_free(n);
+}
+
+static const FfContentOps nbd_ops = {.close = close_nbd,
+                                     .reader = open_reader,
+                                     .reader_close = close_reader,
+                                     .extent = find_extent,
+                                     .fill = fill};
+
+static Nbd *new_nbd(const char *uri, const FfContentAccess *access)
+{
+    Nbd *n = g_new0(Nbd, 1);
+    pthread_condattr_t attr;
+
+    n->base.ops = &nbd_ops;
+    n->base.name = g_strdup(uri);
+    n->base.where = FF_CONTENT_FAR;
+    n->creds = g_strdup(access->tls_creds);
+    n->most = 1;
+    n->idle = g_ptr_array_new();
+    pthread_mutex_init(&n->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&n->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    return n;
+}
+
+/* FfContentPlugin.open */
+static FfContent *open_nbd(const char *uri, const FfContentIdentity *known,
+                           const FfContentAccess *access, GError **error)
+{
+    Nbd *n = new_nbd(uri, access);
+    Handle *h = connect_export(n, CONNECT_MS, error);
+
+    int64_t size = h ? nbd_get_size(h) : 0;
+    n->base.size = known ? known->stamp.size : size > 0 ? (uint64_t)size : 0;
+    n->base.id.stamp.size = n->base.size;
+    if (h && !is_right(n, h, error)) {
+        close_connection(h);
+        h = NULL;
+    }
+    if (!h) {
+        g_free(n->base.name);
+        close_nbd(&n->base);
+        return NULL;
+    }
+    n->most = nbd_can_multi_conn(h) == 1 ? CONNECTIONS : 1;
+    n->open = 1;
+    g_ptr_array_add(n->idle, h);
+    return &n->base;
+}
+
+extern const FfContentPlugin ff_content_plugin;
+const FfContentPlugin ff_content_plugin = {FF_CONTENT_ABI, open_nbd};
