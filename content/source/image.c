@@ -62,12 +62,15 @@ static FfInput *input_over(FfContentReader *r, GError **error)
     return ff_input_new_reads(r->content->name, r->content->size, read_under, r, error);
 }
 
-/* QEMU's magic, as a raw memory file does not begin (of a guest's first page, the vectors). FALSE
- * and ERROR: nobody knows; as raw its pages would be those of other places. */
-static bool look_whether_saved(FfInput *in, bool *saved, GError **error)
+/* QEMU's magic, or that of libvirt's header before it, as a raw memory file does not begin (of a
+ * guest's first page, the vectors). FALSE and ERROR: it is not known, or a disk image, of which no
+ * page is where it is in a raw file either. OFFSET: for ff_saved_open(). */
+static bool look_whether_saved(FfInput *in, const char *name, int64_t *offset, bool *saved,
+                               GError **error)
 {
-    uint8_t magic[4];
+    char magic[8];
 
+    *offset = 0;
     *saved = false;
     if (ff_input_size(in) <= sizeof(magic)) {
         return true;
@@ -75,15 +78,24 @@ static bool look_whether_saved(FfInput *in, bool *saved, GError **error)
     if (!ff_input_read(in, 0, magic, sizeof(magic), error)) {
         return false;
     }
-    *saved = memcmp(magic, "QEVM", sizeof(magic)) == 0;
+    bool libvirt = memcmp(magic, "LibvirtQ", sizeof(magic)) == 0;
+    *offset = libvirt ? FF_SAVED_OFFSET_LOOK : 0;
+    *saved = libvirt || memcmp(magic, "QEVM", 4) == 0;
+    if (memcmp(magic, "QFI\xfb", 4) == 0) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED,
+                    "%s: a qcow2 image: what is in it is served by qemu-nbd -r -t -e 8 -f qcow2 -k "
+                    "SOCKET %s, and has the URI nbd+unix:///?socket=SOCKET",
+                    name, name);
+        return false;
+    }
     return true;
 }
 
 /* IN is taken. */
-static FfSaved *open_saved(FfInput *in, const char *name, GError **error)
+static FfSaved *open_saved(FfInput *in, int64_t offset, const char *name, GError **error)
 {
     g_autoptr(GError) damage = NULL;
-    g_autoptr(FfSaved) saved = ff_saved_open(in, 0, &damage);
+    g_autoptr(FfSaved) saved = ff_saved_open(in, offset, &damage);
 
     if (!saved || damage) {
         g_propagate_error(error, g_steal_pointer(&damage));
@@ -121,13 +133,14 @@ static bool is_same(FfContent *c, FfContentReader *under, GError **error)
 {
     g_autoptr(FfInput) in = input_over(under, error);
     uint64_t digest = 0;
+    int64_t offset;
     bool is_saved;
 
-    if (!in || !look_whether_saved(in, &is_saved, error)) {
+    if (!in || !look_whether_saved(in, c->name, &offset, &is_saved, error)) {
         return false;
     }
     if (is_saved) {
-        g_autoptr(FfSaved) saved = open_saved(g_steal_pointer(&in), c->name, error);
+        g_autoptr(FfSaved) saved = open_saved(g_steal_pointer(&in), offset, c->name, error);
         if (!saved || !make_digest(saved, &digest, error)) {
             return false;
         }
@@ -304,17 +317,18 @@ static bool read_blocks(FfContent *c, const FfSaved *saved, GError **error)
 static bool read_file(FfContent *c, FfInput *in, GError **error)
 {
     g_autoptr(FfInput) own = in;
+    int64_t offset;
     bool is_saved;
 
     c->compressed = ff_input_is_compressed(in);
     c->size = ff_input_size(in);
-    if (!look_whether_saved(in, &is_saved, error)) {
+    if (!look_whether_saved(in, c->name, &offset, &is_saved, error)) {
         return false;
     }
     if (!is_saved) {
         return true;
     }
-    g_autoptr(FfSaved) saved = open_saved(g_steal_pointer(&own), c->name, error);
+    g_autoptr(FfSaved) saved = open_saved(g_steal_pointer(&own), offset, c->name, error);
     return saved && (c->where == FF_CONTENT_FILE || make_digest(saved, &c->id.digest, error)) &&
            read_blocks(c, saved, error);
 }

@@ -70,8 +70,22 @@ static void write_saved(const char *path, bool other)
     g_assert_true(g_file_set_contents(path, (char *)f.bytes->data, f.bytes->len, NULL));
 }
 
-typedef enum { RAW, MAPPED, PACKED, FORMS } Form;
-static const char *const forms[FORMS] = {"raw", "mapped", "packed"};
+/* What virsh save writes: a header, its XML, and the same behind it. */
+static void write_libvirt(const char *path, const char *magic)
+{
+    static const char xml[] = "<domain type='qemu'/>";
+    const uint32_t numbers[] = {2, sizeof(xml) + (64 << 10), 1, 6 /* sparse */};
+    const SavedFileKind kind = {.prefix = 92 + numbers[1], .mapped = true};
+    g_auto(SavedFile) f = savedfile_new(&kind);
+
+    memcpy(f.bytes->data, magic, 16);
+    memcpy(f.bytes->data + 16, numbers, sizeof(numbers));
+    memcpy(f.bytes->data + 92, xml, sizeof(xml));
+    g_assert_true(g_file_set_contents(path, (char *)f.bytes->data, f.bytes->len, NULL));
+}
+
+typedef enum { RAW, MAPPED, PACKED, LIBVIRT, FORMS } Form;
+static const char *const forms[FORMS] = {"raw", "mapped", "packed", "libvirt"};
 
 static void test_form(gconstpointer opaque)
 {
@@ -82,7 +96,9 @@ static void test_form(gconstpointer opaque)
         return;
     }
     Exporter e = exporter_new();
-    if (form != RAW) {
+    if (form == LIBVIRT) {
+        write_libvirt(e.file, "LibvirtQemudSave");
+    } else if (form != RAW) {
         write_saved(e.file, false);
     }
     if (form == PACKED) {
@@ -100,6 +116,13 @@ static void test_form(gconstpointer opaque)
     g_assert_cmpint(ff_content_is_compressed(far), ==, form == PACKED);
     g_assert_cmpuint(ff_content_size(near), ==, ff_content_size(far));
     g_autoptr(GByteArray) a = read_all(near, PAGE, &zeros);
+    if (form == LIBVIRT) { /* as without that header */
+        write_saved(e.file, false);
+        g_autoptr(FfContent) plain = ff_content_open(e.file, NULL, NULL, NULL);
+        g_autoptr(GByteArray) as = read_all(plain, PAGE, &zeros);
+        g_assert_cmpmem(a->data, a->len, as->data, as->len);
+        write_libvirt(e.file, "LibvirtQemudSave");
+    }
     g_autoptr(GByteArray) b = read_all(far, PAGE, &zeros);
     g_assert_cmpmem(a->data, a->len, b->data, b->len);
     if (form == RAW) { /* a huge page, with holes */
@@ -109,6 +132,26 @@ static void test_form(gconstpointer opaque)
     /* Known again. */
     g_autoptr(FfContent) again = open_uri(e.uri, ff_content_identity(far), NULL);
     g_assert_nonnull(again);
+    exporter_end(&e);
+}
+
+/* Not memory: no page of it is where it is asked for. */
+static void test_not_memory(void)
+{
+    static const struct {
+        char magic[17];
+        const char *says;
+    } others[] = {{"LibvirtQemudPart", "its guest may still run"},
+                  {"QFI\xfb\0\0\0\3", "a qcow2 image: what is in it is served by qemu-nbd"}};
+    Exporter e = exporter_new();
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(others); i++) {
+        g_autoptr(GError) error = NULL;
+        write_libvirt(e.file, others[i].magic);
+        g_autoptr(FfContent) c = ff_content_open(e.file, NULL, NULL, &error);
+        g_assert_null(c);
+        g_assert_nonnull(strstr(error->message, others[i].says));
+    }
     exporter_end(&e);
 }
 
@@ -568,6 +611,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/content/nbd/form/", forms[i], NULL);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_form);
     }
+    g_test_add_func("/content/not-memory", test_not_memory);
     g_test_add_func("/content/nbd/other-guest", test_other_guest);
     g_test_add_func("/content/changes-meanwhile", test_changes_meanwhile);
     g_test_add_func("/content/fails-once", test_fails_once);
