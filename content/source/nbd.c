@@ -44,6 +44,7 @@
 #define AGAIN_MS 50
 #define READ_MAX (1ull << 20)
 #define WINDOW (64ull << 20) /* so far ahead bulk asks for holes */
+#define EXTENTS_MAX 16384u   /* of these: as many as pages; smaller ones are of no use */
 
 typedef struct nbd_handle Handle;
 
@@ -279,6 +280,19 @@ static void note_failed(Nbd *n, bool made, bool refused)
     n->room = others ? n->room : 0;
 }
 
+/* One that was idle has failed: so have the others, or each costs the next request ANSWER_MS. */
+static void close_idle(Nbd *n)
+{
+    g_autoptr(GPtrArray) old = g_ptr_array_new_with_free_func((GDestroyNotify)nbd_close);
+
+    pthread_mutex_lock(&n->lock);
+    while (n->idle->len) {
+        g_ptr_array_add(old, g_ptr_array_steal_index(n->idle, n->idle->len - 1));
+        n->open--;
+    }
+    pthread_mutex_unlock(&n->lock);
+}
+
 /* H, which can be NULL: it could not be made (REFUSED), or has failed. MADE: it was to be made. */
 static void put_connection(Nbd *n, bool hurry, bool made, bool refused, Handle *h)
 {
@@ -343,6 +357,9 @@ static JobResult try_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t le
     if (h && !alive) {
         nbd_close(h);
         h = NULL;
+        if (!*made) {
+            close_idle(n);
+        }
     }
     put_connection(n, r->base.hurry, *made, refused, h);
     return done ? JOB_DONE : alive ? JOB_FAILED : JOB_AGAIN;
@@ -412,7 +429,8 @@ static int note_extents(void *opaque, const char *context, uint64_t at, uint32_t
     if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) != 0 || at != r->map_at || r->map->len) {
         return 0;
     }
-    for (size_t i = 0; i + 1 < n && entries[i] && at < r->map_end; i += 2) {
+    for (size_t i = 0; i + 1 < n && entries[i] && at < r->map_end && r->map->len < EXTENTS_MAX;
+         i += 2) {
         at = MIN(at + entries[i], r->map_end);
         Extent e = {at, entries[i + 1] & LIBNBD_STATE_ZERO};
         g_array_append_val(r->map, e);
@@ -442,6 +460,22 @@ static bool read_extents(Reader *r, Handle *h, uint64_t at, void *buf, uint64_t 
     return true;
 }
 
+/* MAP has AT. */
+static const Extent *extent_at(const GArray *map, uint64_t at)
+{
+    guint lo = 0, hi = map->len - 1;
+
+    while (lo < hi) {
+        guint mid = (lo + hi) / 2;
+        if (g_array_index(map, Extent, mid).end <= at) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return &g_array_index(map, Extent, lo);
+}
+
 /* A page that somebody waits for is read at once: to ask first would take as long again. */
 static bool find_extent(FfContentReader *base, uint64_t at, uint64_t *len, unsigned flags,
                         bool *zero, GError **error)
@@ -458,14 +492,9 @@ static bool find_extent(FfContentReader *base, uint64_t at, uint64_t *len, unsig
         r->map_end = r->map_at = 0;
         return false;
     }
-    for (guint i = 0; i < r->map->len; i++) {
-        const Extent *e = &g_array_index(r->map, Extent, i);
-        if (at < e->end) {
-            *zero = e->zero;
-            *len = MIN(*len, e->end - at);
-            break;
-        }
-    }
+    const Extent *e = extent_at(r->map, at);
+    *zero = e->zero;
+    *len = MIN(*len, e->end - at);
     return true;
 }
 

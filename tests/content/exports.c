@@ -28,7 +28,7 @@
 typedef struct {
     Exports *e;
     int fd;
-    bool first;
+    unsigned number;
 } Peer;
 
 uint64_t exports_word(uint64_t i)
@@ -193,7 +193,8 @@ static bool answer_read(const Peer *p, uint64_t cookie, uint64_t at, uint32_t le
         add_error(out, cookie, EIO_OF_NBD);
         break;
     case EXPORTS_LEAVES:
-        if (p->first) {
+        if (p->number < MAX(p->e->old, 1)) {
+            g_atomic_int_inc(&p->e->left);
             add_error(out, cookie, ESHUTDOWN_OF_NBD);
         } else {
             add_data(out, cookie, at, len);
@@ -264,7 +265,7 @@ static gpointer accept_all(gpointer opaque)
 
     while ((!e->room || e->peers < e->room) && (fd = accept(e->listener, NULL, NULL)) >= 0) {
         Peer *p = g_new(Peer, 1);
-        *p = (Peer){e, fd, e->peers++ == 0};
+        *p = (Peer){e, fd, e->peers++};
         g_thread_unref(g_thread_new("exports", serve, p));
     }
     return NULL;

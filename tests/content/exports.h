@@ -16,7 +16,7 @@ typedef enum {
     EXPORTS_OTHER_COOKIE, /* answers to what was not asked */
     EXPORTS_TOO_MUCH,     /* more bytes than were asked for */
     EXPORTS_EIO,
-    EXPORTS_LEAVES,  /* on its first connection: says that it is about to end */
+    EXPORTS_LEAVES,  /* on its first `old` connections: says that it is about to end */
     EXPORTS_GARBAGE, /* is no NBD server */
 } ExportsWrong;
 
@@ -29,6 +29,8 @@ typedef struct {
     bool one;                /* allows one connection */
     unsigned room;           /* so many it talks to; others connect and wait. 0: all */
     unsigned peers;          /* that have come */
+    unsigned old;            /* of EXPORTS_LEAVES. 0: 1 */
+    gint left;               /* so often it has left (atomic: its threads write) */
     char *dir, *uri;
     int listener;
     GThread *thread;

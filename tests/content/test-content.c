@@ -494,19 +494,11 @@ static const struct {
     {"room-for-two", {.size = MIB, .room = 2}, 2},
 };
 
-/* More readers than connections. */
-static void test_many(gconstpointer opaque)
+static void run_many(FfContent *c)
 {
-    unsigned kind = GPOINTER_TO_UINT(opaque);
-    Exports e = manies[kind].e;
     Many many[MANY];
     GThread *thread[MANY];
 
-    if (!exporter_possible("true")) {
-        return;
-    }
-    exports_start(&e);
-    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
     for (unsigned i = 0; i < MANY; i++) {
         many[i] = (Many){c, i};
         thread[i] = g_thread_new("many", read_many, &many[i]);
@@ -514,9 +506,47 @@ static void test_many(gconstpointer opaque)
     for (unsigned i = 0; i < MANY; i++) {
         g_thread_join(thread[i]);
     }
+}
+
+/* More readers than connections. */
+static void test_many(gconstpointer opaque)
+{
+    unsigned kind = GPOINTER_TO_UINT(opaque);
+    Exports e = manies[kind].e;
+
+    if (!exporter_possible("true")) {
+        return;
+    }
+    exports_start(&e);
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    run_many(c);
     g_clear_pointer(&c, ff_content_free);
     exports_stop(&e);
     g_assert_cmpuint(e.peers, <=, manies[kind].peers);
+}
+
+/* Of connections that are idle one has failed: the others are not tried. */
+static void test_idle(void)
+{
+    Exports e = {.size = 2 * MIB, .wrong = EXPORTS_LEAVES, .from = MIB, .old = 8};
+    char buf[PAGE];
+    bool zero;
+
+    if (!exporter_possible("true")) {
+        return;
+    }
+    exports_start(&e);
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    run_many(c); /* of the first MIB */
+    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    e.old = e.peers;
+    g_assert_cmpuint(e.peers, >, 2);
+    g_assert_true(read_page(r, 300, buf, &zero, NULL));
+    check_page(buf, 300);
+    g_assert_cmpint(g_atomic_int_get(&e.left), ==, 1);
+    g_clear_pointer(&r, ff_content_reader_free);
+    g_clear_pointer(&c, ff_content_free);
+    exports_stop(&e);
 }
 
 enum { HOLE = 1, ZERO = 2 };
@@ -629,6 +659,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/content/nbd/many/", manies[i].name, NULL);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_many);
     }
+    g_test_add_func("/content/nbd/idle", test_idle);
     g_test_add_func("/content/nbd/refused", test_refused);
     g_test_add_func("/content/nbd/no-plugin", test_no_plugin);
     return g_test_run();
