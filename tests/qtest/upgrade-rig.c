@@ -155,7 +155,7 @@ static char *console(Guest *g)
 }
 
 /* Waits until it writes TEXT to its console, from now on, with the end of its line if it is more
- * than a letter or two; what it has written since then (g_free). */
+ * than a letter or two; what it has written since then, whole lines in that case (g_free). */
 char *up_wait_console(Guest *g, const char *text)
 {
     g_autoptr(GString) all = g_string_new(NULL);
@@ -171,6 +171,11 @@ char *up_wait_console(Guest *g, const char *text)
         g_string_append(all, news);
         const char *at = strstr(all->str, text);
         if (at && (strlen(text) < 3 || strchr(at, '\n'))) {
+            if (strlen(text) >= 3) { /* a line that has begun is the next call's */
+                gsize lines = (gsize)(strrchr(all->str, '\n') + 1 - all->str);
+                g->seen -= (off_t)(all->len - lines);
+                g_string_truncate(all, lines);
+            }
             close(fd);
             return g_string_free(g_steal_pointer(&all), FALSE);
         }

@@ -61,7 +61,7 @@ void up_disconnect(Guest *g);
 /* Waits for a QEMU that is started at its monitor in another way, and connects to it. */
 void up_await_monitor(Guest *g);
 /* Waits until it writes TEXT to its console, from now on, with the end of its line if it is more
- * than a letter or two; what it has written since then (g_free). */
+ * than a letter or two; what it has written since then, whole lines in that case (g_free). */
 char *up_wait_console(Guest *g, const char *text);
 /* It runs: after what it had written by now it writes more. */
 void up_runs(Guest *g);
