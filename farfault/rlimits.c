@@ -22,7 +22,7 @@
 /* What malloc() maps alone. After it has freed one so large it does that no more, and what it keeps
  * in its heap takes memory; so it is not asked for one. */
 #define LARGE (128u << 10)
-#define PIECES 8 /* tests/libfarfault/test-short.c finds a call that needs more */
+#define PIECES 12 /* tests/libfarfault/test-short.c finds a call that needs more */
 
 int ff_reserve(const char *call, size_t extra)
 {
