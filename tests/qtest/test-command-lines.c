@@ -38,7 +38,7 @@ static const Command commands[] = {
     {"restore", "--learm", "--learn"},   {"upgrade", "--chek", "--check"},
     {"info", "--ofset", "--offset"},     {"convert", "--compres", "--compress"},
     {"attach", "--hepl", "--help"},      {"pager", "--lisetn", "--listen"},
-    {"doctor", "--hlp", "--help"},       {"trace", "--lits", "--list"},
+    {"doctor", "--hlp", "--help"},
 };
 
 typedef struct {
@@ -83,7 +83,6 @@ static const Row rows[] = {
     {"snapshot none/qmp out", 1, NO_SOCKET},
     {"upgrade none/qmp", 1, NO_SOCKET},
     {"attach none/qmp", 1, "no guest of farfault that you may look at has its QMP socket at"},
-    {"trace --list none/qmp", 2, "give no guest"},
     {"attach 999999999", 1, "there is no process 999999999"},
     /* a file in place of a monitor */
     {"migrate text none/b", 1, NOT_ONE},
@@ -119,7 +118,6 @@ static const Row rows[] = {
     {"end locked/qmp", 1, "run as the user who owns the socket, or as root", true},
     {"upgrade locked/qmp", 1, "run as the user who owns the socket, or as root", true},
     {"attach 1", 1, "attach: ", true},
-    {"trace", 1, "tracing takes root: run this as root", true},
 };
 
 static void become_nobody(void *opaque)
