@@ -84,9 +84,10 @@ Vm *linux_guest_start(const LinuxGuest *guest, const char *name, VmLauncher laun
                             "-initrd",  initrd,  "-append", append, "-no-reboot"};
     unsigned n = 11;
 
-    if (guest->cpu) {
+    const char *cpu = guest->cpu ? guest->cpu : g_getenv("FF_TEST_CPU");
+    if (cpu) {
         args[n++] = "-cpu";
-        args[n++] = guest->cpu;
+        args[n++] = cpu;
     }
     if (guest->disk) {
         args[n++] = "-drive";

@@ -277,7 +277,7 @@ static pid_t return_path(Vm *vm)
 
 void move_await_cleanup(Vm *vm)
 {
-    int64_t deadline = g_get_monotonic_time() + 60 * G_USEC_PER_SEC;
+    int64_t deadline = test_deadline(60);
     pid_t tid;
 
     while (can_be_yanked(vm_qmp(vm))) {

@@ -252,6 +252,13 @@ static void add_qmp(Vm *vm, const VmConfig *config, GPtrArray *argv)
     add(argv, "-no-user-config", "-readconfig", path, NULL);
 }
 
+const char *vm_accel(void)
+{
+    const char *accel = g_getenv("FF_TEST_ACCEL");
+
+    return accel ? accel : "tcg";
+}
+
 static GPtrArray *command_line(Vm *vm, const VmConfig *config)
 {
     GPtrArray *argv = g_ptr_array_new_with_free_func(g_free);
@@ -264,7 +271,7 @@ static GPtrArray *command_line(Vm *vm, const VmConfig *config)
     add(argv, "-qtest", qtest, "-qtest-log", "/dev/null", "-chardev", serial, "-serial",
         "chardev:serial0", NULL);
     if (!config->ring3)
-        add(argv, "-accel", "tcg", NULL);
+        add(argv, "-accel", vm_accel(), NULL);
     if (config->memory)
         add(argv, "-m", config->memory, NULL);
     if (config->boot) {

@@ -127,6 +127,9 @@ char *vm_stderr(Vm *vm);
 /* Waits for TEXT there. */
 void vm_wait_stderr(Vm *vm, const char *text);
 
+/* Of guests that are not of ring3.h: FF_TEST_ACCEL, or tcg. */
+const char *vm_accel(void);
+
 /* TRUE if farfault is in the build folder, whole; else *WHY (static) says what is missing. */
 bool vm_farfault_available(const char **why);
 /* TRUE if farfault is there and was built with the points of fault/fault.h. */

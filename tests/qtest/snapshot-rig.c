@@ -116,7 +116,7 @@ static unsigned count_waiting(pid_t pid)
 
 void snap_let_both_go(Snap *t)
 {
-    int64_t end = g_get_monotonic_time() + 20 * G_USEC_PER_SEC;
+    int64_t end = test_deadline(20);
 
     /* Where /proc does not say it they are given the time that is left. */
     while (count_waiting(vm_engine(t->vm)) < 2 && g_get_monotonic_time() < end) {

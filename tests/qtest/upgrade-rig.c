@@ -81,7 +81,7 @@ static int keep(const char *dir)
 /* Waits until N QEMUs are left, 0 or 1, which is returned (0: none). */
 pid_t up_await_qemus(const Guest *g, guint n_left)
 {
-    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
+    int64_t until = test_deadline(WAIT_S);
 
     for (;;) {
         g_autoptr(GArray) pids = qemus(g->dir);
@@ -120,7 +120,7 @@ static int connect_to(const char *path)
 
     g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
     /* The name is there a moment before somebody listens, for which there is no event. */
-    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
+    int64_t until = test_deadline(WAIT_S);
     while (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
         g_assert_cmpint(errno, ==, ECONNREFUSED);
         g_assert_cmpint(g_get_monotonic_time(), <, until);
@@ -160,7 +160,7 @@ char *up_wait_console(Guest *g, const char *text)
 {
     g_autoptr(GString) all = g_string_new(NULL);
     int fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
-    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
+    int64_t until = test_deadline(WAIT_S);
 
     g_assert_cmpint(inotify_add_watch(fd, g->dir, IN_MODIFY | IN_CREATE), >=, 0);
     for (;;) {
@@ -277,7 +277,7 @@ void up_start(Guest *g, const char *program, const char *const *args)
     g_auto(GStrv) env = up_environment(g);
     const char *const own[] = {"-nodefaults", "-display",        "none", "-chardev", file,
                                "-serial",     "chardev:console", "-qmp", qmp,        NULL};
-    const char *const accel[] = {"-accel", "tcg", NULL}, *const none[] = {NULL};
+    const char *const accel[] = {"-accel", vm_accel(), NULL}, *const none[] = {NULL};
     const char *const launcher[] = {farfault, "run", "--", program, NULL};
     const char *const *const parts[] = {launcher, own, g->ring3 ? none : accel, args};
 
@@ -645,7 +645,7 @@ void up_attach(Guest *g, pid_t pid)
 
 void up_attach_if_needed(Guest *g, pid_t pid)
 {
-    int64_t until = g_get_monotonic_time() + WAIT_S * G_USEC_PER_SEC;
+    int64_t until = test_deadline(WAIT_S);
 
     for (;;) {
         g_autofree char *text = NULL;
