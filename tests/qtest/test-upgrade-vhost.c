@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define DISK_BYTES (32 << 20)
+#define NOT_KNOWN (-1)
 
 typedef struct {
     Guest *guest;
@@ -25,6 +26,8 @@ typedef struct {
     char *socket;
     Storage *storage;
     Testpmd *testpmd;
+    bool killed; /* the disk's back-end was, once */
+    gint64 bad;  /* reads that have come back as EIO since, or NOT_KNOWN */
 } World;
 
 /* The guest's line that grows with each read that it has checked, or each frame. */
@@ -84,12 +87,15 @@ static gint64 number(const char *text, const char *line, const char *name)
     return found ? g_ascii_strtoll(found + strlen(name), NULL, 10) : -1;
 }
 
-static void nothing_bad(const char *text)
+static void nothing_bad(const World *w, const char *text)
 {
-    const char *bad = strstr(text, "FF bad");
+    for (const char *bad = text; (bad = strstr(bad, "FF bad")); bad++) {
+        g_autofree char *line = g_strndup(bad, strcspn(bad, "\r\n"));
 
-    if (bad) {
-        test_fail("%.*s", (int)strcspn(bad, "\r\n"), bad);
+        if (!w->killed || !g_str_has_prefix(line, "FF bad direct read") ||
+            !g_str_has_suffix(line, " errno=5")) {
+            test_fail("%s", line);
+        }
     }
 }
 
@@ -100,17 +106,20 @@ static void is_right(World *w)
     gint64 first = -1, passes = -1;
     g_autofree char *before = up_wait_console(w->guest, ""); /* of a QEMU that had it before */
 
-    nothing_bad(before);
+    nothing_bad(w, before);
     for (;;) {
         g_autofree char *text = up_wait_console(w->guest, line);
         gint64 now = number(text, line, "="), passes_now = number(text, "FF t=", "passes=");
 
-        nothing_bad(text);
-        g_assert_cmpint(number(text, line, "bad="), ==, 0);
+        nothing_bad(w, text);
+        gint64 bad = number(text, line, "bad=");
+        g_assert_cmpint(bad, >=, 0);
+        g_assert_true(bad == w->bad || w->bad == NOT_KNOWN);
         g_assert_cmpint(MAX(number(text, "FF t=", " bad="), 0), ==, 0);
         first = first < 0 ? now : first;
         passes = passes < 0 ? passes_now : passes;
         if (now > first + 100 && passes >= 0 && passes_now > passes + 1) {
+            w->bad = bad;
             return;
         }
     }
@@ -256,7 +265,9 @@ static void test_left(gconstpointer disk)
     }
 }
 
-/* Of a back-end that has come again QEMU asks less than of the first one. */
+/* Of a back-end that has come again QEMU asks less than of the first one. What is under way when a
+ * disk's is killed comes back as EIO, now and then: it has no INFLIGHT_SHMFD, and QEMU gives the
+ * next one requests again that were answered (with --vhost-user=qemu in 3 of 124 kills). */
 static void test_restarted(gconstpointer disk)
 {
     World *w = world_new(GPOINTER_TO_INT(disk), "migrate", NULL);
@@ -269,6 +280,8 @@ static void test_restarted(gconstpointer disk)
     } else {
         testpmd_kill(w->testpmd);
     }
+    w->killed = w->image != NULL;
+    w->bad = w->killed ? NOT_KNOWN : 0;
     start_backend(w);
     is_right(w);
     for (unsigned i = 0; i < 2; i++) {
