@@ -255,7 +255,7 @@ VhostWorld vhost_world_next(VhostWorld *w)
 void vhost_world_hurry(VhostWorld *old)
 {
     qmp_ok(vm_qmp(old->vm), "migrate-set-parameters",
-           "{'max-bandwidth': 200000000, 'downtime-limit': 400}");
+           "{'max-bandwidth': 200000000, 'downtime-limit': 2000}");
 }
 
 void vhost_world_migrate(VhostWorld *w, VhostWorld *old)
