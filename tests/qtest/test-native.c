@@ -40,6 +40,18 @@ static Vm *start_vm(const Row *row, const char *name, const char *incoming)
         &(VmConfig){.name = name, .launcher = VM_RUN, .memory = "64M", .incoming = incoming});
 }
 
+/* QEMU 9.1 and newer take that only before the destination listens. */
+static bool is_too_late(const Row *row, Qmp *q)
+{
+    if (!row->incoming_argument || g_strcmp0(row->capability, "multifd") != 0) {
+        return false;
+    }
+    g_autoptr(JsonObject) reply =
+        qmp_call(q, "migrate-set-capabilities",
+                 "{'capabilities': [{'capability': 'multifd', 'state': true}]}");
+    return json_object_has_member(reply, "error");
+}
+
 static void set_up(const Row *row, Qmp *q)
 {
     qmp_set_capability(q, "events", true);
@@ -84,6 +96,10 @@ static void move(const void *opaque)
     g_autoptr(Vm) destination =
         start_vm(row, "destination", row->incoming_argument ? listen : "defer");
 
+    if (is_too_late(row, vm_qmp(destination))) {
+        g_test_skip("this QEMU takes multifd only before it listens");
+        return;
+    }
     set_up(row, vm_qmp(source));
     set_up(row, vm_qmp(destination));
     if (!row->incoming_argument) {
@@ -149,8 +165,9 @@ static void test_ignore_shared(void)
     Vm *source = start_shared(VM_RUN, "source", file, NULL);
     Vm *destination = start_shared(VM_RUN, "destination", file, "defer");
     g_autofree char *same = refused_beside(destination);
-    g_assert_cmpstr(same, ==, words);
-    g_assert_nonnull(strstr(words, "not compatible with ignore-shared"));
+    g_assert_nonnull(strstr(same, "not compatible with ignore-shared"));
+    /* QEMU 9 and newer look first whether the file is of a tmpfs. */
+    g_assert_true(!strcmp(same, words) || strstr(words, "Host backend files need to be TMPFS"));
 
     qtest_writeq(vm_qtest(source), 1 << 20, 0x1122334455667788);
     qmp_set_capability(vm_qmp(source), "events", true);
