@@ -50,8 +50,8 @@ static const char *const additions[] = {
     "-incoming",
     "defer",
     "-object",
-    "memory-backend-file,id=farfault-ram,size=2097152,mem-path=/proc/self/fd/5,share=on,"
-    "x-use-canonical-path-for-ramblock-id=off,align=2097152",
+    ("memory-backend-file,id=farfault-ram,size=2097152,mem-path=/proc/self/fd/5,share=on,"
+     "x-use-canonical-path-for-ramblock-id=off,align=2097152"),
     "-machine",
     "memory-backend=farfault-ram",
     "-monitor",

@@ -194,9 +194,11 @@ static const char *judge(const FfDestination *d, const FfResume *r)
     if (GUINT32_FROM_LE(r->version) != FF_WIRE_VERSION) {
         return "another wire version: it is not the source of this migration";
     }
-    bool same = ff_greeting_same(r->session, d->conn->session, sizeof(r->session)) &
-                ff_greeting_same(r->secret, d->conn->secret, sizeof(r->secret));
-    return !same ? "a paused migration waits here for its own source, which you are not" : NULL;
+    bool session = ff_greeting_same(r->session, d->conn->session, sizeof(r->session));
+    bool secret = ff_greeting_same(r->secret, d->conn->secret, sizeof(r->secret));
+    return !session || !secret
+               ? "a paused migration waits here for its own source, which you are not"
+               : NULL;
 }
 
 static bool refuse(FfVisit *visit, const char *why, GError **error)
