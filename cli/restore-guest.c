@@ -496,7 +496,11 @@ static bool check_disks(const Line *line, GError **error)
                     "--disks %s: there is no such folder", line->disks);
         return false;
     }
-    return kept;
+    g_autofree char *doubt = kept ? ff_disks_file_doubt(kept) : NULL;
+    if (doubt) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "--disks: %s", doubt);
+    }
+    return kept && !doubt;
 }
 
 /* QEMU, which is not there yet, is refused it as well: it would wait for a guest that cannot come.
