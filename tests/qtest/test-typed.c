@@ -591,6 +591,75 @@ static void test_written(void)
     end(&s);
 }
 
+/* ---- a restored guest that is ended at its terminal ------------------------------------------ */
+
+/* Ctrl-C of LINE, which has a session of its own, when it says WHEN (NULL: when HELD is opened);
+ * all that it says behind that (g_free). */
+static char *interrupt(const char *line, const char *when, const char *held)
+{
+    g_autofree char *own = g_strconcat("exec setsid ", strstr(line, "farfault restore"), NULL);
+    g_autoptr(GString) all = g_string_new(NULL);
+    char text[1024];
+    FILE *said;
+    pid_t pid = type_line(own, &said);
+    int got;
+
+    alarm(TEST_TIMEOUT);
+    if (held) {
+        int fd = open(held, O_WRONLY | O_CLOEXEC);
+        g_assert_cmpint(fd, >=, 0);
+        close(fd);
+    }
+    while (when && fgets(text, sizeof(text), said) && !strstr(text, when)) {
+        g_test_message("%s", text);
+    }
+    g_assert_cmpint(kill(-pid, SIGINT), ==, 0);
+    while (fgets(text, sizeof(text), said)) {
+        g_test_message("%s", text);
+        g_string_append(all, text);
+    }
+    fclose(said);
+    g_assert_cmpint(waitpid(pid, &got, 0), ==, pid);
+    alarm(0);
+    return g_string_free(g_steal_pointer(&all), FALSE);
+}
+
+/* If the guest has run its overlays are named once more; if it has never come they go. */
+static void test_interrupted(void)
+{
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    const char *const args[] = {"--disks", s.overlays, "--quiet", NULL};
+    g_autofree char *hold = g_build_filename(s.g->dir, "hold", NULL);
+    g_autofree char *held = g_build_filename(s.g->dir, "held", NULL);
+    g_autofree char *faults = g_strconcat(s.g->dir, ";destination/*/at/loaded=hold", NULL);
+    take(&s, args);
+    end_guest(&s);
+    g_autofree char *line = row_of(s.out, "restore");
+    unsigned before = count_files(s.overlays);
+
+    g_autofree char *ran = interrupt(line, "restored: guest ran after ", NULL);
+    g_autofree char *names =
+        g_strdup_printf(" has ended: what its guest wrote is in %s/raw-20", s.overlays);
+    g_assert_nonnull(strstr(ran, names));
+    g_assert_cmpuint(count_files(s.overlays), ==, before + 2);
+    up_await_qemus(s.g, 0);
+#ifdef FF_FAULTS
+    g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
+    g_assert_cmpint(mkfifo(held, 0600), ==, 0);
+    g_setenv("FARFAULT_FAULTS", faults, TRUE);
+    g_autofree char *not_yet = interrupt(line, NULL, held);
+    g_unsetenv("FARFAULT_FAULTS");
+    g_assert_null(strstr(not_yet, "from now on"));
+    g_assert_null(strstr(not_yet, "has ended"));
+    g_assert_cmpuint(count_files(s.overlays), ==, before + 2);
+#endif
+    end(&s);
+}
+
 /* What stands in TEXT behind BEGIN, and before END (g_free). */
 static char *behind(const char *text, const char *begin, const char *end)
 {
@@ -1028,6 +1097,7 @@ int main(int argc, char **argv)
     g_test_add_func("/typed/base/asked", test_asked);
     g_test_add_func("/typed/not-restored", test_not_restored);
     g_test_add_func("/typed/written", test_written);
+    g_test_add_func("/typed/interrupted", test_interrupted);
     g_test_add_func("/typed/left-alone", test_left_alone);
     g_test_add_data_func("/typed/other-image/mirror", "mirror", test_other_image);
     g_test_add_data_func("/typed/other-image/backing", "backing", test_other_image);
