@@ -42,6 +42,7 @@ static void disk_free(void *data)
     g_free(d->overlay);
     g_free(d->overlay_node);
     g_free(d->file_node);
+    g_clear_pointer(&d->files, g_ptr_array_unref);
     g_free(d);
 }
 

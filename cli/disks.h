@@ -25,6 +25,7 @@ typedef struct {
     char *overlay;                  /* path; NULL: not yet */
     char *overlay_node, *file_node; /* names of the nodes */
     unsigned made;                  /* how far it has come; FfStep */
+    GPtrArray *files; /* FfKeptFile *: BASE and BELOW as QEMU left them; NULL: not yet */
 } FfCliDisk;
 
 /* Where QEMU lives on this host; made by ff_cli_disks_plan(). */

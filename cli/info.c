@@ -153,6 +153,13 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
     for (char **base = bases; base && *base; base++) {
         ff_report_row(stdout, "base", "%s", *base);
     }
+    for (guint i = 0; kept && i < kept->disks->len; i++) {
+        g_autofree char *doubt = ff_kept_disk_first_doubt(kept->disks->pdata[i]);
+
+        if (doubt) {
+            ff_report_row(stdout, "spoiled", "%s", doubt);
+        }
+    }
 }
 
 /* ---- for programs ---------------------------------------------------------------------------- */
@@ -253,6 +260,11 @@ static void build_disks(JsonBuilder *j, const FfDisksFile *kept)
         for (guint k = 0; k < G_N_ELEMENTS(members); k++) {
             json_builder_set_member_name(j, members[k][0]);
             json_builder_add_string_value(j, members[k][1]);
+        }
+        g_autofree char *doubt = ff_kept_disk_first_doubt(d);
+        if (doubt) {
+            json_builder_set_member_name(j, "spoiled");
+            json_builder_add_string_value(j, doubt);
         }
         json_builder_end_object(j);
     }

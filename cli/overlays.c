@@ -34,6 +34,8 @@ struct FfCliOverlays {
     FfCliQmp *qmp;                  /* borrowed */
     char *folder, *file, *manifest; /* of a restore there are no file and manifest */
     char *command;                  /* that restores the file; NULL: not known */
+    const char *state;              /* of the manifest, as it was written last */
+    bool failed;                    /* there is no file */
     FfCliHost host;
     GPtrArray *disks;
     const bool *give_up;
@@ -51,6 +53,16 @@ static bool fail(GError **error, const char *path, int errnum)
 }
 
 /* ---- the manifest ---------------------------------------------------------------------------- */
+
+static JsonArray *files_to_json(const GPtrArray *files)
+{
+    JsonArray *list = json_array_new();
+
+    for (guint i = 0; i < files->len; i++) {
+        json_array_add_object_element(list, ff_kept_file_to_json(files->pdata[i]));
+    }
+    return list;
+}
 
 static JsonArray *disks_to_json(const GPtrArray *disks)
 {
@@ -70,10 +82,22 @@ static JsonArray *disks_to_json(const GPtrArray *disks)
         json_object_set_array_member(o, "below", below);
         json_object_set_string_member(o, "overlay", d->overlay);
         json_object_set_string_member(o, "overlay-format", "qcow2");
+        if (d->files) {
+            json_object_set_array_member(o, "files", files_to_json(d->files));
+        }
         json_array_add_object_element(list, o);
     }
     return list;
 }
+
+#define ASKED "asked" /* for the snapshot: it is not known whether the guest has the overlays */
+#define TAKEN "taken" /* it has */
+
+static const char no_snapshot[] =
+    "there is no snapshot: it failed after the guest had got its overlays, and they stay";
+static const char the_snapshot[] =
+    "the snapshot, if it is there, fits to the images \"base\" as they are: give the restored "
+    "guest new overlays of them; who writes to one spoils the snapshot, and the overlay";
 
 static bool write_manifest(FfCliOverlays *o, const char *state, GError **error)
 {
@@ -83,11 +107,8 @@ static bool write_manifest(FfCliOverlays *o, const char *state, GError **error)
     json_object_set_string_member(top, "snapshot", o->file);
     json_object_set_string_member(top, "state", state);
     json_object_set_array_member(top, "disks", disks_to_json(o->disks));
-    json_object_set_string_member(
-        top, "restore",
-        "the snapshot, if it is there, fits to the images \"base\" as they are: give the restored "
-        "guest new overlays of them; who writes to one spoils the snapshot, and the overlay");
-    if (o->command) {
+    json_object_set_string_member(top, "restore", o->failed ? no_snapshot : the_snapshot);
+    if (o->command && !o->failed && !strcmp(state, TAKEN)) {
         json_object_set_string_member(top, "restore-command", o->command);
     }
     json_object_set_string_member(top, "start", o->line);
@@ -100,6 +121,7 @@ static bool write_manifest(FfCliOverlays *o, const char *state, GError **error)
         g_prefix_error(error, "--disks: ");
         return false;
     }
+    o->state = state;
     return true;
 }
 
@@ -156,7 +178,9 @@ static void set_taken(FfCliOverlays *o)
     g_autofree char *list = images(o->disks);
 
     g_free(o->line);
-    o->line = g_strconcat("from now on the guest has to be started with ", list, NULL);
+    o->line = g_strdup_printf("from now on the guest has to be started with %s; started with an "
+                              "image that it had before, it destroys %sthe overlay",
+                              list, o->failed ? "" : "the snapshot and ");
 }
 
 /* ---- jobs ------------------------------------------------------------------------------------ */
@@ -423,7 +447,7 @@ FfCliOverlays *ff_cli_overlays_new(FfCliQmp *qmp, const char *folder, const char
     bool ok = make_all(o, error);
     if (ok) {
         set_unknown(o);
-        ok = write_manifest(o, "asked", error);
+        ok = write_manifest(o, ASKED, error);
     }
     if (!ok) {
         abandon(o, NULL);
@@ -693,6 +717,33 @@ static Link find_out(FfCliOverlays *o, GError **error)
     return NOT_SEEN;
 }
 
+static void note_file(GPtrArray *files, const char *path, bool sync)
+{
+    FfKeptFile *f = ff_kept_file_new(path);
+
+    if (f && sync) {
+        sync_path(path, 0, NULL); /* its time, too, is there after the host has crashed */
+    }
+    if (f) {
+        g_ptr_array_add(files, f);
+    }
+}
+
+/* The transaction has made the bases read-only, for which QEMU has written all that it had for
+ * them: neither the guest nor the end of QEMU changes them from here on. */
+static void note_files(FfCliOverlays *o)
+{
+    for (guint i = 0; i < o->disks->len; i++) {
+        FfCliDisk *d = o->disks->pdata[i];
+
+        d->files = g_ptr_array_new_with_free_func(ff_kept_file_free);
+        note_file(d->files, d->base, !d->no_flush);
+        for (char **file = d->below; *file; file++) {
+            note_file(d->files, *file, false);
+        }
+    }
+}
+
 FfOverlaysEnd ff_cli_overlays_settle(FfCliOverlays *o, bool taken, bool may_ask, GError **error)
 {
     if (!o->disks->len) {
@@ -707,13 +758,47 @@ FfOverlaysEnd ff_cli_overlays_settle(FfCliOverlays *o, bool taken, bool may_ask,
         return FF_OVERLAYS_UNKNOWN;
     }
     set_taken(o);
-    write_manifest(o, "taken", error);
+    note_files(o);
+    write_manifest(o, TAKEN, error);
     return FF_OVERLAYS_IN_USE;
+}
+
+void ff_cli_overlays_fail(FfCliOverlays *o)
+{
+    if (!o->manifest) {
+        return;
+    }
+    bool taken = !strcmp(o->state, TAKEN);
+    g_autofree char *before = o->manifest;
+
+    o->manifest = g_strconcat(before, ".failed", NULL);
+    o->failed = true;
+    if (taken) {
+        set_taken(o);
+    }
+    if (write_manifest(o, o->state, NULL)) {
+        g_unlink(before);
+    } else if (g_rename(before, o->manifest) < 0) {
+        g_free(o->manifest);
+        o->manifest = g_steal_pointer(&before);
+    }
 }
 
 const char *ff_cli_overlays_line(const FfCliOverlays *o)
 {
     return o->line;
+}
+
+char *ff_cli_overlays_names(const FfCliOverlays *o)
+{
+    g_autoptr(GString) names = g_string_new(NULL);
+
+    for (guint i = 0; i < o->disks->len; i++) {
+        const FfCliDisk *d = o->disks->pdata[i];
+
+        g_string_append_printf(names, "%s%s", i ? ", " : "", d->overlay);
+    }
+    return g_string_free(g_steal_pointer(&names), !o->disks->len);
 }
 
 const char *ff_cli_overlays_manifest(const FfCliOverlays *o)

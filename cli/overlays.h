@@ -45,7 +45,12 @@ FfOverlaysEnd ff_cli_overlays_settle(FfCliOverlays *overlays, bool taken, bool m
 /* After that: what the guest must be started with from now on, in one line (borrowed); NULL: with
  * what it had. */
 const char *ff_cli_overlays_line(const FfCliOverlays *overlays);
+/* Their paths, with commas (g_free). NULL: there are none. */
+char *ff_cli_overlays_names(const FfCliOverlays *overlays);
 /* Path of the manifest; NULL: there is none. */
 const char *ff_cli_overlays_manifest(const FfCliOverlays *overlays);
+/* After ff_cli_overlays_settle(): there is no FILE, and will be none. The manifest becomes
+ * FILE.disks.failed (in the place of an older one), so that FILE's name is free. */
+void ff_cli_overlays_fail(FfCliOverlays *overlays);
 
 #endif

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -334,6 +335,33 @@ static bool becomes_daemon(const Line *line)
            g_strv_contains((const char *const *)line->qemu, "--daemonize");
 }
 
+/* The overlays have what the guest has written, and their names were said long ago. */
+static void await_end(Watch *w)
+{
+    struct pollfd ended = {.fd = w->pidfd, .events = POLLIN};
+    g_autofree char *names =
+        w->overlays && w->here && w->pidfd >= 0 ? ff_cli_overlays_names(w->overlays) : NULL;
+
+    if (!names) {
+        return;
+    }
+    while (poll(&ended, 1, -1) < 0 && errno == EINTR) {
+    }
+    ff_progress_say(w->progress, true,
+                    "%s: QEMU process %d has ended: what its guest wrote is in %s", w->line->path,
+                    (int)w->pid, names);
+}
+
+/* A terminal sends them to QEMU as well: this process ends with that, and has more to do then. */
+static void outlive_signals(void)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+
+    for (gsize i = 0; i < G_N_ELEMENTS(signals); i++) {
+        signal(signals[i], SIG_IGN);
+    }
+}
+
 /* FD: the monitor. PID and PIDFD: QEMU. */
 static void watch(const Line *line, int fd, pid_t pid, int pidfd)
 {
@@ -341,6 +369,7 @@ static void watch(const Line *line, int fd, pid_t pid, int pidfd)
     g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
     Watch w = {.line = line, .progress = progress, .pidfd = -1};
 
+    outlive_signals();
     if (!becomes_daemon(line)) {
         w.pid = pid;
         w.pidfd = pidfd;
@@ -359,7 +388,9 @@ static void watch(const Line *line, int fd, pid_t pid, int pidfd)
     }
     if (!ask(&w, &error)) {
         /* Where the monitor has broken the guest may come all the same. */
-        if (!g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {
+        if (g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {
+            settle_overlays(&w);
+        } else {
             remove_overlays(&w);
         }
         /* First: what QEMU says when it is ended is no reason. */
@@ -383,8 +414,9 @@ static void watch(const Line *line, int fd, pid_t pid, int pidfd)
     }
     close_record(&w);
     g_main_loop_unref(w.loop);
-    ff_cli_overlays_free(w.overlays);
     ff_cli_qmp_free(w.qmp);
+    await_end(&w);
+    ff_cli_overlays_free(w.overlays);
 }
 
 /* Starts the process that watches over FD, and over this one, which becomes QEMU. */
@@ -496,7 +528,11 @@ static bool check_disks(const Line *line, GError **error)
                     "--disks %s: there is no such folder", line->disks);
         return false;
     }
-    return kept;
+    g_autofree char *doubt = kept ? ff_disks_file_doubt(kept) : NULL;
+    if (doubt) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "--disks: %s", doubt);
+    }
+    return kept && !doubt;
 }
 
 /* QEMU, which is not there yet, is refused it as well: it would wait for a guest that cannot come.

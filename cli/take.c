@@ -36,6 +36,7 @@ typedef struct {
     FfOutput *output;        /* NULL: the engine makes the file */
     char *fdname;            /* what QEMU knows .output by; NULL */
     FfCliOverlays *overlays; /* NULL: the disks are left alone */
+    FfOverlaysEnd disks_end; /* what became of them */
     bool left;               /* a second signal came */
     bool asked;              /* for the snapshot */
     bool events_set;         /* by us: to be put back */
@@ -585,6 +586,11 @@ static bool failed(Take *t, GError **error)
                 t->result->was_running ? "continues" : "is as it was", message);
 }
 
+static const char *what_is_gone(const Take *t)
+{
+    return t->result->manifest ? "snapshot" : "file";
+}
+
 static bool is_interrupted(void *opaque)
 {
     Take *t = opaque;
@@ -608,8 +614,8 @@ static bool write_compressed(Take *t, GError **error)
         ff_output_commit(packed, &local)) {
         return true;
     }
-    return fail(error, "no file is left, and the guest continues: compressing it: %s%s",
-                local->message,
+    return fail(error, "no %s is left, and the guest continues: compressing it: %s%s",
+                what_is_gone(t), local->message,
                 g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NO_SPACE)
                     ? ": there must be room for the plain file and the compressed one"
                     : "");
@@ -638,8 +644,8 @@ static bool conclude(Take *t, GError **error)
     default:
         break;
     }
-    return fail(error, "the snapshot was cancelled%s; no file is left",
-                t->interrupted ? "" : " by another client");
+    return fail(error, "the snapshot was cancelled%s; no %s is left",
+                t->interrupted ? "" : " by another client", what_is_gone(t));
 }
 
 static void ask_last(Take *t)
@@ -697,9 +703,9 @@ static void settle_disks(Take *t)
         t->result->left_out = t->end == COMPLETED ? ff_cli_disks_names(t->qmp) : NULL;
         return;
     }
-    FfOverlaysEnd end = ff_cli_overlays_settle(t->overlays, t->end == COMPLETED,
-                                               t->end != LEFT || !t->asked, &local);
-    if (local && end != FF_OVERLAYS_UNKNOWN) {
+    t->disks_end = ff_cli_overlays_settle(t->overlays, t->end == COMPLETED,
+                                          t->end != LEFT || !t->asked, &local);
+    if (local && t->disks_end != FF_OVERLAYS_UNKNOWN) {
         ff_progress_say(t->progress, true, "%s", local->message);
     }
     t->result->disks = g_strdup(ff_cli_overlays_line(t->overlays));
@@ -709,6 +715,23 @@ static void settle_disks(Take *t)
             g_strdup("the guest has no disk that it can write to: it is started with "
                      "what it had");
     }
+}
+
+/* There is no file, but what the guest needs stays, and the line says it. */
+static void fail_disks(Take *t, GError **error)
+{
+    if (!t->overlays || !ff_cli_overlays_manifest(t->overlays)) {
+        return;
+    }
+    ff_cli_overlays_fail(t->overlays);
+    g_free(t->result->disks);
+    g_free(t->result->manifest);
+    t->result->disks = g_strdup(ff_cli_overlays_line(t->overlays));
+    t->result->manifest = g_strdup(ff_cli_overlays_manifest(t->overlays));
+
+    g_autoptr(GError) why = g_steal_pointer(error);
+    fail(error, "%s; the overlays stay, because the guest %s them: %s lists them", why->message,
+         t->disks_end == FF_OVERLAYS_UNKNOWN ? "may use" : "uses", t->result->manifest);
 }
 
 bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResult *result,
@@ -739,6 +762,9 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     }
     settle_disks(&t);
     ok = ok && conclude(&t, error);
+    if (!ok) {
+        fail_disks(&t, error);
+    }
     close_fd(&t);
     if (t.events_set && t.end != LEFT) {
         set_events(&t, false, NULL);

@@ -8,7 +8,9 @@
  *
  * FILE.disks says which images these are; QEMU itself, which waits for the guest, says what it can
  * write to, however the disks were named. A file is compared by device and inode. QEMU has written
- * to none of them yet: images are inactive until the guest comes. Main loop's thread.
+ * to none of them yet: images are inactive until the guest comes. One that was written since the
+ * snapshot is seen by its size and time, and by now QEMU's lock keeps others from it. Main loop's
+ * thread.
  */
 #include <errno.h>
 #include <string.h>
@@ -140,6 +142,23 @@ static char *doubt_read(const Kept *k, const struct stat *st)
     return NULL;
 }
 
+/* The same of one that was written before. */
+static char *doubt_written(const Kept *k, const struct stat *st)
+{
+    char *why = NULL;
+
+    for (guint i = 0; i < k->file->disks->len; i++) {
+        const FfKeptDisk *d = k->file->disks->pdata[i];
+
+        for (guint n = 0; n < d->files->len && !why; n++) {
+            const FfKeptFile *f = d->files->pdata[n];
+
+            why = is_same(st, f->path) ? ff_kept_disk_doubt(d, f) : NULL;
+        }
+    }
+    return why;
+}
+
 /* What is wrong with NODE (g_free); NULL: nothing. */
 static char *doubt(const Kept *k, JsonObject *node, int pid)
 {
@@ -158,7 +177,9 @@ static char *doubt(const Kept *k, JsonObject *node, int pid)
                    : g_strdup_printf("%s: whether %s belongs to the snapshot cannot be told: %s",
                                      k->file->path, file, path ? g_strerror(errno) : "no file");
     }
-    return writable ? doubt_file(k, &st) : doubt_read(k, &st);
+    char *why = doubt_written(k, &st);
+
+    return why ? why : writable ? doubt_file(k, &st) : doubt_read(k, &st);
 }
 
 /* FfCallInner */

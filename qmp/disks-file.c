@@ -13,6 +13,134 @@
 
 #define SIZE_MAX_BYTES (1u << 20)
 
+/* ---- a file, and whether it was written since ------------------------------------------------ */
+
+void ff_kept_file_free(void *file)
+{
+    FfKeptFile *f = file;
+
+    if (f) {
+        g_free(f->path);
+        g_free(f);
+    }
+}
+
+FfKeptFile *ff_kept_file_new(const char *path)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0 || !S_ISREG(st.st_mode)) {
+        return NULL;
+    }
+    FfKeptFile *f = g_new(FfKeptFile, 1);
+
+    *f = (FfKeptFile){.path = g_strdup(path), .size = st.st_size, .changed = st.st_mtim};
+    return f;
+}
+
+/* As touch -d takes it (g_free). */
+static char *time_to_text(struct timespec time)
+{
+    return g_strdup_printf("@%" G_GINT64_FORMAT ".%09ld", (gint64)time.tv_sec, time.tv_nsec);
+}
+
+static bool time_from_text(const char *text, struct timespec *time)
+{
+    char *end;
+
+    if (*text != '@' || !g_ascii_isdigit(text[1])) {
+        return false;
+    }
+    time->tv_sec = (time_t)g_ascii_strtoll(text + 1, &end, 10);
+    if (*end != '.' || strspn(end + 1, G_CSET_DIGITS) != 9 || end[10]) {
+        return false;
+    }
+    time->tv_nsec = (long)g_ascii_strtoll(end + 1, NULL, 10);
+    return true;
+}
+
+JsonObject *ff_kept_file_to_json(const FfKeptFile *f)
+{
+    JsonObject *o = json_object_new();
+    g_autofree char *time = time_to_text(f->changed);
+
+    json_object_set_string_member(o, "file", f->path);
+    json_object_set_int_member(o, "size", f->size);
+    json_object_set_string_member(o, "changed", time);
+    return o;
+}
+
+static FfKeptFile *file_from_json(JsonNode *node)
+{
+    JsonObject *o = ff_json_node_object(node);
+    const char *path = ff_json_string(o, "file"), *time = ff_json_string(o, "changed");
+    g_autoptr(FfKeptFile) f = g_new0(FfKeptFile, 1);
+
+    f->size = ff_json_int(o, "size", -1);
+    if (!path || !g_path_is_absolute(path) || f->size < 0 || !time ||
+        !time_from_text(time, &f->changed)) {
+        return NULL;
+    }
+    f->path = g_strdup(path);
+    return g_steal_pointer(&f);
+}
+
+/* A copy's time has as many digits as its file system keeps. */
+static bool is_same_time(struct timespec was, struct timespec is)
+{
+    bool same = false;
+
+    for (long unit = 1; unit <= 1000000000 && !same; unit *= 10) {
+        same = was.tv_sec == is.tv_sec && was.tv_nsec / unit * unit == is.tv_nsec;
+    }
+    return same;
+}
+
+char *ff_kept_disk_doubt(const FfKeptDisk *d, const FfKeptFile *was)
+{
+    g_autoptr(FfKeptFile) is = ff_kept_file_new(was->path);
+    bool same_size = is && is->size == was->size;
+    bool same_time = is && is_same_time(was->changed, is->changed);
+
+    if (!is || (same_size && same_time)) {
+        return NULL;
+    }
+    g_autofree char *time = time_to_text(was->changed), *word = g_shell_quote(was->path);
+    g_autofree char *way_out =
+        same_size ? g_strdup_printf("; if it is a copy of what it was: touch -d %s %s", time, word)
+                  : g_strdup("");
+
+    return g_strdup_printf("disk %s: %s was written after the snapshot (%s): the snapshot, and the "
+                           "overlay in which the guest went on, no longer fit it%s",
+                           d->name, was->path,
+                           same_size   ? "its time differs"
+                           : same_time ? "its size differs"
+                                       : "size and time differ",
+                           way_out);
+}
+
+char *ff_kept_disk_first_doubt(const FfKeptDisk *d)
+{
+    char *doubt = NULL;
+
+    for (guint i = 0; i < d->files->len && !doubt; i++) {
+        doubt = ff_kept_disk_doubt(d, d->files->pdata[i]);
+    }
+    return doubt;
+}
+
+char *ff_disks_file_doubt(const FfDisksFile *file)
+{
+    char *doubt = NULL;
+
+    for (guint i = 0; i < file->disks->len && !doubt; i++) {
+        doubt = ff_kept_disk_first_doubt(file->disks->pdata[i]);
+    }
+    return doubt;
+}
+
+/* ---- FILE.disks ------------------------------------------------------------------------------ */
+
 static void kept_free(void *data)
 {
     FfKeptDisk *d = data;
@@ -22,6 +150,7 @@ static void kept_free(void *data)
     g_strfreev(d->below);
     g_free(d->format);
     g_free(d->overlay);
+    g_ptr_array_unref(d->files);
     g_free(d);
 }
 
@@ -77,7 +206,7 @@ static char *read_text(const char *path, GError **error)
 }
 
 /* Those of O's member "below"; NULL: it is wrong. Older ones have none. */
-static char **files_of(JsonObject *o)
+static char **below_of(JsonObject *o)
 {
     g_autoptr(GStrvBuilder) files = g_strv_builder_new();
     JsonArray *list = ff_json_array(o, "below");
@@ -97,13 +226,35 @@ static char **files_of(JsonObject *o)
     return g_strv_builder_end(files);
 }
 
+/* Those of O's member "files", likewise. */
+static GPtrArray *files_of(JsonObject *o)
+{
+    g_autoptr(GPtrArray) files = g_ptr_array_new_with_free_func(ff_kept_file_free);
+    JsonArray *list = ff_json_array(o, "files");
+
+    if (o && !list && json_object_has_member(o, "files")) {
+        return NULL;
+    }
+    for (guint i = 0; list && i < json_array_get_length(list); i++) {
+        FfKeptFile *f = file_from_json(json_array_get_element(list, i));
+
+        if (!f) {
+            return NULL;
+        }
+        g_ptr_array_add(files, f);
+    }
+    return g_steal_pointer(&files);
+}
+
 /* NULL: something is missing. */
 static FfKeptDisk *kept_new(JsonObject *o)
 {
     const char *base = ff_json_string(o, "base"), *overlay = ff_json_string(o, "overlay");
-    g_auto(GStrv) below = files_of(o);
+    g_auto(GStrv) below = below_of(o);
+    g_autoptr(GPtrArray) files = files_of(o);
 
-    if (!base || !overlay || !below || !g_path_is_absolute(base) || !g_path_is_absolute(overlay)) {
+    if (!base || !overlay || !below || !files || !g_path_is_absolute(base) ||
+        !g_path_is_absolute(overlay)) {
         return NULL;
     }
     FfKeptDisk *d = g_new0(FfKeptDisk, 1);
@@ -113,6 +264,7 @@ static FfKeptDisk *kept_new(JsonObject *o)
     d->format = g_strdup(ff_json_string_or(o, "base-format", "raw"));
     d->below = g_steal_pointer(&below);
     d->overlay = g_strdup(overlay);
+    d->files = g_steal_pointer(&files);
     return d;
 }
 

@@ -47,8 +47,8 @@ void rig_check_manifest(Rig *r, const char *said, const char *state, unsigned n)
 char *rig_start_of(const Rig *r);
 /* The guest uses each overlay of the manifest, and none of the bases. */
 void rig_check_in_use(Rig *r);
-/* The command has failed with PART in its line; the next one, which is returned (g_free), begins so
- * and says what the guest has. */
+/* The command has failed with PART (* is anything) in its line; the next one, which is returned
+ * (g_free), begins so and says what the guest has. */
 char *rig_fails_with_line(Cli *cli, const char *part, const char *begin);
 /* The last line of TEXT (borrowed), which loses its end. */
 char *rig_last_line(char *text);

@@ -455,6 +455,211 @@ static void test_not_restored(void)
     end(&s);
 }
 
+/* WORD between quotes of a shell's (g_free). */
+static char *in_quotes(const char *word)
+{
+    g_auto(GStrv) pieces = g_strsplit(word, "'", -1);
+
+    return g_strjoinv("'\\''", pieces);
+}
+
+/* What is in the place of the first %s of FORMAT is PATH, as a shell has it there (g_free). */
+static char *with_path(const char *format, const char *path)
+{
+    g_auto(GStrv) parts = g_strsplit(format, "%s", 2);
+    g_autofree char *quoted = in_quotes(path);
+
+    return g_strjoinv(quoted, parts);
+}
+
+/* ---- bases that were written since ----------------------------------------------------------- */
+
+/* LINE is refused by the one line that says so of DISK, whose image is PATH; both NULL: of any
+ * (g_free: it). */
+static char *is_spoiled(const Scene *s, const char *line, const char *disk, const char *path,
+                        const char *how)
+{
+    g_autofree char *which = disk ? g_strdup_printf("disk %s: %s", disk, path) : g_strdup("");
+    g_autofree char *says =
+        g_strdup_printf("%s was written after the snapshot (%s): the snapshot, and the overlay in "
+                        "which the guest went on, no longer fit it",
+                        which, how);
+    unsigned before = count_files(s->overlays);
+    char *said = run_line(line, 1);
+
+    g_assert_nonnull(strstr(said, says));
+    g_assert_null(strstr(said, "from now on"));
+    g_assert_true(!disk || !strchr(said, '\n')[1]); /* nothing was begun */
+    g_assert_cmpuint(count_files(s->overlays), ==, before);
+    return said;
+}
+
+/* FROM in all of FILE.disks is TO. */
+static void put_in_list(const char *list, const char *from, const char *to)
+{
+    g_autofree char *was = NULL;
+
+    g_assert_true(g_file_get_contents(list, &was, NULL, NULL));
+    g_autoptr(GString) text = g_string_new(was);
+    g_assert_cmpuint(g_string_replace(text, from, to, 0), ==, 2);
+    g_assert_true(g_file_set_contents(list, text->str, -1, NULL));
+}
+
+/* With LINE and without --disks, over an overlay of each base that somebody has made. */
+static char *line_over(Scene *s, const char *line)
+{
+    g_autofree char *folder = g_shell_quote(s->overlays);
+    g_autofree char *option = g_strdup_printf("--disks %s ", folder);
+    g_autoptr(GString) typed = g_string_new(line);
+    const char *const bases_of[][2] = {{s->raw, "raw"}, {s->packed, "qcow2"}};
+
+    replace_one(typed, option, "");
+    for (guint i = 0; i < G_N_ELEMENTS(bases_of); i++) {
+        g_autofree char *own = g_strconcat(bases_of[i][0], ".own", NULL);
+        g_autofree char *to = g_shell_quote(own), *from = g_shell_quote(bases_of[i][0]);
+        g_autofree char *as_raw = g_strdup_printf("format=%s,file=%%s'", bases_of[i][1]);
+        g_autofree char *is = with_path(as_raw, bases_of[i][0]);
+        g_autofree char *becomes = with_path("format=qcow2,file=%s'", own);
+
+        g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F %s %s", from, bases_of[i][1], to));
+        replace_one(typed, is, becomes);
+    }
+    return g_strdup(typed->str);
+}
+
+/* A guest is started by its old command again, and writes: whatever is restored would have disks
+ * that its memory does not know. Images that are put back fit again. */
+static void test_written(void)
+{
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    const char *const args[] = {"--disks", s.overlays, "--quiet", NULL};
+    take(&s, args);
+    write_both(&s, 1, 2);
+    end_guest(&s);
+    g_autofree char *line = row_of(s.out, "restore"), *file = g_shell_quote(s.file);
+    g_autofree char *raw = g_shell_quote(s.raw), *packed = g_shell_quote(s.packed);
+    g_autofree char *list = g_strconcat(s.file, ".disks", NULL), *noted = NULL;
+    g_autofree char *over = line_over(&s, line);
+    g_assert_nonnull(strstr(s.out, "; started with an image that it had before, it destroys the "
+                                   "snapshot and the overlay"));
+    g_free(run_ok("cp -p %s %s.copy && cp -p %s %s.copy", raw, raw, packed, packed));
+    g_autofree char *fits = run_ok("farfault info %s", file);
+    g_assert_null(strstr(fits, "spoiled"));
+    g_assert_true(g_file_get_contents(list, &noted, NULL, NULL));
+
+    start_guest(&s);
+    write_both(&s, 1, 7);
+    end_guest(&s);
+    g_free(is_spoiled(&s, line, "raw", s.raw, "its time differs"));
+    g_free(is_spoiled(&s, over, NULL, NULL, "its time differs"));
+    g_autofree char *info = run_ok("farfault info %s", file), *row = row_of(info, "spoiled");
+    g_autofree char *json = run_ok("farfault info --json %s", file);
+    g_assert_nonnull(strstr(row, " was written after the snapshot (its time differs): "));
+    g_assert_nonnull(strstr(json, "\"spoiled\":\"disk packed: "));
+    /* A copy with another time, which the line says how to give back. */
+    g_free(run_ok("cp %s.copy %s", raw, raw));
+    g_autofree char *said = is_spoiled(&s, line, "raw", s.raw, "its time differs");
+    g_autofree char *touch = between(said, "touch -d @", "\n");
+    g_free(run_ok("%s", touch));
+    g_free(run_ok("qemu-img resize -q --shrink -f raw %s 512k", packed));
+    g_free(is_spoiled(&s, line, "packed", s.packed, "size and time differ"));
+    /* As from an archive that has whole seconds alone. */
+    g_free(run_ok("cp %s.copy %s", packed, packed));
+    g_free(run_ok("touch -d \"@$(stat -c %%Y %s.copy)\" %s", packed, packed));
+    char *sums[] = {checksum(s.raw), checksum(s.packed)};
+    restore(&s, line);
+    check_disks(&s, sums, 1);
+    end_guest(&s);
+    restore(&s, over);
+    check_disks(&s, sums, 1);
+    end_guest(&s);
+    /* Of an older farfault; and of none. */
+    put_in_list(list, "\"files\" : [", "\"filed\" : [");
+    g_free(run_ok("touch %s", raw));
+    restore(&s, line);
+    end_guest(&s);
+    g_assert_true(g_file_set_contents(list, noted, -1, NULL));
+    put_in_list(list, "\"changed\" : \"@", "\"changed\" : \"");
+    g_autofree char *wrong = run_line(line, 1);
+    g_assert_nonnull(strstr(wrong, " is not what farfault snapshot"));
+    g_free(sums[0]);
+    g_free(sums[1]);
+    end(&s);
+}
+
+/* ---- a restored guest that is ended at its terminal ------------------------------------------ */
+
+/* Ctrl-C of LINE, which has a session of its own, when it says WHEN (NULL: when HELD is opened);
+ * all that it says behind that (g_free). */
+static char *interrupt(const char *line, const char *when, const char *held)
+{
+    g_autofree char *own = g_strconcat("exec setsid ", strstr(line, "farfault restore"), NULL);
+    g_autoptr(GString) all = g_string_new(NULL);
+    char text[1024];
+    FILE *said;
+    pid_t pid = type_line(own, &said);
+    int got;
+
+    alarm(TEST_TIMEOUT);
+    if (held) {
+        int fd = open(held, O_WRONLY | O_CLOEXEC);
+        g_assert_cmpint(fd, >=, 0);
+        close(fd);
+    }
+    while (when && fgets(text, sizeof(text), said) && !strstr(text, when)) {
+        g_test_message("%s", text);
+    }
+    g_assert_cmpint(kill(-pid, SIGINT), ==, 0);
+    while (fgets(text, sizeof(text), said)) {
+        g_test_message("%s", text);
+        g_string_append(all, text);
+    }
+    fclose(said);
+    g_assert_cmpint(waitpid(pid, &got, 0), ==, pid);
+    alarm(0);
+    return g_string_free(g_steal_pointer(&all), FALSE);
+}
+
+/* If the guest has run its overlays are named once more; if it has never come they go. */
+static void test_interrupted(void)
+{
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    const char *const args[] = {"--disks", s.overlays, "--quiet", NULL};
+    g_autofree char *hold = g_build_filename(s.g->dir, "hold", NULL);
+    g_autofree char *held = g_build_filename(s.g->dir, "held", NULL);
+    g_autofree char *faults = g_strconcat(s.g->dir, ";destination/*/at/loaded=hold", NULL);
+    take(&s, args);
+    end_guest(&s);
+    g_autofree char *line = row_of(s.out, "restore");
+    unsigned before = count_files(s.overlays);
+
+    g_autofree char *ran = interrupt(line, "restored: guest ran after ", NULL);
+    g_autofree char *names =
+        g_strdup_printf(" has ended: what its guest wrote is in %s/raw-20", s.overlays);
+    g_assert_nonnull(strstr(ran, names));
+    g_assert_cmpuint(count_files(s.overlays), ==, before + 2);
+    up_await_qemus(s.g, 0);
+#ifdef FF_FAULTS
+    g_assert_cmpint(mkfifo(hold, 0600), ==, 0);
+    g_assert_cmpint(mkfifo(held, 0600), ==, 0);
+    g_setenv("FARFAULT_FAULTS", faults, TRUE);
+    g_autofree char *not_yet = interrupt(line, NULL, held);
+    g_unsetenv("FARFAULT_FAULTS");
+    g_assert_null(strstr(not_yet, "from now on"));
+    g_assert_null(strstr(not_yet, "has ended"));
+    g_assert_cmpuint(count_files(s.overlays), ==, before + 2);
+#endif
+    end(&s);
+}
+
 /* What stands in TEXT behind BEGIN, and before END (g_free). */
 static char *behind(const char *text, const char *begin, const char *end)
 {
@@ -569,23 +774,6 @@ static const Base bases[] = {
     /* What came later, which is only read. */
     {"behind", "file=%s", "file=BEHIND", false, "this QEMU reads "},
 };
-
-/* WORD between quotes of a shell's (g_free). */
-static char *in_quotes(const char *word)
-{
-    g_auto(GStrv) pieces = g_strsplit(word, "'", -1);
-
-    return g_strjoinv("'\\''", pieces);
-}
-
-/* What is in the place of the first %s of FORMAT is PATH, as a shell has it there (g_free). */
-static char *with_path(const char *format, const char *path)
-{
-    g_auto(GStrv) parts = g_strsplit(format, "%s", 2);
-    g_autofree char *quoted = in_quotes(path);
-
-    return g_strjoinv(quoted, parts);
-}
 
 static bool begin_shared(void)
 {
@@ -908,6 +1096,8 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/typed/base/asked", test_asked);
     g_test_add_func("/typed/not-restored", test_not_restored);
+    g_test_add_func("/typed/written", test_written);
+    g_test_add_func("/typed/interrupted", test_interrupted);
     g_test_add_func("/typed/left-alone", test_left_alone);
     g_test_add_data_func("/typed/other-image/mirror", "mirror", test_other_image);
     g_test_add_data_func("/typed/other-image/backing", "backing", test_other_image);
