@@ -301,6 +301,31 @@ pid_t ff_attach_relay(pid_t pid, JsonObject *plan)
     return known ? relay : -1;
 }
 
+bool ff_attach_is_relay(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/comm", (int)pid), *name = NULL;
+
+    return g_file_get_contents(path, &name, NULL, NULL) &&
+           !strcmp(g_strchomp(name), "farfault-relay");
+}
+
+pid_t ff_attach_served(const char *path, pid_t relay)
+{
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    pid_t last = 0;
+
+    for (pid_t pid; (pid = ff_next_process(proc));) {
+        g_autoptr(JsonNode) node = ff_attach_plan(pid, NULL, NULL);
+        JsonObject *plan = node ? json_node_get_object(node) : NULL;
+
+        if (plan && (relay ? ff_attach_relay(pid, plan) == relay
+                           : listened_at(plan, path) && !ff_attach_is_orphan(pid, plan))) {
+            last = MAX(last, pid);
+        }
+    }
+    return last;
+}
+
 GArray *ff_attach_outdated(void)
 {
     GArray *list = g_array_new(FALSE, FALSE, sizeof(FfAttachOld));

@@ -63,14 +63,6 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Replace, replace_clear)
 
 /* ---- the relay that runs --------------------------------------------------------------------- */
 
-static bool is_relay(pid_t pid)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/comm", (int)pid), *name = NULL;
-
-    return g_file_get_contents(path, &name, NULL, NULL) &&
-           !strcmp(g_strchomp(name), "farfault-relay");
-}
-
 /* Made by the relay itself, and not, as a monitor's, for bytes: what is sent there by mistake would
  * be somebody's command. */
 static bool is_door(const Replace *r, int fd)
@@ -151,7 +143,7 @@ static bool ask_relay(Replace *r, char word, int type, GError **error)
     }
     r->relay = state->relay;
     r->pidfd = pidfd_open(r->relay, 0);
-    if (r->pidfd < 0 || !is_relay(r->relay) ||
+    if (r->pidfd < 0 || !ff_attach_is_relay(r->relay) ||
         ff_attach_uid(r->relay) != ff_attach_uid(r->a->pid)) {
         ff_launch_fail(error, "process %d, which is said to be the relay of process %d, is not",
                        (int)r->relay, (int)r->a->pid);
