@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <linux/magic.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -18,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "launch/attach-kinds.h"
@@ -140,6 +142,16 @@ JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error)
     return NULL;
 }
 
+/* PATH (can be NULL) is where ADDRESS was bound, by a process in another folder. */
+static void make_absolute(struct sockaddr_un *address, socklen_t *len, const char *path)
+{
+    if (address->sun_family == AF_UNIX && address->sun_path[0] && address->sun_path[0] != '/' &&
+        path && strlen(path) < sizeof(address->sun_path)) {
+        g_strlcpy(address->sun_path, path, sizeof(address->sun_path));
+        *len = offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1;
+    }
+}
+
 gboolean ff_attach_address(JsonObject *monitor, struct sockaddr_storage *address, socklen_t *len)
 {
     const char *text = ff_json_string(monitor, FF_PLAN_ADDRESS);
@@ -152,6 +164,7 @@ gboolean ff_attach_address(JsonObject *monitor, struct sockaddr_storage *address
     memset(address, 0, sizeof(*address));
     memcpy(address, bytes, n);
     *len = n;
+    make_absolute((struct sockaddr_un *)(void *)address, len, ff_json_string(monitor, "unlink"));
     return TRUE;
 }
 
