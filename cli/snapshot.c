@@ -164,6 +164,9 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     print_bytes(info);
     ff_report_latency(stdout, info);
     if (at_once) {
+        if (file.qemu && !file.changes) {
+            ff_report_row(stdout, "first", "%s", FF_RESTORE_FIRST);
+        }
         ff_report_row(stdout, "restore", "%s", at_once);
         ff_report_row(stdout, "or", "stock QEMU 9.0 or newer: %s", restore[0]);
     } else {
