@@ -155,14 +155,28 @@ static bool check_resume(const Line *line, GError **error)
     return true;
 }
 
-/* OPTIONS borrows from LINE. */
-static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
+static bool parse_values(const Line *line, FfMoveOptions *o, GError **error)
 {
-    if (!line->positional || g_strv_length(line->positional) != 2) {
-        return usage(error, "give two QMP addresses: farfault migrate SRC-QMP DST-QMP");
-    }
     if (line->timeout < 0) {
         return usage(error, "--timeout %d: give a number of seconds", line->timeout);
+    }
+    return parse_mode(line, o, error) &&
+           parse_bandwidth("--bandwidth", line->bandwidth, &o->bandwidth, error) &&
+           parse_bandwidth("--postcopy-bandwidth", line->postcopy_bandwidth, &o->postcopy_bandwidth,
+                           error) &&
+           check_pairs("--parameter", line->parameters, false, error) &&
+           check_pairs("--capability", line->capabilities, true, error);
+}
+
+/* OPTIONS borrows from LINE. An option whose value was forgotten has taken an address for it: so
+ * values come first. */
+static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
+{
+    if (!parse_values(line, o, error)) {
+        return false;
+    }
+    if (!line->positional || g_strv_length(line->positional) != 2) {
+        return usage(error, "give two QMP addresses: farfault migrate SRC-QMP DST-QMP");
     }
     if (!strcmp(line->positional[0], line->positional[1])) {
         return usage(error, "source and destination are the same monitor: %s", line->positional[0]);
@@ -178,12 +192,7 @@ static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
     o->resume = line->resume;
     o->timeout = line->timeout;
     return (!line->resume || check_resume(line, error)) &&
-           ff_record_options_check(&line->keep, NULL, error) && parse_mode(line, o, error) &&
-           parse_bandwidth("--bandwidth", line->bandwidth, &o->bandwidth, error) &&
-           parse_bandwidth("--postcopy-bandwidth", line->postcopy_bandwidth, &o->postcopy_bandwidth,
-                           error) &&
-           check_pairs("--parameter", line->parameters, false, error) &&
-           check_pairs("--capability", line->capabilities, true, error);
+           ff_record_options_check(&line->keep, NULL, error);
 }
 
 static int move(const FfMoveOptions *o, const Line *line)
