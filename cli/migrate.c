@@ -10,6 +10,7 @@
 #include "cli/options.h"
 #include "cli/record-options.h"
 #include "cli/report.h"
+#include "qmp/json.h"
 
 #include <gio/gio.h>
 #include <string.h>
@@ -195,6 +196,38 @@ static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
            ff_record_options_check(&line->keep, NULL, error);
 }
 
+/* TRUE if the engine carries this guest's precopy. */
+static bool is_always_ours(FfCliQmp *qmp)
+{
+    g_autoptr(JsonNode) lent = ff_cli_qmp_call(qmp, "x-farfault-lend", NULL, NULL);
+    JsonArray *options = ff_json_array(ff_json_node_object(lent), "options");
+
+    for (guint i = 0; options && i < json_array_get_length(options); i++) {
+        if (!g_strcmp0(json_array_get_string_element(options, i), "--policy=always")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A fault of QEMU's (docs/precopy.md). */
+static void warn_of_lost_writes(FfCliQmp *qmp)
+{
+    const char *version = ff_cli_qmp_version(qmp);
+
+    if (!version || !g_str_has_prefix(version, "7.2.")) {
+        return;
+    }
+    g_autoptr(JsonNode) kvm = ff_cli_qmp_call(qmp, "query-kvm", NULL, NULL);
+    JsonObject *answer = ff_json_node_object(kvm);
+
+    if (answer && !ff_json_bool(answer, "enabled") && !is_always_ours(qmp)) {
+        fprintf(stderr,
+                "farfault: warning: QEMU 7.2 under TCG loses writes of the guest in its own "
+                "precopy: leave out --precopy, or use a newer QEMU\n");
+    }
+}
+
 static int move(const FfMoveOptions *o, const Line *line)
 {
     static const int status[] = {EXIT_OK, EXIT_FAILED, EXIT_FAILED, EXIT_PAUSED, EXIT_LEFT};
@@ -205,6 +238,9 @@ static int move(const FfMoveOptions *o, const Line *line)
 
     bool ready =
         o->resume ? ff_resume_prepare(o, &ends, &error) : ff_move_prepare(o, &ends, &error);
+    if (ready && o->mode == FF_MOVE_PRECOPY && !o->resume) {
+        warn_of_lost_writes(ends.src);
+    }
     if (!ready || !ff_move_run(o, &ends, progress, &result, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;
