@@ -435,6 +435,7 @@ static bool start_relay(Launch *l, GError **error)
         .policy = l->options->policy,
         .untracked = l->options->untracked,
         .restore = l->options->restore,
+        .userfault_fix = l->options->userfault_fix,
         .ram_fds = l->ram_fds,
         .monitors = l->monitors,
         .endpoints = l->endpoints,
