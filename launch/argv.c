@@ -4,10 +4,10 @@
  * it changes, and writes the new one.
  *
  * Passes: argv-help.c (does it start a guest?), argv-config.c (files), argv-monitor.c (QMP),
- * argv-sockets.c (what else listens), argv-memory.c with argv-backend.c (RAM), and -incoming here. A pass never changes the words of
- * another. Monitors come before RAM: one of a file that QEMU keeps stands against the engine.
- * Everything that no pass knows is copied, in its place. Pure but for the injected questions; any
- * thread.
+ * argv-sockets.c (what else listens), argv-memory.c with argv-backend.c (RAM), and -incoming here.
+ * A pass never changes the words of another. Monitors come before RAM: one of a file that QEMU
+ * keeps stands against the engine. Everything that no pass knows is copied, in its place. Pure but
+ * for the injected questions; any thread.
  */
 #include "launch/argv.h"
 
