@@ -286,8 +286,7 @@ static bool take_fds(Replace *r, GError **error)
     return true;
 }
 
-/* ---- sockets that have lost their names -------------------------------------------------------
- */
+/* ---- sockets that have lost their names ------------------------------------------------------ */
 
 /* A listening unix socket of O, of which PATH is the name, has it still, or never had one. */
 static bool has_name(JsonObject *o, const char *path)
