@@ -16,15 +16,24 @@
 #include "cli/options.h"
 #include "launch/attach.h"
 
+static void print_notes(const GPtrArray *notes)
+{
+    for (guint i = 0; i < notes->len; i++) {
+        fprintf(stderr, "farfault: attach: %s\n", (char *)notes->pdata[i]);
+    }
+}
+
 static bool replace(pid_t pid)
 {
+    g_autoptr(GPtrArray) notes = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GError) error = NULL;
-    pid_t before, relay = ff_attach_replace(pid, &before, &error);
+    pid_t before, relay = ff_attach_replace(pid, &before, notes, &error);
 
     if (!relay) {
         fprintf(stderr, "farfault: attach: %s\n", error->message);
         return false;
     }
+    print_notes(notes);
     printf("relay %d serves the guest of process %d in the place of relay %d\n", (int)relay,
            (int)pid, (int)before);
     return true;
@@ -112,9 +121,7 @@ int ff_cli_attach(int argc, char **argv)
         fprintf(stderr, "farfault: attach: %s\n", error->message);
         return 1;
     }
-    for (guint i = 0; i < notes->len; i++) {
-        fprintf(stderr, "farfault: attach: %s\n", (char *)notes->pdata[i]);
-    }
+    print_notes(notes);
     printf("relay %d serves the guest of process %d\n", (int)relay, (int)pid);
     return 0;
 }

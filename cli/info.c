@@ -141,6 +141,9 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
     }
     ff_report_row(stdout, "complete", "%s", v->complete ? "yes" : "no");
     if (at_once) {
+        if (kept && !g_strcmp0(at_once, kept->command)) {
+            ff_report_row(stdout, "first", "%s", FF_RESTORE_FIRST);
+        }
         ff_report_row(stdout, "restore", "%s", at_once);
     }
     for (guint i = 0; restore[i]; i++) {

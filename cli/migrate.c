@@ -10,6 +10,7 @@
 #include "cli/options.h"
 #include "cli/record-options.h"
 #include "cli/report.h"
+#include "qmp/json.h"
 
 #include <gio/gio.h>
 #include <string.h>
@@ -155,14 +156,28 @@ static bool check_resume(const Line *line, GError **error)
     return true;
 }
 
-/* OPTIONS borrows from LINE. */
-static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
+static bool parse_values(const Line *line, FfMoveOptions *o, GError **error)
 {
-    if (!line->positional || g_strv_length(line->positional) != 2) {
-        return usage(error, "give two QMP addresses: farfault migrate SRC-QMP DST-QMP");
-    }
     if (line->timeout < 0) {
         return usage(error, "--timeout %d: give a number of seconds", line->timeout);
+    }
+    return parse_mode(line, o, error) &&
+           parse_bandwidth("--bandwidth", line->bandwidth, &o->bandwidth, error) &&
+           parse_bandwidth("--postcopy-bandwidth", line->postcopy_bandwidth, &o->postcopy_bandwidth,
+                           error) &&
+           check_pairs("--parameter", line->parameters, false, error) &&
+           check_pairs("--capability", line->capabilities, true, error);
+}
+
+/* OPTIONS borrows from LINE. An option whose value was forgotten has taken an address for it: so
+ * values come first. */
+static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
+{
+    if (!parse_values(line, o, error)) {
+        return false;
+    }
+    if (!line->positional || g_strv_length(line->positional) != 2) {
+        return usage(error, "give two QMP addresses: farfault migrate SRC-QMP DST-QMP");
     }
     if (!strcmp(line->positional[0], line->positional[1])) {
         return usage(error, "source and destination are the same monitor: %s", line->positional[0]);
@@ -178,12 +193,39 @@ static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
     o->resume = line->resume;
     o->timeout = line->timeout;
     return (!line->resume || check_resume(line, error)) &&
-           ff_record_options_check(&line->keep, NULL, error) && parse_mode(line, o, error) &&
-           parse_bandwidth("--bandwidth", line->bandwidth, &o->bandwidth, error) &&
-           parse_bandwidth("--postcopy-bandwidth", line->postcopy_bandwidth, &o->postcopy_bandwidth,
-                           error) &&
-           check_pairs("--parameter", line->parameters, false, error) &&
-           check_pairs("--capability", line->capabilities, true, error);
+           ff_record_options_check(&line->keep, NULL, error);
+}
+
+/* TRUE if the engine carries this guest's precopy. */
+static bool is_always_ours(FfCliQmp *qmp)
+{
+    g_autoptr(JsonNode) lent = ff_cli_qmp_call(qmp, "x-farfault-lend", NULL, NULL);
+    JsonArray *options = ff_json_array(ff_json_node_object(lent), "options");
+
+    for (guint i = 0; options && i < json_array_get_length(options); i++) {
+        if (!g_strcmp0(json_array_get_string_element(options, i), "--policy=always")) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A fault of QEMU's (docs/precopy.md). */
+static void warn_of_lost_writes(FfCliQmp *qmp)
+{
+    const char *version = ff_cli_qmp_version(qmp);
+
+    if (!version || !g_str_has_prefix(version, "7.2.")) {
+        return;
+    }
+    g_autoptr(JsonNode) kvm = ff_cli_qmp_call(qmp, "query-kvm", NULL, NULL);
+    JsonObject *answer = ff_json_node_object(kvm);
+
+    if (answer && !ff_json_bool(answer, "enabled") && !is_always_ours(qmp)) {
+        fprintf(stderr,
+                "farfault: warning: QEMU 7.2 under TCG loses writes of the guest in its own "
+                "precopy: leave out --precopy, or use a newer QEMU\n");
+    }
 }
 
 static int move(const FfMoveOptions *o, const Line *line)
@@ -196,6 +238,9 @@ static int move(const FfMoveOptions *o, const Line *line)
 
     bool ready =
         o->resume ? ff_resume_prepare(o, &ends, &error) : ff_move_prepare(o, &ends, &error);
+    if (ready && o->mode == FF_MOVE_PRECOPY && !o->resume) {
+        warn_of_lost_writes(ends.src);
+    }
     if (!ready || !ff_move_run(o, &ends, progress, &result, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;

@@ -47,6 +47,9 @@ static char *remedy_userfault(FfCliQmp *qmp, const char *message)
     if (!strstr(message, "Postcopy is not supported") && !strstr(message, "userfault")) {
         return NULL;
     }
+    if (strstr(message, "no userfaultfd for this user")) {
+        return g_strdup(""); /* the relay has said what helps (relay/uffds.c) */
+    }
     bool takes_device = !g_str_has_prefix(ff_cli_qmp_version(qmp), "7.") || is_under_farfault(qmp);
     g_autofree char *fix = ff_cli_userfault_fix_qemu(!ff_cli_qmp_host(qmp) && takes_device);
 

@@ -88,9 +88,14 @@ FfRecord *ff_record_new(const char *path, GError **error)
 
         r->file = fd >= 0 ? fdopen(fd, "w") : NULL;
         if (!r->file) {
-            g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(errno),
-                        errno == EEXIST ? "%s: is there already, give another name: %s" : "%s: %s",
-                        path, g_strerror(errno));
+            int err = errno;
+            bool folder = err == EEXIST && g_file_test(path, G_FILE_TEST_IS_DIR);
+
+            g_set_error(error, G_FILE_ERROR, g_file_error_from_errno(err), "%s: %s%s", path,
+                        folder          ? "is a folder: give the name of a new file in it"
+                        : err == EEXIST ? "is there already, give another name: "
+                                        : "",
+                        folder ? "" : g_strerror(err));
             return NULL;
         }
     }

@@ -393,9 +393,8 @@ static void watch(const Line *line, int fd, pid_t pid, int pidfd)
         } else {
             remove_overlays(&w);
         }
-        /* First: what QEMU says when it is ended is no reason. */
-        fprintf(stderr,
-                "farfault: not restored: %s (what QEMU says after this is how it is ended)\n",
+        /* First: what QEMU prints when it is ended is no reason. */
+        fprintf(stderr, "farfault: not restored: %s; this QEMU is ended (ignore its next lines)\n",
                 error->message);
         end_qemu(&w);
     } else {
@@ -604,12 +603,14 @@ static bool interpret(Line *line, GError **error)
 {
     uint64_t offset = 0;
 
+    if (line->offset_text && (ff_parse_size(line->offset_text, &offset) < 0 || offset >> 60)) {
+        g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE,
+                    "--offset %s: give a number of bytes, as 4096, 64M or 1G", line->offset_text);
+        return false;
+    }
     if (!line->positional || g_strv_length(line->positional) != 1 || !line->qemu[0]) {
         return usage(error, "give a file and, after --, the QEMU: "
                             "farfault restore FILE -- qemu-system-x86_64 ...");
-    }
-    if (line->offset_text && (ff_parse_size(line->offset_text, &offset) < 0 || offset >> 60)) {
-        return usage(error, "--offset: give a number of bytes, as 4096, 64M or 1G");
     }
     for (char **arg = line->qemu; *arg; arg++) {
         if (!strcmp(*arg, "-incoming") || !strcmp(*arg, "--incoming") || !strcmp(*arg, "-loadvm") ||

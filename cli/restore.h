@@ -41,6 +41,10 @@ char **ff_restore_disk_lines(const FfDisksFile *kept);
 
 /* The command that has the guest run at once (g_free); NULL: not of such a file. */
 char *ff_restore_command(const FfRestore *r);
+/* A row in front of it, where it has QEMU's whole command: that one has the running guest's names.
+ */
+#define FF_RESTORE_FIRST                                                                           \
+    "end this guest; one beside it needs other -qmp, -serial, -name and MAC addresses"
 /* What stock QEMU wants. Lines, in order of preference (g_strfreev). */
 char **ff_restore_lines(const FfRestore *r);
 

@@ -11,9 +11,11 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/options.h"
 #include "cli/restore.h"
+#include "cli/userfault.h"
 #include "launch/launch.h"
 #include "launch/paths.h"
 
@@ -132,7 +134,14 @@ static int run(char **argv, const Said *said, const Borrow *borrow)
         fail(error->message);
         return 127; /* as a shell says that a command was not found */
     }
+    int uffd = ff_cli_new_uffd();
+    g_autofree char *fix = uffd < 0 ? ff_cli_userfault_fix(g_get_user_name()) : NULL;
+
+    if (uffd >= 0) {
+        close(uffd);
+    }
     FfLaunchOptions options = {.qemu = qemu,
+                               .userfault_fix = fix,
                                .policy = policy,
                                .untracked = untracked,
                                .restore = restore,

@@ -75,19 +75,11 @@ static bool usage(GError **error, const char *text)
     return false;
 }
 
-/* OPTIONS borrows from LINE. */
+/* OPTIONS borrows from LINE. Values first: one that was forgotten has become the next word. */
 static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
 {
     uint64_t buffer = 0;
 
-    if (!line->positional || g_strv_length(line->positional) != 2) {
-        return usage(error, "give a QMP address and a file: farfault snapshot QMP FILE");
-    }
-    o->address = line->positional[0];
-    o->file = line->positional[1];
-    if (!*o->file) {
-        return usage(error, "give a file: its name is empty");
-    }
     o->format = line->format ? line->format : "mapped-ram";
     if (strcmp(o->format, "mapped-ram") != 0 && strcmp(o->format, "stream") != 0) {
         return usage(error, "--format mapped-ram or --format stream");
@@ -96,6 +88,14 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
         !parse_size("--max-bandwidth", line->bandwidth, &o->bandwidth, error) ||
         !parse_size("--offset", line->offset, &o->offset, error)) {
         return false;
+    }
+    if (!line->positional || g_strv_length(line->positional) != 2) {
+        return usage(error, "give a QMP address and a file: farfault snapshot QMP FILE");
+    }
+    o->address = line->positional[0];
+    o->file = line->positional[1];
+    if (!*o->file) {
+        return usage(error, "give a file: its name is empty");
     }
     o->buffer = line->buffer ? (int64_t)buffer : -1;
     o->disks = line->disks;
@@ -164,6 +164,9 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     print_bytes(info);
     ff_report_latency(stdout, info);
     if (at_once) {
+        if (file.qemu && !file.changes) {
+            ff_report_row(stdout, "first", "%s", FF_RESTORE_FIRST);
+        }
         ff_report_row(stdout, "restore", "%s", at_once);
         ff_report_row(stdout, "or", "stock QEMU 9.0 or newer: %s", restore[0]);
     } else {

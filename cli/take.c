@@ -205,10 +205,7 @@ static bool no_file(const Take *t, const GError *local, GError **error)
     g_autofree char *folder = g_path_get_dirname(path);
 
     if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_EXISTS)) {
-        return fail(error,
-                    "%s is there already, and no file is replaced: give another name, or "
-                    "remove it",
-                    path);
+        return fail(error, "%s", local->message);
     }
     if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED)) {
         return fail(error,
@@ -284,7 +281,11 @@ static bool pass_file(Take *t, GError **error)
     if (!t->output) {
         return true;
     }
-    g_autofree char *name = g_strdup_printf("farfault-snapshot-%d", (int)getpid());
+    const char *path = t->result->path;
+    bool named = path && g_utf8_validate(path, -1, NULL); /* JSON has no others */
+    /* The engine's messages have the file by its path. */
+    g_autofree char *name = g_strdup_printf("farfault-snapshot-%d%s%s", (int)getpid(),
+                                            named ? ":" : "", named ? path : "");
     int direct = open_direct(t);
     bool ok =
         ff_cli_qmp_pass_fd(t->qmp, name, direct >= 0 ? direct : ff_output_fd(t->output), error);

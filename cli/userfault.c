@@ -16,6 +16,8 @@
 #include <unistd.h>
 
 #define DEVICE "/dev/userfaultfd"
+/* It is there also where a /dev of the process's own has no device. */
+#define IN_KERNEL "/sys/class/misc/userfaultfd"
 /* To which install-host gives the device. */
 #define HOSTS_GROUP "kvm"
 #define FOR_ALL "set vm.unprivileged_userfaultfd=1"
@@ -72,7 +74,10 @@ char *ff_cli_userfault_fix(const char *name)
     g_autofree char *user = g_strdup(name); /* may be getpwnam()'s, which is asked again below */
 
     if (access(DEVICE, F_OK) < 0) {
-        return g_strdup(FOR_ALL " (Linux 6.1 or newer has a device instead)");
+        return access(IN_KERNEL, F_OK) < 0
+                   ? g_strdup(FOR_ALL " (Linux 6.1 or newer has a device instead)")
+                   : g_strdup("let it see " DEVICE " (libvirt: cgroup_device_acl, see farfault "
+                              "doctor), or " FOR_ALL);
     }
     if (!group && is_member(user, getgrnam(HOSTS_GROUP))) {
         return g_strdup_printf("give it the device (%s), or " FOR_ALL, ff_cli_install_host());

@@ -310,9 +310,7 @@ static char *take_chardev(FfRewrite *rw, const char *id, const char *file, const
     return g_string_free(value, FALSE);
 }
 
-/* Parses the DEV of "-qmp DEV" as QEMU's qemu_chr_parse_compat() does; NULL if it is no socket
- * or stdio; *KIND is then what it is. */
-static GPtrArray *parse_device(const char *dev, const char **kind)
+GPtrArray *ff_argv_device(const char *dev, const char **kind)
 {
     *kind = dev;
     if (g_str_equal(dev, "stdio")) {
@@ -352,7 +350,7 @@ static void take_inline(FfRewrite *rw, FfArg *arg, guint index)
 {
     g_autofree char *id = g_strdup_printf("compat_monitor%u", index);
     const char *kind;
-    g_autoptr(GPtrArray) opts = parse_device(arg->value, &kind);
+    g_autoptr(GPtrArray) opts = ff_argv_device(arg->value, &kind);
 
     if (!opts) {
         leave_monitor(rw, id, NULL, kind);

@@ -95,6 +95,11 @@ void ff_config_free(FfConfig *file);
 void ff_argv_rewrite_memory(FfRewrite *rw);
 /* argv-monitor.c: QMP monitors, and the private one. */
 void ff_argv_rewrite_monitors(FfRewrite *rw);
+/* Parses the DEV of "-qmp DEV" as QEMU's qemu_chr_parse_compat() does; NULL if it is no socket
+ * or stdio; *KIND is then what it is. */
+GPtrArray *ff_argv_device(const char *dev, const char **kind);
+/* argv-sockets.c: plan->sockets. */
+void ff_argv_note_sockets(FfRewrite *rw);
 /* The chardevs of vhost-user devices; after the monitors, whose numbers stay what they are. */
 void ff_argv_rewrite_backends(FfRewrite *rw);
 /* After them, in this order. */

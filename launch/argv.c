@@ -4,10 +4,10 @@
  * it changes, and writes the new one.
  *
  * Passes: argv-help.c (does it start a guest?), argv-config.c (files), argv-monitor.c (QMP),
- * argv-memory.c with argv-backend.c (RAM), and -incoming here. A pass never changes the words of
- * another. Monitors come before RAM: one of a file that QEMU keeps stands against the engine.
- * Everything that no pass knows is copied, in its place. Pure but for the injected questions; any
- * thread.
+ * argv-sockets.c (what else listens), argv-memory.c with argv-backend.c (RAM), and -incoming here.
+ * A pass never changes the words of another. Monitors come before RAM: one of a file that QEMU
+ * keeps stands against the engine. Everything that no pass knows is copied, in its place. Pure but
+ * for the injected questions; any thread.
  */
 #include "launch/argv.h"
 
@@ -190,6 +190,7 @@ static FfPlan *plan_alloc(const char *program)
     plan->ram = g_ptr_array_new_with_free_func(ram_free);
     plan->monitors = g_ptr_array_new_with_free_func((GDestroyNotify)ff_plan_monitor_free);
     plan->configs = g_ptr_array_new_with_free_func(config_free);
+    plan->sockets = g_ptr_array_new_with_free_func(g_free);
     plan->warnings = g_ptr_array_new_with_free_func(g_free);
     g_ptr_array_add(plan->argv, g_strdup(program));
     return plan;
@@ -217,6 +218,7 @@ FfPlan *ff_plan_new(const char *const *argv, const FfArgvSystem *sys, GError **e
     if (!plan->passthrough) {
         ff_argv_read_config(&rw);
         read_identity(&rw);
+        ff_argv_note_sockets(&rw);
         ff_argv_rewrite_monitors(&rw);
         ff_argv_rewrite_memory(&rw);
         rewrite_incoming(&rw);
@@ -239,6 +241,7 @@ void ff_plan_free(FfPlan *plan)
     g_ptr_array_unref(plan->ram);
     g_ptr_array_unref(plan->monitors);
     g_ptr_array_unref(plan->configs);
+    g_ptr_array_unref(plan->sockets);
     g_ptr_array_unref(plan->warnings);
     g_free(plan->incoming);
     g_free(plan->runas);

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <gio/gio.h>
 #include <linux/magic.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -18,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "launch/attach-kinds.h"
@@ -140,6 +142,16 @@ JsonNode *ff_attach_plan(pid_t pid, uid_t *owner, GError **error)
     return NULL;
 }
 
+/* PATH (can be NULL) is where ADDRESS was bound, by a process in another folder. */
+static void make_absolute(struct sockaddr_un *address, socklen_t *len, const char *path)
+{
+    if (address->sun_family == AF_UNIX && address->sun_path[0] && address->sun_path[0] != '/' &&
+        path && strlen(path) < sizeof(address->sun_path)) {
+        g_strlcpy(address->sun_path, path, sizeof(address->sun_path));
+        *len = offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1;
+    }
+}
+
 gboolean ff_attach_address(JsonObject *monitor, struct sockaddr_storage *address, socklen_t *len)
 {
     const char *text = ff_json_string(monitor, FF_PLAN_ADDRESS);
@@ -152,6 +164,7 @@ gboolean ff_attach_address(JsonObject *monitor, struct sockaddr_storage *address
     memset(address, 0, sizeof(*address));
     memcpy(address, bytes, n);
     *len = n;
+    make_absolute((struct sockaddr_un *)(void *)address, len, ff_json_string(monitor, "unlink"));
     return TRUE;
 }
 
@@ -299,6 +312,31 @@ pid_t ff_attach_relay(pid_t pid, JsonObject *plan)
         close(fd);
     }
     return known ? relay : -1;
+}
+
+bool ff_attach_is_relay(pid_t pid)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%d/comm", (int)pid), *name = NULL;
+
+    return g_file_get_contents(path, &name, NULL, NULL) &&
+           !strcmp(g_strchomp(name), "farfault-relay");
+}
+
+pid_t ff_attach_served(const char *path, pid_t relay)
+{
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    pid_t last = 0;
+
+    for (pid_t pid; (pid = ff_next_process(proc));) {
+        g_autoptr(JsonNode) node = ff_attach_plan(pid, NULL, NULL);
+        JsonObject *plan = node ? json_node_get_object(node) : NULL;
+
+        if (plan && (relay ? ff_attach_relay(pid, plan) == relay
+                           : listened_at(plan, path) && !ff_attach_is_orphan(pid, plan))) {
+            last = MAX(last, pid);
+        }
+    }
+    return last;
 }
 
 GArray *ff_attach_outdated(void)

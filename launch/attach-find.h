@@ -39,6 +39,11 @@ GArray *ff_attach_unprotectable(void);
 /* The relay of the guest of process PID, as its state has it; 0: one of a farfault that did not say
  * so yet; -1: the state cannot be read. */
 pid_t ff_attach_relay(pid_t pid, JsonObject *plan);
+/* Process PID is a relay, by its name. */
+bool ff_attach_is_relay(pid_t pid);
+/* The QEMU that RELAY serves. 0: of all whose relay has listened at PATH (absolute) the one that
+ * was started last, as that one has taken the name. 0 if there is none. */
+pid_t ff_attach_served(const char *path, pid_t relay);
 typedef struct {
     pid_t pid, relay; /* .relay 0: it gives its place to no other */
     bool here;        /* its program was where that of this farfault is */

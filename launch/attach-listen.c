@@ -3,7 +3,7 @@
  * Listens again where a relay that is dead has listened for QMP clients. Its socket's name may be
  * left; what else is there is not touched.
  *
- * One thread. System calls: socket, connect, setsockopt, bind, listen, lchown, unlink.
+ * One thread. System calls: lstat, socket, connect, setsockopt, bind, listen, lchown, unlink.
  */
 #include "launch/attach-listen.h"
 
@@ -13,7 +13,12 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-static bool is_listened_on(const struct sockaddr *address, socklen_t len)
+#include "launch/attach-find.h"
+#include "launch/listener.h"
+#include "qmp/json.h"
+
+/* Where the kernel does not say it: as a client. */
+static bool answers(const struct sockaddr *address, socklen_t len)
 {
     int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     /* Its queue may be full, or the network slow: somebody is there. */
@@ -46,9 +51,18 @@ static bool make_room(const struct sockaddr *address, socklen_t len, bool instea
         ff_launch_fail(error, "%s is in the way: it is no socket", path);
         return false;
     }
-    if (!instead && is_listened_on(address, len)) {
-        ff_launch_fail(error, "somebody else listens at %s", path);
-        return false;
+    if (!instead) {
+        FfListener listener;
+        bool known = ff_listener_find(path, &listener) == 0;
+
+        if (known && listener.is && listener.pid) {
+            ff_launch_fail(error, "%s: process %d listens there", path, (int)listener.pid);
+            return false;
+        }
+        if (known ? listener.is : answers(address, len)) {
+            ff_launch_fail(error, "%s: another process listens there", path);
+            return false;
+        }
     }
     unlink(path);
     return true;
@@ -82,4 +96,29 @@ int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRuna
         g_ptr_array_add(made, g_strdup(path));
     }
     return fd;
+}
+
+char *ff_attach_lost_socket(pid_t pid, JsonObject *plan)
+{
+    JsonArray *all = ff_json_array(plan, "monitors");
+
+    for (guint i = 0; all && i < json_array_get_length(all); i++) {
+        JsonObject *monitor = ff_json_node_object(json_array_get_element(all, i));
+        struct sockaddr_storage address;
+        socklen_t len;
+        FfListener listener;
+        struct stat st;
+
+        if (!monitor || g_strcmp0(ff_json_string(monitor, "kind"), "listen") != 0 ||
+            !ff_attach_address(monitor, &address, &len)) {
+            continue;
+        }
+        const char *path = path_of((struct sockaddr *)&address);
+        if (path &&
+            (lstat(path, &st) < 0 || (ff_listener_find(path, &listener) == 0 &&
+                                      (!listener.is || (listener.pid && listener.pid != pid))))) {
+            return g_strdup(path);
+        }
+    }
+    return NULL;
 }

@@ -4,6 +4,7 @@
 #define FF_LAUNCH_ATTACH_LISTEN_H
 
 #include <glib.h>
+#include <json-glib/json-glib.h>
 #include <sys/socket.h>
 
 #include "launch/launch-relay.h"
@@ -13,5 +14,9 @@
  * ERROR (one line). */
 int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRunas *as, bool instead,
                      GPtrArray *made, const char *id, GError **error);
+
+/* The path of a unix socket at which the relay of QEMU PID has listened by PLAN, and where nobody
+ * reaches it now: it has gone, or is another process's (g_free). NULL: there is none. */
+char *ff_attach_lost_socket(pid_t pid, JsonObject *plan);
 
 #endif

@@ -15,6 +15,7 @@
 #include <sys/statfs.h>
 #include <unistd.h>
 
+#include "launch/attach-listen.h"
 #include "launch/parcel.h"
 #include "qmp/json.h"
 #include "state/maps.h"
@@ -45,9 +46,18 @@ bool ff_attach_take_state(FfAttach *a, GError **error)
     a->state_fd = ff_relay_lock(fd, LOCK_MS);
     close(fd);
     if (a->state_fd == -EWOULDBLOCK) {
-        ff_launch_fail(error,
-                       "the relay of process %d lives (or its engine): there is nothing to attach",
-                       (int)a->pid);
+        g_autofree char *lost = ff_attach_lost_socket(a->pid, a->plan);
+
+        if (lost) {
+            ff_launch_fail(error,
+                           "the relay of process %d lives (or its engine), but has lost %s: "
+                           "farfault attach --replace %d, as root",
+                           (int)a->pid, lost, (int)a->pid);
+        } else {
+            ff_launch_fail(
+                error, "the relay of process %d lives (or its engine): there is nothing to attach",
+                (int)a->pid);
+        }
         return false;
     }
     if (a->state_fd < 0) {

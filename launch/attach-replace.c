@@ -8,7 +8,7 @@
  * taken from it before it has answered there. The new relay is that user's as well.
  *
  * One thread. System calls: pidfd_open, pidfd_getfd, socketpair, dup3, poll, setsockopt,
- * getsockopt, prlimit64.
+ * getsockopt, prlimit64, fork, waitpid, and those of attach-listen.c.
  */
 #include "launch/attach.h"
 
@@ -22,9 +22,12 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "launch/attach-internal.h"
+#include "launch/attach-listen.h"
 #include "launch/launch-relay.h"
 #include "launch/paths.h"
 #include "launch/place.h"
@@ -42,7 +45,8 @@ typedef struct {
     int pidfd;   /* its */
     int talk;    /* with it, then the next relay's */
     JsonNode *plan;
-    GArray *fds; /* of int: what the plan names, under the same numbers */
+    GArray *fds;      /* of int: what the plan names, under the same numbers */
+    GPtrArray *notes; /* borrowed */
 } Replace;
 
 static void replace_clear(Replace *r)
@@ -62,14 +66,6 @@ static void replace_clear(Replace *r)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Replace, replace_clear)
 
 /* ---- the relay that runs --------------------------------------------------------------------- */
-
-static bool is_relay(pid_t pid)
-{
-    g_autofree char *path = g_strdup_printf("/proc/%d/comm", (int)pid), *name = NULL;
-
-    return g_file_get_contents(path, &name, NULL, NULL) &&
-           !strcmp(g_strchomp(name), "farfault-relay");
-}
 
 /* Made by the relay itself, and not, as a monitor's, for bytes: what is sent there by mistake would
  * be somebody's command. */
@@ -151,7 +147,7 @@ static bool ask_relay(Replace *r, char word, int type, GError **error)
     }
     r->relay = state->relay;
     r->pidfd = pidfd_open(r->relay, 0);
-    if (r->pidfd < 0 || !is_relay(r->relay) ||
+    if (r->pidfd < 0 || !ff_attach_is_relay(r->relay) ||
         ff_attach_uid(r->relay) != ff_attach_uid(r->a->pid)) {
         ff_launch_fail(error, "process %d, which is said to be the relay of process %d, is not",
                        (int)r->relay, (int)r->a->pid);
@@ -290,6 +286,141 @@ static bool take_fds(Replace *r, GError **error)
     return true;
 }
 
+/* ---- sockets that have lost their names ------------------------------------------------------ */
+
+/* A listening unix socket of O, of which PATH is the name, has it still, or never had one. */
+static bool has_name(JsonObject *o, const char *path)
+{
+    gint64 ino = ff_json_int(o, "unlink-ino", 0);
+    struct stat st;
+
+    return !ino || (lstat(path, &st) == 0 && (ino_t)ino == st.st_ino &&
+                    (dev_t)ff_json_int(o, "unlink-dev", 0) == st.st_dev);
+}
+
+/* In a process of its own: it becomes the user who has made the plan. */
+static void G_GNUC_NORETURN listen_as_user(const FfRunas *as, const struct sockaddr *address,
+                                           socklen_t len, const char *id, int out)
+{
+    const FfRunas itself = {.uid = (uid_t)-1, .gid = (gid_t)-1};
+    g_autoptr(GPtrArray) made = g_ptr_array_new();
+    g_autoptr(GError) error = NULL;
+    int fd = -1;
+
+    if (ff_runas_become(as) < 0) {
+        ff_launch_fail(&error, "cannot become user %u: %s", as->uid, g_strerror(errno));
+    } else {
+        fd = ff_attach_listen(address, len, &itself, false, made, id, &error);
+    }
+    const char *text = error ? error->message : "";
+    ff_rights_send(out, text, strlen(text) + 1, &fd, fd >= 0);
+    _exit(0);
+}
+
+/* What attach.c's become_planner() is about: root goes to the paths of root's own plans only. */
+static int listen_by_child(const FfAttach *a, const struct sockaddr *address, socklen_t len,
+                           const char *id, GError **error)
+{
+    char text[FF_SUCCESSION_TEXT + 1] = "";
+    FfRights rights = {0};
+    int pair[2];
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        ff_launch_fail(error, "cannot make a socket pair: %s", g_strerror(errno));
+        return -1;
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        listen_as_user(&a->as, address, len, id, pair[1]);
+    }
+    close(pair[1]);
+    ssize_t n = child > 0 ? receive(pair[0], text, FF_SUCCESSION_TEXT, &rights) : -errno;
+    close(pair[0]);
+    while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR) {
+    }
+    if (n > 0 && rights.n == 1) {
+        return rights.fd[0];
+    }
+    ff_launch_fail(error, "%s",
+                   n > 0 && text[0] ? text : "the process that would listen has ended");
+    return -1;
+}
+
+/* O's socket is FD from now on, in the place of the one that was taken. */
+static void put_socket(Replace *r, JsonObject *o, int fd, const char *path)
+{
+    int before = (int)ff_json_int(o, "fd", -1);
+    struct stat st = {0};
+
+    fd = ff_fd_high(fd);
+    for (guint i = 0; i < r->fds->len; i++) {
+        if (g_array_index(r->fds, int, i) == before) {
+            close(before);
+            g_array_remove_index(r->fds, i);
+            break;
+        }
+    }
+    g_array_append_val(r->fds, fd);
+    json_object_set_int_member(o, "fd", fd);
+    lstat(path, &st);
+    json_object_set_int_member(o, "unlink-dev", (gint64)st.st_dev);
+    json_object_set_int_member(o, "unlink-ino", (gint64)st.st_ino);
+}
+
+/* KNOWN: the same monitor in the launcher's plan, whose maker is known. */
+static void listen_again(Replace *r, JsonObject *o, JsonObject *known)
+{
+    const FfAttach *a = r->a;
+    const char *id = ff_json_string_or(o, "id", "?");
+    g_autoptr(GError) error = NULL;
+    struct sockaddr_storage storage;
+    const struct sockaddr *address = (const struct sockaddr *)&storage;
+    const char *path = ((const struct sockaddr_un *)(const void *)&storage)->sun_path;
+    socklen_t len;
+
+    if (!ff_attach_address(known, &storage, &len) || address->sa_family != AF_UNIX || !path[0] ||
+        has_name(o, path)) {
+        return;
+    }
+    bool direct = a->as.uid == (uid_t)-1 || a->planner == 0;
+    int fd = direct ? ff_attach_listen(address, len, &a->as, false, a->made, id, &error)
+                    : listen_by_child(a, address, len, id, &error);
+    if (fd < 0) {
+        g_ptr_array_add(r->notes, g_strdup_printf("this guest cannot be reached there: %s: end "
+                                                  "what is there, then farfault attach --replace "
+                                                  "%d",
+                                                  error->message, (int)a->pid));
+        return;
+    }
+    if (!direct) {
+        g_ptr_array_add(a->made, g_strdup(path));
+    }
+    put_socket(r, o, fd, path);
+}
+
+/* The name of a listening socket may have gone, or another process may have taken it: clients find
+ * this guest again. */
+static void restore_sockets(Replace *r)
+{
+    JsonArray *all = ff_json_array(json_node_get_object(r->plan), "monitors");
+    JsonArray *known = ff_attach_monitors(r->a);
+
+    for (guint i = 0; all && i < json_array_get_length(all); i++) {
+        JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
+
+        if (!o || strcmp(ff_json_string_or(o, "kind", ""), "listen") != 0) {
+            continue;
+        }
+        for (guint k = 0; known && k < json_array_get_length(known); k++) {
+            JsonObject *same = ff_json_node_object(json_array_get_element(known, k));
+
+            if (same && !g_strcmp0(ff_json_string(same, "id"), ff_json_string(o, "id"))) {
+                listen_again(r, o, same);
+            }
+        }
+    }
+}
+
 /* ---- the next one ---------------------------------------------------------------------------- */
 
 /* FF_RELAY_USER: the groups are those of the relay that was there (g_free). NULL: this user. */
@@ -367,13 +498,16 @@ static void close_process(FfAttach *a)
     g_free(a->user);
 }
 
-pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error)
+pid_t ff_attach_replace(pid_t pid, pid_t *before, GPtrArray *notes, GError **error)
 {
-    g_autoptr(GPtrArray) made = g_ptr_array_new();
+    g_autoptr(GPtrArray) made = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GArray) none = g_array_new(FALSE, FALSE, sizeof(int));
     FfAttach a = {.pid = pid, .pidfd = -1, .pact_fd = -1, .fds = none, .made = made};
-    g_auto(Replace)
-        r = {.a = &a, .pidfd = -1, .talk = -1, .fds = g_array_new(FALSE, FALSE, sizeof(int))};
+    g_auto(Replace) r = {.a = &a,
+                         .pidfd = -1,
+                         .talk = -1,
+                         .fds = g_array_new(FALSE, FALSE, sizeof(int)),
+                         .notes = notes};
     pid_t relay = 0;
 
     const struct timeval limit = {.tv_sec = FF_SUCCESSION_REST_MS / 1000 + 2};
@@ -383,7 +517,11 @@ pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error)
         setsockopt(r.talk, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0 &&
         hear(&r, error) && take_fds(&r, error)) {
         *before = r.relay;
+        restore_sockets(&r);
         relay = start(&r, error);
+    }
+    for (guint i = 0; i < made->len && !relay; i++) {
+        unlink(made->pdata[i]);
     }
     close_process(&a);
     return relay;
@@ -457,7 +595,13 @@ static bool may_have_door(FfAttach *a, GError **error)
             listens = listens_at(o);
         }
     }
-    if (listens) {
+    g_autofree char *lost = ff_attach_lost_socket(a->pid, a->plan);
+    if (lost) {
+        ff_launch_fail(error,
+                       "process %d has lost its monitor's socket %s: farfault attach --replace %d, "
+                       "as root",
+                       (int)a->pid, lost, (int)a->pid);
+    } else if (listens) {
         ff_launch_fail(error, "process %d has a monitor that listens: name %s in its place",
                        (int)a->pid, listens);
     } else {

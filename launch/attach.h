@@ -21,11 +21,12 @@ pid_t ff_attach(pid_t pid, GPtrArray *notes, GError **error);
 
 /*
  * Starts a relay in the place of the one that the guest of process PID has: QEMU and its clients
- * notice nothing. Waits up to 10 s for that one to be at rest. *BEFORE: its PID. Returns the new
- * one's PID; 0 and ERROR (one line, and all is as it was). The calling process has the relay's
- * control groups and limits afterwards.
+ * notice nothing. Sockets that have lost their names get them again; NOTES (char *) has a line for
+ * each whose name is another process's. Waits up to 10 s for that one to be at rest. *BEFORE: its
+ * PID. Returns the new one's PID; 0 and ERROR (one line, and all is as it was). The calling process
+ * has the relay's control groups and limits afterwards.
  */
-pid_t ff_attach_replace(pid_t pid, pid_t *before, GError **error);
+pid_t ff_attach_replace(pid_t pid, pid_t *before, GPtrArray *notes, GError **error);
 
 /* A monitor of the guest of process *PID, where all that it has are taken by who has started it
  * (libvirt): a connected socket, the caller's, on which QEMU greets; its end: somebody else has it,

@@ -291,6 +291,7 @@ static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GA
     add_string(&b, "policy", start->policy);
     add_string(&b, "untracked", start->untracked);
     add_string(&b, "restore", start->restore);
+    add_string(&b, "userfault-fix", start->userfault_fix);
     add_string(&b, "name", plan->name);
     add_bool(&b, "daemonize", plan->daemonize);
     add_bool(&b, "start-paused", plan->start_paused);

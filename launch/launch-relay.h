@@ -46,6 +46,7 @@ typedef struct {
 typedef struct {
     const FfPlan *plan;
     const char *policy, *untracked, *restore;
+    const char *userfault_fix;       /* what lets this user wait for faults; NULL: it may */
     const int *ram_fds;              /* one per plan->ram */
     const FfPrivateSocket *monitors; /* one per plan->monitors */
     const FfEndpoint *endpoints;     /* one per plan->monitors */

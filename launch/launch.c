@@ -14,8 +14,8 @@
  * closing any fd of it would drop the lock.
  *
  * Threads: none but the caller's.
- * System calls: memfd_create, fsopen, fsconfig, fsmount, mmap, socketpair, execve, write, and those
- * of endpoint.c, launch-relay.c.
+ * System calls: memfd_create, fsopen, fsconfig, fsmount, mmap, socketpair, execve, write,
+ * pidfd_open, poll, and those of endpoint.c, launch-relay.c, listener.c.
  */
 #include "launch/launch.h"
 
@@ -24,11 +24,13 @@
 #include <gio/gio.h>
 #include <inttypes.h>
 #include <linux/memfd.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -40,6 +42,7 @@
 #include "launch/lent-argv.h"
 #include "launch/lent-taps.h"
 #include "launch/lent.h"
+#include "launch/listener.h"
 #include "launch/parcel.h"
 #include "launch/paths.h"
 #include "launch/place.h"
@@ -58,6 +61,8 @@
 /* A second QEMU fills no memory ahead where it has less left (bytes): the guest,
  * which runs in the first one, would be what the kernel ends. */
 #define FILL_ROOM (512ull << 20)
+/* How long a process that has the name of a socket may take to end. */
+#define ENDS_MS 1000
 
 typedef struct {
     const FfLaunchOptions *options;
@@ -430,6 +435,7 @@ static bool start_relay(Launch *l, GError **error)
         .policy = l->options->policy,
         .untracked = l->options->untracked,
         .restore = l->options->restore,
+        .userfault_fix = l->options->userfault_fix,
         .ram_fds = l->ram_fds,
         .monitors = l->monitors,
         .endpoints = l->endpoints,
@@ -704,6 +710,44 @@ static bool is_within_limits(const FfLaunchOptions *options, const FfPlan *plan)
     return !why;
 }
 
+/* It may just be ending, and its successor started by the same script. */
+static bool ends_soon(pid_t pid)
+{
+    struct pollfd pfd = {.fd = pid > 0 ? pidfd_open(pid, 0) : -1, .events = POLLIN};
+    bool ended = pfd.fd >= 0 ? poll(&pfd, 1, ENDS_MS) == 1 : pid > 0 && errno == ESRCH;
+
+    if (pfd.fd >= 0) {
+        close(pfd.fd);
+    }
+    return ended;
+}
+
+/* A running guest whose socket got another one's name would not be reached any more. farfault
+ * restore is typed while the saved guest still runs; a QEMU that is started over another one is
+ * none of farfault's business, but a warning. FALSE: said on stderr. */
+static bool is_alone(const FfLaunchOptions *options, const FfPlan *plan)
+{
+    bool alone = true;
+
+    for (guint i = 0; options->borrow_fd < 0 && i < plan->sockets->len; i++) {
+        const char *path = plan->sockets->pdata[i];
+        FfListener listener;
+
+        if (ff_listener_find(path, &listener) < 0 || !listener.is ||
+            (options->needed && ends_soon(listener.pid))) {
+            continue;
+        }
+        g_autofree char *who = listener.pid ? g_strdup_printf("process %d", (int)listener.pid)
+                                            : g_strdup("another process");
+        fprintf(stderr, "farfault: %s%s: %s listens there%s\n",
+                options->needed ? "" : "warning: ", path, who,
+                options->needed ? ": end that guest, or give this one another path"
+                                : ", and is not reached there any more");
+        alone = false;
+    }
+    return alone || !options->needed;
+}
+
 int ff_launch(const FfLaunchOptions *options, char **argv)
 {
     g_autoptr(GError) error = NULL;
@@ -743,6 +787,9 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     if (l.plan && options->borrow_fd < 0 &&
         (!is_within_limits(options, l.plan) || !takes_additions(options))) {
         return options->needed ? 1 : exec_qemu(options->qemu, argv);
+    }
+    if (l.plan && !is_alone(options, l.plan)) {
+        return 1;
     }
     for (guint i = 0; l.plan && i < l.plan->warnings->len; i++) {
         fprintf(stderr, "farfault: warning: %s\n", (char *)l.plan->warnings->pdata[i]);

@@ -12,10 +12,11 @@ typedef struct {
     const char *policy; /* "auto", "always" or "never": which migrations the engine takes */
     /* "qemu", "postcopy" or "wait": what becomes of one whose guest's writes cannot be tracked */
     const char *untracked;
-    const char *restore;   /* "eager" or "lazy": what a restore from a file becomes */
-    bool takes_backends;   /* the relay stands in the sockets of vhost-user-blk devices ... */
-    bool follows_backends; /* ... and the engine migrates guests that have them */
-    bool needed;           /* without farfault QEMU is not to start at all */
+    const char *restore;       /* "eager" or "lazy": what a restore from a file becomes */
+    bool takes_backends;       /* the relay stands in the sockets of vhost-user-blk devices ... */
+    bool follows_backends;     /* ... and the engine migrates guests that have them */
+    const char *userfault_fix; /* what lets this user wait for faults; NULL: it may */
+    bool needed;               /* without farfault QEMU is not to start at all */
     /* An upgrade (docs/design/upgrade.md): a socket on which guest RAM and listening monitors are
      * lent (launch/lent.h); -1: they are made. */
     int borrow_fd;

@@ -73,6 +73,8 @@ typedef struct {
     /* Why the engine may never migrate this guest (regular-file RAM, pmem, ...): one line that
      * names what and the fix; NULL if nothing stands against it. */
     char *engine_refused;
+    /* char *: unix sockets at which QEMU, or the relay, is to listen: it takes the names away. */
+    GPtrArray *sockets;
     GPtrArray *warnings; /* char *: one-line warnings to print (monitor left to QEMU, ...) */
 } FfPlan;
 

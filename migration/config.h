@@ -135,6 +135,7 @@ typedef struct {
     bool wanted;
     char *path;       /* of the file; NULL: FfMigrationConfig.fd, a regular file that is open for
                          writing */
+    char *name;       /* of the file that FfMigrationConfig.fd is, for messages; NULL: not known */
     bool replaces;    /* what is at PATH, if the snapshot is complete; else nothing must be there */
     uint64_t offset;  /* where it begins in the file, bytes */
     bool mapped;      /* as mapped-ram, which QEMU 9.0 and newer read; else an ordinary stream */

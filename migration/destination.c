@@ -431,9 +431,7 @@ static void say_cannot_come_in(const FfDestination *d, const char *reason)
 
     g_message("the %s cannot come in: %s%s%s", d->origin ? "saved guest" : "migration", reason,
               unlike ? ": start QEMU as the saved guest was started" : "",
-              d->inner ? ""
-                       : " (QEMU is ended by an empty stream: what it says of that is no "
-                         "reason)");
+              d->inner ? "" : "; this QEMU is ended (ignore its next lines)");
 }
 
 void ff_dest_give_up(FfDestination *d, const GError *why)

@@ -467,6 +467,7 @@ static FfMigration *migration_new(const FfMigrationConfig *config, const FfMigra
     m->cfg.listen_fd = -1; /* taken when nothing can fail any more */
     m->cfg.uri = g_strdup(config->uri);
     m->cfg.snapshot.path = g_strdup(config->snapshot.path);
+    m->cfg.snapshot.name = g_strdup(config->snapshot.name);
     m->cfg.snapshot.disks = config->snapshot.disks ? g_ptr_array_ref(config->snapshot.disks) : NULL;
     m->cfg.tls = ff_tls_ref(config->tls);
     m->cfg.tls_hostname = g_strdup(config->tls_hostname);
@@ -827,6 +828,7 @@ void ff_migration_free(FfMigration *m)
     ff_close_fd(&m->cfg.mem_fd);
     g_free(m->cfg.uri);
     g_free(m->cfg.snapshot.path);
+    g_free(m->cfg.snapshot.name);
     g_clear_pointer(&m->cfg.snapshot.disks, g_ptr_array_unref);
     g_free(m->cfg.tls_hostname);
     g_free(m->cfg.tls_refusal);

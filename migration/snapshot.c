@@ -295,7 +295,9 @@ static bool open_output(FfSnapshot *s, GError **error)
 {
     const FfSnapshotConfig *c = &s->cfg->snapshot;
 
-    s->output = !c->path ? ff_output_new_fd(g_steal_fd(&s->cfg->fd), "the client's file", error)
+    const char *name = c->name ? c->name : "the client's file";
+
+    s->output = !c->path      ? ff_output_new_fd(g_steal_fd(&s->cfg->fd), name, error)
                 : c->replaces ? new_over(s, error)
                               : ff_output_new(c->path, error);
     if (!s->output || !ff_output_may_be_named(s->output, error) || !has_room(s, error)) {

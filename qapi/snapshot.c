@@ -96,6 +96,15 @@ static void failed(FfCall *call, const char *why)
     ff_call_error(call, "%s", why);
 }
 
+/* The path of the file that came as FDNAME, if that says it: farfault snapshot's does. */
+static char *name_of(char *fdname)
+{
+    char *path =
+        fdname && g_str_has_prefix(fdname, "farfault-snapshot-") ? strchr(fdname, ':') : NULL;
+
+    return path && path[1] == '/' ? path + 1 : NULL;
+}
+
 static void start(FfCall *call)
 {
     FfDriver *d = call->driver;
@@ -118,6 +127,7 @@ static void start(FfCall *call)
     call->fd = -1;
     config.snapshot = (FfSnapshotConfig){.wanted = true,
                                          .path = r->path,
+                                         .name = r->path ? NULL : name_of(call->target.name),
                                          .replaces = !r->own,
                                          .offset = r->offset,
                                          .buffer = r->buffer,

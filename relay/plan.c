@@ -380,6 +380,7 @@ FfRelayPlan *ff_relay_plan_read(int fd, GError **error)
     plan->qemu_monitor = get_fd(plan, root, "qemu-monitor");
     plan->engine = get_text(root, "engine");
     plan->name = get_text(root, "name");
+    plan->userfault_fix = get_text(root, "userfault-fix");
     plan->incoming = get_text(root, "incoming");
     plan->engine_refused = get_text(root, "engine-refused");
     plan->policy = read_policy(root);

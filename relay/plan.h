@@ -107,6 +107,7 @@ typedef struct {
     char *engine;
     int state_fd; /* the state memfd, with the relay's lock; -1: the relay makes one */
     char *name, *incoming, *engine_refused; /* can be NULL */
+    char *userfault_fix;                    /* what lets this user wait for faults; can be NULL */
     FfPolicy policy;
     FfUntracked untracked;
     FfRestoreWish restore;

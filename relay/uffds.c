@@ -62,15 +62,17 @@ static const char *unsupported(FfKind kind)
     return text[kind];
 }
 
-static char *error_text(FfKind kind, int error)
+/* FIX (can be NULL): what the launcher has found for this user. */
+static char *error_text(FfKind kind, int error, const char *fix)
 {
     switch (error) {
     case EPERM:
     case EACCES:
-        return g_strdup_printf("no userfaultfd for this user (%s): put the user into the group of "
-                               "/dev/userfaultfd (farfault doctor names it) or set "
-                               "vm.unprivileged_userfaultfd=1",
-                               error == EPERM ? "EPERM" : "EACCES");
+        return g_strdup_printf("no userfaultfd for this user (%s): %s",
+                               error == EPERM ? "EPERM" : "EACCES",
+                               fix ? fix
+                                   : "farfault doctor has what helps, or set "
+                                     "vm.unprivileged_userfaultfd=1");
     case ENOSYS:
         return g_strdup("this kernel has no userfaultfd: use one with CONFIG_USERFAULTFD");
     case EOPNOTSUPP:
@@ -93,7 +95,7 @@ static void set_error(FfRelay *relay, FfKind kind, int error)
     char **text = &relay->guest.uffd_error[kind];
 
     g_free(*text);
-    *text = error ? error_text(kind, error) : NULL;
+    *text = error ? error_text(kind, error, relay->plan->userfault_fix) : NULL;
     relay->state->kind_error[kind] = error;
 }
 

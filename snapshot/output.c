@@ -45,10 +45,13 @@ struct FfOutput {
 
 static bool fail(const FfOutput *o, int err, GError **error)
 {
+    const char *exists = g_file_test(o->path, G_FILE_TEST_IS_DIR)
+                             ? "is a folder: give the name of a new file in it"
+                             : "is there already, and no file is replaced: give another name, or "
+                               "remove it";
+
     g_set_error(error, G_IO_ERROR, g_io_error_from_errno(err), "%s: %s", o->path,
-                err == EEXIST ? "is there already, and no file is replaced: give another name, or "
-                                "remove it"
-                              : g_strerror(err));
+                err == EEXIST ? exists : g_strerror(err));
     return false;
 }
 

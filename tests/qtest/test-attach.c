@@ -881,7 +881,7 @@ static void test_in_the_way(void)
                               &error);
     alarm(0);
     g_assert_cmpint(fd, ==, -1);
-    g_assert_nonnull(strstr(error->message, "somebody else listens at "));
+    g_assert_nonnull(strstr(error->message, " listens there"));
     while (n) {
         close(waits[--n]);
     }
@@ -901,6 +901,77 @@ static void test_relay_lives(void)
     expect_refusal(pid, 1, "lives (or its engine)");
     move_whole(&t);
     end(&t);
+}
+
+static int listen_at(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
+    g_assert_cmpint(bind(fd, (struct sockaddr *)&address, sizeof(address)), ==, 0);
+    g_assert_cmpint(listen(fd, 1), ==, 0);
+    return fd;
+}
+
+static void replace_with(Vm *vm, const char *words)
+{
+    g_autofree char *text = NULL;
+
+    g_assert_cmpint(attach_replace_try(vm, &text), ==, 0);
+    if (words ? !strstr(text, words) : strchr(text, '\n') != text + strlen(text) - 1) {
+        g_error("attach --replace: %s", text);
+    }
+}
+
+/* The relay lives, and the name of its socket has gone, or is another process's. */
+static void test_lost_socket(void)
+{
+    Test t = {0};
+
+    if (geteuid() != 0) {
+        g_test_skip("needs root for --replace");
+        return;
+    }
+    if (!begin(&t, NULL, NULL)) {
+        return;
+    }
+    g_autofree char *pid = g_strdup_printf("%d", (int)vm_pid(t.s)), *path = vm_path(t.s, "server");
+    g_autofree char *here = g_strdup_printf("%s: process %d listens there", path, (int)getpid());
+    g_autofree char *lost = g_strdup_printf("has lost %s: farfault attach --replace %s", path, pid);
+
+    g_assert_cmpint(g_unlink(path), ==, 0);
+    expect_refusal(pid, 1, lost);
+    replace_with(t.s, NULL);
+    vm_reconnect(t.s);
+    qmp_ok(vm_qmp(t.s), "query-status", NULL);
+
+    g_assert_cmpint(g_unlink(path), ==, 0);
+    int other = listen_at(path);
+    expect_refusal(pid, 1, lost);
+    replace_with(t.s, here);
+    qmp_ok(vm_qmp(t.s), "query-status", NULL); /* who is there stays */
+    close(other);
+    replace_with(t.s, NULL);
+    vm_reconnect(t.s);
+    qmp_ok(vm_qmp(t.s), "query-status", NULL);
+    expect_refusal(pid, 1, "there is nothing to attach");
+    end(&t);
+}
+
+/* What was bound by a relative name is found from another folder. */
+static void test_relative(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "vm1.qmp"};
+    g_autofree char *text = g_base64_encode((const guchar *)&address, sizeof(address));
+    g_autoptr(JsonObject) monitor = json_object_new();
+    struct sockaddr_storage found;
+    socklen_t len;
+
+    json_object_set_string_member(monitor, FF_PLAN_ADDRESS, text);
+    json_object_set_string_member(monitor, "unlink", "/somewhere/vm1.qmp");
+    g_assert_true(ff_attach_address(monitor, &found, &len));
+    g_assert_cmpstr(((struct sockaddr_un *)&found)->sun_path, ==, "/somewhere/vm1.qmp");
 }
 
 /* Another user, who is not root. */
@@ -1056,6 +1127,8 @@ int main(int argc, char **argv)
     g_test_add_data_func("/attach/refused/no-memfd/number", NULL, test_no_memfd);
     g_test_add_func("/attach/refused/in-the-way", test_in_the_way);
     g_test_add_func("/attach/refused/relay-lives", test_relay_lives);
+    g_test_add_func("/attach/lost-socket", test_lost_socket);
+    g_test_add_func("/attach/relative", test_relative);
     g_test_add_func("/attach/refused/other-user", test_other_user);
     g_test_add_func("/attach/refused/namespace", test_namespace);
     g_test_add_func("/attach/refused/state", test_bad_state);

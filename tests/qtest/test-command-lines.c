@@ -72,6 +72,13 @@ static const Row rows[] = {
     {"metrics --output none/file", 1, "--output: "},
     {"run none/qemu", 127, "cannot run none/qemu: No such file"},
     {"run qemu-system-none", 127, "there is no qemu-system-none on PATH"},
+    /* a value that was forgotten */
+    {"migrate --bandwidth none/a none/b", 2, "--bandwidth none/a: give bytes per second"},
+    {"migrate --postcopy-after none/a none/b", 2, "--postcopy-after none/a: give a number of"},
+    {"migrate --parameter none/a none/b", 2, "--parameter none/a: give NAME=VALUE"},
+    {"snapshot --buffer none/qmp out", 2, "--buffer none/qmp: give a number of bytes"},
+    {"snapshot --format none/qmp out", 2, "--format mapped-ram or"},
+    {"restore --offset text -- qemu-system-x86_64", 2, "--offset text: give a number of bytes"},
     /* no monitor */
     {"migrate none/a none/b", 1, NO_SOCKET},
     {"migrate none/a none/a", 2, "source and destination are the same monitor"},

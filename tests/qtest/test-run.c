@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "cli/userfault.h"
 #include "tests/lib/qmp.h"
 #include "tests/qtest/launch-rig.h"
 
@@ -264,6 +265,8 @@ static void test_no_permission(void)
     rig_wait_all(rig);
     g_autofree char *err = rig_read(rig, "err");
     g_assert_nonnull(strstr(err, "vm.unprivileged_userfaultfd=1"));
+    g_autofree char *fix = ff_cli_userfault_fix("nobody"); /* the same text as doctor's */
+    g_assert_nonnull(strstr(err, fix));
     g_assert_true(strchr(err, '\n') == err + strlen(err) - 1); /* one line */
 }
 

@@ -407,9 +407,14 @@ static void test_there_already(void)
     cli_fails(&cli, "is there already, and no file is replaced");
     g_assert_true(g_file_get_contents(path, &content, NULL, NULL));
     g_assert_cmpstr(content, ==, "mine");
+    const char *const record[] = {"--record", vm_dir(vm), NULL};
     g_autofree char *below = g_build_filename(path, "below", NULL);
     cli = cli_start(monitor, below, NULL, NULL, NULL);
     cli_fails(&cli, "there is no folder");
+    cli = cli_start(monitor, vm_dir(vm), NULL, NULL, NULL);
+    cli_fails(&cli, ": is a folder: give the name of a new file in it");
+    cli = cli_start(monitor, path, record, NULL, NULL);
+    cli_fails(&cli, ": is a folder: give the name of a new file in it");
     check_goes_on(vm, &boot);
     vm_end(vm);
 }
@@ -640,6 +645,9 @@ static void test_full(gconstpointer data)
         cli_fails(&cli, part);
     }
     qmp_expect_migration(vm_qmp(vm), "failed");
+    /* The file that the engine got as an open one is named. */
+    g_autoptr(JsonObject) info = qmp_return(vm_qmp(vm), "query-migrate", NULL);
+    g_assert_true(g_str_has_prefix(json_object_get_string_member(info, "error-desc"), path));
     folder_free(g_steal_pointer(&folder));
     check_goes_on(vm, &boot);
     check_next(vm, monitor, &boot);

@@ -320,10 +320,13 @@ static void test_disks(gconstpointer newer)
     g_autofree char *printed = row_of(s.out, "restore"), *quoted = g_shell_quote(s.file);
     g_autofree char *line = of_program(&s, printed);
     g_autofree char *info = run_ok("farfault info %s", quoted), *same = row_of(info, "restore");
+    g_autofree char *first = row_of(s.out, "first"), *first_too = row_of(info, "first");
     g_autofree char *last =
         g_strdup(strstr(s.out, "from now on the guest has to be started with "));
 
     g_assert_cmpstr(printed, ==, same);
+    g_assert_cmpstr(first, ==, first_too);
+    g_assert_nonnull(strstr(first, "end this guest"));
     sums[0] = checksum(s.raw);
     sums[1] = checksum(s.packed);
     check_disks(&s, sums, 1);

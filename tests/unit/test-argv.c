@@ -527,6 +527,32 @@ static void test_network(void)
     g_assert_nonnull(strstr(left->warnings->pdata[0], "farfault-agent.so"));
 }
 
+/* Where QEMU is to listen, in all of its notations. */
+static void test_sockets(void)
+{
+    static const struct {
+        const char *words, *paths;
+    } rows[] = {
+        {"-qmp unix:a,server=on,wait=off -monitor unix:b,server,nowait", "a b"},
+        {"-serial unix:a,server=on -serial mon:unix:b,server=on -parallel none", "a b"},
+        {"-chardev socket,id=c,path=a,,b,server=on,wait=off -mon chardev=c,mode=control", "a,b"},
+        {"-gdb unix:a,server=on -vnc unix:b -vnc unix:c,reverse=on -vnc 127.0.0.1:1", "a b"},
+        {"-qmp unix:a -serial unix:b,server=off -chardev socket,id=c,path=d", ""},
+        {"-chardev socket,id=c,path=a,server=on,abstract=on -qmp tcp:127.0.0.1:1,server=on", ""},
+        {"-chardev pty,id=c -serial stdio -name unix:a,server=on", ""},
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *line = g_strconcat(Q, rows[i].words, NULL);
+        g_auto(GStrv) argv = split(line);
+        g_autoptr(FfPlan) plan = ff_plan_new((const char *const *)argv, &fake, NULL);
+
+        g_ptr_array_add(plan->sockets, NULL);
+        g_autofree char *paths = g_strjoinv(" ", (char **)plan->sockets->pdata);
+        g_assert_cmpstr(paths, ==, rows[i].paths);
+    }
+}
+
 static void test_sizes(void)
 {
     static const struct {
@@ -756,6 +782,7 @@ int main(int argc, char **argv)
     g_test_add_func("/argv/config-long", test_config_long);
     g_test_add_func("/argv/render", test_render);
     g_test_add_func("/argv/network", test_network);
+    g_test_add_func("/argv/sockets", test_sockets);
     g_test_add_func("/argv/sizes", test_sizes);
     g_test_add_func("/argv/random", test_random);
     g_test_add_func("/argv/config-random", test_config_random);
