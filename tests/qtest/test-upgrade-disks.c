@@ -228,7 +228,7 @@ static char *overlay_of_snapshot(Guest *g, const char *file)
     up_disconnect(g);
     Cli cli = cli_start(g->monitor, path, args, NULL, NULL);
     g_autofree char *out = cli_succeeds(&cli);
-    const char *at = strstr(out, begin), *end = at ? strstr(at, " for disk0\n") : NULL;
+    const char *at = strstr(out, begin), *end = at ? strstr(at, " for disk0;") : NULL;
     g_assert_nonnull(end);
     return g_strndup(at + strlen(begin), end - at - strlen(begin));
 }
