@@ -33,13 +33,16 @@ void test_fail(const char *format, ...)
     g_error("%s", text);
 }
 
-/* FF_TEST_SLOWER: where all takes so many times as long (scripts/test-kvm-linux). */
-int64_t test_deadline(unsigned seconds)
+unsigned test_slower(void)
 {
     const char *slower = g_getenv("FF_TEST_SLOWER");
-    gint64 times = slower ? CLAMP(g_ascii_strtoll(slower, NULL, 10), 1, 100) : 1;
 
-    return g_get_monotonic_time() + times * seconds * G_USEC_PER_SEC;
+    return slower ? (unsigned)CLAMP(g_ascii_strtoll(slower, NULL, 10), 1, 100) : 1;
+}
+
+int64_t test_deadline(unsigned seconds)
+{
+    return g_get_monotonic_time() + (int64_t)test_slower() * seconds * G_USEC_PER_SEC;
 }
 
 bool test_wait_readable(int fd, int64_t deadline)

@@ -17,7 +17,10 @@
 G_NORETURN void test_fail(const char *format, ...) G_GNUC_PRINTF(1, 2);
 extern void (*test_fail_hook)(void);
 
-/* An absolute deadline on the monotonic clock, SECONDS from now; microseconds. */
+/* So many times as long as on a usual machine all takes: FF_TEST_SLOWER, or 1. */
+unsigned test_slower(void);
+/* An absolute deadline on the monotonic clock, SECONDS (times test_slower()) from now;
+ * microseconds. */
 int64_t test_deadline(unsigned seconds);
 /* Waits until FD is readable. Returns false at the deadline. */
 bool test_wait_readable(int fd, int64_t deadline);

@@ -52,7 +52,8 @@ static Vm *hop(const Row *row, Vm *source, unsigned number)
     qmp_ok(d, "migrate-incoming", "{'uri': 'tcp:127.0.0.1:0'}");
     g_autofree char *uri = move_listen_uri(destination);
     if (number % 2 == 0)
-        qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 300000000, 'downtime-limit': 1}");
+        qmp_ok(s, "migrate-set-parameters", "{'max-bandwidth': 300000000, 'downtime-limit': %u}",
+               test_slower() > 1 ? 100 : 1);
     qmp_ok(s, "migrate", "{'uri': '%s'}", uri);
     /* Each second time what the guest wrote in a whole pass of precopy is stale. */
     if (number % 2 || !can_track(s) || move_await_count(source, "dirty-sync-count", 3))
