@@ -30,6 +30,8 @@ static const struct {
     {"postcopy-ram", "x-ignore-shared", true, 0, UINT_MAX,
      "Postcopy is not compatible with ignore-shared"},
     {"postcopy-ram", "multifd", true, 80000, 100100, "Postcopy is not yet compatible with multifd"},
+    {"x-colo", "return-path", false, 110100, UINT_MAX,
+     "Capability 'x-colo' requires capability 'return-path'"},
     BACKGROUND("postcopy-ram"),
     BACKGROUND("dirty-bitmaps"),
     BACKGROUND("postcopy-blocktime"),
