@@ -180,6 +180,14 @@ bool vm_is_qemu(const char *qemu, const char *number)
            !status && strstr(text, wanted);
 }
 
+const char *vm_runas(const char *user, char **word)
+{
+    bool old = vm_is_qemu(qemu_binary(), "7.");
+
+    *word = g_strconcat(old ? "" : "user=", user, NULL);
+    return old ? "-runas" : "-run-with";
+}
+
 char *vm_qemu(unsigned major)
 {
     g_autofree char *variable = g_strdup_printf("FF_QEMU%u", major);

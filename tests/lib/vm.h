@@ -61,6 +61,9 @@ void vm_kill(Vm *vm);
 
 /* QEMU runs and says that it is version NUMBER, or begins so. */
 bool vm_is_qemu(const char *qemu, const char *number);
+/* The option by which the tests' QEMU becomes USER, and its word (g_free): -runas, which is gone
+ * after 9, or -run-with. */
+const char *vm_runas(const char *user, char **word);
 /* Path of QEMU MAJOR, the one that scripts/get unpacked (10, 11), or what FF_QEMUMAJOR names, which
  * may be newer (g_free). NULL, and the test is skipped: there is none. */
 char *vm_qemu(unsigned major);

@@ -18,6 +18,7 @@
 #include "agent/agent.h"
 #include "net/rights.h"
 #include "uffd/uffd.h"
+#include "tests/lib/vm.h"
 
 #define QEMU "qemu-system-x86_64"
 #define NOBODY 65534
@@ -298,7 +299,9 @@ static void test_runas(void)
     static const char *const users[] = {"nobody", "65534:65534"};
     for (size_t i = 0; i < G_N_ELEMENTS(users) && need_root(); i++) {
         g_autoptr(Rig) rig = rig_new("tree");
-        rig_run(rig, "-runas", users[i], NULL);
+        g_autofree char *word = NULL;
+        const char *option = vm_runas(users[i], &word);
+        rig_run(rig, option, word, NULL);
         JsonObject *report = rig_report(rig);
         check_hand_over(report, rig->pid, 1);
         g_assert_cmpint(number(report, "test-uid"), ==, NOBODY);

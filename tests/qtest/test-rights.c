@@ -25,7 +25,9 @@
 static Vm *start(const char *name, const char *user, const BootsectConfig *boot,
                  const char *incoming)
 {
-    const char *args[] = {"-machine", "pc", user ? "-runas" : NULL, user, NULL};
+    g_autofree char *word = NULL;
+    const char *option = user ? vm_runas(user, &word) : NULL;
+    const char *args[] = {"-machine", "pc", option, word, NULL};
 
     return vm_start(&(VmConfig){.name = name,
                                 .launcher = VM_RUN,

@@ -21,6 +21,7 @@
 #include "cli/userfault.h"
 #include "tests/lib/qmp.h"
 #include "tests/qtest/launch-rig.h"
+#include "tests/lib/vm.h"
 
 #define NOBODY 65534
 #define MONITOR "-chardev", "socket,id=first,path=first.sock", "-mon", "chardev=first,mode=control"
@@ -240,7 +241,9 @@ static void test_runas(void)
     }
     int listener;
     g_autoptr(Rig) rig = new_rig(&listener);
-    rig_run(rig, MONITOR, "-runas", "nobody", NULL);
+    g_autofree char *word = NULL;
+    const char *option = vm_runas("nobody", &word);
+    rig_run(rig, MONITOR, option, word, NULL);
     g_autoptr(Qmp) first = first_monitor(listener);
     check_runs(first);
     end(rig, first, "");
