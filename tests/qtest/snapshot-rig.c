@@ -29,6 +29,11 @@ bool snap_begin(Snap *t, const char *faults, const char *device)
         g_test_skip(why);
         return false;
     }
+    if (faults && strstr(faults, "at/armed=hold") && !t->qemu &&
+        !vm_is_qemu(g_getenv("FF_QEMU") ?: "qemu-system-x86_64", "7.")) {
+        g_test_skip("newer QEMUs hold their big lock while the engine is held: no monitor answers");
+        return false;
+    }
     for (unsigned i = 0; t->args && t->args[i]; i++) {
         g_assert_cmpuint(n, <, G_N_ELEMENTS(args) - 1);
         args[n++] = t->args[i];
