@@ -501,7 +501,7 @@ static int lift_before(void *opaque)
 
     g_assert_cmpint(ff_uffd_try_protect(sn->r->uffd, addr, sn->r->page_size, false), ==, 0);
     pthread_mutex_lock(&sn->r->lock);
-    GThread *guest = sn->guest[0];
+    GThread *guest = g_steal_pointer(&sn->guest[0]);
     pthread_mutex_unlock(&sn->r->lock);
     g_thread_join(guest);
     return 0;
