@@ -15,6 +15,28 @@
 #define RAM "64M"
 #define RAM_BYTES (64ull << 20)
 
+/* VM_RUN of SIDE, what else is in CONFIG. MORE: of its machine; can be "". */
+static Vm *start_side(const ChaosSide *side, VmConfig config, const char *more,
+                      const char *const *args)
+{
+    g_autofree char *machine = g_strconcat(side->qemu ? "pc-i440fx-7.2" : "pc", more, NULL);
+    g_autoptr(GPtrArray) all = g_ptr_array_new();
+
+    g_ptr_array_add(all, (gpointer) "-machine");
+    g_ptr_array_add(all, machine);
+    for (unsigned i = 0; args && args[i]; i++) {
+        g_ptr_array_add(all, (gpointer)args[i]);
+    }
+    g_ptr_array_add(all, NULL);
+    config.name = side->name;
+    config.launcher = VM_RUN;
+    config.qemu = (char *)side->qemu;
+    config.incoming = side->incoming;
+    config.faults = side->faults;
+    config.args = (const char *const *)all->pdata;
+    return vm_start(&config);
+}
+
 /* ---- the boot sector: counters in each page -------------------------------------------------- */
 
 static BootsectConfig boot_config(void)
@@ -22,42 +44,31 @@ static BootsectConfig boot_config(void)
     return bootsect_config(RAM_BYTES, 32 << 20, 1);
 }
 
-static Vm *boot_on(const char *const *args, const char *memory, const char *name,
-                   const char *incoming, const char *faults)
+static Vm *boot_start(const ChaosSide *side)
 {
     BootsectConfig boot = boot_config();
 
-    return vm_start(&(VmConfig){.name = name,
-                                .launcher = VM_RUN,
-                                .memory = memory,
-                                .args = args,
-                                .boot = &boot,
-                                .incoming = incoming,
-                                .faults = faults});
-}
-
-static Vm *boot_start(const char *name, const char *incoming, const char *faults)
-{
-    static const char *const args[] = {"-machine", "pc", NULL};
-
-    return boot_on(args, RAM, name, incoming, faults);
+    return start_side(side, (VmConfig){.memory = RAM, .boot = &boot}, "", NULL);
 }
 
 #define HUGE "memory-backend-memfd,id=ram0,size=" RAM ",hugetlb=on,hugetlbsize=2M"
+#define IN_HUGE ",memory-backend=ram0"
 
-static Vm *huge_start(const char *name, const char *incoming, const char *faults)
+static const char *const huge[] = {"-object", HUGE, NULL};
+
+static Vm *huge_start(const ChaosSide *side)
 {
-    static const char *const args[] = {"-machine", "pc,memory-backend=ram0", "-object", HUGE, NULL};
+    BootsectConfig boot = boot_config();
 
-    return boot_on(args, "size=" RAM, name, incoming, faults);
+    return start_side(side, (VmConfig){.memory = "size=" RAM, .boot = &boot}, IN_HUGE, huge);
 }
 
-static Vm *unreserved_start(const char *name, const char *incoming, const char *faults)
+static Vm *unreserved_start(const ChaosSide *side)
 {
-    static const char *const args[] = {"-machine", "pc,memory-backend=ram0", "-object",
-                                       HUGE ",reserve=off", NULL};
+    static const char *const args[] = {"-object", HUGE ",reserve=off", NULL};
+    BootsectConfig boot = boot_config();
 
-    return boot_on(args, "size=" RAM, name, incoming, faults);
+    return start_side(side, (VmConfig){.memory = "size=" RAM, .boot = &boot}, IN_HUGE, args);
 }
 
 static void boot_wait(Vm *vm)
@@ -81,30 +92,14 @@ static void boot_check(Vm *vm)
 
 static const Ring3 ring3 = {.accel = RING3_KVM, .busy_mib = 24, .n_cpus = 2};
 
-static Vm *kvm_on(const char *const *args, const char *memory, const char *name,
-                  const char *incoming, const char *faults)
+static Vm *kvm_start(const ChaosSide *side)
 {
-    return vm_start(&(VmConfig){.name = name,
-                                .launcher = VM_RUN,
-                                .memory = memory,
-                                .args = args,
-                                .ring3 = &ring3,
-                                .incoming = incoming,
-                                .faults = faults});
+    return start_side(side, (VmConfig){.memory = RAM, .ring3 = &ring3}, "", NULL);
 }
 
-static Vm *kvm_start(const char *name, const char *incoming, const char *faults)
+static Vm *kvm_huge_start(const ChaosSide *side)
 {
-    static const char *const args[] = {"-machine", "pc", NULL};
-
-    return kvm_on(args, RAM, name, incoming, faults);
-}
-
-static Vm *kvm_huge_start(const char *name, const char *incoming, const char *faults)
-{
-    static const char *const args[] = {"-machine", "pc,memory-backend=ram0", "-object", HUGE, NULL};
-
-    return kvm_on(args, "size=" RAM, name, incoming, faults);
+    return start_side(side, (VmConfig){.memory = "size=" RAM, .ring3 = &ring3}, IN_HUGE, huge);
 }
 
 static void kvm_check(Vm *vm)
@@ -124,12 +119,10 @@ static char *guest_file(const char *name)
     return g_build_filename(g_getenv("FF_SOURCE"), ".cache", "guest", name, NULL);
 }
 
-static Vm *linux_start(const char *name, const char *incoming, const char *faults)
+static Vm *linux_start(const ChaosSide *side)
 {
     g_autofree char *kernel = guest_file("vmlinuz"), *initrd = guest_file("initrd.img");
     const char *args[] = {
-        "-machine",
-        "pc",
         "-smp",
         "2",
         "-kernel",
@@ -142,12 +135,7 @@ static Vm *linux_start(const char *name, const char *incoming, const char *fault
         NULL};
 
     /* No multiple of 256 KiB, as in test-linux.c. */
-    return vm_start(&(VmConfig){.name = name,
-                                .launcher = VM_RUN,
-                                .memory = "196616K",
-                                .args = args,
-                                .incoming = incoming,
-                                .faults = faults});
+    return start_side(side, (VmConfig){.memory = "196616K"}, "", args);
 }
 
 static void linux_wait(Vm *vm)
@@ -208,13 +196,13 @@ static void vhost_end(void)
     g_clear_pointer(&disks.folder, g_free);
 }
 
-static Vm *vhost_start(const char *name, const char *incoming, const char *faults)
+static Vm *vhost_start(const ChaosSide *side)
 {
     LinuxGuest guest = {.ram_kib = 160 << 10,
                         .n_cpus = 2,
                         .load = "ff.mib=24 ff.mode=random ff.write=60 ff.disk=1 ff.direct=8",
                         .n_queues = 2,
-                        .faults = faults};
+                        .faults = side->faults};
     BackEnd *b = g_new0(BackEnd, 1);
 
     if (!disks.folder) {
@@ -225,7 +213,7 @@ static Vm *vhost_start(const char *name, const char *incoming, const char *fault
         &(StorageConfig){.image = disks.image, .socket = b->socket, .n_queues = guest.n_queues});
     g_ptr_array_add(disks.backends, b);
     guest.vhost = b->socket;
-    return linux_guest_start(&guest, name, VM_RUN, incoming);
+    return linux_guest_start(&guest, side->name, VM_RUN, side->incoming);
 }
 
 static void vhost_wait(Vm *vm)

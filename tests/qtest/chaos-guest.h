@@ -7,11 +7,17 @@
 
 #include "tests/lib/vm.h"
 
+/* One side of a run. */
+typedef struct {
+    const char *name, *incoming, *faults; /* of VmConfig */
+    const char *qemu; /* and with it a machine type that all have; NULL: the installed one */
+} ChaosSide;
+
 typedef struct {
     const char *name;
     double bits;        /* binary logarithm of the bytes that a migration sends, about */
     unsigned bandwidth; /* max-bandwidth before the switch; 0: that of move_prepare() */
-    Vm *(*start)(const char *name, const char *incoming, const char *faults);
+    Vm *(*start)(const ChaosSide *side);
     void (*wait)(Vm *vm);  /* until it is up */
     unsigned hugepages;    /* of 2 MiB, that both sides need; 0: none */
     void (*check)(Vm *vm); /* it lives, and its memory is right; ends the test otherwise */

@@ -299,6 +299,24 @@ static void get_huge_pages(Run *r)
     }
 }
 
+/* The QEMU of each side, of those in FF_CHAOS_QEMUS (paths, between colons), if there is that.
+ * Returns what SIDES then borrow. By numbers of its own, so that a seed means what it did before.
+ */
+static char **draw_qemus(Run *r, unsigned seed, ChaosSide sides[2])
+{
+    const char *paths = g_getenv("FF_CHAOS_QEMUS");
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed ^ 0x71656d75);
+    char **all = g_strsplit(paths ? paths : "", ":", -1);
+
+    for (unsigned i = 0; i < 2 && paths; i++) {
+        int which = g_rand_int_range(rand, 0, (int)g_strv_length(all));
+
+        sides[i].qemu = all[which];
+        g_string_append_printf(r->plan, "%sQEMU %d", i ? " to " : " ", which + 1);
+    }
+    return all;
+}
+
 /* Of their own, so that a seed means what it did before there were these. */
 static void draw_unheard(Run *r, unsigned seed)
 {
@@ -467,8 +485,10 @@ static void run_one(gconstpointer data)
     get_huge_pages(&r);
     draw_plan(&r);
     draw_unheard(&r, GPOINTER_TO_UINT(data));
-    Vm *s = r.guest->start("source", NULL, r.points[0]);
-    Vm *d = r.guest->start("destination", "defer", r.points[1]);
+    ChaosSide sides[2] = {{"source", NULL, r.points[0], NULL},
+                          {"destination", "defer", r.points[1], NULL}};
+    g_auto(GStrv) qemus = draw_qemus(&r, GPOINTER_TO_UINT(data), sides);
+    Vm *s = r.guest->start(&sides[0]), *d = r.guest->start(&sides[1]);
     operator_init(&r.o, s, d);
     r.o.wake = r.wake;
     r.o.port = by_the_proxy;
