@@ -1,92 +1,157 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Huge pages for a guest that has come. See dest-huge.h.
+ * Huge pages for a guest that comes page by page. See dest-huge.h.
  *
- * Postcopy needs small pages: each missing one is a hole. When all is there and no userfaultfd is
- * registered the kernel is asked to make huge pages of them (uffd/huge.h), through mappings of the
- * engine's own, so for every user's guest. The next migration, snapshot or restore frees this one
- * first, and so ends it: before anything is registered again. So does a relay that waits for this
- * engine's end, because another one is to take its place.
+ * Postcopy needs small pages: each missing one is a hole. A piece of 2 MiB that is whole has none,
+ * and gets none any more from here: stale pages are dropped before the guest may run, and
+ * what the guest gives back reads as zeros, which is what is right for it. So as soon as a piece is
+ * whole the kernel is asked for a huge page of it (uffd/huge.h), through a mapping of the engine's
+ * own: no user needs a right for it.
  *
- * Thread: the coordinator, after the end of the migration.
+ * Soon, and not when all is over: a page that KVM has mapped is taken from the guest by itself, 512
+ * times in a piece, and a guest that touches all of its memory finds the piece locked meanwhile.
+ * Of a piece that has just come it has touched a few pages; and from then on one fault of the guest
+ * maps all of it, in place of 512 (tests/bench/results/decisions.md).
  *
- * System calls: fcntl, close.
+ * Placers find the whole pieces (pieces.h). What the thread has left when the migration is over the
+ * coordinator does. The next migration, snapshot or restore frees this one first, and so ends it:
+ * before anything is registered for write protection. So does a relay that waits for this engine's
+ * end, because another one is to take its place.
+ *
+ * Threads: huge, then the coordinator.
  */
 #include "migration/dest-huge.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <unistd.h>
-
 #include "fault/fault.h"
 #include "net/priority.h"
+#include "uffd/holes.h"
 #include "uffd/huge.h"
 
-enum { SHARE = 19, LONGEST_MS = 100 };
+/* A piece that takes longer than QUICK_US is one that the guest waits for: SHARE times as long
+ * nothing is done then, but LONGEST_MS at most (so much is a busy host). */
+enum { QUICK_US = 2000, SHARE = 2, LONGEST_MS = 100 };
 
-typedef struct {
-    int fd; /* a duplicate */
-    uint64_t size;
-} File;
+struct FfDestHuge {
+    FfControl *control;
+    FfPieces *pieces;
+    unsigned n_maps;
+    FfHugeMap **maps; /* of each block; NULL: it has no pieces, or cannot be mapped */
+    gint end;         /* atomic. Observer: the thread */
+    bool failed;      /* thread, then coordinator: the kernel makes none */
+    bool left;        /* before the end of the migration: there is something to finish */
+    int64_t n_made;
+    GThread *thread;
+};
 
-static void file_clear(gpointer file)
+/* FALSE: there is none to be done just now. *PAUSE_US: how long the next one should wait. */
+static bool make_one(FfDestHuge *h, int64_t *pause_us)
 {
-    close(((File *)file)->fd);
+    unsigned block;
+    uint64_t piece;
+
+    if (h->failed || !ff_pieces_take(h->pieces, &block, &piece)) {
+        return false;
+    }
+    int64_t began = g_get_monotonic_time();
+    int rc = h->maps[block] ? ff_huge_map_collapse(h->maps[block], piece) : 0;
+    int64_t took_us = g_get_monotonic_time() - began;
+
+    h->failed = rc < 0;
+    h->n_made += rc > 0;
+    *pause_us = took_us < QUICK_US ? 0 : MIN(took_us * SHARE, LONGEST_MS * 1000);
+    return true;
 }
 
-void ff_dest_huge_keep(FfDestination *d)
+static gpointer make_pieces(gpointer p)
 {
-    if (!d->control->ops.parted || !ff_huge_is_allowed()) {
+    FfDestHuge *h = p;
+
+    /* What this thread locks in the kernel the guest waits for. */
+    ff_priority_urgent();
+    while (!g_atomic_int_get(&h->end)) {
+        int64_t pause_us = 0;
+
+        if (!make_one(h, &pause_us)) {
+            ff_pieces_wait(h->pieces);
+        } else if (pause_us) {
+            ff_control_wait_until(h->control, FF_EV_QUIT, g_get_monotonic_time() + pause_us);
+        }
+    }
+    return NULL;
+}
+
+void ff_dest_huge_begin(FfDestination *d)
+{
+    FfPieces *pieces = NULL;
+
+    if (!d->huge && d->control->ops.parted && ff_huge_is_allowed()) {
+        pieces = ff_pieces_new(d->ram);
+    }
+    if (!pieces) {
         return;
     }
-    d->huge = g_array_new(FALSE, FALSE, sizeof(File));
-    g_array_set_clear_func(d->huge, file_clear);
-    for (unsigned i = 0; i < d->ram->n_blocks; i++) {
+    FfDestHuge *h = d->huge = g_new0(FfDestHuge, 1);
+    h->control = d->control;
+    h->pieces = pieces;
+    h->n_maps = d->ram->n_blocks;
+    h->maps = g_new0(FfHugeMap *, h->n_maps);
+    for (unsigned i = 0; i < h->n_maps; i++) {
         const FfRamBlock *info = &d->ram->blocks[i].info;
-        File file = {-1, info->size};
-
-        if (info->page_size == 4096 && info->size >= FF_HUGE_PAGE) {
-            file.fd = fcntl(info->memfd, F_DUPFD_CLOEXEC, 0);
-        }
-        if (file.fd >= 0) {
-            g_array_append_val(d->huge, file);
-        }
+        h->maps[i] = info->page_size == 4096 ? ff_huge_map_new(info->memfd, info->size) : NULL;
+    }
+    /* Before Linux 6.4 a hole that is made just now would be filled, and no fault reported. */
+    if (ff_holes_are_true()) {
+        __atomic_store_n(&d->placer.pieces, pieces, __ATOMIC_SEQ_CST);
+        ff_pieces_check_all(pieces);
+        h->thread = g_thread_new("ff-huge", make_pieces, h);
     }
 }
 
-/* While one is made the guest can wait for it: SHARE times as long as that nothing is made, but
- * LONGEST_MS at most (more than 5 ms is a busy host). FALSE: the migration is being freed. */
-static bool wait_for_turn(int64_t took_us, void *opaque)
+void ff_dest_huge_end(FfDestination *d)
 {
-    FfControl *c = opaque;
-    int64_t pause_us = MIN(took_us * SHARE, LONGEST_MS * 1000);
+    FfDestHuge *h = d->huge;
 
-    return !ff_control_wait_until(c, FF_EV_FREED, g_get_monotonic_time() + pause_us);
+    if (!h) {
+        return;
+    }
+    if (h->thread) {
+        g_atomic_int_set(&h->end, 1);
+        ff_pieces_wake(h->pieces);
+        ff_control_join(&h->thread);
+    } else {
+        ff_pieces_check_all(h->pieces);
+    }
+    h->left = !h->failed && ff_pieces_is_left(h->pieces);
 }
 
-void ff_dest_huge_make(FfDestination *d)
+bool ff_dest_huge_is_left(const FfDestination *d)
 {
-    int64_t made = 0;
+    return d->huge && d->huge->left;
+}
 
-    /* Not at a low priority: what this thread locks in the kernel the guest waits for, and a thread
-     * of low priority may not run for long. */
-    ff_priority_bulk();
-    for (guint i = 0; i < d->huge->len; i++) {
-        const File *file = &g_array_index(d->huge, File, i);
-        int64_t n = ff_huge_collapse(file->fd, file->size, wait_for_turn, d->control);
+void ff_dest_huge_finish(FfDestination *d)
+{
+    int64_t pause_us = 0;
 
-        if (n < 0) {
-            /* Of no importance to the guest, which has what it had. */
-            g_debug("no huge pages: %s", g_strerror((int)-n));
-            break;
-        }
-        made += n;
+    ff_priority_urgent();
+    while (!ff_control_wait_until(d->control, FF_EV_FREED, g_get_monotonic_time() + pause_us) &&
+           make_one(d->huge, &pause_us)) {
     }
     FF_FAULT_AT("huge");
-    g_debug("%" G_GINT64_FORMAT " huge pages", made);
+    g_debug("%" G_GINT64_FORMAT " huge pages", d->huge->n_made);
 }
 
 void ff_dest_huge_clear(FfDestination *d)
 {
-    g_clear_pointer(&d->huge, g_array_unref);
+    FfDestHuge *h = g_steal_pointer(&d->huge);
+
+    d->placer.pieces = NULL;
+    for (unsigned i = 0; h && i < h->n_maps; i++) {
+        ff_huge_map_free(h->maps[i]);
+    }
+    if (h) {
+        ff_pieces_free(h->pieces);
+        g_free(h->maps);
+        g_free(h);
+    }
 }

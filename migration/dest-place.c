@@ -33,6 +33,9 @@ static void on_present(const FfPresent *x, void *opaque)
         ff_count(p->stats->pages_normal, x->pages);
         ff_count(p->stats->content_bytes, x->bytes);
     }
+    if (x->run.n) {
+        ff_pieces_placed(__atomic_load_n(&p->pieces, __ATOMIC_SEQ_CST), &x->run);
+    }
     ff_ram_done(p->ram, x->pages, x->bytes);
 }
 

@@ -5,6 +5,7 @@
 #ifndef FF_MIGRATION_DEST_PLACE_H
 #define FF_MIGRATION_DEST_PLACE_H
 
+#include "migration/pieces.h"
 #include "migration/ram.h"
 #include "migration/stats.h"
 #include "uffd/space.h"
@@ -14,7 +15,8 @@
 typedef struct {
     FfRam *ram;
     FfStats *stats;
-    FfSpace *space; /* atomic; NULL: guest RAM is not armed. Observers: readers, the driver */
+    FfPieces *pieces; /* atomic; NULL: no huge pages are made. Observers: who places */
+    FfSpace *space;   /* atomic; NULL: guest RAM is not armed. Observers: readers, the driver */
     unsigned unregistered; /* atomic; ranges taken out of the userfaultfd, apart from each other */
     uint64_t hole_end;     /* atomic; where the last one of them ended. Observers: readers */
     /* What ends the fault path, so that locks do not matter: every page is here, and said once; RUN

@@ -9,6 +9,7 @@
  *                 thread; the urgent one is on the fault path
  *   fault         reads who waits; on the fault path: no lock but its channel's, no allocation
  *   starter       starts the guest after the grant
+ *   huge          makes huge pages of what has come whole
  *   feeder, return path   device state into QEMU, and its answer
  *
  * A field belongs to the coordinator unless it says otherwise; "lock" is the control's. What is set
@@ -97,10 +98,10 @@ struct FfDestination {
     char *granted_state;       /* lock; payload of GRANT */
     bool occupied;             /* another guest is there, which must not be ended */
     GThread *starter;
-    bool starts;  /* before the starter: the guest must run */
-    bool runs;    /* before FF_EV_RESUMED: it does */
-    bool has_run; /* lock; somebody has continued it since it is this side's */
-    GArray *huge; /* of dest-huge.c; set before the migration is over; NULL: nothing to be done */
+    bool starts;             /* before the starter: the guest must run */
+    bool runs;               /* before FF_EV_RESUMED: it does */
+    bool has_run;            /* lock; somebody has continued it since it is this side's */
+    struct FfDestHuge *huge; /* of dest-huge.c; NULL: no huge pages are made */
 };
 
 #endif

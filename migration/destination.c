@@ -389,6 +389,7 @@ static void end_threads(FfDestination *d)
     ff_control_join(&d->feeder);
     ff_control_join(&d->return_path);
     ff_control_join(&d->fault_thread);
+    ff_dest_huge_end(d);
     ff_dest_dump_end(d, false);
     if (d->origin) {
         d->origin->end(d);
@@ -536,7 +537,6 @@ static void complete(FfDestination *d)
         ff_mutex_unlock(&d->control->lock);
         ff_channel_send(d->conn->main, f, NULL, true);
     }
-    ff_dest_huge_keep(d);
     /* While the source cleans up as well. It is completed when this side is. */
     if (!d->cfg->vmm->state.undo(&d->cfg->vmm->state, &error)) {
         g_warning("%s", error->message);
@@ -573,6 +573,7 @@ static void complete(FfDestination *d)
 
 void ff_dest_see_through(FfDestination *d)
 {
+    ff_dest_huge_begin(d);
     for (;;) {
         unsigned visit = d->dump ? FF_EV_MAIN : 0;
         unsigned got = ff_control_wait(d->control, FF_EV_ALL | FF_EV_DEAD | FF_EV_QUIT | visit);

@@ -206,7 +206,7 @@ static void dest_adopt(FfMigration *m)
 
 static void dest_part(FfMigration *m)
 {
-    ff_dest_huge_make(&m->dest);
+    ff_dest_huge_finish(&m->dest);
 }
 
 static bool dest_holds_guest_locked(const FfMigration *m)
@@ -235,7 +235,7 @@ static bool dest_resumed_locked(FfMigration *m)
 
 static bool dest_lives_on(const FfMigration *m)
 {
-    return m->dest.huge;
+    return ff_dest_huge_is_left(&m->dest);
 }
 
 static bool dest_speaks(FfMigration *m)

@@ -147,25 +147,50 @@ bool ff_huge_is_allowed(void)
     return !ff_huge_is_set("enabled", "[never]") && !ff_huge_is_set("shmem_enabled", "[deny]");
 }
 
-/* Where the kernel is to find huge pages the address must be a multiple of theirs. *AREA, of *LEN
- * bytes, is what to unmap. NULL and errno if there is none. */
-static char *map_aligned(int fd, uint64_t size, void **area, size_t *len)
+struct FfHugeMap {
+    char *map; /* at a multiple of FF_HUGE_PAGE: else the kernel finds no huge page there */
+    uint64_t n;
+    void *area; /* what to unmap */
+    size_t area_len;
+};
+
+FfHugeMap *ff_huge_map_new(int fd, uint64_t size)
 {
-    *len = size + FF_HUGE_PAGE;
-    *area = mmap(NULL, *len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (*area == MAP_FAILED) {
+    uint64_t n = size / FF_HUGE_PAGE;
+    size_t len = n * FF_HUGE_PAGE + FF_HUGE_PAGE;
+
+    if (!n) {
+        errno = EINVAL;
         return NULL;
     }
-    uintptr_t at = ((uintptr_t)*area + FF_HUGE_PAGE - 1) & ~(uintptr_t)(FF_HUGE_PAGE - 1);
-    char *map = mmap((void *)at, size, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
-
+    void *area = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (area == MAP_FAILED) {
+        return NULL;
+    }
+    uintptr_t at = ((uintptr_t)area + FF_HUGE_PAGE - 1) & ~(uintptr_t)(FF_HUGE_PAGE - 1);
+    char *map = mmap((void *)at, n * FF_HUGE_PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
     if (map == MAP_FAILED) {
         int err = errno;
-        munmap(*area, *len);
+        munmap(area, len);
         errno = err;
         return NULL;
     }
-    return map;
+    FfHugeMap *m = g_new(FfHugeMap, 1);
+    *m = (FfHugeMap){map, n, area, len};
+    return m;
+}
+
+void ff_huge_map_free(FfHugeMap *m)
+{
+    if (m) {
+        munmap(m->area, m->area_len);
+        g_free(m);
+    }
+}
+
+uint64_t ff_huge_map_pieces(const FfHugeMap *m)
+{
+    return m->n;
 }
 
 /* Another piece may still go well: this one is in use at the moment, or has changed. */
@@ -174,7 +199,7 @@ static bool is_passing(int err)
     return err == EAGAIN || err == EBUSY || err == EINVAL;
 }
 
-/* All of the piece is in memory. What was swapped out is not fetched for this. */
+/* All of the piece is in memory: it has no hole. What was swapped out is not fetched for this. */
 static bool is_resident(char *piece)
 {
     unsigned char pages[FF_HUGE_PAGE / 4096];
@@ -182,36 +207,15 @@ static bool is_resident(char *piece)
     return mincore(piece, FF_HUGE_PAGE, pages) == 0 && !memchr(pages, 0, sizeof(pages));
 }
 
-int64_t ff_huge_collapse(int fd, uint64_t size, bool (*may)(int64_t took_us, void *opaque),
-                         void *opaque)
+int ff_huge_map_collapse(FfHugeMap *m, uint64_t piece)
 {
-    uint64_t end = size & ~(FF_HUGE_PAGE - 1), hole = 0;
-    int64_t n = 0, took = 0;
-    void *area;
-    size_t len;
-    char *map = end ? map_aligned(fd, end, &area, &len) : NULL;
+    char *at = m->map + piece * FF_HUGE_PAGE;
 
-    if (!map) {
-        return end ? -errno : 0;
+    if (!is_resident(at)) {
+        return 0;
     }
-    for (uint64_t at = 0; at < end && may(took, opaque); at += FF_HUGE_PAGE) {
-        took = 0;
-        if (at >= hole) {
-            off_t found = lseek(fd, (off_t)at, SEEK_HOLE);
-            hole = found < 0 ? at : (uint64_t)found;
-        }
-        if (at + FF_HUGE_PAGE > hole || !is_resident(map + at)) {
-            continue;
-        }
-        int64_t began = g_get_monotonic_time();
-        if (madvise(map + at, FF_HUGE_PAGE, MADV_COLLAPSE) == 0) {
-            n++;
-        } else if (!is_passing(errno)) {
-            n = -errno;
-            break;
-        }
-        took = g_get_monotonic_time() - began;
+    if (madvise(at, FF_HUGE_PAGE, MADV_COLLAPSE) == 0) {
+        return 1;
     }
-    munmap(area, len);
-    return n;
+    return is_passing(errno) ? 0 : -errno;
 }

@@ -39,16 +39,29 @@ void ff_huge_restore(const FfHuge *h, const int *files, int pagemap_fd, int pidf
 bool ff_huge_is_set(const char *file, const char *word);
 /* Whether the host leaves huge pages to shared memory that asks for them. */
 bool ff_huge_is_allowed(void);
-/* Makes huge pages of the small ones of FD (borrowed), shared memory of SIZE bytes, through a
- * mapping of this process's own: for that nobody needs a capability, whatever shmem_enabled is.
- * A process that has mapped FD at a multiple of FF_HUGE_PAGE then has huge mappings, as soon as it
- * touches them again. A piece with a hole stays as it is: what was given back would come back. MAY
- * is called before each piece, and returns false to end; TOOK_US is how long the kernel needed for
- * the last one (0: it was not asked): some tenths of a millisecond, 5 ms where the host takes free
- * memory back. For so long the guest may wait, so MAY keeps a pace. Nothing may be registered with
- * a userfaultfd in anybody's mapping of it. Returns how many pieces are huge now, -errno if the
- * kernel makes no others. */
-int64_t ff_huge_collapse(int fd, uint64_t size, bool (*may)(int64_t took_us, void *opaque),
-                         void *opaque);
+
+/*
+ * Shared memory, as this process has mapped it to make huge pages of its small ones: for that no
+ * capability is needed, whatever shmem_enabled is. A process that has mapped the same file at a
+ * multiple of FF_HUGE_PAGE then has huge mappings, as soon as it touches them again.
+ */
+typedef struct FfHugeMap FfHugeMap;
+
+/* Of SIZE bytes of FD, which can be closed afterwards. NULL and errno; EINVAL: no piece fits. */
+FfHugeMap *ff_huge_map_new(int fd, uint64_t size);
+void ff_huge_map_free(FfHugeMap *m); /* can be NULL */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfHugeMap, ff_huge_map_free)
+/* How many pieces of FF_HUGE_PAGE there are. */
+uint64_t ff_huge_map_pieces(const FfHugeMap *m);
+/*
+ * Makes one huge page of PIECE (collapse_file() in the kernel's mm/khugepaged.c). A piece with a
+ * hole stays as it is: what was given back would come back. A hole that is made meanwhile stays one
+ * where a userfaultfd is registered for missing pages (since Linux 6.4). Who touches the piece
+ * meanwhile waits: some tenths of a millisecond, and a microsecond more for each small page that
+ * KVM has mapped, since each is taken from the guest by itself; 5 ms where the host takes free
+ * memory back. Nothing may be registered for write protection. One thread at a time. 1: it is huge;
+ * 0: not now; -errno: the kernel makes no others either.
+ */
+int ff_huge_map_collapse(FfHugeMap *m, uint64_t piece);
 
 #endif

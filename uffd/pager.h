@@ -54,6 +54,7 @@ typedef struct {
     FfPresentAs as;
     uint64_t pages, bytes; /* that needed something from the pager before, and do not any more */
     uint64_t duplicate;    /* pages whose content was dropped, as they are there or were placed */
+    FfRun run;             /* those that were placed; 0 pages: none, or in several places */
 } FfPresent;
 
 /* Who is told; each can be NULL. The fault thread calls some of them: as with FfPager. */

@@ -229,6 +229,7 @@ static int place_some(FfSpace *s, FfUffdOp op, FfRun run, const void *data, uint
     run.n = *done = same_state(&s->blocks[run.block], run.first, run.n, &missing);
     if (missing) {
         rc = place_missing(s, op, &run, data, done, &p);
+        p.run = (FfRun){run.block, run.first, *done};
     } else {
         p.duplicate = run.n;
     }
@@ -285,6 +286,7 @@ int ff_place_at_once(FfSpace *s, const FfRun *run, const void *data)
         rc = -EAGAIN; /* a part has come meanwhile */
     } else if (missing) {
         rc = place_missing(s, op, run, data, &done, &p);
+        p.run = (FfRun){run->block, run->first, done};
     }
     ff_space_end_answers(s);
     ff_place_tell(s, &p);

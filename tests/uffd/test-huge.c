@@ -6,9 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "uffd/huge.h"
+#include "uffd/uffd.h"
 
 #ifndef MADV_COLLAPSE
 #define MADV_COLLAPSE 25
@@ -19,13 +21,12 @@
 
 typedef struct {
     int fd;
-    char *area, *map;                /* "QEMU's" */
-    unsigned asked, stop_at, n_made; /* n_made: but for the last piece */
+    char *area, *map; /* "QEMU's" */
 } Memory;
 
 static void begin(Memory *m)
 {
-    *m = (Memory){.fd = memfd_create("huge", MFD_CLOEXEC), .stop_at = G_MAXUINT};
+    *m = (Memory){.fd = memfd_create("huge", MFD_CLOEXEC)};
     g_assert_cmpint(ftruncate(m->fd, SIZE), ==, 0);
     m->area = mmap(NULL, SIZE + FF_HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     g_assert_true(m->area != MAP_FAILED);
@@ -41,14 +42,6 @@ static void end(Memory *m)
 {
     munmap(m->area, SIZE + FF_HUGE_PAGE);
     close(m->fd);
-}
-
-static bool may_go_on(int64_t took_us, void *opaque)
-{
-    Memory *m = opaque;
-
-    m->n_made += took_us > 0;
-    return m->asked++ < m->stop_at;
 }
 
 /* Why the kernel makes no huge page of shared memory, whoever asks; NULL: it does. */
@@ -85,6 +78,29 @@ static uint64_t huge_bytes(const Memory *m)
     return g_ascii_strtoull(line + strlen("ShmemPmdMapped:"), NULL, 10) << 10;
 }
 
+/* Those without a hole. Returns how many are huge now. */
+static unsigned collapse_all(const Memory *m)
+{
+    g_autoptr(FfHugeMap) map = ff_huge_map_new(m->fd, SIZE + PAGE);
+    unsigned n = 0;
+
+    g_assert_nonnull(map);
+    g_assert_cmpuint(ff_huge_map_pieces(map), ==, PIECES);
+    for (unsigned i = 0; i < PIECES; i++) {
+        int rc = ff_huge_map_collapse(map, i);
+        g_assert_cmpint(rc, >=, 0);
+        n += rc;
+    }
+    return n;
+}
+
+static void punch(const Memory *m, uint64_t page)
+{
+    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+    g_assert_cmpint(fallocate(m->fd, mode, (off_t)(page * PAGE), PAGE), ==, 0);
+}
+
 /* All but the piece with a hole, which stays a hole; content stays. */
 static void test_collapse(void)
 {
@@ -97,18 +113,19 @@ static void test_collapse(void)
         return;
     }
     begin(&m);
-    g_assert_cmpint(
-        fallocate(m.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(hole * PAGE), PAGE), ==,
-        0);
-    g_assert_cmpint(ff_huge_collapse(m.fd, SIZE, may_go_on, &m), ==, PIECES - 1);
+    punch(&m, hole);
+    g_assert_cmpuint(collapse_all(&m), ==, PIECES - 1);
     check_content(&m, hole);
     g_assert_cmpuint(huge_bytes(&m), ==, (PIECES - 1) * FF_HUGE_PAGE);
     g_assert_cmpint(lseek(m.fd, 0, SEEK_HOLE), ==, (off_t)(hole * PAGE));
     end(&m);
 }
 
-static void test_stop(void)
+/* Where missing pages are waited for: a piece becomes huge, and the page that is then given back
+ * stays a hole. */
+static void test_registered(void)
 {
+    const uint64_t hole = FF_HUGE_PAGE / PAGE + 3;
     const char *why = why_none();
     Memory m;
 
@@ -116,29 +133,39 @@ static void test_stop(void)
         g_test_skip(why);
         return;
     }
+    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    if (uffd < 0) {
+        g_test_skip("userfaultfd: not permitted");
+        return;
+    }
     begin(&m);
-    m.stop_at = 2;
-    g_assert_cmpint(ff_huge_collapse(m.fd, SIZE, may_go_on, &m), ==, 2);
-    g_assert_cmpuint(m.n_made, ==, 2);
-    check_content(&m, G_MAXUINT64);
-    g_assert_cmpuint(huge_bytes(&m), ==, 2 * FF_HUGE_PAGE);
+    g_assert_cmpint(ff_uffd_init(uffd, 0, NULL), ==, 0);
+    g_assert_cmpint(ff_uffd_register(uffd, (uintptr_t)m.map, SIZE, UFFDIO_REGISTER_MODE_MISSING),
+                    ==, 0);
+    punch(&m, hole);
+    g_assert_cmpuint(collapse_all(&m), ==, PIECES - 1);
+    check_content(&m, hole);
+    g_assert_cmpuint(huge_bytes(&m), ==, (PIECES - 1) * FF_HUGE_PAGE);
+    punch(&m, 7);
+    g_assert_cmpint(lseek(m.fd, 0, SEEK_HOLE), <=, (off_t)(hole * PAGE));
+    close(uffd);
     end(&m);
 }
 
 /* Less than a piece; a file that cannot be mapped. */
 static void test_none(void)
 {
-    Memory m = {.stop_at = G_MAXUINT};
-
-    g_assert_cmpint(ff_huge_collapse(-1, FF_HUGE_PAGE - PAGE, may_go_on, &m), ==, 0);
-    g_assert_cmpint(ff_huge_collapse(-1, FF_HUGE_PAGE, may_go_on, &m), ==, -EBADF);
+    g_assert_null(ff_huge_map_new(-1, FF_HUGE_PAGE - PAGE));
+    g_assert_cmpint(errno, ==, EINVAL);
+    g_assert_null(ff_huge_map_new(-1, FF_HUGE_PAGE));
+    g_assert_cmpint(errno, ==, EBADF);
 }
 
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/huge/collapse", test_collapse);
-    g_test_add_func("/huge/stop", test_stop);
+    g_test_add_func("/huge/registered", test_registered);
     g_test_add_func("/huge/none", test_none);
     return g_test_run();
 }
