@@ -44,9 +44,12 @@ static bool source_init(FfMigration *m, GError **error)
     return ff_source_init(&m->source, error);
 }
 
+/* It connects. Before the coordinator: the client has its answer, and of an engine that dies from
+ * here on the next one must report that it failed. */
 static bool source_listen(FfMigration *m, GError **error)
 {
-    return true; /* it connects */
+    ff_journal_setup(m->cfg.state);
+    return true;
 }
 
 static FfStatus source_begin_adoption(FfMigration *m)
@@ -421,6 +424,7 @@ static gpointer coordinate(gpointer p)
     if (m->adopting) {
         m->side->adopt(m);
     } else {
+        FF_FAULT_AT("begins");
         m->side->coordinate(m);
     }
     if (m->plain.carried) {

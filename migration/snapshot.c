@@ -366,8 +366,6 @@ static void flush_disks(FfSnapshot *s)
 
 static bool begin(FfSnapshot *s, GError **error)
 {
-    /* From the first step on, so that the engine that comes after a crash says "failed". */
-    ff_journal_setup(s->cfg->state);
     FF_FAULT_AT("setup");
     if (!can_branch(s, error) || !look_at_guest(s, error) || !open_output(s, error) ||
         !drop_discards(s, error) || !make_capture(s, error) ||

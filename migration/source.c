@@ -143,8 +143,6 @@ static bool look_at_guest(FfSource *s, GError **error)
 
 static bool agree(FfSource *s, GError **error)
 {
-    /* From the first step on, so that the engine that comes after a crash says "failed". */
-    ff_journal_setup(s->cfg->state);
     FF_FAULT_AT("setup");
     if ((!look_at_guest(s, error) && !ff_plain_greets(s->plain, error)) ||
         !ff_source_hello(s, error)) {

@@ -31,6 +31,7 @@ typedef struct {
 
 static const Row rows[] = {
     /* the source's engine: until GIVEN is stored the guest is its own */
+    {"source/setup/at/begins=kill", S},
     {"source/setup/at/setup=kill", S},
     {"source/setup/main/hello=kill", S},
     {"source/setup/urgent/channel=kill", S},

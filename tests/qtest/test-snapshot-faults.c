@@ -15,10 +15,11 @@
 
 /* ---- the engine dies ------------------------------------------------------------------------- */
 
-static const char *const steps[] = {
-    "setup",       "active",          "capture-pass", "protected",  "prepared",  "stopping",
-    "offered",     "stopped",         "armed",        "saved",      "releasing", "running",
-    "writer-lent", "capture-lifting", "written",      "committing", "named",     "rolling-back"};
+static const char *const steps[] = {"begins",     "setup",       "active",          "capture-pass",
+                                    "protected",  "prepared",    "stopping",        "offered",
+                                    "stopped",    "armed",       "saved",           "releasing",
+                                    "running",    "writer-lent", "capture-lifting", "written",
+                                    "committing", "named",       "rolling-back"};
 
 static void expect_whole_or_none(Snap *t, bool named)
 {
@@ -63,14 +64,23 @@ typedef struct {
 } RelayStep;
 
 static const RelayStep relay_steps[] = {
-    {"setup", true},          {"active", true},
-    {"capture-pass", true},   {"protected", true},
-    {"prepared", true},       {"stopping", true},
-    {"offered", true},        {"stopped", true},
-    {"armed", true},          {"saved", true},
-    {"releasing", true},      {"running", false},
-    {"writer-lent", true},    {"writer-lent#20"},
-    {"written", false, true}, {"committing", false, true},
+    {"begins", true},
+    {"setup", true},
+    {"active", true},
+    {"capture-pass", true},
+    {"protected", true},
+    {"prepared", true},
+    {"stopping", true},
+    {"offered", true},
+    {"stopped", true},
+    {"armed", true},
+    {"saved", true},
+    {"releasing", true},
+    {"running", false},
+    {"writer-lent", true},
+    {"writer-lent#20"},
+    {"written", false, true},
+    {"committing", false, true},
     {"named", false, true},
 };
 
