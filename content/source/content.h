@@ -24,7 +24,7 @@ typedef struct FfContentReader FfContentReader;
 /* By which content is known again. Compared as bytes. */
 typedef struct {
     FfInputStamp stamp; /* of a file; else its size alone, as it is stored */
-    uint64_t digest;    /* of what has no time: of its table of pages, if it has one; else 0 */
+    uint64_t digest;    /* of what has no time: of its table of pages, or of some pages; else 0 */
 } FfContentIdentity;
 
 /* Bytes [START, START + LEN) of the content are at FILE of what it is stored in. */
