@@ -12,14 +12,11 @@
 #include "holder/say.h"
 #include "launch/paths.h"
 #include "net/address.h"
-#include "server/export.h"
 #include "server/fetch.h"
 #include "server/offload.h"
 #include "server/receive.h"
-#include "server/remote.h"
 #include "server/replay.h"
 #include "server/server.h"
-#include "server/source.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -52,7 +49,7 @@ typedef struct {
     int slots;
     uint64_t rate, limit; /* of `bandwidth`, `memory` */
     char *listen, *to, *from, *receive, *into, *control, *metrics, *serve, *set, *bandwidth,
-        *memory, *creds, *hostname;
+        *memory, *creds;
     char *page_server, *name;
     char **allow, **positional;
 } Line;
@@ -71,7 +68,6 @@ static void line_clear(Line *line)
     g_free(line->bandwidth);
     g_free(line->memory);
     g_free(line->creds);
-    g_free(line->hostname);
     g_free(line->page_server);
     g_free(line->name);
     g_strfreev(line->allow);
@@ -100,7 +96,6 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
         {"set", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->set, NULL, NULL},
         {"tls-creds", 0, 0, G_OPTION_ARG_FILENAME, &line->creds, NULL, NULL},
-        {"tls-hostname", 0, 0, G_OPTION_ARG_STRING, &line->hostname, NULL, NULL},
         {"page-server", 0, 0, G_OPTION_ARG_STRING, &line->page_server, NULL, NULL},
         {"name", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->name, NULL, NULL},
         {"slots", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_INT, &line->slots, NULL, NULL},
@@ -310,15 +305,12 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
     if (line->learn || line->no_set) {
         p->argv[p->n++] = g_strdup(line->learn ? "--learn" : "--no-working-set");
     }
-    if (ff_source_is_far(line->from)) {
+    if (ff_content_is_uri(line->from)) {
         p->argv[p->n++] = g_strdup_printf("--from=%s", line->from);
     }
     if (line->creds) {
         g_autofree char *folder = g_canonicalize_filename(line->creds, NULL);
         p->argv[p->n++] = g_strdup_printf("--tls-creds=%s", folder);
-    }
-    if (line->hostname) {
-        p->argv[p->n++] = g_strdup_printf("--tls-hostname=%s", line->hostname);
     }
     if (line->rate) {
         p->argv[p->n++] = g_strdup_printf("--max-bandwidth=%" PRIu64, line->rate);
@@ -329,7 +321,7 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
     if (set) {
         p->argv[p->n++] = g_strdup_printf("--set=%s", set);
     }
-    if (!ff_source_is_far(line->from)) {
+    if (!ff_content_is_uri(line->from)) {
         p->argv[p->n++] = g_strdup_printf("--name=%s", line->from);
     }
     if (line->control) {
@@ -344,10 +336,10 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
 /* It is there, and which content it has. */
 static bool ask_far(const Line *line, const char *plugin, FfContentIdentity *id, GError **error)
 {
-    const FfContentAccess access = {line->creds, line->hostname, plugin};
+    const FfContentAccess access = {.tls_creds = line->creds, .plugin = plugin};
 
     signal(SIGPIPE, SIG_IGN);
-    g_autoptr(FfContent) source = ff_source_open(line->from, NULL, &access, error);
+    g_autoptr(FfContent) source = ff_content_open(line->from, NULL, &access, error);
     if (source) {
         *id = *ff_content_identity(source);
     }
@@ -450,21 +442,23 @@ static bool look_for_images(const char *folder, GError **error)
 static int hold(const Line *line, GArray *uids, GError **error)
 {
     FfContentIdentity id;
-    bool criu = false, far = ff_source_is_far(line->from);
+    bool criu = false, far = ff_content_is_uri(line->from);
     g_auto(Pager) p = {0};
     g_auto(FfFetch) fetched = {0};
     FfHolderFetcher fetcher;
-    g_autofree char *plugin =
-        ff_content_is_uri(line->from) ? ff_find_helper("farfault-nbd.so") : NULL;
+    g_autofree char *plugin = far ? ff_find_helper("farfault-nbd.so") : NULL;
     /* The next pagers have the one of now, also when another one was installed. */
-    int source = plugin ? move_up(open(plugin, O_RDONLY | O_CLOEXEC))
+    int source = plugin ? FF_FAULT_CALL("plugin-open", move_up(open(plugin, O_RDONLY | O_CLOEXEC)))
                  : far  ? -1
                         : open_source(line->from, &id, &criu, error);
 
-    if (far ? !ask_far(line, plugin, &id, error) : source < 0) {
-        if (error && !*error) {
-            fail(error, line->from, g_strerror(errno));
+    if (source < 0 && (plugin || !far)) {
+        if (!*error) {
+            fail(error, plugin ? plugin : line->from, g_strerror(errno));
         }
+        return EXIT_FAILED;
+    }
+    if (far && !ask_far(line, plugin, &id, error)) {
         return EXIT_FAILED;
     }
     if (criu && !line->page_server && !look_for_images(line->from, error)) {
@@ -504,45 +498,6 @@ static int hold(const Line *line, GArray *uids, GError **error)
         unlink(line->control);
     }
     return status;
-}
-
-/* ---- for pagers of other hosts --------------------------------------------------------------- */
-
-static int give(const Line *line, GError **error)
-{
-    bool tls, criu;
-    FfContentIdentity id;
-    g_autofree char *uri = ff_remote_address(line->listen, &tls);
-    g_autoptr(FfAddress) address = ff_address_parse(uri, error);
-    g_autoptr(FfTls) creds = NULL;
-
-    if (!address || (tls && !(creds = ff_remote_creds(line->creds, true, error)))) {
-        return EXIT_FAILED;
-    }
-    int fd = open_source(line->from, &id, &criu, error);
-    if (fd < 0 || criu) {
-        if (!*error) {
-            fail(error, line->from,
-                 criu ? "a folder cannot be given: name a file" : g_strerror(errno));
-        }
-        return EXIT_FAILED;
-    }
-    /* By its fd: another file may have its name later. */
-    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
-    g_autoptr(FfContent) source = ff_content_open(path, &id, NULL, error);
-    FfExport e = {.tls = creds, .source = source};
-    if (!source || (e.listen_fd = ff_address_listen(address, error)) < 0) {
-        return EXIT_FAILED;
-    }
-    if (!ff_export_identify(fd, &e.identity)) {
-        fail(error, line->from, g_strerror(errno));
-        return EXIT_FAILED;
-    }
-    signal(SIGPIPE, SIG_IGN);
-    g_autofree char *where = ff_address_of_listener(e.listen_fd);
-    fprintf(stderr, "farfault pager: gives %s at %s%s\n", line->from, tls ? "tls" : "tcp",
-            strchr(where, ':'));
-    ff_export_run(&e);
 }
 
 /* ---- Cloud Hypervisor ------------------------------------------------------------------------ */
@@ -708,7 +663,7 @@ static int serve(const Line *line)
                           .set = line->set,
                           .far = line->from,
                           .name = line->name,
-                          .access = {line->creds, line->hostname},
+                          .access = {.tls_creds = line->creds},
                           .control = line->control,
                           .metrics = line->metrics,
                           .store = line->page_server};
@@ -732,9 +687,8 @@ static const char *misuse_of_receive(const Line *line)
         return "give a socket and a folder: farfault pager --receive SOCKET --into FOLDER";
     }
     if (line->listen || line->to || line->from || line->control || line->metrics ||
-        line->bandwidth || line->creds || line->hostname || line->no_bulk || line->paused ||
-        line->own_memory || line->learn || line->no_set || line->memory || line->page_server ||
-        line->set) {
+        line->bandwidth || line->creds || line->no_bulk || line->paused || line->own_memory ||
+        line->learn || line->no_set || line->memory || line->page_server || line->set) {
         return "--receive SOCKET --into FOLDER takes no options but --allow";
     }
     return NULL;
@@ -746,7 +700,7 @@ static char *misspelt(const char *uri)
     g_autofree char *scheme = ff_content_scheme(uri);
     bool has_slashes = scheme && g_str_has_prefix(uri + strlen(scheme), "://");
 
-    if (!scheme || ff_source_is_far(uri) || access(uri, F_OK) == 0) {
+    if (!scheme || ff_content_is_uri(uri) || access(uri, F_OK) == 0) {
         return NULL;
     }
     if (!has_slashes) {
@@ -759,6 +713,13 @@ static char *misspelt(const char *uri)
     return nearest ? g_strdup_printf("--from %s: did you mean %s%s?", uri, nearest,
                                      uri + strlen(scheme))
                    : g_strdup_printf("--from %s: no such scheme is known (there are %s)", uri, all);
+}
+
+/* As pagers served each other before NBD. A socket or a file can have such a name. */
+static bool is_of_page_protocol(const char *where)
+{
+    return where && (g_str_has_prefix(where, "tcp:") || g_str_has_prefix(where, "tls:")) &&
+           access(where, F_OK) < 0;
 }
 
 /* Options that are not for each other; NULL: all is right. */
@@ -775,29 +736,24 @@ static const char *misuse(const Line *line)
         return "give a socket and a file: farfault pager --listen SOCKET --from FILE, or --to "
                "SOCKET --from FOLDER, or --receive SOCKET --into FOLDER";
     }
-    bool gives = line->listen && ff_remote_is_uri(line->listen);
-    bool far = ff_source_is_far(line->from);
-    if (gives && (far || line->allow || line->control || line->metrics || line->learn ||
-                  line->no_set || line->no_bulk || line->rate || line->limit)) {
-        return "--listen tcp: and tls: give a file of this host, and take no options but --from "
-               "and "
-               "--tls-creds";
+    bool far = ff_content_is_uri(line->from);
+    if (is_of_page_protocol(line->listen)) {
+        return "--listen tcp: and tls: are not there any more: serve the file by NBD (nbdkit -r "
+               "file FILE), and start the other host's pager with --from nbd://HOST/";
+    }
+    if (is_of_page_protocol(line->from)) {
+        return "--from tcp: and tls: are not there any more, and pagers do not serve others: on "
+               "that host nbdkit -r file FILE, and here --from nbd://HOST/ (nbds: with "
+               "--tls-creds)";
     }
     if (far && (line->to || line->learn || line->no_set)) {
         return "--from with a URI is for --listen SOCKET, without working sets";
     }
-    if (line->page_server && (gives || far || line->to || line->learn || line->no_set)) {
+    if (line->page_server && (far || line->to || line->learn || line->no_set)) {
         return "--page-server is for --listen SOCKET --from FOLDER, without working sets";
     }
-    bool tls_from = g_str_has_prefix(line->from, "tls:");
-    bool tls = tls_from || (gives && g_str_has_prefix(line->listen, "tls:"));
-    bool nbds = ff_content_is_uri(line->from) && g_str_has_prefix(line->from, "nbds");
-    if (tls ? !line->creds : line->creds && !nbds) {
-        return "--tls-creds FOLDER is for tls:HOST:PORT, which needs it, and for nbds:";
-    }
-    if (line->hostname && !tls_from) {
-        return "--tls-hostname is for --from tls:HOST:PORT (with nbds: the URI's host is looked "
-               "at)";
+    if (line->creds && !(far && g_str_has_prefix(line->from, "nbds"))) {
+        return "--tls-creds FOLDER is for --from nbds:";
     }
     if (line->learn && (line->no_set || line->to)) {
         return "--learn is for --listen, and not with --no-working-set";
@@ -857,10 +813,9 @@ int ff_cli_pager(int argc, char **argv)
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_USAGE;
     }
-    int status = line.receive                    ? receive_into(&line, uids, &error)
-                 : line.to                       ? restore_to(&line, &error)
-                 : ff_remote_is_uri(line.listen) ? give(&line, &error)
-                                                 : hold(&line, uids, &error);
+    int status = line.receive ? receive_into(&line, uids, &error)
+                 : line.to    ? restore_to(&line, &error)
+                              : hold(&line, uids, &error);
     if (error) {
         fprintf(stderr, "farfault: %s\n", error->message);
     }

@@ -110,7 +110,7 @@ static FfContent *open_source(const FfServerConfig *cfg, GError **error)
     FfContentAccess access = cfg->access;
 
     access.plugin = path; /* what is far has that there */
-    return ff_source_open(cfg->far ? cfg->far : path, &cfg->source, &access, error);
+    return ff_content_open(cfg->far ? cfg->far : path, &cfg->source, &access, error);
 }
 
 /* Until it can be opened: clients wait, and the holder's messages as well. NULL: it has gone. */

@@ -32,7 +32,7 @@ typedef struct {
     bool sets, learn; /* working sets are used; and found out where there is none */
     const char *set;  /* the name of the source's; NULL: it has none */
     const char *name; /* of the source, as the user knows it; NULL: none */
-    const char *far;  /* the source, as ff_source_open() has it; NULL: it is inherited */
+    const char *far;  /* the source, as ff_content_open() has it; NULL: it is inherited */
     FfContentAccess access; /* to that; its plugin is FF_SERVER_SOURCE_FD */
     bool control;           /* FF_SERVER_CONTROL_FD is there */
     bool metrics;           /* FF_SERVER_METRICS_FD */

@@ -34,9 +34,8 @@ typedef struct {
 
 /* How a server is reached. Each can be NULL. */
 typedef struct {
-    const char *tls_creds;    /* a folder with keys.psk, or certificates by QEMU's names */
-    const char *tls_hostname; /* that the server's certificate has; NULL: the URI's */
-    const char *plugin;       /* a path of farfault-nbd.so, for nbd: URIs */
+    const char *tls_creds; /* a folder with keys.psk, or certificates by QEMU's names */
+    const char *plugin;    /* a path of farfault-nbd.so, for nbd: URIs */
 } FfContentAccess;
 
 /* ---- opening --------------------------------------------------------------------------------- */

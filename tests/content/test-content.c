@@ -11,7 +11,6 @@
 #include "tests/content/exports.h"
 #include "tests/lib/savedfile.h"
 #include "tests/server/exporter.h"
-#include "tests/server/giver.h"
 
 #define MIB (1ull << 20)
 #define PAGE 4096ull
@@ -204,14 +203,14 @@ static void test_other_raw(void)
     g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
     g_assert_true(read_page(r, 0, buf, &zero, NULL));
     exporter_kill(&e);
-    giver_write_file(e.file, 1);
+    exporter_write_file(e.file, 1);
     exporter_start(&e, NULL);
     g_assert_false(read_page(r, 1, buf, &zero, &read_error));
     g_assert_nonnull(strstr(read_error->message, "other content than it had"));
     g_assert_null(open_uri(e.uri, ff_content_identity(c), &open_error));
     g_assert_nonnull(strstr(open_error->message, "other content than it had"));
     exporter_kill(&e);
-    giver_write_file(e.file, 0);
+    exporter_write_file(e.file, 0);
     exporter_start(&e, NULL);
     g_assert_true(read_page(r, 1, buf, &zero, NULL));
     g_autoptr(FfContent) again = open_uri(e.uri, ff_content_identity(c), NULL);

@@ -13,14 +13,9 @@
 #include <unistd.h>
 
 #include "holder/record.h"
-#include "net/address.h"
-#include "net/channel-read.h"
-#include "net/channel-write.h"
 #include "server/criu.h"
 #include "server/firecracker.h"
 #include "server/offload.h"
-#include "server/remote-wire.h"
-#include "server/remote.h"
 #include "server/session-internal.h"
 #include "server/set.h"
 #include "server/source.h"
@@ -577,88 +572,6 @@ static void test_ring(void)
     close(told);
 }
 
-/* ---- another host ---------------------------------------------------------------------------- */
-
-/* What a peer answers to a request of 8192 bytes at 4096; DATA bytes follow. Sum 1: the right one.
- */
-typedef struct {
-    FfRemoteAnswer answer;
-    unsigned data;
-    const char *why; /* NULL: it is right */
-} Said;
-
-static const Said said[] = {
-    {{FF_REMOTE_DATA, 0, 4096, 8192, 1}, 8192, NULL},
-    {{FF_REMOTE_DATA, 0, 4096, 4096, 1}, 4096, NULL},
-    {{FF_REMOTE_ZEROS, 0, 4096, 8192, 0}, 0, NULL},
-    {{FF_REMOTE_DATA, 0, 4096, 8192, 2}, 8192, "its sum is another one"},
-    {{FF_REMOTE_DATA, 0, 8192, 8192, 1}, 8192, "cannot be understood"},
-    {{FF_REMOTE_DATA, 0, 4096, 12288, 1}, 12288, "cannot be understood"},
-    {{FF_REMOTE_DATA, 0, 4096, 0, 1}, 0, "cannot be understood"},
-    {{FF_REMOTE_DATA, 0, 4096, 4095, 1}, 4095, "cannot be understood"},
-    {{FF_REMOTE_ZEROS, 0, 4096, 1ull << 40, 0}, 0, "cannot be understood"},
-    {{FF_REMOTE_DATA, 0, 4096, 8192, 1}, 100, "tcp:"}, /* it ends in the middle */
-    {{9, 0, 4096, 8192, 1}, 0, "cannot be understood"},
-    {{FF_REMOTE_FAILED, 0, 4096, 3, 0}, 3, "???"},
-    {{FF_REMOTE_FAILED, 0, 4096, 1u << 30, 0}, 0, "cannot be understood"},
-};
-
-static gpointer run_peer(gpointer listener)
-{
-    static char data[12288];
-    FfRemoteHello hello;
-    FfRemoteRequest request;
-    FfRemoteWelcome welcome = {.size = 65536, .identity = 5};
-
-    memcpy(welcome.magic, FF_REMOTE_MAGIC, sizeof(welcome.magic));
-    for (unsigned i = 0; i < G_N_ELEMENTS(said); i++) {
-        FfRemoteAnswer a = said[i].answer;
-        int fd = ff_address_accept(GPOINTER_TO_INT(listener), NULL, NULL);
-        g_autoptr(FfChannel) ch = ff_channel_new(fd, FF_CHANNEL_BULK);
-        struct iovec first = {&welcome, sizeof(welcome)};
-        memset(data, 1, sizeof(data));
-        a.sum = a.sum == 1 ? ff_xxh64(data, a.len, 0) : a.sum;
-        struct iovec iov[2] = {{&a, sizeof(a)}, {data, said[i].data}};
-        g_assert_cmpint(ff_channel_read_all(ch, &hello, sizeof(hello), -1), ==, 0);
-        g_assert_cmpint(ff_channel_write_all(ch, &first, 1, false), ==, 0);
-        g_assert_cmpint(ff_channel_read_all(ch, &request, sizeof(request), -1), ==, 0);
-        g_assert_cmpint(ff_channel_write_all(ch, iov, said[i].data ? 2 : 1, false), ==, 0);
-    }
-    return NULL;
-}
-
-/* A source of lies: nothing of it is taken, and nothing is written after what was asked for. */
-static void test_remote(void)
-{
-    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
-    int listener = ff_address_listen(any, NULL);
-    g_autofree char *uri = ff_address_of_listener(listener);
-    GThread *peer = g_thread_new("peer", run_peer, GINT_TO_POINTER(listener));
-    g_autoptr(FfRemote) r = ff_remote_new(uri, NULL, NULL, NULL);
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(said); i++) {
-        g_autoptr(GError) error = NULL;
-        g_autoptr(FfRemoteLink) l = ff_remote_connect(r, &error);
-        char buf[8192 + 16];
-        uint64_t len = 8192;
-        bool zero;
-        g_assert_no_error(error);
-        g_assert_cmpuint(ff_remote_size(l), ==, 65536);
-        g_assert_cmpuint(ff_remote_identity(l), ==, 5);
-        memset(buf, 7, sizeof(buf));
-        bool ok = ff_remote_read(l, 4096, buf, &len, 4096, &zero, &error);
-        g_assert_true(ok == !said[i].why && ok == !error);
-        g_assert_true(ok || strstr(error->message, said[i].why));
-        g_assert_true(!ok || len == said[i].answer.len);
-        g_assert_true(!ok || zero == (said[i].answer.status == FF_REMOTE_ZEROS));
-        for (unsigned k = 0; k < 16; k++) {
-            g_assert_cmpint(buf[8192 + k], ==, 7);
-        }
-    }
-    g_thread_join(peer);
-    close(listener);
-}
-
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -675,7 +588,6 @@ int main(int argc, char **argv)
     g_test_add_data_func("/server-parts/source/mapped-large", GUINT_TO_POINTER(1), test_mapped);
     g_test_add_func("/server-parts/source/refused", test_refused);
     g_test_add_func("/server-parts/criu", test_criu);
-    g_test_add_func("/server-parts/remote", test_remote);
     g_test_add_func("/server-parts/gate", test_gate);
     g_test_add_func("/server-parts/ring", test_ring);
     return g_test_run();
