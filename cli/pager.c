@@ -12,6 +12,7 @@
 #include "holder/say.h"
 #include "launch/paths.h"
 #include "net/address.h"
+#include "server/dialects/dialects.h"
 #include "server/fetch.h"
 #include "server/offload.h"
 #include "server/receive.h"
@@ -50,7 +51,7 @@ typedef struct {
     uint64_t rate, limit; /* of `bandwidth`, `memory` */
     char *listen, *to, *from, *receive, *into, *control, *metrics, *serve, *set, *bandwidth,
         *memory, *creds;
-    char *page_server, *name;
+    char *page_server, *name, *dialect;
     char **allow, **positional;
 } Line;
 
@@ -70,6 +71,7 @@ static void line_clear(Line *line)
     g_free(line->creds);
     g_free(line->page_server);
     g_free(line->name);
+    g_free(line->dialect);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
 }
@@ -98,6 +100,7 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"tls-creds", 0, 0, G_OPTION_ARG_FILENAME, &line->creds, NULL, NULL},
         {"page-server", 0, 0, G_OPTION_ARG_STRING, &line->page_server, NULL, NULL},
         {"name", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->name, NULL, NULL},
+        {"dialect", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->dialect, NULL, NULL},
         {"slots", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_INT, &line->slots, NULL, NULL},
         {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
@@ -238,12 +241,24 @@ static int listen_tcp(const char *where, GError **error)
     return fd;
 }
 
-/* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
-static int open_source(const char *path, FfContentIdentity *id, bool *criu, GError **error)
+/* What the clients' content is. */
+typedef struct {
+    const FfDialect *only; /* of all clients, whose content each has itself; NULL: this is it */
+    FfContentIdentity id;
+    uint64_t size; /* bytes */
+} Source;
+
+static void note_content(Source *source, const FfContent *c)
 {
-    *criu = g_file_test(path, G_FILE_TEST_IS_DIR);
-    if (*criu) {
-        *id = (FfContentIdentity){0};
+    source->id = *ff_content_identity(c);
+    source->size = ff_content_size(c);
+}
+
+/* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
+static int open_source(const char *path, Source *what, GError **error)
+{
+    if (g_file_test(path, G_FILE_TEST_IS_DIR)) {
+        what->only = &ff_dialect_criu;
         return move_up(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     }
     g_autoptr(FfContent) source = ff_content_open(path, NULL, NULL, error);
@@ -251,7 +266,7 @@ static int open_source(const char *path, FfContentIdentity *id, bool *criu, GErr
     if (!source) {
         return -1;
     }
-    *id = *ff_content_identity(source);
+    note_content(what, source);
     int fd = move_up(open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0) {
         fail(error, path, g_strerror(errno));
@@ -279,10 +294,12 @@ static void pager_clear(Pager *p)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Pager, pager_clear)
 
-/* SLOTS: of a client that asks. SET: the name of the source's working set, or NULL. */
-static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, unsigned slots,
+/* SLOTS: of Cloud Hypervisor. SET: the name of the source's working set, or NULL. */
+static bool prepare(Pager *p, const Line *line, const Source *source, unsigned slots,
                     const char *set, GError **error)
 {
+    const FfContentIdentity *id = &source->id;
+
     memset(p->inherit, -1, sizeof(p->inherit));
     if (line->control && (p->inherit[1] = listen_at(line->control, false, false, error)) < 0) {
         return false;
@@ -296,6 +313,9 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
         "--serve=%" PRIu64 ".%" PRId64 ".%" PRId64 ".%" PRIu64 ".%" PRIu64 ".%" PRIu64,
         id->stamp.size, id->stamp.sec, id->stamp.nsec, id->stamp.dev, id->stamp.ino, id->digest);
     p->argv[p->n++] = g_strdup_printf("--slots=%u", slots);
+    if (source->only) {
+        p->argv[p->n++] = g_strdup_printf("--dialect=%s", source->only->name);
+    }
     if (line->no_bulk) {
         p->argv[p->n++] = g_strdup("--no-bulk");
     }
@@ -334,14 +354,14 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
 }
 
 /* It is there, and which content it has. */
-static bool ask_far(const Line *line, const char *plugin, FfContentIdentity *id, GError **error)
+static bool ask_far(const Line *line, const char *plugin, Source *what, GError **error)
 {
     const FfContentAccess access = {.tls_creds = line->creds, .plugin = plugin};
 
     signal(SIGPIPE, SIG_IGN);
     g_autoptr(FfContent) source = ff_content_open(line->from, NULL, &access, error);
     if (source) {
-        *id = *ff_content_identity(source);
+        note_content(what, source);
     }
     return source;
 }
@@ -441,8 +461,8 @@ static bool look_for_images(const char *folder, GError **error)
 
 static int hold(const Line *line, GArray *uids, GError **error)
 {
-    FfContentIdentity id;
-    bool criu = false, far = ff_content_is_uri(line->from);
+    Source what = {0};
+    bool far = ff_content_is_uri(line->from);
     g_auto(Pager) p = {0};
     g_auto(FfFetch) fetched = {0};
     FfHolderFetcher fetcher;
@@ -450,7 +470,7 @@ static int hold(const Line *line, GArray *uids, GError **error)
     /* The next pagers have the one of now, also when another one was installed. */
     int source = plugin ? FF_FAULT_CALL("plugin-open", move_up(open(plugin, O_RDONLY | O_CLOEXEC)))
                  : far  ? -1
-                        : open_source(line->from, &id, &criu, error);
+                        : open_source(line->from, &what, error);
 
     if (source < 0 && (plugin || !far)) {
         if (!*error) {
@@ -458,15 +478,16 @@ static int hold(const Line *line, GArray *uids, GError **error)
         }
         return EXIT_FAILED;
     }
-    if (far && !ask_far(line, plugin, &id, error)) {
+    if (far && !ask_far(line, plugin, &what, error)) {
         return EXIT_FAILED;
     }
+    bool criu = what.only == &ff_dialect_criu;
     if (criu && !line->page_server && !look_for_images(line->from, error)) {
         return EXIT_FAILED;
     }
     g_autofree char *file = g_canonicalize_filename(line->from, NULL);
     g_autofree char *set = criu || far ? NULL : g_strconcat(file, ".ws", NULL);
-    if (!prepare(&p, line, &id, 0, set, error)) {
+    if (!prepare(&p, line, &what, 0, set, error)) {
         return EXIT_FAILED;
     }
     p.inherit[0] = source;
@@ -484,15 +505,20 @@ static int hold(const Line *line, GArray *uids, GError **error)
         return EXIT_FAILED;
     }
     fprintf(stderr, "farfault pager: listens at %s\n", line->listen);
-    int status = ff_holder_run(&(FfHolderConfig){.listen_fd = listener,
-                                                 .pager_argv = p.argv,
-                                                 .inherit = p.inherit,
-                                                 .n_inherit = G_N_ELEMENTS(p.inherit),
-                                                 .uids = (const uid_t *)(void *)uids->data,
-                                                 .n_uids = uids->len,
-                                                 .criu = criu,
-                                                 .fetcher = line->page_server ? &fetcher : NULL},
-                               error);
+    int status =
+        ff_holder_run(&(FfHolderConfig){.arrival = criu ? &ff_arrival_criu : &ff_arrival_message,
+                                        .listen_fd = listener,
+                                        .dialect = what.only ? ff_dialect_number(what.only) : 0,
+                                        .recognise = ff_dialect_recognise,
+                                        .answer = ff_dialect_answer,
+                                        .content = what.size,
+                                        .pager_argv = p.argv,
+                                        .inherit = p.inherit,
+                                        .n_inherit = G_N_ELEMENTS(p.inherit),
+                                        .uids = (const uid_t *)(void *)uids->data,
+                                        .n_uids = uids->len,
+                                        .fetcher = line->page_server ? &fetcher : NULL},
+                      error);
     unlink(line->listen);
     if (line->control) {
         unlink(line->control);
@@ -522,7 +548,8 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
     g_auto(Pager) p = {0};
     int talk[2];
 
-    if (!prepare(&p, line, &(FfContentIdentity){0}, o->n_slots, NULL, error)) {
+    const Source what = {.only = &ff_dialect_cloud_hypervisor};
+    if (!prepare(&p, line, &what, o->n_slots, NULL, error)) {
         return EXIT_FAILED;
     }
     for (unsigned i = 0; i < FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD; i++) {
@@ -568,7 +595,9 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
                                .answer_len = FF_OFFLOAD_ANSWER,
                                .hello = o->slot,
                                .hello_len = o->n_slots * (uint32_t)sizeof(o->slot[0])};
-    return ff_holder_run(&(FfHolderConfig){.listen_fd = -1,
+    return ff_holder_run(&(FfHolderConfig){.arrival = &ff_arrival_asks,
+                                           .listen_fd = -1,
+                                           .dialect = ff_dialect_number(what.only),
                                            .pager_argv = p.argv,
                                            .inherit = p.inherit,
                                            .n_inherit = G_N_ELEMENTS(p.inherit),
@@ -668,7 +697,8 @@ static int serve(const Line *line)
                           .metrics = line->metrics,
                           .store = line->page_server};
 
-    if (line->slots < 0 || line->slots > FF_SERVER_SLOTS) {
+    cfg.only = line->dialect ? ff_dialect_named(line->dialect) : NULL;
+    if (line->slots < 0 || line->slots > FF_SERVER_SLOTS || !cfg.only != !line->dialect) {
         return EXIT_USAGE;
     }
     cfg.slots = (unsigned)line->slots;

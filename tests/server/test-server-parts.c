@@ -14,7 +14,8 @@
 
 #include "holder/record.h"
 #include "server/criu.h"
-#include "server/firecracker.h"
+#include "server/dialects/dialects.h"
+#include "server/dialects/firecracker.h"
 #include "server/offload.h"
 #include "server/session-internal.h"
 #include "server/set.h"
@@ -66,7 +67,7 @@ static const struct {
 static void test_firecracker(void)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(messages); i++) {
-        FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
+        FfRegionOfClient region[FF_REGIONS];
         g_autoptr(GError) error = NULL;
         unsigned n = ff_firecracker_parse(messages[i].text, strlen(messages[i].text),
                                           messages[i].size, region, &error);
@@ -84,13 +85,63 @@ static void test_firecracker_deep(void)
 {
     g_autoptr(GString) text = g_string_new(NULL);
     g_autoptr(GError) error = NULL;
-    FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
+    FfRegionOfClient region[FF_REGIONS];
 
     for (unsigned i = 0; i < 1000000; i++) {
         g_string_append(text, "[\"]\",");
     }
     g_assert_cmpuint(ff_firecracker_parse(text->str, text->len, 4096, region, &error), ==, 0);
     g_assert_nonnull(error);
+}
+
+/* ---- who asks -------------------------------------------------------------------------------- */
+
+/* What comes first, and of which dialect it is. ANSWER: to it as a whole message. */
+static const struct {
+    const char *text;
+    const FfDialect *dialect; /* NULL: of none */
+    const char *answer;       /* NULL: it is no question */
+} firsts[] = {
+    {"[", &ff_dialect_firecracker, NULL},
+    {"[{\"base_host_virt_addr\":4096}]", &ff_dialect_firecracker, NULL},
+    {"{", &ff_dialect_nydus, NULL},
+    {"{\"type\":2}", &ff_dialect_nydus,
+     "{\"type\":3,\"size\":8192,\"block_size\":4096,\"flags\":0,\"version\":1}"},
+    {"{ \"type\" : 2\n}", &ff_dialect_nydus,
+     "{\"type\":3,\"size\":8192,\"block_size\":4096,\"flags\":0,\"version\":1}"},
+    {"{\"type\":2}x", &ff_dialect_nydus, NULL},
+    {"{\"type\":22}", &ff_dialect_nydus, NULL},
+    {"{\"type\":", &ff_dialect_nydus, NULL},
+    {"{\"type\":0,\"regions\":[]}", &ff_dialect_nydus, NULL},
+    {"\n[", NULL, NULL},
+    {"GET /", NULL, NULL},
+    {"\x12\x34", NULL, NULL}, /* CRIU's are known by the folder */
+};
+
+static void test_dialects(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(firsts); i++) {
+        char answer[256] = "";
+        size_t len = strlen(firsts[i].text);
+        int number = ff_dialect_recognise(firsts[i].text, len);
+        g_assert_true((number >= 0 ? ff_dialects[number] : NULL) == firsts[i].dialect);
+        if (number < 0) {
+            continue;
+        }
+        size_t n = ff_dialect_answer((unsigned)number, firsts[i].text, len, 8192, answer,
+                                     sizeof(answer) - 1);
+        g_assert_cmpstr(n ? answer : NULL, ==, firsts[i].answer);
+        g_assert_cmpuint(n, ==, strlen(answer));
+        g_assert_cmpuint(ff_dialect_answer((unsigned)number, firsts[i].text, len, 8192, answer, 10),
+                         ==, 0);
+    }
+    for (unsigned i = 0; ff_dialects[i]; i++) {
+        g_assert_true(ff_dialect_named(ff_dialects[i]->name) == ff_dialects[i]);
+        g_assert_cmpuint(ff_dialect_number(ff_dialects[i]), ==, i);
+        g_assert_true(ff_dialects[i]->make_image && ff_dialects[i]->open_source &&
+                      ff_dialects[i]->serve);
+    }
+    g_assert_null(ff_dialect_named("qemu"));
 }
 
 /* ---- Cloud Hypervisor's configuration -------------------------------------------------------- */
@@ -311,7 +362,8 @@ static bool has_set(FfContent *source)
     FfImage *image = g_new0(FfImage, 1);
     FfSession *s = g_new0(FfSession, 1);
 
-    image->criu_pid = 1;
+    s->dialect = &ff_dialect_firecracker;
+    s->set_path = g_strconcat(ff_content_name(source), FF_WORKING_SET_SUFFIX, NULL);
     s->all = &all;
     s->root_rec = &root;
     s->image = image;
@@ -319,6 +371,7 @@ static bool has_set(FfContent *source)
     ff_set_begin(s);
     bool has = s->set;
     ff_set_end(s);
+    g_free(s->set_path);
     g_free(s);
     g_free(image);
     return has;
@@ -578,6 +631,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/server-parts/firecracker", test_firecracker);
     g_test_add_func("/server-parts/firecracker-deep", test_firecracker_deep);
+    g_test_add_func("/server-parts/dialects", test_dialects);
     g_test_add_func("/server-parts/offload", test_offload);
     g_test_add_func("/server-parts/offload-foreign", test_offload_foreign);
     g_test_add_func("/server-parts/source/raw", test_raw);
