@@ -22,6 +22,8 @@
  *
  * System calls: those of g_file_get_contents(), and of regions.c.
  */
+#include "server/dialects/nydus.h"
+
 #include <gio/gio.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -29,7 +31,6 @@
 
 #include "qmp/json.h"
 #include "server/dialects/dialects.h"
-#include "server/dialects/regions.h"
 #include "server/session-internal.h"
 #include "server/text.h"
 
@@ -135,9 +136,10 @@ static gint64 number(JsonObject *o, const char *name, gint64 none)
     return json_object_has_member(o, name) ? ff_json_int(o, name, -1) : none;
 }
 
-static unsigned parse(FfSession *s, FfRegionOfClient *region, GError **error)
+unsigned ff_nydus_parse(const char *text, size_t len, FfRegionOfClient *regions, bool *copies,
+                        GError **error)
 {
-    g_autoptr(JsonNode) root = ff_text_parse(s->rec->hello, s->rec->hello_len, DEPTH_MAX, error);
+    g_autoptr(JsonNode) root = ff_text_parse(text, len, DEPTH_MAX, error);
 
     if (!root) {
         g_prefix_error(error, "its message is ");
@@ -151,22 +153,25 @@ static unsigned parse(FfSession *s, FfRegionOfClient *region, GError **error)
     if (policy != ZERO_COPY && policy != 1) {
         return wrong(error, "its policy must be 0 or 1");
     }
-    JsonNode *regions = json_object_get_member(o, "regions");
-    unsigned n = ff_regions_parse(
-        regions && JSON_NODE_HOLDS_ARRAY(regions) ? json_node_get_array(regions) : NULL,
-        page_size_of, region, error);
-    if (n && policy == ZERO_COPY) {
-        ff_session_log(s, "it would map files (policy 0): its pages are copied");
-    }
-    return n;
+    *copies = policy != ZERO_COPY;
+    JsonNode *array = json_object_get_member(o, "regions");
+    bool is_array = array && JSON_NODE_HOLDS_ARRAY(array);
+    return ff_regions_parse(is_array ? json_node_get_array(array) : NULL, page_size_of, regions,
+                            error);
 }
 
 static FfImage *make_image(FfSession *s, GError **error)
 {
     FfRegionOfClient region[FF_REGIONS];
     uint64_t features;
-    unsigned n = ff_session_features(s, &features, error) ? parse(s, region, error) : 0;
+    bool copies;
+    unsigned n = ff_session_features(s, &features, error)
+                     ? ff_nydus_parse(s->rec->hello, s->rec->hello_len, region, &copies, error)
+                     : 0;
 
+    if (n && !copies) {
+        ff_session_log(s, "it would map files (policy 0): its pages are copied");
+    }
     if (!n || !ff_regions_check(region, n, ff_content_size(s->all->source), false, error) ||
         !look_up_pages(s, region, n, error)) {
         return NULL;

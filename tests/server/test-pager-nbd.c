@@ -333,6 +333,7 @@ static void test_folder(void)
         g_autofree char *uri = g_strdup_printf("nbd+unix:///%s?socket=%s", names[i], e.socket);
         Daemon *d = start(uri, NULL);
         ClientPlan plan = plan_of(d, 0);
+        daemon_wait_threads(d->pid, 1); /* the holder forks */
         assert_ended_well(client_start(&plan));
         daemon_stop(d);
     }
