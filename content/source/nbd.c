@@ -122,13 +122,15 @@ static void close_connection(Handle *h)
     nbd_close(h);
 }
 
-/* Something has come, before UNTIL (monotonic). FALSE: it has failed, or took too long. */
-static bool wait_event(const Nbd *n, Handle *h, int64_t until, GError **error)
+#define SILENT "the server does not answer"
+
+/* Something has come, before UNTIL (monotonic). FALSE: it has failed, or took too long (LATE). */
+static bool wait_event(const Nbd *n, Handle *h, int64_t until, const char *late, GError **error)
 {
     int64_t left = (until - g_get_monotonic_time()) / 1000;
     int rc = left > 0 ? nbd_poll(h, (int)left) : 0;
 
-    return rc > 0 || fail_nbd(n, error, rc == 0 ? "the server does not answer" : NULL);
+    return rc > 0 || fail_nbd(n, error, rc == 0 ? late : NULL);
 }
 
 static bool wait_ready(const Nbd *n, Handle *h, unsigned ms, GError **error)
@@ -139,7 +141,8 @@ static bool wait_ready(const Nbd *n, Handle *h, unsigned ms, GError **error)
         if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h)) {
             return fail_nbd(n, error, NULL);
         }
-        if (!wait_event(n, h, until, error)) {
+        if (!wait_event(n, h, until, SILENT ": has it room for another connection (qemu-nbd -e)?",
+                        error)) {
             return false;
         }
     }
@@ -156,7 +159,7 @@ static bool wait_answer(const Nbd *n, Handle *h, int64_t cookie, GError **error)
         return fail_nbd(n, error, NULL);
     }
     while ((rc = nbd_aio_command_completed(h, (uint64_t)cookie)) == 0) {
-        if (!wait_event(n, h, until, error)) {
+        if (!wait_event(n, h, until, SILENT, error)) {
             return false;
         }
     }

@@ -311,6 +311,32 @@ static void test_other_content(void)
     exporter_end(&e);
 }
 
+/* ---- what is refused ------------------------------------------------------------------------- */
+
+static char *refusal(const char *uri, const char *option)
+{
+    g_autofree char *program = g_strconcat(g_getenv("FF_BUILD"), "/cli/farfault", NULL);
+    const char *argv[] = {program,  "pager", "--listen", "/tmp/farfault-no-socket",
+                          "--from", uri,     option,     NULL};
+    char *said = NULL;
+    int status;
+
+    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, NULL, &said,
+                               &status, NULL));
+    g_assert_cmpint(WEXITSTATUS(status), >, 0);
+    g_assert_true(strchr(said, '\n') == said + strlen(said) - 1); /* one line */
+    return said;
+}
+
+static void assert_refused(const char *uri, const char *option, const char *why)
+{
+    g_autofree char *said = refusal(uri, option);
+
+    if (!strstr(said, why)) {
+        g_error("%s: %s", uri, said);
+    }
+}
+
 /* ---- several images, several pagers ---------------------------------------------------------- */
 
 /* One server has a folder of images, by name. */
@@ -378,6 +404,31 @@ static void test_shared(void)
     exporter_end(&e);
 }
 
+/* The first one has the only connection, and keeps it. The second one does not begin, and begins
+ * when there is room. */
+static void test_full(void)
+{
+    if (!exporter_possible("qemu-nbd")) {
+        return;
+    }
+    if (!g_test_slow()) {
+        g_test_skip("takes 10 s: -m slow");
+        return;
+    }
+    Exporter e = exporter_new();
+    exporter_start(&e, "qemu-nbd -t -r -e 1 -f raw FILE");
+    Daemon *one = start(e.uri, NULL);
+    ClientPlan plan = plan_of(one, 0);
+    assert_ended_well(client_start(&plan));
+    assert_refused(e.uri, NULL, "has it room for another connection");
+    daemon_stop(one);
+    Daemon *two = start(e.uri, NULL);
+    plan = plan_of(two, 0);
+    assert_ended_well(client_start(&plan));
+    daemon_stop(two);
+    exporter_end(&e);
+}
+
 /* A pager could not load it: clients would wait for ever. */
 static void test_plugin_lost(void)
 {
@@ -396,30 +447,6 @@ static void test_plugin_lost(void)
 }
 
 /* ---- TLS ------------------------------------------------------------------------------------- */
-
-static char *refusal(const char *uri, const char *option)
-{
-    g_autofree char *program = g_strconcat(g_getenv("FF_BUILD"), "/cli/farfault", NULL);
-    const char *argv[] = {program,  "pager", "--listen", "/tmp/farfault-no-socket",
-                          "--from", uri,     option,     NULL};
-    char *said = NULL;
-    int status;
-
-    g_assert_true(g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, NULL, &said,
-                               &status, NULL));
-    g_assert_cmpint(WEXITSTATUS(status), >, 0);
-    g_assert_true(strchr(said, '\n') == said + strlen(said) - 1); /* one line */
-    return said;
-}
-
-static void assert_refused(const char *uri, const char *option, const char *why)
-{
-    g_autofree char *said = refusal(uri, option);
-
-    if (!strstr(said, why)) {
-        g_error("%s: %s", uri, said);
-    }
-}
 
 static void test_tls(void)
 {
@@ -602,6 +629,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/other-content", test_other_content);
     g_test_add_func("/nbd/folder", test_folder);
     g_test_add_func("/nbd/shared", test_shared);
+    g_test_add_func("/nbd/full", test_full);
     g_test_add_func("/nbd/plugin-lost", test_plugin_lost);
     g_test_add_func("/nbd/tls", test_tls);
     g_test_add_func("/nbd/typos", test_typos);
