@@ -313,11 +313,10 @@ static void test_other_content(void)
 
 /* ---- what is refused ------------------------------------------------------------------------- */
 
-static char *refusal(const char *uri, const char *option)
+static char *refusal(const char *socket, const char *uri, const char *option)
 {
     g_autofree char *program = g_strconcat(g_getenv("FF_BUILD"), "/cli/farfault", NULL);
-    const char *argv[] = {program,  "pager", "--listen", "/tmp/farfault-no-socket",
-                          "--from", uri,     option,     NULL};
+    const char *argv[] = {program, "pager", "--listen", socket, "--from", uri, option, NULL};
     char *said = NULL;
     int status;
 
@@ -328,13 +327,19 @@ static char *refusal(const char *uri, const char *option)
     return said;
 }
 
-static void assert_refused(const char *uri, const char *option, const char *why)
+static void assert_refused_at(const char *socket, const char *uri, const char *option,
+                              const char *why)
 {
-    g_autofree char *said = refusal(uri, option);
+    g_autofree char *said = refusal(socket, uri, option);
 
     if (!strstr(said, why)) {
         g_error("%s: %s", uri, said);
     }
+}
+
+static void assert_refused(const char *uri, const char *option, const char *why)
+{
+    assert_refused_at("/tmp/farfault-no-socket", uri, option, why);
 }
 
 /* ---- several images, several pagers ---------------------------------------------------------- */
@@ -487,6 +492,8 @@ static void test_typos(void)
     assert_refused("nbd://host/x", "--learn", "--from with a URI");
     /* An older farfault's, which served pages to others. */
     assert_refused("tcp:host:9471", NULL, "nbdkit -r file FILE, and here --from nbd://HOST/");
+    assert_refused_at("tcp:0.0.0.0:9471", "/x", NULL,
+                      "serve the file by NBD (nbdkit -r file FILE)");
     assert_refused("tls:host:9471", "--tls-creds=/nowhere", "nbds: with --tls-creds");
     if (exporter_possible("true")) {
         assert_refused("nbd+unix:///x", NULL, "nbd+unix:///?socket=");
