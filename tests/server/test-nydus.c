@@ -49,8 +49,10 @@ static const Row rows[] = {
     {"no-bulk", 1, .more = "--no-bulk"},
     {"large-reads", 1, .page_size = HUGE},
     {"huge", 1, .page_size = HUGE, .huge = true},
+#ifdef FF_FAULTS
     /* The next one finds the same. */
     {"pager-dies", 1, .more = "--no-bulk", .faults = "pager/none/at/place-marked#300=kill"},
+#endif
 };
 
 /* ---- the client ------------------------------------------------------------------------------ */

@@ -434,6 +434,7 @@ static void test_full(void)
     exporter_end(&e);
 }
 
+#ifdef FF_FAULTS
 /* A pager could not load it: clients would wait for ever. */
 static void test_plugin_lost(void)
 {
@@ -450,6 +451,7 @@ static void test_plugin_lost(void)
     daemon_stop(d);
     exporter_end(&e);
 }
+#endif
 
 /* ---- TLS ------------------------------------------------------------------------------------- */
 
@@ -637,7 +639,9 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/folder", test_folder);
     g_test_add_func("/nbd/shared", test_shared);
     g_test_add_func("/nbd/full", test_full);
+#ifdef FF_FAULTS
     g_test_add_func("/nbd/plugin-lost", test_plugin_lost);
+#endif
     g_test_add_func("/nbd/tls", test_tls);
     g_test_add_func("/nbd/typos", test_typos);
     g_test_add_func("/nbd/killed", test_killed);
