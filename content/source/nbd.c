@@ -15,7 +15,7 @@
  *
  * Where no other can be had beside those that there are (others use the server as well), they are
  * waited for; bulk asks again after a while whether it has room. Those that nobody has used for
- * IDLE_US are closed, but for one: a server that has no room lets another client in then.
+ * IDLE_US are closed, but for KEPT: a server that has no room lets another client in then.
  *
  * The server is believed as to what the bytes are, and in nothing else: each connection must have
  * an export of the size that was opened, with blocks no larger than a page, and what
@@ -44,6 +44,7 @@
 #define PATIENCE_US G_USEC_PER_SEC
 #define AGAIN_MS 50
 #define IDLE_US (3 * G_USEC_PER_SEC)
+#define KEPT 2u /* of two threads that place what one client waits for none waits for a new one */
 #define READ_MAX (1ull << 20)
 #define WINDOW (64ull << 20) /* so far ahead bulk asks for holes */
 #define EXTENTS_MAX 16384u   /* of these: as many as pages; smaller ones are of no use */
@@ -272,7 +273,8 @@ static gpointer run_closer(gpointer opaque)
 
     pthread_mutex_lock(&n->lock);
     while (!n->closing) {
-        int64_t until = n->idle->len > 1 ? g_array_index(n->idle, Idle, 0).since_us + IDLE_US : 0;
+        int64_t until =
+            n->idle->len > KEPT ? g_array_index(n->idle, Idle, 0).since_us + IDLE_US : 0;
         n->rests = !until;
         if (n->rests) {
             pthread_cond_wait(&n->stir, &n->lock);
@@ -297,10 +299,10 @@ static void add_idle(Nbd *n, Handle *h)
     Idle idle = {h, g_get_monotonic_time()};
 
     g_array_append_val(n->idle, idle);
-    if (n->idle->len > 1 && !n->closer) {
+    if (n->idle->len > KEPT && !n->closer) {
         n->closer = g_thread_try_new("nbd-idle", run_closer, n, NULL);
     }
-    if (n->idle->len > 1 && n->rests) {
+    if (n->idle->len > KEPT && n->rests) {
         n->rests = false;
         pthread_cond_signal(&n->stir);
     }
