@@ -12,14 +12,12 @@
 #include "holder/say.h"
 #include "launch/paths.h"
 #include "net/address.h"
-#include "server/export.h"
+#include "server/dialects/dialects.h"
 #include "server/fetch.h"
 #include "server/offload.h"
 #include "server/receive.h"
-#include "server/remote.h"
 #include "server/replay.h"
 #include "server/server.h"
-#include "server/source.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -52,8 +50,8 @@ typedef struct {
     int slots;
     uint64_t rate, limit; /* of `bandwidth`, `memory` */
     char *listen, *to, *from, *receive, *into, *control, *metrics, *serve, *set, *bandwidth,
-        *memory, *creds, *hostname;
-    char *page_server, *name;
+        *memory, *creds;
+    char *page_server, *name, *dialect;
     char **allow, **positional;
 } Line;
 
@@ -71,9 +69,9 @@ static void line_clear(Line *line)
     g_free(line->bandwidth);
     g_free(line->memory);
     g_free(line->creds);
-    g_free(line->hostname);
     g_free(line->page_server);
     g_free(line->name);
+    g_free(line->dialect);
     g_strfreev(line->allow);
     g_strfreev(line->positional);
 }
@@ -100,9 +98,9 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
         {"no-working-set", 0, 0, G_OPTION_ARG_NONE, &line->no_set, NULL, NULL},
         {"set", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->set, NULL, NULL},
         {"tls-creds", 0, 0, G_OPTION_ARG_FILENAME, &line->creds, NULL, NULL},
-        {"tls-hostname", 0, 0, G_OPTION_ARG_STRING, &line->hostname, NULL, NULL},
         {"page-server", 0, 0, G_OPTION_ARG_STRING, &line->page_server, NULL, NULL},
         {"name", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &line->name, NULL, NULL},
+        {"dialect", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->dialect, NULL, NULL},
         {"slots", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_INT, &line->slots, NULL, NULL},
         {"serve", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_STRING, &line->serve, NULL, NULL},
         {G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &line->positional, NULL, NULL},
@@ -243,12 +241,24 @@ static int listen_tcp(const char *where, GError **error)
     return fd;
 }
 
-/* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
-static int open_source(const char *path, FfContentIdentity *id, bool *criu, GError **error)
+/* What the clients' content is. */
+typedef struct {
+    const FfDialect *only; /* of all clients, whose content each has itself; NULL: this is it */
+    FfContentIdentity id;
+    uint64_t size; /* bytes */
+} Source;
+
+static void note_content(Source *source, const FfContent *c)
 {
-    *criu = g_file_test(path, G_FILE_TEST_IS_DIR);
-    if (*criu) {
-        *id = (FfContentIdentity){0};
+    source->id = *ff_content_identity(c);
+    source->size = ff_content_size(c);
+}
+
+/* The file, as the pager will have it; read here, so that what is wrong is said with its name. */
+static int open_source(const char *path, Source *what, GError **error)
+{
+    if (g_file_test(path, G_FILE_TEST_IS_DIR)) {
+        what->only = &ff_dialect_criu;
         return move_up(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     }
     g_autoptr(FfContent) source = ff_content_open(path, NULL, NULL, error);
@@ -256,7 +266,7 @@ static int open_source(const char *path, FfContentIdentity *id, bool *criu, GErr
     if (!source) {
         return -1;
     }
-    *id = *ff_content_identity(source);
+    note_content(what, source);
     int fd = move_up(open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0) {
         fail(error, path, g_strerror(errno));
@@ -284,10 +294,12 @@ static void pager_clear(Pager *p)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Pager, pager_clear)
 
-/* SLOTS: of a client that asks. SET: the name of the source's working set, or NULL. */
-static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, unsigned slots,
+/* SLOTS: of Cloud Hypervisor. SET: the name of the source's working set, or NULL. */
+static bool prepare(Pager *p, const Line *line, const Source *source, unsigned slots,
                     const char *set, GError **error)
 {
+    const FfContentIdentity *id = &source->id;
+
     memset(p->inherit, -1, sizeof(p->inherit));
     if (line->control && (p->inherit[1] = listen_at(line->control, false, false, error)) < 0) {
         return false;
@@ -301,6 +313,9 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
         "--serve=%" PRIu64 ".%" PRId64 ".%" PRId64 ".%" PRIu64 ".%" PRIu64 ".%" PRIu64,
         id->stamp.size, id->stamp.sec, id->stamp.nsec, id->stamp.dev, id->stamp.ino, id->digest);
     p->argv[p->n++] = g_strdup_printf("--slots=%u", slots);
+    if (source->only) {
+        p->argv[p->n++] = g_strdup_printf("--dialect=%s", source->only->name);
+    }
     if (line->no_bulk) {
         p->argv[p->n++] = g_strdup("--no-bulk");
     }
@@ -310,15 +325,12 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
     if (line->learn || line->no_set) {
         p->argv[p->n++] = g_strdup(line->learn ? "--learn" : "--no-working-set");
     }
-    if (ff_source_is_far(line->from)) {
+    if (ff_content_is_uri(line->from)) {
         p->argv[p->n++] = g_strdup_printf("--from=%s", line->from);
     }
     if (line->creds) {
         g_autofree char *folder = g_canonicalize_filename(line->creds, NULL);
         p->argv[p->n++] = g_strdup_printf("--tls-creds=%s", folder);
-    }
-    if (line->hostname) {
-        p->argv[p->n++] = g_strdup_printf("--tls-hostname=%s", line->hostname);
     }
     if (line->rate) {
         p->argv[p->n++] = g_strdup_printf("--max-bandwidth=%" PRIu64, line->rate);
@@ -329,7 +341,7 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
     if (set) {
         p->argv[p->n++] = g_strdup_printf("--set=%s", set);
     }
-    if (!ff_source_is_far(line->from)) {
+    if (!ff_content_is_uri(line->from)) {
         p->argv[p->n++] = g_strdup_printf("--name=%s", line->from);
     }
     if (line->control) {
@@ -342,14 +354,14 @@ static bool prepare(Pager *p, const Line *line, const FfContentIdentity *id, uns
 }
 
 /* It is there, and which content it has. */
-static bool ask_far(const Line *line, const char *plugin, FfContentIdentity *id, GError **error)
+static bool ask_far(const Line *line, const char *plugin, Source *what, GError **error)
 {
-    const FfContentAccess access = {line->creds, line->hostname, plugin};
+    const FfContentAccess access = {.tls_creds = line->creds, .plugin = plugin};
 
     signal(SIGPIPE, SIG_IGN);
-    g_autoptr(FfContent) source = ff_source_open(line->from, NULL, &access, error);
+    g_autoptr(FfContent) source = ff_content_open(line->from, NULL, &access, error);
     if (source) {
-        *id = *ff_content_identity(source);
+        note_content(what, source);
     }
     return source;
 }
@@ -449,30 +461,33 @@ static bool look_for_images(const char *folder, GError **error)
 
 static int hold(const Line *line, GArray *uids, GError **error)
 {
-    FfContentIdentity id;
-    bool criu = false, far = ff_source_is_far(line->from);
+    Source what = {0};
+    bool far = ff_content_is_uri(line->from);
     g_auto(Pager) p = {0};
     g_auto(FfFetch) fetched = {0};
     FfHolderFetcher fetcher;
-    g_autofree char *plugin =
-        ff_content_is_uri(line->from) ? ff_find_helper("farfault-nbd.so") : NULL;
+    g_autofree char *plugin = far ? ff_find_helper("farfault-nbd.so") : NULL;
     /* The next pagers have the one of now, also when another one was installed. */
-    int source = plugin ? move_up(open(plugin, O_RDONLY | O_CLOEXEC))
+    int source = plugin ? FF_FAULT_CALL("plugin-open", move_up(open(plugin, O_RDONLY | O_CLOEXEC)))
                  : far  ? -1
-                        : open_source(line->from, &id, &criu, error);
+                        : open_source(line->from, &what, error);
 
-    if (far ? !ask_far(line, plugin, &id, error) : source < 0) {
-        if (error && !*error) {
-            fail(error, line->from, g_strerror(errno));
+    if (source < 0 && (plugin || !far)) {
+        if (!*error) {
+            fail(error, plugin ? plugin : line->from, g_strerror(errno));
         }
         return EXIT_FAILED;
     }
+    if (far && !ask_far(line, plugin, &what, error)) {
+        return EXIT_FAILED;
+    }
+    bool criu = what.only == &ff_dialect_criu;
     if (criu && !line->page_server && !look_for_images(line->from, error)) {
         return EXIT_FAILED;
     }
     g_autofree char *file = g_canonicalize_filename(line->from, NULL);
     g_autofree char *set = criu || far ? NULL : g_strconcat(file, ".ws", NULL);
-    if (!prepare(&p, line, &id, 0, set, error)) {
+    if (!prepare(&p, line, &what, 0, set, error)) {
         return EXIT_FAILED;
     }
     p.inherit[0] = source;
@@ -490,59 +505,25 @@ static int hold(const Line *line, GArray *uids, GError **error)
         return EXIT_FAILED;
     }
     fprintf(stderr, "farfault pager: listens at %s\n", line->listen);
-    int status = ff_holder_run(&(FfHolderConfig){.listen_fd = listener,
-                                                 .pager_argv = p.argv,
-                                                 .inherit = p.inherit,
-                                                 .n_inherit = G_N_ELEMENTS(p.inherit),
-                                                 .uids = (const uid_t *)(void *)uids->data,
-                                                 .n_uids = uids->len,
-                                                 .criu = criu,
-                                                 .fetcher = line->page_server ? &fetcher : NULL},
-                               error);
+    int status =
+        ff_holder_run(&(FfHolderConfig){.arrival = criu ? &ff_arrival_criu : &ff_arrival_message,
+                                        .listen_fd = listener,
+                                        .dialect = what.only ? ff_dialect_number(what.only) : 0,
+                                        .recognise = ff_dialect_recognise,
+                                        .answer = ff_dialect_answer,
+                                        .content = what.size,
+                                        .pager_argv = p.argv,
+                                        .inherit = p.inherit,
+                                        .n_inherit = G_N_ELEMENTS(p.inherit),
+                                        .uids = (const uid_t *)(void *)uids->data,
+                                        .n_uids = uids->len,
+                                        .fetcher = line->page_server ? &fetcher : NULL},
+                      error);
     unlink(line->listen);
     if (line->control) {
         unlink(line->control);
     }
     return status;
-}
-
-/* ---- for pagers of other hosts --------------------------------------------------------------- */
-
-static int give(const Line *line, GError **error)
-{
-    bool tls, criu;
-    FfContentIdentity id;
-    g_autofree char *uri = ff_remote_address(line->listen, &tls);
-    g_autoptr(FfAddress) address = ff_address_parse(uri, error);
-    g_autoptr(FfTls) creds = NULL;
-
-    if (!address || (tls && !(creds = ff_remote_creds(line->creds, true, error)))) {
-        return EXIT_FAILED;
-    }
-    int fd = open_source(line->from, &id, &criu, error);
-    if (fd < 0 || criu) {
-        if (!*error) {
-            fail(error, line->from,
-                 criu ? "a folder cannot be given: name a file" : g_strerror(errno));
-        }
-        return EXIT_FAILED;
-    }
-    /* By its fd: another file may have its name later. */
-    g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
-    g_autoptr(FfContent) source = ff_content_open(path, &id, NULL, error);
-    FfExport e = {.tls = creds, .source = source};
-    if (!source || (e.listen_fd = ff_address_listen(address, error)) < 0) {
-        return EXIT_FAILED;
-    }
-    if (!ff_export_identify(fd, &e.identity)) {
-        fail(error, line->from, g_strerror(errno));
-        return EXIT_FAILED;
-    }
-    signal(SIGPIPE, SIG_IGN);
-    g_autofree char *where = ff_address_of_listener(e.listen_fd);
-    fprintf(stderr, "farfault pager: gives %s at %s%s\n", line->from, tls ? "tls" : "tcp",
-            strchr(where, ':'));
-    ff_export_run(&e);
 }
 
 /* ---- Cloud Hypervisor ------------------------------------------------------------------------ */
@@ -567,7 +548,8 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
     g_auto(Pager) p = {0};
     int talk[2];
 
-    if (!prepare(&p, line, &(FfContentIdentity){0}, o->n_slots, NULL, error)) {
+    const Source what = {.only = &ff_dialect_cloud_hypervisor};
+    if (!prepare(&p, line, &what, o->n_slots, NULL, error)) {
         return EXIT_FAILED;
     }
     for (unsigned i = 0; i < FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD; i++) {
@@ -613,7 +595,9 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
                                .answer_len = FF_OFFLOAD_ANSWER,
                                .hello = o->slot,
                                .hello_len = o->n_slots * (uint32_t)sizeof(o->slot[0])};
-    return ff_holder_run(&(FfHolderConfig){.listen_fd = -1,
+    return ff_holder_run(&(FfHolderConfig){.arrival = &ff_arrival_asks,
+                                           .listen_fd = -1,
+                                           .dialect = ff_dialect_number(what.only),
                                            .pager_argv = p.argv,
                                            .inherit = p.inherit,
                                            .n_inherit = G_N_ELEMENTS(p.inherit),
@@ -708,12 +692,13 @@ static int serve(const Line *line)
                           .set = line->set,
                           .far = line->from,
                           .name = line->name,
-                          .access = {line->creds, line->hostname},
+                          .access = {.tls_creds = line->creds},
                           .control = line->control,
                           .metrics = line->metrics,
                           .store = line->page_server};
 
-    if (line->slots < 0 || line->slots > FF_SERVER_SLOTS) {
+    cfg.only = line->dialect ? ff_dialect_named(line->dialect) : NULL;
+    if (line->slots < 0 || line->slots > FF_SERVER_SLOTS || !cfg.only != !line->dialect) {
         return EXIT_USAGE;
     }
     cfg.slots = (unsigned)line->slots;
@@ -732,9 +717,8 @@ static const char *misuse_of_receive(const Line *line)
         return "give a socket and a folder: farfault pager --receive SOCKET --into FOLDER";
     }
     if (line->listen || line->to || line->from || line->control || line->metrics ||
-        line->bandwidth || line->creds || line->hostname || line->no_bulk || line->paused ||
-        line->own_memory || line->learn || line->no_set || line->memory || line->page_server ||
-        line->set) {
+        line->bandwidth || line->creds || line->no_bulk || line->paused || line->own_memory ||
+        line->learn || line->no_set || line->memory || line->page_server || line->set) {
         return "--receive SOCKET --into FOLDER takes no options but --allow";
     }
     return NULL;
@@ -746,7 +730,7 @@ static char *misspelt(const char *uri)
     g_autofree char *scheme = ff_content_scheme(uri);
     bool has_slashes = scheme && g_str_has_prefix(uri + strlen(scheme), "://");
 
-    if (!scheme || ff_source_is_far(uri) || access(uri, F_OK) == 0) {
+    if (!scheme || ff_content_is_uri(uri) || access(uri, F_OK) == 0) {
         return NULL;
     }
     if (!has_slashes) {
@@ -759,6 +743,13 @@ static char *misspelt(const char *uri)
     return nearest ? g_strdup_printf("--from %s: did you mean %s%s?", uri, nearest,
                                      uri + strlen(scheme))
                    : g_strdup_printf("--from %s: no such scheme is known (there are %s)", uri, all);
+}
+
+/* As pagers served each other before NBD. A socket or a file can have such a name. */
+static bool is_of_page_protocol(const char *where)
+{
+    return where && (g_str_has_prefix(where, "tcp:") || g_str_has_prefix(where, "tls:")) &&
+           access(where, F_OK) < 0;
 }
 
 /* Options that are not for each other; NULL: all is right. */
@@ -775,29 +766,24 @@ static const char *misuse(const Line *line)
         return "give a socket and a file: farfault pager --listen SOCKET --from FILE, or --to "
                "SOCKET --from FOLDER, or --receive SOCKET --into FOLDER";
     }
-    bool gives = line->listen && ff_remote_is_uri(line->listen);
-    bool far = ff_source_is_far(line->from);
-    if (gives && (far || line->allow || line->control || line->metrics || line->learn ||
-                  line->no_set || line->no_bulk || line->rate || line->limit)) {
-        return "--listen tcp: and tls: give a file of this host, and take no options but --from "
-               "and "
-               "--tls-creds";
+    bool far = ff_content_is_uri(line->from);
+    if (is_of_page_protocol(line->listen)) {
+        return "--listen tcp: and tls: are not there any more: serve the file by NBD (nbdkit -r "
+               "file FILE), and start the other host's pager with --from nbd://HOST/";
+    }
+    if (is_of_page_protocol(line->from)) {
+        return "--from tcp: and tls: are not there any more, and pagers do not serve others: on "
+               "that host nbdkit -r file FILE, and here --from nbd://HOST/ (nbds: with "
+               "--tls-creds)";
     }
     if (far && (line->to || line->learn || line->no_set)) {
         return "--from with a URI is for --listen SOCKET, without working sets";
     }
-    if (line->page_server && (gives || far || line->to || line->learn || line->no_set)) {
+    if (line->page_server && (far || line->to || line->learn || line->no_set)) {
         return "--page-server is for --listen SOCKET --from FOLDER, without working sets";
     }
-    bool tls_from = g_str_has_prefix(line->from, "tls:");
-    bool tls = tls_from || (gives && g_str_has_prefix(line->listen, "tls:"));
-    bool nbds = ff_content_is_uri(line->from) && g_str_has_prefix(line->from, "nbds");
-    if (tls ? !line->creds : line->creds && !nbds) {
-        return "--tls-creds FOLDER is for tls:HOST:PORT, which needs it, and for nbds:";
-    }
-    if (line->hostname && !tls_from) {
-        return "--tls-hostname is for --from tls:HOST:PORT (with nbds: the URI's host is looked "
-               "at)";
+    if (line->creds && !(far && g_str_has_prefix(line->from, "nbds"))) {
+        return "--tls-creds FOLDER is for --from nbds:";
     }
     if (line->learn && (line->no_set || line->to)) {
         return "--learn is for --listen, and not with --no-working-set";
@@ -857,10 +843,9 @@ int ff_cli_pager(int argc, char **argv)
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_USAGE;
     }
-    int status = line.receive                    ? receive_into(&line, uids, &error)
-                 : line.to                       ? restore_to(&line, &error)
-                 : ff_remote_is_uri(line.listen) ? give(&line, &error)
-                                                 : hold(&line, uids, &error);
+    int status = line.receive ? receive_into(&line, uids, &error)
+                 : line.to    ? restore_to(&line, &error)
+                              : hold(&line, uids, &error);
     if (error) {
         fprintf(stderr, "farfault: %s\n", error->message);
     }

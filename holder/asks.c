@@ -171,14 +171,24 @@ void ff_holder_on_talk(FfHolder *h)
     end_if_all_ended(h);
 }
 
-bool ff_holder_asks_begin(FfHolder *h)
+static bool begin(FfHolder *h)
 {
-    const FfHeldSpace *s = ff_holder_add_asks(h);
+    const FfHolderAsks *a = h->cfg->asks;
+    const FfHeldSpace *s = ff_holder_add_without(h, a->pid, a->uid, a->hello, a->hello_len);
 
     if (!s) {
         return false;
     }
     h->asks.id = s->id;
-    return ff_holder_watch(h, h->cfg->asks->fault_fd, FF_ON_ASK, 0, EPOLLIN | EPOLLRDHUP) &&
-           ff_holder_watch(h, h->cfg->asks->talk_fd, FF_ON_TALK, 0, EPOLLIN);
+    return ff_holder_watch(h, a->fault_fd, FF_ON_ASK, 0, EPOLLIN | EPOLLRDHUP) &&
+           ff_holder_watch(h, a->talk_fd, FF_ON_TALK, 0, EPOLLIN);
 }
+
+/* A client that has no answer waits; one whose connection ends does not. */
+static int kept_open(const FfHolder *h)
+{
+    return h->asks.closed ? -1 : h->cfg->asks->fault_fd;
+}
+
+const FfArrival ff_arrival_asks = {
+    .begin = begin, .kept_open = kept_open, .guarded = FF_GUARDED_NONE};

@@ -31,16 +31,34 @@ typedef struct {
     int server; /* its connection; taken */
 } FfHolderFetcher;
 
+/* How clients come here, and what becomes of them without us (holder-internal.h). */
+typedef struct FfArrival FfArrival;
+/* Each connects to `listen_fd` and says who it is in its first message, with its userfaultfd, of
+ * which it has a copy. */
+extern const FfArrival ff_arrival_message;
+/* CRIU's: many on a connection, and without a copy. */
+extern const FfArrival ff_arrival_criu;
+/* One, which asks: FfHolderConfig.asks. */
+extern const FfArrival ff_arrival_asks;
+
 typedef struct {
+    const FfArrival *arrival;
     int listen_fd;      /* of a unix stream socket, listening; taken. -1: there is `asks` */
     char **pager_argv;  /* how this program becomes the pager, whose link is FF_HOLD_LINK_FD */
     const int *inherit; /* fds that it has as FF_HOLD_LINK_FD + 1 and so on; -1: it has none */
     unsigned n_inherit;
     const uid_t *uids; /* who may connect besides the holder's own user and root */
     unsigned n_uids;
-    bool criu; /* clients are CRIU's, not Firecracker's: many on a connection, and without a copy */
+    unsigned dialect; /* FfRecord.dialect of all clients, where no message says it */
+    /* Of ff_arrival_message: which dialect begins with these LEN bytes (1 or more); -1: none. And
+     * the length of the answer (in ANSWER, ROOM at most) to a whole message without a userfaultfd,
+     * 0: it is no question; CONTENT: `content`. Both look at what is hostile in this process. */
+    int (*recognise)(const char *bytes, size_t len);
+    size_t (*answer)(unsigned dialect, const char *bytes, size_t len, uint64_t content,
+                     char *answer, size_t room);
+    uint64_t content;               /* bytes of the pager's content */
     const FfHolderFetcher *fetcher; /* of CRIU's clients; NULL: none */
-    const FfHolderAsks *asks;       /* the only client; the end of it is the holder's. NULL: none */
+    const FfHolderAsks *asks;       /* of ff_arrival_asks; the end of it is the holder's */
 } FfHolderConfig;
 
 #endif

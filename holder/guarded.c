@@ -49,7 +49,17 @@ typedef struct {
  * us; a child that it forks has none. */
 static bool needs_guard(const FfHolder *h, const FfHeldSpace *s)
 {
-    return !h->cfg->asks && (h->cfg->criu || s->parent >= 0);
+    FfGuarded whom = h->cfg->arrival->guarded;
+
+    return whom == FF_GUARDED_ALL || (whom == FF_GUARDED_CHILDREN && s->parent >= 0);
+}
+
+/* -1: nothing. */
+static int kept_open(const FfHolder *h)
+{
+    const FfArrival *arrival = h->cfg->arrival;
+
+    return arrival->kept_open ? arrival->kept_open(h) : -1;
 }
 
 static void owe(FfHolder *h, Owed owed)
@@ -98,7 +108,7 @@ static void forget_guard(FfHolder *h)
 {
     ff_say("the guard has died: the next one continues");
     ff_holder_close(h, &h->guard);
-    h->asks.guarded = h->fetcher_guarded = false;
+    h->kept_guarded = h->fetcher_guarded = false;
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         h->space[i].guarded = false;
     }
@@ -160,11 +170,11 @@ static void send_kill(int pidfd)
 /* All that it does not know. */
 static int tell_all(FfHolder *h)
 {
-    int rc = tell_owed(h);
+    int rc = tell_owed(h), kept = kept_open(h);
 
-    if (rc == 0 && h->cfg->asks && !h->asks.guarded) {
-        rc = ff_guard_tell(h->guard, FF_GUARD_SOCK, 0, h->cfg->asks->fault_fd, -1);
-        h->asks.guarded = rc == 0;
+    if (rc == 0 && kept >= 0 && !h->kept_guarded) {
+        rc = ff_guard_tell(h->guard, FF_GUARD_SOCK, 0, kept, -1);
+        h->kept_guarded = rc == 0;
     }
     if (rc == 0 && h->cfg->fetcher && !h->given_up && !h->fetcher_guarded) {
         rc = ff_guard_tell(h->guard, FF_GUARD_LAST, SERVER_ID, h->cfg->fetcher->server, -1);
@@ -235,10 +245,9 @@ bool ff_holder_tell_guard(FfHolder *h)
 static bool add_ends(const FfHolder *h, GArray *ends)
 {
     bool left = false;
-    int asks = h->cfg->asks && !h->asks.closed ? h->cfg->asks->fault_fd : -1;
-    struct pollfd pfd = {.fd = asks, .events = POLLRDHUP};
+    struct pollfd pfd = {.fd = kept_open(h), .events = POLLRDHUP};
 
-    if (asks >= 0 && poll(&pfd, 1, 0) == 0) {
+    if (pfd.fd >= 0 && poll(&pfd, 1, 0) == 0) {
         g_array_append_val(ends, pfd);
         left = true;
     }

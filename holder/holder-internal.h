@@ -10,12 +10,15 @@
  *   fetcher.c  a process that fetches content
  *   spaces.c   what is held; reads userfaultfds under the gate
  *   accept.c   clients until their first message is whole
+ *   criu.c     CRIU's processes, many on a connection
  *   asks.c     a client that asks by a socket
  *   pager.c    the pager's process, and what it says
  *   holder.c   the loop, start and end
  */
 #ifndef FF_HOLDER_INTERNAL_H
 #define FF_HOLDER_INTERNAL_H
+
+#include <sys/socket.h>
 
 #include "holder/config.h"
 #include "holder/guard.h"
@@ -28,6 +31,8 @@
 /* A client and its descendants: so many at a time; more of them wait in fork(). */
 #define FF_HOLDER_FAMILY 256
 #define FF_HOLDER_PENDING 64
+
+typedef struct FfHolder FfHolder;
 
 /* What an epoll event is about: KIND << 32 | index. */
 typedef enum {
@@ -78,7 +83,9 @@ typedef struct {
     bool lost;           /* of CRIU's: one of its processes has ended before it was restored */
     int depth;           /* of brackets */
     bool in_text, escaped, whole;
+    uint32_t end; /* of what is whole */
     uint32_t len;
+    unsigned dialect;
     char *bytes; /* FF_RECORD_HELLO_MAX */
 } FfPending;
 
@@ -93,10 +100,9 @@ typedef struct {
     bool closed;   /* the other end has closed the socket */
     bool told;     /* of the first answer */
     bool finished; /* the talk has an end */
-    bool guarded;  /* the guard that runs has been told to hold the connection */
 } FfHeldAsks;
 
-typedef struct {
+struct FfHolder {
     const FfHolderConfig *cfg;
     int epoll, signals, timer, null_fd;
     bool ending;
@@ -106,8 +112,9 @@ typedef struct {
     FfPending pending[FF_HOLDER_PENDING];
     /* Of a child that may be forked: there before anything is read. -1: none. */
     int spare;
-    int guard;      /* the link to it; -1: none runs */
-    bool unguarded; /* it does not know all: no fork is read until it does */
+    int guard;         /* the link to it; -1: none runs */
+    bool unguarded;    /* it does not know all: no fork is read until it does */
+    bool kept_guarded; /* the one that runs has been told of FfArrival.kept_open */
     bool said_unguarded;
     GArray *owed; /* guarded.c; NULL: nothing yet */
     FfHeldAsks asks;
@@ -129,7 +136,28 @@ typedef struct {
     gint64 started_us;
     gint64 timer_us; /* when it ends (monotonic); 0: it is not set */
     bool deaf;       /* the listening socket is not watched: no fd is free */
-} FfHolder;
+};
+
+/* Whom the guard must hold, as nobody else has a userfaultfd of it. */
+typedef enum { FF_GUARDED_CHILDREN, FF_GUARDED_ALL, FF_GUARDED_NONE } FfGuarded;
+
+/* What is different with each kind of clients; of one holder all are of one kind. */
+struct FfArrival {
+    /* From now on they can come. FALSE and errno. */
+    bool (*begin)(FfHolder *h);
+    /* Something has come from one that has connected. */
+    void (*on_pending)(FfHolder *h, FfPending *p);
+    /* The holder is about to end. NULL: what is under way is nobody's loss. */
+    void (*accept_last)(FfHolder *h);
+    /* A connection that must not end as long as there is a guard; -1: there is none now. NULL: of
+     * none. */
+    int (*kept_open)(const FfHolder *h);
+    /* N clients are left. NULL: nothing is said of them. */
+    void (*say_left)(unsigned n);
+    FfGuarded guarded;
+    bool registers_later; /* its memory; ff_holder_registered() follows */
+    bool ends_unseen;     /* a client can end without an event */
+};
 
 /* ---- tell.c ---------------------------------------------------------------------------------- */
 bool ff_holder_watch(FfHolder *h, int fd, FfHolderOn on, unsigned index, uint32_t events);
@@ -183,13 +211,18 @@ void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s);
 void ff_holder_kill(FfHolder *h, uint64_t connection, int uffd, int pidfd);
 
 /* ---- accept.c -------------------------------------------------------------------------------- */
+/* FfArrival.begin. */
+bool ff_holder_listen(FfHolder *h);
 void ff_holder_accept(FfHolder *h);
 void ff_holder_on_pending(FfHolder *h, unsigned i);
-/* Takes in what clients of CRIU's have passed by now; nobody passes anything more. */
-void ff_holder_accept_last(FfHolder *h);
+/* P's place is free from now on; closes what it has. */
+void ff_holder_forget(FfHolder *h, FfPending *p);
+/* The first fd that came with MH is P's userfaultfd, whatever it is; others are closed. */
+void ff_holder_keep_fd(FfPending *p, struct msghdr *mh);
+#define FF_HOLDER_NO_UFFD                                                                          \
+    "it has passed no userfaultfd, or there was no file free for it (ulimit -n)"
 
 /* ---- asks.c ---------------------------------------------------------------------------------- */
-bool ff_holder_asks_begin(FfHolder *h);
 void ff_holder_on_ask(FfHolder *h, uint32_t events);
 void ff_holder_on_talk(FfHolder *h);
 /* The pager may have answered. */
@@ -214,8 +247,9 @@ bool ff_holder_all_run(FfHolder *h, uint64_t connection);
 void ff_holder_registered(FfHolder *h, uint64_t connection);
 /* Takes P's fds. FALSE: it is refused, and that was said. */
 bool ff_holder_add_client(FfHolder *h, FfPending *p);
-/* The client that asks: a space without a userfaultfd. NULL and errno. */
-FfHeldSpace *ff_holder_add_asks(FfHolder *h);
+/* A space without a userfaultfd, of a client whose first message is HELLO. NULL and errno. */
+FfHeldSpace *ff_holder_add_without(FfHolder *h, pid_t pid, uid_t uid, const void *hello,
+                                   uint32_t len);
 void ff_holder_on_uffd(FfHolder *h, unsigned i);
 void ff_holder_on_told(FfHolder *h, unsigned root);
 /* FD, of ROOT: readable, or hung up, as somebody has ended. */

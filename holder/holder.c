@@ -132,11 +132,9 @@ static bool set_up(FfHolder *h, GError **error)
     h->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     h->null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     if (h->epoll < 0 || h->signals < 0 || h->timer < 0 || h->null_fd < 0 ||
-        (!h->cfg->asks && !ff_holder_watch(h, h->cfg->listen_fd, FF_ON_LISTEN, 0, EPOLLIN)) ||
         !ff_holder_watch(h, h->signals, FF_ON_SIGNAL, 0, EPOLLIN) ||
         !ff_holder_watch(h, h->timer, FF_ON_TIMER, 0, EPOLLIN) || !ff_holder_tell_guard(h) ||
-        (h->cfg->asks && !ff_holder_asks_begin(h)) ||
-        (h->cfg->fetcher && !ff_holder_fetcher_begin(h))) {
+        !h->cfg->arrival->begin(h) || (h->cfg->fetcher && !ff_holder_fetcher_begin(h))) {
         g_set_error(error, G_FILE_ERROR, G_FILE_ERROR_FAILED, "cannot begin: %s",
                     g_strerror(errno));
         return false;
@@ -144,7 +142,6 @@ static bool set_up(FfHolder *h, GError **error)
     return true;
 }
 
-/* Of CRIU's clients there are none but those that miss some. */
 static void say_left(const FfHolder *h)
 {
     unsigned n = 0;
@@ -152,11 +149,8 @@ static void say_left(const FfHolder *h)
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         n += h->space[i].id && h->space[i].root == (int)i;
     }
-    if (n && h->cfg->criu) {
-        ff_say("%u process%s killed, as not all pages have come", n, n == 1 ? " is" : "es are");
-    } else if (n && !h->cfg->asks) {
-        ff_say("%u client%s left, and stand%s still where a page is missing", n,
-               n == 1 ? " is" : "s are", n == 1 ? "s" : "");
+    if (n && h->cfg->arrival->say_left) {
+        h->cfg->arrival->say_left(n);
     }
 }
 
@@ -178,7 +172,9 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     ff_priority_urgent(); /* each fault passes here */
     ff_holder_start_pager(h);
     run(h);
-    ff_holder_accept_last(h);
+    if (h->cfg->arrival->accept_last) {
+        h->cfg->arrival->accept_last(h);
+    }
     say_left(h);
     if (cfg->fetcher && !h->given_up) {
         ff_say("its page server lets its processes run again when those here are gone");

@@ -41,8 +41,8 @@ typedef struct {
     uint32_t uid;
     uint32_t hello_len;
     uint32_t registered; /* holder, of a root: all its memory is. Observer: the pager */
-    uint32_t reserved;
-    uint32_t taken; /* FfTaken: pager; the holder after its death. Observers: both */
+    uint32_t dialect;    /* holder, as the first ones: by number (server/dialects/dialects.h) */
+    uint32_t taken;      /* FfTaken: pager; the holder after its death. Observers: both */
 
     /* ---- the family's: of the root's record. All atomic, sequentially consistent ---- */
     uint32_t gate;     /* FfGate, and above it a number that each change makes larger: a thread that
@@ -57,7 +57,7 @@ typedef struct {
     uint64_t head; /* holder */
     uint64_t tail; /* pager */
 
-    /* ---- of a client that asks by a socket (holder/asks.c): one request at a time ---- */
+    /* ---- of a client that asks by a socket (asks.c): one request at a time ---- */
     struct {
         uint64_t gpa, length; /* holder, before `asked` */
         uint64_t asked;       /* holder: how many requests it has read. Observer: the pager */

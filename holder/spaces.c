@@ -188,15 +188,16 @@ static FfHeldSpace *new_root(FfHolder *h, pid_t pid, uid_t uid, const void *hell
     s->rec->uid = uid;
     s->rec->hello_len = len;
     memcpy(s->rec->hello, hello, len);
-    s->rec->registered = !h->cfg->criu;
+    s->rec->dialect = h->cfg->dialect;
+    s->rec->registered = !h->cfg->arrival->registers_later;
     return s;
 }
 
 /* Nothing is ever read of what stands here for its userfaultfd. */
-FfHeldSpace *ff_holder_add_asks(FfHolder *h)
+FfHeldSpace *ff_holder_add_without(FfHolder *h, pid_t pid, uid_t uid, const void *hello,
+                                   uint32_t len)
 {
-    const FfHolderAsks *a = h->cfg->asks;
-    FfHeldSpace *s = new_root(h, a->pid, a->uid, a->hello, a->hello_len);
+    FfHeldSpace *s = new_root(h, pid, uid, hello, len);
 
     if (!s) {
         return NULL;
@@ -222,6 +223,7 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
         return false;
     }
     unsigned i = index_of(h, s);
+    s->rec->dialect = p->dialect;
     s->connection = p->connection;
     s->sock = p->sock;
     s->pidfd = p->pidfd;
@@ -238,7 +240,7 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
         return false;
     }
     ff_holder_tell_pager(h);
-    if (h->cfg->criu) {
+    if (h->cfg->arrival->ends_unseen) {
         ff_holder_set_timer(h, ENDS_MS); /* look_for_ends() */
     }
     return true;
@@ -261,6 +263,7 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
     name(h, s);
     s->rec->pid = 0;
     s->rec->uid = parent->rec->uid;
+    s->rec->dialect = parent->rec->dialect;
     s->tries = 0;
     s->uffd = uffd;
     ff_holder_hold(h, s);
@@ -546,7 +549,7 @@ void ff_holder_on_told(FfHolder *h, unsigned i)
  * has no socket. */
 static void look_for_ends(FfHolder *h, FfHeldSpace *root)
 {
-    if (h->cfg->criu) {
+    if (h->cfg->arrival->ends_unseen) {
         ff_holder_tell_probe(h, root);
         ff_holder_set_timer(h, ENDS_MS);
     }

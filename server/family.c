@@ -64,9 +64,7 @@ static FfImage *make_child(const FfSession *s, const FfSession *child)
     }
     image->copy[0].n_unmaps = 0; /* those are of the parent's mappings */
     image->features = s->image->features;
-    image->criu_pid = s->image->criu_pid;
-    image->pagemap = s->image->pagemap;
-    image->pages = s->image->pages;
+    image->own = s->image->own;
     FF_FAULT_AT("child-made");
     __atomic_store_n(&child->rec->taken, FF_TAKEN, __ATOMIC_RELEASE);
     return image;

@@ -21,19 +21,13 @@
 
 typedef enum { FF_SHARING_UNKNOWN, FF_SHARING_PRIVATE, FF_SHARING_SHARED } FfSharing;
 
-typedef enum {
-    FF_ASKS_NOT,
-    FF_ASKS,       /* the client asks for its pages; nothing was placed yet */
-    FF_ASKS_BEGUN, /* its memory was found empty when it asked for the first time */
-} FfAsks;
-
 typedef struct {
     uint64_t size, page_size;
     uint64_t content; /* where its content begins in the source */
     uint64_t bits;    /* where its bits are in the image */
     uint32_t sharing; /* FfSharing: with children that the process forks */
     uint32_t reserved;
-    /* Of a client that asks: */
+    /* Of a client whose memory is ours (FfDialect): */
     uint64_t gpa, file_offset;  /* guest-physical; in its memfd */
     FfContentIdentity identity; /* of its content */
 } FfImageBlock;
@@ -63,15 +57,24 @@ typedef struct {
     uint64_t set, set_used;            /* pages of its working set; of those: placed from it */
 } FfImageCounts;
 
+/* What a dialect (server/dialects/) keeps of a client for the next pager, and for its children. */
+typedef union {
+    struct {
+        int32_t pid;             /* whose images */
+        FfInputStamp pagemap;    /* of its images */
+        FfContentIdentity pages; /* the same */
+    } criu;
+    struct {
+        uint32_t begun; /* its memory was found empty when it asked for the first time */
+    } cloud_hypervisor;
+} FfImageOwn;
+
 typedef struct {
     uint64_t size; /* of all this, bytes */
     uint32_t n_blocks, reserved;
     uint64_t features; /* of the userfaultfd */
     FfImageCounts counts;
-    int32_t criu_pid;        /* whose images; 0: a client of another dialect */
-    uint32_t asks;           /* FfAsks. Not 0: the ranges are of the pager that runs now */
-    FfInputStamp pagemap;    /* of its images */
-    FfContentIdentity pages; /* the same */
+    FfImageOwn own;
     FfImageBlock block[FF_IMAGE_BLOCKS];
     FfImageCopy copy[2];
 } FfImage;

@@ -13,11 +13,6 @@ static void add_count(JsonBuilder *b, const char *name, const uint64_t *count)
     json_builder_add_int_value(b, (gint64)__atomic_load_n(count, __ATOMIC_RELAXED));
 }
 
-static const char *dialect_of(const FfSession *s)
-{
-    return s->image->asks ? "cloud-hypervisor" : s->image->criu_pid ? "criu" : "firecracker";
-}
-
 static void sum_memory(FfSession *s, uint64_t *total, uint64_t *missing)
 {
     *total = *missing = 0;
@@ -43,7 +38,7 @@ static void add_session(JsonBuilder *b, FfSession *s)
     json_builder_set_member_name(b, "child");
     json_builder_add_boolean_value(b, s->parent != 0);
     json_builder_set_member_name(b, "dialect");
-    json_builder_add_string_value(b, dialect_of(s));
+    json_builder_add_string_value(b, s->dialect->name);
     sum_memory(s, &total, &missing);
     add_count(b, "memory", &total);
     add_count(b, "missing", &missing);
@@ -134,7 +129,7 @@ static void add_sample(GString *text, FfSession *s, const Metric *m)
                            "farfault_pager_%s%s{space=\"%" PRIu64 "\",pid=\"%d\",user=\"%u\","
                            "child=\"%s\",dialect=\"%s\"} ",
                            m->name, m->counter ? "_total" : "", s->id, s->root_rec->pid,
-                           s->rec->uid, s->parent ? "true" : "false", dialect_of(s));
+                           s->rec->uid, s->parent ? "true" : "false", s->dialect->name);
     if (m->divisor > 0) {
         /* Not with a comma, whatever the locale says. */
         g_string_append(text, g_ascii_dtostr(number, sizeof(number), (double)value / m->divisor));

@@ -10,13 +10,13 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fault/fault.h"
 #include "holder/say.h"
 #include "net/files.h"
 #include "server/answers.h"
+#include "server/dialects/dialects.h"
 #include "server/family.h"
 #include "server/session.h"
 
@@ -110,7 +110,7 @@ static FfContent *open_source(const FfServerConfig *cfg, GError **error)
     FfContentAccess access = cfg->access;
 
     access.plugin = path; /* what is far has that there */
-    return ff_source_open(cfg->far ? cfg->far : path, &cfg->source, &access, error);
+    return ff_content_open(cfg->far ? cfg->far : path, &cfg->source, &access, error);
 }
 
 /* Until it can be opened: clients wait, and the holder's messages as well. NULL: it has gone. */
@@ -161,10 +161,7 @@ int ff_server_run(const FfServerConfig *cfg)
         fcntl(fd, F_SETFD, FD_CLOEXEC);
     }
     ff_files_raise();
-    struct stat st;
-    bool images =
-        !cfg->slots && !cfg->far && fstat(FF_SERVER_SOURCE_FD, &st) == 0 && S_ISDIR(st.st_mode);
-    bool one = !images && !cfg->slots;
+    bool one = !cfg->only || !cfg->only->own_content;
     g_autoptr(FfContent) source = one ? wait_for_source(cfg) : NULL;
     if (one && !source) {
         return 1;
@@ -174,9 +171,10 @@ int ff_server_run(const FfServerConfig *cfg)
         return 1;
     }
     FF_FAULT_AT("pager-begins");
-    s.sessions = (FfSessions){.source = source,
+    s.sessions = (FfSessions){.dialects = ff_dialects,
+                              .source = source,
+                              .inherited = FF_SERVER_SOURCE_FD,
                               .store = store,
-                              .images = images ? FF_SERVER_SOURCE_FD : -1,
                               .slots = cfg->slots,
                               .slot_fd = FF_SERVER_SLOT_FD,
                               .link = FF_HOLD_LINK_FD,

@@ -10,6 +10,7 @@
 
 #include "holder/wire.h"
 #include "content/source/content.h"
+#include "server/dialects/dialect.h"
 
 #define FF_SERVER_SOURCE_FD (FF_HOLD_LINK_FD + 1)
 /* Listening: a program that connects reads what is known of all clients, as JSON. May be closed. */
@@ -19,12 +20,13 @@
 
 /* The store of pages that come from CRIU's page server: its memfd, and the eventfd after that. */
 #define FF_SERVER_STORE_FD (FF_HOLD_LINK_FD + 4)
-/* Of a client that asks: the memfds of its slots, and then as many files with their content. */
+/* Of Cloud Hypervisor: the memfds of its slots, and then as many files with their content. */
 #define FF_SERVER_SLOT_FD (FF_HOLD_LINK_FD + 6)
 #define FF_SERVER_SLOTS 32
 
 typedef struct {
-    unsigned slots;           /* how many; else 0 */
+    const FfDialect *only;    /* of all clients; NULL: what each says first decides */
+    unsigned slots;           /* Cloud Hypervisor's: how many */
     FfContentIdentity source; /* of the source, when the holder began */
     bool bulk;                /* pages that nobody waits for are placed as well */
     uint64_t rate;            /* bytes per second of those, for each client; 0: no limit */
@@ -32,7 +34,7 @@ typedef struct {
     bool sets, learn; /* working sets are used; and found out where there is none */
     const char *set;  /* the name of the source's; NULL: it has none */
     const char *name; /* of the source, as the user knows it; NULL: none */
-    const char *far;  /* the source, as ff_source_open() has it; NULL: it is inherited */
+    const char *far;  /* the source, as ff_content_open() has it; NULL: it is inherited */
     FfContentAccess access; /* to that; its plugin is FF_SERVER_SOURCE_FD */
     bool control;           /* FF_SERVER_CONTROL_FD is there */
     bool metrics;           /* FF_SERVER_METRICS_FD */

@@ -9,11 +9,11 @@
  *   hear.c     FfMessages: what the holder has read, and the gate
  *   work.c     threads that place
  *   set.c      the working set
- *   asked.c    a client that asks for its pages, instead of hear.c
  *   session.c  comes, is adopted, goes
+ *   dialects/  what is different with each kind of client
  *
  * Threads: the owner (one for each session; makes it, places in bulk, ends it) and its helper,
- * fault, two demand, and the pager's main thread, which adds and probes. Of a client that asks: the
+ * fault, two demand, and the pager's main thread, which adds and probes. Of Cloud Hypervisor: the
  * owner and one that answers. Locks: FfSession.lock, a leaf: the queue and the end.
  * FfSessions.lock. FfSession.asked_lock, calm_lock, bulk_lock.
  */
@@ -44,16 +44,21 @@ struct FfSession {
     FfMessages messages; /* first */
     FfPager pager;
     FfSessions *all;
+    const FfDialect *dialect; /* NULL: its record could not be mapped */
     uint64_t id, root, parent;
     int uffd, memfd, news, told;
     FfRecord *rec, *root_rec;
-    FfCriu criu;                              /* owner; before the others run */
-    FfContent *source;                        /* the same: that of all, or of `criu` */
-    FfContent *block_source[FF_IMAGE_BLOCKS]; /* of a client that asks: the same, one for each */
-    uint64_t map_len[FF_IMAGE_BLOCKS];        /* owner: so much is mapped */
-    void *answer;   /* the same; then the thread that answers. NULL: pages are no part of answers */
-    FfImage *image; /* NULL: not made yet. Set once; lock of FfSessions */
-    FfSpace *space; /* the same */
+    FfContent *source; /* owner, before the others run; borrowed. NULL: `block_source` */
+    FfContent *block_source[FF_IMAGE_BLOCKS]; /* the same; borrowed */
+    char *set_path;                           /* the same: of its working set; NULL: it has none */
+    FfCriu criu;                              /* dialects/criu.c; owner, before the others run */
+    struct {
+        uint64_t map_len[FF_IMAGE_BLOCKS]; /* owner: so much is mapped */
+        void *answer; /* the same; then the thread that answers. NULL: pages are no part of
+                         answers */
+    } vmm;            /* dialects/cloud-hypervisor.c */
+    FfImage *image;   /* NULL: not made yet. Set once; lock of FfSessions */
+    FfSpace *space;   /* the same */
     FfBitmap placed[FF_IMAGE_BLOCKS];
     FfWorker *at_once;       /* fault thread */
     FfContentReader *cached; /* atomic; the owner, once. Observer: the fault thread */
@@ -79,8 +84,8 @@ struct FfSession {
     FfBitmap bad[FF_IMAGE_BLOCKS];      /* what could not be read the last time */
     uint64_t bad_n;                     /* lock */
     unsigned waiting;           /* atomic; requests that were not answered. Observer: bulk */
-    pthread_mutex_t asked_lock; /* a leaf. Of a client that asks: what is placed is not answered for
-                                   before; nothing is placed after that */
+    pthread_mutex_t asked_lock; /* a leaf. Of FfDialect.memory_is_ours: what is placed is not
+                                   answered for before; nothing is placed after that */
     pthread_mutex_t bulk_lock;  /* a leaf */
     unsigned bulk_block;        /* bulk_lock: from here on nobody has been given what is missing */
     uint64_t bulk_at;           /* the same; a page of it */
@@ -115,5 +120,22 @@ static inline bool ff_session_is_stuck(FfSession *s)
 {
     return __atomic_load_n(&s->stuck, __ATOMIC_ACQUIRE);
 }
+
+/* ---- session.c: the owner, for dialects ------------------------------------------------------ */
+
+/* Features that the process has asked for with its userfaultfd. FALSE and ERROR: not known. */
+bool ff_session_features(const FfSession *s, uint64_t *features, GError **error);
+/* The same; those that tell of memory that is given back must be among them. */
+bool ff_session_check_features(const FfSession *s, uint64_t *features, GError **error);
+/* S->space, of S->image. FAULTS: its userfaultfd is read. FALSE: that was logged, and it waits. */
+bool ff_session_open_space(FfSession *s, bool faults);
+/* Starts DEMANDS threads that place what threads wait for, and RUN, which receives the requests.
+ * FALSE: the end. */
+bool ff_session_begin(FfSession *s, unsigned demands, const char *name, GThreadFunc run);
+/* All of these for a client whose faults are read. FALSE: nothing more is to be done. */
+bool ff_session_answer_faults(FfSession *s);
+/* The working set, and with BULK all pages: until none is missing, or the end. FALSE: these were
+ * not tried. */
+bool ff_session_fill(FfSession *s, bool bulk);
 
 #endif

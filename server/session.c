@@ -21,18 +21,14 @@
 #include "fault/fault.h"
 #include "holder/say.h"
 #include "net/priority.h"
-#include "server/asked.h"
 #include "server/family.h"
-#include "server/firecracker.h"
 #include "server/hear.h"
 #include "server/session-internal.h"
 #include "server/set.h"
 #include "server/work.h"
-#include "uffd/holes.h"
 
 #define SOURCE_AGAIN_MS 1000
 #define THREADS_AGAIN_MS 1000
-#define CRIU_PAGE 4096
 #define SMALL_PAGE 4096 /* larger ones take their time */
 
 /* ---- what a space tells ---------------------------------------------------------------------- */
@@ -72,12 +68,6 @@ static const FfSpaceOps space_ops = {.present = on_present, .failed = on_failed}
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-static bool fail(GError **error, const char *what, int rc)
-{
-    g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", what, g_strerror(-rc));
-    return false;
-}
-
 /* Features that the process has asked for: the kernel says so in the third line of fdinfo. */
 static bool read_features(int uffd, uint64_t *features)
 {
@@ -91,32 +81,20 @@ static bool read_features(int uffd, uint64_t *features)
     return line && sscanf(line, "API: %" SCNx64 ":%" SCNx64 ":%" SCNx64, &api, features, &all) == 3;
 }
 
-/* Is what a process has of R shared with its children? A line of maps is "START-END rwxp ...". Of
- * its first pages may be less there by now, or something else: then it is not known. */
-static FfSharing sharing_of(const char *maps, const FfRegionOfClient *r)
-{
-    FfSharing all = FF_SHARING_UNKNOWN;
-
-    for (const char *line = maps; line && *line; line = strchr(line, '\n')) {
-        uint64_t start, end;
-        char rights[8];
-        line += *line == '\n';
-        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s", &start, &end, rights) == 3 &&
-            start < r->addr + r->size && end > r->addr) {
-            FfSharing one = rights[3] == 's' ? FF_SHARING_SHARED : FF_SHARING_PRIVATE;
-            if (all != FF_SHARING_UNKNOWN && all != one) {
-                return FF_SHARING_UNKNOWN;
-            }
-            all = one;
-        }
-    }
-    return all;
-}
-
-static bool check_features(FfSession *s, uint64_t *features, GError **error)
+bool ff_session_features(const FfSession *s, uint64_t *features, GError **error)
 {
     if (!read_features(s->uffd, features)) {
-        return fail(error, "what its userfaultfd tells of is not known", -EINVAL);
+        g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+                            "what its userfaultfd tells of is not known");
+        return false;
+    }
+    return true;
+}
+
+bool ff_session_check_features(const FfSession *s, uint64_t *features, GError **error)
+{
+    if (!ff_session_features(s, features, error)) {
+        return false;
     }
     if (!(*features & UFFD_FEATURE_EVENT_REMOVE)) {
         g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
@@ -127,123 +105,15 @@ static bool check_features(FfSession *s, uint64_t *features, GError **error)
     return true;
 }
 
-/* Of Firecracker's regions. NULL and ERROR. */
-static FfImage *make_firecracker(FfSession *s, GError **error)
-{
-    FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
-    FfImageBlock block[FF_IMAGE_BLOCKS];
-    G_STATIC_ASSERT(FF_FIRECRACKER_REGIONS <= FF_IMAGE_BLOCKS);
-
-    unsigned n = s->rec->hello_len > FF_RECORD_HELLO_MAX
-                     ? 0
-                     : ff_firecracker_parse(s->rec->hello, s->rec->hello_len,
-                                            ff_content_size(s->all->source), region, error);
-    if (!n) {
-        return NULL;
-    }
-    g_autofree char *path = g_strdup_printf("/proc/%d/maps", s->rec->pid), *maps = NULL;
-    g_file_get_contents(path, &maps, NULL, NULL);
-    for (unsigned i = 0; i < n; i++) {
-        block[i] = (FfImageBlock){region[i].size, region[i].page_size, region[i].offset,
-                                  .sharing = sharing_of(maps ? maps : "", &region[i])};
-        if (block[i].sharing == FF_SHARING_SHARED && block[i].page_size == 4096 &&
-            !ff_holes_check_memfd(error)) {
-            return NULL;
-        }
-    }
-    FfImage *image = ff_image_create(s->memfd, block, n);
-    if (!image) {
-        fail(error, "no room for what is known of its memory", -errno);
-        return NULL;
-    }
-    for (unsigned i = 0; i < n; i++) {
-        image->copy[0].range[i] = (FfImageRange){region[i].addr, region[i].size, 0, i};
-    }
-    image->copy[0].n_ranges = n;
-    return image;
-}
-
-/* What is read of its images, and SIZE bytes of content. */
-static bool open_images(FfSession *s, FfCriu *c, int pid, uint64_t *size, GError **error)
-{
-    FfStore *store = s->all->store;
-
-    if (!store) {
-        bool ok = ff_criu_open(c, s->all->images, pid, NULL, error);
-        *size = ok ? ff_content_size(c->source) : 0;
-        return ok;
-    }
-    const FfStorePart *part = ff_store_part(store, pid);
-    if (!ff_criu_open_lazy(c, s->all->images, pid, size, error)) {
-        return false;
-    }
-    if (*size && (!part || part->pages * FF_STORE_PAGE != *size ||
-                  memcmp(&part->pagemap, &c->stamp, sizeof(c->stamp)) != 0)) {
-        return fail(error, "CRIU's pagemap was changed since the pager began", -ESTALE);
-    }
-    return true;
-}
-
-/* Of CRIU's images: one block, in as many ranges as they have. */
-static FfImage *make_criu(FfSession *s, GError **error)
-{
-    g_auto(FfCriu) c = {0};
-    FfHoldPid hello;
-
-    memcpy(&hello, s->rec->hello, sizeof(hello));
-    uint64_t size;
-    if (!open_images(s, &c, hello.pid, &size, error)) {
-        return NULL;
-    }
-    if (!size || c.ranges->len > FF_IMAGE_RANGES) {
-        fail(error, "CRIU's images have no lazy pages, or too many runs of them", -E2BIG);
-        return NULL;
-    }
-    FfImage *image = ff_image_create(
-        s->memfd, &(FfImageBlock){size, CRIU_PAGE, 0, .sharing = FF_SHARING_PRIVATE}, 1);
-    if (!image) {
-        fail(error, "no room for what is known of its memory", -errno);
-        return NULL;
-    }
-    for (guint i = 0; i < c.ranges->len; i++) {
-        const FfCriuRange *r = &g_array_index(c.ranges, FfCriuRange, i);
-        image->copy[0].range[i] = (FfImageRange){r->addr, r->len, r->offset, 0};
-    }
-    image->copy[0].n_ranges = c.ranges->len;
-    image->criu_pid = hello.pid;
-    image->pagemap = c.stamp;
-    if (c.source) {
-        image->pages = *ff_content_identity(c.source);
-    }
-    return image;
-}
-
-/* Of one that asks. NULL and ERROR. */
-static FfImage *make_asked(FfSession *s, GError **error)
-{
-    FfImage *image = ff_asked_make(s);
-
-    if (!image) {
-        fail(error, "no room for what is known of its memory", -errno);
-    }
-    return image;
-}
-
 /* A client's image, from its first message. */
 static bool make_image(FfSession *s, GError **error)
 {
-    uint64_t features = 0;
+    FfImage *image =
+        s->rec->hello_len > FF_RECORD_HELLO_MAX ? NULL : s->dialect->make_image(s, error);
 
-    if (!s->all->slots && !check_features(s, &features, error)) {
-        return false;
-    }
-    FfImage *image = s->all->slots         ? make_asked(s, error)
-                     : s->all->images >= 0 ? make_criu(s, error)
-                                           : make_firecracker(s, error);
     if (!image) {
         return false;
     }
-    image->features = features;
     FF_FAULT_AT("client-made");
     __atomic_store_n(&s->rec->taken, FF_TAKEN, __ATOMIC_RELEASE);
     pthread_mutex_lock(&s->all->lock);
@@ -276,35 +146,6 @@ static bool wait_for_parent(FfSession *s)
     return s->image;
 }
 
-/* Content as it was when the client came. */
-static bool open_source(FfSession *s, GError **error)
-{
-    const FfImage *i = s->image;
-
-    s->source = s->all->source;
-    if (i->asks) {
-        ff_asked_open_source(s);
-        return true;
-    }
-    if (!i->criu_pid) {
-        return true;
-    }
-    uint64_t size;
-    if (s->all->store ? !open_images(s, &s->criu, i->criu_pid, &size, error)
-                      : !ff_criu_open(&s->criu, s->all->images, i->criu_pid, &i->pages, error)) {
-        return false;
-    }
-    if (s->all->store) {
-        s->criu.source = ff_source_open_store(
-            s->all->store, ff_store_part(s->all->store, i->criu_pid), &s->ending);
-    }
-    if (memcmp(&s->criu.stamp, &i->pagemap, sizeof(i->pagemap)) != 0) {
-        return fail(error, "CRIU's pagemap was changed while it was in use", -ESTALE);
-    }
-    s->source = s->criu.source;
-    return true;
-}
-
 /* Of a client that a pager before this one has made it can be away for now. FALSE: the end. */
 static bool wait_for_source(FfSession *s)
 {
@@ -312,51 +153,55 @@ static bool wait_for_source(FfSession *s)
 
     for (;;) {
         g_autoptr(GError) error = NULL;
-        if (open_source(s, &error)) {
+        if (s->dialect->open_source(s, &error)) {
             return true;
         }
         if (!said) {
             ff_session_log(s, "%s: it waits, and it is tried again", error->message);
         }
         said = true;
-        ff_criu_clear(&s->criu);
         if (ff_work_pause(s, SOURCE_AGAIN_MS)) { /* what is put back has no event */
             return false;
         }
     }
 }
 
-static bool open_space(FfSession *s, GError **error)
+static int open_space(FfSession *s, bool faults)
 {
     for (unsigned i = 0; i < s->image->n_blocks; i++) {
         const FfImageBlock *b = &s->image->block[i];
         ff_bitmap_init_over(&s->placed[i], ff_image_bits(s->image, i), b->size / b->page_size);
     }
-    int rc = s->image->asks ? ff_asked_map(s) : 0;
-    if (rc < 0) {
-        return fail(error, "its memory cannot be mapped", rc);
-    }
     FfSpaceConfig cfg = {.uffd = s->uffd,
                          .features = s->image->features,
                          .pagemap_fd = -1,
                          .grows = true,
+                         .comes_again = s->dialect->comes_again,
                          .shared_remove = FF_SHARED_REMOVE_GIVES_BACK,
-                         .messages = s->image->asks ? NULL : &s->messages,
-                         .pager = s->image->asks ? NULL : &s->pager,
+                         .messages = faults ? &s->messages : NULL,
+                         .pager = faults ? &s->pager : NULL,
                          .ops = &space_ops,
                          .opaque = s};
     g_autoptr(FfSpace) space = ff_space_new(&cfg);
-    rc = space ? ff_image_load(s->image, s->rec, space) : -errno;
-    if (rc == 0 && s->image->asks && !s->answer) {
-        rc = ff_space_register(space, UFFDIO_REGISTER_MODE_MISSING, NULL);
-    }
+    int rc = space ? ff_image_load(s->image, s->rec, space) : -errno;
     if (rc < 0) {
-        return fail(error, "what is known of its memory cannot be used", rc);
+        return rc;
     }
     pthread_mutex_lock(&s->all->lock);
     s->space = g_steal_pointer(&space);
     pthread_mutex_unlock(&s->all->lock);
-    return true;
+    return 0;
+}
+
+bool ff_session_open_space(FfSession *s, bool faults)
+{
+    int rc = open_space(s, faults);
+
+    if (rc < 0) {
+        ff_session_log(s, "what is known of its memory cannot be used: %s, so it waits",
+                       g_strerror(-rc));
+    }
+    return rc == 0;
 }
 
 /* ---- the owner ------------------------------------------------------------------------------- */
@@ -372,7 +217,7 @@ static gpointer run_faults(gpointer p)
     return NULL;
 }
 
-/* CRIU's processes register their memory only after they have passed their userfaultfd. FALSE: the
+/* Some processes register their memory only after they have passed their userfaultfd. FALSE: the
  * end. */
 static bool wait_registered(FfSession *s)
 {
@@ -385,69 +230,55 @@ static bool wait_registered(FfSession *s)
     return !ff_session_is_ending(s);
 }
 
-/* A process of which another host has a copy is not let go before that one knows. FALSE: the end.
- */
-static bool wait_let_go(FfSession *s)
-{
-    return !s->all->store || ff_store_wait_done(s->all->store, &s->ending);
-}
-
-/* Where only what somebody waits for is placed. FALSE: the end. */
-static bool wait_hurry(FfSession *s)
-{
-    pthread_mutex_lock(&s->lock);
-    while (!ff_session_hurries(s) && !ff_session_is_ending(s)) {
-        pthread_cond_wait(&s->changed, &s->lock);
-    }
-    pthread_mutex_unlock(&s->lock);
-    return !ff_session_is_ending(s);
-}
-
-/* After a pager that has died: a thread that was told to it and not answered is told again. */
-static void serve(FfSession *s)
+bool ff_session_begin(FfSession *s, unsigned demands, const char *name, GThreadFunc run)
 {
     g_autoptr(GError) error = NULL;
     bool said = false;
 
     ff_set_begin(s);
     ff_image_count(s->image, pagers, 1);
-    while (!ff_work_start(s, &error) ||
-           !(s->faults = s->image->asks ? g_thread_try_new("asked", ff_asked_run, s, &error)
-                                        : g_thread_try_new("fault", run_faults, s, &error))) {
+    while (!ff_work_start(s, demands, &error) ||
+           !(s->faults = g_thread_try_new(name, run, s, &error))) {
         if (!said) {
             ff_session_log(s, "%s: it waits, and it is tried again", error->message);
         }
         said = true;
         g_clear_error(&error);
         if (ff_work_pause(s, THREADS_AGAIN_MS)) { /* what becomes free has no event */
-            return;
+            return false;
         }
     }
     ff_tell(s->news); /* what its predecessor has not taken */
-    if (!s->image->asks) {
-        ff_space_wake_all(s->space);
-        ff_family_probe(s->all, s->root); /* ends that were told to a predecessor */
-    } else {
-        ff_asked_wait_begun(s);
+    return true;
+}
+
+/* After a pager that has died: a thread that was told to it and not answered is told again. */
+bool ff_session_answer_faults(FfSession *s)
+{
+    if (!ff_session_open_space(s, true) ||
+        !ff_session_begin(s, FF_SESSION_DEMANDS, "fault", run_faults)) {
+        return false;
     }
-    if (s->answer) {
-        return;
-    }
+    ff_space_wake_all(s->space);
+    ff_family_probe(s->all, s->root); /* ends that were told to a predecessor */
     if (s->source) {
         __atomic_store_n(&s->cached, ff_content_nowait_reader(s->source), __ATOMIC_RELEASE);
     }
-    bool bulk = s->all->bulk || (s->all->store && wait_hurry(s));
+    return true;
+}
+
+bool ff_session_fill(FfSession *s, bool bulk)
+{
     bool registered = (bulk || s->learnt || s->set) && wait_registered(s);
+
     ff_set_learn(s); /* also of one that has ended by now */
     if (registered) {
         ff_set_place(s); /* also without bulk: somebody has waited for it before */
     }
     if (bulk && registered) {
         ff_work_bulk(s);
-        if (s->image->criu_pid && ff_space_missing(s->space) == 0 && wait_let_go(s)) {
-            ff_session_end(s); /* what it gives back from now on the kernel fills with zeros */
-        }
     }
+    return bulk && registered;
 }
 
 static void close_all(FfSession *s)
@@ -455,15 +286,15 @@ static void close_all(FfSession *s)
     if (s->space) {
         ff_space_free(s->space);
     }
-    if (s->all->slots) {
-        ff_asked_close(s);
-    }
     ff_set_end(s);
+    g_clear_pointer(&s->cached, ff_content_reader_free);
+    if (s->dialect && s->dialect->close) {
+        s->dialect->close(s);
+    }
+    g_clear_pointer(&s->set_path, g_free);
     if (s->image) {
         ff_image_unmap(s->image);
     }
-    g_clear_pointer(&s->cached, ff_content_reader_free);
-    ff_criu_clear(&s->criu);
     close(s->uffd);
     close(s->memfd);
     close(s->news);
@@ -518,12 +349,8 @@ static gpointer run_owner(gpointer p)
         drop(s, error ? error->message : NULL);
         return NULL;
     }
-    if (!wait_for_source(s)) {
-        /* nobody needs it any more */
-    } else if (open_space(s, &error)) {
-        serve(s);
-    } else {
-        ff_session_log(s, "%s, so it waits", error->message);
+    if (wait_for_source(s)) { /* else nobody needs it any more */
+        s->dialect->serve(s);
     }
     ff_session_wait_end(s);
     if (s->faults) {
@@ -557,7 +384,7 @@ void ff_sessions_init(FfSessions *all)
     pthread_mutex_init(&all->making, NULL);
     pthread_cond_init(&all->changed, NULL);
     all->sessions = g_ptr_array_new();
-    all->learning = g_array_new(FALSE, FALSE, sizeof(int32_t));
+    all->learning = g_ptr_array_new_with_free_func(g_free);
 }
 
 static void init_locks(FfSession *s)
@@ -607,6 +434,7 @@ void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds)
         g_free(s);
         return;
     }
+    s->dialect = all->dialects[s->rec->dialect];
     init_locks(s);
     ff_session_hear(s);
     pthread_mutex_lock(&all->lock);

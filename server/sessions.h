@@ -7,22 +7,22 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+#include "server/dialects/dialect.h"
 #include "server/source.h"
 
 /* As which the pager opens the source, of which `name` is the name. */
 #define FF_SOURCE_INHERITED "/proc/self/fd/4"
 
-typedef struct FfSession FfSession;
-
 typedef struct {
-    int images;        /* a folder of CRIU's, where each session has a source of its own; or -1 */
-    FfContent *source; /* borrowed */
-    FfStore *store;    /* the pages of `images` come from there; or NULL; borrowed */
-    unsigned slots;    /* blocks of the one client, which asks; 0: clients of other dialects */
-    int slot_fd;       /* so many memfds from here on, and then as many files with their content */
-    int link;          /* to the holder */
-    bool bulk;         /* pages that nobody waits for are placed as well */
-    uint64_t rate;     /* bytes per second of those, for each client; 0: no limit */
+    const FfDialect *const *dialects; /* by FfRecord.dialect */
+    FfContent *source;                /* borrowed; NULL: each client has its own */
+    int inherited;                    /* the fd of what --from names: a file, a folder, a plugin */
+    FfStore *store;                   /* dialects/criu.c; borrowed, or NULL */
+    unsigned slots;                   /* dialects/cloud-hypervisor.c: blocks of the one client */
+    int slot_fd;   /* so many memfds from here on, and then as many files with their content */
+    int link;      /* to the holder */
+    bool bulk;     /* pages that nobody waits for are placed as well */
+    uint64_t rate; /* bytes per second of those, for each client; 0: no limit */
     uint64_t
         memory; /* bytes: a client that has been given so much gets none of those; 0: no limit */
     bool sets;  /* working sets are used */
@@ -36,8 +36,7 @@ typedef struct {
     pthread_mutex_t making; /* the first message of a client is looked at; before `lock` */
     pthread_cond_t changed;
     GPtrArray *sessions; /* lock; FfSession *, unsorted */
-    GArray *learning;    /* lock; int32_t: whose images a client finds out the set of; 0: of the
-                            source of all */
+    GPtrArray *learning; /* lock; char *: paths of working sets that clients find out now */
 } FfSessions;
 
 #endif

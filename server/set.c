@@ -38,12 +38,6 @@ bool ff_set_is_placing(void)
 
 /* ---- which one ------------------------------------------------------------------------------- */
 
-static char *path_of(const FfSession *s)
-{
-    return s->image->criu_pid ? g_strconcat(ff_content_name(s->source), FF_WORKING_SET_SUFFIX, NULL)
-                              : g_strdup(s->all->set);
-}
-
 /* FALSE: it is no regular file. */
 static bool identify(int fd, FfWorkingSetFile *file, FfInputStamp *now)
 {
@@ -83,7 +77,7 @@ static bool is_source(const FfSession *s, const FfInputStamp *now)
 
 static bool has_set(const FfSession *s)
 {
-    return s->all->sets && !s->parent && !s->image->asks && (s->image->criu_pid || s->all->set);
+    return s->all->sets && !s->parent && s->set_path;
 }
 
 static bool are_inside(const FfSession *s, const FfWorkingSet *set)
@@ -99,7 +93,7 @@ static bool are_inside(const FfSession *s, const FfWorkingSet *set)
 
 static void open_set(FfSession *s)
 {
-    g_autofree char *path = path_of(s);
+    const char *path = s->set_path;
     g_autoptr(GError) error = NULL;
     FfWorkingSetFile file;
     FfInputStamp now;
@@ -139,21 +133,21 @@ static bool claim(FfSession *s)
 
     pthread_mutex_lock(&all->lock);
     for (guint i = 0; i < all->learning->len; i++) {
-        taken = taken || g_array_index(all->learning, int32_t, i) == s->image->criu_pid;
+        taken = taken || !strcmp(g_ptr_array_index(all->learning, i), s->set_path);
     }
     if (!taken) {
-        g_array_append_val(all->learning, s->image->criu_pid);
+        g_ptr_array_add(all->learning, g_strdup(s->set_path));
     }
     pthread_mutex_unlock(&all->lock);
     return !taken;
 }
 
-static void release(FfSessions *all, int32_t whose)
+static void release(FfSessions *all, const char *path)
 {
     pthread_mutex_lock(&all->lock);
     for (guint i = 0; i < all->learning->len; i++) {
-        if (g_array_index(all->learning, int32_t, i) == whose) {
-            g_array_remove_index_fast(all->learning, i);
+        if (!strcmp(g_ptr_array_index(all->learning, i), path)) {
+            g_ptr_array_remove_index_fast(all->learning, i);
             break;
         }
     }
@@ -192,7 +186,7 @@ void ff_set_begin(FfSession *s)
 void ff_set_end(FfSession *s)
 {
     if (s->learnt && !s->learnt_taken) {
-        release(s->all, s->image->criu_pid);
+        release(s->all, s->set_path);
     }
     g_clear_pointer(&s->set, ff_working_set_free);
     g_clear_pointer(&s->learnt, g_free);
@@ -218,7 +212,6 @@ void ff_set_note(FfSession *s, const FfRun *run)
 /* All that the thread needs: the session may end meanwhile. */
 typedef struct {
     FfSessions *all;
-    int32_t whose;
     char *path;
     int fd;
     FfWorkingSetFile file;
@@ -228,7 +221,7 @@ typedef struct {
 
 static void writer_free(Writer *w)
 {
-    release(w->all, w->whose);
+    release(w->all, w->path);
     if (w->fd >= 0) {
         close(w->fd);
     }
@@ -247,10 +240,10 @@ static gpointer write_set(gpointer opaque)
     if (ff_working_set_write(w->path, w->fd, &w->file, w->places, w->n,
                              (const FfWorkingSetRun *)(const void *)w->zeros->data, w->zeros->len,
                              &error)) {
-        /* A folder has no name here. */
+        /* A folder that is known by its fd has no name here. */
         g_autofree char *name = g_path_get_basename(w->path);
-        ff_say("working set written: %s: %" PRIu64 " KiB", w->whose ? name : w->path,
-               (uint64_t)(w->n * PAGE >> 10));
+        ff_say("working set written: %s: %" PRIu64 " KiB",
+               g_str_has_prefix(w->path, "/proc/") ? name : w->path, (uint64_t)(w->n * PAGE >> 10));
     } else {
         ff_say("no working set was written: %s", error->message);
     }
@@ -318,8 +311,7 @@ static void write_learnt(FfSession *s)
 
     s->learnt_taken = true; /* the writer says when it is over */
     w->all = s->all;
-    w->whose = s->image->criu_pid;
-    w->path = path_of(s);
+    w->path = g_strdup(s->set_path);
     w->fd = open_file(s, &w->file, &now);
     bool changed = w->fd >= 0 && !is_source(s, &now);
     if (w->fd < 0 || changed || !take_places(s, w, &error)) {

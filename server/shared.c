@@ -27,8 +27,8 @@ void ff_session_end(FfSession *s)
     pthread_mutex_lock(&s->calm_lock);
     pthread_cond_broadcast(&s->calm);
     pthread_mutex_unlock(&s->calm_lock);
-    if (s->all->store) {
-        ff_store_wake(s->all->store);
+    if (s->dialect->wake) {
+        s->dialect->wake(s);
     }
 }
 

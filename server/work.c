@@ -141,8 +141,8 @@ static bool read_once(FfWorker *w, const FfRun *run, uint64_t *len, bool *zero, 
 {
     FfSession *s = w->s;
     const FfImageBlock *b = &s->image->block[run->block];
-    FfContent *source = s->image->asks ? s->block_source[run->block] : s->source;
-    FfContentReader **reader = &w->reader[s->image->asks ? run->block : 0];
+    FfContent *source = s->source ? s->source : s->block_source[run->block];
+    FfContentReader **reader = &w->reader[s->source ? 0 : run->block];
 
     *len = run->n * b->page_size;
     if (!*reader) {
@@ -229,17 +229,17 @@ static bool placed(FfWorker *w, const FfRun *run, int rc)
     }
 }
 
-/* Of a client that asks nothing tells that it has given a page back. So a thread that places
- * what nobody waits for must not come late, when the page was answered for. */
+/* In memory of ours nothing tells that a page was given back. So a thread that places what nobody
+ * waits for must not come late, when the page was answered for. */
 static int place_part(FfWorker *w, const FfRun *part, bool zero, const void *data)
 {
     FfSession *s = w->s;
 
-    if (s->image->asks) {
+    if (s->dialect->memory_is_ours) {
         pthread_mutex_lock(&s->asked_lock);
     }
     int rc = zero ? ff_place_zero(s->space, part) : ff_place_copy(s->space, part, data);
-    if (s->image->asks) {
+    if (s->dialect->memory_is_ours) {
         pthread_mutex_unlock(&s->asked_lock);
     }
     return rc;
@@ -249,7 +249,7 @@ static int place_part(FfWorker *w, const FfRun *part, bool zero, const void *dat
  * must cost none. */
 static bool is_left_out(const FfWorker *w, bool zero)
 {
-    return zero && w->s->image->asks && !w->demand;
+    return zero && w->s->dialect->memory_is_ours && !w->demand;
 }
 
 /* While bulk is inside the gate no fault is read: a thread that preempted it there would keep all
@@ -572,7 +572,7 @@ static GThread *start_helper(FfSession *s)
 {
     FfSessions *all = s->all;
 
-    if (all->rate || all->memory || s->image->asks || !ff_content_is_file(s->source)) {
+    if (all->rate || all->memory || !s->source || !ff_content_is_file(s->source)) {
         return NULL;
     }
     if (__atomic_add_fetch(&all->bulk_threads, 1, __ATOMIC_RELAXED) <= g_get_num_processors()) {
@@ -613,7 +613,7 @@ void ff_work_bulk(FfSession *s)
 
 /* ---- beginning and end ----------------------------------------------------------------------- */
 
-bool ff_work_start(FfSession *s, GError **error)
+bool ff_work_start(FfSession *s, unsigned demands, GError **error)
 {
     if (!s->queue) {
         s->queue = g_new(FfDemand, FF_SESSION_QUEUE);
@@ -623,7 +623,7 @@ bool ff_work_start(FfSession *s, GError **error)
             ff_bitmap_init(&s->bad[i], s->placed[i].n_pages, false);
         }
     }
-    for (unsigned i = 0; i < FF_SESSION_DEMANDS && !s->image->asks; i++) {
+    for (unsigned i = 0; i < demands; i++) {
         if (!s->demand[i] && !(s->demand[i] = g_thread_try_new("demand", run_demand, s, error))) {
             return false;
         }

@@ -33,8 +33,9 @@ bool ff_work_wait_turn(FfSession *s);
  * the last. */
 void ff_work_answered(FfSession *s, int64_t since_us);
 
-/* All of these: the owner. Those that wait for what somebody waits for. */
-bool ff_work_start(FfSession *s, GError **error);
+/* All of these: the owner. DEMANDS threads (FF_SESSION_DEMANDS at most) that place what somebody
+ * waits for. */
+bool ff_work_start(FfSession *s, unsigned demands, GError **error);
 /* All pages, until none is missing, or the end. */
 void ff_work_bulk(FfSession *s);
 void ff_work_join(FfSession *s);

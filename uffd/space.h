@@ -6,7 +6,8 @@
  * and fork() makes a second space.
  *
  * Placed means that the page needs nothing from the pager: if somebody misses it all the same, the
- * process has given it back, and it is zeros. ff_place_forget() (place.h) makes it missing again.
+ * process has given it back, and it is zeros (but see FfSpaceConfig.comes_again). ff_place_forget()
+ * (place.h) makes it missing again.
  *
  * A space is built by one thread; then ff_faults_run() (faults.h) answers for it in a thread of
  * its own, and any number of threads place. A space whose userfaultfd tells of events has a lock:
@@ -43,6 +44,9 @@ typedef struct {
     /* A thread that misses a page outside of all ranges gets zeros: mappings that have grown
      * (mremap) are still registered. Else the space has failed then. */
     bool grows;
+    /* A page that was placed and is missed has its content again: the pager is asked once more.
+     * Else it is zeros. */
+    bool comes_again;
     FfSharedRemove shared_remove;
     /* Who reads the userfaultfd; NULL: the fault thread does. */
     FfMessages *messages;

@@ -24,7 +24,7 @@ typedef struct FfContentReader FfContentReader;
 /* By which content is known again. Compared as bytes. */
 typedef struct {
     FfInputStamp stamp; /* of a file; else its size alone, as it is stored */
-    uint64_t digest;    /* of what has no time: of its table of pages, if it has one; else 0 */
+    uint64_t digest;    /* of what has no time: of its table of pages, or of some pages; else 0 */
 } FfContentIdentity;
 
 /* Bytes [START, START + LEN) of the content are at FILE of what it is stored in. */
@@ -34,9 +34,8 @@ typedef struct {
 
 /* How a server is reached. Each can be NULL. */
 typedef struct {
-    const char *tls_creds;    /* a folder with keys.psk, or certificates by QEMU's names */
-    const char *tls_hostname; /* that the server's certificate has; NULL: the URI's */
-    const char *plugin;       /* a path of farfault-nbd.so, for nbd: URIs */
+    const char *tls_creds; /* a folder with keys.psk, or certificates by QEMU's names */
+    const char *plugin;    /* a path of farfault-nbd.so, for nbd: URIs */
 } FfContentAccess;
 
 /* ---- opening --------------------------------------------------------------------------------- */

@@ -4,7 +4,7 @@
  * backend has the file.
  *
  * Of a file the size and the time say whether it is still what was opened. What has no time has a
- * digest of its table of pages, compared for each connection.
+ * digest, of its table of pages or of some pages (sample.c), compared for each connection.
  *
  * No system calls of its own.
  */
@@ -349,6 +349,31 @@ static bool is_pages(const FfContent *c, GError **error)
     return c->size;
 }
 
+/* C is nothing but what it stands on. */
+static FfContent *take_under(FfContent *c)
+{
+    FfContent *under = image_of(c)->under;
+
+    image_of(c)->under = NULL;
+    return under;
+}
+
+/* A page of the sample that cannot be read now must not keep anybody from the others. */
+static bool open_far_raw(FfContent *c, FfContentReader *r, const FfContentIdentity *known,
+                         GError **error)
+{
+    uint64_t digest = 0;
+
+    ff_content_sample(r, &digest);
+    c->id.digest = known ? known->digest : digest;
+    if (!c->id.digest) {
+        return true; /* it cannot be known again */
+    }
+    c->upper = c;
+    c->greet = ff_content_has_sample;
+    return !digest || digest == c->id.digest || ff_content_has_sample(c, r, error);
+}
+
 FfContent *ff_content_open_image(FfContent *under, const FfContentIdentity *known, GError **error)
 {
     g_autoptr(FfContent) c = ff_content_new_map(under, NULL, 0);
@@ -362,6 +387,9 @@ FfContent *ff_content_open_image(FfContent *under, const FfContentIdentity *know
     if (under->ops->check && !under->ops->check(r, error)) {
         return NULL;
     }
+    if (!c->map && !c->compressed && c->where == FF_CONTENT_FAR) {
+        return open_far_raw(under, r, known, error) ? take_under(c) : NULL;
+    }
     if (known && known->digest != c->id.digest) {
         refuse_other(c, error);
         return NULL;
@@ -373,8 +401,7 @@ FfContent *ff_content_open_image(FfContent *under, const FfContentIdentity *know
          */
         return !c->id.digest || is_same(c, r, error) ? g_steal_pointer(&c) : NULL;
     }
-    image_of(c)->under = NULL;
-    return under;
+    return take_under(c);
 }
 
 FfContent *ff_content_open_map(const char *path, GArray *map, uint64_t size,

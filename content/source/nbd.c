@@ -14,14 +14,15 @@
  * that is silent for so long is left.
  *
  * Where no other can be had beside those that there are (others use the server as well), they are
- * waited for; bulk asks again after a while whether it has room.
+ * waited for; bulk asks again after a while whether it has room. Those that nobody has used for
+ * IDLE_US are closed, but for KEPT: a server that has no room lets another client in then.
  *
  * The server is believed as to what the bytes are, and in nothing else: each connection must have
  * an export of the size that was opened, with blocks no larger than a page, and what
  * FfContent.greet asks for; lengths of answers are compared by libnbd, and those of extents here.
  *
- * Threads: any, each with its reader. Lock: Nbd.lock, a leaf, held for moments; no connection is
- * used by two threads.
+ * Threads: any, each with its reader; one that closes what is idle. Lock: Nbd.lock, a leaf, held
+ * for moments; no connection is used by two threads.
  *
  * System calls: those of libnbd (socket, connect, send, recv, poll, fcntl, and of getaddrinfo) and
  * of GnuTLS.
@@ -42,6 +43,8 @@
 #define ROOM_AGAIN_US (60 * G_USEC_PER_SEC)
 #define PATIENCE_US G_USEC_PER_SEC
 #define AGAIN_MS 50
+#define IDLE_US (3 * G_USEC_PER_SEC)
+#define KEPT 2u /* of two threads that place what one client waits for none waits for a new one */
 #define READ_MAX (1ull << 20)
 #define WINDOW (64ull << 20) /* so far ahead bulk asks for holes */
 #define EXTENTS_MAX 16384u   /* of these: as many as pages; smaller ones are of no use */
@@ -49,12 +52,20 @@
 typedef struct nbd_handle Handle;
 
 typedef struct {
+    Handle *h;
+    int64_t since_us;
+} Idle;
+
+typedef struct {
     FfContent base;
     char *creds;   /* a folder; NULL: as URI and libnbd have it */
     unsigned most; /* connections */
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    GPtrArray *idle;     /* lock; Handle */
+    GArray *idle;        /* lock; Idle, the one that was used last at the end */
+    GThread *closer;     /* lock; of idle ones; NULL: not needed yet */
+    pthread_cond_t stir; /* to it */
+    bool rests, closing; /* lock: it waits for stir alone; it is to end */
     unsigned open, bulk; /* lock; connections, those being made included; of those: bulk's */
     unsigned connecting; /* lock; being made */
     unsigned hurried;    /* lock; readers in a hurry that wait for one */
@@ -112,13 +123,15 @@ static void close_connection(Handle *h)
     nbd_close(h);
 }
 
-/* Something has come, before UNTIL (monotonic). FALSE: it has failed, or took too long. */
-static bool wait_event(const Nbd *n, Handle *h, int64_t until, GError **error)
+#define SILENT "the server does not answer"
+
+/* Something has come, before UNTIL (monotonic). FALSE: it has failed, or took too long (LATE). */
+static bool wait_event(const Nbd *n, Handle *h, int64_t until, const char *late, GError **error)
 {
     int64_t left = (until - g_get_monotonic_time()) / 1000;
     int rc = left > 0 ? nbd_poll(h, (int)left) : 0;
 
-    return rc > 0 || fail_nbd(n, error, rc == 0 ? "the server does not answer" : NULL);
+    return rc > 0 || fail_nbd(n, error, rc == 0 ? late : NULL);
 }
 
 static bool wait_ready(const Nbd *n, Handle *h, unsigned ms, GError **error)
@@ -129,7 +142,8 @@ static bool wait_ready(const Nbd *n, Handle *h, unsigned ms, GError **error)
         if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h)) {
             return fail_nbd(n, error, NULL);
         }
-        if (!wait_event(n, h, until, error)) {
+        if (!wait_event(n, h, until, SILENT ": has it room for another connection (qemu-nbd -e)?",
+                        error)) {
             return false;
         }
     }
@@ -146,7 +160,7 @@ static bool wait_answer(const Nbd *n, Handle *h, int64_t cookie, GError **error)
         return fail_nbd(n, error, NULL);
     }
     while ((rc = nbd_aio_command_completed(h, (uint64_t)cookie)) == 0) {
-        if (!wait_event(n, h, until, error)) {
+        if (!wait_event(n, h, until, SILENT, error)) {
             return false;
         }
     }
@@ -243,6 +257,57 @@ static bool is_patient(const Nbd *n)
     return !n->gone_us || g_get_monotonic_time() - n->gone_us < PATIENCE_US;
 }
 
+/* Under the lock: one of those. */
+static Handle *take_idle(Nbd *n, guint i)
+{
+    Handle *h = g_array_index(n->idle, Idle, i).h;
+
+    g_array_remove_index(n->idle, i);
+    return h;
+}
+
+/* The thread that closes those that nobody uses. */
+static gpointer run_closer(gpointer opaque)
+{
+    Nbd *n = opaque;
+
+    pthread_mutex_lock(&n->lock);
+    while (!n->closing) {
+        int64_t until =
+            n->idle->len > KEPT ? g_array_index(n->idle, Idle, 0).since_us + IDLE_US : 0;
+        n->rests = !until;
+        if (n->rests) {
+            pthread_cond_wait(&n->stir, &n->lock);
+        } else if (g_get_monotonic_time() < until) {
+            struct timespec at = {until / G_USEC_PER_SEC, until % G_USEC_PER_SEC * 1000};
+            pthread_cond_timedwait(&n->stir, &n->lock, &at);
+        } else {
+            Handle *h = take_idle(n, 0);
+            n->open--;
+            pthread_mutex_unlock(&n->lock);
+            close_connection(h);
+            pthread_mutex_lock(&n->lock);
+        }
+    }
+    pthread_mutex_unlock(&n->lock);
+    return NULL;
+}
+
+/* Under the lock: H is idle from now on. */
+static void add_idle(Nbd *n, Handle *h)
+{
+    Idle idle = {h, g_get_monotonic_time()};
+
+    g_array_append_val(n->idle, idle);
+    if (n->idle->len > KEPT && !n->closer) {
+        n->closer = g_thread_try_new("nbd-idle", run_closer, n, NULL);
+    }
+    if (n->idle->len > KEPT && n->rests) {
+        n->rests = false;
+        pthread_cond_signal(&n->stir);
+    }
+}
+
 /* One that is idle, or NULL, which is to be made in *MS. FALSE: there is none, and another thread
  * is trying already. */
 static bool take_connection(Nbd *n, bool hurry, Handle **h, unsigned *ms)
@@ -256,7 +321,7 @@ static bool take_connection(Nbd *n, bool hurry, Handle **h, unsigned *ms)
     bool some = has_one(n, hurry);
     if (some) {
         *ms = n->open > n->connecting ? ANOTHER_MS : CONNECT_MS;
-        *h = n->idle->len ? g_ptr_array_steal_index(n->idle, n->idle->len - 1) : NULL;
+        *h = n->idle->len ? take_idle(n, n->idle->len - 1) : NULL;
         n->open += !*h;
         n->connecting += !*h;
         n->bulk += !hurry;
@@ -287,7 +352,7 @@ static void close_idle(Nbd *n)
 
     pthread_mutex_lock(&n->lock);
     while (n->idle->len) {
-        g_ptr_array_add(old, g_ptr_array_steal_index(n->idle, n->idle->len - 1));
+        g_ptr_array_add(old, take_idle(n, n->idle->len - 1));
         n->open--;
     }
     pthread_mutex_unlock(&n->lock);
@@ -300,7 +365,7 @@ static void put_connection(Nbd *n, bool hurry, bool made, bool refused, Handle *
     n->connecting -= made;
     n->bulk -= !hurry;
     if (h) {
-        g_ptr_array_add(n->idle, h);
+        add_idle(n, h);
         n->gone_us = 0;
         n->room = made ? 0 : n->room;
     } else {
@@ -519,12 +584,18 @@ static void close_nbd(FfContent *c)
 {
     Nbd *n = (Nbd *)c;
 
-    for (guint i = 0; i < n->idle->len; i++) {
-        close_connection(g_ptr_array_index(n->idle, i));
+    pthread_mutex_lock(&n->lock);
+    n->closing = true;
+    pthread_cond_signal(&n->stir);
+    pthread_mutex_unlock(&n->lock);
+    g_clear_pointer(&n->closer, g_thread_join);
+    while (n->idle->len) {
+        close_connection(take_idle(n, 0));
     }
-    g_ptr_array_unref(n->idle);
+    g_array_unref(n->idle);
     pthread_mutex_destroy(&n->lock);
     pthread_cond_destroy(&n->changed);
+    pthread_cond_destroy(&n->stir);
     g_free(n->creds);
     g_free(n);
 }
@@ -545,11 +616,12 @@ static Nbd *new_nbd(const char *uri, const FfContentAccess *access)
     n->base.where = FF_CONTENT_FAR;
     n->creds = g_strdup(access->tls_creds);
     n->most = 1;
-    n->idle = g_ptr_array_new();
+    n->idle = g_array_new(FALSE, FALSE, sizeof(Idle));
     pthread_mutex_init(&n->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&n->changed, &attr);
+    pthread_cond_init(&n->stir, &attr);
     pthread_condattr_destroy(&attr);
     return n;
 }
@@ -575,7 +647,7 @@ static FfContent *open_nbd(const char *uri, const FfContentIdentity *known,
     }
     n->most = nbd_can_multi_conn(h) == 1 ? CONNECTIONS : 1;
     n->open = 1;
-    g_ptr_array_add(n->idle, h);
+    add_idle(n, h);
     return &n->base;
 }
 

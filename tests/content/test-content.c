@@ -186,6 +186,63 @@ static void test_other_guest(void)
     exporter_end(&e);
 }
 
+/* Of a raw file, which has no table: some of its pages. */
+static void test_other_raw(void)
+{
+    g_autoptr(GError) read_error = NULL;
+    g_autoptr(GError) open_error = NULL;
+    char buf[PAGE];
+    bool zero;
+
+    if (!exporter_possible("nbdkit")) {
+        return;
+    }
+    Exporter e = exporter_new();
+    exporter_start(&e, "nbdkit -f -r file FILE");
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    g_assert_true(read_page(r, 0, buf, &zero, NULL));
+    exporter_kill(&e);
+    exporter_write_file(e.file, 1);
+    exporter_start(&e, NULL);
+    g_assert_false(read_page(r, 1, buf, &zero, &read_error));
+    g_assert_nonnull(strstr(read_error->message, "other content than it had"));
+    g_assert_null(open_uri(e.uri, ff_content_identity(c), &open_error));
+    g_assert_nonnull(strstr(open_error->message, "other content than it had"));
+    exporter_kill(&e);
+    exporter_write_file(e.file, 0);
+    exporter_start(&e, NULL);
+    g_assert_true(read_page(r, 1, buf, &zero, NULL));
+    g_autoptr(FfContent) again = open_uri(e.uri, ff_content_identity(c), NULL);
+    g_assert_nonnull(again);
+    exporter_end(&e);
+}
+
+/* Some of them cannot be read: that is no error of the others, and then it is not known again. */
+static void test_no_sample(void)
+{
+    Exports e = {.size = MIB, .wrong = EXPORTS_EIO, .from = MIB / 2};
+    char buf[PAGE];
+    bool zero;
+
+    if (!exporter_possible("true")) {
+        return;
+    }
+    exports_start(&e);
+    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+    g_assert_nonnull(c);
+    g_assert_cmpuint(ff_content_identity(c)->digest, ==, 0);
+    g_autoptr(FfContent) again = open_uri(e.uri, ff_content_identity(c), NULL);
+    g_assert_nonnull(again);
+    g_autoptr(FfContentReader) r = ff_content_reader(again, NULL);
+    g_assert_true(read_page(r, 1, buf, &zero, NULL));
+    g_assert_false(read_page(r, 200, buf, &zero, NULL));
+    g_clear_pointer(&r, ff_content_reader_free);
+    g_clear_pointer(&again, ff_content_free);
+    g_clear_pointer(&c, ff_content_free);
+    exports_stop(&e);
+}
+
 /* ---- a server that changes while it is opened ------------------------------------------------ */
 
 typedef struct {
@@ -528,7 +585,7 @@ static void test_many(gconstpointer opaque)
 /* Of connections that are idle one has failed: the others are not tried. */
 static void test_idle(void)
 {
-    Exports e = {.size = 2 * MIB, .wrong = EXPORTS_LEAVES, .from = MIB, .old = 8};
+    Exports e = {.size = 2 * MIB, .from = MIB};
     char buf[PAGE];
     bool zero;
 
@@ -540,6 +597,7 @@ static void test_idle(void)
     run_many(c); /* of the first MIB */
     g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
     e.old = e.peers;
+    e.wrong = EXPORTS_LEAVES;
     g_assert_cmpuint(e.peers, >, 2);
     g_assert_true(read_page(r, 300, buf, &zero, NULL));
     check_page(buf, 300);
@@ -643,6 +701,8 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/content/not-memory", test_not_memory);
     g_test_add_func("/content/nbd/other-guest", test_other_guest);
+    g_test_add_func("/content/nbd/other-raw", test_other_raw);
+    g_test_add_func("/content/nbd/no-sample", test_no_sample);
     g_test_add_func("/content/changes-meanwhile", test_changes_meanwhile);
     g_test_add_func("/content/fails-once", test_fails_once);
     for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {

@@ -5,11 +5,11 @@
 
 #include <string.h>
 
-#include "server/firecracker.h"
+#include "server/dialects/firecracker.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
+    FfRegionOfClient region[FF_REGIONS];
     g_autoptr(GError) error = NULL;
     uint64_t sum = 0, file;
 

@@ -2,10 +2,10 @@
 /*
  * Random deaths while pagers serve clients of all dialects. A round has up to eight clients at
  * once: four as Firecracker (they read, write, give back, move and fork), of a file of this host or
- * of another pager's, three processes as CRIU's, one Cloud Hypervisor. Meanwhile, at random
+ * of an NBD server's, three processes as CRIU's, one Cloud Hypervisor. Meanwhile, at random
  * moments:
  *
- *   a pager is killed                         the pager that gives the file is killed, and started
+ *   a pager is killed                         the NBD server is killed, and started
  *   a client is killed                        a holder is killed (one round in four)
  *
  * In the end each client has read what it had to (it ends with 0), or was killed, or its holder
@@ -23,7 +23,7 @@
 
 #include "tests/server/client.h"
 #include "tests/server/daemon.h"
-#include "tests/server/giver.h"
+#include "tests/server/exporter.h"
 #include "tests/server/lazy.h"
 #include "tests/server/small.h"
 #include "tests/server/vmm.h"
@@ -57,12 +57,12 @@ typedef struct {
     VmmPlan vmm;
     pid_t vmm_pid;
     char *dir; /* CRIU's images */
-    bool remote;
-    Giver giver;
+    bool far;
+    Exporter exporter;
 } Round;
 
 static struct {
-    unsigned clients, right, killed, frozen, ended_by_guard, pagers, givers, holders;
+    unsigned clients, right, killed, frozen, ended_by_guard, pagers, servers, holders;
 } total;
 
 static int below(Round *r, int n)
@@ -89,18 +89,19 @@ static void start_firecrackers(Round *r)
 {
     const char *more = options[below(r, G_N_ELEMENTS(options))];
 
-    r->remote = below(r, 2);
-    if (r->remote) {
-        r->giver = giver_new("tcp:127.0.0.1:0", NULL);
-        daemon_next(&(DaemonKind){.said_to = -1, .file = r->giver.uri});
+    r->far = below(r, 2) && exporter_possible("nbdkit");
+    if (r->far) {
+        r->exporter = exporter_new();
+        exporter_start(&r->exporter, "nbdkit -f -r file FILE");
+        daemon_next(&(DaemonKind){.said_to = -1, .file = r->exporter.uri});
         more = !g_strcmp0(more, "--learn") ? NULL : more;
     }
-    r->d[FIRECRACKER] = daemon_start(GIVER_PAGES, 4096, small_fill, NULL, more);
+    r->d[FIRECRACKER] = daemon_start(EXPORTER_PAGES, 4096, small_fill, NULL, more);
     for (unsigned i = 0; i < FIRECRACKERS; i++) {
         unsigned flags = (unsigned)below(r, 8); /* CLIENT_BALLOON, CLIENT_MOVES, CLIENT_FORKS */
         r->plan[i] = (ClientPlan){.socket = r->d[FIRECRACKER]->socket,
                                   .kind = below(r, 2) ? CLIENT_SHMEM : CLIENT_ANON,
-                                  .pages = GIVER_PAGES,
+                                  .pages = EXPORTER_PAGES,
                                   .regions = 1 + (unsigned)below(r, 3),
                                   .vcpus = 3,
                                   .ops = 300 + (unsigned)below(r, 1500),
@@ -162,13 +163,13 @@ static void kill_pager(Round *r)
     }
 }
 
-static void kill_giver(Round *r)
+static void kill_server(Round *r)
 {
-    if (r->remote) {
-        giver_kill(&r->giver);
+    if (r->far) {
+        exporter_kill(&r->exporter);
         g_usleep((gulong)below(r, MOMENT_US)); /* what is random is how long there is none */
-        giver_start(&r->giver, NULL, NULL);
-        total.givers++;
+        exporter_start(&r->exporter, NULL);
+        total.servers++;
     }
 }
 
@@ -211,7 +212,7 @@ static void act(Round *r)
     if (what < 5) {
         kill_pager(r);
     } else if (what < 9) {
-        kill_giver(r);
+        kill_server(r);
     } else {
         kill_client(r);
     }
@@ -287,8 +288,8 @@ static void end_round(Round *r)
     g_dir_close(dir);
     g_rmdir(r->dir);
     g_free(r->dir);
-    if (r->remote) {
-        giver_end(&r->giver);
+    if (r->far) {
+        exporter_end(&r->exporter);
     }
 }
 
@@ -320,7 +321,7 @@ static void run(uint32_t seed)
     end_round(&r);
     alarm(0);
     total.clients += CLIENTS;
-    printf("ok - seed %u%s\n", seed, r.remote ? ", from another pager" : "");
+    printf("ok - seed %u%s\n", seed, r.far ? ", from an NBD server" : "");
     fflush(stdout);
     g_rand_free(r.rand);
 }
@@ -347,8 +348,8 @@ int main(int argc, char **argv)
         run((uint32_t)(seed + i));
     }
     printf("# 0 wrong; %u clients: %u right, %u killed, %u stood still and %u ended after their "
-           "holder; killed: %u pagers, %u that give, %u holders\n",
+           "holder; killed: %u pagers, %u NBD servers, %u holders\n",
            total.clients, total.right, total.killed, total.frozen, total.ended_by_guard,
-           total.pagers, total.givers, total.holders);
+           total.pagers, total.servers, total.holders);
     return 0;
 }

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +15,7 @@
 #include <unistd.h>
 
 #include "tests/lib/certs.h"
-#include "tests/server/giver.h"
+#include "tests/server/small.h"
 
 #define ACTIVATED_FD 3 /* sd_listen_fds(3) */
 
@@ -31,6 +32,22 @@ bool exporter_possible(const char *program)
     return true;
 }
 
+void exporter_write_file(const char *path, unsigned more)
+{
+    FILE *f = fopen(path, "we");
+    uint64_t words[512];
+
+    for (unsigned i = 0; i < EXPORTER_PAGES; i++) {
+        bool data = small_fill(i, words);
+        words[7] += more;
+        g_assert_cmpint(fseek(f, i * 4096l, SEEK_SET), ==, 0);
+        g_assert_true(!data || fwrite(words, sizeof(words), 1, f) == 1);
+    }
+    g_assert_cmpint(fflush(f), ==, 0);
+    g_assert_cmpint(ftruncate(fileno(f), EXPORTER_PAGES * 4096l), ==, 0);
+    g_assert_cmpint(fclose(f), ==, 0);
+}
+
 Exporter exporter_new(void)
 {
     Exporter e = {.dir = g_dir_make_tmp("farfault-nbd-XXXXXX", NULL)};
@@ -38,7 +55,7 @@ Exporter exporter_new(void)
     e.file = g_build_filename(e.dir, "memory", NULL);
     e.socket = g_build_filename(e.dir, "nbd", NULL);
     e.uri = g_strconcat("nbd+unix:///?socket=", e.socket, NULL);
-    giver_write_file(e.file, 0);
+    exporter_write_file(e.file, 0);
     return e;
 }
 

@@ -50,7 +50,7 @@ static void say_event(const Family *f, int i)
 
 static Family *family_new(void)
 {
-    static const FfHolderConfig cfg = {0};
+    static const FfHolderConfig cfg = {.arrival = &ff_arrival_message};
     Family *f = g_new0(Family, 1);
 
     f->holder = g_new0(FfHolder, 1);

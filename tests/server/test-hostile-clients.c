@@ -137,6 +137,26 @@ static const struct {
      GOOD_FD, "some of its addresses"},
     {"address", "[" REGION("9223372036854771712", SIZE, "0", "4096") "]", GOOD_FD,
      "no process has such"},
+    /* nydus' */
+    {"nydus/type", "{\"type\":1,\"regions\":[" REGION("4294967296", SIZE, "0", "4096") "]}",
+     GOOD_FD, "its type must be 0"},
+    {"nydus/handoff", "{\"type\":\"handoff\",\"regions\":[]}", GOOD_FD, "its type must be 0"},
+    {"nydus/policy",
+     "{\"type\":0,\"policy\":2,\"regions\":[" REGION("4294967296", SIZE, "0", "4096") "]}", GOOD_FD,
+     "its policy must be"},
+    {"nydus/no-regions", "{}", GOOD_FD, "array of 1 to"},
+    {"nydus/regions", "{\"type\":0,\"regions\":{}}", GOOD_FD, "array of 1 to"},
+    {"nydus/twice",
+     "{\"regions\":[" REGION("4294967296", SIZE, "0", "4096") "," REGION("4294967296", SIZE, "0",
+                                                                         "4096") "]}",
+     GOOD_FD, "some of its addresses"},
+    {"nydus/too-large", "{\"regions\":[" REGION("4294967296", "1099511627776", "0", "4096") "]}",
+     GOOD_FD, "ends after the memory file"},
+    /* It has no such mapping. */
+    {"nydus/no-memory", "{\"regions\":[" REGION("4294967296", SIZE, "0", "2097152") "]}", GOOD_FD,
+     "of another size than it says, or not there"},
+    {"nydus/no-fd", "{\"regions\":[]}", NO_FD, "no userfaultfd"},
+    {"nydus/deep", "{\"a\":[[[[[[[[[[]]]]]]]]]]}", GOOD_FD, "no JSON"},
 };
 
 static void test_lie(gconstpointer data)

@@ -10,6 +10,7 @@
  *
  * Not for sanitizers: clients are forked and end in the middle.
  */
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <pthread.h>
 #include <signal.h>
@@ -22,10 +23,9 @@
 #include "tests/server/client.h"
 #include "tests/server/daemon.h"
 #include "tests/server/exporter.h"
-#include "tests/server/giver.h"
 #include "tests/server/small.h"
 
-#define PAGES GIVER_PAGES
+#define PAGES EXPORTER_PAGES
 #define KEY "qemu:8f1d0c7b5e2a4960b3d8c1e7f5a29463\n"
 #define FILE_PLUGIN "nbdkit -f -r file FILE"
 
@@ -280,13 +280,43 @@ static void test_other_size(void)
     exporter_end(&e);
 }
 
-/* ---- TLS ------------------------------------------------------------------------------------- */
+/* Of the same size, in a raw file, which has no table. */
+static void test_other_content(void)
+{
+    if (!exporter_possible("nbdkit")) {
+        return;
+    }
+    Exporter e = exporter_new();
+    g_autofree char *other = g_build_filename(e.dir, "other", NULL);
+    exporter_write_file(other, 1);
+    exporter_start(&e, FILE_PLUGIN);
+    Daemon *d = start(e.uri, "--no-bulk");
+    Small c = {.pages = PAGES};
 
-static char *refusal(const char *uri, const char *option)
+    small_start(&c, d);
+    small_check(&c);
+    exporter_kill(&e);
+    exporter_start(&e, "nbdkit -f -r file DIR/other");
+    check_waits(d, &c, &e, "it has other content than it had", serve_old);
+    /* The next pager knows it as well. */
+    exporter_kill(&e);
+    g_assert_cmpint(kill(daemon_pager(d), SIGKILL), ==, 0);
+    exporter_start(&e, "nbdkit -f -r file DIR/other");
+    daemon_wait_said(d, "which have a part of it: all clients wait");
+    serve_old(&e);
+    Touch t = {.c = &c, .page = 1002};
+    touch(&t);
+    small_end(&c);
+    daemon_stop(d);
+    exporter_end(&e);
+}
+
+/* ---- what is refused ------------------------------------------------------------------------- */
+
+static char *refusal(const char *socket, const char *uri, const char *option)
 {
     g_autofree char *program = g_strconcat(g_getenv("FF_BUILD"), "/cli/farfault", NULL);
-    const char *argv[] = {program,  "pager", "--listen", "/tmp/farfault-no-socket",
-                          "--from", uri,     option,     NULL};
+    const char *argv[] = {program, "pager", "--listen", socket, "--from", uri, option, NULL};
     char *said = NULL;
     int status;
 
@@ -297,14 +327,133 @@ static char *refusal(const char *uri, const char *option)
     return said;
 }
 
-static void assert_refused(const char *uri, const char *option, const char *why)
+static void assert_refused_at(const char *socket, const char *uri, const char *option,
+                              const char *why)
 {
-    g_autofree char *said = refusal(uri, option);
+    g_autofree char *said = refusal(socket, uri, option);
 
     if (!strstr(said, why)) {
         g_error("%s: %s", uri, said);
     }
 }
+
+static void assert_refused(const char *uri, const char *option, const char *why)
+{
+    assert_refused_at("/tmp/farfault-no-socket", uri, option, why);
+}
+
+/* ---- several images, several pagers ---------------------------------------------------------- */
+
+/* One server has a folder of images, by name. */
+static void test_folder(void)
+{
+    if (!exporter_possible("nbdkit")) {
+        return;
+    }
+    Exporter e = exporter_new();
+    g_autofree char *images = g_build_filename(e.dir, "images", NULL);
+    g_assert_cmpint(g_mkdir(images, 0700), ==, 0);
+    const char *const names[] = {"one", "two"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_autofree char *path = g_build_filename(images, names[i], NULL);
+        exporter_write_file(path, 0);
+    }
+    exporter_start(&e, "nbdkit -f -r file dir=DIR/images");
+    for (unsigned i = 0; i < G_N_ELEMENTS(names); i++) {
+        g_autofree char *uri = g_strdup_printf("nbd+unix:///%s?socket=%s", names[i], e.socket);
+        Daemon *d = start(uri, NULL);
+        ClientPlan plan = plan_of(d, 0);
+        daemon_wait_threads(d->pid, 1); /* the holder forks */
+        assert_ended_well(client_start(&plan));
+        daemon_stop(d);
+    }
+    exporter_end(&e);
+}
+
+/* The first one has had all connections that the server allows, and needs them no more: its clients
+ * are there, and have all pages. The second one gets its own in time. */
+static void test_shared(void)
+{
+    if (!exporter_possible("qemu-nbd")) {
+        return;
+    }
+    Exporter e = exporter_new();
+    exporter_start(&e, "qemu-nbd -t -r -e 8 -f raw FILE");
+    Daemon *one = start(e.uri, NULL);
+    ClientPlan plan[6];
+    pid_t client[G_N_ELEMENTS(plan)];
+    int go[2];
+
+    g_assert_cmpint(pipe2(go, O_CLOEXEC), ==, 0);
+    for (unsigned i = 0; i < G_N_ELEMENTS(plan); i++) {
+        plan[i] = plan_of(one, CLIENT_WAITS);
+        plan[i].vcpus = 4;
+        plan[i].seed = i;
+        plan[i].go = go[0];
+        client[i] = client_start(&plan[i]);
+    }
+    Daemon *two = start(e.uri, NULL);
+    ClientPlan other = plan_of(two, 0);
+    assert_ended_well(client_start(&other));
+    for (unsigned i = 0; i < G_N_ELEMENTS(plan); i++) {
+        g_assert_cmpint(write(go[1], "g", 1), ==, 1);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(plan); i++) {
+        assert_ended_well(client[i]);
+    }
+    close(go[0]);
+    close(go[1]);
+    daemon_stop(two);
+    daemon_stop(one);
+    exporter_end(&e);
+}
+
+/* The first one has the only connection, and keeps it. The second one does not begin, and begins
+ * when there is room. */
+static void test_full(void)
+{
+    if (!exporter_possible("qemu-nbd")) {
+        return;
+    }
+    if (!g_test_slow()) {
+        g_test_skip("takes 10 s: -m slow");
+        return;
+    }
+    Exporter e = exporter_new();
+    exporter_start(&e, "qemu-nbd -t -r -e 1 -f raw FILE");
+    Daemon *one = start(e.uri, NULL);
+    ClientPlan plan = plan_of(one, 0);
+    assert_ended_well(client_start(&plan));
+    assert_refused(e.uri, NULL, "has it room for another connection");
+    daemon_stop(one);
+    Daemon *two = start(e.uri, NULL);
+    plan = plan_of(two, 0);
+    assert_ended_well(client_start(&plan));
+    daemon_stop(two);
+    exporter_end(&e);
+}
+
+#ifdef FF_FAULTS
+/* A pager could not load it: clients would wait for ever. */
+static void test_plugin_lost(void)
+{
+    if (!exporter_possible("nbdkit")) {
+        return;
+    }
+    Exporter e = exporter_new();
+    exporter_start(&e, FILE_PLUGIN);
+    daemon_next(&(DaemonKind){.said_to = -1, .file = e.uri, .dies = true});
+    Daemon *d = daemon_start(PAGES, 4096, NULL, "none/none/call/plugin-open=EIO", NULL);
+    g_assert_cmpint(daemon_wait(d), ==, 1);
+    g_autofree char *said = daemon_said(d);
+    g_assert_nonnull(strstr(said, "farfault-nbd.so: Input/output error"));
+    daemon_stop(d);
+    exporter_end(&e);
+}
+#endif
+
+/* ---- TLS ------------------------------------------------------------------------------------- */
 
 static void test_tls(void)
 {
@@ -343,6 +492,11 @@ static void test_typos(void)
     assert_refused("nbd:host:10809", NULL, "write nbd://HOST/EXPORT");
     assert_refused("ssh://host/x", NULL, "no such scheme is known (there are nbd, ");
     assert_refused("nbd://host/x", "--learn", "--from with a URI");
+    /* An older farfault's, which served pages to others. */
+    assert_refused("tcp:host:9471", NULL, "nbdkit -r file FILE, and here --from nbd://HOST/");
+    assert_refused_at("tcp:0.0.0.0:9471", "/x", NULL,
+                      "serve the file by NBD (nbdkit -r file FILE)");
+    assert_refused("tls:host:9471", "--tls-creds=/nowhere", "nbds: with --tls-creds");
     if (exporter_possible("true")) {
         assert_refused("nbd+unix:///x", NULL, "nbd+unix:///?socket=");
         assert_refused("nbd+unix:///?socket=/nowhere/nbd", NULL, "No such file or directory");
@@ -481,6 +635,13 @@ int main(int argc, char **argv)
     g_test_add_func("/nbd/hangs", test_hangs);
     g_test_add_func("/nbd/error", test_error);
     g_test_add_func("/nbd/other-size", test_other_size);
+    g_test_add_func("/nbd/other-content", test_other_content);
+    g_test_add_func("/nbd/folder", test_folder);
+    g_test_add_func("/nbd/shared", test_shared);
+    g_test_add_func("/nbd/full", test_full);
+#ifdef FF_FAULTS
+    g_test_add_func("/nbd/plugin-lost", test_plugin_lost);
+#endif
     g_test_add_func("/nbd/tls", test_tls);
     g_test_add_func("/nbd/typos", test_typos);
     g_test_add_func("/nbd/killed", test_killed);

@@ -13,14 +13,10 @@
 #include <unistd.h>
 
 #include "holder/record.h"
-#include "net/address.h"
-#include "net/channel-read.h"
-#include "net/channel-write.h"
 #include "server/criu.h"
-#include "server/firecracker.h"
+#include "server/dialects/dialects.h"
+#include "server/dialects/firecracker.h"
 #include "server/offload.h"
-#include "server/remote-wire.h"
-#include "server/remote.h"
 #include "server/session-internal.h"
 #include "server/set.h"
 #include "server/source.h"
@@ -71,7 +67,7 @@ static const struct {
 static void test_firecracker(void)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(messages); i++) {
-        FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
+        FfRegionOfClient region[FF_REGIONS];
         g_autoptr(GError) error = NULL;
         unsigned n = ff_firecracker_parse(messages[i].text, strlen(messages[i].text),
                                           messages[i].size, region, &error);
@@ -89,13 +85,63 @@ static void test_firecracker_deep(void)
 {
     g_autoptr(GString) text = g_string_new(NULL);
     g_autoptr(GError) error = NULL;
-    FfRegionOfClient region[FF_FIRECRACKER_REGIONS];
+    FfRegionOfClient region[FF_REGIONS];
 
     for (unsigned i = 0; i < 1000000; i++) {
         g_string_append(text, "[\"]\",");
     }
     g_assert_cmpuint(ff_firecracker_parse(text->str, text->len, 4096, region, &error), ==, 0);
     g_assert_nonnull(error);
+}
+
+/* ---- who asks -------------------------------------------------------------------------------- */
+
+/* What comes first, and of which dialect it is. ANSWER: to it as a whole message. */
+static const struct {
+    const char *text;
+    const FfDialect *dialect; /* NULL: of none */
+    const char *answer;       /* NULL: it is no question */
+} firsts[] = {
+    {"[", &ff_dialect_firecracker, NULL},
+    {"[{\"base_host_virt_addr\":4096}]", &ff_dialect_firecracker, NULL},
+    {"{", &ff_dialect_nydus, NULL},
+    {"{\"type\":2}", &ff_dialect_nydus,
+     "{\"type\":3,\"size\":8192,\"block_size\":4096,\"flags\":0,\"version\":1}"},
+    {"{ \"type\" : 2\n}", &ff_dialect_nydus,
+     "{\"type\":3,\"size\":8192,\"block_size\":4096,\"flags\":0,\"version\":1}"},
+    {"{\"type\":2}x", &ff_dialect_nydus, NULL},
+    {"{\"type\":22}", &ff_dialect_nydus, NULL},
+    {"{\"type\":", &ff_dialect_nydus, NULL},
+    {"{\"type\":0,\"regions\":[]}", &ff_dialect_nydus, NULL},
+    {"\n[", NULL, NULL},
+    {"GET /", NULL, NULL},
+    {"\x12\x34", NULL, NULL}, /* CRIU's are known by the folder */
+};
+
+static void test_dialects(void)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(firsts); i++) {
+        char answer[256] = "";
+        size_t len = strlen(firsts[i].text);
+        int number = ff_dialect_recognise(firsts[i].text, len);
+        g_assert_true((number >= 0 ? ff_dialects[number] : NULL) == firsts[i].dialect);
+        if (number < 0) {
+            continue;
+        }
+        size_t n = ff_dialect_answer((unsigned)number, firsts[i].text, len, 8192, answer,
+                                     sizeof(answer) - 1);
+        g_assert_cmpstr(n ? answer : NULL, ==, firsts[i].answer);
+        g_assert_cmpuint(n, ==, strlen(answer));
+        g_assert_cmpuint(ff_dialect_answer((unsigned)number, firsts[i].text, len, 8192, answer, 10),
+                         ==, 0);
+    }
+    for (unsigned i = 0; ff_dialects[i]; i++) {
+        g_assert_true(ff_dialect_named(ff_dialects[i]->name) == ff_dialects[i]);
+        g_assert_cmpuint(ff_dialect_number(ff_dialects[i]), ==, i);
+        g_assert_true(ff_dialects[i]->make_image && ff_dialects[i]->open_source &&
+                      ff_dialects[i]->serve);
+    }
+    g_assert_null(ff_dialect_named("qemu"));
 }
 
 /* ---- Cloud Hypervisor's configuration -------------------------------------------------------- */
@@ -316,7 +362,8 @@ static bool has_set(FfContent *source)
     FfImage *image = g_new0(FfImage, 1);
     FfSession *s = g_new0(FfSession, 1);
 
-    image->criu_pid = 1;
+    s->dialect = &ff_dialect_firecracker;
+    s->set_path = g_strconcat(ff_content_name(source), FF_WORKING_SET_SUFFIX, NULL);
     s->all = &all;
     s->root_rec = &root;
     s->image = image;
@@ -324,6 +371,7 @@ static bool has_set(FfContent *source)
     ff_set_begin(s);
     bool has = s->set;
     ff_set_end(s);
+    g_free(s->set_path);
     g_free(s);
     g_free(image);
     return has;
@@ -577,94 +625,13 @@ static void test_ring(void)
     close(told);
 }
 
-/* ---- another host ---------------------------------------------------------------------------- */
-
-/* What a peer answers to a request of 8192 bytes at 4096; DATA bytes follow. Sum 1: the right one.
- */
-typedef struct {
-    FfRemoteAnswer answer;
-    unsigned data;
-    const char *why; /* NULL: it is right */
-} Said;
-
-static const Said said[] = {
-    {{FF_REMOTE_DATA, 0, 4096, 8192, 1}, 8192, NULL},
-    {{FF_REMOTE_DATA, 0, 4096, 4096, 1}, 4096, NULL},
-    {{FF_REMOTE_ZEROS, 0, 4096, 8192, 0}, 0, NULL},
-    {{FF_REMOTE_DATA, 0, 4096, 8192, 2}, 8192, "its sum is another one"},
-    {{FF_REMOTE_DATA, 0, 8192, 8192, 1}, 8192, "cannot be understood"},
-    {{FF_REMOTE_DATA, 0, 4096, 12288, 1}, 12288, "cannot be understood"},
-    {{FF_REMOTE_DATA, 0, 4096, 0, 1}, 0, "cannot be understood"},
-    {{FF_REMOTE_DATA, 0, 4096, 4095, 1}, 4095, "cannot be understood"},
-    {{FF_REMOTE_ZEROS, 0, 4096, 1ull << 40, 0}, 0, "cannot be understood"},
-    {{FF_REMOTE_DATA, 0, 4096, 8192, 1}, 100, "tcp:"}, /* it ends in the middle */
-    {{9, 0, 4096, 8192, 1}, 0, "cannot be understood"},
-    {{FF_REMOTE_FAILED, 0, 4096, 3, 0}, 3, "???"},
-    {{FF_REMOTE_FAILED, 0, 4096, 1u << 30, 0}, 0, "cannot be understood"},
-};
-
-static gpointer run_peer(gpointer listener)
-{
-    static char data[12288];
-    FfRemoteHello hello;
-    FfRemoteRequest request;
-    FfRemoteWelcome welcome = {.size = 65536, .identity = 5};
-
-    memcpy(welcome.magic, FF_REMOTE_MAGIC, sizeof(welcome.magic));
-    for (unsigned i = 0; i < G_N_ELEMENTS(said); i++) {
-        FfRemoteAnswer a = said[i].answer;
-        int fd = ff_address_accept(GPOINTER_TO_INT(listener), NULL, NULL);
-        g_autoptr(FfChannel) ch = ff_channel_new(fd, FF_CHANNEL_BULK);
-        struct iovec first = {&welcome, sizeof(welcome)};
-        memset(data, 1, sizeof(data));
-        a.sum = a.sum == 1 ? ff_xxh64(data, a.len, 0) : a.sum;
-        struct iovec iov[2] = {{&a, sizeof(a)}, {data, said[i].data}};
-        g_assert_cmpint(ff_channel_read_all(ch, &hello, sizeof(hello), -1), ==, 0);
-        g_assert_cmpint(ff_channel_write_all(ch, &first, 1, false), ==, 0);
-        g_assert_cmpint(ff_channel_read_all(ch, &request, sizeof(request), -1), ==, 0);
-        g_assert_cmpint(ff_channel_write_all(ch, iov, said[i].data ? 2 : 1, false), ==, 0);
-    }
-    return NULL;
-}
-
-/* A source of lies: nothing of it is taken, and nothing is written after what was asked for. */
-static void test_remote(void)
-{
-    g_autoptr(FfAddress) any = ff_address_parse("tcp:127.0.0.1:0", NULL);
-    int listener = ff_address_listen(any, NULL);
-    g_autofree char *uri = ff_address_of_listener(listener);
-    GThread *peer = g_thread_new("peer", run_peer, GINT_TO_POINTER(listener));
-    g_autoptr(FfRemote) r = ff_remote_new(uri, NULL, NULL, NULL);
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(said); i++) {
-        g_autoptr(GError) error = NULL;
-        g_autoptr(FfRemoteLink) l = ff_remote_connect(r, &error);
-        char buf[8192 + 16];
-        uint64_t len = 8192;
-        bool zero;
-        g_assert_no_error(error);
-        g_assert_cmpuint(ff_remote_size(l), ==, 65536);
-        g_assert_cmpuint(ff_remote_identity(l), ==, 5);
-        memset(buf, 7, sizeof(buf));
-        bool ok = ff_remote_read(l, 4096, buf, &len, 4096, &zero, &error);
-        g_assert_true(ok == !said[i].why && ok == !error);
-        g_assert_true(ok || strstr(error->message, said[i].why));
-        g_assert_true(!ok || len == said[i].answer.len);
-        g_assert_true(!ok || zero == (said[i].answer.status == FF_REMOTE_ZEROS));
-        for (unsigned k = 0; k < 16; k++) {
-            g_assert_cmpint(buf[8192 + k], ==, 7);
-        }
-    }
-    g_thread_join(peer);
-    close(listener);
-}
-
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/server-parts/firecracker", test_firecracker);
     g_test_add_func("/server-parts/firecracker-deep", test_firecracker_deep);
+    g_test_add_func("/server-parts/dialects", test_dialects);
     g_test_add_func("/server-parts/offload", test_offload);
     g_test_add_func("/server-parts/offload-foreign", test_offload_foreign);
     g_test_add_func("/server-parts/source/raw", test_raw);
@@ -675,7 +642,6 @@ int main(int argc, char **argv)
     g_test_add_data_func("/server-parts/source/mapped-large", GUINT_TO_POINTER(1), test_mapped);
     g_test_add_func("/server-parts/source/refused", test_refused);
     g_test_add_func("/server-parts/criu", test_criu);
-    g_test_add_func("/server-parts/remote", test_remote);
     g_test_add_func("/server-parts/gate", test_gate);
     g_test_add_func("/server-parts/ring", test_ring);
     return g_test_run();

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * A client that asks; see asked.h and session-internal.h.
+ * Cloud Hypervisor, which asks for its pages (holder/asks.c): its memory is memfds of ours, which
+ * the pager maps as well and fills by a userfaultfd of its own. Or its memory is its own, and the
+ * pager reads what is asked for into a memfd, from which the holder sends it. Whose snapshot it
+ * is: server/offload.h; who connects to it: server/replay.h.
  *
  * A page comes into a memfd by UFFDIO_COPY, at the pager's own mapping of it: whole, and never over
  * one that is there, whoever tries. Then its bit is set, and only then is the request answered. So
@@ -18,10 +21,9 @@
  *
  * System calls: userfaultfd, mmap, munmap, lseek, poll, read, and those of uffd/.
  */
-#include "server/asked.h"
-
 #include <errno.h>
 #include <fcntl.h>
+#include <gio/gio.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <string.h>
@@ -30,7 +32,9 @@
 #include <unistd.h>
 
 #include "fault/fault.h"
+#include "server/dialects/dialects.h"
 #include "server/offload.h"
+#include "server/session-internal.h"
 #include "server/work.h"
 #include "uffd/uffd.h"
 
@@ -41,7 +45,8 @@
 
 /* ---- making and opening ---------------------------------------------------------------------- */
 
-FfImage *ff_asked_make(FfSession *s)
+/* From what the holder was told. NULL and errno. */
+static FfImage *make_blocks(FfSession *s)
 {
     FfOffloadSlot slot[FF_OFFLOAD_SLOTS];
     FfImageBlock block[FF_OFFLOAD_SLOTS];
@@ -67,7 +72,17 @@ FfImage *ff_asked_make(FfSession *s)
             image->copy[0].range[i] = (FfImageRange){.len = block[i].size, .block = i};
         }
         image->copy[0].n_ranges = n;
-        image->asks = FF_ASKS;
+    }
+    return image;
+}
+
+static FfImage *make_image(FfSession *s, GError **error)
+{
+    FfImage *image = make_blocks(s);
+
+    if (!image) {
+        g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
+                    "no room for what is known of its memory: %s", g_strerror(errno));
     }
     return image;
 }
@@ -92,11 +107,13 @@ static void open_block(FfSession *s, unsigned i)
     }
 }
 
-void ff_asked_open_source(FfSession *s)
+/* Waits until all are what they were. */
+static bool open_source(FfSession *s, GError **error)
 {
     for (unsigned i = 0; i < s->image->n_blocks; i++) {
         open_block(s, i);
     }
+    return true;
 }
 
 static bool is_own(const FfSession *s)
@@ -117,7 +134,7 @@ static int map_answer(FfSession *s)
     if (answer == MAP_FAILED) {
         return -errno;
     }
-    s->answer = answer;
+    s->vmm.answer = answer;
     for (unsigned i = 0; i < s->image->n_blocks; i++) {
         s->image->copy[0].range[i].addr = at;
         at += s->image->block[i].size;
@@ -125,9 +142,10 @@ static int map_answer(FfSession *s)
     return 0;
 }
 
-/* The address is another one in each pager; what the record says of the one before is not needed.
- */
-int ff_asked_map(FfSession *s)
+/* The memory: the image's ranges are where, and S->uffd is that userfaultfd. Or the memfd for
+ * answers; nothing is registered then. The address is another one in each pager; what the record
+ * says of the one before is not needed. 0 or -errno. */
+static int map_memory(FfSession *s)
 {
     FfImageCopy *copy = &s->image->copy[0];
 
@@ -148,20 +166,20 @@ int ff_asked_map(FfSession *s)
         if (at == MAP_FAILED) {
             return -errno;
         }
-        s->map_len[i] = b->size;
+        s->vmm.map_len[i] = b->size;
         copy->range[i].addr = (uintptr_t)at;
     }
     return rc;
 }
 
-void ff_asked_close(FfSession *s)
+static void close_session(FfSession *s)
 {
-    if (s->answer) {
-        munmap(s->answer, FF_OFFLOAD_ANSWER);
+    if (s->vmm.answer) {
+        munmap(s->vmm.answer, FF_OFFLOAD_ANSWER);
     }
     for (unsigned i = 0; s->image && i < s->image->n_blocks; i++) {
-        if (s->map_len[i]) {
-            munmap((void *)(uintptr_t)s->image->copy[0].range[i].addr, s->map_len[i]);
+        if (s->vmm.map_len[i]) {
+            munmap((void *)(uintptr_t)s->image->copy[0].range[i].addr, s->vmm.map_len[i]);
         }
         ff_content_free(s->block_source[i]);
     }
@@ -240,7 +258,7 @@ static void place(FfWorker *w, FfSession *s, const FfRun *run)
 
 static void read_answer(FfWorker *w, FfSession *s, const FfRun *run)
 {
-    while (!ff_worker_read(w, run, s->answer)) {
+    while (!ff_worker_read(w, run, s->vmm.answer)) {
         ff_work_pause(s, SOURCE_AGAIN_MS);
     }
 }
@@ -255,7 +273,7 @@ static bool may_answer(FfSession *s, FfRun *run)
                        s->rec->ask.length, s->rec->ask.gpa);
         return false;
     }
-    if (s->answer && s->rec->ask.length > FF_OFFLOAD_ANSWER) {
+    if (s->vmm.answer && s->rec->ask.length > FF_OFFLOAD_ANSWER) {
         ff_session_log(s,
                        "it has asked for a page of %" PRIu64
                        " bytes, and with --own-memory no page "
@@ -278,7 +296,7 @@ static void answer(FfWorker *w, FfSession *s)
     }
     ff_image_count(s->image, faults, run.n);
     __atomic_add_fetch(&s->waiting, 1, __ATOMIC_SEQ_CST);
-    if (s->answer) {
+    if (s->vmm.answer) {
         read_answer(w, s, &run);
     } else {
         place(w, s, &run);
@@ -307,27 +325,29 @@ static bool is_empty(const FfSession *s)
 static void begin(FfSession *s)
 {
     wait_request(s);
-    if (!s->answer && s->image->asks != FF_ASKS_BEGUN && !is_empty(s)) {
+    if (!s->vmm.answer && !s->image->own.cloud_hypervisor.begun && !is_empty(s)) {
         ff_session_log(s, "it has touched its memory before it could ask for it, so it gets none, "
                           "and the guest does not run");
         ff_session_wait_end(s);
     }
     pthread_mutex_lock(&s->lock);
-    __atomic_store_n(&s->image->asks, FF_ASKS_BEGUN, __ATOMIC_RELEASE);
+    __atomic_store_n(&s->image->own.cloud_hypervisor.begun, 1, __ATOMIC_RELEASE);
     pthread_cond_broadcast(&s->changed); /* to the owner */
     pthread_mutex_unlock(&s->lock);
 }
 
-void ff_asked_wait_begun(FfSession *s)
+/* Until something may be placed for nobody. */
+static void wait_begun(FfSession *s)
 {
     pthread_mutex_lock(&s->lock);
-    while (s->image->asks != FF_ASKS_BEGUN) {
+    while (!s->image->own.cloud_hypervisor.begun) {
         pthread_cond_wait(&s->changed, &s->lock);
     }
     pthread_mutex_unlock(&s->lock);
 }
 
-gpointer ff_asked_run(gpointer session)
+/* The thread that answers, without an end. */
+static gpointer run_answers(gpointer session)
 {
     FfSession *s = session;
     g_autoptr(FfWorker) w = ff_worker_new(s, GATE_BYTES, true);
@@ -339,3 +359,36 @@ gpointer ff_asked_run(gpointer session)
     }
     return NULL;
 }
+
+/* ---- the dialect ----------------------------------------------------------------------------- */
+
+static void serve(FfSession *s)
+{
+    int rc = map_memory(s);
+
+    if (rc == 0 && !ff_session_open_space(s, false)) {
+        return;
+    }
+    if (rc == 0 && !s->vmm.answer) {
+        rc = ff_space_register(s->space, UFFDIO_REGISTER_MODE_MISSING, NULL);
+    }
+    if (rc < 0) {
+        ff_session_log(s, "its memory cannot be mapped: %s, so it waits", g_strerror(-rc));
+        return;
+    }
+    if (!ff_session_begin(s, 0, "asked", run_answers)) {
+        return;
+    }
+    wait_begun(s);
+    if (!s->vmm.answer) {
+        ff_session_fill(s, s->all->bulk);
+    }
+}
+
+const FfDialect ff_dialect_cloud_hypervisor = {.name = "cloud-hypervisor",
+                                               .make_image = make_image,
+                                               .open_source = open_source,
+                                               .serve = serve,
+                                               .close = close_session,
+                                               .own_content = true,
+                                               .memory_is_ours = true};

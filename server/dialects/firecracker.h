@@ -6,19 +6,10 @@
 #ifndef FF_SERVER_FIRECRACKER_H
 #define FF_SERVER_FIRECRACKER_H
 
-#include <glib.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#define FF_FIRECRACKER_REGIONS 128
-
-typedef struct {
-    uint64_t addr, size, page_size; /* bytes */
-    uint64_t offset;                /* of its content */
-} FfRegionOfClient;
+#include "server/dialects/regions.h"
 
 /* The regions of the LEN bytes at TEXT, whose content is SOURCE_SIZE bytes in all (at most
- * FF_FIRECRACKER_REGIONS in REGIONS): their number, or 0 and ERROR (G_IO_ERROR, one line). */
+ * FF_REGIONS in REGIONS): their number, or 0 and ERROR (G_IO_ERROR, one line). */
 unsigned ff_firecracker_parse(const char *text, size_t len, uint64_t source_size,
                               FfRegionOfClient *regions, GError **error);
 

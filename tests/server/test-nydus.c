@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * farfault pager with clients of nydusd's: each does what smoke/tests/tool/uffd_client.go of
+ * dragonflyoss/nydus does (NewUffdClient(), Handshake(), ReadAt()), in a process of its own, and
+ * compares all that it reads.
+ *
+ * Not for sanitizers: clients are forked and end in the middle.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/lib/hugepages.h"
+#include "tests/server/client.h"
+#include "tests/server/daemon.h"
+#include "tests/server/small.h"
+
+#define PAGES 1536u /* 6 MiB */
+#define PAGE ((uint64_t)4096)
+#define HUGE ((uint64_t)2 << 20)
+
+typedef struct {
+    const char *name;
+    int policy;         /* 0: zero-copy, 1: copy */
+    bool at_once;       /* the question and what follows in one message */
+    bool parts;         /* two regions, of which both have the third quarter of the image */
+    uint64_t page_size; /* as it is said; 0: PAGE */
+    bool huge;          /* its pages are */
+    const char *more;   /* an option of the pager's, or NULL */
+    const char *faults; /* NULL: none */
+} Row;
+
+static const Row rows[] = {
+    {"copy", 1},
+    {"zero-copy", 0},
+    {"at-once", 1, .at_once = true},
+    {"parts", 1, .parts = true},
+    {"no-bulk", 1, .more = "--no-bulk"},
+    {"large-reads", 1, .page_size = HUGE},
+    {"huge", 1, .page_size = HUGE, .huge = true},
+#ifdef FF_FAULTS
+    /* The next one finds the same. */
+    {"pager-dies", 1, .more = "--no-bulk", .faults = "pager/none/at/place-marked#300=kill"},
+#endif
+};
+
+/* ---- the client ------------------------------------------------------------------------------ */
+
+static void need(bool ok, const char *what)
+{
+    if (!ok) {
+        fprintf(stderr, "client %d: %s: %s\n", getpid(), what, strerror(errno));
+        _exit(3);
+    }
+}
+
+static void send_with_fd(int sock, const char *text, int fd)
+{
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec iov = {(void *)text, strlen(text)};
+    struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (fd >= 0) {
+        mh.msg_control = &control;
+        mh.msg_controllen = sizeof(control);
+        struct cmsghdr *cm = CMSG_FIRSTHDR(&mh);
+        cm->cmsg_level = SOL_SOCKET;
+        cm->cmsg_type = SCM_RIGHTS;
+        cm->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(cm), &fd, sizeof(fd));
+    }
+    need(sendmsg(sock, &mh, MSG_NOSIGNAL) == (ssize_t)iov.iov_len, "sendmsg");
+}
+
+/* How large the image is. */
+static uint64_t read_answer(int sock)
+{
+    char text[4096] = "";
+    uint64_t size;
+    unsigned block, flags, version;
+
+    need(recv(sock, text, sizeof(text) - 1, 0) > 0, "recv");
+    need(sscanf(text,
+                "{\"type\":3,\"size\":%" SCNu64 ",\"block_size\":%u,\"flags\":%u,\"version\":%u}",
+                &size, &block, &flags, &version) == 4 &&
+             block == PAGE && !flags && version == 1,
+         text);
+    return size;
+}
+
+static char *map_image(const Row *row, uint64_t size)
+{
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | (row->huge ? MAP_HUGETLB : 0);
+    char *p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+
+    need(p != MAP_FAILED, "mmap");
+    madvise(p, size, MADV_NOHUGEPAGE);
+    return p;
+}
+
+/* With no features, as there: the kernel tells of no memory that is given back. */
+static int register_image(const char *at, uint64_t size)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    struct uffdio_register reg = {.range = {(uintptr_t)at, size},
+                                  .mode = UFFDIO_REGISTER_MODE_MISSING};
+    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+    need(uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0, "userfaultfd");
+    need(ioctl(uffd, UFFDIO_REGISTER, &reg) == 0, "UFFDIO_REGISTER");
+    return uffd;
+}
+
+static char *region_text(const Row *row, const char *at, uint64_t size, uint64_t offset)
+{
+    return g_strdup_printf(
+        "{\"base_host_virt_addr\":%" PRIu64 ",\"size\":%" PRIu64 ",\"offset\":%" PRIu64
+        ",\"page_size\":%" PRIu64 ",\"prot\":1,\"flags\":18}",
+        (uint64_t)(uintptr_t)at, size, offset, row->page_size ? row->page_size : PAGE);
+}
+
+static void check(const char *at, unsigned first, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        const volatile uint64_t *words = (const volatile uint64_t *)(at + i * PAGE);
+        for (unsigned k = 0; k < 512; k++) {
+            uint64_t expected = client_is_zero(first + i) ? 0 : client_word(first + i, k);
+            if (words[k] != expected) {
+                fprintf(stderr, "client: page %u of the image is wrong: %" PRIx64 "\n", first + i,
+                        words[k]);
+                _exit(2);
+            }
+        }
+    }
+}
+
+/* Reads all; what is given back is the image's again. */
+static void read_image(const Row *row, char *at, unsigned first, unsigned n)
+{
+    unsigned step = row->huge ? HUGE / PAGE : 16;
+
+    check(at, first, n);
+    for (unsigned i = 0; i + step <= n; i += 4 * step) {
+        need(madvise(at + i * PAGE, step * PAGE, MADV_DONTNEED) == 0, "madvise");
+    }
+    check(at, first, n);
+}
+
+static int run(const Row *row, const char *path)
+{
+    int sock = small_connect(path);
+    uint64_t size = PAGES * PAGE;
+
+    if (!row->at_once) {
+        send_with_fd(sock, "{\"type\":2}", -1);
+        size = read_answer(sock);
+        need(size == PAGES * PAGE, "its size");
+    }
+    /* The second one of `parts` is after the first. */
+    unsigned half = PAGES / 2, quarter = PAGES / 4;
+    char *at = map_image(row, size + (row->parts ? quarter * PAGE : 0));
+    int uffd = register_image(at, size + (row->parts ? quarter * PAGE : 0));
+    g_autofree char *one = region_text(row, at, row->parts ? 3 * quarter * PAGE : size, 0);
+    g_autofree char *two =
+        region_text(row, at + 3 * quarter * PAGE, (PAGES - half) * PAGE, half * PAGE);
+    g_autofree char *text = g_strdup_printf(
+        "%s{\"type\":0,\"regions\":[%s%s%s],\"policy\":%d,\"enable_prefault\":false}",
+        row->at_once ? "{ \"type\" : 2 }" : "", one, row->parts ? "," : "", row->parts ? two : "",
+        row->policy);
+
+    send_with_fd(sock, text, uffd);
+    if (row->at_once) {
+        need(read_answer(sock) == size, "its size");
+    }
+    read_image(row, at, 0, row->parts ? 3 * quarter : PAGES);
+    if (row->parts) {
+        read_image(row, at + 3 * quarter * PAGE, half, PAGES - half);
+    }
+    return 0;
+}
+
+static pid_t start(const Row *row, const Daemon *d)
+{
+    pid_t pid = fork();
+
+    g_assert_cmpint(pid, >=, 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit(run(row, d->socket));
+    }
+    return pid;
+}
+
+/* ---- tests ----------------------------------------------------------------------------------- */
+
+static void test_row(gconstpointer data)
+{
+    const Row *row = data;
+
+    HugePages *pool = row->huge ? hugepages_new(PAGES * PAGE / HUGE) : NULL;
+
+    if (row->huge && !pool) {
+        return;
+    }
+    Daemon *d = daemon_start(PAGES, PAGE, small_fill, row->faults, row->more);
+    assert_ended_well(start(row, d));
+    g_assert_true(!row->faults || daemon_fault_happened(d, 0));
+    if (!row->policy) {
+        daemon_wait_said(d, "its pages are copied");
+    }
+    daemon_stop(d);
+    hugepages_free(pool);
+}
+
+/* Beside one of Firecracker's, at the same socket. */
+static void test_beside(void)
+{
+    Daemon *d = daemon_start(PAGES, PAGE, small_fill, NULL, "--no-bulk");
+    Small c = {.pages = PAGES};
+
+    small_start(&c, d);
+    small_check(&c);
+    assert_ended_well(start(&rows[0], d));
+    small_check(&c);
+    g_autoptr(JsonNode) report = daemon_report(d);
+    JsonArray *all = json_node_get_array(report);
+    g_assert_cmpuint(json_array_get_length(all), >=, 1);
+    JsonObject *first = json_array_get_object_element(all, 0);
+    g_assert_cmpstr(json_object_get_string_member(first, "dialect"), ==, "firecracker");
+    small_end(&c);
+    daemon_stop(d);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        g_autofree char *path = g_strconcat("/nydus/", rows[i].name, NULL);
+        g_test_add_data_func(path, &rows[i], test_row);
+    }
+    g_test_add_func("/nydus/beside", test_beside);
+    return g_test_run();
+}
