@@ -175,6 +175,8 @@ FfHugeMap *ff_huge_map_new(int fd, uint64_t size)
         errno = err;
         return NULL;
     }
+    /* A dump of this process would read it, and so fill the holes: nobody is asked for them. */
+    madvise(map, n * FF_HUGE_PAGE, MADV_DONTDUMP);
     FfHugeMap *m = g_new(FfHugeMap, 1);
     *m = (FfHugeMap){map, n, area, len};
     return m;

@@ -152,6 +152,29 @@ static void test_registered(void)
     end(&m);
 }
 
+/* A dump of the process (gcore) must not read holes: they would be filled, and nobody asked. */
+static void test_dump(void)
+{
+    g_autofree char *text = NULL;
+    Memory m;
+
+    begin(&m);
+    g_autoptr(FfHugeMap) map = ff_huge_map_new(m.fd, SIZE);
+    g_assert_nonnull(map);
+    g_assert_true(g_file_get_contents("/proc/self/smaps", &text, NULL, NULL));
+    char *at = strstr(text, "memfd:huge");
+    while (at &&
+           !g_str_has_prefix(strchr(g_strrstr_len(text, at - text, "\n") + 1, ' '), " r--s ")) {
+        at = strstr(at + 1, "memfd:huge");
+    }
+    g_assert_nonnull(at);
+    char *flags = strstr(at, "\nVmFlags:");
+    g_assert_nonnull(flags);
+    *strchr(flags + 1, '\n') = '\0';
+    g_assert_nonnull(strstr(flags, " dd"));
+    end(&m);
+}
+
 /* Less than a piece; a file that cannot be mapped. */
 static void test_none(void)
 {
@@ -166,6 +189,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/huge/collapse", test_collapse);
     g_test_add_func("/huge/registered", test_registered);
+    g_test_add_func("/huge/dump", test_dump);
     g_test_add_func("/huge/none", test_none);
     return g_test_run();
 }
