@@ -38,7 +38,7 @@ struct FfDestHuge {
     FfHugeMap **maps; /* of each block; NULL: it has no pieces, or cannot be mapped */
     gint end;         /* atomic. Observer: the thread */
     bool failed;      /* thread, then coordinator: the kernel makes none */
-    bool left;        /* before the end of the migration: there is something to finish */
+    bool left;        /* before the end of the migration: there may be something to finish */
     int64_t n_made;
     GThread *thread;
 };
@@ -99,8 +99,7 @@ void ff_dest_huge_begin(FfDestination *d)
         const FfRamBlock *info = &d->ram->blocks[i].info;
         h->maps[i] = info->page_size == 4096 ? ff_huge_map_new(info->memfd, info->size) : NULL;
     }
-    /* Before Linux 6.4 a hole that is made just now would be filled, and no fault reported. */
-    if (ff_holes_are_true()) {
+    if (ff_holes_bear_collapse()) {
         __atomic_store_n(&d->placer.pieces, pieces, __ATOMIC_SEQ_CST);
         ff_pieces_check_all(pieces);
         h->thread = g_thread_new("ff-huge", make_pieces, h);
@@ -114,14 +113,14 @@ void ff_dest_huge_end(FfDestination *d)
     if (!h) {
         return;
     }
-    if (h->thread) {
-        g_atomic_int_set(&h->end, 1);
-        ff_pieces_wake(h->pieces);
-        ff_control_join(&h->thread);
-    } else {
+    /* The thread may be in the kernel, which can wait for all processors: the end of the migration
+     * does not. */
+    g_atomic_int_set(&h->end, 1);
+    ff_pieces_wake(h->pieces);
+    if (!h->thread) {
         ff_pieces_check_all(h->pieces);
     }
-    h->left = !h->failed && ff_pieces_is_left(h->pieces);
+    h->left = ff_control_events(d->control) & FF_EV_ALL;
 }
 
 bool ff_dest_huge_is_left(const FfDestination *d)
@@ -133,6 +132,7 @@ void ff_dest_huge_finish(FfDestination *d)
 {
     int64_t pause_us = 0;
 
+    ff_control_join(&d->huge->thread);
     ff_priority_urgent();
     while (!ff_control_wait_until(d->control, FF_EV_FREED, g_get_monotonic_time() + pause_us) &&
            make_one(d->huge, &pause_us)) {
@@ -146,6 +146,9 @@ void ff_dest_huge_clear(FfDestination *d)
     FfDestHuge *h = g_steal_pointer(&d->huge);
 
     d->placer.pieces = NULL;
+    if (h) {
+        ff_control_join(&h->thread);
+    }
     for (unsigned i = 0; h && i < h->n_maps; i++) {
         ff_huge_map_free(h->maps[i]);
     }

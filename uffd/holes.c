@@ -17,19 +17,19 @@
 #define PAGE 4096
 #define PIECE (128 << 10) /* bytes that are read at once */
 
-/* Linux 6.4 or newer. Asked for once: a search for data asks at each hole. */
-static bool is_new_kernel(void)
+/* Of this kernel, 256 * major + minor; 0: not known. Asked for once: a search for data asks at each
+ * hole. */
+static unsigned kernel_release(void)
 {
-    static gsize known; /* 1: no; 2: yes */
+    static gsize known; /* 1 more */
 
     if (g_once_init_enter(&known)) {
         struct utsname u;
         unsigned major, minor;
-        bool is_new = uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2 &&
-                      (major > 6 || (major == 6 && minor >= 4));
-        g_once_init_leave(&known, is_new ? 2 : 1);
+        bool is_known = uname(&u) == 0 && sscanf(u.release, "%u.%u", &major, &minor) == 2;
+        g_once_init_leave(&known, is_known ? (major << 8 | MIN(minor, 255)) + 1 : 1);
     }
-    return known == 2;
+    return known - 1;
 }
 
 bool ff_holes_are_true(void)
@@ -37,7 +37,12 @@ bool ff_holes_are_true(void)
     if (FF_FAULT_STEP("doubt-holes", false)) {
         return false;
     }
-    return is_new_kernel() || !ff_huge_is_allowed();
+    return kernel_release() >= (6 << 8 | 4) || !ff_huge_is_allowed();
+}
+
+bool ff_holes_bear_collapse(void)
+{
+    return kernel_release() >= (6 << 8 | 11);
 }
 
 bool ff_holes_check_memfd(GError **error)

@@ -15,6 +15,10 @@
 /* Linux 6.4 and newer, or this host's khugepaged leaves shared memory alone, whatever its owner
  * asks for (launch/launch.c does). */
 bool ff_holes_are_true(void);
+/* Small pages may become huge ones (ff_huge_map_collapse()) while a userfaultfd is registered
+ * there: since Linux 6.4 that fills no hole, and since 6.11 UFFDIO_COPY bears that a page table is
+ * taken away beside it ("userfaultfd: don't BUG_ON() if khugepaged yanks our page table"). */
+bool ff_holes_bear_collapse(void);
 /* A hole of a memfd stays one where userfaultfd is registered: as above, or memfds get no huge
  * pages on this host. FALSE and ERROR, with the fix: khugepaged makes a huge page out of a range
  * with holes in it, and who has it mapped finds zeros there that nobody was asked for. */

@@ -168,7 +168,7 @@ FfHugeMap *ff_huge_map_new(int fd, uint64_t size)
         return NULL;
     }
     uintptr_t at = ((uintptr_t)area + FF_HUGE_PAGE - 1) & ~(uintptr_t)(FF_HUGE_PAGE - 1);
-    char *map = mmap((void *)at, n * FF_HUGE_PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+    char *map = mmap((void *)at, n * FF_HUGE_PAGE, PROT_NONE, MAP_SHARED | MAP_FIXED, fd, 0);
     if (map == MAP_FAILED) {
         int err = errno;
         munmap(area, len);
@@ -195,12 +195,6 @@ uint64_t ff_huge_map_pieces(const FfHugeMap *m)
     return m->n;
 }
 
-/* Another piece may still go well: this one is in use at the moment, or has changed. */
-static bool is_passing(int err)
-{
-    return err == EAGAIN || err == EBUSY || err == EINVAL;
-}
-
 /* All of the piece is in memory: it has no hole. What was swapped out is not fetched for this. */
 static bool is_resident(char *piece)
 {
@@ -212,12 +206,22 @@ static bool is_resident(char *piece)
 int ff_huge_map_collapse(FfHugeMap *m, uint64_t piece)
 {
     char *at = m->map + piece * FF_HUGE_PAGE;
+    int rc = -1;
 
-    if (!is_resident(at)) {
-        return 0;
+    for (int i = 0; i < TRIES && rc < 0; i++) {
+        if (!is_resident(at)) {
+            return 0;
+        }
+        rc = madvise(at, FF_HUGE_PAGE, MADV_COLLAPSE);
+        if (rc < 0 && errno != EAGAIN) { /* a page is in use just now */
+            break;
+        }
     }
-    if (madvise(at, FF_HUGE_PAGE, MADV_COLLAPSE) == 0) {
+    if (rc == 0) {
         return 1;
     }
-    return is_passing(errno) ? 0 : -errno;
+    /* EBUSY of one that has no hole: the control group is full. Each further one would have its
+     * memory taken. */
+    bool passes = errno == EAGAIN || errno == EINVAL || (errno == EBUSY && !is_resident(at));
+    return passes ? 0 : -errno;
 }

@@ -56,11 +56,12 @@ uint64_t ff_huge_map_pieces(const FfHugeMap *m);
 /*
  * Makes one huge page of PIECE (collapse_file() in the kernel's mm/khugepaged.c). A piece with a
  * hole stays as it is: what was given back would come back. A hole that is made meanwhile stays one
- * where a userfaultfd is registered for missing pages (since Linux 6.4). Who touches the piece
- * meanwhile waits: some tenths of a millisecond, and a microsecond more for each small page that
- * KVM has mapped, since each is taken from the guest by itself; 5 ms where the host takes free
- * memory back. Nothing may be registered for write protection. One thread at a time. 1: it is huge;
- * 0: not now; -errno: the kernel makes no others either.
+ * where a userfaultfd is registered for missing pages (ff_holes_bear_collapse()). Who touches the
+ * piece meanwhile waits: some tenths of a millisecond, and a microsecond or more for each small
+ * page that KVM has mapped, since each is taken from the guest by itself; 5 ms where the host takes
+ * free memory back. The new page is charged to the control group of this process. Nothing may be
+ * registered for write protection. One thread at a time. 1: it is huge; 0: not now; -errno: there
+ * are no others either: the kernel makes none, or has no memory for it (-EBUSY: in that group).
  */
 int ff_huge_map_collapse(FfHugeMap *m, uint64_t piece);
 

@@ -164,7 +164,7 @@ static void test_dump(void)
     g_assert_true(g_file_get_contents("/proc/self/smaps", &text, NULL, NULL));
     char *at = strstr(text, "memfd:huge");
     while (at &&
-           !g_str_has_prefix(strchr(g_strrstr_len(text, at - text, "\n") + 1, ' '), " r--s ")) {
+           !g_str_has_prefix(strchr(g_strrstr_len(text, at - text, "\n") + 1, ' '), " ---s ")) {
         at = strstr(at + 1, "memfd:huge");
     }
     g_assert_nonnull(at);
