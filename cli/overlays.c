@@ -729,15 +729,33 @@ static void note_file(GPtrArray *files, const char *path, bool sync)
     }
 }
 
+static bool is_written(JsonNode *nodes, const char *name)
+{
+    for (guint i = 0; i < ff_json_node_length(nodes); i++) {
+        JsonObject *node = ff_json_node_nth(nodes, i);
+
+        if (!g_strcmp0(ff_json_string(node, "node-name"), name)) {
+            return !ff_json_bool(node, "ro");
+        }
+    }
+    return false;
+}
+
 /* The transaction has made the bases read-only, for which QEMU has written all that it had for
- * them: neither the guest nor the end of QEMU changes them from here on. */
+ * them: neither the guest nor the end of QEMU changes them from here on. But for one that has
+ * copy-on-read: QEMU stores there what its guest reads, which nothing but its size and time shows.
+ */
 static void note_files(FfCliOverlays *o)
 {
+    g_autoptr(JsonNode) nodes = ff_cli_qmp_call(o->qmp, "query-named-block-nodes", NULL, NULL);
+
     for (guint i = 0; i < o->disks->len; i++) {
         FfCliDisk *d = o->disks->pdata[i];
 
         d->files = g_ptr_array_new_with_free_func(ff_kept_file_free);
-        note_file(d->files, d->base, !d->no_flush);
+        if (!is_written(nodes, d->node)) {
+            note_file(d->files, d->base, !d->no_flush);
+        }
         for (char **file = d->below; *file; file++) {
             note_file(d->files, *file, false);
         }
