@@ -721,6 +721,9 @@ static void note_file(GPtrArray *files, const char *path, bool sync)
 {
     FfKeptFile *f = ff_kept_file_new(path);
 
+    if (f && f->changed.tv_sec < 0) { /* before 1970: for touch -d, its fraction counts backwards */
+        g_clear_pointer(&f, ff_kept_file_free);
+    }
     if (f && sync) {
         sync_path(path, 0, NULL); /* its time, too, is there after the host has crashed */
     }
