@@ -223,11 +223,6 @@ static void close_changing_reader(FfContentReader *r)
     g_free(r);
 }
 
-static void close_changing(FfContent *c)
-{
-    g_free(c);
-}
-
 /* As a file of which the time tells. */
 static bool check_changing(FfContentReader *r, GError **error)
 {
@@ -240,8 +235,7 @@ static bool check_changing(FfContentReader *r, GError **error)
     return true;
 }
 
-static const FfContentOps changing_ops = {.close = close_changing,
-                                          .reader = open_changing_reader,
+static const FfContentOps changing_ops = {.reader = open_changing_reader,
                                           .reader_close = close_changing_reader,
                                           .fill = fill_changing,
                                           .check = check_changing};
