@@ -537,7 +537,7 @@ static bool is_as_kept(const FfDisksFile *kept, const FfKeptDisk *k, const FfCli
     return true;
 }
 
-/* DISKS have K of KEPT, or an overlay that somebody has made of it: the guest's memory fits to
+/* DISKS have K of KEPT, or an overlay that a user has made of it: the guest's memory fits to
  * nothing else. */
 static bool has_kept(const GPtrArray *disks, const FfDisksFile *kept, const FfKeptDisk *k,
                      GError **error)

@@ -156,7 +156,7 @@ static bool find_file(const GPtrArray *words, const char *cwd, const char *path,
     return false;
 }
 
-/* Somebody says what is behind some image: the one that comes in front has to be behind none of
+/* An option names what is behind an image: the one that comes in front has to be behind none of
  * these. */
 static bool names_backing(const GPtrArray *words)
 {

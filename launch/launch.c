@@ -329,7 +329,7 @@ static FfPlanFds plan_fds(const Launch *l, int **monitors)
 }
 
 /* QEMU reads them by /proc/self/fd while it reads its command line: before -sandbox, -chroot and
- * -runas, and once. Nobody changes them. */
+ * -runas, and once. They are sealed. */
 static bool make_configs(Launch *l, GError **error)
 {
     guint n = l->plan->configs->len;
