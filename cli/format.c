@@ -141,8 +141,13 @@ static void print_row(FILE *out, gint64 low, gint64 count, gint64 most, double t
     g_autofree char *bar =
         g_strnfill(count ? MAX((gsize)((double)count * BAR_WIDTH / (double)most), 1) : 0, '#');
 
-    fprintf(out, "  %8s .. %-8s |%-*s| %8" G_GINT64_FORMAT "  %5.1f %%\n", from, to, BAR_WIDTH, bar,
-            count, 100.0 * (double)count / total);
+    double percent = 100.0 * (double)count / total;
+    /* The longest waits are few, and the reason to look. */
+    g_autofree char *share =
+        count && percent < 0.05 ? g_strdup("<0.1") : g_strdup_printf("%.1f", percent);
+
+    fprintf(out, "  %8s .. %-8s |%-*s| %8" G_GINT64_FORMAT "  %5s %%\n", from, to, BAR_WIDTH, bar,
+            count, share);
 }
 
 double ff_histogram_quantile(JsonObject *x_farfault, double share)

@@ -537,7 +537,7 @@ static bool is_as_kept(const FfDisksFile *kept, const FfKeptDisk *k, const FfCli
     return true;
 }
 
-/* DISKS have K of KEPT, or an overlay that somebody has made of it: the guest's memory fits to
+/* DISKS have K of KEPT, or an overlay that a user has made of it: the guest's memory fits to
  * nothing else. */
 static bool has_kept(const GPtrArray *disks, const FfDisksFile *kept, const FfKeptDisk *k,
                      GError **error)
@@ -721,6 +721,9 @@ static void note_file(GPtrArray *files, const char *path, bool sync)
 {
     FfKeptFile *f = ff_kept_file_new(path);
 
+    if (f && f->changed.tv_sec < 0) { /* before 1970: for touch -d, its fraction counts backwards */
+        g_clear_pointer(&f, ff_kept_file_free);
+    }
     if (f && sync) {
         sync_path(path, 0, NULL); /* its time, too, is there after the host has crashed */
     }
@@ -729,15 +732,33 @@ static void note_file(GPtrArray *files, const char *path, bool sync)
     }
 }
 
+static bool is_written(JsonNode *nodes, const char *name)
+{
+    for (guint i = 0; i < ff_json_node_length(nodes); i++) {
+        JsonObject *node = ff_json_node_nth(nodes, i);
+
+        if (!g_strcmp0(ff_json_string(node, "node-name"), name)) {
+            return !ff_json_bool(node, "ro");
+        }
+    }
+    return false;
+}
+
 /* The transaction has made the bases read-only, for which QEMU has written all that it had for
- * them: neither the guest nor the end of QEMU changes them from here on. */
+ * them: neither the guest nor the end of QEMU changes them from here on. But for one that has
+ * copy-on-read: QEMU stores there what its guest reads, which nothing but its size and time shows.
+ */
 static void note_files(FfCliOverlays *o)
 {
+    g_autoptr(JsonNode) nodes = ff_cli_qmp_call(o->qmp, "query-named-block-nodes", NULL, NULL);
+
     for (guint i = 0; i < o->disks->len; i++) {
         FfCliDisk *d = o->disks->pdata[i];
 
         d->files = g_ptr_array_new_with_free_func(ff_kept_file_free);
-        note_file(d->files, d->base, !d->no_flush);
+        if (!is_written(nodes, d->node)) {
+            note_file(d->files, d->base, !d->no_flush);
+        }
         for (char **file = d->below; *file; file++) {
             note_file(d->files, *file, false);
         }

@@ -156,7 +156,7 @@ static bool find_file(const GPtrArray *words, const char *cwd, const char *path,
     return false;
 }
 
-/* Somebody says what is behind some image: the one that comes in front has to be behind none of
+/* An option names what is behind an image: the one that comes in front has to be behind none of
  * these. */
 static bool names_backing(const GPtrArray *words)
 {
@@ -297,6 +297,23 @@ bool ff_restore_adapt_disks(FfCliQmp *qmp, const char *cwd, GPtrArray *words)
     return ok && !(all_named && has_former(words, block, cwd));
 }
 
+/* QEMU would write to the base behind the restored guest's overlay. */
+static void drop_copy_on_read(GPtrArray *words)
+{
+    static const char key[] = "copy-on-read";
+    DiskWord word;
+    guint at = 0;
+
+    while (next_disk(words, &at, &word)) {
+        g_autoptr(GPtrArray) opts = word.opts;
+
+        if (!strcmp(word.option->name, "drive") && ff_opts_get(opts, key)) {
+            ff_opts_remove(opts, key);
+            replace_word(words, word.at, ff_opts_print(opts, NULL));
+        }
+    }
+}
+
 /* An older farfault's is made by -mon. */
 bool ff_restore_is_monitor(const FfOption *option, const char *value)
 {
@@ -314,5 +331,6 @@ bool ff_restore_adapt(FfCliQmp *qmp, const char *cwd, GPtrArray *words)
     if (machine) {
         adapt_machine(words, machine);
     }
+    drop_copy_on_read(words);
     return ff_restore_adapt_disks(qmp, cwd, words);
 }

@@ -32,9 +32,9 @@ char *ff_shell_word(const char *word);
 char *ff_monitor_word(const char *word);
 /* QEMU and its command line, as the guest of QMP was started, without what it came in by, with its
  * machine's version and the images that it has now: words for a shell, or for people where these
- * are not known (g_free). NULL: it does not say, or was given open files that nobody else has. *CWD
- * (g_free): in which it runs; NULL: not seen. *OPTIONS (g_free): those of farfault run that count
- * for farfault restore, too. */
+ * are not known (g_free). NULL: it does not say, or was given open files that no other process has.
+ * *CWD (g_free): in which it runs; NULL: not seen. *OPTIONS (g_free): those of farfault run that
+ * count for farfault restore, too. */
 char *ff_restore_qemu(FfCliQmp *qmp, char **cwd, char **options);
 /* How stock QEMU is given the disks: a line for each of KEPT (g_strfreev). */
 char **ff_restore_disk_lines(const FfDisksFile *kept);

@@ -89,11 +89,23 @@ static void print_carried(uint32_t carried)
     }
 }
 
+/* Of a guest without a name its folder, as two of them would look the same (g_free). */
+static char *name_of(const FfHostGuest *guest)
+{
+    g_autofree char *link = g_strdup_printf("/proc/%d/cwd", (int)guest->pid);
+    g_autofree char *folder = *guest->name ? NULL : g_file_read_link(link, NULL);
+    g_autofree char *text = g_strescape(folder ? folder : guest->name, NULL);
+
+    return folder  ? g_strdup_printf("(no name, in %s)", text)
+           : *text ? g_steal_pointer(&text)
+                   : g_strdup("(no name)");
+}
+
 static void print_guest(const FfHostGuest *guest)
 {
-    g_autofree char *name = g_strescape(guest->name, NULL);
+    g_autofree char *name = name_of(guest);
 
-    printf("%s process %d: ", *name ? name : "(no name)", (int)guest->pid);
+    printf("%s process %d: ", name, (int)guest->pid);
     if (!guest->counted) {
         printf("cannot be read: it is another user's, or was started by another version");
     } else if (guest->upgrade) {

@@ -44,6 +44,16 @@ const char *ff_watch_status(const FfWatchSide *s)
     return ff_json_string_or(s->info, "status", "none");
 }
 
+/* Its migration has ended, or is about to, and the guest stays. What comes in is never cancelled;
+ * where that has failed no guest is. */
+static bool has_kept(const FfWatchSide *s)
+{
+    const char *status = ff_watch_status(s);
+
+    return g_str_has_prefix(status, "cancel") ||
+           (!strcmp(status, "failed") && s->state && strcmp(s->state, "inmigrate") != 0);
+}
+
 const char *ff_watch_role(const FfWatchSide *s)
 {
     const char *half = ff_json_string(ff_json_object(own(s), "half"), "role");
@@ -58,7 +68,7 @@ const char *ff_watch_role(const FfWatchSide *s)
     if (ff_json_object(own(s), "snapshot")) {
         return "guest";
     }
-    if (ff_json_object(s->info, "ram") || !g_strcmp0(s->state, "postmigrate")) {
+    if (ff_json_object(s->info, "ram") || !g_strcmp0(s->state, "postmigrate") || has_kept(s)) {
         return "source";
     }
     return own(s) || !g_strcmp0(s->state, "inmigrate") || ff_json_array(s->info, "socket-address")

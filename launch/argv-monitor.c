@@ -162,22 +162,15 @@ static const char *plan_socket(const FfRewrite *rw, const GPtrArray *opts, FfPla
 
 static bool is_stdio(const FfArg *arg)
 {
-    g_autoptr(GPtrArray) opts = NULL;
-
-    switch (ff_arg_kind(arg)) {
-    case FF_OPT_SERIAL:
-    case FF_OPT_PARALLEL:
-    case FF_OPT_MONITOR:
-    case FF_OPT_QMP:
-    case FF_OPT_QMP_PRETTY:
-    case FF_OPT_CHARDEV_USER:
+    if (ff_arg_is_device(arg)) {
         return g_str_equal(arg->value, "stdio") || g_str_equal(arg->value, "mon:stdio");
-    case FF_OPT_CHARDEV:
-        opts = ff_opts_parse(arg->value, "backend");
-        return !g_strcmp0(ff_opts_get(opts, "backend"), "stdio");
-    default:
+    }
+    if (ff_arg_kind(arg) != FF_OPT_CHARDEV) {
         return false;
     }
+    g_autoptr(GPtrArray) opts = ff_opts_parse(arg->value, "backend");
+
+    return !g_strcmp0(ff_opts_get(opts, "backend"), "stdio");
 }
 
 /* -serial and an isa-serial device take the place of the default serial port. */
@@ -367,14 +360,10 @@ static bool uses_chardev(const FfArg *arg, const char *id)
                                        "primary_in", "secondary_in", "notify_dev"};
     g_autoptr(FfBackend) list = NULL;
 
-    switch (ff_arg_kind(arg)) {
-    case FF_OPT_SERIAL:
-    case FF_OPT_PARALLEL:
-    case FF_OPT_MONITOR:
-    case FF_OPT_QMP:
-    case FF_OPT_QMP_PRETTY:
-    case FF_OPT_CHARDEV_USER:
+    if (ff_arg_is_device(arg)) {
         return g_str_has_prefix(arg->value, "chardev:") && g_str_equal(arg->value + 8, id);
+    }
+    switch (ff_arg_kind(arg)) {
     case FF_OPT_MON:
     case FF_OPT_DEVICE:
     case FF_OPT_OBJECT:

@@ -28,6 +28,21 @@ FfArg *ff_rewrite_find(const FfRewrite *rw, FfOptKind kind)
     return NULL;
 }
 
+bool ff_arg_is_device(const FfArg *arg)
+{
+    switch (ff_arg_kind(arg)) {
+    case FF_OPT_SERIAL:
+    case FF_OPT_PARALLEL:
+    case FF_OPT_MONITOR:
+    case FF_OPT_QMP:
+    case FF_OPT_QMP_PRETTY:
+    case FF_OPT_CHARDEV_USER:
+        return true;
+    default:
+        return false;
+    }
+}
+
 void ff_arg_insert(FfArg *arg, const char *word, char *value)
 {
     if (!arg->before) {

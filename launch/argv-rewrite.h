@@ -57,6 +57,9 @@ static inline FfOptKind ff_arg_kind(const FfArg *arg)
     return arg->option ? arg->option->kind : FF_OPT_OTHER;
 }
 
+/* Its value is a character device, as "stdio" and "unix:PATH". */
+bool ff_arg_is_device(const FfArg *arg);
+
 /* The file that ARG is in, NULL if it is on the command line. */
 static inline const char *ff_arg_file(const FfArg *arg)
 {

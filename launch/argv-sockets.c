@@ -52,23 +52,12 @@ void ff_argv_note_sockets(FfRewrite *rw)
         if (!arg->value) {
             continue;
         }
-        switch (ff_arg_kind(arg)) {
-        case FF_OPT_SERIAL:
-        case FF_OPT_PARALLEL:
-        case FF_OPT_MONITOR:
-        case FF_OPT_QMP:
-        case FF_OPT_QMP_PRETTY:
-        case FF_OPT_CHARDEV_USER:
+        if (ff_arg_is_device(arg)) {
             note_device(rw, arg->value);
-            break;
-        case FF_OPT_CHARDEV:
+        } else if (ff_arg_kind(arg) == FF_OPT_CHARDEV) {
             note_socket(rw, ff_opts_read(arg->value, "backend"));
-            break;
-        default:
-            if (arg->option && !strcmp(arg->option->name, "vnc")) {
-                note_vnc(rw, arg->value);
-            }
-            break;
+        } else if (arg->option && !strcmp(arg->option->name, "vnc")) {
+            note_vnc(rw, arg->value);
         }
     }
 }

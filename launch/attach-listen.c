@@ -3,7 +3,8 @@
  * Listens again where a relay that is dead has listened for QMP clients. Its socket's name may be
  * left; what else is there is not touched.
  *
- * One thread. System calls: lstat, socket, connect, setsockopt, bind, listen, lchown, unlink.
+ * One thread. System calls: lstat, socket, setsockopt, bind, listen, lchown, unlink, and those of
+ * listener.c.
  */
 #include "launch/attach-listen.h"
 
@@ -17,20 +18,6 @@
 #include "launch/listener.h"
 #include "qmp/json.h"
 
-/* Where the kernel does not say it: as a client. */
-static bool answers(const struct sockaddr *address, socklen_t len)
-{
-    int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    /* Its queue may be full, or the network slow: somebody is there. */
-    bool is =
-        fd >= 0 && (connect(fd, address, len) == 0 || errno == EAGAIN || errno == EINPROGRESS);
-
-    if (fd >= 0) {
-        close(fd);
-    }
-    return is;
-}
-
 /* The name of a unix socket in the file system; NULL if it has none. */
 static const char *path_of(const struct sockaddr *address)
 {
@@ -39,7 +26,7 @@ static const char *path_of(const struct sockaddr *address)
     return address->sa_family == AF_UNIX && path[0] ? path : NULL;
 }
 
-static bool make_room(const struct sockaddr *address, socklen_t len, bool instead, GError **error)
+static bool make_room(const struct sockaddr *address, bool instead, GError **error)
 {
     const char *path = path_of(address);
     struct stat st;
@@ -53,13 +40,13 @@ static bool make_room(const struct sockaddr *address, socklen_t len, bool instea
     }
     if (!instead) {
         FfListener listener;
-        bool known = ff_listener_find(path, &listener) == 0;
 
-        if (known && listener.is && listener.pid) {
+        ff_listener_find(path, &listener);
+        if (listener.is && listener.pid) {
             ff_launch_fail(error, "%s: process %d listens there", path, (int)listener.pid);
             return false;
         }
-        if (known ? listener.is : answers(address, len)) {
+        if (listener.is) {
             ff_launch_fail(error, "%s: another process listens there", path);
             return false;
         }
@@ -74,7 +61,7 @@ int ff_attach_listen(const struct sockaddr *address, socklen_t len, const FfRuna
     const char *path = path_of(address);
     int on = 1;
 
-    if (!make_room(address, len, instead, error)) {
+    if (!make_room(address, instead, error)) {
         return -1;
     }
     int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -107,16 +94,17 @@ char *ff_attach_lost_socket(pid_t pid, JsonObject *plan)
         struct sockaddr_storage address;
         socklen_t len;
         FfListener listener;
-        struct stat st;
 
         if (!monitor || g_strcmp0(ff_json_string(monitor, "kind"), "listen") != 0 ||
             !ff_attach_address(monitor, &address, &len)) {
             continue;
         }
         const char *path = path_of((struct sockaddr *)&address);
-        if (path &&
-            (lstat(path, &st) < 0 || (ff_listener_find(path, &listener) == 0 &&
-                                      (!listener.is || (listener.pid && listener.pid != pid))))) {
+        if (!path) {
+            continue;
+        }
+        ff_listener_find(path, &listener);
+        if (!listener.is || (listener.pid && listener.pid != pid)) {
             return g_strdup(path);
         }
     }

@@ -329,7 +329,7 @@ static FfPlanFds plan_fds(const Launch *l, int **monitors)
 }
 
 /* QEMU reads them by /proc/self/fd while it reads its command line: before -sandbox, -chroot and
- * -runas, and once. Nobody changes them. */
+ * -runas, and once. They are sealed. */
 static bool make_configs(Launch *l, GError **error)
 {
     guint n = l->plan->configs->len;
@@ -733,8 +733,8 @@ static bool is_alone(const FfLaunchOptions *options, const FfPlan *plan)
         const char *path = plan->sockets->pdata[i];
         FfListener listener;
 
-        if (ff_listener_find(path, &listener) < 0 || !listener.is ||
-            (options->needed && ends_soon(listener.pid))) {
+        ff_listener_find(path, &listener);
+        if (!listener.is || (options->needed && ends_soon(listener.pid))) {
             continue;
         }
         g_autofree char *who = listener.pid ? g_strdup_printf("process %d", (int)listener.pid)

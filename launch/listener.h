@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Which process listens at the name of a unix socket: asked of the kernel, so that process notices
- * nothing (a connection would be a client, and a monitor has one at a time).
+ * nothing (a connection would be a client, and a monitor has one at a time), unless it is in
+ * another network namespace.
  */
 #ifndef FF_LAUNCH_LISTENER_H
 #define FF_LAUNCH_LISTENER_H
@@ -14,8 +15,8 @@ typedef struct {
     pid_t pid; /* if it is, or is the relay of, a guest: QEMU. 0: this user may not see it */
 } FfListener;
 
-/* Looks who listens at PATH. Returns 0 or -errno: the kernel does not say. A relay whose QEMU has
- * ended counts as nobody: it ends. Sees this network namespace alone. Any thread. */
-int ff_listener_find(const char *path, FfListener *listener);
+/* Finds which process listens at PATH. A relay whose QEMU has ended counts as none: it ends. Any
+ * thread. */
+void ff_listener_find(const char *path, FfListener *listener);
 
 #endif

@@ -14,7 +14,7 @@
 #define FF_CONTENT_PAGE 4096ull
 
 typedef struct {
-    void (*close)(FfContent *c);
+    void (*close)(FfContent *c); /* frees C; NULL: g_free() does */
     FfContentReader *(*reader)(FfContent *c, GError **error);
     void (*reader_close)(FfContentReader *r);
     /* What is AT, of *LEN bytes at most: zeros, or what must be read. NULL: all must be read. With

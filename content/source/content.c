@@ -15,10 +15,15 @@
 
 void ff_content_free(FfContent *c)
 {
-    if (c) {
-        g_clear_pointer(&c->map, g_array_unref);
-        g_clear_pointer(&c->name, g_free);
+    if (!c) {
+        return;
+    }
+    g_clear_pointer(&c->map, g_array_unref);
+    g_clear_pointer(&c->name, g_free);
+    if (c->ops->close) {
         c->ops->close(c);
+    } else {
+        g_free(c);
     }
 }
 

@@ -97,13 +97,7 @@ static bool can_nowait(FfContentReader *base)
     return ff_input_can_read_cached(((Reader *)base)->in);
 }
 
-static void close_file(FfContent *c)
-{
-    g_free(c);
-}
-
 static const FfContentOps file_ops = {
-    .close = close_file,
     .reader = open_reader,
     .reader_close = close_reader,
     .extent = find_extent,

@@ -280,11 +280,6 @@ static void close_changing_reader(FfContentReader *r)
     g_free(r);
 }
 
-static void close_changing(FfContent *c)
-{
-    g_free(c);
-}
-
 /* As a file of which the time tells. */
 static bool check_changing(FfContentReader *r, GError **error)
 {
@@ -297,8 +292,7 @@ static bool check_changing(FfContentReader *r, GError **error)
     return true;
 }
 
-static const FfContentOps changing_ops = {.close = close_changing,
-                                          .reader = open_changing_reader,
+static const FfContentOps changing_ops = {.reader = open_changing_reader,
                                           .reader_close = close_changing_reader,
                                           .fill = fill_changing,
                                           .check = check_changing};
@@ -409,6 +403,27 @@ static const struct {
     {"eio", EXPORTS_EIO},         {"too-much", EXPORTS_TOO_MUCH},
 };
 
+/* What E exports, once it is started; NULL: skipped. */
+static FfContent *open_exports(Exports *e)
+{
+    if (!exporter_possible("true")) {
+        return NULL;
+    }
+    exports_start(e);
+    FfContent *c = open_uri(e->uri, NULL, NULL);
+
+    g_assert_nonnull(c);
+    return c;
+}
+
+/* Takes C and R, a reader of it (can be NULL). */
+static void close_exports(Exports *e, FfContent *c, FfContentReader *r)
+{
+    ff_content_reader_free(r);
+    ff_content_free(c);
+    exports_stop(e);
+}
+
 /* A page is read, or it is an error of that page: the others can still be read. */
 static void test_lie(gconstpointer opaque)
 {
@@ -416,12 +431,11 @@ static void test_lie(gconstpointer opaque)
     char buf[PAGE];
     bool zero;
 
-    if (!exporter_possible("true")) {
+    FfContent *c = open_exports(&e);
+    if (!c) {
         return;
     }
-    exports_start(&e);
-    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
-    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    FfContentReader *r = ff_content_reader(c, NULL);
     g_autoptr(GError) error = NULL;
     ff_content_reader_hurry(r);
     g_assert_false(read_page(r, 128, buf, &zero, &error));
@@ -431,9 +445,7 @@ static void test_lie(gconstpointer opaque)
         g_assert_true(read_page(r, page, buf, &zero, NULL));
         check_page(buf, page);
     }
-    g_clear_pointer(&r, ff_content_reader_free);
-    g_clear_pointer(&c, ff_content_free);
-    exports_stop(&e);
+    close_exports(&e, c, r);
 }
 
 typedef struct {
@@ -465,12 +477,11 @@ static void test_kills(void)
     char buf[PAGE];
     bool zero;
 
-    if (!exporter_possible("true")) {
+    FfContent *c = open_exports(&e);
+    if (!c) {
         return;
     }
-    exports_start(&e);
-    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
-    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    FfContentReader *r = ff_content_reader(c, NULL);
     Others others = {.c = c};
     for (unsigned i = 0; i < G_N_ELEMENTS(thread); i++) {
         thread[i] = g_thread_new("others", read_others, &others);
@@ -483,9 +494,7 @@ static void test_kills(void)
     for (unsigned i = 0; i < G_N_ELEMENTS(thread); i++) {
         g_thread_join(thread[i]);
     }
-    g_clear_pointer(&r, ff_content_reader_free);
-    g_clear_pointer(&c, ff_content_free);
-    exports_stop(&e);
+    close_exports(&e, c, r);
     g_test_message("%u connections", e.peers);
     g_assert_cmpuint(e.peers, <, 100);
 }
@@ -498,19 +507,16 @@ static void test_leaves(void)
     char buf[PAGE];
     bool zero;
 
-    if (!exporter_possible("true")) {
+    FfContent *c = open_exports(&e);
+    if (!c) {
         return;
     }
-    exports_start(&e);
-    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
-    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    FfContentReader *r = ff_content_reader(c, NULL);
     bool done = read_page(r, 200, buf, &zero, &error);
     g_assert_no_error(error);
     g_assert_true(done);
     check_page(buf, 200);
-    g_clear_pointer(&r, ff_content_reader_free);
-    g_clear_pointer(&c, ff_content_free);
-    exports_stop(&e);
+    close_exports(&e, c, r);
 }
 
 typedef struct {
@@ -571,14 +577,12 @@ static void test_many(gconstpointer opaque)
     unsigned kind = GPOINTER_TO_UINT(opaque);
     Exports e = manies[kind].e;
 
-    if (!exporter_possible("true")) {
+    FfContent *c = open_exports(&e);
+    if (!c) {
         return;
     }
-    exports_start(&e);
-    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
     run_many(c);
-    g_clear_pointer(&c, ff_content_free);
-    exports_stop(&e);
+    close_exports(&e, c, NULL);
     g_assert_cmpuint(e.peers, <=, manies[kind].peers);
 }
 
@@ -589,22 +593,19 @@ static void test_idle(void)
     char buf[PAGE];
     bool zero;
 
-    if (!exporter_possible("true")) {
+    FfContent *c = open_exports(&e);
+    if (!c) {
         return;
     }
-    exports_start(&e);
-    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
     run_many(c); /* of the first MIB */
-    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    FfContentReader *r = ff_content_reader(c, NULL);
     e.old = e.peers;
     e.wrong = EXPORTS_LEAVES;
     g_assert_cmpuint(e.peers, >, 2);
     g_assert_true(read_page(r, 300, buf, &zero, NULL));
     check_page(buf, 300);
     g_assert_cmpint(g_atomic_int_get(&e.left), ==, 1);
-    g_clear_pointer(&r, ff_content_reader_free);
-    g_clear_pointer(&c, ff_content_free);
-    exports_stop(&e);
+    close_exports(&e, c, r);
 }
 
 enum { HOLE = 1, ZERO = 2 };
@@ -632,11 +633,10 @@ static void test_extents(gconstpointer opaque)
     Exports e = {.size = MIB, .extents = x->n ? x->extents : NULL, .n_extents = x->n};
     uint64_t zeros;
 
-    if (!exporter_possible("true")) {
+    FfContent *c = open_exports(&e);
+    if (!c) {
         return;
     }
-    exports_start(&e);
-    g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
     g_autoptr(GByteArray) all = read_all(c, PAGE, &zeros);
     g_assert_cmpuint(zeros, ==, x->zeros);
     for (uint64_t page = 0; page < MIB / PAGE; page++) {
@@ -645,8 +645,7 @@ static void test_extents(gconstpointer opaque)
             check_page((char *)all->data + page * PAGE, page);
         }
     }
-    g_clear_pointer(&c, ff_content_free);
-    exports_stop(&e);
+    close_exports(&e, c, NULL);
 }
 
 static const struct {

@@ -180,9 +180,14 @@ bool vm_is_qemu(const char *qemu, const char *number)
            !status && strstr(text, wanted);
 }
 
+bool vm_is_tests_qemu(const char *number)
+{
+    return vm_is_qemu(qemu_binary(), number);
+}
+
 const char *vm_runas(const char *user, char **word)
 {
-    bool old = vm_is_qemu(qemu_binary(), "7.");
+    bool old = vm_is_tests_qemu("7.");
 
     *word = g_strconcat(old ? "" : "user=", user, NULL);
     return old ? "-runas" : "-run-with";

@@ -61,6 +61,8 @@ void vm_kill(Vm *vm);
 
 /* QEMU runs and says that it is version NUMBER, or begins so. */
 bool vm_is_qemu(const char *qemu, const char *number);
+/* The same of the tests' QEMU: FF_QEMU, or the installed one. */
+bool vm_is_tests_qemu(const char *number);
 /* The option by which the tests' QEMU becomes USER, and its word (g_free): -runas, which is gone
  * after 9, or -run-with. */
 const char *vm_runas(const char *user, char **word);

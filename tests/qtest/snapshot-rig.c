@@ -29,8 +29,7 @@ bool snap_begin(Snap *t, const char *faults, const char *device)
         g_test_skip(why);
         return false;
     }
-    if (faults && strstr(faults, "at/armed=hold") && !t->qemu &&
-        !vm_is_qemu(g_getenv("FF_QEMU") ?: "qemu-system-x86_64", "7.")) {
+    if (faults && strstr(faults, "at/armed=hold") && !t->qemu && !vm_is_tests_qemu("7.")) {
         g_test_skip("newer QEMUs hold their big lock while the engine is held: no monitor answers");
         return false;
     }

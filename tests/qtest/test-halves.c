@@ -901,6 +901,26 @@ static void test_older_destination(void)
     halves_end(&s, &d, dir);
 }
 
+/* Guests without a name are told apart by their folders. */
+static void test_nameless(void)
+{
+    const char *const args[] = {"-name", "guest=", NULL};
+    const char *why;
+    g_autofree char *text = NULL, *folder = g_get_current_dir();
+
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    Vm *vm = vm_start(&(VmConfig){.name = "a", .launcher = VM_RUN, .memory = "16M", .args = args});
+    g_autofree char *line = g_strdup_printf("(no name, in %s) process %d: nothing is under way\n",
+                                            folder, (int)vm_pid(vm));
+
+    g_assert_cmpint(FARFAULT(&text, NULL, "status"), ==, 0);
+    expect_text(text, line);
+    vm_end(vm);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -910,6 +930,7 @@ int main(int argc, char **argv)
     g_test_add_func("/halves/resume/ended", test_resume_ended);
     g_test_add_func("/halves/resume/attached", test_resume_attached);
     g_test_add_func("/halves/source-killed", test_source_killed);
+    g_test_add_func("/halves/nameless", test_nameless);
     g_test_add_func("/halves/older-destination", test_older_destination);
     g_test_add_func("/halves/destination-killed", test_destination_killed);
     g_test_add_func("/halves/end", test_end);

@@ -332,8 +332,7 @@ static void test_chroot(void)
     g_autofree char *run_with = g_strconcat("chroot=", folder, NULL);
     const char *const old[] = {"-chroot", folder, NULL};
     const char *const newer[] = {"-run-with", run_with, NULL}; /* there are both in 8.2 and 9 */
-    const char *const *args =
-        vm_is_qemu(g_getenv("FF_QEMU") ?: "qemu-system-x86_64", "7.") ? old : newer;
+    const char *const *args = vm_is_tests_qemu("7.") ? old : newer;
     Vm *vm = vm_start(&(VmConfig){
         .name = "vm", .launcher = VM_RUN, .memory = "64M,slots=2,maxmem=1G", .args = args});
 

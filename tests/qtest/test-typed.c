@@ -147,11 +147,13 @@ static char *drive(const char *id, const char *format, const char *path)
 }
 
 static bool without_machine; /* the guest has QEMU's default */
+static bool copies_on_read;  /* its disk "packed" does */
 
 static void start_guest(Scene *s)
 {
     g_autofree char *raw = drive("raw", "raw", s->raw);
-    g_autofree char *packed = drive("packed", "qcow2", s->packed);
+    g_autofree char *plain = drive("packed", "qcow2", s->packed);
+    g_autofree char *packed = g_strconcat(copies_on_read ? "copy-on-read=on," : "", plain, NULL);
     const char *const args[] = {"-machine", "pc-i440fx-7.2",
                                 "-m",       "32M",
                                 "-drive",   raw,
@@ -663,6 +665,42 @@ static void test_interrupted(void)
     end(&s);
 }
 
+/* QEMU keeps storing in the base what is read from behind it: the disk is the same. */
+static void test_copy_on_read(void)
+{
+    Scene s;
+
+    if (!begin(&s)) {
+        return;
+    }
+    end_guest(&s);
+    g_autofree char *below = g_steal_pointer(&s.packed), *from = g_shell_quote(below);
+    s.packed = g_strconcat(below, ".front", NULL);
+    g_autofree char *front = g_shell_quote(s.packed), *size = NULL, *now = NULL;
+    const char *const args[] = {"--disks", s.overlays, "--quiet", NULL};
+    g_free(run_ok("qemu-img create -q -f qcow2 -b %s -F qcow2 %s", from, front));
+    g_free(run_ok("touch -d 1960-01-01 %s", from)); /* as some archives have it */
+    copies_on_read = true;
+    start_guest(&s);
+    copies_on_read = false;
+    take(&s, args);
+    g_autofree char *line = row_of(s.out, "restore"), *file = g_shell_quote(s.file);
+    size = run_ok("stat -c %%s %s", front);
+    write_both(&s, 1, 2);
+    end_guest(&s);
+    now = run_ok("stat -c %%s %s", front);
+    g_assert_cmpstr(size, !=, now);
+    g_autofree char *info = run_ok("farfault info %s", file);
+    g_assert_null(strstr(info, "spoiled"));
+    char *sums[] = {checksum(s.raw), checksum(s.packed)};
+    restore(&s, line);
+    check_disks(&s, sums, 1);
+    end_guest(&s);
+    g_free(sums[0]);
+    g_free(sums[1]);
+    end(&s);
+}
+
 /* What stands in TEXT behind BEGIN, and before END (g_free). */
 static char *behind(const char *text, const char *begin, const char *end)
 {
@@ -1100,6 +1138,7 @@ int main(int argc, char **argv)
     g_test_add_func("/typed/base/asked", test_asked);
     g_test_add_func("/typed/not-restored", test_not_restored);
     g_test_add_func("/typed/written", test_written);
+    g_test_add_func("/typed/copy-on-read", test_copy_on_read);
     g_test_add_func("/typed/interrupted", test_interrupted);
     g_test_add_func("/typed/left-alone", test_left_alone);
     g_test_add_data_func("/typed/other-image/mirror", "mirror", test_other_image);

@@ -132,19 +132,46 @@ static void *touch(void *opaque)
     return NULL;
 }
 
-/* A page is waited for from now on; SAID is said of it. After WELL it comes. */
-static void check_waits(const Daemon *d, Small *c, Exporter *e, const char *said,
-                        void (*well)(Exporter *e))
+/* A client of a pager of one server's export. */
+typedef struct {
+    Exporter e;
+    Daemon *d;
+    Small c;
+} Scene;
+
+/* The client has its first page; each of the others is one fault's. FALSE: skipped. */
+static bool begin(Scene *s, const char *command)
 {
-    Touch t = {.c = c, .page = 1001};
+    if (!exporter_possible("nbdkit")) {
+        return false;
+    }
+    *s = (Scene){.e = exporter_new(), .c = {.pages = PAGES}};
+    exporter_start(&s->e, command);
+    s->d = start(s->e.uri, "--no-bulk");
+    small_start(&s->c, s->d);
+    small_check(&s->c);
+    return true;
+}
+
+static void end(Scene *s)
+{
+    small_end(&s->c);
+    daemon_stop(s->d);
+    exporter_end(&s->e);
+}
+
+/* A page is waited for from now on; SAID is said of it. After WELL it comes. */
+static void check_waits(Scene *s, const char *said, void (*well)(Exporter *e))
+{
+    Touch t = {.c = &s->c, .page = 1001};
     pthread_t thread;
 
     g_assert_cmpint(pthread_create(&thread, NULL, touch, &t), ==, 0);
-    daemon_wait_said(d, said);
+    daemon_wait_said(s->d, said);
     g_assert_false(__atomic_load_n(&t.done, __ATOMIC_ACQUIRE));
-    well(e);
+    well(&s->e);
     pthread_join(thread, NULL);
-    daemon_wait_said(d, "its content can be read again");
+    daemon_wait_said(s->d, "its content can be read again");
 }
 
 static void start_again(Exporter *e)
@@ -155,21 +182,13 @@ static void start_again(Exporter *e)
 /* Gone for longer than a read is patient. */
 static void test_gone(void)
 {
-    if (!exporter_possible("nbdkit")) {
-        return;
-    }
-    Exporter e = exporter_new();
-    exporter_start(&e, FILE_PLUGIN);
-    Daemon *d = start(e.uri, "--no-bulk");
-    Small c = {.pages = PAGES};
+    Scene s;
 
-    small_start(&c, d);
-    small_check(&c);
-    exporter_kill(&e);
-    check_waits(d, &c, &e, "tried again", start_again);
-    small_end(&c);
-    daemon_stop(d);
-    exporter_end(&e);
+    if (begin(&s, FILE_PLUGIN)) {
+        exporter_kill(&s.e);
+        check_waits(&s, "tried again", start_again);
+        end(&s);
+    }
 }
 
 static void continue_server(Exporter *e)
@@ -180,49 +199,35 @@ static void continue_server(Exporter *e)
 /* It is there, and does not answer: its connection is left after 15 s. */
 static void test_hangs(void)
 {
-    if (!exporter_possible("nbdkit")) {
-        return;
-    }
+    Scene s;
+
     if (!g_test_slow()) {
         g_test_skip("takes 30 s: -m slow");
         return;
     }
-    Exporter e = exporter_new();
-    exporter_start(&e, FILE_PLUGIN);
-    Daemon *d = start(e.uri, "--no-bulk");
-    Small c = {.pages = PAGES};
-
-    small_start(&c, d);
-    small_check(&c);
-    g_assert_cmpint(kill(e.pid, SIGSTOP), ==, 0);
-    check_waits(d, &c, &e, "the server does not answer", continue_server);
-    small_end(&c);
-    daemon_stop(d);
-    exporter_end(&e);
+    if (begin(&s, FILE_PLUGIN)) {
+        g_assert_cmpint(kill(s.e.pid, SIGSTOP), ==, 0);
+        check_waits(&s, "the server does not answer", continue_server);
+        end(&s);
+    }
 }
 
 /* A pager that begins while there is no server. */
 static void test_gone_for_next(void)
 {
-    if (!exporter_possible("nbdkit")) {
+    Scene s;
+
+    if (!begin(&s, FILE_PLUGIN)) {
         return;
     }
-    Exporter e = exporter_new();
-    exporter_start(&e, FILE_PLUGIN);
-    Daemon *d = start(e.uri, "--no-bulk");
-    Small c = {.pages = PAGES};
-    Touch t = {.c = &c, .page = 1001};
+    Touch t = {.c = &s.c, .page = 1001};
 
-    small_start(&c, d);
-    small_check(&c);
-    exporter_kill(&e);
-    g_assert_cmpint(kill(daemon_pager(d), SIGKILL), ==, 0);
-    daemon_wait_said(d, "all clients wait, and it is tried again");
-    exporter_start(&e, NULL);
+    exporter_kill(&s.e);
+    g_assert_cmpint(kill(daemon_pager(s.d), SIGKILL), ==, 0);
+    daemon_wait_said(s.d, "all clients wait, and it is tried again");
+    exporter_start(&s.e, NULL);
     touch(&t);
-    small_end(&c);
-    daemon_stop(d);
-    exporter_end(&e);
+    end(&s);
 }
 
 static void stop_errors(Exporter *e)
@@ -235,23 +240,17 @@ static void stop_errors(Exporter *e)
 /* The server is well, and what it reads is not. */
 static void test_error(void)
 {
-    if (!exporter_possible("nbdkit")) {
+    Scene s;
+
+    if (!begin(&s, "nbdkit -f -r --filter=error file FILE error-pread=EIO "
+                   "error-pread-rate=100% error-pread-file=DIR/errors")) {
         return;
     }
-    Exporter e = exporter_new();
-    g_autofree char *errors = g_build_filename(e.dir, "errors", NULL);
-    exporter_start(&e, "nbdkit -f -r --filter=error file FILE error-pread=EIO "
-                       "error-pread-rate=100% error-pread-file=DIR/errors");
-    Daemon *d = start(e.uri, "--no-bulk");
-    Small c = {.pages = PAGES};
+    g_autofree char *errors = g_build_filename(s.e.dir, "errors", NULL);
 
-    small_start(&c, d);
-    small_check(&c);
     g_assert_true(g_file_set_contents(errors, "", 0, NULL));
-    check_waits(d, &c, &e, "tried again", stop_errors);
-    small_end(&c);
-    daemon_stop(d);
-    exporter_end(&e);
+    check_waits(&s, "tried again", stop_errors);
+    end(&s);
 }
 
 static void serve_old(Exporter *e)
@@ -262,22 +261,14 @@ static void serve_old(Exporter *e)
 
 static void test_other_size(void)
 {
-    if (!exporter_possible("nbdkit")) {
-        return;
-    }
-    Exporter e = exporter_new();
-    exporter_start(&e, FILE_PLUGIN);
-    Daemon *d = start(e.uri, "--no-bulk");
-    Small c = {.pages = PAGES};
+    Scene s;
 
-    small_start(&c, d);
-    small_check(&c);
-    exporter_kill(&e);
-    exporter_start(&e, "nbdkit -f -r --filter=truncate file FILE truncate=16M");
-    check_waits(d, &c, &e, "the export has 16777216 bytes, and had 8388608", serve_old);
-    small_end(&c);
-    daemon_stop(d);
-    exporter_end(&e);
+    if (begin(&s, FILE_PLUGIN)) {
+        exporter_kill(&s.e);
+        exporter_start(&s.e, "nbdkit -f -r --filter=truncate file FILE truncate=16M");
+        check_waits(&s, "the export has 16777216 bytes, and had 8388608", serve_old);
+        end(&s);
+    }
 }
 
 /* Of the same size, in a raw file, which has no table. */

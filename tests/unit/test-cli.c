@@ -169,6 +169,10 @@ static void test_histogram(void)
     g_assert_nonnull(strstr(line[0], "25.0 %"));
     g_assert_null(strstr(line[1], "#"));
     g_assert_nonnull(strstr(line[2], "########################################"));
+    g_assert_nonnull(strstr(line[1], "  0.0 %"));
+    g_autofree char *few = drawn("{\"latency-us\": [[0,9999],[8192,1]]}", true);
+    g_assert_nonnull(strstr(few, "|#                                       |        1   <0.1 %\n"));
+    g_assert_nonnull(strstr(few, "100.0 %\n"));
     free(drawn("{}", false));
     free(drawn("{\"latency-us\": [[64,0]]}", false));
     free(drawn("{\"latency-us\": [7, [1]]}", false));

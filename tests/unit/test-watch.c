@@ -389,6 +389,26 @@ static void test_restored(void)
     world_end(&w);
 }
 
+/* The numbers go when it ends, and the guest stays. */
+static void test_not_moved(void)
+{
+    static const char *const statuses[] = {"cancelling", "cancelled", "failed"};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(statuses); i++) {
+        World w;
+        g_autofree char *info =
+            g_strdup_printf("{'status': '%s', 'x-farfault': {'engine': 'farfault'}}", statuses[i]);
+        g_autofree char *says = g_strdup_printf("source %s, destination failed", statuses[i]);
+
+        world_begin(&w, info, "{'status': 'failed', 'x-farfault': {'engine': 'farfault'}}");
+        w.side[0].state = "running";
+        w.side[1].state = "inmigrate";
+        g_autofree char *text = ff_watch_line(&w.view);
+        has(text, says);
+        world_end(&w);
+    }
+}
+
 static void test_pace(void)
 {
     FfPace p = {0};
@@ -616,6 +636,7 @@ int main(int argc, char **argv)
     g_test_add_func("/watch/waiting", test_waiting);
     g_test_add_func("/watch/status", test_status);
     g_test_add_func("/watch/restored", test_restored);
+    g_test_add_func("/watch/not-moved", test_not_moved);
     g_test_add_func("/watch/plain", test_plain);
     g_test_add_func("/watch/recover", test_recover);
     g_test_add_func("/watch/pace", test_pace);
