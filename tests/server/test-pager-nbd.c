@@ -274,32 +274,25 @@ static void test_other_size(void)
 /* Of the same size, in a raw file, which has no table. */
 static void test_other_content(void)
 {
-    if (!exporter_possible("nbdkit")) {
+    Scene s;
+
+    if (!begin(&s, FILE_PLUGIN)) {
         return;
     }
-    Exporter e = exporter_new();
-    g_autofree char *other = g_build_filename(e.dir, "other", NULL);
+    g_autofree char *other = g_build_filename(s.e.dir, "other", NULL);
     exporter_write_file(other, 1);
-    exporter_start(&e, FILE_PLUGIN);
-    Daemon *d = start(e.uri, "--no-bulk");
-    Small c = {.pages = PAGES};
-
-    small_start(&c, d);
-    small_check(&c);
-    exporter_kill(&e);
-    exporter_start(&e, "nbdkit -f -r file DIR/other");
-    check_waits(d, &c, &e, "it has other content than it had", serve_old);
+    exporter_kill(&s.e);
+    exporter_start(&s.e, "nbdkit -f -r file DIR/other");
+    check_waits(&s, "it has other content than it had", serve_old);
     /* The next pager knows it as well. */
-    exporter_kill(&e);
-    g_assert_cmpint(kill(daemon_pager(d), SIGKILL), ==, 0);
-    exporter_start(&e, "nbdkit -f -r file DIR/other");
-    daemon_wait_said(d, "which have a part of it: all clients wait");
-    serve_old(&e);
-    Touch t = {.c = &c, .page = 1002};
+    exporter_kill(&s.e);
+    g_assert_cmpint(kill(daemon_pager(s.d), SIGKILL), ==, 0);
+    exporter_start(&s.e, "nbdkit -f -r file DIR/other");
+    daemon_wait_said(s.d, "which have a part of it: all clients wait");
+    serve_old(&s.e);
+    Touch t = {.c = &s.c, .page = 1002};
     touch(&t);
-    small_end(&c);
-    daemon_stop(d);
-    exporter_end(&e);
+    end(&s);
 }
 
 /* ---- what is refused ------------------------------------------------------------------------- */
