@@ -36,6 +36,7 @@ typedef struct {
     bool at_once;       /* the question and what follows in one message */
     bool parts;         /* two regions, of which both have the third quarter of the image */
     uint64_t page_size; /* as it is said; 0: PAGE */
+    bool beyond;        /* the region is larger than the image */
     bool huge;          /* its pages are */
     const char *more;   /* an option of the pager's, or NULL */
     const char *faults; /* NULL: none */
@@ -48,6 +49,10 @@ static const Row rows[] = {
     {"parts", 1, .parts = true},
     {"no-bulk", 1, .more = "--no-bulk"},
     {"large-reads", 1, .page_size = HUGE},
+    {"large-reads-of-parts", 1, .parts = true, .page_size = HUGE},
+    {"other-reads", 1, .page_size = 16 * PAGE},
+    {"beyond", 1, .beyond = true},
+    {"beyond-large-reads", 1, .page_size = HUGE, .beyond = true},
     {"huge", 1, .page_size = HUGE, .huge = true},
 #ifdef FF_FAULTS
     /* The next one finds the same. */
@@ -172,9 +177,14 @@ static int run(const Row *row, const char *path)
     }
     /* The second one of `parts` is after the first. */
     unsigned half = PAGES / 2, quarter = PAGES / 4;
-    char *at = map_image(row, size + (row->parts ? quarter * PAGE : 0));
-    int uffd = register_image(at, size + (row->parts ? quarter * PAGE : 0));
-    g_autofree char *one = region_text(row, at, row->parts ? 3 * quarter * PAGE : size, 0);
+    uint64_t more = row->parts ? quarter * PAGE : row->beyond ? HUGE : 0;
+    char *at = map_image(row, size + more);
+    int uffd = register_image(at, size + more);
+    g_autofree char *one = region_text(row, at,
+                                       row->parts    ? 3 * quarter * PAGE
+                                       : row->beyond ? size + more
+                                                     : size,
+                                       0);
     g_autofree char *two =
         region_text(row, at + 3 * quarter * PAGE, (PAGES - half) * PAGE, half * PAGE);
     g_autofree char *text = g_strdup_printf(
@@ -189,6 +199,9 @@ static int run(const Row *row, const char *path)
     read_image(row, at, 0, row->parts ? 3 * quarter : PAGES);
     if (row->parts) {
         read_image(row, at + 3 * quarter * PAGE, half, PAGES - half);
+    }
+    if (row->beyond) {
+        need(!at[size] && !at[size + more - 1], "zeros after the image");
     }
     return 0;
 }
