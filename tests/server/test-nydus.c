@@ -218,6 +218,37 @@ static pid_t start(const Row *row, const Daemon *d)
     return pid;
 }
 
+/* Its memory is a file of its own, whose pages it is told of when it maps them (a minor fault):
+ * what it has put there is its own. */
+static int run_minor(const char *path)
+{
+    uint64_t size = PAGES * PAGE;
+    int file = memfd_create("memory", MFD_CLOEXEC), sock = small_connect(path);
+    char page[PAGE];
+
+    memset(page, 77, PAGE);
+    need(file >= 0 && ftruncate(file, (off_t)size) == 0 &&
+             pwrite(file, page, PAGE, 5 * PAGE) == (ssize_t)PAGE,
+         "memfd");
+    char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    struct uffdio_api api = {.api = UFFD_API,
+                             .features = UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_MISSING_SHMEM};
+    struct uffdio_register reg = {.range = {(uintptr_t)at, size},
+                                  .mode =
+                                      UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR};
+    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    need(at != MAP_FAILED && uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0 &&
+             ioctl(uffd, UFFDIO_REGISTER, &reg) == 0,
+         "userfaultfd");
+    g_autofree char *one = region_text(&rows[0], at, size, 0);
+    g_autofree char *text = g_strdup_printf("{\"regions\":[%s],\"policy\":1}", one);
+    send_with_fd(sock, text, uffd);
+    alarm(5); /* it was told for ever */
+    check(at + 4 * PAGE, 4, 1);
+    need(!memcmp(at + 5 * PAGE, page, PAGE), "what it has put there");
+    return 0;
+}
+
 /* ---- tests ----------------------------------------------------------------------------------- */
 
 static void test_row(gconstpointer data)
@@ -237,6 +268,20 @@ static void test_row(gconstpointer data)
     }
     daemon_stop(d);
     hugepages_free(pool);
+}
+
+static void test_minor(void)
+{
+    Daemon *d = daemon_start(PAGES, PAGE, small_fill, NULL, "--no-bulk");
+    pid_t pid = fork();
+
+    g_assert_cmpint(pid, >=, 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit(run_minor(d->socket));
+    }
+    assert_ended_well(pid);
+    daemon_stop(d);
 }
 
 /* Beside one of Firecracker's, at the same socket. */
@@ -265,6 +310,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/nydus/", rows[i].name, NULL);
         g_test_add_data_func(path, &rows[i], test_row);
     }
+    g_test_add_func("/nydus/minor", test_minor);
     g_test_add_func("/nydus/beside", test_beside);
     return g_test_run();
 }
