@@ -308,7 +308,7 @@ static void end_waits(FfSpace *s, unsigned block, uint64_t page)
 /* PAGE was placed before. */
 static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, uint64_t addr)
 {
-    if (b->s->cfg.comes_again) {
+    if (b->s->cfg.comes_again && !minor) {
         ff_place_forget(b->s, &(FfRun){block, page, 1}); /* wakes: it may be there by now */
         request(b, block, page);
         return;

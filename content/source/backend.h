@@ -70,10 +70,10 @@ FfContent *ff_content_open_image(FfContent *under, const FfContentIdentity *know
 /* MAP of UNDER (both taken). */
 FfContent *ff_content_new_map(FfContent *under, GArray *map, uint64_t size);
 
-/* Which raw content R reads, of a server that has no time of the last change: never 0. FALSE: some
- * of it cannot be read. */
-bool ff_content_sample(FfContentReader *r, uint64_t *digest);
-/* FfContent.greet: C's digest is of that, and so is what R reads, or it cannot be read now. */
+/* Which raw content R reads, of a server that has no time of the last change; 0: not known, as it
+ * cannot be read. */
+uint64_t ff_content_sample(FfContentReader *r);
+/* FfContent.greet: C's digest is of that, and so is what R reads, as far as it can be read now. */
 bool ff_content_has_sample(FfContent *c, FfContentReader *r, GError **error);
 
 /* A plugin's one symbol, "ff_content_plugin". */

@@ -362,16 +362,13 @@ static FfContent *take_under(FfContent *c)
 static bool open_far_raw(FfContent *c, FfContentReader *r, const FfContentIdentity *known,
                          GError **error)
 {
-    uint64_t digest = 0;
-
-    ff_content_sample(r, &digest);
-    c->id.digest = known ? known->digest : digest;
+    c->id.digest = known ? known->digest : ff_content_sample(r);
     if (!c->id.digest) {
         return true; /* it cannot be known again */
     }
     c->upper = c;
     c->greet = ff_content_has_sample;
-    return !digest || digest == c->id.digest || ff_content_has_sample(c, r, error);
+    return !known || ff_content_has_sample(c, r, error);
 }
 
 FfContent *ff_content_open_image(FfContent *under, const FfContentIdentity *known, GError **error)

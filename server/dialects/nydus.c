@@ -10,8 +10,9 @@
  *     {"type": 0, "regions": [...], "policy": 0|1, "enable_prefault": BOOL}  with a userfaultfd
  *
  * A region is as Firecracker's (regions.h), and has prot and flags, which are for the future there
- * as well. page_size is how much nydusd reads at once: how large pages are is looked up. Regions
- * can be parts of the image, and the same part twice.
+ * as well. page_size is how much nydusd reads at once, any number of pages: how large pages are is
+ * looked up. Regions can be parts of the image, and the same part twice, and end after the image:
+ * there is nothing but zeros.
  *
  * The policy is who places: 1, we do; 0, the client maps files that it gets (PageFaultResponse).
  * It gets none: nydusd itself places what it has no file for, so such a client waits for nothing
@@ -35,6 +36,7 @@
 #include "server/text.h"
 
 #define SMALL_PAGE 4096
+#define HUGE_PAGE (2 << 20)
 /* Of brackets: it has three. */
 #define DEPTH_MAX 8
 #define HANDSHAKE 0
@@ -88,7 +90,9 @@ static bool wrong(GError **error, const char *what)
 /* That is for reading; page_size_kib is nothing that anybody there looks at. */
 static uint64_t page_size_of(JsonObject *o)
 {
-    return (uint64_t)ff_json_int(o, "page_size", 0);
+    gint64 size = ff_json_int(o, "page_size", 0);
+
+    return size <= 0 || size % SMALL_PAGE ? 0 : size % HUGE_PAGE ? SMALL_PAGE : HUGE_PAGE;
 }
 
 /* Of the mapping that has R's first page, by the text of smaps: "START-END ...", and after it
@@ -128,6 +132,25 @@ static bool look_up_pages(const FfSession *s, FfRegionOfClient *region, unsigned
         region[i].page_size = size;
     }
     return true;
+}
+
+/* What regions have after the image, of SIZE bytes, is taken out of them: of memory that is none of
+ * a region what is missing becomes zeros (small pages alone). How many are left; all, if none is.
+ */
+static unsigned cut_regions(FfRegionOfClient *region, unsigned n, uint64_t size)
+{
+    unsigned left = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        FfRegionOfClient r = region[i];
+        if (r.page_size == SMALL_PAGE && r.offset < size) {
+            r.size = MIN(r.size, size - r.offset);
+        }
+        if (r.page_size != SMALL_PAGE || r.offset < size) {
+            region[left++] = r;
+        }
+    }
+    return left ? left : n;
 }
 
 /* NONE: there is no such member; -1: it is no number. */
@@ -172,8 +195,13 @@ static FfImage *make_image(FfSession *s, GError **error)
     if (n && !copies) {
         ff_session_log(s, "it would map files (policy 0): its pages are copied");
     }
-    if (!n || !ff_regions_check(region, n, ff_content_size(s->all->source), false, error) ||
-        !look_up_pages(s, region, n, error)) {
+    uint64_t size = ff_content_size(s->all->source);
+
+    if (!n || !look_up_pages(s, region, n, error)) {
+        return NULL;
+    }
+    n = cut_regions(region, n, size);
+    if (!ff_regions_check(region, n, size, false, error)) {
         return NULL;
     }
     /* A space needs its lock, though nothing comes. */

@@ -36,7 +36,7 @@ static bool parse_region(JsonObject *o, unsigned i, uint64_t page_size, FfRegion
         return wrong(error, i, "page_size must be 4096 or 2097152, and page_size_kib the same");
     }
     *r = (FfRegionOfClient){addr, size, page_size, offset};
-    if (r->addr % r->page_size || r->size % r->page_size || r->offset % SMALL_PAGE) {
+    if (r->addr % SMALL_PAGE || r->size % SMALL_PAGE || r->offset % SMALL_PAGE) {
         return wrong(error, i, "it is not whole pages");
     }
     if (r->addr >= ADDRESS_END || r->size > ADDRESS_END - r->addr) {
@@ -78,6 +78,9 @@ bool ff_regions_check(const FfRegionOfClient *r, unsigned n, uint64_t source_siz
     uint64_t sum = 0;
 
     for (unsigned i = 0; i < n; i++) {
+        if (r[i].addr % r[i].page_size || r[i].size % r[i].page_size) {
+            return wrong(error, i, "it is not whole pages");
+        }
         if (r[i].size > source_size || r[i].offset > source_size - r[i].size) {
             return wrong(error, i, "it ends after the memory file does; is it another snapshot?");
         }

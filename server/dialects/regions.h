@@ -25,8 +25,8 @@ typedef struct {
  * says, 0: nothing that can be. Their number; 0 and ERROR (G_IO_ERROR, one line). */
 unsigned ff_regions_parse(JsonArray *array, uint64_t (*page_size)(JsonObject *o),
                           FfRegionOfClient *regions, GError **error);
-/* All N are in a content of SOURCE_SIZE bytes, and beside each other. WHOLE: they have all of it,
- * each byte once. FALSE and ERROR. */
+/* All N are whole pages, in a content of SOURCE_SIZE bytes, and beside each other. WHOLE: they have
+ * all of it, each byte once. FALSE and ERROR. */
 bool ff_regions_check(const FfRegionOfClient *regions, unsigned n, uint64_t source_size, bool whole,
                       GError **error);
 /* The image of a client that has them, and FEATURES of its userfaultfd. NULL and ERROR. */

@@ -151,12 +151,12 @@ static void add_chunk(GByteArray *out, uint16_t type, uint64_t cookie, uint32_t 
     add32(out, len);
 }
 
-static void add_data(GByteArray *out, uint64_t cookie, uint64_t at, uint32_t len)
+static void add_data(const Exports *e, GByteArray *out, uint64_t cookie, uint64_t at, uint32_t len)
 {
     add_chunk(out, CHUNK_DATA, cookie, len + 8);
     add64(out, at);
     for (uint32_t i = 0; i < len; i += 8) {
-        uint64_t word = exports_word((at + i) / 4096);
+        uint64_t word = exports_word((at + i) / 4096) + e->more;
         add(out, &word, sizeof(word));
     }
 }
@@ -173,21 +173,21 @@ static bool answer_read(const Peer *p, uint64_t cookie, uint64_t at, uint32_t le
 {
     switch (at >= p->e->from ? p->e->wrong : EXPORTS_RIGHT) {
     case EXPORTS_CLOSES:
-        add_data(out, cookie, at, len);
+        add_data(p->e, out, cookie, at, len);
         g_byte_array_set_size(out, out->len - len / 2);
         put(p->fd, out);
         return false;
     case EXPORTS_SHORT:
-        add_data(out, cookie, at, len / 2);
+        add_data(p->e, out, cookie, at, len / 2);
         break;
     case EXPORTS_NOTHING:
         add_chunk(out, CHUNK_NONE, cookie, 0);
         break;
     case EXPORTS_OTHER_COOKIE:
-        add_data(out, cookie + 1, at, len);
+        add_data(p->e, out, cookie + 1, at, len);
         break;
     case EXPORTS_TOO_MUCH:
-        add_data(out, cookie, at, len + 4096);
+        add_data(p->e, out, cookie, at, len + 4096);
         break;
     case EXPORTS_EIO:
         add_error(out, cookie, EIO_OF_NBD);
@@ -197,11 +197,11 @@ static bool answer_read(const Peer *p, uint64_t cookie, uint64_t at, uint32_t le
             g_atomic_int_inc(&p->e->left);
             add_error(out, cookie, ESHUTDOWN_OF_NBD);
         } else {
-            add_data(out, cookie, at, len);
+            add_data(p->e, out, cookie, at, len);
         }
         break;
     default:
-        add_data(out, cookie, at, len);
+        add_data(p->e, out, cookie, at, len);
     }
     return put(p->fd, out);
 }

@@ -24,6 +24,7 @@ typedef struct {
     uint64_t size;
     ExportsWrong wrong; /* of reads from `from` on */
     uint64_t from;
+    uint64_t more;           /* added to each word */
     const uint32_t *extents; /* length and flags, ...: the answer to each question; NULL: none */
     unsigned n_extents;      /* numbers */
     bool one;                /* allows one connection */

@@ -218,10 +218,64 @@ static void test_other_raw(void)
     exporter_end(&e);
 }
 
-/* Some of them cannot be read: that is no error of the others, and then it is not known again. */
+/* Some of them cannot be read, of either: the others say it. */
+static void test_part_of_sample(void)
+{
+    Exports e = {.size = MIB, .from = MIB / 2};
+
+    if (!exporter_possible("true")) {
+        return;
+    }
+    exports_start(&e);
+    for (unsigned i = 0; i < 2; i++) {
+        g_autoptr(GError) error = NULL;
+        e.wrong = i ? EXPORTS_EIO : EXPORTS_RIGHT;
+        e.more = 0;
+        g_autoptr(FfContent) c = open_uri(e.uri, NULL, NULL);
+        g_assert_nonnull(c);
+        e.wrong = i ? EXPORTS_RIGHT : EXPORTS_EIO;
+        g_autoptr(FfContent) same = open_uri(e.uri, ff_content_identity(c), NULL);
+        g_assert_nonnull(same);
+        e.more = 1;
+        g_assert_null(open_uri(e.uri, ff_content_identity(c), &error));
+        g_assert_nonnull(strstr(error->message, "other content than it had"));
+    }
+    exports_stop(&e);
+}
+
+static uint64_t last_sampled, longest;
+
+static bool note_sampled(FfContentReader *r, uint64_t at, void *buf, uint64_t len, unsigned flags,
+                         GError **error)
+{
+    g_assert_cmpuint(at + len, <=, r->content->size);
+    longest = MAX(longest, at / PAGE - last_sampled);
+    last_sampled = at / PAGE;
+    memset(buf, 0, len);
+    return true;
+}
+
+/* The pages are of the whole of it, however large that is. */
+static void test_sample(void)
+{
+    static const uint64_t pages[] = {1, 2, 127, 128, 129, 255, 383, 1000, 1ull << 40};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(pages); i++) {
+        const FfContentOps ops = {.fill = note_sampled};
+        FfContent c = {.ops = &ops, .size = pages[i] * PAGE};
+        FfContentReader r = {.content = &c};
+        last_sampled = longest = 0;
+        g_assert_cmpuint(ff_content_sample(&r), !=, 0);
+        g_assert_cmpuint(longest, <, 2 * (pages[i] / 128 + 1));
+        g_assert_cmpuint(pages[i] - last_sampled, <=, pages[i] / 128 + 1);
+    }
+}
+
+/* Some of each part of them cannot be read: that is no error of the others, and then it is not
+ * known again. */
 static void test_no_sample(void)
 {
-    Exports e = {.size = MIB, .wrong = EXPORTS_EIO, .from = MIB / 2};
+    Exports e = {.size = MIB, .wrong = EXPORTS_EIO, .from = 2 * PAGE};
     char buf[PAGE];
     bool zero;
 
@@ -701,6 +755,8 @@ int main(int argc, char **argv)
     g_test_add_func("/content/not-memory", test_not_memory);
     g_test_add_func("/content/nbd/other-guest", test_other_guest);
     g_test_add_func("/content/nbd/other-raw", test_other_raw);
+    g_test_add_func("/content/sample", test_sample);
+    g_test_add_func("/content/nbd/part-of-sample", test_part_of_sample);
     g_test_add_func("/content/nbd/no-sample", test_no_sample);
     g_test_add_func("/content/changes-meanwhile", test_changes_meanwhile);
     g_test_add_func("/content/fails-once", test_fails_once);

@@ -150,7 +150,7 @@ static const struct {
      "{\"regions\":[" REGION("4294967296", SIZE, "0", "4096") "," REGION("4294967296", SIZE, "0",
                                                                          "4096") "]}",
      GOOD_FD, "some of its addresses"},
-    {"nydus/too-large", "{\"regions\":[" REGION("4294967296", "1099511627776", "0", "4096") "]}",
+    {"nydus/beyond", "{\"regions\":[" REGION("4294967296", SIZE, "1099511627776", "4096") "]}",
      GOOD_FD, "ends after the memory file"},
     /* It has no such mapping. */
     {"nydus/no-memory", "{\"regions\":[" REGION("4294967296", SIZE, "0", "2097152") "]}", GOOD_FD,

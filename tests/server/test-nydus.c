@@ -36,6 +36,7 @@ typedef struct {
     bool at_once;       /* the question and what follows in one message */
     bool parts;         /* two regions, of which both have the third quarter of the image */
     uint64_t page_size; /* as it is said; 0: PAGE */
+    bool beyond;        /* the region is larger than the image */
     bool huge;          /* its pages are */
     const char *more;   /* an option of the pager's, or NULL */
     const char *faults; /* NULL: none */
@@ -48,6 +49,10 @@ static const Row rows[] = {
     {"parts", 1, .parts = true},
     {"no-bulk", 1, .more = "--no-bulk"},
     {"large-reads", 1, .page_size = HUGE},
+    {"large-reads-of-parts", 1, .parts = true, .page_size = HUGE},
+    {"other-reads", 1, .page_size = 16 * PAGE},
+    {"beyond", 1, .beyond = true},
+    {"beyond-large-reads", 1, .page_size = HUGE, .beyond = true},
     {"huge", 1, .page_size = HUGE, .huge = true},
 #ifdef FF_FAULTS
     /* The next one finds the same. */
@@ -172,9 +177,14 @@ static int run(const Row *row, const char *path)
     }
     /* The second one of `parts` is after the first. */
     unsigned half = PAGES / 2, quarter = PAGES / 4;
-    char *at = map_image(row, size + (row->parts ? quarter * PAGE : 0));
-    int uffd = register_image(at, size + (row->parts ? quarter * PAGE : 0));
-    g_autofree char *one = region_text(row, at, row->parts ? 3 * quarter * PAGE : size, 0);
+    uint64_t more = row->parts ? quarter * PAGE : row->beyond ? HUGE : 0;
+    char *at = map_image(row, size + more);
+    int uffd = register_image(at, size + more);
+    g_autofree char *one = region_text(row, at,
+                                       row->parts    ? 3 * quarter * PAGE
+                                       : row->beyond ? size + more
+                                                     : size,
+                                       0);
     g_autofree char *two =
         region_text(row, at + 3 * quarter * PAGE, (PAGES - half) * PAGE, half * PAGE);
     g_autofree char *text = g_strdup_printf(
@@ -190,6 +200,9 @@ static int run(const Row *row, const char *path)
     if (row->parts) {
         read_image(row, at + 3 * quarter * PAGE, half, PAGES - half);
     }
+    if (row->beyond) {
+        need(!at[size] && !at[size + more - 1], "zeros after the image");
+    }
     return 0;
 }
 
@@ -203,6 +216,37 @@ static pid_t start(const Row *row, const Daemon *d)
         _exit(run(row, d->socket));
     }
     return pid;
+}
+
+/* Its memory is a file of its own, whose pages it is told of when it maps them (a minor fault):
+ * what it has put there is its own. */
+static int run_minor(const char *path)
+{
+    uint64_t size = PAGES * PAGE;
+    int file = memfd_create("memory", MFD_CLOEXEC), sock = small_connect(path);
+    char page[PAGE];
+
+    memset(page, 77, PAGE);
+    need(file >= 0 && ftruncate(file, (off_t)size) == 0 &&
+             pwrite(file, page, PAGE, 5 * PAGE) == (ssize_t)PAGE,
+         "memfd");
+    char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    struct uffdio_api api = {.api = UFFD_API,
+                             .features = UFFD_FEATURE_MINOR_SHMEM | UFFD_FEATURE_MISSING_SHMEM};
+    struct uffdio_register reg = {.range = {(uintptr_t)at, size},
+                                  .mode =
+                                      UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR};
+    int uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    need(at != MAP_FAILED && uffd >= 0 && ioctl(uffd, UFFDIO_API, &api) == 0 &&
+             ioctl(uffd, UFFDIO_REGISTER, &reg) == 0,
+         "userfaultfd");
+    g_autofree char *one = region_text(&rows[0], at, size, 0);
+    g_autofree char *text = g_strdup_printf("{\"regions\":[%s],\"policy\":1}", one);
+    send_with_fd(sock, text, uffd);
+    alarm(5); /* it was told for ever */
+    check(at + 4 * PAGE, 4, 1);
+    need(!memcmp(at + 5 * PAGE, page, PAGE), "what it has put there");
+    return 0;
 }
 
 /* ---- tests ----------------------------------------------------------------------------------- */
@@ -224,6 +268,20 @@ static void test_row(gconstpointer data)
     }
     daemon_stop(d);
     hugepages_free(pool);
+}
+
+static void test_minor(void)
+{
+    Daemon *d = daemon_start(PAGES, PAGE, small_fill, NULL, "--no-bulk");
+    pid_t pid = fork();
+
+    g_assert_cmpint(pid, >=, 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        _exit(run_minor(d->socket));
+    }
+    assert_ended_well(pid);
+    daemon_stop(d);
 }
 
 /* Beside one of Firecracker's, at the same socket. */
@@ -252,6 +310,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/nydus/", rows[i].name, NULL);
         g_test_add_data_func(path, &rows[i], test_row);
     }
+    g_test_add_func("/nydus/minor", test_minor);
     g_test_add_func("/nydus/beside", test_beside);
     return g_test_run();
 }
