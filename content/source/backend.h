@@ -24,6 +24,10 @@ typedef struct {
     /* LEN bytes, all of them. With FF_CONTENT_NOWAIT: FALSE without an ERROR. */
     bool (*fill)(FfContentReader *r, uint64_t at, void *buf, uint64_t len, unsigned flags,
                  GError **error);
+    /* N pages of FF_CONTENT_PAGE bytes, at the places AT, into PAGES, all asked for at once. GOOD:
+     * of each, whether it could be read. FALSE: no more can come. NULL: fill() does. */
+    bool (*fill_pages)(FfContentReader *r, const uint64_t *at, unsigned n, uint8_t *pages,
+                       bool *good, GError **error);
     /* After a read, before anything of it is given out: it is still what was opened. NULL: each
      * read has seen to it. ERROR can be NULL. */
     bool (*check)(FfContentReader *r, GError **error);

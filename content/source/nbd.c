@@ -471,6 +471,48 @@ static bool read_bytes(Reader *r, Handle *h, uint64_t at, void *buf, uint64_t le
     return true;
 }
 
+typedef struct {
+    const uint64_t *at;
+    uint8_t *pages;
+    bool *good;
+} Pages;
+
+/* Job: N pages, of which some may be bad. */
+static bool read_pages(Reader *r, Handle *h, uint64_t n, void *buf, uint64_t len, GError **error)
+{
+    const Nbd *nbd = (const Nbd *)r->base.content;
+    const Pages *p = buf;
+    g_autofree int64_t *cookies = g_new(int64_t, n);
+    int64_t until = g_get_monotonic_time() + ANSWER_MS * 1000;
+
+    for (uint64_t i = 0; i < n; i++) {
+        cookies[i] = nbd_aio_pread(h, p->pages + i * FF_CONTENT_PAGE, FF_CONTENT_PAGE, p->at[i],
+                                   NBD_NULL_COMPLETION, 0);
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        int rc = cookies[i] < 0 ? -1 : 0;
+
+        while (rc == 0 && (rc = nbd_aio_command_completed(h, (uint64_t)cookies[i])) == 0) {
+            if (!wait_event(nbd, h, until, SILENT, error)) {
+                return false;
+            }
+        }
+        p->good[i] = rc > 0;
+        if (rc < 0 && (nbd_aio_is_dead(h) || nbd_aio_is_closed(h))) {
+            return fail_nbd(nbd, error, NULL);
+        }
+    }
+    return true;
+}
+
+static bool fill_pages(FfContentReader *base, const uint64_t *at, unsigned n, uint8_t *pages,
+                       bool *good, GError **error)
+{
+    Pages p = {at, pages, good};
+
+    return do_job((Reader *)base, read_pages, n, &p, 0, error);
+}
+
 static bool fill(FfContentReader *base, uint64_t at, void *buf, uint64_t len, unsigned flags,
                  GError **error)
 {
@@ -604,7 +646,8 @@ static const FfContentOps nbd_ops = {.close = close_nbd,
                                      .reader = open_reader,
                                      .reader_close = close_reader,
                                      .extent = find_extent,
-                                     .fill = fill};
+                                     .fill = fill,
+                                     .fill_pages = fill_pages};
 
 static Nbd *new_nbd(const char *uri, const FfContentAccess *access)
 {
