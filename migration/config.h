@@ -111,6 +111,8 @@ typedef struct {
     uint32_t blocktime_ms;      /* all vCPUs blocked at once (QEMU: postcopy-blocktime) */
     uint32_t n_vcpus;
     uint32_t *vcpu_blocktime_ms; /* [n_vcpus] */
+    uint64_t *vcpu_latency_ns;   /* [n_vcpus]: mean of a vCPU's waits */
+    uint64_t other_latency_ns;   /* the same of QEMU's other threads */
     bool urgent_shared;          /* urgent pages share the main connection */
     char *socket_address;        /* destination: where it listens, as a URI; NULL if n/a */
     FfSplit *split;              /* NULL: the guest is whole */

@@ -801,6 +801,7 @@ void ff_migration_info_free(FfMigrationInfo *info)
         g_free(info->not_started);
         g_free(info->socket_address);
         g_free(info->vcpu_blocktime_ms);
+        g_free(info->vcpu_latency_ns);
         ff_split_free(info->split);
         g_free(info);
     }

@@ -67,9 +67,13 @@ void ff_stats_wait_end(FfStats *s, int32_t vcpu, int64_t since_us, int64_t now_u
     if (vcpu < 0) {
         if (vcpu == FF_WAITER_DEVICE) {
             count_device(s, MAX(0, now_us - since_us));
+        } else {
+            ff_count(s->other_ended, 1);
+            ff_count(s->other_waited_us, MAX(0, now_us - since_us));
         }
         return;
     }
+    ff_count(s->vcpu_ended[vcpu], 1);
     ff_count(s->vcpu_blocked_us[vcpu], MAX(0, now_us - since_us));
     raise_to(&s->vcpu_wait_max_us, MAX(0, now_us - since_us));
     if (__atomic_sub_fetch(&s->vcpu_waits[vcpu], 1, __ATOMIC_ACQ_REL)) {
@@ -101,6 +105,11 @@ double ff_latency_p99(const uint64_t latency[FF_LATENCY_BUCKETS])
         }
     }
     return 0;
+}
+
+static uint64_t mean_ns(uint64_t sum_us, uint64_t n)
+{
+    return n ? sum_us * 1000 / n : 0;
 }
 
 static void fill_latency(const FfStats *s, FfMigrationInfo *info)
@@ -138,7 +147,11 @@ void ff_stats_fill(const FfStats *s, FfMigrationInfo *info)
     info->blocktime_ms = ff_counted(s->all_blocked_us) / 1000;
     info->n_vcpus = ff_counted(s->n_vcpus);
     info->vcpu_blocktime_ms = g_new0(uint32_t, MAX(1, info->n_vcpus));
+    info->vcpu_latency_ns = g_new0(uint64_t, MAX(1, info->n_vcpus));
     for (uint32_t i = 0; i < info->n_vcpus; i++) {
-        info->vcpu_blocktime_ms[i] = ff_counted(s->vcpu_blocked_us[i]) / 1000;
+        uint64_t us = ff_counted(s->vcpu_blocked_us[i]);
+        info->vcpu_blocktime_ms[i] = us / 1000;
+        info->vcpu_latency_ns[i] = mean_ns(us, ff_counted(s->vcpu_ended[i]));
     }
+    info->other_latency_ns = mean_ns(ff_counted(s->other_waited_us), ff_counted(s->other_ended));
 }

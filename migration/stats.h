@@ -27,6 +27,8 @@ typedef struct {
     uint32_t n_vcpus, vcpus_blocked;
     int32_t vcpu_tid[FF_MAX_VCPUS];
     uint64_t vcpu_blocked_us[FF_MAX_VCPUS];
+    uint64_t vcpu_ended[FF_MAX_VCPUS];     /* waits that have ended */
+    uint64_t other_ended, other_waited_us; /* of threads that are no vCPUs */
     /* A vCPU that runs again may wait for its next page before the end of the last wait is noted:
      * two waits, one blocked vCPU. */
     uint32_t vcpu_waits[FF_MAX_VCPUS];

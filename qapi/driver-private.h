@@ -226,6 +226,7 @@ unsigned ff_driver_version(FfDriver *driver);
 #define FF_QEMU_8_1 80100
 #define FF_QEMU_8_2 80200
 #define FF_QEMU_9_1 90100
+#define FF_QEMU_10_1 100100
 #define FF_QEMU_11_1 110100
 /* The guest's migration is the engine's, or QEMU's settings are not its own: QEMU is given no
  * command that we have not understood. */

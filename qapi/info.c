@@ -202,14 +202,33 @@ static void source_fields(JsonObject *out, const FfMigrationInfo *info, const Ff
     json_object_set_object_member(out, "ram", ram_to_json(info, view->version));
 }
 
-static void destination_fields(JsonObject *out, const FfMigrationInfo *info, bool blocktime)
+/* In nanoseconds, as BLOCKTIME_LATENCY_BUCKET_N in QEMU's migration/postcopy-ram.c. */
+static void latency_fields(JsonObject *out, const FfMigrationInfo *info)
+{
+    enum { BUCKETS = 24 };
+    JsonArray *dist = json_array_new(), *vcpus = json_array_new();
+
+    G_STATIC_ASSERT(BUCKETS <= FF_LATENCY_BUCKETS);
+    for (unsigned i = 0; i < BUCKETS; i++) {
+        json_array_add_int_element(dist, (gint64)info->latency[i]);
+    }
+    for (uint32_t i = 0; i < info->n_vcpus; i++) {
+        json_array_add_int_element(vcpus, (gint64)info->vcpu_latency_ns[i]);
+    }
+    json_object_set_int_member(out, "postcopy-latency", (gint64)(info->latency_mean_us * 1000));
+    json_object_set_array_member(out, "postcopy-latency-dist", dist);
+    json_object_set_array_member(out, "postcopy-vcpu-latency", vcpus);
+    json_object_set_int_member(out, "postcopy-non-vcpu-latency", (gint64)info->other_latency_ns);
+}
+
+static void destination_fields(JsonObject *out, const FfMigrationInfo *info, const FfInfoView *view)
 {
     /* The source may say "completed" a moment before this side does: a client that has seen it
      * there may ask here, and with QEMU the two are too near to each other to be told apart. */
     bool over = info->status == FF_STATUS_COMPLETED ||
                 (info->status == FF_STATUS_POSTCOPY_ACTIVE && info->all_here);
 
-    if (!over || !blocktime) {
+    if (!over || !view->blocktime) {
         return;
     }
     JsonArray *list = json_array_new();
@@ -219,6 +238,9 @@ static void destination_fields(JsonObject *out, const FfMigrationInfo *info, boo
     }
     json_object_set_int_member(out, "postcopy-blocktime", info->blocktime_ms);
     json_object_set_array_member(out, "postcopy-vcpu-blocktime", list);
+    if (view->version >= FF_QEMU_10_1) {
+        latency_fields(out, info);
+    }
 }
 
 JsonObject *ff_info_to_json(const FfMigrationInfo *info, const FfInfoView *view)
@@ -238,7 +260,7 @@ JsonObject *ff_info_to_json(const FfMigrationInfo *info, const FfInfoView *view)
     if (info->role == FF_ROLE_SOURCE) {
         source_fields(out, info, view);
     } else {
-        destination_fields(out, info, view->blocktime);
+        destination_fields(out, info, view);
     }
     if (info->error_desc &&
         (info->status == FF_STATUS_FAILED || info->status == FF_STATUS_POSTCOPY_PAUSED)) {

@@ -4,6 +4,7 @@
  * counts in memory that is mostly not there, so its one vCPU waits from then until the recovery.
  * And a destination that is slower to end than its source has it already.
  */
+#include "tests/lib/bootsect.h"
 #include "tests/lib/move.h"
 
 static const BootsectConfig boot = {.start = 0x100000, .end = 60 << 20, .n_cpus = 1};
@@ -113,10 +114,56 @@ static void test_late(void)
     g_assert_true(vm_fault_happened(destination, 0));
 }
 
+/* Its clients get how long single waits were, too, as of QEMU 10.1 and newer. */
+static void test_newer(void)
+{
+    const char *why;
+    g_autofree char *qemu = vm_qemu(11);
+
+    if (!qemu) {
+        return;
+    }
+    if (!vm_farfault_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    VmConfig config = {.name = "source", .launcher = VM_RUN, .qemu = qemu};
+    config.memory = "64M";
+    config.boot = &boot;
+    g_autoptr(Vm) source = vm_start(&config);
+    config.name = "destination";
+    config.incoming = "defer";
+    g_autoptr(Vm) destination = vm_start(&config);
+    Qmp *d = vm_qmp(destination);
+
+    vm_wait_serial(source, "AB");
+    move_prepare(source, destination);
+    qmp_set_capability(d, "postcopy-blocktime", true);
+    g_autofree char *uri = move_listen(destination);
+    qmp_ok(vm_qmp(source), "migrate", "{'uri': '%s'}", uri);
+    qmp_ok(vm_qmp(source), "migrate-start-postcopy", NULL);
+    move_wait_completed(source, destination);
+    g_autoptr(JsonObject) info = qmp_return(d, "query-migrate", NULL);
+    JsonArray *dist = json_object_get_array_member(info, "postcopy-latency-dist");
+    JsonArray *vcpus = json_object_get_array_member(info, "postcopy-vcpu-latency");
+    gint64 mean = json_object_get_int_member(info, "postcopy-latency"), waits = 0;
+
+    g_assert_cmpuint(json_array_get_length(dist), ==, 24);
+    for (unsigned i = 0; i < 24; i++) {
+        waits += json_array_get_int_element(dist, i);
+    }
+    g_assert_cmpint(waits, >, 0);
+    g_assert_cmpint(mean, >, 1000);
+    g_assert_cmpuint(json_array_get_length(vcpus), ==, 1);
+    g_assert_cmpint(json_array_get_int_element(vcpus, 0), >, 1000);
+    g_assert_cmpint(json_object_get_int_member(info, "postcopy-non-vcpu-latency"), >=, 0);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/blocktime/pause", test_pause);
     g_test_add_func("/blocktime/late", test_late);
+    g_test_add_func("/blocktime/newer", test_newer);
     return g_test_run();
 }

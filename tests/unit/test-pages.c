@@ -507,6 +507,9 @@ static void test_blocktime(void)
     g_assert_cmpuint(info->vcpu_blocktime_ms[0], ==, 8);
     g_assert_cmpuint(info->vcpu_blocktime_ms[1], ==, 5);
     g_assert_cmpuint(info->blocktime_ms, ==, 3);
+    g_assert_cmpuint(info->vcpu_latency_ns[0], ==, 8000000);
+    g_assert_cmpuint(info->vcpu_latency_ns[1], ==, 5000000);
+    g_assert_cmpuint(info->other_latency_ns, ==, 20000000);
     g_assert_cmpuint(s->latency_count, ==, 6);
     g_assert_cmpuint(s->vcpus_blocked, ==, 0);
 }

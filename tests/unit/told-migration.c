@@ -276,6 +276,7 @@ FfMigrationInfo *ff_migration_info(FfMigration *m)
     info->error_desc = g_strdup(m->info.error_desc);
     info->vcpu_blocktime_ms =
         g_memdup2(m->info.vcpu_blocktime_ms, m->info.n_vcpus * sizeof(uint32_t));
+    info->vcpu_latency_ns = g_new0(uint64_t, MAX(1, m->info.n_vcpus));
     return info;
 }
 
@@ -283,6 +284,7 @@ void ff_migration_info_free(FfMigrationInfo *info)
 {
     g_free(info->error_desc);
     g_free(info->vcpu_blocktime_ms);
+    g_free(info->vcpu_latency_ns);
     g_free(info);
 }
 
