@@ -16,6 +16,7 @@ struct FfPieces {
     const FfRam *ram;
     unsigned n_blocks;
     FfBitmap *whole; /* of each block; no bits: it has no pieces */
+    unsigned looks;  /* atomic; orders the placers, who are its observers */
     int wake; /* eventfd: one more is whole. Its count never comes to an end: no write waits */
 };
 
@@ -27,7 +28,12 @@ FfPieces *ff_pieces_new(const FfRam *ram)
         return NULL;
     }
     FfPieces *p = g_new(FfPieces, 1);
-    *p = (FfPieces){ram, ram->n_blocks, g_new0(FfBitmap, ram->n_blocks), wake};
+    *p = (FfPieces){
+        .ram = ram,
+        .n_blocks = ram->n_blocks,
+        .whole = g_new0(FfBitmap, ram->n_blocks),
+        .wake = wake,
+    };
     for (unsigned i = 0; i < ram->n_blocks; i++) {
         const FfRamBlock *info = &ram->blocks[i].info;
 
@@ -65,8 +71,12 @@ void ff_pieces_placed(FfPieces *p, const FfRun *run)
     uint64_t n = p ? p->whole[run->block].n_pages : 0;
     uint64_t end = MIN(n, (run->first + run->n + PER_PIECE - 1) / PER_PIECE);
 
-    /* The marks before the looks: of two threads that place the last pages one sees all. */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (!n) {
+        return;
+    }
+    /* The marks before the looks: of two threads that place the last pages the one that comes
+     * second here sees all. */
+    __atomic_fetch_add(&p->looks, 1, __ATOMIC_ACQ_REL);
     for (uint64_t i = run->first / PER_PIECE; i < end; i++) {
         if (check_piece(p, run->block, i)) {
             ff_pieces_wake(p);
