@@ -27,9 +27,12 @@
 #include "uffd/holes.h"
 #include "uffd/huge.h"
 
-/* A piece that takes longer than QUICK_US is one that the guest waits for: SHARE times as long
+/* While memory comes: no pauses, since what waits is mapped by the guest meanwhile, and costs ten
+ * times as much then. But where the last N_MEAN pieces took longer than COLD_US each, the host has
+ * no memory at hand, and it is the guest's pages that need it: the rest is left for the end. At the
+ * end: a piece that takes longer than QUICK_US is one that the guest waits for: PAUSE times as long
  * nothing is done then, but LONGEST_MS at most (so much is a busy host). */
-enum { QUICK_US = 2000, SHARE = 2, LONGEST_MS = 100 };
+enum { N_MEAN = 16, COLD_US = 6000, QUICK_US = 2000, PAUSE = 20, LONGEST_MS = 1000 };
 
 struct FfDestHuge {
     FfControl *control;
@@ -43,38 +46,37 @@ struct FfDestHuge {
     GThread *thread;
 };
 
-/* FALSE: there is none to be done just now. *PAUSE_US: how long the next one should wait. */
-static bool make_one(FfDestHuge *h, int64_t *pause_us)
+/* Microseconds that one piece took. -1: there is none to be done just now. */
+static int64_t make_one(FfDestHuge *h)
 {
     unsigned block;
     uint64_t piece;
 
     if (h->failed || !ff_pieces_take(h->pieces, &block, &piece)) {
-        return false;
+        return -1;
     }
     int64_t began = g_get_monotonic_time();
     int rc = h->maps[block] ? ff_huge_map_collapse(h->maps[block], piece) : 0;
-    int64_t took_us = g_get_monotonic_time() - began;
 
     h->failed = rc < 0;
     h->n_made += rc > 0;
-    *pause_us = took_us < QUICK_US ? 0 : MIN(took_us * SHARE, LONGEST_MS * 1000);
-    return true;
+    return g_get_monotonic_time() - began;
 }
 
 static gpointer make_pieces(gpointer p)
 {
     FfDestHuge *h = p;
+    int64_t mean_us = 0;
 
     /* What this thread locks in the kernel the guest waits for. */
     ff_priority_urgent();
-    while (!g_atomic_int_get(&h->end)) {
-        int64_t pause_us = 0;
+    while (!g_atomic_int_get(&h->end) && mean_us < COLD_US) {
+        int64_t took_us = make_one(h);
 
-        if (!make_one(h, &pause_us)) {
+        if (took_us < 0) {
             ff_pieces_wait(h->pieces);
-        } else if (pause_us) {
-            ff_control_wait_until(h->control, FF_EV_QUIT, g_get_monotonic_time() + pause_us);
+        } else {
+            mean_us += (took_us - mean_us) / N_MEAN;
         }
     }
     return NULL;
@@ -130,12 +132,13 @@ bool ff_dest_huge_is_left(const FfDestination *d)
 
 void ff_dest_huge_finish(FfDestination *d)
 {
-    int64_t pause_us = 0;
+    int64_t took_us, pause_us = 0;
 
     ff_control_join(&d->huge->thread);
     ff_priority_urgent();
     while (!ff_control_wait_until(d->control, FF_EV_FREED, g_get_monotonic_time() + pause_us) &&
-           make_one(d->huge, &pause_us)) {
+           (took_us = make_one(d->huge)) >= 0) {
+        pause_us = took_us < QUICK_US ? 0 : MIN(took_us * PAUSE, LONGEST_MS * 1000);
     }
     FF_FAULT_AT("huge");
     g_debug("%" G_GINT64_FORMAT " huge pages", d->huge->n_made);
