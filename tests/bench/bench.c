@@ -278,9 +278,6 @@ static bool take_lost(const BenchGuest *src, BenchGuest *dst, BenchSample *s, GE
     return true;
 }
 
-/* What slows a guest down later that was back soon is in its samples, too, if it has any. */
-#define SAMPLES_US 2500000
-
 static bool is_sampled(const BenchGuest *guest, void *opaque)
 {
     const GArray *samples = guest->samples;
@@ -410,7 +407,7 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     if (!migrate(c->engine, src, dst, &result, error) || !bench_guest_end_waits(dst, error)) {
         return false;
     }
-    sampled_us = g_get_monotonic_time() + SAMPLES_US;
+    sampled_us = g_get_monotonic_time() + BENCH_SOON_US;
     bench_guest_note_relays(dst); /* at its start its relay may not have been a child of ours yet */
     take_numbers(&result, bench_guest_cpu(src) - src_cpu, bench_guest_cpu(dst) - dst_cpu, sample);
     if (!take_lost(src, dst, sample, error) ||
@@ -422,6 +419,10 @@ static bool measure(const Contender *c, const char *run_dir, BenchSample *sample
     bench_waits(&dst->waits, sample);
     sample->stall_ms = dst->n_longest ? dst->longest[0].us / 1000 : dst->worst_ms;
     take_series(src, dst, &before, series);
+    if (dst->samples) {
+        sample->lost_soon_ms = bench_lost_soon((const BenchPoint *)series->track->data,
+                                               series->track->len, series->start_us, sampled_us);
+    }
     if (!bench_guest_judge(dst, error) || !let_work(dst, 1, 60, error)) {
         return false;
     }

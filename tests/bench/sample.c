@@ -21,6 +21,7 @@ const BenchColumn bench_column[BENCH_SAMPLE_FIELDS] = {
     {"engine-p99-us", "e.p99 us", "%.0f"},
     {"lost-ms", "lost ms", "%.0f"},
     {"lost-bound", NULL, "%.0f", .bound = true},
+    {"lost-soon-ms", "lost 2.5 s", "%.0f"},
     {"mib", "MiB", "%.0f"},
     {"source-cpu-s-per-gib", "s cpu/GiB", "%.2f"},
     {"destination-cpu-s-per-gib", "d cpu/GiB", "%.2f"},
@@ -125,6 +126,33 @@ void bench_take_lost(const BenchPoint *before, unsigned n, const BenchPoint *aft
     sample->lost_bound = end == 0;
     end = end ? end : after_n - 1;
     sample->lost_ms = bench_lost(&before[n - 1], &after[end], speed, stood_ms);
+}
+
+/* Steps made until US, between two points in proportion. */
+static double steps_until(const BenchPoint *point, unsigned n, int64_t us)
+{
+    unsigned i = 1;
+
+    while (i < n - 1 && point[i].us < us) {
+        i++;
+    }
+    const BenchPoint *a = &point[i - 1], *b = &point[i];
+    double share = b->us == a->us ? 1 : (double)(us - a->us) / (double)(b->us - a->us);
+
+    return (double)a->steps + (double)(b->steps - a->steps) * CLAMP(share, 0, 1);
+}
+
+double bench_lost_soon(const BenchPoint *point, unsigned n, int64_t start_us, int64_t end_us)
+{
+    if (n < 2) {
+        return NAN;
+    }
+    int64_t since_us = MAX(point[0].us, start_us - BENCH_SOON_US);
+    double at_start = steps_until(point, n, start_us);
+    double speed = (at_start - steps_until(point, n, since_us)) / (double)(start_us - since_us);
+    double worked_us = (steps_until(point, n, end_us) - at_start) / speed;
+
+    return ((double)(end_us - start_us) - worked_us) / 1000;
 }
 
 void bench_sample_clear(BenchSample *sample)

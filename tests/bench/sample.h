@@ -24,9 +24,10 @@ typedef struct {
     double wait_mean_us;
     double wait_p50_us, wait_p99_us, wait_p999_us, wait_worst_us; /* see bench_waits() */
     double engine_mean_us, engine_p99_us; /* farfault's own view; NaN for others */
-    double lost_ms;    /* of the guest's work, until it is back at BENCH_RECOVERED of its speed */
-    double lost_bound; /* 1: it was not back yet, and .lost_ms is what was lost until then */
-    double mib;        /* sent, MiB */
+    double lost_ms;      /* of the guest's work, until it is back at BENCH_RECOVERED of its speed */
+    double lost_bound;   /* 1: it was not back yet, and .lost_ms is what was lost until then */
+    double lost_soon_ms; /* of its work until BENCH_SOON_US after the end; see bench_lost_soon() */
+    double mib;          /* sent, MiB */
     /* Processor time per GiB sent, of all but the vCPUs; see bench_guest_cpu(). */
     double src_cpu, dst_cpu;
     double bad; /* wrong pages that the guest found afterwards */
@@ -72,6 +73,13 @@ bool bench_lost_known(const BenchPoint *point, unsigned n, unsigned since, doubl
  * above. */
 void bench_take_lost(const BenchPoint *before, unsigned n, const BenchPoint *after,
                      unsigned after_n, double stood_ms, BenchSample *sample);
+
+/* What slows a guest down that was back soon counts for so long after the end of a migration. */
+#define BENCH_SOON_US 2500000
+/* Milliseconds of work that are missing between the host's times START_US and END_US, at the speed
+ * of the BENCH_SOON_US before START_US. N POINTs of source and destination, in order, whose steps
+ * go on from one to the other; NaN: fewer than two. */
+double bench_lost_soon(const BenchPoint *point, unsigned n, int64_t start_us, int64_t end_us);
 
 /* All NaN. */
 void bench_sample_clear(BenchSample *sample);

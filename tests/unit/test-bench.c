@@ -277,6 +277,22 @@ static void test_lost(void)
     g_assert_cmpfloat_with_epsilon(bench_lost(&before[1], &after[2], speed, 500), 1000, 1e-6);
 }
 
+/* 10 steps per us; a command at 3 s, then nothing for half a second, then half as fast: after
+ * another two seconds it lacks 1.5 s of work. Times between two points count in proportion. */
+static void test_lost_soon(void)
+{
+    static const BenchPoint point[] = {{1000000, 0, 0},
+                                       {2000000, 10000000, 0},
+                                       {3000000, 20000000, 0},
+                                       {3500000, 20000000, 0},
+                                       {6500000, 35000000, 0}};
+    unsigned n = G_N_ELEMENTS(point);
+
+    g_assert_cmpfloat_with_epsilon(bench_lost_soon(point, n, 3000000, 5500000), 1500, 1e-6);
+    g_assert_cmpfloat_with_epsilon(bench_lost_soon(point, n, 2500000, 3250000), 250, 1e-6);
+    g_assert_true(isnan(bench_lost_soon(point, 1, 0, 1)));
+}
+
 /* A migration that takes longer than the guest is given up after: it has its speed back in the
  * second report after it, and what is lost is known. One that does not have it back is waited for
  * just as long, and what it has lost until then is the least. */
@@ -679,6 +695,7 @@ int main(int argc, char **argv)
     g_test_add_func("/bench/worst-drift", test_worst_drift);
     g_test_add_func("/bench/worst-alone", test_worst_alone);
     g_test_add_func("/bench/lost", test_lost);
+    g_test_add_func("/bench/lost-soon", test_lost_soon);
     g_test_add_func("/bench/lost-late", test_lost_late);
     g_test_add_func("/bench/lost-long", test_lost_long);
     g_test_add_func("/bench/rank", test_rank);
