@@ -99,7 +99,7 @@ void ff_dest_huge_begin(FfDestination *d)
     h->maps = g_new0(FfHugeMap *, h->n_maps);
     for (unsigned i = 0; i < h->n_maps; i++) {
         const FfRamBlock *info = &d->ram->blocks[i].info;
-        h->maps[i] = info->page_size == 4096 ? ff_huge_map_new(info->memfd, info->size) : NULL;
+        h->maps[i] = ff_pieces_in(pieces, i) ? ff_huge_map_new(info->memfd, info->size) : NULL;
     }
     if (ff_holes_bear_collapse()) {
         __atomic_store_n(&d->placer.pieces, pieces, __ATOMIC_SEQ_CST);

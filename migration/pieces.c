@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See pieces.h. A bit for each piece that is whole and that nobody has taken; an eventfd for who
- * waits for one.
+ * See pieces.h. A bit for each piece that is whole and was not taken yet; an eventfd for who waits
+ * for one.
  *
  * System calls: eventfd2, read, write, close.
  */
@@ -55,6 +55,11 @@ void ff_pieces_free(FfPieces *p)
     close(p->wake);
     g_free(p->whole);
     g_free(p);
+}
+
+uint64_t ff_pieces_in(const FfPieces *p, unsigned block)
+{
+    return p->whole[block].n_pages;
 }
 
 /* TRUE: it is whole, and was not before. */

@@ -16,11 +16,13 @@ typedef struct FfPieces FfPieces;
  * NULL and errno. */
 FfPieces *ff_pieces_new(const FfRam *ram);
 void ff_pieces_free(FfPieces *p); /* can be NULL */
+/* How many BLOCK has. */
+uint64_t ff_pieces_in(const FfPieces *p, unsigned block);
 /* RUN was placed, and marked. P can be NULL. Any thread; nothing is allocated. */
 void ff_pieces_placed(FfPieces *p, const FfRun *run);
 /* Finds those that came before. */
 void ff_pieces_check_all(FfPieces *p);
-/* Takes a whole one that nobody has taken. FALSE: there is none just now. */
+/* Takes a whole one that was not taken yet. FALSE: there is none just now. */
 bool ff_pieces_take(FfPieces *p, unsigned *block, uint64_t *piece);
 /* There is one. */
 bool ff_pieces_is_left(const FfPieces *p);

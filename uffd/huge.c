@@ -190,11 +190,6 @@ void ff_huge_map_free(FfHugeMap *m)
     }
 }
 
-uint64_t ff_huge_map_pieces(const FfHugeMap *m)
-{
-    return m->n;
-}
-
 /* All of the piece is in memory: it has no hole. What was swapped out is not fetched for this. */
 static bool is_resident(char *piece)
 {

@@ -51,8 +51,6 @@ typedef struct FfHugeMap FfHugeMap;
 FfHugeMap *ff_huge_map_new(int fd, uint64_t size);
 void ff_huge_map_free(FfHugeMap *m); /* can be NULL */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfHugeMap, ff_huge_map_free)
-/* How many pieces of FF_HUGE_PAGE there are. */
-uint64_t ff_huge_map_pieces(const FfHugeMap *m);
 /*
  * Makes one huge page of PIECE (collapse_file() in the kernel's mm/khugepaged.c). A piece with a
  * hole stays as it is: what was given back would come back. A hole that is made meanwhile stays one

@@ -178,7 +178,7 @@ static void make_memory(Client *c)
 
 /* ---- the message ----------------------------------------------------------------------------- */
 
-static void send_with_fd(int sock, const char *text, size_t len, int fd)
+bool client_send(int sock, const char *text, size_t len, int fd)
 {
     union {
         struct cmsghdr align;
@@ -196,7 +196,7 @@ static void send_with_fd(int sock, const char *text, size_t len, int fd)
         cm->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(cm), &fd, sizeof(fd));
     }
-    need(sendmsg(sock, &mh, MSG_NOSIGNAL) == (ssize_t)len, "sendmsg");
+    return sendmsg(sock, &mh, MSG_NOSIGNAL) == (ssize_t)len;
 }
 
 static void hand_over(const Client *c)
@@ -223,11 +223,11 @@ static void hand_over(const Client *c)
     strncpy(addr.sun_path, p->socket, sizeof(addr.sun_path) - 1);
     need(connect(sock, (struct sockaddr *)&addr, sizeof(addr)) == 0, "connect");
     if (p->flags & CLIENT_SPLIT) {
-        send_with_fd(sock, text, 10, -1);
-        send_with_fd(sock, text + 10, len - 11, -1);
-        send_with_fd(sock, text + len - 1, 1, c->uffd);
+        need(client_send(sock, text, 10, -1), "sendmsg");
+        need(client_send(sock, text + 10, len - 11, -1), "sendmsg");
+        need(client_send(sock, text + len - 1, 1, c->uffd), "sendmsg");
     } else {
-        send_with_fd(sock, text, len, c->uffd);
+        need(client_send(sock, text, len, c->uffd), "sendmsg");
     }
     /* The socket, and our userfaultfd, stay open until the end, as Firecracker's. */
 }

@@ -46,6 +46,9 @@ uint64_t client_page_size(ClientKind kind);
 bool client_is_zero(unsigned page);
 uint64_t client_word(unsigned page, unsigned word);
 
+/* Sends LEN bytes of TEXT to a socket, in one message, FD with them (-1: none). FALSE and errno. */
+bool client_send(int sock, const char *text, size_t len, int fd);
+
 /* Forks it; it ends with 0 if all was right. */
 pid_t client_start(const ClientPlan *plan);
 

@@ -82,27 +82,12 @@ static int make_fd(Fd kind)
 static int say(const Daemon *d, const char *text, size_t len, int fd)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct iovec iov = {(void *)text, len};
-    struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
     int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     g_strlcpy(addr.sun_path, d->socket, sizeof(addr.sun_path));
     g_assert_cmpint(connect(sock, (struct sockaddr *)&addr, sizeof(addr)), ==, 0);
-    if (fd >= 0) {
-        mh.msg_control = &control;
-        mh.msg_controllen = sizeof(control);
-        struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-    }
     if (len) {
-        sendmsg(sock, &mh, MSG_NOSIGNAL); /* it may refuse it before its end */
+        (void)!client_send(sock, text, len, fd); /* it may refuse it before its end */
     }
     return sock;
 }

@@ -72,23 +72,7 @@ static void need(bool ok, const char *what)
 
 static void send_with_fd(int sock, const char *text, int fd)
 {
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct iovec iov = {(void *)text, strlen(text)};
-    struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
-
-    if (fd >= 0) {
-        mh.msg_control = &control;
-        mh.msg_controllen = sizeof(control);
-        struct cmsghdr *cm = CMSG_FIRSTHDR(&mh);
-        cm->cmsg_level = SOL_SOCKET;
-        cm->cmsg_type = SCM_RIGHTS;
-        cm->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(cm), &fd, sizeof(fd));
-    }
-    need(sendmsg(sock, &mh, MSG_NOSIGNAL) == (ssize_t)iov.iov_len, "sendmsg");
+    need(client_send(sock, text, strlen(text), fd), "sendmsg");
 }
 
 /* How large the image is. */
