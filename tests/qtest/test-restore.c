@@ -361,35 +361,69 @@ static void await_line(FILE *said, const char *text)
     } while (!strstr(line, text));
 }
 
-/* It greets later than usual, and is waited for: or for nothing, if it is KILLED. */
-static void late(bool killed)
+/* farfault restore by hand, with QEMU and, at the end of its command line, MORE (or NULL). What it
+ * says. */
+static FILE *run_restore(const RestoreScene *s, const char *qemu, const char *more, GPid *pid)
 {
-    RestoreScene s;
-
-    if (!restore_has_faults() || !restore_begin_plain(&s)) {
-        return;
-    }
-    g_autofree char *farfault = vm_build_path("cli/farfault"), *go = vm_path(s.saved, "go");
-    g_autofree char *disk = vm_path(s.saved, "late-disk"), *qemu = held_qemu(&s, go);
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autofree char *disk = vm_path(s->saved, "late-disk");
     g_autofree char *drive = g_strdup_printf("if=none,id=disk0,file=%s,format=raw", disk);
     g_autoptr(GError) error = NULL;
-    int err, status;
-    GPid pid;
+    int err;
 
-    bootsect_write(&s.boot, disk);
+    bootsect_write(&s->boot, disk);
     const char *const argv[] = {
-        farfault,  "restore",     s.path,     "--",
+        farfault,  "restore",     s->path,    "--",
         qemu,      "-nodefaults", "-display", "none",
         "-accel",  "tcg",         "-machine", RESTORE_PC,
         "-smp",    "2",           "-m",       G_STRINGIFY(RESTORE_RAM_MIB) "M",
         "-drive",  drive,         "-device",  "ide-hd,drive=disk0,secs=1,cyls=1,heads=1",
-        "-serial", "null",        NULL};
+        "-serial", "null",        more,       NULL};
     g_auto(GStrv) env =
         g_environ_setenv(g_get_environ(), "FARFAULT_DEADLINES", "own-greeting=1", TRUE);
-    g_spawn_async_with_pipes(NULL, (char **)argv, env, G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL, &pid,
+    g_spawn_async_with_pipes(NULL, (char **)argv, env, G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL, pid,
                              NULL, NULL, &err, &error);
     g_assert_no_error(error);
-    FILE *said = fdopen(err, "r");
+    return fdopen(err, "r");
+}
+
+static void end_restore(FILE *said, GPid pid, int signal)
+{
+    int status;
+
+    kill(pid, signal);
+    while (fgetc(said) != EOF) { /* the process beside it has ended, too */
+    }
+    fclose(said);
+    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+}
+
+/* With -S the guest waits, and what lets it run is named. */
+static void test_stands(void)
+{
+    RestoreScene s;
+    GPid pid;
+
+    if (!restore_begin_plain(&s)) {
+        return;
+    }
+    FILE *said = run_restore(&s, "qemu-system-x86_64", "-S", &pid);
+    await_line(said, "restored: guest stands (");
+    end_restore(said, pid, SIGTERM);
+    restore_end(&s);
+}
+
+/* It greets later than usual, and is waited for: or for nothing, if it is KILLED. */
+static void late(bool killed)
+{
+    RestoreScene s;
+    GPid pid;
+
+    if (!restore_has_faults() || !restore_begin_plain(&s)) {
+        return;
+    }
+    g_autofree char *go = vm_path(s.saved, "go"), *qemu = held_qemu(&s, go);
+    FILE *said = run_restore(&s, qemu, NULL, &pid);
 
     await_line(said, "the restored QEMU has not greeted for ");
     if (!killed) {
@@ -399,11 +433,7 @@ static void late(bool killed)
         close(fd);
         await_line(said, "restored: guest ran after ");
     }
-    kill(pid, killed ? SIGKILL : SIGTERM);
-    while (fgetc(said) != EOF) { /* the process beside it has ended, too */
-    }
-    fclose(said);
-    g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+    end_restore(said, pid, killed ? SIGKILL : SIGTERM);
     unlink(go);
     unlink(qemu);
     restore_end(&s);
@@ -552,6 +582,7 @@ int main(int argc, char **argv)
     g_test_add_func("/restore/again", test_again);
     g_test_add_func("/restore/no-file", test_no_file);
     g_test_add_func("/restore/cli", test_cli);
+    g_test_add_func("/restore/cli-stands", test_stands);
     g_test_add_func("/restore/cli-late", test_cli_late);
     g_test_add_func("/restore/cli-never", test_cli_never);
     g_test_add_func("/restore/cli-refused", test_cli_refused);

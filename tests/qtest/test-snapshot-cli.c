@@ -654,6 +654,31 @@ static void test_full(gconstpointer data)
     vm_end(vm);
 }
 
+/* Its words cannot be written: that is no success, whatever became of the file. */
+static void test_dev_full(void)
+{
+    BootsectConfig boot = boot_config();
+    g_autofree char *farfault = vm_build_path("cli/farfault");
+    g_autoptr(GError) error = NULL;
+    int status;
+
+    Vm *vm = start(&boot);
+    if (!vm) {
+        return;
+    }
+    g_autofree char *monitor = monitor_of(vm), *file = vm_path(vm, "file"), *err = NULL;
+    const char *const argv[] = {"/bin/sh", "-c",    "exec \"$0\" snapshot \"$1\" \"$2\" >/dev/full",
+                                farfault,  monitor, file,
+                                NULL};
+    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_DEFAULT, NULL, NULL, NULL, &err, &status,
+                 &error);
+    g_assert_no_error(error);
+    g_assert_cmpint(WEXITSTATUS(status), ==, 1);
+    g_assert_nonnull(strstr(err, "No space left on device"));
+    check_goes_on(vm, &boot);
+    vm_end(vm);
+}
+
 int main(int argc, char **argv)
 {
     static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
@@ -671,6 +696,7 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &rows[i], test_row);
     }
+    g_test_add_func("/snapshot-cli/dev-full", test_dev_full);
     g_test_add_func("/snapshot-cli/paused", test_paused);
     g_test_add_func("/snapshot-cli/cancelled", test_cancelled);
     g_test_add_func("/snapshot-cli/killed", test_killed);
