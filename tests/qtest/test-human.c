@@ -255,11 +255,14 @@ typedef struct {
     Way incoming;     /* migrate-incoming */
     bool uri;         /* -incoming URI */
     bool shared;      /* the guest's memory is shared by its user's command line */
+    bool tcp;         /* -incoming tcp:127.0.0.1:0 */
 } Typed;
 
 static const Typed typed[] = {
     {TYPED, TYPED, TYPED, .uri = true},
     {TYPED, TYPED, TYPED, .uri = true, .shared = true},
+    {TYPED, TYPED, TYPED, .uri = true, .tcp = true},
+    {SENT, SENT, TYPED, .uri = true, .tcp = true},
     {LINE, LINE, LINE, .uri = true},
     {SENT, SENT, TYPED, .uri = true},
     {TYPED, SENT, TYPED, .uri = true},
@@ -275,9 +278,9 @@ static const Typed typed[] = {
 
 static char *row_path(const Typed *t)
 {
-    return g_strdup_printf("/human/migrate%s/%s-%s/%s-%s", t->shared ? "/shared" : "",
-                           way_names[t->set], way_names[t->migrate], way_names[t->wait],
-                           t->uri ? "uri" : way_names[t->incoming]);
+    return g_strdup_printf("/human/migrate%s%s/%s-%s/%s-%s", t->shared ? "/shared" : "",
+                           t->tcp ? "/tcp" : "", way_names[t->set], way_names[t->migrate],
+                           way_names[t->wait], t->uri ? "uri" : way_names[t->incoming]);
 }
 
 /* The engine carries what is sent, and what was typed before that counts for it. */
@@ -332,9 +335,11 @@ static void run_typed(gconstpointer row)
         return;
     }
     r.shared = t->shared;
-    g_autofree char *uri = g_strdup_printf("unix:%s/socket", r.dir);
+    g_autofree char *socket = g_strdup_printf("unix:%s/socket", r.dir);
+    const char *incoming = t->tcp ? "tcp:127.0.0.1:0" : t->uri ? socket : "defer";
     r.source = start(&r, "source", NULL, NULL);
-    r.destination = start(&r, "destination", t->uri ? uri : "defer", NULL);
+    r.destination = start(&r, "destination", incoming, NULL);
+    g_autofree char *uri = t->tcp ? move_listen_uri(r.destination) : g_strdup(socket);
     write_data(r.source, 5);
     set_capability(r.destination, t->wait, "postcopy-ram");
     set_capability(r.source, t->set, "postcopy-ram");

@@ -47,6 +47,7 @@ typedef struct {
     unsigned hugepages;     /* of 2 MiB, that both sides together need */
     bool release_ram;       /* the source gives away what has arrived */
     unsigned channels;      /* bulk connections; 0: as by default */
+    const char *host;       /* TCP4: what the source is given in place of 127.0.0.1 */
     bool quick;             /* also where FF_TEST_QUICK=1 */
 } Row;
 
@@ -78,6 +79,11 @@ static const Row rows[] = {
     {"tcp4", TCP4, "64M", NULL, MIB(64)},
     {"tcp6", TCP6, "64M", NULL, MIB(64)},
     {"fd", FD, "64M", NULL, MIB(64)},
+    /* What getaddrinfo() takes, as QEMU does. */
+    {"host/0", TCP4, "64M", NULL, MIB(64), .host = "0"},
+    {"host/127.1", TCP4, "64M", NULL, MIB(64), .host = "127.1"},
+    {"host/0x7f000001", TCP4, "64M", NULL, MIB(64), .host = "0x7f000001"},
+    {"host/localhost", TCP4, "64M", NULL, MIB(64), .host = "localhost"},
     {"unix/after-active", UNIX, "64M", NULL, MIB(64), .when = AFTER_ACTIVE},
     {"tcp4/after-active", TCP4, "64M", NULL, MIB(64), .when = AFTER_ACTIVE, .n_cpus = 2,
      .quick = true},
@@ -180,7 +186,9 @@ static char *connect_uri(Moves *m)
         return g_strdup("fd:migration");
     if (m->row->transport == UNIX)
         return g_strdup(m->uri);
-    return move_listen_uri(m->destination);
+    g_autofree char *uri = move_listen_uri(m->destination);
+    return m->row->host ? g_strdup_printf("tcp:%s%s", m->row->host, strrchr(uri, ':'))
+                        : g_steal_pointer(&uri);
 }
 
 static void start_both(Moves *m)
