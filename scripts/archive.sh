@@ -50,8 +50,9 @@ update_archive() {
     done >"$archive_dir/sources.list"
     # Lists of the last day are good enough.
     [ -z "$(find "$archive_dir/update.log" -mtime -1 2>/dev/null)" ] || return 0
-    private_apt apt-get update >"$log.new" 2>&1 || {
-        tail -n 1 "$log.new"
+    # What cannot be reached is an error, not a warning: else the next day has empty lists.
+    private_apt apt-get update --error-on=any >"$log.new" 2>&1 || {
+        say "the archive cannot be reached: $(sed -n 's/^\(Err\|E\|W\): *//p' "$log.new" | tail -n 1)"
         return 1
     }
     mv "$log.new" "$log"
