@@ -684,7 +684,8 @@ static int receive_into(const Line *line, const GArray *uids, GError **error)
 /* As hold() has said it. */
 static int serve(const Line *line)
 {
-    FfServerConfig cfg = {.bulk = !line->no_bulk,
+    FfServerConfig cfg = {.dialects = ff_dialects,
+                          .bulk = !line->no_bulk,
                           .rate = line->rate,
                           .memory = line->limit,
                           .sets = !line->no_set && !line->page_server,

@@ -5,7 +5,7 @@
 #ifndef FF_CLI_REPORT_H
 #define FF_CLI_REPORT_H
 
-#include "cli/move.h"
+#include "cli/move-result.h"
 
 #include <stdio.h>
 

@@ -20,8 +20,8 @@
 #include <string.h>
 
 #include "farfault/array-internal.h"
-#include "farfault/capture.h"
 #include "farfault/rlimits.h"
+#include "farfault/threads.h"
 
 #define WINDOW (2u << 20)
 #define PIECE (256u << 10) /* of a file: loaded and shown at once */

@@ -17,6 +17,7 @@
 #include "farfault/rlimits.h"
 #include "farfault/memory-internal.h"
 #include "farfault/pinned.h"
+#include "farfault/threads.h"
 #include "net/priority.h"
 #include "uffd/uffd.h"
 
@@ -72,33 +73,6 @@ static void note_regions(FfMemory *m, FfCaptureBlock *blocks, FfRegion *ranges, 
         add_saved(m, r, &blocks[i], &ranges[i]);
         *features |= ff_backing_features(&r->backing, UFFDIO_REGISTER_MODE_WP);
     }
-}
-
-void ff_block_signals(sigset_t *old)
-{
-    sigset_t all;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, old);
-}
-
-void ff_unblock_signals(const sigset_t *old)
-{
-    pthread_sigmask(SIG_SETMASK, old, NULL);
-}
-
-GThread *ff_thread_new(const char *name, GThreadFunc fn, void *opaque)
-{
-    g_autoptr(GError) error = NULL;
-    sigset_t old;
-
-    ff_block_signals(&old);
-    GThread *thread = g_thread_try_new(name, fn, opaque, &error);
-    ff_unblock_signals(&old);
-    if (!thread) {
-        ff_fail(-EAGAIN, "%s", error->message);
-    }
-    return thread;
 }
 
 /* What KSM merges has no protection any more: replace_page() of mm/ksm.c makes a new page table

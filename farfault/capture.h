@@ -5,8 +5,6 @@
 #ifndef FARFAULT_CAPTURE_H
 #define FARFAULT_CAPTURE_H
 
-#include <signal.h>
-
 #include "farfault/memory-internal.h"
 
 extern const FfSnapshotOptions ff_default_options;
@@ -24,10 +22,5 @@ void ff_memory_fill_stats(const FfMemory *m, FfSnapshotStats *st, const FfCaptur
 /* Everybody continues, nothing is registered any more; what is known of it is in M's stats. The
  * caller is the one that m->state is about (FF_PREPARING, FF_SAVING). Twice is fine. */
 void ff_capture_finish(FfMemory *m);
-/* Around the start of a thread of ours. */
-void ff_block_signals(sigset_t *old);
-void ff_unblock_signals(const sigset_t *old);
-/* One that blocks all signals. NULL: -EAGAIN, said. */
-GThread *ff_thread_new(const char *name, GThreadFunc fn, void *opaque);
 
 #endif

@@ -26,6 +26,7 @@
 #include "farfault/rlimits.h"
 #include "farfault/memory-internal.h"
 #include "farfault/template.h"
+#include "farfault/threads.h"
 #include "net/priority.h"
 #include "uffd/faults.h"
 #include "uffd/place.h"

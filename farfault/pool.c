@@ -19,8 +19,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "farfault/capture.h"
 #include "farfault/rlimits.h"
+#include "farfault/threads.h"
 #include "uffd/uffd.h"
 
 /* asm-generic/mman-common.h since 5.18. */

@@ -14,6 +14,7 @@
 #include "farfault/file.h"
 #include "farfault/rlimits.h"
 #include "farfault/memory-internal.h"
+#include "farfault/threads.h"
 #include "net/priority.h"
 
 /* ---- up to the moment ------------------------------------------------------------------------ */

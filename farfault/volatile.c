@@ -19,9 +19,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "farfault/capture.h"
 #include "farfault/rlimits.h"
 #include "farfault/volatile-internal.h"
+#include "farfault/threads.h"
 #include "uffd/uffd.h"
 
 #define PAGE 4096u

@@ -16,7 +16,6 @@
 #include "holder/say.h"
 #include "net/files.h"
 #include "server/answers.h"
-#include "server/dialects/dialects.h"
 #include "server/family.h"
 #include "server/session.h"
 
@@ -171,7 +170,7 @@ int ff_server_run(const FfServerConfig *cfg)
         return 1;
     }
     FF_FAULT_AT("pager-begins");
-    s.sessions = (FfSessions){.dialects = ff_dialects,
+    s.sessions = (FfSessions){.dialects = cfg->dialects,
                               .source = source,
                               .inherited = FF_SERVER_SOURCE_FD,
                               .store = store,

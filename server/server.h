@@ -25,6 +25,7 @@
 #define FF_SERVER_SLOTS 32
 
 typedef struct {
+    const FfDialect *const *dialects; /* by FfRecord.dialect; NULL-terminated */
     const FfDialect *only;    /* of all clients; NULL: what each says first decides */
     unsigned slots;           /* Cloud Hypervisor's: how many */
     FfContentIdentity source; /* of the source, when the holder began */
