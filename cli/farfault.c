@@ -2,7 +2,7 @@
 /*
  * The command line's entry: which sub-command is meant, and what help there is.
  *
- * Called by a name that begins with "qemu-system-" it is that QEMU (cli/run.c); else the first
+ * Called by a name that begins with "qemu-system-" it is that QEMU (cli/run/run.c); else the first
  * argument names a row of the table of commands.
  *
  * Threads: the only one.
@@ -15,10 +15,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli/cli.h"
-#include "cli/commands.h"
-#include "cli/help.h"
-#include "cli/options.h"
+#include "cli/common/cli.h"
+#include "cli/common/commands.h"
+#include "cli/common/help.h"
+#include "cli/common/options.h"
 
 typedef struct {
     const char *name;

@@ -35,7 +35,7 @@ chan door = [3] of { byte, byte };
 #define NEXT 1
 #define HEIR 2
 
-/* The front's relay: relay/front.c. */
+/* The front's relay: guest/relay/placeholder.c. */
 active proctype FrontsRelay()
 {
     byte word, who;
@@ -71,7 +71,7 @@ end_waits:
     od
 }
 
-/* In the QEMUs behind: agent/front.c, and their relays do the same. */
+/* In the QEMUs behind: guest/agent/front.c, and their relays do the same. */
 active proctype Agents()
 {
 end_waits:
@@ -83,7 +83,7 @@ end_waits:
     :: atomic { !a_lives && lives[B] && relay_b -> lives[B] = false }
     :: atomic { !a_lives && lives[C] && relay_c -> lives[C] = false }
 #endif
-    /* relay/behind.c: where the front has no relay any more. */
+    /* guest/relay/behind-placeholder.c: where the front has no relay any more. */
 #ifndef HOLE_BEHIND_SLEEPS
     :: atomic { !relay_a && a_lives && relay_b && !lives[B] && !b_moves -> a_lives = false }
     :: atomic { !relay_a && a_lives && relay_c && !lives[C] && owner == C -> a_lives = false }

@@ -5,7 +5,7 @@
  *
  *   scripts/check-model         checks every property below, and that the model can fail
  *
- * Names that begin with FF_ are those of the code (state/state.h, migration/config.h,
+ * Names that begin with FF_ are those of the code (contract/state.h, migration/common/config.h,
  * net/frame.h); scripts/check-model compares them. One process is one side: its sequence of
  * engines, since an engine that dies is followed by one that knows what is stored (s_phase,
  * s_right, s_epoch; d_phase, d_right, d_epoch, have) and what is real (who runs, what is in
@@ -88,7 +88,7 @@ chan to_s = [2] of { mtype, byte, mtype };
     if :: deaths < DEATHS -> atomic { deaths++; up = false; goto who##_died } :: skip fi
 #endif
 
-/* Every store is one that the journal allows (migration/journal-steps.h): scripts/check-model makes
+/* Every store is one that the journal allows (migration/common/ownership-steps.h): scripts/check-model makes
  * these four out of it, in front of this file. */
 #define S_PHASE(to) assert(S_PHASE_MAY(s_phase, to)); s_phase = to
 #define D_PHASE(to) assert(D_PHASE_MAY(d_phase, to)); d_phase = to
@@ -98,7 +98,7 @@ chan to_s = [2] of { mtype, byte, mtype };
 /* What the code does in one go, after which the engine may die. */
 #define STEP(who, does) atomic { does; MAY_DIE(who) }
 
-/* ---- source: migration/source.c, source-recover.c, adopt.c -------------------------------------- */
+/* ---- source: migration/source/source.c, source-recover.c, adopt.c -------------------------------------- */
 
 active proctype Source()
 {
@@ -310,7 +310,7 @@ s_over:
     od
 }
 
-/* ---- destination: migration/destination.c, dest-recover.c, adopt.c ------------------------------- */
+/* ---- destination: migration/destination/destination.c, dest-recover.c, adopt.c ------------------------------- */
 
 active proctype Destination()
 {
@@ -538,7 +538,7 @@ end_human:
     atomic { s_stands && !s_runs -> s_runs = true; s_resumed = true }
 }
 
-/* At a QMP monitor of a source that is completed, where QEMU would obey (relay/monitor.c). */
+/* At a QMP monitor of a source that is completed, where QEMU would obey (guest/relay/monitor.c). */
 active proctype Client()
 {
 end_client:

@@ -6,8 +6,8 @@
  *
  *   scripts/check-model         checks every property below, and that the model can fail
  *
- * Names that begin with FF_ are those of the code (state/state.h, state/pact.h,
- * migration/upgrade-link.h, migration/config.h); scripts/check-model compares them. Handover and
+ * Names that begin with FF_ are those of the code (contract/state.h, contract/upgrade-commit.h,
+ * migration/upgrade/link.h, migration/common/config.h); scripts/check-model compares them. Handover and
  * Takeover are the sequences of engines of the old and of the new QEMU, as in protocol.pml: what a
  * next one finds is what is stored, and what its relay holds, or QEMU keeps if that has died. A
  * step between two places where it may die is what the code does in one go.
@@ -87,7 +87,7 @@ chan to_new = [4] of { mtype };
     atomic { if :: new_lives -> does :: else -> goto d_ended fi }; \
     if :: DIES(d) :: skip fi
 
-/* Every store is one that the journal allows (migration/journal-steps.h): scripts/check-model makes
+/* Every store is one that the journal allows (migration/common/ownership-steps.h): scripts/check-model makes
  * these four out of it, in front of this file. */
 #define S_PHASE(to) assert(S_PHASE_MAY(s_phase, to)); s_phase = to
 #define D_PHASE(to) assert(D_PHASE_MAY(d_phase, to)); d_phase = to
@@ -103,7 +103,7 @@ chan to_new = [4] of { mtype };
     :: !pact \
     fi
 
-/* ---- the old QEMU's engines: migration/handover.c ------------------------------------------------ */
+/* ---- the old QEMU's engines: migration/upgrade/old-side.c ------------------------------------------------ */
 
 active proctype Handover()
 {
@@ -239,7 +239,7 @@ s_ended:
     atomic { up = false; guards = false; s_over = true }
 }
 
-/* ---- the new QEMU's engines: migration/takeover.c ------------------------------------------------ */
+/* ---- the new QEMU's engines: migration/upgrade/new-side.c ------------------------------------------------ */
 
 active proctype Takeover()
 {
@@ -358,7 +358,7 @@ d_ended:
 active proctype NewQemu()
 {
     do
-    /* written() of migration/handover.c */
+    /* written() of migration/upgrade/old-side.c */
     :: atomic { new_lives && guarded && guards && !open_page ->
         if
 #ifndef HOLE_KEEP_EARLY
@@ -397,7 +397,7 @@ active proctype OldQemu()
     od
 }
 
-/* ---- farfault upgrade: cli/upgrade-switch.c ---------------------------------------------------------- */
+/* ---- farfault upgrade: cli/upgrade/switch.c ---------------------------------------------------------- */
 
 active proctype Command()
 {

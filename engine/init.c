@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Reads INIT (state/link.h). The main loop's thread only.
+ * Reads INIT (contract/link.h). The main loop's thread only.
  */
 #include "engine/init.h"
 
@@ -11,12 +11,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
-#include "qapi/port.h"
-#include "state/link.h"
-#include "state/pact.h"
-#include "vmm/vmm.h"
+#include "base/failpoints.h"
+#include "contract/link.h"
+#include "contract/upgrade-commit.h"
+#include "contract/vmm.h"
 #include "qapi/json.h"
+#include "qapi/port.h"
 
 static void ram_free(gpointer opaque)
 {

@@ -20,14 +20,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "migration/lease.h"
-#include "migration/takeover.h"
-#include "net/priority.h"
-#include "qapi/driver.h"
+#include "base/priority.h"
+#include "base/sandbox.h"
+#include "contract/link.h"
 #include "engine/init.h"
 #include "engine/port.h"
-#include "state/link.h"
-#include "sandbox/sandbox.h"
+#include "migration/restore/lease.h"
+#include "migration/upgrade/new-side.h"
+#include "qapi/driver.h"
 
 typedef struct {
     FfLink *link;

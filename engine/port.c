@@ -16,12 +16,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
+#include "guest/qemu/device-state.h"
+#include "guest/qemu/hotplug.h"
+#include "guest/qemu/settings.h"
+#include "guest/qemu/vmm-qemu.h"
 #include "qapi/json.h"
-#include "qemu/device-state.h"
-#include "qemu/hotplug.h"
-#include "qemu/settings.h"
-#include "qemu/vmm-qemu.h"
 
 /* A QEMU that has not answered for so long hangs in a command, which should be known. */
 #define SAY_MS 10000

@@ -7,9 +7,9 @@
 #ifndef FF_ENGINE_PORT_H
 #define FF_ENGINE_PORT_H
 
-#include "qapi/driver.h"
+#include "contract/link.h"
 #include "engine/init.h"
-#include "state/link.h"
+#include "qapi/driver.h"
 
 typedef struct FfEnginePort FfEnginePort;
 

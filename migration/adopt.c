@@ -27,16 +27,16 @@
 #include <gio/gio.h>
 #include <string.h>
 
-#include "fault/fault.h"
-#include "migration/dest-dump.h"
-#include "migration/dest-recover.h"
-#include "migration/destination.h"
-#include "migration/journal.h"
-#include "migration/precopy.h"
-#include "migration/received.h"
-#include "migration/snapshot-devices.h"
-#include "migration/source-recover.h"
-#include "migration/source.h"
+#include "base/failpoints.h"
+#include "migration/common/ownership.h"
+#include "migration/destination/destination.h"
+#include "migration/destination/dump.h"
+#include "migration/destination/received.h"
+#include "migration/destination/recover.h"
+#include "migration/snapshot/devices.h"
+#include "migration/source/precopy.h"
+#include "migration/source/recover.h"
+#include "migration/source/source.h"
 
 #include "uffd/uffd.h"
 

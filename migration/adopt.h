@@ -5,8 +5,8 @@
 #ifndef FF_MIGRATION_ADOPT_H
 #define FF_MIGRATION_ADOPT_H
 
-#include "migration/dest-side.h"
-#include "migration/source-side.h"
+#include "migration/destination/side.h"
+#include "migration/source/side.h"
 
 /* Before the coordinator starts: takes the state of the engine that died. Returns the first
  * status. */

@@ -25,12 +25,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
+#include "content/image/dump-files.h"
+#include "content/image/xxh64.h"
+#include "migration/common/ownership.h"
 #include "migration/internal.h"
-#include "migration/journal.h"
 #include "migration/migration.h"
-#include "snapshot/dump-files.h"
-#include "snapshot/xxh64.h"
 #include "uffd/holes.h"
 
 typedef struct {
@@ -351,7 +351,7 @@ static int write_words(int fd, uint64_t *words, uint64_t n, uint64_t *sum)
     return write_all(fd, le, n * sizeof(*le), 0);
 }
 
-/* It is small: at most 256 MiB are loaded of it (snapshot/dump-files.c). */
+/* It is small: at most 256 MiB are loaded of it (content/image/dump-files.c). */
 static int write_device(FfDump *d, int fd)
 {
     struct stat st;

@@ -8,11 +8,11 @@
 #ifndef FF_MIGRATION_INTERNAL_H
 #define FF_MIGRATION_INTERNAL_H
 
-#include "migration/dest-side.h"
-#include "migration/handover.h"
-#include "migration/snapshot.h"
-#include "migration/source-side.h"
-#include "migration/takeover.h"
+#include "migration/destination/side.h"
+#include "migration/snapshot/snapshot.h"
+#include "migration/source/side.h"
+#include "migration/upgrade/new-side.h"
+#include "migration/upgrade/old-side.h"
 
 typedef struct FfMigration FfMigration; /* migration.h */
 

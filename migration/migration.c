@@ -6,28 +6,28 @@
  *
  * Threads: the driver; the coordinator begins here.
  */
-#include "migration/migration.h"
 #include "migration/internal.h"
+#include "migration/migration.h"
 
 #include <string.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
+#include "base/priority.h"
 #include "migration/adopt.h"
-#include "migration/dest-accept.h"
-#include "migration/dest-device.h"
-#include "migration/dest-dump.h"
-#include "migration/dest-huge.h"
-#include "migration/dest-revoke.h"
-#include "migration/destination.h"
-#include "migration/split.h"
-#include "migration/journal.h"
-#include "migration/restore.h"
-#include "migration/source-revoke.h"
-#include "migration/source.h"
-#include "migration/states.h"
-#include "migration/tls.h"
-#include "net/priority.h"
+#include "migration/common/ownership.h"
+#include "migration/common/split.h"
+#include "migration/common/states.h"
+#include "migration/common/tls.h"
+#include "migration/destination/accept.h"
+#include "migration/destination/destination.h"
+#include "migration/destination/device.h"
+#include "migration/destination/dump.h"
+#include "migration/destination/huge.h"
+#include "migration/destination/revoke.h"
+#include "migration/restore/restore.h"
+#include "migration/source/revoke.h"
+#include "migration/source/source.h"
 #include "net/tls.h"
 
 /* ---- the source ------------------------------------------------------------------------------ */

@@ -9,7 +9,7 @@
 #ifndef FF_MIGRATION_MIGRATION_H
 #define FF_MIGRATION_MIGRATION_H
 
-#include "migration/config.h"
+#include "migration/common/config.h"
 
 typedef struct FfMigration FfMigration;
 

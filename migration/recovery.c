@@ -2,18 +2,19 @@
 /*
  * The client's commands on a migration whose connection is lost, or is to be: pause, resume,
  * recover, take back. What they ask for is noted for the coordinator, which does it:
- * source-recover.c, dest-recover.c; docs/design/recovery.md has the protocol.
+ * migration/source/recover.c, migration/destination/recover.c; docs/design/recovery.md has the
+ * protocol.
  *
  * Thread: the driver.
  */
-#include "migration/migration.h"
 #include "migration/internal.h"
+#include "migration/migration.h"
 
 #include <unistd.h>
 
-#include "migration/dest-dump.h"
-#include "migration/journal.h"
-#include "migration/source-connect.h"
+#include "migration/common/ownership.h"
+#include "migration/destination/dump.h"
+#include "migration/source/connect.h"
 
 static bool refuse(GError **error, const char *text)
 {

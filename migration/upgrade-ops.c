@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The two sides of an upgrade as a migration (FfSideOps): what handover.c and takeover.c are asked
- * by the driver. For the threads see internal.h.
+ * The two sides of an upgrade as a migration (FfSideOps): what migration/upgrade/old-side.c and
+ * migration/upgrade/new-side.c are asked by the driver. For the threads see internal.h.
  */
 #include "migration/internal.h"
 
-#include "migration/journal.h"
+#include "migration/common/ownership.h"
 
 static bool note_upgrade(FfMigration *m, GError **error)
 {

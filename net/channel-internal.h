@@ -6,9 +6,9 @@
 #ifndef FF_NET_CHANNEL_INTERNAL_H
 #define FF_NET_CHANNEL_INTERNAL_H
 
+#include "base/io-result.h"
+#include "base/sync.h"
 #include "net/channel.h"
-#include "net/io.h"
-#include "net/sync.h"
 #include "net/tls.h"
 #include "net/window.h"
 

@@ -11,9 +11,9 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#include "fault/fault.h"
+#include "base/deadline.h"
+#include "base/failpoints.h"
 #include "net/channel-internal.h"
-#include "net/left.h"
 
 static void count_received(FfChannel *ch, size_t n)
 {

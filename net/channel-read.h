@@ -5,9 +5,9 @@
 #ifndef FF_NET_CHANNEL_READ_H
 #define FF_NET_CHANNEL_READ_H
 
+#include "base/io-result.h"
 #include "net/channel.h"
 #include "net/frame.h"
-#include "net/io.h"
 
 /* One attempt to read up to LEN bytes; *DONE bytes were read (>= 1 when done). */
 FfIo ff_channel_read(FfChannel *ch, void *buf, size_t len, size_t *done);

@@ -9,8 +9,8 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include "base/deadline.h"
 #include "net/channel-internal.h"
-#include "net/left.h"
 
 /* How long a refused peer has to read why (milliseconds). A server has more than that one to talk
  * to; a client that has refused its server has all the time that the server may need to end. */

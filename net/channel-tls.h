@@ -6,8 +6,8 @@
 #ifndef FF_NET_CHANNEL_TLS_H
 #define FF_NET_CHANNEL_TLS_H
 
+#include "base/io-result.h"
 #include "net/channel.h"
-#include "net/io.h"
 #include "net/tls.h"
 
 /* Puts TLS under the channel: handshake, and who the peer is (net/tls.h); or ends a handshake that

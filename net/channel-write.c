@@ -19,7 +19,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "net/channel-internal.h"
 #include "net/window-trial.h"
 

@@ -91,8 +91,8 @@ typedef enum {
     /* Either way, on the main channel, after the grant: this side's QEMU has ended, and what it
      * had is gone. The last word. With FF_FEATURE_ENDED of the side that hears it */
     FF_FRAME_ENDED,
-    FF_FRAME_PARTS, /* S->D, right after HELLO: what the guest is made of, text (migration/parts.h).
-                       With FF_FEATURE_PARTS of both */
+    FF_FRAME_PARTS, /* S->D, right after HELLO: what the guest is made of, text
+                       (migration/destination/parts.h). With FF_FEATURE_PARTS of both */
     FF_FRAME__MAX
 } FfFrameType;
 

@@ -6,7 +6,7 @@
 #include <glib-unix.h>
 #include <unistd.h>
 
-#include "net/rights.h"
+#include "base/rights.h"
 
 typedef struct {
     GBytes *bytes;

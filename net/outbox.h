@@ -2,8 +2,8 @@
 /*
  * What waits to be written to a socket, with the fds that go along: bytes go out at once as far as
  * the peer takes them, the rest waits in a queue of chunks, and the socket is watched for room only
- * while there is one. Behind the monitors' connections (relay/conn.c) and the link between relay
- * and engine (state/link.c).
+ * while there is one. Behind the monitors' connections (guest/relay/conn.c) and the link between
+ * relay and engine (contract/link.c).
  *
  * One thread: that of its main context. No locks.
  */

@@ -16,11 +16,11 @@
  */
 #include "net/splice.h"
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
+#include "base/io-result.h"
 #include "net/address.h"
 #include "net/channel-read.h"
 #include "net/frame.h"
-#include "net/io.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -376,7 +376,7 @@ static gboolean accept_again(gpointer opaque)
     return forget_source(l->native);
 }
 
-/* Nothing can be accepted for a while (net/io.h). */
+/* Nothing can be accepted for a while (base/io-result.h). */
 static gboolean accept_later(FfSplice *n, int listener, GUnixFDSourceFunc accept_one, int error)
 {
     GSource *timer = g_timeout_source_new_seconds(SHORT_S);

@@ -5,10 +5,10 @@
  *
  * System calls: pipe2, splice, recv, send, shutdown, close.
  */
-#include "net/stream.h"
 #include "net/channel-read.h"
 #include "net/channel-tls.h"
 #include "net/channel-write.h"
+#include "net/stream.h"
 
 #include <errno.h>
 #include <fcntl.h>

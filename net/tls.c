@@ -12,10 +12,10 @@
  * Nothing is read or written before a session is `usable`.
  * System calls: read, write (the socket), setsockopt (TCP_ULP, where the kernel has TLS).
  */
-#include "net/tls.h"
+#include "base/sync.h"
 #include "net/dn.h"
-#include "net/sync.h"
 #include "net/tls-internal.h"
+#include "net/tls.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -14,7 +14,7 @@
 #include <glib.h>
 #include <stdbool.h>
 
-#include "net/io.h"
+#include "base/io-result.h"
 
 typedef struct FfTls FfTls;
 typedef struct FfTlsSession FfTlsSession;

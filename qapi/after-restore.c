@@ -13,7 +13,7 @@
  * of the restore for that of his snapshot. If the restore pauses it has failed, too: what must be
  * seen then is the pause. Main loop's thread.
  */
-#include "migration/states.h"
+#include "migration/common/states.h"
 #include "qapi/driver-private.h"
 
 /* ---- its beginning --------------------------------------------------------------------------- */

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "migration/states.h"
+#include "migration/common/states.h"
 #include "qapi/driver-private.h"
 
 /* The destination has no farfault, or this side is refused. */

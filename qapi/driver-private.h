@@ -13,8 +13,8 @@
 #include "qapi/json.h"
 #include "qapi/port.h"
 #include "qapi/schema.h"
-#include "qapi/uri.h"
 #include "qapi/tls.h"
+#include "qapi/uri.h"
 
 typedef struct FfDriver FfDriver;
 typedef struct FfCall FfCall;
@@ -74,12 +74,12 @@ struct FfDriver {
     bool taking_back; /* an engine died before it gave its guest away: that is being undone */
     bool lifting;     /* or in a live snapshot: its protection is being taken away */
     GQueue waiting_restored; /* what waits for that; restore-settings.c */
-    GQueue waiting_moved;    /* stop, while the guest is being stopped or started; words.c */
-    uint32_t words_seq;      /* of the last FF_LINK_SYNC for cont and stop; words.c */
-    GQueue waiting_over;     /* what came after a migration's last event; over.c */
-    bool looking;            /* QEMU is asked how its migration stands; carried.c */
-    bool asking_caps;        /* QEMU, for what was set without an engine; capabilities.c */
-    GQueue waiting_caps;     /* FfCall: what waits for its answer */
+    GQueue waiting_moved; /* stop, while the guest is being stopped or started; cont-stop-order.c */
+    uint32_t words_seq;   /* of the last FF_LINK_SYNC for cont and stop; cont-stop-order.c */
+    GQueue waiting_over;  /* what came after a migration's last event; wait-for-end.c */
+    bool looking;         /* QEMU is asked how its migration stands; qemu-migration-status.c */
+    bool asking_caps;     /* QEMU, for what was set without an engine; capabilities.c */
+    GQueue waiting_caps;  /* FfCall: what waits for its answer */
     /* What waits for the end of a restore; after-restore.c. */
     bool deferring;          /* from its answer until it has begun, or is over */
     bool deferred_cancelled; /* while it begins */
@@ -142,7 +142,7 @@ struct FfCall {
     gpointer addition;           /* object-add's own, objects.c; NULL */
     gpointer late;               /* return-path.c's own; NULL */
     gpointer kept;               /* restore-disks.c's own; NULL */
-    unsigned others_asked;       /* others.c's own */
+    unsigned others_asked;       /* unknown-devices.c's own */
     bool others;                 /* ff_call_when_others_known(): there are some */
     const char *why;             /* it is QEMU's to carry; static; NULL */
 };
@@ -181,7 +181,7 @@ void ff_driver_give_uffd(FfDriver *driver, int fd);
 /* Something is, and cannot be taken out: the last copies are closed, FD as well, and a thread that
  * waits continues. The guest has no live snapshots any more. */
 void ff_driver_lose_uffd(FfDriver *driver, int fd);
-/* lift.c. Takes the protection away that an engine before this one has left. */
+/* unprotect.c. Takes the protection away that an engine before this one has left. */
 void ff_driver_lift_protection(FfDriver *driver);
 /* Runs COMMAND for QEMU on the client's own connection; ARGS is taken. */
 void ff_call_inject(FfCall *call, const char *command, JsonObject *args, FfCallInner next);
@@ -256,7 +256,7 @@ void ff_handle_query_capabilities(FfCall *call);
 /* The one line why the engine carries no migration of this guest on this side, NULL if it does. */
 const char *ff_driver_refusal(FfDriver *driver);
 
-/* carried.c. QEMU has said STATUS of a migration (NULL: nothing). */
+/* qemu-migration-status.c. QEMU has said STATUS of a migration (NULL: nothing). */
 void ff_carried_status(FfDriver *driver, const char *status);
 /* Asks QEMU, if it migrates over connections of the engine's. */
 void ff_carried_look(FfDriver *driver);
@@ -351,7 +351,7 @@ bool ff_policy_answered_first(const FfDriver *driver, JsonNode *capabilities);
 /* The engine carries it, or speaks to the peer before QEMU does. */
 bool ff_policy_engine_begins(FfCall *call);
 
-/* keep.c */
+/* fdstore.c */
 /* Keeps FD (taken; -1: drops it) under NAME beyond a crash of this process. */
 void ff_driver_keep(FfDriver *driver, const char *name, int fd);
 
@@ -381,7 +381,7 @@ bool ff_driver_begins_paused(const FfDriver *driver);
 /* Whether the guest of an engine that died is to stand: the client's last word. */
 bool ff_driver_adopts_paused(const FfDriver *driver);
 
-/* blocked.c */
+/* qemu-blockers.c */
 /* Of query-migrate's INFO: QEMU carries a migration. Why it refuses one (g_free, NULL: it does
  * not). */
 bool ff_blocked_by_migration(JsonNode *info);
@@ -454,7 +454,7 @@ void ff_handle_start_postcopy(FfCall *call);
 void ff_handle_cancel(FfCall *call);
 void ff_handle_continue(FfCall *call);
 
-/* over.c */
+/* wait-for-end.c */
 /* TRUE: this side's migration has had its last event, and is not taken down yet. NEXT is called
  * with CALL when it is: a client that acts on the event is not told that a migration is under way.
  */
@@ -558,7 +558,7 @@ void ff_handle_reset(FfCall *call);
 void ff_handle_wakeup(FfCall *call);
 void ff_handle_query_status(FfCall *call);
 
-/* words.c */
+/* cont-stop-order.c */
 /* NEXT, when the guest is no more being stopped or started by the engine. */
 void ff_call_when_moved(FfCall *call, FfHandler next);
 /* That is so, or a call that waits for it must not wait. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The driver's roof: its life, frames in, commands in order, each to its handler (answers out:
- * call.c).
+ * command.c).
  *
  * Commands of one client run one after the other, as in QEMU; those of several clients, and
  * out-of-band ones, do not wait for each other. A handler ends its call with exactly one of

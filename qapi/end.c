@@ -9,7 +9,7 @@
  */
 #include <string.h>
 
-#include "migration/states.h"
+#include "migration/common/states.h"
 #include "qapi/driver-private.h"
 
 /* NULL: nothing stands against it. */

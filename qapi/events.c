@@ -25,7 +25,7 @@
  *
  * Any other query-migrate shows the true status at any time. Main loop's thread.
  */
-#include "net/left.h"
+#include "base/deadline.h"
 #include "qapi/driver-private.h"
 
 /* How long postcopy-paused is kept from a client that does not continue (seconds). libvirt's

@@ -246,7 +246,7 @@ def main():
     with open(sys.argv[1], encoding='utf-8') as f:
         text = f.read()
     if sys.argv[3:] == ['own']:
-        header, source = 'relay/owned.h', Introspection(text).source()
+        header, source = 'guest/relay/routing.h', Introspection(text).source()
     else:
         generator = Generator()
         generator.run(text)

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "net/address.h"
 
 static void native_failed(FfCall *call, const GError *error)

@@ -17,7 +17,7 @@
 #include <glib/gstdio.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 
 static void source_free(gpointer source)
 {

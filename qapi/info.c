@@ -9,9 +9,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "migration/states.h"
+#include "contract/vmm-run.h"
+#include "migration/common/states.h"
 #include "qapi/driver-private.h"
-#include "vmm/run.h"
 
 static JsonObject *ram_to_json(const FfMigrationInfo *info, unsigned version)
 {

@@ -6,8 +6,8 @@
 #include <fcntl.h>
 #include <string.h>
 
-#include "fault/fault.h"
-#include "migration/states.h"
+#include "base/failpoints.h"
+#include "migration/common/states.h"
 #include "qapi/driver-private.h"
 
 /* A farfault destination has nearly always answered by then; a QEMU that waits for its second

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * object-add and object-del: a memory backend that is plugged later is guest RAM, too, and must be
- * a shared file over a memfd that the relay holds. A QMP monitor is refused (qemu/hotplug.h). All
- * other objects are QEMU's.
+ * a shared file over a memfd that the relay holds. A QMP monitor is refused (guest/qemu/hotplug.h).
+ * All other objects are QEMU's.
  *
  * The rewritten command runs on the private monitor, since only its success decides whether the
  * memory is kept. Main loop's thread.

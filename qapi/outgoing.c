@@ -10,8 +10,8 @@
  * Because this side's engine does not migrate such a guest: the same, where postcopy may be asked
  * for. Else nobody was connected to, QEMU gets what the client wrote, and is on its own.
  *
- * A peer that was connected to has answered by then (migration/plain.c), also where it waited for a
- * second channel. So nothing of the guest goes to a peer that has not said a byte.
+ * A peer that was connected to has answered by then (migration/common/qemu-carries.c), also where
+ * it waited for a second channel. So nothing of the guest goes to a peer that has not said a byte.
  *
  * Until QEMU has begun, commands of clients wait: QEMU would answer them from before. Where
  * postcopy may be asked for the most wait until its stream was found to begin as the peer was told,
@@ -25,11 +25,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
+#include "net/splice.h"
 #include "qapi/driver-private.h"
 #include "qapi/listen.h"
 #include "qapi/private-name.h"
-#include "net/splice.h"
 
 #define FD_NAME "farfault-outgoing"
 /* QEMU writes the beginning of its stream within this time, once it has answered (seconds). That is

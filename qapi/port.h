@@ -12,9 +12,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "vmm/vmm.h"
-#include "state/link.h"
-#include "state/state.h"
+#include "contract/link.h"
+#include "contract/state.h"
+#include "contract/vmm.h"
 
 /* QEMU's answer on the private monitor: RESULT is its "return" (borrowed), or NULL with ERROR. */
 typedef void (*FfPortReply)(JsonNode *result, const GError *error, gpointer data);
@@ -92,7 +92,7 @@ typedef struct {
     int tls_fd;           /* ff_tls_keep() of that migration, -1: none */
     int inner_fd;         /* of a migration whose engine died, -1: none */
     int device_fd;        /* the same: the copy of its device state, -1: none */
-    int pact_fd, heir_fd; /* the same, of an upgrade (state/pact.h), -1: none */
+    int pact_fd, heir_fd; /* the same, of an upgrade (contract/upgrade-commit.h), -1: none */
     int taps_fd;          /* an eventfd that gives QEMU its taps, -1: it needs none */
     int qemu_pid;
     char *const *command_line; /* QEMU's, as the user gave it; NULL: not known */
@@ -102,7 +102,7 @@ typedef struct {
     const GArray *given;        /* of FfGiven; can be NULL */
     int door;                   /* of its relay, for clients that go along; lent; -1: none */
     int front, front_door; /* pidfd, and its relay's door, of the process that stays as the guest's
-                              front (relay/front.h); lent; -1: there is none */
+                              front (guest/relay/placeholder.h); lent; -1: there is none */
     int file_fd;           /* the same: the file that it is restored from, -1: none */
     int lease_fd;          /* the same: its description with a lease, -1: none */
     int listener_fd;       /* the same: where its source comes to, -1: none */
@@ -117,8 +117,8 @@ typedef struct {
     bool lends;                 /* TAKE_UFFD may be asked */
     bool follows_devices;       /* some are other processes, and the engine is to follow them */
     bool follows_plugged;       /* and those that the state has (FfStatePlugged) */
-    int sharers_fd;             /* state/sharers.h; -1: none */
-    int discard_fd;             /* arms QEMU's hook for discards (state/discards.h), -1: none */
+    int sharers_fd;             /* contract/sharers.h; -1: none */
+    int discard_fd;             /* arms QEMU's hook for discards (contract/discards.h), -1: none */
     const char *discard_error;  /* why there is none; NULL: an older relay does not say */
 } FfDriverConfig;
 

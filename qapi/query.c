@@ -5,7 +5,7 @@
  */
 #include <string.h>
 
-#include "migration/states.h"
+#include "migration/common/states.h"
 #include "qapi/driver-private.h"
 
 static JsonNode *object_node(JsonObject *object)

@@ -10,8 +10,8 @@
  */
 #include <string.h>
 
-#include "qapi/driver.h"
 #include "qapi/driver-private.h"
+#include "qapi/driver.h"
 
 /* A device, or its network, in another process, which maps guest RAM itself. */
 static bool is_foreign(const FfCall *call)
@@ -37,7 +37,8 @@ static const struct {
     {"device_del", "device_del not allowed while migrating", false},
     /* For QEMU it is a reason not to migrate, while it lasts. */
     {"dump-guest-memory",
-     "disallowing migration blocker (migration/snapshot in progress) for: Live migration disabled: "
+     "disallowing migration blocker (migration/snapshot/snapshot in progress) for: Live migration "
+     "disabled: "
      "dump-guest-memory in progress",
      false},
 };

@@ -20,8 +20,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
-#include "migration/restore-file.h"
+#include "base/failpoints.h"
+#include "migration/restore/file.h"
 #include "qapi/incoming.h"
 
 /* Not in <linux/magic.h>, or not in that of old headers. */

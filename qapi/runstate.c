@@ -5,16 +5,16 @@
  * The relay sends them here from the start of a migration to its end. As long as the guest may
  * not run on this side (source: from the stop on; destination: until the grant), QEMU must not
  * see them: it would answer from a state that is the engine's own doing, or, worse, obey. What is
- * said before that is QEMU's, and is carried out before the engine stops the guest (words.c). While
- * the guest is being stopped or started by the engine, a client that says stop waits. Main loop's
- * thread.
+ * said before that is QEMU's, and is carried out before the engine stops the guest
+ * (cont-stop-order.c). While the guest is being stopped or started by the engine, a client that
+ * says stop waits. Main loop's thread.
  */
 #include <string.h>
 
-#include "fault/fault.h"
-#include "migration/states.h"
-#include "qapi/driver.h"
+#include "base/failpoints.h"
+#include "migration/common/states.h"
 #include "qapi/driver-private.h"
+#include "qapi/driver.h"
 
 static bool holds(FfDriver *d)
 {

@@ -15,8 +15,8 @@
 #include <json-glib/json-glib.h>
 #include <stdbool.h>
 
+#include "contract/state.h"
 #include "net/tls.h"
-#include "state/state.h"
 
 typedef struct {
     FfTls *tls;          /* NULL: none wanted, or QEMU must carry the migration, or ERROR is set */
@@ -40,8 +40,8 @@ void ff_tls_choose(FfTlsChoice *choice, JsonObject *answers);
 /* Wipes what is secret in it. */
 void ff_tls_answers_free(JsonObject *answers);
 
-/* The answers in a memfd (close-on-exec, mode 0600, sealed: state/state.h has its name), or -1; and
- * back, NULL if it is none. */
+/* The answers in a memfd (close-on-exec, mode 0600, sealed: contract/state.h has its name), or -1;
+ * and back, NULL if it is none. */
 int ff_tls_keep(JsonObject *answers);
 JsonObject *ff_tls_kept(int fd);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Writes the totals of state/totals.h, which `farfault metrics` reads: what was there before the
+ * Writes the totals of contract/totals.h, which `farfault metrics` reads: what was there before the
  * use under way, and what that has counted so far. An engine that adopts a migration adds to what
  * the one before it has written last, so nothing is lost but what that one did since then.
  *

@@ -12,10 +12,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
-#include "migration/upgrade-link.h"
-#include "net/pidfd.h"
-#include "net/rights.h"
+#include "base/failpoints.h"
+#include "base/pidfd.h"
+#include "base/rights.h"
+#include "migration/upgrade/link.h"
 #include "qapi/driver-private.h"
 #include "qapi/driver.h"
 #include "qapi/upgrade-ptys.h"
@@ -110,7 +110,7 @@ static void set_nonblocking(int fd)
     }
 }
 
-/* What launch/lent.h reads. TAPS: of FfLentTap, PTYS: of FfLentPty. */
+/* What guest/launch/inherit.h reads. TAPS: of FfLentTap, PTYS: of FfLentPty. */
 static char *describe(FfDriver *d, GArray *taps, GArray *ptys, const GPtrArray *devices,
                       GArray *fds, bool stays)
 {

@@ -4,7 +4,7 @@
 #ifndef FF_QMP_CLIENT_INTERNAL_H
 #define FF_QMP_CLIENT_INTERNAL_H
 
-#include "net/sync.h"
+#include "base/sync.h"
 #include "qmp/client.h"
 
 typedef enum {

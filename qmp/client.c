@@ -27,7 +27,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "net/rights.h"
+#include "base/rights.h"
 #include "qmp/json.h"
 
 #define MAX_TEXT (64u << 20) /* bytes; QEMU's own limit for a JSON text */

@@ -13,7 +13,7 @@ case ${1-} in
     ;;
 esac
 
-# What lets this user use userfaultfd, for a person to do: as farfault doctor says it (cli/userfault.c).
+# What lets this user use userfaultfd, for a person to do: as farfault doctor says it (cli/common/userfault.c).
 userfaultfd_fix() {
     local device=/dev/userfaultfd user group
     user=$(id -un)

@@ -9,7 +9,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "uffd/uffd.h"
 
 #define SMALL_PAGE 4096

@@ -33,7 +33,7 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "uffd/place.h"
 #include "uffd/protect.h"
 #include "uffd/space-internal.h"

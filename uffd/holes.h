@@ -13,7 +13,7 @@
 #include <sys/types.h>
 
 /* Linux 6.4 and newer, or this host's khugepaged leaves shared memory alone, whatever its owner
- * asks for (launch/launch.c does). */
+ * asks for (guest/launch/launch.c does). */
 bool ff_holes_are_true(void);
 /* Small pages may become huge ones (ff_huge_map_collapse()) while a userfaultfd is registered
  * there: since Linux 6.4 that fills no hole, and since 6.11 UFFDIO_COPY bears that a page table is

@@ -18,7 +18,7 @@
 
 #include <errno.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "uffd/pagemap.h"
 #include "uffd/space-internal.h"
 #include "uffd/uffd.h"

@@ -14,7 +14,7 @@
 #include <errno.h>
 #include <poll.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "uffd/uffd.h"
 
 /* ---- slots ----------------------------------------------------------------------------------- */

@@ -19,7 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "uffd/uffd.h"
 
 /* The process's mmap lock is held for so many bytes at most. */

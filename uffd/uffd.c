@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 
 #define SMALL_PAGE 4096
 /* Of a mapping that is being changed all the time. */

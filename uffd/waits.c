@@ -4,7 +4,7 @@
 
 #include <stddef.h>
 
-#include "trace/mark.h"
+#include "base/trace-mark.h"
 
 static uint64_t key_of(unsigned block, uint64_t page)
 {

@@ -6,8 +6,8 @@
  * One layer can be on another: image.c has what is in a file of a saved guest, whatever backend has
  * the file.
  */
-#ifndef FF_CONTENT_BACKEND_H
-#define FF_CONTENT_BACKEND_H
+#ifndef FF_CONTENT_SOURCE_BACKEND_H
+#define FF_CONTENT_SOURCE_BACKEND_H
 
 #include "content/source/content.h"
 

@@ -10,8 +10,8 @@
 #include <gio/gio.h>
 #include <string.h>
 
+#include "content/image/zero.h"
 #include "content/source/backend.h"
-#include "snapshot/zero.h"
 
 void ff_content_free(FfContent *c)
 {

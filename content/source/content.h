@@ -9,14 +9,14 @@
  *
  * A content is made by one thread and then only read: any thread, each with a reader of its own.
  */
-#ifndef FF_CONTENT_CONTENT_H
-#define FF_CONTENT_CONTENT_H
+#ifndef FF_CONTENT_SOURCE_CONTENT_H
+#define FF_CONTENT_SOURCE_CONTENT_H
 
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "snapshot/input.h"
+#include "content/image/input.h"
 
 typedef struct FfContent FfContent;
 typedef struct FfContentReader FfContentReader;

@@ -5,7 +5,7 @@
  * A file that was changed since it was opened for the first time has another size by then, or
  * another time of its last change: looked at after each read.
  *
- * No system calls of its own (snapshot/input.c).
+ * No system calls of its own (content/image/input.c).
  */
 #include <gio/gio.h>
 #include <string.h>

@@ -11,12 +11,12 @@
 #include <gio/gio.h>
 #include <string.h>
 
+#include "content/image/completeness.h"
+#include "content/image/digest.h"
+#include "content/image/mapped.h"
+#include "content/image/records.h"
+#include "content/image/saved.h"
 #include "content/source/backend.h"
-#include "snapshot/digest.h"
-#include "snapshot/mapped.h"
-#include "snapshot/records.h"
-#include "snapshot/saved.h"
-#include "snapshot/tail.h"
 
 typedef FfContentExtent Extent;
 

@@ -11,8 +11,8 @@
  */
 #include <gio/gio.h>
 
+#include "content/image/xxh64.h"
 #include "content/source/backend.h"
-#include "snapshot/xxh64.h"
 
 #define PARTS 8u
 #define SAMPLES 16u /* of each */

@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "farfault/farfault.h"
+#include "libfarfault/common/farfault.h"
 
 #define PS 4096u
 #define MAX_ROUNDS 100

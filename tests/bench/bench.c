@@ -12,9 +12,9 @@
  *
  * One thread, the default main context.
  */
-#include "qmp/json.h"
-#include "cli/move.h"
+#include "cli/migrate/run.h"
 #include "command.h"
+#include "qmp/json.h"
 #include "sample.h"
 #include "sampled.h"
 #include "trace.h"

@@ -12,8 +12,8 @@
  *
  * One thread, the default main context.
  */
+#include "cli/common/qmp.h"
 #include "qmp/json.h"
-#include "cli/qmp.h"
 #include "sampled.h"
 
 #include <fcntl.h>

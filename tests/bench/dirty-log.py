@@ -26,7 +26,7 @@ import time
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 PAGE = 4096
-# migration/savevm.c: sections, commands; migration/ram.c: flags in the low bits of an offset
+# migration/savevm.c: sections, commands; migration/common/ram.c: flags in the low bits of an offset
 SECTION_END, START, PART, END, FULL, SUBSECTION, CONFIGURATION, COMMAND, FOOTER = 0, 1, 2, 3, 4, 5, 7, 8, 0x7E
 DISCARD, PACKAGED = 6, 7
 ZERO, MEM_SIZE, NORMAL, EOS, CONTINUE, HOOK = 0x02, 0x04, 0x08, 0x10, 0x20, 0x80

@@ -27,8 +27,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/priority.h"
 #include "uffd/bitmap.h"
-#include "net/priority.h"
 #include "uffd/uffd.h"
 
 #define PAGE 4096ull

@@ -25,7 +25,7 @@
  *   +pacing    with lowat and SO_MAX_PACING_RATE, if --pacing is given; then with all three
  *
  * Percentiles and the worst are of all round trips, none left out. The urgent socket is as an
- * engine's: TCP_NODELAY, reno, SO_PRIORITY 6. So are the threads (net/priority.h): the one that
+ * engine's: TCP_NODELAY, reno, SO_PRIORITY 6. So are the threads (base/priority.h): the one that
  * asks and the one that answers come first, bulk last, but that its sender is prompt while its
  * window is short.
  *
@@ -51,8 +51,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/priority.h"
 #include "figures.h"
-#include "net/priority.h"
 #include "net/window-trial.h"
 #include "net/window.h"
 

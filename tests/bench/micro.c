@@ -19,12 +19,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "uffd/bitmap.h"
-#include "migration/zero.h"
+#include "migration/source/zero.h"
 #include "net/compress.h"
 #include "net/frame.h"
 #include "tests/bench/faults.h"
 #include "tests/bench/transports.h"
+#include "uffd/bitmap.h"
 #include "uffd/uffd.h"
 
 #define PAGE 4096ull

@@ -14,7 +14,7 @@
 #include <sys/pidfd.h>
 #include <unistd.h>
 
-#include "cli/qmp.h"
+#include "cli/common/qmp.h"
 #include "qmp/json.h"
 
 #define SAMPLE_MS 10

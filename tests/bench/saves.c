@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "farfault/farfault.h"
+#include "libfarfault/common/farfault.h"
 #include "tests/bench/saves-floor.h"
 
 #define PS 4096u

@@ -6,7 +6,7 @@
 #ifndef FF_BENCH_TRACKING_H
 #define FF_BENCH_TRACKING_H
 
-#include "cli/move.h"
+#include "cli/migrate/run.h"
 #include "guest.h"
 
 #include <stdio.h>

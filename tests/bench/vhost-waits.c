@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "migration/stats.h"
+#include "migration/common/stats.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vhostworld.h"
 

@@ -16,7 +16,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "state/state.h"
+#include "contract/state.h"
 
 #define BYTES (ALONE_PAGES * 4096ul)
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "launch/argv.h"
+#include "guest/launch/argv.h"
 #include "tests/unit/config-reader.h"
 
 #define MONITOR 77 /* the fd that each has */

@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "state/state.h"
+#include "contract/state.h"
 
 typedef enum {
     STRANGER,

@@ -16,11 +16,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "migration/dump-fit.h"
-#include "snapshot/dump-join.h"
-#include "snapshot/mapped.h"
-#include "snapshot/pageset.h"
-#include "snapshot/xxh64.h"
+#include "content/image/dump-join.h"
+#include "content/image/mapped.h"
+#include "content/image/pageset.h"
+#include "content/image/xxh64.h"
+#include "migration/destination/dump-fit.h"
 
 enum {
     FIX_SEAL = 1, /* the description has the sums of the lists that are there, and its own */

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#include "server/dialects/firecracker.h"
+#include "pager/dialects/firecracker.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

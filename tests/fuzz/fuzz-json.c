@@ -6,9 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "guest/relay/qmp-frame.h"
 #include "qapi/json.h"
 #include "qapi/schema.h"
-#include "relay/qmp-frame.h"
 
 static void check_arguments(JsonNode *node)
 {

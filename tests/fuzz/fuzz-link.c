@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "state/link.h"
+#include "contract/link.h"
 
 static bool ended;
 

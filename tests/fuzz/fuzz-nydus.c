@@ -6,8 +6,8 @@
 
 #include <string.h>
 
-#include "server/dialects/dialects.h"
-#include "server/dialects/nydus.h"
+#include "pager/dialects/dialects.h"
+#include "pager/dialects/nydus.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#include "server/offload.h"
+#include "pager/cloud-hypervisor/offload.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

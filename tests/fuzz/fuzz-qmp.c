@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "relay/qmp-frame.h"
+#include "guest/relay/qmp-frame.h"
 
 /* Everything that comes out when BUF is fed in pieces of STEP bytes. */
 static GString *frame_all(const char *buf, size_t size, size_t step)

@@ -15,8 +15,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "holder/vmm-wire.h"
-#include "server/receive.h"
+#include "pager/cloud-hypervisor/take-snapshot.h"
+#include "pager/holder/vmm-wire.h"
 
 #define PAGE 4096u
 #define MEMFDS 3

@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "migration/restore-file.h"
+#include "migration/restore/file.h"
 
 static bool address(FfVmmMemory *m, const char *id, uint64_t *to, GError **error)
 {

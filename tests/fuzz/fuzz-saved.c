@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snapshot/survey.h"
-#include "snapshot/write.h"
+#include "content/image/statistics.h"
+#include "content/image/write.h"
 
 /* Larger guests are for the unit tests: their bitmaps are memory that the fuzzer's limit counts. */
 #define MEMORY_MAX (1ull << 32)

@@ -10,7 +10,7 @@
 
 #include <unistd.h>
 
-#include "state/state.h"
+#include "contract/state.h"
 
 typedef enum { STRANGER, GREETED, URGENT, PAUSED, REVOKING, MOMENTS } Moment;
 

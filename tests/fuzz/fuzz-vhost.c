@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "vhost/session.h"
+#include "guest/vhost/session.h"
 
 typedef struct {
     FfVhostSession *session;

@@ -7,8 +7,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "snapshot/working-set.h"
-#include "snapshot/xxh64.h"
+#include "content/image/working-set.h"
+#include "content/image/xxh64.h"
 
 static const FfWorkingSetFile file = {1 << 20, 1, 2};
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See clienthello.h. It is said to a socket at which nobody answers: elsewhere the answer may be
  * there before the call returns, and the handshake continues. */
-#include "tests/lib/clienthello.h"
 #include "net/channel-tls.h"
 #include "net/channel.h"
+#include "tests/lib/clienthello.h"
 
 #include <sys/socket.h>
 #include <unistd.h>

@@ -10,9 +10,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/sync.h"
 #include "net/address.h"
 #include "net/frame.h"
-#include "net/sync.h"
 
 typedef struct {
     int64_t came; /* monotonic microseconds */

@@ -8,8 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snapshot/dump-files.h"
-#include "snapshot/xxh64.h"
+#include "content/image/dump-files.h"
+#include "content/image/xxh64.h"
 
 static int open_it(const char *dir, const char *name)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The other end of the action "hold" (fault/fault.h) of a VM's VmConfig.faults. Any thread. */
+/* The other end of the action "hold" (base/failpoints.h) of a VM's VmConfig.faults. Any thread. */
 #ifndef FF_TESTS_HOLD_H
 #define FF_TESTS_HOLD_H
 

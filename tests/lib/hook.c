@@ -8,10 +8,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "launch/attach.h"
-#include "launch/launch-relay.h"
-#include "launch/parcel.h"
-#include "state/state.h"
+#include "contract/state.h"
+#include "guest/launch/attach.h"
+#include "guest/launch/fdstore.h"
+#include "guest/launch/launch-relay.h"
 #include "uffd/regions.h"
 
 static int take(Vm *vm, int number)

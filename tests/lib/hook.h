@@ -6,7 +6,7 @@
 #ifndef FF_TESTS_HOOK_H
 #define FF_TESTS_HOOK_H
 
-#include "state/discards.h"
+#include "contract/discards.h"
 #include "tests/lib/vm.h"
 
 /* ff_discards_free(). The test fails if there is none. */

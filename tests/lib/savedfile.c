@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Writes what QEMU writes, by the layout of its migration/ram.c and savevm.c; see savedfile.h. An
- * ordinary stream has page 3 of the first block twice, first with other contents, as a live one.
+ * Writes what QEMU writes, by the layout of its migration/common/ram.c and savevm.c; see
+ * savedfile.h. An ordinary stream has page 3 of the first block twice, first with other contents,
+ * as a live one.
  */
 #include "tests/lib/savedfile.h"
 

@@ -17,7 +17,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "state/state.h"
+#include "contract/state.h"
 
 #define HUGE (2ull << 20)
 

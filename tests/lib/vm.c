@@ -80,8 +80,8 @@ char *vm_build_path(const char *relative)
 
 bool vm_farfault_available(const char **why)
 {
-    static const char *const parts[] = {"cli/farfault", "relay/farfault-relay",
-                                        "engine/farfault-engine", "agent/farfault-agent.so"};
+    static const char *const parts[] = {"cli/farfault", "guest/relay/farfault-relay",
+                                        "engine/farfault-engine", "guest/agent/farfault-agent.so"};
     for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
         g_autofree char *path = vm_build_path(parts[i]);
         if (!g_file_test(path, G_FILE_TEST_EXISTS)) {

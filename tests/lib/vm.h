@@ -42,8 +42,8 @@ typedef struct {
     bool oob;                   /* out-of-band on the monitor */
     bool listens;               /* and two monitors that listen: "server" (QMP), "human" */
     const int *fds;             /* inherited under the same numbers, ended by -1; can be NULL */
-    const char *faults;         /* POINT=ACTION;... (fault/fault.h); can be NULL */
-    const char *deadlines;      /* NAME=MS,... (fault/deadline.h); can be NULL */
+    const char *faults;         /* POINT=ACTION;... (base/failpoints.h); can be NULL */
+    const char *deadlines;      /* NAME=MS,... (base/failpoint-deadline.h); can be NULL */
 } VmConfig;
 
 typedef struct Vm Vm;
@@ -137,7 +137,7 @@ const char *vm_accel(void);
 
 /* TRUE if farfault is in the build folder, whole; else *WHY (static) says what is missing. */
 bool vm_farfault_available(const char **why);
-/* TRUE if farfault is there and was built with the points of fault/fault.h. */
+/* TRUE if farfault is there and was built with the points of base/failpoints.h. */
 bool vm_faults_available(const char **why);
 /* What farfault status without a monitor says of the guest of QEMU process PID (g_free). */
 char *vm_listed(pid_t pid);

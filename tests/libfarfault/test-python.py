@@ -24,7 +24,7 @@ import traceback
 source, library = map(os.path.abspath, sys.argv[1:3])
 os.environ["FARFAULT_LIBRARY"] = library
 sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.join(source, "python"))
+sys.path.insert(0, os.path.join(source, "libfarfault/python"))
 try:
     import numpy
 except ImportError:
@@ -165,7 +165,7 @@ def test_log(folder):
     gc.collect()
     text = "f = farfault.File('data'); a = f.array('uint8'); a[1] = 10; f.commit(); a[2] = 11"
     subprocess.run([sys.executable, "-c", "import farfault; " + text], cwd=folder, check=True,
-                   env={**os.environ, "PYTHONPATH": os.path.join(source, "python"), "PYTHONDONTWRITEBYTECODE": "1"})
+                   env={**os.environ, "PYTHONPATH": os.path.join(source, "libfarfault/python"), "PYTHONDONTWRITEBYTECODE": "1"})
     assert log.stat().st_size == 0
     assert bytes((folder / "data").read_bytes()[:3]) == bytes([9, 10, 7])
 
@@ -415,7 +415,7 @@ def test_default_limit(folder):
 
 def test_import(folder):
     """Without the library: what to do."""
-    env = dict(os.environ, FARFAULT_LIBRARY="/nowhere/libfarfault.so.0", PYTHONPATH=os.path.join(source, "python"))
+    env = dict(os.environ, FARFAULT_LIBRARY="/nowhere/libfarfault.so.0", PYTHONPATH=os.path.join(source, "libfarfault/python"))
     ran = subprocess.run([sys.executable, "-c", "import farfault"], env=env, stderr=subprocess.PIPE, text=True)
     assert ran.returncode == 1 and "ImportError: farfault needs libfarfault.so.0 (Debian: " in ran.stderr, ran.stderr
 

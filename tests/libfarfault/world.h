@@ -11,7 +11,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-#include "farfault/farfault.h"
+#include "libfarfault/common/farfault.h"
 #include "tests/lib/hugepages.h"
 
 typedef enum { W_ANON, W_ANON_HUGE, W_MEMFD, W_HUGETLB, W_KINDS } WorldKind;

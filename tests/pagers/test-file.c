@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "pagers/file.h"
+#include "content/pagers/file.h"
 #include "tests/lib/slowfile.h"
 #include "tests/uffd/rig.h"
 

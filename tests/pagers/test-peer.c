@@ -5,8 +5,8 @@
  */
 #include <sys/socket.h>
 
+#include "content/pagers/peer.h"
 #include "net/channel-read.h"
-#include "pagers/peer.h"
 #include "tests/uffd/rig.h"
 
 #define MISSING UFFDIO_REGISTER_MODE_MISSING

@@ -22,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snapshot/saved.h"
+#include "content/image/saved.h"
 #include "tests/lib/hold.h"
 #include "tests/qtest/snapshot-rig.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Draws faults at the engines' named points (fault/fault.h).
+ * Draws faults at the engines' named points (base/failpoints.h).
  */
 #ifndef FF_TESTS_CHAOS_POINTS_H
 #define FF_TESTS_CHAOS_POINTS_H

@@ -86,7 +86,7 @@ Rig *rig_new(const char *name)
     g_assert_cmpint(g_mkdir_with_parents(lib, 0755), ==, 0);
     g_assert_cmpint(chmod(rig->dir, 0777), ==, 0);
     install(rig, "cli/farfault", "bin/farfault");
-    install(rig, "agent/farfault-agent.so", "lib/farfault/farfault-agent.so");
+    install(rig, "guest/agent/farfault-agent.so", "lib/farfault/farfault-agent.so");
     install(rig, "tests/qtest/test-relay", "lib/farfault/farfault-relay");
     g_autofree char *link = rig_path(rig, "lib/farfault/qemu-system-x86_64");
     g_assert_cmpint(symlink("../../bin/farfault", link), ==, 0);
@@ -105,7 +105,7 @@ Rig *rig_new(const char *name)
 
 void rig_use_relay(Rig *rig)
 {
-    install(rig, "relay/farfault-relay", "lib/farfault/farfault-relay");
+    install(rig, "guest/relay/farfault-relay", "lib/farfault/farfault-relay");
     install(rig, "engine/farfault-engine", "lib/farfault/farfault-engine");
 }
 

@@ -2,7 +2,7 @@
 /* Prints the names in a QEMU's schema, sorted, one a line, for scripts/check-schema. */
 #include <stdio.h>
 
-#include "cli/qemu-names.h"
+#include "cli/watch/qemu-names.h"
 
 int main(int argc, char **argv)
 {

@@ -7,7 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "state/link.h"
+#include "contract/link.h"
 
 int main(void)
 {

@@ -17,9 +17,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/rights.h"
+#include "guest/agent/agent.h"
 #include "tests/lib/vm.h"
-#include "agent/agent.h"
-#include "net/rights.h"
 
 /* Monitors of QEMU: those behind the relay, its private one, and the direct one. */
 #define RIG_LISTENERS (RIG_MONITORS + 2)
@@ -160,7 +160,7 @@ static void start_qemu(Rig *rig, const RigConfig *config, const int *private)
 
 static void start_relay(Rig *rig, const RigConfig *config, const int *fds)
 {
-    g_autofree char *path = vm_build_path("relay/farfault-relay");
+    g_autofree char *path = vm_build_path("guest/relay/farfault-relay");
     g_autofree char *number = NULL, *text = NULL;
     int ready[2], plan = memfd_create("plan", 0);
     char byte;
@@ -227,7 +227,7 @@ static void set_relay_env(const Rig *rig, const RigConfig *config)
     }
 }
 
-/* As agent/hook.c does. */
+/* As guest/agent/hook.c does. */
 static void make_hook(Rig *rig, bool old_agent)
 {
     const uint32_t begin[] = {FF_DISCARDS_MAGIC, FF_DISCARDS_VERSION};

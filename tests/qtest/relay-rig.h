@@ -10,9 +10,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "state/discards.h"
-#include "state/link.h"
-#include "state/state.h"
+#include "contract/discards.h"
+#include "contract/link.h"
+#include "contract/state.h"
 #include "tests/lib/stream.h"
 
 #define RIG_MONITORS 2
@@ -66,7 +66,7 @@ typedef struct {
     int maps;             /* the same as QEMU's /proc/PID/maps */
     bool old_agent;       /* it has no hook, and says what one of before the hook said */
     const char *faults;   /* of the relay: POINT=ACTION;... (fault.h); NULL: none */
-    const char *deadlines; /* of the relay, NAME=MS,... (fault/deadline.h); can be NULL */
+    const char *deadlines; /* of the relay, NAME=MS,... (base/failpoint-deadline.h); can be NULL */
     int uffd_errno;
     bool keeps_state; /* Rig.state_fd is the relay's state memfd, which outlives it */
 } RigConfig;

@@ -8,9 +8,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "snapshot/mapped.h"
-#include "snapshot/records.h"
-#include "snapshot/saved.h"
+#include "content/image/mapped.h"
+#include "content/image/records.h"
+#include "content/image/saved.h"
 #include "tests/lib/hold.h"
 
 #define MIB ((uint64_t)1 << 20)

@@ -23,8 +23,8 @@ typedef struct {
     const Ring3 *ring3;      /* VmConfig.ring3 */
 } Snap;
 
-/* A guest that runs, with FAULTS (fault/fault.h) and a DEVICE more; both can be NULL. FALSE: the
- * test is skipped. */
+/* A guest that runs, with FAULTS (base/failpoints.h) and a DEVICE more; both can be NULL. FALSE:
+ * the test is skipped. */
 bool snap_begin(Snap *t, const char *faults, const char *device);
 /* It runs, and its memory is right; it is freed. */
 void snap_end(Snap *t);

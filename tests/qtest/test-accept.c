@@ -9,7 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "launch/endpoint.h"
+#include "guest/launch/endpoint.h"
 #include "tests/lib/vm.h"
 
 static Stream *dial(int path_fd)

@@ -8,8 +8,8 @@
  * Both QEMUs get the same private monitor by a configuration file, which (unlike -mon) leaves
  * QEMU's default monitors alone, so the two differ by what the rewriter did and nothing else.
  */
-#include "launch/argv-machine.h"
-#include "launch/argv.h"
+#include "guest/launch/argv-machine.h"
+#include "guest/launch/argv.h"
 #include "tests/lib/hugepages.h"
 #include "tests/lib/qmp.h"
 

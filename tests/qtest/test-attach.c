@@ -20,11 +20,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "launch/attach.h"
-#include "launch/attach-listen.h"
-#include "launch/launch-relay.h"
-#include "launch/parcel.h"
-#include "state/state.h"
+#include "contract/state.h"
+#include "guest/launch/attach-listen.h"
+#include "guest/launch/attach.h"
+#include "guest/launch/fdstore.h"
+#include "guest/launch/launch-relay.h"
 #include "tests/lib/attach.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
@@ -107,7 +107,7 @@ static void end(Test *t)
     vm_end(t->s);
 }
 
-/* What QEMU keeps for a next relay (launch/launch-relay.h). */
+/* What QEMU keeps for a next relay (guest/launch/launch-relay.h). */
 static JsonNode *plan_of(Vm *vm)
 {
     g_autoptr(GError) error = NULL;
@@ -660,7 +660,7 @@ static void test_unreadable(void)
 /* ---- moments of the switchover --------------------------------------------------------------- */
 
 typedef struct {
-    const char *fault; /* POINT=ACTION of fault/fault.h */
+    const char *fault; /* POINT=ACTION of base/failpoints.h */
     OperatorEnd end;   /* who has the guest then */
     bool dies;         /* the destination's QEMU: nothing was loaded, so nothing can be granted */
     bool either;       /* the engine lives, and may have given the guest before it sees the end */

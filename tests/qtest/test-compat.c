@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "state/state.h"
+#include "contract/state.h"
 #include "tests/lib/attach.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
@@ -145,7 +145,8 @@ typedef struct {
     Way way;
     const char *parameters; /* of the source; can be NULL */
     const char *tls;        /* kind of credentials; NULL: none */
-    const char *fault; /* POINT=ACTION of fault/fault.h, of the side that it names; can be NULL */
+    const char
+        *fault; /* POINT=ACTION of base/failpoints.h, of the side that it names; can be NULL */
     OperatorEnd end;
 } Moved;
 
@@ -264,7 +265,7 @@ static void test_move(gconstpointer data)
 /* ---- an engine, or a relay, of one tree in the place of the other's -------------------------- */
 
 typedef struct {
-    const char *point; /* where the first one dies (fault/fault.h) */
+    const char *point; /* where the first one dies (base/failpoints.h) */
     FfPhase phase;     /* what it leaves */
     FfRunRight right;
     OperatorEnd end; /* who has the guest then */
@@ -576,6 +577,8 @@ static void link_into(const char *mixed, const char *name, const char *from)
 /* A build folder is known by where farfault lies: that one is a copy, the others are links. */
 static char *make_mixed(const Tree *tree)
 {
+    /* Where the two trees have them: scripts/compat-test makes the older one's look like this
+     * one's. */
     static const char *const parts[] = {"relay/farfault-relay", "agent/farfault-agent.so"};
     g_autofree char *engine = vm_build_path("tests/qtest/compat-engine");
     g_autofree char *from = g_build_filename(tree->build, "cli/farfault", NULL);
@@ -584,7 +587,9 @@ static char *make_mixed(const Tree *tree)
     g_autofree char *to = g_build_filename(folder, "farfault", NULL), *text = NULL;
 
     for (unsigned i = 0; i < G_N_ELEMENTS(parts); i++) {
-        g_autofree char *part = g_build_filename(tree->build, parts[i], NULL);
+        g_autofree char *part = g_build_filename(tree->build, "guest", parts[i], NULL);
+        g_autofree char *here = g_build_filename("guest", parts[i], NULL);
+        link_into(mixed, here, part);
         link_into(mixed, parts[i], part);
     }
     link_into(mixed, "engine/farfault-engine", engine);

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "relay/restart.h"
+#include "guest/relay/restart.h"
 #include "tests/lib/check.h"
 #include "tests/lib/hold.h"
 #include "tests/lib/move.h"

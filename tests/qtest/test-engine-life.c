@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "relay/restart.h"
+#include "guest/relay/restart.h"
 #include "tests/lib/stop.h"
 #include "tests/qtest/relay-rig.h"
 

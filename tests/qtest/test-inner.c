@@ -15,10 +15,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "qemu/device-state.h"
-#include "qemu/hotplug.h"
-#include "qemu/settings.h"
-#include "qemu/vmm-qemu.h"
+#include "guest/qemu/device-state.h"
+#include "guest/qemu/hotplug.h"
+#include "guest/qemu/settings.h"
+#include "guest/qemu/vmm-qemu.h"
 #include "tests/lib/check.h"
 #include "tests/lib/vm.h"
 

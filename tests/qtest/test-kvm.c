@@ -95,7 +95,7 @@ static void test_notices(gconstpointer accel)
 typedef struct {
     const char *name;
     unsigned n_cpus;         /* 0: 1 */
-    const char *faults;      /* POINT=ACTION;... of fault/fault.h, two at most */
+    const char *faults;      /* POINT=ACTION;... of base/failpoints.h, two at most */
     bool stays;              /* the guest is the source's in the end */
     bool precopy;            /* nobody switches */
     bool at_once;            /* before precopy has begun */

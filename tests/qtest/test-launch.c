@@ -14,11 +14,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/qtest/launch-rig.h"
-#include "agent/agent.h"
-#include "net/rights.h"
-#include "uffd/uffd.h"
+#include "base/rights.h"
+#include "guest/agent/agent.h"
 #include "tests/lib/vm.h"
+#include "tests/qtest/launch-rig.h"
+#include "uffd/uffd.h"
 
 #define QEMU "qemu-system-x86_64"
 #define NOBODY 65534

@@ -13,7 +13,7 @@
 #include <sys/pidfd.h>
 #include <unistd.h>
 
-#include "sandbox/sandbox.h"
+#include "base/sandbox.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"
 #include "tests/lib/move.h"
@@ -21,8 +21,8 @@
 
 static const char *const own[] = {"libzstd.so.1", "libssl.so.3"};
 #define ENGINE "engine/farfault-engine"
-static const char *const parts[] = {"cli/farfault", "relay/farfault-relay", ENGINE,
-                                    "agent/farfault-agent.so"};
+static const char *const parts[] = {"cli/farfault", "guest/relay/farfault-relay", ENGINE,
+                                    "guest/agent/farfault-agent.so"};
 
 typedef struct {
     char *dir, *lib, *aside; /* ASIDE: where libraries lie when they are not to be found */

@@ -16,7 +16,7 @@
 #define RAM_BYTES (24ull << 20)
 
 typedef struct {
-    const char *faults; /* POINT=ACTION;... of fault/fault.h, two at most */
+    const char *faults; /* POINT=ACTION;... of base/failpoints.h, two at most */
     OperatorEnd end;    /* who has the guest then */
     bool precopy;       /* nobody asks for postcopy */
     bool at_once;       /* before precopy has sent what the device state needs */

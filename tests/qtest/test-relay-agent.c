@@ -14,8 +14,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "agent/agent.h"
-#include "relay/uffds.h"
+#include "guest/agent/agent.h"
+#include "guest/relay/uffds.h"
 #include "tests/qtest/relay-rig.h"
 #include "uffd/uffd.h"
 

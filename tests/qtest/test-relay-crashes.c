@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "sandbox/sandbox.h"
+#include "base/sandbox.h"
 #include "tests/qtest/relay-rig.h"
 
 /* ---- crashes --------------------------------------------------------------------------------- */

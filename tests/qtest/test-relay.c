@@ -24,8 +24,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "agent/agent.h"
-#include "state/discards.h"
+#include "contract/discards.h"
+#include "guest/agent/agent.h"
 
 typedef struct {
     int hellos;

@@ -335,7 +335,7 @@ static void test_cli(void)
 /* A QEMU that waits, before it begins, until somebody writes to the FIFO GO (g_free). */
 static char *held_qemu(RestoreScene *s, const char *go)
 {
-    /* Not when it is asked what it takes (launch/takes.c). */
+    /* Not when it is asked what it takes (guest/launch/takes.c). */
     g_autofree char *text = g_strdup_printf("#!/bin/sh\ncase \"$*\" in *'-machine none'*) ;; *)\n"
                                             "read x <%s;; esac\n"
                                             "exec qemu-system-x86_64 \"$@\"\n",

@@ -18,7 +18,7 @@
 #define RAM "24M"
 #define RAM_BYTES (24ull << 20)
 
-/* The capabilities that sandbox/sandbox.c keeps: DAC_OVERRIDE, DAC_READ_SEARCH, KILL,
+/* The capabilities that base/sandbox.c keeps: DAC_OVERRIDE, DAC_READ_SEARCH, KILL,
  * NET_BIND_SERVICE, SYS_PTRACE, SYS_NICE, LEASE. */
 #define KEPT (1ull << 1 | 1ull << 2 | 1ull << 5 | 1ull << 10 | 1ull << 19 | 1ull << 23 | 1ull << 28)
 

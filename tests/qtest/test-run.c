@@ -18,10 +18,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cli/userfault.h"
+#include "cli/common/userfault.h"
 #include "tests/lib/qmp.h"
-#include "tests/qtest/launch-rig.h"
 #include "tests/lib/vm.h"
+#include "tests/qtest/launch-rig.h"
 
 #define NOBODY 65534
 #define MONITOR "-chardev", "socket,id=first,path=first.sock", "-mon", "chardev=first,mode=control"

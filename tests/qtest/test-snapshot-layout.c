@@ -23,7 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snapshot/saved.h"
+#include "content/image/saved.h"
 
 #define MIB ((uint64_t)1 << 20)
 #define RAM (64 * MIB)

@@ -312,7 +312,7 @@ static Qmp *another_monitor(Vm *vm)
     return qmp_new(ff_address_connect(address, NULL, NULL), "another monitor", false);
 }
 
-#define HUNG (30 * G_TIME_SPAN_SECOND) /* relay/ping.c */
+#define HUNG (30 * G_TIME_SPAN_SECOND) /* guest/relay/ping.c */
 
 /* Both engines stand in postcopy, and nobody lets them continue: after 30 s each relay kills its
  * own. What was asked meanwhile, at two monitors of each QEMU, is answered then, by the next

@@ -16,11 +16,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "migration/handshakes.h"
+#include "migration/destination/handshakes.h"
 #include "net/address.h"
-#include "net/channel.h"
 #include "net/channel-read.h"
 #include "net/channel-write.h"
+#include "net/channel.h"
 #include "net/creds.h"
 #include "tests/lib/certs.h"
 #include "tests/lib/check.h"

@@ -207,8 +207,8 @@ static void test_next_client(void)
 /* A copy of the build folder's programs. Returns its folder. */
 static char *copy_programs(void)
 {
-    static const char *const all[] = {"cli/farfault", "relay/farfault-relay",
-                                      "engine/farfault-engine", "agent/farfault-agent.so"};
+    static const char *const all[] = {"cli/farfault", "guest/relay/farfault-relay",
+                                      "engine/farfault-engine", "guest/agent/farfault-agent.so"};
     char *folder = g_dir_make_tmp("ff-before-XXXXXX", NULL);
 
     for (unsigned i = 0; i < G_N_ELEMENTS(all); i++) {

@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "state/state.h"
+#include "contract/state.h"
 #include "tests/lib/attach.h"
 #include "tests/lib/move.h"
 #include "tests/lib/stream.h"

@@ -7,7 +7,7 @@
  */
 #include <string.h>
 
-#include "state/link.h"
+#include "contract/link.h"
 #include "tests/lib/attach.h"
 #include "tests/lib/move.h"
 #include "tests/lib/vhostworld.h"

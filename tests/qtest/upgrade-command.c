@@ -168,7 +168,7 @@ char *up_slow_program(Guest *g)
 {
     static const char *const names[] = {"slow-waits", "slow-go"};
     g_autofree char *installed = up_installed();
-    /* Not when it is asked what it takes (launch/takes.c). */
+    /* Not when it is asked what it takes (guest/launch/takes.c). */
     g_autofree char *text = g_strdup_printf("#!/bin/sh\ncase \"$*\" in *'-machine none'*) ;; *)\n"
                                             ": >%s/slow-waits\nread x <%s/slow-go;;\nesac\n"
                                             "exec %s \"$@\"\n",

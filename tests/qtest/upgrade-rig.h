@@ -74,7 +74,8 @@ char *up_memory(Guest *g);
 void up_attach(Guest *g, pid_t pid);
 /* The same, if it is dead. */
 void up_attach_if_needed(Guest *g, pid_t pid);
-/* "hold" of fault/fault.h: before it; until somebody waits there; a thread that waits continues. */
+/* "hold" of base/failpoints.h: before it; until somebody waits there; a thread that waits
+ * continues. */
 void up_can_hold(const Guest *g);
 void up_wait_held(const Guest *g);
 void up_let_go(const Guest *g);

@@ -8,9 +8,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "holder/wire.h"
-#include "server/fetch.h"
-#include "server/page-server.h"
+#include "pager/holder/wire.h"
+#include "pager/remote/fetch.h"
+#include "pager/remote/page-server.h"
 
 #define PID 77
 #define FIRST 0x7000000000ull

@@ -4,7 +4,7 @@
  * before was applied, and the pager that has done so still opens the gate itself. A holder as it is
  * in memory, with a pipe in the place of a userfaultfd.
  */
-#include "holder/holder-internal.h"
+#include "pager/holder/internal.h"
 
 #include <fcntl.h>
 #include <string.h>

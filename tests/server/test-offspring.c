@@ -3,7 +3,7 @@
  * Who was started by a process, and by those: all are killed, and nobody else. All of them have the
  * write end of a pipe, so the test sees when the last is gone.
  */
-#include "holder/offspring.h"
+#include "pager/holder/descendants.h"
 
 #include <fcntl.h>
 #include <linux/sched.h>

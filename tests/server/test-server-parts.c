@@ -12,15 +12,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "holder/record.h"
-#include "server/criu.h"
-#include "server/dialects/dialects.h"
-#include "server/dialects/firecracker.h"
-#include "server/offload.h"
-#include "server/session-internal.h"
-#include "server/set.h"
-#include "server/source.h"
-#include "snapshot/xxh64.h"
+#include "content/image/xxh64.h"
+#include "pager/cloud-hypervisor/offload.h"
+#include "pager/dialects/dialects.h"
+#include "pager/dialects/firecracker.h"
+#include "pager/holder/record.h"
+#include "pager/server/criu.h"
+#include "pager/server/session-internal.h"
+#include "pager/server/session-working-set.h"
+#include "pager/server/source.h"
 #include "tests/lib/savedfile.h"
 
 #define MIB (1ull << 20)
@@ -337,7 +337,7 @@ static void test_replaced(void)
     g_unlink(path);
 }
 
-/* PATH's first page, as server/set.c says which file it is of. */
+/* PATH's first page, as pager/server/session-working-set.c says which file it is of. */
 static void write_set(const char *path)
 {
     g_autofree char *set = g_strconcat(path, ".ws", NULL);

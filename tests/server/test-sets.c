@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snapshot/working-set.h"
+#include "content/image/working-set.h"
 #include "tests/server/client.h"
 #include "tests/server/daemon.h"
 #include "tests/server/small.h"

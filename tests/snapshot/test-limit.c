@@ -2,7 +2,7 @@
 /* The limit of what a snapshot writes, and what becomes of a wait when it is changed. */
 #include <glib.h>
 
-#include "snapshot/limit.h"
+#include "content/capture/limit.h"
 
 #define HOUR ((int64_t)3600 * G_USEC_PER_SEC)
 

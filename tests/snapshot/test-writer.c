@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "snapshot/writer.h"
+#include "content/capture/writer.h"
 #include "tests/uffd/rig.h"
 
 #define WP UFFDIO_REGISTER_MODE_WP

@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 
 #define SMALL_PAGES 1024
 #define HUGE_PAGES 8

@@ -112,9 +112,9 @@ void rig_wait_began(Rig *r, unsigned n);
  * mark. */
 void rig_wait_completed(Rig *r, unsigned n);
 
-/* FN is called once, at the next of the named points POINT (fault/fault.h) that any thread reaches;
- * what it returns is the errno of a call that is not to be made. FALSE: skipped, as this build has
- * none. rig_free() takes away what was not reached. */
+/* FN is called once, at the next of the named points POINT (base/failpoints.h) that any thread
+ * reaches; what it returns is the errno of a call that is not to be made. FALSE: skipped, as this
+ * build has none. rig_free() takes away what was not reached. */
 typedef int (*RigAt)(void *opaque);
 bool rig_at(const char *point, RigAt fn, void *opaque);
 

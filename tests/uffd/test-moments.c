@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A space at the moments that decide: what is placed, given back, moved and made missing again just
- * when somebody asks for it. Order is made by named points (fault/fault.h) and by events.
+ * when somebody asks for it. Order is made by named points (base/failpoints.h) and by events.
  */
 #include <errno.h>
 #include <sys/epoll.h>

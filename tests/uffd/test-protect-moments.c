@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Synchronous write protection at the moments that decide: two threads meet at one page, in an
- * order that named points make (fault/fault.h).
+ * order that named points make (base/failpoints.h).
  */
 #include <errno.h>
 #include <poll.h>

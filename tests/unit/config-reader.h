@@ -6,7 +6,7 @@
 #ifndef FF_TESTS_CONFIG_READER_H
 #define FF_TESTS_CONFIG_READER_H
 
-#include "launch/plan.h"
+#include "guest/launch/plan.h"
 
 /* Fails the test if PLAN, whose monitors all have the fd FD, leaves the guest to the engine
  * although QEMU makes a QMP monitor of its own from TEXT: of a chardev in it that is not FD. TEXT

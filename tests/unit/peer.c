@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See peer.h. */
-#include "tests/unit/peer.h"
 #include "net/channel-read.h"
 #include "net/channel-write.h"
+#include "tests/unit/peer.h"
 
 #include <string.h>
 

@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "net/address.h"
 #include "tests/lib/side.h"
 #include "uffd/uffd.h"

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What the agent does for a QEMU that is to take over a guest, so that the guest stands less long:
- * private memory is filled (agent/fill.c), and for a while no cache of an image is dropped
- * (agent/caches.c), in front of this program's own calls.
+ * private memory is filled (guest/agent/preallocate.c), and for a while no cache of an image is
+ * dropped (guest/agent/caches.c), in front of this program's own calls.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -14,9 +14,9 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "agent/caches.h"
-#include "agent/fill.h"
-#include "state/caches.h"
+#include "contract/caches.h"
+#include "guest/agent/caches.h"
+#include "guest/agent/preallocate.h"
 
 #define MIB (1ul << 20)
 #define FILE_BYTES (4 * MIB)

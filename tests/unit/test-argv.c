@@ -4,9 +4,9 @@
  * own migration tests), what must be left alone, and random ones that must not crash. The tables
  * are in argv-cases-*.c.
  */
-#include "launch/argv-opts.h"
-#include "launch/argv.h"
-#include "state/state.h"
+#include "contract/state.h"
+#include "guest/launch/argv-opts.h"
+#include "guest/launch/argv.h"
 #include "tests/unit/argv-cases.h"
 #include "tests/unit/config-reader.h"
 

@@ -4,7 +4,7 @@
  * engine asks about them. QEMU, the back-end and the engine are played here; the relay's main loop
  * is this program's, and the engine asks in a thread of its own.
  */
-#include "relay/backends.h"
+#include "guest/relay/backends.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -16,14 +16,14 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "launch/endpoint.h"
-#include "net/rights.h"
-#include "relay/conn.h"
-#include "relay/other.h"
-#include "state/backends.h"
-#include "state/sharers.h"
-#include "state/succession.h"
-#include "vhost/message.h"
+#include "base/rights.h"
+#include "contract/backends.h"
+#include "contract/sharers.h"
+#include "contract/succession.h"
+#include "guest/launch/endpoint.h"
+#include "guest/relay/conn.h"
+#include "guest/relay/predecessor.h"
+#include "guest/vhost/message.h"
 
 #define MEMORY (1u << 20)
 #define PROTOCOL (FF_VHOST_PROTOCOL_F_LOG_SHMFD | FF_VHOST_PROTOCOL_F_REPLY_ACK)

@@ -3,10 +3,10 @@
  * The arithmetic of the bench: the guest's lines, waits between two of them, ranks of figures.
  */
 #include "tests/bench/restore-aims.h"
-#include "tests/bench/snapshot-aims.h"
 #include "tests/bench/restore-cache.h"
 #include "tests/bench/restore-sample.h"
 #include "tests/bench/sample.h"
+#include "tests/bench/snapshot-aims.h"
 #include "tests/bench/snapshot-sample.h"
 #include "tests/bench/worst.h"
 

@@ -16,7 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cli/commands.h"
+#include "cli/common/commands.h"
 
 #define LIMIT_S 20
 #define GREETING                                                                                   \

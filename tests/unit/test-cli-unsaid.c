@@ -3,14 +3,14 @@
  * What the commands conclude where a QEMU does not answer: an upgrade does not take the two for
  * alike, nor the guest for one without a generation, and a snapshot with overlays does not leave
  * out a disk. A table over scripted QEMUs, in whose place this file stands: it answers the calls of
- * cli/qmp.h itself.
+ * cli/common/qmp.h itself.
  */
 #include <string.h>
 #include <unistd.h>
 
-#include "cli/disks.h"
-#include "cli/upgrade-adapt.h"
-#include "cli/upgrade-compare.h"
+#include "cli/snapshot/disks.h"
+#include "cli/upgrade/adapt.h"
+#include "cli/upgrade/compare.h"
 
 #define UNSAID "?"
 #define NO_ANSWER "QEMU has not answered"

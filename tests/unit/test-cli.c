@@ -3,15 +3,15 @@
  * The command line tools without QEMU: numbers, URIs, the histogram, and the QMP client against
  * a scripted monitor at the other end of a socketpair, served by a thread of its own.
  */
-#include "cli/format.h"
+#include "cli/common/format.h"
+#include "cli/common/progress.h"
+#include "cli/common/qmp.h"
+#include "cli/common/report.h"
+#include "cli/common/restore-hint.h"
+#include "cli/common/uri.h"
+#include "cli/common/userfault.h"
+#include "cli/migrate/run.h"
 #include "qmp/json.h"
-#include "cli/move.h"
-#include "cli/progress.h"
-#include "cli/qmp.h"
-#include "cli/report.h"
-#include "cli/restore.h"
-#include "cli/uri.h"
-#include "cli/userfault.h"
 
 #include <errno.h>
 #include <stdio.h>

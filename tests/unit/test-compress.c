@@ -3,9 +3,9 @@
 #include <errno.h>
 #include <string.h>
 
-#include "migration/compress.h"
-#include "migration/dest-greet.h"
-#include "migration/source-send.h"
+#include "migration/common/compress.h"
+#include "migration/destination/greet.h"
+#include "migration/source/send.h"
 
 #define RUN FF_RUN_MAX_BYTES
 #define SMALL 16384

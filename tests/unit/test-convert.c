@@ -16,10 +16,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "snapshot/convert.h"
-#include "snapshot/mapped.h"
-#include "snapshot/output.h"
-#include "snapshot/survey.h"
+#include "content/image/convert.h"
+#include "content/image/mapped.h"
+#include "content/image/output.h"
+#include "content/image/statistics.h"
 #include "tests/lib/savedfile.h"
 
 /* The file system has no O_TMPFILE. */

@@ -9,8 +9,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "migration/precopy.h"
-#include "migration/source-device.h"
+#include "migration/source/device.h"
+#include "migration/source/precopy.h"
 
 #define MB 1000000ull
 #define GIGABIT 125000000.0

@@ -10,7 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "net/frame.h"
 #include "qapi/driver-private.h"
 #include "qapi/json.h"

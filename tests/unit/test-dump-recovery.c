@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "migration/dump.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/dumps.h"

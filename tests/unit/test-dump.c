@@ -14,12 +14,12 @@
 #include <unistd.h>
 #include <zstd.h>
 
-#include "cli/commands.h"
-#include "fault/fault.h"
+#include "base/failpoints.h"
+#include "cli/common/commands.h"
+#include "content/image/dump-join.h"
+#include "content/image/xxh64.h"
+#include "contract/state.h"
 #include "migration/dump.h"
-#include "snapshot/dump-join.h"
-#include "snapshot/xxh64.h"
-#include "state/state.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/dumps.h"
 #include "tests/lib/pair.h"

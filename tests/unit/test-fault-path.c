@@ -13,9 +13,9 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
-#include "migration/feed.h"
 #include "migration/internal.h"
-#include "migration/sent.h"
+#include "migration/source/sent.h"
+#include "migration/source/urgent-from-main.h"
 #include "tests/lib/pair.h"
 
 /* ---- counting -------------------------------------------------------------------------------- */

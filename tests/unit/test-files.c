@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "qemu/files.h"
+#include "guest/qemu/files.h"
 #include "tests/lib/slowfile.h"
 
 /* What ff_files_copy() says of a process that has nothing but PATH (NULL: nothing) and FD (-1:

@@ -4,7 +4,7 @@
  * writes is kept first, and can be put back when it is dead; more than the pact has room for waits;
  * nobody wins the word twice.
  */
-#include "state/pact.h"
+#include "contract/upgrade-commit.h"
 #include "uffd/guard.h"
 #include "uffd/uffd.h"
 
@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "net/rights.h"
+#include "base/rights.h"
 
 #define PAGE 4096u
 #define PAGES 256u

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The order of what goes first: pages of more looks, of later looks, then by address. */
-#include "migration/heat.h"
+#include "migration/source/write-frequency.h"
 
 static const uint64_t n_pages[] = {100, 5000};
 

@@ -18,10 +18,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "agent/hook.h"
-#include "agent/stderr.h"
-#include "state/discards.h"
-#include "state/stderr.h"
+#include "contract/discards.h"
+#include "contract/stderr.h"
+#include "guest/agent/hook.h"
+#include "guest/agent/stderr.h"
 #include "tests/lib/hugepages.h"
 
 #define PAGE 4096

@@ -12,8 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "contract/state.h"
 #include "net/channel-read.h"
-#include "state/state.h"
 #include "tests/unit/peer.h"
 
 #define FLOOD 100000

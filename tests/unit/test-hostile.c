@@ -9,12 +9,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "contract/state.h"
 #include "net/address.h"
-#include "net/channel.h"
 #include "net/channel-write.h"
+#include "net/channel.h"
 #include "net/compress.h"
 #include "net/delta.h"
-#include "state/state.h"
 #include "tests/lib/side.h"
 #include "tests/unit/peer.h"
 

@@ -14,7 +14,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "migration/zero.h"
+#include "migration/source/zero.h"
 #include "tests/lib/hugepages.h"
 #include "tests/lib/pair.h"
 #include "uffd/pagemap.h"

@@ -17,9 +17,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "qemu/files.h"
-#include "qemu/vmm-qemu.h"
-#include "state/backends.h"
+#include "contract/backends.h"
+#include "guest/qemu/files.h"
+#include "guest/qemu/vmm-qemu.h"
 
 typedef struct {
     const char *command, *argument; /* ARGUMENT is a part of the line; NULL, LATER: any */

@@ -6,7 +6,7 @@
 #include <glib.h>
 #include <string.h>
 
-#include "migration/journal.h"
+#include "migration/common/ownership.h"
 #include "tests/lib/documented.h"
 
 typedef void Step(FfStateHeader *);

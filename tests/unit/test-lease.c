@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "migration/lease.h"
+#include "migration/restore/lease.h"
 
 #define CUT (-1) /* truncate() in place of open() */
 

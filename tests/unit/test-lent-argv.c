@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The command line of a QEMU that is started beside the one whose guest it takes over. */
-#include "launch/lent-argv.h"
+#include "guest/launch/inherit-argv.h"
 
 #include <string.h>
 

@@ -14,10 +14,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
 #include "tests/lib/hugepages.h"
-#include "uffd/lift.h"
 #include "uffd/uffd.h"
+#include "uffd/unprotect.h"
 
 #define WRITERS 4
 #define DEADLINE_MS 60000

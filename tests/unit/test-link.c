@@ -3,7 +3,7 @@
  * The framed link: frames, order, fds at their own frame, backlog, limits, the end of the peer.
  * One end is an FfLink; the other is an FfLink too, or bytes written by hand.
  */
-#include "state/link.h"
+#include "contract/link.h"
 
 #include <errno.h>
 #include <stdbool.h>

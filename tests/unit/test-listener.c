@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * launch/listener.c: which process listens at a path, also where another socket has the same name
- * and the same inode number on another file system, where stat(2) has a device of its own
+ * guest/launch/listener.c: which process listens at a path, also where another socket has the same
+ * name and the same inode number on another file system, where stat(2) has a device of its own
  * (overlayfs), and where that process is in another network namespace. Needs root for the mounts.
  */
 #include <fcntl.h>
@@ -14,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "launch/listener.h"
+#include "guest/launch/listener.h"
 
 /* Bound to PATH (relative); it listens if LISTENS. */
 static int socket_at(const char *path, bool listens)

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "snapshot/live-file.h"
-#include "snapshot/survey.h"
+#include "content/image/live-file.h"
+#include "content/image/statistics.h"
 #include "tests/lib/savedfile.h"
 
 typedef struct {

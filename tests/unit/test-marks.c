@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The marks of the engine (trace/mark.h): which there are, with how many numbers, is what
+ * The marks of the engine (base/trace-mark.h): which there are, with how many numbers, is what
  * docs/trace.md says, by the notes in its file, as readelf shows them; each has its probe in
  * examples/trace.bt; and each is a nop. What one costs with no tracer is measured.
  */
@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "trace/mark.h"
+#include "base/trace-mark.h"
 
 static const char *engine;
 

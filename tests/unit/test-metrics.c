@@ -12,8 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "cli/metrics-listen.h"
-#include "cli/metrics-text.h"
+#include "cli/watch/metrics-listen.h"
+#include "cli/watch/metrics-text.h"
 #include "tests/lib/metricstext.h"
 
 static FfHostGuest *guest(pid_t pid, const char *name)

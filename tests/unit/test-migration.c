@@ -12,8 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
-#include "state/state.h"
+#include "base/failpoints.h"
+#include "contract/state.h"
 #include "tests/lib/side.h"
 #include "tests/lib/wiretap.h"
 

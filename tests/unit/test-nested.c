@@ -6,7 +6,7 @@
 #include <glib.h>
 #include <string.h>
 
-#include "qemu/nested.h"
+#include "guest/qemu/nested-virtualisation.h"
 
 #define CPU(n, cr4, rest)                                                                          \
     "\r\nCPU#" n "\r\n"                                                                            \

@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "qemu/hotplug.h"
+#include "guest/qemu/hotplug.h"
 
 static char fs_kind(const char *path, uint64_t *page_size, void *opaque)
 {

@@ -17,14 +17,14 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
-#include "snapshot/output.h"
+#include "base/failpoints.h"
+#include "content/image/output.h"
 
 #define OLD "what was there before"
 #define NEW "a snapshot"
 
 /* Without a flag it is the system call of that name in a glibc for kernels from 3.15 on, and the
- * engine's filter refuses that (sandbox/sandbox.c). */
+ * engine's filter refuses that (base/sandbox.c). */
 int renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags)
 {
     if (flags != RENAME_NOREPLACE) {
@@ -438,7 +438,7 @@ static void write_again(const World *w)
 typedef struct {
     const char *name;
     void (*change)(const World *w);
-    const char *point; /* of fault/fault.h, before which */
+    const char *point; /* of base/failpoints.h, before which */
     const char *why;
 } Change;
 

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli/page.h"
+#include "cli/common/page.h"
 
 static JsonObject *object(const char *text)
 {

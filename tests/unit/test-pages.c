@@ -9,14 +9,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "migration/common/states.h"
+#include "migration/common/stats.h"
 #include "migration/migration.h"
-#include "migration/states.h"
-#include "migration/stats.h"
-#include "migration/zero.h"
-#include "uffd/bitmap.h"
+#include "migration/source/zero.h"
 #include "net/address.h"
 #include "net/frame.h"
 #include "tests/lib/documented.h"
+#include "uffd/bitmap.h"
 
 /* ---- bitmap ---------------------------------------------------------------------------------- */
 

@@ -14,10 +14,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "launch/attach.h"
-#include "launch/launch-relay.h"
-#include "launch/parcel.h"
-#include "net/rights.h"
+#include "base/rights.h"
+#include "guest/launch/attach.h"
+#include "guest/launch/fdstore.h"
+#include "guest/launch/launch-relay.h"
 
 #ifndef SO_PASSPIDFD
 #define SO_PASSPIDFD 76 /* Linux 6.5 */

@@ -6,7 +6,7 @@
  */
 #include <string.h>
 
-#include "migration/parts.h"
+#include "migration/destination/parts.h"
 #include "tests/lib/delay.h"
 #include "tests/lib/pair.h"
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * How long the relay waits for an engine that does not answer: relay/ping.c alone, with a link of
- * the test's. Its timer is let off here, and what it was set to is added up.
+ * How long the relay waits for an engine that does not answer: guest/relay/ping.c alone, with a
+ * link of the test's. Its timer is let off here, and what it was set to is added up.
  */
-#include "relay/engine-internal.h"
+#include "guest/relay/engine-internal.h"
 #include "tests/lib/documented.h"
 
 #include <pthread.h>

@@ -7,7 +7,7 @@
 #include <glib.h>
 #include <string.h>
 
-#include "migration/plain.h"
+#include "migration/common/qemu-carries.h"
 
 typedef struct {
     const char *name;

@@ -2,7 +2,7 @@
 /* Which chardevs the relay would take over, by what clients say. One thread. */
 #include <string.h>
 
-#include "relay/plugged.h"
+#include "guest/relay/hotplug-vhost.h"
 
 #define UNIX(path, more)                                                                           \
     "{'type':'socket','data':{'addr':{'type':'unix','data':{'path':'" path "'}}" more "}}"

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#include "net/sync.h"
+#include "base/sync.h"
 #include "tests/lib/delay.h"
 #include "tests/lib/side.h"
 
@@ -676,7 +676,7 @@ static void test_older(void)
     bool tracked = possible(p.s);
     uint64_t more = delay_bytes(p.delay) - sizeof(FfFrame) - sizeof(FfChannelHello);
     gint64 seconds = (g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
-    /* On a busy machine a keepalive a second (migration/keepalive.c). */
+    /* On a busy machine a keepalive a second (migration/common/keepalive.c). */
     g_assert_cmpuint(more % sizeof(FfFrame), ==, 0);
     g_assert_cmpuint(more / sizeof(FfFrame), <=, (uint64_t)seconds);
     if (tracked) {

@@ -2,7 +2,7 @@
 /* What farfault doctor says of a QEMU's version and of the names in its schema. */
 #include <string.h>
 
-#include "cli/qemu-names.h"
+#include "cli/watch/qemu-names.h"
 
 /* All that VERSION has in the list. */
 static GHashTable *new_names(const char *version)

@@ -3,7 +3,7 @@
  * Framing of QMP. Each table of the framer is fed whole, byte by byte and in pieces of seven,
  * with the same result. That QEMU itself agrees is tested in tests/qtest/test-monitors.c.
  */
-#include "relay/qmp-frame.h"
+#include "guest/relay/qmp-frame.h"
 
 #include <stdint.h>
 #include <string.h>

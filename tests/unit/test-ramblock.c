@@ -6,7 +6,7 @@
  */
 #include <glib.h>
 
-#include "qemu/ramblock.h"
+#include "guest/qemu/ramblock.h"
 
 #define HEAD_7_2                                                                                   \
     "              Block Name    PSize              Offset               Used              "       \

@@ -11,10 +11,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "net/channel.h"
+#include "contract/state.h"
 #include "net/channel-read.h"
 #include "net/channel-write.h"
-#include "state/state.h"
+#include "net/channel.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"
 

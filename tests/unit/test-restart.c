@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* When the relay starts an engine again: the policy alone, with a clock of the test's. */
-#include "relay/restart.h"
+#include "guest/relay/restart.h"
 
 #define S ((gint64)G_USEC_PER_SEC)
 

@@ -2,7 +2,7 @@
 /* When the client of a lazy restore may be told that it is over. */
 #include <glib.h>
 
-#include "migration/restore-wait.h"
+#include "migration/restore/wait.h"
 
 #define MIB (1ull << 20)
 #define GIB (1ull << 30)

@@ -11,12 +11,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "fault/fault.h"
+#include "base/failpoints.h"
+#include "contract/state.h"
 #include "migration/internal.h"
-#include "net/channel.h"
 #include "net/channel-read.h"
 #include "net/channel-write.h"
-#include "state/state.h"
+#include "net/channel.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"
 

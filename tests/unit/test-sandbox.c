@@ -23,7 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "sandbox/sandbox.h"
+#include "base/sandbox.h"
 
 /* What a call that is on no list does: ENOSYS, or (in a build for tests) the end. */
 #ifdef FF_FAULTS
@@ -258,7 +258,7 @@ static const Row rows[] = {
     {"relay/fork", FF_SANDBOX_RELAY, try_fork, 0},
     {"relay/namespace", FF_SANDBOX_RELAY, try_namespace, 0},
     {"relay/works", FF_SANDBOX_RELAY, try_work, 0},
-    {"relay/spawn", FF_SANDBOX_RELAY, try_spawn, 0},
+    {"guest/relay/spawn", FF_SANDBOX_RELAY, try_spawn, 0},
     {"relay/rights", FF_SANDBOX_RELAY, look_at_rights, 0},
 };
 

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "sandbox/sandbox.h"
-#include "snapshot/mapped.h"
-#include "snapshot/survey.h"
+#include "base/sandbox.h"
+#include "content/image/mapped.h"
+#include "content/image/statistics.h"
 #include "tests/lib/savedfile.h"
 
 #define DATA_PAGES (24 + 1)

@@ -6,8 +6,8 @@
  */
 #include <string.h>
 
+#include "contract/state.h"
 #include "net/channel.h"
-#include "state/state.h"
 #include "tests/lib/cutter.h"
 #include "tests/lib/pair.h"
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* The state memfd: made with the policy, mapped twice it is one memory, anything else refused. */
-#include "state/state.h"
+#include "contract/state.h"
 
 #include <errno.h>
 #include <fcntl.h>

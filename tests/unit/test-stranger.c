@@ -15,8 +15,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "migration/destination/handshakes.h"
 #include "net/address.h"
-#include "migration/handshakes.h"
 #include "net/channel-write.h"
 #include "net/creds.h"
 #include "tests/lib/certs.h"

@@ -3,7 +3,7 @@
  * Whether a QEMU takes what the launcher adds: what a stand-in for it (takes-double.c) does, what
  * is made of that, and how often it is started. test-takes DOUBLE.
  */
-#include "launch/takes.h"
+#include "guest/launch/takes.h"
 
 #include <fcntl.h>
 #include <linux/keyctl.h>

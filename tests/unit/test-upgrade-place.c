@@ -3,8 +3,8 @@
  * Where the new QEMU of an upgrade lives: it takes over limits, priority, scheduling policy and
  * processors of the running one; one whose end would be taken for the guest's stays.
  */
-#include "cli/upgrade-place.h"
-#include "launch/place.h"
+#include "cli/upgrade/place.h"
+#include "guest/launch/scheduling.h"
 
 #include <sched.h>
 #include <signal.h>

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "relay/vhost-rest.h"
+#include "guest/relay/vhost-rest.h"
 
 #define MEMORY (1u << 20)
 #define USER 0x7f0000000000ull

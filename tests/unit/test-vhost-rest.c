@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "relay/vhost-rest.h"
+#include "guest/relay/vhost-rest.h"
 
 #define MEMORY (1u << 20)
 #define USER 0x7f0000000000ull

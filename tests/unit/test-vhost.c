@@ -3,7 +3,7 @@
  * Between QEMU and a vhost-user back-end: what is passed on as it is, what the back-end is told
  * beside it (a log), when a ring may stop, and what is held back. Both sides are played here.
  */
-#include "vhost/session.h"
+#include "guest/vhost/session.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "vhost/rings.h"
+#include "guest/vhost/rings.h"
 
 #define MEMORY (1u << 20)
 #define USER 0x7f0000000000ull

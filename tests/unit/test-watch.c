@@ -12,10 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cli/commands.h"
-#include "cli/watch-screen.h"
-#include "cli/watch.h"
-#include "cli/words.h"
+#include "cli/common/commands.h"
+#include "cli/common/words.h"
+#include "cli/watch/watch-screen.h"
+#include "cli/watch/watch.h"
 
 #define SOURCE                                                                                     \
     "{'status': 'postcopy-active', 'total-time': 12300, 'downtime': 21,"                           \

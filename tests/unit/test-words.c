@@ -4,7 +4,7 @@
  * a source and a destination in this process, as in test-migration.c. What is said is a call from
  * the main loop, as the driver's; what QEMU has still to carry out is Side.words.
  */
-#include "state/state.h"
+#include "contract/state.h"
 #include "tests/lib/side.h"
 
 static void start_pair(Side *s, Side *d)

@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "snapshot/working-set.h"
+#include "content/image/working-set.h"
 
 #define PAGE FF_WORKING_SET_PAGE
 #define IN_FILE 400

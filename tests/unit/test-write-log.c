@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The log of what devices in other processes write: the engine's end (qemu/backends.c), with a
- * relay and back-ends that are played here. The relay answers in a thread of its own.
+ * The log of what devices in other processes write: the engine's end (guest/qemu/backends.c), with
+ * a relay and back-ends that are played here. The relay answers in a thread of its own.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -12,10 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "net/rights.h"
-#include "qemu/backends.h"
-#include "qemu/vmm-qemu.h"
-#include "state/backends.h"
+#include "base/rights.h"
+#include "contract/backends.h"
+#include "guest/qemu/backends.h"
+#include "guest/qemu/vmm-qemu.h"
 
 #define MIB (1ull << 20)
 #define GIB (1ull << 30)

@@ -3,7 +3,7 @@
 #include <glib.h>
 #include <string.h>
 
-#include "snapshot/xxh64.h"
+#include "content/image/xxh64.h"
 
 static void test_known(void)
 {

@@ -5,12 +5,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "migration/common/states.h"
 #include "migration/dump.h"
-#include "migration/restore-file.h"
-#include "migration/states.h"
-#include "migration/upgrade-link.h"
+#include "migration/restore/file.h"
+#include "migration/upgrade/link.h"
 #include "qapi/driver.h"
-#include "uffd/lift.h"
+#include "uffd/unprotect.h"
 
 FfMigration *migration;
 bool refuse_start;

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The new QEMU's side of an upgrade (docs/design/upgrade.md): a destination that has the guest's
+ * memory already. It loads device state, and runs the guest when the pact says that it may.
+ *
+ * Thread: the coordinator. A field belongs to it unless it says otherwise; "lock" is the control's.
+ */
+#ifndef FF_MIGRATION_UPGRADE_NEW_SIDE_H
+#define FF_MIGRATION_UPGRADE_NEW_SIDE_H
+
+#include "contract/upgrade-commit.h"
+#include "migration/common/ram.h"
+#include "migration/common/stats.h"
+
+typedef struct {
+    /* Borrowed. */
+    FfMigrationConfig *cfg;
+    FfControl *control;
+    FfRam *ram;
+    FfStats *stats;
+
+    pid_t relay;       /* this process's parent */
+    int link;          /* to the old engine; lock to close */
+    int inner;         /* device state into QEMU; -1 */
+    FfPact *pact;      /* NULL: the old engine has not accepted yet */
+    int started_fd;    /* while the guest is being started: that it was; for the thread that
+                        * lifts */
+    char *not_started; /* lock; why the guest, which is this QEMU's, could not be started; NULL */
+    bool uffd_is_free; /* coordinator, then the driver: nothing is registered in it */
+    uint8_t said[516]; /* a message of QEMU's return path, as far as it has come */
+    unsigned n_said;
+} FfTakeover;
+
+void ff_takeover_init(FfTakeover *t);
+/* The coordinator, from the beginning to the end; of one that adopts. */
+void ff_takeover_coordinate(FfTakeover *t);
+void ff_takeover_adopt(FfTakeover *t);
+/* A new engine, before it does anything: the one before it may have taken the guest and died
+ * before it could store that. PACT_FD: what the relay holds, -1. The driver. */
+void ff_takeover_look(FfStateHeader *state, int pact_fd);
+/* Driver: a thread that waits for the peer stops doing so. The control's lock is held. */
+void ff_takeover_wake_locked(FfTakeover *t);
+void ff_takeover_clear(FfTakeover *t);
+
+#endif
