@@ -10,7 +10,7 @@
 #include "content/source/backend.h"
 #include "tests/content/exports.h"
 #include "tests/lib/savedfile.h"
-#include "tests/server/exporter.h"
+#include "tests/pager/exporter.h"
 
 #define MIB (1ull << 20)
 #define PAGE 4096ull

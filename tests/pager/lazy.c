@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See lazy.h. */
-#include "tests/server/lazy.h"
+#include "tests/pager/lazy.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/server/client.h"
+#include "tests/pager/client.h"
 
 #define BASE LAZY_BASE
 #define FIRST_MAPPING 64u /* pages; the other one follows at once */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* An NBD server (nbdkit, qemu-nbd) that serves a file, for a test. */
-#ifndef FF_TESTS_SERVER_EXPORTER_H
-#define FF_TESTS_SERVER_EXPORTER_H
+#ifndef FF_TESTS_PAGER_EXPORTER_H
+#define FF_TESTS_PAGER_EXPORTER_H
 
 #include <glib.h>
 #include <stdbool.h>

@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 #include "tests/lib/hugepages.h"
-#include "tests/server/client.h"
-#include "tests/server/daemon.h"
+#include "tests/pager/client.h"
+#include "tests/pager/daemon.h"
 
 #define SMALL_PAGES 2048
 #define HUGE_PAGES 16

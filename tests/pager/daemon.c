@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See daemon.h. */
-#include "tests/server/daemon.h"
+#include "tests/pager/daemon.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See dumper.h. */
-#include "tests/server/dumper.h"
+#include "tests/pager/dumper.h"
 
 #include <arpa/inet.h>
 #include <glib.h>
@@ -13,8 +13,8 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include "tests/server/client.h"
-#include "tests/server/lazy.h"
+#include "tests/pager/client.h"
+#include "tests/pager/lazy.h"
 
 typedef struct {
     uint32_t command;

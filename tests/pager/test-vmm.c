@@ -17,8 +17,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/server/daemon.h"
-#include "tests/server/vmm.h"
+#include "tests/pager/daemon.h"
+#include "tests/pager/vmm.h"
 
 #define PAGE_FAULT 9
 #define GPA_3 ((uint64_t)4 << 30) /* of slot 3 */

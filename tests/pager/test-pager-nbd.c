@@ -20,10 +20,10 @@
 #include <unistd.h>
 
 #include "tests/lib/certs.h"
-#include "tests/server/client.h"
-#include "tests/server/daemon.h"
-#include "tests/server/exporter.h"
-#include "tests/server/small.h"
+#include "tests/pager/client.h"
+#include "tests/pager/daemon.h"
+#include "tests/pager/exporter.h"
+#include "tests/pager/small.h"
 
 #define PAGES EXPORTER_PAGES
 #define KEY "qemu:8f1d0c7b5e2a4960b3d8c1e7f5a29463\n"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See exporter.h. */
-#include "tests/server/exporter.h"
+#include "tests/pager/exporter.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "tests/lib/certs.h"
-#include "tests/server/small.h"
+#include "tests/pager/small.h"
 
 #define ACTIVATED_FD 3 /* sd_listen_fds(3) */
 

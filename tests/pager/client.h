@@ -5,8 +5,8 @@
  * give back, move and unmap memory, and fork; each knows for each page what must be there. What is
  * wrong ends the process with a line that says so.
  */
-#ifndef FF_TESTS_SERVER_CLIENT_H
-#define FF_TESTS_SERVER_CLIENT_H
+#ifndef FF_TESTS_PAGER_CLIENT_H
+#define FF_TESTS_PAGER_CLIENT_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -5,13 +5,13 @@
  * at ae44c29) without a look at the receiver: one step after the other, each with its answer. The
  * guest is that of vmm.h.
  */
-#ifndef FF_TESTS_SERVER_SENDER_H
-#define FF_TESTS_SERVER_SENDER_H
+#ifndef FF_TESTS_PAGER_SENDER_H
+#define FF_TESTS_PAGER_SENDER_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "tests/server/vmm.h"
+#include "tests/pager/vmm.h"
 
 /* Start, MemoryFd of each slot, Config, State, and the last one. */
 #define SENDER_STEPS (VMM_SLOTS + 4u)

@@ -8,8 +8,8 @@
  *
  * The guest: two slots of one zone, and one of virtio-mem of which nothing is plugged in.
  */
-#ifndef FF_TESTS_SERVER_VMM_H
-#define FF_TESTS_SERVER_VMM_H
+#ifndef FF_TESTS_PAGER_VMM_H
+#define FF_TESTS_PAGER_VMM_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See small.h. */
-#include "tests/server/small.h"
+#include "tests/pager/small.h"
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "tests/server/client.h"
+#include "tests/pager/client.h"
 
 bool small_fill(unsigned page, void *buf)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See vmm.h. */
-#include "tests/server/vmm.h"
+#include "tests/pager/vmm.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +21,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "tests/server/client.h"
+#include "tests/pager/client.h"
 
 enum { START = 1, CONFIG = 2, STATE = 3, COMPLETE = 5, ABANDON = 6, MEMORY_FD = 7, PAUSED = 8 };
 enum { PAGE_FAULT = 9 };

@@ -5,8 +5,8 @@
  * copy of the userfaultfd then. It ends with 0; 2 or 3: it has read what it should not; else it
  * came to nothing before.
  */
-#ifndef FF_TESTS_SERVER_LAZY_H
-#define FF_TESTS_SERVER_LAZY_H
+#ifndef FF_TESTS_PAGER_LAZY_H
+#define FF_TESTS_PAGER_LAZY_H
 
 #include <stdbool.h>
 #include <stdint.h>

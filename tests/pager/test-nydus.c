@@ -22,9 +22,9 @@
 #include <unistd.h>
 
 #include "tests/lib/hugepages.h"
-#include "tests/server/client.h"
-#include "tests/server/daemon.h"
-#include "tests/server/small.h"
+#include "tests/pager/client.h"
+#include "tests/pager/daemon.h"
+#include "tests/pager/small.h"
 
 #define PAGES 1536u /* 6 MiB */
 #define PAGE ((uint64_t)4096)

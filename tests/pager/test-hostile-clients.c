@@ -21,8 +21,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/server/client.h"
-#include "tests/server/daemon.h"
+#include "tests/pager/client.h"
+#include "tests/pager/daemon.h"
 
 #define PAGES 512
 #define SIZE "2097152"

@@ -21,12 +21,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/server/client.h"
-#include "tests/server/daemon.h"
-#include "tests/server/exporter.h"
-#include "tests/server/lazy.h"
-#include "tests/server/small.h"
-#include "tests/server/vmm.h"
+#include "tests/pager/client.h"
+#include "tests/pager/daemon.h"
+#include "tests/pager/exporter.h"
+#include "tests/pager/lazy.h"
+#include "tests/pager/small.h"
+#include "tests/pager/vmm.h"
 
 #define FIRECRACKERS 4
 #define CRIUS 3

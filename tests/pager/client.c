@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See client.h. */
-#include "tests/server/client.h"
+#include "tests/pager/client.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A process that does what `criu dump --lazy-pages` does when it has dumped, written from CRIU's
- * sources: it accepts one connection, gives the pages of processes of tests/server/lazy.h, one
+ * sources: it accepts one connection, gives the pages of processes of tests/pager/lazy.h, one
  * request after the other, and ends: DUMPER_KILLS, if the transfer went well, where CRIU kills the
  * processes that it has dumped; DUMPER_RESUMES, if anything failed, where it lets them run again.
  */
-#ifndef FF_TESTS_SERVER_DUMPER_H
-#define FF_TESTS_SERVER_DUMPER_H
+#ifndef FF_TESTS_PAGER_DUMPER_H
+#define FF_TESTS_PAGER_DUMPER_H
 
 #include <stdbool.h>
 #include <sys/types.h>

@@ -18,8 +18,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tests/server/daemon.h"
-#include "tests/server/sender.h"
+#include "tests/pager/daemon.h"
+#include "tests/pager/sender.h"
 
 #define LAST (SENDER_STEPS - 1)
 #define MIB ((uint64_t)1 << 20)

@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #include "content/image/working-set.h"
-#include "tests/server/client.h"
-#include "tests/server/daemon.h"
-#include "tests/server/small.h"
+#include "tests/pager/client.h"
+#include "tests/pager/daemon.h"
+#include "tests/pager/small.h"
 
 #define PAGES 512u
 #define DATA (PAGES * 4096ul)

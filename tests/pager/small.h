@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* A client of the test's own process: a userfaultfd and few pages, handed over as Firecracker does.
  */
-#ifndef FF_TESTS_SERVER_SMALL_H
-#define FF_TESTS_SERVER_SMALL_H
+#ifndef FF_TESTS_PAGER_SMALL_H
+#define FF_TESTS_PAGER_SMALL_H
 
 #include <stddef.h>
 
-#include "tests/server/client.h"
-#include "tests/server/daemon.h"
+#include "tests/pager/client.h"
+#include "tests/pager/daemon.h"
 
 typedef struct {
     int uffd, sock;

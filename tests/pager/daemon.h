@@ -3,8 +3,8 @@
  * A `farfault pager` of the build for a test: in a folder of its own, with a memory file, and with
  * named points at which it dies.
  */
-#ifndef FF_TESTS_SERVER_DAEMON_H
-#define FF_TESTS_SERVER_DAEMON_H
+#ifndef FF_TESTS_PAGER_DAEMON_H
+#define FF_TESTS_PAGER_DAEMON_H
 
 #include <glib.h>
 #include <json-glib/json-glib.h>

@@ -22,8 +22,8 @@
 #include <unistd.h>
 
 #include "tests/lib/hugepages.h"
-#include "tests/server/client.h"
-#include "tests/server/small.h"
+#include "tests/pager/client.h"
+#include "tests/pager/small.h"
 
 #define PAGES 4096u
 #define HUGE_PAGES 16u

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* See sender.h. */
-#include "tests/server/sender.h"
+#include "tests/pager/sender.h"
 
 #include <errno.h>
 #include <glib.h>
@@ -10,7 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "tests/server/client.h"
+#include "tests/pager/client.h"
 
 enum { START = 1, CONFIG = 2, STATE = 3, COMPLETE = 5, MEMORY_FD = 7, PAUSED = 8 };
 

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "tests/lib/stop.h"
-#include "tests/server/daemon.h"
-#include "tests/server/lazy.h"
+#include "tests/pager/daemon.h"
+#include "tests/pager/lazy.h"
 
 typedef struct {
     Daemon *d;

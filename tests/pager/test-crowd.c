@@ -30,9 +30,9 @@
 #include <zstd.h>
 
 #include "tests/lib/stop.h"
-#include "tests/server/client.h"
-#include "tests/server/daemon.h"
-#include "tests/server/small.h"
+#include "tests/pager/client.h"
+#include "tests/pager/daemon.h"
+#include "tests/pager/small.h"
 
 #define NOBODY 54321 /* a user of nobody else */
 

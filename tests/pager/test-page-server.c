@@ -19,9 +19,9 @@
 
 #include "tests/lib/forktold.h"
 #include "tests/lib/stop.h"
-#include "tests/server/daemon.h"
-#include "tests/server/dumper.h"
-#include "tests/server/lazy.h"
+#include "tests/pager/daemon.h"
+#include "tests/pager/dumper.h"
+#include "tests/pager/lazy.h"
 
 typedef struct {
     Daemon *d;
