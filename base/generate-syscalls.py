@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 ENGINE = ["engine/*.c", "qapi/*.c", "net/*.c", "migration/**/*.c", "uffd/*.c", "guest/qemu/*.c", "qmp/*.c",
-          "content/pagers/*.c", "content/image/*.c", "content/capture/*.c", "guest/launch/argv-system.c",
+          "content/pagers/*.c", "content/source/content.c", "content/source/file.c", "content/source/image.c", "content/source/sample.c", "content/image/*.c", "content/capture/*.c", "guest/launch/argv-system.c",
           "contract/link.c", "contract/state.c", "contract/discards.c", "contract/upgrade-commit.c",
           "contract/backends.c", "base/files.c", "base/pidfd.c", "base/priority.c", "base/rights.c"]
 FAULTS = ["base/failpoints.c"]

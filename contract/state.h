@@ -279,7 +279,7 @@ static_assert(FF_MARK_CAP((1u << FF_CLIENT_CAPS) - 1) == FF_MARK_CAPS, "a mark f
 #define FF_LEASE_HELD "file-lease"
 /* In place of a session's secret: what the file of a restore is. */
 typedef struct {
-    uint64_t size; /* FfFileId */
+    uint64_t size; /* FfRestoreId */
     int64_t mtime_ns;
     int64_t offset;  /* where the guest begins in it; -1: to be looked for */
     uint64_t digest; /* ff_saved_digest(); 0: an older engine's */

@@ -64,8 +64,13 @@ static bool read_file(void *opaque, uint64_t at, void *to, size_t n, GError **er
         if (got < 0 && errno == EINTR) {
             continue;
         }
-        if (got <= 0) {
-            return fail_errno(in, got < 0 ? errno : ESTALE, error); /* it became shorter */
+        if (got < 0) {
+            return fail_errno(in, errno, error);
+        }
+        if (got == 0) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_PARTIAL_INPUT,
+                        "%s: the file was cut: nothing is at byte %" PRIu64, in->path, at + done);
+            return false;
         }
         done += got;
     }
@@ -89,8 +94,7 @@ static bool look_for_frames(FfInput *in, GError **error)
     return in->packed != NULL;
 }
 
-/* FD is taken. */
-static FfInput *open_plain(int fd, const char *name, GError **error)
+FfInput *ff_input_open_plain_fd(int fd, const char *name, GError **error)
 {
     g_autoptr(FfInput) in = g_new0(FfInput, 1);
     struct stat st;
@@ -121,7 +125,7 @@ static FfInput *open_plain(int fd, const char *name, GError **error)
 
 FfInput *ff_input_open_fd(int fd, const char *name, GError **error)
 {
-    g_autoptr(FfInput) in = open_plain(fd, name, error);
+    g_autoptr(FfInput) in = ff_input_open_plain_fd(fd, name, error);
 
     return in && look_for_frames(in, error) ? g_steal_pointer(&in) : NULL;
 }
@@ -136,7 +140,7 @@ FfInput *ff_input_open_plain(const char *path, GError **error)
                     errno == ENOENT ? ": give the path of a saved guest's file" : "");
         return NULL;
     }
-    return open_plain(fd, path, error);
+    return ff_input_open_plain_fd(fd, path, error);
 }
 
 FfInput *ff_input_open(const char *path, GError **error)

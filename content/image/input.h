@@ -25,6 +25,8 @@ FfInput *ff_input_open_fd(int fd, const char *name, GError **error);
 FfInput *ff_input_new_memory(const char *name, const void *data, size_t n, GError **error);
 /* PATH's bytes as they are, also of a compressed file. */
 FfInput *ff_input_open_plain(const char *path, GError **error);
+/* The same for FD (taken), which is NAME in errors. */
+FfInput *ff_input_open_plain_fd(int fd, const char *name, GError **error);
 /* What READ has, SIZE bytes. NAME stands in errors. OPAQUE must outlive it. */
 typedef bool (*FfInputRead)(void *opaque, uint64_t at, void *to, size_t n, GError **error);
 FfInput *ff_input_new_reads(const char *name, uint64_t size, FfInputRead read, void *opaque,

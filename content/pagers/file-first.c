@@ -9,6 +9,22 @@
 
 #include <errno.h>
 
+static void free_content(gpointer c)
+{
+    ff_content_free(c);
+}
+
+/* The pages' sums say whether they are right, however old the file is. */
+FfReaderFile *ff_file_first_open(const FfFileFirst *first)
+{
+    FfContent *c = ff_content_open_fd(first->fd, "working set", NULL, NULL);
+
+    if (!c) {
+        first->useless(-EIO, first->opaque);
+    }
+    return c ? ff_reader_file_new(c, free_content) : NULL;
+}
+
 static void first_is_useless(FfFilePager *p, int rc)
 {
     if (g_atomic_int_compare_and_exchange(&p->first_useless, 0, 1)) {
@@ -85,7 +101,7 @@ bool ff_file_first_bring(FfFileWorker *w, uint64_t first, uint64_t end)
     const FfFileFirst *f = &p->cfg.first;
     uint8_t *buf = ff_reader_buffer(w->reader);
     size_t n = (end - first) * FF_FILE_PAGE;
-    int rc = ff_reader_read(w->reader, p->first_file, f->at + first * FF_FILE_PAGE, buf, n);
+    int rc = ff_file_read(w->reader, p->first_file, false, f->at + first * FF_FILE_PAGE, buf, n);
     FfRun run, some;
 
     if (rc == -ECANCELED) {

@@ -40,7 +40,7 @@ typedef struct {
 typedef struct {
     FfFilePager *p; /* not after -ECANCELED */
     FfReader *reader;
-    FfReaderFile *file; /* borrowed from the pager */
+    FfReaderFile *file; /* borrowed from the pager; NULL: .read reads */
     FfRun *reading;     /* its own of those of the pager; NULL: it fills */
     uint64_t *filling;  /* the same; NULL: it answers faults */
 } FfFileWorker;
@@ -52,8 +52,7 @@ struct FfFilePager {
     size_t buf_len;
     uint64_t page_max; /* pages of the file in the largest page */
     uint64_t fill_bytes;
-    FfReaderFile *urgent_file, *fill_file; /* NULL: not started, or .read reads */
-    FfFileId id;
+    FfReaderFile *content; /* NULL: not started, or .read reads */
     FfReader *fault[FAULT_THREADS], *fill[FILL_THREADS], *zero; /* this one reads nothing */
     gint broken; /* atomic; reading has failed, and it was said, or it pauses. Observers: the
                     fill */
@@ -105,6 +104,14 @@ void ff_file_queues_end(FfFilePager *p);
 void ff_file_queues_empty(FfFilePager *p);
 void ff_file_queues_clear(FfFilePager *p);
 
+/* file-read.c: [AT, AT + N) of F into TO, which is in R's buffer. R is in a hurry: somebody waits.
+ * 0; -errno, as FfFileError has it; -ECANCELED: R was left behind. */
+int ff_file_read(FfReader *r, FfReaderFile *f, bool hurry, uint64_t at, uint8_t *to, size_t n);
+/* What R has read from F is of what was opened: the same. */
+int ff_file_read_is_right(FfReader *r, FfReaderFile *f);
+/* Of the last of those that has failed, of this thread; NULL: none has. */
+const char *ff_file_read_error(void);
+
 /* file-place.c */
 bool ff_file_has_data(const FfFilePagerBlock *b, uint64_t page);
 void ff_file_count(uint64_t *n, uint64_t more);
@@ -112,7 +119,9 @@ void ff_file_count(uint64_t *n, uint64_t more);
 int ff_file_place_missing(FfFilePager *p, const FfRun *run, const uint8_t *data, FfRun *some);
 void ff_file_cannot_place(FfFilePager *p, const FfRun *run, int rc);
 
-/* file-first.c: of FfFileFirst the next chunk, pages [FIRST, END), that has one which is missing.
+/* file-first.c: NULL: it cannot be read, which was said. */
+FfReaderFile *ff_file_first_open(const FfFileFirst *first);
+/* Of it the next chunk, pages [FIRST, END), that has one which is missing.
  * FALSE: none. */
 bool ff_file_first_next(FfFilePager *p, uint64_t *first, uint64_t *end);
 /* Reads it, and places what is missing. FALSE: W ends. */

@@ -128,7 +128,7 @@ static bool is_held_locked(const FfFilePager *p, unsigned block, uint64_t page)
         FfRun pieces = pieces_of(p, run);
         if (is_in(page, run) ||
             (is_in(page, &pieces) &&
-             (p->cfg.read || is_filled_now(p, block, page / ff_file_fill_pages(p, block))))) {
+             (p->cfg.fill || is_filled_now(p, block, page / ff_file_fill_pages(p, block))))) {
             return true;
         }
     }

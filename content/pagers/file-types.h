@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What a pager over a file is told, and tells; file.h. */
+/* What a pager over content is told, and tells; file.h. */
 #ifndef FF_CONTENT_PAGERS_FILE_TYPES_H
 #define FF_CONTENT_PAGERS_FILE_TYPES_H
 
@@ -7,6 +7,7 @@
 #include <stdbool.h>
 
 #include "content/pagers/reader.h"
+#include "content/source/content.h"
 #include "uffd/pager.h"
 #include "uffd/space.h"
 
@@ -17,7 +18,7 @@ typedef struct FfFilePager FfFilePager;
 
 /* A block of the space. */
 typedef struct {
-    uint64_t at;          /* of its page 0 in the file, bytes */
+    uint64_t at;          /* of its page 0 in the content, bytes */
     uint64_t n_pages;     /* of FF_FILE_PAGE */
     uint64_t page_size;   /* of the block, bytes */
     const uint64_t *data; /* borrowed; a bit for each of them: it stands in the file, else it is
@@ -26,9 +27,11 @@ typedef struct {
 
 /* The first thing that went wrong since ff_file_pager_start(). */
 typedef struct {
-    int error;   /* errno; ESTALE: the file was changed; ENODATA: it was cut; what READ says */
-    uint64_t at; /* in the file, bytes */
-    bool waits;  /* somebody waits for that page */
+    int error;       /* errno; ESTALE: it was changed; ENODATA: it was cut; EBADMSG: it cannot be
+                        unpacked; what READ says */
+    uint64_t at;     /* in the content, bytes */
+    bool waits;      /* somebody waits for that page */
+    const char *why; /* the content's own words, during the call; NULL: it has none */
 } FfFileError;
 
 /* Pages that the fill brings before all others, in this order, from a file of their own. Of blocks
@@ -72,7 +75,8 @@ typedef struct {
      * pager reads. */
     int (*read)(FfReader *r, unsigned block, uint64_t first, uint64_t n, uint8_t *to, uint64_t *at,
                 void *opaque);
-    unsigned fill; /* with READ: bytes that the fill reads together; a multiple of pages */
+    unsigned fill; /* of READ, and of compressed content: so many bytes, a multiple of pages, are
+                      read as a whole; 0: any */
     /* Reading failed: nothing is filled any more until ff_file_pager_start(); faults that can be
      * answered are. Called once. Any thread of the pager. */
     void (*failed)(const FfFileError *e, void *opaque);

@@ -2,8 +2,8 @@
 /*
  * Pages from a file; see file.h.
  *
- * After each read, and before its content is placed, the file's size and mtime are compared with
- * those of the beginning: a write stores its mtime before its bytes.
+ * After each read, and before its content is placed, the content is compared with what was opened:
+ * of a file size and mtime, as a write stores its mtime before its bytes.
  *
  * Threads: `fault` (FAULT_THREADS) answer requests, `zero` those that need no read, `fill`
  * (CALM_FILL_THREADS) go through the blocks by address. Few of them, and small reads: what the fill
@@ -14,12 +14,11 @@
  * one thread at a time places huge pages, beside which it takes locks of the space. What comes
  * before the rest of the fill is in file-first.c.
  *
- * System calls: fadvise64.
+ * System calls: none.
  */
 #include "content/pagers/file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 
 #include "base/failpoints.h"
@@ -62,19 +61,20 @@ static int read_pages(FfFileWorker *w, const FfFilePagerBlock *b, uint64_t first
             continue;
         }
         *at = b->file.at + (first + i) * FF_FILE_PAGE;
-        int rc = ff_reader_read(w->reader, w->file, *at, to, some * FF_FILE_PAGE);
+        int rc =
+            ff_file_read(w->reader, w->file, w->reading != NULL, *at, to, some * FF_FILE_PAGE);
         if (rc < 0) {
             return rc;
         }
         *bytes += some * FF_FILE_PAGE;
     }
     /* What is read is what was saved. */
-    return ff_reader_check(w->reader, w->file, &w->p->id);
+    return ff_file_read_is_right(w->reader, w->file);
 }
 
 static void fail(FfFilePager *p, int rc, uint64_t at, bool waits)
 {
-    FfFileError e = {-rc, at, waits};
+    FfFileError e = {-rc, at, waits, p->content ? ff_file_read_error() : NULL};
 
     if (g_atomic_int_compare_and_exchange(&p->broken, 0, 1)) {
         p->cfg.failed(&e, p->cfg.opaque);
@@ -158,7 +158,7 @@ static void fault_thread(FfReader *reader, void *owner)
 {
     FfFilePager *p = owner;
     FfRun *reading = &p->reading[g_atomic_int_add(&p->n_reading, 1)];
-    FfFileWorker w = {p, reader, p->urgent_file, .reading = reading};
+    FfFileWorker w = {p, reader, p->content, .reading = reading};
     FfRun run, page;
 
     ready(p);
@@ -286,7 +286,7 @@ static void fill_thread(FfReader *reader, void *owner)
 {
     FfFilePager *p = owner;
     int number = g_atomic_int_add(&p->n_filling, 1);
-    FfFileWorker w = {p, reader, p->fill_file, .filling = &p->filling[number]};
+    FfFileWorker w = {p, reader, p->content, .filling = &p->filling[number]};
 
     if (number < CALM_FILL_THREADS || await_asked(p, &p->hurries)) {
         fill(&w);
@@ -326,12 +326,11 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
         p->page_max = MAX(p->page_max, p->blocks[i].per_page);
     }
     p->cfg.blocks = NULL;
-    p->fill_bytes = cfg->read ? cfg->fill : FILL_BYTES;
+    p->fill_bytes = cfg->fill ? cfg->fill : FILL_BYTES;
     p->buf_len =
         MAX(MAX(p->page_max, cfg->first.chunk), p->fill_bytes / FF_FILE_PAGE) * FF_FILE_PAGE;
     if (cfg->first.n) {
-        p->first_file = ff_reader_file_new(cfg->first.fd);
-        posix_fadvise(cfg->first.fd, 0, 0, POSIX_FADV_RANDOM); /* read in pieces, as the fill */
+        p->first_file = ff_file_first_open(&cfg->first);
     }
     if (cfg->record) {
         p->record = g_new(uint64_t, cfg->record);
@@ -363,19 +362,14 @@ static void begin_fill(FfFilePager *p)
     begin(p, p->fill, is_large(p) ? 1 : FILL_THREADS, "ff-file-fill", fill_thread);
 }
 
-void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id)
+void ff_file_pager_start(FfFilePager *p, FfReaderFile *content)
 {
-    p->urgent_file = urgent < 0 ? NULL : ff_reader_file_new(urgent);
-    p->fill_file = fill < 0 ? NULL : ff_reader_file_new(fill);
-    p->id = id ? *id : (FfFileId){0};
+    p->content = content ? ff_reader_file_ref(content) : NULL;
     p->ends = p->broken = 0;
     p->fills = false;
     p->at_first = 0;
     p->at_block = 0;
     p->at_page = 0;
-    /* The kernel reads no more than is asked for. A hint: what it says does not matter. */
-    posix_fadvise(urgent, 0, 0, POSIX_FADV_RANDOM);
-    posix_fadvise(fill, 0, 0, POSIX_FADV_RANDOM);
     begin(p, p->fault, is_large(p) ? 1 : FAULT_THREADS, "ff-file-fault", fault_thread);
     begin(p, &p->zero, 1, "ff-file-zero", zero_thread);
     if (p->first_file) {
@@ -424,8 +418,7 @@ void ff_file_pager_stop(FfFilePager *p)
     end(&p->zero, 1);
     end(p->fill, FILL_THREADS);
     ff_file_queues_empty(p);
-    g_clear_pointer(&p->urgent_file, ff_reader_file_unref);
-    g_clear_pointer(&p->fill_file, ff_reader_file_unref);
+    g_clear_pointer(&p->content, ff_reader_file_unref);
 }
 
 FfFileCounts ff_file_pager_counts(const FfFilePager *p)

@@ -7,17 +7,14 @@
  * Threads: the reader, and the one that ends it. Lock: FfReader.lock, a leaf; nobody reads under
  * it.
  *
- * System calls: pread64, fstat, mmap.
+ * System calls: mmap.
  */
 #include "content/pagers/reader.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "base/failpoints.h"
 #include "base/sync.h"
 
 /* A disk answers in this time, nearly always. */
@@ -25,8 +22,7 @@
 
 struct FfReaderFile {
     gatomicrefcount refs;
-    int fd;        /* -1: it is `what` */
-    gpointer what; /* NULL: it is an fd */
+    gpointer what;
     GDestroyNotify free;
 };
 
@@ -45,37 +41,19 @@ struct FfReader {
     bool ends;  /* lock; nobody waits for it any more: it frees itself */
 };
 
-int ff_file_id(int fd, FfFileId *id)
-{
-    struct stat st;
-
-    if (fstat(fd, &st) < 0) {
-        return -errno;
-    }
-    *id = (FfFileId){0};
-    if (S_ISREG(st.st_mode)) {
-        id->size = (uint64_t)st.st_size;
-        id->mtime_ns = st.st_mtim.tv_sec * G_GINT64_CONSTANT(1000000000) + st.st_mtim.tv_nsec;
-    }
-    return 0;
-}
-
-FfReaderFile *ff_reader_file_new(int fd)
+FfReaderFile *ff_reader_file_new(gpointer what, GDestroyNotify free)
 {
     FfReaderFile *f = g_new0(FfReaderFile, 1);
 
     g_atomic_ref_count_init(&f->refs);
-    f->fd = fd;
-    return f;
-}
-
-FfReaderFile *ff_reader_file_new_of(gpointer what, GDestroyNotify free)
-{
-    FfReaderFile *f = ff_reader_file_new(-1);
-
     f->what = what;
     f->free = free;
     return f;
+}
+
+gpointer ff_reader_file_what(const FfReaderFile *f)
+{
+    return f->what;
 }
 
 FfReaderFile *ff_reader_file_ref(FfReaderFile *f)
@@ -87,11 +65,7 @@ FfReaderFile *ff_reader_file_ref(FfReaderFile *f)
 void ff_reader_file_unref(FfReaderFile *f)
 {
     if (f && g_atomic_ref_count_dec(&f->refs)) {
-        if (f->free) {
-            f->free(f->what);
-        } else {
-            close(f->fd);
-        }
+        f->free(f->what);
         g_free(f);
     }
 }
@@ -199,46 +173,4 @@ int ff_reader_leave(FfReader *r, int rc)
     g_clear_pointer(&r->file, ff_reader_file_unref);
     /* What the kernel calls so is an error as any other, and must be said. */
     return r->left ? -ECANCELED : rc == -ECANCELED ? -EIO : rc;
-}
-
-static int read_all(int fd, uint64_t at, uint8_t *to, size_t n)
-{
-    for (size_t done = 0; done < n;) {
-        ssize_t got =
-            FF_FAULT_CALL("read-file", pread(fd, to + done, n - done, (off_t)(at + done)));
-
-        if (got < 0 && errno == EINTR) {
-            continue;
-        }
-        if (got <= 0) {
-            return got < 0 ? -errno : -ENODATA;
-        }
-        done += got;
-    }
-    return 0;
-}
-
-int ff_reader_read(FfReader *r, FfReaderFile *f, uint64_t at, uint8_t *to, size_t n)
-{
-    ff_reader_enter(r, f);
-    return ff_reader_leave(r, read_all(f->fd, at, to, n));
-}
-
-int ff_file_check(int fd, const FfFileId *id)
-{
-    FfFileId now;
-    int rc = ff_file_id(fd, &now);
-
-    if (rc < 0) {
-        return rc;
-    }
-    return now.size == id->size && now.mtime_ns == id->mtime_ns ? 0 : -ESTALE;
-}
-
-int ff_reader_check(FfReader *r, FfReaderFile *f, const FfFileId *id)
-{
-    const FfFileId first = *id; /* whose it is may be gone */
-
-    ff_reader_enter(r, f);
-    return ff_reader_leave(r, ff_file_check(f->fd, &first));
 }

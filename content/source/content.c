@@ -134,13 +134,43 @@ static bool read_some(FfContentReader *r, uint64_t at, void *buf, uint64_t *len,
     return *zero || r->content->ops->fill(r, at, buf, some, flags, error);
 }
 
+static bool is_inside(const FfContent *c, uint64_t at, uint64_t len, GError **error)
+{
+    if (at <= c->size && len <= c->size - at) {
+        return true;
+    }
+    g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "%s: it ends before", c->name);
+    return false;
+}
+
+bool ff_content_read_bytes(FfContentReader *r, uint64_t at, void *buf, uint64_t len, GError **error)
+{
+    return is_inside(r->content, at, len, error) &&
+           r->content->ops->fill(r, at, buf, len, 0, error);
+}
+
+bool ff_content_check(FfContentReader *r, GError **error)
+{
+    return !r->content->ops->check || r->content->ops->check(r, error);
+}
+
+/* FfInputRead */
+static bool read_input(void *opaque, uint64_t at, void *to, size_t n, GError **error)
+{
+    return ff_content_read_bytes(opaque, at, to, n, error);
+}
+
+FfInput *ff_content_input(FfContentReader *r, GError **error)
+{
+    return ff_input_new_reads(r->content->name, r->content->size, read_input, r, error);
+}
+
 bool ff_content_read(FfContentReader *r, uint64_t at, void *buf, uint64_t *len, uint64_t piece,
                      unsigned flags, bool *zero, GError **error)
 {
     const FfContent *c = r->content;
 
-    if (at > c->size || *len > c->size - at) {
-        g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT, "%s: it ends before", c->name);
+    if (!is_inside(c, at, *len, error)) {
         return false;
     }
     if (c->ops->read) {
@@ -150,5 +180,5 @@ bool ff_content_read(FfContentReader *r, uint64_t at, void *buf, uint64_t *len, 
         return false;
     }
     *zero = *zero || ff_saved_is_zero(buf, *len);
-    return !c->ops->check || c->ops->check(r, error);
+    return ff_content_check(r, error);
 }

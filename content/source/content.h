@@ -55,6 +55,12 @@ FfContent *ff_content_open(const char *uri, const FfContentIdentity *known,
  */
 FfContent *ff_content_open_map(const char *path, GArray *map, uint64_t size,
                                const FfContentIdentity *known, GError **error);
+/* Of the file FD (taken; PATH in errors), as its bytes are. */
+FfContent *ff_content_open_fd(int fd, const char *path, const FfContentIdentity *known,
+                              GError **error);
+/* The bytes of the file of a saved guest, unpacked: at the places that FfSaved has. UNDER (taken)
+ * is that file, in which the guest begins at OFFSET (FF_SAVED_OFFSET_LOOK). */
+FfContent *ff_content_open_saved(FfContent *under, int64_t offset, GError **error);
 /* After all readers. Can be NULL. */
 void ff_content_free(FfContent *c);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfContent, ff_content_free)
@@ -78,6 +84,9 @@ void ff_content_reader_hurry(FfContentReader *r);
 void ff_content_reader_free(FfContentReader *r);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfContentReader, ff_content_reader_free)
 
+/* Of an error: it is not what was opened. */
+#define FF_CONTENT_CHANGED G_IO_ERROR_WRONG_ETAG
+
 /* Only what is known without a wait. */
 #define FF_CONTENT_NOWAIT 1u
 
@@ -89,6 +98,16 @@ bool ff_content_read(FfContentReader *r, uint64_t at, void *buf, uint64_t *len, 
 /* For reads with FF_CONTENT_NOWAIT; this may wait. NULL: nothing of C is ever known without a wait
  * (another host, a compressed file, a file system that does not say), or it cannot be opened. */
 FfContentReader *ff_content_nowait_reader(FfContent *c);
+
+/* LEN bytes from AT on, as they are: whether they are zeros is nobody's question, nor whether C is
+ * still what was opened. */
+bool ff_content_read_bytes(FfContentReader *r, uint64_t at, void *buf, uint64_t len,
+                           GError **error);
+/* What R has read is of what was opened. FALSE and ERROR (FF_CONTENT_CHANGED): it is not, or nobody
+ * can say. */
+bool ff_content_check(FfContentReader *r, GError **error);
+/* What R reads, for the parsers of saved guests. R outlives it. */
+FfInput *ff_content_input(FfContentReader *r, GError **error);
 
 /* ---- where it is stored ---------------------------------------------------------------------- */
 

@@ -23,6 +23,8 @@ typedef FfContentExtent Extent;
 typedef struct {
     FfContent base;
     FfContent *under;
+    bool wants_saved; /* what is no saved guest is another content than this one */
+    int64_t offset;   /* with that: for ff_saved_open() */
 } Image;
 
 typedef struct {
@@ -121,7 +123,7 @@ static bool make_digest(FfSaved *saved, uint64_t *digest, GError **error)
 
 static bool refuse_other(const FfContent *c, GError **error)
 {
-    g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+    g_set_error(error, G_IO_ERROR, FF_CONTENT_CHANGED,
                 "%s: it is another guest's memory than it was (its table of pages has changed): "
                 "serve that very file, or end the clients, which have a part of it",
                 c->name);
@@ -138,6 +140,10 @@ static bool is_same(FfContent *c, FfContentReader *under, GError **error)
 
     if (!in || !look_whether_saved(in, c->name, &offset, &is_saved, error)) {
         return false;
+    }
+    if (image_of(c)->wants_saved) {
+        is_saved = true;
+        offset = image_of(c)->offset;
     }
     if (is_saved) {
         g_autoptr(FfSaved) saved = open_saved(g_steal_pointer(&in), offset, c->name, error);
@@ -161,10 +167,18 @@ static void close_reader(FfContentReader *base)
 
 static FfContentReader *open_reader(FfContent *c, GError **error)
 {
+    g_autoptr(GError) local = NULL;
     g_autoptr(FfContentReader) under = ff_content_reader(image_of(c)->under, error);
-    g_autoptr(FfInput) in = under && c->compressed ? input_over(under, error) : NULL;
+    g_autoptr(FfInput) in = under && c->compressed ? input_over(under, &local) : NULL;
 
-    if (!under || (c->compressed && !in)) {
+    if (!under) {
+        return NULL;
+    }
+    if (c->compressed && !in) {
+        /* What was changed is perhaps damaged, too. */
+        if (ff_content_check(under, error)) {
+            g_propagate_error(error, g_steal_pointer(&local));
+        }
         return NULL;
     }
     Reader *r = g_new0(Reader, 1);
@@ -227,6 +241,9 @@ static bool fill(FfContentReader *base, uint64_t at, void *buf, uint64_t len, un
     r->under->hurry = base->hurry;
     if (r->in) {
         return !(flags & FF_CONTENT_NOWAIT) && ff_input_read(r->in, file, buf, len, error);
+    }
+    if (base->content->where == FF_CONTENT_FAR && !(flags & FF_CONTENT_NOWAIT)) {
+        return read_under(r->under, file, buf, len, error); /* the file need not be in blocks */
     }
     return r->under->content->ops->fill(r->under, file, buf, len, flags, error);
 }
@@ -399,6 +416,40 @@ FfContent *ff_content_open_image(FfContent *under, const FfContentIdentity *know
         return !c->id.digest || is_same(c, r, error) ? g_steal_pointer(&c) : NULL;
     }
     return take_under(c);
+}
+
+/* The digest of the guest in what C is on, and that it is one. */
+static bool know_saved(FfContent *c, FfInput *in, GError **error)
+{
+    g_autoptr(FfSaved) saved = open_saved(in, image_of(c)->offset, c->name, error);
+
+    return saved && make_digest(saved, &c->id.digest, error);
+}
+
+FfContent *ff_content_open_saved(FfContent *under, int64_t offset, GError **error)
+{
+    g_autoptr(FfContent) c = ff_content_new_map(under, NULL, 0);
+    g_autoptr(FfContentReader) r = ff_content_reader(under, error);
+    FfInput *in = r ? input_over(r, error) : NULL;
+
+    if (!in) {
+        return NULL;
+    }
+    image_of(c)->wants_saved = true;
+    image_of(c)->offset = offset;
+    c->compressed = ff_input_is_compressed(in);
+    c->size = ff_input_size(in);
+    if (c->where != FF_CONTENT_FAR) {
+        ff_input_free(in);
+        return g_steal_pointer(&c); /* it has a time */
+    }
+    if (!know_saved(c, in, error)) {
+        return NULL;
+    }
+    under->upper = c;
+    under->greet = is_same;
+    /* By a connection that was made before, or one to another file: once more. */
+    return is_same(c, r, error) ? g_steal_pointer(&c) : NULL;
 }
 
 FfContent *ff_content_open_map(const char *path, GArray *map, uint64_t size,

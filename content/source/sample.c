@@ -112,7 +112,7 @@ bool ff_content_has_sample(FfContent *c, FfContentReader *r, GError **error)
     if (!differ(digest, c->id.digest)) {
         return true;
     }
-    g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,
+    g_set_error(error, G_IO_ERROR, FF_CONTENT_CHANGED,
                 "%s: it has other content than it had: serve that very file, or end the clients, "
                 "which have a part of it",
                 c->name);

@@ -138,7 +138,7 @@ static Dump *open_dump(FfDestination *d, int fd, const char *path, bool verified
         return NULL;
     }
     dump->fit.files = files;
-    dump->shared = ff_reader_file_new_of(files, (GDestroyNotify)ff_dump_files_free);
+    dump->shared = ff_reader_file_new(files, (GDestroyNotify)ff_dump_files_free);
     if (!ff_dump_fit_check(&dump->fit, d->ram, d->conn->session, error) ||
         (!verified && !verify(d, dump, error))) {
         return NULL;
@@ -294,7 +294,7 @@ static void exchange(FfDestination *d, Dump *dump)
         .opaque = dd,
     });
     ff_space_set_pager(d->placer.space, ff_file_pager_pager(dd->pager));
-    ff_file_pager_start(dd->pager, -1, -1, NULL);
+    ff_file_pager_start(dd->pager, NULL);
     ff_dest_fault_start(d);
     FF_FAULT_AT("dump-asked");
     ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);

@@ -15,34 +15,37 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "content/pagers/reader.h"
+static bool is_as(int fd, const struct stat *st)
+{
+    struct stat now;
 
-/* The content that FD has as long as its id is ID, and the time by which that is told. */
-static bool fill(int copy, int fd, const FfFileId *id, const struct stat *st)
+    return fstat(fd, &now) == 0 && now.st_size == st->st_size &&
+           now.st_mtim.tv_sec == st->st_mtim.tv_sec && now.st_mtim.tv_nsec == st->st_mtim.tv_nsec;
+}
+
+/* The content that FD has as long as it is as ST says, and the time by which that is told. */
+static bool fill(int copy, int fd, const struct stat *st)
 {
     const struct timespec times[] = {st->st_atim, st->st_mtim};
-    FfFileId now;
 
-    return ioctl(copy, FICLONE, fd) == 0 && futimens(copy, times) == 0 &&
-           ff_file_check(fd, id) == 0 && ff_file_id(copy, &now) == 0 && now.size == id->size &&
-           now.mtime_ns == id->mtime_ns;
+    return ioctl(copy, FICLONE, fd) == 0 && futimens(copy, times) == 0 && is_as(fd, st) &&
+           is_as(copy, st);
 }
 
 int ff_restore_clone(int fd, const char *path)
 {
     g_autofree char *folder = g_path_get_dirname(path);
     struct stat st;
-    FfFileId id;
     int own = -1;
 
-    if (path[0] != '/' || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || ff_file_id(fd, &id) < 0) {
+    if (path[0] != '/' || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
         return -1;
     }
     int copy = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (copy < 0) {
         return -1;
     }
-    if (fill(copy, fd, &id, &st)) {
+    if (fill(copy, fd, &st)) {
         g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", copy);
         own = open(link, O_RDONLY | O_CLOEXEC);
     }

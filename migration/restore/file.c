@@ -5,7 +5,7 @@
  * each block of guest RAM. The other blocks (video memory, ROMs) QEMU itself compares, as they come
  * in its stream.
  *
- * System calls: memfd_create, fstat, pread64.
+ * System calls: memfd_create.
  */
 #include "migration/restore/file.h"
 
@@ -46,13 +46,20 @@ static bool refuse(GError **error, const FfRestoreFile *f, const char *format, .
 
 /* ---- opening it ------------------------------------------------------------------------------ */
 
-static bool read_head(FfRestoreFile *f, FfInput *in, int64_t offset, GError **error)
+static bool read_head(FfRestoreFile *f, int64_t offset, GError **error)
 {
     /* mapped-ram has no pages among its records. */
     static const FfPageSink nobody = {0};
     g_autoptr(GError) local = NULL;
+    FfInput *in = ff_content_input(f->reader, error);
 
-    f->compressed = ff_input_is_compressed(in);
+    if (!in) {
+        return false;
+    }
+    if (ff_input_is_compressed(in)) { /* its pages would be read as they are after one of the two */
+        ff_input_free(in);
+        return refuse(error, f, "it is compressed twice");
+    }
     f->saved = ff_saved_open(in, offset, &local);
     if (local) {
         g_propagate_error(error, g_steal_pointer(&local));
@@ -67,20 +74,44 @@ static bool read_head(FfRestoreFile *f, FfInput *in, int64_t offset, GError **er
            ff_saved_digest(f->saved, &f->digest, error);
 }
 
+static void free_content(gpointer c)
+{
+    ff_content_free(c);
+}
+
+/* BYTES (taken): of the file. */
+static bool take_content(FfRestoreFile *f, FfContent *bytes, int64_t offset, GError **error)
+{
+    FfContent *c = ff_content_open_saved(bytes, offset, error);
+
+    if (!c) {
+        return false;
+    }
+    const FfInputStamp *stamp = &ff_content_identity(c)->stamp;
+    bool known = stamp->ino || ff_content_is_far(c);
+    f->id = (FfRestoreId){known ? stamp->size : 0,
+                          stamp->sec * G_GINT64_CONSTANT(1000000000) + stamp->nsec};
+    f->compressed = ff_content_is_compressed(c);
+    f->content = ff_reader_file_new(c, free_content);
+    f->reader = ff_content_reader(c, error);
+    return f->reader;
+}
+
 FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GError **error)
 {
     g_autoptr(FfRestoreFile) f = g_new0(FfRestoreFile, 1);
 
     f->fd = fd;
     f->path = g_strdup(path);
-    int rc = ff_file_id(fd, &f->id);
-    int copy = rc < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (copy < 0) {
-        refuse(error, f, "%s", g_strerror(rc < 0 ? -rc : errno));
+        refuse(error, f, "%s", g_strerror(errno));
         return NULL;
     }
-    FfInput *in = ff_input_open_fd(copy, path, error);
-    return in && read_head(f, in, offset, error) ? g_steal_pointer(&f) : NULL;
+    FfContent *bytes = ff_content_open_fd(copy, path, NULL, error);
+    return bytes && take_content(f, bytes, offset, error) && read_head(f, offset, error)
+               ? g_steal_pointer(&f)
+               : NULL;
 }
 
 /* FD stays the caller's. NULL: it is none. */
@@ -129,6 +160,8 @@ void ff_restore_file_free(FfRestoreFile *f)
     }
     g_free(f->blocks);
     ff_saved_free(f->saved);
+    ff_content_reader_free(f->reader);
+    ff_reader_file_unref(f->content);
     ff_close_fd(&f->fd);
     g_free(f->path);
     g_free(f);
@@ -281,7 +314,7 @@ int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemor
         return -1;
     }
     /* All of it was read by now, and is what was compared. */
-    if (ff_file_check(f->fd, &f->id) < 0) {
+    if (!ff_content_check(f->reader, NULL)) {
         refuse(error, f, "it was changed while it was read");
         return -1;
     }

@@ -12,13 +12,21 @@
 #include "content/pagers/file.h"
 #include "migration/common/ram.h"
 
+/* By which it is known again, and its digest. */
+typedef struct {
+    uint64_t size;
+    int64_t mtime_ns; /* both 0: of a block device, which has none for its content */
+} FfRestoreId;
+
 typedef struct {
     char *path; /* for errors */
     int fd;
-    FfFileId id;
+    FfReaderFile *content;   /* an FfContent: its bytes, unpacked */
+    FfContentReader *reader; /* the coordinator's */
+    FfRestoreId id;
     bool compressed;
     uint64_t digest; /* ff_saved_digest() */
-    FfSaved *saved;
+    FfSaved *saved;  /* by `reader` */
     unsigned n_blocks;   /* of guest RAM; 0: not compared yet */
     FfFileBlock *blocks; /* [n_blocks] */
 } FfRestoreFile;

@@ -35,13 +35,14 @@
 #include "migration/restore/clone.h"
 #include "migration/restore/file.h"
 #include "migration/restore/lease.h"
-#include "migration/restore/packed.h"
 #include "migration/restore/set.h"
 #include "migration/restore/wait.h"
 
 /* Pages that are read together for a fault. */
 #define WINDOW 4
 #define FEED (1u << 20)
+/* Bytes of a compressed file that are unpacked together: a frame of ours. */
+#define PACKED_FILL (128u << 10)
 
 /* While its working set is found out, nothing is filled: what the fill brings nobody asks for. */
 #define LEARN_US (4 * G_USEC_PER_SEC)
@@ -57,7 +58,6 @@ struct FfRestore {
     bool cloned;  /* what is read is nobody else's: clone.h */
     bool adopted; /* until the first attempt is made */
     FfRestoreFile *file;
-    FfPacked *packed;   /* file, if it is compressed; NULL */
     int lease_fd;       /* a description of it for that alone; -1: none */
     FfLease *lease;     /* on it, while it is read; NULL: none */
     bool hurries;       /* lock; somebody waits for the end of it */
@@ -106,28 +106,6 @@ static void failed(const FfFileError *e, void *side)
     }
 }
 
-/* FfFilePagerConfig, of a compressed file */
-static int read_packed(FfReader *reader, unsigned block, uint64_t first, uint64_t n, uint8_t *to,
-                       uint64_t *at, void *side)
-{
-    const FfRestore *r = ((FfDestination *)side)->restore;
-    const FfFileBlock *b = &r->file->blocks[block];
-
-    *at = b->at + first * FF_FILE_PAGE;
-    int rc = ff_packed_read(r->packed, reader, *at, to, n * FF_FILE_PAGE);
-    if (rc < 0) {
-        return rc; /* -ECANCELED: neither R nor B may be there any more */
-    }
-    FfBitmap data;
-    ff_bitmap_init_over(&data, (uint64_t *)b->data, b->n_pages);
-    for (uint64_t i = 0; i < n; i++) {
-        if (!ff_bitmap_test(&data, first + i)) { /* zeros, whatever stands there */
-            memset(to + i * FF_FILE_PAGE, 0, FF_FILE_PAGE);
-        }
-    }
-    return 0;
-}
-
 /* FfFilePagerConfig */
 static void cannot_place(const FfRun *run, int rc, void *side)
 {
@@ -163,39 +141,10 @@ static void set_pager(FfDestination *d, FfFilePager *pager)
     ff_file_pager_free(old);
 }
 
-static bool cannot_open(const FfRestore *r, GError **error)
-{
-    g_set_error(error, FF_M_ERROR, 0, "%s: %s", r->file->path, g_strerror(errno));
-    return false;
-}
-
-/* What the pager reads from; -1, if it unpacks. */
-static bool open_for_pager(FfRestore *r, int *urgent, int *fill, GError **error)
-{
-    *urgent = *fill = -1;
-    if (r->file->compressed) {
-        r->packed = ff_packed_new(r->file->fd, r->file->path, &r->file->id);
-        return r->packed || cannot_open(r, error);
-    }
-    *urgent = fcntl(r->file->fd, F_DUPFD_CLOEXEC, 3);
-    *fill = *urgent < 0 ? -1 : fcntl(r->file->fd, F_DUPFD_CLOEXEC, 3);
-    if (*fill < 0) {
-        cannot_open(r, error);
-        ff_close_fd(urgent);
-        return false;
-    }
-    return true;
-}
-
 /* Guest RAM is armed, and no fault thread runs. One that follows is answered. */
-static bool start_pager(FfDestination *d, GError **error)
+static void start_pager(FfDestination *d)
 {
     FfRestore *r = d->restore;
-    int urgent, fill;
-
-    if (!open_for_pager(r, &urgent, &fill, error)) {
-        return false;
-    }
     bool learns = r->set == FF_SET_LEARN;
     FfFilePager *pager = ff_file_pager_new(&(FfFilePagerConfig){
         .space = d->placer.space,
@@ -206,16 +155,14 @@ static bool start_pager(FfDestination *d, GError **error)
         .record = learns ? ff_restore_set_max(r->file) : 0,
         .thread_begins = ff_priority_urgent,
         .zero = place_zeros,
-        .read = r->packed ? read_packed : NULL,
-        .fill = FF_PACKED_FILL,
+        .fill = r->file->compressed ? PACKED_FILL : 0,
         .failed = failed,
         .cannot_place = cannot_place,
         .opaque = d,
     });
     ff_space_set_pager(d->placer.space, ff_file_pager_pager(pager));
     set_pager(d, pager);
-    ff_file_pager_start(pager, urgent, fill, &r->file->id);
-    return true;
+    ff_file_pager_start(pager, r->file->content);
 }
 
 /* Nobody is answered any more. The fault thread does not run. */
@@ -225,7 +172,6 @@ static void stop_pager(FfDestination *d)
         ff_space_set_pager(d->placer.space, &d->peer.pager);
     }
     set_pager(d, NULL);
-    g_clear_pointer(&d->restore->packed, ff_packed_free);
 }
 
 /* ---- the file -------------------------------------------------------------------------------- */
@@ -515,9 +461,10 @@ static bool load(FfDestination *d, GError **error)
     if (fd >= 0) {
         compare_parts(d);
     }
-    bool ok = fd >= 0 && ff_dest_begin_load(d, error) && start_pager(d, error);
+    bool ok = fd >= 0 && ff_dest_begin_load(d, error);
 
     if (ok) {
+        start_pager(d);
         ff_dest_fault_start(d);
         ff_stamp(d->stats->stop_us);
         ok = feed(d, fd, error);
@@ -606,7 +553,7 @@ static FfRestoreFile *next_file(FfDestination *d, const char *path, GError **err
         return NULL;
     }
     /* All of it was read by now, and is what was compared. */
-    if (ff_file_check(file->fd, &file->id) < 0) {
+    if (!ff_content_check(file->reader, NULL)) {
         g_set_error(error, FF_M_ERROR, 0, "%s: it was changed while it was read", file->path);
         return NULL;
     }
@@ -666,9 +613,9 @@ static bool attach(FfDestination *d, const char *path, GError **error)
     }
     /* The pager may say at once that it cannot. */
     ff_control_forget(d->control, FF_EV_DEAD | FF_EV_PAUSE);
-    bool ok = start_pager(d, error);
+    start_pager(d);
     ff_dest_fault_start(d);
-    return ok;
+    return true;
 }
 
 /* It is there again: the guest continues, or is granted now. */

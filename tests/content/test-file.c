@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "content/pagers/file.h"
@@ -25,7 +26,8 @@ typedef struct {
     FfFileBlock block;
     uint64_t *data;
     char *path;
-    FfFileId id;
+    FfReaderFile *content;
+    struct stat st;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     FfFileError error;             /* lock */
@@ -97,9 +99,23 @@ static int open_file(const File *f)
     return fd;
 }
 
+static void free_content(gpointer c)
+{
+    ff_content_free(c);
+}
+
+/* FD: taken. */
+static FfReaderFile *open_content(int fd)
+{
+    FfContent *c = ff_content_open_fd(fd, "FILE", NULL, NULL);
+
+    g_assert_nonnull(c);
+    return ff_reader_file_new(c, free_content);
+}
+
 static void start(File *f)
 {
-    ff_file_pager_start(f->pager, open_file(f), open_file(f), &f->id);
+    ff_file_pager_start(f->pager, f->content);
 }
 
 /* FALSE: skipped. */
@@ -116,8 +132,8 @@ static bool begin_with(File *f, RigKind kind, unsigned window, const FfFileFirst
         (FfFileBlock){.at = AT, .n_pages = f->r->len / FF_FILE_PAGE, .page_size = f->r->page_size};
     write_file(f);
     int fd = open_file(f);
-    g_assert_cmpint(ff_file_id(fd, &f->id), ==, 0);
-    close(fd);
+    g_assert_cmpint(fstat(fd, &f->st), ==, 0);
+    f->content = open_content(fd);
     f->pager = ff_file_pager_new(&(FfFilePagerConfig){.space = f->r->s,
                                                       .blocks = &f->block,
                                                       .n_blocks = 1,
@@ -140,6 +156,7 @@ static void end(File *f)
 {
     rig_stop(f->r);
     ff_file_pager_free(f->pager);
+    ff_reader_file_unref(f->content);
     g_assert_cmpuint(f->failures, ==, 0);
     rig_free(f->r);
     g_unlink(f->path);
@@ -453,8 +470,7 @@ static void fill_up(File *f)
 {
     g_autofree char *buf = g_malloc(f->r->page_size);
     int fd = open(f->path, O_WRONLY | O_CLOEXEC);
-    const struct timespec times[] = {{.tv_nsec = UTIME_OMIT},
-                                     {f->id.mtime_ns / 1000000000, f->id.mtime_ns % 1000000000}};
+    const struct timespec times[] = {{.tv_nsec = UTIME_OMIT}, f->st.st_mtim};
 
     for (unsigned page = LAST(f); page < f->r->n_pages; page++) {
         rig_pattern(f->r, page, buf);
@@ -703,10 +719,10 @@ static void test_beside_fuse(RigKind kind)
     }
     SlowFile *slow = slowfile_new_of(directory, f.path, &why);
     if (slow) {
-        int urgent = open(slowfile_path(slow), O_RDONLY | O_CLOEXEC);
+        FfReaderFile *content = open_content(open(slowfile_path(slow), O_RDONLY | O_CLOEXEC));
         slowfile_hold(slow, AT + 4 * FF_FILE_PAGE, AT + 8 * FF_FILE_PAGE);
         rig_start(f.r);
-        ff_file_pager_start(f.pager, urgent, open_file(&f), &f.id);
+        ff_file_pager_start(f.pager, content);
         for (unsigned i = 0; i < NEAR; i++) {
             waiting[i] = (Reader){&f, 4 + i, 0};
             threads[i] = g_thread_new("waits", read_one, &waiting[i]);
@@ -720,6 +736,7 @@ static void test_beside_fuse(RigKind kind)
             g_thread_join(threads[i]);
         }
         ff_file_pager_stop(f.pager);
+        ff_reader_file_unref(content);
         slowfile_free(slow);
     } else {
         g_test_skip(why);
