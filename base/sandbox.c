@@ -214,7 +214,7 @@ static void judge_rename(GArray *p)
 
 static void judge_socket(GArray *p)
 {
-    static const uint32_t families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
+    static const uint32_t families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK};
 
     if_call(p, __NR_socket, 2 + 2 * G_N_ELEMENTS(families));
     load(p, ARG(0));

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "migration/restore/file.h"
 #include "qapi/incoming.h"
 
 #define OFFSET_MAX (1ull << 60)
@@ -18,11 +19,19 @@
 
 /* ---- its start ------------------------------------------------------------------------------- */
 
+static bool is_export(const FfCall *call)
+{
+    return !call->target.name && ff_restore_is_uri(call->target.path);
+}
+
 /* FALSE: that was the answer. */
 static bool has_file(FfCall *call)
 {
     struct stat st;
 
+    if (is_export(call)) {
+        return true;
+    }
     if (call->fd < 0 && call->target.name) {
         ff_call_error(call, "File descriptor named '%s' has not been found", call->target.name);
         return false;
@@ -46,9 +55,9 @@ static FfUseSet use_of_set(const FfCall *call)
 {
     const char *use = ff_json_string(call->args, "working-set");
 
-    return call->target.name || !g_strcmp0(use, "ignore") ? FF_SET_IGNORE
-           : !g_strcmp0(use, "learn")                     ? FF_SET_LEARN
-                                                          : FF_SET_USE;
+    return call->target.name || is_export(call) || !g_strcmp0(use, "ignore") ? FF_SET_IGNORE
+           : !g_strcmp0(use, "learn")                                        ? FF_SET_LEARN
+                                                                             : FF_SET_USE;
 }
 
 /* FALSE: that was the answer. Another client may have been faster. */
@@ -96,7 +105,12 @@ static void start(FfCall *call)
 
 void ff_restore_start(FfCall *call)
 {
-    if (is_free(call) && has_file(call)) {
+    if (!is_free(call) || !has_file(call)) {
+        return;
+    }
+    if (is_export(call)) { /* no FILE.disks is beside it */
+        start(call);
+    } else {
         ff_restore_check_disks(call, start);
     }
 }
@@ -183,7 +197,11 @@ void ff_handle_restore(FfCall *call)
         ff_call_error(call, "'offset' has to be less than 2^60 bytes");
     } else if (!file == !name) {
         ff_call_error(call, "x-farfault-restore needs 'file' or 'fdname'");
-    } else if (name && !g_strcmp0(ff_json_string(call->args, "working-set"), "learn")) {
+    } else if (is_export(call) && strlen(file) >= sizeof(d->config.state->peer_uri)) {
+        ff_call_error(call, "the URI has to be shorter than %zu bytes",
+                      sizeof(d->config.state->peer_uri));
+    } else if ((name || is_export(call)) &&
+               !g_strcmp0(ff_json_string(call->args, "working-set"), "learn")) {
         ff_call_error(call, "a working set is written beside the file: it needs 'file'");
     } else {
         ff_call_inner(call, "query-status", NULL, got_status);
@@ -195,10 +213,17 @@ void ff_handle_restore(FfCall *call)
 void ff_restore_recover(FfCall *call)
 {
     g_autoptr(GError) error = NULL;
+    const char *uri = ff_json_string(call->args, "uri");
+    bool far = uri && ff_restore_is_uri(uri);
 
-    if (call->target.kind != FF_URI_FILE) {
-        ff_call_error(call, "this guest is restored from a file: name it again (file:PATH)");
-    } else if (ff_migration_recover_file(call->driver->migration, call->target.path, &error)) {
+    if (call->target.kind != FF_URI_FILE && !far) {
+        ff_call_error(call, "this guest is restored from a file: name it again (file:PATH, or its "
+                            "nbd:// URI)");
+    } else if (far && strlen(uri) >= sizeof(call->driver->config.state->peer_uri)) {
+        ff_call_error(call, "the URI has to be shorter than %zu bytes",
+                      sizeof(call->driver->config.state->peer_uri));
+    } else if (ff_migration_recover_file(call->driver->migration, far ? uri : call->target.path,
+                                         &error)) {
         ff_call_return(call, NULL);
     } else {
         ff_call_error(call, "%s", error->message);

@@ -7,6 +7,7 @@
 #include "cli/common/commands.h"
 #include "cli/common/format.h"
 #include "cli/common/help.h"
+#include "cli/common/content-uri.h"
 #include "cli/common/options.h"
 #include "guest/launch/paths.h"
 #include "net/address.h"
@@ -725,27 +726,6 @@ static const char *misuse_of_receive(const Line *line)
     return NULL;
 }
 
-/* URI is neither a path nor of a scheme that is known: one line, or NULL. */
-static char *misspelt(const char *uri)
-{
-    g_autofree char *scheme = ff_content_scheme(uri);
-    bool has_slashes = scheme && g_str_has_prefix(uri + strlen(scheme), "://");
-
-    if (!scheme || ff_content_is_uri(uri) || access(uri, F_OK) == 0) {
-        return NULL;
-    }
-    if (!has_slashes) {
-        return g_strv_contains(ff_content_schemes, scheme)
-                   ? g_strdup_printf("--from %s: write %s://HOST/EXPORT", uri, scheme)
-                   : NULL;
-    }
-    const char *nearest = ff_cli_nearest(scheme, ff_content_schemes);
-    g_autofree char *all = g_strjoinv(", ", (char **)ff_content_schemes);
-    return nearest ? g_strdup_printf("--from %s: did you mean %s%s?", uri, nearest,
-                                     uri + strlen(scheme))
-                   : g_strdup_printf("--from %s: no such scheme is known (there are %s)", uri, all);
-}
-
 /* As pagers served each other before NBD. A socket or a file can have such a name. */
 static bool is_of_page_protocol(const char *where)
 {
@@ -835,7 +815,7 @@ int ff_cli_pager(int argc, char **argv)
         fprintf(stderr, "farfault: %s\n", wrong);
         return EXIT_USAGE;
     }
-    g_autofree char *typo = line.from ? misspelt(line.from) : NULL;
+    g_autofree char *typo = line.from ? ff_cli_misspelt_uri("--from ", line.from) : NULL;
     if (typo) {
         fprintf(stderr, "farfault: %s\n", typo);
         return EXIT_USAGE;

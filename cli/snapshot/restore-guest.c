@@ -23,6 +23,7 @@
 
 #include "cli/common/cli.h"
 #include "cli/common/commands.h"
+#include "cli/common/content-uri.h"
 #include "cli/common/format.h"
 #include "cli/common/help.h"
 #include "cli/common/options.h"
@@ -36,6 +37,8 @@
 #include "cli/common/words.h"
 #include "cli/snapshot/overlays.h"
 #include "content/image/statistics.h"
+#include "content/source/content.h"
+#include "guest/launch/paths.h"
 #include "qmp/json.h"
 
 #define MONITOR FF_CLI_RESTORE_MONITOR
@@ -147,7 +150,8 @@ static void on_paused(FfQmpClient *client, JsonNode *result, const GError *error
 
     ff_recorder_info(&w->recorder, result);
     if (info) {
-        g_autofree char *uri = g_strconcat("file:", w->line->path, NULL);
+        bool far = ff_content_is_uri(w->line->path);
+        g_autofree char *uri = g_strconcat(far ? "" : "file:", w->line->path, NULL);
         g_autofree char *word = ff_monitor_word(uri);
 
         ff_progress_say(w->progress, true,
@@ -480,10 +484,28 @@ static int become_qemu(const Line *line)
 
 /* ---- before that ----------------------------------------------------------------------------- */
 
+/* No connection is left: its server may have room for one, which the engine makes. */
+static bool check_export(const Line *line, GError **error)
+{
+    g_autofree char *plugin = ff_find_helper("farfault-nbd.so");
+    const FfContentAccess access = {.plugin = plugin};
+    FfContent *bytes = ff_content_open_bytes(line->path, &access, error);
+    g_autoptr(FfContent) guest = bytes ? ff_content_open_saved(bytes, line->offset, error) : NULL;
+
+    return guest;
+}
+
 /* FALSE and ERROR, one line: it cannot be restored. */
 static bool check_file(const Line *line, GError **error)
 {
     g_autoptr(GError) opened = NULL;
+
+    if (ff_content_is_uri(line->path)) {
+        signal(SIGPIPE, SIG_IGN);
+        bool good = check_export(line, error);
+        signal(SIGPIPE, SIG_DFL);
+        return good;
+    }
     FfInput *in = ff_input_open(line->path, error);
     g_autoptr(FfSaved) s = in ? ff_saved_open(in, line->offset, &opened) : NULL;
     g_autoptr(FfSurvey) survey = NULL;
@@ -622,7 +644,17 @@ static bool interpret(Line *line, GError **error)
         return usage(error, "--learn writes what --no-working-set leaves alone: give one of them");
     }
     line->offset = line->offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK;
-    line->path = g_canonicalize_filename(line->positional[0], NULL);
+    g_autofree char *misspelt = ff_cli_misspelt_uri("", line->positional[0]);
+    if (misspelt) {
+        return usage(error, misspelt);
+    }
+    bool far = ff_content_is_uri(line->positional[0]);
+    if (far && (line->learn || line->no_set || line->disks)) {
+        return usage(error, "--learn, --no-working-set and --disks are for a FILE, beside which "
+                            "there can be others");
+    }
+    line->path =
+        far ? g_strdup(line->positional[0]) : g_canonicalize_filename(line->positional[0], NULL);
     if (line->disks) { /* -daemonize goes to / */
         g_autofree char *said = g_steal_pointer(&line->disks);
 

@@ -101,7 +101,7 @@ bool ff_file_first_bring(FfFileWorker *w, uint64_t first, uint64_t end)
     const FfFileFirst *f = &p->cfg.first;
     uint8_t *buf = ff_reader_buffer(w->reader);
     size_t n = (end - first) * FF_FILE_PAGE;
-    int rc = ff_file_read(w->reader, p->first_file, false, f->at + first * FF_FILE_PAGE, buf, n);
+    int rc = ff_file_read(w->reader, p->first_file, false, 0, f->at + first * FF_FILE_PAGE, buf, n);
     FfRun run, some;
 
     if (rc == -ECANCELED) {

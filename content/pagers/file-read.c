@@ -54,9 +54,8 @@ static int code_of(const GError *e)
     static const struct {
         int code, rc;
     } codes[] = {
-        {FF_CONTENT_CHANGED, -ESTALE},
-        {G_IO_ERROR_INVALID_DATA, -EBADMSG},
-        {G_IO_ERROR_PARTIAL_INPUT, -ENODATA},
+        {FF_CONTENT_CHANGED, -ESTALE},           {FF_CONTENT_GONE, -ENOTCONN},
+        {G_IO_ERROR_INVALID_DATA, -EBADMSG},     {G_IO_ERROR_PARTIAL_INPUT, -ENODATA},
         {G_IO_ERROR_PERMISSION_DENIED, -EACCES},
     };
 
@@ -81,7 +80,7 @@ static int check(Own *own)
     return code_of(own->error);
 }
 
-static int read_bytes(Own *own, bool hurry, uint64_t at, uint8_t *to, size_t n)
+static int read_bytes(Own *own, bool hurry, int64_t until, uint64_t at, uint8_t *to, size_t n)
 {
     if (FF_FAULT_CALL("read-file", 0) < 0) {
         return -errno;
@@ -92,6 +91,7 @@ static int read_bytes(Own *own, bool hurry, uint64_t at, uint8_t *to, size_t n)
     if (hurry) {
         ff_content_reader_hurry(own->reader);
     }
+    ff_content_reader_until(own->reader, until);
     if (ff_content_read_bytes(own->reader, at, to, n, &own->error)) {
         return 0;
     }
@@ -99,10 +99,11 @@ static int read_bytes(Own *own, bool hurry, uint64_t at, uint8_t *to, size_t n)
     return rc < 0 ? rc : code_of(own->error);
 }
 
-int ff_file_read(FfReader *r, FfReaderFile *f, bool hurry, uint64_t at, uint8_t *to, size_t n)
+int ff_file_read(FfReader *r, FfReaderFile *f, bool hurry, int64_t until, uint64_t at, uint8_t *to,
+                 size_t n)
 {
     ff_reader_enter(r, f);
-    return ff_reader_leave(r, read_bytes(own_of(f), hurry, at, to, n));
+    return ff_reader_leave(r, read_bytes(own_of(f), hurry, until, at, to, n));
 }
 
 int ff_file_read_is_right(FfReader *r, FfReaderFile *f)

@@ -14,6 +14,9 @@
 /* Pages of the file, whatever those of the memory are. */
 #define FF_FILE_PAGE 4096ull
 
+/* For so long a server that has gone is waited for, before FfFilePagerConfig.failed. */
+#define FF_FILE_PATIENCE_US (30 * G_USEC_PER_SEC)
+
 typedef struct FfFilePager FfFilePager;
 
 /* A block of the space. */
@@ -28,7 +31,7 @@ typedef struct {
 /* The first thing that went wrong since ff_file_pager_start(). */
 typedef struct {
     int error;       /* errno; ESTALE: it was changed; ENODATA: it was cut; EBADMSG: it cannot be
-                        unpacked; what READ says */
+                        unpacked; ENOTCONN: its server is gone; what READ says */
     uint64_t at;     /* in the content, bytes */
     bool waits;      /* somebody waits for that page */
     const char *why; /* the content's own words, during the call; NULL: it has none */

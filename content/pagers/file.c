@@ -27,6 +27,7 @@
 
 #define FILL_BYTES (256u << 10)
 #define LARGE (16u << 20) /* bytes of a page */
+#define AGAIN_US (G_USEC_PER_SEC / 5)
 /* Pages that are there already are read once more if they are so few between others: one read
  * costs more than they do. */
 #define FILL_GAP 16
@@ -34,6 +35,37 @@
 #define ZERO_PAGES (1ull << 18)
 
 /* ---- the file -------------------------------------------------------------------------------- */
+
+static bool goes_on(FfFilePager *p)
+{
+    return !g_atomic_int_get(&p->ends) && !g_atomic_int_get(&p->broken);
+}
+
+/* A server that is back sends no event. FALSE: nothing is to be tried again. */
+static bool wait_for_server(FfFilePager *p, int64_t until)
+{
+    int64_t at = MIN(g_get_monotonic_time() + AGAIN_US, until);
+
+    ff_mutex_lock(&p->cursor_lock);
+    while (goes_on(p) && g_get_monotonic_time() < at) {
+        ff_cond_wait_until(&p->fill_asked, &p->cursor_lock, at);
+    }
+    ff_mutex_unlock(&p->cursor_lock);
+    return goes_on(p) && g_get_monotonic_time() < until;
+}
+
+/* A server that has gone may be back. */
+static int read_patiently(FfFileWorker *w, uint64_t at, uint8_t *to, size_t n)
+{
+    int64_t until = g_get_monotonic_time() + FF_FILE_PATIENCE_US;
+    bool hurry = w->reading != NULL;
+    int rc = ff_file_read(w->reader, w->file, hurry, until, at, to, n);
+
+    while (rc == -ENOTCONN && wait_for_server(w->p, until)) {
+        rc = ff_file_read(w->reader, w->file, hurry, until, at, to, n);
+    }
+    return rc;
+}
 
 /* N pages of the file from FIRST on into W's buffer: what stands there, and zeros. -errno with the
  * place in *AT. */
@@ -61,8 +93,7 @@ static int read_pages(FfFileWorker *w, const FfFilePagerBlock *b, uint64_t first
             continue;
         }
         *at = b->file.at + (first + i) * FF_FILE_PAGE;
-        int rc =
-            ff_file_read(w->reader, w->file, w->reading != NULL, *at, to, some * FF_FILE_PAGE);
+        int rc = read_patiently(w, *at, to, some * FF_FILE_PAGE);
         if (rc < 0) {
             return rc;
         }
@@ -126,12 +157,15 @@ static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
     if (rc == -ECANCELED) {
         return false;
     }
-    if (rc < 0 && alone && alone->n < run->n && !FF_FAULT_STEP("page-alone", false)) {
+    if (rc < 0 && rc != -ENOTCONN && alone && alone->n < run->n &&
+        !FF_FAULT_STEP("page-alone", false)) {
         ff_file_reads(w, alone);
         return bring(w, alone, alone);
     }
     if (rc < 0) {
-        fail(p, rc, at, alone != NULL);
+        if (rc != -ENOTCONN || !g_atomic_int_get(&p->ends)) {
+            fail(p, rc, at, alone != NULL);
+        }
         return false;
     }
     ff_file_count(alone ? &p->counts.fault_bytes : &p->counts.fill_bytes, bytes);
@@ -248,11 +282,6 @@ static bool await_asked(FfFilePager *p, const bool *asked)
     bool is = *asked;
     ff_mutex_unlock(&p->cursor_lock);
     return is;
-}
-
-static bool goes_on(FfFilePager *p)
-{
-    return !g_atomic_int_get(&p->ends) && !g_atomic_int_get(&p->broken);
 }
 
 static void fill(FfFileWorker *w)
@@ -398,7 +427,10 @@ void ff_file_pager_hurry(FfFilePager *p)
 
 void ff_file_pager_pause(FfFilePager *p)
 {
+    ff_mutex_lock(&p->cursor_lock);
     g_atomic_int_set(&p->broken, 1);
+    ff_cond_broadcast(&p->fill_asked);
+    ff_mutex_unlock(&p->cursor_lock);
 }
 
 static void end(FfReader **readers, unsigned n)

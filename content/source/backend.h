@@ -15,6 +15,7 @@
 
 typedef struct {
     void (*close)(FfContent *c); /* frees C; NULL: g_free() does */
+    void (*rest)(FfContent *c);  /* ff_content_rest(); NULL: nothing is to be closed */
     FfContentReader *(*reader)(FfContent *c, GError **error);
     void (*reader_close)(FfContentReader *r);
     /* What is AT, of *LEN bytes at most: zeros, or what must be read. NULL: all must be read. With
@@ -61,6 +62,7 @@ struct FfContent {
 struct FfContentReader {
     FfContent *content;
     bool hurry;
+    int64_t until; /* ff_content_reader_until() */
 };
 
 /* What R has AT, as FfContentOps.extent, also where there is none. */
@@ -88,6 +90,6 @@ typedef struct {
                        const FfContentAccess *access, GError **error);
 } FfContentPlugin;
 /* A plugin of another build than the program's is none: structures may differ. */
-#define FF_CONTENT_ABI (1ull << 32 | sizeof(FfContent) << 16 | sizeof(FfContentOps))
+#define FF_CONTENT_ABI (2ull << 32 | sizeof(FfContent) << 16 | sizeof(FfContentOps))
 
 #endif

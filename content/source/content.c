@@ -76,6 +76,18 @@ void ff_content_reader_hurry(FfContentReader *r)
     r->hurry = true;
 }
 
+void ff_content_reader_until(FfContentReader *r, int64_t until)
+{
+    r->until = until;
+}
+
+void ff_content_rest(FfContent *c)
+{
+    if (c->ops->rest) {
+        c->ops->rest(c);
+    }
+}
+
 void ff_content_reader_free(FfContentReader *r)
 {
     if (r) {

@@ -58,6 +58,8 @@ FfContent *ff_content_open_map(const char *path, GArray *map, uint64_t size,
 /* Of the file FD (taken; PATH in errors), as its bytes are. */
 FfContent *ff_content_open_fd(int fd, const char *path, const FfContentIdentity *known,
                               GError **error);
+/* Of the export URI, the same. */
+FfContent *ff_content_open_bytes(const char *uri, const FfContentAccess *access, GError **error);
 /* The bytes of the file of a saved guest, unpacked: at the places that FfSaved has. UNDER (taken)
  * is that file, in which the guest begins at OFFSET (FF_SAVED_OFFSET_LOOK). */
 FfContent *ff_content_open_saved(FfContent *under, int64_t offset, GError **error);
@@ -81,10 +83,17 @@ bool ff_content_is_file(const FfContent *c);
 FfContentReader *ff_content_reader(FfContent *c, GError **error);
 /* What it reads somebody waits for. */
 void ff_content_reader_hurry(FfContentReader *r);
+/* Of a server: its reads end at UNTIL (monotonic us; 0: at the limits of its own). */
+void ff_content_reader_until(FfContentReader *r, int64_t until);
 void ff_content_reader_free(FfContentReader *r);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfContentReader, ff_content_reader_free)
 
-/* Of an error: it is not what was opened. */
+/* Closes connections that nobody uses just now: a server may have room for one. */
+void ff_content_rest(FfContent *c);
+
+/* Of an error: the server is gone, or does not answer; it may be back later. */
+#define FF_CONTENT_GONE G_IO_ERROR_NOT_CONNECTED
+/* The same: it is not what was opened. */
 #define FF_CONTENT_CHANGED G_IO_ERROR_WRONG_ETAG
 
 /* Only what is known without a wait. */

@@ -239,6 +239,7 @@ static bool fill(FfContentReader *base, uint64_t at, void *buf, uint64_t len, un
 
     find_stored(base->content, at, &file, &len);
     r->under->hurry = base->hurry;
+    r->under->until = base->until;
     if (r->in) {
         return !(flags & FF_CONTENT_NOWAIT) && ff_input_read(r->in, file, buf, len, error);
     }
@@ -269,7 +270,13 @@ static void close_image(FfContent *c)
     g_free(c);
 }
 
+static void rest(FfContent *c)
+{
+    ff_content_rest(image_of(c)->under);
+}
+
 static const FfContentOps image_ops = {
+    .rest = rest,
     .close = close_image,
     .reader = open_reader,
     .reader_close = close_reader,

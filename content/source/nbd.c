@@ -96,15 +96,20 @@ static const char *last_error(void)
 }
 
 /* WHAT: NULL: what libnbd has of the last call. */
-static bool fail_nbd(const Nbd *n, GError **error, const char *what)
+static bool fail_as(const Nbd *n, GError **error, int code, const char *what)
 {
     g_autofree char *text = g_strdup(what ? what : last_error());
 
     for (char *c = text; *c; c++) { /* some of it is the server's */
         *c = g_ascii_isprint(*c) ? *c : '?';
     }
-    g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", n->base.name, text);
+    g_set_error(error, G_IO_ERROR, code, "%s: %s", n->base.name, text);
     return false;
+}
+
+static bool fail_nbd(const Nbd *n, GError **error, const char *what)
+{
+    return fail_as(n, error, G_IO_ERROR_FAILED, what);
 }
 
 /* ---- a connection ---------------------------------------------------------------------------- */
@@ -134,10 +139,8 @@ static bool wait_event(const Nbd *n, Handle *h, int64_t until, const char *late,
     return rc > 0 || fail_nbd(n, error, rc == 0 ? late : NULL);
 }
 
-static bool wait_ready(const Nbd *n, Handle *h, unsigned ms, GError **error)
+static bool wait_ready(const Nbd *n, Handle *h, int64_t until, GError **error)
 {
-    int64_t until = g_get_monotonic_time() + ms * 1000;
-
     while (!is_alive(h)) {
         if (nbd_aio_is_dead(h) || nbd_aio_is_closed(h)) {
             return fail_nbd(n, error, NULL);
@@ -150,10 +153,19 @@ static bool wait_ready(const Nbd *n, Handle *h, unsigned ms, GError **error)
     return true;
 }
 
-/* The answer to COOKIE, which is negative if it could not be asked for. */
-static bool wait_answer(const Nbd *n, Handle *h, int64_t cookie, GError **error)
+/* Until when R waits for something that takes MS at most. */
+static int64_t limit_of(const Reader *r, unsigned ms)
 {
-    int64_t until = g_get_monotonic_time() + ANSWER_MS * 1000;
+    int64_t until = g_get_monotonic_time() + (int64_t)ms * 1000;
+
+    return r->base.until ? MIN(until, r->base.until) : until;
+}
+
+/* The answer to COOKIE, which is negative if it could not be asked for. */
+static bool wait_answer(const Reader *r, Handle *h, int64_t cookie, GError **error)
+{
+    const Nbd *n = (const Nbd *)r->base.content;
+    int64_t until = limit_of(r, ANSWER_MS);
     int rc;
 
     if (cookie < 0) {
@@ -179,7 +191,7 @@ static bool set_creds(const Nbd *n, Handle *h)
                : nbd_set_tls_certificates(h, n->creds) == 0;
 }
 
-static Handle *connect_export(const Nbd *n, unsigned ms, GError **error)
+static Handle *connect_export(const Nbd *n, int64_t until, GError **error)
 {
     Handle *h = nbd_create();
 
@@ -189,7 +201,7 @@ static Handle *connect_export(const Nbd *n, unsigned ms, GError **error)
         nbd_set_uri_allow_local_file(h, true) == 0 &&
         nbd_add_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 0 && set_creds(n, h) &&
         nbd_aio_connect_uri(h, n->base.name) == 0) {
-        if (wait_ready(n, h, ms, error)) {
+        if (wait_ready(n, h, until, error)) {
             return h;
         }
     } else {
@@ -201,9 +213,10 @@ static Handle *connect_export(const Nbd *n, unsigned ms, GError **error)
     return NULL;
 }
 
-static bool is_right(Nbd *n, Handle *h, GError **error)
+/* UNTIL: 0, or when the one who needs it waits no more. */
+static bool is_right(Nbd *n, Handle *h, int64_t until, GError **error)
 {
-    Reader pinned = {.base = {.content = &n->base, .hurry = true}, .pinned = h};
+    Reader pinned = {.base = {.content = &n->base, .hurry = true, .until = until}, .pinned = h};
     int64_t size = nbd_get_size(h);
 
     if (size < 0) {
@@ -214,7 +227,7 @@ static bool is_right(Nbd *n, Handle *h, GError **error)
             g_strdup_printf("the export has %" G_GINT64_FORMAT " bytes, and had %" G_GUINT64_FORMAT
                             ": serve the same again, or end the clients, which have a part of it",
                             size, n->base.size);
-        return fail_nbd(n, error, what);
+        return fail_as(n, error, FF_CONTENT_CHANGED, what);
     }
     if (nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM) > (int64_t)FF_CONTENT_PAGE) {
         return fail_nbd(n, error, "the server's smallest block is larger than a page (4 KiB)");
@@ -222,11 +235,11 @@ static bool is_right(Nbd *n, Handle *h, GError **error)
     return !n->base.greet || n->base.greet(n->base.upper, &pinned.base, error);
 }
 
-static Handle *connect_known(Nbd *n, unsigned ms, GError **error)
+static Handle *connect_known(Nbd *n, const Reader *r, unsigned ms, GError **error)
 {
-    Handle *h = connect_export(n, ms, error);
+    Handle *h = connect_export(n, limit_of(r, ms), error);
 
-    if (h && !is_right(n, h, error)) {
+    if (h && !is_right(n, h, r->base.until, error)) {
         close_connection(h);
         return NULL;
     }
@@ -310,12 +323,19 @@ static void add_idle(Nbd *n, Handle *h)
 
 /* One that is idle, or NULL, which is to be made in *MS. FALSE: there is none, and another thread
  * is trying already. */
-static bool take_connection(Nbd *n, bool hurry, Handle **h, unsigned *ms)
+static bool take_connection(Nbd *n, const Reader *r, Handle **h, unsigned *ms)
 {
+    bool hurry = r->base.hurry;
+    struct timespec at = {r->base.until / G_USEC_PER_SEC, r->base.until % G_USEC_PER_SEC * 1000};
+
     pthread_mutex_lock(&n->lock);
     n->hurried += hurry;
     while (!has_one(n, hurry) && (is_patient(n) || !n->connecting)) {
-        pthread_cond_wait(&n->changed, &n->lock);
+        if (!r->base.until) {
+            pthread_cond_wait(&n->changed, &n->lock);
+        } else if (pthread_cond_timedwait(&n->changed, &n->lock, &at) != 0) {
+            break;
+        }
     }
     n->hurried -= hurry;
     bool some = has_one(n, hurry);
@@ -407,13 +427,13 @@ static JobResult try_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t le
     unsigned ms;
     Handle *h;
 
-    if (!take_connection(n, r->base.hurry, &h, &ms)) {
-        fail_nbd(n, error, "its server has gone");
+    if (!take_connection(n, r, &h, &ms)) {
+        fail_as(n, error, FF_CONTENT_GONE, "its server has gone");
         return JOB_FAILED;
     }
     *made = !h;
     if (*made) {
-        h = connect_known(n, ms, error);
+        h = connect_known(n, r, ms, error);
     }
     bool refused = !h;
     bool done = h && job(r, h, at, buf, len, error);
@@ -448,7 +468,11 @@ static bool do_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t len, GEr
         /* One that was idle may have ended long ago; but not more than there can be. Else it is
          * the request that ends them, however well others go. */
         since = since ? since : made || tries >= CONNECTIONS ? g_get_monotonic_time() : 0;
-        if (result == JOB_FAILED || (since && !wait_again(n, since))) {
+        bool late = r->base.until && g_get_monotonic_time() >= r->base.until;
+        if (result == JOB_FAILED || late || (since && !wait_again(n, since))) {
+            if (result == JOB_AGAIN && local->code == G_IO_ERROR_FAILED) {
+                local->code = FF_CONTENT_GONE;
+            }
             g_propagate_error(error, g_steal_pointer(&local));
             return false;
         }
@@ -464,7 +488,7 @@ static bool read_bytes(Reader *r, Handle *h, uint64_t at, void *buf, uint64_t le
         some = MIN(len - done, READ_MAX);
         int64_t cookie =
             nbd_aio_pread(h, (char *)buf + done, some, at + done, NBD_NULL_COMPLETION, 0);
-        if (!wait_answer((Nbd *)r->base.content, h, cookie, error)) {
+        if (!wait_answer(r, h, cookie, error)) {
             return false;
         }
     }
@@ -483,7 +507,7 @@ static bool read_pages(Reader *r, Handle *h, uint64_t n, void *buf, uint64_t len
     const Nbd *nbd = (const Nbd *)r->base.content;
     const Pages *p = buf;
     g_autofree int64_t *cookies = g_new(int64_t, n);
-    int64_t until = g_get_monotonic_time() + ANSWER_MS * 1000;
+    int64_t until = limit_of(r, ANSWER_MS);
 
     for (uint64_t i = 0; i < n; i++) {
         cookies[i] = nbd_aio_pread(h, p->pages + i * FF_CONTENT_PAGE, FF_CONTENT_PAGE, p->at[i],
@@ -555,7 +579,7 @@ static bool read_extents(Reader *r, Handle *h, uint64_t at, void *buf, uint64_t 
     r->map_end = at + len;
     if (nbd_can_meta_context(h, LIBNBD_CONTEXT_BASE_ALLOCATION) == 1) {
         int64_t cookie = nbd_aio_block_status(h, len, at, noted, NBD_NULL_COMPLETION, 0);
-        if (!wait_answer((Nbd *)r->base.content, h, cookie, error) && !is_alive(h)) {
+        if (!wait_answer(r, h, cookie, error) && !is_alive(h)) {
             return false;
         }
     }
@@ -642,7 +666,13 @@ static void close_nbd(FfContent *c)
     g_free(n);
 }
 
+static void rest_nbd(FfContent *c)
+{
+    close_idle((Nbd *)c);
+}
+
 static const FfContentOps nbd_ops = {.close = close_nbd,
+                                     .rest = rest_nbd,
                                      .reader = open_reader,
                                      .reader_close = close_reader,
                                      .extent = find_extent,
@@ -674,12 +704,12 @@ static FfContent *open_nbd(const char *uri, const FfContentIdentity *known,
                            const FfContentAccess *access, GError **error)
 {
     Nbd *n = new_nbd(uri, access);
-    Handle *h = connect_export(n, CONNECT_MS, error);
+    Handle *h = connect_export(n, g_get_monotonic_time() + CONNECT_MS * 1000, error);
 
     int64_t size = h ? nbd_get_size(h) : 0;
     n->base.size = known ? known->stamp.size : size > 0 ? (uint64_t)size : 0;
     n->base.id.stamp.size = n->base.size;
-    if (h && !is_right(n, h, error)) {
+    if (h && !is_right(n, h, 0, error)) {
         close_connection(h);
         h = NULL;
     }

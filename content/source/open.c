@@ -72,3 +72,8 @@ FfContent *ff_content_open(const char *uri, const FfContentIdentity *known,
 
     return bytes ? ff_content_open_image(bytes, known, error) : NULL;
 }
+
+FfContent *ff_content_open_bytes(const char *uri, const FfContentAccess *access, GError **error)
+{
+    return open_export(uri, NULL, access, error);
+}

@@ -114,6 +114,54 @@ FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GE
                : NULL;
 }
 
+bool ff_restore_is_uri(const char *path)
+{
+    return ff_content_is_uri(path);
+}
+
+/* Beside this program, or where a build has it (g_free); NULL: nowhere. */
+static char *find_plugin(void)
+{
+    static const char *const places[] = {".", "../content"};
+    g_autofree char *exe = g_file_read_link("/proc/self/exe", NULL);
+    g_autofree char *folder = exe ? g_path_get_dirname(exe) : NULL;
+
+    for (unsigned i = 0; folder && i < G_N_ELEMENTS(places); i++) {
+        g_autofree char *path = g_build_filename(folder, places[i], "farfault-nbd.so", NULL);
+        if (g_file_test(path, G_FILE_TEST_IS_REGULAR)) {
+            return g_steal_pointer(&path);
+        }
+    }
+    return NULL;
+}
+
+FfRestoreFile *ff_restore_file_open_uri(const char *uri, int64_t offset, GError **error)
+{
+    g_autoptr(FfRestoreFile) f = g_new0(FfRestoreFile, 1);
+    g_autofree char *plugin = find_plugin();
+    const FfContentAccess access = {.plugin = plugin};
+
+    f->fd = -1;
+    f->path = g_strdup(uri);
+    FfContent *bytes = ff_content_open_bytes(uri, &access, error);
+    if (!bytes || !take_content(f, bytes, offset, error) || !read_head(f, offset, error)) {
+        return NULL;
+    }
+    /* Each connection was compared with that. */
+    if (f->digest != ff_content_identity(ff_reader_file_what(f->content))->digest) {
+        refuse(error, f, "it was changed while it was read");
+        return NULL;
+    }
+    return g_steal_pointer(&f);
+}
+
+bool ff_restore_file_answers(const FfRestoreFile *f, GError **error)
+{
+    char magic[4];
+
+    return ff_content_read_bytes(f->reader, 0, magic, sizeof(magic), error);
+}
+
 /* FD stays the caller's. NULL: it is none. */
 static FfSaved *open_saved(int fd, const char *path, int64_t offset)
 {

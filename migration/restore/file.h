@@ -19,14 +19,14 @@ typedef struct {
 } FfRestoreId;
 
 typedef struct {
-    char *path; /* for errors */
-    int fd;
+    char *path;              /* for errors; or a URI */
+    int fd;                  /* -1: it is an export */
     FfReaderFile *content;   /* an FfContent: its bytes, unpacked */
     FfContentReader *reader; /* the coordinator's */
     FfRestoreId id;
     bool compressed;
-    uint64_t digest; /* ff_saved_digest() */
-    FfSaved *saved;  /* by `reader` */
+    uint64_t digest;     /* ff_saved_digest() */
+    FfSaved *saved;      /* by `reader` */
     unsigned n_blocks;   /* of guest RAM; 0: not compared yet */
     FfFileBlock *blocks; /* [n_blocks] */
 } FfRestoreFile;
@@ -34,6 +34,12 @@ typedef struct {
 /* FD (taken) is that of PATH, in which the guest begins at OFFSET (FF_SAVED_OFFSET_LOOK). NULL and
  * ERROR, one line: it cannot be restored lazily. */
 FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GError **error);
+/* It is a URI of a server, and no path. */
+bool ff_restore_is_uri(const char *path);
+/* The same of an export. */
+FfRestoreFile *ff_restore_file_open_uri(const char *uri, int64_t offset, GError **error);
+/* It can be read at all. FALSE and ERROR. */
+bool ff_restore_file_answers(const FfRestoreFile *f, GError **error);
 /* Why the guest in FD (borrowed), of which a client is told before all of it was read that it was,
  * is not to be restored so (static); NULL: it can be. The main loop's thread. */
 const char *ff_restore_file_doubt(int fd, const char *path, int64_t offset);

@@ -81,7 +81,10 @@ static void failed(const FfFileError *e, void *side)
     FfDestination *d = side;
     const char *path = d->restore->file->path;
 
-    if (e->error == ESTALE) {
+    if (d->restore->file->fd < 0) {
+        ff_control_dead(d->control, "%s; who waits for memory waits",
+                        e->why ? e->why : g_strerror(e->error));
+    } else if (e->error == ESTALE) {
         g_autofree char *was = as_it_was(d->restore->file->id.size, d->restore->file->id.mtime_ns);
 
         ff_control_dead(d->control,
@@ -193,7 +196,7 @@ static void keep(FfDestination *d)
 
 static void hold(FfDestination *d)
 {
-    if (d->control->ops.hold) {
+    if (d->control->ops.hold && d->restore->file->fd >= 0) {
         d->control->ops.hold(FF_FILE_HELD, d->restore->file->fd, d->control->ops.opaque);
     }
 }
@@ -284,6 +287,11 @@ static int make_own(FfDestination *d, int fd)
 static bool open_file(FfDestination *d, GError **error)
 {
     FfRestore *r = d->restore;
+
+    if (ff_restore_is_uri(r->path)) {
+        r->file = ff_restore_file_open_uri(r->path, r->offset, error);
+        return r->file != NULL;
+    }
     int fd = r->fd >= 0 ? g_steal_fd(&r->fd) : open_path(r->path, error);
 
     if (fd >= 0) {
@@ -299,10 +307,11 @@ static void open_set(FfDestination *d)
 {
     FfRestore *r = d->restore;
     /* What one would be made of and compared with is not at its place in such a file. */
-    if (r->file->compressed && r->set == FF_SET_LEARN) {
-        g_message("restore: %s is compressed: it gets no working set", r->file->path);
+    bool none = r->file->compressed || r->file->fd < 0;
+    if (none && r->set == FF_SET_LEARN) {
+        g_message("restore: %s is compressed, or an export: it gets no working set", r->file->path);
     }
-    r->set = r->file->compressed ? FF_SET_IGNORE : r->set;
+    r->set = none ? FF_SET_IGNORE : r->set;
     FfRestoreSet *set = r->set == FF_SET_USE ? ff_restore_set_open(r->file) : NULL;
 
     ff_mutex_lock(&d->control->lock);
@@ -500,9 +509,14 @@ void ff_restore_coordinate(FfDestination *d)
 
 /* ---- once more ------------------------------------------------------------------------------- */
 
-/* A block device has neither size nor time that would tell: its content does. */
+/* A block device has neither size nor time that would tell: its content does. An export has no
+ * time.
+ */
 static bool is_same(const FfRestoreFile *f, const FfStateFile *kept)
 {
+    if (f->fd < 0 || (kept->size && !kept->mtime_ns)) {
+        return f->id.size == kept->size && kept->digest && f->digest == kept->digest;
+    }
     return f->id.size == kept->size && f->id.mtime_ns == kept->mtime_ns &&
            (!kept->digest || f->digest == kept->digest);
 }
@@ -511,25 +525,27 @@ static bool is_same(const FfRestoreFile *f, const FfStateFile *kept)
 static FfRestoreFile *find_file(FfDestination *d, const char *path, GError **error)
 {
     const FfRestore *r = d->restore;
+    const char *uri = path ? path : r->path;
+    bool far = ff_restore_is_uri(uri);
     FfStateFile kept;
 
-    if (!path && r->fd < 0) {
+    if (!path && r->fd < 0 && !far) {
         g_set_error(error, FF_M_ERROR, 0,
                     "the file that this guest is restored from is not held any more: name it "
                     "(migrate-recover, file:PATH)");
         return NULL;
     }
     /* The one that is held stays: it may have no name, and what fails now may not the next time. */
-    int fd = path ? open_path(path, error) : fcntl(r->fd, F_DUPFD_CLOEXEC, 3);
-    if (fd < 0) {
+    int fd = far ? -1 : path ? open_path(path, error) : fcntl(r->fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0 && !far) {
         if (!path) {
             g_set_error(error, FF_M_ERROR, 0, "%s: %s", r->path, g_strerror(errno));
         }
         return NULL;
     }
     memcpy(&kept, d->cfg->state->secret, sizeof(kept));
-    g_autoptr(FfRestoreFile) f =
-        ff_restore_file_open(fd, path ? path : r->path, kept.offset, error);
+    g_autoptr(FfRestoreFile) f = far ? ff_restore_file_open_uri(uri, kept.offset, error)
+                                     : ff_restore_file_open(fd, uri, kept.offset, error);
     if (f && !is_same(f, &kept)) {
         g_autofree char *was = as_it_was(kept.size, kept.mtime_ns);
 
@@ -586,19 +602,12 @@ static FfRestoreFile *next_file_or_held(FfDestination *d, const char *path, GErr
     return file;
 }
 
-/* PATH NULL: the file that is there. FALSE: all is as it was. */
-static bool attach(FfDestination *d, const char *path, GError **error)
+/* The pager starts anew, over FILE (taken) or, if that is NULL, over the one that is there. PATH:
+ * as the client has named it; NULL: its lease is there already. */
+static void attach_file(FfDestination *d, FfRestoreFile *file, const char *path)
 {
     FfRestore *r = d->restore;
-    g_autoptr(GError) local = NULL;
-    FfRestoreFile *file = path || !r->file ? next_file_or_held(d, path, &local) : NULL;
-    /* It has lost its name, or another one has that now: it is still open. */
-    bool held = r->file && !g_strcmp0(path, r->file->path);
 
-    if (local && !held) {
-        g_propagate_error(error, g_steal_pointer(&local));
-        return false;
-    }
     ff_dest_fault_stop(d);
     stop_pager(d);
     if (file) {
@@ -608,13 +617,41 @@ static bool attach(FfDestination *d, const char *path, GError **error)
         ff_close_fd(&r->fd);
         hold(d);
     }
-    if (path) { /* else it has been taken */
+    if (path && r->file->fd >= 0) { /* else it has been taken */
         take_lease(d, r->file->fd, r->file->path);
     }
-    /* The pager may say at once that it cannot. */
-    ff_control_forget(d->control, FF_EV_DEAD | FF_EV_PAUSE);
     start_pager(d);
     ff_dest_fault_start(d);
+}
+
+/* PATH NULL: the file that is there. FALSE: all is as it was. */
+static bool attach(FfDestination *d, const char *path, GError **error)
+{
+    FfRestore *r = d->restore;
+    g_autoptr(GError) local = NULL;
+
+    /* What a client says from here on is of the attempt that begins; nothing fails meanwhile, as
+     * that was said already. */
+    ff_control_forget(d->control, FF_EV_DEAD | FF_EV_PAUSE);
+    if (r->file && r->file->fd < 0 && !g_strcmp0(path, r->file->path)) {
+        if (!ff_restore_file_answers(r->file, error)) {
+            return false;
+        }
+        attach_file(d, NULL, NULL);
+        return true;
+    }
+    if (r->file && r->file->fd < 0) { /* its server may have room for one connection */
+        ff_content_rest(ff_reader_file_what(r->file->content));
+    }
+    FfRestoreFile *file = path || !r->file ? next_file_or_held(d, path, &local) : NULL;
+    /* It has lost its name, or another one has that now: it is still open. */
+    bool held = r->file && !g_strcmp0(path, r->file->path);
+
+    if (local && !held) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    attach_file(d, file, path);
     return true;
 }
 
@@ -777,6 +814,7 @@ void ff_restore_adopt_init(FfDestination *d, FfRestoreConfig *cfg)
 
     ff_restore_init(d, cfg);
     r = d->restore;
+    g_free(r->path);
     r->path = g_strdup(g_str_has_prefix(uri, "file:") ? uri + strlen("file:") : uri);
     r->offset = -1;
     r->set = FF_SET_IGNORE;
@@ -807,7 +845,8 @@ void ff_restore_describe_locked(const FfDestination *d, FfMigrationInfo *info)
 
 char *ff_restore_uri(const FfDestination *d)
 {
-    return g_strconcat("file:", d->restore->path, NULL);
+    return ff_restore_is_uri(d->restore->path) ? g_strdup(d->restore->path)
+                                               : g_strconcat("file:", d->restore->path, NULL);
 }
 
 void ff_restore_clear(FfDestination *d)

@@ -897,6 +897,7 @@ static bool begin_first(File *f, RigKind kind, First *first)
 
     g_assert_cmpint(fd, >=, 0);
     g_unlink(path);
+    g_assert_cmpint(ftruncate(fd, 512 + FIRST * FF_FILE_PAGE), ==, 0);
     for (unsigned i = 0, page = 30; i < FIRST; page--) {
         if (!is_zero(page)) {
             first->places[i++] = AT + page * FF_FILE_PAGE;

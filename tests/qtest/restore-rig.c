@@ -248,7 +248,8 @@ char *restore_error_desc(Vm *vm)
 
 void restore_recovers(const RestoreScene *s, Vm *vm, const char *path)
 {
-    qmp_ok(vm_qmp(vm), "migrate-recover", "{'uri': 'file:%s'}", path);
+    qmp_ok(vm_qmp(vm), "migrate-recover", "{'uri': '%s%s'}",
+           strstr(path, "://") ? "" : "file:", path);
     qmp_expect_migration(vm_qmp(vm), "postcopy-recover");
     qmp_expect_migration(vm_qmp(vm), "postcopy-active");
     qmp_expect_migration(vm_qmp(vm), "completed");
