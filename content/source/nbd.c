@@ -714,6 +714,9 @@ static FfContent *open_nbd(const char *uri, const FfContentIdentity *known,
         h = NULL;
     }
     if (!h) {
+        if (error && *error && (*error)->code == G_IO_ERROR_FAILED) {
+            (*error)->code = FF_CONTENT_GONE;
+        }
         g_free(n->base.name);
         close_nbd(&n->base);
         return NULL;

@@ -36,7 +36,7 @@ typedef struct {
 FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GError **error);
 /* It is a URI of a server, and no path. */
 bool ff_restore_is_uri(const char *path);
-/* The same of an export. */
+/* The same of an export. ERROR can be FF_CONTENT_GONE. */
 FfRestoreFile *ff_restore_file_open_uri(const char *uri, int64_t offset, GError **error);
 /* It can be read at all. FALSE and ERROR. */
 bool ff_restore_file_answers(const FfRestoreFile *f, GError **error);

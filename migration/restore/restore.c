@@ -20,6 +20,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <gio/gio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -43,6 +44,10 @@
 #define FEED (1u << 20)
 /* Bytes of a compressed file that are unpacked together: a frame of ours. */
 #define PACKED_FILL (128u << 10)
+
+/* How often a server that has gone is looked for, and for how long when the restore begins. */
+#define AGAIN_US (G_USEC_PER_SEC / 5)
+#define FIRST_US (3 * G_USEC_PER_SEC)
 
 /* While its working set is found out, nothing is filled: what the fill brings nobody asks for. */
 #define LEARN_US (4 * G_USEC_PER_SEC)
@@ -284,12 +289,34 @@ static int make_own(FfDestination *d, int fd)
     return copy;
 }
 
+/* An export. A server that has just lost another client, an engine that died among them, may not
+ * have noticed it: where it has room for one that is none for this one yet. Ends early if a client
+ * wants to pause. */
+static FfRestoreFile *open_export(FfDestination *d, const char *uri, int64_t offset,
+                                  int64_t patience_us, GError **error)
+{
+    int64_t until = g_get_monotonic_time() + patience_us, now;
+    g_autoptr(GError) local = NULL;
+    FfRestoreFile *f;
+
+    while (!(f = ff_restore_file_open_uri(uri, offset, &local)) &&
+           g_error_matches(local, G_IO_ERROR, FF_CONTENT_GONE) &&
+           (now = g_get_monotonic_time()) < until &&
+           !ff_control_wait_until(d->control, FF_EV_QUIT | FF_EV_PAUSE, now + AGAIN_US)) {
+        g_clear_error(&local);
+    }
+    if (!f) {
+        g_propagate_error(error, g_steal_pointer(&local));
+    }
+    return f;
+}
+
 static bool open_file(FfDestination *d, GError **error)
 {
     FfRestore *r = d->restore;
 
     if (ff_restore_is_uri(r->path)) {
-        r->file = ff_restore_file_open_uri(r->path, r->offset, error);
+        r->file = open_export(d, r->path, r->offset, FIRST_US, error);
         return r->file != NULL;
     }
     int fd = r->fd >= 0 ? g_steal_fd(&r->fd) : open_path(r->path, error);
@@ -544,7 +571,7 @@ static FfRestoreFile *find_file(FfDestination *d, const char *path, GError **err
         return NULL;
     }
     memcpy(&kept, d->cfg->state->secret, sizeof(kept));
-    g_autoptr(FfRestoreFile) f = far ? ff_restore_file_open_uri(uri, kept.offset, error)
+    g_autoptr(FfRestoreFile) f = far ? open_export(d, uri, kept.offset, FF_FILE_PATIENCE_US, error)
                                      : ff_restore_file_open(fd, uri, kept.offset, error);
     if (f && !is_same(f, &kept)) {
         g_autofree char *was = as_it_was(kept.size, kept.mtime_ns);
