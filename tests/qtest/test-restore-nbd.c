@@ -4,6 +4,7 @@
  * read, that lets in one client, that has another guest by now; and an engine that dies. The guest
  * waits, and never sees a wrong byte.
  */
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -185,6 +186,54 @@ static void test_server_gone(void)
     end(&x);
 }
 
+/* It hangs: the same, and no later. */
+static void test_server_hangs(void)
+{
+    Scene x;
+
+    if (!restore_has_faults()) {
+        return;
+    }
+    if (begin(&x, "nbdkit", NBDKIT "file FILE")) {
+        Vm *vm = start_held(&x);
+
+        gint64 began = g_get_monotonic_time();
+        g_assert_cmpint(kill(x.e.pid, SIGSTOP), ==, 0);
+        restore_release(vm);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        gint64 took = g_get_monotonic_time() - began;
+        g_test_message("paused after %.1f s", (double)took / G_USEC_PER_SEC);
+        g_assert_cmpint(took, >=, 29 * G_USEC_PER_SEC);
+        g_assert_cmpint(took, <, 45 * G_USEC_PER_SEC);
+        g_assert_cmpint(kill(x.e.pid, SIGCONT), ==, 0);
+        restore_recovers(&x.s, vm, x.e.uri);
+        end_held(&x, vm);
+        return;
+    }
+    end(&x);
+}
+
+/* It dies again and again, at random moments, and is there again at once. */
+static void test_server_killed_often(void)
+{
+    Scene x;
+
+    if (begin(&x, "nbdkit", NBDKIT "--filter=delay file FILE rdelay=20ms")) {
+        Vm *vm = restore_start_again(&x.s, NULL);
+
+        ask(&x, vm);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-active");
+        for (unsigned i = 0; i < 12; i++) {
+            g_usleep(g_test_rand_int_range(0, 300000));
+            exporter_kill(&x.e);
+            exporter_start(&x.e, NULL);
+        }
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        check_and_end(&x, vm);
+    }
+    end(&x);
+}
+
 /* Another guest's file at its place: nothing of it is given to this one. */
 static void test_changed(void)
 {
@@ -305,6 +354,8 @@ int main(int argc, char **argv)
                          NBDKIT "--filter=limit file FILE limit=1", test_engine_killed);
     g_test_add_func("/restore/nbd/server-killed", test_server_killed);
     g_test_add_func("/restore/nbd/server-gone", test_server_gone);
+    g_test_add_func("/restore/nbd/server-hangs", test_server_hangs);
+    g_test_add_func("/restore/nbd/server-killed-often", test_server_killed_often);
     g_test_add_func("/restore/nbd/changed", test_changed);
     g_test_add_func("/restore/nbd/eio", test_eio);
     g_test_add_func("/restore/nbd/paused", test_paused);
