@@ -44,7 +44,7 @@ static bool goes_on(FfFilePager *p)
 /* A server that is back sends no event. FALSE: nothing is to be tried again. */
 static bool wait_for_server(FfFilePager *p, int64_t until)
 {
-    int64_t at = MIN(g_get_monotonic_time() + AGAIN_US, until);
+    int64_t next = g_get_monotonic_time() + AGAIN_US, at = MIN(next, until);
 
     ff_mutex_lock(&p->cursor_lock);
     while (goes_on(p) && g_get_monotonic_time() < at) {
