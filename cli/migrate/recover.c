@@ -12,12 +12,14 @@
 #include <unistd.h>
 
 #include "cli/common/commands.h"
+#include "cli/common/content-uri.h"
 #include "cli/common/format.h"
 #include "cli/common/help.h"
 #include "cli/common/options.h"
 #include "cli/common/progress.h"
 #include "cli/common/qmp.h"
 #include "cli/common/words.h"
+#include "content/source/content.h"
 #include "qmp/json.h"
 
 #define LOOK_MS 200
@@ -109,7 +111,8 @@ static int recover(const char *address, const char *path, bool quiet)
     g_autoptr(GError) error = NULL;
     g_autoptr(FfCliQmp) qmp = ff_cli_qmp_open(address, "destination", &error);
     g_autoptr(FfProgress) progress = ff_progress_new(quiet);
-    g_autofree char *uri = g_strconcat("file:", path, NULL);
+    bool far = ff_content_is_uri(path);
+    g_autofree char *uri = g_strconcat(far ? "" : "file:", path, NULL);
     g_autoptr(JsonNode) answer = NULL;
     Watch w = {.qmp = qmp, .progress = progress, .path = path};
 
@@ -122,7 +125,8 @@ static int recover(const char *address, const char *path, bool quiet)
     if (!answer) {
         /* Its host's files are to be seen here. QEMU may have said that nothing is to be recovered.
          */
-        bool missing = qmp && !ff_cli_qmp_host(qmp) && access(path, F_OK) < 0 && errno == ENOENT;
+        bool missing =
+            qmp && !far && !ff_cli_qmp_host(qmp) && access(path, F_OK) < 0 && errno == ENOENT;
 
         if (missing) {
             fprintf(stderr,
@@ -169,6 +173,12 @@ int ff_cli_recover(int argc, char **argv)
               stderr);
         return EXIT_USAGE;
     }
-    g_autofree char *path = g_canonicalize_filename(from, NULL);
+    g_autofree char *typo = ff_cli_misspelt_uri("--from ", from);
+    if (typo) {
+        fprintf(stderr, "farfault: %s\n", typo);
+        return EXIT_USAGE;
+    }
+    g_autofree char *path =
+        ff_content_is_uri(from) ? g_strdup(from) : g_canonicalize_filename(from, NULL);
     return recover(positional[0], path, quiet);
 }

@@ -6,6 +6,7 @@
  */
 #include <signal.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tests/lib/hold.h"
@@ -339,6 +340,37 @@ static void test_refused(void)
     end(&x);
 }
 
+/* farfault restore with WORD: status 1 or 2, and a line on standard error that has all of EXPECTED.
+ */
+static void check_line(const char *word, int status, const char *expected)
+{
+    g_autofree char *program = g_build_filename(g_getenv("FF_BUILD"), "cli/farfault", NULL);
+    char *argv[] = {program, "restore", (char *)word, "--", "qemu-system-x86_64", NULL};
+    g_autofree char *said = NULL;
+    int rc;
+
+    g_assert_true(g_spawn_sync(NULL, argv, NULL, G_SPAWN_STDOUT_TO_DEV_NULL, NULL, NULL, NULL,
+                               &said, &rc, NULL));
+    g_test_message("%s", said);
+    g_assert_cmpint(WEXITSTATUS(rc), ==, status);
+    g_assert_nonnull(strstr(said, expected));
+}
+
+/* The command, before it starts anything. */
+static void test_command(void)
+{
+    Scene x;
+
+    if (begin(&x, "nbdkit", NBDKIT "memory 8M")) {
+        check_line("ndb://localhost/", 2, "did you mean nbd://localhost/?");
+        check_line("nbd:localhost", 2, "write nbd://HOST/EXPORT");
+        check_line(x.e.uri, 1, x.e.uri); /* zeros are no guest */
+        exporter_kill(&x.e);
+        check_line(x.e.uri, 1, x.e.uri);
+    }
+    end(&x);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -360,6 +392,7 @@ int main(int argc, char **argv)
     g_test_add_func("/restore/nbd/eio", test_eio);
     g_test_add_func("/restore/nbd/paused", test_paused);
     g_test_add_func("/restore/nbd/refused", test_refused);
+    g_test_add_func("/restore/nbd/command", test_command);
     int rc = g_test_run();
     restore_rig_end();
     return rc;
