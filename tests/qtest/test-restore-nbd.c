@@ -116,6 +116,52 @@ static void test_chain(void)
     end(&x);
 }
 
+/* The export is compressed. */
+static void test_compressed(void)
+{
+    g_autofree char *farfault = g_build_filename(g_getenv("FF_BUILD"), "cli/farfault", NULL);
+    g_autofree char *convert = g_strconcat(farfault, " convert --compress FILE DIR/packed", NULL);
+    Scene x;
+
+    if (begin(&x, "nbdkit", NBDKIT "file FILE")) {
+        exporter_kill(&x.e);
+        exporter_run(&x.e, convert);
+        exporter_start(&x.e, NBDKIT "file DIR/packed");
+        Vm *vm = restore_start_again(&x.s, NULL);
+        ask(&x, vm);
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        check_and_end(&x, vm);
+        exporter_run(&x.e, "rm DIR/packed");
+    }
+    end(&x);
+}
+
+/* By TLS with a key; without it the server refuses, and so is the restore. */
+static void test_tls(void)
+{
+    Scene x;
+
+    if (begin(&x, "nbdkit", NBDKIT "file FILE")) {
+        g_autofree char *keys = g_build_filename(x.e.dir, "keys.psk", NULL);
+        g_autofree char *uri =
+            g_strdup_printf("nbds+unix://qemu@/?socket=%s&tls-psk-file=%s", x.e.socket, keys);
+        exporter_kill(&x.e);
+        g_assert_true(
+            g_file_set_contents(keys, "qemu:00112233445566778899aabbccddeeff\n", -1, NULL));
+        exporter_start(&x.e, NBDKIT "--tls=require --tls-psk=DIR/keys.psk file FILE");
+        Vm *vm = restore_start_again(&x.s, NULL);
+        qmp_ok_or_dies(vm_qmp(vm), "x-farfault-restore", "{'file': '%s'}", uri);
+        qmp_expect_migration(vm_qmp(vm), "completed");
+        check_and_end(&x, vm);
+        vm = restore_start_again(&x.s, NULL);
+        ask(&x, vm);
+        g_assert_cmpint(vm_wait_exit(vm), !=, 0);
+        vm_end(vm);
+        g_assert_cmpint(unlink(keys), ==, 0);
+    }
+    end(&x);
+}
+
 /* The engine dies with its connections: the next one makes its own. */
 static void test_engine_killed(gconstpointer command)
 {
@@ -381,6 +427,8 @@ int main(int argc, char **argv)
                          test_served);
     g_test_add_data_func("/restore/nbd/qemu-nbd", "qemu-nbd -r -t -e 8 -f raw FILE", test_served);
     g_test_add_func("/restore/nbd/chain", test_chain);
+    g_test_add_func("/restore/nbd/compressed", test_compressed);
+    g_test_add_func("/restore/nbd/tls", test_tls);
     g_test_add_data_func("/restore/nbd/engine-killed", NBDKIT "file FILE", test_engine_killed);
     g_test_add_data_func("/restore/nbd/engine-killed-one",
                          NBDKIT "--filter=limit file FILE limit=1", test_engine_killed);

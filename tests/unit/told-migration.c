@@ -118,6 +118,11 @@ bool ff_migration_reclaim(FfStateHeader *state, bool force, GError **error)
     return force;
 }
 
+bool ff_restore_is_uri(const char *path)
+{
+    return false;
+}
+
 bool ff_restore_file_is_mapped(int fd, int64_t offset)
 {
     return false;
