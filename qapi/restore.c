@@ -70,7 +70,7 @@ static bool is_free(FfCall *call)
     return true;
 }
 
-static void start(FfCall *call)
+static void start_restore(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
@@ -109,9 +109,9 @@ void ff_restore_start(FfCall *call)
         return;
     }
     if (is_export(call)) { /* no FILE.disks is beside it */
-        start(call);
+        start_restore(call);
     } else {
-        ff_restore_check_disks(call, start);
+        ff_restore_check_disks(call, start_restore);
     }
 }
 

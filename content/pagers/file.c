@@ -103,7 +103,7 @@ static int read_pages(FfFileWorker *w, const FfFilePagerBlock *b, uint64_t first
     return ff_file_read_is_right(w->reader, w->file);
 }
 
-static void fail(FfFilePager *p, int rc, uint64_t at, bool waits)
+static void fail_read(FfFilePager *p, int rc, uint64_t at, bool waits)
 {
     FfFileError e = {-rc, at, waits, p->content ? ff_file_read_error() : NULL};
 
@@ -146,7 +146,7 @@ static bool place_zero(FfFilePager *p, const FfRun *run, bool waits)
 /* Reads RUN, of which what is missing is placed. FALSE: it could not be, and that was said, or W
  * was left behind. With ALONE that is what is needed of it, and is tried by itself: what stands
  * beside a page may be unreadable, as a bad sector is, where the page is not. */
-static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
+static bool read_run(FfFileWorker *w, const FfRun *run, const FfRun *alone)
 {
     FfFilePager *p = w->p;
     const FfFilePagerBlock *b = &p->blocks[run->block];
@@ -160,11 +160,11 @@ static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
     if (rc < 0 && rc != -ENOTCONN && alone && alone->n < run->n &&
         !FF_FAULT_STEP("page-alone", false)) {
         ff_file_reads(w, alone);
-        return bring(w, alone, alone);
+        return read_run(w, alone, alone);
     }
     if (rc < 0) {
         if (rc != -ENOTCONN || !g_atomic_int_get(&p->ends)) {
-            fail(p, rc, at, alone != NULL);
+            fail_read(p, rc, at, alone != NULL);
         }
         return false;
     }
@@ -180,7 +180,7 @@ static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
 
 /* ---- who waits ------------------------------------------------------------------------------- */
 
-static void ready(const FfFilePager *p)
+static void begin_thread(const FfFilePager *p)
 {
     if (p->cfg.thread_begins) {
         p->cfg.thread_begins();
@@ -195,10 +195,10 @@ static void fault_thread(FfReader *reader, void *owner)
     FfFileWorker w = {p, reader, p->content, .reading = reading};
     FfRun run, page;
 
-    ready(p);
+    begin_thread(p);
     while (!ff_reader_is_left(reader) && ff_file_take(&w, &run, &page)) {
         ff_file_count(&p->counts.faults, 1);
-        bring(&w, &run, &page);
+        read_run(&w, &run, &page);
     }
 }
 
@@ -208,7 +208,7 @@ static void zero_thread(FfReader *reader, void *owner)
     FfFilePager *p = owner;
     FfRun page;
 
-    ready(p);
+    begin_thread(p);
     while (ff_file_take_zeros(p, &page)) {
         ff_file_count(&p->counts.zeros, 1);
         place_zero(p, &page, true);
@@ -264,7 +264,7 @@ static bool next_locked(FfFilePager *p, FfRun *run, bool *zero)
     return false;
 }
 
-static bool next(FfFilePager *p, FfRun *run, bool *zero)
+static bool next_run(FfFilePager *p, FfRun *run, bool *zero)
 {
     ff_mutex_lock(&p->cursor_lock);
     bool some = next_locked(p, run, zero);
@@ -284,7 +284,7 @@ static bool await_asked(FfFilePager *p, const bool *asked)
     return is;
 }
 
-static void fill(FfFileWorker *w)
+static void fill_rest(FfFileWorker *w)
 {
     FfFilePager *p = w->p;
     uint64_t first, end;
@@ -299,12 +299,12 @@ static void fill(FfFileWorker *w)
     if (!await_asked(p, &p->fills)) {
         return;
     }
-    while (goes_on(p) && next(p, &run, &zero)) {
+    while (goes_on(p) && next_run(p, &run, &zero)) {
         FF_FAULT_AT("fill");
         if (!zero) {
             ff_file_fill_begins(w, &run);
         }
-        if (zero ? !place_zero(p, &run, false) : !bring(w, &run, NULL)) {
+        if (zero ? !place_zero(p, &run, false) : !read_run(w, &run, NULL)) {
             return;
         }
     }
@@ -318,7 +318,7 @@ static void fill_thread(FfReader *reader, void *owner)
     FfFileWorker w = {p, reader, p->content, .filling = &p->filling[number]};
 
     if (number < CALM_FILL_THREADS || await_asked(p, &p->hurries)) {
-        fill(&w);
+        fill_rest(&w);
     }
     if (!ff_reader_is_left(reader)) {
         ff_file_fill_ends(&w);
@@ -372,8 +372,8 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
     return p;
 }
 
-static void begin(FfFilePager *p, FfReader **readers, unsigned n, const char *name,
-                  FfReaderFunc run)
+static void begin_readers(FfFilePager *p, FfReader **readers, unsigned n, const char *name,
+                          FfReaderFunc run)
 {
     for (unsigned i = 0; i < n; i++) {
         readers[i] = ff_reader_start(name, p->buf_len, run, p);
@@ -388,7 +388,7 @@ static bool is_large(const FfFilePager *p)
 
 static void begin_fill(FfFilePager *p)
 {
-    begin(p, p->fill, is_large(p) ? 1 : FILL_THREADS, "ff-file-fill", fill_thread);
+    begin_readers(p, p->fill, is_large(p) ? 1 : FILL_THREADS, "ff-file-fill", fill_thread);
 }
 
 void ff_file_pager_start(FfFilePager *p, FfReaderFile *content)
@@ -399,8 +399,8 @@ void ff_file_pager_start(FfFilePager *p, FfReaderFile *content)
     p->at_first = 0;
     p->at_block = 0;
     p->at_page = 0;
-    begin(p, p->fault, is_large(p) ? 1 : FAULT_THREADS, "ff-file-fault", fault_thread);
-    begin(p, &p->zero, 1, "ff-file-zero", zero_thread);
+    begin_readers(p, p->fault, is_large(p) ? 1 : FAULT_THREADS, "ff-file-fault", fault_thread);
+    begin_readers(p, &p->zero, 1, "ff-file-zero", zero_thread);
     if (p->first_file) {
         begin_fill(p);
     }
@@ -433,7 +433,7 @@ void ff_file_pager_pause(FfFilePager *p)
     ff_mutex_unlock(&p->cursor_lock);
 }
 
-static void end(FfReader **readers, unsigned n)
+static void end_readers(FfReader **readers, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         g_clear_pointer(&readers[i], ff_reader_end);
@@ -446,9 +446,9 @@ void ff_file_pager_stop(FfFilePager *p)
     ff_mutex_lock(&p->cursor_lock);
     ff_cond_broadcast(&p->fill_asked);
     ff_mutex_unlock(&p->cursor_lock);
-    end(p->fault, FAULT_THREADS);
-    end(&p->zero, 1);
-    end(p->fill, FILL_THREADS);
+    end_readers(p->fault, FAULT_THREADS);
+    end_readers(&p->zero, 1);
+    end_readers(p->fill, FILL_THREADS);
     ff_file_queues_empty(p);
     g_clear_pointer(&p->content, ff_reader_file_unref);
 }

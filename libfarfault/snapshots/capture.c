@@ -45,7 +45,7 @@ void ff_memory_note_us(FfMemory *m, uint64_t *us, int64_t begin)
 static void drop_saved(FfMemory *m)
 {
     for (guint i = 0; m->saved && i < m->saved->len; i++) {
-        FfSaved *s = &g_array_index(m->saved, FfSaved, i);
+        FfSavedRegion *s = &g_array_index(m->saved, FfSavedRegion, i);
         ff_owner_unref(s->owner);
     }
     g_clear_pointer(&m->saved, g_array_unref);
@@ -54,7 +54,7 @@ static void drop_saved(FfMemory *m)
 /* Region R, to be saved; as a block of the capture and where it is. */
 static void add_saved(FfMemory *m, const FfMemoryRegion *r, FfCaptureBlock *block, FfRegion *range)
 {
-    FfSaved s = {
+    FfSavedRegion s = {
         .addr = r->addr, .len = r->len, .offset = r->offset, .page_size = r->backing.page_size};
 
     s.owner = ff_owner_ref(r->owner);
@@ -67,7 +67,7 @@ static void add_saved(FfMemory *m, const FfMemoryRegion *r, FfCaptureBlock *bloc
 static void note_regions(FfMemory *m, FfCaptureBlock *blocks, FfRegion *ranges, uint64_t *features)
 {
     *features = EVENTS;
-    m->saved = g_array_new(FALSE, FALSE, sizeof(FfSaved));
+    m->saved = g_array_new(FALSE, FALSE, sizeof(FfSavedRegion));
     for (guint i = 0; i < m->regions->len; i++) {
         const FfMemoryRegion *r = &g_array_index(m->regions, FfMemoryRegion, i);
         add_saved(m, r, &blocks[i], &ranges[i]);
@@ -175,7 +175,7 @@ void ff_memory_fill_stats(const FfMemory *m, FfSnapshotStats *st, const FfCaptur
     memcpy(st->latency, c->latency, sizeof(st->latency));
 }
 
-static void finish(FfMemory *m)
+static void finish_capture(FfMemory *m)
 {
     if (m->drop_child) {
         m->drop_child(m);
@@ -202,7 +202,7 @@ void ff_capture_finish(FfMemory *m)
     sigset_t old;
 
     ff_block_signals(&old);
-    finish(m);
+    finish_capture(m);
     ff_unblock_signals(&old);
 }
 
@@ -218,7 +218,7 @@ static int check_options(const FfSnapshotOptions *o)
                                     "are FF_SNAPSHOT_*");
 }
 
-static int prepare(FfMemory *m, const FfSnapshotOptions *options)
+static int prepare_capture(FfMemory *m, const FfSnapshotOptions *options)
 {
     int64_t begin = g_get_monotonic_time();
     g_autoptr(GError) error = NULL;
@@ -248,12 +248,12 @@ int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options)
     sigset_t old;
 
     ff_block_signals(&old);
-    rc = rc < 0 ? rc : prepare(m, o);
+    rc = rc < 0 ? rc : prepare_capture(m, o);
     ff_unblock_signals(&old);
     return rc;
 }
 
-static int arm(FfMemory *m, int64_t begin)
+static int arm_capture(FfMemory *m, int64_t begin)
 {
     g_autoptr(GError) error = NULL;
     int rc = ff_reserve("ff_snapshot_begin", m->saved->len * 64);
@@ -282,7 +282,7 @@ int ff_memory_arm(FfMemory *m, int64_t begin)
     sigset_t old;
 
     ff_block_signals(&old);
-    int rc = arm(m, begin);
+    int rc = arm_capture(m, begin);
     ff_unblock_signals(&old);
     return rc;
 }

@@ -17,9 +17,9 @@
 _Static_assert(sizeof(FfFileHeader) == 32, "of a file");
 _Static_assert(sizeof(FfFileRegion) == 32, "of a file");
 
-static const FfSaved *saved_at(const GArray *saved, guint i)
+static const FfSavedRegion *saved_at(const GArray *saved, guint i)
 {
-    return &g_array_index(saved, FfSaved, i);
+    return &g_array_index(saved, FfSavedRegion, i);
 }
 
 uint64_t ff_file_place(GArray *saved)
@@ -27,14 +27,14 @@ uint64_t ff_file_place(GArray *saved)
     uint64_t at = ALIGN(sizeof(FfFileHeader) + saved->len * sizeof(FfFileRegion));
 
     for (guint i = 0; i < saved->len; i++) {
-        FfSaved *s = &g_array_index(saved, FfSaved, i);
+        FfSavedRegion *s = &g_array_index(saved, FfSavedRegion, i);
         s->place = at;
         at += s->len;
     }
     return at;
 }
 
-static bool fail(const FfOutput *o, GError **error)
+static bool fail_file(const FfOutput *o, GError **error)
 {
     int err = errno;
 
@@ -48,7 +48,7 @@ bool ff_file_begin(FfOutput *o, uint64_t size, GError **error)
     int fd = ff_output_fd(o);
 
     /* Also of what was there before nothing is left. */
-    return (ftruncate(fd, 0) == 0 && ftruncate(fd, (off_t)size) == 0) || fail(o, error);
+    return (ftruncate(fd, 0) == 0 && ftruncate(fd, (off_t)size) == 0) || fail_file(o, error);
 }
 
 bool ff_file_end(FfOutput *o, const GArray *saved, uint64_t size, GError **error)
@@ -60,13 +60,13 @@ bool ff_file_end(FfOutput *o, const GArray *saved, uint64_t size, GError **error
                            .size = GUINT64_TO_LE(size)};
 
     for (guint i = 0; i < saved->len; i++) {
-        const FfSaved *s = saved_at(saved, i);
+        const FfSavedRegion *s = saved_at(saved, i);
         table[i].addr = GUINT64_TO_LE(s->addr);
         table[i].len = GUINT64_TO_LE(s->len);
         table[i].offset = GUINT64_TO_LE(s->place);
     }
     if (fdatasync(ff_output_fd(o)) < 0) {
-        return fail(o, error);
+        return fail_file(o, error);
     }
     return ff_output_write(o, sizeof(header), table, saved->len * sizeof(*table), error) &&
            ff_output_write(o, 0, &header, sizeof(header), error) && ff_output_commit(o, error);

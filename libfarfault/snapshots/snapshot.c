@@ -75,7 +75,7 @@ static bool write_file(Job *j, GError **error)
     g_autofree uint64_t *places = g_new(uint64_t, m->saved->len);
 
     for (guint i = 0; i < m->saved->len; i++) {
-        const FfSaved *s = &g_array_index(m->saved, FfSaved, i);
+        const FfSavedRegion *s = &g_array_index(m->saved, FfSavedRegion, i);
         places[i] = s->place - s->offset; /* modulo 2^64 */
     }
     return ff_capture_write(m->capture, ff_output_fd(j->output), places,
@@ -86,7 +86,7 @@ static bool put_page(void *opaque, unsigned block, uint64_t page, const uint8_t 
                      GError **error)
 {
     Job *j = opaque;
-    const FfSaved *s = &g_array_index(j->m->saved, FfSaved, block);
+    const FfSavedRegion *s = &g_array_index(j->m->saved, FfSavedRegion, block);
     uintptr_t addr = s->addr + (page * 4096 - s->offset);
 
     j->stopped = j->page(j->opaque, (void *)addr, bytes, 4096);
@@ -108,7 +108,7 @@ static size_t save_needs(const FfMemory *m)
     size_t n = m->saved->len * 512 + 64 * 256;
 
     for (guint i = 0; i < m->saved->len; i++) {
-        const FfSaved *s = &g_array_index(m->saved, FfSaved, i);
+        const FfSavedRegion *s = &g_array_index(m->saved, FfSavedRegion, i);
         n += (s->offset + s->len) / s->page_size / 8;
     }
     return n;
@@ -117,13 +117,13 @@ static size_t save_needs(const FfMemory *m)
 /* The table of regions is dropped by ff_capture_finish(). */
 static GArray *keep_table(const FfMemory *m)
 {
-    GArray *table = g_array_new(FALSE, FALSE, sizeof(FfSaved));
+    GArray *table = g_array_new(FALSE, FALSE, sizeof(FfSavedRegion));
 
     g_array_append_vals(table, m->saved->data, m->saved->len);
     return table;
 }
 
-static gpointer save(gpointer p)
+static gpointer run_saver(gpointer p)
 {
     g_autoptr(Job) j = p;
     FfMemory *m = j->m;
@@ -150,7 +150,7 @@ static gpointer save(gpointer p)
     return NULL;
 }
 
-static int start(FfMemory *m, Job *j, const char *what)
+static int start_saver(FfMemory *m, Job *j, const char *what)
 {
     int rc = ff_memory_step(m, FF_BEGUN, FF_SAVING, what);
 
@@ -173,7 +173,7 @@ static int start(FfMemory *m, Job *j, const char *what)
             return rc;
         }
     }
-    rc = ff_memory_start_saver(m, "ff-save", save, j);
+    rc = ff_memory_start_saver(m, "ff-save", run_saver, j);
     if (rc < 0) {
         job_free(j);
         ff_memory_set_state(m, FF_BEGUN);
@@ -199,7 +199,7 @@ int ff_snapshot_save_fd(FfMemory *m, int fd)
         job_free(j);
         return ff_fail_error(error);
     }
-    return start(m, j, "ff_snapshot_save_fd");
+    return start_saver(m, j, "ff_snapshot_save_fd");
 }
 
 int ff_snapshot_save_path(FfMemory *m, const char *path)
@@ -218,7 +218,7 @@ int ff_snapshot_save_path(FfMemory *m, const char *path)
     }
     Job *j = g_new0(Job, 1);
     j->output = output;
-    return start(m, j, "ff_snapshot_save_path");
+    return start_saver(m, j, "ff_snapshot_save_path");
 }
 
 int ff_snapshot_save_pages(FfMemory *m, FfSnapshotPage *page, void *opaque)
@@ -233,7 +233,7 @@ int ff_snapshot_save_pages(FfMemory *m, FfSnapshotPage *page, void *opaque)
     Job *j = g_new0(Job, 1);
     j->page = page;
     j->opaque = opaque;
-    return start(m, j, "ff_snapshot_save_pages");
+    return start_saver(m, j, "ff_snapshot_save_pages");
 }
 
 int ff_snapshot_wait(FfMemory *m, FfSnapshotStats *stats)

@@ -24,7 +24,7 @@ static bool is_as(int fd, const struct stat *st)
 }
 
 /* The content that FD has as long as it is as ST says, and the time by which that is told. */
-static bool fill(int copy, int fd, const struct stat *st)
+static bool fill_clone(int copy, int fd, const struct stat *st)
 {
     const struct timespec times[] = {st->st_atim, st->st_mtim};
 
@@ -45,7 +45,7 @@ int ff_restore_clone(int fd, const char *path)
     if (copy < 0) {
         return -1;
     }
-    if (fill(copy, fd, &st)) {
+    if (fill_clone(copy, fd, &st)) {
         g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", copy);
         own = open(link, O_RDONLY | O_CLOEXEC);
     }

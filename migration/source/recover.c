@@ -29,7 +29,7 @@
 /* ---- the end of a connection ----------------------------------------------------------------- */
 
 /* Empties an eventfd that has woken a thread which is joined now. */
-static void drain(int fd)
+static void drain_eventfd(int fd)
 {
     uint64_t n;
     G_GNUC_UNUSED ssize_t rc = read(fd, &n, sizeof(n));
@@ -47,12 +47,12 @@ void ff_source_end_connection(FfSource *s)
     ff_control_join(&s->conn->urgent_thread);
     ff_control_join(&s->conn->main_reader);
     ff_conn_end_bulk(s->conn);
-    drain(s->urgent_wake);
+    drain_eventfd(s->urgent_wake);
 }
 
 /* ---- a new one ------------------------------------------------------------------------------- */
 
-static bool say_resume(FfSource *s, FfCall *call, GError **error)
+static bool say_resume(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
     FfResume r = {.version = GUINT32_TO_LE(FF_WIRE_VERSION),
@@ -111,7 +111,7 @@ static bool take_have(FfSource *s, const FfFrame *f, const uint64_t *words, GErr
 
 /* Afterwards the bitmaps have what the destination lacks. No sender runs. Pages that were
  * released here had been acknowledged, so the destination names them. */
-static bool read_list(FfSource *s, FfCall *call, GError **error)
+static bool read_list(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     g_autofree uint64_t *words = g_malloc(FF_HAVE_MAX_PAGES / 8);
     uint64_t missing = 0, missing_bytes = 0;
@@ -147,7 +147,7 @@ static bool read_list(FfSource *s, FfCall *call, GError **error)
     return true;
 }
 
-static bool ask_to_resume(FfSource *s, FfCall *call, GError **error)
+static bool ask_to_resume(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     return say_resume(s, call, error) && read_list(s, call, error);
 }
@@ -166,7 +166,7 @@ static void forget_order(FfSource *s)
 }
 
 /* The grant is given once more to a destination that had not got it. */
-static bool say_resumed(FfSource *s, FfCall *call, GError **error)
+static bool say_resumed(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
     FfFrame f = ff_frame(FF_FRAME_RESUMED, 0);
@@ -193,7 +193,7 @@ static const FfSentence resume_sentence = {
     .joined = say_resumed,
 };
 
-static bool start_senders(FfSource *s, FfCall *call, GError **error)
+static bool start_senders(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     if (!ff_source_join(s, call, error)) {
         return false;
@@ -204,7 +204,7 @@ static bool start_senders(FfSource *s, FfCall *call, GError **error)
 }
 
 /* Every page had arrived, only the last word had not. */
-static bool hear_done(FfSource *s, FfCall *call)
+static bool hear_done(FfSource *s, FfConnectAttempt *call)
 {
     g_clear_pointer(&s->feed, ff_feed_free);
     ff_conn_install(s->conn, g_steal_pointer(&call->ch), NULL);
@@ -215,9 +215,9 @@ static bool hear_done(FfSource *s, FfCall *call)
     return true;
 }
 
-static bool resume(FfSource *s, GError **error)
+static bool send_resume(FfSource *s, GError **error)
 {
-    FfCall call = ff_source_redial(s, &resume_sentence);
+    FfConnectAttempt call = ff_source_redial(s, &resume_sentence);
     bool ok = ff_source_call(s, &call, error) &&
               (call.phase == FF_PHASE_DONE ? hear_done(s, &call) : start_senders(s, &call, error));
 
@@ -255,7 +255,7 @@ static void try_resume(FfSource *s)
     ff_control_entered(s->control, old, next);
     if (force || (revoke && ff_source_revoke(s, &error))) {
         take_back(s);
-    } else if (revoke || !resume(s, &error)) {
+    } else if (revoke || !send_resume(s, &error)) {
         ff_source_end_connection(s);
         ff_control_dead(s->control, "%s", error->message);
     }
@@ -270,11 +270,11 @@ static bool try_again(FfSource *s, const char *uri, GError **error)
     ff_mutex_unlock(&s->control->lock);
     ff_control_forget(s->control, FF_EV_DEAD);
     ff_control_reset_cancel(s->control);
-    return resume(s, error);
+    return send_resume(s, error);
 }
 
 /* x-farfault-auto-recover: TRUE if a connection stands again, without anybody's help. */
-static bool reconnect(FfSource *s)
+static bool auto_reconnect(FfSource *s)
 {
     int64_t end = ff_control_auto_end(s->control), pause_ms = FIRST_PAUSE_MS;
     g_autofree char *uri = ff_source_peer_uri(s);
@@ -320,7 +320,7 @@ bool ff_source_persist(FfSource *s)
         /* What was ordered while this engine could not take its place comes before all
          * (migration/adopt.c).
          */
-        if (!(ff_control_events(s->control) & FF_EV_RECOVER) && reconnect(s)) {
+        if (!(ff_control_events(s->control) & FF_EV_RECOVER) && auto_reconnect(s)) {
             continue;
         }
         ff_control_pause(s->control, "the connection was lost");

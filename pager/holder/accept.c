@@ -63,7 +63,7 @@ static int pidfd_of(int sock, pid_t pid)
 }
 
 /* The place of one that has not come to an end of it for long; NULL: nobody has. */
-static FfPending *room(FfHolder *h)
+static FfPending *free_place(FfHolder *h)
 {
     FfPending *oldest = &h->pending[0];
 
@@ -104,7 +104,7 @@ void ff_holder_accept(FfHolder *h)
 {
     struct ucred cred;
     socklen_t len = sizeof(cred);
-    FfPending *p = room(h);
+    FfPending *p = free_place(h);
 
     if (!p) {
         be_deaf(h);
@@ -130,7 +130,7 @@ void ff_holder_accept(FfHolder *h)
     p->since_us = g_get_monotonic_time();
     p->pidfd = pidfd_of(sock, cred.pid);
     FF_FAULT_AT("accepted");
-    p->bytes = g_malloc(FF_RECORD_HELLO_MAX);
+    p->bytes = g_malloc(FF_SPACE_RECORD_HELLO_MAX);
     if (!ff_holder_watch(h, sock, FF_ON_PENDING, p - h->pending, EPOLLIN)) {
         ff_holder_forget(h, p);
     }
@@ -156,7 +156,7 @@ void ff_holder_keep_fd(FfPending *p, struct msghdr *mh)
     }
 }
 
-static void scan(FfPending *p, uint32_t from)
+static void scan_message(FfPending *p, uint32_t from)
 {
     for (uint32_t i = from; i < p->len && !p->whole; i++) {
         char c = p->bytes[i];
@@ -197,13 +197,13 @@ static bool answer_questions(const FfHolder *h, FfPending *p)
         memmove(p->bytes, p->bytes + p->end, p->len);
         p->whole = p->in_text = p->escaped = false;
         p->depth = 0;
-        scan(p, 0);
+        scan_message(p, 0);
     }
     return true;
 }
 
 /* FALSE: the end of it. */
-static bool receive(const FfHolder *h, FfPending *p)
+static bool receive_bytes(const FfHolder *h, FfPending *p)
 {
     union {
         struct cmsghdr align;
@@ -212,7 +212,7 @@ static bool receive(const FfHolder *h, FfPending *p)
     char more;
     /* After the last bracket nothing but the userfaultfd may come, with a byte of any kind. */
     struct iovec iov = {p->whole ? &more : p->bytes + p->len,
-                        p->whole ? 1 : FF_RECORD_HELLO_MAX - p->len};
+                        p->whole ? 1 : FF_SPACE_RECORD_HELLO_MAX - p->len};
     struct msghdr mh = {.msg_iov = &iov,
                         .msg_iovlen = 1,
                         .msg_control = &control,
@@ -225,17 +225,17 @@ static bool receive(const FfHolder *h, FfPending *p)
     ff_holder_keep_fd(p, &mh);
     if (n > 0 && !p->whole) {
         p->len += n;
-        scan(p, p->len - n);
+        scan_message(p, p->len - n);
     }
     return n > 0 && is_known(h, p) && answer_questions(h, p);
 }
 
 static const char *what_is_wrong(const FfHolder *h, FfPending *p)
 {
-    return !is_known(h, p)                 ? "it speaks none of the dialects that are known"
-           : p->len == FF_RECORD_HELLO_MAX ? "its first message is too long"
-           : p->whole                      ? FF_HOLDER_NO_UFFD
-                                           : "it left in the middle of its first message";
+    return !is_known(h, p)                       ? "it speaks none of the dialects that are known"
+           : p->len == FF_SPACE_RECORD_HELLO_MAX ? "its first message is too long"
+           : p->whole                            ? FF_HOLDER_NO_UFFD
+                                                 : "it left in the middle of its first message";
 }
 
 void ff_holder_on_pending(FfHolder *h, unsigned i)
@@ -249,7 +249,7 @@ void ff_holder_on_pending(FfHolder *h, unsigned i)
 
 static void on_message(FfHolder *h, FfPending *p)
 {
-    if (!receive(h, p)) {
+    if (!receive_bytes(h, p)) {
         if (p->len || p->uffd >= 0) { /* else it has only looked whether somebody is here */
             ff_say("process %d is refused: %s", p->pid, what_is_wrong(h, p));
         }

@@ -10,7 +10,7 @@
  * page's bit is set when all of it is there.
  *
  * System calls: open, close, socket, connect, getsockopt, setsockopt, poll, send, recv, read, and
- * those of pager/server/store.c.
+ * those of pager/server/fetched-pages.c.
  */
 #include "pager/remote/fetch.h"
 
@@ -46,7 +46,7 @@
 
 typedef struct {
     FfPageServerFrame frame;
-    uint64_t first; /* page of the store */
+    uint64_t first; /* page of the fetched */
     bool urgent;
 } Request;
 
@@ -66,7 +66,7 @@ typedef struct {
     bool said_silent;
 } Fetcher;
 
-static bool fail(const FfFetch *f, GError **error, const char *why)
+static bool fail_fetch(const FfFetch *f, GError **error, const char *why)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", f->name, why);
     return false;
@@ -89,7 +89,7 @@ static int32_t pid_of(const char *name)
 
 static gint by_pid(gconstpointer a, gconstpointer b)
 {
-    const FfStorePart *x = a, *y = b;
+    const FfFetchedPart *x = a, *y = b;
 
     return x->pid < y->pid ? -1 : x->pid > y->pid;
 }
@@ -97,18 +97,18 @@ static gint by_pid(gconstpointer a, gconstpointer b)
 static bool add_process(FfFetch *f, GArray *parts, int dir, int32_t pid, GError **error)
 {
     g_auto(FfCriu) c = {0};
-    FfStorePart part = {.pid = pid};
+    FfFetchedPart part = {.pid = pid};
 
     if (!ff_criu_open_lazy(&c, dir, pid, &part.pages, error)) {
         g_prefix_error(error, "pagemap-%d.img: ", pid);
         return false;
     }
-    part.pages /= FF_STORE_PAGE;
+    part.pages /= FF_FETCHED_PAGE;
     part.pagemap = c.stamp;
     for (guint i = 0; i < c.ranges->len; i++) {
         const FfCriuRange *r = &g_array_index(c.ranges, FfCriuRange, i);
-        /* FIRST: of its process; when all are known, of the store. */
-        FfFetchRun run = {r->offset / FF_STORE_PAGE, r->len / FF_STORE_PAGE, r->addr, pid, 0};
+        /* FIRST: of its process; when all are known, of the fetched. */
+        FfFetchRun run = {r->offset / FF_FETCHED_PAGE, r->len / FF_FETCHED_PAGE, r->addr, pid, 0};
         g_array_append_val(f->runs, run);
     }
     /* Such a process could not be restored, and would be found out when it is. */
@@ -155,20 +155,20 @@ static bool read_folder(FfFetch *f, GArray *parts, const char *path, GError **er
 
 bool ff_fetch_open(FfFetch *f, const char *dir, GError **error)
 {
-    g_autoptr(GArray) parts = g_array_new(FALSE, FALSE, sizeof(FfStorePart));
+    g_autoptr(GArray) parts = g_array_new(FALSE, FALSE, sizeof(FfFetchedPart));
 
     f->runs = g_array_new(FALSE, FALSE, sizeof(FfFetchRun));
     if (!read_folder(f, parts, dir, error)) {
         return false;
     }
     g_array_sort(parts, by_pid);
-    f->store = ff_store_create((FfStorePart *)(void *)parts->data, parts->len, error);
-    if (!f->store) {
+    f->fetched = ff_fetched_create((FfFetchedPart *)(void *)parts->data, parts->len, error);
+    if (!f->fetched) {
         return false;
     }
     for (guint i = 0; i < f->runs->len; i++) {
         FfFetchRun *r = &g_array_index(f->runs, FfFetchRun, i);
-        r->first += ff_store_part(f->store, r->pid)->first;
+        r->first += ff_fetched_part(f->fetched, r->pid)->first;
     }
     g_array_sort(f->runs, by_first);
     return true;
@@ -177,7 +177,7 @@ bool ff_fetch_open(FfFetch *f, const char *dir, GError **error)
 void ff_fetch_clear(FfFetch *f)
 {
     g_clear_pointer(&f->runs, g_array_unref);
-    g_clear_pointer(&f->store, ff_store_free);
+    g_clear_pointer(&f->fetched, ff_fetched_free);
 }
 
 /* The run of PAGE, which is one of them. */
@@ -279,7 +279,7 @@ static bool send_frame(const FfFetch *f, const FfPageServerFrame *frame, GError 
         n = send(f->server, frame, sizeof(*frame), MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
     return n == sizeof(*frame) ||
-           fail(f, error, n < 0 ? g_strerror(errno) : "it takes no requests");
+           fail_fetch(f, error, n < 0 ? g_strerror(errno) : "it takes no requests");
 }
 
 static void tell_holder(const FfFetch *f, char byte)
@@ -289,7 +289,7 @@ static void tell_holder(const FfFetch *f, char byte)
 
 /* ---- asking ---------------------------------------------------------------------------------- */
 
-static bool ask(Fetcher *w, uint64_t first, uint64_t pages, bool urgent, GError **error)
+static bool send_request(Fetcher *w, uint64_t first, uint64_t pages, bool urgent, GError **error)
 {
     const FfFetchRun *run = run_of(w->f, first);
     Request *r = &w->request[(w->oldest + w->n) % G_N_ELEMENTS(w->request)];
@@ -297,7 +297,7 @@ static bool ask(Fetcher *w, uint64_t first, uint64_t pages, bool urgent, GError 
     *r = (Request){.first = first, .urgent = urgent};
     r->frame = (FfPageServerFrame){.command = FF_PAGE_SERVER_GET,
                                    .pages = pages,
-                                   .addr = run->addr + (first - run->first) * FF_STORE_PAGE,
+                                   .addr = run->addr + (first - run->first) * FF_FETCHED_PAGE,
                                    .pid = (uint64_t)run->pid};
     ff_bitmap_set_run(&w->asked, first, pages);
     w->heard_us = w->n ? w->heard_us : g_get_monotonic_time();
@@ -310,8 +310,8 @@ static bool ask_wanted(Fetcher *w, GError **error)
 {
     uint64_t page;
 
-    while (w->n_urgent < URGENT && ff_store_next_wanted(w->f->store, &page)) {
-        if (!ff_bitmap_test(&w->asked, page) && !ask(w, page, 1, true, error)) {
+    while (w->n_urgent < URGENT && ff_fetched_next_wanted(w->f->fetched, &page)) {
+        if (!ff_bitmap_test(&w->asked, page) && !send_request(w, page, 1, true, error)) {
             return false;
         }
     }
@@ -340,8 +340,8 @@ static bool ask_next(Fetcher *w, GError **error)
         const FfFetchRun *run = run_of(w->f, first);
         n = MIN(MIN(n, PIECE), run->first + run->pages - first);
         w->cursor = first + n;
-        w->next_us = ff_limit_next(w->next_us, w->f->rate, n * FF_STORE_PAGE);
-        if (!ask(w, first, n, false, error)) {
+        w->next_us = ff_limit_next(w->next_us, w->f->rate, n * FF_FETCHED_PAGE);
+        if (!send_request(w, first, n, false, error)) {
             return false;
         }
     }
@@ -357,7 +357,7 @@ static bool take_answer(Fetcher *w, GError **error)
     const Request *r = &w->request[w->oldest];
     uint64_t n = w->answer.pages, rest = r->frame.pages - n, next = r->first + n;
 
-    ff_store_arrived(w->f->store, r->first, n);
+    ff_fetched_arrived(w->f->fetched, r->first, n);
     FF_FAULT_AT("page-fetched");
     w->left -= n;
     if (!w->left) {
@@ -367,7 +367,7 @@ static bool take_answer(Fetcher *w, GError **error)
     w->oldest = (w->oldest + 1) % G_N_ELEMENTS(w->request);
     w->n--;
     w->got = w->need = 0;
-    return !rest || ask(w, next, rest, false, error);
+    return !rest || send_request(w, next, rest, false, error);
 }
 
 /* The answer's frame is there. */
@@ -376,20 +376,20 @@ static bool begin_answer(Fetcher *w, GError **error)
     const Request *r = &w->request[w->oldest];
     const char *wrong = ff_page_server_check(&r->frame, &w->answer);
 
-    w->need = sizeof(w->answer) + (wrong ? 0 : w->answer.pages * FF_STORE_PAGE);
-    return !wrong || fail(w->f, error, wrong);
+    w->need = sizeof(w->answer) + (wrong ? 0 : w->answer.pages * FF_FETCHED_PAGE);
+    return !wrong || fail_fetch(w->f, error, wrong);
 }
 
 /* *N bytes at most into TO. FALSE and ERROR: the end. */
-static bool receive(const Fetcher *w, void *to, uint64_t *n, GError **error)
+static bool receive_bytes(const Fetcher *w, void *to, uint64_t *n, GError **error)
 {
     ssize_t rc = recv(w->f->server, to, *n, MSG_DONTWAIT);
 
     if (rc == 0) {
-        return fail(w->f, error, "it has closed the connection");
+        return fail_fetch(w->f, error, "it has closed the connection");
     }
     if (rc < 0 && errno != EAGAIN && errno != EINTR) {
-        return fail(w->f, error, g_strerror(errno));
+        return fail_fetch(w->f, error, g_strerror(errno));
     }
     *n = rc < 0 ? 0 : (uint64_t)rc;
     return true;
@@ -404,13 +404,13 @@ static bool read_answer(Fetcher *w, GError **error)
 
     if (w->got >= head) {
         const Request *r = &w->request[w->oldest];
-        to = (char *)ff_store_at(w->f->store, r->first) + (w->got - head);
+        to = (char *)ff_fetched_at(w->f->fetched, r->first) + (w->got - head);
     }
-    if (!receive(w, to, &some, error)) {
+    if (!receive_bytes(w, to, &some, error)) {
         return false;
     }
     if (some && !w->n) {
-        return fail(w->f, error, "it says what nobody has asked for");
+        return fail_fetch(w->f, error, "it says what nobody has asked for");
     }
     w->got += some;
     w->said_silent = w->said_silent && !some;
@@ -431,12 +431,12 @@ static bool read_status(const FfFetch *f, int32_t *status, GError **error)
         poll(&pfd, 1, -1);
         ssize_t n = recv(f->server, (char *)status + got, sizeof(*status) - got, MSG_DONTWAIT);
         if (n == 0) {
-            return fail(f, error,
-                        "it has closed the connection before it said that it heard of the "
-                        "end");
+            return fail_fetch(f, error,
+                              "it has closed the connection before it said that it heard of the "
+                              "end");
         }
         if (n < 0 && errno != EAGAIN && errno != EINTR) {
-            return fail(f, error, g_strerror(errno));
+            return fail_fetch(f, error, g_strerror(errno));
         }
         got += n > 0 ? (size_t)n : 0;
     }
@@ -453,7 +453,7 @@ static bool close_server(const FfFetch *f, GError **error)
     if (!send_frame(f, &bye, error) || !read_status(f, &status, error)) {
         return false;
     }
-    return !status || fail(f, error, "it says that the end is none");
+    return !status || fail_fetch(f, error, "it says that the end is none");
 }
 
 /* The holder is what decides: it makes the end an orderly one, and answers. FALSE: it has ended
@@ -467,7 +467,7 @@ static bool give_up(const FfFetch *f, GError **error)
     do {
         n = recv(f->link, &byte, 1, 0);
     } while (n < 0 && errno == EINTR);
-    return n == 1 || fail(f, error, "the holder has ended");
+    return n == 1 || fail_fetch(f, error, "the holder has ended");
 }
 
 /* ---- the loop -------------------------------------------------------------------------------- */
@@ -483,7 +483,7 @@ static bool hear_holder(Fetcher *w)
 }
 
 /* Until when something must be done that has no event; -1: nothing. */
-static int patience(const Fetcher *w)
+static int wait_ms(const Fetcher *w)
 {
     int64_t now = g_get_monotonic_time(), until = INT64_MAX;
 
@@ -500,16 +500,16 @@ static void clear_kick(const Fetcher *w)
 {
     uint64_t n;
 
-    while (read(ff_store_kick(w->f->store), &n, sizeof(n)) < 0 && errno == EINTR) {
+    while (read(ff_fetched_kick(w->f->fetched), &n, sizeof(n)) < 0 && errno == EINTR) {
     }
 }
 
 static bool wait_some(Fetcher *w, GError **error)
 {
     struct pollfd pfd[] = {{.fd = w->f->server, .events = POLLIN},
-                           {.fd = ff_store_kick(w->f->store), .events = POLLIN},
+                           {.fd = ff_fetched_kick(w->f->fetched), .events = POLLIN},
                            {.fd = w->f->link, .events = POLLIN}};
-    int n = poll(pfd, G_N_ELEMENTS(pfd), patience(w));
+    int n = poll(pfd, G_N_ELEMENTS(pfd), wait_ms(w));
 
     if (n == 0 && w->n && !w->said_silent &&
         g_get_monotonic_time() >= w->heard_us + SILENT_MS * 1000) {
@@ -523,14 +523,14 @@ static bool wait_some(Fetcher *w, GError **error)
         clear_kick(w);
     }
     if (pfd[2].revents && !hear_holder(w)) {
-        return fail(w->f, error, "the holder has ended");
+        return fail_fetch(w->f, error, "the holder has ended");
     }
     return !pfd[0].revents || read_answer(w, error);
 }
 
 static bool fetch_all(const FfFetch *f, GError **error)
 {
-    Fetcher w = {.f = f, .left = ff_store_pages(f->store)};
+    Fetcher w = {.f = f, .left = ff_fetched_pages(f->fetched)};
 
     ff_bitmap_init(&w.asked, w.left, false);
     while (!w.may_commit) {
@@ -549,6 +549,6 @@ bool ff_fetch_run(const FfFetch *f, GError **error)
     if (!fetch_all(f, error) || !give_up(f, error)) {
         return false;
     }
-    ff_store_set_done(f->store);
+    ff_fetched_set_done(f->fetched);
     return true;
 }
