@@ -49,8 +49,8 @@ typedef struct {
 static char *dir;
 static Fault faults[MAX_FAULTS];
 static unsigned n_faults;
-static const char *side = "none", *state = "none"; /* static texts; atomic, observer: due() */
-static FfFaultHook hook;                           /* atomic; observer: hooked() */
+static const char *side = "none", *state = "none"; /* static texts; atomic, observer: is_due() */
+static FfFaultHook hook;                           /* atomic; observer: call_hook() */
 
 static const struct {
     const char *name;
@@ -147,7 +147,7 @@ void ff_fault_hook(FfFaultHook fn)
     g_atomic_pointer_set(&hook, fn);
 }
 
-static int hooked(const char *place, const char *name)
+static int call_hook(const char *place, const char *name)
 {
     FfFaultHook fn = g_atomic_pointer_get(&hook);
 
@@ -161,7 +161,7 @@ static bool is_due_again(Fault *f)
 }
 
 /* The fault that is to happen now, or NULL. It happens once, whoever lives to see it. */
-static const Fault *due(const char *place, const char *name)
+static const Fault *is_due(const char *place, const char *name)
 {
     char point[256], path[4096];
 
@@ -194,7 +194,7 @@ static const Fault *due(const char *place, const char *name)
 }
 
 /* The kernel's timer says SIGCONT to a process that cannot do anything by itself. */
-static void stop(unsigned ms)
+static void stop_process(unsigned ms)
 {
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGCONT};
     struct itimerspec when = {.it_value = {ms / 1000, (ms % 1000) * 1000000L + 1}};
@@ -210,7 +210,7 @@ static void stop(unsigned ms)
 }
 
 /* Until somebody opens the FIFO for writing. */
-static void hold(void)
+static void hold_thread(void)
 {
     g_autofree char *path = g_build_filename(dir, "hold", NULL);
     g_autofree char *held = g_build_filename(dir, "held", NULL);
@@ -244,13 +244,13 @@ static bool do_plain(const Fault *f)
         kill(getpid(), SIGKILL);
         return true;
     case A_STOP:
-        stop(f->number);
+        stop_process(f->number);
         return true;
     case A_DELAY:
         poll(NULL, 0, f->number);
         return true;
     case A_HOLD:
-        hold();
+        hold_thread();
         return true;
     default:
         return false;
@@ -259,8 +259,8 @@ static bool do_plain(const Fault *f)
 
 void ff_fault_at(const char *name)
 {
-    hooked("at", name);
-    const Fault *f = due("at", name);
+    call_hook("at", name);
+    const Fault *f = is_due("at", name);
 
     if (f && !do_plain(f)) {
         bad(f->point);
@@ -269,12 +269,12 @@ void ff_fault_at(const char *name)
 
 bool ff_fault_call(const char *name)
 {
-    int err = hooked("call", name);
+    int err = call_hook("call", name);
     if (err) {
         errno = err;
         return true;
     }
-    const Fault *f = due("call", name);
+    const Fault *f = is_due("call", name);
 
     if (!f || do_plain(f)) {
         return false;
@@ -288,10 +288,10 @@ bool ff_fault_call(const char *name)
 
 bool ff_fault_skip(const char *name)
 {
-    if (hooked("step", name)) {
+    if (call_hook("step", name)) {
         return true;
     }
-    const Fault *f = due("step", name);
+    const Fault *f = is_due("step", name);
 
     if (!f || do_plain(f)) {
         return false;
@@ -322,7 +322,7 @@ static int write_some(int fd, const char *bytes, size_t len)
 
 int ff_fault_message(const char *channel, const char *name, int fd, const struct iovec *iov, int n)
 {
-    const Fault *f = due(channel, name);
+    const Fault *f = is_due(channel, name);
 
     if (!f || do_plain(f)) {
         return 0;

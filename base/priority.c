@@ -43,7 +43,7 @@ static void remember_base(void)
     base_nice = getpriority(PRIO_PROCESS, 0);
 }
 
-static int base(void)
+static int base_policy(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -51,7 +51,7 @@ static int base(void)
     return base_nice;
 }
 
-static int set(uint32_t policy, int nice, uint64_t slice_ns)
+static int set_policy(uint32_t policy, int nice, uint64_t slice_ns)
 {
     int now = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
 
@@ -69,29 +69,29 @@ static int set(uint32_t policy, int nice, uint64_t slice_ns)
 
 bool ff_priority_can_rise(void)
 {
-    return set(SCHED_OTHER, base() - URGENT_NICE_STEP, URGENT_SLICE_NS) == 0;
+    return set_policy(SCHED_OTHER, base_policy() - URGENT_NICE_STEP, URGENT_SLICE_NS) == 0;
 }
 
 void ff_priority_urgent(void)
 {
     if (!ff_priority_can_rise()) {
-        set(SCHED_OTHER, base(), URGENT_SLICE_NS);
+        set_policy(SCHED_OTHER, base_policy(), URGENT_SLICE_NS);
     }
 }
 
 void ff_priority_link(void)
 {
-    set(SCHED_OTHER, base(), URGENT_SLICE_NS);
+    set_policy(SCHED_OTHER, base_policy(), URGENT_SLICE_NS);
 }
 
 void ff_priority_bulk(void)
 {
-    set(SCHED_BATCH, base(), BULK_SLICE_NS);
+    set_policy(SCHED_BATCH, base_policy(), BULK_SLICE_NS);
 }
 
 void ff_priority_low(void)
 {
-    int nice = base() + LOW_NICE_STEP;
+    int nice = base_policy() + LOW_NICE_STEP;
 
-    set(SCHED_BATCH, nice > 19 ? 19 : nice, BULK_SLICE_NS);
+    set_policy(SCHED_BATCH, nice > 19 ? 19 : nice, BULK_SLICE_NS);
 }

@@ -40,7 +40,7 @@
 static const unsigned kept[] = {CAP_DAC_OVERRIDE,     CAP_DAC_READ_SEARCH, CAP_KILL,    CAP_LEASE,
                                 CAP_NET_BIND_SERVICE, CAP_SYS_PTRACE,      CAP_SYS_NICE};
 
-static bool fail(GError **error, const char *what)
+static bool set_errno_error(GError **error, const char *what)
 {
     g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "%s: %s", what, g_strerror(errno));
     return false;
@@ -70,7 +70,7 @@ static bool drop_capabilities(GError **error)
         }
     }
     if (syscall(SYS_capget, &header, data) < 0) {
-        return fail(error, "capget");
+        return set_errno_error(error, "capget");
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(data); i++) {
         unsigned mask = 0;
@@ -81,7 +81,7 @@ static bool drop_capabilities(GError **error)
         data[i].effective = data[i].permitted;
         data[i].inheritable = 0;
     }
-    return syscall(SYS_capset, &header, data) == 0 || fail(error, "capset");
+    return syscall(SYS_capset, &header, data) == 0 || set_errno_error(error, "capset");
 }
 
 /* ---- system calls ---------------------------------------------------------------------------- */
@@ -119,34 +119,34 @@ static void watch_calls(void)
 #endif
 
 /* P: struct sock_filter. */
-static void emit(GArray *p, uint16_t code, uint32_t k, uint8_t yes, uint8_t no)
+static void emit_instruction(GArray *p, uint16_t code, uint32_t k, uint8_t yes, uint8_t no)
 {
     struct sock_filter f = {code, yes, no, k};
 
     g_array_append_val(p, f);
 }
 
-static void load(GArray *p, size_t offset)
+static void load_field(GArray *p, size_t offset)
 {
-    emit(p, BPF_LD | BPF_W | BPF_ABS, offset, 0, 0);
+    emit_instruction(p, BPF_LD | BPF_W | BPF_ABS, offset, 0, 0);
 }
 
-static void answer(GArray *p, uint32_t action)
+static void emit_action(GArray *p, uint32_t action)
 {
-    emit(p, BPF_RET | BPF_K, action, 0, 0);
+    emit_instruction(p, BPF_RET | BPF_K, action, 0, 0);
 }
 
 /* If the call (which is loaded) is NR: N instructions that follow decide. */
 static void if_call(GArray *p, unsigned nr, uint8_t n)
 {
-    emit(p, BPF_JMP | BPF_JEQ | BPF_K, nr, 0, n);
+    emit_instruction(p, BPF_JMP | BPF_JEQ | BPF_K, nr, 0, n);
 }
 
-static void allow(GArray *p, const unsigned *calls, size_t n)
+static void allow_calls(GArray *p, const unsigned *calls, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         if_call(p, calls[i], 1);
-        answer(p, SECCOMP_RET_ALLOW);
+        emit_action(p, SECCOMP_RET_ALLOW);
     }
 }
 
@@ -162,13 +162,13 @@ static void judge_clone(GArray *p, FfSandbox kind)
     const uint32_t needs = kind == FF_SANDBOX_RELAY ? CLONE_THREAD | CLONE_VFORK : CLONE_THREAD;
 
     if_call(p, __NR_clone3, 1);
-    answer(p, SECCOMP_RET_ERRNO | ENOSYS); /* its flags lie in memory: libc takes clone then */
+    emit_action(p, SECCOMP_RET_ERRNO | ENOSYS); /* its flags lie in memory: libc takes clone then */
     if_call(p, __NR_clone, 5);
-    load(p, ARG(0));
-    emit(p, BPF_JMP | BPF_JSET | BPF_K, namespaces, 1, 0);
-    emit(p, BPF_JMP | BPF_JSET | BPF_K, needs, 1, 0);
-    answer(p, SECCOMP_RET_ERRNO | EPERM);
-    answer(p, SECCOMP_RET_ALLOW);
+    load_field(p, ARG(0));
+    emit_instruction(p, BPF_JMP | BPF_JSET | BPF_K, namespaces, 1, 0);
+    emit_instruction(p, BPF_JMP | BPF_JSET | BPF_K, needs, 1, 0);
+    emit_action(p, SECCOMP_RET_ERRNO | EPERM);
+    emit_action(p, SECCOMP_RET_ALLOW);
 }
 
 /* A file is opened to be read, or is made here: what is there already is nothing that relay or
@@ -179,37 +179,37 @@ static void judge_open(GArray *p, unsigned nr, unsigned flags)
     const uint32_t nameless = O_TMPFILE & ~O_DIRECTORY;
 
     if_call(p, nr, 11);
-    load(p, ARG(flags));
-    emit(p, BPF_JMP | BPF_JSET | BPF_K, nameless, 0, 1);
-    answer(p, SECCOMP_RET_ALLOW);
-    load(p, ARG(flags));
-    emit(p, BPF_ALU | BPF_AND | BPF_K, new, 0, 0);
-    emit(p, BPF_JMP | BPF_JEQ | BPF_K, new, 0, 1);
-    answer(p, SECCOMP_RET_ALLOW);
-    load(p, ARG(flags));
-    emit(p, BPF_JMP | BPF_JSET | BPF_K, writes, 0, 1);
-    answer(p, REFUSED);
-    answer(p, SECCOMP_RET_ALLOW);
+    load_field(p, ARG(flags));
+    emit_instruction(p, BPF_JMP | BPF_JSET | BPF_K, nameless, 0, 1);
+    emit_action(p, SECCOMP_RET_ALLOW);
+    load_field(p, ARG(flags));
+    emit_instruction(p, BPF_ALU | BPF_AND | BPF_K, new, 0, 0);
+    emit_instruction(p, BPF_JMP | BPF_JEQ | BPF_K, new, 0, 1);
+    emit_action(p, SECCOMP_RET_ALLOW);
+    load_field(p, ARG(flags));
+    emit_instruction(p, BPF_JMP | BPF_JSET | BPF_K, writes, 0, 1);
+    emit_action(p, REFUSED);
+    emit_action(p, SECCOMP_RET_ALLOW);
 }
 
 /* For memfds and sockets that are made here: nobody else's rights, no set-user-id. */
 static void judge_fchmod(GArray *p)
 {
     if_call(p, __NR_fchmod, 4);
-    load(p, ARG(1));
-    emit(p, BPF_JMP | BPF_JSET | BPF_K, ~0600u, 0, 1);
-    answer(p, REFUSED);
-    answer(p, SECCOMP_RET_ALLOW);
+    load_field(p, ARG(1));
+    emit_instruction(p, BPF_JMP | BPF_JSET | BPF_K, ~0600u, 0, 1);
+    emit_action(p, REFUSED);
+    emit_action(p, SECCOMP_RET_ALLOW);
 }
 
 /* A file that was made here gets its name, over none that is there; with renameat over one. */
 static void judge_rename(GArray *p)
 {
     if_call(p, __NR_renameat2, 4);
-    load(p, ARG(4));
-    emit(p, BPF_JMP | BPF_JEQ | BPF_K, RENAME_NOREPLACE, 0, 1);
-    answer(p, SECCOMP_RET_ALLOW);
-    answer(p, REFUSED);
+    load_field(p, ARG(4));
+    emit_instruction(p, BPF_JMP | BPF_JEQ | BPF_K, RENAME_NOREPLACE, 0, 1);
+    emit_action(p, SECCOMP_RET_ALLOW);
+    emit_action(p, REFUSED);
 }
 
 static void judge_socket(GArray *p)
@@ -217,22 +217,22 @@ static void judge_socket(GArray *p)
     static const uint32_t families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
 
     if_call(p, __NR_socket, 2 + 2 * G_N_ELEMENTS(families));
-    load(p, ARG(0));
+    load_field(p, ARG(0));
     for (unsigned i = 0; i < G_N_ELEMENTS(families); i++) {
-        emit(p, BPF_JMP | BPF_JEQ | BPF_K, families[i], 0, 1);
-        answer(p, SECCOMP_RET_ALLOW);
+        emit_instruction(p, BPF_JMP | BPF_JEQ | BPF_K, families[i], 0, 1);
+        emit_action(p, SECCOMP_RET_ALLOW);
     }
-    answer(p, SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+    emit_action(p, SECCOMP_RET_ERRNO | EAFNOSUPPORT);
 }
 
 static bool filter_calls(FfSandbox kind, GError **error)
 {
     g_autoptr(GArray) p = g_array_new(FALSE, FALSE, sizeof(struct sock_filter));
 
-    load(p, offsetof(struct seccomp_data, arch));
-    emit(p, BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
-    answer(p, SECCOMP_RET_KILL_PROCESS);
-    load(p, offsetof(struct seccomp_data, nr));
+    load_field(p, offsetof(struct seccomp_data, arch));
+    emit_instruction(p, BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
+    emit_action(p, SECCOMP_RET_KILL_PROCESS);
+    load_field(p, offsetof(struct seccomp_data, nr));
     judge_clone(p, kind);
     judge_socket(p);
     judge_open(p, __NR_open, 1);
@@ -240,18 +240,18 @@ static bool filter_calls(FfSandbox kind, GError **error)
     judge_fchmod(p);
     judge_rename(p);
     if (kind == FF_SANDBOX_RELAY) {
-        allow(p, relay_calls, G_N_ELEMENTS(relay_calls));
+        allow_calls(p, relay_calls, G_N_ELEMENTS(relay_calls));
     } else {
-        allow(p, engine_calls, G_N_ELEMENTS(engine_calls));
+        allow_calls(p, engine_calls, G_N_ELEMENTS(engine_calls));
     }
 #ifdef FF_FAULTS
-    allow(p, fault_calls, G_N_ELEMENTS(fault_calls));
+    allow_calls(p, fault_calls, G_N_ELEMENTS(fault_calls));
 #endif
-    answer(p, NOT_LISTED);
+    emit_action(p, NOT_LISTED);
     struct sock_fprog program = {p->len, (struct sock_filter *)(void *)p->data};
     watch_calls();
     return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_LOG, &program) == 0 ||
-           fail(error, "seccomp");
+           set_errno_error(error, "seccomp");
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */
@@ -263,7 +263,7 @@ bool ff_sandbox_enter(FfSandbox kind, GError **error)
     /* LeakSanitizer looks at its process with ptrace, which is refused otherwise. */
     if (prctl(PR_SET_DUMPABLE, FF_SANITIZED, 0, 0, 0) < 0 ||
         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0) {
-        return fail(error, "privileges cannot be given up");
+        return set_errno_error(error, "privileges cannot be given up");
     }
     if (!drop_capabilities(error)) {
         return false;

@@ -39,28 +39,28 @@ typedef struct {
     bool failed; /* the next engine must find all as it is now */
 } Engine;
 
-static void end(Engine *e, int status)
+static void end_engine(Engine *e, int status)
 {
     e->status = status;
     g_main_loop_quit(e->loop);
 }
 
 /* A command that is read from here on would find no migration, and could start the guest. */
-static void fail(void *opaque)
+static void fail_engine(void *opaque)
 {
     Engine *e = opaque;
 
     e->failed = true;
-    end(e, EXIT_FAILURE);
+    end_engine(e, EXIT_FAILURE);
 }
 
-static bool start(Engine *e, const char *json, gsize length, int *fds, unsigned n_fds)
+static bool start_engine(Engine *e, const char *json, gsize length, int *fds, unsigned n_fds)
 {
     g_autoptr(GError) error = NULL;
 
     e->init = ff_engine_init_new(json, length, fds, n_fds, &error);
     if (e->init) {
-        e->port = ff_engine_port_new(e->init, e->link, fail, e, &error);
+        e->port = ff_engine_port_new(e->init, e->link, fail_engine, e, &error);
     }
     if (!e->port) {
         fprintf(stderr, "farfault: engine: %s\n", error->message);
@@ -85,8 +85,8 @@ static void on_frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, 
         return;
     }
     if (!e->driver) {
-        if (header->type != FF_LINK_INIT || !start(e, data, length, fds, header->n_fds)) {
-            end(e, EXIT_FAILURE);
+        if (header->type != FF_LINK_INIT || !start_engine(e, data, length, fds, header->n_fds)) {
+            end_engine(e, EXIT_FAILURE);
         }
         return;
     }
@@ -114,7 +114,7 @@ static void on_closed(FfLink *link, const GError *error, void *opaque)
     if (error) {
         fprintf(stderr, "farfault: engine: the relay's link broke: %s\n", error->message);
     }
-    end(e, error ? EXIT_FAILURE : EXIT_SUCCESS);
+    end_engine(e, error ? EXIT_FAILURE : EXIT_SUCCESS);
 }
 
 /* Guest memory passes through this process: no core dump and no debugger of another user sees

@@ -44,7 +44,7 @@
 /* Between two attempts to take its place (seconds). */
 #define LONGEST_PAUSE_S 60
 
-static void undo(FfVmm *vmm)
+static void undo_settings(FfVmm *vmm)
 {
     g_autoptr(GError) error = NULL;
 
@@ -53,7 +53,7 @@ static void undo(FfVmm *vmm)
     }
 }
 
-static void begin(FfConnection *conn, FfStateHeader *state)
+static void begin_connection(FfConnection *conn, FfStateHeader *state)
 {
     memcpy(conn->session, state->uuid, sizeof(conn->session));
     memcpy(conn->secret, state->secret, sizeof(conn->secret));
@@ -157,7 +157,7 @@ FfStatus ff_adopt_source_begin(FfSource *s)
     FfStateHeader *state = s->cfg->state;
     FfPhase phase = ff_journal_phase(state);
 
-    begin(s->conn, state);
+    begin_connection(s->conn, state);
     s->adopted = true;
     g_atomic_int_set(&s->ram->uncounted, 1);
     /* As far as anybody knows. */
@@ -176,7 +176,8 @@ FfStatus ff_adopt_source_begin(FfSource *s)
                                   : first;
 }
 
-static bool resume(FfVmmRun *run, const char *state, bool start, bool *running, GError **error)
+static bool resume_guest(FfVmmRun *run, const char *state, bool start, bool *running,
+                         GError **error)
 {
     if (FF_FAULT_CALL("resume-again", 0) < 0) {
         g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED, g_strerror(errno));
@@ -226,14 +227,14 @@ static Back take_guest_back(FfSource *s)
     if (is_given(s)) {
         return IS_GIVEN;
     }
-    bool resumed = resume(&vmm->run, run_state, start, &running, &error);
+    bool resumed = resume_guest(&vmm->run, run_state, start, &running, &error);
     bool unasked = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_CONNECTED);
     if (!resumed && !s->inner) {
         /* The engine died before its socket was held: QEMU saw the end, and may not have come to
          * an end with it yet. */
         g_clear_error(&error);
         resumed = vmm->state.wait_saved(&vmm->state, 1, &error) && !is_given(s) &&
-                  resume(&vmm->run, run_state, start, &running, &error);
+                  resume_guest(&vmm->run, run_state, start, &running, &error);
     }
     if (!resumed) {
         if (is_given(s)) {
@@ -301,7 +302,7 @@ void ff_adopt_source(FfSource *s)
         return;
     }
     ff_precopy_end(s, false);
-    undo(s->cfg->vmm);
+    undo_settings(s->cfg->vmm);
     ff_device_copy_end(s->copy);
     /* Before: with IDLE nobody would come who does it. */
     ff_snapshot_devices_unpark(s->cfg->state, &s->cfg->vmm->memory);
@@ -318,7 +319,7 @@ FfStatus ff_adopt_destination_begin(FfDestination *d)
 {
     FfPhase phase = ff_journal_phase(d->cfg->state);
 
-    begin(d->conn, d->cfg->state);
+    begin_connection(d->conn, d->cfg->state);
     d->ram->released = d->cfg->release_ram; /* as far as anybody knows */
     g_atomic_int_set(&d->ram->uncounted, 1);
     d->control->granted = phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
@@ -380,7 +381,7 @@ static void adopt_done(FfDestination *d)
 {
     g_autoptr(GError) error = NULL;
 
-    undo(d->cfg->vmm);
+    undo_settings(d->cfg->vmm);
     ff_control_set_status(d->control, FF_STATUS_ACTIVE);
     ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
     ff_dest_adopt_listener(d);

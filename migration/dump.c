@@ -126,7 +126,7 @@ static void set_sum(FfDump *d, const char *group, const char *key, uint64_t sum)
     g_key_file_set_string(d->about, group, key, text);
 }
 
-static void describe(FfDump *d, FfMigration *m)
+static void describe_dump(FfDump *d, FfMigration *m)
 {
     static const char *const phases[] = {"idle",   "setup",   "stopped", "loading",
                                          "loaded", "granted", "done",    "dead"};
@@ -189,7 +189,7 @@ FfDump *ff_dump_new(FfMigration *m, GError **error)
     d->state = m->cfg.state;
     d->moment = moment;
     d->frozen = !m->side->receives || d->moment.phase == FF_PHASE_LOADED;
-    describe(d, m);
+    describe_dump(d, m);
     for (unsigned i = 0; i < m->ram.n_blocks; i++) {
         const FfBlock *b = &m->ram.blocks[i];
         HeldBlock h = {.info = b->info};
@@ -231,7 +231,7 @@ void ff_dump_free(FfDump *d)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-static bool fail(GError **error, const char *what)
+static bool fail_file(GError **error, const char *what)
 {
     int err = errno;
 
@@ -371,12 +371,12 @@ static int write_device(FfDump *d, int fd)
 }
 
 /* RC is what the writing of FD (taken) came to. */
-static bool finish(int fd, int rc, const char *name, GError **error)
+static bool finish_file(int fd, int rc, const char *name, GError **error)
 {
     bool ok = fd >= 0 && rc == 0 && fsync(fd) == 0;
 
     if (!ok) {
-        fail(error, name);
+        fail_file(error, name);
     }
     if (fd >= 0) {
         close(fd);
@@ -395,7 +395,7 @@ static bool write_list(FfDump *d, int dir, unsigned i, const char *what, uint64_
     int rc = fd < 0 ? -1 : write_words(fd, words, n, &sum);
 
     set_sum(d, group, key, sum);
-    return finish(fd, rc, name, error);
+    return finish_file(fd, rc, name, error);
 }
 
 static bool write_block(FfDump *d, int dir, unsigned i, uint64_t *bytes, GError **error)
@@ -404,7 +404,7 @@ static bool write_block(FfDump *d, int dir, unsigned i, uint64_t *bytes, GError 
     g_autofree char *memory = g_strdup_printf("%u.memory", i);
     int fd = make_file(d, dir, memory);
 
-    return finish(fd, fd < 0 ? -1 : write_memory(fd, h, bytes), memory, error) &&
+    return finish_file(fd, fd < 0 ? -1 : write_memory(fd, h, bytes), memory, error) &&
            write_list(d, dir, i, "pages", h->held.words, ff_bitmap_words(h->held.n_pages), error) &&
            write_list(d, dir, i, "sums", h->sums, pieces_of(&h->info), error);
 }
@@ -417,7 +417,7 @@ static bool write_about(FfDump *d, int dir, GError **error)
     g_autofree char *sealed = ff_dump_seal(text, &len);
     int fd = make_file(d, dir, FF_DUMP_ABOUT);
 
-    return finish(fd, fd < 0 ? -1 : write_all(fd, sealed, len, 0), FF_DUMP_ABOUT, error);
+    return finish_file(fd, fd < 0 ? -1 : write_all(fd, sealed, len, 0), FF_DUMP_ABOUT, error);
 }
 
 /* A side that uses a dump believes that its memory is that of one moment, of a guest that was
@@ -444,13 +444,13 @@ static bool write_files(FfDump *d, int dir, uint64_t *bytes, GError **error)
     }
     if (d->device_fd >= 0) {
         int fd = make_file(d, dir, "device-state");
-        if (!finish(fd, fd < 0 ? -1 : write_device(d, fd), "device-state", error)) {
+        if (!finish_file(fd, fd < 0 ? -1 : write_device(d, fd), "device-state", error)) {
             return false;
         }
     }
     FF_FAULT_AT("dump-written");
     return check_moment(d, error) && write_about(d, dir, error) &&
-           (fsync(dir) == 0 || fail(error, "the directory"));
+           (fsync(dir) == 0 || fail_file(error, "the directory"));
 }
 
 /* The directory itself may be new. */
@@ -463,7 +463,7 @@ static bool sync_name(const char *directory, GError **error)
         return true; /* it may be entered and not read */
     }
     bool ok =
-        FF_FAULT_CALL("dump-parent", fsync(fd)) == 0 || errno == EINVAL || fail(error, parent);
+        FF_FAULT_CALL("dump-parent", fsync(fd)) == 0 || errno == EINVAL || fail_file(error, parent);
     close(fd);
     return ok;
 }
@@ -477,11 +477,11 @@ bool ff_dump_write(FfDump *d, const char *directory, uint64_t *bytes, GError **e
     }
     bool ours = mkdir(directory, 0700) == 0;
     if (!ours && errno != EEXIST) {
-        return fail(error, directory);
+        return fail_file(error, directory);
     }
     int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0) {
-        return fail(error, directory);
+        return fail_file(error, directory);
     }
     bool ok = sync_name(directory, error) && write_files(d, dir, bytes, error);
     if (!ok) {

@@ -415,7 +415,7 @@ static void give_back(gpointer p)
     }
 }
 
-static gpointer coordinate(gpointer p)
+static gpointer run_coordinator(gpointer p)
 {
     FfMigration *m = p;
 
@@ -498,10 +498,10 @@ static FfMigration *migration_new(const FfMigrationConfig *config, const FfMigra
     return m;
 }
 
-static FfMigration *run(FfMigration *m, FfStatus first)
+static FfMigration *start_coordinator(FfMigration *m, FfStatus first)
 {
     ff_control_set_status(m->control, first);
-    m->coordinator = g_thread_new("ff-coordinator", coordinate, m);
+    m->coordinator = g_thread_new("ff-coordinator", run_coordinator, m);
     return m;
 }
 
@@ -519,7 +519,7 @@ FfMigration *ff_migration_start(const FfMigrationConfig *config, const FfMigrati
         ff_migration_free(m);
         return NULL;
     }
-    return run(m, FF_STATUS_SETUP);
+    return start_coordinator(m, FF_STATUS_SETUP);
 }
 
 FfMigration *ff_migration_adopt(const FfMigrationConfig *config, const FfMigrationOps *ops,
@@ -536,10 +536,10 @@ FfMigration *ff_migration_adopt(const FfMigrationConfig *config, const FfMigrati
     m->copy.fd = config->device_fd;
     m->cfg.listen_fd = m->side->receives ? config->listen_fd : -1;
     /* Clients that look in this moment must not see a migration begin. */
-    return run(m, m->side->begin_adoption(m));
+    return start_coordinator(m, m->side->begin_adoption(m));
 }
 
-static bool refuse(GError **error, const char *text)
+static bool refuse_call(GError **error, const char *text)
 {
     g_set_error_literal(error, FF_M_ERROR, 0, text);
     return false;
@@ -551,7 +551,7 @@ bool ff_migration_start_postcopy(FfMigration *m, GError **error)
     FfStatus s = m->control->status;
     ff_mutex_unlock(&m->control->lock);
     if (!(m->side->obeys & FF_ORDER_SWITCH) || s == FF_STATUS_NONE || ff_state_is_final(s)) {
-        return refuse(error, "Must be started before start-postcopy");
+        return refuse_call(error, "Must be started before start-postcopy");
     }
     ff_control_event(m->control, FF_EV_WANT_POSTCOPY);
     return true;
@@ -575,7 +575,7 @@ bool ff_migration_cancel(FfMigration *m, GError **error)
     ff_mutex_lock(&m->control->lock);
     if (m->control->granted) {
         ff_mutex_unlock(&m->control->lock);
-        return refuse(error, "Postcopy migration in progress, cannot cancel.");
+        return refuse_call(error, "Postcopy migration in progress, cannot cancel.");
     }
     m->control->events |= FF_EV_WANT_CANCEL;
     /* With device state on its way the coordinator waits for events alone, and must still tell the
@@ -598,7 +598,7 @@ bool ff_migration_client_cont(FfMigration *m, bool *now, GError **error)
     ff_mutex_lock(&m->control->lock);
     bool ok = m->side->cont_locked(m, now);
     ff_mutex_unlock(&m->control->lock);
-    return ok || refuse(error, "Migration is not finalized yet");
+    return ok || refuse_call(error, "Migration is not finalized yet");
 }
 
 FfStopSaid ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
@@ -615,7 +615,7 @@ FfStopSaid ff_migration_client_stop(FfMigration *m, bool *holds, GError **error)
     }
     ff_mutex_unlock(&m->control->lock);
     if (!ok) {
-        refuse(error, "The guest is in its new QEMU by now: connect again, and repeat it");
+        refuse_call(error, "The guest is in its new QEMU by now: connect again, and repeat it");
         return FF_STOP_REFUSED;
     }
     return moves ? FF_STOP_LATER : *holds ? FF_STOP_STANDS : FF_STOP_IS_VMMS;

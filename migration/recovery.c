@@ -16,7 +16,7 @@
 #include "migration/destination/dump.h"
 #include "migration/source/connect.h"
 
-static bool refuse(GError **error, const char *text)
+static bool refuse_recovery(GError **error, const char *text)
 {
     g_set_error_literal(error, FF_M_ERROR, 0, text);
     return false;
@@ -36,8 +36,9 @@ bool ff_migration_pause(FfMigration *m, GError **error)
 
     if (s != FF_STATUS_POSTCOPY_ACTIVE && s != FF_STATUS_POSTCOPY_RECOVER &&
         s != FF_STATUS_POSTCOPY_RECOVER_SETUP) {
-        return refuse(error, "migrate-pause is currently only supported during postcopy-active or "
-                             "postcopy-recover state");
+        return refuse_recovery(
+            error, "migrate-pause is currently only supported during postcopy-active or "
+                   "postcopy-recover state");
     }
     ff_control_event(m->control, FF_EV_PAUSE);
     ff_control_dead(m->control, "Postcopy migration is paused by the user");
@@ -95,7 +96,7 @@ bool ff_migration_resume(FfMigration *m, const char *uri, int fd, bool recover_s
                          GError **error)
 {
     return take_order(m, FF_ORDER_RESUME, uri, fd, recover_setup, false) ||
-           refuse(error, "Cannot resume if there is no paused migration");
+           refuse_recovery(error, "Cannot resume if there is no paused migration");
 }
 
 bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GError **error)
@@ -119,27 +120,29 @@ bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GE
         if (fd >= 0) {
             close(fd);
         }
-        return refuse(error, why);
+        return refuse_recovery(error, why);
     }
     return take_order(m, FF_ORDER_REVOKE, uri ? uri : same, fd, false, force) ||
-           refuse(error, not_paused);
+           refuse_recovery(error, not_paused);
 }
 
 bool ff_migration_reclaim(FfStateHeader *state, bool force, GError **error)
 {
     if (state->role != FF_ROLE_SOURCE || ff_journal_phase(state) != FF_PHASE_IDLE ||
         ff_journal_right(state) != FF_RUN_GIVEN) {
-        return refuse(error,
-                      "There is no paused migration from which the guest could be taken back");
+        return refuse_recovery(
+            error, "There is no paused migration from which the guest could be taken back");
     }
     if (!force) {
-        return refuse(error, "The migration is completed, and the guest is the destination's, "
-                             "which is not asked any more: if it has ended there, say \"force\": "
-                             "true, and then cont");
+        return refuse_recovery(error,
+                               "The migration is completed, and the guest is the destination's, "
+                               "which is not asked any more: if it has ended there, say \"force\": "
+                               "true, and then cont");
     }
     if (!ff_state_is_marked(state, FF_MARK_WHOLE)) {
-        return refuse(error, "The guest's memory is not all here any more (release-ram), or was "
-                             "moved by an older farfault: start the guest from its disks");
+        return refuse_recovery(error,
+                               "The guest's memory is not all here any more (release-ram), or was "
+                               "moved by an older farfault: start the guest from its disks");
     }
     ff_journal_reclaim(state);
     return true;
@@ -153,15 +156,16 @@ bool ff_migration_recover(FfMigration *m, const char *uri, int fd, GError **erro
         if (fd >= 0) {
             close(fd);
         }
-        return refuse(error, "This guest is recovered from a dump of its source: name it, or "
-                             "another one of that source (file:DIRECTORY)");
+        return refuse_recovery(error,
+                               "This guest is recovered from a dump of its source: name it, or "
+                               "another one of that source (file:DIRECTORY)");
     }
     if (!(m->side->obeys & FF_ORDER_RECOVER) ||
         (s != FF_STATUS_POSTCOPY_PAUSED && s != FF_STATUS_COMPLETED)) {
         if (fd >= 0) {
             close(fd);
         }
-        return refuse(error, "Migrate recover can only be run when postcopy is paused.");
+        return refuse_recovery(error, "Migrate recover can only be run when postcopy is paused.");
     }
     if (uri && fd < 0) {
         g_autoptr(FfAddress) address = ff_address_parse(uri, error);
@@ -200,7 +204,8 @@ bool ff_migration_recover_file(FfMigration *m, const char *path, GError **error)
         set_target_locked(m, path, -1, false);
     }
     ff_mutex_unlock(&m->control->lock);
-    return paused || refuse(error, "Migrate recover can only be run when postcopy is paused.");
+    return paused ||
+           refuse_recovery(error, "Migrate recover can only be run when postcopy is paused.");
 }
 
 bool ff_migration_has_dump(FfMigration *m)
@@ -231,9 +236,9 @@ bool ff_migration_recover_dump(FfMigration *m, const char *path, GError **error)
     }
     ff_mutex_unlock(&m->control->lock);
     if (!paused) {
-        return refuse(error, "Migrate recover can only be run when postcopy is paused.");
+        return refuse_recovery(error, "Migrate recover can only be run when postcopy is paused.");
     }
-    return granted || refuse(error, not_granted);
+    return granted || refuse_recovery(error, not_granted);
 }
 
 void ff_migration_stop_waiting(FfMigration *m)

@@ -21,7 +21,7 @@ static bool lives_on(const FfMigration *m)
     return false;
 }
 
-static bool speaks(FfMigration *m)
+static bool speaks_stream(FfMigration *m)
 {
     return false;
 }
@@ -128,7 +128,7 @@ const FfSideOps ff_handover_ops = {
     .may_roll_back_locked = handover_may_roll_back_locked,
     .cancel_locked = handover_cancel_locked,
     .lives_on = lives_on,
-    .speaks = speaks,
+    .speaks = speaks_stream,
     .describe_locked = describe_locked,
     .clear = handover_clear,
 };
@@ -215,7 +215,7 @@ const FfSideOps ff_takeover_ops = {
     .may_roll_back_locked = takeover_may_roll_back_locked,
     .cancel_locked = takeover_cancel_locked,
     .lives_on = lives_on,
-    .speaks = speaks,
+    .speaks = speaks_stream,
     .describe_locked = takeover_describe_locked,
     .clear = takeover_clear,
 };

@@ -68,7 +68,7 @@ short ff_channel_read_events(const FfChannel *ch)
 /* ---- reading ahead --------------------------------------------------------------------------- */
 
 /* One recv: what was asked for, and after it what is to be read ahead. */
-static ssize_t receive(FfChannel *ch, void *buf, size_t len)
+static ssize_t receive_ahead(FfChannel *ch, void *buf, size_t len)
 {
     struct iovec iov[2] = {{buf, len}, {ch->ahead.buf, ch->ahead.size}};
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2};
@@ -110,7 +110,7 @@ FfIo ff_channel_read(FfChannel *ch, void *buf, size_t len, size_t *done)
         return FF_IO_DONE;
     }
     do {
-        n = FF_FAULT_CALL("recv", receive(ch, buf, len));
+        n = FF_FAULT_CALL("recv", receive_ahead(ch, buf, len));
     } while (n < 0 && errno == EINTR);
     *done = n > 0 ? MIN((size_t)n, len) : 0;
     if (n > 0) {

@@ -19,7 +19,7 @@
 
 /* This side has refused the peer, by an alert or by TLS's end. A close now would break the
  * connection under a peer that is still writing, and it would never read it. */
-static void linger(FfChannel *ch, int ms)
+static void linger_after_refusal(FfChannel *ch, int ms)
 {
     int64_t end = g_get_monotonic_time() + ms * 1000LL;
     char sink[1024];
@@ -81,7 +81,7 @@ bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int d
         }
     }
     if (io == FF_IO_DEAD && ff_channel_error(ch) == EPROTO) {
-        linger(ch, ff_tls_is_server(tls) ? SERVER_LINGER_MS : CLIENT_LINGER_MS);
+        linger_after_refusal(ch, ff_tls_is_server(tls) ? SERVER_LINGER_MS : CLIENT_LINGER_MS);
     }
     return io == FF_IO_DONE;
 }

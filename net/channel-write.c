@@ -87,7 +87,7 @@ static void give_turn(FfChannel *ch)
     ff_mutex_unlock(&ch->writer.lock);
 }
 
-static void advance(struct iovec **iov, int *n, size_t done)
+static void advance_iov(struct iovec **iov, int *n, size_t done)
 {
     while (*n > 0 && done >= (*iov)->iov_len) {
         done -= (*iov)->iov_len;
@@ -101,7 +101,7 @@ static void advance(struct iovec **iov, int *n, size_t done)
 }
 
 /* Moves up to a record's worth of bytes out of *IOV. */
-static size_t gather(uint8_t *record, struct iovec **iov, int *n)
+static size_t gather_record(uint8_t *record, struct iovec **iov, int *n)
 {
     size_t have = 0;
 
@@ -109,7 +109,7 @@ static size_t gather(uint8_t *record, struct iovec **iov, int *n)
         size_t take = MIN((*iov)->iov_len, FF_TLS_RECORD - have);
         memcpy(record + have, (*iov)->iov_base, take);
         have += take;
-        advance(iov, n, take);
+        advance_iov(iov, n, take);
     }
     return have;
 }
@@ -117,7 +117,7 @@ static size_t gather(uint8_t *record, struct iovec **iov, int *n)
 static int write_tls(FfChannel *ch, struct iovec *iov, int n)
 {
     while (n > 0) {
-        size_t have = gather(ch->record, &iov, &n);
+        size_t have = gather_record(ch->record, &iov, &n);
         short events;
         FfIo io;
 
@@ -160,7 +160,7 @@ static ssize_t send_some(FfChannel *ch, struct iovec *iov, int n)
 
 static int write_all(FfChannel *ch, struct iovec *iov, int n)
 {
-    advance(&iov, &n, 0);
+    advance_iov(&iov, &n, 0);
     if (ch->tls) {
         return write_tls(ch, iov, n);
     }
@@ -168,7 +168,7 @@ static int write_all(FfChannel *ch, struct iovec *iov, int n)
         ssize_t done = FF_FAULT_CALL("send", send_some(ch, iov, n));
         if (done >= 0) {
             count_sent(ch, done);
-            advance(&iov, &n, done);
+            advance_iov(&iov, &n, done);
         } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
             int rc = wait_for_peer(ch, POLLOUT);
             if (rc < 0) {
@@ -185,7 +185,7 @@ static int write_all(FfChannel *ch, struct iovec *iov, int n)
 
 #ifdef FF_FAULTS
 /* 1: it is written. 0: it is still to be. -errno. */
-static int fault(FfChannel *ch, const struct iovec *iov, int n)
+static int fault_message(FfChannel *ch, const struct iovec *iov, int n)
 {
     const FfFrame *f = iov[0].iov_base;
     bool frame = iov[0].iov_len >= sizeof(*f) && f->magic == GUINT32_TO_LE(FF_FRAME_MAGIC);
@@ -195,7 +195,7 @@ static int fault(FfChannel *ch, const struct iovec *iov, int n)
                  : 0;
 }
 #else
-static int fault(FfChannel *ch, const struct iovec *iov, int n)
+static int fault_message(FfChannel *ch, const struct iovec *iov, int n)
 {
     return 0;
 }
@@ -204,7 +204,7 @@ static int fault(FfChannel *ch, const struct iovec *iov, int n)
 int ff_channel_write_all(FfChannel *ch, struct iovec *iov, int n, bool urgent)
 {
     take_turn(ch, urgent);
-    int rc = g_atomic_int_get(&ch->closed) ? -EPIPE : fault(ch, iov, n);
+    int rc = g_atomic_int_get(&ch->closed) ? -EPIPE : fault_message(ch, iov, n);
     rc = rc == 0 ? write_all(ch, iov, n) : MIN(rc, 0);
     if (rc < 0) {
         /* Half a frame may be out: nothing that follows could be understood. */
@@ -255,7 +255,7 @@ static FfIo write_last(FfChannel *ch, struct iovec **iov, int *n, size_t have, s
         return errno == EAGAIN || errno == EWOULDBLOCK ? FF_IO_AGAIN : FF_IO_DEAD;
     }
     count_sent(ch, done);
-    advance(iov, n, done);
+    advance_iov(iov, n, done);
     return *n > 0 ? FF_IO_AGAIN : FF_IO_DONE;
 }
 
@@ -271,7 +271,7 @@ bool ff_channel_send_last(FfChannel *ch, FfFrame f, const void *payload, unsigne
     if (!take_last_turn(ch, end)) {
         return false;
     }
-    size_t have = ch->tls ? gather(ch->record, &iov, &n) : 0;
+    size_t have = ch->tls ? gather_record(ch->record, &iov, &n) : 0;
     while ((io = write_last(ch, &iov, &n, have, &events)) == FF_IO_AGAIN) {
         int64_t left = (end - g_get_monotonic_time()) / 1000;
         if (left <= 0 || ff_channel_wait(ch, events, (int)left) < 0) {
@@ -317,7 +317,7 @@ int ff_channel_try_send(FfChannel *ch, FfFrame f)
     /* A socket that is writable takes a header whole. */
     if (!g_atomic_int_get(&ch->closed) && ff_channel_wait(ch, POLLOUT, 0) == 0) {
         ff_frame_encode(&f);
-        rc = fault(ch, &iov, 1);
+        rc = fault_message(ch, &iov, 1);
         rc = rc == 0 ? write_all(ch, &iov, 1) : MIN(rc, 0);
     }
     /* The thread that has closed the channel meanwhile knows of it. */

@@ -52,7 +52,7 @@ void ff_compressor_free(FfCompressor *p)
     g_free(p);
 }
 
-static size_t compress(FfCompressor *p, const void *data, size_t n, void *out)
+static size_t compress_data(FfCompressor *p, const void *data, size_t n, void *out)
 {
     size_t len = ZSTD_compress2(p->ctx, out, WORTH(n), data, n);
 
@@ -72,12 +72,12 @@ size_t ff_compressor_run(FfCompressor *p, const void *data, size_t n, void *out)
     }
     if (n > SAMPLE) {
         memcpy(p->in, (const char *)data + sample_at(p, n), SAMPLE);
-        if (!compress(p, p->in, SAMPLE, out)) {
+        if (!compress_data(p, p->in, SAMPLE, out)) {
             return 0;
         }
     }
     memcpy(p->in, data, n);
-    return compress(p, p->in, n, out);
+    return compress_data(p, p->in, n, out);
 }
 
 FfDecompressor *ff_decompressor_new(void)

@@ -53,7 +53,7 @@ FfDelta *ff_delta_new(void)
     return g_new0(FfDelta, 1);
 }
 
-static void wipe(uint8_t *data, size_t n)
+static void wipe_data(uint8_t *data, size_t n)
 {
     if (data) {
         explicit_bzero(data, n);
@@ -64,7 +64,7 @@ static void wipe(uint8_t *data, size_t n)
 void ff_delta_free(FfDelta *d)
 {
     if (d) {
-        wipe(d->base, d->size);
+        wipe_data(d->base, d->size);
         g_free(d->filter);
         g_free(d->first);
         g_free(d->next);
@@ -99,7 +99,7 @@ bool ff_delta_add(FfDelta *d, const void *data, size_t n)
         if (d->size) {
             memcpy(base, d->base, d->size);
         }
-        wipe(d->base, d->size);
+        wipe_data(d->base, d->size);
         d->base = base;
         d->allocated = want;
     }
@@ -109,7 +109,7 @@ bool ff_delta_add(FfDelta *d, const void *data, size_t n)
 }
 
 /* Of what may be a page that begins at P. FALSE: it is not looked for by this. */
-static bool hash(const uint8_t *p, uint64_t *h)
+static bool hash_page(const uint8_t *p, uint64_t *h)
 {
     uint64_t a, b;
 
@@ -137,7 +137,7 @@ bool ff_delta_index(FfDelta *d)
     memset(d->first, 0xff, sizeof(*d->first) << d->bits);
     for (uint32_t page = n; page-- > 0;) {
         uint64_t h;
-        if (!hash(d->base + (size_t)page * FF_DELTA_PAGE, &h)) {
+        if (!hash_page(d->base + (size_t)page * FF_DELTA_PAGE, &h)) {
             continue;
         }
         uint32_t bit = h >> (64 - FILTER_BITS);
@@ -156,12 +156,12 @@ static bool is_page(const FfDelta *d, uint32_t page, const uint8_t *p)
 }
 
 /* The page of the base that stands at P, -1: none. */
-static int64_t find(FfDelta *d, const uint8_t *p)
+static int64_t find_in_base(FfDelta *d, const uint8_t *p)
 {
     uint64_t h;
     int tries = TRIES;
 
-    if (!hash(p, &h)) {
+    if (!hash_page(p, &h)) {
         return -1;
     }
     uint32_t bit = h >> (64 - FILTER_BITS);
@@ -183,7 +183,7 @@ typedef struct {
     size_t len, room; /* room: a delta must be shorter than what it is of */
 } Out;
 
-static bool put(Out *o, uint32_t word, const void *data, size_t n)
+static bool put_word(Out *o, uint32_t word, const void *data, size_t n)
 {
     word = GUINT32_TO_LE(word);
     if (o->room - o->len <= WORD || o->room - o->len - WORD <= n) {
@@ -199,7 +199,7 @@ static bool put(Out *o, uint32_t word, const void *data, size_t n)
 
 static bool put_rest(Out *o, const uint8_t *from, const uint8_t *to)
 {
-    return from == to || put(o, to - from, from, to - from);
+    return from == to || put_word(o, to - from, from, to - from);
 }
 
 /* Where the next page of the base begins in [P, LAST], and which it is. NULL: nowhere. A page that
@@ -222,7 +222,7 @@ static const uint8_t *next_page(FfDelta *d, const uint8_t *p, const uint8_t *las
             i += STRIDE - gone % STRIDE - 1;
             continue;
         }
-        int64_t found = find(d, p + i);
+        int64_t found = find_in_base(d, p + i);
         if (found >= 0) {
             *page = found;
             return p + i;
@@ -241,7 +241,7 @@ size_t ff_delta_encode(FfDelta *d, const void *in, size_t n, void *out)
     d->failures = 0;
     while (shorter && end - p >= (ptrdiff_t)FF_DELTA_PAGE &&
            (at = next_page(d, p, end - FF_DELTA_PAGE, &page))) {
-        shorter = put_rest(&o, p, at) && put(&o, FF_DELTA_COPY | page, NULL, 0);
+        shorter = put_rest(&o, p, at) && put_word(&o, FF_DELTA_COPY | page, NULL, 0);
         d->expected = page + 1;
         d->behind = 0;
         p = at + FF_DELTA_PAGE;

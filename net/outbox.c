@@ -65,7 +65,7 @@ void ff_outbox_unwatch(GSource **source)
 /* ---- writing --------------------------------------------------------------------------------- */
 
 /* Up to LEN bytes, FDS with the first. Returns bytes or -errno. */
-static ssize_t put(FfOutbox *box, const void *buf, size_t len, const int *fds, unsigned n_fds)
+static ssize_t send_some(FfOutbox *box, const void *buf, size_t len, const int *fds, unsigned n_fds)
 {
     ssize_t n;
 
@@ -85,7 +85,8 @@ int ff_outbox_flush(FfOutbox *box)
     while ((chunk = g_queue_peek_head(&box->chunks))) {
         gsize size;
         const char *data = g_bytes_get_data(chunk->bytes, &size);
-        ssize_t n = put(box, data + chunk->sent, size - chunk->sent, chunk->fds, chunk->n_fds);
+        ssize_t n =
+            send_some(box, data + chunk->sent, size - chunk->sent, chunk->fds, chunk->n_fds);
 
         if (n < 0) {
             return n;
@@ -101,7 +102,7 @@ int ff_outbox_flush(FfOutbox *box)
     return 0;
 }
 
-static gboolean writable(int fd, GIOCondition condition, gpointer data)
+static gboolean on_writable(int fd, GIOCondition condition, gpointer data)
 {
     FfOutbox *box = data;
     int rc = ff_outbox_flush(box);
@@ -119,7 +120,7 @@ void ff_outbox_send(FfOutbox *box, const void *buf, size_t len, const int *fds, 
     ssize_t n = 0;
 
     if (g_queue_is_empty(&box->chunks)) {
-        n = put(box, buf, len, fds, n_fds);
+        n = send_some(box, buf, len, fds, n_fds);
         if (n > 0) {
             ff_outbox_close_fds(fds, n_fds);
             n_fds = 0;
@@ -138,7 +139,7 @@ void ff_outbox_send(FfOutbox *box, const void *buf, size_t len, const int *fds, 
     box->queued += len - n;
     box->queued_fds += n_fds;
     if (!box->watch) {
-        box->watch = ff_outbox_watch(box->fd, G_IO_OUT, box->context, writable, box);
+        box->watch = ff_outbox_watch(box->fd, G_IO_OUT, box->context, on_writable, box);
         /* No main loop is run inside such a callback; GLib would take the fd out of its set and put
          * it back around each call, with four system calls. */
         g_source_set_can_recurse(box->watch, TRUE);

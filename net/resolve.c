@@ -38,7 +38,7 @@ int ff_resolve_now(const char *host, const char *port, int family, struct addrin
     return look_up(host, port, family, 0, list);
 }
 
-static gboolean answer(gpointer opaque)
+static gboolean deliver_answer(gpointer opaque)
 {
     FfResolve *r = opaque;
 
@@ -69,7 +69,7 @@ static void hand_back(FfResolve *r)
 
     g_atomic_int_set(&r->ready, 1);
     g_source_set_priority(source, G_PRIORITY_DEFAULT);
-    g_source_set_callback(source, answer, r, resolve_free);
+    g_source_set_callback(source, deliver_answer, r, resolve_free);
     g_source_attach(source, context);
 }
 

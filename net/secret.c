@@ -49,7 +49,7 @@ void ff_secret_free(FfSecret *secret)
 }
 
 /* QEMU refuses what is no base64, GLib passes over it. */
-static FfSecret *decode(const char *text, gsize length, const char *id, GError **error)
+static FfSecret *decode_base64(const char *text, gsize length, const char *id, GError **error)
 {
     gsize n = 0;
 
@@ -72,8 +72,8 @@ static FfSecret *decode(const char *text, gsize length, const char *id, GError *
     return secret;
 }
 
-static FfSecret *decrypt(const FfSecret *in, const FfSecret *key, const FfSecret *iv,
-                         const char *id, GError **error)
+static FfSecret *decrypt_secret(const FfSecret *in, const FfSecret *key, const FfSecret *iv,
+                                const char *id, GError **error)
 {
     EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
     g_autoptr(FfSecret) out = secret_new(NULL, in->length + IV_BYTES);
@@ -135,7 +135,7 @@ static FfSecret *decrypt_under(const FfSecretSpec *spec, const FfSecret *in, con
         g_set_error_literal(error, SECRET_ERROR, 0, "IV is required to decrypt secret");
         return NULL;
     }
-    g_autoptr(FfSecret) iv = decode(spec->iv, strlen(spec->iv), spec->id, error);
+    g_autoptr(FfSecret) iv = decode_base64(spec->iv, strlen(spec->iv), spec->id, error);
 
     if (!iv) {
         return NULL;
@@ -145,7 +145,7 @@ static FfSecret *decrypt_under(const FfSecretSpec *spec, const FfSecret *in, con
                     iv->length);
         return NULL;
     }
-    return decrypt(in, key, iv, spec->id, error);
+    return decrypt_secret(in, key, iv, spec->id, error);
 }
 
 FfSecret *ff_secret_new(const FfSecretSpec *spec, const FfSecret *key, GError **error)
@@ -153,7 +153,7 @@ FfSecret *ff_secret_new(const FfSecretSpec *spec, const FfSecret *key, GError **
     g_autoptr(FfSecret) in = read_input(spec, error);
 
     if (in && spec->base64) {
-        FfSecret *decoded = decode((const char *)in->bytes, in->length, spec->id, error);
+        FfSecret *decoded = decode_base64((const char *)in->bytes, in->length, spec->id, error);
 
         ff_secret_free(in);
         in = decoded;

@@ -245,7 +245,7 @@ static gpointer to_peer(gpointer opaque)
     return NULL;
 }
 
-static void run(Connection *c)
+static void run_splice(Connection *c)
 {
     c->threads[0] = g_thread_new("native-in", to_qemu, c);
     c->threads[1] = g_thread_new("native-out", to_peer, c);
@@ -269,11 +269,11 @@ static Connection *connection_new(FfSplice *n, FfStream *peer, FfStream *qemu,
 
 void ff_splice_join(FfSplice *n, FfStream *peer, int qemu, const FfSpliceBegun *begun)
 {
-    run(connection_new(n, peer, ff_stream_new(qemu), begun));
+    run_splice(connection_new(n, peer, ff_stream_new(qemu), begun));
 }
 
 /* The second thread's rest, after it has made what was missing. */
-static gpointer begin(Connection *c, bool ok)
+static gpointer begin_splice(Connection *c, bool ok)
 {
     if (ok) {
         c->threads[0] = g_thread_new("native-in", to_qemu, c);
@@ -308,7 +308,7 @@ static gpointer secure_peer(gpointer opaque)
     } else if ((qemu = ff_address_connect_path(n->path)) >= 0) {
         set_end(c, &c->qemu, ff_stream_new(qemu));
     }
-    return begin(c, qemu >= 0);
+    return begin_splice(c, qemu >= 0);
 }
 
 /* The one that has been in its handshake for longest makes room. A right one is done with it long
@@ -353,7 +353,7 @@ void ff_splice_take_peer(FfSplice *n, FfChannel *peer)
     }
 }
 
-static void watch(FfSplice *n, int listener, GUnixFDSourceFunc accept_one);
+static void watch_listener(FfSplice *n, int listener, GUnixFDSourceFunc accept_one);
 
 /* The source that has dispatched it ends. */
 static gboolean forget_source(FfSplice *n)
@@ -372,7 +372,7 @@ static gboolean accept_again(gpointer opaque)
 {
     const Later *l = opaque;
 
-    watch(l->native, l->listener, l->accept_one);
+    watch_listener(l->native, l->listener, l->accept_one);
     return forget_source(l->native);
 }
 
@@ -432,7 +432,7 @@ static gpointer connect_peer(gpointer opaque)
     if (!ok) {
         g_message("a further channel of QEMU's migration: %s", error->message);
     }
-    return begin(c, ok);
+    return begin_splice(c, ok);
 }
 
 static gboolean accept_qemu(gint listener, GIOCondition condition, gpointer opaque)
@@ -483,7 +483,7 @@ void ff_splice_when_matched(FfSplice *n, FfSpliceDone matched)
     n->matched = matched;
 }
 
-static void watch(FfSplice *n, int listener, GUnixFDSourceFunc accept_one)
+static void watch_listener(FfSplice *n, int listener, GUnixFDSourceFunc accept_one)
 {
     GSource *source = g_unix_fd_source_new(listener, G_IO_IN);
 
@@ -499,7 +499,7 @@ void ff_splice_accept_peers(FfSplice *n, GArray *listeners, const char *path)
         if (g_array_index(listeners, int, i) < 0) {
             continue; /* was a connection, not a listener */
         }
-        watch(n, g_array_index(listeners, int, i), accept_peer);
+        watch_listener(n, g_array_index(listeners, int, i), accept_peer);
     }
 }
 
@@ -516,7 +516,7 @@ void ff_splice_expect_qemu(FfSplice *n, int listener, FfStream *peer, const FfSp
     n->second = second;
     begun_copy(&n->begun, begun);
     n->address = g_strdup(address);
-    watch(n, listener, accept_qemu);
+    watch_listener(n, listener, accept_qemu);
 }
 
 void ff_splice_free(FfSplice *n)

@@ -126,7 +126,7 @@ static char *alert_text(const FfTlsSession *s, int alert)
                            SSL_alert_desc_string_long(alert));
 }
 
-static void explain(FfTlsSession *s)
+static void explain_error(FfTlsSession *s)
 {
     int reason = ERR_GET_REASON(ERR_peek_error());
 
@@ -159,7 +159,7 @@ static void explain(FfTlsSession *s)
 }
 
 /* The outcome of a call that returned RC <= 0. Under the lock. */
-static FfIo failed(FfTlsSession *s, int rc, int sys, short *events)
+static FfIo call_outcome(FfTlsSession *s, int rc, int sys, short *events)
 {
     switch (SSL_get_error(s->ssl, rc)) {
     case SSL_ERROR_WANT_READ:
@@ -176,7 +176,7 @@ static FfIo failed(FfTlsSession *s, int rc, int sys, short *events)
         break;
     default:
         s->err = EPROTO;
-        explain(s);
+        explain_error(s);
     }
     ERR_clear_error();
     s->dead = true;
@@ -422,7 +422,7 @@ FfIo ff_tls_handshake(FfTlsSession *s, short *events)
         ERR_clear_error();
         errno = 0;
         int rc = SSL_do_handshake(s->ssl), sys = errno;
-        io = rc == 1 ? check_peer(s) : failed(s, rc, sys, events);
+        io = rc == 1 ? check_peer(s) : call_outcome(s, rc, sys, events);
     }
     ff_mutex_unlock(&s->lock);
     return io;
@@ -439,7 +439,7 @@ FfIo ff_tls_read(FfTlsSession *s, void *buf, size_t len, size_t *done, short *ev
         ERR_clear_error();
         errno = 0;
         int rc = SSL_read_ex(s->ssl, buf, len, done), sys = errno;
-        io = rc == 1 ? FF_IO_DONE : failed(s, rc, sys, events);
+        io = rc == 1 ? FF_IO_DONE : call_outcome(s, rc, sys, events);
     }
     ff_mutex_unlock(&s->lock);
     return io;
@@ -477,7 +477,7 @@ static void look_for_alert(FfTlsSession *s)
         rc = SSL_read_ex(s->ssl, sink, sizeof(sink), &n);
     }
     if (rc != 1) {
-        failed(s, rc, 0, &events);
+        call_outcome(s, rc, 0, &events);
     }
     s->dead = true;
     s->err = s->err ? s->err : err;
@@ -494,7 +494,7 @@ FfIo ff_tls_write(FfTlsSession *s, const void *buf, size_t len, short *events)
         ERR_clear_error();
         errno = 0;
         int rc = SSL_write_ex(s->ssl, buf, len, &done), sys = errno;
-        io = rc == 1 ? FF_IO_DONE : failed(s, rc, sys, events);
+        io = rc == 1 ? FF_IO_DONE : call_outcome(s, rc, sys, events);
         if (io == FF_IO_DONE) {
             count_record(s);
         } else if (io == FF_IO_DEAD && s->err && s->err != EPROTO) {
@@ -515,7 +515,7 @@ FfIo ff_tls_finish(FfTlsSession *s, short *events)
         ERR_clear_error();
         errno = 0;
         int rc = SSL_shutdown(s->ssl), sys = errno; /* 0: ours is out, the peer's is to come */
-        io = rc >= 0 ? FF_IO_DONE : failed(s, rc, sys, events);
+        io = rc >= 0 ? FF_IO_DONE : call_outcome(s, rc, sys, events);
     }
     ff_mutex_unlock(&s->lock);
     return io;
@@ -529,7 +529,7 @@ bool ff_tls_pending(FfTlsSession *s)
     return pending;
 }
 
-static bool proved(const FfTlsSession *s)
+static bool is_proved(const FfTlsSession *s)
 {
     return s->usable && (s->tls->psk || s->tls->verify_peer);
 }
@@ -537,7 +537,7 @@ static bool proved(const FfTlsSession *s)
 bool ff_tls_proved(FfTlsSession *s)
 {
     ff_mutex_lock(&s->lock);
-    bool yes = proved(s);
+    bool yes = is_proved(s);
     ff_mutex_unlock(&s->lock);
     return yes;
 }
@@ -545,7 +545,7 @@ bool ff_tls_proved(FfTlsSession *s)
 bool ff_tls_declined(FfTlsSession *s)
 {
     ff_mutex_lock(&s->lock);
-    bool declined = s->ended && proved(s);
+    bool declined = s->ended && is_proved(s);
     ff_mutex_unlock(&s->lock);
     return declined;
 }

@@ -109,13 +109,13 @@ bool ff_window_lead(FfWindow *w, const FfLinkRate *r, bool slow, bool others, in
     return w->bound;
 }
 
-static unsigned twice(unsigned bytes)
+static unsigned twice_window(unsigned bytes)
 {
     return 2 * bytes > FF_WINDOW_MAX ? 0 : 2 * bytes;
 }
 
 /* Of none the largest bound. */
-static unsigned half(unsigned bytes)
+static unsigned half_window(unsigned bytes)
 {
     return bytes ? MAX(bytes / 2, FF_WINDOW_MIN) : FF_WINDOW_MAX;
 }
@@ -168,14 +168,14 @@ static uint64_t mean_flight(const FfWindow *w)
 }
 
 /* The rate is known before. */
-static unsigned change(FfWindow *w, const FfRoundTrip *t, int64_t now)
+static unsigned change_window(FfWindow *w, const FfRoundTrip *t, int64_t now)
 {
     w->rate_before = w->best;
     w->flight_before = mean_flight(w);
     w->bytes_before = w->bytes;
     begin_phase(w, w->halves ? FF_WINDOW_HALVED : FF_WINDOW_DOUBLED, t, now);
     tell_others(w, false);
-    return w->halves ? half(w->bytes) : twice(w->bytes);
+    return w->halves ? half_window(w->bytes) : twice_window(w->bytes);
 }
 
 static unsigned larger_is_better(FfWindow *w, const FfRoundTrip *t, int64_t now)
@@ -202,13 +202,13 @@ static unsigned judge_doubled(FfWindow *w, const FfRoundTrip *t, int64_t now)
 }
 
 /* What a trial has found is more than what W would have anyway, NEXT. */
-static bool holds(const FfWindow *w, unsigned next)
+static bool trial_holds(const FfWindow *w, unsigned next)
 {
     return next && next < w->least && w->least > FF_WINDOW_MIN;
 }
 
 /* It is followed from what W has now. */
-static unsigned forget(FfWindow *w, int64_t now)
+static unsigned forget_trial(FfWindow *w, int64_t now)
 {
     w->least = 0;
     return end_trial(w, w->bytes, now + SETTLE_US);
@@ -218,14 +218,14 @@ static unsigned judge_halved(FfWindow *w, const FfRoundTrip *t, unsigned next, i
 {
     if (w->best >= KEPT(w->rate_before)) {
         w->least = w->bytes;
-        if (!holds(w, next)) {
-            return forget(w, now);
+        if (!trial_holds(w, next)) {
+            return forget_trial(w, now);
         }
         /* What is kept is measured by the first rate, not by one that has lost something. */
         w->bytes_before = w->bytes;
         begin_phase(w, FF_WINDOW_HALVED, t, now);
         tell_others(w, true);
-        return half(w->bytes);
+        return half_window(w->bytes);
     }
     if (!w->waits) {
         return end_trial(w, w->bytes_before, now + SETTLE_US); /* it has a rate of its own */
@@ -261,7 +261,7 @@ static unsigned go_on(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t 
         return end_trial(w, was, now + SETTLE_US); /* so a rate before is never 0 */
     }
     if (before) {
-        return change(w, t, now);
+        return change_window(w, t, now);
     }
     return w->halves ? judge_halved(w, t, next, now) : judge_doubled(w, t, now);
 }
@@ -291,8 +291,8 @@ unsigned ff_window_try(FfWindow *w, const FfRoundTrip *t, unsigned next, int64_t
     bool others = is_others_queue(w, t, next);
     if (others) {
         w->least = UINT_MAX;
-    } else if (may_try(w, now) && w->least && !holds(w, next)) {
-        return forget(w, now);
+    } else if (may_try(w, now) && w->least && !trial_holds(w, next)) {
+        return forget_trial(w, now);
     }
     if (others || (may_try(w, now) && (w->least || (w->waits && w->bytes && next)))) {
         w->halves = w->least > 0;
@@ -324,7 +324,7 @@ static unsigned take_trial(FfWindow *w, const FfRoundTrip *t, unsigned next, int
     w->takes_part = doubled || halved;
     w->bytes_before = bytes;
     w->until_us = now + 2 * longest_phase_us(t);
-    return doubled ? twice(bytes) : halved ? half(bytes) : bytes;
+    return doubled ? twice_window(bytes) : halved ? half_window(bytes) : bytes;
 }
 
 /* One that does not lead. It would be NEXT. */

@@ -77,7 +77,7 @@ unsigned ff_window_piece(const FfWindow *w)
                              : 0;
 }
 
-static int set(int fd, unsigned bytes)
+static int set_window(int fd, unsigned bytes)
 {
     int value = (int)bytes, unlocked = 0;
 
@@ -90,7 +90,7 @@ static int set(int fd, unsigned bytes)
 /* Before Linux 5.15 a bound cannot be taken away: the largest takes its place. */
 static int set_or_most(int fd, unsigned bytes)
 {
-    return bytes || set(fd, 0) == 0 ? set(fd, bytes) : set(fd, FF_WINDOW_MAX);
+    return bytes || set_window(fd, 0) == 0 ? set_window(fd, bytes) : set_window(fd, FF_WINDOW_MAX);
 }
 
 void ff_window_measure(FfWindow *w, uint64_t acked, uint64_t waited_us, int64_t now)
@@ -133,9 +133,9 @@ unsigned ff_window_look(FfWindow *w, const FfRoundTrip *t, int64_t now)
 
 /* FALSE: there is no bound, and never will be: on a long way no bound is large enough where it
  * could not be taken away again (before Linux 5.15). */
-static bool begin(FfWindow *w, int fd, const FfRoundTrip *t, int64_t now)
+static bool begin_window(FfWindow *w, int fd, const FfRoundTrip *t, int64_t now)
 {
-    bool is_short = t->min_rtt_us < FIRST_RTT_US, fixed = set(fd, 0) < 0;
+    bool is_short = t->min_rtt_us < FIRST_RTT_US, fixed = set_window(fd, 0) < 0;
 
     w->begun = true;
     ff_window_begin_trials(w, now);
@@ -175,7 +175,7 @@ void ff_window_follow(FfWindow *w, int fd, uint64_t waited_us)
     FfRoundTrip t = {info.tcpi_rtt, info.tcpi_min_rtt, w->rate, in_flight(fd, &info)};
     unsigned next = w->bytes;
     if (!w->begun) {
-        w->next_us = begin(w, fd, &t, now) ? w->next_us : INT64_MAX;
+        w->next_us = begin_window(w, fd, &t, now) ? w->next_us : INT64_MAX;
         next = w->opening ? WINDOW_FIRST : 0;
     } else if (w->rate || w->opening) {
         next = ff_window_look(w, &t, now);

@@ -18,7 +18,7 @@
 
 /* ---- its beginning --------------------------------------------------------------------------- */
 
-static void cancelled(FfCall *call, JsonNode *result, const GError *error)
+static void on_cancelled(FfCall *call, JsonNode *result, const GError *error)
 {
     ff_call_return(call, NULL); /* over already is as good */
 }
@@ -30,7 +30,7 @@ static void given_to_qemu(FfCall *call, JsonNode *result, const GError *error)
         return;
     }
     if (call->driver->deferred_cancelled) {
-        ff_call_inner(ff_call_new_own(call->driver), "migrate_cancel", NULL, cancelled);
+        ff_call_inner(ff_call_new_own(call->driver), "migrate_cancel", NULL, on_cancelled);
     }
     ff_deferred_begun(call->driver);
     ff_call_return(call, NULL);
@@ -56,7 +56,7 @@ static void give_to_qemu(FfCall *call)
 }
 
 /* CALL's client has its answer, and what it asked for continues. */
-static FfCall *detach(FfCall *call)
+static FfCall *detach_call(FfCall *call)
 {
     FfCall *own = ff_call_new_own(call->driver);
 
@@ -77,7 +77,7 @@ static FfCall *detach(FfCall *call)
 }
 
 /* Why it cannot be waited for (g_free); NULL: it can. */
-static char *refusal(FfDriver *d)
+static char *refusal_reason(FfDriver *d)
 {
     g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
 
@@ -106,12 +106,12 @@ static void begin_waiting(FfCall *call)
         next(call); /* all is here meanwhile */
         return;
     }
-    g_autofree char *why = d->status == FF_STATUS_COMPLETED ? NULL : refusal(d);
+    g_autofree char *why = d->status == FF_STATUS_COMPLETED ? NULL : refusal_reason(d);
     if (why) {
         ff_call_error(call, "%s", why);
         return;
     }
-    d->deferred = detach(call);
+    d->deferred = detach_call(call);
     d->deferred_next = next;
     d->deferring = true;
     d->deferred_over = false;
@@ -134,7 +134,7 @@ bool ff_call_after_restore(FfCall *call, FfHandler next)
         }
         return false;
     }
-    g_autofree char *why = d->status == FF_STATUS_COMPLETED ? NULL : refusal(d);
+    g_autofree char *why = d->status == FF_STATUS_COMPLETED ? NULL : refusal_reason(d);
     if (why) {
         ff_call_error(call, "%s", why);
         return true;

@@ -331,7 +331,7 @@ static bool qemu_listens(const FfDriver *d)
 }
 
 /* Stores the client's wish for ours: from here on it is what queries show. */
-static void commit(FfCall *call)
+static void commit_capabilities(FfCall *call)
 {
     FfDriver *d = call->driver;
     uint32_t flags = d->config.state->client_flags;
@@ -397,7 +397,7 @@ static void set_view(FfCall *call, JsonArray *list)
 
     json_node_take_array(changes, list);
     if (d->config.port->set_view(d->config.port_opaque, false, changes, &error)) {
-        commit(call);
+        commit_capabilities(call);
     } else {
         ff_call_gerror(call, error);
     }
@@ -413,7 +413,7 @@ void ff_call_postcopy_error(FfCall *call, const GError *error, const char *why)
 }
 
 /* QEMU was asked for the reason that the engine cannot, and cannot either. */
-static void forwarded(FfCall *call, JsonNode *result, const GError *error)
+static void on_forwarded(FfCall *call, JsonNode *result, const GError *error)
 {
     g_autoptr(JsonNode) view =
         call->driver->config.port->view(call->driver->config.port_opaque, false);
@@ -424,7 +424,7 @@ static void forwarded(FfCall *call, JsonNode *result, const GError *error)
         /* What is put back at the end is this: the switchover began meanwhile, or we splice. */
         set_view(call, to_forward(call));
     } else {
-        commit(call);
+        commit_capabilities(call);
     }
 }
 
@@ -479,14 +479,14 @@ static void set_checked(FfCall *call)
 
     if (!json_array_get_length(list)) {
         json_array_unref(list);
-        commit(call);
+        commit_capabilities(call);
     } else if (view && !ff_driver_splices(d)) {
         set_view(call, list);
     } else {
         JsonObject *args = json_object_new();
 
         json_object_set_array_member(args, "capabilities", list);
-        ff_call_inner(call, "migrate-set-capabilities", args, forwarded);
+        ff_call_inner(call, "migrate-set-capabilities", args, on_forwarded);
     }
 }
 

@@ -58,7 +58,7 @@ static const struct {
      "Mapped-ram migration is incompatible with postcopy"},
 };
 
-static JsonObject *find(JsonArray *list, const char *name)
+static JsonObject *find_capability(JsonArray *list, const char *name)
 {
     for (guint i = json_array_get_length(list); i-- > 0;) {
         JsonNode *element = json_array_get_element(list, i);
@@ -73,14 +73,14 @@ static JsonObject *find(JsonArray *list, const char *name)
 
 static bool is_on(JsonArray *list, const char *name)
 {
-    JsonObject *status = find(list, name);
+    JsonObject *status = find_capability(list, name);
 
     return status && ff_json_bool(status, "state");
 }
 
 bool ff_caps_after(const FfCapsCheck *c, const char *name)
 {
-    return is_on(find(c->changes, name) ? c->changes : c->current, name);
+    return is_on(find_capability(c->changes, name) ? c->changes : c->current, name);
 }
 
 const char *ff_caps_unknown(const FfCapsCheck *c)
@@ -89,7 +89,7 @@ const char *ff_caps_unknown(const FfCapsCheck *c)
         JsonObject *status = json_array_get_object_element(c->changes, i);
         const char *name = ff_json_string(status, "capability");
 
-        if (!find(c->current, name)) {
+        if (!find_capability(c->current, name)) {
             return name;
         }
     }

@@ -27,7 +27,7 @@ const FfStartOps ff_migrate_ops = {
     .done = ff_incoming_done,
 };
 
-static void start(FfCall *call)
+static void start_migration(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
@@ -69,7 +69,7 @@ static void start(FfCall *call)
 
 static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
 {
-    ff_call_when_restored(call, start); /* gone already is as good */
+    ff_call_when_restored(call, start_migration); /* gone already is as good */
 }
 
 static void got_info(FfCall *call, JsonNode *result, const GError *error)
@@ -102,7 +102,7 @@ static void got_info(FfCall *call, JsonNode *result, const GError *error)
         json_object_set_string_member(args, "fdname", call->target.name);
         ff_call_inject(call, "closefd", args, fd_closed);
     } else {
-        ff_call_when_restored(call, start);
+        ff_call_when_restored(call, start_migration);
     }
 }
 
@@ -176,7 +176,7 @@ static void pass_or_refuse(FfCall *call, const char *why)
     ff_call_when_others_known(call, others_known);
 }
 
-static void pass(FfCall *call)
+static void pass_migration(FfCall *call)
 {
     if (call->target.kind == FF_URI_FILE) {
         ff_call_pass_native(call);
@@ -185,13 +185,13 @@ static void pass(FfCall *call)
     }
 }
 
-static void decide(FfCall *call)
+static void decide_migration(FfCall *call)
 {
     if (ff_snapshot_is_wanted(call)) {
         ff_snapshot_migrate(call);
     } else if (!ff_policy_engine_begins(call) || call->tls.native ||
                call->target.kind == FF_URI_FILE || !can_ask(call)) {
-        pass(call);
+        pass_migration(call);
     } else if (call->tls.error) {
         ff_call_error(call, "%s", call->tls.error->message);
     } else if (call->target.kind == FF_URI_FD) {
@@ -203,7 +203,7 @@ static void decide(FfCall *call)
 
 static void got_parameters(FfCall *call)
 {
-    ff_call_get_tls(call, false, decide);
+    ff_call_get_tls(call, false, decide_migration);
 }
 
 static void got_capabilities(FfCall *call)
@@ -211,7 +211,7 @@ static void got_capabilities(FfCall *call)
     ff_call_get_parameters(call, got_parameters);
 }
 
-static bool number(const char *name)
+static bool is_number(const char *name)
 {
     return strspn(name, "0123456789") == strlen(name);
 }
@@ -220,7 +220,7 @@ static void look_at_uri(FfCall *call)
 {
     FfDriver *d = call->driver;
 
-    if (call->target.kind == FF_URI_FD && number(call->target.name)) {
+    if (call->target.kind == FF_URI_FD && is_number(call->target.name)) {
         pass_or_refuse(call, "a socket by its number is not farfault's to use");
     } else if (call->target.kind == FF_URI_OTHER || d->config.state->policy == FF_POLICY_NEVER ||
                ff_json_bool(call->args, "blk") || ff_json_bool(call->args, "inc")) {
@@ -230,7 +230,7 @@ static void look_at_uri(FfCall *call)
     }
 }
 
-static void begin(FfCall *call)
+static void begin_migrate(FfCall *call)
 {
     ff_call_after_return_path(call, look_at_uri);
 }
@@ -265,8 +265,8 @@ void ff_handle_migrate(FfCall *call)
     ff_uri_from_arguments(&call->target, call->args);
     if (call->target.kind == FF_URI_NONE) {
         ff_call_pass(call); /* QEMU refuses it: each version in its own words */
-    } else if (!ff_call_after_restore(call, begin)) {
-        begin(call);
+    } else if (!ff_call_after_restore(call, begin_migrate)) {
+        begin_migrate(call);
     }
 }
 
@@ -279,7 +279,7 @@ static bool qemu_knows(FfDriver *d)
 }
 
 /* Ends CALL by what a function of the migration said. */
-static void answer(FfCall *call, bool ok, const GError *error)
+static void answer_migrate(FfCall *call, bool ok, const GError *error)
 {
     if (ok) {
         ff_call_return(call, NULL);
@@ -321,7 +321,7 @@ void ff_handle_cancel(FfCall *call)
                d->status != FF_STATUS_COMPLETED) {
         bool ok = ff_migration_cancel(d->migration, &error);
 
-        answer(call, ok, error);
+        answer_migrate(call, ok, error);
     } else if (d->migration) {
         ff_call_return(call, NULL); /* as QEMU: cancelling is the source's business */
     } else {
@@ -361,6 +361,6 @@ void ff_handle_continue(FfCall *call)
     } else {
         bool ok = ff_migration_continue(d->migration, FF_STATUS_PRE_SWITCHOVER, &error);
 
-        answer(call, ok, error);
+        answer_migrate(call, ok, error);
     }
 }

@@ -10,7 +10,7 @@ bool ff_restore_is_under_way(const FfDriver *d)
     return d->migration && ff_migration_is_restore(d->migration);
 }
 
-static void forget(FfDriver *d)
+static void forget_deferred(FfDriver *d)
 {
     d->deferring = d->deferred_cancelled = false;
     d->deferred_next = NULL;
@@ -22,7 +22,7 @@ void ff_deferred_end(FfDriver *d, FfStatus status, const char *why)
     if (!d->deferring) {
         return; /* it has begun, and has said so itself */
     }
-    forget(d);
+    forget_deferred(d);
     ff_driver_store_end(d, FF_ROLE_SOURCE, status, why);
     d->deferred_over = true;
     ff_driver_report(d, status);
@@ -63,7 +63,7 @@ void ff_deferred_begun(FfDriver *d)
 {
     bool cancelled = d->deferred_cancelled;
 
-    forget(d);
+    forget_deferred(d);
     d->deferred_over = false;
     if (cancelled && d->migration) {
         ff_migration_cancel(d->migration, NULL);

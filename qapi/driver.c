@@ -65,7 +65,7 @@ static bool qemu_refuses(FfCall *call)
     return !call->driver->migration && !g_str_has_prefix(call->name, "x-farfault-");
 }
 
-static void dispatch(FfCall *call)
+static void dispatch_call(FfCall *call)
 {
     FfDriver *d = call->driver;
 
@@ -129,7 +129,7 @@ static char *check_envelope(JsonObject *object, const char **command, bool *oob)
     return key ? NULL : g_strdup("QMP input lacks member 'execute'");
 }
 
-static void enqueue(FfDriver *d, FfCall *call)
+static void enqueue_call(FfDriver *d, FfCall *call)
 {
     GQueue *queue = g_hash_table_lookup(d->clients, GUINT_TO_POINTER(call->mon));
 
@@ -139,7 +139,7 @@ static void enqueue(FfDriver *d, FfCall *call)
     }
     g_queue_push_tail(queue, call);
     if (g_queue_get_length(queue) == 1) {
-        dispatch(call);
+        dispatch_call(call);
     }
 }
 
@@ -177,9 +177,9 @@ static void command_frame(FfDriver *d, unsigned mon, uint32_t seq, const char *p
         call->args = json_object_ref(json_object_get_object_member(object, "arguments"));
     }
     if (call->oob) {
-        dispatch(call);
+        dispatch_call(call);
     } else {
-        enqueue(d, call);
+        enqueue_call(d, call);
     }
 }
 
@@ -251,7 +251,7 @@ FfDriver *ff_driver_new(const FfDriverConfig *config)
     d->attendant = UINT_MAX;
 
     d->config = *config;
-    d->dispatch = dispatch;
+    d->dispatch = dispatch_call;
     d->clients = g_hash_table_new_full(NULL, NULL, NULL, (GDestroyNotify)g_queue_free);
     d->waiting = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     d->names = g_ptr_array_new();

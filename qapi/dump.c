@@ -24,7 +24,7 @@ static const char *role_name(FfRole role)
     return role == FF_ROLE_SOURCE ? "source" : "destination";
 }
 
-static gboolean written(gpointer opaque)
+static gboolean on_written(gpointer opaque)
 {
     Writing *w = opaque;
 
@@ -54,7 +54,7 @@ static gpointer write_it(gpointer opaque)
     Writing *w = opaque;
 
     ff_dump_write(w->dump, w->directory, &w->bytes, &w->error);
-    g_idle_add(written, w);
+    g_idle_add(on_written, w);
     return NULL;
 }
 

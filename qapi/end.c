@@ -13,7 +13,7 @@
 #include "qapi/driver-private.h"
 
 /* NULL: nothing stands against it. */
-static const char *refusal(const FfMigrationInfo *info, bool restores, bool lose)
+static const char *refusal_reason(const FfMigrationInfo *info, bool restores, bool lose)
 {
     if (!info || info->role != FF_ROLE_DESTINATION || info->status != FF_STATUS_POSTCOPY_PAUSED) {
         bool comes = info && info->role == FF_ROLE_DESTINATION &&
@@ -40,8 +40,9 @@ void ff_handle_end(FfCall *call)
                               "guest with it";
     FfDriver *d = call->driver;
     g_autoptr(FfMigrationInfo) info = d->migration ? ff_migration_info(d->migration) : NULL;
-    const char *refused = refusal(info, d->migration && ff_migration_is_restore(d->migration),
-                                  ff_json_bool(call->args, "lose-guest"));
+    const char *refused =
+        refusal_reason(info, d->migration && ff_migration_is_restore(d->migration),
+                       ff_json_bool(call->args, "lose-guest"));
 
     if (refused) {
         ff_call_error(call, "%s", refused);

@@ -58,7 +58,7 @@ void ff_driver_report_anew(FfDriver *d, FfStatus status)
 
 /* ---- events ---------------------------------------------------------------------------------- */
 
-static void say(FfDriver *d, FfStatus status)
+static void send_migration_event(FfDriver *d, FfStatus status)
 {
     JsonObject *data = json_object_new();
 
@@ -77,7 +77,7 @@ static void say_paused(FfDriver *d)
 {
     g_source_remove(d->paused_timer);
     d->paused_timer = 0;
-    say(d, FF_STATUS_POSTCOPY_PAUSED);
+    send_migration_event(d, FF_STATUS_POSTCOPY_PAUSED);
 }
 
 static gboolean nobody_follows(gpointer opaque)
@@ -108,7 +108,7 @@ static bool hold_paused(FfDriver *d)
     unsigned ms;
 
     if (!(state->driver_flags & FF_DRIVER_SWITCHED)) {
-        say(d, FF_STATUS_POSTCOPY_ACTIVE);
+        send_migration_event(d, FF_STATUS_POSTCOPY_ACTIVE);
     }
     if (state->driver_flags & FF_DRIVER_TOLD_PAUSED) {
         return false; /* by the engine before */
@@ -241,7 +241,7 @@ void ff_driver_report(FfDriver *d, FfStatus status)
         say_paused(d);
     }
     if (d->events && !(status == FF_STATUS_POSTCOPY_PAUSED && hold_paused(d))) {
-        say(d, status);
+        send_migration_event(d, status);
     }
     resume_goes_on(d, status);
 }

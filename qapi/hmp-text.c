@@ -16,7 +16,7 @@ void ff_hmp_migrate(GString *out, JsonNode *result)
     g_string_append(out, "terminal does not allow synchronous migration, continuing detached\n");
 }
 
-static bool has(JsonObject *object, const char *name)
+static bool has_member(JsonObject *object, const char *name)
 {
     return json_object_has_member(object, name);
 }
@@ -62,7 +62,7 @@ static void print_ram(GString *out, JsonObject *ram)
     for (unsigned i = 0; i < G_N_ELEMENTS(ram_lines); i++) {
         uint64_t value = member_uint(ram, ram_lines[i].member);
 
-        if (!has(ram, ram_lines[i].member)) {
+        if (!has_member(ram, ram_lines[i].member)) {
             continue; /* "skipped" went with QEMU 9.1 */
         }
         if (value || !ram_lines[i].optional) {
@@ -100,7 +100,7 @@ static void print_time(GString *out, JsonObject *info)
 
     g_string_append_printf(out, "total time: %" PRIu64 " ms\n", member_uint(info, "total-time"));
     for (unsigned i = 0; i < G_N_ELEMENTS(lines); i++) {
-        if (has(info, lines[i].member)) {
+        if (has_member(info, lines[i].member)) {
             g_string_append_printf(out, "%s: %" PRIu64 " ms\n", lines[i].text,
                                    member_uint(info, lines[i].member));
         }
@@ -144,7 +144,7 @@ void ff_hmp_info_migrate(GString *out, JsonNode *result)
     const char *status = ff_json_string(info, "status");
     const char *error = ff_json_string(info, "error-desc");
 
-    if (has(info, "blocked-reasons")) {
+    if (has_member(info, "blocked-reasons")) {
         JsonArray *reasons = json_object_get_array_member(info, "blocked-reasons");
 
         g_string_append(out, "Outgoing migration blocked:\n");
@@ -160,13 +160,13 @@ void ff_hmp_info_migrate(GString *out, JsonNode *result)
         g_string_append_c(out, '\n');
         print_time(out, info);
     }
-    if (has(info, "ram")) {
+    if (has_member(info, "ram")) {
         print_ram(out, json_object_get_object_member(info, "ram"));
     }
-    if (has(info, "postcopy-blocktime")) {
+    if (has_member(info, "postcopy-blocktime")) {
         print_blocktime(out, info);
     }
-    if (has(info, "socket-address")) {
+    if (has_member(info, "socket-address")) {
         print_addresses(out, json_object_get_array_member(info, "socket-address"));
     }
 }

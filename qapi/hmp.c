@@ -14,7 +14,7 @@
 #define SPACES " \t\n\v\f\r"
 
 /* What P points to in a quoted word, after a backslash or not; 0: nothing that QEMU takes. */
-static char quoted(const char **p)
+static char quoted_char(const char **p)
 {
     static const char escapes[] = "nr\\'\"", means[] = "\n\r\\'\"";
     const char *escape;
@@ -50,7 +50,7 @@ static GPtrArray *split_words(const char *line)
         }
         if (*p == '"') {
             for (p++; *p != '"';) {
-                char c = quoted(&p);
+                char c = quoted_char(&p);
 
                 if (!c) {
                     return NULL;
@@ -67,8 +67,8 @@ static GPtrArray *split_words(const char *line)
     }
 }
 
-static void use(FfCall *call, const char *name, JsonObject *args,
-                void (*render)(GString *out, JsonNode *result))
+static void use_command(FfCall *call, const char *name, JsonObject *args,
+                        void (*render)(GString *out, JsonNode *result))
 {
     g_free(call->name);
     call->name = g_strdup(name);
@@ -130,7 +130,7 @@ static bool do_migrate(FfCall *call, GPtrArray *words)
     json_object_set_string_member(args, "uri", words->pdata[i]);
     bool detach = json_object_has_member(args, "detach");
 
-    use(call, "migrate", json_object_ref(args), detach ? NULL : ff_hmp_migrate);
+    use_command(call, "migrate", json_object_ref(args), detach ? NULL : ff_hmp_migrate);
     return true;
 }
 
@@ -150,7 +150,7 @@ static bool do_set_capability(FfCall *call, GPtrArray *words)
     json_array_add_object_element(list, status);
     args = json_object_new();
     json_object_set_array_member(args, "capabilities", list);
-    use(call, "migrate-set-capabilities", args, NULL);
+    use_command(call, "migrate-set-capabilities", args, NULL);
     return true;
 }
 
@@ -203,7 +203,7 @@ static bool do_set_parameter(FfCall *call, GPtrArray *words)
     }
     args = json_object_new();
     json_object_set_member(args, name, value);
-    use(call, "migrate-set-parameters", args, NULL);
+    use_command(call, "migrate-set-parameters", args, NULL);
     return true;
 }
 
@@ -212,25 +212,25 @@ static bool do_continue(FfCall *call, GPtrArray *words)
     if (!is_enum_value("migrate-continue", "state", words->pdata[1])) {
         return false;
     }
-    use(call, "migrate-continue", one_string("state", words->pdata[1]), NULL);
+    use_command(call, "migrate-continue", one_string("state", words->pdata[1]), NULL);
     return true;
 }
 
 static bool do_incoming(FfCall *call, GPtrArray *words)
 {
-    use(call, "migrate-incoming", one_string("uri", words->pdata[1]), NULL);
+    use_command(call, "migrate-incoming", one_string("uri", words->pdata[1]), NULL);
     return true;
 }
 
 static bool do_recover(FfCall *call, GPtrArray *words)
 {
-    use(call, "migrate-recover", one_string("uri", words->pdata[1]), NULL);
+    use_command(call, "migrate-recover", one_string("uri", words->pdata[1]), NULL);
     return true;
 }
 
 static bool do_object_del(FfCall *call, GPtrArray *words)
 {
-    use(call, "object-del", one_string("id", words->pdata[1]), NULL);
+    use_command(call, "object-del", one_string("id", words->pdata[1]), NULL);
     return true;
 }
 
@@ -244,7 +244,7 @@ static bool do_object_add(FfCall *call, GPtrArray *words)
 static void info_migrate(FfCall *call)
 {
     call->preface = g_strdup(call->driver->globals);
-    use(call, "query-migrate", NULL, ff_hmp_info_migrate);
+    use_command(call, "query-migrate", NULL, ff_hmp_info_migrate);
 }
 
 static void got_globals(FfCall *call, JsonNode *result, const GError *error)
@@ -272,13 +272,15 @@ static void ask_globals(FfCall *call)
 
 static bool do_snapshot(FfCall *call, GPtrArray *words)
 {
-    use(call, strcmp(words->pdata[0], "loadvm") ? "snapshot-save" : "snapshot-load", NULL, NULL);
+    use_command(call, strcmp(words->pdata[0], "loadvm") ? "snapshot-save" : "snapshot-load", NULL,
+                NULL);
     return true;
 }
 
 static bool do_as_qmp(FfCall *call, GPtrArray *words)
 {
-    use(call, words->pdata[0], json_object_ref(call->args), NULL); /* refuse.c reads the line */
+    use_command(call, words->pdata[0], json_object_ref(call->args),
+                NULL); /* refuse.c reads the line */
     return true;
 }
 
@@ -294,11 +296,11 @@ static bool do_info(FfCall *call, GPtrArray *words)
         }
         ask_globals(call);
     } else if (!strcmp(what, "migrate_capabilities")) {
-        use(call, "query-migrate-capabilities", NULL, ff_hmp_info_capabilities);
+        use_command(call, "query-migrate-capabilities", NULL, ff_hmp_info_capabilities);
     } else if (!strcmp(what, "migrate_parameters") && view) {
-        use(call, "query-migrate-parameters", NULL, ff_hmp_info_parameters);
+        use_command(call, "query-migrate-parameters", NULL, ff_hmp_info_parameters);
     } else if (!strcmp(what, "status")) {
-        use(call, "query-status", NULL, ff_hmp_info_status);
+        use_command(call, "query-status", NULL, ff_hmp_info_status);
     } else {
         return false;
     }
@@ -360,7 +362,7 @@ void ff_hmp_command(FfCall *call)
             break;
         }
         if (commands[i].qmp) {
-            use(call, commands[i].qmp, NULL, NULL);
+            use_command(call, commands[i].qmp, NULL, NULL);
             return;
         }
         if (commands[i].run(call, words)) {

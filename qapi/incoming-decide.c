@@ -19,7 +19,7 @@
 
 /* ---- who carries it -------------------------------------------------------------------------- */
 
-static void engine(FfCall *call)
+static void engine_listens(FfCall *call)
 {
     FfDriver *d = call->driver;
     FfIncoming *in = d->incoming;
@@ -44,7 +44,7 @@ static void engine(FfCall *call)
     ff_call_return(call, NULL);
 }
 
-static void decide(FfCall *call)
+static void decide_incoming(FfCall *call)
 {
     if (!call->driver->incoming) {
         ff_call_return(call, NULL);
@@ -52,7 +52,7 @@ static void decide(FfCall *call)
         ff_incoming_give_up(call->driver, call->tls.error->message);
         ff_call_return(call, NULL);
     } else if (ff_policy_engine_carries(call) && !call->tls.native) {
-        engine(call);
+        engine_listens(call);
     } else {
         if (call->native) {
             ff_driver_store_native(call->driver, call->native);
@@ -63,7 +63,7 @@ static void decide(FfCall *call)
 
 static void got_parameters(FfCall *call)
 {
-    ff_call_get_tls(call, true, decide);
+    ff_call_get_tls(call, true, decide_incoming);
 }
 
 static void got_capabilities(FfCall *call)
@@ -152,7 +152,7 @@ void ff_incoming_watch(FfIncoming *in)
 /* ---- the beginning --------------------------------------------------------------------------- */
 
 /* From here on the run state is ours, and QEMU's events are not the clients' business. */
-static void begin(FfDriver *d, FfIncoming *in)
+static void begin_incoming(FfDriver *d, FfIncoming *in)
 {
     d->incoming = in;
     ff_driver_report_anew(d, FF_STATUS_SETUP);
@@ -195,7 +195,7 @@ bool ff_incoming_begin_listening(FfDriver *d, const FfUri *target, const struct 
     in->path = g_strdup(target->kind == FF_URI_UNIX ? target->path : NULL);
     g_clear_pointer(&d->socket_address, json_array_unref);
     d->socket_address = addresses;
-    begin(d, in);
+    begin_incoming(d, in);
     return true;
 }
 
@@ -217,7 +217,7 @@ void ff_incoming_begin_connected(FfDriver *d, int fd, bool keep_failed)
 
     in->keep_failed = keep_failed;
     g_array_append_val(in->fds, fd);
-    begin(d, in);
+    begin_incoming(d, in);
 }
 
 bool ff_incoming_is_socket(int fd)

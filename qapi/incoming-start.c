@@ -18,7 +18,7 @@
 /* ---- an engine that died while it gave the migration to QEMU --------------------------------- */
 
 /* CALL, of our own, ends; the relay is told if it waits for it. */
-static void started(FfCall *call)
+static void on_started(FfCall *call)
 {
     const FfDriverConfig *config = &call->driver->config;
 
@@ -50,7 +50,7 @@ static void splice_again(FfCall *call)
     } else if (d->incoming) {
         ff_incoming_splice(d);
     }
-    started(call);
+    on_started(call);
 }
 
 /* QEMU waits for connections at the socket of the engine before this one, or has the connection
@@ -67,7 +67,7 @@ static void begun_already(FfCall *call, JsonNode *result, const GError *error)
         return;
     }
     ff_incoming_forget(d);
-    started(call);
+    on_started(call);
 }
 
 /* QEMU's settings are those of a migration of its own; it has not begun one. */
@@ -83,7 +83,7 @@ static void settings_taken_back(FfCall *call, JsonNode *result, const GError *er
         ff_driver_start_incoming(d, call->seq, call->target.uri);
         call->seq = 0;
     }
-    started(call);
+    on_started(call);
 }
 
 /* QEMU takes migrate-incoming once, and can listen at no such URI: which of the two it says tells
@@ -191,7 +191,7 @@ static void qemu_listens(FfCall *call, JsonNode *result, const GError *error)
     } else {
         ff_incoming_given(call->driver);
     }
-    started(call);
+    on_started(call);
 }
 
 /* CALL is our own; its seq is what the relay waits for. */
@@ -207,7 +207,7 @@ static void argument_found(FfCall *call, const struct addrinfo *list, const GErr
 
         ff_incoming_give_up(d, why);
     }
-    started(call);
+    on_started(call);
 }
 
 static void listen_at(FfCall *call, FfUri *target)
@@ -227,7 +227,7 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
     FfCall *call = argument_new(d, seq, uri);
 
     if (d->incoming) { /* the engine before this one listened, and could not say so any more */
-        started(call);
+        on_started(call);
         return;
     }
     if (ff_incoming_gives(d)) {
@@ -241,7 +241,7 @@ void ff_driver_start_incoming(FfDriver *d, uint32_t seq, const char *uri)
 
         if (ff_incoming_is_socket(fd)) {
             ff_incoming_begin_connected(d, fd, false);
-            started(call);
+            on_started(call);
             return;
         }
         if (fd < 0) {

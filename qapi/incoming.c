@@ -40,7 +40,7 @@ void ff_incoming_hold(FfIncoming *in)
     }
 }
 
-static void drop(FfIncoming *in)
+static void drop_listeners(FfIncoming *in)
 {
     while (in->held) {
         g_autofree char *name = g_strdup_printf(FF_LISTENER_HELD "%u", --in->held);
@@ -51,7 +51,7 @@ static void drop(FfIncoming *in)
 
 void ff_incoming_release(FfIncoming *in)
 {
-    drop(in);
+    drop_listeners(in);
     for (guint i = 0; i < in->fds->len; i++) {
         int *fd = &g_array_index(in->fds, int, i);
 
@@ -143,7 +143,7 @@ void ff_incoming_given(FfDriver *d)
     d->config.state->driver_flags |= FF_DRIVER_NATIVE_INCOMING;
     d->config.state->driver_flags &= ~(uint32_t)(FF_DRIVER_LISTENS | FF_DRIVER_GIVING_BACK);
     if (d->incoming) {
-        drop(d->incoming);
+        drop_listeners(d->incoming);
     }
 }
 
@@ -152,7 +152,7 @@ typedef struct {
     FfCall *call; /* the engine stays as long as it is under way */
 } Abandon;
 
-static gboolean abandoned(gpointer opaque)
+static gboolean on_abandoned(gpointer opaque)
 {
     g_autofree Abandon *a = opaque;
 
@@ -160,7 +160,7 @@ static gboolean abandoned(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static gpointer abandon(gpointer opaque)
+static gpointer run_abandon(gpointer opaque)
 {
     Abandon *a = opaque;
     FfVmm *vmm = a->vmm;
@@ -173,7 +173,7 @@ static gpointer abandon(gpointer opaque)
         FF_GUEST_OCCUPIED) {
         vmm->state.abandon(&vmm->state);
     }
-    g_idle_add(abandoned, a);
+    g_idle_add(on_abandoned, a);
     return NULL;
 }
 
@@ -191,7 +191,7 @@ void ff_incoming_give_up(FfDriver *d, const char *why)
 
     a->vmm = vmm;
     a->call = ff_call_new_own(d);
-    g_thread_unref(g_thread_new("abandon", abandon, a));
+    g_thread_unref(g_thread_new("abandon", run_abandon, a));
 }
 
 JsonObject *ff_incoming_uri_argument(const FfIncoming *in, const char *uri)

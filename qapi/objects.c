@@ -33,7 +33,7 @@ static void addition_free(Addition *a)
     g_free(a);
 }
 
-static void drop(FfDriver *d, const char *id)
+static void drop_memory(FfDriver *d, const char *id)
 {
     g_autofree char *name = g_strdup_printf("ram:%s", id);
 
@@ -41,7 +41,7 @@ static void drop(FfDriver *d, const char *id)
     d->config.port->ram_changed(d->config.port_opaque, id, 0, 0, -1);
 }
 
-static void hold(FfDriver *d, const Addition *a)
+static void hold_memory(FfDriver *d, const Addition *a)
 {
     g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
     g_autoptr(JsonObject) held = json_object_new();
@@ -59,7 +59,7 @@ static void hold(FfDriver *d, const Addition *a)
 }
 
 /* QEMU has closed its copy of the fd. */
-static void over(FfCall *call, JsonNode *none, const GError *ignored)
+static void on_fd_closed(FfCall *call, JsonNode *none, const GError *ignored)
 {
     Addition *a = g_steal_pointer(&call->addition);
 
@@ -78,7 +78,7 @@ static void over(FfCall *call, JsonNode *none, const GError *ignored)
 /* QEMU has answered; RESULT is a text if the command went by the human monitor. The client is
  * answered when QEMU owes us nothing any more: one that ends QEMU at once could otherwise have 7.2
  * wait for ever for the command that is still under way (monitor_cleanup()). */
-static void added(FfCall *call, JsonNode *result, const GError *error)
+static void on_added(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
     Addition *a = call->addition;
@@ -96,10 +96,10 @@ static void added(FfCall *call, JsonNode *result, const GError *error)
                       "this guest",
                       a->id, why);
     } else {
-        hold(d, a);
+        hold_memory(d, a);
     }
     json_object_set_int_member(args, "fdset-id", a->fdset);
-    ff_call_inner(call, "remove-fd", args, over);
+    ff_call_inner(call, "remove-fd", args, on_fd_closed);
 }
 
 static void give_to_qemu(FfCall *call)
@@ -111,16 +111,16 @@ static void give_to_qemu(FfCall *call)
         JsonObject *args = json_object_new();
 
         json_object_set_string_member(args, "command-line", line);
-        ff_call_inner(call, "human-monitor-command", args, added);
+        ff_call_inner(call, "human-monitor-command", args, on_added);
         return;
     }
     g_autoptr(JsonNode) node = ff_json_parse(a->text, strlen(a->text), NULL, NULL);
 
     g_assert(node && JSON_NODE_HOLDS_OBJECT(node)); /* our own rewriting */
-    ff_call_inner(call, "object-add", json_object_ref(json_node_get_object(node)), added);
+    ff_call_inner(call, "object-add", json_object_ref(json_node_get_object(node)), on_added);
 }
 
-static void rewritten(const FfPortObject *object, const GError *error, gpointer data)
+static void on_rewritten(const FfPortObject *object, const GError *error, gpointer data)
 {
     FfCall *call = data;
 
@@ -153,7 +153,7 @@ void ff_hmp_object_add(FfCall *call, const char *text)
 {
     FfDriver *d = call->driver;
 
-    d->config.port->object_add(d->config.port_opaque, text, rewritten, call);
+    d->config.port->object_add(d->config.port_opaque, text, on_rewritten, call);
 }
 
 void ff_handle_object_add(FfCall *call)
@@ -183,7 +183,7 @@ static void del_done(FfCall *call, JsonNode *result, const GError *error)
 {
     if (!error) {
         /* QEMU has unmapped it. A name that the relay does not hold is no harm. */
-        drop(call->driver, ff_json_string(call->args, "id"));
+        drop_memory(call->driver, ff_json_string(call->args, "id"));
     }
     ff_call_forward(call, result, error);
 }

@@ -166,7 +166,7 @@ void ff_outgoing_end(FfDriver *d)
     ff_driver_touch(d);
 }
 
-static void failed(FfCall *call, const char *why)
+static void fail_outgoing(FfCall *call, const char *why)
 {
     FfDriver *d = call->driver;
     GQueue waiting = d->outgoing->waiting;
@@ -219,7 +219,7 @@ static void go_on(FfCall *call)
     let_calls_go(d, &waiting);
 }
 
-static void over(gpointer opaque)
+static void on_over(gpointer opaque)
 {
     FfDriver *d = opaque;
     FfOutgoing *out = d->outgoing;
@@ -234,7 +234,7 @@ static void over(gpointer opaque)
     }
 }
 
-static void matched(gpointer opaque)
+static void on_matched(gpointer opaque)
 {
     FfDriver *d = opaque;
     FfOutgoing *out = d->outgoing;
@@ -253,7 +253,7 @@ static gboolean nothing_came(gpointer opaque)
 
     out->timer = 0;
     if (ff_splice_matches(out->native)) {
-        return G_SOURCE_REMOVE; /* matched() is about to be called */
+        return G_SOURCE_REMOVE; /* on_matched() is about to be called */
     }
     ff_driver_log(d, "farfault: QEMU's migration stream did not begin within %d s", BEGIN_S);
     g_clear_pointer(&out->native, ff_splice_free);
@@ -276,7 +276,7 @@ static char *say_both(const FfOutgoing *out, const char *error)
                : g_strdup(error);
 }
 
-static void started(FfCall *call, JsonNode *result, const GError *error)
+static void on_started(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
     FfOutgoing *out = d->outgoing;
@@ -284,7 +284,7 @@ static void started(FfCall *call, JsonNode *result, const GError *error)
     if (error) {
         g_autofree char *both = say_both(out, error->message);
 
-        failed(call, both);
+        fail_outgoing(call, both);
         return;
     }
     FF_FAULT_AT("qemu-began");
@@ -308,7 +308,7 @@ static void show_events(FfDriver *d)
     ff_driver_filter(d, d->inner_begun ? 0 : FF_FILTER_SETUP_EVENTS);
 }
 
-static void migrate(FfCall *call, char *uri)
+static void send_migrate(FfCall *call, char *uri)
 {
     JsonObject *args = json_object_new();
 
@@ -316,15 +316,15 @@ static void migrate(FfCall *call, char *uri)
     json_object_set_string_member(args, "uri", uri);
     g_free(uri);
     call->patient = true; /* what QEMU has done must be known */
-    ff_call_inner(call, "migrate", args, started);
+    ff_call_inner(call, "migrate", args, on_started);
 }
 
 static void fd_given(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
-        failed(call, error->message);
+        fail_outgoing(call, error->message);
     } else {
-        migrate(call, g_strdup("fd:" FD_NAME));
+        send_migrate(call, g_strdup("fd:" FD_NAME));
     }
 }
 
@@ -346,7 +346,7 @@ static void give_socket(FfCall *call)
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
-        failed(call, "no socket pair for QEMU can be made");
+        fail_outgoing(call, "no socket pair for QEMU can be made");
         return;
     }
     ff_splice_join(out->native, g_steal_pointer(&out->peer), pair[0], &out->begun);
@@ -368,13 +368,13 @@ static void let_connect(FfCall *call)
         fds = ff_listen(&target, NULL, &addresses, &error);
     }
     if (!fds) {
-        failed(call, error->message);
+        fail_outgoing(call, error->message);
         return;
     }
     out->listener = g_array_index(fds, int, 0);
     ff_splice_expect_qemu(out->native, out->listener, g_steal_pointer(&out->peer), &out->begun,
                           g_steal_pointer(&out->second), out->uri);
-    migrate(call, g_strdup_printf("unix:%s", target.path));
+    send_migrate(call, g_strdup_printf("unix:%s", target.path));
 }
 
 static void settings_made(FfCall *call, JsonNode *result, const GError *error)
@@ -382,11 +382,11 @@ static void settings_made(FfCall *call, JsonNode *result, const GError *error)
     FfDriver *d = call->driver;
 
     if (error) {
-        failed(call, error->message);
+        fail_outgoing(call, error->message);
     } else if (d->outgoing->refused && d->outgoing->fd >= 0) {
         give_fd(call, g_steal_fd(&d->outgoing->fd));
     } else if (d->outgoing->refused) {
-        migrate(call, g_strdup(d->outgoing->uri));
+        send_migrate(call, g_strdup(d->outgoing->uri));
     } else if (d->config.state->client_flags & FF_CLIENT_CAP_POSTCOPY_PREEMPT && d->outgoing->uri) {
         let_connect(call);
     } else {
@@ -405,8 +405,8 @@ static void capabilities_set(FfCall *call, JsonNode *result, const GError *error
 
 static void set_peer(FfOutgoing *out, const FfPlainPeer *peer)
 {
-    out->native = ff_splice_new(over, out->driver);
-    ff_splice_when_matched(out->native, matched);
+    out->native = ff_splice_new(on_over, out->driver);
+    ff_splice_when_matched(out->native, on_matched);
     ff_splice_set_tls(out->native, peer->tls, peer->tls_hostname);
     out->peer = ff_stream_new_channel(peer->channel);
     out->second = peer->second ? ff_stream_new_channel(peer->second) : NULL;
@@ -447,7 +447,7 @@ void ff_outgoing_start(FfDriver *d, const FfPlainPeer *peer, const char *uri)
     g_autofree char *lost = ff_policy_would_lose(d, ff_policy_found_others(d), out->why);
 
     if (lost) {
-        failed(call, lost);
+        fail_outgoing(call, lost);
     } else {
         ff_call_give_capabilities(call, capabilities_set);
     }
@@ -467,7 +467,7 @@ void ff_outgoing_note_older(FfDriver *d, JsonNode *info)
 }
 
 /* BEGUN: QEMU has, and says itself what became of it. */
-static void known(FfCall *call, bool begun)
+static void on_outcome(FfCall *call, bool begun)
 {
     static const char why[] = "the migration engine ended before QEMU had begun the migration";
     FfDriver *d = call->driver;
@@ -498,13 +498,13 @@ static void looked_at_run_state(FfCall *call, JsonNode *result, const GError *er
                             : NULL;
 
     if (error) {
-        ff_call_return(call, NULL); /* as in looked() */
+        ff_call_return(call, NULL); /* as in on_looked() */
     } else {
-        known(call, !g_strcmp0(state, "postmigrate"));
+        on_outcome(call, !g_strcmp0(state, "postmigrate"));
     }
 }
 
-static void looked(FfCall *call, JsonNode *result, const GError *error)
+static void on_looked(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
     const char *status = result && JSON_NODE_HOLDS_OBJECT(result)
@@ -517,7 +517,7 @@ static void looked(FfCall *call, JsonNode *result, const GError *error)
     } else if (older && !strcmp(status, "completed")) {
         ff_call_inner(call, "query-status", NULL, looked_at_run_state);
     } else {
-        known(call, status && strcmp(status, "none") && !older);
+        on_outcome(call, status && strcmp(status, "none") && !older);
     }
 }
 
@@ -525,6 +525,6 @@ void ff_outgoing_look(FfDriver *d)
 {
     if (d->config.state->role == FF_ROLE_SOURCE &&
         d->config.state->driver_flags & FF_DRIVER_GIVING_BACK) {
-        ff_call_inner(ff_call_new_own(d), "query-migrate", NULL, looked);
+        ff_call_inner(ff_call_new_own(d), "query-migrate", NULL, on_looked);
     }
 }

@@ -48,8 +48,8 @@ static const char *const untracked_names[] = {
 };
 
 /* The value of the argument NAME among NAMES; OLD if it is not given. The schema has checked it. */
-static unsigned choice(JsonObject *args, const char *name, const char *const *names, unsigned n,
-                       unsigned old)
+static unsigned choice_value(JsonObject *args, const char *name, const char *const *names,
+                             unsigned n, unsigned old)
 {
     const char *text = ff_json_string(args, name);
 
@@ -146,7 +146,7 @@ static char *check_own_ranges(JsonObject *parameters)
     return NULL;
 }
 
-static char *expects(const char *name, const char *what)
+static char *expects_error(const char *name, const char *what)
 {
     g_autofree char *printed = g_strdelimit(g_strdup(name), "-", '_');
 
@@ -161,20 +161,21 @@ static char *check_ranges(JsonObject *parameters, JsonObject *current)
     for (unsigned i = 0; i < G_N_ELEMENTS(ranges); i++) {
         if (get_uint(parameters, ranges[i].name, &value) &&
             (value < ranges[i].min || value > ranges[i].max)) {
-            return expects(ranges[i].name, ranges[i].expects);
+            return expects_error(ranges[i].name, ranges[i].expects);
         }
     }
     if (get_uint(parameters, "xbzrle-cache-size", &value) &&
         (value < 4096 || (value & (value - 1)))) {
-        return expects("xbzrle-cache-size", "a power of two no less than the target page size");
+        return expects_error("xbzrle-cache-size",
+                             "a power of two no less than the target page size");
     }
     if (get_uint(parameters, "max-cpu-throttle", &value)) {
         if (!get_uint(parameters, "cpu-throttle-initial", &initial)) {
             get_uint(current, "cpu-throttle-initial", &initial);
         }
         if (value < initial || value > 99) {
-            return expects("max-cpu-throttle",
-                           "an integer in the range of cpu_throttle_initial to 99");
+            return expects_error("max-cpu-throttle",
+                                 "an integer in the range of cpu_throttle_initial to 99");
         }
     }
     return NULL;
@@ -289,18 +290,18 @@ static JsonObject *qemu_arguments(JsonObject *args, bool spliced)
     return copy;
 }
 
-static void commit(FfCall *call)
+static void commit_parameters(FfCall *call)
 {
     FfDriver *d = call->driver;
     FfStateHeader *state = d->config.state;
 
     state->policy =
-        choice(call->args, POLICY, policy_names, G_N_ELEMENTS(policy_names), state->policy);
-    state->peer = choice(call->args, PEER, peer_names, G_N_ELEMENTS(peer_names), state->peer);
-    state->compress =
-        choice(call->args, COMPRESS, compress_names, G_N_ELEMENTS(compress_names), state->compress);
-    state->untracked = choice(call->args, UNTRACKED, untracked_names, G_N_ELEMENTS(untracked_names),
-                              state->untracked);
+        choice_value(call->args, POLICY, policy_names, G_N_ELEMENTS(policy_names), state->policy);
+    state->peer = choice_value(call->args, PEER, peer_names, G_N_ELEMENTS(peer_names), state->peer);
+    state->compress = choice_value(call->args, COMPRESS, compress_names,
+                                   G_N_ELEMENTS(compress_names), state->compress);
+    state->untracked = choice_value(call->args, UNTRACKED, untracked_names,
+                                    G_N_ELEMENTS(untracked_names), state->untracked);
     uint64_t number;
 
     if (get_uint(call->args, CHANNELS, &number)) {
@@ -326,13 +327,13 @@ static void set_view(FfCall *call, JsonNode *view)
     }
     json_node_take_object(changes, qemu_arguments(call->args, false));
     if (d->config.port->set_view(d->config.port_opaque, true, changes, &error)) {
-        commit(call);
+        commit_parameters(call);
     } else {
         ff_call_gerror(call, error);
     }
 }
 
-static void forwarded(FfCall *call, JsonNode *result, const GError *error)
+static void on_forwarded(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
     g_autoptr(JsonNode) view = d->config.port->view(d->config.port_opaque, true);
@@ -342,7 +343,7 @@ static void forwarded(FfCall *call, JsonNode *result, const GError *error)
     } else if (view) {
         set_view(call, view); /* the switchover began meanwhile, or we splice */
     } else {
-        commit(call);
+        commit_parameters(call);
     }
 }
 
@@ -375,8 +376,8 @@ void ff_handle_set_parameters(FfCall *call)
 
     if (!json_object_get_size(args)) {
         json_object_unref(args);
-        forwarded(call, NULL, NULL);
+        on_forwarded(call, NULL, NULL);
     } else {
-        ff_call_inner(call, "migrate-set-parameters", args, forwarded);
+        ff_call_inner(call, "migrate-set-parameters", args, on_forwarded);
     }
 }

@@ -37,7 +37,7 @@ static bool any_set(JsonNode *capabilities, const char *const *names, unsigned n
 }
 
 /* Why a mixed one makes it QEMU's; NULL: there is none. */
-static const char *mixed(const FfCall *call)
+static const char *mixed_reason(const FfCall *call)
 {
     for (unsigned i = 0; i < G_N_ELEMENTS(mixed_capabilities); i++) {
         if (ff_capability(call->capabilities, mixed_capabilities[i].name)) {
@@ -65,7 +65,7 @@ static bool is_qemus(FfCall *call)
 bool ff_policy_engine_carries(FfCall *call)
 {
     call->native = NULL;
-    if (is_qemus(call) || mixed(call)) {
+    if (is_qemus(call) || mixed_reason(call)) {
         return false;
     }
     call->native = ff_driver_refusal(call->driver);
@@ -127,7 +127,7 @@ bool ff_policy_engine_begins(FfCall *call)
         return false;
     }
     if (!call->native) {
-        call->native = mixed(call);
+        call->native = mixed_reason(call);
     }
     return true;
 }

@@ -8,7 +8,7 @@
 
 #include "qapi/driver-private.h"
 
-static uint32_t carried(const FfDriver *d)
+static uint32_t carried_totals(const FfDriver *d)
 {
     return ff_carried(&d->config.state->totals);
 }
@@ -36,18 +36,18 @@ void ff_carried_status(FfDriver *d, const char *status)
     };
 
     /* Else it is one of an inner migration, which may come late. */
-    if (!carried(d) || d->migration) {
+    if (!carried_totals(d) || d->migration) {
         return;
     }
     for (unsigned i = 0; status && i < G_N_ELEMENTS(table); i++) {
         if (!strcmp(table[i].status, status)) {
             ff_carried_set(&d->config.state->totals,
-                           table[i].carried | (carried(d) & FF_CARRIED_INCOMING));
+                           table[i].carried | (carried_totals(d) & FF_CARRIED_INCOMING));
         }
     }
 }
 
-static void looked(FfCall *call, JsonNode *result, const GError *error)
+static void on_looked(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
     JsonObject *info = error ? NULL : ff_json_node_object(result);
@@ -66,6 +66,6 @@ void ff_carried_look(FfDriver *d)
 
     if (joined && !d->looking) {
         d->looking = true;
-        ff_call_inner(ff_call_new_own(d), "query-migrate", NULL, looked);
+        ff_call_inner(ff_call_new_own(d), "query-migrate", NULL, on_looked);
     }
 }

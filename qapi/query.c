@@ -89,7 +89,7 @@ static void merge_native(FfCall *call, JsonNode *result, const GError *error)
 }
 
 /* What waits for a restore, or has come to its end before it could begin. */
-static JsonNode *deferred(FfDriver *d)
+static JsonNode *deferred_status(FfDriver *d)
 {
     const FfStateHeader *state = d->config.state;
 
@@ -107,7 +107,7 @@ void ff_handle_query_migrate(FfCall *call)
 
     ff_driver_client_looked(call);
     if (d->deferring || (d->migration && d->deferred_over)) {
-        ff_call_return(call, deferred(d));
+        ff_call_return(call, deferred_status(d));
     } else if (ff_driver_fills_unseen(d)) {
         g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
 

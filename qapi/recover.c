@@ -16,7 +16,7 @@
 /* postcopy-recover-setup came with QEMU 9.1. */
 #define RECOVER_SETUP_SINCE 9001
 
-static void answer(FfCall *call, bool ok, const GError *error)
+static void answer_recover(FfCall *call, bool ok, const GError *error)
 {
     if (ok) {
         ff_call_return(call, NULL);
@@ -40,13 +40,13 @@ void ff_handle_pause(FfCall *call)
         ff_call_error(call, "migrate-pause is currently only supported during postcopy-active "
                             "state");
     } else {
-        answer(call, ok, error);
+        answer_recover(call, ok, error);
     }
 }
 
 /* ---- what the client's URI names ------------------------------------------------------------- */
 
-static void closed(FfCall *call, JsonNode *result, const GError *error)
+static void on_fd_closed(FfCall *call, JsonNode *result, const GError *error)
 {
     ff_call_return(call, NULL);
 }
@@ -59,7 +59,7 @@ static void close_qemus_copy(FfCall *call)
 
     own->mon = call->mon;
     json_object_set_string_member(args, "fdname", call->target.name);
-    ff_call_inject(own, "closefd", args, closed);
+    ff_call_inject(own, "closefd", args, on_fd_closed);
 }
 
 static bool take_socket(FfCall *call, int *fd)
@@ -135,7 +135,7 @@ static void show_address(FfDriver *d, const FfUri *target)
     json_array_add_object_element(d->socket_address, address);
 }
 
-static void recover(FfCall *call, const char *uri, int fd)
+static void recover_migration(FfCall *call, const char *uri, int fd)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
@@ -152,7 +152,7 @@ static void recover(FfCall *call, const char *uri, int fd)
     if (ok) {
         show_address(d, &call->target);
     }
-    answer(call, ok, error);
+    answer_recover(call, ok, error);
 }
 
 static void recover_at(FfCall *call, const struct addrinfo *list, const GError *unknown)
@@ -162,7 +162,7 @@ static void recover_at(FfCall *call, const struct addrinfo *list, const GError *
     int fd = address ? ff_address_listen_at(address, list, &error) : -1;
 
     if (fd >= 0) {
-        recover(call, call->target.uri, fd);
+        recover_migration(call, call->target.uri, fd);
     } else {
         ff_call_error(call, "%s", unknown ? unknown->message : error->message);
     }
@@ -173,7 +173,7 @@ static void recover_by_fd(FfCall *call)
     int fd;
 
     if (take_socket(call, &fd)) {
-        recover(call, NULL, fd);
+        recover_migration(call, NULL, fd);
     }
 }
 
@@ -187,7 +187,7 @@ static void recover_from_dump(FfCall *call)
     } else {
         bool ok = ff_migration_recover_dump(call->driver->migration, call->target.path, &error);
 
-        answer(call, ok, error);
+        answer_recover(call, ok, error);
     }
 }
 
@@ -224,14 +224,14 @@ void ff_handle_recover(FfCall *call)
         ff_call_resolve(call, call->target.host, call->target.port, ff_uri_family(&call->target),
                         recover_at);
     } else {
-        recover(call, call->target.uri, -1);
+        recover_migration(call, call->target.uri, -1);
     }
 }
 
 /* ---- x-farfault-revoke ----------------------------------------------------------------------- */
 
 /* The migration is over, and the guest the destination's. */
-static void reclaim(FfCall *call)
+static void reclaim_guest(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
@@ -241,7 +241,7 @@ static void reclaim(FfCall *call)
         ff_driver_log(d, "farfault: the user says that the guest has ended at the destination: "
                          "cont continues it here");
     }
-    answer(call, ok, error);
+    answer_recover(call, ok, error);
 }
 
 static void take_back(FfCall *call, const char *uri, int fd)
@@ -253,12 +253,12 @@ static void take_back(FfCall *call, const char *uri, int fd)
         if (fd >= 0) {
             close(fd);
         }
-        reclaim(call);
+        reclaim_guest(call);
         return;
     }
     bool ok = ff_migration_revoke(d->migration, uri, fd, ff_json_bool(call->args, "force"), &error);
 
-    answer(call, ok, error);
+    answer_recover(call, ok, error);
 }
 
 static void revoke_by_fd(FfCall *call)

@@ -70,7 +70,7 @@ void ff_call_inner(FfCall *call, const char *command, JsonObject *args, FfCallIn
     ff_call_inner_fd(call, command, args, -1, next);
 }
 
-static void closed(FfCall *call, JsonNode *result, const GError *error)
+static void on_fd_closed(FfCall *call, JsonNode *result, const GError *error)
 {
     ff_call_return(call, NULL); /* gone already is as good */
 }
@@ -80,7 +80,7 @@ void ff_driver_close_given(FfDriver *d, const char *name)
     JsonObject *args = json_object_new();
 
     json_object_set_string_member(args, "fdname", name);
-    ff_call_inner(ff_call_new_own(d), "closefd", args, closed);
+    ff_call_inner(ff_call_new_own(d), "closefd", args, on_fd_closed);
 }
 
 /* ---- what only the relay can do -------------------------------------------------------------- */
@@ -241,7 +241,7 @@ static void name_free(NameWait *wait)
     g_free(wait);
 }
 
-static void resolved(struct addrinfo *list, int rc, gpointer opaque)
+static void on_resolved(struct addrinfo *list, int rc, gpointer opaque)
 {
     NameWait *wait = opaque;
     g_autoptr(GError) error = NULL;
@@ -267,7 +267,7 @@ void ff_call_resolve(FfCall *call, const char *host, const char *port, int famil
     wait->where = g_strdup_printf("%s:%s", host, port);
     wait->next = next;
     g_ptr_array_add(call->driver->names, wait);
-    wait->resolve = ff_resolve(host, port, family, resolved, wait);
+    wait->resolve = ff_resolve(host, port, family, on_resolved, wait);
 }
 
 void ff_driver_forget_names(FfDriver *d)

@@ -123,7 +123,7 @@ static bool is_managed_save(const char *path, const char *guest)
 
 /* call->fd is the file of GUEST, and call->target says where in it. Why it is QEMU's; "": that is
  * nothing to speak of. */
-static const char *doubt(FfCall *call, const char *guest, bool *own)
+static const char *doubt_file(FfCall *call, const char *guest, bool *own)
 {
     struct stat st;
 
@@ -179,7 +179,7 @@ static void got_name(FfCall *call, JsonNode *result, const GError *error)
         return;
     }
     bool own = false;
-    const char *why = doubt(call, guest ? guest : "", &own);
+    const char *why = doubt_file(call, guest ? guest : "", &own);
     if (why && own && only_lazily(call)) {
         ff_call_error(call,
                       "%s. QEMU could not load it either: it is mapped-ram, and the capability of "

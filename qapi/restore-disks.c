@@ -160,7 +160,7 @@ static char *doubt_written(const Kept *k, const struct stat *st)
 }
 
 /* What is wrong with NODE (g_free); NULL: nothing. */
-static char *doubt(const Kept *k, JsonObject *node, int pid)
+static char *doubt_node(const Kept *k, JsonObject *node, int pid)
 {
     const char *file = ff_json_string_or(node, "file", "");
     bool writable = !ff_json_bool(node, "ro");
@@ -193,7 +193,7 @@ static void got_nodes(FfCall *call, JsonNode *result, const GError *error)
         return;
     }
     for (guint i = 0; i < ff_json_node_length(result) && !why; i++) {
-        why = doubt(k, ff_json_node_nth(result, i), call->driver->config.qemu_pid);
+        why = doubt_node(k, ff_json_node_nth(result, i), call->driver->config.qemu_pid);
     }
     if (why) {
         ff_call_error(call, "%s", why);

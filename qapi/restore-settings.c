@@ -105,7 +105,7 @@ void ff_driver_go_on(FfDriver *d)
     }
 }
 
-static void settled(FfCall *call, JsonNode *result, const GError *error)
+static void on_settled(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
 
@@ -124,7 +124,7 @@ void ff_driver_restore_settings(FfDriver *d)
         FfVmmState *state = vmm_state_of(d);
 
         d->restoring = true;
-        start_work(ff_call_new_own(d), state, state->undo, settled);
+        start_work(ff_call_new_own(d), state, state->undo, on_settled);
     }
 }
 
@@ -140,7 +140,7 @@ void ff_call_when_restored(FfCall *call, FfHandler next)
     g_queue_push_tail(&call->driver->waiting_restored, w);
 }
 
-static void restored(FfCall *call, JsonNode *result, const GError *error)
+static void on_restored(FfCall *call, JsonNode *result, const GError *error)
 {
     if (error) {
         ff_call_gerror(call, error);
@@ -149,7 +149,7 @@ static void restored(FfCall *call, JsonNode *result, const GError *error)
     }
 }
 
-static void restore(FfCall *call)
+static void restore_settings(FfCall *call)
 {
     FfVmmState *state;
 
@@ -162,11 +162,11 @@ static void restore(FfCall *call)
         return;
     }
     state = vmm_state_of(call->driver);
-    start_work(call, state, state->undo, restored);
+    start_work(call, state, state->undo, on_restored);
 }
 
 void ff_call_restore(FfCall *call, FfHandler next)
 {
     call->restored = next;
-    ff_call_when_restored(call, restore);
+    ff_call_when_restored(call, restore_settings);
 }

@@ -61,7 +61,7 @@ static bool is_free(FfCall *call)
     return true;
 }
 
-static void start(FfCall *call)
+static void start_restore(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
@@ -97,7 +97,7 @@ static void start(FfCall *call)
 void ff_restore_start(FfCall *call)
 {
     if (is_free(call) && has_file(call)) {
-        ff_restore_check_disks(call, start);
+        ff_restore_check_disks(call, start_restore);
     }
 }
 

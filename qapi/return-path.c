@@ -78,7 +78,7 @@ static void go_on(Late *late)
     next(call);
 }
 
-static gboolean ended(gint fd, GIOCondition condition, gpointer opaque)
+static gboolean on_ended(gint fd, GIOCondition condition, gpointer opaque)
 {
     Late *late = opaque;
 
@@ -88,7 +88,7 @@ static gboolean ended(gint fd, GIOCondition condition, gpointer opaque)
 }
 
 /* The kernel has no event for it. */
-static gboolean look(gpointer opaque)
+static gboolean look_at_path(gpointer opaque)
 {
     Late *late = opaque;
     g_autofree char *tid = g_strdup_printf("%d", late->tid);
@@ -120,9 +120,9 @@ static void await_end(Late *late)
         return;
     }
     if (late->pidfd >= 0) {
-        late->watch = g_unix_fd_add(late->pidfd, G_IO_IN, ended, late);
+        late->watch = g_unix_fd_add(late->pidfd, G_IO_IN, on_ended, late);
     } else {
-        late->watch = g_timeout_add(LOOK_MS, look, late);
+        late->watch = g_timeout_add(LOOK_MS, look_at_path, late);
     }
     late->timer = g_timeout_add(WAIT_MS, too_long, late);
 }

@@ -16,7 +16,7 @@
 #include "qapi/driver-private.h"
 #include "qapi/driver.h"
 
-static bool holds(FfDriver *d)
+static bool holds_guest(FfDriver *d)
 {
     return d->migration && ff_migration_holds_guest(d->migration);
 }
@@ -49,7 +49,7 @@ static void take_cont(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
-    bool held = holds(d), now = true; /* the coordinator may stop the guest meanwhile */
+    bool held = holds_guest(d), now = true; /* the coordinator may stop the guest meanwhile */
 
     if (held && is_source(d) && !ff_driver_takes_snapshot(d)) {
         ff_call_error(call, "Migration is not finalized yet");
@@ -181,7 +181,7 @@ void ff_handle_reset(FfCall *call)
 {
     FfDriver *d = call->driver;
 
-    if (!holds(d)) {
+    if (!holds_guest(d)) {
         ff_call_pass(call);
     } else {
         ff_call_error(call, is_source(d) ? "Migration is not finalized yet"
@@ -191,14 +191,14 @@ void ff_handle_reset(FfCall *call)
 
 void ff_handle_wakeup(FfCall *call)
 {
-    if (!holds(call->driver)) {
+    if (!holds_guest(call->driver)) {
         ff_call_pass(call);
     } else {
         ff_call_error(call, "Unable to wake up: guest is not in suspended state");
     }
 }
 
-static void stopped(JsonNode *result, const GError *error, gpointer opaque)
+static void on_stopped(JsonNode *result, const GError *error, gpointer opaque)
 {
     if (error) {
         ff_driver_log(opaque, "farfault: the guest could not be stopped: %s", error->message);
@@ -218,7 +218,7 @@ void ff_driver_qemu_event(FfDriver *d, const char *name, const char *status)
         ff_driver_log(d,
                       "farfault: somebody resumed the guest here, which may run on the other side "
                       "only: it is stopped again; leave cont to the QMP monitor");
-        d->config.port->inner(d->config.port_opaque, "stop", NULL, -1, stopped, d);
+        d->config.port->inner(d->config.port_opaque, "stop", NULL, -1, on_stopped, d);
     }
 }
 
@@ -229,7 +229,7 @@ void ff_handle_query_status(FfCall *call)
     JsonObject *status;
     JsonNode *node;
 
-    if (!holds(d)) {
+    if (!holds_guest(d)) {
         ff_call_pass(call);
         return;
     }

@@ -12,7 +12,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-static char *visit(const FfQapiType *type, JsonNode *node, const char *name, const char *path);
+static char *visit_node(const FfQapiType *type, JsonNode *node, const char *name, const char *path);
 
 const FfQapiCommand *ff_qapi_command(const char *name)
 {
@@ -117,7 +117,7 @@ static char *visit_array(const FfQapiType *type, JsonNode *node, const char *pat
 
     for (guint i = 0; i < json_array_get_length(array); i++) {
         g_autofree char *element = g_strdup_printf("%s[%u]", path, i);
-        char *error = visit(type->element, json_array_get_element(array, i), NULL, element);
+        char *error = visit_node(type->element, json_array_get_element(array, i), NULL, element);
 
         if (error) {
             return error;
@@ -141,7 +141,7 @@ static char *visit_members(const FfQapiMember *members, JsonObject *object, GHas
             }
             return g_strdup_printf("Parameter '%s' is missing", child);
         }
-        char *error = visit(m->type, value, m->name, child);
+        char *error = visit_node(m->type, value, m->name, child);
 
         if (error) {
             return error;
@@ -206,7 +206,7 @@ static char *visit_alternate(const FfQapiType *type, JsonNode *node, const char 
                              const char *path)
 {
     for (const FfQapiMember *m = type->members; m->name; m++) {
-        g_autofree char *error = visit(m->type, node, name, path);
+        g_autofree char *error = visit_node(m->type, node, name, path);
 
         if (!error) {
             return NULL;
@@ -215,7 +215,7 @@ static char *visit_alternate(const FfQapiType *type, JsonNode *node, const char 
     return wrong_type(name ? name : "null", type->name);
 }
 
-static char *visit(const FfQapiType *type, JsonNode *node, const char *name, const char *path)
+static char *visit_node(const FfQapiType *type, JsonNode *node, const char *name, const char *path)
 {
     switch (type->kind) {
     case FF_QAPI_INT:
@@ -249,7 +249,7 @@ static char *visit(const FfQapiType *type, JsonNode *node, const char *name, con
 
 char *ff_qapi_check(const FfQapiType *type, JsonNode *value)
 {
-    return visit(type, value, NULL, "");
+    return visit_node(type, value, NULL, "");
 }
 
 char *ff_qapi_check_arguments(const FfQapiCommand *command, JsonObject *arguments)

@@ -86,7 +86,7 @@ static const FfStartOps snapshot_ops = {.plain = on_plain, .active = on_active, 
 
 /* ---- its start ------------------------------------------------------------------------------- */
 
-static void failed(FfCall *call, const char *why)
+static void fail_snapshot(FfCall *call, const char *why)
 {
     FfDriver *d = call->driver;
 
@@ -105,7 +105,7 @@ static char *name_of(char *fdname)
     return path && path[1] == '/' ? path + 1 : NULL;
 }
 
-static void start(FfCall *call)
+static void start_snapshot(FfCall *call)
 {
     FfDriver *d = call->driver;
     FfSnapshotRequest *r = call->snapshot;
@@ -144,7 +144,7 @@ static void start(FfCall *call)
     ff_driver_report_anew(d, FF_STATUS_NONE);
     if (!ff_driver_start(d, &config, call->capabilities, &snapshot_ops, &error)) {
         give_back(d, true);
-        failed(call, error->message);
+        fail_snapshot(call, error->message);
         return;
     }
     ff_driver_report(d, FF_STATUS_SETUP);
@@ -152,7 +152,7 @@ static void start(FfCall *call)
 }
 
 /* The engine cannot: why, one line. */
-static void refused(FfCall *call, const char *why)
+static void refuse_snapshot(FfCall *call, const char *why)
 {
     if (call->snapshot->own) {
         ff_call_error(call, "%s", why);
@@ -165,14 +165,14 @@ static void refused(FfCall *call, const char *why)
 
 static void fd_closed(FfCall *call, JsonNode *result, const GError *error)
 {
-    start(call); /* gone already is as good */
+    start_snapshot(call); /* gone already is as good */
 }
 
 /* Of the client's file, as migrate would. */
 static void close_qemus_copy(FfCall *call)
 {
     if (call->fd < 0) {
-        start(call);
+        start_snapshot(call);
         return;
     }
     JsonObject *args = json_object_new();
@@ -191,7 +191,7 @@ static void uffd_taken(FfCall *call, JsonNode *result, const GError *error)
     }
     if (error) {
         call->fd = g_steal_fd(&call->snapshot->fd);
-        refused(call, error->message);
+        refuse_snapshot(call, error->message);
         return;
     }
     d->snapshot_uffd = call->fd;
@@ -251,12 +251,12 @@ static void ask_status(FfCall *call)
 }
 
 /* The wait comes before QEMU is asked for its migration: it is not to begin one in between. */
-static void begin(FfCall *call)
+static void begin_snapshot(FfCall *call)
 {
     const char *why = ff_driver_refusal(call->driver);
 
     if (why) {
-        refused(call, why);
+        refuse_snapshot(call, why);
     } else {
         ff_call_after_return_path(call, ask_status);
     }
@@ -266,7 +266,7 @@ static void begin(FfCall *call)
 
 static void got_capabilities(FfCall *call)
 {
-    ff_call_get_parameters(call, begin);
+    ff_call_get_parameters(call, begin_snapshot);
 }
 
 /* That can be written to at any place. */
@@ -377,7 +377,7 @@ static void got_migrate_fd(FfCall *call)
         off_t at = lseek(call->fd, 0, SEEK_CUR); /* where QEMU would begin */
 
         call->snapshot->offset = at > 0 ? (uint64_t)at : 0;
-        begin(call);
+        begin_snapshot(call);
         return;
     }
     /* A pipe or a socket, whose reader may stop reading. QEMU's own copy is untouched. */
@@ -397,7 +397,7 @@ void ff_snapshot_migrate(FfCall *call)
     r->buffer = BUFFER;
     r->mapped = ff_capability(call->capabilities, "mapped-ram");
     if (r->path) {
-        begin(call);
+        begin_snapshot(call);
     } else {
         ff_call_take_fd(call, call->target.name, got_migrate_fd);
     }

@@ -16,7 +16,7 @@
 
 static void go_on(FfCall *call);
 
-static void answered(FfCall *call, JsonNode *result, const GError *error)
+static void on_answered(FfCall *call, JsonNode *result, const GError *error)
 {
     char *path = NULL, *property = NULL;
 
@@ -53,7 +53,7 @@ static void go_on(FfCall *call)
     if (property) {
         json_object_set_string_member(args, "property", property);
     }
-    ff_call_inner(call, property ? "qom-get" : "qom-list", args, answered);
+    ff_call_inner(call, property ? "qom-get" : "qom-list", args, on_answered);
 }
 
 void ff_call_get_tls(FfCall *call, bool server, FfHandler next)

@@ -52,7 +52,7 @@ JsonObject *ff_tls_answers_new(JsonObject *parameters, const char *host, bool se
     return answers;
 }
 
-static void wipe(JsonNode *node)
+static void wipe_node(JsonNode *node)
 {
     const char *text = JSON_NODE_HOLDS_VALUE(node) ? json_node_get_string(node) : NULL;
 
@@ -70,7 +70,7 @@ void ff_tls_answers_free(JsonObject *answers)
     json_object_iter_init(&iter, answers);
     while (json_object_iter_next(&iter, &name, &node)) {
         if (g_str_has_suffix(name, " data")) {
-            wipe(node);
+            wipe_node(node);
         }
     }
     json_object_unref(answers);
@@ -89,7 +89,7 @@ void ff_tls_answer(JsonObject *answers, const char *path, const char *property, 
         json_node_get_string(result)) {
         /* A copy of its own: copies of nodes share their text. */
         json_object_set_string_member(answers, key, json_node_get_string(result));
-        wipe(result);
+        wipe_node(result);
     } else {
         json_object_set_member(answers, key, json_node_copy(result));
     }
@@ -318,7 +318,8 @@ static bool check_kind(JsonObject *answers, const char *id, const char *type, bo
     return true;
 }
 
-static FfTls *load(JsonObject *answers, const char *id, bool psk, bool server, GError **error)
+static FfTls *load_credentials(JsonObject *answers, const char *id, bool psk, bool server,
+                               GError **error)
 {
     const char *authz = ff_json_string(answers, "authz");
     const char *passwordid = text_of(answers, id, "passwordid");
@@ -359,7 +360,8 @@ void ff_tls_choose(FfTlsChoice *choice, JsonObject *answers)
         return;
     }
     if (check_kind(answers, id, type, server, &choice->error)) {
-        choice->tls = load(answers, id, !strcmp(type, "tls-creds-psk"), server, &choice->error);
+        choice->tls =
+            load_credentials(answers, id, !strcmp(type, "tls-creds-psk"), server, &choice->error);
     }
     g_free(choice->hostname);
     choice->hostname = hostname && *hostname ? g_strdup(hostname) : NULL;

@@ -16,14 +16,14 @@ G_STATIC_ASSERT(FF_TOTALS_BUCKETS == FF_LATENCY_BUCKETS);
 static const FfStatus end_status[FF_ENDS] = {FF_STATUS_COMPLETED, FF_STATUS_FAILED,
                                              FF_STATUS_CANCELLED};
 
-static const FfTotals *stored(const FfDriver *d)
+static const FfTotals *stored_totals(const FfDriver *d)
 {
     const FfStateTotals *t = &d->config.state->totals;
 
     return &t->copy[t->turns & 1];
 }
 
-static void store(FfDriver *d, const FfTotals *totals)
+static void store_totals(FfDriver *d, const FfTotals *totals)
 {
     FfStateTotals *t = &d->config.state->totals;
     uint32_t next = t->turns + 1;
@@ -34,7 +34,7 @@ static void store(FfDriver *d, const FfTotals *totals)
     __atomic_exchange_n(&t->turns, next, __ATOMIC_SEQ_CST);
 }
 
-static void add(FfUseTotals *use, const FfMigrationInfo *info)
+static void add_use(FfUseTotals *use, const FfMigrationInfo *info)
 {
     uint64_t count = 0;
 
@@ -67,25 +67,25 @@ static FfTotals with_info(const FfDriver *d, const FfMigrationInfo *info)
     set_status(&t, info->status);
     t.ram_total = info->ram_total;
     t.ram_remaining = info->ram_remaining;
-    add(&t.use[use_of(&t)], info);
+    add_use(&t.use[use_of(&t)], info);
     return t;
 }
 
 void ff_totals_begin(FfDriver *d, FfUse use)
 {
-    d->totals = *stored(d);
+    d->totals = *stored_totals(d);
     d->totals.running = use + 1;
     d->totals.ram_total = d->totals.ram_remaining = 0;
     set_status(&d->totals, FF_STATUS_SETUP);
     d->counting = true;
-    store(d, &d->totals);
+    store_totals(d, &d->totals);
     ff_carried_set(&d->config.state->totals, FF_CARRIED_NONE); /* it is the engine's */
 }
 
 void ff_totals_adopt(FfDriver *d)
 {
     const FfStateHeader *state = d->config.state;
-    FfUse use = use_of(stored(d));
+    FfUse use = use_of(stored_totals(d));
 
     if (use == FF_USES) {
         /* By a farfault that wrote none. */
@@ -93,14 +93,14 @@ void ff_totals_adopt(FfDriver *d)
               : state->role == FF_ROLE_DESTINATION    ? FF_USE_INCOMING
                                                       : FF_USE_OUTGOING;
     }
-    d->totals = *stored(d);
+    d->totals = *stored_totals(d);
     d->totals.running = use + 1;
     d->counting = true;
 }
 
 void ff_totals_status(FfDriver *d, FfStatus status)
 {
-    FfTotals now = *stored(d);
+    FfTotals now = *stored_totals(d);
     FfUse use = use_of(&now);
 
     if (!d->counting || use == FF_USES) {
@@ -111,7 +111,7 @@ void ff_totals_status(FfDriver *d, FfStatus status)
         now.use[use].pauses++;
     }
     set_status(&now, status);
-    store(d, &now);
+    store_totals(d, &now);
 }
 
 void ff_totals_look(FfDriver *d)
@@ -122,16 +122,16 @@ void ff_totals_look(FfDriver *d)
     g_autoptr(FfMigrationInfo) info = ff_migration_info(d->migration);
     FfTotals now = with_info(d, info);
 
-    store(d, &now);
+    store_totals(d, &now);
 }
 
-static void end(FfDriver *d, FfTotals *t)
+static void end_operation(FfDriver *d, FfTotals *t)
 {
     t->running = 0;
     t->status[0] = 0;
     t->ram_total = t->ram_remaining = 0;
     d->counting = false;
-    store(d, t);
+    store_totals(d, t);
 }
 
 void ff_totals_end(FfDriver *d, const FfMigrationInfo *info)
@@ -147,22 +147,22 @@ void ff_totals_end(FfDriver *d, const FfMigrationInfo *info)
     now.use[use].ended[info->status == FF_STATUS_COMPLETED   ? FF_END_COMPLETED
                        : info->status == FF_STATUS_CANCELLED ? FF_END_CANCELLED
                                                              : FF_END_FAILED]++;
-    end(d, &now);
+    end_operation(d, &now);
 }
 
 /* What it has counted stays: a counter that falls is taken for one that has begun again from 0. */
 void ff_totals_drop(FfDriver *d)
 {
-    FfTotals now = *stored(d);
+    FfTotals now = *stored_totals(d);
 
     if (d->counting) {
-        end(d, &now);
+        end_operation(d, &now);
     }
 }
 
 void ff_totals_settle(FfDriver *d)
 {
-    FfTotals now = *stored(d);
+    FfTotals now = *stored_totals(d);
     FfUse use = use_of(&now);
 
     if (!now.running) {
@@ -172,5 +172,5 @@ void ff_totals_settle(FfDriver *d)
     for (unsigned e = 0; use != FF_USES && e < FF_ENDS; e++) {
         now.use[use].ended[e] += !strcmp(status, ff_status_name(end_status[e]));
     }
-    end(d, &now);
+    end_operation(d, &now);
 }

@@ -20,9 +20,9 @@ static const Question questions[] = {
     {"human-monitor-command", "command-line", "info network", ff_others_in_networks},
 };
 
-static void ask(FfCall *call);
+static void ask_next(FfCall *call);
 
-static void answered(FfCall *call, JsonNode *result, const GError *error)
+static void on_answered(FfCall *call, JsonNode *result, const GError *error)
 {
     /* A QEMU that lacks the command has no such network either. */
     if (error && !g_error_matches(error, FF_DRIVER_ERROR, FF_DRIVER_ERROR_COMMAND_NOT_FOUND)) {
@@ -31,10 +31,10 @@ static void answered(FfCall *call, JsonNode *result, const GError *error)
     }
     call->others |= result && questions[call->others_asked].names_some(result);
     call->others_asked++;
-    ask(call);
+    ask_next(call);
 }
 
-static void ask(FfCall *call)
+static void ask_next(FfCall *call)
 {
     if (call->others_asked == G_N_ELEMENTS(questions)) {
         call->next(call);
@@ -44,7 +44,7 @@ static void ask(FfCall *call)
     JsonObject *args = json_object_new();
 
     json_object_set_string_member(args, q->argument, q->value);
-    ff_call_inner(call, q->command, args, answered);
+    ff_call_inner(call, q->command, args, on_answered);
 }
 
 void ff_call_when_others_known(FfCall *call, FfHandler next)
@@ -56,5 +56,5 @@ void ff_call_when_others_known(FfCall *call, FfHandler next)
     }
     call->others_asked = 0;
     call->next = next;
-    ask(call);
+    ask_next(call);
 }

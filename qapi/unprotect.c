@@ -12,7 +12,7 @@
 #include "qapi/driver-private.h"
 #include "uffd/unprotect.h"
 
-static void lifted(const GError *error, void *opaque)
+static void on_unprotected(const GError *error, void *opaque)
 {
     FfCall *call = opaque;
     FfDriver *d = call->driver;
@@ -31,7 +31,7 @@ static void lifted(const GError *error, void *opaque)
     ff_driver_go_on(d);
 }
 
-static void taken(FfCall *call, JsonNode *result, const GError *error)
+static void on_uffd_taken(FfCall *call, JsonNode *result, const GError *error)
 {
     FfDriver *d = call->driver;
 
@@ -50,13 +50,13 @@ static void taken(FfCall *call, JsonNode *result, const GError *error)
         const FfRamBlock *b = all->pdata[i];
         blocks[i] = (FfLiftBlock){b->memfd, b->page_size};
     }
-    ff_lift_start(call->fd, d->config.maps_fd, blocks, all->len, lifted, call);
+    ff_lift_start(call->fd, d->config.maps_fd, blocks, all->len, on_unprotected, call);
 }
 
 void ff_driver_lift_protection(FfDriver *d)
 {
     if (ff_state_is_marked(d->config.state, FF_MARK_PROTECTED) && !ff_driver_is_guarded(d)) {
         d->lifting = true;
-        ff_call_take_uffd(ff_call_new_own(d), taken);
+        ff_call_take_uffd(ff_call_new_own(d), on_uffd_taken);
     }
 }

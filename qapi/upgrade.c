@@ -111,8 +111,8 @@ static void set_nonblocking(int fd)
 }
 
 /* What guest/launch/inherit.h reads. TAPS: of FfLentTap, PTYS: of FfLentPty. */
-static char *describe(FfDriver *d, GArray *taps, GArray *ptys, const GPtrArray *devices,
-                      GArray *fds, bool stays)
+static char *describe_guest(FfDriver *d, GArray *taps, GArray *ptys, const GPtrArray *devices,
+                            GArray *fds, bool stays)
 {
     FfVmmMemory *memory = &d->config.port->vmm(d->config.port_opaque)->memory;
     GPtrArray *blocks = memory->blocks(memory);
@@ -228,7 +228,7 @@ static GPtrArray *devices_of(FfDriver *d, bool are_lent, GError **error)
                                  : g_ptr_array_new();
 }
 
-static JsonNode *lent(FfDriver *d)
+static JsonNode *is_lent(FfDriver *d)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();
 
@@ -272,7 +272,7 @@ static void close_qemus_copy(FfCall *call, FfCallInner next)
 /* What the relay has said of devices is what was lent: it is not asked once more. */
 static void lend_over(FfCall *call, JsonNode *result, const GError *error)
 {
-    ff_call_return(call, lent(call->driver));
+    ff_call_return(call, is_lent(call->driver));
 }
 
 /* Nothing is lent yet; or why it cannot be. */
@@ -282,7 +282,7 @@ static void say_what_is_lent(FfCall *call)
     g_autoptr(GPtrArray) devices = devices_of(call->driver, false, &error);
 
     if (devices) {
-        ff_call_return(call, lent(call->driver));
+        ff_call_return(call, is_lent(call->driver));
     } else {
         ff_call_error(call, "%s", error->message);
     }
@@ -317,8 +317,8 @@ static void lend_all(FfCall *call, JsonNode *chardevs, const GError *failed)
     }
     g_autoptr(GArray) taps = ff_upgrade_taps(config->qemu_pid, config->pidfd);
     g_autoptr(GArray) ptys = ff_upgrade_ptys(config->qemu_pid, config->pidfd, chardevs);
-    g_autofree char *text =
-        describe(call->driver, taps, ptys, devices, fds, ff_json_bool(call->args, "keep-process"));
+    g_autofree char *text = describe_guest(call->driver, taps, ptys, devices, fds,
+                                           ff_json_bool(call->args, "keep-process"));
     ssize_t n = fds->len > FF_RIGHTS_MAX ? -EMSGSIZE
                                          : ff_rights_send(call->fd, text, strlen(text),
                                                           (int *)(void *)fds->data, fds->len);
@@ -331,7 +331,7 @@ static void lend_all(FfCall *call, JsonNode *chardevs, const GError *failed)
     close_qemus_copy(call, lend_over);
 }
 
-static void lend(FfCall *call)
+static void lend_guest(FfCall *call)
 {
     if (call->fd < 0) {
         ff_call_error(call, "File descriptor named '%s' has not been found", call->target.name);
@@ -340,7 +340,7 @@ static void lend(FfCall *call)
     ff_call_inner(call, "query-chardev", NULL, lend_all);
 }
 
-static const char *refusal(FfDriver *d)
+static const char *refusal_reason(FfDriver *d)
 {
     const char *why = ff_driver_refusal(d);
 
@@ -353,7 +353,7 @@ static const char *refusal(FfDriver *d)
 void ff_handle_lend(FfCall *call)
 {
     const char *name = ff_json_string(call->args, "fdname");
-    const char *why = refusal(call->driver);
+    const char *why = refusal_reason(call->driver);
 
     if (ff_call_when_over(call, ff_handle_lend) ||
         ff_call_when_guest_is_here(call, ff_handle_lend)) {
@@ -365,7 +365,7 @@ void ff_handle_lend(FfCall *call)
         say_what_is_lent(call);
     } else {
         call->target.name = g_strdup(name);
-        ff_call_take_fd(call, name, lend);
+        ff_call_take_fd(call, name, lend_guest);
     }
 }
 
@@ -437,7 +437,7 @@ static void on_done(FfDriver *d, FfMigration *m)
 const FfStartOps ff_upgrade_ops = {
     .plain = on_plain, .active = on_active, .done = on_done, .needs_events = true};
 
-static void start(FfCall *call, FfRole role)
+static void start_upgrade(FfCall *call, FfRole role)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
@@ -463,7 +463,7 @@ static void start(FfCall *call, FfRole role)
 /* Another client's may have been faster meanwhile. */
 static bool is_late(FfCall *call)
 {
-    const char *why = refusal(call->driver);
+    const char *why = refusal_reason(call->driver);
 
     if (why || call->fd < 0) {
         ff_call_error(call, "%s", why ? why : "the socket has not been found");
@@ -474,7 +474,7 @@ static bool is_late(FfCall *call)
 static void got_capabilities(FfCall *call)
 {
     if (!is_late(call)) {
-        start(call, FF_ROLE_SOURCE);
+        start_upgrade(call, FF_ROLE_SOURCE);
     }
 }
 
@@ -512,7 +512,7 @@ static void ask_status(FfCall *call)
 /* The devices go by a migration of QEMU's own. */
 void ff_handle_hand_over(FfCall *call)
 {
-    const char *why = refusal(call->driver);
+    const char *why = refusal_reason(call->driver);
 
     if (ff_call_when_over(call, ff_handle_hand_over) ||
         ff_call_when_guest_is_here(call, ff_handle_hand_over)) {
@@ -531,7 +531,7 @@ static void take_over_ready(FfCall *call)
     FfDriver *d = call->driver;
 
     if (!is_late(call)) {
-        start(call, FF_ROLE_DESTINATION);
+        start_upgrade(call, FF_ROLE_DESTINATION);
         return;
     }
     give_back(d, true);
@@ -594,7 +594,7 @@ static void could_take(FfCall *call, JsonNode *result, const GError *error)
 void ff_handle_take_over(FfCall *call)
 {
     FfDriver *d = call->driver;
-    const char *why = refusal(d);
+    const char *why = refusal_reason(d);
 
     call->target.name = g_strdup(ff_json_string(call->args, "fdname"));
     if (why) {

@@ -41,7 +41,7 @@ void ff_qmp_call_drop(FfQmpCall *call)
     }
 }
 
-static void cancelled(GCancellable *cancel, gpointer data)
+static void on_cancelled(GCancellable *cancel, gpointer data)
 {
     FfQmpClient *client = data;
 
@@ -87,7 +87,7 @@ static bool wait_begin(Wait *w, FfQmpClient *client, unsigned deadline_ms, GCanc
         w->timer = client->shared ? timer_new(context, w->end) : NULL;
     }
     if (cancel) {
-        w->handler = g_cancellable_connect(cancel, G_CALLBACK(cancelled), client, NULL);
+        w->handler = g_cancellable_connect(cancel, G_CALLBACK(on_cancelled), client, NULL);
     }
     return true;
 }

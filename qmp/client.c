@@ -491,7 +491,7 @@ static const char *handle_text(FfQmpClient *client, const char *text)
 
 /* Looks at the next byte; *END: a text ends with it. Returns NULL, or why the connection must
  * end. */
-static const char *scan(FfQmpClient *client, char c, bool *end)
+static const char *scan_byte(FfQmpClient *client, char c, bool *end)
 {
     *end = false;
     if (client->in_string) {
@@ -526,7 +526,7 @@ static const char *cut_texts(FfQmpClient *client, size_t *rest)
         char c = data[client->scanned++];
         bool end;
 
-        why = scan(client, c, &end);
+        why = scan_byte(client, c, &end);
         if (end && !why) {
             g_autofree char *text = g_strndup(data + *rest, client->scanned - *rest);
 
@@ -541,7 +541,7 @@ static const char *cut_texts(FfQmpClient *client, size_t *rest)
 }
 
 /* How the text begins that is no QMP, for people. */
-static char *beginning(FfQmpClient *client, size_t start)
+static char *describe_beginning(FfQmpClient *client, size_t start)
 {
     size_t len = MIN(client->in->len - start, 40);
     g_autofree char *text = g_strndup((const char *)client->in->data + start, len);
@@ -559,9 +559,9 @@ static bool handle_input(FfQmpClient *client)
 
     if (!why && client->in->len - rest > MAX_TEXT) {
         why = "QEMU's monitor sent a line of more than 64 MiB";
-        said = beginning(client, rest);
+        said = describe_beginning(client, rest);
     } else if (why == not_qmp) {
-        said = beginning(client, rest);
+        said = describe_beginning(client, rest);
     }
     if (why) {
         client_gone(client, &(FfQmpEnd){.why = why, .foreign = true, .said = said});
@@ -576,7 +576,7 @@ static bool handle_input(FfQmpClient *client)
 }
 
 /* FALSE: the connection must end. */
-static bool receive(FfQmpClient *client)
+static bool receive_text(FfQmpClient *client)
 {
     size_t old = client->in->len;
     ssize_t n;
@@ -599,7 +599,7 @@ static bool receive(FfQmpClient *client)
     return false;
 }
 
-static void watch(FfQmpClientSource *source)
+static void watch_socket(FfQmpClientSource *source)
 {
     ff_mutex_lock(&source->client->lock);
     source->tag = g_source_add_unix_fd(&source->base, source->client->fd, G_IO_IN);
@@ -632,7 +632,7 @@ static gboolean connect_again(FfQmpClientSource *source)
         return G_SOURCE_REMOVE;
     }
     g_source_set_ready_time(&source->base, -1);
-    watch(source);
+    watch_socket(source);
     return G_SOURCE_CONTINUE;
 }
 
@@ -649,7 +649,7 @@ static gboolean source_dispatch(GSource *base, GSourceFunc func, gpointer data)
     }
     cond = g_source_query_unix_fd(base, source->tag);
 
-    if ((cond & (G_IO_IN | G_IO_HUP | G_IO_ERR)) && !receive(client)) {
+    if ((cond & (G_IO_IN | G_IO_HUP | G_IO_ERR)) && !receive_text(client)) {
         return G_SOURCE_REMOVE;
     }
     if (cond & G_IO_OUT) {
@@ -705,7 +705,7 @@ static FfQmpClient *client_new(int fd, int inode, GMainContext *context, bool sh
     g_source_set_name(&client->source->base, "qmp-client");
     source = &client->source->base;
     if (inode < 0) {
-        watch(client->source);
+        watch_socket(client->source);
     } else {
         g_source_set_ready_time(source, g_get_monotonic_time() + CONNECT_AGAIN_US);
     }

@@ -26,7 +26,7 @@ typedef struct {
 
 static bool read_value(Reader *r);
 
-static bool fail(Reader *r, const char *why)
+static bool fail_reader(Reader *r, const char *why)
 {
     if (!r->wrong) {
         r->wrong = why;
@@ -102,7 +102,7 @@ static bool read_hex(Reader *r, gunichar *c)
     *c = 0;
     for (int i = 0; i < 4; i++) {
         if (r->p >= r->end || !g_ascii_isxdigit(*r->p)) {
-            return fail(r, "invalid hex escape in a string");
+            return fail_reader(r, "invalid hex escape in a string");
         }
         *c = *c << 4 | (gunichar)g_ascii_xdigit_value(*r->p++);
     }
@@ -122,12 +122,12 @@ static bool read_unicode_escape(Reader *r, gunichar *c)
             return false;
         }
         if (low < 0xdc00 || low > 0xdfff) {
-            return fail(r, "invalid surrogate pair in a string");
+            return fail_reader(r, "invalid surrogate pair in a string");
         }
         *c = 0x10000 + ((*c & 0x3ff) << 10) + (low & 0x3ff);
     }
     if (*c >= 0xd800 && *c < 0xe000) {
-        return fail(r, "invalid code point in a string");
+        return fail_reader(r, "invalid code point in a string");
     }
     return true;
 }
@@ -138,7 +138,7 @@ static bool read_escape(Reader *r, gunichar *c)
     static const char plain[] = "\"'\\/\b\f\n\r\t";
 
     if (r->p >= r->end) {
-        return fail(r, "string without end");
+        return fail_reader(r, "string without end");
     }
     char letter = *r->p++;
 
@@ -148,7 +148,7 @@ static bool read_escape(Reader *r, gunichar *c)
     const char *p = letter ? strchr(letters, letter) : NULL;
 
     if (!p) {
-        return fail(r, "invalid escape in a string");
+        return fail_reader(r, "invalid escape in a string");
     }
     *c = (gunichar)plain[p - letters];
     return true;
@@ -167,7 +167,7 @@ static bool read_plain(Reader *r, gunichar *c)
     }
     *c = g_utf8_get_char_validated(r->p, left);
     if (*c == (gunichar)-1 || *c == (gunichar)-2 || *c < 0x20) {
-        return fail(r, "invalid character in a string");
+        return fail_reader(r, "invalid character in a string");
     }
     r->p = g_utf8_next_char(r->p);
     return true;
@@ -192,7 +192,7 @@ static bool read_string(Reader *r)
             return false;
         }
         if (is_no_character(c) || (!c && !(r->flags & FF_DIALECT_NUL))) {
-            return fail(r, "invalid code point in a string");
+            return fail_reader(r, "invalid code point in a string");
         }
         print_char(r->out, c);
         if (c) {
@@ -202,7 +202,7 @@ static bool read_string(Reader *r)
         }
     }
     if (r->p >= r->end) {
-        return fail(r, "string without end");
+        return fail_reader(r, "string without end");
     }
     r->p++;
     g_string_append_c(r->out, '"');
@@ -218,7 +218,7 @@ static bool read_digits(Reader *r)
     while (r->p < r->end && g_ascii_isdigit(*r->p)) {
         r->p++;
     }
-    return r->p > start || fail(r, "invalid number");
+    return r->p > start || fail_reader(r, "invalid number");
 }
 
 /* TEXT is right; WHOLE: it has neither point nor exponent. */
@@ -248,7 +248,7 @@ static void print_number(GString *out, const char *text, bool whole)
 }
 
 /* Whether numbers that are read now are to be written as QEMU would. */
-static bool rewrites(const Reader *r)
+static bool rewrites_numbers(const Reader *r)
 {
     return r->flags & FF_DIALECT_NUMBERS ||
            (r->flags & FF_DIALECT_ID && r->depth && !g_strcmp0(r->key[0], "id"));
@@ -266,7 +266,7 @@ static bool read_number(Reader *r)
         return false;
     }
     if (*digits == '0' && r->p - digits > 1) {
-        return fail(r, "number with leading zero");
+        return fail_reader(r, "number with leading zero");
     }
     const char *rest = r->p;
 
@@ -285,7 +285,7 @@ static bool read_number(Reader *r)
             return false;
         }
     }
-    if (rewrites(r)) {
+    if (rewrites_numbers(r)) {
         g_autofree char *text = g_strndup(start, r->p - start);
 
         print_number(r->out, text, r->p == rest);
@@ -310,7 +310,7 @@ static bool read_word(Reader *r)
             return true;
         }
     }
-    return fail(r, "invalid keyword");
+    return fail_reader(r, "invalid keyword");
 }
 
 /* ---- objects and arrays ---------------------------------------------------------------------- */
@@ -341,14 +341,14 @@ static bool read_array(Reader *r)
         }
         g_string_append(r->out, ", ");
     } while (next_is(r, ','));
-    return fail(r, "',' or ']' is missing in an array");
+    return fail_reader(r, "',' or ']' is missing in an array");
 }
 
 static bool read_member(Reader *r, GHashTable *keys)
 {
     skip_space(r);
     if (r->p >= r->end || (*r->p != '"' && *r->p != '\'')) {
-        return fail(r, "key of an object is no string");
+        return fail_reader(r, "key of an object is no string");
     }
     if (!read_string(r)) {
         return false;
@@ -357,10 +357,10 @@ static bool read_member(Reader *r, GHashTable *keys)
 
     set_key(r, key);
     if (!g_hash_table_add(keys, key)) { /* takes it; the entry that was there has gone */
-        return fail(r, "duplicate key in an object");
+        return fail_reader(r, "duplicate key in an object");
     }
     if (!next_is(r, ':')) {
-        return fail(r, "':' is missing in an object");
+        return fail_reader(r, "':' is missing in an object");
     }
     g_string_append(r->out, ": ");
     return read_value(r);
@@ -385,13 +385,13 @@ static bool read_object(Reader *r)
         }
         g_string_append(r->out, ", ");
     } while (next_is(r, ','));
-    return fail(r, "',' or '}' is missing in an object");
+    return fail_reader(r, "',' or '}' is missing in an object");
 }
 
 static bool read_nested(Reader *r, bool (*read)(Reader *r))
 {
     if (++r->depth > FF_DIALECT_MAX_NESTING) {
-        return fail(r, "nesting is too deep");
+        return fail_reader(r, "nesting is too deep");
     }
     r->p++;
     bool ok = read(r);
@@ -401,7 +401,7 @@ static bool read_nested(Reader *r, bool (*read)(Reader *r))
 }
 
 /* The value at .out[START...] has been read. */
-static void visit(Reader *r, char kind, size_t start)
+static void visit_value(Reader *r, char kind, size_t start)
 {
     FfDialectValue value = {
         .depth = r->depth,
@@ -425,7 +425,7 @@ static bool read_value(Reader *r)
 
     skip_space(r);
     if (r->p >= r->end) {
-        return fail(r, "value is missing");
+        return fail_reader(r, "value is missing");
     }
     kind = *r->p;
     switch (kind) {
@@ -450,7 +450,7 @@ static bool read_value(Reader *r)
         }
     }
     if (ok) {
-        visit(r, kind, start);
+        visit_value(r, kind, start);
     }
     return ok;
 }
@@ -471,7 +471,7 @@ GString *ff_dialect_read(const char *text, size_t len, FfDialectFlags flags,
     if (read_value(&r)) {
         skip_space(&r);
         if (r.p < r.end) {
-            fail(&r, "text after the value");
+            fail_reader(&r, "text after the value");
         }
     }
     if (r.wrong) {

@@ -97,7 +97,7 @@ char *ff_disk_describe(JsonObject *inserted)
 
 /* ---- the same medium in other words ---------------------------------------------------------- */
 
-static bool match(const GPtrArray *parts, guint i, const char *text, const char *cwd);
+static bool match_parts(const GPtrArray *parts, guint i, const char *text, const char *cwd);
 
 /* Its end is where the format begins, of which a name may have the letters. */
 static bool match_file(const GPtrArray *parts, guint i, const char *text, const char *cwd)
@@ -110,7 +110,7 @@ static bool match_file(const GPtrArray *parts, guint i, const char *text, const 
         g_autofree char *theirs = ff_image_path(name, NULL, cwd);
 
         if ((!strcmp(name, part->text) || (ours && !g_strcmp0(ours, theirs))) &&
-            match(parts, i + 1, end, cwd)) {
+            match_parts(parts, i + 1, end, cwd)) {
             return true;
         }
     }
@@ -124,9 +124,9 @@ static bool match_format(const GPtrArray *parts, guint i, const char *text, cons
     bool is_bare = !strcmp(part->text, " (file)") || !strcmp(part->text, " (host_device)");
 
     return (g_str_has_prefix(text, part->text) &&
-            match(parts, i + 1, text + strlen(part->text), cwd)) ||
+            match_parts(parts, i + 1, text + strlen(part->text), cwd)) ||
            (part->is_backing && is_bare && g_str_has_prefix(text, " (raw)") &&
-            match(parts, i + 1, text + strlen(" (raw)"), cwd));
+            match_parts(parts, i + 1, text + strlen(" (raw)"), cwd));
 }
 
 static bool match_node(const GPtrArray *parts, guint i, const char *text, const char *cwd)
@@ -140,20 +140,22 @@ static bool match_node(const GPtrArray *parts, guint i, const char *text, const 
         len = g_str_has_prefix(text, begin) ? strlen(begin) : 0;
         len += len ? strspn(text + len, G_CSET_a_2_z G_CSET_A_2_Z G_CSET_DIGITS "-._") : 0;
     }
-    return (ours || g_str_has_prefix(text, part->text)) && match(parts, i + 1, text + len, cwd);
+    return (ours || g_str_has_prefix(text, part->text)) &&
+           match_parts(parts, i + 1, text + len, cwd);
 }
 
 /* TEXT has the parts from I on, and no more. */
-static bool match(const GPtrArray *parts, guint i, const char *text, const char *cwd)
+static bool match_parts(const GPtrArray *parts, guint i, const char *text, const char *cwd)
 {
     const Part *part = i < parts->len ? parts->pdata[i] : NULL;
 
     return !part                     ? !*text
            : part->kind == FILE_NAME ? match_file(parts, i, text, cwd)
            : part->kind == FORMAT    ? match_format(parts, i, text, cwd)
-           : part->kind == NODE_NAME ? match_node(parts, i, text, cwd)
-                                     : g_str_has_prefix(text, part->text) &&
-                                           match(parts, i + 1, text + strlen(part->text), cwd);
+           : part->kind == NODE_NAME
+               ? match_node(parts, i, text, cwd)
+               : g_str_has_prefix(text, part->text) &&
+                     match_parts(parts, i + 1, text + strlen(part->text), cwd);
 }
 
 bool ff_disk_is_described(JsonObject *inserted, const char *text, const char *cwd)
@@ -161,7 +163,7 @@ bool ff_disk_is_described(JsonObject *inserted, const char *text, const char *cw
     g_autofree char *own = ff_disk_describe(inserted);
     g_autoptr(GPtrArray) parts = inserted ? parts_of(inserted) : NULL;
 
-    return !strcmp(own, text) || (parts && match(parts, 0, text, cwd));
+    return !strcmp(own, text) || (parts && match_parts(parts, 0, text, cwd));
 }
 
 char *ff_disk_node_path(JsonObject *node, int pid)

@@ -47,7 +47,7 @@ void ff_bitmap_clear(FfBitmap *bm)
 
 /* Sequentially consistent for protect.c: a writer is noted in a table before a slot is looked for.
  */
-static uint64_t load(const FfBitmap *bm, uint64_t word)
+static uint64_t load_word(const FfBitmap *bm, uint64_t word)
 {
     return __atomic_load_n(&bm->words[word], __ATOMIC_SEQ_CST);
 }
@@ -64,7 +64,7 @@ bool ff_bitmap_test_behind(FfBitmap *bm, uint64_t page)
 }
 
 /* Bits [from, to) of a word, 0 <= from < to <= 64. */
-static uint64_t span(unsigned from, unsigned to)
+static uint64_t span_mask(unsigned from, unsigned to)
 {
     return (~0ull << from) & (~0ull >> (64 - to));
 }
@@ -76,7 +76,7 @@ uint64_t ff_bitmap_count_run(const FfBitmap *bm, uint64_t first, uint64_t n)
     while (n) {
         unsigned lo = first % 64;
         unsigned len = MIN(64 - lo, n);
-        count += __builtin_popcountll(load(bm, first / 64) & span(lo, lo + len));
+        count += __builtin_popcountll(load_word(bm, first / 64) & span_mask(lo, lo + len));
         first += len;
         n -= len;
     }
@@ -95,10 +95,10 @@ uint64_t ff_bitmap_count(const FfBitmap *bm)
 static uint64_t claim_in_word(FfBitmap *bm, uint64_t w, unsigned from, unsigned to, unsigned max,
                               bool anchored)
 {
-    uint64_t old = load(bm, w);
+    uint64_t old = load_word(bm, w);
 
     for (;;) {
-        uint64_t candidates = old & span(from, to);
+        uint64_t candidates = old & span_mask(from, to);
         if (!candidates) {
             return 0;
         }
@@ -109,7 +109,7 @@ static uint64_t claim_in_word(FfBitmap *bm, uint64_t w, unsigned from, unsigned 
         uint64_t above = ~(candidates >> lo);
         unsigned len = above ? __builtin_ctzll(above) : 64;
         len = MIN(len, max);
-        uint64_t run = span(lo, lo + len);
+        uint64_t run = span_mask(lo, lo + len);
         if (__atomic_compare_exchange_n(&bm->words[w], &old, old & ~run, false, __ATOMIC_ACQ_REL,
                                         __ATOMIC_ACQUIRE)) {
             return run;
@@ -168,7 +168,7 @@ uint64_t ff_bitmap_set_run(FfBitmap *bm, uint64_t first, uint64_t n)
     while (n) {
         unsigned lo = first % 64;
         unsigned len = MIN(64 - lo, n);
-        uint64_t mask = span(lo, lo + len);
+        uint64_t mask = span_mask(lo, lo + len);
         uint64_t *word = &bm->words[first / 64];
         /* A whole word: one instruction, where what was there could need a loop. */
         uint64_t old = len == 64 ? __atomic_exchange_n(word, mask, __ATOMIC_SEQ_CST)
@@ -187,7 +187,7 @@ uint64_t ff_bitmap_clear_run(FfBitmap *bm, uint64_t first, uint64_t n)
     while (n) {
         unsigned lo = first % 64;
         unsigned len = MIN(64 - lo, n);
-        uint64_t mask = span(lo, lo + len);
+        uint64_t mask = span_mask(lo, lo + len);
         uint64_t *word = &bm->words[first / 64];
         uint64_t old = len == 64 ? __atomic_exchange_n(word, 0, __ATOMIC_SEQ_CST)
                                  : __atomic_fetch_and(word, ~mask, __ATOMIC_SEQ_CST);
@@ -200,10 +200,10 @@ uint64_t ff_bitmap_clear_run(FfBitmap *bm, uint64_t first, uint64_t n)
 
 /* The first page at or after FROM whose bit is SET; END, or FROM if that is later, if there is none
  * before that. */
-static uint64_t find(const FfBitmap *bm, uint64_t from, uint64_t end, bool set)
+static uint64_t find_page(const FfBitmap *bm, uint64_t from, uint64_t end, bool set)
 {
     for (uint64_t at = from; at < end; at = (at / 64 + 1) * 64) {
-        uint64_t word = load(bm, at / 64);
+        uint64_t word = load_word(bm, at / 64);
         uint64_t candidates = (set ? word : ~word) & (~0ull << (at % 64));
         if (candidates) {
             return MIN(end, at / 64 * 64 + __builtin_ctzll(candidates));
@@ -220,6 +220,6 @@ uint64_t ff_bitmap_next_run(const FfBitmap *bm, uint64_t from, bool set, uint64_
 uint64_t ff_bitmap_next_run_in(const FfBitmap *bm, uint64_t from, uint64_t end, bool set,
                                uint64_t *first)
 {
-    *first = find(bm, from, end, set);
-    return find(bm, *first, end, !set) - *first;
+    *first = find_page(bm, from, end, set);
+    return find_page(bm, *first, end, !set) - *first;
 }

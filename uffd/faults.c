@@ -69,7 +69,7 @@ static void failed_at(Batch *b, unsigned block, uint64_t page, int rc)
     }
 }
 
-static void failed(Batch *b, int rc)
+static void note_failure(Batch *b, int rc)
 {
     if (!b->rc) {
         b->rc = rc;
@@ -111,7 +111,7 @@ static void give_back(FfSpace *s, const FfRun *run, void *opaque)
     if (!is_shared || s->cfg.shared_remove == FF_SHARED_REMOVE_GIVES_BACK) {
         make_unwanted(s, run, opaque);
     } else if (ff_bitmap_count_run(&s->blocks[run->block].placed, run->first, run->n) < run->n) {
-        failed(((Removal *)opaque)->b, -ENOTSUP);
+        note_failure(((Removal *)opaque)->b, -ENOTSUP);
     }
 }
 
@@ -124,12 +124,12 @@ static void give_part_back(FfSpace *s, const FfRun *run, void *opaque)
         return;
     }
     if (!ff_bitmap_test(&s->blocks[run->block].placed, run->first)) {
-        failed(((Removal *)opaque)->b, -ENOTSUP);
+        note_failure(((Removal *)opaque)->b, -ENOTSUP);
     }
 }
 
 /* What is unmapped here is in the file still, where others may have it. */
-static void unmap(FfSpace *s, const FfRun *run, void *opaque)
+static void unmap_run(FfSpace *s, const FfRun *run, void *opaque)
 {
     if (s->protect && s->blocks[run->block].backing.kind == FF_BACKING_PRIVATE) {
         ff_protect_drop_doubted(s->protect, run);
@@ -154,7 +154,7 @@ static void handle_unmap(Batch *b, const struct uffd_msg *msg)
 
     if (!ff_space_is_expected_unmap(b->s, start, end)) {
         /* The kernel unmaps no part of a huge page. */
-        ff_space_each_run(b->s, start, end, unmap, unmap, &r);
+        ff_space_each_run(b->s, start, end, unmap_run, unmap_run, &r);
         ff_space_cut(b->s, start, end);
     }
     ff_uffd_wake(b->s->cfg.uffd, start, end - start);
@@ -210,7 +210,7 @@ static void handle_event(Batch *b, const struct uffd_msg *msg)
         handle_unmap(b, msg);
         break;
     default:
-        failed(b, -EPROTO); /* of a feature that nobody asked for */
+        note_failure(b, -EPROTO); /* of a feature that nobody asked for */
     }
 }
 
@@ -257,7 +257,7 @@ static void handle_stray(Batch *b, uint64_t addr)
         ff_uffd_wake(s->cfg.uffd, addr, SMALL_PAGE);
     } else if (rc < 0 && rc != -ESRCH) {
         wait_on(b, addr, rc);
-        failed(b, rc);
+        note_failure(b, rc);
     }
 }
 
@@ -281,7 +281,7 @@ static void handle_write(Batch *b, unsigned block, uint64_t page)
     }
 }
 
-static void request(Batch *b, unsigned block, uint64_t page)
+static void add_request(Batch *b, unsigned block, uint64_t page)
 {
     if (ff_bitmap_set(&b->s->blocks[block].requested, page)) {
         b->request[b->n++] = (FfRun){block, page, 1};
@@ -310,13 +310,13 @@ static void answer_again(Batch *b, unsigned block, uint64_t page, bool minor, ui
 {
     if (b->s->cfg.comes_again && !minor) {
         ff_place_forget(b->s, &(FfRun){block, page, 1}); /* wakes: it may be there by now */
-        request(b, block, page);
+        add_request(b, block, page);
         return;
     }
     int rc = ff_place_again(b->s, block, page, minor);
 
     if (rc == -ENOENT) {
-        request(b, block, page);
+        add_request(b, block, page);
         return;
     }
     if (rc == -EAGAIN) {
@@ -366,11 +366,11 @@ static void handle_pagefault(Batch *b, const struct uffd_msg *msg)
     if (ff_bitmap_test(&s->blocks[block].placed, page)) {
         answer_again(b, block, page, minor, addr);
     } else {
-        request(b, block, page);
+        add_request(b, block, page);
     }
 }
 
-static void ask(Batch *b)
+static void ask_pager(Batch *b)
 {
     FfPager *pager = b->s->cfg.pager;
 
@@ -378,7 +378,7 @@ static void ask(Batch *b)
         int rc = pager && pager->request ? pager->request(pager, b->request, b->n) : -ENOSYS;
         b->n = 0;
         if (rc < 0) {
-            failed(b, rc);
+            note_failure(b, rc);
         }
     }
 }
@@ -394,13 +394,13 @@ static void ask_noted(Batch *b)
         uint64_t page;
         if (ff_waits_get(&s->waits, i, &block, &page) &&
             !ff_bitmap_test(&s->blocks[block].placed, page)) {
-            request(b, block, page);
+            add_request(b, block, page);
         }
         if (b->n == BATCH) {
-            ask(b);
+            ask_pager(b);
         }
     }
-    ask(b);
+    ask_pager(b);
 }
 
 static void forget_requests(FfSpaceBlock *b)
@@ -444,7 +444,7 @@ static void answer_sharer(Batch *b, FfSharer *x, unsigned block, uint64_t page, 
     }
     pthread_mutex_unlock(&s->again_lock);
     if (!placed) {
-        request(b, block, page);
+        add_request(b, block, page);
         return;
     }
     if (rc == -EEXIST || rc == -EAGAIN || rc == -ENOENT) {
@@ -479,7 +479,7 @@ static void handle_sharer(Batch *b, FfSharer *x, const struct uffd_msg *msg)
     if (ff_bitmap_test(&b->s->blocks[block].placed, page)) {
         answer_sharer(b, x, block, page, start);
     } else {
-        request(b, block, page);
+        add_request(b, block, page);
     }
 }
 
@@ -495,7 +495,7 @@ static void answer_sharers(Batch *b)
         for (int k = 0; k < n; k++) {
             handle_sharer(b, x, &msgs[k]);
         }
-        ask(b);
+        ask_pager(b);
     }
 }
 
@@ -554,7 +554,7 @@ static void tell_deferred(Batch *b)
     if (s->has_late) {
         int rc = ff_protect_lift_late(s);
         if (rc < 0 && rc != -ESRCH) {
-            failed(b, rc);
+            note_failure(b, rc);
         }
     }
     if (s->protect) {
@@ -577,7 +577,7 @@ static int read_known(Batch *b, struct uffd_msg *msgs)
 
 /* Reads messages and makes the changes of which they tell. Returns their number or -errno. *FIRST
  * is the first one that comes after all events. */
-static int take(Batch *b, struct uffd_msg *msgs, int *first)
+static int take_messages(Batch *b, struct uffd_msg *msgs, int *first)
 {
     FfSpace *s = b->s;
 
@@ -633,32 +633,32 @@ static void answer_faults(Batch *b, const struct uffd_msg *msgs, int first, int 
     }
 }
 
-static void answer(Batch *b)
+static void answer_messages(Batch *b)
 {
     struct uffd_msg msgs[BATCH];
     int first;
-    int n = take(b, msgs, &first);
+    int n = take_messages(b, msgs, &first);
 
     b->has_more = n == BATCH && !first;
     if (n == -EMFILE || n == -ENFILE || n == -ENOMEM) {
         /* The userfaultfd of a child cannot be had now: the process waits in fork() until it can.
          */
         if (!b->no_fd) {
-            failed(b, n);
+            note_failure(b, n);
         }
         b->no_fd = true;
         return;
     }
     b->no_fd = false;
     if (n < 0) {
-        failed(b, n);
+        note_failure(b, n);
         b->dead = true;
         return;
     }
     b->now = g_get_monotonic_time();
     FF_FAULT_AT("faults-read");
     answer_faults(b, msgs, first, n);
-    ask(b);
+    ask_pager(b);
     ff_place_tell(b->s, &b->fresh);
     b->fresh = (FfPresent){.as = FF_PRESENT_NOTHING};
 }
@@ -688,13 +688,13 @@ static bool wait_for_messages(Batch *b)
     }
     while (poll(pfd, 3 + sharers, has_deferred(b->s) || b->no_fd ? LOOK_AGAIN_MS : -1) < 0) {
         if (errno != EINTR) {
-            failed(b, -errno);
+            note_failure(b, -errno);
             b->dead = true;
             return false;
         }
     }
     if (pfd[0].revents & (POLLERR | POLLHUP | POLLNVAL)) {
-        failed(b, -EBADF); /* not initialised, not O_NONBLOCK, or closed */
+        note_failure(b, -EBADF); /* not initialised, not O_NONBLOCK, or closed */
         b->dead = true;
     }
     b->is_readable = pfd[0].revents & POLLIN;
@@ -717,7 +717,7 @@ static void tell_failed(const Batch *b)
 }
 
 /* Reads, and answers what was read. */
-static void turn(Batch *b)
+static void run_turn(Batch *b)
 {
     FfSpace *s = b->s;
 
@@ -725,7 +725,7 @@ static void turn(Batch *b)
         pthread_mutex_lock(&s->answering);
     }
     tell_deferred(b);
-    answer(b);
+    answer_messages(b);
     answer_sharers(b);
     if (s->protect) {
         ff_protect_end_doubts(s->protect); /* most changes are over by now */
@@ -742,7 +742,7 @@ void ff_faults_run(FfSpace *s)
     ff_space_set_fault_thread(s);
     ask_noted(&b);
     while (!b.dead && wait_for_messages(&b)) {
-        turn(&b);
+        run_turn(&b);
     }
     b.has_more = false;
     tell_deferred(&b);
@@ -782,7 +782,7 @@ void ff_faults_finish(FfSpace *s)
     }
     ff_space_set_fault_thread(s);
     while (ff_uffd_is_changing(s->cfg.uffd) && g_get_monotonic_time() < end) {
-        int n = take(&b, msgs, &first);
+        int n = take_messages(&b, msgs, &first);
         if (n < 0 && n != -EMFILE && n != -ENFILE && n != -ENOMEM) {
             break;
         }

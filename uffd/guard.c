@@ -34,7 +34,7 @@ struct FfGuard {
     GThread *thread;
 };
 
-static int lift(FfGuard *g, uint64_t addr, uint64_t len)
+static int unprotect_range(FfGuard *g, uint64_t addr, uint64_t len)
 {
     int rc;
 
@@ -44,7 +44,7 @@ static int lift(FfGuard *g, uint64_t addr, uint64_t len)
     return rc;
 }
 
-static int fault(FfGuard *g, uint64_t addr)
+static int handle_fault(FfGuard *g, uint64_t addr)
 {
     unsigned n;
     const FfRegion *r = ff_regions_all(g->regions, &n);
@@ -56,22 +56,23 @@ static int fault(FfGuard *g, uint64_t addr)
             uint64_t start = page * b->b.page_size;
             int rc = g->c.written(r->file, page, b->map + start, g->c.opaque);
 
-            return rc < 0 ? rc : lift(g, r->addr + start - r->offset, b->b.page_size);
+            return rc < 0 ? rc : unprotect_range(g, r->addr + start - r->offset, b->b.page_size);
         }
     }
     return -EFAULT;
 }
 
 /* 0: nothing more now. */
-static int serve(FfGuard *g)
+static int serve_faults(FfGuard *g)
 {
     struct uffd_msg msgs[MESSAGES];
     int n;
 
     while ((n = ff_uffd_read(g->c.uffd, msgs, MESSAGES)) > 0) {
         for (int i = 0; i < n; i++) {
-            int rc = msgs[i].event == UFFD_EVENT_PAGEFAULT ? fault(g, msgs[i].arg.pagefault.address)
-                                                           : -EPROTO;
+            int rc = msgs[i].event == UFFD_EVENT_PAGEFAULT
+                         ? handle_fault(g, msgs[i].arg.pagefault.address)
+                         : -EPROTO;
             if (rc < 0) {
                 return rc;
             }
@@ -80,7 +81,7 @@ static int serve(FfGuard *g)
     return n;
 }
 
-static gpointer run(gpointer p)
+static gpointer run_guard(gpointer p)
 {
     FfGuard *g = p;
     struct pollfd fds[] = {{g->c.uffd, POLLIN, 0}, {g->stop, POLLIN, 0}};
@@ -92,7 +93,7 @@ static gpointer run(gpointer p)
         if (fds[1].revents) {
             return NULL;
         }
-        int rc = fds[0].revents & POLLIN ? serve(g) : fds[0].revents ? -EIO : 0;
+        int rc = fds[0].revents & POLLIN ? serve_faults(g) : fds[0].revents ? -EIO : 0;
         if (rc == -ESRCH) {
             return NULL; /* the process has ended: nobody writes any more */
         }
@@ -105,7 +106,7 @@ static gpointer run(gpointer p)
     return NULL;
 }
 
-static bool fail(GError **error, int rc, const char *what)
+static bool set_errno_error(GError **error, int rc, const char *what)
 {
     g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "%s: %s", what, g_strerror(-rc));
     return false;
@@ -118,7 +119,7 @@ static bool map_blocks(FfGuard *g, GError **error)
         g->blocks[i].b = g->c.blocks[i];
         void *map = mmap(NULL, g->c.blocks[i].size, PROT_READ, MAP_SHARED, g->c.blocks[i].fd, 0);
         if (map == MAP_FAILED) {
-            return fail(error, -errno, "guest memory cannot be mapped");
+            return set_errno_error(error, -errno, "guest memory cannot be mapped");
         }
         g->blocks[i].map = map;
     }
@@ -138,7 +139,7 @@ static bool find_regions(FfGuard *g, GError **error)
     return g->regions;
 }
 
-static bool protect(FfGuard *g, GError **error)
+static bool protect_regions(FfGuard *g, GError **error)
 {
     unsigned n;
     const FfRegion *r = ff_regions_all(g->regions, &n);
@@ -148,7 +149,7 @@ static bool protect(FfGuard *g, GError **error)
 
         rc = rc < 0 ? rc : ff_uffd_protect(g->c.uffd, r[i].addr, r[i].len);
         if (rc < 0) {
-            return fail(error, rc, "guest memory cannot be protected in the new QEMU");
+            return set_errno_error(error, rc, "guest memory cannot be protected in the new QEMU");
         }
         rc = ff_uffd_map_protected(g->c.uffd, r[i].addr, r[i].len);
         if (rc < 0) {
@@ -165,11 +166,11 @@ FfGuard *ff_guard_new(const FfGuardConfig *config, GError **error)
     g->c = *config;
     g->stop = eventfd(0, EFD_CLOEXEC);
     if (g->stop < 0) {
-        fail(error, -errno, "eventfd");
+        set_errno_error(error, -errno, "eventfd");
     } else if (map_blocks(g, error) && find_regions(g, error)) {
         /* Before the first page is protected: a process that writes is answered. */
-        g->thread = g_thread_new("ff-guard", run, g);
-        if (protect(g, error)) {
+        g->thread = g_thread_new("ff-guard", run_guard, g);
+        if (protect_regions(g, error)) {
             g->c.blocks = NULL; /* the caller's */
             return g;
         }

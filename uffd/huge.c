@@ -49,7 +49,7 @@ typedef struct {
     uint64_t addr, offset; /* of what is looked at */
 } Look;
 
-static void note(uint64_t addr, uint64_t len, void *opaque)
+static void note_huge(uint64_t addr, uint64_t len, void *opaque)
 {
     const Look *l = opaque;
     uint64_t first = (addr + FF_HUGE_PAGE - 1) & ~(FF_HUGE_PAGE - 1);
@@ -66,7 +66,7 @@ void ff_huge_note(FfHuge *h, int pagemap_fd, unsigned file, uint64_t addr, uint6
 {
     Look l = {h, file, addr, offset};
 
-    ff_pagemap_scan_huge(pagemap_fd, addr, len, note, &l);
+    ff_pagemap_scan_huge(pagemap_fd, addr, len, note_huge, &l);
 }
 
 const FfHugeRun *ff_huge_all(const FfHuge *h, unsigned *n)
@@ -77,7 +77,7 @@ const FfHugeRun *ff_huge_all(const FfHuge *h, unsigned *n)
 
 /* One huge page. FALSE: no other one can be had either. EAGAIN: somebody, as reclaim or DAMON, has
  * one of its pages in hand just now (madvise(2)). */
-static bool collapse(int pidfd, uint64_t addr)
+static bool collapse_page(int pidfd, uint64_t addr)
 {
     struct iovec iov = {(void *)(uintptr_t)addr, FF_HUGE_PAGE};
     long done = -1;
@@ -111,7 +111,7 @@ void ff_huge_restore(const FfHuge *h, const int *files, int pagemap_fd, int pidf
             }
             uint64_t addr = runs[i].addr + (at - runs[i].offset);
             if (files[runs[i].file] < 0) {
-                if (is_full(pagemap_fd, addr) && !collapse(pidfd, addr)) {
+                if (is_full(pagemap_fd, addr) && !collapse_page(pidfd, addr)) {
                     return;
                 }
                 continue;
@@ -122,7 +122,7 @@ void ff_huge_restore(const FfHuge *h, const int *files, int pagemap_fd, int pidf
                 first = at;
                 hole = found < 0 ? at : (uint64_t)found;
             }
-            if (at + FF_HUGE_PAGE <= hole && !collapse(pidfd, addr)) {
+            if (at + FF_HUGE_PAGE <= hole && !collapse_page(pidfd, addr)) {
                 return;
             }
         }

@@ -34,7 +34,8 @@
 /* ---- marks ----------------------------------------------------------------------------------- */
 
 /* Marks N pages, which are at ADDR, and adds those that were missing to P. */
-static void mark(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t addr, FfPresent *p)
+static void mark_placed(FfSpace *s, unsigned block, uint64_t page, uint64_t n, uint64_t addr,
+                        FfPresent *p)
 {
     FfSpaceBlock *b = &s->blocks[block];
     FF_FAULT_AT("place-placed");
@@ -127,7 +128,7 @@ static const FfPresentAs present_as[] = {
 };
 
 /* RC, which placing the page at ADDR came to, or what EEXIST stands for. */
-static int believe(const FfSpace *s, FfUffdOp op, int rc, uint64_t addr, uint64_t ps)
+static int trust_result(const FfSpace *s, FfUffdOp op, int rc, uint64_t addr, uint64_t ps)
 {
     if (rc != -EEXIST || ps <= SMALL_PAGE || op == FF_UFFD_CONTINUE) {
         return rc;
@@ -159,7 +160,7 @@ static int try_at(FfSpace *s, FfUffdOp op, uint64_t ps, uint64_t addr, uint64_t 
     } else {
         rc = ff_uffd_try(s->cfg.uffd, op, addr, data, MIN(len, MAX(CHUNK, ps)), done);
     }
-    return believe(s, op, ff_space_check(s, rc), addr, ps);
+    return trust_result(s, op, ff_space_check(s, rc), addr, ps);
 }
 
 /* How many pages of N from PAGE on are all missing, or all placed (*MISSING). */
@@ -212,7 +213,7 @@ static int place_missing(FfSpace *s, FfUffdOp op, const FfRun *run, const void *
         rc = 0;
     }
     if (*done) {
-        mark(s, run->block, run->first, *done, addr, p);
+        mark_placed(s, run->block, run->first, *done, addr, p);
     }
     return rc;
 }
@@ -238,7 +239,7 @@ static int place_some(FfSpace *s, FfUffdOp op, FfRun run, const void *data, uint
     return rc == -EAGAIN ? ff_space_wait_change(s, seen) : rc;
 }
 
-static int place(FfSpace *s, FfUffdOp op, const FfRun *run, const uint8_t *data)
+static int place_run(FfSpace *s, FfUffdOp op, const FfRun *run, const uint8_t *data)
 {
     uint64_t ps = s->blocks[run->block].backing.page_size;
     int rc = 0;
@@ -252,22 +253,22 @@ static int place(FfSpace *s, FfUffdOp op, const FfRun *run, const uint8_t *data)
 
 int ff_place_copy(FfSpace *s, const FfRun *run, const void *data)
 {
-    return place(s, FF_UFFD_COPY, run, data);
+    return place_run(s, FF_UFFD_COPY, run, data);
 }
 
 int ff_place_zero(FfSpace *s, const FfRun *run)
 {
-    return place(s, FF_UFFD_ZERO, run, NULL);
+    return place_run(s, FF_UFFD_ZERO, run, NULL);
 }
 
 int ff_place_continue(FfSpace *s, const FfRun *run)
 {
-    return place(s, FF_UFFD_CONTINUE, run, NULL);
+    return place_run(s, FF_UFFD_CONTINUE, run, NULL);
 }
 
 int ff_place_poison(FfSpace *s, const FfRun *run)
 {
-    return place(s, FF_UFFD_POISON, run, NULL);
+    return place_run(s, FF_UFFD_POISON, run, NULL);
 }
 
 int ff_place_at_once(FfSpace *s, const FfRun *run, const void *data)
@@ -301,7 +302,7 @@ static void mark_run(FfSpace *s, const FfRun *run, FfPresent *p)
         uint64_t addr = ff_space_find_addr(s, run->block, run->first + i, &bytes);
         bytes = addr ? MIN(bytes, (run->n - i) * ps) : ps;
         if (addr) {
-            mark(s, run->block, run->first + i, bytes / ps, addr, p);
+            mark_placed(s, run->block, run->first + i, bytes / ps, addr, p);
         }
     }
 }
@@ -343,7 +344,7 @@ int ff_place_hole(FfSpace *s, const FfRun *run)
                  ? ff_uffd_unregister(s->cfg.uffd, addr, run->n * b->page_size)
                  : -ERANGE;
     if (rc == 0) {
-        mark(s, run->block, run->first, run->n, addr, &p);
+        mark_placed(s, run->block, run->first, run->n, addr, &p);
         p.duplicate = run->n - p.pages;
     }
     ff_space_leave(s);

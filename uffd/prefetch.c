@@ -16,24 +16,24 @@
 /* So many requests back a second one can make a stream of it. */
 #define FF_PREFETCH_SINGLES 8
 
-static bool within(int64_t x, int64_t low, int64_t high)
+static bool is_within(int64_t x, int64_t low, int64_t high)
 {
     return x >= low && x <= high;
 }
 
 /* PAGE comes from the confirmed stream S: ahead of it, or on its way to where it is needed. */
-static bool continues(const FfPrefetchStream *s, int64_t page)
+static bool continues_stream(const FfPrefetchStream *s, int64_t page)
 {
     int64_t slack = llabs(s->step) == 1 ? FF_PREFETCH_SLACK : 0;
     int64_t next = s->front + s->step;
 
-    return s->step > 0 ? within(page, s->last - slack, next + slack)
-                       : within(page, next - slack, s->last + slack);
+    return s->step > 0 ? is_within(page, s->last - slack, next + slack)
+                       : is_within(page, next - slack, s->last + slack);
 }
 
 /* The stream of BLOCK that PAGE belongs to, else the one that it may belong to (*SURE FALSE), else
  * NULL. */
-static FfPrefetchStream *find(FfPrefetch *p, unsigned block, int64_t page, bool *sure)
+static FfPrefetchStream *find_stream(FfPrefetch *p, unsigned block, int64_t page, bool *sure)
 {
     FfPrefetchStream *near = NULL;
 
@@ -41,7 +41,7 @@ static FfPrefetchStream *find(FfPrefetch *p, unsigned block, int64_t page, bool 
         if (!s->used || s->block != block) {
             continue;
         }
-        if (s->window && continues(s, page)) {
+        if (s->window && continues_stream(s, page)) {
             *sure = true;
             return s;
         }
@@ -57,7 +57,7 @@ static FfPrefetchStream *find(FfPrefetch *p, unsigned block, int64_t page, bool 
 
 /* The slot for a new stream: the oldest of those that are not confirmed, so that many single
  * requests do not drive a stream out; but never one of the last few. */
-static FfPrefetchStream *victim(FfPrefetch *p)
+static FfPrefetchStream *oldest_stream(FfPrefetch *p)
 {
     FfPrefetchStream *old = p->stream, *single = NULL;
     unsigned singles = 0;
@@ -75,7 +75,7 @@ static FfPrefetchStream *victim(FfPrefetch *p)
 }
 
 /* Tells what lies between what was told before and WINDOW steps after PAGE. */
-static void advance(FfPrefetchStream *s, int64_t page, FfAhead *ahead)
+static void advance_stream(FfPrefetchStream *s, int64_t page, FfAhead *ahead)
 {
     int64_t front = page + (int64_t)s->window * s->step;
     int64_t from = s->front;
@@ -112,11 +112,11 @@ static bool may_confirm(FfPrefetchStream *s, int64_t page)
 bool ff_prefetch_request(FfPrefetch *p, unsigned block, uint64_t page, FfAhead *ahead)
 {
     bool sure;
-    FfPrefetchStream *s = find(p, block, page, &sure);
+    FfPrefetchStream *s = find_stream(p, block, page, &sure);
 
     *ahead = (FfAhead){.block = block};
     if (!s) {
-        s = victim(p);
+        s = oldest_stream(p);
         *s = (FfPrefetchStream){.block = block, .last = page, .front = page, .used = ++p->clock};
         return false;
     }
@@ -127,6 +127,6 @@ bool ff_prefetch_request(FfPrefetch *p, unsigned block, uint64_t page, FfAhead *
         return false;
     }
     ahead->step = s->step;
-    advance(s, page, ahead);
+    advance_stream(s, page, ahead);
     return true;
 }

@@ -24,7 +24,7 @@ typedef struct {
     uint64_t start, end;
 } Block;
 
-static bool parse(const char *line, Block *b, char perms[5])
+static bool parse_mapping(const char *line, Block *b, char perms[5])
 {
     uint64_t offset, inode;
     unsigned maj, min;
@@ -59,7 +59,7 @@ static GArray *find_blocks(int maps_fd)
     char perms[5];
 
     for (char **l = lines; *l; l++) {
-        bool anonymous = parse(*l, &b, perms);
+        bool anonymous = parse_mapping(*l, &b, perms);
         if (anonymous && !strncmp(perms, "---", 3) && b.end - b.start == PAGE &&
             last.end == b.start && last.start % ALIGNMENT == 0 && !may_be_heap(&last)) {
             g_array_append_val(blocks, last);

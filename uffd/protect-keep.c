@@ -136,7 +136,7 @@ static void lift_early(FfProtect *p, const FfRun *run)
 /* Keeps PAGE in SLOT, which is the caller's, and lets its writers continue. FALSE: the slot is
  * not used: somebody else has the page, and will let them continue; or *RC says why not. Fault
  * thread: -EAGAIN, a change is in the way, and the writers are told again after its event. */
-static bool keep(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int *rc)
+static bool keep_page(FfProtect *p, uint64_t slot, unsigned block, uint64_t page, int *rc)
 {
     FfRun run = {block, page, 1};
 
@@ -195,7 +195,7 @@ static bool serve_one(FfProtect *p, int *rc, bool *left)
         }
         FF_FAULT_AT("protect-serves");
         int one;
-        bool kept = keep(p, slot, block, page, &one);
+        bool kept = keep_page(p, slot, block, page, &one);
         if (!kept) {
             ff_protect_leave_slot(p, slot);
         }
@@ -211,7 +211,7 @@ static bool serve_one(FfProtect *p, int *rc, bool *left)
     return false;
 }
 
-static int serve(FfProtect *p)
+static int serve_faults(FfProtect *p)
 {
     bool left = false, again;
     int rc = 0;
@@ -228,7 +228,7 @@ static int serve(FfProtect *p)
 static int give_slot(FfProtect *p, uint64_t slot)
 {
     ff_protect_leave_slot(p, slot);
-    int rc = serve(p);
+    int rc = serve_faults(p);
     if (__atomic_exchange_n(&p->waits.overflow, 0, __ATOMIC_SEQ_CST)) {
         ff_space_wake_all(p->s); /* they are told again */
     }
@@ -253,7 +253,7 @@ void ff_protect_set_around(FfProtect *p, uint64_t bytes)
 }
 
 /* The pages around PAGE that are to be kept with it, which is among them. */
-static FfRun window(const FfProtect *p, unsigned block, uint64_t page)
+static FfRun keep_window(const FfProtect *p, unsigned block, uint64_t page)
 {
     const FfBacking *b = &p->s->blocks[block].backing;
     uint64_t all = p->n_slots, used = __atomic_load_n(&p->used, __ATOMIC_RELAXED);
@@ -302,7 +302,7 @@ static bool is_awaited(const FfSpace *s)
  * so already. */
 static int keep_around(FfProtect *p, unsigned block, uint64_t page)
 {
-    FfRun all = window(p, block, page);
+    FfRun all = keep_window(p, block, page);
     uint64_t i = all.first;
     unsigned n = 0;
     int rc = 0;
@@ -365,7 +365,7 @@ uint64_t ff_protect_latency_p99(const FfProtect *p)
 
 /* Somebody writes to the page RUN, and nobody may: what it was is not worth keeping, as
  * something else has changed with it. FALSE: a saver has it. */
-static bool spoil(FfProtect *p, const FfRun *run)
+static bool spoil_page(FfProtect *p, const FfRun *run)
 {
     FfProtectBlock *b = &p->blocks[run->block];
 
@@ -381,7 +381,7 @@ static bool spoil(FfProtect *p, const FfRun *run)
 }
 
 /* The page RUN, whoever has it: nobody wants it any more. */
-static void forgo(FfProtect *p, const FfRun *run)
+static void forgo_page(FfProtect *p, const FfRun *run)
 {
     uint64_t had = ff_bitmap_clear_run(&p->blocks[run->block].armed, run->first, 1);
 
@@ -418,10 +418,10 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
     }
     __atomic_fetch_add(&p->faults, 1, __ATOMIC_RELAXED);
     if (__atomic_load_n(&p->given_up, __ATOMIC_ACQUIRE)) {
-        forgo(p, &run);
+        forgo_page(p, &run);
         return ff_protect_lift(p->s, &run);
     }
-    if (__atomic_load_n(&p->still, __ATOMIC_ACQUIRE) && spoil(p, &run)) {
+    if (__atomic_load_n(&p->still, __ATOMIC_ACQUIRE) && spoil_page(p, &run)) {
         return ff_protect_lift(p->s, &run);
     }
     if (!ff_protect_take_slot(p, &slot)) {
@@ -439,7 +439,7 @@ int ff_protect_fault(FfProtect *p, unsigned block, uint64_t page)
             return ff_protect_lift(p->s, &run);
         }
     }
-    if (keep(p, slot, block, page, &rc)) {
+    if (keep_page(p, slot, block, page, &rc)) {
         count_latency(p, begin);
         return rc < 0 ? rc : keep_around(p, block, page);
     }
@@ -528,7 +528,7 @@ int ff_protect_lend(FfProtect *p, const FfRun *run)
 {
     /* Observer: the fault thread, which notes that somebody waits and looks here again. */
     ff_bitmap_set_run(&p->blocks[run->block].lent, run->first, run->n);
-    return serve(p);
+    return serve_faults(p);
 }
 
 bool ff_protect_is_lent(FfProtect *p, unsigned block, uint64_t page)

@@ -91,7 +91,7 @@ static bool init_block(FfProtectBlock *p, const FfSpaceBlock *b, bool changes)
 
 int ff_protect_new(FfSpace *s, uint64_t buffer, FfProtect **result)
 {
-    /* What another process has read of the userfaultfd is not waited for by settle(). */
+    /* What another process has read of the userfaultfd is not waited for by settle_faults(). */
     g_assert(!s->cfg.messages);
     if (has_unseen_writers(s)) {
         return -ENOTSUP;
@@ -308,7 +308,7 @@ int ff_protect_lift(FfSpace *s, const FfRun *run)
 
 /* What was read of faults is answered when this returns. Of two writers that were told of the first
  * one's answer lets both go; the fault thread must not take the second one's for a new write. */
-static void settle(FfSpace *s)
+static void settle_faults(FfSpace *s)
 {
     pthread_mutex_lock(&s->answering);
     pthread_mutex_unlock(&s->answering);
@@ -316,7 +316,7 @@ static void settle(FfSpace *s)
 
 int ff_protect_arm(FfProtect *p, const FfRun *run)
 {
-    settle(p->s);
+    settle_faults(p->s);
     return each_piece(p->s, run, arm_piece);
 }
 

@@ -58,7 +58,7 @@ static int by_address(gconstpointer a, gconstpointer b)
     return x->addr < y->addr ? -1 : x->addr > y->addr;
 }
 
-static void add(GArray *list, FfRegion r)
+static void add_region(GArray *list, FfRegion r)
 {
     if (list->len) {
         FfRegion *last = &g_array_index(list, FfRegion, list->len - 1);
@@ -72,7 +72,7 @@ static void add(GArray *list, FfRegion r)
 }
 
 /* Each byte of [0, size) of FILE mapped once: lengths add up and no two regions overlap. */
-static bool covered(GArray *list, unsigned file, uint64_t size)
+static bool is_covered(GArray *list, unsigned file, uint64_t size)
 {
     uint64_t sum = 0;
 
@@ -132,7 +132,7 @@ FfRegions *ff_regions_find(int maps_fd, const int *fds, unsigned n, GError **err
         }
         for (unsigned i = 0; i < n; i++) {
             if (ino == st[i].st_ino && makedev(maj, min) == st[i].st_dev) {
-                add(r->list, (FfRegion){i, start, offset, end - start});
+                add_region(r->list, (FfRegion){i, start, offset, end - start});
             }
         }
     }
@@ -146,7 +146,7 @@ FfRegions *ff_regions_new(int maps_fd, const int *fds, const uint64_t *sizes, un
     g_autoptr(FfRegions) r = ff_regions_find(maps_fd, fds, n, error);
 
     for (unsigned i = 0; r && i < n; i++) {
-        if (!covered(r->list, i, sizes[i])) {
+        if (!is_covered(r->list, i, sizes[i])) {
             g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
                         "guest RAM %u is not mapped exactly once in QEMU", i);
             return NULL;

@@ -18,7 +18,7 @@
 
 #define SMALL_PAGE 4096u
 
-static FfSharer *nth(FfSharers *t, unsigned i)
+static FfSharer *nth_sharer(FfSharers *t, unsigned i)
 {
     return &t->all[i];
 }
@@ -75,7 +75,7 @@ int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned
     } else if (i == FF_MAX_SHARERS || n > FF_MAX_SHARER_RANGES) {
         rc = -ENOSPC;
     } else {
-        FfSharer *x = nth(t, i);
+        FfSharer *x = nth_sharer(t, i);
 
         x->uffd = uffd;
         memcpy(x->ranges, ranges, n * sizeof(*ranges));
@@ -95,7 +95,7 @@ int ff_sharers_add(FfSharers *t, int uffd, const FfSharerRange *ranges, unsigned
 
 /* ---- whether it waits there ------------------------------------------------------------------ */
 
-static int check(const FfSharer *x)
+static int check_sharer(const FfSharer *x)
 {
     int rc = 0;
 
@@ -112,7 +112,7 @@ static int check(const FfSharer *x)
 int ff_sharers_check(FfSharers *t, int sharer)
 {
     pthread_mutex_lock(&t->lock);
-    int rc = t->closed ? -ESHUTDOWN : check(nth(t, sharer));
+    int rc = t->closed ? -ESHUTDOWN : check_sharer(nth_sharer(t, sharer));
     pthread_mutex_unlock(&t->lock);
     return rc;
 }
@@ -124,7 +124,7 @@ int ff_sharers_unregister(FfSharers *t)
     pthread_mutex_lock(&t->lock);
     t->closed = true;
     for (unsigned i = 0; i < n_sharers(t); i++) {
-        const FfSharer *x = nth(t, i);
+        const FfSharer *x = nth_sharer(t, i);
 
         for (unsigned k = 0; k < x->n_ranges; k++) {
             int one = ff_uffd_unregister_own(x->uffd, x->ranges[k].addr, x->ranges[k].len);
@@ -150,7 +150,7 @@ static void wake_in(const FfSharer *x, const FfSharerRange *r, uint64_t offset, 
 void ff_sharers_wake(FfSharers *t, unsigned block, uint64_t page, uint64_t n)
 {
     for (unsigned i = 0; i < n_sharers(t); i++) {
-        const FfSharer *x = nth(t, i);
+        const FfSharer *x = nth_sharer(t, i);
 
         for (unsigned k = 0; k < x->n_ranges; k++) {
             if (x->ranges[k].block == block) {
@@ -165,7 +165,7 @@ void ff_sharers_wake(FfSharers *t, unsigned block, uint64_t page, uint64_t n)
 void ff_sharers_wake_all(FfSharers *t)
 {
     for (unsigned i = 0; i < n_sharers(t); i++) {
-        wake_ranges(nth(t, i));
+        wake_ranges(nth_sharer(t, i));
     }
 }
 
@@ -214,7 +214,7 @@ void ff_sharers_init(FfSharers *t, int changed_fd)
 void ff_sharers_clear(FfSharers *t)
 {
     for (unsigned i = 0; i < n_sharers(t); i++) {
-        close(nth(t, i)->uffd);
+        close(nth_sharer(t, i)->uffd);
     }
     if (t->changed_fd >= 0) {
         close(t->changed_fd);

@@ -171,19 +171,19 @@ void ff_space_set_pager(FfSpace *s, FfPager *pager)
 
 /* ---- ranges ---------------------------------------------------------------------------------- */
 
-static FfRegion *range(const FfSpace *s, guint i)
+static FfRegion *nth_range(const FfSpace *s, guint i)
 {
     return &g_array_index(s->ranges, FfRegion, i);
 }
 
 /* The first range that ends after ADDR. */
-static guint search(const FfSpace *s, uint64_t addr)
+static guint search_range(const FfSpace *s, uint64_t addr)
 {
     guint lo = 0, hi = s->ranges->len;
 
     while (lo < hi) {
         guint mid = (lo + hi) / 2;
-        if (range(s, mid)->addr + range(s, mid)->len <= addr) {
+        if (nth_range(s, mid)->addr + nth_range(s, mid)->len <= addr) {
             lo = mid + 1;
         } else {
             hi = mid;
@@ -192,28 +192,28 @@ static guint search(const FfSpace *s, uint64_t addr)
     return lo;
 }
 
-static bool follows(const FfRegion *a, const FfRegion *b)
+static bool follows_range(const FfRegion *a, const FfRegion *b)
 {
     return a->file == b->file && a->addr + a->len == b->addr && a->offset + a->len == b->offset;
 }
 
-static void insert(FfSpace *s, FfRegion r)
+static void insert_range(FfSpace *s, FfRegion r)
 {
-    g_array_insert_val(s->ranges, search(s, r.addr), r);
+    g_array_insert_val(s->ranges, search_range(s, r.addr), r);
 }
 
 /* With its neighbours it is one range again, if it has moved away and back: a process that moves
  * much must not make the list long. */
 static void insert_joined(FfSpace *s, FfRegion r)
 {
-    guint i = search(s, r.addr);
+    guint i = search_range(s, r.addr);
 
-    if (i < s->ranges->len && follows(&r, range(s, i))) {
-        r.len += range(s, i)->len;
+    if (i < s->ranges->len && follows_range(&r, nth_range(s, i))) {
+        r.len += nth_range(s, i)->len;
         g_array_remove_index(s->ranges, i);
     }
-    if (i > 0 && follows(range(s, i - 1), &r)) {
-        range(s, i - 1)->len += r.len;
+    if (i > 0 && follows_range(nth_range(s, i - 1), &r)) {
+        nth_range(s, i - 1)->len += r.len;
     } else {
         g_array_insert_val(s->ranges, i, r);
     }
@@ -231,7 +231,7 @@ int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, 
         return -EINVAL;
     }
     for (guint i = 0; i < s->ranges->len; i++) {
-        const FfRegion *r = range(s, i);
+        const FfRegion *r = nth_range(s, i);
         bool same_addr = addr < r->addr + r->len && r->addr < addr + len;
         bool same_page =
             r->file == block && offset < r->offset + r->len && r->offset < offset + len;
@@ -239,7 +239,7 @@ int ff_space_add_range(FfSpace *s, uint64_t addr, uint64_t len, unsigned block, 
             return -EEXIST;
         }
     }
-    insert(s, (FfRegion){block, addr, offset, len});
+    insert_range(s, (FfRegion){block, addr, offset, len});
     return 0;
 }
 
@@ -251,10 +251,10 @@ int ff_space_register(FfSpace *s, uint64_t mode, unsigned *block)
         return -EINVAL;
     }
     for (guint i = 0; i < s->ranges->len; i++) {
-        int rc = ff_uffd_register(s->cfg.uffd, range(s, i)->addr, range(s, i)->len, mode);
+        int rc = ff_uffd_register(s->cfg.uffd, nth_range(s, i)->addr, nth_range(s, i)->len, mode);
         if (rc < 0) {
             if (block) {
-                *block = range(s, i)->file;
+                *block = nth_range(s, i)->file;
             }
             /* EBUSY and the like are found before anything is changed, and what is another's must
              * not be taken out (older kernels do it). ENOMEM: of several mappings in this range the
@@ -274,7 +274,7 @@ int ff_space_unregister(FfSpace *s)
 
     ff_space_enter(s);
     for (guint i = 0; i + s->not_registered < s->ranges->len; i++) {
-        const FfRegion *r = range(s, i);
+        const FfRegion *r = nth_range(s, i);
         uint64_t piece = s->mode == UFFDIO_REGISTER_MODE_MISSING
                              ? r->len
                              : MAX(UNREGISTER_PIECE, s->blocks[r->file].backing.page_size);
@@ -290,12 +290,12 @@ int ff_space_unregister(FfSpace *s)
 
 bool ff_space_find(const FfSpace *s, uint64_t addr, unsigned *block, uint64_t *page)
 {
-    guint i = search(s, addr);
+    guint i = search_range(s, addr);
 
-    if (i == s->ranges->len || range(s, i)->addr > addr) {
+    if (i == s->ranges->len || nth_range(s, i)->addr > addr) {
         return false;
     }
-    const FfRegion *r = range(s, i);
+    const FfRegion *r = nth_range(s, i);
     *block = r->file;
     *page = (r->offset + (addr - r->addr)) / s->blocks[r->file].backing.page_size;
     return true;
@@ -306,7 +306,7 @@ uint64_t ff_space_find_addr(const FfSpace *s, unsigned block, uint64_t page, uin
     uint64_t offset = page * s->blocks[block].backing.page_size;
 
     for (guint i = 0; i < s->ranges->len; i++) {
-        const FfRegion *r = range(s, i);
+        const FfRegion *r = nth_range(s, i);
         if (r->file == block && offset >= r->offset && offset - r->offset < r->len) {
             *run = r->len - (offset - r->offset);
             return r->addr + (offset - r->offset);
@@ -361,9 +361,9 @@ static void each_page_of(FfSpace *s, const FfRegion *part, FfSpaceRunFunc fn, Ff
 void ff_space_each_run(FfSpace *s, uint64_t start, uint64_t end, FfSpaceRunFunc fn,
                        FfSpaceRunFunc part, void *opaque)
 {
-    for (guint i = search(s, start); i < s->ranges->len && range(s, i)->addr < end; i++) {
+    for (guint i = search_range(s, start); i < s->ranges->len && nth_range(s, i)->addr < end; i++) {
         FfRegion some;
-        if (part_of(range(s, i), start, end, &some)) {
+        if (part_of(nth_range(s, i), start, end, &some)) {
             each_page_of(s, &some, fn, part, opaque);
         }
     }
@@ -380,7 +380,7 @@ void ff_space_expect_unmap(FfSpace *s, uint64_t start, uint64_t end)
 void ff_space_each_range(const FfSpace *s, FfSpaceRangeFunc fn, void *opaque)
 {
     for (guint i = 0; i < s->ranges->len; i++) {
-        const FfRegion *r = range(s, i);
+        const FfRegion *r = nth_range(s, i);
         fn(r->file, r->addr, r->len, r->offset, opaque);
     }
 }
@@ -419,10 +419,10 @@ void ff_space_forget_expected(FfSpace *s)
 
 void ff_space_cut(FfSpace *s, uint64_t start, uint64_t end)
 {
-    guint i = search(s, start);
+    guint i = search_range(s, start);
 
-    while (i < s->ranges->len && range(s, i)->addr < end) {
-        FfRegion r = *range(s, i), before, after;
+    while (i < s->ranges->len && nth_range(s, i)->addr < end) {
+        FfRegion r = *nth_range(s, i), before, after;
         bool has_before = part_of(&r, r.addr, start, &before);
         bool has_after = part_of(&r, end, r.addr + r.len, &after);
         g_array_remove_index(s->ranges, i);
@@ -441,7 +441,7 @@ void ff_space_move(FfSpace *s, uint64_t from, uint64_t to, uint64_t len)
     FfRegion part;
 
     for (guint i = 0; i < s->ranges->len; i++) {
-        if (part_of(range(s, i), from, from + len, &part)) {
+        if (part_of(nth_range(s, i), from, from + len, &part)) {
             part.addr = to + (part.addr - from);
             g_array_append_val(moved, part);
         }
@@ -617,7 +617,7 @@ int ff_space_wake_all(FfSpace *s)
 
     ff_space_enter(s);
     for (guint i = 0; i < s->ranges->len; i++) {
-        int one = ff_uffd_wake(s->cfg.uffd, range(s, i)->addr, range(s, i)->len);
+        int one = ff_uffd_wake(s->cfg.uffd, nth_range(s, i)->addr, nth_range(s, i)->len);
         rc = rc ? rc : one;
     }
     ff_space_leave(s);
@@ -627,7 +627,7 @@ int ff_space_wake_all(FfSpace *s)
 
 /* ---- who else has the memory ----------------------------------------------------------------- */
 
-static bool fits(const FfSpace *s, const FfSharerRange *r)
+static bool fits_block(const FfSpace *s, const FfSharerRange *r)
 {
     if (r->block >= s->n_blocks || s->changes) {
         return false;
@@ -642,7 +642,7 @@ static bool fits(const FfSpace *s, const FfSharerRange *r)
 static bool all_fit(const FfSpace *s, const FfSharerRange *ranges, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
-        if (!fits(s, &ranges[i])) {
+        if (!fits_block(s, &ranges[i])) {
             return false;
         }
     }

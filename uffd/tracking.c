@@ -52,7 +52,7 @@ static FfRegions *find_regions(const FfTrackedFile *files, unsigned n, int maps_
     return ff_regions_new(maps_fd, fds, sizes, n, error);
 }
 
-static void cut(FfTracking *t)
+static void cut_pieces(FfTracking *t)
 {
     unsigned n, n_pieces = 0;
     const FfRegion *r = ff_regions_all(t->regions, &n);
@@ -80,13 +80,13 @@ const FfPiece *ff_tracking_pieces(const FfTracking *t, unsigned *n)
 
 /* ---- begin and end --------------------------------------------------------------------------- */
 
-static void ignore(uint64_t addr, uint64_t len, void *opaque)
+static void ignore_run(uint64_t addr, uint64_t len, void *opaque)
 {
 }
 
 /* Registers everything and looks at one page of each mapping: what is missing shows here, before
  * anything is split. */
-static int probe(FfTracking *t, const char **name)
+static int probe_tracking(FfTracking *t, const char **name)
 {
     unsigned n;
     const FfRegion *r = ff_regions_all(t->regions, &n);
@@ -98,7 +98,7 @@ static int probe(FfTracking *t, const char **name)
         rc = ff_uffd_register_wp(t->uffd, r[i].addr, r[i].len);
         if (rc == 0) {
             rc = ff_pagemap_scan(t->pagemap_fd, r[i].addr, t->files[r[i].file].page_size, false,
-                                 ignore, NULL);
+                                 ignore_run, NULL);
         }
     }
     return rc;
@@ -119,7 +119,7 @@ FfTracking *ff_tracking_new(const FfTrackedFile *files, unsigned n, int maps_fd,
     if (!t->regions) {
         return NULL;
     }
-    cut(t);
+    cut_pieces(t);
     int rc = ff_uffd_init(uffd, FF_UFFD_TRACKING, NULL);
     if (rc < 0 && rc != -EINVAL) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "userfaultfd: %s",
@@ -127,7 +127,7 @@ FfTracking *ff_tracking_new(const FfTrackedFile *files, unsigned n, int maps_fd,
         return NULL;
     }
     /* EINVAL: an older kernel, or used by an earlier migration. Registering tells. */
-    rc = probe(t, &name);
+    rc = probe_tracking(t, &name);
     if (rc < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc),
                     "writes to '%s' cannot be tracked (%s): Linux 6.7 or newer is needed", name,
@@ -138,7 +138,7 @@ FfTracking *ff_tracking_new(const FfTrackedFile *files, unsigned n, int maps_fd,
 }
 
 /* USED: it is certain that the userfaultfd was. */
-static void unregister(const FfRegions *regions, int uffd, bool used)
+static void unregister_regions(const FfRegions *regions, int uffd, bool used)
 {
     unsigned n;
     const FfRegion *r = ff_regions_all(regions, &n);
@@ -163,7 +163,7 @@ void ff_tracking_end(FfTracking *t)
 {
     if (t->registered) {
         t->registered = false;
-        unregister(t->regions, t->uffd, true);
+        unregister_regions(t->regions, t->uffd, true);
     }
 }
 
@@ -172,7 +172,7 @@ void ff_tracking_end_left_over(const FfTrackedFile *files, unsigned n, int maps_
     g_autoptr(FfRegions) regions = find_regions(files, n, maps_fd, NULL);
 
     if (regions) {
-        unregister(regions, uffd, false);
+        unregister_regions(regions, uffd, false);
     }
 }
 
@@ -212,7 +212,7 @@ static uint64_t first_table(const Walk *w)
     return w->t->addr[w->piece] / FF_HUGE_PAGE;
 }
 
-static void tell(uint64_t addr, uint64_t len, void *opaque)
+static void report_written(uint64_t addr, uint64_t len, void *opaque)
 {
     Walk *w = opaque;
     const FfPiece *p = &w->t->pieces[w->piece];
@@ -239,7 +239,7 @@ static int tell_lost(Walk *w, bool protect)
         if (rc == 0) {
             /* before it is told: what is written from here on is seen by the next scan */
             rc = protect ? ff_uffd_protect(t->uffd, addr, next - addr) : 0;
-            tell(addr, next - addr, w);
+            report_written(addr, next - addr, w);
         }
         if (rc < 0) {
             return rc;
@@ -256,14 +256,14 @@ static void tell_gone(uint64_t addr, uint64_t len, void *opaque)
     if (w->protect && w->rc == 0) {
         w->rc = ff_uffd_protect(w->t->uffd, addr, len);
     }
-    tell(addr, len, w);
+    report_written(addr, len, w);
 }
 
 static int scan_piece(FfTracking *t, unsigned i, bool protect, FfTrackingFunc fn, void *opaque)
 {
     Walk w = {t, i, fn, opaque, protect};
     uint64_t len = t->pieces[i].len;
-    int rc = ff_pagemap_scan(t->pagemap_fd, t->addr[i], len, protect, tell, &w);
+    int rc = ff_pagemap_scan(t->pagemap_fd, t->addr[i], len, protect, report_written, &w);
 
     if (rc < 0) {
         return rc;
@@ -278,7 +278,7 @@ static int scan_piece(FfTracking *t, unsigned i, bool protect, FfTrackingFunc fn
 /* Of huge mappings, one by one: what is split is mapped again at once, page by page, before the
  * process needs to fault for each page that it reads or writes. Where the kernel does not do that,
  * it faults. */
-static int split(const FfTracking *t, const FfHugeRun *h)
+static int split_huge(const FfTracking *t, const FfHugeRun *h)
 {
     int rc = 0;
 
@@ -302,7 +302,7 @@ static int protect_first(FfTracking *t, unsigned i)
         ff_huge_note(t->huge, t->pagemap_fd, p->file, t->addr[i], p->offset, p->len);
         const FfHugeRun *runs = ff_huge_all(t->huge, &all);
         for (; n < all && rc == 0; n++) {
-            rc = split(t, &runs[n]);
+            rc = split_huge(t, &runs[n]);
         }
     }
     return rc ? rc : ff_uffd_protect(t->uffd, t->addr[i], p->len);

@@ -54,7 +54,7 @@ static void let_go(const Lift *l, uint64_t addr)
     }
 }
 
-static void serve(const Lift *l)
+static void serve_writers(const Lift *l)
 {
     struct uffd_msg msgs[MESSAGES];
     int n;
@@ -82,13 +82,13 @@ static int lift_region(const Lift *l, const FfRegion *r)
                 ff_uffd_wake(l->uffd, r->addr + at, len);
             }
         }
-        serve(l);
+        serve_writers(l);
     }
     /* A piece splits a mapping, and QEMU may have as many as it can have. */
     int rc = whole ? ff_uffd_unregister(l->uffd, r->addr, r->len) : 0;
     if (rc < 0) {
         ff_uffd_wake(l->uffd, r->addr, r->len);
-        serve(l);
+        serve_writers(l);
     }
     return rc;
 }
@@ -100,7 +100,7 @@ static int lift_regions(const Lift *l)
     for (unsigned i = 0; i < l->n_regions; i++) {
         ff_uffd_wake(l->uffd, l->regions[i].addr, l->regions[i].len);
     }
-    serve(l);
+    serve_writers(l);
     for (unsigned i = 0; i < l->n_regions; i++) {
         int one = lift_region(l, &l->regions[i]);
         rc = rc < 0 ? rc : one;
@@ -150,29 +150,29 @@ typedef struct {
     GError *error;   /* NULL: it is done */
 } Work;
 
-static int copy(int fd)
+static int copy_fd(int fd)
 {
     return fcntl(fd, F_DUPFD_CLOEXEC, 0);
 }
 
-static void drop(int fd)
+static void close_fd(int fd)
 {
     if (fd >= 0) {
         close(fd);
     }
 }
 
-static gboolean lifted(gpointer p)
+static gboolean on_unprotected(gpointer p)
 {
     Work *w = p;
 
     if (w->thread) {
         g_thread_join(w->thread);
     }
-    drop(w->uffd);
-    drop(w->maps_fd);
+    close_fd(w->uffd);
+    close_fd(w->maps_fd);
     for (unsigned i = 0; i < w->n; i++) {
-        drop(w->blocks[i].memfd);
+        close_fd(w->blocks[i].memfd);
     }
     w->done(w->error, w->opaque);
     g_clear_error(&w->error);
@@ -181,13 +181,13 @@ static gboolean lifted(gpointer p)
     return G_SOURCE_REMOVE;
 }
 
-static gpointer lift(gpointer p)
+static gpointer run_unprotect(gpointer p)
 {
     Work *w = p;
 
     (void)FF_FAULT_STEP("lift",
                         ff_lift_protection(w->uffd, w->maps_fd, w->blocks, w->n, &w->error));
-    g_idle_add(lifted, w);
+    g_idle_add(on_unprotected, w);
     return NULL;
 }
 
@@ -196,19 +196,19 @@ void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
 {
     Work *w = g_new0(Work, 1);
 
-    *w = (Work){.uffd = copy(uffd),
-                .maps_fd = copy(maps_fd),
+    *w = (Work){.uffd = copy_fd(uffd),
+                .maps_fd = copy_fd(maps_fd),
                 .blocks = g_memdup2(blocks, n * sizeof(*blocks)),
                 .n = n,
                 .done = done,
                 .opaque = opaque};
     for (unsigned i = 0; i < n; i++) {
-        w->blocks[i].memfd = copy(blocks[i].memfd);
+        w->blocks[i].memfd = copy_fd(blocks[i].memfd);
     }
     /* Where memory has run out there may be no thread, and in the relay that must not be QEMU's end
      * as well. */
-    w->thread = g_thread_try_new("lift", lift, w, &w->error);
+    w->thread = g_thread_try_new("lift", run_unprotect, w, &w->error);
     if (!w->thread) {
-        g_idle_add(lifted, w);
+        g_idle_add(on_unprotected, w);
     }
 }

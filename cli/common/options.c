@@ -10,7 +10,7 @@
 #define TYPO 2 /* letters; further away is another word */
 
 /* Number of letters to insert, remove or replace to make B of A (Levenshtein). */
-static unsigned distance(const char *a, const char *b)
+static unsigned edit_distance(const char *a, const char *b)
 {
     size_t n = strlen(b);
     g_autofree unsigned *row = g_new(unsigned, n + 1);
@@ -38,7 +38,7 @@ const char *ff_cli_nearest(const char *word, const char *const *words)
     unsigned best = TYPO + 1;
 
     for (; *words; words++) {
-        unsigned d = distance(word, *words);
+        unsigned d = edit_distance(word, *words);
 
         if (d < best) {
             best = d;

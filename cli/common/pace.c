@@ -4,7 +4,7 @@
 
 #define SMOOTHING 0.3 /* weight of the newest look */
 
-static void smooth(double *value, double newest)
+static void smooth_value(double *value, double newest)
 {
     *value = *value ? *value + SMOOTHING * (newest - *value) : newest;
 }
@@ -14,8 +14,8 @@ void ff_pace_look(FfPace *p, gint64 now, gint64 transferred, gint64 remaining, g
     double seconds = (now - p->when) / (double)G_TIME_SPAN_SECOND;
 
     if (p->when && seconds > 0.01) {
-        smooth(&p->rate, MAX(transferred - p->transferred, 0) / seconds);
-        smooth(&p->fall, (p->remaining - remaining) / seconds);
+        smooth_value(&p->rate, MAX(transferred - p->transferred, 0) / seconds);
+        smooth_value(&p->fall, (p->remaining - remaining) / seconds);
         p->fault_rate = MAX(faults - p->faults, 0) / seconds;
     } else if (p->when) {
         return;

@@ -24,7 +24,7 @@ static const char *const side_class[FF_SIDES] = {"src", "dst"};
 
 /* ---- paper ----------------------------------------------------------------------------------- */
 
-static void begin(GString *out, const char *id, const char *label, double height)
+static void begin_figure(GString *out, const char *id, const char *label, double height)
 {
     g_string_append_printf(out,
                            "<figure id=\"%s\"><figcaption>%s</figcaption>\n"
@@ -32,12 +32,12 @@ static void begin(GString *out, const char *id, const char *label, double height
                            id, label, WIDTH, height, label);
 }
 
-static void end(GString *out)
+static void end_figure(GString *out)
 {
     g_string_append(out, "</svg></figure>\n");
 }
 
-static void text(GString *out, double x, double y, const char *anchor, const char *what)
+static void draw_text(GString *out, double x, double y, const char *anchor, const char *what)
 {
     g_autofree char *safe = ff_format_markup(what);
 
@@ -46,8 +46,8 @@ static void text(GString *out, double x, double y, const char *anchor, const cha
 }
 
 /* TITLE: what a pointer that rests there is told. */
-static void box(GString *out, double x, double y, double w, double h, const char *class,
-                const char *title)
+static void draw_box(GString *out, double x, double y, double w, double h, const char *class,
+                     const char *title)
 {
     g_autofree char *safe = ff_format_markup(title);
 
@@ -57,7 +57,7 @@ static void box(GString *out, double x, double y, double w, double h, const char
                            class, x, y, MAX(w, 0.75), MAX(h, 0), safe);
 }
 
-static void stroke(GString *out, double x1, double y1, double x2, double y2, const char *class)
+static void draw_line(GString *out, double x1, double y1, double x2, double y2, const char *class)
 {
     g_string_append_printf(out,
                            "<line class=\"%s\" x1=\"%.2f\" y1=\"%.2f\" x2=\"%.2f\" y2=\"%.2f\"/>\n",
@@ -99,8 +99,8 @@ static void time_axis(GString *out, double from, double to, double top, double y
         g_autofree char *label = ms_text(at);
         double x = x_of(from + at, from, to);
 
-        stroke(out, x, top, x, y + 4, "grid");
-        text(out, x, y + 17, "middle", label);
+        draw_line(out, x, top, x, y + 4, "grid");
+        draw_text(out, x, y + 17, "middle", label);
     }
 }
 
@@ -118,7 +118,7 @@ static const char *class_of(const char *status)
 }
 
 /* A side's statuses as bars, one after the other. */
-static void lane(GString *out, const FfPageData *d, FfSide side, double y)
+static void draw_lane(GString *out, const FfPageData *d, FfSide side, double y)
 {
     const FfMoment *before = NULL;
 
@@ -136,17 +136,17 @@ static void lane(GString *out, const FfPageData *d, FfSide side, double y)
             g_autofree char *title =
                 g_strdup_printf("%s: %s for %s", ff_side_name(side), before->status, time);
 
-            box(out, x, y, w, LANE, class, title);
+            draw_box(out, x, y, w, LANE, class, title);
             if (w > 7.0 * strlen(before->status)) {
-                text(out, x + w / 2, y + 15, "middle", before->status);
+                draw_text(out, x + w / 2, y + 15, "middle", before->status);
             }
         }
         before = m;
     }
-    text(out, LEFT - 8, y + 15, "end", ff_side_name(side));
+    draw_text(out, LEFT - 8, y + 15, "end", ff_side_name(side));
 }
 
-static void passes(GString *out, const FfPageData *d, double y)
+static void draw_passes(GString *out, const FfPageData *d, double y)
 {
     bool any = false;
 
@@ -156,23 +156,23 @@ static void passes(GString *out, const FfPageData *d, double y)
         if (m->pass >= 0) {
             g_autofree char *title = g_strdup_printf("pass %d", (int)m->pass);
 
-            box(out, x_of(m->ms, 0, d->end_ms) - 1, y, 2, LANE, "pass", title);
+            draw_box(out, x_of(m->ms, 0, d->end_ms) - 1, y, 2, LANE, "pass", title);
             any = true;
         }
     }
-    text(out, LEFT - 8, y + 15, "end", any ? "passes" : "no passes");
+    draw_text(out, LEFT - 8, y + 15, "end", any ? "passes" : "no passes");
 }
 
-static void blackout(GString *out, const FfPageData *d, double y)
+static void draw_blackout(GString *out, const FfPageData *d, double y)
 {
-    text(out, LEFT - 8, y + 15, "end", "blackout");
+    draw_text(out, LEFT - 8, y + 15, "end", "blackout");
     if (d->stop_ms >= 0) {
         double until = d->resume_ms >= d->stop_ms ? d->resume_ms : d->end_ms;
         double x = x_of(d->stop_ms, 0, d->end_ms);
         g_autofree char *time = ms_text(until - d->stop_ms);
         g_autofree char *title = g_strdup_printf("the guest stood for %s", time);
 
-        box(out, x, y, x_of(until, 0, d->end_ms) - x, LANE, "black", title);
+        draw_box(out, x, y, x_of(until, 0, d->end_ms) - x, LANE, "black", title);
     }
 }
 
@@ -183,18 +183,18 @@ void ff_chart_timeline(GString *out, const FfPageData *d)
     bool destination = ff_record_of_side(d->record, FF_SIDE_DESTINATION) != NULL || !source;
     double step = LANE + 8, y = 10, bottom = 10 + (3 * source + destination) * step;
 
-    begin(out, "timeline", "Timeline", bottom + 24);
+    begin_figure(out, "timeline", "Timeline", bottom + 24);
     time_axis(out, 0, d->end_ms, 4, bottom);
     if (source) {
-        lane(out, d, FF_SIDE_SOURCE, y);
-        passes(out, d, y + step);
-        blackout(out, d, y + 2 * step);
+        draw_lane(out, d, FF_SIDE_SOURCE, y);
+        draw_passes(out, d, y + step);
+        draw_blackout(out, d, y + 2 * step);
         y += 3 * step;
     }
     if (destination) {
-        lane(out, d, FF_SIDE_DESTINATION, y);
+        draw_lane(out, d, FF_SIDE_DESTINATION, y);
     }
-    end(out);
+    end_figure(out);
 }
 
 /* Beside the bar, or in it where that is long. */
@@ -202,8 +202,8 @@ static void label_bar(GString *out, double x, double w, double y, const char *la
 {
     bool inside = w > PLOT / 2.0, left = !inside && x + w > LEFT + PLOT / 2.0;
 
-    text(out, inside || left ? (left ? x - 6 : x + 6) : x + w + 6, y, left ? "end" : "start",
-         label);
+    draw_text(out, inside || left ? (left ? x - 6 : x + 6) : x + w + 6, y, left ? "end" : "start",
+              label);
 }
 
 static bool is_of_blackout(const FfPageData *d, const FfMoment *m)
@@ -224,7 +224,7 @@ void ff_chart_blackout(GString *out, const FfPageData *d)
         n += is_of_blackout(d, &g_array_index(d->moments, FfMoment, i));
     }
     double bottom = y + 20 * n;
-    begin(out, "blackout", "The blackout and its parts", bottom + 24);
+    begin_figure(out, "blackout", "The blackout and its parts", bottom + 24);
     time_axis(out, d->stop_ms, d->resume_ms, 4, bottom);
     for (guint i = 0; i < d->moments->len; i++) {
         const FfMoment *m = &g_array_index(d->moments, FfMoment, i);
@@ -240,13 +240,13 @@ void ff_chart_blackout(GString *out, const FfPageData *d)
                 g_strdup_printf("%s until %s: %s %s", time, ff_side_name(m->side), m->name,
                                 m->status ? m->status : "");
 
-            box(out, x, y, w, 14, side_class[m->side], label);
+            draw_box(out, x, y, w, 14, side_class[m->side], label);
             label_bar(out, x, w, y + 12, label);
             y += 20;
         }
         before = m;
     }
-    end(out);
+    end_figure(out);
 }
 
 /* ---- lines ----------------------------------------------------------------------------------- */
@@ -254,13 +254,13 @@ void ff_chart_blackout(GString *out, const FfPageData *d)
 /* A number of a sample; negative: it has none. */
 typedef double Value(const FfSample *now, const FfSample *before);
 
-static double remaining(const FfSample *now, const FfSample *before)
+static double remaining_bytes(const FfSample *now, const FfSample *before)
 {
     return (double)ff_json_int(ff_json_object(now->info, "ram"), "remaining", -1);
 }
 
 /* MEMBER of x-farfault; where QEMU carries it, OTHERWISE of ram. -1: neither. */
-static gint64 counter(JsonObject *info, const char *member, const char *otherwise)
+static gint64 counter_value(JsonObject *info, const char *member, const char *otherwise)
 {
     return ff_json_int(ff_json_object(info, "x-farfault"), member,
                        ff_json_int(ff_json_object(info, "ram"), otherwise, -1));
@@ -269,8 +269,8 @@ static gint64 counter(JsonObject *info, const char *member, const char *otherwis
 static double rate_of(const FfSample *now, const FfSample *before, const char *member,
                       const char *otherwise)
 {
-    gint64 n = counter(now->info, member, otherwise);
-    gint64 was = before ? MAX(counter(before->info, member, otherwise), 0) : 0;
+    gint64 n = counter_value(now->info, member, otherwise);
+    gint64 was = before ? MAX(counter_value(before->info, member, otherwise), 0) : 0;
     double seconds = before ? (now->ms - before->ms) / 1000 : 0;
 
     return n < 0 || seconds < 0.001 ? -1 : (double)MAX(n - was, 0) / seconds;
@@ -306,9 +306,9 @@ static double request_rate(const FfSample *now, const FfSample *before)
 }
 
 /* VALUE of each sample of SIDE, by F; the largest one. */
-static double each(const FfPageData *d, FfSide side, Value *value,
-                   void (*f)(GString *out, double from, double to, double v, double scale),
-                   GString *out, double scale)
+static double each_sample(const FfPageData *d, FfSide side, Value *value,
+                          void (*f)(GString *out, double from, double to, double v, double scale),
+                          GString *out, double scale)
 {
     const FfSample *before = NULL;
     double most = 0;
@@ -361,60 +361,61 @@ static void value_axis(GString *out, double most, bool bytes, const char *unit)
         g_autofree char *label = g_strconcat(number, unit, NULL);
         double y = HEIGHT - v * (HEIGHT - 12) / most;
 
-        stroke(out, LEFT, y, WIDTH - RIGHT, y, "grid");
-        text(out, LEFT - 8, y + 4, "end", label);
+        draw_line(out, LEFT, y, WIDTH - RIGHT, y, "grid");
+        draw_text(out, LEFT - 8, y + 4, "end", label);
     }
 }
 
-static void chart(GString *out, const FfPageData *d, const char *id, const char *label,
-                  const bool sides[FF_SIDES], Value *value, bool steps, bool bytes,
-                  const char *unit)
+static void draw_chart(GString *out, const FfPageData *d, const char *id, const char *label,
+                       const bool sides[FF_SIDES], Value *value, bool steps, bool bytes,
+                       const char *unit)
 {
     double most = 0;
 
     for (FfSide side = 0; side < FF_SIDES; side++) {
-        double more = sides[side] ? each(d, side, value, NULL, NULL, 0) : 0;
+        double more = sides[side] ? each_sample(d, side, value, NULL, NULL, 0) : 0;
         most = MAX(most, more);
     }
     if (most <= 0) {
         return;
     }
-    begin(out, id, label, HEIGHT + 24);
+    begin_figure(out, id, label, HEIGHT + 24);
     time_axis(out, 0, d->end_ms, 12, HEIGHT);
     value_axis(out, most, bytes, unit);
     for (FfSide side = 0; side < FF_SIDES; side++) {
         if (sides[side]) {
             g_string_append_printf(out, "<polyline class=\"line %s\" points=\"", side_class[side]);
-            each(d, side, value, steps ? step_to : line_to, out, (HEIGHT - 12) / most);
+            each_sample(d, side, value, steps ? step_to : line_to, out, (HEIGHT - 12) / most);
             g_string_append(out, "\"/>\n");
         }
     }
-    end(out);
+    end_figure(out);
 }
 
 void ff_chart_remaining(GString *out, const FfPageData *d)
 {
-    chart(out, d, "remaining", "Memory that is still to be moved", (bool[]){true, false}, remaining,
-          false, true, "");
+    draw_chart(out, d, "remaining", "Memory that is still to be moved", (bool[]){true, false},
+               remaining_bytes, false, true, "");
 }
 
 void ff_chart_rate(GString *out, const FfPageData *d)
 {
-    chart(out, d, "rate", "Bytes on all channels, per second", (bool[]){true, false}, wire_rate,
-          true, true, "/s");
-    chart(out, d, "rate-bulk",
-          "Memory by the bulk channels (before compression, zeros too), per second",
-          (bool[]){true, false}, bulk_rate, true, true, "/s");
-    chart(out, d, "rate-urgent", "Memory by the urgent channel, per second", (bool[]){true, false},
-          urgent_rate, true, true, "/s");
+    draw_chart(out, d, "rate", "Bytes on all channels, per second", (bool[]){true, false},
+               wire_rate, true, true, "/s");
+    draw_chart(out, d, "rate-bulk",
+               "Memory by the bulk channels (before compression, zeros too), per second",
+               (bool[]){true, false}, bulk_rate, true, true, "/s");
+    draw_chart(out, d, "rate-urgent", "Memory by the urgent channel, per second",
+               (bool[]){true, false}, urgent_rate, true, true, "/s");
 }
 
 void ff_chart_faults(GString *out, const FfPageData *d)
 {
-    bool destination = counter(d->last[FF_SIDE_DESTINATION], "requests", "postcopy-requests") >= 0;
+    bool destination =
+        counter_value(d->last[FF_SIDE_DESTINATION], "requests", "postcopy-requests") >= 0;
 
-    chart(out, d, "faults", "Page requests, per second", (bool[]){!destination, destination},
-          request_rate, true, false, "/s");
+    draw_chart(out, d, "faults", "Page requests, per second", (bool[]){!destination, destination},
+               request_rate, true, false, "/s");
 }
 
 /* ---- where ----------------------------------------------------------------------------------- */
@@ -435,7 +436,7 @@ static gint64 at_place(const FfSample *s, guint i)
 /* Requests between two looks, for each of the N parts of memory in which the source counts them.
  * With OUT a rectangle for each, the darker the more of them, MOST being the darkest. Returns the
  * most. */
-static gint64 heat(GString *out, const FfPageData *d, guint n, gint64 most)
+static gint64 draw_heat(GString *out, const FfPageData *d, guint n, gint64 most)
 {
     double h = (HEIGHT - 12.0) / n, from = 0;
     const FfSample *before = NULL;
@@ -474,17 +475,18 @@ static bool heat_chart(GString *out, const FfPageData *d)
     JsonObject *ram = ff_json_object(d->last[FF_SIDE_SOURCE], "ram");
     JsonArray *list = request_places(d->last[FF_SIDE_SOURCE]);
     guint n = list ? MIN(json_array_get_length(list), HEAT_MAX) : 0;
-    gint64 most = heat(NULL, d, n, 0);
+    gint64 most = draw_heat(NULL, d, n, 0);
 
     if (!most) {
         return false;
     }
-    begin(out, "places", "Where the guest waited: page requests, by time and place in its memory",
-          HEIGHT + 24);
+    begin_figure(out, "places",
+                 "Where the guest waited: page requests, by time and place in its memory",
+                 HEIGHT + 24);
     time_axis(out, 0, d->end_ms, 12, HEIGHT);
     value_axis(out, MAX(ff_json_double(ram, "total", 0), 1), true, "");
-    heat(out, d, n, most);
-    end(out);
+    draw_heat(out, d, n, most);
+    end_figure(out);
     return true;
 }
 
@@ -529,13 +531,13 @@ void ff_chart_places(GString *out, const FfPageData *d)
     if (!n) {
         return;
     }
-    begin(out, "places",
-          "Where the guest waited: pages that somebody waited for at the moment of a look",
-          HEIGHT + 24);
+    begin_figure(out, "places",
+                 "Where the guest waited: pages that somebody waited for at the moment of a look",
+                 HEIGHT + 24);
     time_axis(out, 0, d->end_ms, 12, HEIGHT);
     value_axis(out, (double)MAX(top, 1), true, "");
     g_string_append(out, dots->str);
-    end(out);
+    end_figure(out);
 }
 
 void ff_chart_latency(GString *out, const FfPageData *d)
@@ -553,10 +555,10 @@ void ff_chart_latency(GString *out, const FfPageData *d)
     if (!most) {
         return;
     }
-    begin(out, "latency",
-          side == FF_SIDE_DESTINATION ? "Latency, from a fault to its page"
-                                      : "Latency, from a request to its answer",
-          20 * n + 8);
+    begin_figure(out, "latency",
+                 side == FF_SIDE_DESTINATION ? "Latency, from a fault to its page"
+                                             : "Latency, from a request to its answer",
+                 20 * n + 8);
     for (guint i = 0; i < n && ff_histogram_bucket(list, i, &low, &count); i++) {
         g_autofree char *from = ff_format_us((double)low);
         g_autofree char *label = g_strdup_printf("from %s", from);
@@ -564,11 +566,11 @@ void ff_chart_latency(GString *out, const FfPageData *d)
             g_strdup_printf("%" G_GINT64_FORMAT ", %.1f %%", count, 100.0 * (double)count / total);
         double w = (PLOT - 110) * (double)count / (double)most;
 
-        text(out, LEFT - 8, 20 * i + 16, "end", label);
-        box(out, LEFT, 20 * i + 4, w, 14, side_class[side], number);
-        text(out, LEFT + w + 6, 20 * i + 16, "start", number);
+        draw_text(out, LEFT - 8, 20 * i + 16, "end", label);
+        draw_box(out, LEFT, 20 * i + 4, w, 14, side_class[side], number);
+        draw_text(out, LEFT + w + 6, 20 * i + 16, "start", number);
     }
-    end(out);
+    end_figure(out);
 }
 
 void ff_chart_pages(GString *out, const FfPageData *d)
@@ -592,16 +594,16 @@ void ff_chart_pages(GString *out, const FfPageData *d)
     if (!most || d->kind == FF_WORDS_RESTORE) {
         return;
     }
-    begin(out, "pages",
-          "Pages by the way they took; zeros, and pages that came twice, are among them",
-          20 * G_N_ELEMENTS(row) + 8);
+    begin_figure(out, "pages",
+                 "Pages by the way they took; zeros, and pages that came twice, are among them",
+                 20 * G_N_ELEMENTS(row) + 8);
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
         g_autofree char *number = g_strdup_printf("%" G_GINT64_FORMAT " pages", row[i].n);
         double w = (PLOT - 130) * (double)MAX(row[i].n, 0) / (double)most;
 
-        text(out, LEFT - 8, 20 * (double)i + 16, "end", row[i].name);
-        box(out, LEFT, 20 * (double)i + 4, w, 14, side_class[side], number);
-        text(out, LEFT + w + 6, 20 * (double)i + 16, "start", number);
+        draw_text(out, LEFT - 8, 20 * (double)i + 16, "end", row[i].name);
+        draw_box(out, LEFT, 20 * (double)i + 4, w, 14, side_class[side], number);
+        draw_text(out, LEFT + w + 6, 20 * (double)i + 16, "start", number);
     }
-    end(out);
+    end_figure(out);
 }

@@ -126,10 +126,10 @@ static void data_clear(FfPageData *d)
 
 /* ---- text ------------------------------------------------------------------------------------ */
 
-static void put(GString *out, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static void put_escaped(GString *out, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
 /* Appends it; every argument is text, and is escaped. */
-static void put(GString *out, const char *format, ...)
+static void put_escaped(GString *out, const char *format, ...)
 {
     va_list args;
 
@@ -168,7 +168,7 @@ static const char style[] =
     "overflow-wrap:anywhere}th{font-weight:500;color:var(--dim)}\n"
     ".pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(320px,1fr));gap:24px}\n";
 
-static void head(GString *out, const FfPageData *d)
+static void put_head(GString *out, const FfPageData *d)
 {
     JsonObject *who = ff_record_of_side(d->record, FF_SIDE_SOURCE);
     const char *name = ff_json_string(who, "name");
@@ -180,43 +180,43 @@ static void head(GString *out, const FfPageData *d)
                          "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src "
                          "'none'; style-src 'unsafe-inline'\">\n"
                          "<meta name=\"viewport\" content=\"width=device-width\">\n");
-    put(out, "<title>%s%s%s</title>\n", title_of(d), name ? " of " : "", name ? name : "");
+    put_escaped(out, "<title>%s%s%s</title>\n", title_of(d), name ? " of " : "", name ? name : "");
     g_string_append_printf(out, "<style>%s</style></head>\n<body>\n", style);
-    put(out, "<h1>%s%s%s</h1>\n", title_of(d), name ? " of " : "", name ? name : "");
+    put_escaped(out, "<h1>%s%s%s</h1>\n", title_of(d), name ? " of " : "", name ? name : "");
 }
 
-static void sides(GString *out, const FfPageData *d)
+static void put_sides(GString *out, const FfPageData *d)
 {
     g_autoptr(GDateTime) begun = g_date_time_new_from_unix_utc(
         CLAMP(ff_record_started(d->record) / G_USEC_PER_SEC, 0, G_GINT64_CONSTANT(100000000000)));
     g_autofree char *when = begun ? g_date_time_format(begun, "%Y-%m-%d %H:%M:%S UTC") : NULL;
 
-    put(out, "<p>%s</p>\n", when ? when : "");
+    put_escaped(out, "<p>%s</p>\n", when ? when : "");
     for (FfSide side = 0; side < FF_SIDES; side++) {
         JsonObject *who = ff_record_of_side(d->record, side);
 
         if (who) {
-            put(out, "<p>%s: QEMU %s, %s</p>\n", ff_side_name(side),
-                ff_json_string_or(who, "version", "of unknown version"),
-                ff_json_string_or(who, "address", ""));
+            put_escaped(out, "<p>%s: QEMU %s, %s</p>\n", ff_side_name(side),
+                        ff_json_string_or(who, "version", "of unknown version"),
+                        ff_json_string_or(who, "address", ""));
         }
     }
     if (ff_record_of_side(d->record, FF_SIDE_DESTINATION) && !ff_record_is_local(d->record)) {
-        put(out, "<p>%s</p>\n",
-            "Two hosts have two clocks: times are those at which this was heard of.");
+        put_escaped(out, "<p>%s</p>\n",
+                    "Two hosts have two clocks: times are those at which this was heard of.");
     }
 }
 
-static void tile(GString *out, const char *name, char *value)
+static void put_tile(GString *out, const char *name, char *value)
 {
     if (value) {
-        put(out, "<div class=\"tile\"><b>%s</b><span>%s</span></div>\n", value, name);
+        put_escaped(out, "<div class=\"tile\"><b>%s</b><span>%s</span></div>\n", value, name);
     }
     g_free(value);
 }
 
 /* The end, in a word. */
-static const char *outcome(const FfPageData *d)
+static const char *outcome_word(const FfPageData *d)
 {
     const char *said = ff_json_string(ff_record_get_result(d->record), "outcome");
 
@@ -231,7 +231,7 @@ static char *ms_text(gint64 ms)
     return ms >= 0 ? ff_format_duration(ms) : NULL;
 }
 
-static void tiles(GString *out, const FfPageData *d)
+static void put_tiles(GString *out, const FfPageData *d)
 {
     JsonObject *source = d->last[FF_SIDE_SOURCE], *destination = d->last[FF_SIDE_DESTINATION];
     JsonObject *x = ff_json_object(destination ? destination : source, "x-farfault");
@@ -240,20 +240,20 @@ static void tiles(GString *out, const FfPageData *d)
     bool black = d->stop_ms >= 0 && d->resume_ms >= d->stop_ms;
 
     g_string_append(out, "<div class=\"tiles\">\n");
-    tile(out, "outcome", g_strdup(outcome(d)));
-    tile(out, "total time", ms_text(ff_json_int(source, "total-time", -1)));
-    tile(out, "downtime, as QEMU says it", ms_text(ff_json_int(source, "downtime", -1)));
-    tile(out, "from STOP to RESUME",
-         black ? ff_format_us(1000 * (d->resume_ms - d->stop_ms)) : NULL);
-    tile(out, d->kind == FF_WORDS_RESTORE ? "read from the file" : "on all channels",
-         bytes >= 0 ? ff_format_bytes((double)bytes) : NULL);
-    tile(out, "page requests", n >= 0 ? g_strdup_printf("%" G_GINT64_FORMAT, n) : NULL);
-    tile(out, "99 % of waits up to",
-         n > 0 ? ff_format_us(ff_json_double(x, "latency-p99-us", 0)) : NULL);
+    put_tile(out, "outcome", g_strdup(outcome_word(d)));
+    put_tile(out, "total time", ms_text(ff_json_int(source, "total-time", -1)));
+    put_tile(out, "downtime, as QEMU says it", ms_text(ff_json_int(source, "downtime", -1)));
+    put_tile(out, "from STOP to RESUME",
+             black ? ff_format_us(1000 * (d->resume_ms - d->stop_ms)) : NULL);
+    put_tile(out, d->kind == FF_WORDS_RESTORE ? "read from the file" : "on all channels",
+             bytes >= 0 ? ff_format_bytes((double)bytes) : NULL);
+    put_tile(out, "page requests", n >= 0 ? g_strdup_printf("%" G_GINT64_FORMAT, n) : NULL);
+    put_tile(out, "99 % of waits up to",
+             n > 0 ? ff_format_us(ff_json_double(x, "latency-p99-us", 0)) : NULL);
     g_string_append(out, "</div>\n");
     const char *reason = ff_json_string(ff_record_get_result(d->record), "reason");
     if (reason) {
-        put(out, "<p>%s</p>\n", reason);
+        put_escaped(out, "<p>%s</p>\n", reason);
     }
 }
 
@@ -263,7 +263,7 @@ static void bytes_row(GString *out, const char *name, double bytes)
 {
     g_autofree char *text = ff_format_bytes(MAX(bytes, 0));
 
-    put(out, "<tr><th>%s</th><td>%s</td></tr>\n", name, text);
+    put_escaped(out, "<tr><th>%s</th><td>%s</td></tr>\n", name, text);
 }
 
 /* What was left when the guest was stopped: of the last answer before. -1: not known. */
@@ -281,7 +281,7 @@ static gint64 left_at_switch(const FfPageData *d)
     return left;
 }
 
-static void gained(GString *out, const FfPageData *d)
+static void put_gained(GString *out, const FfPageData *d)
 {
     JsonObject *ram = ff_json_object(d->last[FF_SIDE_SOURCE], "ram");
     gint64 left = left_at_switch(d);
@@ -295,12 +295,12 @@ static void gained(GString *out, const FfPageData *d)
     if (left >= 0) {
         bytes_row(out, "left at the last look before it", (double)left);
     }
-    put(out, "<tr><th>passes over memory</th><td>%d</td></tr>\n</table>\n",
-        (int)ff_json_int(ram, "dirty-sync-count", 0));
+    put_escaped(out, "<tr><th>passes over memory</th><td>%d</td></tr>\n</table>\n",
+                (int)ff_json_int(ram, "dirty-sync-count", 0));
 }
 
 /* A restore has no channels. */
-static void reads(GString *out, JsonObject *x, double all)
+static void put_reads(GString *out, JsonObject *x, double all)
 {
     JsonObject *restore = ff_json_object(x, "restore");
 
@@ -317,7 +317,7 @@ static void reads(GString *out, JsonObject *x, double all)
     g_string_append(out, "</table>\n");
 }
 
-static void channels(GString *out, const FfPageData *d)
+static void put_channels(GString *out, const FfPageData *d)
 {
     JsonObject *info =
         d->last[FF_SIDE_SOURCE] ? d->last[FF_SIDE_SOURCE] : d->last[FF_SIDE_DESTINATION];
@@ -330,7 +330,7 @@ static void channels(GString *out, const FfPageData *d)
         return;
     }
     if (d->kind == FF_WORDS_RESTORE) {
-        reads(out, x, wire);
+        put_reads(out, x, wire);
         return;
     }
     g_string_append(out, "<h2>Bytes</h2>\n<table id=\"channels\">\n");
@@ -345,19 +345,19 @@ static void channels(GString *out, const FfPageData *d)
     bytes_row(out, "of it, sent while the guest stood", ff_json_double(x, "device-bytes-wire", 0));
     g_string_append(out, "</table>\n");
     if (ff_json_bool(x, "urgent-shared")) {
-        put(out, "<p>%s</p>\n", "Urgent pages shared the main connection.");
+        put_escaped(out, "<p>%s</p>\n", "Urgent pages shared the main connection.");
     }
 }
 
-static void events(GString *out, const FfPageData *d)
+static void put_events(GString *out, const FfPageData *d)
 {
     g_string_append(out, "<h2>Events</h2>\n<table id=\"events\">\n");
     for (guint i = 0; i < d->moments->len; i++) {
         const FfMoment *m = &g_array_index(d->moments, FfMoment, i);
         g_autofree char *pass = m->pass >= 0 ? g_strdup_printf("%d", (int)m->pass) : g_strdup("");
 
-        put(out, "<tr><td>%.3f ms</td><td>%s</td><td>%s %s%s</td></tr>\n", m->ms,
-            ff_side_name(m->side), m->name, m->status ? m->status : "", pass);
+        put_escaped(out, "<tr><td>%.3f ms</td><td>%s</td><td>%s %s%s</td></tr>\n", m->ms,
+                    ff_side_name(m->side), m->name, m->status ? m->status : "", pass);
     }
     g_string_append(out, "</table>\n");
 }
@@ -371,7 +371,7 @@ static char *value_text(const char *name, JsonNode *node)
 }
 
 /* The members of OBJECT, each under its path after PREFIX. */
-static void members(GString *out, const char *id, const char *prefix, JsonObject *object)
+static void put_members(GString *out, const char *id, const char *prefix, JsonObject *object)
 {
     JsonObjectIter iter;
     const char *name;
@@ -382,22 +382,23 @@ static void members(GString *out, const char *id, const char *prefix, JsonObject
         g_autofree char *path = g_strconcat(prefix, *prefix ? "." : "", name, NULL);
 
         if (JSON_NODE_HOLDS_OBJECT(node)) {
-            members(out, id, path, json_node_get_object(node));
+            put_members(out, id, path, json_node_get_object(node));
         } else {
             g_autofree char *value = value_text(name, node);
 
-            put(out, "<tr><th>%s</th><td id=\"%s.%s\">%s</td></tr>\n", path, id, path, value);
+            put_escaped(out, "<tr><th>%s</th><td id=\"%s.%s\">%s</td></tr>\n", path, id, path,
+                        value);
         }
     }
 }
 
-static void numbers(GString *out, const FfPageData *d)
+static void put_numbers(GString *out, const FfPageData *d)
 {
     g_string_append(out, "<h2>The last query-migrate of each side</h2>\n<div class=\"pair\">\n");
     for (FfSide side = 0; side < FF_SIDES; side++) {
         if (d->last[side]) {
-            put(out, "<table><tr><th>%s</th><td></td></tr>\n", ff_side_name(side));
-            members(out, ff_side_name(side), "", d->last[side]);
+            put_escaped(out, "<table><tr><th>%s</th><td></td></tr>\n", ff_side_name(side));
+            put_members(out, ff_side_name(side), "", d->last[side]);
             g_string_append(out, "</table>\n");
         }
     }
@@ -410,9 +411,9 @@ char *ff_page(const FfRecord *record)
     FfPageData d;
 
     data_init(&d, record);
-    head(out, &d);
-    sides(out, &d);
-    tiles(out, &d);
+    put_head(out, &d);
+    put_sides(out, &d);
+    put_tiles(out, &d);
     ff_chart_timeline(out, &d);
     ff_chart_blackout(out, &d);
     ff_chart_remaining(out, &d);
@@ -421,10 +422,10 @@ char *ff_page(const FfRecord *record)
     ff_chart_places(out, &d);
     ff_chart_latency(out, &d);
     ff_chart_pages(out, &d);
-    gained(out, &d);
-    channels(out, &d);
-    events(out, &d);
-    numbers(out, &d);
+    put_gained(out, &d);
+    put_channels(out, &d);
+    put_events(out, &d);
+    put_numbers(out, &d);
     g_string_append(out, "</body></html>\n");
     data_clear(&d);
     return g_string_free(out, FALSE);

@@ -143,7 +143,7 @@ static char *with_bar(const char *status, double done, const char *facts, int co
 
 /* FACT[] is borrowed. The bar is worth least, then the facts of least[]; status and share are cut
  * only where nothing else is left. */
-static char *fit(const char *status, double done, char *const fact[], int columns)
+static char *fit_line(const char *status, double done, char *const fact[], int columns)
 {
     g_autofree char *facts = facts_text(fact, done);
     char *left[FACTS];
@@ -186,7 +186,7 @@ char *ff_progress_line(const FfPace *pace, JsonObject *info, int columns)
 
     make_facts(pace, info, columns ? "left" : "remaining", fact);
     if (columns) {
-        line = fit(status, done, fact, columns);
+        line = fit_line(status, done, fact, columns);
     } else {
         g_autofree char *facts = facts_text(fact, done);
 

@@ -130,7 +130,7 @@ void ff_cli_qmp_forget(FfCliQmp *qmp, const void *opaque)
 }
 
 /* Takes LOCAL, the client's error at DOING, into ERROR. */
-static void explain(const FfCliQmp *qmp, GError *local, const char *doing, GError **error)
+static void explain_error(const FfCliQmp *qmp, GError *local, const char *doing, GError **error)
 {
     if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE) && qmp->gone) {
         g_error_free(local);
@@ -156,7 +156,7 @@ static JsonNode *call_within(FfCliQmp *qmp, const char *command, JsonObject *arg
 
     g_clear_pointer(&arguments, json_object_unref);
     if (!result) {
-        explain(qmp, local, command, error);
+        explain_error(qmp, local, command, error);
     }
     return result;
 }
@@ -193,7 +193,7 @@ bool ff_cli_qmp_pass_fd(FfCliQmp *qmp, const char *name, int fd, GError **error)
                     "(-qmp unix:PATH,server=on,wait=off)",
                     qmp->address);
     } else if (!result) {
-        explain(qmp, local, "getfd", error);
+        explain_error(qmp, local, "getfd", error);
     }
     return result;
 }
@@ -242,7 +242,7 @@ static bool wait_greeting(FfCliQmp *qmp, GError **error)
                     qmp->role, qmp->address, ms / 1000);
         return false;
     }
-    explain(qmp, local, "the connection", error);
+    explain_error(qmp, local, "the connection", error);
     return false;
 }
 
@@ -253,7 +253,7 @@ static FfCliQmp *make_ready(FfCliQmp *qmp, GError **error)
 
     qmp->version = version_text(qmp->client);
     if (!ff_qmp_client_wait_ready(qmp->client, call_ms(qmp), NULL, &local)) {
-        explain(qmp, local, "qmp_capabilities", error);
+        explain_error(qmp, local, "qmp_capabilities", error);
         ff_cli_qmp_free(qmp);
         return NULL;
     }
@@ -332,7 +332,7 @@ static bool wait_own(FfCliQmp *qmp, int pidfd, GError **error)
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_TIMEOUT,
                     "%s: its process has ended, and did not greet at its monitor", qmp->address);
     } else if (!greeted) {
-        explain(qmp, local, "the connection", error);
+        explain_error(qmp, local, "the connection", error);
     }
     return greeted;
 }
@@ -381,8 +381,8 @@ bool ff_cli_qmp_is_tcp(const char *path)
 }
 
 /* HOST: of a tcp address, else NULL. ROLE can be NULL. */
-static const char *advice(const GError *error, const char *address, const char *host,
-                          const char *role)
+static const char *advice_for(const GError *error, const char *address, const char *host,
+                              const char *role)
 {
     const char *path = g_str_has_prefix(address, "unix:") ? address + 5 : address;
     struct stat st;
@@ -433,7 +433,8 @@ FfCliQmp *ff_cli_qmp_open(const char *address, const char *role, GError **error)
     connection = g_socket_client_connect(client, where, NULL, &local);
     if (!connection) {
         g_set_error(error, local->domain, local->code, "cannot connect to %s%s%s: %s",
-                    role ? role : "", role ? " " : "", address, advice(local, address, host, role));
+                    role ? role : "", role ? " " : "", address,
+                    advice_for(local, address, host, role));
         return NULL;
     }
     /* Closing this fd does not end the connection, which has another one. */

@@ -152,7 +152,7 @@ static bool take_line(FfRecord *r, JsonNode *node)
 }
 
 /* LINE is taken. */
-static void add(FfRecord *r, JsonObject *line)
+static void add_line(FfRecord *r, JsonObject *line)
 {
     JsonNode *node = json_node_new(JSON_NODE_OBJECT);
 
@@ -167,7 +167,7 @@ static void add(FfRecord *r, JsonObject *line)
     take_line(r, node);
 }
 
-static JsonObject *timed(FfSide side, gint64 us)
+static JsonObject *timed_line(FfSide side, gint64 us)
 {
     JsonObject *line = json_object_new();
 
@@ -184,7 +184,7 @@ void ff_record_begin(FfRecord *r, bool local)
     json_object_set_int_member(line, "farfault-record", FF_RECORD_VERSION);
     json_object_set_int_member(line, "started-us", g_get_real_time());
     json_object_set_boolean_member(line, "same-clock", local);
-    add(r, line);
+    add_line(r, line);
 }
 
 static void set_text(JsonObject *object, const char *name, const char *value)
@@ -206,15 +206,15 @@ void ff_record_side(FfRecord *r, FfSide side, const char *address, const char *v
     set_text(who, "name", name);
     json_object_set_string_member(line, "side", side_name[side]);
     json_object_set_object_member(line, "who", who);
-    add(r, line);
+    add_line(r, line);
 }
 
 void ff_record_event(FfRecord *r, FfSide side, JsonObject *event)
 {
-    JsonObject *line = timed(side, g_get_monotonic_time() - r->begin);
+    JsonObject *line = timed_line(side, g_get_monotonic_time() - r->begin);
 
     json_object_set_object_member(line, "event", json_object_ref(event));
-    add(r, line);
+    add_line(r, line);
 }
 
 /* Each first answer with a status is taken, and all that are different of what is over: the last
@@ -235,10 +235,10 @@ void ff_record_info_at(FfRecord *r, FfSide side, JsonObject *info, gint64 us)
     if (!is_wanted(r, side, info, us)) {
         return;
     }
-    JsonObject *line = timed(side, us);
+    JsonObject *line = timed_line(side, us);
 
     json_object_set_object_member(line, "info", json_object_ref(info));
-    add(r, line);
+    add_line(r, line);
     r->last[side] = info;
     r->looked[side] = us;
 }
@@ -253,7 +253,7 @@ void ff_record_result(FfRecord *r, JsonObject *result)
     JsonObject *line = json_object_new();
 
     json_object_set_object_member(line, "result", json_object_ref(result));
-    add(r, line);
+    add_line(r, line);
 }
 
 bool ff_record_close(FfRecord *r, GError **error)

@@ -13,7 +13,7 @@
 #include "qmp/json.h"
 
 /* "file:PATH,offset=N" (g_free) of an uncompressed file. */
-static char *uri(const FfRestore *r)
+static char *file_uri(const FfRestore *r)
 {
     return r->offset ? g_strdup_printf("file:%s,offset=%" PRIu64, r->path, r->offset)
                      : g_strconcat("file:", r->path, NULL);
@@ -47,7 +47,7 @@ char *ff_monitor_word(const char *word)
 }
 
 /* COMMAND, of which the last word is QUOTED, as QEMU's -incoming in a shell (g_free). */
-static char *incoming(const char *command, const char *quoted)
+static char *incoming_line(const char *command, const char *quoted)
 {
     g_autofree char *text = g_strconcat("exec:", command, " ", quoted, NULL);
     g_autofree char *word = g_shell_quote(text);
@@ -60,7 +60,7 @@ static char *compressed_line(const FfRestore *r, const char *quoted)
 {
     return r->mapped ? g_strdup_printf("after farfault convert --to mapped-ram %s NEW, or zstd -d",
                                        quoted)
-                     : incoming("zstd -dc", quoted);
+                     : incoming_line("zstd -dc", quoted);
 }
 
 static char *stream_line(const FfRestore *r, const char *quoted)
@@ -75,7 +75,7 @@ static char *stream_line(const FfRestore *r, const char *quoted)
                            "migrate_incoming ",
                            word, NULL);
     }
-    return incoming(r->offset ? tail : "cat", quoted);
+    return incoming_line(r->offset ? tail : "cat", quoted);
 }
 
 static const char with_its_disks[] =
@@ -207,7 +207,7 @@ char **ff_restore_lines(const FfRestore *r)
 {
     g_autoptr(GStrvBuilder) lines = g_strv_builder_new();
     g_autofree char *quoted = g_shell_quote(r->path);
-    g_autofree char *where = uri(r), *to_shell = ff_shell_word(where);
+    g_autofree char *where = file_uri(r), *to_shell = ff_shell_word(where);
     g_autofree char *to_monitor = ff_monitor_word(where);
     g_autofree char *line = NULL, *other = NULL;
 

@@ -35,7 +35,7 @@ static const char *device_state_words(JsonObject *dumped)
     return "no device state: no copy of it has been kept";
 }
 
-static int dump(const char *address, const char *directory)
+static int write_dump(const char *address, const char *directory)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfCliQmp) qmp = ff_cli_qmp_open(address, NULL, &error);
@@ -62,8 +62,8 @@ static int dump(const char *address, const char *directory)
 
 /* ---- checking two of them -------------------------------------------------------------------- */
 
-static bool complain(const char *format, ...) G_GNUC_PRINTF(1, 2);
-static bool complain(const char *format, ...)
+static bool print_error(const char *format, ...) G_GNUC_PRINTF(1, 2);
+static bool print_error(const char *format, ...)
 {
     va_list args;
 
@@ -81,18 +81,18 @@ static FfDumpFiles *open_half(const char *directory)
     int dir = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (dir < 0) {
-        complain("%s: %s", directory, g_strerror(errno));
+        print_error("%s: %s", directory, g_strerror(errno));
         return NULL;
     }
     FfDumpFiles *f = ff_dump_files_open(dir, directory, &error);
     if (!f) {
-        complain("%s", error->message);
+        print_error("%s", error->message);
     }
     return f;
 }
 
 /* All of its memory is as it was written. */
-static bool verify(const FfDumpFiles *f)
+static bool verify_dump(const FfDumpFiles *f)
 {
     g_autofree uint8_t *buf = g_malloc(FF_DUMP_PIECE);
 
@@ -105,13 +105,13 @@ static bool verify(const FfDumpFiles *f)
 
             if (rc < 0) {
                 ff_dump_set_error(b, piece, rc, &error);
-                return complain("%s", error->message);
+                return print_error("%s", error->message);
             }
         }
     }
     g_autoptr(GError) error = NULL;
     g_autoptr(GBytes) devices = f->device_bytes ? ff_dump_read_devices(f, &error) : NULL;
-    return !error || complain("%s", error->message);
+    return !error || print_error("%s", error->message);
 }
 
 static bool check_halves(const FfDumpFiles *a, const FfDumpFiles *b)
@@ -119,9 +119,9 @@ static bool check_halves(const FfDumpFiles *a, const FfDumpFiles *b)
     g_autoptr(GError) error = NULL;
 
     if (!ff_dump_halves_check(a, b, &error)) {
-        return complain("%s", error->message);
+        return print_error("%s", error->message);
     }
-    if (!verify(a) || !verify(b)) {
+    if (!verify_dump(a) || !verify_dump(b)) {
         return false;
     }
     puts("every page is in one of them; where both have it the destination's is the newer one");
@@ -161,5 +161,5 @@ int ff_cli_dump(int argc, char **argv)
                        : "a QMP address and a directory: farfault dump QMP DIRECTORY");
         return EXIT_USAGE;
     }
-    return (checks ? check : dump)(positional[0], positional[1]);
+    return (checks ? check : write_dump)(positional[0], positional[1]);
 }

@@ -65,7 +65,7 @@ static bool end_it(FfCliQmp *qmp, GError **error)
     return answer || g_error_matches(*error, FF_QMP_ERROR, FF_QMP_ERROR_GONE);
 }
 
-static int end(const char *address, bool lose)
+static int end_destination(const char *address, bool lose)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfCliQmp) qmp = ff_cli_qmp_open(address, "destination", &error);
@@ -118,5 +118,5 @@ int ff_cli_end(int argc, char **argv)
               stderr);
         return EXIT_USAGE;
     }
-    return end(positional[0], lose);
+    return end_destination(positional[0], lose);
 }

@@ -152,7 +152,7 @@ static bool no_monitor(char **address, GError **error)
 
 /* ---- joining --------------------------------------------------------------------------------- */
 
-static void report(const char *path, const FfJoined *joined)
+static void report_joined(const char *path, const FfJoined *joined)
 {
     g_autofree char *source = ff_format_bytes((double)(joined->pages[0] * FF_SAVED_PAGE));
     g_autofree char *destination = ff_format_bytes((double)(joined->pages[1] * FF_SAVED_PAGE));
@@ -167,7 +167,7 @@ static void report(const char *path, const FfJoined *joined)
            path, source, destination, joined->runs ? "runs" : "stands until cont", restore);
 }
 
-static bool join(const char *const *path, bool force, char **monitors, GError **error)
+static bool join_halves(const char *const *path, bool force, char **monitors, GError **error)
 {
     g_autoptr(FfDumpFiles) source = open_half(path[0], error);
     g_autoptr(FfDumpFiles) destination = source ? open_half(path[1], error) : NULL;
@@ -188,7 +188,7 @@ static bool join(const char *const *path, bool force, char **monitors, GError **
         !ff_output_commit(o, error)) {
         return false;
     }
-    report(path[2], &joined);
+    report_joined(path[2], &joined);
     return true;
 }
 
@@ -218,7 +218,7 @@ int ff_cli_join(int argc, char **argv)
               stderr);
         return EXIT_USAGE;
     }
-    if (!join((const char *const *)positional, force, monitors, &error)) {
+    if (!join_halves((const char *const *)positional, force, monitors, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;
     }

@@ -70,9 +70,9 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
     return ff_cli_options(entries, argc, argv, error);
 }
 
-static bool usage(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static bool usage_error(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-static bool usage(GError **error, const char *format, ...)
+static bool usage_error(GError **error, const char *format, ...)
 {
     va_list args;
     g_autofree char *text = NULL;
@@ -96,8 +96,8 @@ static bool parse_after(const char *text, FfMoveOptions *o, GError **error)
         o->mode = FF_MOVE_AFTER_SECONDS;
     }
     if (!g_ascii_string_to_unsigned(digits, 10, 1, G_MAXINT32, &value, NULL)) {
-        return usage(error, "--postcopy-after %s: give a number of passes, or seconds as \"5s\"",
-                     text);
+        return usage_error(
+            error, "--postcopy-after %s: give a number of passes, or seconds as \"5s\"", text);
     }
     o->after = value;
     return true;
@@ -106,11 +106,11 @@ static bool parse_after(const char *text, FfMoveOptions *o, GError **error)
 static bool parse_mode(const Line *line, FfMoveOptions *o, GError **error)
 {
     if (line->now + line->after_pass + line->precopy + (line->after != NULL) > 1) {
-        return usage(error, "give one of --postcopy-now, --postcopy-after-pass, "
-                            "--postcopy-after and --precopy");
+        return usage_error(error, "give one of --postcopy-now, --postcopy-after-pass, "
+                                  "--postcopy-after and --precopy");
     }
     if (line->precopy && line->preempt) {
-        return usage(error, "--preempt is for postcopy and means nothing with --precopy");
+        return usage_error(error, "--preempt is for postcopy and means nothing with --precopy");
     }
     if (line->after) {
         return parse_after(line->after, o, error);
@@ -125,7 +125,7 @@ static bool parse_mode(const Line *line, FfMoveOptions *o, GError **error)
 static bool parse_bandwidth(const char *name, const char *text, uint64_t *value, GError **error)
 {
     if (text && (ff_parse_size(text, value) < 0 || !*value)) {
-        return usage(error, "%s %s: give bytes per second, as 100M or 1G", name, text);
+        return usage_error(error, "%s %s: give bytes per second, as 100M or 1G", name, text);
     }
     return true;
 }
@@ -137,7 +137,8 @@ static bool check_pairs(const char *option, char **pairs, bool alone, GError **e
         const char *equals = strchr(*p, '=');
 
         if (!**p || equals == *p || (!equals && !alone)) {
-            return usage(error, "%s %s: give NAME%s", option, *p, alone ? "[=off]" : "=VALUE");
+            return usage_error(error, "%s %s: give NAME%s", option, *p,
+                               alone ? "[=off]" : "=VALUE");
         }
     }
     return true;
@@ -149,9 +150,10 @@ static bool check_resume(const Line *line, GError **error)
     if (line->now || line->after_pass || line->precopy || line->after || line->bandwidth ||
         line->postcopy_bandwidth || line->preempt || line->parameters || line->capabilities ||
         line->no_cont) {
-        return usage(error, "--resume continues a migration as it was begun: of the other options "
-                            "only --uri, --connect, --timeout, --quiet, --json, --report and "
-                            "--record go with it");
+        return usage_error(error,
+                           "--resume continues a migration as it was begun: of the other options "
+                           "only --uri, --connect, --timeout, --quiet, --json, --report and "
+                           "--record go with it");
     }
     return true;
 }
@@ -159,7 +161,7 @@ static bool check_resume(const Line *line, GError **error)
 static bool parse_values(const Line *line, FfMoveOptions *o, GError **error)
 {
     if (line->timeout < 0) {
-        return usage(error, "--timeout %d: give a number of seconds", line->timeout);
+        return usage_error(error, "--timeout %d: give a number of seconds", line->timeout);
     }
     return parse_mode(line, o, error) &&
            parse_bandwidth("--bandwidth", line->bandwidth, &o->bandwidth, error) &&
@@ -171,16 +173,17 @@ static bool parse_values(const Line *line, FfMoveOptions *o, GError **error)
 
 /* OPTIONS borrows from LINE. An option whose value was forgotten has taken an address for it: so
  * values come first. */
-static bool interpret(const Line *line, FfMoveOptions *o, GError **error)
+static bool interpret_line(const Line *line, FfMoveOptions *o, GError **error)
 {
     if (!parse_values(line, o, error)) {
         return false;
     }
     if (!line->positional || g_strv_length(line->positional) != 2) {
-        return usage(error, "give two QMP addresses: farfault migrate SRC-QMP DST-QMP");
+        return usage_error(error, "give two QMP addresses: farfault migrate SRC-QMP DST-QMP");
     }
     if (!strcmp(line->positional[0], line->positional[1])) {
-        return usage(error, "source and destination are the same monitor: %s", line->positional[0]);
+        return usage_error(error, "source and destination are the same monitor: %s",
+                           line->positional[0]);
     }
     o->source = line->positional[0];
     o->destination = line->positional[1];
@@ -228,7 +231,7 @@ static void warn_of_lost_writes(FfCliQmp *qmp)
     }
 }
 
-static int move(const FfMoveOptions *o, const Line *line)
+static int move_guest(const FfMoveOptions *o, const Line *line)
 {
     static const int status[] = {EXIT_OK, EXIT_FAILED, EXIT_FAILED, EXIT_PAUSED, EXIT_LEFT};
     g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
@@ -273,7 +276,7 @@ int ff_cli_migrate(int argc, char **argv)
         fputs(ff_help_migrate, stdout);
         return EXIT_OK;
     }
-    if (!interpret(&line, &options, &error)) {
+    if (!interpret_line(&line, &options, &error)) {
         fprintf(stderr, "farfault: %s (farfault migrate --help)\n", error->message);
         return EXIT_USAGE;
     }
@@ -281,7 +284,7 @@ int ff_cli_migrate(int argc, char **argv)
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;
     }
-    int status = move(&options, &line);
+    int status = move_guest(&options, &line);
     ff_record_free(options.record);
     return status;
 }

@@ -57,7 +57,7 @@ static char *remedy_userfault(FfCliQmp *qmp, const char *message)
 }
 
 /* What to do about a refusal of QEMU that people meet often; "" if nothing is known. */
-static const char *remedy(const char *message)
+static const char *remedy_for(const char *message)
 {
     static const struct {
         const char *part, *remedy;
@@ -79,8 +79,8 @@ static const char *remedy(const char *message)
 }
 
 /* A command that must succeed; ERROR says who refused what, and the remedy. */
-static bool must(FfCliQmp *qmp, const char *role, const char *command, JsonObject *arguments,
-                 GError **error)
+static bool call_or_fail(FfCliQmp *qmp, const char *role, const char *command,
+                         JsonObject *arguments, GError **error)
 {
     g_autoptr(GError) local = NULL;
     g_autoptr(JsonNode) result = ff_cli_qmp_call(qmp, command, arguments, &local);
@@ -92,7 +92,7 @@ static bool must(FfCliQmp *qmp, const char *role, const char *command, JsonObjec
         g_autofree char *fault = remedy_userfault(qmp, local->message);
 
         g_set_error(error, local->domain, local->code, "%s refused %s: %s%s", role, command,
-                    local->message, fault ? fault : remedy(local->message));
+                    local->message, fault ? fault : remedy_for(local->message));
     } else {
         g_propagate_error(error, g_steal_pointer(&local));
     }
@@ -102,7 +102,7 @@ static bool must(FfCliQmp *qmp, const char *role, const char *command, JsonObjec
 /* The name in LIST, answers of query-migrate-capabilities or members of query-migrate-parameters,
  * that WORD was perhaps to be: one of few other letters, or the shortest that begins so. NULL: WORD
  * is one of them, or no such name is there. */
-static const char *meant(const char *word, GPtrArray *names)
+static const char *nearest_name(const char *word, GPtrArray *names)
 {
     const char *longer = NULL;
 
@@ -144,7 +144,7 @@ static GPtrArray *names_of(FfCliQmp *qmp, const char *question)
 
 /* GIVEN, NAME or NAME=VALUE of OPTION, was refused, as ERROR says: if it was misspelled, ERROR says
  * that as well. */
-static bool refused(FfCliQmp *qmp, const char *option, char *const *given, GError **error)
+static bool explain_refused(FfCliQmp *qmp, const char *option, char *const *given, GError **error)
 {
     g_autoptr(GPtrArray) names =
         names_of(qmp, !strcmp(option, "--parameter") ? "query-migrate-parameters"
@@ -152,7 +152,7 @@ static bool refused(FfCliQmp *qmp, const char *option, char *const *given, GErro
 
     for (; given && *given; given++) {
         g_autofree char *word = g_strndup(*given, strcspn(*given, "="));
-        const char *name = meant(word, names);
+        const char *name = nearest_name(word, names);
 
         if (name) {
             g_autofree char *message = g_steal_pointer(&(*error)->message);
@@ -260,8 +260,8 @@ static bool set_capabilities(FfCliQmp *qmp, const char *role, const FfMoveOption
         g_auto(GStrv) part = g_strsplit(*c, "=", 2);
         add_capability(list, part[0], !part[1] || strcmp(part[1], "off"));
     }
-    return must(qmp, role, "migrate-set-capabilities", arguments, error) ||
-           refused(qmp, "--capability", o->capabilities, error);
+    return call_or_fail(qmp, role, "migrate-set-capabilities", arguments, error) ||
+           explain_refused(qmp, "--capability", o->capabilities, error);
 }
 
 /* VALUE as QMP wants it: on/off and true/false, numbers, else a string. */
@@ -297,19 +297,21 @@ static bool set_parameters(FfMoveEnds *ends, const FfMoveOptions *o, GError **er
         json_object_set_int_member(source, "max-postcopy-bandwidth", o->postcopy_bandwidth);
     }
     if (json_object_get_size(both) &&
-        !must(ends->dst, "destination", "migrate-set-parameters", json_object_ref(both), error)) {
-        return refused(ends->dst, "--parameter", o->parameters, error);
+        !call_or_fail(ends->dst, "destination", "migrate-set-parameters", json_object_ref(both),
+                      error)) {
+        return explain_refused(ends->dst, "--parameter", o->parameters, error);
     }
-    if (json_object_get_size(both) &&
-        !must(ends->src, "source", "migrate-set-parameters", json_object_ref(both), error)) {
-        return refused(ends->src, "--parameter", o->parameters, error);
+    if (json_object_get_size(both) && !call_or_fail(ends->src, "source", "migrate-set-parameters",
+                                                    json_object_ref(both), error)) {
+        return explain_refused(ends->src, "--parameter", o->parameters, error);
     }
     return !json_object_get_size(source) ||
-           must(ends->src, "source", "migrate-set-parameters", g_steal_pointer(&source), error);
+           call_or_fail(ends->src, "source", "migrate-set-parameters", g_steal_pointer(&source),
+                        error);
 }
 
 /* Where the destination listens now; NULL without ERROR if it does not yet. */
-static bool listening(FfCliQmp *dst, char **uri, GError **error)
+static bool listening_uri(FfCliQmp *dst, char **uri, GError **error)
 {
     g_autoptr(JsonNode) info = ff_cli_qmp_call(dst, "query-migrate", NULL, error);
 
@@ -340,7 +342,7 @@ static bool listen_at(FfMoveEnds *ends, const FfMoveOptions *o, GError **error)
     g_autofree char *wanted = NULL, *actual = NULL;
     JsonObject *arguments;
 
-    if (!listening(ends->dst, &actual, error)) {
+    if (!listening_uri(ends->dst, &actual, error)) {
         return false;
     }
     if (!actual) {
@@ -351,11 +353,11 @@ static bool listen_at(FfMoveEnds *ends, const FfMoveOptions *o, GError **error)
         }
         arguments = json_object_new();
         json_object_set_string_member(arguments, "uri", wanted);
-        if (!must(ends->dst, "destination", "migrate-incoming", arguments, error)) {
+        if (!call_or_fail(ends->dst, "destination", "migrate-incoming", arguments, error)) {
             name_address(wanted, error);
             return false;
         }
-        if (!listening(ends->dst, &actual, error)) {
+        if (!listening_uri(ends->dst, &actual, error)) {
             return false;
         }
     }

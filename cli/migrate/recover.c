@@ -34,16 +34,16 @@ typedef struct {
     int status;
 } Watch;
 
-static void finish(Watch *w, int status)
+static void finish_watch(Watch *w, int status)
 {
     w->status = status;
     g_main_loop_quit(w->loop);
 }
 
-static gboolean look(gpointer opaque);
+static gboolean look_at_status(gpointer opaque);
 
 /* A destination has no "ram": what is to come from the dump takes its place. */
-static void show(Watch *w, JsonObject *info)
+static void show_progress(Watch *w, JsonObject *info)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
     gint64 left = ff_json_int(half, "bytes-missing", w->missing); /* not known: as if none came */
@@ -68,17 +68,17 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
 
     if (error) {
         fprintf(stderr, "farfault: %s\n", error->message);
-        finish(w, EXIT_FAILED);
+        finish_watch(w, EXIT_FAILED);
     } else if (!strcmp(status, "completed")) {
         ff_progress_say(w->progress, true,
                         "recovered: every page is there, and %s is not needed any more", w->path);
-        finish(w, EXIT_OK);
+        finish_watch(w, EXIT_OK);
     } else if (!strcmp(status, "postcopy-paused") && ff_json_string_or(info, "error-desc", NULL)) {
         ff_progress_clear(w->progress);
         g_autofree char *why = ff_format_shown(ff_json_string_or(info, "error-desc", ""));
 
         fprintf(stderr, "farfault: %s\n", why);
-        finish(w, EXIT_FAILED);
+        finish_watch(w, EXIT_FAILED);
     } else if (ff_words_over(status)) { /* it was given up */
         ff_progress_clear(w->progress);
         g_autofree char *why =
@@ -86,17 +86,17 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
 
         fprintf(stderr, "farfault: not recovered: the destination's migration is \"%s\": %s\n",
                 status, why);
-        finish(w, EXIT_FAILED);
+        finish_watch(w, EXIT_FAILED);
     } else {
         if (now - w->shown_us >= ff_progress_interval(w->progress) * G_TIME_SPAN_MILLISECOND) {
-            show(w, info);
+            show_progress(w, info);
             w->shown_us = now;
         }
-        g_timeout_add(LOOK_MS, look, w);
+        g_timeout_add(LOOK_MS, look_at_status, w);
     }
 }
 
-static gboolean look(gpointer opaque)
+static gboolean look_at_status(gpointer opaque)
 {
     Watch *w = opaque;
 
@@ -104,7 +104,7 @@ static gboolean look(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static int recover(const char *address, const char *path, bool quiet)
+static int recover_guest(const char *address, const char *path, bool quiet)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfCliQmp) qmp = ff_cli_qmp_open(address, "destination", &error);
@@ -135,7 +135,7 @@ static int recover(const char *address, const char *path, bool quiet)
         return EXIT_FAILED;
     }
     w.loop = g_main_loop_new(NULL, FALSE);
-    look(&w);
+    look_at_status(&w);
     g_main_loop_run(w.loop);
     g_main_loop_unref(w.loop);
     return w.status;
@@ -170,5 +170,5 @@ int ff_cli_recover(int argc, char **argv)
         return EXIT_USAGE;
     }
     g_autofree char *path = g_canonicalize_filename(from, NULL);
-    return recover(positional[0], path, quiet);
+    return recover_guest(positional[0], path, quiet);
 }

@@ -28,9 +28,9 @@ static void look_clear(Look *look)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Look, look_clear)
 
-static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static bool refuse_resume(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-static bool refuse(GError **error, const char *format, ...)
+static bool refuse_resume(GError **error, const char *format, ...)
 {
     va_list args;
 
@@ -83,10 +83,10 @@ static bool refuse_not_paused(const Look *look, FfCliQmp *qmp, GError **error)
     g_autoptr(JsonNode) node = moved ? NULL : ff_cli_qmp_call(qmp, "query-status", NULL, NULL);
     const char *state = ff_json_string_or(ff_json_node_object(node), "status", "");
 
-    return refuse(error,
-                  "nothing is paused: the migration of source %s is \"%s\"%s: farfault status %s",
-                  address, status_of(look->source),
-                  !strcmp(state, "running") ? ", and the guest runs there" : "", address);
+    return refuse_resume(
+        error, "nothing is paused: the migration of source %s is \"%s\"%s: farfault status %s",
+        address, status_of(look->source),
+        !strcmp(state, "running") ? ", and the guest runs there" : "", address);
 }
 
 /* QMP: its monitor. */
@@ -95,33 +95,34 @@ static bool check_source(const Look *look, FfCliQmp *qmp, GError **error)
     const char *address = look->o->source, *status = status_of(look->source);
 
     if (is_half(look->source, "destination")) {
-        return refuse(error,
-                      "source %s is the destination of its migration: are source and "
-                      "destination swapped?",
-                      address);
+        return refuse_resume(error,
+                             "source %s is the destination of its migration: are source and "
+                             "destination swapped?",
+                             address);
     }
     if (is_one_of(status,
                   (const char *const[]){"postcopy-recover", "postcopy-recover-setup", NULL})) {
-        return refuse(error,
-                      "nothing is paused: source %s is connecting again already (%s): "
-                      "farfault status %s",
-                      address, status, address);
+        return refuse_resume(error,
+                             "nothing is paused: source %s is connecting again already (%s): "
+                             "farfault status %s",
+                             address, status, address);
     }
     if (strcmp(status, "postcopy-paused") != 0) {
         return refuse_not_paused(look, qmp, error);
     }
     if (is_qemus(look->source)) {
-        return refuse(error,
-                      "source %s: QEMU carries this migration itself, and does not see whether a "
-                      "destination is that of its guest: type migrate-recover and migrate with "
-                      "resume=true yourself",
-                      address);
+        return refuse_resume(
+            error,
+            "source %s: QEMU carries this migration itself, and does not see whether a "
+            "destination is that of its guest: type migrate-recover and migrate with "
+            "resume=true yourself",
+            address);
     }
     if (ff_json_bool(half_of(look->source), "peer-ended")) {
-        return refuse(error,
-                      "the destination's QEMU has ended after it was given the guest: "
-                      "nothing can be resumed (farfault status %s)",
-                      address);
+        return refuse_resume(error,
+                             "the destination's QEMU has ended after it was given the guest: "
+                             "nothing can be resumed (farfault status %s)",
+                             address);
     }
     return true;
 }
@@ -142,17 +143,18 @@ static bool check_half(const Look *look, GError **error)
     const char *file = ff_json_string(half, "peer");
 
     if (ff_json_bool(half, "peer-ended")) {
-        return refuse(error,
-                      "the QEMU that was the source of destination %s has ended, so %s is another "
-                      "one: farfault status %s says what is lost, and farfault recover --from "
-                      "DIRECTORY %s continues from its dump",
-                      address, look->o->source, address, address);
+        return refuse_resume(
+            error,
+            "the QEMU that was the source of destination %s has ended, so %s is another "
+            "one: farfault status %s says what is lost, and farfault recover --from "
+            "DIRECTORY %s continues from its dump",
+            address, look->o->source, address, address);
     }
     if (file) {
-        return refuse(error,
-                      "destination %s gets its memory from %s, not from a source: farfault "
-                      "status %s",
-                      address, file, address);
+        return refuse_resume(error,
+                             "destination %s gets its memory from %s, not from a source: farfault "
+                             "status %s",
+                             address, file, address);
     }
     return true;
 }
@@ -170,33 +172,36 @@ static bool check_destination(const Look *look, GError **error)
         return check_half(look, error);
     }
     if (is_half(look->destination, "destination")) {
-        return refuse(error,
-                      "destination %s is not paused (%s): it has not noticed yet that the "
-                      "connection broke, or is not the other half of source %s: try again in some "
-                      "seconds",
-                      address, status, look->o->source);
+        return refuse_resume(
+            error,
+            "destination %s is not paused (%s): it has not noticed yet that the "
+            "connection broke, or is not the other half of source %s: try again in some "
+            "seconds",
+            address, status, look->o->source);
     }
     if (is_half(look->destination, "source")) {
-        return refuse(error, "destination %s is the source of its migration: farfault status %s",
-                      address, address);
+        return refuse_resume(error,
+                             "destination %s is the source of its migration: farfault status %s",
+                             address, address);
     }
     if (is_qemus(look->destination)) {
-        return refuse(error,
-                      "destination %s: QEMU carries its migration itself: it is not the "
-                      "other half of source %s",
-                      address, look->o->source);
+        return refuse_resume(error,
+                             "destination %s: QEMU carries its migration itself: it is not the "
+                             "other half of source %s",
+                             address, look->o->source);
     }
-    return refuse(error,
-                  "destination %s has nothing of a paused migration: its own is \"%s\": farfault "
-                  "status %s",
-                  address, status, address);
+    return refuse_resume(
+        error,
+        "destination %s has nothing of a paused migration: its own is \"%s\": farfault "
+        "status %s",
+        address, status, address);
 }
 
 /* ---- both monitors --------------------------------------------------------------------------- */
 
-static void add(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static void add_to_error(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-static void add(GError **error, const char *format, ...)
+static void add_to_error(GError **error, const char *format, ...)
 {
     g_autofree char *message = g_steal_pointer(&(*error)->message);
     va_list args;
@@ -213,7 +218,7 @@ static void add_said(GError **error, GError *said)
 {
     g_autoptr(GError) owned = said;
 
-    add(error, "%c%s", g_ascii_toupper(*owned->message), owned->message + 1);
+    add_to_error(error, "%c%s", g_ascii_toupper(*owned->message), owned->message + 1);
 }
 
 static void add_destination(Look *look, GError **error)
@@ -226,13 +231,15 @@ static void add_destination(Look *look, GError **error)
     if (!look->destination) {
         add_said(error, g_steal_pointer(&said));
     } else if (is_complete(look)) {
-        add(error, "Destination %s has all of the guest's memory, and needs no source any more",
-            address);
+        add_to_error(error,
+                     "Destination %s has all of the guest's memory, and needs no source any more",
+                     address);
     } else if (!check_destination(look, &said) &&
                !ff_json_bool(half_of(look->destination), "peer-ended")) {
         add_said(error, g_steal_pointer(&said));
     } else {
-        add(error,
+        add_to_error(
+            error,
             "If the source has ended for good: farfault status %s says what is lost, and farfault "
             "recover --from DIRECTORY %s continues from its dump",
             address, address);
@@ -248,8 +255,9 @@ static void add_source(Look *look, FfCliQmp *qmp, GError **error)
     if (!look->source) {
         add_said(error, g_steal_pointer(&said));
     } else if (is_half(look->source, "source")) {
-        add(error, "The source keeps what it has, and does not run the guest: farfault status %s",
-            address);
+        add_to_error(error,
+                     "The source keeps what it has, and does not run the guest: farfault status %s",
+                     address);
     } else if (!check_source(look, qmp, &said)) {
         add_said(error, g_steal_pointer(&said));
     }
@@ -283,7 +291,7 @@ static bool ask_both(Look *look, FfMoveEnds *ends, GError **error)
 /* ---- where the destination listens ----------------------------------------------------------- */
 
 /* NULL: nowhere, as far as it says (g_free). */
-static char *listening(const Look *look)
+static char *listening_uri(const Look *look)
 {
     const char *listens = ff_json_string(half_of(look->destination), "listens");
 
@@ -316,7 +324,7 @@ static bool have_it_listen(Look *look, FfMoveEnds *ends, GError **error)
 
 /* Where the source connected to before holds where the destination listens at the same port: it is
  * the way that it knows, through a forwarding, too. */
-static char *way(const Look *look, const FfMoveEnds *ends, const char *listens)
+static char *way_back(const Look *look, const FfMoveEnds *ends, const char *listens)
 {
     const char *before = ff_json_string(half_of(look->source), "peer");
 
@@ -338,20 +346,21 @@ bool ff_resume_prepare(const FfMoveOptions *o, FfMoveEnds *ends, GError **error)
         return false;
     }
     ends->destination_completed = is_complete(&look);
-    g_autofree char *now = listening(&look);
+    g_autofree char *now = listening_uri(&look);
     bool paused = !strcmp(status_of(look.destination), "postcopy-paused");
 
     if ((o->listen || (!now && paused)) && !have_it_listen(&look, ends, error)) {
         return false;
     }
-    g_autofree char *listens = listening(&look);
+    g_autofree char *listens = listening_uri(&look);
 
-    ends->uri = way(&look, ends, listens);
+    ends->uri = way_back(&look, ends, listens);
     if (!ends->uri) {
-        return refuse(error,
-                      "destination %s does not say where it listens: give --uri "
-                      "tcp:ADDRESS:PORT, or with --connect URI what the source is to connect to",
-                      o->destination);
+        return refuse_resume(
+            error,
+            "destination %s does not say where it listens: give --uri "
+            "tcp:ADDRESS:PORT, or with --connect URI what the source is to connect to",
+            o->destination);
     }
     return true;
 }

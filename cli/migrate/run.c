@@ -66,7 +66,7 @@ typedef struct {
     GPtrArray *sources; /* GSource *, attached */
 } Move;
 
-static void attach(Move *m, GSource *source, GSourceFunc function)
+static void attach_source(Move *m, GSource *source, GSourceFunc function)
 {
     g_source_set_callback(source, function, m, NULL);
     g_source_attach(source, NULL);
@@ -142,7 +142,7 @@ static void name_destination(const Move *m)
     }
 }
 
-static void answered(Move *m)
+static void on_question_answered(Move *m)
 {
     if (!--m->questions) {
         name_destination(m);
@@ -180,7 +180,7 @@ static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *
 
     if (is_counting(m, result)) {
         m->counting++;
-        attach(m, g_timeout_source_new(COUNTING_INTERVAL), on_counting_time);
+        attach_source(m, g_timeout_source_new(COUNTING_INTERVAL), on_counting_time);
         return;
     }
     if (result) {
@@ -189,7 +189,7 @@ static void on_source_info(FfQmpClient *client, JsonNode *result, const GError *
         say_differences(m, ff_json_node_object(result));
     }
     ff_recorder_info(&m->recorder[FF_SIDE_SOURCE], result);
-    answered(m);
+    on_question_answered(m);
 }
 
 static gboolean on_counting_time(gpointer opaque)
@@ -207,7 +207,7 @@ static void on_destination_info(FfQmpClient *client, JsonNode *result, const GEr
 
     m->result->destination_info = result ? json_node_copy(result) : NULL;
     ff_recorder_info(&m->recorder[FF_SIDE_DESTINATION], result);
-    answered(m);
+    on_question_answered(m);
 }
 
 static void on_guest_state(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
@@ -215,11 +215,11 @@ static void on_guest_state(FfQmpClient *client, JsonNode *result, const GError *
     Move *m = opaque;
 
     m->result->guest_state = g_strdup(ff_json_string(ff_json_node_object(result), "status"));
-    answered(m);
+    on_question_answered(m);
 }
 
 /* The outcome is known: asks for the last numbers, and ends the loop when they are there. */
-static void finish(Move *m, FfOutcome outcome, const char *reason)
+static void finish_move(Move *m, FfOutcome outcome, const char *reason)
 {
     FfCliQmp *src = m->ends->src, *dst = m->ends->dst;
 
@@ -240,16 +240,16 @@ static void finish(Move *m, FfOutcome outcome, const char *reason)
         ff_cli_qmp_send(dst, "query-migrate", NULL, on_destination_info, m);
         ff_cli_qmp_send(dst, "query-status", NULL, on_guest_state, m);
     }
-    attach(m, g_timeout_source_new(CLOSING_TIMEOUT), on_closing_timeout);
-    answered(m);
+    attach_source(m, g_timeout_source_new(CLOSING_TIMEOUT), on_closing_timeout);
+    on_question_answered(m);
 }
 
-static void leave(Move *m, const char *why)
+static void leave_move(Move *m, const char *why)
 {
     g_autofree char *reason = g_strdup_printf(
         "%s; the migration may continue: look at it with farfault status %s", why, m->o->source);
 
-    finish(m, FF_OUTCOME_LEFT, reason);
+    finish_move(m, FF_OUTCOME_LEFT, reason);
 }
 
 /* It loads the guest, or its main loop is busy. That it has completed is not ours to guess: the
@@ -275,7 +275,7 @@ static void finish_unloaded(Move *m, FfOutcome outcome, const char *next)
         g_strdup_printf("the source has sent everything, but the destination has failed: %s; %s",
                         m->dst_error, next);
 
-    finish(m, outcome, reason);
+    finish_move(m, outcome, reason);
 }
 
 #define ONLY_THEN                                                                                  \
@@ -357,21 +357,23 @@ static void check_completed(Move *m)
         return; /* its answer comes back here, after a cont that the last questions follow */
     }
     if (m->dst_completed) {
-        finish(m, FF_OUTCOME_COMPLETED, NULL);
+        finish_move(m, FF_OUTCOME_COMPLETED, NULL);
     } else if (m->dst_gone && is_there(m)) {
         ff_progress_say(m->progress, true,
                         "the destination's monitor was closed: the guest is there all the same, or "
                         "has ended there; do not continue it at the source");
-        finish(m, FF_OUTCOME_COMPLETED, NULL);
+        finish_move(m, FF_OUTCOME_COMPLETED, NULL);
     } else if (m->dst_gone) {
-        finish(m, FF_OUTCOME_FAILED,
-               "the source has sent everything, but the destination's monitor was closed before "
-               "it said that it had loaded it: see its error output; if that QEMU has ended, and "
-               "only then, \"cont\" at the source continues");
+        finish_move(
+            m, FF_OUTCOME_FAILED,
+            "the source has sent everything, but the destination's monitor was closed before "
+            "it said that it had loaded it: see its error output; if that QEMU has ended, and "
+            "only then, \"cont\" at the source continues");
     } else if (!m->grace) {
         m->grace = true;
         /* It completes a moment after the source. */
-        attach(m, g_timeout_source_new(ff_deadline_ms("slower", SLOWER_MS)), on_destination_slow);
+        attach_source(m, g_timeout_source_new(ff_deadline_ms("slower", SLOWER_MS)),
+                      on_destination_slow);
     }
 }
 
@@ -509,7 +511,7 @@ static void fail_with_reason(FfQmpClient *client, JsonNode *result, const GError
     g_autofree char *reason = g_strdup_printf(
         "the source says: %s%s", desc ? desc : "nothing more; see both QEMUs' error output", there);
 
-    finish(m, FF_OUTCOME_FAILED, reason);
+    finish_move(m, FF_OUTCOME_FAILED, reason);
 }
 
 /* QEMU carries it, as far as query-migrate has said so already: --resume is the engines'. */
@@ -558,11 +560,11 @@ static void finish_not_resumed(Move *m, const char *why, JsonObject *info)
         "%s over %s: %s. %s", m->resumed ? "resumed, and broken again," : "not resumed",
         m->ends->uri, why ? why : "the source says nothing more", next);
 
-    finish(m,
-           undone                               ? FF_OUTCOME_FAILED
-           : !strcmp(status, "postcopy-paused") ? FF_OUTCOME_PAUSED
-                                                : FF_OUTCOME_LEFT,
-           reason);
+    finish_move(m,
+                undone                               ? FF_OUTCOME_FAILED
+                : !strcmp(status, "postcopy-paused") ? FF_OUTCOME_PAUSED
+                                                     : FF_OUTCOME_LEFT,
+                reason);
 }
 
 static void paused_again(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
@@ -593,14 +595,14 @@ static void finish_paused(Move *m)
                               "QEMUs live: farfault migrate --resume %s %s (farfault status %s)",
                               m->o->source, m->o->destination, m->o->destination);
 
-    finish(m, FF_OUTCOME_PAUSED, reason);
+    finish_move(m, FF_OUTCOME_PAUSED, reason);
 }
 
 static void source_status(Move *m, const char *status)
 {
     if (!strcmp(status, "postcopy-active")) {
         m->result->postcopy = m->resumed = true;
-        attach(m, g_timeout_source_new(PAUSED_INTERVAL), on_paused_time);
+        attach_source(m, g_timeout_source_new(PAUSED_INTERVAL), on_paused_time);
         ff_progress_say(m->progress, false,
                         m->o->resume ? "resumed: the rest of the guest's memory moves now"
                                      : "switched to postcopy: the guest moves now");
@@ -619,9 +621,9 @@ static void source_status(Move *m, const char *status)
         g_autofree char *reason = g_strdup_printf(
             "the destination has failed: %s; the guest continues at the source", m->dst_error);
 
-        finish(m, FF_OUTCOME_FAILED, reason);
+        finish_move(m, FF_OUTCOME_FAILED, reason);
     } else if (!strcmp(status, "cancelled")) {
-        finish(m, FF_OUTCOME_CANCELLED, "the guest continues at the source");
+        finish_move(m, FF_OUTCOME_CANCELLED, "the guest continues at the source");
     } else if (!strcmp(status, "failed")) {
         ff_cli_qmp_send(m->ends->src, "query-migrate", NULL, fail_with_reason, m);
     } else if (!strcmp(status, "postcopy-paused")) {
@@ -644,7 +646,7 @@ static void learn_source(Move *m, const char *status)
 static void leave_source(Move *m, const char *why)
 {
     if (!is_there(m) || m->dst_gone) {
-        leave(m, why);
+        leave_move(m, why);
         return;
     }
     g_autofree char *reason = g_strdup_printf(
@@ -652,7 +654,7 @@ static void leave_source(Move *m, const char *why)
         "there are lost. Look at the destination: farfault status %s",
         why, m->o->destination);
 
-    finish(m, FF_OUTCOME_LEFT, reason);
+    finish_move(m, FF_OUTCOME_LEFT, reason);
 }
 
 static void on_source(JsonObject *event, const GError *error, void *opaque)
@@ -692,12 +694,13 @@ static void destination_completed(Move *m)
     check_completed(m);
 }
 
-static void cancel(Move *m, const char *why);
+static void cancel_move(Move *m, const char *why);
 static gboolean on_failed_time(gpointer opaque);
 
 static void await_source(Move *m)
 {
-    attach(m, g_timeout_source_new(ff_deadline_ms("failed-there", FAILED_MS)), on_failed_time);
+    attach_source(m, g_timeout_source_new(ff_deadline_ms("failed-there", FAILED_MS)),
+                  on_failed_time);
 }
 
 /* The source has not ended what its destination has. */
@@ -714,11 +717,11 @@ static gboolean on_failed_time(gpointer opaque)
         g_autofree char *still = g_strdup_printf("%s, and the source has not ended its migration%s",
                                                  why, m->cancel_asked ? " when cancelled" : "");
 
-        leave(m, still);
+        leave_move(m, still);
     } else {
         m->gives_up = true;
         m->dst_lives = !m->dst_gone;
-        cancel(m, why);
+        cancel_move(m, why);
         await_source(m);
     }
     return G_SOURCE_REMOVE;
@@ -871,7 +874,7 @@ static gboolean on_refresh(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-static void cancel(Move *m, const char *why)
+static void cancel_move(Move *m, const char *why)
 {
     m->cancel_asked = true;
     ff_progress_say(
@@ -893,12 +896,12 @@ static gboolean on_signal(gpointer opaque)
     if (m->over) {
         m->ended = true;
     } else if (m->grace) {
-        leave(m, HAS_NOT_SAID);
+        leave_move(m, HAS_NOT_SAID);
     } else if (!m->switch_asked) {
         if (!m->cancel_asked) {
-            cancel(m, "interrupted");
+            cancel_move(m, "interrupted");
         } else {
-            leave(m, "the cancel is not through yet");
+            leave_move(m, "the cancel is not through yet");
         }
     } else if (!m->warned) {
         m->warned = true;
@@ -910,7 +913,7 @@ static gboolean on_signal(gpointer opaque)
                                 : "the switch was asked for, and a cancel could lose the guest now",
             m->o->source);
     } else {
-        leave(m, "left on request");
+        leave_move(m, "left on request");
     }
     return G_SOURCE_CONTINUE;
 }
@@ -923,32 +926,32 @@ static gboolean on_timeout(gpointer opaque)
         return G_SOURCE_REMOVE;
     }
     if (m->grace) {
-        leave(m, HAS_NOT_SAID);
+        leave_move(m, HAS_NOT_SAID);
     } else if (m->switch_asked) {
-        leave(m, "the time is up");
+        leave_move(m, "the time is up");
     } else {
-        cancel(m, "the time is up");
+        cancel_move(m, "the time is up");
     }
     return G_SOURCE_REMOVE;
 }
 
 static void attach_signals(Move *m)
 {
-    attach(m, g_unix_signal_source_new(SIGINT), on_signal);
-    attach(m, g_unix_signal_source_new(SIGTERM), on_signal);
+    attach_source(m, g_unix_signal_source_new(SIGINT), on_signal);
+    attach_source(m, g_unix_signal_source_new(SIGTERM), on_signal);
 }
 
 static void attach_all(Move *m)
 {
-    attach(m, g_timeout_source_new(ff_progress_interval(m->progress)), on_refresh);
+    attach_source(m, g_timeout_source_new(ff_progress_interval(m->progress)), on_refresh);
     if (m->o->record) {
-        attach(m, g_timeout_source_new(FF_RECORD_INTERVAL), on_record_time);
+        attach_source(m, g_timeout_source_new(FF_RECORD_INTERVAL), on_record_time);
     }
     if (m->o->timeout) {
-        attach(m, g_timeout_source_new_seconds(m->o->timeout), on_timeout);
+        attach_source(m, g_timeout_source_new_seconds(m->o->timeout), on_timeout);
     }
     if (m->o->mode == FF_MOVE_AFTER_SECONDS) {
-        attach(m, g_timeout_source_new_seconds(m->o->after), on_switch_time);
+        attach_source(m, g_timeout_source_new_seconds(m->o->after), on_switch_time);
     }
 }
 
@@ -972,7 +975,7 @@ static void detach_all(Move *m)
     g_free(m->dst_error);
 }
 
-static bool start(Move *m, GError **error)
+static bool start_move(Move *m, GError **error)
 {
     JsonObject *arguments = json_object_new();
     g_autoptr(GError) local = NULL;
@@ -988,7 +991,7 @@ static bool start(Move *m, GError **error)
     }
     started = ff_cli_qmp_call(m->ends->src, "migrate", arguments, &local);
     if (!started && !ff_qmp_refused(local)) {
-        leave(m, local->message); /* it was sent, and may be carried out */
+        leave_move(m, local->message); /* it was sent, and may be carried out */
         return true;
     }
     if (!started && m->o->resume) {
@@ -1026,7 +1029,7 @@ bool ff_move_run(const FfMoveOptions *options, FfMoveEnds *ends, FfProgress *pro
         m.dst_completed = ends->destination_completed;
     }
     attach_signals(&m); /* first: a migration that is asked for is not left without a word */
-    bool started = start(&m, error);
+    bool started = start_move(&m, error);
     if (!started || m.ended) {
         detach_all(&m);
         return started;

@@ -128,7 +128,7 @@ static bool parse_users(char **allow, GArray *uids, GError **error)
 
 /* ---- sockets --------------------------------------------------------------------------------- */
 
-static bool fail(GError **error, const char *path, const char *what)
+static bool fail_path(GError **error, const char *path, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", path, what);
     return false;
@@ -177,7 +177,7 @@ static int listen_at(const char *path, bool others, bool senders, GError **error
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
 
     if (strlen(path) >= sizeof(addr.sun_path)) {
-        fail(error, path, "the name is too long for a socket (107 bytes at most)");
+        fail_path(error, path, "the name is too long for a socket (107 bytes at most)");
         return -1;
     }
     strcpy(addr.sun_path, path);
@@ -192,10 +192,11 @@ static int listen_at(const char *path, bool others, bool senders, GError **error
     }
     umask(mask);
     if (err || listen(fd, BACKLOG) < 0) {
-        fail(error, path,
-             err != EADDRINUSE ? g_strerror(err ? err : errno)
-             : is_socket(path) ? "another pager listens there"
-                               : "it is there, and no socket: remove it, or name another place");
+        fail_path(error, path,
+                  err != EADDRINUSE ? g_strerror(err ? err : errno)
+                  : is_socket(path)
+                      ? "another pager listens there"
+                      : "it is there, and no socket: remove it, or name another place");
         if (fd >= 0) {
             close(fd);
         }
@@ -224,7 +225,7 @@ static int listen_tcp(const char *where, GError **error)
     }
     if (!addr || !g_socket_address_to_native(addr, &native, sizeof(native), NULL)) {
         g_autofree char *what = g_strconcat("--metrics ", where, NULL);
-        fail(error, what, "give an address and a port: 127.0.0.1:9470");
+        fail_path(error, what, "give an address and a port: 127.0.0.1:9470");
         return -1;
     }
     int fd = move_up(socket(native.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -232,7 +233,7 @@ static int listen_tcp(const char *where, GError **error)
     int rc =
         bind(fd, (struct sockaddr *)&native, (socklen_t)g_socket_address_get_native_size(addr));
     if (rc < 0 || listen(fd, BACKLOG) < 0) {
-        fail(error, where, g_strerror(errno));
+        fail_path(error, where, g_strerror(errno));
         if (fd >= 0) {
             close(fd);
         }
@@ -269,7 +270,7 @@ static int open_source(const char *path, Source *what, GError **error)
     note_content(what, source);
     int fd = move_up(open(path, O_RDONLY | O_CLOEXEC));
     if (fd < 0) {
-        fail(error, path, g_strerror(errno));
+        fail_path(error, path, g_strerror(errno));
     }
     return fd;
 }
@@ -295,8 +296,8 @@ static void pager_clear(Pager *p)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Pager, pager_clear)
 
 /* SLOTS: of Cloud Hypervisor. SET: the name of the source's working set, or NULL. */
-static bool prepare(Pager *p, const Line *line, const Source *source, unsigned slots,
-                    const char *set, GError **error)
+static bool prepare_pager(Pager *p, const Line *line, const Source *source, unsigned slots,
+                          const char *set, GError **error)
 {
     const FfContentIdentity *id = &source->id;
 
@@ -370,7 +371,7 @@ static bool ask_far(const Line *line, const char *plugin, Source *what, GError *
 
 /* A process of its own, as the holder waits for nobody, and a pager may die. What is sent to all of
  * them it does not heed: it ends with the holder. */
-static void fetch(const FfFetch *f, pid_t holder)
+static void run_fetcher(const FfFetch *f, pid_t holder)
 {
     const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
     g_autoptr(GError) error = NULL;
@@ -406,7 +407,7 @@ static bool start_fetcher(const Line *line, FfFetch *f, Pager *p, FfHolderFetche
     int ends[2];
 
     if (!address) {
-        return fail(error, line->page_server, "give HOST:PORT, as --page-server source:27777");
+        return fail_path(error, line->page_server, "give HOST:PORT, as --page-server source:27777");
     }
     if (!ff_fetch_open(f, line->from, error)) {
         return false;
@@ -423,12 +424,12 @@ static bool start_fetcher(const Line *line, FfFetch *f, Pager *p, FfHolderFetche
     }
     pid_t pid = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0 ? -1 : fork();
     if (pid < 0) {
-        return fail(error, line->page_server, g_strerror(errno));
+        return fail_path(error, line->page_server, g_strerror(errno));
     }
     if (pid == 0) {
         close(ends[0]);
         f->link = ends[1];
-        fetch(f, holder);
+        run_fetcher(f, holder);
     }
     close(ends[1]);
     at[0] = move_up(ff_store_memfd(f->store));
@@ -439,7 +440,7 @@ static bool start_fetcher(const Line *line, FfFetch *f, Pager *p, FfHolderFetche
 
 /* ---- clients at a socket --------------------------------------------------------------------- */
 
-static bool has(const char *folder, const char *name)
+static bool has_file(const char *folder, const char *name)
 {
     g_autofree char *path = g_build_filename(folder, name, NULL);
 
@@ -449,17 +450,18 @@ static bool has(const char *folder, const char *name)
 /* They can come later, before the first process is restored. */
 static bool look_for_images(const char *folder, GError **error)
 {
-    if (has(folder, "inventory.img")) {
+    if (has_file(folder, "inventory.img")) {
         return true;
     }
-    if (has(folder, "migration_config.json")) {
-        return fail(error, folder, "it is a snapshot of Cloud Hypervisor: --to SOCKET restores it");
+    if (has_file(folder, "migration_config.json")) {
+        return fail_path(error, folder,
+                         "it is a snapshot of Cloud Hypervisor: --to SOCKET restores it");
     }
     fprintf(stderr, "farfault pager: %s has no images of CRIU yet (inventory.img)\n", folder);
     return true;
 }
 
-static int hold(const Line *line, GArray *uids, GError **error)
+static int run_holder(const Line *line, GArray *uids, GError **error)
 {
     Source what = {0};
     bool far = ff_content_is_uri(line->from);
@@ -474,7 +476,7 @@ static int hold(const Line *line, GArray *uids, GError **error)
 
     if (source < 0 && (plugin || !far)) {
         if (!*error) {
-            fail(error, plugin ? plugin : line->from, g_strerror(errno));
+            fail_path(error, plugin ? plugin : line->from, g_strerror(errno));
         }
         return EXIT_FAILED;
     }
@@ -487,12 +489,12 @@ static int hold(const Line *line, GArray *uids, GError **error)
     }
     g_autofree char *file = g_canonicalize_filename(line->from, NULL);
     g_autofree char *set = criu || far ? NULL : g_strconcat(file, ".ws", NULL);
-    if (!prepare(&p, line, &what, 0, set, error)) {
+    if (!prepare_pager(&p, line, &what, 0, set, error)) {
         return EXIT_FAILED;
     }
     p.inherit[0] = source;
     if (line->page_server && !criu) {
-        fail(error, line->from, "--page-server is for a folder with CRIU's images");
+        fail_path(error, line->from, "--page-server is for a folder with CRIU's images");
         return EXIT_FAILED;
     }
     int listener = listen_at(line->listen, uids->len, criu, error);
@@ -529,7 +531,7 @@ static int hold(const Line *line, GArray *uids, GError **error)
 /* ---- Cloud Hypervisor ------------------------------------------------------------------------ */
 
 /* A process of its own, as the holder waits for nobody; it ends with that. */
-static void replay(const FfReplay *r, const FfOffload *o, int talk, bool run)
+static void run_replay(const FfReplay *r, const FfOffload *o, int talk, bool run)
 {
     g_autoptr(GError) error = NULL;
 
@@ -549,7 +551,7 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
     int talk[2];
 
     const Source what = {.only = &ff_dialect_cloud_hypervisor};
-    if (!prepare(&p, line, &what, o->n_slots, NULL, error)) {
+    if (!prepare_pager(&p, line, &what, o->n_slots, NULL, error)) {
         return EXIT_FAILED;
     }
     for (unsigned i = 0; i < FF_SERVER_SLOT_FD - FF_SERVER_SOURCE_FD; i++) {
@@ -561,7 +563,7 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
         at[0] = has_memory ? fcntl(o->memory[i], F_DUPFD_CLOEXEC, LOWEST_FD_WITH_SLOTS) : -1;
         at[o->n_slots] = fcntl(o->file[i], F_DUPFD_CLOEXEC, LOWEST_FD_WITH_SLOTS);
         if ((has_memory && at[0] < 0) || at[o->n_slots] < 0) {
-            fail(error, line->from, g_strerror(errno));
+            fail_path(error, line->from, g_strerror(errno));
             return EXIT_FAILED;
         }
     }
@@ -569,7 +571,7 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
                        ? mmap(NULL, FF_OFFLOAD_ANSWER, PROT_READ, MAP_SHARED, o->memory[0], 0)
                        : NULL;
     if (answer == MAP_FAILED) {
-        fail(error, line->from, g_strerror(errno));
+        fail_path(error, line->from, g_strerror(errno));
         return EXIT_FAILED;
     }
     if (!ff_replay_begin(r, line->to, o, error)) {
@@ -579,9 +581,9 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
     if (pid == 0) {
         close(talk[0]);
         close(r->fault);
-        replay(r, o, talk[1], !line->paused);
+        run_replay(r, o, talk[1], !line->paused);
     } else if (pid < 0) {
-        fail(error, line->to, g_strerror(errno));
+        fail_path(error, line->to, g_strerror(errno));
         return EXIT_FAILED;
     }
     close(talk[1]);
@@ -636,13 +638,13 @@ static int catch_signals(GError **error)
     sigprocmask(SIG_BLOCK, &set, NULL);
     int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (fd < 0) {
-        fail(error, "signalfd", g_strerror(errno));
+        fail_path(error, "signalfd", g_strerror(errno));
     }
     return fd;
 }
 
-static bool receive(const Line *line, const GArray *uids, int listener, int stop,
-                    FfOffloadWriter *w, FfReceived *r, GError **error)
+static bool receive_snapshot(const Line *line, const GArray *uids, int listener, int stop,
+                             FfOffloadWriter *w, FfReceived *r, GError **error)
 {
     int sock = ff_receive_accept(listener, stop, (const uid_t *)(const void *)uids->data, uids->len,
                                  error);
@@ -668,7 +670,7 @@ static int receive_into(const Line *line, const GArray *uids, GError **error)
     }
     signal(SIGPIPE, SIG_IGN);
     ff_say("waits for Cloud Hypervisor at %s", line->receive);
-    if (!receive(line, uids, listener, stop, w, &r, error)) {
+    if (!receive_snapshot(line, uids, listener, stop, w, &r, error)) {
         return EXIT_FAILED;
     }
     g_autofree char *memory = ff_format_bytes((double)r.memory);
@@ -681,8 +683,8 @@ static int receive_into(const Line *line, const GArray *uids, GError **error)
     return EXIT_OK;
 }
 
-/* As hold() has said it. */
-static int serve(const Line *line)
+/* As run_holder() has said it. */
+static int run_server(const Line *line)
 {
     FfServerConfig cfg = {.dialects = ff_dialects,
                           .bulk = !line->no_bulk,
@@ -726,7 +728,7 @@ static const char *misuse_of_receive(const Line *line)
 }
 
 /* URI is neither a path nor of a scheme that is known: one line, or NULL. */
-static char *misspelt(const char *uri)
+static char *explain_uri(const char *uri)
 {
     g_autofree char *scheme = ff_content_scheme(uri);
     bool has_slashes = scheme && g_str_has_prefix(uri + strlen(scheme), "://");
@@ -754,7 +756,7 @@ static bool is_of_page_protocol(const char *where)
 }
 
 /* Options that are not for each other; NULL: all is right. */
-static const char *misuse(const Line *line)
+static const char *explain_misuse(const Line *line)
 {
     if (line->receive || line->into) {
         return misuse_of_receive(line);
@@ -821,7 +823,7 @@ int ff_cli_pager(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (line.serve) {
-        return serve(&line);
+        return run_server(&line);
     }
     if (line.positional) {
         fprintf(stderr,
@@ -830,12 +832,12 @@ int ff_cli_pager(int argc, char **argv)
                 line.positional[0]);
         return EXIT_USAGE;
     }
-    const char *wrong = misuse(&line);
+    const char *wrong = explain_misuse(&line);
     if (wrong) {
         fprintf(stderr, "farfault: %s\n", wrong);
         return EXIT_USAGE;
     }
-    g_autofree char *typo = line.from ? misspelt(line.from) : NULL;
+    g_autofree char *typo = line.from ? explain_uri(line.from) : NULL;
     if (typo) {
         fprintf(stderr, "farfault: %s\n", typo);
         return EXIT_USAGE;
@@ -846,7 +848,7 @@ int ff_cli_pager(int argc, char **argv)
     }
     int status = line.receive ? receive_into(&line, uids, &error)
                  : line.to    ? restore_to(&line, &error)
-                              : hold(&line, uids, &error);
+                              : run_holder(&line, uids, &error);
     if (error) {
         fprintf(stderr, "farfault: %s\n", error->message);
     }

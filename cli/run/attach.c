@@ -23,7 +23,7 @@ static void print_notes(const GPtrArray *notes)
     }
 }
 
-static bool replace(pid_t pid)
+static bool replace_relay(pid_t pid)
 {
     g_autoptr(GPtrArray) notes = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GError) error = NULL;
@@ -47,7 +47,7 @@ static bool replace_apart(pid_t pid)
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
-        bool done = replace(pid);
+        bool done = replace_relay(pid);
         fflush(NULL);
         _exit(done ? 0 : 1);
     }
@@ -114,7 +114,7 @@ int ff_cli_attach(int argc, char **argv)
     }
     pid_t pid = ff_attach_find(guests[0], &error);
     if (pid && replaces) {
-        return replace(pid) ? 0 : 1;
+        return replace_relay(pid) ? 0 : 1;
     }
     pid_t relay = pid ? ff_attach(pid, notes, &error) : 0;
     if (!relay) {

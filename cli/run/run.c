@@ -19,7 +19,7 @@
 #include "guest/launch/launch.h"
 #include "guest/launch/paths.h"
 
-static int fail(const char *message)
+static int print_failure(const char *message)
 {
     fprintf(stderr, "farfault: %s\n", message);
     return 1;
@@ -109,7 +109,7 @@ static int refuse_wrapper(char **argv, unsigned qemu)
     return FF_CLI_USAGE_STATUS;
 }
 
-static int run(char **argv, const Said *said, const Borrow *borrow)
+static int run_qemu(char **argv, const Said *said, const Borrow *borrow)
 {
     g_autoptr(GError) error = NULL;
     const char *policy = find_setting(&policy_setting, said->policy, &error);
@@ -122,7 +122,7 @@ static int run(char **argv, const Said *said, const Borrow *borrow)
                             : untracked ? said->restore
                             : policy    ? said->untracked
                                         : said->policy;
-        fail(error->message);
+        print_failure(error->message);
         return wrong ? FF_CLI_USAGE_STATUS : 1;
     }
     unsigned wrapped = ff_find_wrapped_qemu(argv);
@@ -131,7 +131,7 @@ static int run(char **argv, const Said *said, const Borrow *borrow)
     }
     g_autofree char *qemu = ff_find_real_qemu(argv[0], &error);
     if (!qemu) {
-        fail(error->message);
+        print_failure(error->message);
         return 127; /* as a shell says that a command was not found */
     }
     int uffd = ff_cli_new_uffd();
@@ -213,17 +213,17 @@ int ff_cli_run(int argc, char **argv)
     }
     Borrow sockets = {-1, -1};
     if (borrow && sscanf(borrow, "%d,%d", &sockets.socket, &sockets.monitor) != 2) {
-        return fail("run: --borrow is farfault upgrade's own");
+        return print_failure("run: --borrow is farfault upgrade's own");
     }
-    return run(argv + i, &said, &sockets);
+    return run_qemu(argv + i, &said, &sockets);
 }
 
 int ff_cli_run_as_qemu(char **argv)
 {
-    return run(argv, &(Said){0}, &(Borrow){-1, -1});
+    return run_qemu(argv, &(Said){0}, &(Borrow){-1, -1});
 }
 
 int ff_cli_run_restored(char **argv, const char *vhost)
 {
-    return run(argv, &(Said){.vhost = vhost, .needed = true}, &(Borrow){-1, -1});
+    return run_qemu(argv, &(Said){.vhost = vhost, .needed = true}, &(Borrow){-1, -1});
 }

@@ -52,8 +52,8 @@ static bool write_disks(const char *to, const char *text, GError **error)
     return false;
 }
 
-static int convert(const char *from, int64_t from_offset, const char *to, const char *form,
-                   FfConvertOptions *options)
+static int convert_file(const char *from, int64_t from_offset, const char *to, const char *form,
+                        FfConvertOptions *options)
 {
     g_autoptr(GError) error = NULL;
     FfInput *in = ff_input_open(from, &error);
@@ -92,7 +92,8 @@ static bool parse_offset(const char *name, const char *text, uint64_t *offset)
 }
 
 /* What cannot be meant; NULL: nothing. */
-static const char *nonsense(const char *form, const FfConvertOptions *options, char **positional)
+static const char *find_nonsense(const char *form, const FfConvertOptions *options,
+                                 char **positional)
 {
     if (form && strcmp(form, "stream") != 0 && strcmp(form, "mapped-ram") != 0) {
         return "--to stream or --to mapped-ram";
@@ -142,11 +143,11 @@ int ff_cli_convert(int argc, char **argv)
     }
     options.compress = compress;
     options.libvirt = libvirt;
-    const char *wrong = nonsense(form, &options, positional);
+    const char *wrong = find_nonsense(form, &options, positional);
     if (wrong) {
         fprintf(stderr, "farfault: %s\n", wrong);
         return EXIT_USAGE;
     }
-    return convert(positional[0], in_offset_text ? (int64_t)in_offset : FF_SAVED_OFFSET_LOOK,
-                   positional[1], form, &options);
+    return convert_file(positional[0], in_offset_text ? (int64_t)in_offset : FF_SAVED_OFFSET_LOOK,
+                        positional[1], form, &options);
 }

@@ -14,9 +14,9 @@
 /* libvirt gives this secret to each guest, and to no other. */
 #define LIBVIRTS "masterKey0"
 
-static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static bool refuse_disk(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-static bool refuse(GError **error, const char *format, ...)
+static bool refuse_disk(GError **error, const char *format, ...)
 {
     va_list args;
     g_autofree char *text = NULL;
@@ -48,7 +48,7 @@ static void disk_free(void *data)
 
 /* ---- the guest as a whole -------------------------------------------------------------------- */
 
-static JsonObject *one(const char *name, const char *value)
+static JsonObject *one_member(const char *name, const char *value)
 {
     JsonObject *o = json_object_new();
 
@@ -59,12 +59,14 @@ static JsonObject *one(const char *name, const char *value)
 /* That QEMU does not say is no reason to continue: whose XML would be wrong is not known then. */
 static bool is_nobodys(FfCliQmp *qmp, GError **error)
 {
-    g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "qom-list", one("path", "/objects"), error);
+    g_autoptr(JsonNode) list =
+        ff_cli_qmp_call(qmp, "qom-list", one_member("path", "/objects"), error);
 
     for (guint i = 0; i < ff_json_node_length(list); i++) {
         if (!strcmp(ff_json_string_or(ff_json_node_nth(list, i), "name", ""), LIBVIRTS)) {
-            return refuse(error, "libvirt keeps account of this guest's images, and would start it "
-                                 "with the old ones: use virsh snapshot-create-as --disk-only");
+            return refuse_disk(error,
+                               "libvirt keeps account of this guest's images, and would start it "
+                               "with the old ones: use virsh snapshot-create-as --disk-only");
         }
     }
     return list;
@@ -76,10 +78,10 @@ static bool has_no_jobs(FfCliQmp *qmp, GError **error)
     JsonObject *first = ff_json_node_length(list) ? ff_json_node_nth(list, 0) : NULL;
 
     if (first) {
-        return refuse(error,
-                      "QEMU is at a job with a disk (%s, %s): wait for its end, or cancel it",
-                      ff_json_string_or(first, "type", "unknown"),
-                      ff_json_string_or(first, "device", "unnamed"));
+        return refuse_disk(error,
+                           "QEMU is at a job with a disk (%s, %s): wait for its end, or cancel it",
+                           ff_json_string_or(first, "type", "unknown"),
+                           ff_json_string_or(first, "device", "unnamed"));
     }
     return list;
 }
@@ -91,8 +93,8 @@ static bool has_no_exports(FfCliQmp *qmp, GError **error)
     JsonObject *first = ff_json_node_length(list) ? ff_json_node_nth(list, 0) : NULL;
 
     if (first) {
-        return refuse(error, "QEMU exports node %s to others: take that export away first",
-                      ff_json_string_or(first, "node-name", "unnamed"));
+        return refuse_disk(error, "QEMU exports node %s to others: take that export away first",
+                           ff_json_string_or(first, "node-name", "unnamed"));
     }
     return list;
 }
@@ -112,10 +114,10 @@ static bool find_host(FfCliQmp *qmp, FfCliHost *host, GError **error)
     g_autofree char *files = g_strconcat(proc, "/fd", NULL);
     g_autoptr(GDir) seen = g_dir_open(files, 0, NULL);
     if (!seen || stat(proc, &st) < 0) {
-        return refuse(error,
-                      "which files QEMU has open cannot be seen (%s): run this on the "
-                      "guest's host, as QEMU's user or root",
-                      files);
+        return refuse_disk(error,
+                           "which files QEMU has open cannot be seen (%s): run this on the "
+                           "guest's host, as QEMU's user or root",
+                           files);
     }
     host->uid = st.st_uid;
     return true;
@@ -144,19 +146,20 @@ static bool can_be_base(const FfDiskEntry *e, const char *name, GError **error)
     static const char *const formats[] = {"raw", "qcow2", "file", "host_device", NULL};
 
     if (!*e->node) {
-        return refuse(error, "disk %s: its node has no name", name);
+        return refuse_disk(error, "disk %s: its node has no name", name);
     }
     if (ff_json_bool(e->inserted, "encrypted")) {
-        return refuse(error, "disk %s is encrypted: its overlay would not be", name);
+        return refuse_disk(error, "disk %s is encrypted: its overlay would not be", name);
     }
     if (!g_strv_contains(formats, e->format)) {
-        return refuse(error,
-                      "disk %s: in front of it QEMU has a node of type \"%s\", and overlays are "
-                      "made of raw and qcow2 images alone: stop the guest, and copy it",
-                      name, e->format);
+        return refuse_disk(
+            error,
+            "disk %s: in front of it QEMU has a node of type \"%s\", and overlays are "
+            "made of raw and qcow2 images alone: stop the guest, and copy it",
+            name, e->format);
     }
     if (e->size <= 0) {
-        return refuse(error, "disk %s: QEMU does not say how large it is", name);
+        return refuse_disk(error, "disk %s: QEMU does not say how large it is", name);
     }
     return true;
 }
@@ -167,14 +170,14 @@ static bool is_emulated(FfCliQmp *qmp, const FfDiskEntry *e, const char *name, G
     g_autofree char *path = *e->device == '/'
                                 ? g_strdup(e->device)
                                 : g_strconcat("/machine/peripheral/", e->device, NULL);
-    JsonObject *args = one("path", path);
+    JsonObject *args = one_member("path", path);
 
     json_object_set_string_member(args, "property", "type");
     g_autoptr(JsonNode) type = ff_cli_qmp_call(qmp, "qom-get", args, error);
     const char *text = type && JSON_NODE_HOLDS_VALUE(type) ? json_node_get_string(type) : NULL;
 
     if (!g_strcmp0(text, "scsi-block") || !g_strcmp0(text, "scsi-generic")) {
-        return refuse(error, "disk %s is the host's, passed through (%s)", name, text);
+        return refuse_disk(error, "disk %s is the host's, passed through (%s)", name, text);
     }
     return type;
 }
@@ -210,13 +213,14 @@ static char *find_base(const FfDiskEntry *e, const FfCliHost *host, const char *
     struct stat st;
 
     if (!path) {
-        refuse(error, "disk %s: its image (%s) is no file or block device of this host", name,
-               *image ? image : "which QEMU does not name");
+        refuse_disk(error, "disk %s: its image (%s) is no file or block device of this host", name,
+                    *image ? image : "which QEMU does not name");
         return NULL;
     }
     if (stat(path, &st) < 0 || !is_open(host, &st)) {
-        refuse(error, "disk %s: %s is not the file that QEMU has open: give its image that name",
-               name, path);
+        refuse_disk(error,
+                    "disk %s: %s is not the file that QEMU has open: give its image that name",
+                    name, path);
         return NULL;
     }
     return g_steal_pointer(&path);
@@ -237,10 +241,11 @@ static bool is_found_again(const FfDiskEntry *e, const FfCliHost *host, const ch
         struct stat st;
 
         if (path && (stat(path, &st) < 0 || !is_open(host, &st))) {
-            return refuse(error,
-                          "disk %s: %s, which %s names as its base, is not the file that QEMU has "
-                          "open: give its base that name",
-                          name, path, ff_json_string_or(image, "filename", "its image"));
+            return refuse_disk(
+                error,
+                "disk %s: %s, which %s names as its base, is not the file that QEMU has "
+                "open: give its base that name",
+                name, path, ff_json_string_or(image, "filename", "its image"));
         }
     }
     return true;
@@ -299,7 +304,8 @@ static bool is_alone(const GPtrArray *disks, const FfCliDisk *d, GError **error)
         const FfCliDisk *other = disks->pdata[i];
 
         if (!strcmp(other->node, d->node) || !strcmp(other->base, d->base)) {
-            return refuse(error, "disks %s and %s are one (%s)", other->name, d->name, d->base);
+            return refuse_disk(error, "disks %s and %s are one (%s)", other->name, d->name,
+                               d->base);
         }
     }
     return true;
@@ -318,7 +324,7 @@ static char *take_names(GString *names)
 
 static bool add_other(FfCliQmp *qmp, const char *path, GString *names, GError **error)
 {
-    g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "qom-list", one("path", path), error);
+    g_autoptr(JsonNode) list = ff_cli_qmp_call(qmp, "qom-list", one_member("path", path), error);
 
     for (guint i = 0; i < ff_json_node_length(list); i++) {
         JsonObject *child = ff_json_node_nth(list, i);
@@ -350,7 +356,7 @@ static bool has_no_other(FfCliQmp *qmp, GError **error)
         return false;
     }
     return !names ||
-           refuse(
+           refuse_disk(
                error,
                "%s is another process's disk (vhost-user), of which no overlay can be made: leave "
                "--disks away, and copy its image as docs/vhost-user.md says",
@@ -384,8 +390,9 @@ static GPtrArray *read_disks(FfCliQmp *qmp, const FfCliHost *host, GError **erro
 GPtrArray *ff_cli_disks_plan(FfCliQmp *qmp, FfCliHost *host, GError **error)
 {
     if (ff_cli_qmp_host(qmp)) {
-        refuse(error, "through a TCP monitor no overlays can be made: use a unix socket on the "
-                      "guest's host");
+        refuse_disk(error,
+                    "through a TCP monitor no overlays can be made: use a unix socket on the "
+                    "guest's host");
         return NULL;
     }
     if (!is_nobodys(qmp, error) || !has_no_other(qmp, error) || !has_no_jobs(qmp, error) ||

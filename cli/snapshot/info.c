@@ -302,7 +302,7 @@ static void print_json(const FfSaved *s, const FfSurvey *v)
     printf("%s\n", text);
 }
 
-static int show(const char *path, int64_t offset, bool json)
+static int show_file(const char *path, int64_t offset, bool json)
 {
     g_autoptr(GError) error = NULL;
     FfInput *in = ff_input_open(path, &error);
@@ -351,5 +351,5 @@ int ff_cli_info(int argc, char **argv)
         fprintf(stderr, "farfault: give one file: farfault info FILE\n");
         return EXIT_USAGE;
     }
-    return show(positional[0], offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK, json);
+    return show_file(positional[0], offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK, json);
 }

@@ -45,7 +45,7 @@ struct FfCliOverlays {
     char *line;
 };
 
-static bool fail(GError **error, const char *path, int errnum)
+static bool fail_path(GError **error, const char *path, int errnum)
 {
     g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errnum), "--disks: %s: %s", path,
                 g_strerror(errnum));
@@ -126,7 +126,7 @@ static bool write_manifest(FfCliOverlays *o, const char *state, GError **error)
 }
 
 /* "OVERLAY,format=qcow2 for DISK, ...", as -drive has it behind "file=" (g_free). */
-static char *images(const GPtrArray *disks)
+static char *list_images(const GPtrArray *disks)
 {
     GString *s = g_string_new(NULL);
 
@@ -154,7 +154,7 @@ static bool take_manifest(FfCliOverlays *o, GError **error)
         return false;
     }
     if (fd < 0) {
-        return fail(error, path, errno);
+        return fail_path(error, path, errno);
     }
     close(fd);
     o->manifest = g_steal_pointer(&path);
@@ -164,7 +164,7 @@ static bool take_manifest(FfCliOverlays *o, GError **error)
 /* Right whether the overlays came in front or not: an empty one shows its base. */
 static void set_unknown(FfCliOverlays *o)
 {
-    g_autofree char *list = images(o->disks);
+    g_autofree char *list = list_images(o->disks);
 
     g_free(o->line);
     o->line = g_strconcat("whether the guest has gone on with the overlays is not known "
@@ -175,7 +175,7 @@ static void set_unknown(FfCliOverlays *o)
 
 static void set_taken(FfCliOverlays *o)
 {
-    g_autofree char *list = images(o->disks);
+    g_autofree char *list = list_images(o->disks);
 
     g_free(o->line);
     o->line = g_strdup_printf("from now on the guest has to be started with %s; started with an "
@@ -259,7 +259,7 @@ static JsonObject *node_args(const FfCliDisk *d, const char *driver, const char 
     return args;
 }
 
-static bool call(FfCliOverlays *o, const char *command, JsonObject *args, GError **error)
+static bool call_qemu(FfCliOverlays *o, const char *command, JsonObject *args, GError **error)
 {
     g_autoptr(JsonNode) reply = ff_cli_qmp_call(o->qmp, command, args, error);
 
@@ -284,7 +284,7 @@ static bool make_file(FfCliOverlays *o, FfCliDisk *d, GError **error)
         fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     }
     if (fd < 0) {
-        return fail(error, path, errno);
+        return fail_path(error, path, errno);
     }
     d->overlay = g_steal_pointer(&path);
     d->made = THE_FILE;
@@ -293,7 +293,7 @@ static bool make_file(FfCliOverlays *o, FfCliDisk *d, GError **error)
         o->host.uid == geteuid() || geteuid() != 0 || fchown(fd, o->host.uid, (gid_t)-1) == 0;
     int errnum = errno;
     close(fd);
-    return given || fail(error, d->overlay, errnum);
+    return given || fail_path(error, d->overlay, errnum);
 }
 
 static bool add_file(FfCliOverlays *o, FfCliDisk *d, GError **error)
@@ -301,7 +301,7 @@ static bool add_file(FfCliOverlays *o, FfCliDisk *d, GError **error)
     JsonObject *args = node_args(d, "file", d->file_node);
 
     json_object_set_string_member(args, "filename", d->overlay);
-    if (!call(o, "blockdev-add", args, error)) {
+    if (!call_qemu(o, "blockdev-add", args, error)) {
         return false;
     }
     d->made = ITS_NODE;
@@ -321,7 +321,7 @@ static bool format_file(FfCliOverlays *o, FfCliDisk *d, GError **error)
     json_object_set_object_member(args, "options", options);
     o->job = d->overlay_node;
     o->job_over = false;
-    bool ok = call(o, "blockdev-create", args, error) && wait_for_job(o, error);
+    bool ok = call_qemu(o, "blockdev-create", args, error) && wait_for_job(o, error);
 
     o->job = NULL;
     return ok;
@@ -334,7 +334,7 @@ static bool add_overlay(FfCliOverlays *o, FfCliDisk *d, GError **error)
     json_object_set_string_member(args, "file", d->file_node);
     json_object_set_null_member(args, "backing");
     json_object_set_string_member(args, "detect-zeroes", d->detect_zeroes);
-    if (!call(o, "blockdev-add", args, error)) {
+    if (!call_qemu(o, "blockdev-add", args, error)) {
         return false;
     }
     d->made = THE_OVERLAY;
@@ -351,7 +351,7 @@ static bool sync_path(const char *path, int flags, GError **error)
     if (fd >= 0) {
         close(fd);
     }
-    return ok || fail(error, path, errnum);
+    return ok || fail_path(error, path, errnum);
 }
 
 static void name_nodes(FfCliDisk *d, unsigned number)
@@ -362,7 +362,7 @@ static void name_nodes(FfCliDisk *d, unsigned number)
     d->file_node = g_strdup_printf(FF_OVERLAY_NODE "-file", tag, number);
 }
 
-static bool make(FfCliOverlays *o, FfCliDisk *d, unsigned number, GError **error)
+static bool make_overlay(FfCliOverlays *o, FfCliDisk *d, unsigned number, GError **error)
 {
     name_nodes(d, number);
     if (!make_file(o, d, error)) {
@@ -380,13 +380,13 @@ static bool drop_node(FfCliOverlays *o, const char *name, GError **error)
     JsonObject *args = json_object_new();
 
     json_object_set_string_member(args, "node-name", name);
-    return call(o, "blockdev-del", args, error);
+    return call_qemu(o, "blockdev-del", args, error);
 }
 
 /* Nobody uses them, and nobody will: there is no node any more that could come in front of a disk,
  * or nobody was ever asked to. What QEMU does not give up is without a name. FALSE and ERROR: a
  * file is left. */
-static bool abandon(FfCliOverlays *o, GError **error)
+static bool abandon_overlays(FfCliOverlays *o, GError **error)
 {
     bool ok = true;
 
@@ -400,12 +400,12 @@ static bool abandon(FfCliOverlays *o, GError **error)
             drop_node(o, d->file_node, NULL);
         }
         if (d->made >= THE_FILE && g_unlink(d->overlay) < 0) {
-            ok = fail(ok ? error : NULL, d->overlay, errno);
+            ok = fail_path(ok ? error : NULL, d->overlay, errno);
         }
         d->made = NOTHING;
     }
     if (o->manifest && g_unlink(o->manifest) < 0) {
-        ok = fail(ok ? error : NULL, o->manifest, errno);
+        ok = fail_path(ok ? error : NULL, o->manifest, errno);
     }
     g_clear_pointer(&o->manifest, g_free);
     g_clear_pointer(&o->line, g_free);
@@ -418,7 +418,7 @@ static bool make_all(FfCliOverlays *o, GError **error)
 
     ff_cli_qmp_listen(o->qmp, on_event, o); /* also so that nobody hears of what was before */
     for (guint i = 0; ok && i < o->disks->len; i++) {
-        ok = make(o, o->disks->pdata[i], i, error);
+        ok = make_overlay(o, o->disks->pdata[i], i, error);
     }
     ff_cli_qmp_listen(o->qmp, NULL, NULL);
     return ok && sync_path(o->folder, O_DIRECTORY, error); /* their names stay, too */
@@ -450,7 +450,7 @@ FfCliOverlays *ff_cli_overlays_new(FfCliQmp *qmp, const char *folder, const char
         ok = write_manifest(o, ASKED, error);
     }
     if (!ok) {
-        abandon(o, NULL);
+        abandon_overlays(o, NULL);
         return NULL;
     }
     return g_steal_pointer(&o);
@@ -597,7 +597,7 @@ static bool put_in_front(FfCliOverlays *o, const FfCliDisk *d, GError **error)
 
     json_object_set_string_member(args, "node", d->node);
     json_object_set_string_member(args, "overlay", d->overlay_node);
-    return call(o, "blockdev-snapshot", args, error);
+    return call_qemu(o, "blockdev-snapshot", args, error);
 }
 
 static bool make_restored(FfCliOverlays *o, FfCliDisk *d, unsigned number, GError **error)
@@ -706,7 +706,7 @@ static Link find_out(FfCliOverlays *o, GError **error)
     /* It decides for all. */
     if (drop_node(o, first->overlay_node, &local)) {
         first->made = ITS_NODE;
-        abandon(o, error);
+        abandon_overlays(o, error);
         return LOOSE;
     }
     link = look_at_links(o, NULL); /* a transaction that came late */

@@ -196,7 +196,7 @@ static void settle_overlays(Watch *w)
     }
 }
 
-static void learn(Watch *w, const char *status)
+static void note_status(Watch *w, const char *status)
 {
     if (!strcmp(status, "completed") || g_str_has_prefix(status, "postcopy-")) {
         set_here(w);
@@ -226,7 +226,7 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
         settle_overlays(w);
         quit_loop(w); /* QEMU has ended, and said why */
     } else if (!strcmp(name, "MIGRATION")) {
-        learn(w, ff_json_string_or(ff_json_object(event, "data"), "status", ""));
+        note_status(w, ff_json_string_or(ff_json_object(event, "data"), "status", ""));
     } else if (!strcmp(name, "RESUME") && !w->ran) {
         w->ran = g_get_monotonic_time();
         set_here(w);
@@ -276,7 +276,7 @@ static bool make_overlays(Watch *w, GError **error)
     return w->overlays;
 }
 
-static bool ask(Watch *w, GError **error)
+static bool ask_status(Watch *w, GError **error)
 {
     g_autoptr(JsonNode) capabilities = json_from_string(
         "{\"capabilities\": [{\"capability\": \"events\", \"state\": true}]}", NULL);
@@ -363,7 +363,7 @@ static void outlive_signals(void)
 }
 
 /* FD: the monitor. PID and PIDFD: QEMU. */
-static void watch(const Line *line, int fd, pid_t pid, int pidfd)
+static void watch_restore(const Line *line, int fd, pid_t pid, int pidfd)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
@@ -386,7 +386,7 @@ static void watch(const Line *line, int fd, pid_t pid, int pidfd)
         g_main_loop_unref(w.loop);
         return;
     }
-    if (!ask(&w, &error)) {
+    if (!ask_status(&w, &error)) {
         /* Where the monitor has broken the guest may come all the same. */
         if (g_error_matches(error, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {
             settle_overlays(&w);
@@ -428,7 +428,7 @@ static bool start_watch(const Line *line, int fd, int other)
     if (child == 0) {
         close(other);
         if (fork() == 0) {
-            watch(line, fd, self, pidfd);
+            watch_restore(line, fd, self, pidfd);
         }
         _exit(0);
     }
@@ -440,7 +440,7 @@ static bool start_watch(const Line *line, int fd, int other)
 
 /* ---- becoming QEMU --------------------------------------------------------------------------- */
 
-static int fail(const char *text)
+static int print_failure(const char *text)
 {
     fprintf(stderr, "farfault: %s\n", text);
     return EXIT_FAILED;
@@ -466,12 +466,12 @@ static int become_qemu(const Line *line)
 
     /* QEMU inherits its end, and the other process the other one. */
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0) {
-        return fail("no socket pair can be made");
+        return print_failure("no socket pair can be made");
     }
     fcntl(pair[0], F_SETFD, FD_CLOEXEC);
     fflush(NULL);
     if (!start_watch(line, pair[0], pair[1])) {
-        return fail("no process can be started");
+        return print_failure("no process can be started");
     }
     close(pair[0]);
     g_auto(GStrv) argv = command_line(line, pair[1]);
@@ -546,10 +546,10 @@ static int cannot_fault(int error)
                               "(farfault info)",
                               g_get_user_name(), g_strerror(error), fix);
 
-    return fail(text);
+    return print_failure(text);
 }
 
-static bool usage(GError **error, const char *text)
+static bool usage_error(GError **error, const char *text)
 {
     g_set_error_literal(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, text);
     return false;
@@ -591,15 +591,15 @@ static bool parse_line(Line *line, int argc, char **argv, GError **error)
     }
     line->qemu = end < argc ? argv + end + 1 : nothing;
     if (end == argc && names_qemu(argv, argc)) {
-        return usage(error, "put -- in front of QEMU's command: farfault restore FILE -- "
-                            "qemu-system-x86_64 ...");
+        return usage_error(error, "put -- in front of QEMU's command: farfault restore FILE -- "
+                                  "qemu-system-x86_64 ...");
     }
     g_autofree char **own = g_new0(char *, end + 1);
     memcpy(own, argv, end * sizeof(char *));
     return ff_cli_options(entries, end, own, error);
 }
 
-static bool interpret(Line *line, GError **error)
+static bool interpret_line(Line *line, GError **error)
 {
     uint64_t offset = 0;
 
@@ -609,17 +609,19 @@ static bool interpret(Line *line, GError **error)
         return false;
     }
     if (!line->positional || g_strv_length(line->positional) != 1 || !line->qemu[0]) {
-        return usage(error, "give a file and, after --, the QEMU: "
-                            "farfault restore FILE -- qemu-system-x86_64 ...");
+        return usage_error(error, "give a file and, after --, the QEMU: "
+                                  "farfault restore FILE -- qemu-system-x86_64 ...");
     }
     for (char **arg = line->qemu; *arg; arg++) {
         if (!strcmp(*arg, "-incoming") || !strcmp(*arg, "--incoming") || !strcmp(*arg, "-loadvm") ||
             !strcmp(*arg, "--loadvm")) {
-            return usage(error, "leave -incoming and -loadvm out: the guest comes from the file");
+            return usage_error(error,
+                               "leave -incoming and -loadvm out: the guest comes from the file");
         }
     }
     if (line->learn && line->no_set) {
-        return usage(error, "--learn writes what --no-working-set leaves alone: give one of them");
+        return usage_error(error,
+                           "--learn writes what --no-working-set leaves alone: give one of them");
     }
     line->offset = line->offset_text ? (int64_t)offset : FF_SAVED_OFFSET_LOOK;
     line->path = g_canonicalize_filename(line->positional[0], NULL);
@@ -636,7 +638,7 @@ int ff_cli_restore(int argc, char **argv)
     g_auto(Line) line = {0};
     g_autoptr(GError) error = NULL;
 
-    if (!parse_line(&line, argc, argv, &error) || (!line.help && !interpret(&line, &error))) {
+    if (!parse_line(&line, argc, argv, &error) || (!line.help && !interpret_line(&line, &error))) {
         fprintf(stderr, "farfault: %s (farfault restore --help)\n", error->message);
         return EXIT_USAGE;
     }
@@ -645,7 +647,7 @@ int ff_cli_restore(int argc, char **argv)
         return EXIT_OK;
     }
     if (!check_file(&line, &error) || !check_disks(&line, &error)) {
-        return fail(error->message);
+        return print_failure(error->message);
     }
     int uffd = ff_cli_new_uffd();
     if (uffd < 0) {
@@ -653,5 +655,5 @@ int ff_cli_restore(int argc, char **argv)
     }
     close(uffd);
     return ff_record_options_open(&line.keep, &line.record, &error) ? become_qemu(&line)
-                                                                    : fail(error->message);
+                                                                    : print_failure(error->message);
 }

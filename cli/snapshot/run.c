@@ -77,9 +77,9 @@ FfRestore ff_take_file(const FfTakeOptions *o, const FfTakeResult *r)
                        .folder = r->manifest ? o->disks : NULL};
 }
 
-static bool fail(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static bool set_failure(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
-static bool fail(GError **error, const char *format, ...)
+static bool set_failure(GError **error, const char *format, ...)
 {
     va_list args;
     g_autofree char *text = NULL;
@@ -114,8 +114,8 @@ static bool check_here(const Take *t, GError **error)
         return false;
     }
     if (where || is_given_away(ff_json_node_object(node))) {
-        return fail(error, "%s: the guest runs elsewhere%s%s: take the snapshot there",
-                    t->o->address, where ? ", it has moved to " : "", where ? where : "");
+        return set_failure(error, "%s: the guest runs elsewhere%s%s: take the snapshot there",
+                           t->o->address, where ? ", it has moved to " : "", where ? where : "");
     }
     return true;
 }
@@ -129,8 +129,8 @@ static bool check_guest(Take *t, GError **error)
         return false;
     }
     if (!strcmp(state, "inmigrate")) {
-        return fail(error, "%s waits for an incoming migration: it has no guest to save yet",
-                    t->o->address);
+        return set_failure(error, "%s waits for an incoming migration: it has no guest to save yet",
+                           t->o->address);
     }
     t->result->was_running = !strcmp(state, "running");
     return strcmp(state, "postmigrate") != 0 || check_here(t, error);
@@ -148,9 +148,10 @@ static bool check_idle(Take *t, GError **error)
                          status)) {
         bool switched = g_str_has_prefix(status, "postcopy-");
 
-        return fail(error, "%s: %s is under way (%s): wait for its end%s (farfault status %s)",
-                    t->o->address, switched ? "a migration" : "a migration or another snapshot",
-                    status, switched ? "" : ", or cancel it", t->o->address);
+        return set_failure(
+            error, "%s: %s is under way (%s): wait for its end%s (farfault status %s)",
+            t->o->address, switched ? "a migration" : "a migration or another snapshot", status,
+            switched ? "" : ", or cancel it", t->o->address);
     }
     return true;
 }
@@ -205,12 +206,12 @@ static bool no_file(const Take *t, const GError *local, GError **error)
     g_autofree char *folder = g_path_get_dirname(path);
 
     if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_EXISTS)) {
-        return fail(error, "%s", local->message);
+        return set_failure(error, "%s", local->message);
     }
     if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED)) {
-        return fail(error,
-                    "%s: you may not make a file in %s: give another folder, or be a user who may",
-                    path, folder);
+        return set_failure(
+            error, "%s: you may not make a file in %s: give another folder, or be a user who may",
+            path, folder);
     }
     if (g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NOT_FOUND) ||
         g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NOT_DIRECTORY)) {
@@ -218,13 +219,13 @@ static bool no_file(const Take *t, const GError *local, GError **error)
 
         bool other = !there && g_file_test(folder, G_FILE_TEST_EXISTS);
 
-        return fail(error, "%s: %s %s: %s", path,
-                    there   ? "no file can be made in"
-                    : other ? "there is no folder, but a file,"
-                            : "there is no folder",
-                    folder, there || other ? "give another folder" : "make it first");
+        return set_failure(error, "%s: %s %s: %s", path,
+                           there   ? "no file can be made in"
+                           : other ? "there is no folder, but a file,"
+                                   : "there is no folder",
+                           folder, there || other ? "give another folder" : "make it first");
     }
-    return fail(error, "%s", local->message);
+    return set_failure(error, "%s", local->message);
 }
 
 /* What is to be compressed is written whole first, so that the guest need not wait for that. */
@@ -254,14 +255,16 @@ static bool make_file(Take *t, GError **error)
         return t->output || no_file(t, local, error);
     }
     if (t->o->compress) {
-        return fail(error, "--compress: through a TCP monitor no file can be passed: use a unix "
+        return set_failure(error,
+                           "--compress: through a TCP monitor no file can be passed: use a unix "
                            "socket on the guest's host, or farfault convert --compress afterwards");
     }
     if (!g_path_is_absolute(t->o->file)) {
-        return fail(error,
-                    "%s: give an absolute path: through a TCP monitor no file can be passed, so "
-                    "the guest's host makes it, with QEMU's rights",
-                    t->o->file);
+        return set_failure(
+            error,
+            "%s: give an absolute path: through a TCP monitor no file can be passed, so "
+            "the guest's host makes it, with QEMU's rights",
+            t->o->file);
     }
     t->result->path = g_strdup(t->o->file);
     return true;
@@ -302,7 +305,7 @@ static bool pass_file(Take *t, GError **error)
 
 /* ---- how it ends ----------------------------------------------------------------------------- */
 
-static void over(Take *t, End end, char *why)
+static void end_snapshot(Take *t, End end, char *why)
 {
     if (t->end == GOING) {
         t->end = end;
@@ -313,24 +316,24 @@ static void over(Take *t, End end, char *why)
 }
 
 /* The file by its name, which the engine does not know (g_free). */
-static char *named(const Take *t, const char *message)
+static char *name_file(const Take *t, const char *message)
 {
     return g_str_has_prefix(message, GIVEN)
                ? g_strconcat(t->result->path, message + strlen(GIVEN), NULL)
                : g_strdup(message);
 }
 
-static void learn(Take *t, const char *status)
+static void note_status(Take *t, const char *status)
 {
     if (!t->begun) {
         return; /* another client's, which was over before ours began */
     }
     if (!strcmp(status, "completed")) {
-        over(t, COMPLETED, NULL);
+        end_snapshot(t, COMPLETED, NULL);
     } else if (!strcmp(status, "failed")) {
-        over(t, FAILED, NULL);
+        end_snapshot(t, FAILED, NULL);
     } else if (!strcmp(status, "cancelled")) {
-        over(t, CANCELLED, NULL);
+        end_snapshot(t, CANCELLED, NULL);
     }
 }
 
@@ -361,9 +364,9 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
 
     ff_recorder_event(&t->recorder, event);
     if (!event) {
-        over(t, FAILED, g_strdup(error->message));
+        end_snapshot(t, FAILED, g_strdup(error->message));
     } else if (!strcmp(name, "MIGRATION")) {
-        learn(t, ff_json_string_or(ff_json_object(event, "data"), "status", ""));
+        note_status(t, ff_json_string_or(ff_json_object(event, "data"), "status", ""));
     } else if (t->begun && !strcmp(name, "STOP") && !t->stop) {
         t->stop = event_time(event);
     } else if (t->stop && !strcmp(name, "RESUME") && !t->resume) {
@@ -382,7 +385,8 @@ static void on_display(FfQmpClient *client, JsonNode *result, const GError *erro
     t->asking = false;
     if (info && t->end == GOING) {
         ff_progress_update(t->progress, info);
-        learn(t, ff_json_string_or(info, "status", "")); /* another client may put events off */
+        note_status(t,
+                    ff_json_string_or(info, "status", "")); /* another client may put events off */
     }
 }
 
@@ -413,7 +417,7 @@ static gboolean on_signal(gpointer opaque)
 
     if (t->interrupted) {
         t->left = true;
-        over(t, LEFT, NULL);
+        end_snapshot(t, LEFT, NULL);
         return G_SOURCE_CONTINUE;
     }
     t->interrupted = true;
@@ -424,7 +428,7 @@ static gboolean on_signal(gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-static void attach(Take *t, GSource *source, GSourceFunc function)
+static void attach_source(Take *t, GSource *source, GSourceFunc function)
 {
     g_source_set_callback(source, function, t, NULL);
     g_source_attach(source, NULL);
@@ -440,12 +444,12 @@ static void attach_all(Take *t)
         struct sigaction now;
 
         if (sigaction(signals[i], NULL, &now) == 0 && now.sa_handler != SIG_IGN) {
-            attach(t, g_unix_signal_source_new(signals[i]), on_signal);
+            attach_source(t, g_unix_signal_source_new(signals[i]), on_signal);
         }
     }
-    attach(t, g_timeout_source_new(ff_progress_interval(t->progress)), on_refresh);
+    attach_source(t, g_timeout_source_new(ff_progress_interval(t->progress)), on_refresh);
     if (t->o->record) {
-        attach(t, g_timeout_source_new(FF_RECORD_INTERVAL), on_record_time);
+        attach_source(t, g_timeout_source_new(FF_RECORD_INTERVAL), on_record_time);
     }
 }
 
@@ -462,9 +466,9 @@ static void detach_all(Take *t)
 
 /* ---- from the request to the end ------------------------------------------------------------- */
 
-static char *refusal(const Take *t, const GError *error)
+static char *explain_refusal(const Take *t, const GError *error)
 {
-    g_autofree char *message = named(t, error->message);
+    g_autofree char *message = name_file(t, error->message);
 
     if (t->overlays && strstr(message, "'disks'")) {
         return g_strdup_printf("%s: --disks: an older farfault has started this guest: start it "
@@ -481,7 +485,7 @@ static char *refusal(const Take *t, const GError *error)
                                  : g_strdup(message);
 }
 
-static void ask(Take *t);
+static void send_snapshot(Take *t);
 
 static void on_begun(FfQmpClient *client, JsonNode *result, const GError *error, void *opaque)
 {
@@ -489,11 +493,11 @@ static void on_begun(FfQmpClient *client, JsonNode *result, const GError *error,
 
     if (error && !t->unattended && strstr(error->message, "'attended'")) {
         t->unattended = true;
-        ask(t);
+        send_snapshot(t);
         return;
     }
     if (error) {
-        over(t, FAILED, refusal(t, error));
+        end_snapshot(t, FAILED, explain_refusal(t, error));
         return;
     }
     t->begun = true;
@@ -503,7 +507,7 @@ static void on_begun(FfQmpClient *client, JsonNode *result, const GError *error,
     }
 }
 
-static JsonObject *arguments(const Take *t)
+static JsonObject *snapshot_arguments(const Take *t)
 {
     const FfTakeOptions *o = t->o;
     JsonObject *a = json_object_new();
@@ -525,11 +529,11 @@ static JsonObject *arguments(const Take *t)
     return a;
 }
 
-static void ask(Take *t)
+static void send_snapshot(Take *t)
 {
     FF_FAULT_AT("asking");
     t->asked = true;
-    ff_cli_qmp_send(t->qmp, "x-farfault-snapshot", arguments(t), on_begun, t);
+    ff_cli_qmp_send(t->qmp, "x-farfault-snapshot", snapshot_arguments(t), on_begun, t);
 }
 
 static void begin_record(Take *t)
@@ -548,7 +552,7 @@ static void wait_for_end(Take *t)
 {
     begin_record(t);
     ff_cli_qmp_listen(t->qmp, on_event, t);
-    ask(t);
+    send_snapshot(t);
     while (t->end == GOING) {
         g_main_context_iteration(NULL, TRUE);
     }
@@ -570,21 +574,21 @@ static void close_fd(Take *t)
     g_autoptr(JsonNode) result = ff_cli_qmp_call(t->qmp, "closefd", a, NULL);
 }
 
-static bool failed(Take *t, GError **error)
+static bool drop_qemus_copy(Take *t, GError **error)
 {
     const char *desc = ff_json_string(ff_json_node_object(t->result->info), "error-desc");
 
     if (t->why && t->begun && !t->output) {
-        return fail(error, "%s; the snapshot may continue, and %s be there in the end", t->why,
-                    t->result->path);
+        return set_failure(error, "%s; the snapshot may continue, and %s be there in the end",
+                           t->why, t->result->path);
     }
     if (t->why) {
-        return fail(error, "%s", t->why);
+        return set_failure(error, "%s", t->why);
     }
     g_autofree char *message =
-        named(t, desc ? desc : "the engine says nothing more; see QEMU's error output");
-    return fail(error, "the snapshot failed, and the guest %s: %s",
-                t->result->was_running ? "continues" : "is as it was", message);
+        name_file(t, desc ? desc : "the engine says nothing more; see QEMU's error output");
+    return set_failure(error, "the snapshot failed, and the guest %s: %s",
+                       t->result->was_running ? "continues" : "is as it was", message);
 }
 
 static const char *what_is_gone(const Take *t)
@@ -615,14 +619,14 @@ static bool write_compressed(Take *t, GError **error)
         ff_output_commit(packed, &local)) {
         return true;
     }
-    return fail(error, "no %s is left, and the guest continues: compressing it: %s%s",
-                what_is_gone(t), local->message,
-                g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NO_SPACE)
-                    ? ": there must be room for the plain file and the compressed one"
-                    : "");
+    return set_failure(error, "no %s is left, and the guest continues: compressing it: %s%s",
+                       what_is_gone(t), local->message,
+                       g_error_matches(local, G_IO_ERROR, G_IO_ERROR_NO_SPACE)
+                           ? ": there must be room for the plain file and the compressed one"
+                           : "");
 }
 
-static bool conclude(Take *t, GError **error)
+static bool conclude_snapshot(Take *t, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
@@ -639,14 +643,15 @@ static bool conclude(Take *t, GError **error)
         }
         return ff_output_commit(t->output, &local) || no_file(t, local, error);
     case FAILED:
-        return failed(t, error);
+        return drop_qemus_copy(t, error);
     case LEFT:
-        return fail(error, "left before the cancel was through: farfault status %s", t->o->address);
+        return set_failure(error, "left before the cancel was through: farfault status %s",
+                           t->o->address);
     default:
         break;
     }
-    return fail(error, "the snapshot was cancelled%s; no %s is left",
-                t->interrupted ? "" : " by another client", what_is_gone(t));
+    return set_failure(error, "the snapshot was cancelled%s; no %s is left",
+                       t->interrupted ? "" : " by another client", what_is_gone(t));
 }
 
 static void ask_last(Take *t)
@@ -674,10 +679,11 @@ static bool has_no_manifest(const Take *t, GError **error)
     g_autofree char *path = ff_disks_file_name(t->result->path);
 
     return !g_file_test(path, G_FILE_TEST_EXISTS) ||
-           fail(error,
-                "%s is there already, and says which images another snapshot has: give another "
-                "name",
-                path);
+           set_failure(
+               error,
+               "%s is there already, and says which images another snapshot has: give another "
+               "name",
+               path);
 }
 
 static bool make_overlays(Take *t, GError **error)
@@ -731,8 +737,9 @@ static void fail_disks(Take *t, GError **error)
     t->result->manifest = g_strdup(ff_cli_overlays_manifest(t->overlays));
 
     g_autoptr(GError) why = g_steal_pointer(error);
-    fail(error, "%s; the overlays stay, because the guest %s them: %s lists them", why->message,
-         t->disks_end == FF_OVERLAYS_UNKNOWN ? "may use" : "uses", t->result->manifest);
+    set_failure(error, "%s; the overlays stay, because the guest %s them: %s lists them",
+                why->message, t->disks_end == FF_OVERLAYS_UNKNOWN ? "may use" : "uses",
+                t->result->manifest);
 }
 
 bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResult *result,
@@ -755,14 +762,14 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
         ok = make_overlays(&t, error) && want_events(&t, error) && pass_file(&t, error);
     }
     if (ok && t.interrupted) {
-        ok = fail(error, "interrupted before it began");
+        ok = set_failure(error, "interrupted before it began");
     }
     if (ok) {
         wait_for_end(&t);
         ask_last(&t);
     }
     settle_disks(&t);
-    ok = ok && conclude(&t, error);
+    ok = ok && conclude_snapshot(&t, error);
     if (!ok) {
         fail_disks(&t, error);
     }

@@ -69,20 +69,20 @@ static bool parse_size(const char *name, const char *text, uint64_t *value, GErr
     return true;
 }
 
-static bool usage(GError **error, const char *text)
+static bool usage_error(GError **error, const char *text)
 {
     g_set_error_literal(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, text);
     return false;
 }
 
 /* OPTIONS borrows from LINE. Values first: one that was forgotten has become the next word. */
-static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
+static bool interpret_line(const Line *line, FfTakeOptions *o, GError **error)
 {
     uint64_t buffer = 0;
 
     o->format = line->format ? line->format : "mapped-ram";
     if (strcmp(o->format, "mapped-ram") != 0 && strcmp(o->format, "stream") != 0) {
-        return usage(error, "--format mapped-ram or --format stream");
+        return usage_error(error, "--format mapped-ram or --format stream");
     }
     if (!parse_size("--buffer", line->buffer, &buffer, error) ||
         !parse_size("--max-bandwidth", line->bandwidth, &o->bandwidth, error) ||
@@ -90,18 +90,18 @@ static bool interpret(const Line *line, FfTakeOptions *o, GError **error)
         return false;
     }
     if (!line->positional || g_strv_length(line->positional) != 2) {
-        return usage(error, "give a QMP address and a file: farfault snapshot QMP FILE");
+        return usage_error(error, "give a QMP address and a file: farfault snapshot QMP FILE");
     }
     o->address = line->positional[0];
     o->file = line->positional[1];
     if (!*o->file) {
-        return usage(error, "give a file: its name is empty");
+        return usage_error(error, "give a file: its name is empty");
     }
     o->buffer = line->buffer ? (int64_t)buffer : -1;
     o->disks = line->disks;
     o->compress = line->compress;
     if (o->compress && (strcmp(o->format, "mapped-ram") != 0 || o->offset)) {
-        return usage(error, "--compress is for mapped-ram without --offset");
+        return usage_error(error, "--compress is for mapped-ram without --offset");
     }
     if (o->disks && !g_file_test(o->disks, G_FILE_TEST_IS_DIR)) {
         g_set_error(error, G_OPTION_ERROR, G_OPTION_ERROR_BAD_VALUE, "--disks %s: %s", o->disks,
@@ -195,7 +195,7 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     }
 }
 
-static int take(const FfTakeOptions *o, const Line *line)
+static int take_snapshot(const FfTakeOptions *o, const Line *line)
 {
     g_autoptr(FfProgress) progress = ff_progress_new(line->quiet);
     g_auto(FfTakeResult) result = {0};
@@ -228,7 +228,7 @@ int ff_cli_snapshot(int argc, char **argv)
         fputs(ff_help_snapshot, stdout);
         return EXIT_OK;
     }
-    if (!interpret(&line, &options, &error)) {
+    if (!interpret_line(&line, &options, &error)) {
         fprintf(stderr, "farfault: %s (farfault snapshot --help)\n", error->message);
         return EXIT_USAGE;
     }
@@ -236,7 +236,7 @@ int ff_cli_snapshot(int argc, char **argv)
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;
     }
-    int status = take(&options, &line);
+    int status = take_snapshot(&options, &line);
     ff_record_free(options.record);
     return status;
 }

@@ -426,7 +426,7 @@ static const struct {
     {"qmp", true, NULL},      /* the launcher's plan has it */
 };
 
-static bool fail(GError **error, const char *option, const char *value, const char *why)
+static bool refuse_option(GError **error, const char *option, const char *value, const char *why)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_NOT_SUPPORTED, "%s%s%s: %s", option, value ? " " : "",
                 value ? value : "", why);
@@ -444,13 +444,13 @@ static bool check_option(char *const *argv, unsigned *i, const Line *line, GErro
         }
         const char *value = known[k].has_value ? argv[*i + 1] : NULL;
         if (known[k].has_value && !value) {
-            return fail(error, option, NULL, "it lacks its value");
+            return refuse_option(error, option, NULL, "it lacks its value");
         }
         *i += known[k].has_value;
         const char *why = known[k].check ? known[k].check(value, line) : NULL;
-        return !why || fail(error, option, value, why);
+        return !why || refuse_option(error, option, value, why);
     }
-    return fail(error, option, NULL, HANDED);
+    return refuse_option(error, option, NULL, HANDED);
 }
 
 static bool check_monitors(const FfPlan *plan, GError **error)
@@ -462,11 +462,11 @@ static bool check_monitors(const FfPlan *plan, GError **error)
             continue; /* its chardev was looked at, or each QEMU has its own */
         }
         if (plan->daemonize && m->path && !m->abstract && *m->path != '/') {
-            return fail(error, "monitor", m->path, RELATIVE);
+            return refuse_option(error, "monitor", m->path, RELATIVE);
         }
         if (!is_lent(plan, m->chardev_id)) {
-            return fail(error, "monitor", m->chardev_id,
-                        HANDED ": only QMP monitors that listen (server=on)");
+            return refuse_option(error, "monitor", m->chardev_id,
+                                 HANDED ": only QMP monitors that listen (server=on)");
         }
     }
     return true;
@@ -542,10 +542,10 @@ bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, const GA
     const Line line = {plan, given};
     plan->daemonize |= in_root;
     if (plan->passthrough) {
-        return fail(error, "the command line", NULL, "it starts no guest");
+        return refuse_option(error, "the command line", NULL, "it starts no guest");
     }
     if (plan->engine_refused) {
-        return fail(error, "guest RAM", NULL, plan->engine_refused);
+        return refuse_option(error, "guest RAM", NULL, plan->engine_refused);
     }
     bool displays = true, monitors = true;
     unsigned n_vnc = 0, n_pidfile = 0;
@@ -555,7 +555,7 @@ bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, const GA
         if (argv[i][0] != '-') {
             const char *why = check_drive(argv[i], &line);
             if (why) {
-                return fail(error, argv[i], NULL, why);
+                return refuse_option(error, argv[i], NULL, why);
             }
         } else if (!check_option(argv, &i, &line, error)) {
             return false;
@@ -567,13 +567,15 @@ bool ff_upgrade_check_args(char *const *argv, bool in_root, bool vhost, const GA
         displays &= !g_str_has_suffix(option, "-display") && !n_vnc;
     }
     if (n_vnc > 1 || n_pidfile > 1) {
-        return fail(error, n_vnc > 1 ? "-vnc" : "-pidfile", NULL, HANDED ": more than one");
+        return refuse_option(error, n_vnc > 1 ? "-vnc" : "-pidfile", NULL,
+                             HANDED ": more than one");
     }
     if (n_vnc && monitors) {
-        return fail(error, "-vnc", NULL,
-                    HANDED ": QEMU's human monitor is in it: give -monitor none");
+        return refuse_option(error, "-vnc", NULL,
+                             HANDED ": QEMU's human monitor is in it: give -monitor none");
     }
     /* QEMU's default is a window, or VNC at the next port that is free. */
-    return displays ? fail(error, "the display", NULL, HANDED ": give -display none or -vnc")
-                    : check_monitors(plan, error);
+    return displays
+               ? refuse_option(error, "the display", NULL, HANDED ": give -display none or -vnc")
+               : check_monitors(plan, error);
 }

@@ -21,7 +21,8 @@ typedef bool Ask(FfCliQmp *qmp, GHashTable *list, GError **error);
 typedef bool Rename(FfCliQmp *running, const char *cwd, GHashTable *list, GHashTable *others,
                     GError **error);
 
-static JsonObject *args(const char *name, const char *value, const char *name2, const char *value2)
+static JsonObject *two_arguments(const char *name, const char *value, const char *name2,
+                                 const char *value2)
 {
     JsonObject *o = json_object_new();
 
@@ -34,8 +35,8 @@ static JsonObject *args(const char *name, const char *value, const char *name2, 
 
 static bool ask_machine(FfCliQmp *qmp, GHashTable *list, GError **error)
 {
-    g_autoptr(JsonNode) node =
-        ff_cli_qmp_call(qmp, "qom-get", args("path", "/machine", "property", "type"), error);
+    g_autoptr(JsonNode) node = ff_cli_qmp_call(
+        qmp, "qom-get", two_arguments("path", "/machine", "property", "type"), error);
 
     if (node) {
         g_hash_table_insert(list, g_strdup("type"), g_strdup(json_node_get_string(node)));
@@ -46,8 +47,9 @@ static bool ask_machine(FfCliQmp *qmp, GHashTable *list, GError **error)
 /* Lines of NAME SIZE UNIT OFFSET USED TOTAL. */
 static bool ask_blocks(FfCliQmp *qmp, GHashTable *list, GError **error)
 {
-    g_autoptr(JsonNode) node = ff_cli_qmp_call(
-        qmp, "human-monitor-command", args("command-line", "info ramblock", NULL, NULL), error);
+    g_autoptr(JsonNode) node =
+        ff_cli_qmp_call(qmp, "human-monitor-command",
+                        two_arguments("command-line", "info ramblock", NULL, NULL), error);
 
     if (!node) {
         return false;
@@ -72,7 +74,7 @@ static bool ask_blocks(FfCliQmp *qmp, GHashTable *list, GError **error)
 static bool add_children(FfCliQmp *qmp, const char *path, GHashTable *list, GError **error)
 {
     g_autoptr(JsonNode) node =
-        ff_cli_qmp_call(qmp, "qom-list", args("path", path, NULL, NULL), error);
+        ff_cli_qmp_call(qmp, "qom-list", two_arguments("path", path, NULL, NULL), error);
 
     for (guint i = 0; node && i < ff_json_node_length(node); i++) {
         JsonObject *o = ff_json_node_nth(node, i);
@@ -119,14 +121,15 @@ static bool ask_places_of(FfCliQmp *qmp, const char *folder, const char *device,
         "nr",         "unit", "lun",     "scsi-id", "channel", "iobase", "index",  NULL};
     g_autofree char *path = g_strdup_printf("%s/%s", folder, device);
     g_autoptr(JsonNode) all =
-        ff_cli_qmp_call(qmp, "qom-list", args("path", path, NULL, NULL), error);
+        ff_cli_qmp_call(qmp, "qom-list", two_arguments("path", path, NULL, NULL), error);
 
     for (guint i = 0; all && i < ff_json_node_length(all); i++) {
         const char *name = ff_json_string_or(ff_json_node_nth(all, i), "name", "");
         g_autoptr(GError) local = NULL;
         g_autoptr(JsonNode) value =
             g_strv_contains(known, name)
-                ? ff_cli_qmp_call(qmp, "qom-get", args("path", path, "property", name), &local)
+                ? ff_cli_qmp_call(qmp, "qom-get", two_arguments("path", path, "property", name),
+                                  &local)
                 : NULL;
 
         if (local && !ff_qmp_refused(local)) {
@@ -271,7 +274,8 @@ static JsonNode *property_of_cpu(FfCliQmp *qmp, JsonNode *cpus, const char *prop
         return NULL;
     }
     JsonNode *value = ff_cli_qmp_call(
-        qmp, "qom-get", args("path", ff_json_string_or(cpu, "qom-path", ""), "property", property),
+        qmp, "qom-get",
+        two_arguments("path", ff_json_string_or(cpu, "qom-path", ""), "property", property),
         &local);
     if (!value && !g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC)) {
         g_propagate_error(error, g_steal_pointer(&local));
@@ -410,7 +414,7 @@ static char *remedy_of_disk(FfCliQmp *running, const char *cwd, const char *name
 }
 
 /* What makes them alike (g_free). */
-static char *remedy(const char *what, const char *name, const char *has, const char *other)
+static char *remedy_for(const char *what, const char *name, const char *has, const char *other)
 {
     /* "pc" is another machine in each version; QOM's name of one ends like this. */
     if (!strcmp(what, "machine") && !strcmp(name, "type") && has &&
@@ -437,13 +441,13 @@ typedef struct {
     const char *cwd;
 } Sides;
 
-static bool differs(const Sides *sides, const char *what, const char *name, const char *has,
-                    const char *other, GError **error)
+static bool report_difference(const Sides *sides, const char *what, const char *name,
+                              const char *has, const char *other, GError **error)
 {
     bool is_disk = !strcmp(what, "block device") && has && other;
     g_autofree char *fix = is_disk ? remedy_of_disk(sides->running, sides->cwd, name, other) : NULL;
 
-    fix = fix ? fix : remedy(what, name, has, other);
+    fix = fix ? fix : remedy_for(what, name, has, other);
 
     g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                 "%s '%s' is %s in the running QEMU and %s in the new one: %s", what, name,
@@ -451,8 +455,8 @@ static bool differs(const Sides *sides, const char *what, const char *name, cons
     return false;
 }
 
-static bool compare(const Sides *sides, const char *what, GHashTable *running, GHashTable *prepared,
-                    bool exact, GError **error)
+static bool compare_lists(const Sides *sides, const char *what, GHashTable *running,
+                          GHashTable *prepared, bool exact, GError **error)
 {
     GHashTableIter iter;
     gpointer name, value;
@@ -462,13 +466,13 @@ static bool compare(const Sides *sides, const char *what, GHashTable *running, G
         const char *other = g_hash_table_lookup(prepared, name);
 
         if (g_strcmp0(value, other) != 0) {
-            return differs(sides, what, name, value, other, error);
+            return report_difference(sides, what, name, value, other, error);
         }
     }
     g_hash_table_iter_init(&iter, prepared);
     while (exact && g_hash_table_iter_next(&iter, &name, &value)) {
         if (!g_hash_table_contains(running, name)) {
-            return differs(sides, what, name, NULL, value, error);
+            return report_difference(sides, what, name, NULL, value, error);
         }
     }
     return true;
@@ -486,7 +490,7 @@ bool ff_upgrade_compare(FfCliQmp *running, FfCliQmp *prepared, const char *cwd, 
 
         if (!questions[i].ask(running, a, error) || !questions[i].ask(prepared, b, error) ||
             (rename && !rename(running, cwd, a, b, error)) ||
-            !compare(&sides, questions[i].what, a, b, questions[i].exact, error)) {
+            !compare_lists(&sides, questions[i].what, a, b, questions[i].exact, error)) {
             return false;
         }
     }

@@ -96,7 +96,7 @@ bool ff_upgrade_can_see(pid_t pid, GError **error)
 }
 
 /* ALONE: nobody else may find it there any more. */
-static bool has(GArray *all, const Identity *wanted, bool alone)
+static bool has_identity(GArray *all, const Identity *wanted, bool alone)
 {
     for (guint i = 0; i < all->len; i++) {
         const Identity *one = &g_array_index(all, Identity, i);
@@ -162,12 +162,12 @@ static bool check_node(const Files *f, JsonObject *node, GError **error)
         return fail(error, "block device '%s': %s: %s", owner, file, g_strerror(errno));
     }
     Identity identity = identity_of(&st);
-    if (!has(f->prepared, &identity, writable)) {
+    if (!has_identity(f->prepared, &identity, writable)) {
         return fail(error, "block device '%s': %s has just been replaced: repeat the upgrade",
                     owner, file);
     }
     /* Two that the guest can write to are two in the running QEMU as well. */
-    if (!has(f->running, &identity, writable)) {
+    if (!has_identity(f->running, &identity, writable)) {
         if (f->running_ended) {
             return fail(error,
                         "process %d, which had the guest, has ended: if the guest is in another "

@@ -45,7 +45,7 @@ static GPtrArray *all_of(char *const *args)
     return all;
 }
 
-static JsonNode *say(FfCliQmp *qmp, const char *line, GError **error)
+static JsonNode *send_hmp(FfCliQmp *qmp, const char *line, GError **error)
 {
     JsonObject *arguments = json_object_new();
 
@@ -68,7 +68,7 @@ bool ff_upgrade_has_forwards(char *const *args)
 bool ff_upgrade_forwards_are_unchanged(char *const *args, FfCliQmp *running, GError **error)
 {
     g_autoptr(GPtrArray) all = all_of(args);
-    g_autoptr(JsonNode) node = say(running, "info usernet", NULL);
+    g_autoptr(JsonNode) node = send_hmp(running, "info usernet", NULL);
     guint n = 0;
 
     for (const char *at = text_of(node); at && (at = strstr(at, "[HOST_FORWARD]")); at++) {
@@ -94,7 +94,7 @@ char *ff_upgrade_forward(char *const *args, FfCliQmp *prepared)
         const Forward *f = all->pdata[i];
         g_autofree char *line = g_strdup_printf("hostfwd_add %s %s", f->network, f->rule);
         g_autoptr(GError) error = NULL;
-        g_autoptr(JsonNode) node = say(prepared, line, &error);
+        g_autoptr(JsonNode) node = send_hmp(prepared, line, &error);
         g_autofree char *why = node ? g_strdup(text_of(node)) : NULL;
 
         /* It says nothing when it has done it. */

@@ -23,7 +23,7 @@ GPtrArray *ff_upgrade_names(char *const *args, pid_t running, pid_t pid)
 }
 
 /* What keeps one from being put in the place of THEN, ST; NULL: nothing. */
-static const char *irreplaceable(const char *then, const struct stat *st)
+static const char *irreplaceable_reason(const char *then, const struct stat *st)
 {
     g_autofree char *folder = g_path_get_dirname(then);
     struct statx file, dir;
@@ -43,7 +43,7 @@ static const char *irreplaceable(const char *then, const struct stat *st)
     return NULL;
 }
 
-static bool has(const GPtrArray *names, const char *then, guint before)
+static bool has_name(const GPtrArray *names, const char *then, guint before)
 {
     for (guint i = 0; i < before; i++) {
         const FfLentName *name = names->pdata[i];
@@ -61,7 +61,7 @@ bool ff_upgrade_names_are_own(const GPtrArray *names, const GPtrArray *own, GErr
         const FfLentName *name = names->pdata[i];
         struct stat st, now;
 
-        if (has(names, name->then, i)) {
+        if (has_name(names, name->then, i)) {
             g_set_error(error, G_IO_ERROR, G_IO_ERROR_EXISTS,
                         "%s: two options have this path, give each its own", name->then);
             return false;
@@ -69,14 +69,14 @@ bool ff_upgrade_names_are_own(const GPtrArray *names, const GPtrArray *own, GErr
         if (lstat(name->then, &st) < 0) {
             continue;
         }
-        if (own && !has(own, name->then, own->len)) {
+        if (own && !has_name(own, name->then, own->len)) {
             g_set_error(error, G_IO_ERROR, G_IO_ERROR_EXISTS,
                         "%s: is there, and is not the running QEMU's: give another path, or remove "
                         "it",
                         name->then);
             return false;
         }
-        const char *why = irreplaceable(name->then, &st);
+        const char *why = irreplaceable_reason(name->then, &st);
         if (why) {
             g_set_error(error, G_IO_ERROR, G_IO_ERROR_EXISTS, "%s: %s", name->then, why);
             return false;

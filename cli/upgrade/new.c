@@ -128,7 +128,7 @@ static bool start_new(FfUpgrade *u, const int *sockets, GError **error)
 }
 
 /* Of the socket that QMP has been given. */
-static bool say(FfCliQmp *qmp, const char *command, bool keep_process, GError **error)
+static bool send_command(FfCliQmp *qmp, const char *command, bool keep_process, GError **error)
 {
     JsonObject *arguments = json_object_new();
 
@@ -144,7 +144,7 @@ bool ff_upgrade_tell(FfCliQmp *qmp, const char *command, int socket, bool keep_p
                      GError **error)
 {
     return ff_cli_qmp_pass_fd(qmp, SOCKET_NAME, socket, error) &&
-           say(qmp, command, keep_process, error);
+           send_command(qmp, command, keep_process, error);
 }
 
 bool ff_upgrade_hand_over(FfUpgrade *u, int socket, GError **error)
@@ -153,10 +153,10 @@ bool ff_upgrade_hand_over(FfUpgrade *u, int socket, GError **error)
         return false;
     }
     g_autoptr(JsonNode) lent = ff_upgrade_lent(u, error);
-    return lent && say(u->running, "x-farfault-hand-over", u->stays, error);
+    return lent && send_command(u->running, "x-farfault-hand-over", u->stays, error);
 }
 
-static bool lend(FfUpgrade *u, int socket, GError **error)
+static bool lend_guest(FfUpgrade *u, int socket, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
@@ -296,7 +296,7 @@ bool ff_upgrade_prepare(FfUpgrade *u, GError **error)
         return ff_upgrade_fail(error, "socketpair: %s", g_strerror(errno));
     }
     /* Out of the way of the numbers that the new QEMU is given fds by. */
-    bool ok = move_high(&memory[1]) && move_high(&monitor[1]) && lend(u, memory[0], error) &&
+    bool ok = move_high(&memory[1]) && move_high(&monitor[1]) && lend_guest(u, memory[0], error) &&
               start_new(u, (const int[]){memory[1], monitor[1]}, error);
     close(memory[0]);
     close(memory[1]);

@@ -24,7 +24,7 @@ static char *proc_text(pid_t pid, const char *name)
 /* ---- who waits for its end ------------------------------------------------------------------- */
 
 /* The last line of NAME in TEXT, from after it to the end of the line (g_free); NULL. */
-static char *field(const char *text, const char *name)
+static char *status_field(const char *text, const char *name)
 {
     const char *at = strstr(text, name);
 
@@ -47,7 +47,7 @@ static char *service_of(const char *cgroup)
 
 bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const char *parent)
 {
-    g_autofree char *service = service_of(cgroup), *ns_pid = field(status, "\nNSpid:");
+    g_autofree char *service = service_of(cgroup), *ns_pid = status_field(status, "\nNSpid:");
     const char *inner = ns_pid ? strrchr(ns_pid, '\t') : NULL;
     bool is_first = inner && !strcmp(inner + 1, "1");
 
@@ -57,7 +57,7 @@ bool ff_upgrade_may_leave_text(const char *cgroup, const char *status, const cha
 bool ff_upgrade_may_leave(pid_t pid)
 {
     g_autofree char *cgroup = proc_text(pid, "cgroup"), *status = proc_text(pid, "status");
-    g_autofree char *parent_pid = field(status, "\nPPid:");
+    g_autofree char *parent_pid = status_field(status, "\nPPid:");
     g_autofree char *parent = proc_text(parent_pid ? atoi(parent_pid) : 0, "comm");
 
     return ff_upgrade_may_leave_text(cgroup, status, g_strchomp(parent));

@@ -11,7 +11,7 @@
 
 #include "qmp/json.h"
 
-static void refused(GString *said, const char *name, const GError *error)
+static void note_refused(GString *said, const char *name, const GError *error)
 {
     g_string_append_printf(said, "%smigration setting '%s' is not carried over: %s",
                            said->len ? "; " : "", name, error->message);
@@ -20,7 +20,7 @@ static void refused(GString *said, const char *name, const GError *error)
 /* ---- capabilities ---------------------------------------------------------------------------- */
 
 /* Of CAPABILITIES, as QEMU answers; *STATE is set if it is one. */
-static bool find(JsonNode *capabilities, const char *name, bool *state)
+static bool find_capability(JsonNode *capabilities, const char *name, bool *state)
 {
     JsonArray *all = capabilities && JSON_NODE_HOLDS_ARRAY(capabilities)
                          ? json_node_get_array(capabilities)
@@ -49,7 +49,7 @@ static void set_capability(FfCliQmp *qmp, const char *name, bool state, GString 
     json_object_set_array_member(arguments, "capabilities", list);
     g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "migrate-set-capabilities", arguments, &error);
     if (!node) {
-        refused(said, name, error);
+        note_refused(said, name, error);
     }
 }
 
@@ -64,7 +64,7 @@ static void carry_capabilities(FfCliQmp *running, FfCliQmp *prepared, GString *s
         const char *name = ff_json_string_or(o, "capability", "");
         bool wanted = ff_json_bool(o, "state"), has = false;
 
-        if (find(to, name, &has) && has != wanted) {
+        if (find_capability(to, name, &has) && has != wanted) {
             set_capability(prepared, name, wanted, said);
         }
     }
@@ -80,7 +80,7 @@ static void set_parameter(FfCliQmp *qmp, const char *name, JsonNode *value, GStr
     json_object_set_member(arguments, name, json_node_copy(value));
     g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "migrate-set-parameters", arguments, &error);
     if (!node) {
-        refused(said, name, error);
+        note_refused(said, name, error);
     }
 }
 

@@ -85,7 +85,7 @@ static void on_new(JsonObject *event, const GError *error, void *opaque)
     }
 }
 
-static void warn(FfUpgrade *u, const char *text)
+static void add_warning(FfUpgrade *u, const char *text)
 {
     g_string_append_printf(u->warning, "%s%s", u->warning->len ? "; " : "", text);
 }
@@ -123,7 +123,7 @@ static void carry_actions(FfUpgrade *u, JsonObject *lent)
         lent ? ff_upgrade_carry_actions(ff_json_array(lent, "actions"), u->prepared) : NULL;
 
     if (lost) {
-        warn(u, lost);
+        add_warning(u, lost);
     }
 }
 
@@ -143,7 +143,7 @@ static bool take_over(FfUpgrade *u, int socket, GError **error)
     return false;
 }
 
-static bool begin(FfUpgrade *u, GError **error)
+static bool begin_switch(FfUpgrade *u, GError **error)
 {
     int pair[2];
     g_autoptr(JsonNode) lent = ff_upgrade_lent(u, error);
@@ -172,7 +172,7 @@ static bool begin(FfUpgrade *u, GError **error)
     g_autofree char *refused =
         u->handed ? ff_upgrade_carry_settings(u->running, u->prepared) : NULL;
     if (refused) {
-        warn(u, refused);
+        add_warning(u, refused);
     }
     bool ok = u->handed && take_over(u, pair[1], error);
     close(pair[0]);
@@ -180,7 +180,7 @@ static bool begin(FfUpgrade *u, GError **error)
     return ok;
 }
 
-static char *reason(FfUpgrade *u)
+static char *failure_reason(FfUpgrade *u)
 {
     g_autoptr(JsonNode) node =
         u->old_gone ? NULL : ff_cli_qmp_call(u->running, "query-migrate", NULL, NULL);
@@ -212,12 +212,12 @@ static void open_to_clients(FfUpgrade *u)
     ff_upgrade_poll_balloons(u->balloons, u->prepared);
     g_autofree char *not_forwarded = ff_upgrade_forward(u->args, u->prepared);
     if (not_forwarded) {
-        warn(u, not_forwarded);
+        add_warning(u, not_forwarded);
     }
     if (!ff_upgrade_vnc_listen(u->args, u->prepared, &error)) {
-        warn(u, error->message);
+        add_warning(u, error->message);
     } else if (ff_upgrade_vnc_has_password(u->args)) {
-        warn(u, "VNC lets nobody in before its password is set again (set_password)");
+        add_warning(u, "VNC lets nobody in before its password is set again (set_password)");
     }
 }
 
@@ -226,7 +226,7 @@ static bool lost_sight(FfUpgrade *u, GError **error)
 {
     struct pollfd old = {.fd = u->old_pidfd, .events = POLLIN};
     bool old_ended = poll(&old, 1, 0) == 1, new_lives = waitpid(u->pid, NULL, WNOHANG) == 0;
-    g_autofree char *why = reason(u);
+    g_autofree char *why = failure_reason(u);
 
     if (!old_ended) {
         return ff_upgrade_fail(
@@ -247,7 +247,7 @@ static bool lost_sight(FfUpgrade *u, GError **error)
     return ff_upgrade_fail(error, "both QEMUs have ended (%s)", why);
 }
 
-static gboolean ring(gpointer rung)
+static gboolean on_alarm(gpointer rung)
 {
     *(bool *)rung = true;
     return G_SOURCE_REMOVE;
@@ -257,7 +257,7 @@ static gboolean ring(gpointer rung)
 static bool listen_for_a_while(FfUpgrade *u)
 {
     bool rung = false;
-    guint timer = g_timeout_add_seconds(QUIET_S, ring, &rung);
+    guint timer = g_timeout_add_seconds(QUIET_S, on_alarm, &rung);
 
     u->heard = false;
     while (!u->heard && !rung) {
@@ -272,7 +272,7 @@ static bool listen_for_a_while(FfUpgrade *u)
 /* What is to come may not come any more: the new QEMU has gone, of which an old engine that died at
  * once may never have known; or nobody has said anything for a while. FALSE and ERROR: the one
  * that is left does not answer. */
-static bool ask(FfUpgrade *u, GError **error)
+static bool ask_engines(FfUpgrade *u, GError **error)
 {
     g_autoptr(GError) local = NULL;
     g_autoptr(JsonNode) node =
@@ -323,7 +323,7 @@ static bool await_end(FfUpgrade *u, bool begun, GError **error)
         bool alone = u->new_gone && !u->old_gone && !asked;
 
         asked |= alone;
-        if ((alone || !listen_for_a_while(u)) && !ask(u, error)) {
+        if ((alone || !listen_for_a_while(u)) && !ask_engines(u, error)) {
             return false;
         }
     }
@@ -385,7 +385,7 @@ bool ff_upgrade_switch_over(FfUpgrade *u, GError **error)
 {
     ff_cli_qmp_listen(u->running, on_old, u);
     ff_cli_qmp_listen(u->prepared, on_new, u);
-    bool begun = begin(u, error), ended = false;
+    bool begun = begin_switch(u, error), ended = false;
     /* Else nothing was begun; what another upgrade does meanwhile is not ours to wait for. */
     if (u->handed) {
         ended = await_end(u, begun, begun ? error : NULL);
@@ -412,7 +412,7 @@ bool ff_upgrade_switch_over(FfUpgrade *u, GError **error)
         return look_at_guest(u, error);
     }
     if (u->end == FF_END_FAILED) {
-        g_autofree char *why = reason(u);
+        g_autofree char *why = failure_reason(u);
         return ff_upgrade_fail(error, FAILED "%s", place_of_guest(u), why);
     }
     return lost_sight(u, error);

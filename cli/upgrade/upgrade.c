@@ -59,7 +59,7 @@ static bool is_where_it_was(FfUpgrade *u)
     return lent && ff_upgrade_has_guest(u, NULL);
 }
 
-static int run(FfUpgrade *u, const FfUpgradeLine *line)
+static int run_upgrade(FfUpgrade *u, const FfUpgradeLine *line)
 {
     g_autoptr(GError) error = NULL;
     bool ok = (u->running = ff_upgrade_open_running(u, &error)) &&
@@ -153,5 +153,5 @@ int ff_cli_upgrade(int argc, char **argv)
     u.address = line.positional[0];
     make_absolute(&line);
     ff_upgrade_watch_signals();
-    return run(&u, &line);
+    return run_upgrade(&u, &line);
 }

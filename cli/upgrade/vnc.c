@@ -12,7 +12,7 @@
 #define MAX_PORT 65535
 
 /* HOST:NUMBER, as QEMU takes it. *HOST (g_free): ""; all addresses. */
-static bool parse(const char *where, char **host, unsigned *port)
+static bool parse_address(const char *where, char **host, unsigned *port)
 {
     const char *colon = strrchr(where, ':');
     guint64 number;
@@ -47,7 +47,7 @@ const char *ff_upgrade_vnc_refused(const char *value)
         }
     }
     return where && (!strcmp(where, "none") || g_str_has_prefix(where, "unix:") ||
-                     parse(where, &host, &port))
+                     parse_address(where, &host, &port))
                ? NULL
                : "cannot be handed over to another QEMU yet: only HOST:NUMBER, unix:PATH and none";
 }
@@ -68,7 +68,7 @@ static bool listen_at(FfCliQmp *qmp, const char *host, const char *port, GError 
 }
 
 /* The options (g_ptr_array_unref) of the -vnc on ARGS; NULL: there is none. */
-static GPtrArray *find(char *const *args)
+static GPtrArray *find_vnc(char *const *args)
 {
     const FfOption *option;
     const char *value;
@@ -83,9 +83,9 @@ static GPtrArray *find(char *const *args)
 
 static bool find_port(char *const *args, char **host, unsigned *port)
 {
-    g_autoptr(GPtrArray) opts = find(args);
+    g_autoptr(GPtrArray) opts = find_vnc(args);
 
-    return opts && parse(ff_opts_get(opts, "vnc") ?: "", host, port);
+    return opts && parse_address(ff_opts_get(opts, "vnc") ?: "", host, port);
 }
 
 bool ff_upgrade_vnc_has_port(char *const *args)
@@ -98,7 +98,7 @@ bool ff_upgrade_vnc_has_port(char *const *args)
 
 bool ff_upgrade_vnc_has_password(char *const *args)
 {
-    g_autoptr(GPtrArray) opts = find(args);
+    g_autoptr(GPtrArray) opts = find_vnc(args);
 
     return opts && ff_opt_bool(ff_opts_get(opts, "password"), false);
 }
@@ -116,7 +116,7 @@ static bool is_at(JsonObject *one, const char *where)
     g_autofree char *host = NULL, *text = NULL;
     unsigned port;
 
-    if (!parse(where, &host, &port)) {
+    if (!parse_address(where, &host, &port)) {
         return !strcmp(family, "unix");
     }
     text = g_strdup_printf("%u", port);
@@ -126,7 +126,7 @@ static bool is_at(JsonObject *one, const char *where)
 
 bool ff_upgrade_vnc_is_unchanged(char *const *args, FfCliQmp *running, GError **error)
 {
-    g_autoptr(GPtrArray) opts = find(args);
+    g_autoptr(GPtrArray) opts = find_vnc(args);
     const char *where = opts ? ff_opts_get(opts, "vnc") : NULL;
 
     if (!where) {

@@ -46,9 +46,10 @@ typedef enum { OK, WARN, FAIL } Verdict;
 static bool failed;
 
 /* One line: what was looked at, how it is, and what to do. FIX is NULL when all is well. */
-static void say(Verdict verdict, const char *subject, const char *fix, const char *format, ...)
-    G_GNUC_PRINTF(4, 5);
-static void say(Verdict verdict, const char *subject, const char *fix, const char *format, ...)
+static void print_check(Verdict verdict, const char *subject, const char *fix, const char *format,
+                        ...) G_GNUC_PRINTF(4, 5);
+static void print_check(Verdict verdict, const char *subject, const char *fix, const char *format,
+                        ...)
 {
     static const char *const words[] = {"ok", "warn", "FAIL"};
     va_list ap;
@@ -70,7 +71,7 @@ static char *first_line(const char *file)
     return g_steal_pointer(&text);
 }
 
-static bool contains(const char *file, const char *part)
+static bool file_contains(const char *file, const char *part)
 {
     g_autofree char *text = NULL;
     return g_file_get_contents(file, &text, NULL, NULL) && strstr(text, part);
@@ -82,22 +83,23 @@ static void check_features(int uffd, const char *release)
     const uint64_t needed = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS;
     int err = ff_uffd_init(uffd, 0, &have);
     if (err < 0 || (have & needed) != needed) {
-        say(FAIL, "kernel", "use Linux 5.7 or newer",
-            "Linux %s cannot hand over faults in shared memory", release);
+        print_check(FAIL, "kernel", "use Linux 5.7 or newer",
+                    "Linux %s cannot hand over faults in shared memory", release);
         return;
     }
-    say(OK, "kernel", NULL, "Linux %s: postcopy of shared memory and hugepages", release);
+    print_check(OK, "kernel", NULL, "Linux %s: postcopy of shared memory and hugepages", release);
     if ((have & FF_UFFD_TRACKING) == FF_UFFD_TRACKING) {
-        say(OK, "precopy", NULL, "write tracking from outside (WP_ASYNC)");
+        print_check(OK, "precopy", NULL, "write tracking from outside (WP_ASYNC)");
     } else {
-        say(WARN, "precopy", "Linux 6.7 or newer has it; or see untracked= in farfault.conf",
-            "no write tracking from outside, QEMU carries what leaves this host");
+        print_check(WARN, "precopy",
+                    "Linux 6.7 or newer has it; or see untracked= in farfault.conf",
+                    "no write tracking from outside, QEMU carries what leaves this host");
     }
     if ((have & FF_UFFD_PROTECTION) == FF_UFFD_PROTECTION) {
-        say(OK, "snapshots", NULL, "synchronous write protection of shared memory");
+        print_check(OK, "snapshots", NULL, "synchronous write protection of shared memory");
     } else {
-        say(WARN, "snapshots", "Linux 5.19 or newer has it",
-            "no synchronous write protection of shared memory, so no live snapshots");
+        print_check(WARN, "snapshots", "Linux 5.19 or newer has it",
+                    "no synchronous write protection of shared memory, so no live snapshots");
     }
 }
 
@@ -109,9 +111,9 @@ static void check_nested(void)
         g_autofree char *path = g_strdup_printf("/sys/module/%s/parameters/nested", modules[i]);
         g_autofree char *on = first_line(path);
         if (strcmp(on, "1") == 0 || strcmp(on, "Y") == 0) {
-            say(OK, "nested KVM", NULL,
-                "on (%s): QEMU carries guests that use it, farfault those that only could",
-                modules[i]);
+            print_check(OK, "nested KVM", NULL,
+                        "on (%s): QEMU carries guests that use it, farfault those that only could",
+                        modules[i]);
         }
     }
 }
@@ -125,11 +127,12 @@ static void check_kernel(void)
         check_features(uffd, name.release);
         close(uffd);
     } else if (uffd == -ENOSYS) {
-        say(FAIL, "kernel", "use one with CONFIG_USERFAULTFD", "Linux %s has no userfaultfd",
-            name.release);
+        print_check(FAIL, "kernel", "use one with CONFIG_USERFAULTFD",
+                    "Linux %s has no userfaultfd", name.release);
     } else {
-        say(WARN, "kernel", "run farfault doctor as root",
-            "Linux %s: features not examined, this user may not use userfaultfd", name.release);
+        print_check(WARN, "kernel", "run farfault doctor as root",
+                    "Linux %s: features not examined, this user may not use userfaultfd",
+                    name.release);
     }
 }
 
@@ -156,13 +159,14 @@ static void check_permission(const struct passwd *pw, Verdict verdict, const cha
     }
     int status = 0;
     if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status)) {
-        say(WARN, subject, "try again", "could not be examined");
+        print_check(WARN, subject, "try again", "could not be examined");
     } else if (WEXITSTATUS(status) == 0) {
-        say(OK, subject, NULL, "may use userfaultfd");
+        print_check(OK, subject, NULL, "may use userfaultfd");
     } else {
         g_autofree char *fix = ff_cli_userfault_fix(pw->pw_name);
 
-        say(verdict, subject, fix,
+        print_check(
+            verdict, subject, fix,
             "may not use userfaultfd (%s): %sno postcopy into this host, and QEMU carries what "
             "leaves it",
             g_strerror(WEXITSTATUS(status)), whose);
@@ -224,7 +228,8 @@ static void check_permissions(void)
         if (geteuid() == 0) {
             check_permission(pw, libvirts_verdict(), "for guests of libvirt ");
         } else {
-            say(WARN, names[i], "run farfault doctor as root", "libvirt's guests: not examined");
+            print_check(WARN, names[i], "run farfault doctor as root",
+                        "libvirt's guests: not examined");
         }
     }
 }
@@ -234,8 +239,8 @@ static void check_shmem_thp(void)
     g_autofree char *mode = first_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
     char *begin = strchr(mode, '['), *end = strchr(mode, ']');
     if (!begin || !end) {
-        say(WARN, "huge pages", "use <memoryBacking><hugepages/> where speed matters",
-            "this kernel has none for shared memory");
+        print_check(WARN, "huge pages", "use <memoryBacking><hugepages/> where speed matters",
+                    "this kernel has none for shared memory");
         return;
     }
     *end = 0;
@@ -243,11 +248,12 @@ static void check_shmem_thp(void)
         g_autofree char *fix =
             g_strdup_printf("%s --huge-pages, or use hugepages", ff_cli_install_host());
 
-        say(WARN, "huge pages", fix,
+        print_check(
+            WARN, "huge pages", fix,
             "shmem_enabled is %s: guests not started by root have no transparent huge pages",
             begin + 1);
     } else {
-        say(OK, "huge pages", NULL, "shmem_enabled is %s", begin + 1);
+        print_check(OK, "huge pages", NULL, "shmem_enabled is %s", begin + 1);
     }
 }
 
@@ -287,8 +293,8 @@ static void check_tried(const char *qemu, unsigned major, unsigned minor)
     g_autofree char *untried = ff_qemu_untried(major, minor, names);
 
     if (untried) {
-        say(WARN, "QEMU", "move a guest that you can spare first", "%s is %u.%u, %s", qemu, major,
-            minor, untried);
+        print_check(WARN, "QEMU", "move a guest that you can spare first", "%s is %u.%u, %s", qemu,
+                    major, minor, untried);
     }
 }
 
@@ -297,27 +303,28 @@ static void check_qemu(void)
     g_autoptr(GError) error = NULL;
     g_autofree char *qemu = ff_find_real_qemu("qemu-system-x86_64", &error);
     if (!qemu) {
-        say(FAIL, "QEMU", NULL, "%s", error->message);
+        print_check(FAIL, "QEMU", NULL, "%s", error->message);
         return;
     }
     g_autofree char *version = version_of(qemu), *why = NULL;
     unsigned major = 0, minor = 0;
     if (!version || sscanf(version, "QEMU emulator version %u.%u", &major, &minor) != 2) {
-        say(FAIL, "QEMU", "install QEMU again", "%s does not tell its version", qemu);
+        print_check(FAIL, "QEMU", "install QEMU again", "%s does not tell its version", qemu);
     } else if (major < 7 || (major == 7 && minor < 2)) {
-        say(FAIL, "QEMU", "install 7.2 or newer", "%s is %u.%u", qemu, major, minor);
+        print_check(FAIL, "QEMU", "install 7.2 or newer", "%s is %u.%u", qemu, major, minor);
     } else if (ff_takes(qemu, true, &why) == FF_TAKES_NOT) {
-        say(FAIL, "QEMU", "use an older QEMU or a newer farfault",
+        print_check(
+            FAIL, "QEMU", "use an older QEMU or a newer farfault",
             "%s is %u.%u, and refuses what farfault adds to its command line (%s), so its guests "
             "start without farfault",
             qemu, major, minor, why);
     } else if (!ff_is_elf(qemu)) {
-        say(WARN, "QEMU",
-            "name the program itself in [qemu] binary=", "%s is %u.%u, called by a script", qemu,
-            major, minor);
+        print_check(WARN, "QEMU",
+                    "name the program itself in [qemu] binary=", "%s is %u.%u, called by a script",
+                    qemu, major, minor);
         check_tried(qemu, major, minor);
     } else {
-        say(OK, "QEMU", NULL, "%s is %u.%u", qemu, major, minor);
+        print_check(OK, "QEMU", NULL, "%s is %u.%u", qemu, major, minor);
         check_tried(qemu, major, minor);
     }
 }
@@ -328,7 +335,7 @@ static void check_parts(void)
     for (size_t i = 0; i < G_N_ELEMENTS(parts); i++) {
         g_autofree char *path = ff_find_helper(parts[i]);
         if (!path) {
-            say(FAIL, "farfault", "install farfault again", "%s is missing", parts[i]);
+            print_check(FAIL, "farfault", "install farfault again", "%s is missing", parts[i]);
         }
     }
     g_autofree char *exe = g_file_read_link("/proc/self/exe", NULL);
@@ -337,10 +344,10 @@ static void check_parts(void)
         dir ? g_build_filename(dir, "../lib/farfault/qemu-system-x86_64", NULL) : NULL;
     if (link && access(link, X_OK) == 0) {
         g_autofree char *path = g_canonicalize_filename(link, NULL);
-        say(OK, "farfault", NULL, "for libvirt: <emulator>%s</emulator>", path);
+        print_check(OK, "farfault", NULL, "for libvirt: <emulator>%s</emulator>", path);
     } else {
-        say(WARN, "farfault", "meson install puts the emulator for libvirt in place",
-            "not installed, it runs from a build folder");
+        print_check(WARN, "farfault", "meson install puts the emulator for libvirt in place",
+                    "not installed, it runs from a build folder");
     }
 }
 
@@ -351,11 +358,11 @@ static void check_config(void)
     g_autofree char *untracked = error ? NULL : ff_config_get("migration", "untracked", &error);
     g_autofree char *restore = error ? NULL : ff_config_get("migration", "restore", &error);
     if (error) {
-        say(FAIL, "settings", "correct the file", "%s", error->message);
+        print_check(FAIL, "settings", "correct the file", "%s", error->message);
     } else {
-        say(OK, "settings", NULL, "policy %s, untracked %s, restore %s",
-            policy ?: "auto (the default)", untracked ?: "qemu (the default)",
-            restore ?: "eager (the default)");
+        print_check(OK, "settings", NULL, "policy %s, untracked %s, restore %s",
+                    policy ?: "auto (the default)", untracked ?: "qemu (the default)",
+                    restore ?: "eager (the default)");
     }
 }
 
@@ -365,7 +372,8 @@ static void check_ksm(void)
     g_autofree char *run = NULL;
 
     if (g_file_get_contents("/sys/kernel/mm/ksm/run", &run, NULL, NULL) && atoi(run) == 1) {
-        say(WARN, "KSM", "plan with the guests' whole memory, or run those without farfault",
+        print_check(
+            WARN, "KSM", "plan with the guests' whole memory, or run those without farfault",
             "is on, and does not merge the memory of guests under farfault, which is shared");
     }
 }
@@ -379,17 +387,18 @@ static void check_libvirt_device(unsigned major, unsigned minor)
         return;
     }
     if (access(file, R_OK) < 0) {
-        say(WARN, "libvirt's /dev", "run farfault doctor as root", "%s cannot be read", file);
-    } else if (contains(file, "\"/dev/userfaultfd\"")) {
-        say(OK, "libvirt's /dev", NULL, "guests see /dev/userfaultfd");
+        print_check(WARN, "libvirt's /dev", "run farfault doctor as root", "%s cannot be read",
+                    file);
+    } else if (file_contains(file, "\"/dev/userfaultfd\"")) {
+        print_check(OK, "libvirt's /dev", NULL, "guests see /dev/userfaultfd");
     } else {
         g_autofree char *fix =
             g_strdup_printf("add it to cgroup_device_acl in %s (%s), or set "
                             "vm.unprivileged_userfaultfd=1; not needed where QEMU runs as root",
                             file, ff_cli_install_host());
 
-        say(libvirts_verdict(), "libvirt's /dev", fix,
-            "guests of libvirt %u.%u do not see /dev/userfaultfd", major, minor);
+        print_check(libvirts_verdict(), "libvirt's /dev", fix,
+                    "guests of libvirt %u.%u do not see /dev/userfaultfd", major, minor);
     }
 }
 
@@ -402,10 +411,10 @@ static void check_libvirt(void)
     }
     const char *number = version ? strrchr(version, ' ') : NULL;
     if (!number || sscanf(number, " %u.%u", &major, &minor) != 2) {
-        say(WARN, "libvirt", "install libvirt-daemon-system to use virsh", "not found");
+        print_check(WARN, "libvirt", "install libvirt-daemon-system to use virsh", "not found");
         return;
     }
-    say(OK, "libvirt", NULL, "%u.%u", major, minor);
+    print_check(OK, "libvirt", NULL, "%u.%u", major, minor);
     check_libvirt_device(major, minor);
 }
 
@@ -414,18 +423,18 @@ static void check_confinement(void)
     g_autofree char *apparmor = first_line("/sys/module/apparmor/parameters/enabled");
     g_autofree char *enforce = first_line("/sys/fs/selinux/enforce");
     if (strcmp(apparmor, "Y") == 0) {
-        if (contains("/etc/apparmor.d/local/abstractions/libvirt-qemu", "farfault")) {
-            say(OK, "AppArmor", NULL, "guests of libvirt may use farfault");
+        if (file_contains("/etc/apparmor.d/local/abstractions/libvirt-qemu", "farfault")) {
+            print_check(OK, "AppArmor", NULL, "guests of libvirt may use farfault");
         } else {
             g_autofree char *fix = g_strdup_printf("%s adds the rules", ff_cli_install_host());
 
-            say(libvirts_verdict(), "AppArmor", fix,
-                "the profile of libvirt's guests does not know farfault");
+            print_check(libvirts_verdict(), "AppArmor", fix,
+                        "the profile of libvirt's guests does not know farfault");
         }
     }
     if (strcmp(enforce, "1") == 0) {
-        say(WARN, "SELinux", "if guests do not start, look into the audit log",
-            "enforcing, which has not been tried with farfault");
+        print_check(WARN, "SELinux", "if guests do not start, look into the audit log",
+                    "enforcing, which has not been tried with farfault");
     }
 }
 
@@ -437,10 +446,11 @@ static void check_yama(void)
     g_autofree char *scope = first_line("/proc/sys/kernel/yama/ptrace_scope");
     int level = atoi(scope);
     if (level > 2) {
-        say(WARN, "Yama", "set kernel.yama.ptrace_scope to 2 or less (it takes a boot)",
-            "ptrace_scope is %d: farfault attach cannot give a guest a new relay", level);
+        print_check(WARN, "Yama", "set kernel.yama.ptrace_scope to 2 or less (it takes a boot)",
+                    "ptrace_scope is %d: farfault attach cannot give a guest a new relay", level);
     } else if (level > 0) {
-        say(OK, "Yama", NULL, "ptrace_scope is %d: farfault attach has to be run by root", level);
+        print_check(OK, "Yama", NULL, "ptrace_scope is %d: farfault attach has to be run by root",
+                    level);
     }
 }
 
@@ -452,15 +462,17 @@ static void say_stopped(const FfStopped *it)
 
     switch (it->kind) {
     case FF_STOPPED_QEMU:
-        say(WARN, "guests", fix, "QEMU process %d is stopped by a signal, a migration waits for it",
-            it->pid);
+        print_check(WARN, "guests", fix,
+                    "QEMU process %d is stopped by a signal, a migration waits for it", it->pid);
         break;
     case FF_STOPPED_RELAY:
-        say(WARN, "guests", fix, "relay %d %s is stopped by a signal, all QMP clients wait for it",
-            it->pid, guest);
+        print_check(WARN, "guests", fix,
+                    "relay %d %s is stopped by a signal, all QMP clients wait for it", it->pid,
+                    guest);
         break;
     case FF_STOPPED_ENGINE:
-        say(WARN, "guests", fix,
+        print_check(
+            WARN, "guests", fix,
             "migration engine %d %s is stopped by a signal; its relay replaces it after 30 s",
             it->pid, guest);
         break;
@@ -469,11 +481,12 @@ static void say_stopped(const FfStopped *it)
 
 static void say_unprotectable(const FfAttachLoss *it)
 {
-    say(WARN, "guests", "start it again to have them",
-        it->lost ? "QEMU process %d has no live snapshots any more: the process that held the "
-                   "userfaultfd for them has ended"
-                 : "QEMU process %d has no live snapshots: an older farfault has started it",
-        it->pid);
+    print_check(WARN, "guests", "start it again to have them",
+                it->lost
+                    ? "QEMU process %d has no live snapshots any more: the process that held the "
+                      "userfaultfd for them has ended"
+                    : "QEMU process %d has no live snapshots: an older farfault has started it",
+                it->pid);
 }
 
 /* Guests that wait for somebody to type something: their QMP is answered by nobody. And those that
@@ -485,7 +498,7 @@ static void check_guests(void)
     for (guint i = 0; i < pids->len; i++) {
         int pid = g_array_index(pids, pid_t, i);
         g_autofree char *fix = g_strdup_printf("farfault attach %d", pid);
-        say(WARN, "guests", fix, "QEMU process %d has lost its relay", pid);
+        print_check(WARN, "guests", fix, "QEMU process %d has lost its relay", pid);
     }
     for (guint i = 0; i < stopped->len; i++) {
         say_stopped(&g_array_index(stopped, FfStopped, i));
@@ -494,12 +507,12 @@ static void check_guests(void)
         const FfAttachOld *it = &g_array_index(old, FfAttachOld, i);
         g_autofree char *fix = g_strdup_printf("farfault attach --replace %d", it->pid);
         if (it->relay) {
-            say(WARN, "guests", fix,
-                "relay %d of QEMU process %d is of the farfault before this one", it->relay,
-                it->pid);
+            print_check(WARN, "guests", fix,
+                        "relay %d of QEMU process %d is of the farfault before this one", it->relay,
+                        it->pid);
         } else {
-            say(WARN, "guests", "it has this one when QEMU is started again",
-                "the relay of QEMU process %d is of an older farfault, and stays", it->pid);
+            print_check(WARN, "guests", "it has this one when QEMU is started again",
+                        "the relay of QEMU process %d is of an older farfault, and stays", it->pid);
         }
     }
     for (guint i = 0; i < unprotectable->len; i++) {

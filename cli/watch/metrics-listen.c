@@ -64,7 +64,7 @@ GSocketAddress *ff_metrics_address(const char *address, GError **error)
 
 /* ---- one request ----------------------------------------------------------------------------- */
 
-static char *respond(const char *status, const char *type, const char *body, bool head)
+static char *make_response(const char *status, const char *type, const char *body, bool head)
 {
     return g_strdup_printf("HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
                            "Connection: close\r\n\r\n%s",
@@ -92,17 +92,17 @@ char *ff_metrics_answer(const char *request, FfMetricsPage *page, void *opaque)
     bool open = wants_open(request);
 
     if (g_strv_length(word) != 3 || !g_str_has_prefix(word[2], "HTTP/1.")) {
-        return respond("400 Bad Request", "text/plain", "this is no HTTP request\n", false);
+        return make_response("400 Bad Request", "text/plain", "this is no HTTP request\n", false);
     }
     if (!head && strcmp(word[0], "GET") != 0) {
-        return respond("405 Method Not Allowed", "text/plain", "only GET\n", false);
+        return make_response("405 Method Not Allowed", "text/plain", "only GET\n", false);
     }
     word[1][strcspn(word[1], "?")] = 0;
     if (strcmp(word[1], "/metrics") != 0) {
-        return respond("404 Not Found", "text/plain", "the page is /metrics\n", head);
+        return make_response("404 Not Found", "text/plain", "the page is /metrics\n", head);
     }
     g_autofree char *body = page(open, opaque);
-    return respond("200 OK", open ? FF_METRICS_OPEN : FF_METRICS_TEXT, body, head);
+    return make_response("200 OK", open ? FF_METRICS_OPEN : FF_METRICS_TEXT, body, head);
 }
 
 /* FfMetricsPage: the server's, as long as it is fresh. */
@@ -148,7 +148,7 @@ static void on_written(GObject *stream, GAsyncResult *result, gpointer opaque)
     client_free(opaque);
 }
 
-static void answer(Client *c, char *text)
+static void answer_client(Client *c, char *text)
 {
     GOutputStream *out = g_io_stream_get_output_stream(G_IO_STREAM(c->connection));
 
@@ -171,9 +171,10 @@ static void on_read(GObject *stream, GAsyncResult *result, gpointer opaque)
     c->length += n;
     c->head[c->length] = 0;
     if (strstr(c->head, "\r\n\r\n") || strstr(c->head, "\n\n")) {
-        answer(c, ff_metrics_answer(c->head, fresh_page, c->server));
+        answer_client(c, ff_metrics_answer(c->head, fresh_page, c->server));
     } else if (c->length == HEAD_MAX || strlen(c->head) < c->length) {
-        answer(c, respond("400 Bad Request", "text/plain", "this is no HTTP request\n", false));
+        answer_client(
+            c, make_response("400 Bad Request", "text/plain", "this is no HTTP request\n", false));
     } else {
         read_more(c);
     }

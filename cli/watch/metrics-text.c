@@ -27,7 +27,7 @@ static const char *const use_name[FF_USES] = {"outgoing", "incoming", "snapshot"
 static const char *const end_name[FF_ENDS] = {"completed", "failed", "cancelled"};
 
 /* NAME as its samples have it: a counter's ends with "_total". */
-static void family(Page *p, Type type, const char *name, const char *help)
+static void begin_family(Page *p, Type type, const char *name, const char *help)
 {
     static const char *const word[] = {"gauge", "counter", "histogram"};
     gsize length = strlen(name);
@@ -39,7 +39,7 @@ static void family(Page *p, Type type, const char *name, const char *help)
                            (int)length, name, word[type]);
 }
 
-static void label(GString *out, const char *name, const char *value)
+static void put_label(GString *out, const char *name, const char *value)
 {
     g_autofree char *valid = g_utf8_make_valid(value, -1);
 
@@ -58,20 +58,20 @@ static void label(GString *out, const char *name, const char *value)
 }
 
 /* NAME and the labels that every sample of a guest has; left open for more. */
-static void begin(Page *p, const char *name, const FfHostGuest *g)
+static void begin_sample(Page *p, const char *name, const FfHostGuest *g)
 {
     g_autofree char *pid = g_strdup_printf("%d", (int)g->pid);
 
     g_string_append_printf(p->out, "%s{", name);
-    label(p->out, "domain", g->name);
+    put_label(p->out, "domain", g->name);
     g_string_append_c(p->out, ',');
-    label(p->out, "pid", pid);
+    put_label(p->out, "pid", pid);
 }
 
-static void more(Page *p, const char *name, const char *value)
+static void more_labels(Page *p, const char *name, const char *value)
 {
     g_string_append_c(p->out, ',');
-    label(p->out, name, value);
+    put_label(p->out, name, value);
 }
 
 static void end_int(Page *p, uint64_t value)
@@ -86,7 +86,7 @@ static void end_number(Page *p, double value)
     g_string_append_printf(p->out, "} %s\n", g_ascii_formatd(text, sizeof(text), "%.9g", value));
 }
 
-static const FfHostGuest *guest(const Page *p, guint i)
+static const FfHostGuest *nth_guest(const Page *p, guint i)
 {
     return g_ptr_array_index(p->guests, i);
 }
@@ -95,47 +95,50 @@ static const FfHostGuest *guest(const Page *p, guint i)
 
 static void guests_info(Page *p)
 {
-    family(p, GAUGE, "farfault_guest_info", "A guest under farfault; pid is that of its QEMU.");
+    begin_family(p, GAUGE, "farfault_guest_info",
+                 "A guest under farfault; pid is that of its QEMU.");
     for (guint i = 0; i < p->guests->len; i++) {
-        begin(p, "farfault_guest_info", guest(p, i));
-        more(p, "uuid", guest(p, i)->uuid);
+        begin_sample(p, "farfault_guest_info", nth_guest(p, i));
+        more_labels(p, "uuid", nth_guest(p, i)->uuid);
         end_int(p, 1);
     }
 }
 
 static void guests_relay(Page *p)
 {
-    family(p, GAUGE, "farfault_guest_relay_up",
-           "Whether the guest's relay lives. 0: its monitors are dead until farfault attach.");
+    begin_family(
+        p, GAUGE, "farfault_guest_relay_up",
+        "Whether the guest's relay lives. 0: its monitors are dead until farfault attach.");
     for (guint i = 0; i < p->guests->len; i++) {
-        begin(p, "farfault_guest_relay_up", guest(p, i));
-        end_int(p, guest(p, i)->served);
+        begin_sample(p, "farfault_guest_relay_up", nth_guest(p, i));
+        end_int(p, nth_guest(p, i)->served);
     }
 }
 
 static void guests_counted(Page *p)
 {
-    family(p, GAUGE, "farfault_guest_counted",
-           "Whether this user may read what the guest's engine has counted.");
+    begin_family(p, GAUGE, "farfault_guest_counted",
+                 "Whether this user may read what the guest's engine has counted.");
     for (guint i = 0; i < p->guests->len; i++) {
-        begin(p, "farfault_guest_counted", guest(p, i));
-        end_int(p, guest(p, i)->counted);
+        begin_sample(p, "farfault_guest_counted", nth_guest(p, i));
+        end_int(p, nth_guest(p, i)->counted);
     }
 }
 
-static void operations(Page *p)
+static void put_operations(Page *p)
 {
     static const char name[] = "farfault_operations_total";
 
-    family(p, COUNTER, name,
-           "Migrations, snapshots and restores that the engine has carried, by how they ended.");
+    begin_family(
+        p, COUNTER, name,
+        "Migrations, snapshots and restores that the engine has carried, by how they ended.");
     for (guint i = 0; i < p->guests->len; i++) {
-        for (unsigned u = 0; guest(p, i)->counted && u < FF_USES; u++) {
+        for (unsigned u = 0; nth_guest(p, i)->counted && u < FF_USES; u++) {
             for (unsigned e = 0; e < FF_ENDS; e++) {
-                begin(p, name, guest(p, i));
-                more(p, "kind", use_name[u]);
-                more(p, "result", end_name[e]);
-                end_int(p, guest(p, i)->totals.use[u].ended[e]);
+                begin_sample(p, name, nth_guest(p, i));
+                more_labels(p, "kind", use_name[u]);
+                more_labels(p, "result", end_name[e]);
+                end_int(p, nth_guest(p, i)->totals.use[u].ended[e]);
             }
         }
     }
@@ -162,17 +165,17 @@ static const Number numbers[] = {
      offsetof(FfUseTotals, stopped_ms), 1e-3},
 };
 
-static void number(Page *p, const Number *n)
+static void put_number(Page *p, const Number *n)
 {
-    family(p, COUNTER, n->name, n->help);
+    begin_family(p, COUNTER, n->name, n->help);
     for (guint i = 0; i < p->guests->len; i++) {
-        const FfHostGuest *g = guest(p, i);
+        const FfHostGuest *g = nth_guest(p, i);
 
         for (unsigned u = 0; g->counted && u < FF_USES; u++) {
             uint64_t value = G_STRUCT_MEMBER(uint64_t, &g->totals.use[u], n->offset);
 
-            begin(p, n->name, g);
-            more(p, "kind", use_name[u]);
+            begin_sample(p, n->name, g);
+            more_labels(p, "kind", use_name[u]);
             if (n->unit > 0) {
                 end_number(p, n->unit * (double)value);
             } else {
@@ -182,30 +185,30 @@ static void number(Page *p, const Number *n)
     }
 }
 
-static void pages(Page *p)
+static void put_pages(Page *p)
 {
     static const char name[] = "farfault_pages_total";
 
-    family(p, COUNTER, name,
-           "Pages that were sent or placed: in their order (bulk), because somebody waited "
-           "(urgent).");
+    begin_family(p, COUNTER, name,
+                 "Pages that were sent or placed: in their order (bulk), because somebody waited "
+                 "(urgent).");
     for (guint i = 0; i < p->guests->len; i++) {
-        const FfHostGuest *g = guest(p, i);
+        const FfHostGuest *g = nth_guest(p, i);
 
         for (unsigned u = 0; g->counted && u < FF_USES; u++) {
-            begin(p, name, g);
-            more(p, "kind", use_name[u]);
-            more(p, "way", "bulk");
+            begin_sample(p, name, g);
+            more_labels(p, "kind", use_name[u]);
+            more_labels(p, "way", "bulk");
             end_int(p, g->totals.use[u].pages_bulk);
-            begin(p, name, g);
-            more(p, "kind", use_name[u]);
-            more(p, "way", "urgent");
+            begin_sample(p, name, g);
+            more_labels(p, "kind", use_name[u]);
+            more_labels(p, "way", "urgent");
             end_int(p, g->totals.use[u].pages_urgent);
         }
     }
 }
 
-static void histogram(Page *p, const FfHostGuest *g, unsigned u)
+static void put_histogram(Page *p, const FfHostGuest *g, unsigned u)
 {
     const FfUseTotals *t = &g->totals.use[u];
     uint64_t sum = 0;
@@ -216,68 +219,70 @@ static void histogram(Page *p, const FfHostGuest *g, unsigned u)
         /* No guest's odd numbers make the whole page wrong: buckets never fall. */
         sum = sum > UINT64_MAX - t->latency[i] ? UINT64_MAX : sum + t->latency[i];
         if (i < LAST_BUCKET) {
-            begin(p, "farfault_fault_latency_seconds_bucket", g);
-            more(p, "kind", use_name[u]);
-            more(p, "le",
-                 g_ascii_formatd(edge, sizeof(edge), "%.9g", 1e-6 * (double)(UINT64_C(2) << i)));
+            begin_sample(p, "farfault_fault_latency_seconds_bucket", g);
+            more_labels(p, "kind", use_name[u]);
+            more_labels(
+                p, "le",
+                g_ascii_formatd(edge, sizeof(edge), "%.9g", 1e-6 * (double)(UINT64_C(2) << i)));
             end_int(p, sum);
         }
     }
-    begin(p, "farfault_fault_latency_seconds_bucket", g);
-    more(p, "kind", use_name[u]);
-    more(p, "le", "+Inf");
+    begin_sample(p, "farfault_fault_latency_seconds_bucket", g);
+    more_labels(p, "kind", use_name[u]);
+    more_labels(p, "le", "+Inf");
     end_int(p, sum);
-    begin(p, "farfault_fault_latency_seconds_sum", g);
-    more(p, "kind", use_name[u]);
+    begin_sample(p, "farfault_fault_latency_seconds_sum", g);
+    more_labels(p, "kind", use_name[u]);
     end_number(p, 1e-6 * (double)t->latency_sum_us);
-    begin(p, "farfault_fault_latency_seconds_count", g);
-    more(p, "kind", use_name[u]);
+    begin_sample(p, "farfault_fault_latency_seconds_count", g);
+    more_labels(p, "kind", use_name[u]);
     end_int(p, sum);
 }
 
-static void latency(Page *p)
+static void put_latency(Page *p)
 {
-    family(p, HISTOGRAM, "farfault_fault_latency_seconds",
-           "How long guests waited. incoming, restore: from a fault to its page. outgoing: from a "
-           "request to its answer. snapshot: writes to memory that was not saved yet.");
+    begin_family(
+        p, HISTOGRAM, "farfault_fault_latency_seconds",
+        "How long guests waited. incoming, restore: from a fault to its page. outgoing: from a "
+        "request to its answer. snapshot: writes to memory that was not saved yet.");
     for (guint i = 0; i < p->guests->len; i++) {
-        for (unsigned u = 0; guest(p, i)->counted && u < FF_USES; u++) {
-            histogram(p, guest(p, i), u);
+        for (unsigned u = 0; nth_guest(p, i)->counted && u < FF_USES; u++) {
+            put_histogram(p, nth_guest(p, i), u);
         }
     }
 }
 
-static bool runs(const FfHostGuest *g)
+static bool runs_operation(const FfHostGuest *g)
 {
     return g->counted && g->totals.running && g->totals.running <= FF_USES;
 }
 
-static void running(Page *p)
+static void put_running(Page *p)
 {
     static const char name[] = "farfault_operation_running";
 
-    family(p, GAUGE, name, "What is under way; the status is that of query-migrate.");
+    begin_family(p, GAUGE, name, "What is under way; the status is that of query-migrate.");
     for (guint i = 0; i < p->guests->len; i++) {
-        const FfHostGuest *g = guest(p, i);
+        const FfHostGuest *g = nth_guest(p, i);
 
-        if (runs(g)) {
-            begin(p, name, g);
-            more(p, "kind", use_name[g->totals.running - 1]);
-            more(p, "status", g->totals.status);
+        if (runs_operation(g)) {
+            begin_sample(p, name, g);
+            more_labels(p, "kind", use_name[g->totals.running - 1]);
+            more_labels(p, "status", g->totals.status);
             end_int(p, 1);
         }
     }
 }
 
-static void memory(Page *p, const char *name, const char *help, size_t offset)
+static void put_memory(Page *p, const char *name, const char *help, size_t offset)
 {
-    family(p, GAUGE, name, help);
+    begin_family(p, GAUGE, name, help);
     for (guint i = 0; i < p->guests->len; i++) {
-        const FfHostGuest *g = guest(p, i);
+        const FfHostGuest *g = nth_guest(p, i);
 
-        if (runs(g)) {
-            begin(p, name, g);
-            more(p, "kind", use_name[g->totals.running - 1]);
+        if (runs_operation(g)) {
+            begin_sample(p, name, g);
+            more_labels(p, "kind", use_name[g->totals.running - 1]);
             end_int(p, G_STRUCT_MEMBER(uint64_t, &g->totals, offset));
         }
     }
@@ -287,22 +292,22 @@ char *ff_metrics_text(const GPtrArray *guests, bool open)
 {
     Page p = {.out = g_string_new(NULL), .guests = guests, .open = open};
 
-    family(&p, GAUGE, "farfault_guests", "Guests of this host that are under farfault.");
+    begin_family(&p, GAUGE, "farfault_guests", "Guests of this host that are under farfault.");
     g_string_append_printf(p.out, "farfault_guests %u\n", guests->len);
     guests_info(&p);
     guests_relay(&p);
     guests_counted(&p);
-    operations(&p);
+    put_operations(&p);
     for (size_t i = 0; i < G_N_ELEMENTS(numbers); i++) {
-        number(&p, &numbers[i]);
+        put_number(&p, &numbers[i]);
     }
-    pages(&p);
-    latency(&p);
-    running(&p);
-    memory(&p, "farfault_operation_memory_bytes", "Guest memory that it is about.",
-           offsetof(FfTotals, ram_total));
-    memory(&p, "farfault_operation_remaining_bytes", "Of it, what is still to be moved.",
-           offsetof(FfTotals, ram_remaining));
+    put_pages(&p);
+    put_latency(&p);
+    put_running(&p);
+    put_memory(&p, "farfault_operation_memory_bytes", "Guest memory that it is about.",
+               offsetof(FfTotals, ram_total));
+    put_memory(&p, "farfault_operation_remaining_bytes", "Of it, what is still to be moved.",
+               offsetof(FfTotals, ram_remaining));
     if (open) {
         g_string_append(p.out, "# EOF\n");
     }

@@ -16,7 +16,7 @@
 
 enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE };
 
-static char *page(bool open, void *opaque)
+static char *make_page(bool open, void *opaque)
 {
     g_autoptr(GPtrArray) guests = ff_guests_find();
 
@@ -30,9 +30,9 @@ static char *page(bool open, void *opaque)
 }
 
 /* PATH: NULL: stdout. A collector may read it at any moment. */
-static int print(const char *path, bool open)
+static int print_metrics(const char *path, bool open)
 {
-    g_autofree char *text = page(open, NULL);
+    g_autofree char *text = make_page(open, NULL);
     g_autoptr(GError) error = NULL;
 
     if (path && !ff_write_file(path, text, &error)) {
@@ -76,9 +76,9 @@ int ff_cli_metrics(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (!address) {
-        return print(path, open);
+        return print_metrics(path, open);
     }
-    if (!ff_metrics_listen(address, page, NULL, &error)) {
+    if (!ff_metrics_listen(address, make_page, NULL, &error)) {
         fprintf(stderr, "farfault: %s\n", error->message);
         return g_error_matches(error, G_IO_ERROR, G_IO_ERROR_INVALID_ARGUMENT) ? EXIT_USAGE
                                                                                : EXIT_FAILED;

@@ -152,7 +152,7 @@ static void print_json(FfCliQmp *qmp, JsonNode *const answer[])
     printf("%s\n", text);
 }
 
-static int show(const char *address, bool json)
+static int show_status(const char *address, bool json)
 {
     g_autoptr(GError) error = NULL;
     g_autoptr(FfCliQmp) qmp = ff_cli_qmp_open(address, NULL, &error);
@@ -249,5 +249,5 @@ int ff_cli_status(int argc, char **argv)
                         "both sides, with --watch; or none, for all guests of this host\n");
         return EXIT_USAGE;
     }
-    return show(positional[0], json);
+    return show_status(positional[0], json);
 }

@@ -34,7 +34,7 @@ typedef struct {
 
 /* ---- text of one side ------------------------------------------------------------------------ */
 
-static JsonObject *own(const FfWatchSide *s)
+static JsonObject *own_info(const FfWatchSide *s)
 {
     return ff_json_object(s->info, "x-farfault");
 }
@@ -56,29 +56,30 @@ static bool has_kept(const FfWatchSide *s)
 
 const char *ff_watch_role(const FfWatchSide *s)
 {
-    const char *half = ff_json_string(ff_json_object(own(s), "half"), "role");
+    const char *half = ff_json_string(ff_json_object(own_info(s), "half"), "role");
 
     /* A guest that was restored may be about to move. */
-    if (ff_json_object(own(s), "restore") && ff_words_over(ff_watch_status(s))) {
+    if (ff_json_object(own_info(s), "restore") && ff_words_over(ff_watch_status(s))) {
         return "guest";
     }
     if (half) {
         return half;
     }
-    if (ff_json_object(own(s), "snapshot")) {
+    if (ff_json_object(own_info(s), "snapshot")) {
         return "guest";
     }
     if (ff_json_object(s->info, "ram") || !g_strcmp0(s->state, "postmigrate") || has_kept(s)) {
         return "source";
     }
-    return own(s) || !g_strcmp0(s->state, "inmigrate") || ff_json_array(s->info, "socket-address")
+    return own_info(s) || !g_strcmp0(s->state, "inmigrate") ||
+                   ff_json_array(s->info, "socket-address")
                ? "destination"
                : "guest";
 }
 
 /* Bytes that are about to be moved and that are left; of a destination alone, by pages. FALSE: not
  * known. */
-static bool amount(const FfWatchView *v, gint64 *total, gint64 *left, const FfPace **pace)
+static bool amount_left(const FfWatchView *v, gint64 *total, gint64 *left, const FfPace **pace)
 {
     for (unsigned i = 0; i < v->n; i++) {
         JsonObject *ram = ff_json_object(v->side[i].info, "ram");
@@ -91,7 +92,7 @@ static bool amount(const FfWatchView *v, gint64 *total, gint64 *left, const FfPa
         }
     }
     for (unsigned i = 0; i < v->n; i++) {
-        JsonObject *half = ff_json_object(own(&v->side[i]), "half");
+        JsonObject *half = ff_json_object(own_info(&v->side[i]), "half");
         gint64 pages = ff_json_int(half, "pages-total", 0);
         gint64 missing = pages - ff_json_int(half, "pages-destination", 0);
         gint64 bytes = ff_json_int(half, "bytes-missing", 0);
@@ -112,7 +113,7 @@ static char *amount_text(const FfWatchView *v, double *done)
     gint64 total, left;
 
     *done = 0;
-    if (!amount(v, &total, &left, &pace)) {
+    if (!amount_left(v, &total, &left, &pace)) {
         return NULL;
     }
     *done = CLAMP(1.0 - (double)left / (double)total, 0.0, 1.0);
@@ -129,7 +130,7 @@ static char *amount_text(const FfWatchView *v, double *done)
 
 static char *requests_text(const FfWatchSide *s)
 {
-    JsonObject *x = own(s);
+    JsonObject *x = own_info(s);
     gint64 n = ff_json_int(x, "requests", -1);
     g_autofree char *half = ff_format_us(ff_histogram_quantile(x, 0.5));
     g_autofree char *p99 = ff_format_us(ff_histogram_quantile(x, 0.99));
@@ -144,19 +145,19 @@ static char *requests_text(const FfWatchSide *s)
 
 static char *writes_text(const FfWatchSide *s)
 {
-    JsonObject *snapshot = ff_json_object(own(s), "snapshot");
+    JsonObject *snapshot = ff_json_object(own_info(s), "snapshot");
     g_autofree char *used = ff_format_bytes((double)ff_json_int(snapshot, "buffer-used", 0));
 
     return snapshot ? g_strdup_printf("%" G_GINT64_FORMAT ", %.0f/s now, %" G_GINT64_FORMAT
                                       " waited; buffer %s",
-                                      ff_json_int(own(s), "requests", 0), s->pace.fault_rate,
+                                      ff_json_int(own_info(s), "requests", 0), s->pace.fault_rate,
                                       ff_json_int(snapshot, "waits", 0), used)
                     : NULL;
 }
 
 static char *waits_text(const FfWatchSide *s)
 {
-    JsonArray *waits = ff_json_array(ff_json_object(own(s), "half"), "waits");
+    JsonArray *waits = ff_json_array(ff_json_object(own_info(s), "half"), "waits");
     guint n = waits ? json_array_get_length(waits) : 0;
     g_autoptr(GString) text = g_string_new(NULL);
 
@@ -185,7 +186,7 @@ static char *times_text(const FfWatchSide *s)
 
 static char *broken_text(const FfWatchSide *s)
 {
-    gint64 ms = ff_json_int(ff_json_object(own(s), "half"), "broken-ms", -1);
+    gint64 ms = ff_json_int(ff_json_object(own_info(s), "half"), "broken-ms", -1);
     g_autofree char *since = ff_format_duration(MAX(ms, 0));
 
     return ms >= 0 ? g_strdup_printf("for %s", since) : NULL;
@@ -198,7 +199,7 @@ static char *error_text(const FfWatchSide *s)
 
 static char *carrier_text(const FfWatchSide *s)
 {
-    const char *reason = ff_json_string(own(s), "reason");
+    const char *reason = ff_json_string(own_info(s), "reason");
 
     return reason ? g_strdup_printf("carries it: %s", reason) : NULL;
 }
@@ -230,7 +231,7 @@ static const struct {
 
 /* TEXT as a terminal may show it, in pieces of at most WIDTH columns: broken between words, or in a
  * word where it alone is too long. At least one piece (g_ptr_array_unref). */
-static GPtrArray *wrap(const char *text, int width)
+static GPtrArray *wrap_text(const char *text, int width)
 {
     GPtrArray *pieces = g_ptr_array_new_with_free_func(g_free);
     g_autofree char *safe = ff_format_shown(text);
@@ -257,7 +258,7 @@ static GPtrArray *wrap(const char *text, int width)
 }
 
 /* TEXT fits into WIDTH columns, and is filled up to them if FILL. */
-static void put(Screen *s, const char *text, int width, bool fill, const char *color)
+static void put_text(Screen *s, const char *text, int width, bool fill, const char *color)
 {
     g_autofree char *safe = ff_format_shown(text);
     int used = ff_format_cut(safe, width);
@@ -278,17 +279,17 @@ static void end_line(Screen *s)
     s->used++;
 }
 
-static void line(Screen *s, const char *text, const char *color)
+static void put_line(Screen *s, const char *text, const char *color)
 {
-    g_autoptr(GPtrArray) pieces = wrap(text, s->columns);
+    g_autoptr(GPtrArray) pieces = wrap_text(text, s->columns);
 
     for (guint i = 0; i < pieces->len && has_room(s); i++) {
-        put(s, pieces->pdata[i], s->columns, false, color);
+        put_text(s, pieces->pdata[i], s->columns, false, color);
         end_line(s);
     }
 }
 
-static const char *piece(const GPtrArray *pieces, guint i)
+static const char *nth_piece(const GPtrArray *pieces, guint i)
 {
     return i < pieces->len ? pieces->pdata[i] : "";
 }
@@ -301,7 +302,7 @@ static const char *color_of(const char *status)
 }
 
 /* The one whose status is the migration's. */
-static const FfWatchSide *leading(const FfWatchView *v)
+static const FfWatchSide *leading_side(const FfWatchView *v)
 {
     for (unsigned i = 0; i < v->n; i++) {
         if (!v->side[i].why && strcmp(ff_watch_status(&v->side[i]), "none") != 0 &&
@@ -318,9 +319,9 @@ static const FfWatchSide *leading(const FfWatchView *v)
 }
 
 /* "web01: migration completed, 12.30 s" (g_free). */
-static char *headline(const FfWatchView *v)
+static char *headline_text(const FfWatchView *v)
 {
-    const FfWatchSide *s = leading(v);
+    const FfWatchSide *s = leading_side(v);
     const char *status = ff_watch_status(s), *name = s->name ? s->name : "";
     FfWordsKind kind = ff_words_kind(s->info);
     const char *what = ff_words_kind_name(kind);
@@ -332,35 +333,36 @@ static char *headline(const FfWatchView *v)
                : g_strdup_printf("%s%sno migration so far; waits for one", name, *name ? ": " : "");
 }
 
-static void bar(Screen *s, double done, const char *color)
+static void put_bar(Screen *s, double done, const char *color)
 {
     int width = MIN(s->columns, 100) - 2;
     g_autofree char *full = g_strnfill((gsize)(MAX(width, 0) * done), '#');
     g_autofree char *text = width > 0 ? g_strdup_printf("[%-*s]", width, full) : g_strdup("");
 
-    line(s, text, color);
+    put_line(s, text, color);
 }
 
 /* A name and a cell of each side, as many lines as they need. */
-static void cells(Screen *s, const char *name, const char *left, const char *right,
-                  const char *color)
+static void put_cells(Screen *s, const char *name, const char *left, const char *right,
+                      const char *color)
 {
     int width = (s->columns - LABEL - 1 - GAP) / 2;
-    g_autoptr(GPtrArray) l = wrap(left ? left : "", width), r = wrap(right ? right : "", width);
+    g_autoptr(GPtrArray) l = wrap_text(left ? left : "", width),
+                         r = wrap_text(right ? right : "", width);
 
     for (guint i = 0; i < MAX(l->len, r->len) && has_room(s); i++) {
-        put(s, i ? "" : name, LABEL + 1, true, DIM);
-        put(s, piece(l, i), width, *piece(r, i), color);
-        if (*piece(r, i)) {
-            put(s, "", GAP, true, NULL);
-            put(s, piece(r, i), width, false, color);
+        put_text(s, i ? "" : name, LABEL + 1, true, DIM);
+        put_text(s, nth_piece(l, i), width, *nth_piece(r, i), color);
+        if (*nth_piece(r, i)) {
+            put_text(s, "", GAP, true, NULL);
+            put_text(s, nth_piece(r, i), width, false, color);
         }
         end_line(s);
     }
 }
 
 /* Who it is: "source, QEMU 7.2.22, /run/a.qmp". */
-static char *title(const FfWatchSide *side)
+static char *side_title(const FfWatchSide *side)
 {
     const char *version = side->version ? side->version : "?"; /* "7.2.22 (Debian ...)" */
 
@@ -368,85 +370,85 @@ static char *title(const FfWatchSide *side)
                            version, side->address);
 }
 
-static void beside(Screen *s, const FfWatchView *v)
+static void put_beside(Screen *s, const FfWatchView *v)
 {
-    g_autofree char *left_title = title(&v->side[0]), *right_title = title(&v->side[1]);
+    g_autofree char *left_title = side_title(&v->side[0]), *right_title = side_title(&v->side[1]);
 
-    cells(s, "", left_title, right_title, BOLD);
+    put_cells(s, "", left_title, right_title, BOLD);
     for (unsigned r = 0; r < G_N_ELEMENTS(rows); r++) {
         g_autofree char *left = rows[r].text(&v->side[0]);
         g_autofree char *right = rows[r].text(&v->side[1]);
 
         if (left || right) {
-            cells(s, rows[r].name, left, right, rows[r].color);
+            put_cells(s, rows[r].name, left, right, rows[r].color);
         }
     }
 }
 
 /* A name and what is said of it, as many lines as it needs. */
-static void named(Screen *s, const char *name, const char *text, const char *color)
+static void put_named(Screen *s, const char *name, const char *text, const char *color)
 {
     int width = MAX(s->columns - LABEL - 1, 0);
-    g_autoptr(GPtrArray) pieces = wrap(text, width);
+    g_autoptr(GPtrArray) pieces = wrap_text(text, width);
 
     for (guint i = 0; i < pieces->len && has_room(s); i++) {
-        put(s, i ? "" : name, MIN(LABEL + 1, s->columns), true, DIM);
-        put(s, piece(pieces, i), width, false, color);
+        put_text(s, i ? "" : name, MIN(LABEL + 1, s->columns), true, DIM);
+        put_text(s, nth_piece(pieces, i), width, false, color);
         end_line(s);
     }
 }
 
-static void below(Screen *s, const FfWatchSide *side)
+static void put_below(Screen *s, const FfWatchSide *side)
 {
-    g_autofree char *head = title(side);
+    g_autofree char *head = side_title(side);
 
-    line(s, head, BOLD);
+    put_line(s, head, BOLD);
     for (unsigned r = 0; r < G_N_ELEMENTS(rows); r++) {
         g_autofree char *text = rows[r].text(side);
 
         if (text) {
-            named(s, rows[r].name, text, rows[r].color);
+            put_named(s, rows[r].name, text, rows[r].color);
         }
     }
 }
 
 /* The last ones, as many as leave AFTER lines. */
-static void events(Screen *s, const GPtrArray *list, int after)
+static void put_events(Screen *s, const GPtrArray *list, int after)
 {
     int n = list ? (int)list->len : 0;
     int room = s->rows ? CLAMP(s->rows - s->used - after, 0, EVENTS_SHOWN) : EVENTS_SHOWN;
 
     for (int i = MAX(n - room, 0); i < n; i++) {
-        line(s, list->pdata[i], DIM);
+        put_line(s, list->pdata[i], DIM);
     }
 }
 
 char *ff_watch_screen(const FfWatchView *v, int columns, int max, bool color)
 {
     Screen s = {.out = g_string_new(NULL), .columns = columns, .rows = max, .color = color};
-    g_autofree char *head = headline(v);
-    const char *shade = color_of(ff_watch_status(leading(v)));
+    g_autofree char *head = headline_text(v);
+    const char *shade = color_of(ff_watch_status(leading_side(v)));
     double done;
     g_autofree char *text = amount_text(v, &done);
 
-    line(&s, head, shade);
+    put_line(&s, head, shade);
     if (text) {
-        bar(&s, done, shade);
-        line(&s, text, NULL);
+        put_bar(&s, done, shade);
+        put_line(&s, text, NULL);
     }
     if (v->n == 2 && columns >= WIDE) {
-        beside(&s, v);
+        put_beside(&s, v);
     } else {
         for (unsigned i = 0; i < v->n; i++) {
-            below(&s, &v->side[i]);
+            put_below(&s, &v->side[i]);
         }
     }
-    events(&s, v->events, 1);
-    line(&s, v->how, DIM);
+    put_events(&s, v->events, 1);
+    put_line(&s, v->how, DIM);
     return g_string_free(s.out, FALSE);
 }
 
-static void append(GString *out, const char *name, char *text)
+static void append_text(GString *out, const char *name, char *text)
 {
     if (text) {
         g_string_append_printf(out, "; %s%s%s", name, *name ? " " : "", text);
@@ -466,18 +468,18 @@ char *ff_watch_line(const FfWatchView *v)
         g_string_append_printf(out, "%s %s %s", i ? "," : "", ff_watch_role(s),
                                s->why ? "cannot be asked" : ff_watch_status(s));
     }
-    append(out, "", amount_text(v, &done));
+    append_text(out, "", amount_text(v, &done));
     for (unsigned i = 0; i < v->n; i++) {
         const FfWatchSide *s = &v->side[i];
 
         /* Both sides count the same requests: the side that waits knows better how long. */
         if (v->n == 1 || !strcmp(ff_watch_role(s), "destination")) {
-            append(out, "requests", requests_text(s));
-            append(out, "waiting", waits_text(s));
+            append_text(out, "requests", requests_text(s));
+            append_text(out, "waiting", waits_text(s));
         }
-        append(out, "writes", writes_text(s));
-        append(out, "broken", broken_text(s));
-        append(out, "error:", error_text(s));
+        append_text(out, "writes", writes_text(s));
+        append_text(out, "broken", broken_text(s));
+        append_text(out, "error:", error_text(s));
     }
     return ff_format_shown(out->str);
 }

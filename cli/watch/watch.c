@@ -68,7 +68,7 @@ static const char *status_of(const Side *s)
     return ff_json_string_or(ff_json_node_object(s->info), "status", "none");
 }
 
-static void fill(const Watch *w, FfWatchSide *view)
+static void fill_view(const Watch *w, FfWatchSide *view)
 {
     for (unsigned i = 0; i < w->n; i++) {
         const Side *s = &w->side[i];
@@ -102,14 +102,14 @@ static void set_roles(Watch *w)
 {
     FfWatchSide view[2];
 
-    fill(w, view);
+    fill_view(w, view);
     w->side[0].role =
         !strcmp(ff_watch_role(&view[0]), "destination") ? FF_SIDE_DESTINATION : FF_SIDE_SOURCE;
     w->side[1].role = w->side[0].role == FF_SIDE_SOURCE ? FF_SIDE_DESTINATION : FF_SIDE_SOURCE;
 }
 
 /* TRUE: what is said is recorded. It begins when something does. */
-static bool records(Watch *w, bool begins)
+static bool is_recording(Watch *w, bool begins)
 {
     bool local = true;
 
@@ -133,14 +133,14 @@ static bool records(Watch *w, bool begins)
 
 /* ---- showing it ------------------------------------------------------------------------------ */
 
-static void draw(Watch *w)
+static void draw_screen(Watch *w)
 {
     struct winsize size;
     bool known = !ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) && size.ws_col;
     FfWatchSide sides[2];
     FfWatchView view = {sides, w->n, (g_get_monotonic_time() - w->start) / 1000, w->events, w->how};
 
-    fill(w, sides);
+    fill_view(w, sides);
     g_autofree char *text = ff_watch_screen(
         &view, known ? size.ws_col : 80, known && size.ws_row > 1 ? size.ws_row - 1 : 0, w->color);
     if (w->drawn) {
@@ -160,7 +160,7 @@ static void print_line(Watch *w)
     FfWatchSide sides[2];
     FfWatchView view = {sides, w->n, (g_get_monotonic_time() - w->start) / 1000, w->events, w->how};
 
-    fill(w, sides);
+    fill_view(w, sides);
     g_autofree char *text = ff_watch_line(&view);
     puts(text);
     fflush(stdout);
@@ -172,18 +172,18 @@ static gboolean on_resize(gpointer opaque)
 
     fputs("\033[H\033[J", stdout); /* lines that were too long for it have become two */
     w->drawn = 0;
-    draw(w);
+    draw_screen(w);
     return G_SOURCE_CONTINUE;
 }
 
 /* ---- when to ask ----------------------------------------------------------------------------- */
 
-static void ask(Side *s);
+static void ask_side(Side *s);
 
 static void ask_all(Watch *w)
 {
     for (unsigned i = 0; i < w->n; i++) {
-        ask(&w->side[i]);
+        ask_side(&w->side[i]);
     }
 }
 
@@ -249,7 +249,7 @@ static bool is_first(const Side *s)
     return s == &w->side[0] || w->side[0].why;
 }
 
-static void changed(Side *s)
+static void on_changed(Side *s)
 {
     Watch *w = s->watch;
 
@@ -261,7 +261,7 @@ static void changed(Side *s)
         w->how = g_strdup("over");
     }
     if (w->terminal) {
-        draw(w);
+        draw_screen(w);
     } else if (w->done || (!s->asking_info && is_first(s))) {
         print_line(w);
     }
@@ -279,7 +279,7 @@ static void on_state(FfQmpClient *client, JsonNode *result, const GError *error,
         s->state = g_strdup(ff_json_string(ff_json_node_object(result), "status"));
     }
     if (s->watch->terminal) {
-        changed(s);
+        on_changed(s);
     }
 }
 
@@ -295,7 +295,7 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
 
         g_clear_pointer(&s->info, json_node_unref);
         s->info = json_node_copy(result);
-        if (records(s->watch, ff_words_under_way(status_of(s)))) {
+        if (is_recording(s->watch, ff_words_under_way(status_of(s)))) {
             ff_record_info(s->watch->record, s->role, info);
         }
         ff_pace_look(
@@ -307,14 +307,14 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
     }
     if (s->again) {
         s->again = false;
-        ask(s);
+        ask_side(s);
     }
-    changed(s);
+    on_changed(s);
 }
 
 /* A side that lacks pages is not asked for its run state, which its events tell: QEMU may wait for
  * a page, and until it answers this monitor answers nothing else. */
-static void ask(Side *s)
+static void ask_side(Side *s)
 {
     if (!s->qmp || s->why) {
         return;
@@ -330,7 +330,7 @@ static void ask(Side *s)
     }
 }
 
-static void note(Watch *w, const Side *s, JsonObject *event)
+static void note_event(Watch *w, const Side *s, JsonObject *event)
 {
     JsonObject *data = ff_json_object(event, "data");
     const char *status = ff_json_string(data, "status");
@@ -339,7 +339,7 @@ static void note(Watch *w, const Side *s, JsonObject *event)
     g_autofree char *number =
         pass >= 0 ? g_strdup_printf(" %" G_GINT64_FORMAT, pass) : g_strdup("");
 
-    fill(w, sides);
+    fill_view(w, sides);
     if (w->events->len == EVENTS_KEPT) {
         g_ptr_array_remove_index(w->events, 0);
     }
@@ -371,13 +371,13 @@ static void on_event(JsonObject *event, const GError *error, void *opaque)
         g_free(s->why);
         s->why = g_strdup(error->message);
         s->asking_info = s->asking_state = false;
-        changed(s);
+        on_changed(s);
         return;
     }
-    if (records(w, !strcmp(ff_json_string_or(event, "event", ""), "MIGRATION"))) {
+    if (is_recording(w, !strcmp(ff_json_string_or(event, "event", ""), "MIGRATION"))) {
         ff_record_event(w->record, s->role, event);
     }
-    note(w, s, event);
+    note_event(w, s, event);
     note_state(s, ff_json_string_or(event, "event", ""));
     for (unsigned i = 0; i < w->n; i++) {
         w->side[i].again |= w->side[i].asking_info; /* that answer may be older than the event */
@@ -437,7 +437,7 @@ static void connect_side(Watch *w, unsigned i)
     }
 }
 
-static void run(Watch *w)
+static void run_watch(Watch *w)
 {
     guint sources[3] = {g_unix_signal_add(SIGINT, on_signal, w),
                         g_unix_signal_add(SIGTERM, on_signal, w),
@@ -499,7 +499,7 @@ int ff_watch(char *const *addresses, unsigned interval_ms, FfRecord *record)
     }
     w.status = EXIT_FAILED;
     if (any) {
-        run(&w);
+        run_watch(&w);
     }
     for (unsigned i = 0; i < w.n; i++) {
         side_clear(&w.side[i]);

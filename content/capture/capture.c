@@ -100,7 +100,7 @@ static gpointer answer_faults(gpointer p)
 
 /* ---- making it ------------------------------------------------------------------------------- */
 
-static bool fail(GError **error, int rc, const char *what)
+static bool set_errno_error(GError **error, int rc, const char *what)
 {
     g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "%s: %s", what, g_strerror(-rc));
     return false;
@@ -188,7 +188,7 @@ static bool make_space(FfCapture *c, const FfCaptureConfig *cfg, GError **error)
         r = ff_regions_all(regions, &n);
     }
     if (c->wake_fd < 0) {
-        return fail(error, -errno, "eventfd");
+        return set_errno_error(error, -errno, "eventfd");
     }
     c->space = ff_space_new(
         &(FfSpaceConfig){.uffd = cfg->uffd,
@@ -281,7 +281,7 @@ bool ff_capture_goes_on(FfCapture *c, GError **error)
 }
 
 /* *N: pages that were not protected. */
-static bool pass(FfCapture *c, uint64_t *n, GError **error)
+static bool protect_pass(FfCapture *c, uint64_t *n, GError **error)
 {
     *n = 0;
     for (unsigned i = 0; i < c->n_runs; i++) {
@@ -303,12 +303,12 @@ static bool pass(FfCapture *c, uint64_t *n, GError **error)
     return true;
 }
 
-static bool passes(FfCapture *c, uint64_t few, unsigned max, GError **error)
+static bool protect_passes(FfCapture *c, uint64_t few, unsigned max, GError **error)
 {
     uint64_t n = UINT64_MAX;
 
     for (unsigned i = 0; i < max && n > few; i++) {
-        if (!pass(c, &n, error)) {
+        if (!protect_pass(c, &n, error)) {
             return false;
         }
         FF_FAULT_AT("capture-pass");
@@ -320,12 +320,12 @@ static bool passes(FfCapture *c, uint64_t few, unsigned max, GError **error)
 
 bool ff_capture_prepare(FfCapture *c, GError **error)
 {
-    return passes(c, FEW_PAGES, MAX_PASSES, error);
+    return protect_passes(c, FEW_PAGES, MAX_PASSES, error);
 }
 
 bool ff_capture_prepare_again(FfCapture *c, GError **error)
 {
-    return passes(c, VERY_FEW_PAGES, MAX_LAST_PASSES, error);
+    return protect_passes(c, VERY_FEW_PAGES, MAX_LAST_PASSES, error);
 }
 
 bool ff_capture_arm(FfCapture *c, GError **error)
@@ -423,7 +423,7 @@ bool ff_capture_write(FfCapture *c, int fd, const uint64_t *places, FfWriterWay 
     if (!ff_capture_has_all(c, error)) {
         return false;
     }
-    return rc == 0 || fail(error, rc, "writing");
+    return rc == 0 || set_errno_error(error, rc, "writing");
 }
 
 const FfBitmap *ff_capture_data(const FfCapture *c, unsigned block)

@@ -7,7 +7,7 @@
 /* What is made up for at most, microseconds. */
 #define LATE_US 100000
 
-static void set(FfLimit *l, uint64_t rate)
+static void set_rate(FfLimit *l, uint64_t rate)
 {
     if (rate != l->rate) {
         *l = (FfLimit){.rate = rate};
@@ -16,7 +16,7 @@ static void set(FfLimit *l, uint64_t rate)
 
 int64_t ff_limit_delay(FfLimit *l, uint64_t rate)
 {
-    set(l, rate);
+    set_rate(l, rate);
     int64_t left = l->due - g_get_monotonic_time();
 
     return l->due ? MAX(left, 0) : 0;
@@ -24,7 +24,7 @@ int64_t ff_limit_delay(FfLimit *l, uint64_t rate)
 
 void ff_limit_charge(FfLimit *l, uint64_t rate, uint64_t bytes)
 {
-    set(l, rate);
+    set_rate(l, rate);
     if (rate) {
         int64_t earliest = g_get_monotonic_time() - LATE_US;
 

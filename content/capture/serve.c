@@ -28,7 +28,7 @@ static uint64_t page_size(const Serve *s, unsigned block)
     return s->c->blocks[block].backing.page_size;
 }
 
-static bool fail(const Serve *s, int rc, GError **error)
+static bool fail_serve(const Serve *s, int rc, GError **error)
 {
     g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "%s cannot be read: %s",
                 s->c->words->memory, g_strerror(-rc));
@@ -61,7 +61,7 @@ static bool put_claimed(Serve *s, const FfRun *run, GError **error)
 
     if (rc < 0) {
         /* What is not there any more cannot be read either. */
-        return ff_capture_has_all(s->c, error) && fail(s, rc, error);
+        return ff_capture_has_all(s->c, error) && fail_serve(s, rc, error);
     }
     /* After the read: the one that has cancelled lets writers continue, and this may be what they
      * wrote. */
@@ -72,7 +72,7 @@ static bool put_claimed(Serve *s, const FfRun *run, GError **error)
         return false;
     }
     rc = ff_protect_done(s->c->protect, run);
-    return rc == 0 || fail(s, rc, error);
+    return rc == 0 || fail_serve(s, rc, error);
 }
 
 static bool put_kept(Serve *s, unsigned slot, const FfRun *run, const void *data, GError **error)
@@ -107,7 +107,7 @@ static bool put_all(Serve *s, const FfRun *run, GError **error)
 }
 
 /* The page that is asked for is put by now; or the fault thread is just keeping it, and tells. */
-static bool answer(Serve *s, const FfRun *page, GError **error)
+static bool answer_page(Serve *s, const FfRun *page, GError **error)
 {
     uint64_t n = MAX(1, AROUND / page_size(s, page->block));
     FfRun run = {page->block, page->first / n * n, n};
@@ -134,7 +134,7 @@ static void forget_wakes(const Serve *s)
 }
 
 /* FALSE and ERROR: it failed. */
-static bool step(Serve *s, GError **error)
+static bool serve_step(Serve *s, GError **error)
 {
     const void *data;
     unsigned slot;
@@ -142,7 +142,7 @@ static bool step(Serve *s, GError **error)
 
     if (s->taker->next(s->opaque, &run)) {
         uint64_t before = ff_protect_left(s->c->protect);
-        if (!answer(s, &run, error)) {
+        if (!answer_page(s, &run, error)) {
             return false;
         }
         if (ff_protect_left(s->c->protect) < before) {
@@ -169,7 +169,7 @@ bool ff_capture_serve(FfCapture *c, const FfCaptureTaker *taker, void *opaque, G
     g_autofree uint8_t *copy = g_try_malloc(largest);
     Serve s = {.c = c, .taker = taker, .opaque = opaque, .copy = copy};
     if (!copy) {
-        return fail(&s, -ENOMEM, error);
+        return fail_serve(&s, -ENOMEM, error);
     }
 
     for (;;) {
@@ -178,7 +178,8 @@ bool ff_capture_serve(FfCapture *c, const FfCaptureTaker *taker, void *opaque, G
         if (taker->is_over(opaque)) {
             return true;
         }
-        if (!ff_capture_goes_on(c, error) || !ff_capture_has_all(c, error) || !step(&s, error)) {
+        if (!ff_capture_goes_on(c, error) || !ff_capture_has_all(c, error) ||
+            !serve_step(&s, error)) {
             return false;
         }
     }

@@ -34,7 +34,7 @@ static uint64_t page_size(const Stream *s, unsigned block)
 }
 
 /* RUN, whose content is DATA. */
-static bool put(Stream *s, const FfRun *run, const uint8_t *data, GError **error)
+static bool put_run(Stream *s, const FfRun *run, const uint8_t *data, GError **error)
 {
     uint64_t per_page = page_size(s, run->block) / FF_SAVED_PAGE;
     uint64_t first = run->first * per_page, n = run->n * per_page, zeros = 0;
@@ -56,7 +56,7 @@ static bool put(Stream *s, const FfRun *run, const uint8_t *data, GError **error
     return true;
 }
 
-static bool fail(const Stream *s, int rc, GError **error)
+static bool fail_stream(const Stream *s, int rc, GError **error)
 {
     g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-rc), "%s cannot be saved: %s",
                 s->c->words->memory, g_strerror(-rc));
@@ -76,12 +76,13 @@ static bool put_claimed(Stream *s, const FfRun *run, GError **error)
     rc = rc < 0 ? rc : ff_protect_done(s->c->protect, run);
     if (rc < 0) {
         /* What is not there any more cannot be read either. */
-        return ff_capture_has_all(s->c, error) && fail(s, rc, error);
+        return ff_capture_has_all(s->c, error) && fail_stream(s, rc, error);
     }
     for (uint64_t i = 0, n; i < run->n && ok; i += n) {
         for (n = 1; i + n < run->n && own[i + n] == own[i]; n++) {
         }
-        ok = !own[i] || put(s, &(FfRun){run->block, run->first + i, n}, s->copy + i * ps, error);
+        ok =
+            !own[i] || put_run(s, &(FfRun){run->block, run->first + i, n}, s->copy + i * ps, error);
     }
     return ok;
 }
@@ -96,7 +97,7 @@ static bool put_kept(Stream *s, bool *ok, GError **error)
     if (!ff_protect_take(s->c->protect, &slot, &run, &data)) {
         return false;
     }
-    *ok = put(s, &run, data, error);
+    *ok = put_run(s, &run, data, error);
     ff_protect_release(s->c->protect, slot);
     return *ok;
 }
@@ -142,7 +143,7 @@ static void forget_wakes(const Stream *s)
 }
 
 /* Microseconds until there may be more of what nobody waits for. */
-static int64_t delay(Stream *s)
+static int64_t delay_us(Stream *s)
 {
     pthread_mutex_lock(&s->c->lock);
     uint64_t rate = s->c->bandwidth;
@@ -151,9 +152,9 @@ static int64_t delay(Stream *s)
 }
 
 /* The next step. FALSE and ERROR: it failed. */
-static bool step(Stream *s, GError **error)
+static bool stream_step(Stream *s, GError **error)
 {
-    int64_t us = delay(s);
+    int64_t us = delay_us(s);
     bool ok = true;
     FfRun run;
 
@@ -187,12 +188,12 @@ bool ff_capture_stream(FfCapture *c, FfCapturePut *put_page, void *opaque, GErro
     g_autofree uint8_t *copy = g_try_malloc(largest);
     Stream s = {.c = c, .put = put_page, .opaque = opaque, .copy = copy};
     if (!copy) {
-        return fail(&s, -ENOMEM, error);
+        return fail_stream(&s, -ENOMEM, error);
     }
 
     while (ff_protect_left(c->protect)) {
         forget_wakes(&s);
-        if (!ff_capture_goes_on(c, error) || !step(&s, error)) {
+        if (!ff_capture_goes_on(c, error) || !stream_step(&s, error)) {
             return false;
         }
     }

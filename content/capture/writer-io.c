@@ -72,14 +72,14 @@ FfWriterWay ff_writer_io_way(const FfWriterIo *io)
     return io->way;
 }
 
-static void finish(FfWriterIo *io, FfWriterOp *op)
+static void finish_op(FfWriterIo *io, FfWriterOp *op)
 {
     op->next = io->finished;
     io->finished = op;
 }
 
 /* N bytes of OP are written. */
-static void advance(FfWriterOp *op, uint64_t n)
+static void advance_op(FfWriterOp *op, uint64_t n)
 {
     op->offset += n;
     while (op->n && n >= op->iov->iov_len) {
@@ -94,16 +94,16 @@ static void advance(FfWriterOp *op, uint64_t n)
 }
 
 /* So many of its pieces go by one call. */
-static unsigned pieces(const FfWriterOp *op)
+static unsigned count_pieces(const FfWriterOp *op)
 {
     return FF_FAULT_STEP("writer-whole", false) ? 1 : op->n;
 }
 
 /* TRUE: OP, which came to RES, must be written again, or the rest of it. */
-static bool continues(FfWriterIo *io, FfWriterOp *op, int res)
+static bool continue_op(FfWriterIo *io, FfWriterOp *op, int res)
 {
     if (res > 0) {
-        advance(op, res);
+        advance_op(op, res);
         return op->n;
     }
     if (res == -EINTR || res == -EAGAIN) {
@@ -131,9 +131,9 @@ static void write_now(FfWriterIo *io, FfWriterOp *op)
 
     do {
         op->way = io->way;
-        n = FF_FAULT_CALL("writer-write", pwritev(io->fd, op->iov, pieces(op), op->offset));
-    } while (continues(io, op, n < 0 ? -errno : (int)n));
-    finish(io, op);
+        n = FF_FAULT_CALL("writer-write", pwritev(io->fd, op->iov, count_pieces(op), op->offset));
+    } while (continue_op(io, op, n < 0 ? -errno : (int)n));
+    finish_op(io, op);
 }
 
 static void put_in_ring(FfWriterIo *io, FfWriterOp *op)
@@ -144,7 +144,7 @@ static void put_in_ring(FfWriterIo *io, FfWriterOp *op)
     while (!(sqe = io_uring_get_sqe(&io->ring))) {
         io_uring_submit(&io->ring);
     }
-    io_uring_prep_writev(sqe, io->fd, op->iov, pieces(op), op->offset);
+    io_uring_prep_writev(sqe, io->fd, op->iov, count_pieces(op), op->offset);
     io_uring_sqe_set_data(sqe, op);
     io->in_ring++;
 }
@@ -175,8 +175,8 @@ static void take_result(FfWriterIo *io)
     io_uring_cqe_seen(&io->ring, cqe);
     io->in_ring--;
     res = FF_FAULT_CALL("writer-write", res < 0 ? (errno = -res, -1) : res) < 0 ? -errno : res;
-    if (!continues(io, op, res)) {
-        finish(io, op);
+    if (!continue_op(io, op, res)) {
+        finish_op(io, op);
     } else if (io->way == FF_WRITER_URING) {
         put_in_ring(io, op);
     } else {

@@ -150,12 +150,12 @@ void ff_writer_free(FfWriter *w)
     g_free(w);
 }
 
-static void failed(FfWriter *w, int rc)
+static void note_failure(FfWriter *w, int rc)
 {
     w->rc = w->rc ? w->rc : rc;
 }
 
-static void count(uint64_t *counter, uint64_t n)
+static void add_count(uint64_t *counter, uint64_t n)
 {
     __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
@@ -183,13 +183,13 @@ static uint64_t end_loan(FfWriter *w, const FfRun *run)
     int rc = ff_protect_end_loan(w->cfg.protect, run, &again);
 
     if (rc < 0) {
-        failed(w, rc);
+        note_failure(w, rc);
     }
     return again;
 }
 
 /* Page I needs nothing any more. FALSE: it has been kept since, and comes from the buffer. */
-static bool drop(FfWriter *w, Flight *f, unsigned i)
+static bool drop_page(FfWriter *w, Flight *f, unsigned i)
 {
     FfRun page = {f->run.block, f->run.first + i, 1};
     bool dropped = true;
@@ -199,7 +199,7 @@ static bool drop(FfWriter *w, Flight *f, unsigned i)
     } else if (f->pages[i].where == FF_PROTECT_CLAIMED) {
         int rc = ff_protect_done(w->cfg.protect, &page);
         if (rc < 0) {
-            failed(w, rc);
+            note_failure(w, rc);
         }
     } else if (f->pages[i].where == FF_PROTECT_KEPT) {
         ff_protect_release(w->cfg.protect, f->pages[i].slot);
@@ -221,7 +221,7 @@ static bool find_data(FfWriter *w, unsigned block, uint64_t at, uint64_t end, ui
         off_t hole = data < 0 ? data : ff_holes_end_of_data(b->fd, data, (off_t)b->size);
         if (hole < 0) {
             if (errno != ENXIO) {
-                failed(w, -errno);
+                note_failure(w, -errno);
             }
             return false;
         }
@@ -281,7 +281,7 @@ static void read_claimed(FfWriter *w, Flight *f, const FfRun *run)
         f->pages[i + k].data = to + k * ps;
     }
     if (rc < 0) {
-        failed(w, rc);
+        note_failure(w, rc);
     }
 }
 
@@ -294,26 +294,26 @@ static void let_go(FfWriter *w, Flight *f, const FfRun *run)
         f->pages[run->first - f->run.first + k].where = FF_PROTECT_COPIED;
     }
     if (rc < 0) {
-        failed(w, rc);
+        note_failure(w, rc);
     }
 }
 
-static void lend(FfWriter *w, Flight *f, const FfRun *run)
+static void lend_run(FfWriter *w, Flight *f, const FfRun *run)
 {
     int rc = ff_protect_lend(w->cfg.protect, run);
 
     if (rc < 0) {
-        failed(w, rc);
+        note_failure(w, rc);
     }
 }
 
 /* Where the pages of the run are. Each look may take long (swapped memory, hidden holes), and
  * nobody who wants one of them waits for that: what is mapped is lent first. */
-static void find(FfWriter *w, Flight *f)
+static void find_pages(FfWriter *w, Flight *f)
 {
     FF_FAULT_AT("writer-claimed");
     if (is_mapped(w, f->run.block)) {
-        for_claimed(w, f, 0, f->run.n, lend);
+        for_claimed(w, f, 0, f->run.n, lend_run);
         FF_FAULT_AT("writer-looks");
         find_in_map(w, f);
     } else if (has_data(w, &f->run)) {
@@ -332,11 +332,11 @@ static bool was_taken(FfWriter *w, Flight *f, unsigned i)
 }
 
 /* Finds all pages of the run, and drops those that need not be written. */
-static void fill(FfWriter *w, Flight *f)
+static void fill_flight(FfWriter *w, Flight *f)
 {
     uint64_t ps = page_size(w, f->run.block);
 
-    find(w, f);
+    find_pages(w, f);
     for (unsigned i = 0; i < f->run.n && !w->rc; i++) {
         FfProtectPage *page = &f->pages[i];
         bool is_there = page->where != FF_PROTECT_OTHERS;
@@ -345,9 +345,9 @@ static void fill(FfWriter *w, Flight *f)
         if (was_taken(w, f, i)) {
             page->where = FF_PROTECT_OTHERS;
         } else if (zero) {
-            count(&w->stats.zeros, drop(w, f, i));
+            add_count(&w->stats.zeros, drop_page(w, f, i));
         } else if (again && FF_FAULT_STEP("writer-again", false)) {
-            drop(w, f, i);
+            drop_page(w, f, i);
         } else if (is_there) {
             ff_bitmap_set(&w->data[f->run.block], f->run.first + i);
         }
@@ -384,19 +384,19 @@ static void make_ops(FfWriter *w, Flight *f)
             f->iov[n_iov++] = (struct iovec){(void *)page->data, ps};
             op->n++;
         }
-        count(&w->stats.bytes, ps);
+        add_count(&w->stats.bytes, ps);
     }
     f->pending = f->n_ops;
-    count(&w->stats.runs, f->n_ops > 0);
+    add_count(&w->stats.runs, f->n_ops > 0);
 }
 
 static void land_lent(FfWriter *w, Flight *f, const FfRun *run)
 {
-    count(&w->stats.again, end_loan(w, run));
+    add_count(&w->stats.again, end_loan(w, run));
 }
 
 /* All of F is in the file. */
-static void land(FfWriter *w, Flight *f)
+static void land_flight(FfWriter *w, Flight *f)
 {
     if (!w->rc) {
         for_claimed(w, f, 0, f->run.n, land_lent);
@@ -411,17 +411,17 @@ static void land(FfWriter *w, Flight *f)
 }
 
 /* Of an op that has ended. */
-static void reap(FfWriter *w)
+static void reap_op(FfWriter *w)
 {
     int rc;
     FfWriterOp *op = ff_writer_io_wait(w->io, &rc);
     Flight *f = op->owner;
 
     if (rc < 0) {
-        failed(w, rc);
+        note_failure(w, rc);
     }
     if (--f->pending == 0) {
-        land(w, f);
+        land_flight(w, f);
     }
 }
 
@@ -439,13 +439,13 @@ static bool take_off(FfWriter *w, const FfRun *run)
     }
     f->busy = true;
     w->n_busy++;
-    fill(w, f);
+    fill_flight(w, f);
     FF_FAULT_AT("writer-lent");
     if (!w->rc) {
         make_ops(w, f);
     }
     if (w->rc || !f->n_ops) {
-        land(w, f);
+        land_flight(w, f);
         return true;
     }
     for (unsigned i = 0; i < f->n_ops; i++) {
@@ -457,7 +457,7 @@ static bool take_off(FfWriter *w, const FfRun *run)
 /* ---- the order ------------------------------------------------------------------------------- */
 
 /* The aligned run of N pages in which PAGE is. */
-static FfRun around(const FfWriter *w, unsigned block, uint64_t page, uint64_t n)
+static FfRun run_around(const FfWriter *w, unsigned block, uint64_t page, uint64_t n)
 {
     FfRun run = {block, page / n * n, n};
 
@@ -489,7 +489,7 @@ static bool next_wanted(FfWriter *w, FfRun *run)
     if (!ff_protect_peek_wanted(w->cfg.protect, &page)) {
         return false;
     }
-    *run = around(w, page.block, page.first, MIN(SMALL_RUN, run_pages(w, page.block)));
+    *run = run_around(w, page.block, page.first, MIN(SMALL_RUN, run_pages(w, page.block)));
     return !is_in_flight(w, run);
 }
 
@@ -499,7 +499,7 @@ static bool next_kept(FfWriter *w, FfRun *run)
     for (unsigned round = 0; round < 2; round++) {
         FfRun page;
         for (; ff_protect_peek_kept(w->cfg.protect, &w->slot, &page); w->slot++) {
-            *run = around(w, page.block, page.first, run_pages(w, page.block));
+            *run = run_around(w, page.block, page.first, run_pages(w, page.block));
             if (!is_in_flight(w, run)) {
                 return true;
             }
@@ -514,7 +514,7 @@ static bool next_in_order(FfWriter *w, FfRun *run)
     for (unsigned rest = w->cfg.n_blocks + 1; rest > 0; rest--) {
         FfRun page = w->cursor;
         while (ff_protect_peek_free(w->cfg.protect, &page)) {
-            *run = around(w, page.block, page.first, run_pages(w, page.block));
+            *run = run_around(w, page.block, page.first, run_pages(w, page.block));
             w->cursor.first = page.first = run->first + run->n;
             if (!is_in_flight(w, run)) {
                 return true;
@@ -558,7 +558,7 @@ static void forget_wakes(FfWriter *w)
     }
 }
 
-static uint64_t bandwidth(const FfWriter *w)
+static uint64_t limited_bandwidth(const FfWriter *w)
 {
     return __atomic_load_n(&w->bandwidth, __ATOMIC_RELAXED);
 }
@@ -575,7 +575,7 @@ static bool begin_next(FfWriter *w, int64_t *later)
         return false;
     }
     if (!next_wanted(w, &run)) {
-        int64_t us = ff_limit_delay(&w->limit, bandwidth(w));
+        int64_t us = ff_limit_delay(&w->limit, limited_bandwidth(w));
         if (us) {
             *later = us;
             return false;
@@ -585,7 +585,7 @@ static bool begin_next(FfWriter *w, int64_t *later)
         }
     }
     take_off(w, &run);
-    ff_limit_charge(&w->limit, bandwidth(w), w->stats.bytes - before);
+    ff_limit_charge(&w->limit, limited_bandwidth(w), w->stats.bytes - before);
     return true;
 }
 
@@ -600,14 +600,14 @@ int ff_writer_run(FfWriter *w)
             break;
         }
         if (w->n_busy && ff_writer_io_way(w->io) != FF_WRITER_URING) {
-            reap(w); /* it is written already, and somebody may wait for its pages */
+            reap_op(w); /* it is written already, and somebody may wait for its pages */
             continue;
         }
         if (begin_next(w, &later)) {
             continue;
         }
         if (w->n_busy) {
-            reap(w);
+            reap_op(w);
         } else if (ff_protect_left(w->cfg.protect)) {
             wait_for_wake(w, later);
         } else {
@@ -615,7 +615,7 @@ int ff_writer_run(FfWriter *w)
         }
     }
     while (w->n_busy) {
-        reap(w);
+        reap_op(w);
     }
     __atomic_store_n(&w->stats.way, ff_writer_io_way(w->io), __ATOMIC_RELAXED);
     return w->rc ? w->rc : __atomic_load_n(&w->cancelled, __ATOMIC_ACQUIRE) ? -ECANCELED : 0;

@@ -18,7 +18,7 @@
 /* EOF, type, length (big-endian) */
 #define HEAD 6
 
-static bool fail(const FfSaved *s, GError **error, const char *what)
+static bool fail_file(const FfSaved *s, GError **error, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "%s: %s", ff_input_path(s->in), what);
     return false;
@@ -106,10 +106,11 @@ bool ff_tail_check(FfSaved *s, GError **error)
             return false;
         }
     }
-    return fail(s, error,
-                "the file is cut in its device state (or was saved with suppress-vmdesc): it does "
-                "not end with "
-                "QEMU's description of it");
+    return fail_file(
+        s, error,
+        "the file is cut in its device state (or was saved with suppress-vmdesc): it does "
+        "not end with "
+        "QEMU's description of it");
 }
 
 bool ff_tail_copy(const FfSaved *s, FfOutput *o, GError **error)

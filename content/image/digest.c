@@ -12,7 +12,7 @@
 
 #define PIECE (256u << 10)
 
-static bool add(const FfSaved *s, uint64_t from, uint64_t n, uint64_t *sum, GError **error)
+static bool add_bytes(const FfSaved *s, uint64_t from, uint64_t n, uint64_t *sum, GError **error)
 {
     g_autofree uint8_t *piece = g_malloc(PIECE);
 
@@ -39,11 +39,11 @@ bool ff_saved_digest(const FfSaved *s, uint64_t *digest, GError **error)
 
         sum = ff_xxh64(head, sizeof(head), sum);
         if (!ff_saved_block_is_outside(s, b) &&
-            !add(s, b->bitmap, ff_mapped_bitmap_size(b->size), &sum, error)) {
+            !add_bytes(s, b->bitmap, ff_mapped_bitmap_size(b->size), &sum, error)) {
             return false;
         }
     }
-    if (!add(s, s->tail, s->end - s->tail, &sum, error)) {
+    if (!add_bytes(s, s->tail, s->end - s->tail, &sum, error)) {
         return false;
     }
     *digest = sum ? sum : 1;

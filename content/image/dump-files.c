@@ -29,10 +29,11 @@
 #define END "[end]\nsum="
 #define END_SIZE (sizeof(END) - 1 + 16 + 1)
 
-static bool refuse(GError **error, const FfDumpFiles *f, const char *name, const char *format, ...)
-    G_GNUC_PRINTF(4, 5);
+static bool refuse_dump(GError **error, const FfDumpFiles *f, const char *name, const char *format,
+                        ...) G_GNUC_PRINTF(4, 5);
 
-static bool refuse(GError **error, const FfDumpFiles *f, const char *name, const char *format, ...)
+static bool refuse_dump(GError **error, const FfDumpFiles *f, const char *name, const char *format,
+                        ...)
 {
     g_autofree char *what = NULL;
     va_list ap;
@@ -46,8 +47,8 @@ static bool refuse(GError **error, const FfDumpFiles *f, const char *name, const
 
 static bool refuse_errno(GError **error, const FfDumpFiles *f, const char *name, int rc)
 {
-    return refuse(error, f, name, "%s (errno %d)%s", g_strerror(-rc), -rc,
-                  rc == -EACCES ? ": give the dump to the user that reads it (chown -R)" : "");
+    return refuse_dump(error, f, name, "%s (errno %d)%s", g_strerror(-rc), -rc,
+                       rc == -EACCES ? ": give the dump to the user that reads it (chown -R)" : "");
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -79,11 +80,11 @@ static int open_file(const FfDumpFiles *f, const char *name, uint64_t size, GErr
     if (fd < 0 || fstat(fd, &st) < 0) {
         refuse_errno(error, f, name, -errno);
     } else if (!S_ISREG(st.st_mode)) {
-        refuse(error, f, name, "not a regular file");
+        refuse_dump(error, f, name, "not a regular file");
     } else if ((uint64_t)st.st_size != size) {
-        refuse(error, f, name,
-               "it was cut or damaged: it has %" PRIu64 " bytes, and must have %" PRIu64,
-               (uint64_t)st.st_size, size);
+        refuse_dump(error, f, name,
+                    "it was cut or damaged: it has %" PRIu64 " bytes, and must have %" PRIu64,
+                    (uint64_t)st.st_size, size);
     } else {
         return fd;
     }
@@ -108,7 +109,7 @@ static void *read_list(const FfDumpFiles *f, const char *name, uint64_t n, uint6
     if (rc < 0) {
         refuse_errno(error, f, name, rc);
     } else if (ff_xxh64(data, n, 0) != sum) {
-        refuse(error, f, name, "damaged: its checksum does not match");
+        refuse_dump(error, f, name, "damaged: its checksum does not match");
     } else {
         return data;
     }
@@ -150,7 +151,7 @@ static bool read_about(FfDumpFiles *f, GKeyFile *about, GError **error)
         if (fd >= 0) {
             close(fd);
         }
-        return rc == -ENOENT || rc == -EINVAL ? refuse(error, f, FF_DUMP_ABOUT, not_whole)
+        return rc == -ENOENT || rc == -EINVAL ? refuse_dump(error, f, FF_DUMP_ABOUT, not_whole)
                                               : refuse_errno(error, f, FF_DUMP_ABOUT, rc);
     }
     size_t len = (size_t)st.st_size;
@@ -165,20 +166,22 @@ static bool read_about(FfDumpFiles *f, GKeyFile *about, GError **error)
     bool parsed = g_key_file_load_from_data(about, text, len, G_KEY_FILE_NONE, NULL);
     int format = parsed ? g_key_file_get_integer(about, "dump", "format", NULL) : 0;
     if (!sealed && format == 1) {
-        return refuse(error, f, FF_DUMP_ABOUT,
-                      "of format 1, which has no checksums: it cannot be verified, so it is not "
-                      "used: dump that side again with this farfault");
+        return refuse_dump(
+            error, f, FF_DUMP_ABOUT,
+            "of format 1, which has no checksums: it cannot be verified, so it is not "
+            "used: dump that side again with this farfault");
     }
     if (!sealed || !parsed) {
-        return refuse(error, f, FF_DUMP_ABOUT,
-                      "it was cut or damaged: its checksum does not match");
+        return refuse_dump(error, f, FF_DUMP_ABOUT,
+                           "it was cut or damaged: its checksum does not match");
     }
     return format == FF_DUMP_FORMAT ||
-           refuse(error, f, FF_DUMP_ABOUT, "of format %d, of which this farfault knows nothing",
-                  format);
+           refuse_dump(error, f, FF_DUMP_ABOUT,
+                       "of format %d, of which this farfault knows nothing", format);
 }
 
-static bool hex(const GKeyFile *about, const char *group, const char *key, uint8_t *out, size_t n)
+static bool read_hex(const GKeyFile *about, const char *group, const char *key, uint8_t *out,
+                     size_t n)
 {
     g_autofree char *text = g_key_file_get_string((GKeyFile *)about, group, key, NULL);
 
@@ -213,7 +216,7 @@ static bool sum_of(const GKeyFile *about, const char *group, const char *key, ui
 {
     uint8_t bytes[sizeof(*sum)];
 
-    if (!hex(about, group, key, bytes, sizeof(bytes))) {
+    if (!read_hex(about, group, key, bytes, sizeof(bytes))) {
         return false;
     }
     memcpy(sum, bytes, sizeof(*sum));
@@ -257,7 +260,7 @@ static bool read_block(FfDumpFiles *f, unsigned i, GKeyFile *about, GError **err
     b->memory_path = g_build_filename(f->path, memory, NULL);
     if (!named || !is_size(b) || !sum_of(about, group, "pages-sum", &pages_sum) ||
         !sum_of(about, group, "sums-sum", &sums_sum)) {
-        return refuse(error, f, FF_DUMP_ABOUT, "block %u makes no sense", i);
+        return refuse_dump(error, f, FF_DUMP_ABOUT, "block %u makes no sense", i);
     }
     b->n_pages = b->size / b->page_size;
     b->n_pieces = (b->size + FF_DUMP_PIECE - 1) / FF_DUMP_PIECE;
@@ -288,9 +291,9 @@ static bool read_all(FfDumpFiles *f, GError **error)
         !take_text(about, "dump", "phase", &f->phase) ||
         !take_text(about, "dump", "run-right", &f->run_right) ||
         !take_text(about, "dump", "run-state", &f->run_state) || n < 1 || n > BLOCKS_MAX ||
-        !hex(about, "dump", "session", f->session, sizeof(f->session)) ||
+        !read_hex(about, "dump", "session", f->session, sizeof(f->session)) ||
         (f->device_bytes && !sum_of(about, "dump", "device-state-sum", &f->device_sum))) {
-        return refuse(error, f, FF_DUMP_ABOUT, "it makes no sense");
+        return refuse_dump(error, f, FF_DUMP_ABOUT, "it makes no sense");
     }
     f->blocks = g_new0(FfDumpBlock, n);
     for (; f->n_blocks < (unsigned)n; f->n_blocks++) {
@@ -409,12 +412,12 @@ GBytes *ff_dump_read_devices(const FfDumpFiles *f, GError **error)
     static const char name[] = "device-state";
 
     if (!f->device_bytes) {
-        refuse(error, f, name, "this dump has no device state");
+        refuse_dump(error, f, name, "this dump has no device state");
         return NULL;
     }
     if (f->device_bytes > DEVICES_MAX) {
-        refuse(error, f, name, "%" PRIu64 " MiB of device state are more than is read",
-               f->device_bytes >> 20);
+        refuse_dump(error, f, name, "%" PRIu64 " MiB of device state are more than is read",
+                    f->device_bytes >> 20);
         return NULL;
     }
     void *data = read_list(f, name, f->device_bytes, f->device_sum, error);

@@ -20,8 +20,8 @@
 #include "content/image/pageset.h"
 #include "content/image/run-state.h"
 
-static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-static bool refuse(GError **error, const char *format, ...)
+static bool refuse_join(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static bool refuse_join(GError **error, const char *format, ...)
 {
     va_list args;
 
@@ -60,20 +60,20 @@ bool ff_dump_halves_check(const FfDumpFiles *a, const FfDumpFiles *b, GError **e
 
     if (memcmp(a->session, b->session, sizeof(a->session)) != 0 || !strcmp(a->role, b->role) ||
         a->n_blocks != b->n_blocks) {
-        return refuse(error, "these are not the two halves of one migration");
+        return refuse_join(error, "these are not the two halves of one migration");
     }
     for (unsigned i = 0; i < a->n_blocks; i++) {
         const FfDumpBlock *one = &a->blocks[i], *other = find_block(b, one->id);
 
         if (!other) {
-            return refuse(error, "block '%s' is in one of them only", one->id);
+            return refuse_join(error, "block '%s' is in one of them only", one->id);
         }
         if (one->size != other->size || one->page_size != other->page_size) {
-            return refuse(error, "block '%s' differs in size", one->id);
+            return refuse_join(error, "block '%s' differs in size", one->id);
         }
         missing += pages_in_neither(one, other);
     }
-    return !missing || refuse(error, "%" PRIu64 " pages are in neither of them", missing);
+    return !missing || refuse_join(error, "%" PRIu64 " pages are in neither of them", missing);
 }
 
 /* ---- do they make a guest -------------------------------------------------------------------- */
@@ -81,28 +81,30 @@ bool ff_dump_halves_check(const FfDumpFiles *a, const FfDumpFiles *b, GError **e
 bool ff_dump_join_check(const FfDumpFiles *s, const FfDumpFiles *d, GError **error)
 {
     if (strcmp(s->role, "source") != 0 || strcmp(d->role, "destination") != 0) {
-        return refuse(error, "%s is the dump of a %s: give the source's first", s->path, s->role);
+        return refuse_join(error, "%s is the dump of a %s: give the source's first", s->path,
+                           s->role);
     }
     if (!strcmp(d->phase, "granted") || !strcmp(d->phase, "done")) {
-        return refuse(
+        return refuse_join(
             error,
             "%s: the guest has run at the destination, and its processors and devices are "
             "in its QEMU alone: let it continue there (farfault recover --from %s QMP)",
             d->path, s->path);
     }
     if (strcmp(d->phase, "loaded") != 0) {
-        return refuse(error,
-                      "%s: the destination is '%s': it had not loaded the guest, or had "
-                      "given it back: the guest is at the source",
-                      d->path, d->phase);
+        return refuse_join(error,
+                           "%s: the destination is '%s': it had not loaded the guest, or had "
+                           "given it back: the guest is at the source",
+                           d->path, d->phase);
     }
     if (strcmp(s->run_right, "given") != 0) {
-        return refuse(error, "%s: the guest had not been given away: it is at the source", s->path);
+        return refuse_join(error, "%s: the guest had not been given away: it is at the source",
+                           s->path);
     }
     if (!s->device_bytes && !d->device_bytes) {
-        return refuse(error,
-                      "neither dump has the device state (the relays of both sides have been "
-                      "replaced): without it there is no guest");
+        return refuse_join(error,
+                           "neither dump has the device state (the relays of both sides have been "
+                           "replaced): without it there is no guest");
     }
     return true;
 }
@@ -120,7 +122,7 @@ typedef struct {
 
 /* Whose page with byte AT is taken. Both have the guest as it stood; but what a source has that has
  * given up memory may be zeros by now, where the destination has what was sent. */
-static unsigned owner(const Joining *j, uint64_t at)
+static unsigned page_owner(const Joining *j, uint64_t at)
 {
     const FfDumpBlock *source = j->half[0], *destination = j->half[1];
 
@@ -137,7 +139,7 @@ static bool read_halves(const Joining *j, uint64_t piece, GError **error)
     bool wanted[2] = {false, false};
 
     for (uint64_t p = at; p < end; p += FF_SAVED_PAGE) {
-        wanted[owner(j, p)] = true;
+        wanted[page_owner(j, p)] = true;
     }
     for (unsigned h = 0; h < 2; h++) {
         int rc = wanted[h] ? ff_dump_read(j->half[h], piece, j->buf[h]) : 0;
@@ -158,7 +160,7 @@ static bool put_piece(Joining *j, FfLiveFile *f, uint64_t piece, GError **error)
         return false;
     }
     for (uint64_t p = 0; p < n; p += FF_SAVED_PAGE) {
-        unsigned h = owner(j, at + p);
+        unsigned h = page_owner(j, at + p);
 
         if (!ff_live_file_put(f, j->number, (at + p) / FF_SAVED_PAGE, j->buf[h] + p, error)) {
             return false;

@@ -329,7 +329,7 @@ const uint8_t *ff_cursor_bytes(FfCursor *c, size_t n)
     return bytes;
 }
 
-static uint64_t number(FfCursor *c, unsigned n)
+static uint64_t read_number(FfCursor *c, unsigned n)
 {
     const uint8_t *bytes = ff_cursor_bytes(c, n);
     uint64_t value = 0;
@@ -342,22 +342,22 @@ static uint64_t number(FfCursor *c, unsigned n)
 
 uint8_t ff_cursor_u8(FfCursor *c)
 {
-    return number(c, 1);
+    return read_number(c, 1);
 }
 
 uint16_t ff_cursor_u16(FfCursor *c)
 {
-    return number(c, 2);
+    return read_number(c, 2);
 }
 
 uint32_t ff_cursor_u32(FfCursor *c)
 {
-    return number(c, 4);
+    return read_number(c, 4);
 }
 
 uint64_t ff_cursor_u64(FfCursor *c)
 {
-    return number(c, 8);
+    return read_number(c, 8);
 }
 
 char *ff_cursor_text(FfCursor *c, size_t n, const char *what)

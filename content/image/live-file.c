@@ -30,7 +30,7 @@ struct FfLiveFile {
 };
 
 /* Of block NAME (NULL: of none) PROBLEM is said. */
-static bool fail(const FfLiveFile *f, GError **error, const char *problem, const char *name)
+static bool fail_block(const FfLiveFile *f, GError **error, const char *problem, const char *name)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "%s: %s%s%s%s", ff_input_path(f->s->in),
                 name ? "block '" : "", name ? name : "", name ? "' " : "", problem);
@@ -75,7 +75,7 @@ static bool begins_with_footer(const FfSaved *s)
     return ff_cursor_u64(&c) == FF_RECORD_EOS && ff_cursor_u8(&c) == FF_SECTION_FOOTER;
 }
 
-static bool begin(FfLiveFile *f, FfOutput *o, uint64_t base, GError **error)
+static bool begin_file(FfLiveFile *f, FfOutput *o, uint64_t base, GError **error)
 {
     if (f->form == FF_SAVED_MAPPED) {
         f->mapped = ff_mapped_writer_new(f->s, o, base, error);
@@ -99,16 +99,16 @@ FfLiveFile *ff_live_file_new(FfInput *state, FfSavedForm form, FfOutput *o, uint
     }
     f->blocks = g_new0(Block, f->s->blocks->len);
     if (f->s->form != FF_SAVED_STREAM || !ff_saved_has_capability(f->s, "x-ignore-shared")) {
-        fail(f, error, "no stream that was written with x-ignore-shared", NULL);
+        fail_block(f, error, "no stream that was written with x-ignore-shared", NULL);
         return NULL;
     }
     bool has_footers = f->s->has_footers = begins_with_footer(f->s);
-    if (!begin(f, o, base, error) || !ff_records_walk(f->s, &sink, f, error) ||
+    if (!begin_file(f, o, base, error) || !ff_records_walk(f->s, &sink, f, error) ||
         !ff_tail_check(f->s, error)) {
         return NULL;
     }
     if (f->s->has_footers != has_footers) {
-        fail(f, error, "the end of its first section is not like the others", NULL);
+        fail_block(f, error, "the end of its first section is not like the others", NULL);
         return NULL;
     }
     return g_steal_pointer(&f);
@@ -137,7 +137,7 @@ int ff_live_file_block(FfLiveFile *f, const char *name, uint64_t size, GError **
                                                                   : NULL;
 
     if (problem) {
-        fail(f, error, problem, name);
+        fail_block(f, error, problem, name);
         return -1;
     }
     f->blocks[i].handed_in = true;
@@ -170,8 +170,8 @@ bool ff_live_file_end(FfLiveFile *f, GError **error)
 {
     for (guint i = 0; i < f->s->blocks->len; i++) {
         if (!f->blocks[i].handed_in && !f->blocks[i].records) {
-            return fail(f, error, "has no memory, in it or elsewhere",
-                        ff_saved_block(f->s, i)->name);
+            return fail_block(f, error, "has no memory, in it or elsewhere",
+                              ff_saved_block(f->s, i)->name);
         }
     }
     return f->mapped ? ff_mapped_writer_end(f->mapped, error)

@@ -108,7 +108,7 @@ void ff_mapped_writer_mark(FfMappedWriter *w, guint block, uint64_t first, uint6
 
 /* ---- pages ----------------------------------------------------------------------------------- */
 
-static bool flush(FfMappedWriter *w, GError **error)
+static bool flush_run(FfMappedWriter *w, GError **error)
 {
     uint64_t n = w->n;
 
@@ -126,7 +126,7 @@ static bool put_zero(void *opaque, guint block, uint64_t page, GError **error)
         return true;
     }
     ff_pageset_remove(p->present, page);
-    return flush(w, error) &&
+    return flush_run(w, error) &&
            ff_output_zero(w->o, p->pages + page * FF_SAVED_PAGE, FF_SAVED_PAGE, error);
 }
 
@@ -140,7 +140,7 @@ static bool put_data(void *opaque, guint block, uint64_t page, const uint8_t *by
     }
     if ((w->n && (w->block != block || w->first + w->n != page)) ||
         w->n * FF_SAVED_PAGE == GATHER) {
-        if (!flush(w, error)) {
+        if (!flush_run(w, error)) {
             return false;
         }
     }
@@ -173,7 +173,7 @@ bool ff_mapped_writer_end(FfMappedWriter *w, GError **error)
 {
     g_autoptr(GByteArray) b = g_byte_array_new();
 
-    if (!flush(w, error)) {
+    if (!flush_run(w, error)) {
         return false;
     }
     for (guint i = 0; i < w->s->blocks->len; i++) {

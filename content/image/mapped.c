@@ -17,7 +17,7 @@ typedef struct {
     void *opaque;
 } Runs;
 
-static bool flush(Runs *r, GError **error)
+static bool flush_run(Runs *r, GError **error)
 {
     uint64_t n = r->n;
 
@@ -25,13 +25,13 @@ static bool flush(Runs *r, GError **error)
     return !n || r->run(r->opaque, r->first, n, error);
 }
 
-static bool add(Runs *r, uint64_t first, uint64_t n, GError **error)
+static bool add_run(Runs *r, uint64_t first, uint64_t n, GError **error)
 {
     if (r->n && r->first + r->n == first) {
         r->n += n;
         return true;
     }
-    if (!flush(r, error)) {
+    if (!flush_run(r, error)) {
         return false;
     }
     r->first = first;
@@ -46,7 +46,7 @@ static bool add_word(Runs *r, uint64_t first, uint64_t word, GError **error)
         uint64_t rest = word >> low;
         unsigned n = ~rest ? __builtin_ctzll(~rest) : 64;
 
-        if (!add(r, first + low, n, error)) {
+        if (!add_run(r, first + low, n, error)) {
             return false;
         }
         word = low + n >= 64 ? 0 : word >> (low + n) << (low + n);
@@ -91,5 +91,5 @@ bool ff_mapped_runs(const FfSaved *s, const FfSavedBlock *b, FfMappedRun run, vo
         }
         at += some;
     }
-    return flush(&r, error);
+    return flush_run(&r, error);
 }

@@ -169,7 +169,7 @@ bool ff_old_file_find(const char *path, uint64_t kept, FfOldFile **found, GError
 /* ---- a file like it -------------------------------------------------------------------------- */
 
 /* -1: it has none; -2: nobody can say. */
-static ssize_t attribute(int fd, const char *name, char value[XATTR_SIZE_MAX])
+static ssize_t read_attribute(int fd, const char *name, char value[XATTR_SIZE_MAX])
 {
     ssize_t n = fgetxattr(fd, name, value, XATTR_SIZE_MAX);
 
@@ -179,9 +179,10 @@ static ssize_t attribute(int fd, const char *name, char value[XATTR_SIZE_MAX])
 static bool has_same(int a, int b, const char *name)
 {
     g_autofree char *one = g_malloc(XATTR_SIZE_MAX), *other = g_malloc(XATTR_SIZE_MAX);
-    ssize_t n = attribute(a, name, one);
+    ssize_t n = read_attribute(a, name, one);
 
-    return n != -2 && n == attribute(b, name, other) && (n < 0 || !memcmp(one, other, (size_t)n));
+    return n != -2 && n == read_attribute(b, name, other) &&
+           (n < 0 || !memcmp(one, other, (size_t)n));
 }
 
 /* Made by the kernel of the file's content. */
@@ -278,7 +279,7 @@ bool ff_old_file_may_go(FfOldFile *old, int fd, GError **error)
     return !why;
 }
 
-static int put(int fd, const char *data, size_t n, uint64_t at)
+static int write_at(int fd, const char *data, size_t n, uint64_t at)
 {
     while (n > 0) {
         ssize_t done = pwrite(fd, data, n, (off_t)at);
@@ -312,7 +313,7 @@ int ff_old_file_copy(FfOldFile *old, int fd)
         if (n <= 0) { /* it was cut since: as if it had been before */
             return n < 0 ? -errno : 0;
         }
-        rc = put(fd, piece, (size_t)n, at);
+        rc = write_at(fd, piece, (size_t)n, at);
         at += (uint64_t)n;
     }
     return rc;

@@ -43,7 +43,7 @@ struct FfOutput {
     uint8_t *gathered; /* from the first ff_output_append() on */
 };
 
-static bool fail(const FfOutput *o, int err, GError **error)
+static bool fail_output(const FfOutput *o, int err, GError **error)
 {
     const char *exists = g_file_test(o->path, G_FILE_TEST_IS_DIR)
                              ? "is a folder: give the name of a new file in it"
@@ -126,10 +126,10 @@ static bool open_with_name(FfOutput *o, GError **error)
 
         forget_part(o);
         if (err != EEXIST) {
-            return fail(o, err, error);
+            return fail_output(o, err, error);
         }
     }
-    return fail(o, EEXIST, error);
+    return fail_output(o, EEXIST, error);
 }
 
 /* NAME: its path, or what it is called in errors. */
@@ -147,7 +147,7 @@ static FfOutput *no_output(const char *name)
 static bool open_folder(FfOutput *o, const char *folder, GError **error)
 {
     o->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return o->folder >= 0 || fail(o, errno, error);
+    return o->folder >= 0 || fail_output(o, errno, error);
 }
 
 /* A second name for the file without one. */
@@ -193,7 +193,7 @@ static bool make_file(FfOutput *o, const char *path, GError **error)
         return true;
     }
     if (errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL && errno != ENOSYS) {
-        return fail(o, errno, error);
+        return fail_output(o, errno, error);
     }
     return open_with_name(o, error);
 }
@@ -204,7 +204,7 @@ FfOutput *ff_output_new(const char *path, GError **error)
     struct stat st;
 
     if (lstat(path, &st) == 0) {
-        fail(o, EEXIST, error);
+        fail_output(o, EEXIST, error);
         return NULL;
     }
     return make_file(o, path, error) ? g_steal_pointer(&o) : NULL;
@@ -226,7 +226,7 @@ static bool make_linkable(FfOutput *o, GError **error)
     bool linked = !o->part && link_part(o);
 
     if (linked && unlink(o->part) < 0) {
-        return fail(o, errno, error);
+        return fail_output(o, errno, error);
     }
     if (linked) {
         forget_part(o);
@@ -236,7 +236,7 @@ static bool make_linkable(FfOutput *o, GError **error)
     }
     close(o->fd);
     o->fd = linked ? open_new(o, directory, O_TMPFILE) : -1;
-    return linked ? o->fd >= 0 || fail(o, errno, error) : open_with_name(o, error);
+    return linked ? o->fd >= 0 || fail_output(o, errno, error) : open_with_name(o, error);
 }
 
 FfOutput *ff_output_new_over(const char *path, uint64_t kept, GError **error)
@@ -280,7 +280,7 @@ FfOutput *ff_output_new_nameless(const char *path, GError **error)
 
         o->fd = open(part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
         if (o->fd < 0) {
-            fail(o, errno, error);
+            fail_output(o, errno, error);
             return NULL;
         }
         unlink(part);
@@ -359,7 +359,7 @@ bool ff_output_write(FfOutput *o, uint64_t at, const void *data, size_t n, GErro
             continue;
         }
         if (done <= 0) {
-            return fail(o, done < 0 ? errno : ENOSPC, error);
+            return fail_output(o, done < 0 ? errno : ENOSPC, error);
         }
         data = (const char *)data + done;
         at += done;
@@ -536,7 +536,7 @@ static bool take_place(FfOutput *o, GError **error)
     }
     err = errno;
     if (!o->old || access(o->path, F_OK) == 0) {
-        return fail(o, err, error);
+        return fail_output(o, err, error);
     }
     if (rename_part_over(o, o->path)) {
         return true;
@@ -549,12 +549,12 @@ static bool take_place(FfOutput *o, GError **error)
     return false;
 }
 
-static bool replace(FfOutput *o, GError **error)
+static bool replace_file(FfOutput *o, GError **error)
 {
     bool nameless = !o->part;
 
     if (nameless && !link_part(o)) {
-        return fail(o, errno, error);
+        return fail_output(o, errno, error);
     }
     bool done = (!o->old || ff_old_file_may_go(o->old, o->fd, error)) && take_place(o, error);
     if (done) {
@@ -568,16 +568,16 @@ static bool replace(FfOutput *o, GError **error)
 static bool give_name(FfOutput *o, GError **error)
 {
     if (o->replaces) {
-        return replace(o, error);
+        return replace_file(o, error);
     }
     if (o->part) {
         if (!rename_part(o)) {
-            return fail(o, errno, error);
+            return fail_output(o, errno, error);
         }
         forget_part(o);
         return true;
     }
-    return link_to(o, o->path) || fail(o, errno, error);
+    return link_to(o, o->path) || fail_output(o, errno, error);
 }
 
 bool ff_output_commit(FfOutput *o, GError **error)
@@ -591,10 +591,10 @@ bool ff_output_commit(FfOutput *o, GError **error)
     }
     int rc = o->old ? ff_old_file_copy(o->old, o->fd) : 0;
     if (rc < 0) {
-        return fail(o, -rc, error);
+        return fail_output(o, -rc, error);
     }
     if (FF_FAULT_CALL("output-sync", fsync(o->fd)) < 0) {
-        return fail(o, errno, error);
+        return fail_output(o, errno, error);
     }
     if (o->is_given) {
         return true;
@@ -610,7 +610,7 @@ bool ff_output_commit(FfOutput *o, GError **error)
         if (!o->replaces) {
             unlink(o->path); /* it may not outlive a crash: it is not there */
         }
-        return fail(o, err, error);
+        return fail_output(o, err, error);
     }
     return true;
 }

@@ -80,7 +80,7 @@ static void read_page(Walk *w, uint64_t word, uint64_t flags)
     }
 }
 
-static const char *unreadable(uint64_t flags)
+static const char *unreadable_reason(uint64_t flags)
 {
     if (flags & FF_RECORD_XBZRLE) {
         return "was saved with xbzrle on: its pages are differences";
@@ -109,7 +109,7 @@ static void read_records(Walk *w)
         } else if (word == FF_RECORD_EOS) {
             return;
         } else if (word != FF_RECORD_MULTIFD_FLUSH) {
-            const char *why = unreadable(flags);
+            const char *why = unreadable_reason(flags);
 
             if (why) {
                 ff_cursor_fail(&w->c, "%s", why);
@@ -182,7 +182,7 @@ static void find_tail(Walk *w, uint8_t type, uint64_t at)
     w->s->background = !w->ended && !w->s->early;
 }
 
-static void walk(Walk *w)
+static void walk_records(Walk *w)
 {
     read_records(w);
     read_footer(w);
@@ -210,7 +210,7 @@ bool ff_records_walk(FfSaved *s, const FfPageSink *sink, void *opaque, GError **
     Walk w = {.s = s, .sink = sink, .opaque = opaque, .block = -1};
 
     ff_cursor_init(&w.c, s->in, s->records);
-    walk(&w);
+    walk_records(&w);
     s->end = ff_input_size(s->in);
     bool ok = !w.c.error;
     if (!ok) {

@@ -33,7 +33,7 @@ typedef struct {
     void *opaque;
 } Packer;
 
-static bool fail(GError **error, int err, const char *what)
+static bool fail_write(GError **error, int err, const char *what)
 {
     g_set_error(error, G_IO_ERROR, err ? g_io_error_from_errno(err) : G_IO_ERROR_FAILED, "%s: %s",
                 what, err ? g_strerror(err) : "cannot be compressed");
@@ -63,7 +63,7 @@ static bool read_plain(Packer *p, uint64_t at, size_t n, GError **error)
             continue;
         }
         if (got <= 0) {
-            return fail(error, got < 0 ? errno : EIO, "the image to compress");
+            return fail_write(error, got < 0 ? errno : EIO, "the image to compress");
         }
         done += got;
     }
@@ -71,12 +71,12 @@ static bool read_plain(Packer *p, uint64_t at, size_t n, GError **error)
 }
 
 /* Packs IN (N bytes) into TO. 0: an ERROR. */
-static size_t pack(Packer *p, uint8_t *to, size_t n, GError **error)
+static size_t pack_frame(Packer *p, uint8_t *to, size_t n, GError **error)
 {
     size_t packed = ZSTD_compress2(p->ctx, to, p->room, p->in, n);
 
     if (ZSTD_isError(packed)) {
-        fail(error, 0, "the image");
+        fail_write(error, 0, "the image");
         return 0;
     }
     return packed;
@@ -98,7 +98,7 @@ static bool pack_all(Packer *p, GError **error)
     uint64_t data = 0; /* there is none before it */
 
     memset(p->in, 0, FF_SEEKABLE_FRAME);
-    p->n_zeros = pack(p, p->zeros, FF_SEEKABLE_FRAME, error);
+    p->n_zeros = pack_frame(p, p->zeros, FF_SEEKABLE_FRAME, error);
     if (!p->n_zeros) {
         return false;
     }
@@ -117,7 +117,7 @@ static bool pack_all(Packer *p, GError **error)
                 return false;
             }
         } else {
-            size_t packed = read_plain(p, at, n, error) ? pack(p, p->packed, n, error) : 0;
+            size_t packed = read_plain(p, at, n, error) ? pack_frame(p, p->packed, n, error) : 0;
 
             if (!packed || !put_frame(p, p->packed, packed, n, error)) {
                 return false;
@@ -156,7 +156,7 @@ bool ff_seekable_write(FfOutput *plain, FfOutput *out, FfSeekableStop *stop, voi
 
     p.size = MAX(size, 0);
     if (size < 0 || p.size / FF_SEEKABLE_FRAME >= FRAMES_MAX) {
-        return fail(error, size < 0 ? errno : EFBIG, "the image to compress");
+        return fail_write(error, size < 0 ? errno : EFBIG, "the image to compress");
     }
     p.ctx = ZSTD_createCCtx();
     p.in = g_malloc(FF_SEEKABLE_FRAME);
@@ -165,7 +165,7 @@ bool ff_seekable_write(FfOutput *plain, FfOutput *out, FfSeekableStop *stop, voi
     p.table = g_byte_array_new();
     ok = p.ctx && !ZSTD_isError(ZSTD_CCtx_setParameter(p.ctx, ZSTD_c_compressionLevel, LEVEL)) &&
          !ZSTD_isError(ZSTD_CCtx_setParameter(p.ctx, ZSTD_c_checksumFlag, 1));
-    ok = ok ? pack_all(&p, error) && put_table(&p, error) : fail(error, ENOMEM, "zstd");
+    ok = ok ? pack_all(&p, error) && put_table(&p, error) : fail_write(error, ENOMEM, "zstd");
     ZSTD_freeCCtx(p.ctx);
     g_byte_array_unref(p.table);
     g_free(p.in);

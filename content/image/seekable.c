@@ -45,18 +45,19 @@ struct FfSeekable {
     guint current; /* G_MAXUINT: none */
 };
 
-static uint32_t le32(const uint8_t *p)
+static uint32_t read_le32(const uint8_t *p)
 {
     return p[0] | p[1] << 8 | p[2] << 16 | (uint32_t)p[3] << 24;
 }
 
 bool ff_seekable_is(const uint8_t magic[4])
 {
-    return le32(magic) == ZSTD_MAGICNUMBER;
+    return read_le32(magic) == ZSTD_MAGICNUMBER;
 }
 
-static bool fail(const char *path, GError **error, const char *format, ...) G_GNUC_PRINTF(3, 4);
-static bool fail(const char *path, GError **error, const char *format, ...)
+static bool fail_path(const char *path, GError **error, const char *format, ...)
+    G_GNUC_PRINTF(3, 4);
+static bool fail_path(const char *path, GError **error, const char *format, ...)
 {
     va_list args;
 
@@ -78,24 +79,25 @@ static bool fail_memory(const char *path, GError **error, const char *what)
 static bool add_frame(FfSeekable *s, const uint8_t *entry, uint64_t room, GError **error)
 {
     Frame last = {0};
-    uint32_t packed = le32(entry), size = le32(entry + 4);
+    uint32_t packed = read_le32(entry), size = read_le32(entry + 4);
 
     if (s->frames->len) {
         last = g_array_index(s->frames, Frame, s->frames->len - 1);
     }
     if (!packed || packed > room || (size && packed > ZSTD_compressBound(s->frame_max))) {
-        return fail(s->path, error,
-                    "damaged: frame %u is %" PRIu32 " bytes of %" PRIu32 " compressed",
-                    s->frames->len, size, packed);
+        return fail_path(s->path, error,
+                         "damaged: frame %u is %" PRIu32 " bytes of %" PRIu32 " compressed",
+                         s->frames->len, size, packed);
     }
     if (size > s->frame_max) {
-        return fail(s->path, error,
-                    "frame %u is of %" PRIu32 " bytes, which would all be unpacked for one page: "
-                    "compress it in frames of %" PRIu32 " MiB at most",
-                    s->frames->len, size, s->frame_max >> 20);
+        return fail_path(s->path, error,
+                         "frame %u is of %" PRIu32
+                         " bytes, which would all be unpacked for one page: "
+                         "compress it in frames of %" PRIu32 " MiB at most",
+                         s->frames->len, size, s->frame_max >> 20);
     }
     Frame frame = {last.packed_end + packed, last.end + size,
-                   s->has_checksums ? le32(entry + 8) : 0};
+                   s->has_checksums ? read_le32(entry + 8) : 0};
     g_array_append_val(s->frames, frame);
     s->largest = size ? MAX(s->largest, MAX(size, packed)) : s->largest;
     return true;
@@ -106,26 +108,27 @@ static bool read_table(FfSeekable *s, uint64_t size, GError **error)
     uint8_t footer[FOOTER], head[8];
 
     if (size < FOOTER + sizeof(head) || !s->read(s->opaque, size - FOOTER, footer, FOOTER, error)) {
-        return error && *error ? false : fail(s->path, error, "the compressed file is cut");
+        return error && *error ? false : fail_path(s->path, error, "the compressed file is cut");
     }
-    if (le32(footer + 5) != TABLE_MAGIC) {
-        return fail(
+    if (read_le32(footer + 5) != TABLE_MAGIC) {
+        return fail_path(
             s->path, error,
             "compressed, without the table of frames at its end: the file is cut, or must be "
             "unpacked first (zstd -d)");
     }
     s->has_checksums = footer[4] & HAS_CHECKSUMS;
-    uint64_t n = le32(footer), each = s->has_checksums ? 12 : 8;
+    uint64_t n = read_le32(footer), each = s->has_checksums ? 12 : 8;
     uint64_t table = n * each + FOOTER;
     if (footer[4] & RESERVED_BITS || n > FRAMES_MAX || table + sizeof(head) > size) {
-        return fail(s->path, error, "damaged: a table of %" PRIu64 " frames does not fit", n);
+        return fail_path(s->path, error, "damaged: a table of %" PRIu64 " frames does not fit", n);
     }
     uint64_t at = size - table, frames_end = at - sizeof(head);
     if (!s->read(s->opaque, frames_end, head, sizeof(head), error)) {
         return false;
     }
-    if (le32(head) != SKIPPABLE_MAGIC || le32(head + 4) != table) {
-        return fail(s->path, error, "damaged: the table of frames does not begin where it should");
+    if (read_le32(head) != SKIPPABLE_MAGIC || read_le32(head + 4) != table) {
+        return fail_path(s->path, error,
+                         "damaged: the table of frames does not begin where it should");
     }
     /* GLib's array would end a program that has no memory for it. */
     g_autofree Frame *room = g_try_new(Frame, 2 * n + 1);
@@ -153,9 +156,10 @@ static bool read_table(FfSeekable *s, uint64_t size, GError **error)
         i += some;
     }
     if (!n || g_array_index(s->frames, Frame, n - 1).packed_end != frames_end) {
-        return fail(s->path, error, "damaged: the frames of the table are not those of the file");
+        return fail_path(s->path, error,
+                         "damaged: the frames of the table are not those of the file");
     }
-    return ff_seekable_size(s) > 0 || fail(s->path, error, "nothing is in it");
+    return ff_seekable_size(s) > 0 || fail_path(s->path, error, "nothing is in it");
 }
 
 /* Without a table. */
@@ -279,7 +283,7 @@ static bool is_right(const FfSeekable *s, guint i, size_t size)
 }
 
 /* Makes frame I, which is not empty, the current one. */
-static bool unpack(FfSeekable *s, guint i, GError **error)
+static bool unpack_frame(FfSeekable *s, guint i, GError **error)
 {
     Frame frame = g_array_index(s->frames, Frame, i);
     Frame before = i ? g_array_index(s->frames, Frame, i - 1) : (Frame){0};
@@ -298,11 +302,12 @@ static bool unpack(FfSeekable *s, guint i, GError **error)
     }
     size_t got = ZSTD_decompressDCtx(s->ctx, s->out, size, s->in, packed);
     if (ZSTD_isError(got) || got != size || !is_right(s, i, size)) {
-        return fail(s->path, error, "damaged: frame %u at byte %" PRIu64 " cannot be unpacked: %s",
-                    i, before.packed_end,
-                    ZSTD_isError(got) ? ZSTD_getErrorName(got)
-                    : got != size     ? "wrong size"
-                                      : "the table has another checksum");
+        return fail_path(s->path, error,
+                         "damaged: frame %u at byte %" PRIu64 " cannot be unpacked: %s", i,
+                         before.packed_end,
+                         ZSTD_isError(got) ? ZSTD_getErrorName(got)
+                         : got != size     ? "wrong size"
+                                           : "the table has another checksum");
     }
     s->current = i;
     return true;
@@ -313,14 +318,14 @@ bool ff_seekable_read(FfSeekable *s, uint64_t at, void *to, size_t n, GError **e
     uint64_t size = ff_seekable_size(s);
 
     if (at > size || n > size - at) {
-        return fail(s->path, error, "cut: what is compressed ends at byte %" PRIu64, size);
+        return fail_path(s->path, error, "cut: what is compressed ends at byte %" PRIu64, size);
     }
     for (guint i = n ? find_frame(s, at) : 0; n > 0; i++) {
         Frame frame = g_array_index(s->frames, Frame, i);
         uint64_t begin = i ? g_array_index(s->frames, Frame, i - 1).end : 0;
         size_t some = MIN(n, frame.end - at);
 
-        if (some && !unpack(s, i, error)) {
+        if (some && !unpack_frame(s, i, error)) {
             return false;
         }
         if (some) {

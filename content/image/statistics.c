@@ -81,7 +81,7 @@ static bool make_sets(const FfSaved *s, Count *c, GError **error)
     return true;
 }
 
-static bool walk(FfSaved *s, FfSurvey *v, GError **error)
+static bool walk_file(FfSaved *s, FfSurvey *v, GError **error)
 {
     static const FfPageSink sink = {count_data, count_zero};
     guint n = s->blocks->len;
@@ -144,7 +144,7 @@ FfSurvey *ff_survey_new(FfSaved *s, const GError *opened)
 
     v->blocks = g_new0(FfSurveyBlock, s->blocks->len);
     v->complete =
-        !error && walk(s, v, &error) && count_mapped(s, v, &error) && ff_tail_check(s, &error);
+        !error && walk_file(s, v, &error) && count_mapped(s, v, &error) && ff_tail_check(s, &error);
     v->problem = error ? g_strdup(error->message) : NULL;
     for (guint i = 0; i < s->blocks->len; i++) {
         FfSurveyBlock *b = &v->blocks[i];

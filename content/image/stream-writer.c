@@ -12,8 +12,8 @@
 #include "content/image/encode.h"
 
 /* ADDRESSES NULL: a stream without x-ignore-shared. */
-static bool begin(FfStreamWriter *w, const FfSaved *s, const uint64_t *addresses, FfOutput *o,
-                  GError **error)
+static bool begin_stream(FfStreamWriter *w, const FfSaved *s, const uint64_t *addresses,
+                         FfOutput *o, GError **error)
 {
     g_autoptr(GByteArray) b = g_byte_array_new();
 
@@ -38,13 +38,13 @@ static bool begin(FfStreamWriter *w, const FfSaved *s, const uint64_t *addresses
 
 bool ff_stream_writer_begin(FfStreamWriter *w, const FfSaved *s, FfOutput *o, GError **error)
 {
-    return begin(w, s, NULL, o, error);
+    return begin_stream(w, s, NULL, o, error);
 }
 
 bool ff_stream_writer_begin_devices(FfStreamWriter *w, const FfSaved *s, const uint64_t *addresses,
                                     FfOutput *o, GError **error)
 {
-    return begin(w, s, addresses, o, error);
+    return begin_stream(w, s, addresses, o, error);
 }
 
 bool ff_stream_writer_put(FfStreamWriter *w, guint block, uint64_t page, const uint8_t *bytes,

@@ -26,7 +26,7 @@
 #define PAGE FF_WORKING_SET_PAGE
 #define CHUNK FF_WORKING_SET_CHUNK
 
-static bool fail(GError **error, const char *path, const char *what)
+static bool fail_path(GError **error, const char *path, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "%s: %s", path, what);
     return false;
@@ -41,7 +41,7 @@ static bool read_all(int fd, uint64_t at, void *to, size_t n, const char *path, 
             continue;
         }
         if (got <= 0) {
-            return fail(error, path, got < 0 ? g_strerror(errno) : "cut");
+            return fail_path(error, path, got < 0 ? g_strerror(errno) : "cut");
         }
         done += got;
     }
@@ -99,16 +99,17 @@ static bool check_head(const FfWorkingSetHead *head, const FfWorkingSetFile *fil
                        const char *name, GError **error)
 {
     if (!is_magic(head->magic)) {
-        return fail(error, name, "it is no working set");
+        return fail_path(error, name, "it is no working set");
     }
     if (head->head_sum != sum_of_head(head) || !head->n || head->n > FF_WORKING_SET_MAX) {
-        return fail(error, name, "damaged");
+        return fail_path(error, name, "damaged");
     }
     if (memcmp(&head->file, file, sizeof(*file)) != 0) {
-        return fail(error, name, "it is of another file, or of this one before it was changed");
+        return fail_path(error, name,
+                         "it is of another file, or of this one before it was changed");
     }
     uint64_t end = pages_at(head->n) + head->n * PAGE;
-    return (has_zeros(head) ? size > end : size == end) || fail(error, name, "cut");
+    return (has_zeros(head) ? size > end : size == end) || fail_path(error, name, "cut");
 }
 
 /* To the end of the file. */
@@ -121,13 +122,13 @@ static bool read_zeros(FfWorkingSet *w, uint64_t size, const char *name, GError 
         return false;
     }
     if (!z.n || z.n > FF_WORKING_SET_MAX || size != at + sizeof(z) + z.n * sizeof(*w->zeros)) {
-        return fail(error, name, "damaged");
+        return fail_path(error, name, "damaged");
     }
     w->n_zeros = z.n;
     w->zeros = g_new(FfWorkingSetRun, z.n);
     return read_all(w->fd, at + sizeof(z), w->zeros, z.n * sizeof(*w->zeros), name, error) &&
            (ff_xxh64(w->zeros, z.n * sizeof(*w->zeros), 0) == z.sum ||
-            fail(error, name, "damaged"));
+            fail_path(error, name, "damaged"));
 }
 
 FfWorkingSet *ff_working_set_read(const char *name, int fd, const FfWorkingSetFile *file,
@@ -139,7 +140,7 @@ FfWorkingSet *ff_working_set_read(const char *name, int fd, const FfWorkingSetFi
 
     w->fd = fd;
     if (fstat(fd, &st) < 0) {
-        fail(error, name, g_strerror(errno));
+        fail_path(error, name, g_strerror(errno));
         return NULL;
     }
     if (!read_all(fd, 0, &head, sizeof(head), name, error) ||
@@ -156,7 +157,7 @@ FfWorkingSet *ff_working_set_read(const char *name, int fd, const FfWorkingSetFi
         return NULL;
     }
     if (head.sum != sum_of_tables(w->places, w->sums, w->n)) {
-        fail(error, name, "damaged");
+        fail_path(error, name, "damaged");
         return NULL;
     }
     if (has_zeros(&head) && !read_zeros(w, (uint64_t)st.st_size, name, error)) {
@@ -185,13 +186,13 @@ FfWorkingSet *ff_working_set_open(const char *path, int file_fd, const FfWorking
 
     if (fd < 0) {
         if (errno != ENOENT) {
-            fail(error, path, g_strerror(errno));
+            fail_path(error, path, g_strerror(errno));
         }
         return NULL;
     }
     if (!is_trusted(fd, file_fd)) {
         close(fd);
-        fail(error, path, "it could be written by others than the owner of the saved guest");
+        fail_path(error, path, "it could be written by others than the owner of the saved guest");
         return NULL;
     }
     return ff_working_set_read(path, fd, file, error);
@@ -210,7 +211,7 @@ uint64_t ff_working_set_read_chunk(const FfWorkingSet *w, uint64_t chunk, void *
         return 0;
     }
     if (!ff_working_set_is_right(w, chunk, buf, n * PAGE)) {
-        fail(error, "its pages", "damaged");
+        fail_path(error, "its pages", "damaged");
         return 0;
     }
     return n;
@@ -225,14 +226,14 @@ static bool remove_old(const char *path, GError **error)
     char magic[sizeof(MAGIC) - 1];
 
     if (fd < 0) {
-        return errno == ENOENT || fail(error, path, g_strerror(errno));
+        return errno == ENOENT || fail_path(error, path, g_strerror(errno));
     }
     bool is_one = pread(fd, magic, sizeof(magic), 0) == sizeof(magic) && is_magic(magic);
     close(fd);
     if (!is_one) {
-        return fail(error, path, "it is there, and is no working set");
+        return fail_path(error, path, "it is there, and is no working set");
     }
-    return unlink(path) == 0 || errno == ENOENT || fail(error, path, g_strerror(errno));
+    return unlink(path) == 0 || errno == ENOENT || fail_path(error, path, g_strerror(errno));
 }
 
 static bool write_pages(FfOutput *o, int fd, const uint64_t *places, uint64_t n, uint64_t *sums,
@@ -294,10 +295,10 @@ bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file
     FfWorkingSetHead head = {.file = *file, .n = n};
 
     if (!n) {
-        return fail(error, path, "the guest needed nothing: no working set");
+        return fail_path(error, path, "the guest needed nothing: no working set");
     }
     if (!is_beside(path, fd)) {
-        return fail(error, path, NOT_BESIDE);
+        return fail_path(error, path, NOT_BESIDE);
     }
     if (!remove_old(path, error)) {
         return false;
@@ -308,10 +309,10 @@ bool ff_working_set_write(const char *path, int fd, const FfWorkingSetFile *file
         return false;
     }
     if (!is_unchanged(fd, file)) {
-        return fail(error, path, "the saved guest was changed: no working set");
+        return fail_path(error, path, "the saved guest was changed: no working set");
     }
     if (!is_beside(path, fd)) {
-        return fail(error, path, NOT_BESIDE);
+        return fail_path(error, path, NOT_BESIDE);
     }
     memcpy(head.magic, n_zeros ? MAGIC_ZEROS : MAGIC, sizeof(head.magic));
     head.sum = sum_of_tables(places, sums, n);

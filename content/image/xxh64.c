@@ -16,7 +16,7 @@
 #define LANES 4
 #define STRIPE (LANES * sizeof(uint64_t))
 
-static uint64_t rotate(uint64_t x, unsigned n)
+static uint64_t rotate_left(uint64_t x, unsigned n)
 {
     return x << n | x >> (64 - n);
 }
@@ -37,39 +37,40 @@ static uint64_t read32(const uint8_t *p)
     return x;
 }
 
-static uint64_t mix(uint64_t lane, uint64_t word)
+static uint64_t mix_lane(uint64_t lane, uint64_t word)
 {
-    return rotate(lane + word * PRIME_2, 31) * PRIME_1;
+    return rotate_left(lane + word * PRIME_2, 31) * PRIME_1;
 }
 
 /* Whole stripes of DATA; returns what comes out of the lanes. */
-static uint64_t stripes(const uint8_t **data, const uint8_t *end, uint64_t seed)
+static uint64_t hash_stripes(const uint8_t **data, const uint8_t *end, uint64_t seed)
 {
     uint64_t lane[LANES] = {seed + PRIME_1 + PRIME_2, seed + PRIME_2, seed, seed - PRIME_1};
     uint64_t sum;
 
     for (; (size_t)(end - *data) >= STRIPE; *data += STRIPE) {
         for (unsigned i = 0; i < LANES; i++) {
-            lane[i] = mix(lane[i], read64(*data + i * sizeof(uint64_t)));
+            lane[i] = mix_lane(lane[i], read64(*data + i * sizeof(uint64_t)));
         }
     }
-    sum = rotate(lane[0], 1) + rotate(lane[1], 7) + rotate(lane[2], 12) + rotate(lane[3], 18);
+    sum = rotate_left(lane[0], 1) + rotate_left(lane[1], 7) + rotate_left(lane[2], 12) +
+          rotate_left(lane[3], 18);
     for (unsigned i = 0; i < LANES; i++) {
-        sum = (sum ^ mix(0, lane[i])) * PRIME_1 + PRIME_4;
+        sum = (sum ^ mix_lane(0, lane[i])) * PRIME_1 + PRIME_4;
     }
     return sum;
 }
 
-static uint64_t rest(const uint8_t *p, const uint8_t *end, uint64_t sum)
+static uint64_t hash_rest(const uint8_t *p, const uint8_t *end, uint64_t sum)
 {
     for (; end - p >= 8; p += 8) {
-        sum = rotate(sum ^ mix(0, read64(p)), 27) * PRIME_1 + PRIME_4;
+        sum = rotate_left(sum ^ mix_lane(0, read64(p)), 27) * PRIME_1 + PRIME_4;
     }
     for (; end - p >= 4; p += 4) {
-        sum = rotate(sum ^ read32(p) * PRIME_1, 23) * PRIME_2 + PRIME_3;
+        sum = rotate_left(sum ^ read32(p) * PRIME_1, 23) * PRIME_2 + PRIME_3;
     }
     for (; p < end; p++) {
-        sum = rotate(sum ^ *p * PRIME_5, 11) * PRIME_1;
+        sum = rotate_left(sum ^ *p * PRIME_5, 11) * PRIME_1;
     }
     return sum;
 }
@@ -77,9 +78,9 @@ static uint64_t rest(const uint8_t *p, const uint8_t *end, uint64_t sum)
 uint64_t ff_xxh64(const void *data, size_t n, uint64_t seed)
 {
     const uint8_t *p = data, *end = p + n;
-    uint64_t sum = n >= STRIPE ? stripes(&p, end, seed) : seed + PRIME_5;
+    uint64_t sum = n >= STRIPE ? hash_stripes(&p, end, seed) : seed + PRIME_5;
 
-    sum = rest(p, end, sum + n);
+    sum = hash_rest(p, end, sum + n);
     sum = (sum ^ sum >> 33) * PRIME_2;
     sum = (sum ^ sum >> 29) * PRIME_3;
     return sum ^ sum >> 32;

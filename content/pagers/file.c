@@ -72,7 +72,7 @@ static int read_pages(FfFileWorker *w, const FfFilePagerBlock *b, uint64_t first
     return ff_reader_check(w->reader, w->file, &w->p->id);
 }
 
-static void fail(FfFilePager *p, int rc, uint64_t at, bool waits)
+static void fail_read(FfFilePager *p, int rc, uint64_t at, bool waits)
 {
     FfFileError e = {-rc, at, waits};
 
@@ -115,7 +115,7 @@ static bool place_zero(FfFilePager *p, const FfRun *run, bool waits)
 /* Reads RUN, of which what is missing is placed. FALSE: it could not be, and that was said, or W
  * was left behind. With ALONE that is what is needed of it, and is tried by itself: what stands
  * beside a page may be unreadable, as a bad sector is, where the page is not. */
-static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
+static bool read_run(FfFileWorker *w, const FfRun *run, const FfRun *alone)
 {
     FfFilePager *p = w->p;
     const FfFilePagerBlock *b = &p->blocks[run->block];
@@ -128,10 +128,10 @@ static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
     }
     if (rc < 0 && alone && alone->n < run->n && !FF_FAULT_STEP("page-alone", false)) {
         ff_file_reads(w, alone);
-        return bring(w, alone, alone);
+        return read_run(w, alone, alone);
     }
     if (rc < 0) {
-        fail(p, rc, at, alone != NULL);
+        fail_read(p, rc, at, alone != NULL);
         return false;
     }
     ff_file_count(alone ? &p->counts.fault_bytes : &p->counts.fill_bytes, bytes);
@@ -146,7 +146,7 @@ static bool bring(FfFileWorker *w, const FfRun *run, const FfRun *alone)
 
 /* ---- who waits ------------------------------------------------------------------------------- */
 
-static void ready(const FfFilePager *p)
+static void begin_thread(const FfFilePager *p)
 {
     if (p->cfg.thread_begins) {
         p->cfg.thread_begins();
@@ -161,10 +161,10 @@ static void fault_thread(FfReader *reader, void *owner)
     FfFileWorker w = {p, reader, p->urgent_file, .reading = reading};
     FfRun run, page;
 
-    ready(p);
+    begin_thread(p);
     while (!ff_reader_is_left(reader) && ff_file_take(&w, &run, &page)) {
         ff_file_count(&p->counts.faults, 1);
-        bring(&w, &run, &page);
+        read_run(&w, &run, &page);
     }
 }
 
@@ -174,7 +174,7 @@ static void zero_thread(FfReader *reader, void *owner)
     FfFilePager *p = owner;
     FfRun page;
 
-    ready(p);
+    begin_thread(p);
     while (ff_file_take_zeros(p, &page)) {
         ff_file_count(&p->counts.zeros, 1);
         place_zero(p, &page, true);
@@ -230,7 +230,7 @@ static bool next_locked(FfFilePager *p, FfRun *run, bool *zero)
     return false;
 }
 
-static bool next(FfFilePager *p, FfRun *run, bool *zero)
+static bool next_run(FfFilePager *p, FfRun *run, bool *zero)
 {
     ff_mutex_lock(&p->cursor_lock);
     bool some = next_locked(p, run, zero);
@@ -255,7 +255,7 @@ static bool goes_on(FfFilePager *p)
     return !g_atomic_int_get(&p->ends) && !g_atomic_int_get(&p->broken);
 }
 
-static void fill(FfFileWorker *w)
+static void fill_rest(FfFileWorker *w)
 {
     FfFilePager *p = w->p;
     uint64_t first, end;
@@ -270,12 +270,12 @@ static void fill(FfFileWorker *w)
     if (!await_asked(p, &p->fills)) {
         return;
     }
-    while (goes_on(p) && next(p, &run, &zero)) {
+    while (goes_on(p) && next_run(p, &run, &zero)) {
         FF_FAULT_AT("fill");
         if (!zero) {
             ff_file_fill_begins(w, &run);
         }
-        if (zero ? !place_zero(p, &run, false) : !bring(w, &run, NULL)) {
+        if (zero ? !place_zero(p, &run, false) : !read_run(w, &run, NULL)) {
             return;
         }
     }
@@ -289,7 +289,7 @@ static void fill_thread(FfReader *reader, void *owner)
     FfFileWorker w = {p, reader, p->fill_file, .filling = &p->filling[number]};
 
     if (number < CALM_FILL_THREADS || await_asked(p, &p->hurries)) {
-        fill(&w);
+        fill_rest(&w);
     }
     if (!ff_reader_is_left(reader)) {
         ff_file_fill_ends(&w);
@@ -344,8 +344,8 @@ FfFilePager *ff_file_pager_new(const FfFilePagerConfig *cfg)
     return p;
 }
 
-static void begin(FfFilePager *p, FfReader **readers, unsigned n, const char *name,
-                  FfReaderFunc run)
+static void begin_readers(FfFilePager *p, FfReader **readers, unsigned n, const char *name,
+                          FfReaderFunc run)
 {
     for (unsigned i = 0; i < n; i++) {
         readers[i] = ff_reader_start(name, p->buf_len, run, p);
@@ -360,7 +360,7 @@ static bool is_large(const FfFilePager *p)
 
 static void begin_fill(FfFilePager *p)
 {
-    begin(p, p->fill, is_large(p) ? 1 : FILL_THREADS, "ff-file-fill", fill_thread);
+    begin_readers(p, p->fill, is_large(p) ? 1 : FILL_THREADS, "ff-file-fill", fill_thread);
 }
 
 void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *id)
@@ -376,8 +376,8 @@ void ff_file_pager_start(FfFilePager *p, int urgent, int fill, const FfFileId *i
     /* The kernel reads no more than is asked for. A hint: what it says does not matter. */
     posix_fadvise(urgent, 0, 0, POSIX_FADV_RANDOM);
     posix_fadvise(fill, 0, 0, POSIX_FADV_RANDOM);
-    begin(p, p->fault, is_large(p) ? 1 : FAULT_THREADS, "ff-file-fault", fault_thread);
-    begin(p, &p->zero, 1, "ff-file-zero", zero_thread);
+    begin_readers(p, p->fault, is_large(p) ? 1 : FAULT_THREADS, "ff-file-fault", fault_thread);
+    begin_readers(p, &p->zero, 1, "ff-file-zero", zero_thread);
     if (p->first_file) {
         begin_fill(p);
     }
@@ -407,7 +407,7 @@ void ff_file_pager_pause(FfFilePager *p)
     g_atomic_int_set(&p->broken, 1);
 }
 
-static void end(FfReader **readers, unsigned n)
+static void end_readers(FfReader **readers, unsigned n)
 {
     for (unsigned i = 0; i < n; i++) {
         g_clear_pointer(&readers[i], ff_reader_end);
@@ -420,9 +420,9 @@ void ff_file_pager_stop(FfFilePager *p)
     ff_mutex_lock(&p->cursor_lock);
     ff_cond_broadcast(&p->fill_asked);
     ff_mutex_unlock(&p->cursor_lock);
-    end(p->fault, FAULT_THREADS);
-    end(&p->zero, 1);
-    end(p->fill, FILL_THREADS);
+    end_readers(p->fault, FAULT_THREADS);
+    end_readers(&p->zero, 1);
+    end_readers(p->fill, FILL_THREADS);
     ff_file_queues_empty(p);
     g_clear_pointer(&p->urgent_file, ff_reader_file_unref);
     g_clear_pointer(&p->fill_file, ff_reader_file_unref);

@@ -22,7 +22,7 @@ static FfFrame frame_of(const FfPeerPager *p, const FfRun *run)
 
 /* That a channel is broken is told by its reader; what is waited for is asked for again on the next
  * one. */
-static int request(FfPager *pager, const FfRun *runs, unsigned n)
+static int request_runs(FfPager *pager, const FfRun *runs, unsigned n)
 {
     FfPeerPager *p = (FfPeerPager *)pager;
     FfFrame frames[BATCH];
@@ -42,7 +42,7 @@ static int request(FfPager *pager, const FfRun *runs, unsigned n)
 
 void ff_peer_pager_init(FfPeerPager *p, uint64_t *requests)
 {
-    *p = (FfPeerPager){.pager = {.request = request}, .requests = requests};
+    *p = (FfPeerPager){.pager = {.request = request_runs}, .requests = requests};
 }
 
 void ff_peer_pager_connect(FfPeerPager *p, FfChannel *ch, uint64_t epoch)

@@ -106,7 +106,7 @@ static void reader_free(FfReader *r)
     g_free(r);
 }
 
-static gpointer run(gpointer opaque)
+static gpointer run_reader(gpointer opaque)
 {
     FfReader *r = opaque;
 
@@ -136,7 +136,7 @@ FfReader *ff_reader_start(const char *name, size_t buf_len, FfReaderFunc func, v
     }
     ff_mutex_init(&r->lock);
     ff_cond_init(&r->changed);
-    r->thread = g_thread_new(name, run, r);
+    r->thread = g_thread_new(name, run_reader, r);
     return r;
 }
 

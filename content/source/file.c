@@ -78,8 +78,8 @@ static bool find_extent(FfContentReader *base, uint64_t at, uint64_t *len, unsig
     return true;
 }
 
-static bool fill(FfContentReader *base, uint64_t at, void *buf, uint64_t len, unsigned flags,
-                 GError **error)
+static bool fill_file(FfContentReader *base, uint64_t at, void *buf, uint64_t len, unsigned flags,
+                      GError **error)
 {
     Reader *r = (Reader *)base;
 
@@ -87,7 +87,7 @@ static bool fill(FfContentReader *base, uint64_t at, void *buf, uint64_t len, un
                                      : ff_input_read(r->in, at, buf, len, error);
 }
 
-static bool check(FfContentReader *base, GError **error)
+static bool check_file(FfContentReader *base, GError **error)
 {
     return is_unchanged(base->content, ((Reader *)base)->in, error);
 }
@@ -101,8 +101,8 @@ static const FfContentOps file_ops = {
     .reader = open_reader,
     .reader_close = close_reader,
     .extent = find_extent,
-    .fill = fill,
-    .check = check,
+    .fill = fill_file,
+    .check = check_file,
     .can_nowait = can_nowait,
 };
 

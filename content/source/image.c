@@ -217,8 +217,8 @@ static bool find_extent(FfContentReader *r, uint64_t at, uint64_t *len, unsigned
     return true;
 }
 
-static bool fill(FfContentReader *base, uint64_t at, void *buf, uint64_t len, unsigned flags,
-                 GError **error)
+static bool fill_image(FfContentReader *base, uint64_t at, void *buf, uint64_t len, unsigned flags,
+                       GError **error)
 {
     Reader *r = (Reader *)base;
     uint64_t file;
@@ -231,7 +231,7 @@ static bool fill(FfContentReader *base, uint64_t at, void *buf, uint64_t len, un
     return r->under->content->ops->fill(r->under, file, buf, len, flags, error);
 }
 
-static bool check(FfContentReader *base, GError **error)
+static bool check_image(FfContentReader *base, GError **error)
 {
     FfContentReader *under = ((Reader *)base)->under;
 
@@ -257,8 +257,8 @@ static const FfContentOps image_ops = {
     .reader = open_reader,
     .reader_close = close_reader,
     .extent = find_extent,
-    .fill = fill,
-    .check = check,
+    .fill = fill_image,
+    .check = check_image,
     .can_nowait = can_nowait,
 };
 

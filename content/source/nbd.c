@@ -513,8 +513,8 @@ static bool fill_pages(FfContentReader *base, const uint64_t *at, unsigned n, ui
     return do_job((Reader *)base, read_pages, n, &p, 0, error);
 }
 
-static bool fill(FfContentReader *base, uint64_t at, void *buf, uint64_t len, unsigned flags,
-                 GError **error)
+static bool fill_nbd(FfContentReader *base, uint64_t at, void *buf, uint64_t len, unsigned flags,
+                     GError **error)
 {
     const FfContent *c = base->content;
 
@@ -646,7 +646,7 @@ static const FfContentOps nbd_ops = {.close = close_nbd,
                                      .reader = open_reader,
                                      .reader_close = close_reader,
                                      .extent = find_extent,
-                                     .fill = fill,
+                                     .fill = fill_nbd,
                                      .fill_pages = fill_pages};
 
 static Nbd *new_nbd(const char *uri, const FfContentAccess *access)

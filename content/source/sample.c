@@ -90,7 +90,7 @@ uint64_t ff_content_sample(FfContentReader *r)
 }
 
 /* Of parts that could be read both times. */
-static bool differ(uint64_t a, uint64_t b)
+static bool samples_differ(uint64_t a, uint64_t b)
 {
     for (unsigned i = 0; i < PARTS; i++) {
         uint64_t mask = 0xffull << 8 * i;
@@ -109,7 +109,7 @@ bool ff_content_has_sample(FfContent *c, FfContentReader *r, GError **error)
     if (!take_sample(r, &digest, error)) {
         return false;
     }
-    if (!differ(digest, c->id.digest)) {
+    if (!samples_differ(digest, c->id.digest)) {
         return true;
     }
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA,

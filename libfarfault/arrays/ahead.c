@@ -64,7 +64,7 @@ struct FfAhead {
 /* ---- threads --------------------------------------------------------------------------------- */
 
 /* A piece of the window that was queued first. */
-static Window take(FfAhead *h)
+static Window take_window(FfAhead *h)
 {
     Window *w = &h->queue[0], piece = *w;
 
@@ -78,7 +78,7 @@ static Window take(FfAhead *h)
     return piece;
 }
 
-static gpointer run(gpointer opaque)
+static gpointer run_ahead(gpointer opaque)
 {
     FfAhead *h = opaque;
     FfArray *a = h->a;
@@ -92,7 +92,7 @@ static gpointer run(gpointer opaque)
             continue;
         }
         uint64_t end = h->queue[0].end;
-        Window w = take(h);
+        Window w = take_window(h);
         if (w.mark && a->disk) {
             uint64_t at = w.first * a->block_size;
             pthread_mutex_unlock(&a->lock);
@@ -105,14 +105,14 @@ static gpointer run(gpointer opaque)
     return NULL;
 }
 
-static void queue(FfAhead *h, Window w)
+static void queue_window(FfAhead *h, Window w)
 {
     if (h->ending || h->n_queue == G_N_ELEMENTS(h->queue)) {
         return; /* nobody joins a new thread; or the disk is slower than all that read */
     }
     h->queue[h->n_queue++] = w;
     while (h->threads->len < h->max_threads) {
-        GThread *t = ff_reserve("ff-ahead", 0) < 0 ? NULL : ff_thread_new("ff-ahead", run, h);
+        GThread *t = ff_reserve("ff-ahead", 0) < 0 ? NULL : ff_thread_new("ff-ahead", run_ahead, h);
         if (!t) {
             break; /* those that are there do; or nobody, and each block is loaded by itself */
         }
@@ -123,7 +123,7 @@ static void queue(FfAhead *h, Window w)
 
 /* ---- streams --------------------------------------------------------------------------------- */
 
-static Stream *find(FfAhead *h, const FfArrayMap *m, uint64_t block)
+static Stream *find_stream(FfAhead *h, const FfArrayMap *m, uint64_t block)
 {
     Stream *oldest = &h->streams[0];
 
@@ -143,7 +143,7 @@ void ff_ahead_note(FfAhead *h, FfArrayMap *m, uint64_t block)
     if (!h) {
         return;
     }
-    Stream *s = find(h, m, block);
+    Stream *s = find_stream(h, m, block);
     s->used = ++h->clock;
     if (block + 1 == s->next) {
         return; /* once more, or by another thread */
@@ -158,7 +158,7 @@ void ff_ahead_note(FfAhead *h, FfArrayMap *m, uint64_t block)
     Window w = {m, s->end, MIN(s->end + s->window, last), true};
     s->end = w.end;
     s->window = MIN(2 * s->window, h->max_window);
-    queue(h, w);
+    queue_window(h, w);
 }
 
 /* ---- begin and end --------------------------------------------------------------------------- */

@@ -290,7 +290,7 @@ static int make_memory(FfArray *a, bool huge)
                : ff_fail(-errno, "ff_array_new: %s", ff_strerror(errno));
 }
 
-static int make(FfArray *a, const FfArrayOptions *o)
+static int make_array(FfArray *a, const FfArrayOptions *o)
 {
     int rc = make_memory(a, o->flags & FF_ARRAY_HUGE);
 
@@ -382,7 +382,7 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
                    .log = log};
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->changed, NULL);
-    rc = make(a, o);
+    rc = make_array(a, o);
     if (rc < 0) {
         ff_array_free(a);
         return rc;
@@ -423,7 +423,7 @@ static int apply_pages(void *opaque, uint64_t first, uint64_t n, const void *dat
 }
 
 /* What was committed is in its place. NAME: of the log. */
-static int recover(FfRedo *log, const char *name, FfDisk *disk)
+static int recover_disk(FfRedo *log, const char *name, FfDisk *disk)
 {
     Recovery r = {disk, 0};
     int rc = ff_redo_replay(log, &r.len, apply_pages, &r);
@@ -500,7 +500,7 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
     }
     g_autofree char *name = name_log(path);
     rc = ff_array_log_open(name, disk, &log);
-    rc = rc < 0 ? rc : recover(log, name, disk);
+    rc = rc < 0 ? rc : recover_disk(log, name, disk);
     if (rc < 0) {
         return rc;
     }

@@ -3,12 +3,12 @@
  * What was changed in an array is stored, or dropped. See internal.h for the states and the
  * lock.
  *
- * An array of the caller's: each block with changed pages is handed to store(), whole, in ascending
- * order. One of ff_array_open*(): changed pages are written to the log, as far as they are not
- * there already for want of memory; its end is the moment of the commit, and the one fsync. Then
- * they are written to the file, without one: if that is lost the log has them. The log is emptied
- * when it has become long, after the file was synced. One that is compressed is only read, and what
- * was changed is dropped or stays.
+ * An array of the caller's: each block with changed pages is handed to store_dirty(), whole, in
+ * ascending order. One of ff_array_open*(): changed pages are written to the log, as far as they
+ * are not there already for want of memory; its end is the moment of the commit, and the one fsync.
+ * Then they are written to the file, without one: if that is lost the log has them. The log is
+ * emptied when it has become long, after the file was synced. One that is compressed is only read,
+ * and what was changed is dropped or stays.
  *
  * `busy` keeps others out, and changed blocks in memory, so that what is read of them is right
  * without the lock.
@@ -112,7 +112,7 @@ static uint64_t next_dirty(const FfArray *a, uint64_t from)
 /* ---- one at a time --------------------------------------------------------------------------- */
 
 /* Locked afterwards, if it is 0. */
-static int begin(FfArray *a, const char *call)
+static int begin_commit(FfArray *a, const char *call)
 {
     if (a->pid != getpid()) {
         return ff_fail(-ECHILD, "%s: this is a child of the process whose memory it is", call);
@@ -141,7 +141,7 @@ static void load_again(FfArray *a, uint64_t first, uint64_t n)
 }
 
 /* Locked before. */
-static void end(FfArray *a)
+static void end_commit(FfArray *a)
 {
     a->busy = false;
     if (a->broken) {
@@ -150,7 +150,7 @@ static void end(FfArray *a)
     pthread_mutex_unlock(&a->lock);
 }
 
-static int fail(const char *call, int rc)
+static int fail_commit(const char *call, int rc)
 {
     return ff_fail(rc, "%s: %s", call, ff_strerror(-rc));
 }
@@ -303,7 +303,7 @@ static int empty_log(FfArray *a)
 }
 
 /* The log has it: what fails from here on does not undo it. */
-static int apply(FfArray *a, char *buffer)
+static int apply_log(FfArray *a, char *buffer)
 {
     int rc = each_dirty(a, buffer, apply_block);
 
@@ -349,10 +349,10 @@ static int store_disk(FfArray *a, char *buffer)
         return ff_fail(a->broken ? -EIO : rc, "ff_array_commit: the log: %s%s", ff_strerror(-rc),
                        a->broken ? ": free this array and open it again" : "");
     }
-    return set_broken(a, apply(a, buffer));
+    return set_broken(a, apply_log(a, buffer));
 }
 
-static int store(FfArray *a)
+static int store_dirty(FfArray *a)
 {
     g_autofree char *buffer = g_try_malloc(a->block_size);
 
@@ -360,7 +360,7 @@ static int store(FfArray *a)
         return 0;
     }
     if (!buffer) {
-        return fail("ff_array_commit", -ENOMEM);
+        return fail_commit("ff_array_commit", -ENOMEM);
     }
     if (a->read_only) {
         int rc = each_dirty(a, buffer, compare_block);
@@ -368,21 +368,21 @@ static int store(FfArray *a)
             return ff_fail(rc, "ff_array_commit: a compressed file can only be read: drop what was "
                                "changed by ff_array_abort()");
         }
-        return rc < 0 ? fail("ff_array_commit", rc) : 0;
+        return rc < 0 ? fail_commit("ff_array_commit", rc) : 0;
     }
     if (a->disk) {
         g_auto(FfXfsz) xfsz = ff_xfsz_begin();
         return store_disk(a, buffer);
     }
     int rc = each_dirty(a, buffer, store_block);
-    return rc < 0 ? fail("ff_array_commit: store", rc) : 0;
+    return rc < 0 ? fail_commit("ff_array_commit: store", rc) : 0;
 }
 
 /* ---- marking --------------------------------------------------------------------------------- */
 
 /* Where each first write is a fault, the next one is again. What cannot be protected, for want of
  * memory, stays changed. */
-static void protect(FfArray *a, uint64_t first, uint64_t n)
+static void protect_blocks(FfArray *a, uint64_t first, uint64_t n)
 {
     for (guint i = 0; !a->async && i < a->maps->len; i++) {
         const FfArrayMap *m = a->maps->pdata[i];
@@ -399,7 +399,7 @@ static void protect(FfArray *a, uint64_t first, uint64_t n)
 }
 
 /* Locked. */
-static void mark(FfArray *a)
+static void mark_dirty(FfArray *a)
 {
     uint64_t first, n;
 
@@ -410,7 +410,7 @@ static void mark(FfArray *a)
         load_again(a, first, n);
         ff_bitmap_clear_run(&a->dirty, first, n);
         ff_bitmap_clear_run(&a->stored, first, n);
-        protect(a, first, n);
+        protect_blocks(a, first, n);
     }
     /* What is not stored yet, and was spilled, is still wanted. */
     if (a->log && next_dirty(a, 0) == a->n_blocks) {
@@ -427,19 +427,19 @@ int ff_array_writeout(FfArray *a, unsigned flags)
                        "ff_array_writeout: flags are FF_ARRAY_STORE, FF_ARRAY_MARK or both");
     }
     rc = ff_reserve("ff_array_commit", 0);
-    rc = rc < 0 ? rc : begin(a, "ff_array_commit");
+    rc = rc < 0 ? rc : begin_commit(a, "ff_array_commit");
     if (rc < 0) {
         return rc;
     }
     if (flags & FF_ARRAY_STORE) {
         rc = harvest_all(a);
-        rc = rc < 0 ? fail("ff_array_commit: the page tables", rc) : 0;
+        rc = rc < 0 ? fail_commit("ff_array_commit: the page tables", rc) : 0;
         pthread_mutex_unlock(&a->lock);
-        rc = rc < 0 ? rc : store(a);
+        rc = rc < 0 ? rc : store_dirty(a);
         pthread_mutex_lock(&a->lock);
     }
     if (rc == 0 && flags & FF_ARRAY_MARK) {
-        mark(a);
+        mark_dirty(a);
     }
     if (rc == 0 && a->disk && !a->read_only && !a->broken && next_dirty(a, 0) == a->n_blocks &&
         ff_redo_size(a->log) > LOG_MAX) {
@@ -449,7 +449,7 @@ int ff_array_writeout(FfArray *a, unsigned flags)
         set_broken(a, ff_array_checkpoint(a));
         pthread_mutex_lock(&a->lock);
     }
-    end(a);
+    end_commit(a);
     return rc;
 }
 
@@ -460,7 +460,7 @@ int ff_array_commit(FfArray *a)
 
 int ff_array_sync(FfArray *a)
 {
-    int rc = begin(a, "ff_array_sync");
+    int rc = begin_commit(a, "ff_array_sync");
 
     if (rc < 0) {
         return rc;
@@ -480,7 +480,7 @@ int ff_array_sync(FfArray *a)
                       : 0;
         pthread_mutex_lock(&a->lock);
     }
-    end(a);
+    end_commit(a);
     return rc;
 }
 
@@ -500,7 +500,7 @@ static void forget_pages(FfArray *a, uint64_t block)
 }
 
 /* Locked, drops the lock: BLOCK is loaded again when it is touched. 0 or -errno. */
-static int drop(FfArray *a, uint64_t block)
+static int drop_block(FfArray *a, uint64_t block)
 {
     FfBlock *b = &a->blocks[block];
     int rc = 0;
@@ -528,13 +528,14 @@ static int drop(FfArray *a, uint64_t block)
     return rc;
 }
 
-/* As begin(). What the file holds after a commit that failed in the middle is of no transaction. */
+/* As begin_commit(). What the file holds after a commit that failed in the middle is of no
+ * transaction. */
 static int begin_drop(FfArray *a, const char *call)
 {
-    int rc = begin(a, call);
+    int rc = begin_commit(a, call);
 
     if (rc == 0 && a->broken) {
-        end(a);
+        end_commit(a);
         return ff_fail(-EIO, "%s: a commit failed in the middle: free this array and open it again",
                        call);
     }
@@ -551,13 +552,13 @@ int ff_array_abort(FfArray *a)
     }
     rc = harvest_all(a);
     for (uint64_t b = 0; rc == 0 && (b = next_dirty(a, b)) < a->n_blocks; b++) {
-        rc = drop(a, b);
+        rc = drop_block(a, b);
     }
     if (rc == 0 && a->log) {
         ff_redo_begin(a->log);
     }
-    end(a);
-    return rc < 0 ? fail("ff_array_abort: the page tables", rc) : 0;
+    end_commit(a);
+    return rc < 0 ? fail_commit("ff_array_abort: the page tables", rc) : 0;
 }
 
 /* The commit of the rest does not bring back what these blocks had in the log. Locked, drops the
@@ -589,19 +590,19 @@ int ff_array_invalidate(FfArray *a, uint64_t offset, uint64_t len)
     uint64_t last = len ? (offset + len + a->block_size - 1) / a->block_size : a->n_blocks;
     rc = drop_from_log(a, offset / a->block_size, last);
     if (rc < 0) {
-        end(a);
-        return fail("ff_array_invalidate: the log", rc);
+        end_commit(a);
+        return fail_commit("ff_array_invalidate: the log", rc);
     }
     if (a->disk) {
         ff_disk_forget(a->disk); /* before it is loaded again */
     }
     for (uint64_t b = offset / a->block_size; b < last; b++) { /* all: the log has them no more */
-        int dropped = drop(a, b);
+        int dropped = drop_block(a, b);
         rc = rc < 0 ? rc : dropped;
     }
     if (rc == 0 && a->log && next_dirty(a, 0) == a->n_blocks) {
         ff_redo_begin(a->log); /* it has nothing that anybody wants */
     }
-    end(a);
-    return rc < 0 ? fail("ff_array_invalidate: the page tables", rc) : 0;
+    end_commit(a);
+    return rc < 0 ? fail_commit("ff_array_invalidate: the page tables", rc) : 0;
 }

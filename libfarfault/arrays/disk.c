@@ -75,7 +75,7 @@ static int sync_fd(int fd)
 }
 
 /* 0 or -errno. */
-static int lock(int fd, int how)
+static int lock_file(int fd, int how)
 {
     if (flock(fd, how | LOCK_NB) < 0) {
         return errno == EWOULDBLOCK ? -EBUSY : -errno;
@@ -101,7 +101,7 @@ int ff_disk_open_file(const char *path, bool make, FfDisk **result)
     if (fd < 0) {
         return -errno;
     }
-    int rc = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? lock(fd, LOCK_EX) : -EINVAL;
+    int rc = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? lock_file(fd, LOCK_EX) : -EINVAL;
     if (rc < 0) {
         return close_with(fd, rc);
     }
@@ -126,7 +126,7 @@ int ff_disk_open_zstd(const char *path, FfDisk **result)
     if (fd < 0) {
         return fail_zstd(path, -errno);
     }
-    int rc = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? lock(fd, LOCK_SH) : -EINVAL;
+    int rc = fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? lock_file(fd, LOCK_SH) : -EINVAL;
     if (rc < 0) {
         return close_with(fd, fail_zstd(path, rc));
     }
@@ -278,7 +278,7 @@ int ff_disk_open_chunks(const char *path, bool any, size_t *block_size, FfDisk *
     if (fd < 0) {
         return -errno;
     }
-    int rc = lock(fd, LOCK_EX);
+    int rc = lock_file(fd, LOCK_EX);
     rc = rc < 0 ? rc : check_block_size(fd, any, block_size);
     if (rc < 0) {
         return close_with(fd, rc);

@@ -73,7 +73,7 @@ static void show_run(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
     ff_uffd_wake(a->uffd, addr, len);
 }
 
-static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
+static void poison_block(const FfArray *a, const FfArrayMap *m, uint64_t block)
 {
     uint64_t len, done, addr = ff_array_where(a, m, block, &len);
     size_t page = ff_array_map_page(a, m, block);
@@ -89,11 +89,11 @@ static void poison(const FfArray *a, const FfArrayMap *m, uint64_t block)
 
 /* N blocks from FIRST on, as above. Of huge pages each may lie in another file; where the kernel
  * has no memory to map that, it cannot be shown. */
-static void show(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
+static void show_blocks(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
 {
     for (uint64_t i = 0; a->huge && i < n; i++) {
         if (ff_array_map_place(a, m, first + i) < 0) {
-            poison(a, m, first + i);
+            poison_block(a, m, first + i);
             ff_bitmap_set_run(&m->failed, first + i, 1);
         } else {
             show_run(a, m, first + i, 1);
@@ -261,7 +261,7 @@ static void load_block(FfArray *a, uint64_t block, void *buffer)
 
 /* The first ones of N blocks from FIRST on that are EMPTY, and that there is room for, are LOADING:
  * how many. Locked, drops the lock. */
-static uint64_t claim(FfArray *a, uint64_t first, uint64_t n)
+static uint64_t claim_blocks(FfArray *a, uint64_t first, uint64_t n)
 {
     uint64_t i = 0;
 
@@ -357,7 +357,7 @@ static void show_loaded(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n)
             }
         }
         if (run) {
-            show(a, m, b, run);
+            show_blocks(a, m, b, run);
         }
     }
 }
@@ -366,7 +366,7 @@ void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, 
                          char *buffer)
 {
     for (uint64_t at = first, end = first + n, some; at < end; at += MAX(some, 1)) {
-        some = claim(a, at, end - at);
+        some = claim_blocks(a, at, end - at);
         if (!some && a->blocks[at].state == FF_BLOCK_EMPTY) {
             return; /* no room */
         }
@@ -392,7 +392,7 @@ void ff_array_load_ahead(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, 
 /* ---- faults ---------------------------------------------------------------------------------- */
 
 /* TID waits for BLOCK. */
-static void hold(FfArray *a, uint64_t block, pid_t tid)
+static void hold_block(FfArray *a, uint64_t block, pid_t tid)
 {
     FfBlockState state = a->blocks[block].state;
 
@@ -409,7 +409,7 @@ static void on_write(FfArray *a, FfArrayMap *m, uint64_t block, uint64_t addr, p
     addr &= ~(uint64_t)(a->page_size - 1); /* of which a mapping begins at a multiple */
     note_dirty(a, m->offset + (addr - m->addr));
     ff_array_use(a, block);
-    hold(a, block, tid);
+    hold_block(a, block, tid);
     ff_holds_given(a->holds, block);
     ff_uffd_try_protect(a->uffd, addr, a->page_size, false);
 }
@@ -424,7 +424,7 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, pid_t tid, void *
     if (!ff_bitmap_test(&m->shown, block)) {
         ff_ahead_note(a->ahead, m, block);
     }
-    hold(a, block, tid);
+    hold_block(a, block, tid);
     if (state == FF_BLOCK_EMPTY) {
         load_block(a, block, buffer);
         loaded = true;
@@ -436,11 +436,11 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, pid_t tid, void *
             show_page(a, m, addr);
         } else {
             ff_array_use(a, block);
-            show(a, m, block, 1);
+            show_blocks(a, m, block, 1);
         }
     } else if (m && a->blocks[block].state == FF_BLOCK_FAILED) {
         done = m;
-        poison(a, m, block);
+        poison_block(a, m, block);
     } /* else another thread loads it, or takes it away, and wakes all then */
     if (state == FF_BLOCK_LOADED || state == FF_BLOCK_FAILED) {
         ff_holds_given(a->holds, block); /* else its state changes */
@@ -512,7 +512,7 @@ static int unmap_block(FfArray *a, uint64_t block, bool look)
 }
 
 /* Changed pages of BLOCK, which nobody has mapped, go to the log. */
-static int spill(FfArray *a, uint64_t block)
+static int spill_block(FfArray *a, uint64_t block)
 {
     uint64_t first = ff_array_first_page(a, block), end = first + ff_array_pages(a);
     g_autofree char *buffer = g_try_malloc(a->block_size);
@@ -595,7 +595,7 @@ int ff_array_leave(FfArray *a, uint64_t block, FfLeave how)
     a->n_spilling += spills;
     pthread_mutex_unlock(&a->lock);
     if (spills) {
-        rc = spill(a, block);
+        rc = spill_block(a, block);
     }
     if (rc == 0) {
         ff_array_unplace(a, block);

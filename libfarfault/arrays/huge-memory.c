@@ -61,7 +61,7 @@ static void close_fd(int fd)
 }
 
 /* Locked. -ENOMEM: as many are not free; then it has what it had. */
-static int keep(FfHugeMemory *h, uint64_t n)
+static int keep_pages(FfHugeMemory *h, uint64_t n)
 {
     size_t len = n * FF_HUGE_PAGE;
 
@@ -95,7 +95,7 @@ static int fail_pages(const FfHugeMemory *h, int rc)
                    h->n);
 }
 
-static int make(FfHugeMemory *h)
+static int make_files(FfHugeMemory *h)
 {
     h->fd = memfd_create("array", MFD_CLOEXEC | MFD_HUGETLB | MFD_2MB);
     h->kept_fd = memfd_create("huge pages", MFD_CLOEXEC | MFD_HUGETLB | MFD_2MB);
@@ -118,7 +118,7 @@ static int make(FfHugeMemory *h)
         madvise(at, h->len, MADV_DONTFORK) < 0) {
         return ff_fail(-errno, "huge pages: %s", ff_strerror(errno));
     }
-    int rc = reserve ? keep(h, h->n) : 0;
+    int rc = reserve ? keep_pages(h, h->n) : 0;
     return rc < 0 ? fail_pages(h, rc) : 0;
 }
 
@@ -133,7 +133,7 @@ int ff_huge_memory_new(uint64_t len, uint64_t n, FfHugeMemory **result)
     *h = (FfHugeMemory){.pid = getpid(), .fd = -1, .kept_fd = -1, .len = len, .n = n};
     pthread_mutex_init(&h->lock, NULL);
     h->spare = g_array_sized_new(FALSE, FALSE, sizeof(uint64_t), (guint)(len / FF_HUGE_PAGE));
-    rc = make(h);
+    rc = make_files(h);
     *result = rc < 0 ? NULL : g_steal_pointer(&h);
     return rc;
 }
@@ -175,7 +175,7 @@ int ff_huge_memory_again(FfHugeMemory *h, uint64_t offset)
     return rc < 0 ? -ENOMEM : 0;
 }
 
-static void punch(FfHugeMemory *h, uint64_t offset)
+static void punch_page(FfHugeMemory *h, uint64_t offset)
 {
     while (fallocate(h->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
                      (off_t)FF_HUGE_PAGE) < 0 &&
@@ -186,7 +186,7 @@ static void punch(FfHugeMemory *h, uint64_t offset)
 /* All locked. */
 
 /* Pages that are set aside, in use or not. */
-static uint64_t pages(const FfHugeMemory *h)
+static uint64_t count_pages(const FfHugeMemory *h)
 {
     return has_all(h) ? h->n : h->used + h->spare->len + h->kept;
 }
@@ -205,12 +205,12 @@ static bool take_own(FfHugeMemory *h, uint64_t offset)
 
 static void drop_spare(FfHugeMemory *h)
 {
-    punch(h, g_array_index(h->spare, uint64_t, 0));
+    punch_page(h, g_array_index(h->spare, uint64_t, 0));
     g_array_remove_index(h->spare, 0);
 }
 
 /* OFFSET gets a page, another place loses its own. */
-static int exchange(FfHugeMemory *h, uint64_t offset)
+static int exchange_page(FfHugeMemory *h, uint64_t offset)
 {
     int rc = ff_huge_memory_again(h, offset);
 
@@ -221,7 +221,7 @@ static int exchange(FfHugeMemory *h, uint64_t offset)
         h->asked = 0;
     } else if (rc == 0) {
         h->lost = false;
-        while (pages(h) >= h->n && h->spare->len) {
+        while (count_pages(h) >= h->n && h->spare->len) {
             drop_spare(h);
         }
     }
@@ -233,13 +233,13 @@ int ff_huge_memory_take(FfHugeMemory *h, uint64_t offset)
     pthread_mutex_lock(&h->lock);
     int rc = take_own(h, offset) ? 0 : -ENOMEM;
     if (rc < 0) {
-        if (pages(h) < h->n) {
-            keep(h, h->kept + h->n - pages(h)); /* what others have given back */
+        if (count_pages(h) < h->n) {
+            keep_pages(h, h->kept + h->n - count_pages(h)); /* what others have given back */
         }
         if (h->kept) {
-            keep(h, h->kept - 1);
+            keep_pages(h, h->kept - 1);
         }
-        rc = has_all(h) ? ff_huge_memory_again(h, offset) : exchange(h, offset);
+        rc = has_all(h) ? ff_huge_memory_again(h, offset) : exchange_page(h, offset);
     }
     h->used += rc == 0;
     pthread_mutex_unlock(&h->lock);
@@ -251,7 +251,7 @@ void ff_huge_memory_give(FfHugeMemory *h, uint64_t offset)
     pthread_mutex_lock(&h->lock);
     g_array_append_val(h->spare, offset);
     h->used--;
-    while (!has_all(h) && pages(h) > h->n && h->spare->len) {
+    while (!has_all(h) && count_pages(h) > h->n && h->spare->len) {
         drop_spare(h); /* there was room for more than N */
     }
     pthread_mutex_unlock(&h->lock);

@@ -16,7 +16,7 @@
 
 #include "libfarfault/common/memory-internal.h"
 
-static int fail(const char *name, int rc)
+static int fail_log(const char *name, int rc)
 {
     switch (rc) {
     case -EWOULDBLOCK:
@@ -66,12 +66,12 @@ static int open_name(const char *name, const FfDisk *disk)
 
 /* 0: FD is the log's, and locked. 1: it was another user's, empty, and is gone: once more. Or
  * -errno, said. */
-static int take(const char *name, int fd, const FfDisk *disk)
+static int take_log(const char *name, int fd, const FfDisk *disk)
 {
     struct stat st;
 
     if (fstat(fd, &st) < 0) {
-        return fail(name, -errno);
+        return fail_log(name, -errno);
     }
     if (!S_ISREG(st.st_mode)) {
         return ff_fail(-EINVAL, "%s is not a regular file: remove it", name);
@@ -84,7 +84,7 @@ static int take(const char *name, int fd, const FfDisk *disk)
             name);
     }
     if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-        return fail(name, -errno);
+        return fail_log(name, -errno);
     }
     if (!is_foreign(&st, disk)) {
         return 0;
@@ -108,7 +108,7 @@ static int sync_folder(const char *name)
     if (dir >= 0) {
         close(dir);
     }
-    return rc < 0 ? fail(folder, rc) : 0;
+    return rc < 0 ? fail_log(folder, rc) : 0;
 }
 
 int ff_array_log_open(const char *name, const FfDisk *disk, FfRedo **log)
@@ -118,15 +118,15 @@ int ff_array_log_open(const char *name, const FfDisk *disk, FfRedo **log)
     for (unsigned i = 0; i < 2 && rc > 0; i++) {
         fd = open_name(name, disk);
         if (fd < 0) {
-            return fail(name, fd);
+            return fail_log(name, fd);
         }
-        rc = take(name, fd, disk);
+        rc = take_log(name, fd, disk);
         if (rc != 0) {
             close(fd);
         }
     }
     if (rc != 0) {
-        return rc < 0 ? rc : fail(name, -EWOULDBLOCK);
+        return rc < 0 ? rc : fail_log(name, -EWOULDBLOCK);
     }
     rc = sync_folder(name);
     if (rc < 0) {

@@ -67,7 +67,7 @@ struct FfRedo {
     GHashTable *ended_places; /* finding: the same, of what has ended; NULL: not looked for yet */
 };
 
-static uint64_t sum(uint64_t h, const void *data, size_t n)
+static uint64_t sum_words(uint64_t h, const void *data, size_t n)
 {
     const char *at = data;
 
@@ -83,7 +83,8 @@ static uint64_t sum(uint64_t h, const void *data, size_t n)
 static uint64_t sum_record(Record r, const void *data)
 {
     r.checksum = 0;
-    return sum(sum(MAGIC, &r, sizeof(r)), data, GUINT32_FROM_LE(r.n) * (size_t)FF_REDO_PAGE);
+    return sum_words(sum_words(MAGIC, &r, sizeof(r)), data,
+                     GUINT32_FROM_LE(r.n) * (size_t)FF_REDO_PAGE);
 }
 
 /* All of IOV. */
@@ -336,7 +337,7 @@ static int visit_all(const FfRedo *r, uint64_t limit, uint64_t *len, uint64_t *r
         return -EBADMSG;
     }
     if (n < (ssize_t)sizeof(header) || GUINT64_FROM_LE(header.magic) != MAGIC ||
-        sum(0, &header, offsetof(Header, checksum)) != GUINT64_FROM_LE(header.checksum)) {
+        sum_words(0, &header, offsetof(Header, checksum)) != GUINT64_FROM_LE(header.checksum)) {
         return n < 0 ? (int)n : 0;
     }
     if (GUINT32_FROM_LE(header.version) != VERSION) {
@@ -465,13 +466,13 @@ static int write_header(FfRedo *r)
                      .len = GUINT64_TO_LE(r->len)};
     struct iovec iov = {&header, sizeof(header)};
 
-    header.checksum = GUINT64_TO_LE(sum(0, &header, offsetof(Header, checksum)));
+    header.checksum = GUINT64_TO_LE(sum_words(0, &header, offsetof(Header, checksum)));
     return write_all(r->fd, 0, &iov, 1);
 }
 
 /* What failed is gone from the disk before anything is written in its place: else its parts, and
  * those of what comes there, could be valid together. */
-static int cut(FfRedo *r)
+static int cut_log(FfRedo *r)
 {
     if (r->torn && !r->nameless && (ftruncate(r->fd, (off_t)r->at) < 0 || fdatasync(r->fd) < 0)) {
         r->lost = true;
@@ -490,7 +491,7 @@ static int write_record(FfRedo *r, uint32_t kind, uint64_t first, uint32_t n, co
     struct iovec iov[] = {{&record, sizeof(record)}, {(void *)data, n * (size_t)FF_REDO_PAGE}};
     int rc = r->lost ? -EIO : 0;
 
-    rc = rc < 0 ? rc : cut(r);
+    rc = rc < 0 ? rc : cut_log(r);
     if (rc == 0 && !r->has_header) {
         rc = write_header(r);
         r->has_header = rc == 0;
@@ -504,7 +505,7 @@ static int write_record(FfRedo *r, uint32_t kind, uint64_t first, uint32_t n, co
 }
 
 /* Under `adding`. 1: what is at PLACE is DATA, now at least; 0: it needs a record. Or -errno. */
-static int again(FfRedo *r, uint64_t place, const void *data)
+static int record_again(FfRedo *r, uint64_t place, const void *data)
 {
     char old[FF_REDO_PAGE];
     struct iovec iov = {(void *)data, FF_REDO_PAGE};
@@ -542,7 +543,7 @@ int ff_redo_add(FfRedo *r, uint64_t first, uint64_t n, const void *data)
 
     pthread_mutex_lock(&r->adding);
     for (uint64_t i = 0; i < n && rc >= 0; i++) {
-        rc = again(r, find_place(r, first + i), from + i * FF_REDO_PAGE);
+        rc = record_again(r, find_place(r, first + i), from + i * FF_REDO_PAGE);
         if (rc > 0 || i - begin == PAGES_MAX) {
             int added = add_record(r, first + begin, i - begin, from + begin * FF_REDO_PAGE);
             begin = i + (rc > 0);

@@ -165,7 +165,7 @@ static bool look_at_thread(Tasks *t, const char *tid, bool is_first, FfCallersRa
     }
 }
 
-static unsigned each(FfCallers *callers, bool is_first, FfCallersRange *fn, void *opaque)
+static unsigned each_caller(FfCallers *callers, bool is_first, FfCallersRange *fn, void *opaque)
 {
     Tasks *t = (Tasks *)(void *)callers;
     _Alignas(struct dirent64) char entries[4096];
@@ -196,7 +196,7 @@ FfCallers *ff_callers_new(void)
         return NULL;
     }
     Tasks *t = g_new0(Tasks, 1);
-    t->callers.each = each;
+    t->callers.each = each_caller;
     t->tasks_fd = fd;
     return &t->callers;
 }

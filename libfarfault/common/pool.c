@@ -38,7 +38,7 @@ struct FfPool {
     bool ending;        /* lock */
 };
 
-static gpointer run(gpointer opaque);
+static gpointer run_thread(gpointer opaque);
 
 /* Another thread, which counts as idle. Without it, for want of memory, those that are there do. 0
  * or -errno. */
@@ -52,7 +52,7 @@ static int start_one(FfPool *p)
     if (may_start && rc == 0) {
         __atomic_add_fetch(&p->idle, 1, __ATOMIC_RELAXED);
         ff_block_signals(&old);
-        GThread *thread = g_thread_try_new("ff-load", run, p, NULL);
+        GThread *thread = g_thread_try_new("ff-load", run_thread, p, NULL);
         ff_unblock_signals(&old);
         rc = thread ? 0 : -EAGAIN;
         if (thread) {
@@ -65,7 +65,7 @@ static int start_one(FfPool *p)
     return rc;
 }
 
-static void handle(FfPool *p, const struct uffd_msg *msg, void *buffer)
+static void handle_message(FfPool *p, const struct uffd_msg *msg, void *buffer)
 {
     if (msg->event != UFFD_EVENT_PAGEFAULT) {
         return; /* nobody has asked for events */
@@ -78,7 +78,7 @@ static void handle(FfPool *p, const struct uffd_msg *msg, void *buffer)
     __atomic_add_fetch(&p->idle, 1, __ATOMIC_RELAXED);
 }
 
-static gpointer run(gpointer opaque)
+static gpointer run_thread(gpointer opaque)
 {
     FfPool *p = opaque;
     struct pollfd pfd[2] = {{.fd = p->uffd, .events = POLLIN},
@@ -98,14 +98,14 @@ static gpointer run(gpointer opaque)
             continue;
         }
         if (!pfd[1].revents && ff_uffd_read(p->uffd, &msg, 1) == 1) {
-            handle(p, &msg, buffer);
+            handle_message(p, &msg, buffer);
         }
     }
     munmap(buffer, p->buffer);
     return NULL;
 }
 
-static int prepare(FfPool *p)
+static int prepare_buffer(FfPool *p)
 {
     void *probe = mmap(NULL, p->buffer, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
@@ -129,7 +129,7 @@ FfPool *ff_pool_new(int uffd, unsigned max_threads, size_t buffer, FfPoolFault *
                   .opaque = opaque};
     pthread_mutex_init(&p->lock, NULL);
     p->threads = g_ptr_array_new();
-    int rc = prepare(p);
+    int rc = prepare_buffer(p);
     if (rc < 0) {
         ff_pool_free(p);
         errno = -rc;

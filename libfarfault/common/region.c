@@ -38,7 +38,7 @@ typedef struct {
     char perms[5];
 } Mapping;
 
-static bool parse(const char *line, Mapping *m)
+static bool parse_mapping(const char *line, Mapping *m)
 {
     unsigned maj, min;
     bool ok = sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &m->start,
@@ -86,7 +86,7 @@ static int look_at_lines(char **lines, FfMemoryRegion *r, bool is_new)
 
     for (char **l = lines; *l && rc == 0 && next < end; l++) {
         Mapping map;
-        if (!parse(*l, &map) || map.end <= next) {
+        if (!parse_mapping(*l, &map) || map.end <= next) {
             continue;
         }
         if (map.start > next) {
@@ -145,7 +145,7 @@ static int look_at_file(FfMemoryRegion *r)
     return 0;
 }
 
-static int look(const FfMemory *m, FfMemoryRegion *r, unsigned flags)
+static int look_at_region(const FfMemory *m, FfMemoryRegion *r, unsigned flags)
 {
     bool is_huge = flags & FF_REGION_HUGE;
     int rc = r->fd >= 0 ? look_at_file(r) : 0;
@@ -182,7 +182,7 @@ static int check_gap(const FfMemory *m, char **lines, uint64_t start, uint64_t e
 {
     for (char **l = lines; *l; l++) {
         Mapping map;
-        if (!parse(*l, &map) || map.end <= start || map.start >= end) {
+        if (!parse_mapping(*l, &map) || map.end <= start || map.start >= end) {
             continue;
         }
         for (guint i = 0; i < m->regions->len; i++) {
@@ -218,7 +218,7 @@ int ff_regions_check_gaps(const FfMemory *m)
  * -----------------------------------------------------------------------------------
  */
 
-static FfMemoryRegion *region(const FfMemory *m, guint i)
+static FfMemoryRegion *nth_region(const FfMemory *m, guint i)
 {
     return &g_array_index(m->regions, FfMemoryRegion, i);
 }
@@ -230,12 +230,12 @@ static int one_more(const FfMemory *m, const char *call)
 }
 
 /* Locked. R stands beside all others, and is inserted. */
-static int insert(FfMemory *m, const FfMemoryRegion *r)
+static int insert_region(FfMemory *m, const FfMemoryRegion *r)
 {
     guint at = 0;
 
     for (guint i = 0; i < m->regions->len; i++) {
-        const FfMemoryRegion *o = region(m, i);
+        const FfMemoryRegion *o = nth_region(m, i);
         if (r->addr < o->addr + o->len && o->addr < r->addr + r->len) {
             return ff_fail(-EEXIST, "%#" G_GINT64_MODIFIER "x: a part of it is a region already",
                            r->addr);
@@ -286,11 +286,11 @@ int ff_region_add(FfMemory *m, void *addr, size_t len, int fd, unsigned flags)
         }
         r.owner = ff_owner_new(r.fd);
     }
-    rc = look(m, &r, flags);
+    rc = look_at_region(m, &r, flags);
     if (rc == 0) {
         pthread_mutex_lock(&m->lock);
         rc = m->state == FF_IDLE
-                 ? insert(m, &r)
+                 ? insert_region(m, &r)
                  : ff_fail(-EBUSY, "ff_region_add: %s", ff_memory_state_name(m->state));
         pthread_mutex_unlock(&m->lock);
     }
@@ -301,10 +301,10 @@ int ff_region_add(FfMemory *m, void *addr, size_t len, int fd, unsigned flags)
 }
 
 /* Locked: takes [START, END) out. */
-static void cut(FfMemory *m, uint64_t start, uint64_t end)
+static void cut_range(FfMemory *m, uint64_t start, uint64_t end)
 {
     for (guint i = 0; i < m->regions->len;) {
-        FfMemoryRegion r = *region(m, i), before = r, after = r;
+        FfMemoryRegion r = *nth_region(m, i), before = r, after = r;
         if (r.addr >= end || r.addr + r.len <= start) {
             i++;
             continue;
@@ -331,14 +331,14 @@ static void cut(FfMemory *m, uint64_t start, uint64_t end)
 
 /* Whether LEN bytes at ADDR are in one region. *IS_SHARED, *PAGE_SIZE: of it. *KEEP: old contents
  * may have to be kept now. */
-static bool find(FfMemory *m, uint64_t addr, uint64_t len, bool *is_shared, bool *keep)
+static bool find_range(FfMemory *m, uint64_t addr, uint64_t len, bool *is_shared, bool *keep)
 {
     bool found = false;
 
     pthread_mutex_lock(&m->lock);
     *keep = m->state != FF_IDLE && m->state != FF_SAVED;
     for (guint i = 0; i < m->regions->len && !found; i++) {
-        const FfMemoryRegion *r = region(m, i);
+        const FfMemoryRegion *r = nth_region(m, i);
         found = addr >= r->addr && len <= r->len && addr - r->addr <= r->len - len &&
                 addr % r->backing.page_size == 0 && len % r->backing.page_size == 0;
         *is_shared = r->fd >= 0;
@@ -355,7 +355,7 @@ static int fail_keep(int rc, const char *at, const char *why)
 /* Writes to each page without changing it: when that returns the page has had its old content kept,
  * as any first write has. The kernel does it, which says what a write of our own would die of. 0;
  * -ENOMEM: not all of it is mapped. */
-static int populate(char *at, uint64_t len)
+static int populate_pages(char *at, uint64_t len)
 {
     if (madvise(at, len, MADV_POPULATE_WRITE) == 0) {
         return 0;
@@ -375,7 +375,7 @@ static int populate(char *at, uint64_t len)
 }
 
 /* The same where the kernel would be refused (FF_MEMORY_USER_MODE). */
-static int touch(const FfMemory *m, char *at, uint64_t len)
+static int touch_pages(const FfMemory *m, char *at, uint64_t len)
 {
     g_auto(GStrv) lines = NULL;
     int rc = read_lines(m, &lines);
@@ -386,7 +386,7 @@ static int touch(const FfMemory *m, char *at, uint64_t len)
     }
     for (char **l = lines; *l && next < end; l++) {
         Mapping map;
-        if (!parse(*l, &map) || map.end <= next) {
+        if (!parse_mapping(*l, &map) || map.end <= next) {
             continue;
         }
         if (map.start > next) {
@@ -408,7 +408,7 @@ static int touch(const FfMemory *m, char *at, uint64_t len)
 
 static int keep_old(const FfMemory *m, char *at, uint64_t len)
 {
-    return m->flags & FF_MEMORY_USER_MODE ? touch(m, at, len) : populate(at, len);
+    return m->flags & FF_MEMORY_USER_MODE ? touch_pages(m, at, len) : populate_pages(at, len);
 }
 
 /* Of what is mapped there: the rest has nothing to keep. */
@@ -430,7 +430,7 @@ static int check_range(FfMemory *m, const char *call, void *addr, size_t len, bo
 {
     int rc = ff_memory_check(m);
 
-    if (rc == 0 && (!len || !find(m, (uintptr_t)addr, len, is_shared, keep))) {
+    if (rc == 0 && (!len || !find_range(m, (uintptr_t)addr, len, is_shared, keep))) {
         rc = ff_fail(-EINVAL, "%s: %zu bytes at %p are not whole pages of one region", call, len,
                      addr);
     }
@@ -455,7 +455,7 @@ int ff_region_remove(FfMemory *m, void *addr, size_t len)
     pthread_mutex_lock(&m->lock);
     rc = one_more(m, "ff_region_remove");
     if (rc == 0) {
-        cut(m, (uintptr_t)addr, (uintptr_t)addr + len);
+        cut_range(m, (uintptr_t)addr, (uintptr_t)addr + len);
     }
     pthread_mutex_unlock(&m->lock);
     return rc;

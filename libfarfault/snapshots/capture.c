@@ -175,7 +175,7 @@ void ff_memory_fill_stats(const FfMemory *m, FfSnapshotStats *st, const FfCaptur
     memcpy(st->latency, c->latency, sizeof(st->latency));
 }
 
-static void finish(FfMemory *m)
+static void finish_capture(FfMemory *m)
 {
     if (m->drop_child) {
         m->drop_child(m);
@@ -202,7 +202,7 @@ void ff_capture_finish(FfMemory *m)
     sigset_t old;
 
     ff_block_signals(&old);
-    finish(m);
+    finish_capture(m);
     ff_unblock_signals(&old);
 }
 
@@ -218,7 +218,7 @@ static int check_options(const FfSnapshotOptions *o)
                                     "are FF_SNAPSHOT_*");
 }
 
-static int prepare(FfMemory *m, const FfSnapshotOptions *options)
+static int prepare_capture(FfMemory *m, const FfSnapshotOptions *options)
 {
     int64_t begin = g_get_monotonic_time();
     g_autoptr(GError) error = NULL;
@@ -248,12 +248,12 @@ int ff_memory_prepare(FfMemory *m, const FfSnapshotOptions *options)
     sigset_t old;
 
     ff_block_signals(&old);
-    rc = rc < 0 ? rc : prepare(m, o);
+    rc = rc < 0 ? rc : prepare_capture(m, o);
     ff_unblock_signals(&old);
     return rc;
 }
 
-static int arm(FfMemory *m, int64_t begin)
+static int arm_capture(FfMemory *m, int64_t begin)
 {
     g_autoptr(GError) error = NULL;
     int rc = ff_reserve("ff_snapshot_begin", m->saved->len * 64);
@@ -282,7 +282,7 @@ int ff_memory_arm(FfMemory *m, int64_t begin)
     sigset_t old;
 
     ff_block_signals(&old);
-    int rc = arm(m, begin);
+    int rc = arm_capture(m, begin);
     ff_unblock_signals(&old);
     return rc;
 }

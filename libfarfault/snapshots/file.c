@@ -34,7 +34,7 @@ uint64_t ff_file_place(GArray *saved)
     return at;
 }
 
-static bool fail(const FfOutput *o, GError **error)
+static bool fail_file(const FfOutput *o, GError **error)
 {
     int err = errno;
 
@@ -48,7 +48,7 @@ bool ff_file_begin(FfOutput *o, uint64_t size, GError **error)
     int fd = ff_output_fd(o);
 
     /* Also of what was there before nothing is left. */
-    return (ftruncate(fd, 0) == 0 && ftruncate(fd, (off_t)size) == 0) || fail(o, error);
+    return (ftruncate(fd, 0) == 0 && ftruncate(fd, (off_t)size) == 0) || fail_file(o, error);
 }
 
 bool ff_file_end(FfOutput *o, const GArray *saved, uint64_t size, GError **error)
@@ -66,7 +66,7 @@ bool ff_file_end(FfOutput *o, const GArray *saved, uint64_t size, GError **error
         table[i].offset = GUINT64_TO_LE(s->place);
     }
     if (fdatasync(ff_output_fd(o)) < 0) {
-        return fail(o, error);
+        return fail_file(o, error);
     }
     return ff_output_write(o, sizeof(header), table, saved->len * sizeof(*table), error) &&
            ff_output_write(o, 0, &header, sizeof(header), error) && ff_output_commit(o, error);

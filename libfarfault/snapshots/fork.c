@@ -87,7 +87,7 @@ static void wake_server(FfMemory *m)
     pthread_mutex_unlock(&m->lock);
 }
 
-static void hear(FfTemplate *t)
+static void read_news(FfTemplate *t)
 {
     FfTemplateNews news;
     ssize_t n;
@@ -127,7 +127,7 @@ static gpointer template_thread(gpointer p)
     pthread_cond_broadcast(&t->changed);
     pthread_mutex_unlock(&t->lock);
     if (rc == 0) {
-        hear(t);
+        read_news(t);
         shutdown(t->sock, SHUT_RDWR);
         while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
         }
@@ -148,7 +148,7 @@ static void template_free(FfTemplate *t)
     g_free(t);
 }
 
-static void drop(FfMemory *m);
+static void drop_template_child(FfMemory *m);
 
 static int start_template(FfMemory *m, FfChild *run, void *opaque)
 {
@@ -190,7 +190,7 @@ static int start_template(FfMemory *m, FfChild *run, void *opaque)
         return ff_fail(rc, "ff_template_start: fork: %s", ff_strerror(-rc));
     }
     m->template = t;
-    m->drop_child = drop;
+    m->drop_child = drop_template_child;
     return 0;
 }
 
@@ -334,7 +334,7 @@ static FfRun in_child(const FfMemory *m, const FfRun *run)
     return (FfRun){run->block, (run->first * ps - s->offset) / 4096, run->n * ps / 4096};
 }
 
-static bool put(void *opaque, const FfRun *run, const void *data, GError **error)
+static bool put_run(void *opaque, const FfRun *run, const void *data, GError **error)
 {
     Child *c = opaque;
     FfRun there = in_child(c->m, run);
@@ -362,7 +362,7 @@ static bool is_over(void *opaque)
     return over;
 }
 
-static const FfCaptureTaker taker = {.next = next_wanted, .put = put, .is_over = is_over};
+static const FfCaptureTaker taker = {.next = next_wanted, .put = put_run, .is_over = is_over};
 
 /* The child is gone when this returns, with or without our help. */
 static void drop_child(Child *c, bool kill)
@@ -395,14 +395,14 @@ static void drop_child(Child *c, bool kill)
     g_free(c);
 }
 
-static void drop(FfMemory *m)
+static void drop_template_child(FfMemory *m)
 {
     if (m->template && m->template->child) {
         drop_child(m->template->child, true);
     }
 }
 
-static gpointer serve(gpointer p)
+static gpointer serve_child(gpointer p)
 {
     Child *c = p;
     FfMemory *m = c->m;
@@ -565,7 +565,7 @@ static int start_child(FfMemory *m, Child *c, const char *message, size_t len)
     int rc = put_gaps(m, c);
 
     rc = rc < 0 ? rc : tell_child(c, message, len);
-    rc = rc < 0 ? rc : ff_memory_start_saver(m, "ff-serve", serve, c);
+    rc = rc < 0 ? rc : ff_memory_start_saver(m, "ff-serve", serve_child, c);
     if (rc < 0) {
         char why[512];
         g_strlcpy(why, ff_last_error(), sizeof(why));

@@ -29,7 +29,7 @@ static bool is_anything_pinned(const FfMemory *m)
     return !line || g_ascii_strtoull(line + strlen("\nVmPin:"), NULL, 10) > 0;
 }
 
-static const FfMemoryRegion *find(const FfMemory *m, uint64_t addr, uint64_t len)
+static const FfMemoryRegion *find_region(const FfMemory *m, uint64_t addr, uint64_t len)
 {
     for (guint i = 0; i < m->regions->len; i++) {
         const FfMemoryRegion *r = &g_array_index(m->regions, FfMemoryRegion, i);
@@ -53,7 +53,7 @@ static int check_buffers(const FfMemory *m, const char *fd, const char *lines)
             }
             continue;
         }
-        if (find(m, addr, len)) {
+        if (find_region(m, addr, len)) {
             return ff_fail(-EBUSY,
                            "%#" PRIx64 ": a buffer of %" PRIu64
                            " bytes is registered with io_uring (file %s), which writes to it "

@@ -123,7 +123,7 @@ static GArray *keep_table(const FfMemory *m)
     return table;
 }
 
-static gpointer save(gpointer p)
+static gpointer run_saver(gpointer p)
 {
     g_autoptr(Job) j = p;
     FfMemory *m = j->m;
@@ -150,7 +150,7 @@ static gpointer save(gpointer p)
     return NULL;
 }
 
-static int start(FfMemory *m, Job *j, const char *what)
+static int start_saver(FfMemory *m, Job *j, const char *what)
 {
     int rc = ff_memory_step(m, FF_BEGUN, FF_SAVING, what);
 
@@ -173,7 +173,7 @@ static int start(FfMemory *m, Job *j, const char *what)
             return rc;
         }
     }
-    rc = ff_memory_start_saver(m, "ff-save", save, j);
+    rc = ff_memory_start_saver(m, "ff-save", run_saver, j);
     if (rc < 0) {
         job_free(j);
         ff_memory_set_state(m, FF_BEGUN);
@@ -199,7 +199,7 @@ int ff_snapshot_save_fd(FfMemory *m, int fd)
         job_free(j);
         return ff_fail_error(error);
     }
-    return start(m, j, "ff_snapshot_save_fd");
+    return start_saver(m, j, "ff_snapshot_save_fd");
 }
 
 int ff_snapshot_save_path(FfMemory *m, const char *path)
@@ -218,7 +218,7 @@ int ff_snapshot_save_path(FfMemory *m, const char *path)
     }
     Job *j = g_new0(Job, 1);
     j->output = output;
-    return start(m, j, "ff_snapshot_save_path");
+    return start_saver(m, j, "ff_snapshot_save_path");
 }
 
 int ff_snapshot_save_pages(FfMemory *m, FfSnapshotPage *page, void *opaque)
@@ -233,7 +233,7 @@ int ff_snapshot_save_pages(FfMemory *m, FfSnapshotPage *page, void *opaque)
     Job *j = g_new0(Job, 1);
     j->page = page;
     j->opaque = opaque;
-    return start(m, j, "ff_snapshot_save_pages");
+    return start_saver(m, j, "ff_snapshot_save_pages");
 }
 
 int ff_snapshot_wait(FfMemory *m, FfSnapshotStats *stats)

@@ -76,7 +76,7 @@ ssize_t ff_template_recv(int sock, void *data, size_t cap, int *fd)
 
 /* ---- the child ------------------------------------------------------------------------------- */
 
-static int refuse(FfTemplateReady *r, int rc, const char *what, uint64_t addr)
+static int refuse_child(FfTemplateReady *r, int rc, const char *what, uint64_t addr)
 {
     r->rc = rc;
     snprintf(r->reason, sizeof(r->reason), "the child: %#llx: %s: %s", (unsigned long long)addr,
@@ -92,15 +92,15 @@ static int map_region(int uffd, const FfTemplateRegion *region, FfTemplateReady 
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 
     if (map != at) {
-        return refuse(r, map == MAP_FAILED ? -errno : -EEXIST,
-                      "the address is used there: map the region before ff_template_start()",
-                      region->addr);
+        return refuse_child(r, map == MAP_FAILED ? -errno : -EEXIST,
+                            "the address is used there: map the region before ff_template_start()",
+                            region->addr);
     }
     if (madvise(map, region->len, MADV_DONTFORK) < 0) {
-        return refuse(r, -errno, "MADV_DONTFORK", region->addr);
+        return refuse_child(r, -errno, "MADV_DONTFORK", region->addr);
     }
     int rc = ff_uffd_register(uffd, region->addr, region->len, UFFDIO_REGISTER_MODE_MISSING);
-    return rc < 0 ? refuse(r, rc, "it cannot be registered", region->addr) : 0;
+    return rc < 0 ? refuse_child(r, rc, "it cannot be registered", region->addr) : 0;
 }
 
 static int open_memory(unsigned flags, const FfTemplateRegion *regions, size_t n,
@@ -114,7 +114,7 @@ static int open_memory(unsigned flags, const FfTemplateRegion *regions, size_t n
                                      NULL);
 
     if (rc < 0) {
-        return refuse(r, rc, "userfaultfd", 0);
+        return refuse_child(r, rc, "userfaultfd", 0);
     }
     for (size_t i = 0; i < n && rc == 0; i++) {
         rc = map_region(uffd, &regions[i], r);
@@ -158,7 +158,7 @@ typedef struct {
     pid_t pid;
 } Template;
 
-static void tell(const Template *t, int what, int status)
+static void send_news(const Template *t, int what, int status)
 {
     FfTemplateNews news = {what, t->pid, status};
 
@@ -167,7 +167,7 @@ static void tell(const Template *t, int what, int status)
     }
 }
 
-static void reap(Template *t)
+static void reap_child(Template *t)
 {
     int status;
 
@@ -175,11 +175,11 @@ static void reap(Template *t)
     }
     close(t->pidfd);
     t->pidfd = -1;
-    tell(t, FF_TEMPLATE_ENDED, status);
+    send_news(t, FF_TEMPLATE_ENDED, status);
 }
 
 /* What a child was that could not be watched is none. */
-static int watch(pid_t pid)
+static int watch_child(pid_t pid)
 {
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0), rc = -errno;
 
@@ -220,7 +220,7 @@ void ff_template_run(int sock, pid_t parent, unsigned memory_flags, FfChild *chi
             _exit(0); /* its child ends by the signal */
         }
         if (pfd[1].revents) {
-            reap(&t);
+            reap_child(&t);
             continue;
         }
         ssize_t len = ff_template_recv(sock, regions, sizeof(regions), &child_sock);
@@ -238,9 +238,9 @@ void ff_template_run(int sock, pid_t parent, unsigned memory_flags, FfChild *chi
             _exit(run_child(child_sock, self, memory_flags, regions, (size_t)len / sizeof(*regions),
                             child, opaque));
         }
-        int rc = t.pid < 0 ? -errno : watch(t.pid);
+        int rc = t.pid < 0 ? -errno : watch_child(t.pid);
         close(child_sock);
         t.pidfd = rc < 0 ? -1 : rc;
-        tell(&t, FF_TEMPLATE_MADE, MIN(rc, 0));
+        send_news(&t, FF_TEMPLATE_MADE, MIN(rc, 0));
     }
 }

@@ -28,32 +28,32 @@
 /* A thread that purges has it claimed for so long, unless it died. */
 #define PURGER_MS 1000
 
-static uint64_t *word(const FfVolatile *v, size_t i)
+static uint64_t *page_word(const FfVolatile *v, size_t i)
 {
     return &v->shared->word[i];
 }
 
-static uint64_t load(const FfVolatile *v, size_t i)
+static uint64_t load_word(const FfVolatile *v, size_t i)
 {
-    return __atomic_load_n(word(v, i), __ATOMIC_ACQUIRE);
+    return __atomic_load_n(page_word(v, i), __ATOMIC_ACQUIRE);
 }
 
 /* Against all that it does not know: pinned, purged and filled by anybody. */
-static bool swap(FfVolatile *v, size_t i, uint64_t *was, uint64_t is)
+static bool swap_word(FfVolatile *v, size_t i, uint64_t *was, uint64_t is)
 {
-    return __atomic_compare_exchange_n(word(v, i), was, is, false, __ATOMIC_ACQ_REL,
+    return __atomic_compare_exchange_n(page_word(v, i), was, is, false, __ATOMIC_ACQ_REL,
                                        __ATOMIC_ACQUIRE);
 }
 
 /* Only to tell what is older: not a clock, as that takes as long as the rest of unpinning. */
-static uint64_t now(void)
+static uint64_t now_ticks(void)
 {
     return __builtin_ia32_rdtsc() << FF_PAGE_ABOVE;
 }
 
 /* ---- pins ------------------------------------------------------------------------------------ */
 
-static int futex(uint64_t *at, int op, uint32_t value, const struct timespec *timeout)
+static int call_futex(uint64_t *at, int op, uint32_t value, const struct timespec *timeout)
 {
     /* The lower half of the word, which has all bits; also of other processes. */
     return (int)syscall(SYS_futex, at, op, value, timeout, NULL, 0);
@@ -146,49 +146,49 @@ static void await_purge(FfVolatile *v, size_t i, uint64_t w)
     struct timespec timeout = {.tv_sec = PURGER_MS / 1000};
 
     if (v->regenerate && v->pid != getpid()) {
-        swap(v, i, &w, 0); /* a child's own words: nobody purges there */
+        swap_word(v, i, &w, 0); /* a child's own words: nobody purges there */
         return;
     }
     /* A process that is killed tells nobody: what it had claimed may have gone. It may have been
      * many pages, of which only the first one is waited for. */
     uint64_t purger = w >> FF_PAGE_ABOVE;
     if (__atomic_load_n(&v->dead, __ATOMIC_RELAXED) != purger || !has_ended(v, purger)) {
-        if (!(w & FF_PAGE_AWAITED) && !swap(v, i, &w, w | FF_PAGE_AWAITED)) {
+        if (!(w & FF_PAGE_AWAITED) && !swap_word(v, i, &w, w | FF_PAGE_AWAITED)) {
             return;
         }
         w |= FF_PAGE_AWAITED;
-        if (futex(word(v, i), FUTEX_WAIT, (uint32_t)w, &timeout) == 0 || errno != ETIMEDOUT ||
-            !has_ended(v, purger)) {
+        if (call_futex(page_word(v, i), FUTEX_WAIT, (uint32_t)w, &timeout) == 0 ||
+            errno != ETIMEDOUT || !has_ended(v, purger)) {
             return;
         }
         __atomic_store_n(&v->dead, purger, __ATOMIC_RELAXED);
     }
-    if (swap(v, i, &w, v->regenerate ? 0 : FF_PAGE_LOST) && w & FF_PAGE_AWAITED) {
-        futex(word(v, i), FUTEX_WAKE, INT32_MAX, NULL);
+    if (swap_word(v, i, &w, v->regenerate ? 0 : FF_PAGE_LOST) && w & FF_PAGE_AWAITED) {
+        call_futex(page_word(v, i), FUTEX_WAKE, INT32_MAX, NULL);
     }
 }
 
-static bool pin(FfVolatile *v, size_t i)
+static bool pin_page(FfVolatile *v, size_t i)
 {
-    uint64_t w = load(v, i);
+    uint64_t w = load_word(v, i);
 
     for (;;) {
         if (w & FF_PAGE_PURGING) {
             await_purge(v, i, w);
-            w = load(v, i);
-        } else if (swap(v, i, &w, FF_PAGE_PINNED)) {
+            w = load_word(v, i);
+        } else if (swap_word(v, i, &w, FF_PAGE_PINNED)) {
             return w & FF_PAGE_LOST;
         }
     }
 }
 
 /* TRUE: it was pinned. */
-static bool unpin(FfVolatile *v, size_t i, uint64_t when)
+static bool unpin_page(FfVolatile *v, size_t i, uint64_t when)
 {
-    uint64_t w = load(v, i);
+    uint64_t w = load_word(v, i);
 
     while (w & FF_PAGE_PINNED) {
-        if (swap(v, i, &w, when)) {
+        if (swap_word(v, i, &w, when)) {
             return true;
         }
     }
@@ -198,7 +198,8 @@ static bool unpin(FfVolatile *v, size_t i, uint64_t when)
 static int fail_range(const char *call)
 {
     ff_fail(-EINVAL, "%s: they are not whole pages of the range", call);
-    return -EINVAL; /* here, so that compilers see that find() sets its results when it succeeds */
+    return -EINVAL; /* here, so that compilers see that find_pages() sets its results when it
+                       succeeds */
 }
 
 int ff_volatile_fail_child(void)
@@ -207,8 +208,8 @@ int ff_volatile_fail_child(void)
 }
 
 /* Of LEN bytes at OFFSET the pages [*FIRST, *END). */
-static int find(const FfVolatile *v, const char *call, size_t offset, size_t len, size_t *first,
-                size_t *end)
+static int find_pages(const FfVolatile *v, const char *call, size_t offset, size_t len,
+                      size_t *first, size_t *end)
 {
     if (offset > v->len || len > v->len - offset || (offset | len) & (v->page_size - 1)) {
         return fail_range(call);
@@ -222,13 +223,13 @@ int ff_volatile_pin(FfVolatile *v, size_t offset, size_t len)
 {
     size_t i, end;
     bool lost = false;
-    int rc = find(v, "ff_volatile_pin", offset, len, &i, &end);
+    int rc = find_pages(v, "ff_volatile_pin", offset, len, &i, &end);
 
     if (rc < 0) {
         return rc;
     }
     for (; i < end; i++) {
-        lost |= pin(v, i);
+        lost |= pin_page(v, i);
     }
     return lost ? FF_WAS_PURGED : 0;
 }
@@ -247,13 +248,13 @@ static void count_unpinned(FfVolatile *v, size_t limit, size_t n)
 int ff_volatile_unpin(FfVolatile *v, size_t offset, size_t len)
 {
     size_t i, end, limit, n = 0;
-    int rc = find(v, "ff_volatile_unpin", offset, len, &i, &end);
+    int rc = find_pages(v, "ff_volatile_unpin", offset, len, &i, &end);
 
     if (rc < 0) {
         return rc;
     }
-    for (uint64_t when = now(); i < end; i++) {
-        n += unpin(v, i, when);
+    for (uint64_t when = now_ticks(); i < end; i++) {
+        n += unpin_page(v, i, when);
     }
     limit = v->regenerate ? 0 : __atomic_load_n(&v->limit, __ATOMIC_RELAXED);
     if (limit && n) {
@@ -265,12 +266,12 @@ int ff_volatile_unpin(FfVolatile *v, size_t offset, size_t len)
 int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len)
 {
     size_t i, end;
-    int rc = find(v, "ff_volatile_is_pinned", offset, len, &i, &end);
+    int rc = find_pages(v, "ff_volatile_is_pinned", offset, len, &i, &end);
 
     if (rc < 0) {
         return rc;
     }
-    while (i < end && load(v, i) & FF_PAGE_PINNED) {
+    while (i < end && load_word(v, i) & FF_PAGE_PINNED) {
         i++;
     }
     return i == end;
@@ -278,13 +279,14 @@ int ff_volatile_is_pinned(FfVolatile *v, size_t offset, size_t len)
 
 /* ---- purging --------------------------------------------------------------------------------- */
 
-/* Nobody pins it until settle(). PROCESS: this_process(). FALSE: it is pinned, or taken already. */
-static bool claim(FfVolatile *v, size_t i, uint64_t process)
+/* Nobody pins it until settle_page(). PROCESS: this_process(). FALSE: it is pinned, or taken
+ * already. */
+static bool claim_page(FfVolatile *v, size_t i, uint64_t process)
 {
-    uint64_t w = load(v, i);
+    uint64_t w = load_word(v, i);
 
     while (!(w & (FF_PAGE_PINNED | FF_PAGE_PURGING))) {
-        if (swap(v, i, &w, FF_PAGE_PURGING | process << FF_PAGE_ABOVE | (w & FF_PAGE_LOST))) {
+        if (swap_word(v, i, &w, FF_PAGE_PURGING | process << FF_PAGE_ABOVE | (w & FF_PAGE_LOST))) {
             return true;
         }
     }
@@ -292,19 +294,19 @@ static bool claim(FfVolatile *v, size_t i, uint64_t process)
 }
 
 /* The end of a claim. */
-static void settle(FfVolatile *v, size_t i, bool gone)
+static void settle_page(FfVolatile *v, size_t i, bool gone)
 {
-    uint64_t w = load(v, i), is;
+    uint64_t w = load_word(v, i), is;
 
     do {
         is = (w & FF_PAGE_LOST) | (gone && !v->regenerate ? FF_PAGE_LOST : 0);
-    } while (!swap(v, i, &w, is));
+    } while (!swap_word(v, i, &w, is));
     if (w & FF_PAGE_AWAITED) {
-        futex(word(v, i), FUTEX_WAKE, INT32_MAX, NULL);
+        call_futex(page_word(v, i), FUTEX_WAKE, INT32_MAX, NULL);
     }
 }
 
-static int punch(FfVolatile *v, size_t first, size_t n)
+static int punch_pages(FfVolatile *v, size_t first, size_t n)
 {
     int rc;
 
@@ -337,16 +339,16 @@ static ssize_t purge_run(FfVolatile *v, size_t first, size_t n, uint64_t self, b
 
     for (size_t i = first, run; i < first + n && rc == 0; i += run) {
         for (run = 0; run < max && i + run < first + n && (held || !is_held(v, i + run)) &&
-                      claim(v, i + run, self);
+                      claim_page(v, i + run, self);
              run++) {
         }
         if (!run) {
             run = 1;
             continue;
         }
-        rc = punch(v, i, run);
+        rc = punch_pages(v, i, run);
         for (size_t k = 0; k < run; k++) {
-            settle(v, i + k, rc == 0);
+            settle_page(v, i + k, rc == 0);
         }
         done += rc == 0 ? run : 0;
     }
@@ -425,7 +427,7 @@ static void find_candidates(const FfVolatile *v, Candidates *found)
     }
     for (size_t at = 0, n; (n = next_data(v, at, &first)); at = first + n) {
         for (size_t i = first; i < first + n && found->n < found->room; i++) {
-            uint64_t w = load(v, i);
+            uint64_t w = load_word(v, i);
             if (!(w & (FF_PAGE_PINNED | FF_PAGE_PURGING))) {
                 found->all[found->n++] = (Candidate){w >> FF_PAGE_ABOVE, i};
             }
@@ -435,7 +437,7 @@ static void find_candidates(const FfVolatile *v, Candidates *found)
 
 /* The N oldest ones of FOUND, but for those that are HELD if these stay, in order of address: how
  * many there are. */
-static size_t choose(FfVolatile *v, Candidates *found, size_t n, bool held)
+static size_t choose_oldest(FfVolatile *v, Candidates *found, size_t n, bool held)
 {
     Candidate *all = found->all;
     size_t chosen = 0;
@@ -458,7 +460,7 @@ static ssize_t purge_these(FfVolatile *v, Candidates *found, size_t n, bool held
     size_t done = 0;
     uint64_t self = this_process(v);
 
-    n = choose(v, found, n, held);
+    n = choose_oldest(v, found, n, held);
     for (size_t i = 0, run; i < n; i += run) {
         for (run = 1; i + run < n && c[i + run].page == c[i].page + run; run++) {
         }
@@ -552,10 +554,10 @@ int ff_volatile_set_limit(FfVolatile *v, size_t bytes)
 /* Just used: it is not the next one to go. */
 void ff_volatile_make_young(FfVolatile *v, size_t page)
 {
-    uint64_t w = load(v, page);
+    uint64_t w = load_word(v, page);
 
     if (!(w & (FF_PAGE_PINNED | FF_PAGE_PURGING))) {
-        swap(v, page, &w, now() | (w & FF_PAGE_LOST));
+        swap_word(v, page, &w, now_ticks() | (w & FF_PAGE_LOST));
     }
 }
 
@@ -564,6 +566,6 @@ void ff_volatile_init_shared(FfVolatile *v)
     v->shared->pids = namespace_of(PIDS);
     v->shared->time = namespace_of(TIME);
     for (size_t i = 0; i < v->n; i++) {
-        *word(v, i) = FF_PAGE_PINNED;
+        *page_word(v, i) = FF_PAGE_PINNED;
     }
 }

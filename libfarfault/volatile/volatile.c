@@ -33,7 +33,7 @@
 /* ---- filling --------------------------------------------------------------------------------- */
 
 /* What is there stays. 0 or -errno. */
-static int place(FfVolatile *v, uint64_t addr, const char *content)
+static int place_page(FfVolatile *v, uint64_t addr, const char *content)
 {
     int uffd = v->uffd;
 
@@ -51,7 +51,7 @@ static int place(FfVolatile *v, uint64_t addr, const char *content)
 }
 
 /* Locked: a thread that touches PAGE gets SIGBUS. */
-static void poison(FfVolatile *v, size_t page)
+static void poison_page(FfVolatile *v, size_t page)
 {
     uint64_t addr = (uintptr_t)v->map + (page << v->shift), done;
 
@@ -68,11 +68,11 @@ static void give_up(FfVolatile *v, size_t page)
     pthread_mutex_lock(&v->lock);
     ff_bitmap_set(&v->poisoned, page);
     __atomic_store_n(&v->n_poisoned, v->n_poisoned + 1, __ATOMIC_RELAXED);
-    poison(v, page);
+    poison_page(v, page);
     pthread_mutex_unlock(&v->lock);
 }
 
-static void fill(FfVolatile *v, size_t page, void *buffer)
+static void fill_page(FfVolatile *v, size_t page, void *buffer)
 {
     uint64_t addr = (uintptr_t)v->map + (page << v->shift);
     int rc = v->regenerate(v->opaque, page, buffer);
@@ -83,7 +83,7 @@ static void fill(FfVolatile *v, size_t page, void *buffer)
         ff_volatile_make_young(v, page);
         __atomic_fetch_add(&v->placing, v->page_size, __ATOMIC_SEQ_CST);
         ff_volatile_keep_limit(v);
-        rc = place(v, addr, buffer);
+        rc = place_page(v, addr, buffer);
         __atomic_fetch_sub(&v->placing, v->page_size, __ATOMIC_SEQ_CST);
     }
     if (rc < 0) {
@@ -102,11 +102,11 @@ static void on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, voi
     ff_holds_wait(v->holds, tid, page, true);
     if (is_poisoned) {
         ff_holds_given(v->holds, page);
-        poison(v, page); /* the message is old, or the program has taken it off (madvise()) */
+        poison_page(v, page); /* the message is old, or the program has taken it off (madvise()) */
     }
     pthread_mutex_unlock(&v->lock);
     if (is_mine) {
-        fill(v, page, buffer);
+        fill_page(v, page, buffer);
         pthread_mutex_lock(&v->lock);
         ff_bitmap_claim(&v->filling, page);
         ff_holds_given(v->holds, page);
@@ -120,7 +120,7 @@ static void on_fault(void *opaque, uint64_t addr, uint64_t flags, pid_t tid, voi
 
 /* ---- pressure -------------------------------------------------------------------------------- */
 
-static gpointer watch(gpointer opaque)
+static gpointer watch_pressure(gpointer opaque)
 {
     FfVolatile *v = opaque;
     struct pollfd pfd[2] = {{.fd = v->watch_fd, .events = v->events},
@@ -202,7 +202,7 @@ int ff_volatile_watch(FfVolatile *v, int fd, short events)
     v->events = fd < 0 ? POLLPRI : events;
     v->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ff_block_signals(&old);
-    v->watcher = v->wake_fd < 0 ? NULL : g_thread_try_new("ff-pressure", watch, v, NULL);
+    v->watcher = v->wake_fd < 0 ? NULL : g_thread_try_new("ff-pressure", watch_pressure, v, NULL);
     ff_unblock_signals(&old);
     if (!v->watcher) {
         close_fd(g_steal_fd(&v->own_watch_fd));

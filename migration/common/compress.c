@@ -28,7 +28,7 @@ static void begin_window(FfCompressPolicy *p, uint64_t done, int64_t now_us)
     p->window_done = done;
 }
 
-static void turn(FfCompressPolicy *p, bool on, uint64_t done, int64_t now_us)
+static void turn_compression(FfCompressPolicy *p, bool on, uint64_t done, int64_t now_us)
 {
     p->on = on;
     p->worse = 0;
@@ -39,17 +39,17 @@ static void give_up(FfCompressPolicy *p, uint64_t done, int64_t now_us)
 {
     p->retry_us = now_us + ((int64_t)RETRY_US << p->failures);
     p->failures = MIN(p->failures + 1, RETRY_SHIFT_MAX);
-    turn(p, false, done, now_us);
+    turn_compression(p, false, done, now_us);
 }
 
 /* A measurement came to RATE bytes per second. */
-static void judge(FfCompressPolicy *p, uint64_t rate, uint64_t done, int64_t now_us)
+static void judge_rate(FfCompressPolicy *p, uint64_t rate, uint64_t done, int64_t now_us)
 {
     begin_window(p, done, now_us);
     if (!p->on) {
         p->plain = rate;
         if (now_us >= p->retry_us) {
-            turn(p, true, done, now_us);
+            turn_compression(p, true, done, now_us);
         }
     } else if (rate > p->plain) {
         p->worse = p->failures = 0;
@@ -72,10 +72,11 @@ bool ff_compress_wanted(FfCompressPolicy *p, FfCompress mode, bool limited, uint
     if (!p->window_us || now_us - p->window_us > WINDOW_MAX_US) {
         begin_window(p, done, now_us);
     } else if (now_us - p->window_us >= WINDOW_US) {
-        judge(p, (done - p->window_done) * G_USEC_PER_SEC / (now_us - p->window_us), done, now_us);
+        judge_rate(p, (done - p->window_done) * G_USEC_PER_SEC / (now_us - p->window_us), done,
+                   now_us);
     }
     if (p->on && !limited && now_us - p->free_us > FREE_US) {
-        turn(p, false, done, now_us);
+        turn_compression(p, false, done, now_us);
     }
     return p->on;
 }

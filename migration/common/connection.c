@@ -57,7 +57,7 @@ void ff_conn_shutdown(FfConnection *conn)
     ff_mutex_unlock(&c->lock);
 }
 
-static const char *where(FfConnection *conn, const FfChannel *ch)
+static const char *channel_name(FfConnection *conn, const FfChannel *ch)
 {
     ff_mutex_lock(&conn->control->lock);
     const char *name = !ch || ch == conn->main ? ""
@@ -71,7 +71,7 @@ void ff_conn_silent(FfConnection *conn, const FfChannel *ch)
 {
     ff_control_dead(conn->control,
                     "nothing came from the %s for %u ms%s: it hangs, or the network does",
-                    conn->peer, conn->cfg->peer_timeout_ms, where(conn, ch));
+                    conn->peer, conn->cfg->peer_timeout_ms, channel_name(conn, ch));
 }
 
 void ff_conn_lost(FfConnection *conn, const FfChannel *ch, int rc)
@@ -79,11 +79,11 @@ void ff_conn_lost(FfConnection *conn, const FfChannel *ch, int rc)
     if (rc == -ETIMEDOUT && conn->cfg->peer_timeout_ms) {
         ff_conn_silent(conn, ch); /* the kernel has looked first (TCP_USER_TIMEOUT) */
     } else {
-        g_autofree char *text =
-            g_strdup_printf("lost the connection to the %s%s: %s", conn->peer, where(conn, ch),
-                            rc == -EPIPE ? "the peer closed it"
-                            : ch         ? ff_channel_strerror(ch, rc)
-                                         : g_strerror(-rc));
+        g_autofree char *text = g_strdup_printf("lost the connection to the %s%s: %s", conn->peer,
+                                                channel_name(conn, ch),
+                                                rc == -EPIPE ? "the peer closed it"
+                                                : ch         ? ff_channel_strerror(ch, rc)
+                                                             : g_strerror(-rc));
         ff_control_lost(conn->control, text);
     }
 }
@@ -232,7 +232,7 @@ void ff_conn_join_bulk(FfConnection *conn)
     }
 }
 
-static unsigned count(FfConnection *conn)
+static unsigned count_channels(FfConnection *conn)
 {
     ff_mutex_lock(&conn->control->lock);
     unsigned n = conn->n_bulk;
@@ -244,7 +244,7 @@ void ff_conn_end_bulk(FfConnection *conn)
 {
     FfChannel *old[FF_MAX_BULK];
 
-    for (unsigned i = 0, n = count(conn); i < n; i++) {
+    for (unsigned i = 0, n = count_channels(conn); i < n; i++) {
         ff_control_join(&conn->bulk[i].thread);
     }
     /* D: one that has just come for an attempt that has failed has no thread. */

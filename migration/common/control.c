@@ -201,7 +201,7 @@ typedef struct {
     gpointer data;
 } Told;
 
-static gboolean tell(gpointer p)
+static gboolean deliver_report(gpointer p)
 {
     Told *t = p;
     const FfMigrationOps *ops = &t->c->ops;
@@ -230,7 +230,7 @@ static gboolean tell(gpointer p)
     return G_SOURCE_REMOVE;
 }
 
-static void clear(gpointer p)
+static void free_control(gpointer p)
 {
     FfControl *c = p;
 
@@ -246,7 +246,7 @@ static void free_told(gpointer p)
 {
     Told *t = p;
 
-    g_atomic_rc_box_release_full(t->c, clear);
+    g_atomic_rc_box_release_full(t->c, free_control);
     g_free(t->kill);
     g_free(t->fail);
     g_free(t);
@@ -261,7 +261,7 @@ static void tell_driver(FfControl *c, Told t)
     ff_tsan_publish(told);
     /* One priority for all: sources of one priority run in the order of their attachment. */
     g_source_set_priority(source, G_PRIORITY_DEFAULT);
-    g_source_set_callback(source, tell, told, free_told);
+    g_source_set_callback(source, deliver_report, told, free_told);
     g_source_attach(source, c->driver_ctx);
 }
 
@@ -454,5 +454,5 @@ void ff_control_free(FfControl *c)
 {
     c->freed = true;
     ff_close_fd(&c->new_fd);
-    g_atomic_rc_box_release_full(c, clear);
+    g_atomic_rc_box_release_full(c, free_control);
 }

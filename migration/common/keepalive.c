@@ -86,7 +86,7 @@ static void say_alive(Look *p, unsigned i)
     }
 }
 
-static uint64_t progress(const Look *p)
+static uint64_t count_progress(const Look *p)
 {
     return ff_counted(p->ram->done_pages) + ff_counted(p->stats->device_bytes) +
            ff_counted(p->stats->requests);
@@ -95,7 +95,7 @@ static uint64_t progress(const Look *p)
 /* TRUE: the guest stands still, and nothing has moved for too long. */
 static bool is_stuck(Look *p)
 {
-    uint64_t now = progress(p);
+    uint64_t now = count_progress(p);
 
     ff_mutex_lock(&p->conn->control->lock);
     bool waits = p->guest_stopped && p->conn->control->status == FF_STATUS_DEVICE &&
@@ -116,7 +116,7 @@ static void end_connection(const Look *p)
 }
 
 /* FALSE: the connection is over. */
-static bool look(Look *p)
+static bool look_at_peer(Look *p)
 {
     bool source = p->guest_stopped;
     /* Before the guest is stopped nobody reads the urgent channel at the source. */
@@ -151,7 +151,7 @@ static gpointer keep_alive(gpointer data)
     do {
         int64_t now = g_get_monotonic_time();
         next = MAX(next, now) + look_ms(p->conn) * 1000LL;
-    } while (wait_for_look(p, next) && look(p));
+    } while (wait_for_look(p, next) && look_at_peer(p));
     return NULL;
 }
 

@@ -64,19 +64,19 @@ static const Row rows[] = {
 #undef FF_JOURNAL_STEP
 };
 
-static bool allows(const Row *row, FfRole side, Step step, FfPhase phase, FfRunRight right)
+static bool row_allows(const Row *row, FfRole side, Step step, FfPhase phase, FfRunRight right)
 {
     return row->side == side && row->step == step && row->phases >> phase & 1 &&
            row->rights >> right & 1;
 }
 
-static const Row *find(const FfStateHeader *s, Step step)
+static const Row *find_row(const FfStateHeader *s, Step step)
 {
     FfPhase phase = ff_journal_phase(s);
     FfRunRight right = ff_journal_right(s);
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
-        if (allows(&rows[i], s->role, step, phase, right)) {
+        if (row_allows(&rows[i], s->role, step, phase, right)) {
             return &rows[i];
         }
     }
@@ -97,9 +97,9 @@ static void store_right(FfStateHeader *s, const Row *row)
     }
 }
 
-static void step(FfStateHeader *s, Step which)
+static void take_step(FfStateHeader *s, Step which)
 {
-    const Row *row = find(s, which);
+    const Row *row = find_row(s, which);
 
     if (row->order == PHASE_FIRST) {
         store_phase(s, row);
@@ -117,49 +117,49 @@ void ff_journal_setup(FfStateHeader *s)
         ff_state_mark(s, FF_MARK_WHOLE);
         ff_state_unmark(s, FF_MARK_PARKED | FF_MARK_STANDS_THERE);
     }
-    step(s, STEP_SETUP);
+    take_step(s, STEP_SETUP);
 }
 
 void ff_journal_stopped(FfStateHeader *s)
 {
-    step(s, STEP_STOPPED);
+    take_step(s, STEP_STOPPED);
 }
 
 void ff_journal_resumed(FfStateHeader *s)
 {
-    step(s, STEP_RESUMED);
+    take_step(s, STEP_RESUMED);
 }
 
 void ff_journal_give(FfStateHeader *s)
 {
-    step(s, STEP_GIVE);
+    take_step(s, STEP_GIVE);
 }
 
 void ff_journal_take_back(FfStateHeader *s)
 {
     /* Phase first: an engine that comes between the two still finds a guest that was given. */
-    step(s, STEP_TAKE_BACK);
+    take_step(s, STEP_TAKE_BACK);
 }
 
 void ff_journal_reclaim(FfStateHeader *s)
 {
-    step(s, STEP_RECLAIM);
+    take_step(s, STEP_RECLAIM);
     ff_state_unmark(s, FF_MARK_WHOLE);
 }
 
 void ff_journal_loading(FfStateHeader *s)
 {
-    step(s, STEP_LOADING);
+    take_step(s, STEP_LOADING);
 }
 
 void ff_journal_loaded(FfStateHeader *s)
 {
-    step(s, STEP_LOADED);
+    take_step(s, STEP_LOADED);
 }
 
 void ff_journal_grant(FfStateHeader *s, const char *run_state)
 {
-    const Row *row = find(s, STEP_GRANT);
+    const Row *row = find_row(s, STEP_GRANT);
 
     store_right(s, row);
     s->resumed = 0;
@@ -169,17 +169,17 @@ void ff_journal_grant(FfStateHeader *s, const char *run_state)
 
 void ff_journal_done(FfStateHeader *s)
 {
-    step(s, STEP_DONE);
+    take_step(s, STEP_DONE);
 }
 
 void ff_journal_dead(FfStateHeader *s)
 {
-    step(s, STEP_DEAD);
+    take_step(s, STEP_DEAD);
 }
 
 void ff_journal_idle(FfStateHeader *s)
 {
-    step(s, STEP_IDLE);
+    take_step(s, STEP_IDLE);
     if (ff_journal_right(s) != FF_RUN_GIVEN) {
         ff_state_unmark(s, FF_MARK_WHOLE); /* else the user may want it back: reclaim */
     }

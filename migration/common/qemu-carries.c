@@ -43,7 +43,7 @@ bool ff_plain_is(const GError *error)
            g_error_matches(error, FF_M_ERROR, FF_M_ERROR_REFUSED);
 }
 
-static bool zeros(const uint8_t *p, size_t n)
+static bool all_zeros(const uint8_t *p, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         if (p[i]) {
@@ -87,7 +87,7 @@ GBytes *ff_plain_opening(const FfPlain *plain)
     FfVmm *vmm = plain->cfg->vmm;
     g_autofree char *machine = vmm->state.machine ? vmm->state.machine(&vmm->state) : NULL;
     bool uuid =
-        plain->cfg->validate_uuid && !zeros(plain->conn->vm_uuid, sizeof(plain->conn->vm_uuid));
+        plain->cfg->validate_uuid && !all_zeros(plain->conn->vm_uuid, sizeof(plain->conn->vm_uuid));
     size_t n = machine ? ff_configuration_encode(configuration, machine,
                                                  uuid ? plain->conn->vm_uuid : NULL)
                        : 0;
@@ -107,7 +107,7 @@ static bool is_opening_known(const FfPlain *plain)
     g_autofree char *machine = !plain->unsure && state->machine ? state->machine(state) : NULL;
 
     return machine && !(plain->cfg->validate_uuid &&
-                        zeros(plain->conn->vm_uuid, sizeof(plain->conn->vm_uuid)));
+                        all_zeros(plain->conn->vm_uuid, sizeof(plain->conn->vm_uuid)));
 }
 
 bool ff_plain_greets(const FfPlain *plain, GError **error)
@@ -151,7 +151,7 @@ int ff_plain_first_answer(FfPlain *plain, FfChannel *ch, uint8_t first[FF_PONG_S
 /* ---- destination ----------------------------------------------------------------------------- */
 
 /* Reads from CH, after what is in FIRST, until it is known who connected. *RC < 0: -errno. */
-static FfPeer recognise(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc)
+static FfPeer recognise_peer(FfChannel *ch, GByteArray *first, int deadline_ms, int *rc)
 {
     size_t need = first->len;
     FfPeer peer;
@@ -174,7 +174,7 @@ bool ff_plain_recognise_passed(FfPlain *plain, FfChannel *ch, int deadline_ms, b
 {
     g_autoptr(GByteArray) first = g_byte_array_new();
     int rc;
-    FfPeer peer = recognise(ch, first, deadline_ms, &rc);
+    FfPeer peer = recognise_peer(ch, first, deadline_ms, &rc);
 
     if (peer == FF_PEER_FARFAULT && !(qemu && plain->refused)) {
         return true;

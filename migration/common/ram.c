@@ -87,7 +87,7 @@ void ff_ram_store(const FfRam *ram, FfStateHeader *state)
     state->n_blocks = ram->n_blocks;
 }
 
-static FfRamBlock *find(GPtrArray *blocks, const FfStateBlock *sb)
+static FfRamBlock *find_block(GPtrArray *blocks, const FfStateBlock *sb)
 {
     for (guint i = 0; i < blocks->len; i++) {
         FfRamBlock *b = blocks->pdata[i];
@@ -108,7 +108,7 @@ bool ff_ram_adopt(FfRam *ram, FfControl *control, GPtrArray *blocks, const FfSta
         return true; /* by an attempt that has failed later */
     }
     for (unsigned i = 0; i < MIN(state->n_blocks, FF_STATE_MAX_BLOCKS); i++) {
-        FfRamBlock *b = find(blocks, &state->block[i]);
+        FfRamBlock *b = find_block(blocks, &state->block[i]);
         if (!b) {
             g_set_error(error, FF_M_ERROR, 0, "guest RAM '%.*s' is not there any more",
                         (int)sizeof(state->block[i].id), state->block[i].id);

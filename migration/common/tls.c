@@ -23,7 +23,7 @@
 #define RECORD_ALERT 21
 #define RECORD_HANDSHAKE 22
 
-static bool fail(GError **error, const FfChannel *ch, const char *why)
+static bool fail_handshake(GError **error, const FfChannel *ch, const char *why)
 {
     g_set_error(error, FF_M_ERROR, 0, "%s: %s", ff_channel_peer(ch), why);
     return false;
@@ -38,7 +38,7 @@ static void send_alert(FfChannel *ch)
     send(ff_channel_fd(ch), alert, sizeof(alert), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-static bool start(const FfConnection *conn, FfChannel *ch, GError **error)
+static bool start_tls(const FfConnection *conn, FfChannel *ch, GError **error)
 {
     if (!ff_channel_start_tls(ch, conn->cfg->tls, conn->cfg->tls_hostname, HANDSHAKE_DEADLINE_MS,
                               error)) {
@@ -54,19 +54,21 @@ bool ff_conn_admit(FfChannel *ch, uint8_t first, gpointer opaque, GError **error
     FfConnection *conn = opaque;
 
     if (ff_conn_lacks_tls(conn)) {
-        return fail(error, ch, conn->cfg->tls_refusal);
+        return fail_handshake(error, ch, conn->cfg->tls_refusal);
     }
     if (conn->cfg->tls && first != RECORD_HANDSHAKE) {
         send_alert(ch);
-        return fail(error, ch,
-                    "it speaks in the clear, and this side has tls-creds: set tls-creds at the "
-                    "source, too");
+        return fail_handshake(
+            error, ch,
+            "it speaks in the clear, and this side has tls-creds: set tls-creds at the "
+            "source, too");
     }
     if (!conn->cfg->tls && first == RECORD_HANDSHAKE) {
         send_alert(ch);
-        return fail(error, ch,
-                    "it speaks TLS, and this side has no tls-creds: set tls-creds here, too, with "
-                    "migrate-set-parameters before migrate-incoming");
+        return fail_handshake(
+            error, ch,
+            "it speaks TLS, and this side has no tls-creds: set tls-creds here, too, with "
+            "migrate-set-parameters before migrate-incoming");
     }
     if (conn->cfg->tls) {
         ff_channel_begin_tls(ch, conn->cfg->tls, conn->cfg->tls_hostname);
@@ -80,12 +82,12 @@ static bool secure_incoming(FfConnection *conn, FfChannel *ch, GError **error)
     int rc = ff_channel_peek(ch, &first, FIRST_BYTE_DEADLINE_MS);
 
     if (rc < 0) {
-        return fail(error, ch,
-                    rc == -ETIMEDOUT ? "nothing came in time"
-                    : rc == -EPIPE   ? "it closed the connection before it said anything"
-                                     : g_strerror(-rc));
+        return fail_handshake(error, ch,
+                              rc == -ETIMEDOUT ? "nothing came in time"
+                              : rc == -EPIPE   ? "it closed the connection before it said anything"
+                                               : g_strerror(-rc));
     }
-    return ff_conn_admit(ch, first, conn, error) && (!conn->cfg->tls || start(conn, ch, error));
+    return ff_conn_admit(ch, first, conn, error) && (!conn->cfg->tls || start_tls(conn, ch, error));
 }
 
 bool ff_conn_lacks_tls(const FfConnection *conn)
@@ -105,12 +107,12 @@ void ff_conn_set_tls(FfConnection *conn, FfTls *tls, const char *hostname)
 bool ff_conn_secure(FfConnection *conn, FfChannel *ch, GError **error)
 {
     if (ff_conn_lacks_tls(conn)) {
-        return fail(error, ch, conn->cfg->tls_refusal);
+        return fail_handshake(error, ch, conn->cfg->tls_refusal);
     }
     if (conn->incoming) {
         return secure_incoming(conn, ch, error);
     }
-    return conn->cfg->tls ? start(conn, ch, error) : true;
+    return conn->cfg->tls ? start_tls(conn, ch, error) : true;
 }
 
 bool ff_conn_check_clear(FfConnection *conn, FfChannel *ch, int deadline_ms, GError **error)
@@ -121,7 +123,8 @@ bool ff_conn_check_clear(FfConnection *conn, FfChannel *ch, int deadline_ms, GEr
     if (conn->cfg->tls || ff_channel_peek(ch, &first, deadline_ms) < 0 || first != RECORD_ALERT) {
         return true;
     }
-    return fail(error, ch,
-                "it uses TLS, and this side has no tls-creds: set tls-creds here, too, with "
-                "migrate-set-parameters");
+    return fail_handshake(
+        error, ch,
+        "it uses TLS, and this side has no tls-creds: set tls-creds here, too, with "
+        "migrate-set-parameters");
 }

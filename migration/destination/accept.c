@@ -66,7 +66,7 @@ static uint64_t wanted_epoch(const FfDestination *d)
     return d->conn->want_channel ? d->conn->want_epoch : 0;
 }
 
-static void attached(FfDestination *d)
+static void expected_epoch(FfDestination *d)
 {
     ff_mutex_lock(&d->control->lock);
     d->conn->attaching = false;
@@ -99,7 +99,7 @@ static const char *attach_bulk(FfDestination *d, FfChannel **ch, uint64_t epoch)
     if (x && !recovering) {
         x->thread = g_thread_new("ff-bulk", ff_dest_bulk_reader, x);
     }
-    attached(d);
+    expected_epoch(d);
     return x ? NULL : "no bulk channel is expected any more";
 }
 

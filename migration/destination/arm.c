@@ -52,7 +52,7 @@ void ff_dest_cannot_place(FfDestination *d, const FfRun *run, int rc)
         rc == -ENOMEM ? " (free memory or hugepages on this host)" : "");
 }
 
-static void failed(const FfRun *run, int rc, gpointer side)
+static void on_place_failed(const FfRun *run, int rc, gpointer side)
 {
     FfDestination *d = side;
 
@@ -109,7 +109,7 @@ static bool make_space(FfDestination *d, uint64_t features, GError **error)
     d->placer.ram = d->ram;
     d->placer.stats = d->stats;
     d->placer.all = all_is_here;
-    d->placer.failed = failed;
+    d->placer.failed = on_place_failed;
     d->placer.side = d;
     g_autoptr(FfSpace) s = ff_space_new(&(FfSpaceConfig){.uffd = d->uffd,
                                                          .features = features,
@@ -153,7 +153,7 @@ static uint64_t features_of(const FfRam *ram)
     return features;
 }
 
-static bool arm(FfDestination *d, bool again, GError **error)
+static bool arm_space(FfDestination *d, bool again, GError **error)
 {
     uint64_t features = features_of(d->ram);
 
@@ -188,7 +188,7 @@ static bool arm(FfDestination *d, bool again, GError **error)
 
 bool ff_dest_arm(FfDestination *d, GError **error)
 {
-    return arm(d, false, error);
+    return arm_space(d, false, error);
 }
 
 /* Pages that were placed, and whose marks the dead engine did not come to: nothing but
@@ -216,7 +216,7 @@ static void mark_present(FfDestination *d, unsigned block)
 bool ff_dest_arm_again(FfDestination *d, GError **error)
 {
     /* Registers also what had been taken out as a hole: zeros come from here then. */
-    if (!arm(d, true, error)) {
+    if (!arm_space(d, true, error)) {
         return false;
     }
     g_atomic_int_set(&d->final, 1);

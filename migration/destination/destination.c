@@ -100,7 +100,7 @@ static bool go_on_waiting(const FfDestination *d, const GError *error)
     return true;
 }
 
-static bool agree(FfDestination *d, GError **error)
+static bool agree_with_source(FfDestination *d, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
@@ -245,7 +245,7 @@ void ff_dest_put_back(FfDestination *d)
     }
 }
 
-static bool load(FfDestination *d, GError **error)
+static bool load_devices(FfDestination *d, GError **error)
 {
     if (!prepare_load(d, error) || !ff_dest_await_loaded(d, error)) {
         return false;
@@ -272,7 +272,7 @@ static bool load(FfDestination *d, GError **error)
 }
 
 /* The connection, or what stands in its place. FALSE: the engine ends. */
-static bool again(FfDestination *d)
+static bool await_source(FfDestination *d)
 {
     return d->origin ? d->origin->again(d) : d->dump ? ff_dest_dump_again(d) : ff_dest_reconnect(d);
 }
@@ -286,7 +286,7 @@ static bool await_grant(FfDestination *d, GError **error)
             return false;
         }
         g_clear_error(error);
-        if (!again(d)) {
+        if (!await_source(d)) {
             g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "the engine ends");
             return false;
         }
@@ -295,7 +295,7 @@ static bool await_grant(FfDestination *d, GError **error)
     return true;
 }
 
-static bool resume(FfDestination *d, bool *running, GError **error)
+static bool resume_guest(FfDestination *d, bool *running, GError **error)
 {
     FfVmmRun *run = &d->cfg->vmm->run;
 
@@ -314,7 +314,7 @@ static gpointer start_guest(gpointer p)
     g_autoptr(GError) error = NULL;
     bool running = false;
 
-    if (!resume(d, &running, &error)) {
+    if (!resume_guest(d, &running, &error)) {
         /* No page can be lost by it: what comes over a connection that is there by now is named as
          * missing in the next RESUME. */
         if (d->control->adopts && ff_control_fail_unheard(d->control, d->cfg->pidfd, error)) {
@@ -506,7 +506,7 @@ static void leave_dump(FfDestination *d)
     }
 }
 
-static void complete(FfDestination *d)
+static void complete_migration(FfDestination *d)
 {
     g_autoptr(GError) error = NULL;
 
@@ -579,7 +579,7 @@ void ff_dest_see_through(FfDestination *d)
         unsigned got = ff_control_wait(d->control, FF_EV_ALL | FF_EV_DEAD | FF_EV_QUIT | visit);
 
         if (got & FF_EV_ALL) {
-            complete(d);
+            complete_migration(d);
             return;
         }
         if (got == FF_EV_MAIN) {
@@ -588,7 +588,7 @@ void ff_dest_see_through(FfDestination *d)
         }
         /* The fault thread continues: a thread that touches a missing page waits, and is never
          * shown zeros. */
-        if (ff_control_events(d->control) & FF_EV_QUIT || !again(d)) {
+        if (ff_control_events(d->control) & FF_EV_QUIT || !await_source(d)) {
             end_threads(d);
             return;
         }
@@ -611,7 +611,7 @@ void ff_dest_coordinate(FfDestination *d)
 {
     g_autoptr(GError) error = NULL;
 
-    if (!accept_peer(d, &error) || !agree(d, &error) || !load(d, &error)) {
+    if (!accept_peer(d, &error) || !agree_with_source(d, &error) || !load_devices(d, &error)) {
         if (ff_plain_hand_over(d->plain, error)) {
             end_threads(d);
         } else {

@@ -11,10 +11,10 @@
 
 #include "content/image/pageset.h"
 
-static bool refuse(GError **error, const FfDumpFit *fit, const char *format, ...)
+static bool refuse_dump(GError **error, const FfDumpFit *fit, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
 
-static bool refuse(GError **error, const FfDumpFit *fit, const char *format, ...)
+static bool refuse_dump(GError **error, const FfDumpFit *fit, const char *format, ...)
 {
     g_autofree char *what = NULL;
     va_list ap;
@@ -39,32 +39,34 @@ static bool compare_block(FfDumpFit *fit, unsigned i, const FfRamBlock *ours, GE
         fit->block[i] = b;
         return (b->size == ours->size && b->page_size == ours->page_size &&
                 b->address == ours->gpa) ||
-               refuse(error, fit, "its memory '%s' is another one than this guest's", b->id);
+               refuse_dump(error, fit, "its memory '%s' is another one than this guest's", b->id);
     }
-    return refuse(error, fit, "it has no memory '%s', as this guest has", ours->id);
+    return refuse_dump(error, fit, "it has no memory '%s', as this guest has", ours->id);
 }
 
-static bool compare(FfDumpFit *fit, const FfRam *ram, const uint8_t *session, GError **error)
+static bool compare_dump(FfDumpFit *fit, const FfRam *ram, const uint8_t *session, GError **error)
 {
     const FfDumpFiles *f = fit->files;
 
     if (memcmp(f->session, session, sizeof(f->session)) != 0) {
-        return refuse(error, fit,
-                      "it is of another migration: this one is continued by its own source, or its "
-                      "source's dump");
+        return refuse_dump(
+            error, fit,
+            "it is of another migration: this one is continued by its own source, or its "
+            "source's dump");
     }
     if (strcmp(f->role, "source") != 0) {
-        return refuse(error, fit,
-                      "it is the destination's half: name the directory of the source's");
+        return refuse_dump(error, fit,
+                           "it is the destination's half: name the directory of the source's");
     }
     if (strcmp(f->run_right, "given") != 0) {
-        return refuse(error, fit,
-                      "it was made before the source gave the guest away, and is older than what "
-                      "is here: dump the source when it is postcopy-paused");
+        return refuse_dump(
+            error, fit,
+            "it was made before the source gave the guest away, and is older than what "
+            "is here: dump the source when it is postcopy-paused");
     }
     if (f->n_blocks != ram->n_blocks) {
-        return refuse(error, fit, "it has %u blocks of memory, this guest has %u", f->n_blocks,
-                      ram->n_blocks);
+        return refuse_dump(error, fit, "it has %u blocks of memory, this guest has %u", f->n_blocks,
+                           ram->n_blocks);
     }
     for (unsigned i = 0; i < ram->n_blocks; i++) {
         if (!compare_block(fit, i, &ram->blocks[i].info, error)) {
@@ -91,7 +93,8 @@ static bool check_held(const FfDumpFit *fit, const FfRam *ram, GError **error)
             lacking += !is_here(ram, i, page) && !ff_pageset_has(fit->block[i]->held, page);
         }
     }
-    return !lacking || refuse(error, fit, "%" PRIu64 " pages are neither here nor in it", lacking);
+    return !lacking ||
+           refuse_dump(error, fit, "%" PRIu64 " pages are neither here nor in it", lacking);
 }
 
 /* What the pager reads; the rest is zeros. A page that is not held is none of them. */
@@ -132,7 +135,7 @@ bool ff_dump_fit_needs(const FfDumpFit *fit, const FfRam *ram, unsigned block, u
 
 bool ff_dump_fit_check(FfDumpFit *fit, const FfRam *ram, const uint8_t *session, GError **error)
 {
-    return compare(fit, ram, session, error) && check_held(fit, ram, error);
+    return compare_dump(fit, ram, session, error) && check_held(fit, ram, error);
 }
 
 void ff_dump_fit_clear(FfDumpFit *fit)

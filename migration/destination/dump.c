@@ -13,7 +13,7 @@
  * not come back. So what it reads from (FfDumpFiles) is freed by the last one.
  *
  * Threads: the coordinator; one that verifies, for which it waits; those of the pager call
- * read_pages(), failed(), cannot_place() and place_zeros(). No locks of its own.
+ * read_pages(), on_read_failed(), cannot_place() and place_zeros(). No locks of its own.
  */
 #include "migration/destination/dump.h"
 
@@ -109,7 +109,7 @@ static void verify_blocks(FfReader *r, void *opaque)
 }
 
 /* All that is needed of it. */
-static bool verify(FfDestination *d, const Dump *dump, GError **error)
+static bool verify_pages(FfDestination *d, const Dump *dump, GError **error)
 {
     Verification v = {.d = d, .dump = dump};
 
@@ -140,7 +140,7 @@ static Dump *open_dump(FfDestination *d, int fd, const char *path, bool verified
     dump->fit.files = files;
     dump->shared = ff_reader_file_new_of(files, (GDestroyNotify)ff_dump_files_free);
     if (!ff_dump_fit_check(&dump->fit, d->ram, d->conn->session, error) ||
-        (!verified && !verify(d, dump, error))) {
+        (!verified && !verify_pages(d, dump, error))) {
         return NULL;
     }
     FF_FAULT_AT("dump-verified");
@@ -227,7 +227,7 @@ static int read_pages(FfReader *r, unsigned block, uint64_t first, uint64_t n, u
 }
 
 /* FfFilePagerConfig */
-static void failed(const FfFileError *e, void *opaque)
+static void on_read_failed(const FfFileError *e, void *opaque)
 {
     const FfDestDump *dd = opaque;
     const Dump *dump = dd->now;
@@ -271,7 +271,7 @@ static void stop_pager(FfDestination *d)
 }
 
 /* The page of each thread that waits is asked for again by the new fault thread. */
-static void exchange(FfDestination *d, Dump *dump)
+static void exchange_pager(FfDestination *d, Dump *dump)
 {
     FfDestDump *dd = d->dump;
 
@@ -289,7 +289,7 @@ static void exchange(FfDestination *d, Dump *dump)
         .zero = place_zeros,
         .read = read_pages,
         .fill = FF_DUMP_PIECE,
-        .failed = failed,
+        .failed = on_read_failed,
         .cannot_place = cannot_place,
         .opaque = dd,
     });
@@ -304,7 +304,7 @@ static void exchange(FfDestination *d, Dump *dump)
 /* ---- the way to it --------------------------------------------------------------------------- */
 
 /* For the engine after this one. */
-static void keep(FfDestination *d, const Dump *dump)
+static void keep_dump(FfDestination *d, const Dump *dump)
 {
     FfStateHeader *state = d->cfg->state;
     char *uri = g_strconcat(FF_DUMP_SCHEME, dump->fit.files->path, NULL);
@@ -324,7 +324,7 @@ static void keep(FfDestination *d, const Dump *dump)
 
 /* What is left of the attempts of a source to connect is of an old epoch, and then the source is
  * not resumed any more. */
-static void commit(FfDestination *d)
+static void commit_dump(FfDestination *d)
 {
     ff_mutex_lock(&d->control->lock);
     ff_conn_agreed_locked(d->conn);
@@ -372,14 +372,14 @@ bool ff_dest_dump_use(FfDestination *d, const char *path, GError **error)
     if (!dump) {
         return false;
     }
-    keep(d, dump);
+    keep_dump(d, dump);
     if (!ff_state_is_marked(d->cfg->state, FF_MARK_DUMP)) {
-        commit(d);
+        commit_dump(d);
     }
     if (!d->dump) {
         d->dump = dump_new(d, -1);
     }
-    exchange(d, dump);
+    exchange_pager(d, dump);
     return true;
 }
 

@@ -16,7 +16,7 @@
 #include "base/priority.h"
 #include "uffd/faults.h"
 
-static gpointer run(gpointer space)
+static gpointer run_fault_thread(gpointer space)
 {
     ff_priority_urgent();
     ff_faults_run(space);
@@ -26,7 +26,7 @@ static gpointer run(gpointer space)
 void ff_dest_fault_start(FfDestination *d)
 {
     ff_peer_pager_connect(&d->peer, ff_conn_urgent(d->conn), d->conn->epoch);
-    d->fault_thread = g_thread_new("ff-fault", run, d->placer.space);
+    d->fault_thread = g_thread_new("ff-fault", run_fault_thread, d->placer.space);
 }
 
 void ff_dest_fault_end(FfDestination *d)

@@ -36,7 +36,7 @@ static bool hear_opening(FfDestination *d, FfVisit *visit, const FfManners *mann
                                      error);
 }
 
-static FfAnswer choose(const FfManners *manners, FfFrameType type)
+static FfAnswer choose_answer(const FfManners *manners, FfFrameType type)
 {
     FfAnswer answer = type == FF_FRAME_HELLO    ? manners->hello
                       : type == FF_FRAME_RESUME ? manners->resume
@@ -62,7 +62,7 @@ bool ff_dest_receive(FfDestination *d, FfVisit *visit, const FfManners *manners,
     return ff_greeting_say(visit->ch, manners->words, ff_frame(FF_FRAME_GREETING, sizeof(g)), &g,
                            error) &&
            ff_greeting_hear_head(visit->ch, manners->words, &visit->f, error) &&
-           choose(manners, visit->f.type)(d, visit, error);
+           choose_answer(manners, visit->f.type)(d, visit, error);
 }
 
 void ff_dest_expect_channels(FfDestination *d, uint64_t epoch)

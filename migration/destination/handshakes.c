@@ -75,7 +75,7 @@ FfHandshakes *ff_handshakes_new(int listen_fd, GCancellable *cancel, FfHandshake
 
 /* ---- one of them ----------------------------------------------------------------------------- */
 
-static void enter(Pending *p, Stage stage, int ms)
+static void enter_stage(Pending *p, Stage stage, int ms)
 {
     p->stage = stage;
     p->events = POLLIN;
@@ -126,13 +126,13 @@ static void send_away(FfHandshakes *h, Pending *p, const char *why)
 
 /* He was told why. A close now would break the connection under what he still writes, and he would
  * never read it. */
-static void refuse(FfHandshakes *h, Pending *p, const GError *error)
+static void refuse_stranger(FfHandshakes *h, Pending *p, const GError *error)
 {
     if (may_log(h)) {
         g_message("connection refused: %s", error->message);
     }
     shutdown(ff_channel_fd(p->ch), SHUT_WR);
-    enter(p, REFUSED, LINGER_MS);
+    enter_stage(p, REFUSED, LINGER_MS);
 }
 
 static void see_first_byte(FfHandshakes *h, Pending *p)
@@ -147,9 +147,9 @@ static void see_first_byte(FfHandshakes *h, Pending *p)
     if (rc < 0) {
         send_away(h, p, "it ended before it said anything");
     } else if (h->admit && !h->admit(p->ch, first, h->opaque, &error)) {
-        refuse(h, p, error);
+        refuse_stranger(h, p, error);
     } else if (ff_channel_has_tls(p->ch)) {
-        enter(p, HANDSHAKE, ff_deadline_ms("handshake", FF_HANDSHAKES_DEADLINE_MS));
+        enter_stage(p, HANDSHAKE, ff_deadline_ms("handshake", FF_HANDSHAKES_DEADLINE_MS));
     } else {
         p->stage = SPEAKING;
     }
@@ -163,13 +163,13 @@ static void shake_hands(FfHandshakes *h, Pending *p)
     case FF_IO_DONE: {
         g_autofree char *what = ff_channel_tls(p->ch);
         g_debug("%s: %s", ff_channel_peer(p->ch), what);
-        enter(p, SPEAKING, ff_deadline_ms("handshake", FF_HANDSHAKES_DEADLINE_MS));
+        enter_stage(p, SPEAKING, ff_deadline_ms("handshake", FF_HANDSHAKES_DEADLINE_MS));
         break;
     }
     case FF_IO_AGAIN:
         break;
     case FF_IO_DEAD:
-        refuse(h, p, error);
+        refuse_stranger(h, p, error);
         if (ff_channel_error(p->ch) != EPROTO) {
             send_away(h, p, NULL); /* there was nothing to be told */
         }
@@ -249,7 +249,7 @@ static void free_place(FfHandshakes *h, unsigned i)
     memmove(&h->pending[i], &h->pending[i + 1], (--h->n - i) * sizeof(h->pending[0]));
 }
 
-static FfChannel *leave(FfHandshakes *h, unsigned i)
+static FfChannel *release_stranger(FfHandshakes *h, unsigned i)
 {
     Pending *p = &h->pending[i];
     FfChannel *ch = p->ch;
@@ -284,7 +284,7 @@ static void send_overdue_away(FfHandshakes *h, int64_t now)
 }
 
 /* The one that must go first has the lowest. */
-static int standing(const Pending *p)
+static int rank_stranger(const Pending *p)
 {
     return p->stage == REFUSED ? 0 : ff_channel_proved(p->ch) ? 2 : 1;
 }
@@ -295,7 +295,7 @@ static Pending *next_to_go(FfHandshakes *h)
     Pending *next = &h->pending[0];
 
     for (unsigned i = 1; i < h->n; i++) {
-        next = standing(&h->pending[i]) < standing(next) ? &h->pending[i] : next;
+        next = rank_stranger(&h->pending[i]) < rank_stranger(next) ? &h->pending[i] : next;
     }
     return next;
 }
@@ -330,7 +330,7 @@ static bool let_in(FfHandshakes *h, GError **error)
 
         *p = (Pending){.ch = ff_channel_new(fd, FF_CHANNEL_MAIN), .number = ++h->next_number};
         p->since = g_get_monotonic_time();
-        enter(p, SILENT, ff_deadline_ms("handshake", FF_HANDSHAKES_DEADLINE_MS));
+        enter_stage(p, SILENT, ff_deadline_ms("handshake", FF_HANDSHAKES_DEADLINE_MS));
         go_on(h, p);
         clear_places(h);
     } else if (ff_io_is_short(errno)) {
@@ -353,7 +353,7 @@ static int time_left(int64_t end)
 
 /* Waits for news, and continues with those that have some. TRUE in *COMES: somebody waits outside
  * and may come in. FALSE and ERROR: cancelled. */
-static bool await(FfHandshakes *h, bool *comes, GError **error)
+static bool await_strangers(FfHandshakes *h, bool *comes, GError **error)
 {
     GPollFD cancelled;
     struct pollfd p[FF_HANDSHAKES_PLACES + 2];
@@ -393,7 +393,7 @@ static FfChannel *who_has_spoken(FfHandshakes *h)
     for (unsigned i = 0; i < h->n; i++) {
         if (h->pending[i].stage == READY) {
             h->taken = h->pending[i].number;
-            return leave(h, i);
+            return release_stranger(h, i);
         }
     }
     return NULL;
@@ -409,7 +409,7 @@ FfChannel *ff_handshakes_next(FfHandshakes *h, GError **error)
             return ch;
         }
         send_overdue_away(h, g_get_monotonic_time());
-        if (!await(h, &comes, error)) {
+        if (!await_strangers(h, &comes, error)) {
             return NULL;
         }
         if ((ch = who_has_spoken(h))) {
@@ -428,7 +428,7 @@ GPtrArray *ff_handshakes_later(FfHandshakes *h)
 
     for (unsigned i = 0; i < h->n;) {
         if (h->pending[i].number > h->taken && h->pending[i].stage != REFUSED) {
-            g_ptr_array_add(later, leave(h, i));
+            g_ptr_array_add(later, release_stranger(h, i));
         } else {
             i++;
         }
@@ -439,7 +439,7 @@ GPtrArray *ff_handshakes_later(FfHandshakes *h)
 void ff_handshakes_free(FfHandshakes *h)
 {
     while (h->n) {
-        ff_channel_free(leave(h, 0));
+        ff_channel_free(release_stranger(h, 0));
     }
     say_unsaid(h);
     g_free(h);

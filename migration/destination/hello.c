@@ -107,7 +107,7 @@ static void order_blocks(FfDestination *d, const FfHelloBlock *hb)
     ff_mutex_unlock(&d->control->lock);
 }
 
-static char *compare(FfDestination *d, const FfFrame *f, uint8_t *payload)
+static char *compare_hello(FfDestination *d, const FfFrame *f, uint8_t *payload)
 {
     FfHello *h = (FfHello *)payload;
     FfHelloBlock *hb = (FfHelloBlock *)(h + 1);
@@ -215,7 +215,7 @@ static bool answer_hello(FfDestination *d, FfVisit *visit, GError **error)
         !hear_parts(visit, (const FfHello *)payload, &parts, error)) {
         return false;
     }
-    d->refusal = compare(d, &visit->f, payload);
+    d->refusal = compare_hello(d, &visit->f, payload);
     if (!d->refusal) {
         d->refusal = compare_parts(d, parts, &differences);
     }

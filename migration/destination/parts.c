@@ -30,7 +30,7 @@ static void parts_clear(Parts *p)
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Parts, parts_clear)
 
 /* FALSE: too few fields. */
-static bool split(char *line, char **part)
+static bool split_line(char *line, char **part)
 {
     for (unsigned i = 0; i < FIELDS; i++) {
         part[i] = line;
@@ -49,7 +49,7 @@ static bool split(char *line, char **part)
     return true;
 }
 
-static Parts parse(const char *text)
+static Parts parse_parts(const char *text)
 {
     Parts p = {.lines = g_strsplit(text, "\n", -1),
                .parts = g_ptr_array_new_with_free_func(g_free),
@@ -59,7 +59,7 @@ static Parts parse(const char *text)
     for (char **line = p.lines; *line; line++) {
         g_autofree char **part = g_new0(char *, FIELDS);
 
-        if (split(*line, part)) {
+        if (split_line(*line, part)) {
             char *key = g_strdup_printf("%s\t%s", part[KIND], part[NAME]);
             g_ptr_array_add(p.keys, key);
             g_hash_table_insert(p.index, key, part);
@@ -78,7 +78,7 @@ static char **look_up(const Parts *p, const char *kind, const char *name)
 
 /* ---- what is said of a kind ------------------------------------------------------------------ */
 
-static unsigned count(const Parts *p, const char *kind)
+static unsigned count_kind(const Parts *p, const char *kind)
 {
     unsigned n = 0;
 
@@ -106,7 +106,7 @@ G_GNUC_PRINTF(2, 3) static void add(List *list, const char *format, ...)
 }
 
 /* NULL: nothing was added. */
-static char *end(List *list, const char *fix)
+static char *end_list(List *list, const char *fix)
 {
     if (list->n > NAMED) {
         g_string_append_printf(list->text, "; and %u more", list->n - NAMED);
@@ -219,7 +219,7 @@ static char *compare_cpus(const Parts *source, const Parts *destination)
     each_difference("cpu", source, destination, no_cpu, &missing);
     return missing.n ? g_strdup_printf("%u virtual CPUs at the source, %u at the destination: "
                                        "start both with the same -smp",
-                                       count(source, "cpu"), count(destination, "cpu"))
+                                       count_kind(source, "cpu"), count_kind(destination, "cpu"))
                      : NULL;
 }
 
@@ -228,12 +228,12 @@ static char *compare_devices(const char *kind, const Parts *source, const Parts 
     List list = {g_string_new(NULL), 0};
 
     each_difference(kind, source, destination, lacks_device, &list);
-    return end(&list, "start both with the same devices");
+    return end_list(&list, "start both with the same devices");
 }
 
 static char *list_differences(const Parts *source, const Parts *destination)
 {
-    unsigned here = count(source, "cpu"), there = count(destination, "cpu");
+    unsigned here = count_kind(source, "cpu"), there = count_kind(destination, "cpu");
     List list = {g_string_new(NULL), 0};
 
     if (there > here) {
@@ -247,7 +247,7 @@ static char *list_differences(const Parts *source, const Parts *destination)
     }
     each_difference("other", source, destination, counts_other, &list);
     each_difference("other", destination, source, more_other, &list);
-    return end(&list, NULL);
+    return end_list(&list, NULL);
 }
 
 static char *compare_versions(const Parts *source, const Parts *destination)
@@ -263,7 +263,7 @@ static char *compare_versions(const Parts *source, const Parts *destination)
 
 FfPartsFit ff_parts_compare(const char *source, const char *destination)
 {
-    g_auto(Parts) ours = parse(source), theirs = parse(destination);
+    g_auto(Parts) ours = parse_parts(source), theirs = parse_parts(destination);
     FfPartsFit fit = {.refusal = compare_machine(&ours, &theirs),
                       .versions = compare_versions(&ours, &theirs)};
 
@@ -319,7 +319,7 @@ static void list_more(List *list, const Parts *p, const char *kind, GHashTable *
 
 char *ff_parts_more(const char *parts, const void *tail, size_t n)
 {
-    g_auto(Parts) ours = parse(parts);
+    g_auto(Parts) ours = parse_parts(parts);
     g_autoptr(GHashTable) sections = find_sections(tail, n);
     List list = {g_string_new(NULL), 0};
 
@@ -327,7 +327,7 @@ char *ff_parts_more(const char *parts, const void *tail, size_t n)
     if (!list.n) {
         list_more(&list, &ours, "pci", sections);
     }
-    return end(&list, NULL);
+    return end_list(&list, NULL);
 }
 
 void ff_parts_fit_clear(FfPartsFit *fit)

@@ -38,7 +38,7 @@ static bool is_reserved(const FfRamBlock *b)
     return b->page_size > 4096 && !b->unreserved;
 }
 
-static int reserve(const FfRamBlock *b, uint64_t start, uint64_t end)
+static int reserve_range(const FfRamBlock *b, uint64_t start, uint64_t end)
 {
     void *p = FF_FAULT_MAP("reserve-ram", mmap(NULL, end - start, PROT_READ | PROT_WRITE,
                                                MAP_SHARED, b->memfd, start));
@@ -46,7 +46,7 @@ static int reserve(const FfRamBlock *b, uint64_t start, uint64_t end)
     return p == MAP_FAILED ? -errno : munmap(p, end - start) < 0 ? -errno : 0;
 }
 
-static int punch(const FfRamBlock *b, uint64_t start, uint64_t end)
+static int punch_range(const FfRamBlock *b, uint64_t start, uint64_t end)
 {
     int rc;
 
@@ -54,11 +54,11 @@ static int punch(const FfRamBlock *b, uint64_t start, uint64_t end)
         rc = FF_FAULT_CALL("punch", fallocate(b->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                               start, end - start));
     } while (rc < 0 && errno == EINTR);
-    return rc < 0 ? -errno : is_reserved(b) ? reserve(b, start, end) : 0;
+    return rc < 0 ? -errno : is_reserved(b) ? reserve_range(b, start, end) : 0;
 }
 
 /* Of what cannot be had. */
-static const char *hint(int rc)
+static const char *failure_hint(int rc)
 {
     return rc == -ENOMEM || rc == -ENOSPC ? " (free memory or hugepages on this host)" : "";
 }
@@ -71,7 +71,7 @@ static bool is_empty(const FfRamBlock *b, uint64_t start, uint64_t end)
     return data < 0 ? errno == ENXIO : (uint64_t)data >= end;
 }
 
-static int drop(const FfRamBlock *b, uint64_t page, uint64_t n)
+static int drop_pages(const FfRamBlock *b, uint64_t page, uint64_t n)
 {
     uint64_t start = page * b->page_size, end = start + n * b->page_size;
     bool huge = b->page_size > 4096;
@@ -80,7 +80,7 @@ static int drop(const FfRamBlock *b, uint64_t page, uint64_t n)
         return 0;
     }
     for (int i = 0; i < DROP_TRIES; i++) {
-        int rc = punch(b, start, end);
+        int rc = punch_range(b, start, end);
         if (rc < 0 || huge || is_empty(b, start, end)) {
             return rc;
         }
@@ -95,10 +95,10 @@ bool ff_dest_drop_missing(FfDestination *d, GError **error)
         uint64_t first, n;
         for (uint64_t at = 0; (n = ff_bitmap_next_run(&b->bitmap, at, false, &first));
              at = first + n) {
-            int rc = drop(&b->info, first, n);
+            int rc = drop_pages(&b->info, first, n);
             if (rc < 0) {
                 g_set_error(error, FF_M_ERROR, 0, "guest RAM '%s' cannot be emptied: %s%s",
-                            b->info.id, g_strerror(-rc), hint(rc));
+                            b->info.id, g_strerror(-rc), failure_hint(rc));
                 return false;
             }
         }
@@ -111,7 +111,7 @@ static int empty_all(FfDestination *d)
 {
     for (unsigned i = 0; i < d->ram->n_blocks; i++) {
         FfBlock *b = &d->ram->blocks[i];
-        int rc = punch(&b->info, 0, b->info.size);
+        int rc = punch_range(&b->info, 0, b->info.size);
         if (rc < 0) {
             return rc;
         }
@@ -180,7 +180,9 @@ static int write_run(const FfBlock *b, const FfFrame *f, const void *data)
         return 0;
     }
     /* Zeros over a page that was received: it becomes a hole. Else it is one. */
-    return ff_bitmap_count_run(&b->bitmap, f->page, f->n_pages) ? punch(&b->info, at, at + len) : 0;
+    return ff_bitmap_count_run(&b->bitmap, f->page, f->n_pages)
+               ? punch_range(&b->info, at, at + len)
+               : 0;
 }
 
 int ff_dest_empty(FfDestination *d)
@@ -190,7 +192,8 @@ int ff_dest_empty(FfDestination *d)
     }
     int rc = empty_all(d);
     if (rc < 0) {
-        ff_control_dead(d->control, "guest RAM cannot be emptied: %s%s", g_strerror(-rc), hint(rc));
+        ff_control_dead(d->control, "guest RAM cannot be emptied: %s%s", g_strerror(-rc),
+                        failure_hint(rc));
         return rc;
     }
     /* Observer: the additional readers, which use what was mapped. */
@@ -209,7 +212,7 @@ int ff_dest_write(FfDestination *d, const FfFrame *f, const void *data)
     rc = write_run(b, f, data);
     if (rc < 0) {
         ff_control_dead(d->control, "page %" G_GUINT64_FORMAT " of '%s' cannot be written: %s%s",
-                        f->page, b->info.id, g_strerror(-rc), hint(rc));
+                        f->page, b->info.id, g_strerror(-rc), failure_hint(rc));
         return rc;
     }
     uint64_t fresh = ff_bitmap_set_run(&b->bitmap, f->page, f->n_pages);
@@ -233,10 +236,10 @@ int ff_dest_stale(FfDestination *d, const FfStaleRun *runs, unsigned n, bool dro
         } else {
             ff_bitmap_clear_run(&b->bitmap, run.first, run.n);
         }
-        int rc = drop_now ? drop(&b->info, runs[i].page, runs[i].n_pages) : 0;
+        int rc = drop_now ? drop_pages(&b->info, runs[i].page, runs[i].n_pages) : 0;
         if (rc < 0) {
             ff_control_dead(d->control, "guest RAM '%s' cannot be emptied: %s%s", b->info.id,
-                            g_strerror(-rc), hint(rc));
+                            g_strerror(-rc), failure_hint(rc));
             return rc;
         }
     }

@@ -48,7 +48,7 @@ static int protocol_error(Reader *r, const FfFrame *f, const char *why)
 /* When everything is here DONE says so, and the source may end the connection before this reader
  * has come so far. That this cannot be sent is no reason to read no more: the end of the connection
  * is seen after the source's last words, FINISHED perhaps. */
-static void acknowledge(Reader *r)
+static void acknowledge_pages(Reader *r)
 {
     bool all = g_atomic_int_get(&r->d->final) &&
                ff_counted(r->d->ram->done_pages) == r->d->ram->total_pages;
@@ -79,7 +79,7 @@ static bool prepare_unpacking(Reader *r, size_t bytes)
 
 /* Reads a compressed payload, and leaves the BYTES that it was in BUF. Nothing may be made of it if
  * it is not right as a whole. */
-static int unpack(Reader *r, FfFrame *f, size_t bytes)
+static int unpack_payload(Reader *r, FfFrame *f, size_t bytes)
 {
     const char *why;
 
@@ -99,7 +99,7 @@ static int unpack(Reader *r, FfFrame *f, size_t bytes)
 
 static int read_packed(Reader *r, FfFrame *f)
 {
-    int rc = unpack(r, f, f->n_pages * r->d->ram->frame_blocks[f->block].page_size);
+    int rc = unpack_payload(r, f, f->n_pages * r->d->ram->frame_blocks[f->block].page_size);
 
     if (rc == 0) {
         ff_count(r->d->stats->pages_compressed, f->n_pages);
@@ -161,7 +161,7 @@ static int take_round(Reader *r, FfFrame *f)
 }
 
 /* DATA NULL: zeros. */
-static int place(FfDestination *d, const FfFrame *f, const void *data)
+static int place_run(FfDestination *d, const FfFrame *f, const void *data)
 {
     FfRun run = {f->block, f->page, f->n_pages};
     int rc = data ? ff_placer_copy(&d->placer, &run, data) : ff_placer_zero(&d->placer, &run);
@@ -197,13 +197,14 @@ static int take_run(Reader *r, FfFrame *f)
                       : ff_channel_read_all(r->ch, r->buf, f->length, -1);
     }
     if (rc == 0) {
-        rc = precopy ? ff_dest_write(d, f, zero ? NULL : data) : place(d, f, zero ? NULL : data);
+        rc =
+            precopy ? ff_dest_write(d, f, zero ? NULL : data) : place_run(d, f, zero ? NULL : data);
     }
     if (rc < 0) {
         return rc;
     }
     ff_count(d->stats->pages_bulk, f->n_pages);
-    acknowledge(r);
+    acknowledge_pages(r);
     return 0;
 }
 
@@ -226,7 +227,7 @@ static int check_stale(Reader *r, FfFrame *f, FfStaleRun *runs)
 
 /* The guest is stopped and every stale page is gone. Only now faults are looked at: a page that is
  * zero and received must not be put back between its STALE and its drop. */
-static void freeze(FfDestination *d)
+static void freeze_received(FfDestination *d)
 {
     g_atomic_int_set(&d->final, 1);
     ff_dest_fault_start(d);
@@ -258,7 +259,7 @@ static int take_stale(Reader *r, FfFrame *f)
         rc = ff_dest_stale(d, runs, f->n_pages, armed);
     }
     if (rc == 0 && last) {
-        freeze(d);
+        freeze_received(d);
     }
     if (rc == 0 && f->flags & FF_STALE_TELL) {
         FfFrame ready = ff_frame(FF_FRAME_READY, 0);
@@ -297,7 +298,7 @@ static int read_device(Reader *r, FfFrame *f, size_t *bytes)
         return protocol_error(r, f, "compressed device state was not agreed on");
     }
     *bytes = packed ? f->page : f->length;
-    return packed ? unpack(r, f, *bytes) : ff_channel_read_all(r->ch, r->buf, *bytes, -1);
+    return packed ? unpack_payload(r, f, *bytes) : ff_channel_read_all(r->ch, r->buf, *bytes, -1);
 }
 
 static int take_device(Reader *r, FfFrame *f)
@@ -429,7 +430,7 @@ static int take_finished(Reader *r, FfFrame *f)
 }
 
 /* END: nothing more comes from bulk. What is missing now must be on the urgent channel's way. */
-static int dispatch(Reader *r, FfFrame *f)
+static int dispatch_frame(Reader *r, FfFrame *f)
 {
     FfDestination *d = r->d;
 
@@ -497,7 +498,7 @@ static void read_frames(Reader *r)
     do {
         why = NULL;
         rc = ff_channel_read_frame(r->ch, &f, -1, &why);
-    } while (rc == 0 && (rc = dispatch(r, &f)) == 0);
+    } while (rc == 0 && (rc = dispatch_frame(r, &f)) == 0);
     if (why) {
         ff_control_dead(r->d->control, "the source sent %s: protocol error", why);
     } else if (rc != -ECANCELED) {

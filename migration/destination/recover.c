@@ -189,7 +189,7 @@ static void end_visit(FfDestination *d, FfVisit *visit)
 
 static const FfGreetingWords words = {.peer = "peer", .stranger = ""};
 
-static const char *judge(const FfDestination *d, const FfResume *r)
+static const char *judge_resume(const FfDestination *d, const FfResume *r)
 {
     if (GUINT32_FROM_LE(r->version) != FF_WIRE_VERSION) {
         return "another wire version: it is not the source of this migration";
@@ -201,7 +201,7 @@ static const char *judge(const FfDestination *d, const FfResume *r)
                : NULL;
 }
 
-static bool refuse(FfVisit *visit, const char *why, GError **error)
+static bool refuse_visit(FfVisit *visit, const char *why, GError **error)
 {
     FfFrame f = ff_frame(
         visit->f.type == FF_FRAME_REVOKE ? FF_FRAME_REVOKED : FF_FRAME_RESUME_REPLY, strlen(why));
@@ -217,7 +217,7 @@ static bool refuse_other(FfDestination *d, FfVisit *visit, GError **error)
     FfResume r;
 
     return ff_greeting_hear_payload(visit->ch, &words, &visit->f, &r, sizeof(r), error) &&
-           refuse(visit, "a paused migration waits here for its own source", error);
+           refuse_visit(visit, "a paused migration waits here for its own source", error);
 }
 
 /* TRUE: it is our source. */
@@ -226,8 +226,8 @@ static bool hear_proof(FfDestination *d, FfVisit *visit, FfResume *r, GError **e
     if (!ff_greeting_hear_payload(visit->ch, &words, &visit->f, r, sizeof(*r), error)) {
         return false;
     }
-    const char *why = judge(d, r);
-    return !why || refuse(visit, why, error);
+    const char *why = judge_resume(d, r);
+    return !why || refuse_visit(visit, why, error);
 }
 
 static bool take_revoke(FfDestination *d, FfVisit *visit, GError **error)
@@ -352,7 +352,7 @@ static void start_again(FfDestination *d, FfChannel *main, FfChannel *urgent, ui
     ff_keepalive_start(d->conn, d->ram, d->stats, NULL);
 }
 
-static void begin(FfDestination *d)
+static void begin_recovery(FfDestination *d)
 {
     ff_control_forget(d->control, FF_EV_DEAD);
     ff_control_set_status(d->control, FF_STATUS_POSTCOPY_RECOVER);
@@ -369,7 +369,7 @@ static bool take_resume(FfDestination *d, FfVisit *visit, GError **error)
         return false;
     }
     if (!visit->unheard) {
-        begin(d);
+        begin_recovery(d);
     }
     return say_what_is_here(d, visit, &r, error);
 }
@@ -401,7 +401,7 @@ static bool try_source(FfDestination *d, FfVisit *visit)
     g_autoptr(GError) error = NULL;
 
     if (visit->unheard) {
-        begin(d);
+        begin_recovery(d);
     }
     if (agree_again(d, visit, &error) || visit->revoked) {
         return true;
@@ -442,7 +442,7 @@ static bool try_dump(FfDestination *d)
     g_autofree char *path = g_steal_pointer(&d->dump_order);
     g_autoptr(GError) error = NULL;
 
-    begin(d);
+    begin_recovery(d);
     if (ff_dest_dump_use(d, path, &error)) {
         return true;
     }
@@ -486,10 +486,11 @@ static bool send_away(FfDestination *d, FfVisit *visit, GError **error)
 
     /* What it has nobody needs, unless the dump cannot be read: so it must not let go yet. */
     return hear_proof(d, visit, &r, error) &&
-           refuse(visit,
-                  "this migration is recovered from a dump of its source: come back when every "
-                  "page is there",
-                  error);
+           refuse_visit(
+               visit,
+               "this migration is recovered from a dump of its source: come back when every "
+               "page is there",
+               error);
 }
 
 static const FfManners while_from_dump = {

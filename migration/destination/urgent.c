@@ -34,7 +34,7 @@ typedef struct {
     FfRun unplaced;
 } Urgent;
 
-static int refuse(Urgent *u, const FfFrame *f, const char *why)
+static int refuse_frame(Urgent *u, const FfFrame *f, const char *why)
 {
     u->refused = ff_frame_name(f->type);
     u->why = why;
@@ -42,7 +42,7 @@ static int refuse(Urgent *u, const FfFrame *f, const char *why)
 }
 
 /* A bulk writer is not waited for: the count is a sum, and when everything is here DONE says so. */
-static void acknowledge(Urgent *u)
+static void acknowledge_pages(Urgent *u)
 {
     const FfRam *ram = u->placer->ram;
 
@@ -55,7 +55,7 @@ static void acknowledge(Urgent *u)
     ff_channel_try_send(u->main, ack);
 }
 
-static int place(Urgent *u, const FfFrame *f)
+static int place_page(Urgent *u, const FfFrame *f)
 {
     FfRun run = {f->block, f->page, f->n_pages};
     const void *data = f->type == FF_FRAME_ZERO ? NULL : ff_channel_take(u->ch, f->length);
@@ -81,23 +81,23 @@ static int take_run(Urgent *u, FfFrame *f)
     const char *why;
 
     if (!g_atomic_int_get(u->final)) {
-        return refuse(u, f, "no page was expected yet");
+        return refuse_frame(u, f, "no page was expected yet");
     }
     if (ff_frame_check_run(f, ram->frame_blocks, ram->n_blocks, &why) < 0) {
-        return refuse(u, f, why);
+        return refuse_frame(u, f, why);
     }
     if (f->epoch != u->epoch) {
-        return refuse(u, f, "it belongs to an earlier connection");
+        return refuse_frame(u, f, "it belongs to an earlier connection");
     }
-    int rc = place(u, f);
+    int rc = place_page(u, f);
     if (rc == 0) {
         ff_count(u->placer->stats->pages_urgent, f->n_pages);
-        acknowledge(u);
+        acknowledge_pages(u);
     }
     return rc;
 }
 
-static int dispatch(Urgent *u, FfFrame *f)
+static int dispatch_frame(Urgent *u, FfFrame *f)
 {
     switch (f->type) {
     case FF_FRAME_PAGES:
@@ -107,7 +107,7 @@ static int dispatch(Urgent *u, FfFrame *f)
     case FF_FRAME_END:
         return 0;
     default:
-        return refuse(u, f, "only pages belong on this channel");
+        return refuse_frame(u, f, "only pages belong on this channel");
     }
 }
 
@@ -120,7 +120,7 @@ static int read_frames(Urgent *u, const char **why)
     do {
         *why = NULL;
         rc = ff_channel_read_frame(u->ch, &f, -1, why);
-    } while (rc == 0 && (rc = dispatch(u, &f)) == 0);
+    } while (rc == 0 && (rc = dispatch_frame(u, &f)) == 0);
     return rc;
 }
 

@@ -52,7 +52,7 @@ static int block_of(const FfRam *ram, const FfSharersRegion *r)
     return block;
 }
 
-static Sharer *find(const FfDestSharers *s, uint32_t number)
+static Sharer *find_sharer(const FfDestSharers *s, uint32_t number)
 {
     for (guint i = 0; i < s->all->len; i++) {
         Sharer *x = &g_array_index(s->all, Sharer, i);
@@ -80,14 +80,14 @@ static int fill_ranges(const FfDestSharers *s, const FfSharersRequest *request,
 }
 
 /* UFFD is taken. */
-static int hand(FfDestSharers *s, const FfSharersRequest *request, int uffd)
+static int add_sharer(FfDestSharers *s, const FfSharersRequest *request, int uffd)
 {
     FfSharerRange ranges[FF_SHARERS_REGIONS];
     Sharer fresh = {.number = request->number};
     int rc = uffd < 0 || request->n_regions > FF_SHARERS_REGIONS ? -EBADF
                                                                  : fill_ranges(s, request, ranges);
 
-    if (rc < 0 || find(s, request->number)) {
+    if (rc < 0 || find_sharer(s, request->number)) {
         if (uffd >= 0) {
             close(uffd);
         }
@@ -100,19 +100,19 @@ static int hand(FfDestSharers *s, const FfSharersRequest *request, int uffd)
     return MIN(fresh.sharer, 0);
 }
 
-static void say(const FfDestSharers *s, const FfSharersAnswer *answer)
+static void send_answer(const FfDestSharers *s, const FfSharersAnswer *answer)
 {
     (void)ff_rights_send(s->d->cfg->sharers_fd, answer, sizeof(*answer), NULL, 0);
 }
 
-static void asked(FfDestSharers *s, const FfSharersRequest *request, int uffd)
+static void answer_request(FfDestSharers *s, const FfSharersRequest *request, int uffd)
 {
     FfSharersAnswer answer = {.op = request->op, .number = request->number, .rc = -ENOENT};
 
     if (request->op == FF_SHARERS_HAND) {
-        answer.rc = hand(s, request, uffd);
+        answer.rc = add_sharer(s, request, uffd);
     } else {
-        const Sharer *x = find(s, request->number);
+        const Sharer *x = find_sharer(s, request->number);
 
         if (uffd >= 0) {
             close(uffd);
@@ -121,13 +121,13 @@ static void asked(FfDestSharers *s, const FfSharersRequest *request, int uffd)
             answer.rc = ff_sharers_check(ff_space_sharers(s->d->placer.space), x->sharer);
         }
     }
-    say(s, &answer);
+    send_answer(s, &answer);
 }
 
 /* ---- the thread ------------------------------------------------------------------------------ */
 
 /* FALSE: the relay has gone. */
-static bool take(FfDestSharers *s)
+static bool take_request(FfDestSharers *s)
 {
     FfSharersRequest request;
     FfRights rights;
@@ -139,27 +139,27 @@ static bool take(FfDestSharers *s)
     if (n != sizeof(request)) {
         return false;
     }
-    asked(s, &request, rights.n ? rights.fd[0] : -1);
+    answer_request(s, &request, rights.n ? rights.fd[0] : -1);
     for (unsigned i = 1; i < rights.n; i++) {
         close(rights.fd[i]);
     }
     return true;
 }
 
-static gpointer run(gpointer opaque)
+static gpointer run_sharers(gpointer opaque)
 {
     FfDestSharers *s = opaque;
     const FfSharersAnswer ready = {.op = FF_SHARERS_READY};
     struct pollfd pfd[2] = {{.fd = s->d->cfg->sharers_fd, .events = POLLIN},
                             {.fd = s->stop, .events = POLLIN}};
 
-    say(s, &ready);
+    send_answer(s, &ready);
     for (;;) {
         if (poll(pfd, 2, -1) < 0) {
             if (errno != EINTR) {
                 break;
             }
-        } else if (pfd[1].revents || (pfd[0].revents && !take(s))) {
+        } else if (pfd[1].revents || (pfd[0].revents && !take_request(s))) {
             break;
         }
     }
@@ -181,7 +181,7 @@ void ff_dest_sharers_start(FfDestination *d)
     s->stop = stop;
     s->all = g_array_new(FALSE, FALSE, sizeof(Sharer));
     d->sharers = s;
-    s->thread = g_thread_new("ff-sharers", run, s);
+    s->thread = g_thread_new("ff-sharers", run_sharers, s);
 }
 
 void ff_dest_sharers_end(FfDestination *d)

@@ -18,7 +18,7 @@
 #include "content/pagers/reader.h"
 
 /* The content that FD has as long as its id is ID, and the time by which that is told. */
-static bool fill(int copy, int fd, const FfFileId *id, const struct stat *st)
+static bool fill_clone(int copy, int fd, const FfFileId *id, const struct stat *st)
 {
     const struct timespec times[] = {st->st_atim, st->st_mtim};
     FfFileId now;
@@ -42,7 +42,7 @@ int ff_restore_clone(int fd, const char *path)
     if (copy < 0) {
         return -1;
     }
-    if (fill(copy, fd, &id, &st)) {
+    if (fill_clone(copy, fd, &id, &st)) {
         g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", copy);
         own = open(link, O_RDONLY | O_CLOEXEC);
     }

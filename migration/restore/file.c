@@ -29,10 +29,10 @@
 /* Of device state, in which the run state is looked for. */
 #define TAIL_MAX (256u << 20)
 
-static bool refuse(GError **error, const FfRestoreFile *f, const char *format, ...)
+static bool refuse_file(GError **error, const FfRestoreFile *f, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
 
-static bool refuse(GError **error, const FfRestoreFile *f, const char *format, ...)
+static bool refuse_file(GError **error, const FfRestoreFile *f, const char *format, ...)
 {
     g_autofree char *what = NULL;
     va_list ap;
@@ -59,9 +59,9 @@ static bool read_head(FfRestoreFile *f, FfInput *in, int64_t offset, GError **er
         return false;
     }
     if (f->saved->form != FF_SAVED_MAPPED) {
-        return refuse(error, f,
-                      "it is an ordinary stream, which only QEMU itself can load: make it "
-                      "mapped-ram first (farfault convert --to mapped-ram)");
+        return refuse_file(error, f,
+                           "it is an ordinary stream, which only QEMU itself can load: make it "
+                           "mapped-ram first (farfault convert --to mapped-ram)");
     }
     return ff_records_walk(f->saved, &nobody, NULL, error) && ff_tail_check(f->saved, error) &&
            ff_saved_digest(f->saved, &f->digest, error);
@@ -76,7 +76,7 @@ FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GE
     int rc = ff_file_id(fd, &f->id);
     int copy = rc < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 3);
     if (copy < 0) {
-        refuse(error, f, "%s", g_strerror(rc < 0 ? -rc : errno));
+        refuse_file(error, f, "%s", g_strerror(rc < 0 ? -rc : errno));
         return NULL;
     }
     FfInput *in = ff_input_open_fd(copy, path, error);
@@ -147,13 +147,13 @@ static bool take_block(FfRestoreFile *f, const FfBlock *ours, const FfSavedBlock
                        FfFileBlock *to, GError **error)
 {
     if (b->size != ours->info.size) {
-        return refuse(error, f,
-                      "its memory block '%s' has %" PRIu64 " MiB, that of this QEMU %" PRIu64
-                      " MiB: start QEMU as the saved guest was started",
-                      b->name, b->size >> 20, ours->info.size >> 20);
+        return refuse_file(error, f,
+                           "its memory block '%s' has %" PRIu64 " MiB, that of this QEMU %" PRIu64
+                           " MiB: start QEMU as the saved guest was started",
+                           b->name, b->size >> 20, ours->info.size >> 20);
     }
     if (ff_saved_block_is_outside(f->saved, b)) {
-        return refuse(error, f, "it was saved without its memory (x-ignore-shared)");
+        return refuse_file(error, f, "it was saved without its memory (x-ignore-shared)");
     }
     uint64_t n = b->size / FF_SAVED_PAGE, *words = g_new0(uint64_t, ff_bitmap_words(n));
     FfBitmap bitmap;
@@ -175,12 +175,13 @@ static bool compare_blocks(FfRestoreFile *f, const FfRam *ram, GError **error)
         int number = ff_saved_find(f->saved, id);
 
         if (number < 0) {
-            return refuse(error, f,
-                          number == -1 ? "it has no memory block '%s', as this QEMU has: start "
-                                         "QEMU as the saved guest was started, without memory that "
-                                         "no device uses"
-                                       : "it has more than one memory block '%s'",
-                          id);
+            return refuse_file(error, f,
+                               number == -1
+                                   ? "it has no memory block '%s', as this QEMU has: start "
+                                     "QEMU as the saved guest was started, without memory that "
+                                     "no device uses"
+                                   : "it has more than one memory block '%s'",
+                               id);
         }
         const FfSavedBlock *b = ff_saved_block(f->saved, number);
         if (!take_block(f, &ram->blocks[i], b, &f->blocks[i], error)) {
@@ -189,8 +190,8 @@ static bool compare_blocks(FfRestoreFile *f, const FfRam *ram, GError **error)
         others -= b->size;
     }
     return others <= OTHERS_MAX ||
-           refuse(error, f, "it has %" PRIu64 " MiB in memory blocks that this QEMU has not",
-                  others >> 20);
+           refuse_file(error, f, "it has %" PRIu64 " MiB in memory blocks that this QEMU has not",
+                       others >> 20);
 }
 
 bool ff_restore_file_compare(FfRestoreFile *f, const FfRam *ram, const char *machine,
@@ -199,14 +200,14 @@ bool ff_restore_file_compare(FfRestoreFile *f, const FfRam *ram, const char *mac
     static const uint8_t none[16];
 
     if (machine && strcmp(machine, f->saved->machine) != 0) {
-        return refuse(error, f,
-                      "it is of a machine '%s', this QEMU is a '%s': start it with "
-                      "-machine %s",
-                      f->saved->machine, machine, f->saved->machine);
+        return refuse_file(error, f,
+                           "it is of a machine '%s', this QEMU is a '%s': start it with "
+                           "-machine %s",
+                           f->saved->machine, machine, f->saved->machine);
     }
     if (uuid && f->saved->has_uuid && memcmp(uuid, none, sizeof(none)) != 0 &&
         memcmp(uuid, f->saved->uuid, sizeof(none)) != 0) {
-        return refuse(error, f, "it is of a guest with another UUID than this QEMU has");
+        return refuse_file(error, f, "it is of a guest with another UUID than this QEMU has");
     }
     return compare_blocks(f, ram, error);
 }
@@ -231,7 +232,7 @@ GBytes *ff_restore_file_tail(const FfRestoreFile *f, GError **error)
     uint64_t n = f->saved->end - f->saved->tail;
 
     if (n > TAIL_MAX) {
-        refuse(error, f, "damaged: %" PRIu64 " MiB of device state", n >> 20);
+        refuse_file(error, f, "damaged: %" PRIu64 " MiB of device state", n >> 20);
         return NULL;
     }
     g_autofree uint8_t *tail = g_malloc(n);
@@ -252,7 +253,7 @@ static FfOutput *new_memory(const FfRestoreFile *f, GError **error)
     int fd = memfd_create("devices", MFD_CLOEXEC);
 
     if (fd < 0) {
-        refuse(error, f, "no memory for its device state: %s", g_strerror(errno));
+        refuse_file(error, f, "no memory for its device state: %s", g_strerror(errno));
         return NULL;
     }
     return ff_output_new_fd(fd, f->path, error);
@@ -282,12 +283,12 @@ int ff_restore_file_devices(const FfRestoreFile *f, const FfRam *ram, FfVmmMemor
     }
     /* All of it was read by now, and is what was compared. */
     if (ff_file_check(f->fd, &f->id) < 0) {
-        refuse(error, f, "it was changed while it was read");
+        refuse_file(error, f, "it was changed while it was read");
         return -1;
     }
     int fd = fcntl(ff_output_fd(o), F_DUPFD_CLOEXEC, 3);
     if (fd < 0) {
-        refuse(error, f, "%s", g_strerror(errno));
+        refuse_file(error, f, "%s", g_strerror(errno));
     }
     return fd;
 }

@@ -9,8 +9,8 @@
  * lease up at the end, whatever it has found. A process that does not own the file any more cannot
  * do that: then it ends with the description (ff_lease_open()).
  *
- * Threads: the one that takes it, and the main loop, which the kernel tells (told()). Lock:
- * FfLease.lock, a leaf, under which a lease is looked at or given up, never taken.
+ * Threads: the one that takes it, and the main loop, which the kernel tells (on_lease_break()).
+ * Lock: FfLease.lock, a leaf, under which a lease is looked at or given up, never taken.
  *
  * System calls: signalfd4.
  */
@@ -41,7 +41,7 @@ struct FfLease {
     bool said; /* lock; that somebody waits */
 };
 
-static void expect(sigset_t *set)
+static void expect_signal(sigset_t *set)
 {
     sigemptyset(set);
     sigaddset(set, SIGIO);
@@ -51,7 +51,7 @@ void ff_lease_init(void)
 {
     sigset_t set;
 
-    expect(&set);
+    expect_signal(&set);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
@@ -80,7 +80,7 @@ static char *time_left(void)
     return text ? g_strdup_printf(", %s s at most", text) : g_strdup("");
 }
 
-static void say(const FfLease *l, bool late)
+static void describe_writer(const FfLease *l, bool late)
 {
     g_autofree char *most = time_left();
 
@@ -90,32 +90,32 @@ static void say(const FfLease *l, bool late)
 }
 
 /* LATE: he may have come when nobody was told. */
-static void look(FfLease *l, bool late)
+static void look_for_writer(FfLease *l, bool late)
 {
     ff_mutex_lock(&l->lock);
     bool first = !l->over && !l->said && fcntl(l->fd, F_GETLEASE) != F_RDLCK;
     l->said |= first;
     ff_mutex_unlock(&l->lock);
     if (first) {
-        say(l, late);
+        describe_writer(l, late);
         l->waits(l->opaque);
     }
 }
 
 /* GUnixFDSourceFunc. Which signal it was does not matter: the lease says it. */
-static gboolean told(gint fd, GIOCondition condition, gpointer opaque)
+static gboolean on_lease_break(gint fd, GIOCondition condition, gpointer opaque)
 {
     struct signalfd_siginfo info;
 
     if (read(fd, &info, sizeof(info)) == sizeof(info)) {
-        look(opaque, false);
+        look_for_writer(opaque, false);
     }
     return G_SOURCE_CONTINUE;
 }
 
 /* ---- beginning and end ----------------------------------------------------------------------- */
 
-static void clear(gpointer opaque)
+static void free_lease(gpointer opaque)
 {
     FfLease *l = opaque;
 
@@ -131,11 +131,11 @@ static void clear(gpointer opaque)
 
 static void lease_unref(gpointer l)
 {
-    g_atomic_rc_box_release_full(l, clear);
+    g_atomic_rc_box_release_full(l, free_lease);
 }
 
 /* Of -RC, which is F_SETLEASE's. */
-static const char *reason(int rc)
+static const char *lease_error(int rc)
 {
     return rc == -EAGAIN   ? "somebody has it open for writing"
            : rc == -EACCES ? "it is another user's, or a security module forbids it"
@@ -169,7 +169,7 @@ static int give_up(const FfLease *l)
 }
 
 /* This process is told, and has the lease. KEPT: it may be that of an engine before. -errno. */
-static int take(const FfLease *l, bool kept)
+static int take_lease(const FfLease *l, bool kept)
 {
     if (!is_signal_blocked()) {
         return -ENOTSUP;
@@ -207,7 +207,8 @@ bool ff_lease_is_possible(int fd)
 static void listen_to(FfLease *l, GMainContext *context)
 {
     l->source = g_unix_fd_source_new(l->signals, G_IO_IN);
-    g_source_set_callback(l->source, G_SOURCE_FUNC(told), g_atomic_rc_box_acquire(l), lease_unref);
+    g_source_set_callback(l->source, G_SOURCE_FUNC(on_lease_break), g_atomic_rc_box_acquire(l),
+                          lease_unref);
     g_source_attach(l->source, context);
 }
 
@@ -219,23 +220,23 @@ FfLease *ff_lease_take(int fd, const char *path, GMainContext *context, FfLeaseF
     sigset_t set;
     int rc;
 
-    expect(&set);
+    expect_signal(&set);
     l->path = g_strdup(path);
     l->waits = waits;
     l->opaque = opaque;
     ff_mutex_init(&l->lock);
     l->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
     l->signals = l->fd < 0 ? -1 : signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-    rc = l->signals < 0 ? -errno : take(l, kept);
+    rc = l->signals < 0 ? -errno : take_lease(l, kept);
     if (rc < 0) {
-        g_message("restore: %s: nobody is held back from writing to it: %s", path, reason(rc));
+        g_message("restore: %s: nobody is held back from writing to it: %s", path, lease_error(rc));
         give_up(l);
         lease_unref(l);
         return NULL;
     }
     listen_to(l, context);
     /* Before this process was the one that is told. */
-    look(l, kept);
+    look_for_writer(l, kept);
     return l;
 }
 

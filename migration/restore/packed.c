@@ -73,7 +73,7 @@ static int code_of(const GError *e)
                                                                           : -EIO;
 }
 
-static int unpack(const File *f, uint64_t at, uint8_t *to, size_t n)
+static int unpack_frame(const File *f, uint64_t at, uint8_t *to, size_t n)
 {
     g_autoptr(GError) error = NULL;
     FfInput *in = g_private_get(&own);
@@ -99,5 +99,5 @@ int ff_packed_read(const FfPacked *p, FfReader *r, uint64_t at, uint8_t *to, siz
     const File *f = p->file;
 
     ff_reader_enter(r, p->shared);
-    return ff_reader_leave(r, unpack(f, at, to, n));
+    return ff_reader_leave(r, unpack_frame(f, at, to, n));
 }

@@ -11,10 +11,10 @@
  *
  * When the file cannot be read, or the engine has died, all is kept and a thread that waits
  * continues to wait: the pager is made again over the file that was held, or that the client names
- * (again()).
+ * (await_file()).
  *
- * Thread: the coordinator; the pager's call failed() and cannot_place(). Lock: the control's, for
- * `pager`, which the driver looks at.
+ * Thread: the coordinator; the pager's call on_read_failed() and cannot_place(). Lock: the
+ * control's, for `pager`, which the driver looks at.
  */
 #include "migration/restore/restore.h"
 
@@ -76,7 +76,7 @@ static char *as_it_was(uint64_t size, int64_t mtime_ns)
 }
 
 /* FfFilePagerConfig */
-static void failed(const FfFileError *e, void *side)
+static void on_read_failed(const FfFileError *e, void *side)
 {
     FfDestination *d = side;
     const char *path = d->restore->file->path;
@@ -208,7 +208,7 @@ static bool start_pager(FfDestination *d, GError **error)
         .zero = place_zeros,
         .read = r->packed ? read_packed : NULL,
         .fill = FF_PACKED_FILL,
-        .failed = failed,
+        .failed = on_read_failed,
         .cannot_place = cannot_place,
         .opaque = d,
     });
@@ -231,7 +231,7 @@ static void stop_pager(FfDestination *d)
 /* ---- the file -------------------------------------------------------------------------------- */
 
 /* As long as the guest needs it, for the engine after this one. */
-static void keep(FfDestination *d)
+static void keep_file(FfDestination *d)
 {
     FfStateHeader *state = d->cfg->state;
     FfRestore *r = d->restore;
@@ -245,14 +245,14 @@ static void keep(FfDestination *d)
     ff_state_mark(state, FF_MARK_FILE);
 }
 
-static void hold(FfDestination *d)
+static void store_file_fd(FfDestination *d)
 {
     if (d->control->ops.hold) {
         d->control->ops.hold(FF_FILE_HELD, d->restore->file->fd, d->control->ops.opaque);
     }
 }
 
-static void drop(FfDestination *d, const char *name)
+static void drop_fd(FfDestination *d, const char *name)
 {
     if (d->control->ops.drop) {
         d->control->ops.drop(name, d->control->ops.opaque);
@@ -271,7 +271,7 @@ static int open_path(const char *path, GError **error)
 
 /* FfLeaseFunc. The kernel lets the writer in when its time is over, and what was not read by then
  * may be nowhere: before that, a thread that waits for a page comes second. */
-static void hurry(void *opaque)
+static void hurry_fill(void *opaque)
 {
     FfDestination *d = opaque;
     FfRestore *r = d->restore;
@@ -296,7 +296,7 @@ static void take_lease(FfDestination *d, int fd, const char *path)
     if (r->lease_fd < 0) {
         r->lease_fd = ff_lease_open(fd);
     }
-    r->lease = ff_lease_take(r->lease_fd, path, d->control->driver_ctx, hurry, d);
+    r->lease = ff_lease_take(r->lease_fd, path, d->control->driver_ctx, hurry_fill, d);
     if (!r->lease) {
         ff_close_fd(&r->lease_fd);
     } else if (d->control->ops.hold) {
@@ -312,7 +312,7 @@ static void end_lease(FfDestination *d)
     g_clear_pointer(&r->lease, ff_lease_end);
     if (r->lease_fd >= 0) {
         ff_close_fd(&r->lease_fd);
-        drop(d, FF_LEASE_HELD);
+        drop_fd(d, FF_LEASE_HELD);
     }
 }
 
@@ -366,7 +366,7 @@ static void open_set(FfDestination *d)
 
 /* ---- the way in ------------------------------------------------------------------------------ */
 
-static bool compare(FfDestination *d, GError **error)
+static bool compare_guest(FfDestination *d, GError **error)
 {
     FfVmmState *state = &d->cfg->vmm->state;
     g_autofree char *machine = state->machine ? state->machine(state) : NULL;
@@ -374,7 +374,7 @@ static bool compare(FfDestination *d, GError **error)
     return ff_restore_file_compare(d->restore->file, d->ram, machine, d->conn->vm_uuid, error);
 }
 
-static bool begin(FfDestination *d, GError **error)
+static bool begin_restore(FfDestination *d, GError **error)
 {
     FfVmmState *state = &d->cfg->vmm->state;
     bool refused;
@@ -382,12 +382,13 @@ static bool begin(FfDestination *d, GError **error)
     FF_FAULT_AT("setup");
     /* What it has said of other things, an hour ago, is no reason if it ends now. */
     d->stderr_before = ff_stderr_written(d->cfg->discard_fd);
-    if (!ff_dest_check_guest(d, &refused, error) || !open_file(d, error) || !compare(d, error)) {
+    if (!ff_dest_check_guest(d, &refused, error) || !open_file(d, error) ||
+        !compare_guest(d, error)) {
         return false;
     }
     open_set(d);
-    keep(d);
-    hold(d);
+    keep_file(d);
+    store_file_fd(d);
     FF_FAULT_AT("held");
     if (!state->prepare(state, FF_ROLE_DESTINATION, error)) {
         return false;
@@ -400,7 +401,7 @@ static bool begin(FfDestination *d, GError **error)
 }
 
 /* What QEMU does not take at once the feeder has. */
-static bool feed(FfDestination *d, int fd, GError **error)
+static bool feed_devices(FfDestination *d, int fd, GError **error)
 {
     g_autofree uint8_t *piece = g_malloc(FEED);
     ssize_t n;
@@ -424,7 +425,7 @@ static void take_run_state(FfDestination *d, char *run_state)
     ff_mutex_unlock(&d->control->lock);
 }
 
-static void fill(FfDestination *d)
+static void fill_memory(FfDestination *d)
 {
     if (d->restore->pager) { /* go_on_without() */
         ff_file_pager_fill(d->restore->pager);
@@ -462,7 +463,7 @@ static bool await_most(FfDestination *d)
     int64_t began = g_get_monotonic_time(), now = began;
     unsigned got = 0;
 
-    fill(d);
+    fill_memory(d);
     for (bool said = false; !got; now = g_get_monotonic_time()) {
         int64_t held = held_us(d),
                 wait = FF_FAULT_STEP("slow-file", false)
@@ -482,7 +483,7 @@ static bool await_most(FfDestination *d)
     return got & FF_EV_ALL || !(got & FF_EV_DEAD);
 }
 
-static void grant(FfDestination *d)
+static void grant_restore(FfDestination *d)
 {
     const FfRestore *r = d->restore;
 
@@ -507,7 +508,7 @@ static void compare_parts(FfDestination *d)
     }
 }
 
-static bool load(FfDestination *d, GError **error)
+static bool load_devices(FfDestination *d, GError **error)
 {
     FfRestore *r = d->restore;
     g_autofree char *run_state = NULL;
@@ -520,7 +521,7 @@ static bool load(FfDestination *d, GError **error)
     if (ok) {
         ff_dest_fault_start(d);
         ff_stamp(d->stats->stop_us);
-        ok = feed(d, fd, error);
+        ok = feed_devices(d, fd, error);
     }
     ff_close_fd(&fd);
     if (!ok || !ff_dest_await_loaded(d, error)) {
@@ -532,7 +533,7 @@ static bool load(FfDestination *d, GError **error)
     take_run_state(d, g_steal_pointer(&run_state));
     ff_journal_loaded(d->cfg->state);
     FF_FAULT_AT("loaded");
-    grant(d);
+    grant_restore(d);
     return true;
 }
 
@@ -540,7 +541,7 @@ void ff_restore_coordinate(FfDestination *d)
 {
     g_autoptr(GError) error = NULL;
 
-    if (begin(d, &error) && load(d, &error)) {
+    if (begin_restore(d, &error) && load_devices(d, &error)) {
         ff_dest_end_loaded(d);
     } else {
         end_lease(d);
@@ -614,7 +615,7 @@ static FfRestoreFile *next_file(FfDestination *d, const char *path, GError **err
     return g_steal_pointer(&file);
 }
 
-/* Of an adopted one the end may be missing (keep()). */
+/* Of an adopted one the end may be missing (keep_file()). */
 static bool is_its_name(const FfDestination *d, const char *path)
 {
     const size_t most = sizeof(d->cfg->state->peer_uri) - 1 - strlen("file:");
@@ -640,7 +641,7 @@ static FfRestoreFile *next_file_or_held(FfDestination *d, const char *path, GErr
 }
 
 /* PATH NULL: the file that is there. FALSE: all is as it was. */
-static bool attach(FfDestination *d, const char *path, GError **error)
+static bool attach_file(FfDestination *d, const char *path, GError **error)
 {
     FfRestore *r = d->restore;
     g_autoptr(GError) local = NULL;
@@ -659,7 +660,7 @@ static bool attach(FfDestination *d, const char *path, GError **error)
         r->file = file;
         r->cloned = false;
         ff_close_fd(&r->fd);
-        hold(d);
+        store_file_fd(d);
     }
     if (path) { /* else it has been taken */
         take_lease(d, r->file->fd, r->file->path);
@@ -679,9 +680,9 @@ static void go_on(FfDestination *d)
     ff_mutex_unlock(&d->control->lock);
     if (granted) {
         ff_control_set_status(d->control, FF_STATUS_POSTCOPY_ACTIVE);
-        fill(d);
+        fill_memory(d);
     } else {
-        grant(d);
+        grant_restore(d);
     }
 }
 
@@ -737,7 +738,7 @@ static void pause_for(FfDestination *d, const GError *why)
 }
 
 /* FfDestOrigin */
-static bool again(FfDestination *d)
+static bool await_file(FfDestination *d)
 {
     FfRestore *r = d->restore;
     g_autoptr(GError) error = NULL;
@@ -765,7 +766,7 @@ static bool again(FfDestination *d)
             go_on_without(d);
             return true;
         }
-        if (attach(d, path, &error)) {
+        if (attach_file(d, path, &error)) {
             go_on(d);
             return true;
         }
@@ -774,7 +775,7 @@ static bool again(FfDestination *d)
 }
 
 /* A thread that waits for the end of the restore ends it early. */
-static void learn(FfDestination *d)
+static void learn_working_set(FfDestination *d)
 {
     FfRestore *r = d->restore;
     const unsigned end = FF_EV_ALL | FF_EV_DEAD | FF_EV_QUIT;
@@ -788,26 +789,30 @@ static void learn(FfDestination *d)
 }
 
 /* FfDestOrigin: the guest runs, and what is beside its faults may begin. */
-static void granted(FfDestination *d)
+static void on_granted(FfDestination *d)
 {
     if (d->restore->set == FF_SET_LEARN) {
-        learn(d);
+        learn_working_set(d);
     }
-    fill(d);
+    fill_memory(d);
 }
 
 /* FfDestOrigin */
-static void end(FfDestination *d)
+static void end_restore(FfDestination *d)
 {
     end_lease(d);
     stop_pager(d);
     ff_control_join(&d->restore->writer);
 }
 
-static const FfDestOrigin origin = {
-    .again = again, .granted = granted, .all = end_lease, .end = end, .over = ff_restore_forget};
+static const FfDestOrigin origin = {.again = await_file,
+                                    .granted = on_granted,
+                                    .all = end_lease,
+                                    .end = end_restore,
+                                    .over = ff_restore_forget};
 
-/* ---- beginning and end ----------------------------------------------------------------------- */
+/* ---- beginning and end_restore
+ * ----------------------------------------------------------------------- */
 
 void ff_restore_init(FfDestination *d, FfRestoreConfig *cfg)
 {
@@ -838,8 +843,8 @@ void ff_restore_adopt_init(FfDestination *d, FfRestoreConfig *cfg)
 
 void ff_restore_forget(FfDestination *d)
 {
-    drop(d, FF_LEASE_HELD);
-    drop(d, FF_FILE_HELD);
+    drop_fd(d, FF_LEASE_HELD);
+    drop_fd(d, FF_FILE_HELD);
     ff_state_unmark(d->cfg->state, FF_MARK_FILE);
     d->cfg->state->peer_uri[0] = 0;
 }

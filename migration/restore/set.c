@@ -91,7 +91,7 @@ static bool is_right(uint64_t chunk, const void *data, size_t n, void *opaque)
 }
 
 /* FfFileFirst */
-static void useless(int rc, void *opaque)
+static void on_set_useless(int rc, void *opaque)
 {
     FfRestoreSet *s = opaque;
 
@@ -113,7 +113,7 @@ FfFileFirst ff_restore_set_first(FfRestoreSet *s)
                          .places = s->set->places,
                          .chunk = FF_WORKING_SET_CHUNK,
                          .is_right = is_right,
-                         .useless = useless,
+                         .useless = on_set_useless,
                          .opaque = s};
 }
 

@@ -95,7 +95,7 @@ bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error)
     return true;
 }
 
-static bool resume(FfSnapshot *s, bool start, bool *running, GError **error)
+static bool resume_guest(FfSnapshot *s, bool start, bool *running, GError **error)
 {
     FfVmmRun *run = &s->cfg->vmm->run;
 
@@ -159,7 +159,7 @@ bool ff_snapshot_release_guest(FfSnapshot *s, GError **error)
          * not come to that, and QEMU is only asked what the guest is. */
         s->run_state = g_strdup(s->cfg->state->run_state);
     }
-    ok = resume(s, may_start(s), &running, error);
+    ok = resume_guest(s, may_start(s), &running, error);
     ff_stamp(s->stats->running_us);
     /* As long as the client's cont is ours to carry out: QEMU tells of it as of a stranger's. */
     if (ok && s->stopping && !s->intruder) {

@@ -137,7 +137,7 @@ static FfBlockUse use_of(FfSnapshot *s, const char *block)
 
 /* All but backends that no device has taken: QEMU's stream lacks these. NULL: the guest has memory
  * that it lacks as well. */
-static GPtrArray *used(FfSnapshot *s, GPtrArray *all, GError **error)
+static GPtrArray *used_blocks(FfSnapshot *s, GPtrArray *all, GError **error)
 {
     g_autoptr(GPtrArray) blocks = g_ptr_array_new();
 
@@ -221,7 +221,7 @@ static bool look_at_guest(FfSnapshot *s, GError **error)
     if (fit != FF_GUEST_FITS) {
         return fit == FF_GUEST_REFUSED && ff_plain_refuse(s->plain, error);
     }
-    g_autoptr(GPtrArray) blocks = used(s, all, error);
+    g_autoptr(GPtrArray) blocks = used_blocks(s, all, error);
     if (!blocks) {
         return ff_plain_refuse(s->plain, error);
     }
@@ -231,7 +231,7 @@ static bool look_at_guest(FfSnapshot *s, GError **error)
 }
 
 /* What is a hole of a memfd needs no room. */
-static uint64_t allocated(const FfSnapshot *s)
+static uint64_t count_allocated(const FfSnapshot *s)
 {
     uint64_t bytes = 0;
 
@@ -246,7 +246,7 @@ static uint64_t allocated(const FfSnapshot *s)
 
 static bool has_room(FfSnapshot *s, GError **error)
 {
-    uint64_t needed = allocated(s);
+    uint64_t needed = count_allocated(s);
     struct statvfs fs;
 
     struct stat st;
@@ -364,7 +364,7 @@ static void flush_disks(FfSnapshot *s)
     }
 }
 
-static bool begin(FfSnapshot *s, GError **error)
+static bool begin_snapshot(FfSnapshot *s, GError **error)
 {
     FF_FAULT_AT("setup");
     if (!can_branch(s, error) || !look_at_guest(s, error) || !open_output(s, error) ||
@@ -417,7 +417,7 @@ static void make_room_for_state(FfSnapshot *s)
     g_byte_array_set_size(s->state, 0);
 }
 
-static bool undo(FfSnapshot *s, GError **error)
+static bool undo_settings(FfSnapshot *s, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
 
@@ -436,7 +436,7 @@ static void fail_writing(FfSnapshot *s)
 }
 
 /* TO, if it is FROM still. */
-static void order(FfSnapshot *s, FfResumeOrder from, FfResumeOrder to)
+static void order_resume(FfSnapshot *s, FfResumeOrder from, FfResumeOrder to)
 {
     ff_mutex_lock(&s->control->lock);
     s->order = s->order == from ? to : s->order;
@@ -479,14 +479,14 @@ static gpointer resume_guest(gpointer p)
         return NULL;
     }
     bool ok = ff_snapshot_release_guest(s, &s->resume_error);
-    order(s, FF_RESUME_NOW, FF_RESUME_DONE);
+    order_resume(s, FF_RESUME_NOW, FF_RESUME_DONE);
     if (!ok || s->intruder) {
         fail_writing(s);
         return NULL;
     }
     FF_FAULT_AT("running");
     s->saving = false;
-    if (!state->wait_saved(state, 0, &s->resume_error) || !undo(s, &s->resume_error)) {
+    if (!state->wait_saved(state, 0, &s->resume_error) || !undo_settings(s, &s->resume_error)) {
         fail_writing(s);
     }
     return NULL;
@@ -496,7 +496,7 @@ static gpointer resume_guest(gpointer p)
 static bool end_resuming(FfSnapshot *s, GError **error)
 {
     if (s->resumer) {
-        order(s, FF_RESUME_LATER, FF_RESUME_NEVER);
+        order_resume(s, FF_RESUME_LATER, FF_RESUME_NEVER);
         g_thread_join(g_steal_pointer(&s->resumer));
     }
     if (s->intruder || s->resume_error) {
@@ -507,7 +507,7 @@ static bool end_resuming(FfSnapshot *s, GError **error)
     return true;
 }
 
-static bool take(FfSnapshot *s, GError **error)
+static bool take_instant(FfSnapshot *s, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
 
@@ -537,13 +537,13 @@ static bool take(FfSnapshot *s, GError **error)
         return false;
     }
     ff_count(s->stats->device_bytes, s->state->len);
-    order(s, FF_RESUME_LATER, FF_RESUME_NOW);
+    order_resume(s, FF_RESUME_LATER, FF_RESUME_NOW);
     return true;
 }
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
-static void mark(FfSnapshot *s, unsigned block, unsigned number)
+static void mark_piece(FfSnapshot *s, unsigned block, unsigned number)
 {
     const FfBitmap *data = ff_capture_data(s->capture, block);
     uint64_t per_page = s->ram->blocks[block].info.page_size / FF_SAVED_PAGE, first, n;
@@ -566,7 +566,7 @@ static bool write_mapped(FfSnapshot *s, GError **error)
         return false;
     }
     for (unsigned i = 0; i < s->ram->n_blocks; i++) {
-        mark(s, i, s->numbers[i]);
+        mark_piece(s, i, s->numbers[i]);
     }
     return true;
 }
@@ -610,7 +610,7 @@ static void end_capture(FfSnapshot *s)
     ff_discards_disarm(s->discards);
 }
 
-static bool save(FfSnapshot *s, GError **error)
+static bool save_memory(FfSnapshot *s, GError **error)
 {
     ff_priority_link(); /* it is the fault thread that comes first; still a full buffer waits for us
                          */
@@ -704,7 +704,7 @@ static void roll_back(FfSnapshot *s, const GError *why)
         why = s->intruder; /* it says more than what came of it */
     }
     cut_file(s);
-    if (!undo(s, &left)) {
+    if (!undo_settings(s, &left)) {
         g_warning("snapshot: %s", left->message);
     }
     if (!cancelled) {
@@ -725,7 +725,7 @@ void ff_snapshot_coordinate(FfSnapshot *s)
 {
     g_autoptr(GError) error = NULL;
 
-    if (begin(s, &error) && take(s, &error) && save(s, &error)) {
+    if (begin_snapshot(s, &error) && take_instant(s, &error) && save_memory(s, &error)) {
         ff_stamp(s->control->end_us);
         ff_journal_idle(s->cfg->state);
         ff_control_set_status(s->control, FF_STATUS_COMPLETED);

@@ -54,7 +54,7 @@ typedef struct {
 } Bulk;
 
 /* Waits until the rate limit allows more. FALSE if the migration cannot continue. */
-static bool pace(Bulk *k)
+static bool wait_for_rate(Bulk *k)
 {
     FfSource *s = k->s;
     unsigned ends = FF_EV_DEAD | FF_EV_QUIT;
@@ -64,7 +64,7 @@ static bool pace(Bulk *k)
                                       : ff_pace_wait(&s->bulk_pace, ends);
 }
 
-static void charge(FfSource *s, uint64_t bytes)
+static void charge_rate(FfSource *s, uint64_t bytes)
 {
     if (!s->conn->complete_at_grant) {
         ff_pace_charge(&s->bulk_pace, bytes);
@@ -179,7 +179,7 @@ static void follow_pivot(Bulk *k)
 
 /* Pages of a run. Its first one is placed with its last one, and nobody can ask for either
  * meanwhile: 1 Gbit/s takes a millisecond for 128 KiB. */
-static uint64_t longest(const Bulk *k, const FfBlock *b)
+static uint64_t longest_run(const Bulk *k, const FfBlock *b)
 {
     uint64_t bytes = FF_RUN_MAX_BYTES;
 
@@ -211,7 +211,7 @@ static uint64_t claim_hot(Bulk *k, unsigned *block, uint64_t *first)
         }
         const FfRun *r = &g_array_index(s->hot, FfRun, k->hot);
         FfBlock *b = &s->ram->blocks[r->block];
-        uint64_t max = longest(k, b), end = r->first + (k->prompt ? r->n : MAX(r->n, max));
+        uint64_t max = longest_run(k, b), end = r->first + (k->prompt ? r->n : MAX(r->n, max));
         uint64_t n = ff_bitmap_claim_run(&b->bitmap, MAX(r->first, k->hot_at), MIN(end, b->n_pages),
                                          max, first);
         if (n) {
@@ -231,7 +231,7 @@ static uint64_t claim_here(Bulk *k, uint64_t *first)
 
     for (unsigned i = 0; i <= s->ram->n_blocks; i++) {
         FfBlock *b = &s->ram->blocks[k->block];
-        uint64_t max = longest(k, b);
+        uint64_t max = longest_run(k, b);
         uint64_t n = ff_bitmap_claim_run(&b->bitmap, k->page, b->n_pages, max, first);
         if (n) {
             k->page = *first + n;
@@ -324,7 +324,7 @@ static int send_all(Bulk *k)
         uint64_t first;
         unsigned block;
         set_priority(k);
-        if (!take_part(k) || !pace(k)) {
+        if (!take_part(k) || !wait_for_rate(k)) {
             return -ECANCELED;
         }
         rc = ff_channel_wait_writable(k->ch);
@@ -342,7 +342,7 @@ static int send_all(Bulk *k)
         if (rc < 0) {
             return rc;
         }
-        charge(s, n * s->ram->blocks[block].info.page_size - k->packing.saved);
+        charge_rate(s, n * s->ram->blocks[block].info.page_size - k->packing.saved);
         k->runs++;
     }
 }

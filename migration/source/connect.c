@@ -60,7 +60,7 @@ FfCall ff_source_redial(FfSource *s, const FfSentence *sentence)
 
 /* ---- the call -------------------------------------------------------------------------------- */
 
-static bool dial(FfSource *s, FfCall *call, GError **error)
+static bool dial_destination(FfSource *s, FfCall *call, GError **error)
 {
     int fd = ff_address_open(g_steal_fd(&call->fd), call->uri, &call->address, s->control->cancel,
                              error);
@@ -140,7 +140,7 @@ static bool hear_greeting(FfSource *s, FfCall *call, GError **error)
 
 bool ff_source_call(FfSource *s, FfCall *call, GError **error)
 {
-    return dial(s, call, error) && ff_conn_secure(s->conn, call->ch, error) &&
+    return dial_destination(s, call, error) && ff_conn_secure(s->conn, call->ch, error) &&
            say_opening(s, call, error) && hear_greeting(s, call, error) &&
            call->sentence->say(s, call, error);
 }

@@ -13,7 +13,7 @@
 
 #include "migration/source/zero.h"
 
-static bool wanted(const FfSource *s)
+static bool is_wanted(const FfSource *s)
 {
     const char *value = g_getenv("FARFAULT_DEBUG_HASH");
 
@@ -55,7 +55,7 @@ static uint64_t *hash_block(const FfBlock *b)
 
 void ff_fingerprint_take(FfSource *s)
 {
-    for (unsigned i = 0; wanted(s) && i < s->ram->n_blocks; i++) {
+    for (unsigned i = 0; is_wanted(s) && i < s->ram->n_blocks; i++) {
         FfBlock *b = &s->ram->blocks[i];
         if (!b->fingerprint) {
             b->fingerprint = hash_block(b);
@@ -82,7 +82,7 @@ void ff_fingerprint_check(FfSource *s)
 {
     bool equal = true;
 
-    if (!wanted(s)) {
+    if (!is_wanted(s)) {
         return;
     }
     for (unsigned i = 0; i < s->ram->n_blocks; i++) {

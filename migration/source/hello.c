@@ -36,7 +36,7 @@ static FfChannel *open_second(FfSource *s, const FfAddress *address)
 }
 
 /* Milliseconds that a peer may say nothing. */
-static int patience(void)
+static int peer_timeout_ms(void)
 {
     return ff_deadline_ms("greeting", FF_GREETING_DEADLINE_MS);
 }
@@ -60,7 +60,7 @@ static bool await_handshake(FfSource *s, FfCall *call, GError **error)
     if (!s->cfg->tls || !s->plain->refused) {
         return true;
     }
-    int patience_ms = patience();
+    int patience_ms = peer_timeout_ms();
 
     ff_channel_begin_tls(call->ch, s->cfg->tls, s->cfg->tls_hostname);
     if (ff_channel_step_tls(call->ch, &events, error) == FF_IO_DEAD) {
@@ -90,7 +90,7 @@ static int await_first_byte(FfSource *s, const FfCall *call, int patience_ms)
 static bool await_answer(FfSource *s, FfCall *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
-    int patience_ms = patience(), rc = await_first_byte(s, call, patience_ms);
+    int patience_ms = peer_timeout_ms(), rc = await_first_byte(s, call, patience_ms);
 
     if (rc == 0) {
         return true;
@@ -109,7 +109,7 @@ static bool await_answer(FfSource *s, FfCall *call, GError **error)
 
 /* ---- the sentence ---------------------------------------------------------------------------- */
 
-static void describe(const FfSource *s, FfHello *h, bool parts)
+static void describe_guest(const FfSource *s, FfHello *h, bool parts)
 {
     FfHelloBlock *hb = (FfHelloBlock *)(h + 1);
 
@@ -183,7 +183,7 @@ static bool say_hello(FfSource *s, FfCall *call, GError **error)
         return false;
     }
     const char *parts = own_parts(s);
-    describe(s, h, parts);
+    describe_guest(s, h, parts);
     f.n_pages = s->ram->n_blocks;
     return ff_greeting_say(call->ch, call->sentence->words, f, h, error) &&
            (!parts || ff_greeting_say(call->ch, call->sentence->words,

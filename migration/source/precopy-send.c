@@ -69,7 +69,7 @@ typedef struct {
 /* ---- the rate limit -------------------------------------------------------------------------- */
 
 /* The switch, too, lets a sender continue. */
-static void pace(FfSource *s)
+static void wait_for_rate(FfSource *s)
 {
     ff_pace_wait(&s->rounds->pace, ENDED | FF_EV_WANT_POSTCOPY);
 }
@@ -112,7 +112,7 @@ static int send_run(FfSource *s, FfChannel *ch, FfCompressing *pk, unsigned bloc
     return rc;
 }
 
-static uint64_t longest(const FfBlock *b)
+static uint64_t longest_run(const FfBlock *b)
 {
     return MAX(1, FF_RUN_MAX_BYTES / b->info.page_size);
 }
@@ -163,7 +163,7 @@ static void set_out_locked(Sender *k)
 }
 
 /* FALSE: the window was closed meanwhile. */
-static bool enter(Sender *k)
+static bool enter_window(Sender *k)
 {
     FfSource *s = k->s;
 
@@ -180,7 +180,7 @@ static bool enter(Sender *k)
 }
 
 /* SENT: something went over its connection. */
-static void leave(Sender *k, bool sent)
+static void leave_window(Sender *k, bool sent)
 {
     FfSource *s = k->s;
 
@@ -193,14 +193,14 @@ static void leave(Sender *k, bool sent)
 }
 
 /* The next run, around to where it set out. 0: nothing is left. */
-static uint64_t claim(Sender *k, unsigned *block, uint64_t *first)
+static uint64_t claim_run(Sender *k, unsigned *block, uint64_t *first)
 {
     for (; k->looked <= k->n; k->looked++) {
         const FfPiece *piece = &k->r->pieces[k->first + k->at];
         FfBlock *b = &k->s->ram->blocks[piece->file];
         uint64_t ps = b->info.page_size, begin = piece->offset / ps;
         uint64_t n = ff_bitmap_claim_run(&b->bitmap, begin + k->page, begin + piece->len / ps,
-                                         longest(b), first);
+                                         longest_run(b), first);
         if (n) {
             *block = piece->file;
             k->page = *first + n - begin;
@@ -216,7 +216,7 @@ static int send_next(Sender *k, bool *sent)
 {
     unsigned block;
     uint64_t first;
-    uint64_t n = claim(k, &block, &first);
+    uint64_t n = claim_run(k, &block, &first);
 
     *sent = n > 0;
     if (!n) {
@@ -235,12 +235,12 @@ static gpointer send_further(gpointer p)
 
     ff_priority_bulk();
     while (rc == 0 && await_window(&k)) {
-        pace(s);
+        wait_for_rate(s);
         rc = ff_channel_wait_writable(k.ch);
-        if (rc == 0 && enter(&k)) {
+        if (rc == 0 && enter_window(&k)) {
             bool sent;
             rc = send_next(&k, &sent);
-            leave(&k, sent);
+            leave_window(&k, sent);
         }
     }
     if (rc < 0) {
@@ -287,7 +287,7 @@ static int send_piece(FfSource *s, const FfPiece *piece, bool *over)
     uint64_t first, n;
 
     while (!(*over = r->over(s))) {
-        pace(s);
+        wait_for_rate(s);
         int64_t begin = g_get_monotonic_time();
         uint64_t before = ff_channel_bytes(s->conn->main);
         int rc = ff_control_events(s->control) & ENDED ? -ECANCELED
@@ -296,7 +296,7 @@ static int send_piece(FfSource *s, const FfPiece *piece, bool *over)
             return rc;
         }
         look_at_link(s);
-        n = ff_bitmap_claim_run(&b->bitmap, page, end, longest(b), &first);
+        n = ff_bitmap_claim_run(&b->bitmap, page, end, longest_run(b), &first);
         if (!n) {
             return 0;
         }

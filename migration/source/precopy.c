@@ -145,7 +145,7 @@ void ff_precopy_free(FfSource *s)
 }
 
 /* NULL, or why not (g_free). */
-static char *begin(FfSource *s)
+static char *begin_precopy(FfSource *s)
 {
     g_autofree FfTrackedFile *files = g_new(FfTrackedFile, s->ram->n_blocks);
     g_autoptr(GError) error = NULL;
@@ -187,7 +187,7 @@ static bool is_mapped(FfSource *s, GError **error)
 
 bool ff_precopy_begin(FfSource *s, GError **error)
 {
-    g_autofree char *why = begin(s);
+    g_autofree char *why = begin_precopy(s);
 
     if (!why) {
         return !has_devices(s) || s->cfg->vmm->memory.log_begin(&s->cfg->vmm->memory, error);
@@ -205,7 +205,7 @@ bool ff_precopy_begin(FfSource *s, GError **error)
 
 /* ---- scanning -------------------------------------------------------------------------------- */
 
-static void note(FfSource *s, unsigned block, uint64_t first, uint64_t n)
+static void note_dirty(FfSource *s, unsigned block, uint64_t first, uint64_t n)
 {
     FfPrecopy *p = s->precopy;
 
@@ -237,12 +237,12 @@ static void note_written(unsigned block, uint64_t offset, uint64_t len, void *op
         if (!n) {
             return;
         }
-        note(s, block, first, n);
+        note_dirty(s, block, first, n);
         page = first + n;
     }
 }
 
-static bool unreadable(int rc, GError **error)
+static bool fail_tracking(int rc, GError **error)
 {
     g_set_error(error, FF_M_ERROR, 0, "the guest's writes cannot be tracked any more: %s",
                 g_strerror(-rc));
@@ -258,12 +258,12 @@ static void take_log(FfSource *s)
     }
 }
 
-static bool scan(FfSource *s, bool protect, GError **error)
+static bool scan_writes(FfSource *s, bool protect, GError **error)
 {
     int rc = ff_tracking_scan(s->precopy->tracking, protect, note_written, s);
 
     take_log(s);
-    return rc == 0 || unreadable(rc, error);
+    return rc == 0 || fail_tracking(rc, error);
 }
 
 static bool log_is_whole(FfSource *s, bool stopped, GError **error)
@@ -271,7 +271,7 @@ static bool log_is_whole(FfSource *s, bool stopped, GError **error)
     return !has_devices(s) || s->cfg->vmm->memory.log_whole(&s->cfg->vmm->memory, stopped, error);
 }
 
-static char *untrackable(FfSource *s, bool stopped)
+static char *has_untrackable(FfSource *s, bool stopped)
 {
     FfVmm *vmm = s->cfg->vmm;
 
@@ -282,9 +282,9 @@ static char *untrackable(FfSource *s, bool stopped)
 
 /* Whether what the scan before said is all: the guest runs. FALSE and ERROR: it is not, and nobody
  * has accepted that the memory follows the guest. */
-static bool look(FfSource *s, GError **error)
+static bool look_after_stop(FfSource *s, GError **error)
 {
-    g_autofree char *why = untrackable(s, false);
+    g_autofree char *why = has_untrackable(s, false);
 
     if (!log_is_whole(s, false, error)) {
         return false;
@@ -310,7 +310,7 @@ static bool look(FfSource *s, GError **error)
  * would have to drop all of the guest's memory while the guest stands still. */
 static bool look_stopped(FfSource *s, GError **error)
 {
-    g_autofree char *why = untrackable(s, true);
+    g_autofree char *why = has_untrackable(s, true);
 
     if (why) {
         g_set_error(error, FF_M_ERROR, 0, "the guest's writes were not all tracked: %s", why);
@@ -352,7 +352,7 @@ static double link_rate(const FfPrecopy *p)
     return MIN(alone * p->wire, MAX(p->bandwidth * p->wire, FF_RECKONED_RATE));
 }
 
-static FfStandstill standstill(FfSource *s)
+static FfStandstill estimate_standstill(FfSource *s)
 {
     ff_mutex_lock(&s->control->lock);
     uint64_t limit = s->cfg->downtime_limit, given = s->cfg->switchover_bandwidth;
@@ -392,7 +392,7 @@ bool ff_precopy_fits(const FfStandstill *t)
     return t->ram <= t->bandwidth * us / G_USEC_PER_SEC;
 }
 
-static bool drain(FfSource *s, GError **error)
+static bool drain_writers(FfSource *s, GError **error)
 {
     int64_t begin = g_get_monotonic_time();
     bool ok = FF_FAULT_STEP("drain", !s->cfg->vmm->memory.drain ||
@@ -410,7 +410,7 @@ static bool sync_dirty(FfSource *s, GError **error)
     int64_t now = g_get_monotonic_time();
 
     ff_control_new_pass(s->control);
-    if (!scan(s, false, error) || !look(s, error)) {
+    if (!scan_writes(s, false, error) || !look_after_stop(s, error)) {
         return false;
     }
     if (now > p->scan_us) {
@@ -422,7 +422,7 @@ static bool sync_dirty(FfSource *s, GError **error)
     p->scan_took_us = g_get_monotonic_time() - now;
     p->next_scan_us = now + MAX(SCAN_INTERVAL_US, SCAN_SHARE * p->scan_took_us);
     if (p->bandwidth) {
-        FfStandstill t = standstill(s);
+        FfStandstill t = estimate_standstill(s);
         __atomic_store_n(&s->stats->expected_ms, ff_precopy_standstill_ms(&t), __ATOMIC_RELAXED);
     }
     return true;
@@ -430,7 +430,7 @@ static bool sync_dirty(FfSource *s, GError **error)
 
 /* ---- sending --------------------------------------------------------------------------------- */
 
-static bool broken(FfSource *s, int rc, GError **error)
+static bool connection_broken(FfSource *s, int rc, GError **error)
 {
     if (rc != -ECANCELED) {
         ff_conn_lost(s->conn, s->conn->main, rc);
@@ -444,7 +444,7 @@ static uint64_t round_sent(const FfSource *s)
 }
 
 /* Bandwidth of the round so far, or of the one before while this one is young. */
-static void measure(FfSource *s)
+static void measure_bandwidth(FfSource *s)
 {
     FfPrecopy *p = s->precopy;
     int64_t dt = g_get_monotonic_time() - p->round_us;
@@ -464,9 +464,9 @@ static void measure(FfSource *s)
 }
 
 /* What is left goes through within the downtime that the client allows. */
-static bool fits(FfSource *s)
+static bool fits_downtime(FfSource *s)
 {
-    FfStandstill t = standstill(s);
+    FfStandstill t = estimate_standstill(s);
 
     return ff_precopy_fits(&t);
 }
@@ -474,9 +474,9 @@ static bool fits(FfSource *s)
 /* TRUE: time to look again (or to switch). */
 static bool round_over(FfSource *s)
 {
-    measure(s);
+    measure_bandwidth(s);
     return ff_control_events(s->control) & FF_EV_WANT_POSTCOPY ||
-           (s->precopy->next_scan_us <= g_get_monotonic_time() && fits(s));
+           (s->precopy->next_scan_us <= g_get_monotonic_time() && fits_downtime(s));
 }
 
 /* Protects the next pieces in which there is something to send, from *END on, until they are a
@@ -496,7 +496,7 @@ static bool open_window(FfSource *s, unsigned *end, GError **error)
         }
         int rc = ff_tracking_protect(p->tracking, *end, note_written, s);
         if (rc < 0) {
-            return unreadable(rc, error);
+            return fail_tracking(rc, error);
         }
         bytes += ff_bitmap_count_run(&b->bitmap, first, n) * ps;
         any = true;
@@ -507,7 +507,7 @@ static bool open_window(FfSource *s, unsigned *end, GError **error)
         ff_rounds_settle(s);
     }
     take_log(s);
-    return look(s, error) && drain(s, error);
+    return look_after_stop(s, error) && drain_writers(s, error);
 }
 
 static bool send_round(FfSource *s, GError **error)
@@ -529,7 +529,7 @@ static bool send_round(FfSource *s, GError **error)
         }
         int rc = ff_rounds_send(s, at, end, &over);
         if (rc < 0) {
-            return broken(s, rc, error);
+            return connection_broken(s, rc, error);
         }
     }
     s->holes_sent |= !over && !p->lost;
@@ -539,7 +539,7 @@ static bool send_round(FfSource *s, GError **error)
 /* ---- the rounds ------------------------------------------------------------------------------ */
 
 /* Waits until the next scan is due or something happens. */
-static void rest(FfSource *s)
+static void wait_for_scan(FfSource *s)
 {
     FfPrecopy *p = s->precopy;
 
@@ -554,7 +554,7 @@ static void rest(FfSource *s)
 
 /* The guest wrote more than half of what was sent meanwhile: another round would send much and
  * gain little. Switching at once after the first pass bounds the total by twice the RAM. */
-static bool diverges(FfSource *s, uint64_t sent)
+static bool is_diverging(FfSource *s, uint64_t sent)
 {
     ff_mutex_lock(&s->control->lock);
     bool wanted = s->cfg->auto_postcopy && !has_devices(s);
@@ -573,7 +573,7 @@ static bool run_rounds(FfSource *s, GError **error)
             return false;
         }
         uint64_t sent = round_sent(s);
-        rest(s);
+        wait_for_scan(s);
         if (ff_control_events(s->control) &
             (FF_EV_WANT_POSTCOPY | FF_EV_DEAD | FF_EV_QUIT | FF_EV_WANT_CANCEL)) {
             return ff_control_await(s->control, FF_EV_WANT_POSTCOPY, error);
@@ -585,11 +585,11 @@ static bool run_rounds(FfSource *s, GError **error)
             return switches_untracked(s) ||
                    ff_control_await(s->control, FF_EV_WANT_POSTCOPY, error);
         }
-        if (fits(s)) {
+        if (fits_downtime(s)) {
             s->conn->complete_at_grant = true;
             return true;
         }
-        if (diverges(s, sent)) {
+        if (is_diverging(s, sent)) {
             return true;
         }
     }
@@ -630,7 +630,7 @@ typedef struct {
     unsigned n;
 } Stale;
 
-static int flush(Stale *t, unsigned flags)
+static int flush_stale(Stale *t, unsigned flags)
 {
     FfFrame f = ff_frame(FF_FRAME_STALE, t->n * sizeof(FfStaleRun));
 
@@ -641,7 +641,7 @@ static int flush(Stale *t, unsigned flags)
     return ff_channel_send(t->s->conn->main, f, t->runs, true);
 }
 
-static int add(Stale *t, unsigned block, uint64_t first, uint64_t n)
+static int add_stale(Stale *t, unsigned block, uint64_t first, uint64_t n)
 {
     int rc = 0;
 
@@ -651,13 +651,13 @@ static int add(Stale *t, unsigned block, uint64_t first, uint64_t n)
             (FfStaleRun){GUINT32_TO_LE(block), GUINT32_TO_LE(len), GUINT64_TO_LE(first)};
         first += len;
         n -= len;
-        rc = t->n == FF_STALE_MAX_RUNS ? flush(t, 0) : 0;
+        rc = t->n == FF_STALE_MAX_RUNS ? flush_stale(t, 0) : 0;
     }
     return rc;
 }
 
 /* RUNS NULL: every dirty page. */
-static bool tell(FfSource *s, const GArray *runs, unsigned flags, GError **error)
+static bool send_stale(FfSource *s, const GArray *runs, unsigned flags, GError **error)
 {
     g_autofree FfStaleRun *buf = g_new(FfStaleRun, FF_STALE_MAX_RUNS);
     Stale t = {.s = s, .runs = buf};
@@ -665,19 +665,19 @@ static bool tell(FfSource *s, const GArray *runs, unsigned flags, GError **error
 
     for (guint i = 0; runs && i < runs->len && rc == 0; i++) {
         const FfRun *r = &g_array_index(runs, FfRun, i);
-        rc = add(&t, r->block, r->first, r->n);
+        rc = add_stale(&t, r->block, r->first, r->n);
     }
     for (unsigned i = 0; !runs && i < s->ram->n_blocks && rc == 0; i++) {
         uint64_t first, n;
         for (uint64_t at = 0; (n = ff_bitmap_next_run(&s->ram->blocks[i].bitmap, at, true, &first));
              at = first + n) {
-            rc = add(&t, i, first, n);
+            rc = add_stale(&t, i, first, n);
         }
     }
     if (rc == 0 && (t.n || flags)) {
-        rc = flush(&t, flags);
+        rc = flush_stale(&t, flags);
     }
-    return rc == 0 || broken(s, rc, error);
+    return rc == 0 || connection_broken(s, rc, error);
 }
 
 /* What the next scan finds is a look of its own. Never with the guest stopped: it goes through a
@@ -733,7 +733,7 @@ static bool take_looks(FfSource *s, int64_t scan_us, GError **error)
             return ff_control_await(s->control, 0, error);
         }
         next_look(s);
-        if (!scan(s, true, error) || !look(s, error)) {
+        if (!scan_writes(s, true, error) || !look_after_stop(s, error)) {
             return false;
         }
     }
@@ -746,12 +746,12 @@ bool ff_precopy_tell(FfSource *s, GError **error)
         return true;
     }
     s->precopy->fresh = g_array_new(FALSE, FALSE, sizeof(FfRun));
-    if (!scan(s, true, error) || !look(s, error)) {
+    if (!scan_writes(s, true, error) || !look_after_stop(s, error)) {
         return false;
     }
     forget_sent(s);
     begin_looks(s);
-    return tell(s, NULL, 0, error);
+    return send_stale(s, NULL, 0, error);
 }
 
 bool ff_precopy_tell_again(FfSource *s, GError **error)
@@ -762,13 +762,13 @@ bool ff_precopy_tell_again(FfSource *s, GError **error)
     int64_t begin = g_get_monotonic_time();
 
     g_array_set_size(s->precopy->fresh, 0);
-    if (!scan(s, true, error) || !look(s, error) ||
+    if (!scan_writes(s, true, error) || !look_after_stop(s, error) ||
         !take_looks(s, g_get_monotonic_time() - begin, error)) {
         return false;
     }
     forget_sent(s);
     next_look(s);
-    return tell(s, s->precopy->fresh, FF_STALE_TELL, error) &&
+    return send_stale(s, s->precopy->fresh, FF_STALE_TELL, error) &&
            ff_control_await(s->control, FF_EV_STALE_DROPPED, error);
 }
 
@@ -782,10 +782,10 @@ bool ff_precopy_freeze(FfSource *s, GError **error)
         g_array_set_size(p->fresh, 0);
         /* Nobody writes any more, so nothing need be protected. stop's reply came after all I/O
          * was drained: a page that a disk was read into was pinned before, and is reported. */
-        ok = scan(s, false, error) && look_stopped(s, error) && log_is_whole(s, true, error) &&
-             tell(s, p->fresh, FF_STALE_LAST, error);
+        ok = scan_writes(s, false, error) && look_stopped(s, error) &&
+             log_is_whole(s, true, error) && send_stale(s, p->fresh, FF_STALE_LAST, error);
     } else {
-        ok = ok && tell(s, none, FF_STALE_LAST, error);
+        ok = ok && send_stale(s, none, FF_STALE_LAST, error);
     }
     __atomic_store_n(&s->stats->precopy_bytes, ff_rounds_bytes(s), __ATOMIC_RELAXED);
     g_atomic_int_set(&s->guest_stopped, 1);

@@ -40,7 +40,7 @@ static void note_standing(FfSource *s, bool stands)
 }
 
 /* Returns FALSE when nothing more is to be read. */
-static bool dispatch(FfSource *s, FfFrame *f)
+static bool dispatch_frame(FfSource *s, FfFrame *f)
 {
     switch (f->type) {
     case FF_FRAME_READY:
@@ -106,7 +106,7 @@ static void read_frames(FfSource *s)
     int rc;
 
     while ((rc = ff_channel_read_frame(s->conn->main, &f, -1, &why)) == 0) {
-        if (!dispatch(s, &f)) {
+        if (!dispatch_frame(s, &f)) {
             return;
         }
     }

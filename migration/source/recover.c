@@ -29,7 +29,7 @@
 /* ---- the end of a connection ----------------------------------------------------------------- */
 
 /* Empties an eventfd that has woken a thread which is joined now. */
-static void drain(int fd)
+static void drain_eventfd(int fd)
 {
     uint64_t n;
     G_GNUC_UNUSED ssize_t rc = read(fd, &n, sizeof(n));
@@ -47,7 +47,7 @@ void ff_source_end_connection(FfSource *s)
     ff_control_join(&s->conn->urgent_thread);
     ff_control_join(&s->conn->main_reader);
     ff_conn_end_bulk(s->conn);
-    drain(s->urgent_wake);
+    drain_eventfd(s->urgent_wake);
 }
 
 /* ---- a new one ------------------------------------------------------------------------------- */
@@ -215,7 +215,7 @@ static bool hear_done(FfSource *s, FfCall *call)
     return true;
 }
 
-static bool resume(FfSource *s, GError **error)
+static bool send_resume(FfSource *s, GError **error)
 {
     FfCall call = ff_source_redial(s, &resume_sentence);
     bool ok = ff_source_call(s, &call, error) &&
@@ -255,7 +255,7 @@ static void try_resume(FfSource *s)
     ff_control_entered(s->control, old, next);
     if (force || (revoke && ff_source_revoke(s, &error))) {
         take_back(s);
-    } else if (revoke || !resume(s, &error)) {
+    } else if (revoke || !send_resume(s, &error)) {
         ff_source_end_connection(s);
         ff_control_dead(s->control, "%s", error->message);
     }
@@ -270,11 +270,11 @@ static bool try_again(FfSource *s, const char *uri, GError **error)
     ff_mutex_unlock(&s->control->lock);
     ff_control_forget(s->control, FF_EV_DEAD);
     ff_control_reset_cancel(s->control);
-    return resume(s, error);
+    return send_resume(s, error);
 }
 
 /* x-farfault-auto-recover: TRUE if a connection stands again, without anybody's help. */
-static bool reconnect(FfSource *s)
+static bool auto_reconnect(FfSource *s)
 {
     int64_t end = ff_control_auto_end(s->control), pause_ms = FIRST_PAUSE_MS;
     g_autofree char *uri = ff_source_peer_uri(s);
@@ -320,7 +320,7 @@ bool ff_source_persist(FfSource *s)
         /* What was ordered while this engine could not take its place comes before all
          * (migration/adopt.c).
          */
-        if (!(ff_control_events(s->control) & FF_EV_RECOVER) && reconnect(s)) {
+        if (!(ff_control_events(s->control) & FF_EV_RECOVER) && auto_reconnect(s)) {
             continue;
         }
         ff_control_pause(s->control, "the connection was lost");

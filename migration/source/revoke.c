@@ -68,7 +68,7 @@ bool ff_source_revoke(FfSource *s, GError **error)
 }
 
 /* TRUE: there is nothing more to say. */
-static bool notify(FfSource *s, const char *uri, unsigned *nobody)
+static bool notify_destination(FfSource *s, const char *uri, unsigned *nobody)
 {
     g_autoptr(GError) error = NULL;
     FfCall call = {.sentence = &notice_sentence, .fd = -1, .uri = g_strdup(uri)};
@@ -97,7 +97,7 @@ void ff_source_tell_roll_back(FfSource *s)
     ff_control_forget_events(s->control, FF_EV_DEAD);
     ff_control_reset_cancel(s->control);
     while (uri && g_get_monotonic_time() < end) {
-        if (notify(s, uri, &nobody) ||
+        if (notify_destination(s, uri, &nobody) ||
             ff_control_wait_until(s->control, FF_EV_QUIT,
                                   g_get_monotonic_time() + pause_ms * 1000)) {
             return;

@@ -87,8 +87,8 @@ FfSender ff_source_sender(FfSource *s, FfChannel *ch)
     };
 }
 
-static void account(const FfSender *k, unsigned block, uint64_t first, uint64_t n, bool zero,
-                    bool urgent)
+static void account_sent(const FfSender *k, unsigned block, uint64_t first, uint64_t n, bool zero,
+                         bool urgent)
 {
     uint64_t bytes = n * k->blocks[block].info.page_size;
 
@@ -129,7 +129,7 @@ int ff_source_send_zero(FfSource *s, FfChannel *ch, unsigned block, uint64_t fir
     int rc = ff_channel_send(ch, run_frame(&k, true, block, first, n), NULL, false);
 
     if (rc == 0) {
-        account(&k, block, first, n, true, false);
+        account_sent(&k, block, first, n, true, false);
     }
     return rc;
 }
@@ -143,7 +143,7 @@ static bool is_zero(const FfBlock *b, uint64_t page)
 }
 
 /* Length (pages) of the group of all-zero or all-data pages that begins at FIRST. */
-static uint64_t group(const FfBlock *b, uint64_t first, uint64_t end, bool *zero)
+static uint64_t group_pages(const FfBlock *b, uint64_t first, uint64_t end, bool *zero)
 {
     uint64_t p = first;
 
@@ -257,7 +257,7 @@ static void add_run(const FfSender *k, FfCompressing *pk, Run *r, unsigned block
 {
     for (uint64_t p = first, len; p < first + n; p += len) {
         bool zero;
-        len = group(&k->blocks[block], p, first + n, &zero);
+        len = group_pages(&k->blocks[block], p, first + n, &zero);
         add_group(k, pk, r, (Group){block, p, len, zero, false});
     }
 }
@@ -268,7 +268,7 @@ static int write_groups(const FfSender *k, Run *r, bool urgent)
 
     for (int i = 0; rc == 0 && i < r->n_groups; i++) {
         const Group *g = &r->groups[i];
-        account(k, g->block, g->first, g->n, g->zero, urgent);
+        account_sent(k, g->block, g->first, g->n, g->zero, urgent);
         if (g->packed) {
             ff_count(k->stats->pages_compressed, g->n);
         }

@@ -93,7 +93,7 @@ static gpointer device_thread(gpointer p)
 /* ---- before the switch ----------------------------------------------------------------------- */
 
 /* The base is read while QEMU is asked. */
-static FfGuestFit check(FfSource *s, GPtrArray **blocks, GError **error)
+static FfGuestFit check_guest(FfSource *s, GPtrArray **blocks, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
     GThread *reader = g_thread_new("ff-base", ff_source_read_base, s);
@@ -118,7 +118,7 @@ static FfGuestFit check(FfSource *s, GPtrArray **blocks, GError **error)
 static bool look_at_guest(FfSource *s, GError **error)
 {
     GPtrArray *blocks = NULL;
-    FfGuestFit fit = check(s, &blocks, error);
+    FfGuestFit fit = check_guest(s, &blocks, error);
 
     if (s->cfg->refusal && !g_error_matches(*error, G_IO_ERROR, G_IO_ERROR_CANCELLED)) {
         s->plain->unsure = fit == FF_GUEST_UNKNOWN;
@@ -141,7 +141,7 @@ static bool look_at_guest(FfSource *s, GError **error)
                                           ff_plain_refuse(s->plain, error));
 }
 
-static bool agree(FfSource *s, GError **error)
+static bool agree_with_destination(FfSource *s, GError **error)
 {
     FF_FAULT_AT("setup");
     if ((!look_at_guest(s, error) && !ff_plain_greets(s->plain, error)) ||
@@ -253,7 +253,7 @@ static bool send_device_state(FfSource *s, GError **error)
 }
 
 /* The commit point. After TRUE the guest is the peer's. */
-static bool give(FfSource *s, GError **error)
+static bool give_right(FfSource *s, GError **error)
 {
     g_autoptr(GError) moved = NULL;
 
@@ -344,7 +344,7 @@ static bool switch_over(FfSource *s, GError **error)
     ff_control_set_status(s->control, FF_STATUS_DEVICE);
     ff_control_new_pass(s->control);
     return send_device_state(s, error) && ff_control_await(s->control, FF_EV_LOADED, error) &&
-           give(s, error);
+           give_right(s, error);
 }
 
 /* ---- roll back ------------------------------------------------------------------------------- */
@@ -404,7 +404,7 @@ void ff_source_release_guest(FfSource *s)
     ff_control_moved(s->control);
 }
 
-static bool resume(FfSource *s, bool start, bool *running, GError **error)
+static bool resume_guest(FfSource *s, bool start, bool *running, GError **error)
 {
     FfVmmRun *run = &s->cfg->vmm->run;
 
@@ -456,7 +456,7 @@ static bool restart_guest(FfSource *s, const GError *why, bool *told)
     bool start = !s->control->start_paused;
     s->control->moves = true;
     ff_mutex_unlock(&s->control->lock);
-    if (!resume(s, start, &running, &error)) {
+    if (!resume_guest(s, start, &running, &error)) {
         if (leave_to_next(s, error, why, told)) {
             return false;
         }
@@ -599,7 +599,7 @@ void ff_source_coordinate(FfSource *s)
 {
     g_autoptr(GError) error = NULL;
 
-    if (agree(s, &error) && switch_over(s, &error)) {
+    if (agree_with_destination(s, &error) && switch_over(s, &error)) {
         if (!s->conn->complete_at_grant) {
             ff_control_set_status(s->control, FF_STATUS_POSTCOPY_ACTIVE);
             /* Bulk would take processor and link from the last steps of the blackout: they are

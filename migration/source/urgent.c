@@ -89,7 +89,7 @@ static int send_claims(Claims *c)
 }
 
 /* Claims what is left of a run, and sends when a write's worth is together. */
-static int claim(Claims *c, unsigned block, uint64_t page, uint64_t end)
+static int claim_page(Claims *c, unsigned block, uint64_t page, uint64_t end)
 {
     FfBlock *b = &c->u->blocks[block];
     uint64_t ps = b->info.page_size, first, n;
@@ -154,11 +154,11 @@ static int send_ahead(Urgent *u)
         u->newest = (u->newest + AHEAD - 1) % AHEAD;
         u->n_ahead--;
     }
-    int rc = low <= high ? claim(&c, a->block, low, high + 1) : 0;
+    int rc = low <= high ? claim_page(&c, a->block, low, high + 1) : 0;
     return rc < 0 ? rc : send_claims(&c);
 }
 
-static int check(const Urgent *u, FfFrame *f, const char **why)
+static int check_request(const Urgent *u, FfFrame *f, const char **why)
 {
     int rc = ff_frame_decode(f, why);
 
@@ -183,7 +183,7 @@ static int by_place(const FfRun *a, const FfRun *b)
 }
 
 /* Sorted, so that neighbours become one run: they are few, and nearly always one. */
-static unsigned collect(const Urgent *u, unsigned n, FfRun *runs)
+static unsigned collect_requests(const Urgent *u, unsigned n, FfRun *runs)
 {
     unsigned have = 0, merged = 0;
 
@@ -223,16 +223,16 @@ static void count_request(Urgent *u, const FfFrame *f, uint64_t us)
     ff_stats_place(u->stats, at, u->total_bytes);
 }
 
-static int answer(Urgent *u, unsigned n)
+static int answer_requests(Urgent *u, unsigned n)
 {
     int64_t begin = g_get_monotonic_time();
     Claims c = {.u = u};
     FfRun runs[BATCH];
     int rc = 0;
 
-    unsigned n_runs = collect(u, n, runs);
+    unsigned n_runs = collect_requests(u, n, runs);
     for (unsigned i = 0; rc == 0 && i < n_runs; i++) {
-        rc = claim(&c, runs[i].block, runs[i].first, runs[i].first + runs[i].n);
+        rc = claim_page(&c, runs[i].block, runs[i].first, runs[i].first + runs[i].n);
     }
     rc = rc < 0 ? rc : send_claims(&c);
     int64_t took = g_get_monotonic_time() - begin;
@@ -250,10 +250,10 @@ static int answer_batch(Urgent *u, unsigned n, const char **why)
     int rc = 0;
 
     for (unsigned i = 0; rc == 0 && i < n; i++) {
-        rc = check(u, &u->frames[i], why);
+        rc = check_request(u, &u->frames[i], why);
     }
     if (rc == 0) {
-        rc = answer(u, n);
+        rc = answer_requests(u, n);
     }
     for (unsigned i = 0; rc == 0 && i < n; i++) {
         if (u->frames[i].type == FF_FRAME_REQUEST) {

@@ -74,7 +74,7 @@ void ff_heat_note(FfHeat *h, unsigned block, uint64_t first, uint64_t n)
 }
 
 /* The hotter the lower. */
-static unsigned rank(unsigned looks)
+static unsigned rank_page(unsigned looks)
 {
     unsigned late = 0;
 
@@ -86,7 +86,7 @@ static unsigned rank(unsigned looks)
 
 static int by_rank(gconstpointer a, gconstpointer b)
 {
-    return (int)rank(*(const uint8_t *)a) - (int)rank(*(const uint8_t *)b);
+    return (int)rank_page(*(const uint8_t *)a) - (int)rank_page(*(const uint8_t *)b);
 }
 
 /* The next run of pages of BLOCK at or after AT that were written in the same looks. 0: none. */

@@ -53,7 +53,7 @@ bool ff_upgrade_look_at_disks(FfVmm *vmm, const char *theirs, char **here, char 
 }
 
 /* A line of TEXT (g_free) that OTHER does not have; NULL: there is none. */
-static char *lacks(const char *other, const char *text)
+static char *missing_line(const char *other, const char *text)
 {
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
     g_auto(GStrv) others = g_strsplit(other, "\n", -1);
@@ -68,8 +68,8 @@ static char *lacks(const char *other, const char *text)
 
 bool ff_upgrade_same_parts(const char *theirs, const char *ours, GError **error)
 {
-    g_autofree char *more = theirs ? lacks(theirs, ours) : NULL;
-    g_autofree char *less = theirs && !more ? lacks(ours, theirs) : NULL;
+    g_autofree char *more = theirs ? missing_line(theirs, ours) : NULL;
+    g_autofree char *less = theirs && !more ? missing_line(ours, theirs) : NULL;
 
     if (more || less) {
         g_set_error(error, FF_M_ERROR, 0,

@@ -55,7 +55,7 @@ static bool look_at_guest(FfTakeover *t, GError **error)
     return true;
 }
 
-static bool describe(const FfRamBlock *b, FfUpgradeBlock *block, GError **error)
+static bool describe_block(const FfRamBlock *b, FfUpgradeBlock *block, GError **error)
 {
     struct stat st;
 
@@ -69,7 +69,7 @@ static bool describe(const FfRamBlock *b, FfUpgradeBlock *block, GError **error)
     return true;
 }
 
-static bool offer(FfTakeover *t, GError **error)
+static bool offer_memory(FfTakeover *t, GError **error)
 {
     g_autofree FfUpgradeBlock *blocks = g_new0(FfUpgradeBlock, t->ram->n_blocks);
     const int fds[FF_UPGRADE_FDS] = {[FF_UPGRADE_FD_PIDFD] = t->cfg->pidfd,
@@ -77,7 +77,7 @@ static bool offer(FfTakeover *t, GError **error)
                                      [FF_UPGRADE_FD_MAPS] = t->cfg->maps_fd};
 
     for (unsigned i = 0; i < t->ram->n_blocks; i++) {
-        if (!describe(&t->ram->blocks[i].info, &blocks[i], error)) {
+        if (!describe_block(&t->ram->blocks[i].info, &blocks[i], error)) {
             return false;
         }
     }
@@ -86,12 +86,12 @@ static bool offer(FfTakeover *t, GError **error)
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
-static bool agree(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+static bool agree_on_memory(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 {
     int pact;
 
     t->uffd_is_free = false; /* the other side registers it */
-    if (!offer(t, error) ||
+    if (!offer_memory(t, error) ||
         !ff_upgrade_await(t->link, -1, FF_UPGRADE_ACCEPT, PEER, m, &pact, 1, error)) {
         return false;
     }
@@ -119,14 +119,14 @@ static bool say_ready(FfTakeover *t, const char *disks, GError **error)
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
-static bool begin(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+static bool begin_load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 {
     FfVmmState *state = &t->cfg->vmm->state;
     FfVmmDisks *disks = &t->cfg->vmm->disks;
     g_autofree char *here = NULL, *anywhere = NULL;
 
     FF_FAULT_AT("setup");
-    if (!look_at_guest(t, error) || !agree(t, m, error)) {
+    if (!look_at_guest(t, error) || !agree_on_memory(t, m, error)) {
         return false;
     }
     FF_FAULT_AT("agreed");
@@ -154,7 +154,7 @@ static bool not_loaded(GError **error)
     return false;
 }
 
-static bool feed(FfTakeover *t, const FfUpgradeMessage *m, GError **error)
+static bool feed_devices(FfTakeover *t, const FfUpgradeMessage *m, GError **error)
 {
     for (size_t at = 0; at < m->length;) {
         ssize_t n = send(t->inner, m->bytes + at, m->length - at, MSG_NOSIGNAL);
@@ -193,7 +193,7 @@ static bool hear_qemu(FfTakeover *t, bool *done, GError **error)
     return *done || memcmp(t->said, shut, 2) != 0 || not_loaded(error);
 }
 
-static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+static bool load_devices(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 {
     struct pollfd fds[] = {{t->inner, POLLIN, 0}, {t->link, POLLIN, 0}};
     bool done = false;
@@ -209,7 +209,7 @@ static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
             }
         } else if (fds[1].revents) {
             if (!ff_upgrade_await(t->link, -1, FF_UPGRADE_DEVICE, PEER, m, NULL, 0, error) ||
-                !feed(t, m, error)) {
+                !feed_devices(t, m, error)) {
                 return false;
             }
         }
@@ -228,7 +228,7 @@ static bool load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 /* ---- the commit ------------------------------------------------------------------------------ */
 
 /* Whatever comes from the old engine, or its end: the word decides. */
-static bool take(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+static bool take_right(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 {
     g_autoptr(GError) said = NULL;
 
@@ -373,7 +373,7 @@ static void await_others_end(const FfTakeover *t)
     }
 }
 
-static void complete(FfTakeover *t)
+static void complete_upgrade(FfTakeover *t)
 {
     FfVmmState *state = &t->cfg->vmm->state;
     FfVmmMemory *memory = &t->cfg->vmm->memory;
@@ -417,7 +417,7 @@ static void run_and_complete(FfTakeover *t)
     /* Its clients find the new QEMU before the old one is ended: the relay knows (moved). */
     ff_control_sync_clients(t->control);
     ff_upgrade_send(t->link, -1, FF_UPGRADE_LIFTED, NULL, 0, NULL, 0);
-    complete(t);
+    complete_upgrade(t);
 }
 
 /* ---- it does not come to that ---------------------------------------------------------------- */
@@ -438,10 +438,10 @@ void ff_takeover_coordinate(FfTakeover *t)
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     g_autoptr(GError) error = NULL;
 
-    if (begin(t, m, &error) && load(t, m, &error) && take(t, m, &error)) {
+    if (begin_load(t, m, &error) && load_devices(t, m, &error) && take_right(t, m, &error)) {
         run_and_complete(t);
     } else if (t->pact && !ff_pact_keep_guest(t->pact)) {
-        g_assert_not_reached(); /* nobody but take() makes it TAKEN */
+        g_assert_not_reached(); /* nobody but take_right() makes it TAKEN */
     } else {
         give_up(t, error);
     }
@@ -476,7 +476,7 @@ void ff_takeover_adopt(FfTakeover *t)
         }
         ff_control_moved(t->control);
         ff_control_sync_clients(t->control); /* as in run_and_complete() */
-        complete(t);                         /* the driver lifts what is guarded */
+        complete_upgrade(t);                 /* the driver lifts what is guarded */
         return;
     }
     if (!t->pact && phase == FF_PHASE_LOADED) {

@@ -12,7 +12,7 @@
  * cont, until it is killed. But for one that is to stay as a front (guest/relay/placeholder.h): it
  * is told so when the guest is the other one's for good.
  *
- * Threads: the coordinator; written() and failed() are the guard's. System calls:
+ * Threads: the coordinator; on_page_written() and on_guard_failed() are the guard's. System calls:
  * pidfd_send_signal, poll, recvfrom, sendto, shutdown, mmap, munmap, fstat.
  */
 #include "migration/upgrade/old-side.h"
@@ -36,7 +36,7 @@
 
 /* A new QEMU, or engine of it, that says nothing for so long has failed; ms. The guest may be
  * standing, and the word lets no side run that has been given up. */
-static int limit(const FfHandover *s)
+static int silence_limit_ms(const FfHandover *s)
 {
     return s->cfg->peer_timeout_ms ? (int)s->cfg->peer_timeout_ms : -1;
 }
@@ -45,7 +45,7 @@ static int limit(const FfHandover *s)
 
 /* FfGuardConfig. What the new QEMU writes when the guest is its own need not be kept. Before it has
  * anything to load the guest runs here: what is kept then would be older than what is put back. */
-static int written(unsigned block, uint64_t page, const void *content, void *opaque)
+static int on_page_written(unsigned block, uint64_t page, const void *content, void *opaque)
 {
     FfHandover *s = opaque;
 
@@ -59,7 +59,7 @@ static int written(unsigned block, uint64_t page, const void *content, void *opa
 }
 
 /* FfGuardConfig */
-static void failed(int rc, void *opaque)
+static void on_guard_failed(int rc, void *opaque)
 {
     FfHandover *s = opaque;
 
@@ -75,7 +75,7 @@ static void failed(int rc, void *opaque)
     ff_mutex_unlock(&s->control->lock);
 }
 
-static bool guard(FfHandover *s, GError **error)
+static bool guard_memory(FfHandover *s, GError **error)
 {
     g_autofree FfGuardBlock *blocks = g_new0(FfGuardBlock, s->ram->n_blocks);
 
@@ -87,8 +87,8 @@ static bool guard(FfHandover *s, GError **error)
                                              .maps_fd = s->maps,
                                              .blocks = blocks,
                                              .n_blocks = s->ram->n_blocks,
-                                             .written = written,
-                                             .failed = failed,
+                                             .written = on_page_written,
+                                             .failed = on_guard_failed,
                                              .opaque = s},
                             error);
     return s->guard;
@@ -139,14 +139,14 @@ static uint64_t largest_page(const FfRam *ram)
     return size;
 }
 
-static void hold(FfHandover *s, const char *name, int fd)
+static void store_fd(FfHandover *s, const char *name, int fd)
 {
     if (s->control->ops.hold) {
         s->control->ops.hold(name, fd, s->control->ops.opaque);
     }
 }
 
-static void drop(FfHandover *s, const char *name)
+static void drop_fd(FfHandover *s, const char *name)
 {
     if (s->control->ops.drop) {
         s->control->ops.drop(name, s->control->ops.opaque);
@@ -167,15 +167,15 @@ static bool accept_peer(FfHandover *s, GError **error)
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     int fds[FF_UPGRADE_FDS];
 
-    if (!ff_upgrade_await(s->link, limit(s), FF_UPGRADE_OFFER, PEER, m, fds, FF_UPGRADE_FDS,
-                          error)) {
+    if (!ff_upgrade_await(s->link, silence_limit_ms(s), FF_UPGRADE_OFFER, PEER, m, fds,
+                          FF_UPGRADE_FDS, error)) {
         return false;
     }
     s->heir = fds[FF_UPGRADE_FD_PIDFD];
     s->uffd = fds[FF_UPGRADE_FD_UFFD];
     s->maps = fds[FF_UPGRADE_FD_MAPS];
-    hold(s, FF_HEIR_HELD, s->heir);
-    hold(s, FF_HEIR_UFFD_HELD, s->uffd);
+    store_fd(s, FF_HEIR_HELD, s->heir);
+    store_fd(s, FF_HEIR_UFFD_HELD, s->uffd);
     if (!ff_upgrade_same_memory(s->ram, m, error)) {
         return false;
     }
@@ -184,17 +184,20 @@ static bool accept_peer(FfHandover *s, GError **error)
         g_set_error(error, FF_M_ERROR, 0, "the pact: %s", g_strerror(-pact));
         return false;
     }
-    hold(s, FF_PACT_HELD, pact);
+    store_fd(s, FF_PACT_HELD, pact);
     s->pact = ff_pact_map(pact, error);
     const int kept[] = {pact, s->heir, s->uffd};
-    bool ok = s->pact && keep_pact(s, kept, G_N_ELEMENTS(kept), error) && guard(s, error);
+    bool ok = s->pact && keep_pact(s, kept, G_N_ELEMENTS(kept), error) && guard_memory(s, error);
     FF_FAULT_AT("guarded");
-    int rc = ok ? ff_upgrade_send(s->link, limit(s), FF_UPGRADE_ACCEPT, NULL, 0, &pact, 1) : 0;
+    int rc =
+        ok ? ff_upgrade_send(s->link, silence_limit_ms(s), FF_UPGRADE_ACCEPT, NULL, 0, &pact, 1)
+           : 0;
     close(pact);
     if (rc < 0) {
         return ff_upgrade_peer_error(m, rc, PEER, error);
     }
-    ok = ok && ff_upgrade_await(s->link, limit(s), FF_UPGRADE_READY, PEER, m, NULL, 0, error);
+    ok = ok &&
+         ff_upgrade_await(s->link, silence_limit_ms(s), FF_UPGRADE_READY, PEER, m, NULL, 0, error);
     s->theirs = ok && m->length ? g_strndup((const char *)m->bytes, m->length) : NULL;
     return ok;
 }
@@ -280,7 +283,7 @@ static bool devices_answer(FfHandover *s, GError **error)
     return ok;
 }
 
-static bool begin(FfHandover *s, GError **error)
+static bool begin_handover(FfHandover *s, GError **error)
 {
     g_autofree char *ours = NULL;
 
@@ -323,7 +326,7 @@ static bool stop_guest(FfHandover *s, GError **error)
     }
     s->saving = true;
     /* If this process dies, QEMU must not see the end of this socket. */
-    hold(s, "inner", s->inner);
+    store_fd(s, "inner", s->inner);
     if (vmm->state.keep) {
         vmm->state.keep(&vmm->state);
     }
@@ -356,7 +359,7 @@ static bool send_state(FfHandover *s, uint8_t *buf, GError **error)
         return false;
     }
     ff_count(s->stats->device_bytes, n);
-    int rc = ff_upgrade_send(s->link, limit(s), FF_UPGRADE_DEVICE, buf, n, NULL, 0);
+    int rc = ff_upgrade_send(s->link, silence_limit_ms(s), FF_UPGRADE_DEVICE, buf, n, NULL, 0);
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
@@ -369,7 +372,7 @@ static bool send_all_state(FfHandover *s, GError **error)
 
     __atomic_store_n(&s->loads, true, __ATOMIC_RELEASE);
     for (;;) {
-        int n = poll(fds, 2, limit(s));
+        int n = poll(fds, 2, silence_limit_ms(s));
         if (n == 0) {
             return ff_upgrade_peer_error(m, -ETIMEDOUT, PEER, error);
         }
@@ -379,7 +382,8 @@ static bool send_all_state(FfHandover *s, GError **error)
         }
         if (fds[1].revents) {
             FF_FAULT_AT("loaded");
-            return ff_upgrade_await(s->link, limit(s), FF_UPGRADE_LOADED, PEER, m, NULL, 0, error);
+            return ff_upgrade_await(s->link, silence_limit_ms(s), FF_UPGRADE_LOADED, PEER, m, NULL,
+                                    0, error);
         }
         if (fds[0].revents && !send_state(s, buf, error)) {
             return false;
@@ -388,7 +392,7 @@ static bool send_all_state(FfHandover *s, GError **error)
 }
 
 /* TRUE: the word is GIVEN, and this side has let go. */
-static bool give(FfHandover *s, GError **error)
+static bool give_right(FfHandover *s, GError **error)
 {
     g_autoptr(GError) moved = NULL;
 
@@ -436,7 +440,7 @@ static bool give(FfHandover *s, GError **error)
     }
     FF_FAULT_AT("given");
     /* An engine that does not get it reads the word. */
-    ff_upgrade_send(s->link, limit(s), FF_UPGRADE_GIVE, NULL, 0, NULL, 0);
+    ff_upgrade_send(s->link, silence_limit_ms(s), FF_UPGRADE_GIVE, NULL, 0, NULL, 0);
     return true;
 }
 
@@ -444,7 +448,8 @@ static bool await_taken(FfHandover *s, GError **error)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
 
-    bool ok = ff_upgrade_await(s->link, limit(s), FF_UPGRADE_RUNNING, PEER, m, NULL, 0, error);
+    bool ok =
+        ff_upgrade_await(s->link, silence_limit_ms(s), FF_UPGRADE_RUNNING, PEER, m, NULL, 0, error);
     if (ok) {
         ff_stamp(s->stats->running_us);
     }
@@ -519,10 +524,10 @@ static void become_front(FfHandover *s)
         if (state->forget_kept) {
             state->forget_kept(state);
         }
-        drop(s, "inner");
+        drop_fd(s, "inner");
     }
-    drop(s, FF_HEIR_UFFD_HELD);
-    drop(s, FF_PACT_HELD); /* the relay watches FF_HEIR_HELD from now on */
+    drop_fd(s, FF_HEIR_UFFD_HELD);
+    drop_fd(s, FF_PACT_HELD); /* the relay watches FF_HEIR_HELD from now on */
     g_message("the guest runs in its next QEMU: this process stays as its front");
     ff_journal_idle(s->cfg->state);
     FF_FAULT_AT("front");
@@ -554,11 +559,11 @@ static void leave_devices(FfHandover *s)
     if (memory->has_devices) {
         memory->devices_leave(memory);
         FF_FAULT_AT("left");
-        ff_upgrade_send(s->link, limit(s), FF_UPGRADE_LEFT, NULL, 0, NULL, 0);
+        ff_upgrade_send(s->link, silence_limit_ms(s), FF_UPGRADE_LEFT, NULL, 0, NULL, 0);
     }
 }
 
-static void finish(FfHandover *s)
+static void finish_handover(FfHandover *s)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     g_autoptr(GError) ignored = NULL;
@@ -709,14 +714,14 @@ static void forget(FfHandover *s)
     if (state->forget_pact) {
         state->forget_pact(state);
     }
-    drop(s, FF_HEIR_UFFD_HELD);
-    drop(s, FF_HEIR_HELD);
-    drop(s, FF_PACT_HELD);
-    drop(s, "inner");
+    drop_fd(s, FF_HEIR_UFFD_HELD);
+    drop_fd(s, FF_HEIR_HELD);
+    drop_fd(s, FF_PACT_HELD);
+    drop_fd(s, "inner");
 }
 
 /* The word is OLD, or there is none. */
-static void stay(FfHandover *s, bool cancelled)
+static void keep_guest(FfHandover *s, bool cancelled)
 {
     FfVmmState *state = &s->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
@@ -761,14 +766,14 @@ static void roll_back(FfHandover *s, const GError *why)
 
     FF_FAULT_AT("rolling-back");
     if (s->pact && !ff_pact_keep_guest(s->pact)) {
-        finish(s); /* it was faster */
+        finish_handover(s); /* it was faster */
         return;
     }
     if (!cancelled) {
         ff_control_set_error(s->control, why->message);
     }
     ff_upgrade_send(s->link, 0, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
-    stay(s, cancelled);
+    keep_guest(s, cancelled);
 }
 
 void ff_handover_coordinate(FfHandover *s)
@@ -776,9 +781,9 @@ void ff_handover_coordinate(FfHandover *s)
     g_autoptr(GError) error = NULL;
 
     FF_FAULT_AT("begun");
-    if (begin(s, &error) && stop_guest(s, &error) && send_all_state(s, &error) && give(s, &error) &&
-        await_taken(s, &error)) {
-        finish(s);
+    if (begin_handover(s, &error) && stop_guest(s, &error) && send_all_state(s, &error) &&
+        give_right(s, &error) && await_taken(s, &error)) {
+        finish_handover(s);
     } else {
         roll_back(s, error);
     }
@@ -840,7 +845,7 @@ void ff_handover_adopt(FfHandover *s)
     }
     ff_control_set_error(s->control,
                          DIED ": the guest continues in the old QEMU, repeat the upgrade");
-    stay(s, false);
+    keep_guest(s, false);
 }
 
 /* ---- beginning and end ----------------------------------------------------------------------- */

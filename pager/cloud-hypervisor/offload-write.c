@@ -34,7 +34,7 @@ struct FfOffloadWriter {
     uint8_t *chunk;
 };
 
-static bool fail(GError **error, const char *name, const char *what)
+static bool fail_name(GError **error, const char *name, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", name, what);
     return false;
@@ -55,7 +55,7 @@ static bool is_free(const char *path, GError **error)
     const char *name;
 
     if (!dir) {
-        return fail(error, path, why->message);
+        return fail_name(error, path, why->message);
     }
     while ((name = g_dir_read_name(dir))) {
         if (is_ours(name)) {
@@ -80,7 +80,7 @@ static bool sync_parent(const char *path, GError **error)
     if (fd >= 0) {
         close(fd);
     }
-    return done || fail(error, parent, g_strerror(err));
+    return done || fail_name(error, parent, g_strerror(err));
 }
 
 static FfOutput *new_file(const FfOffloadWriter *w, const char *name, GError **error)
@@ -98,7 +98,7 @@ FfOffloadWriter *ff_offload_writer_new(const char *path, GError **error)
     w->chunk = g_malloc(CHUNK);
     w->made = mkdir(path, 0700) == 0;
     if (!w->made && errno != EEXIST) {
-        fail(error, path, g_strerror(errno));
+        fail_name(error, path, g_strerror(errno));
         return NULL;
     }
     if ((w->made && !sync_parent(path, error)) || !is_free(path, error)) {
@@ -164,8 +164,8 @@ static bool copy_extent(const Copy *c, uint64_t at, uint64_t len, GError **error
         while (done < want) {
             ssize_t n = pread(c->from, c->w->chunk + done, want - done, (off_t)(at + done));
             if (n == 0 || (n < 0 && errno != EINTR)) {
-                return fail(error, ff_output_path(c->to),
-                            n ? g_strerror(errno) : "the guest's memory was cut");
+                return fail_name(error, ff_output_path(c->to),
+                                 n ? g_strerror(errno) : "the guest's memory was cut");
             }
             done += n > 0 ? n : 0;
         }
@@ -218,18 +218,18 @@ bool ff_offload_writer_memory(FfOffloadWriter *w, const FfOffloadSlot *slot, int
     w->file[w->n++] = to;
     const Copy c = {w, to, memory, slot->file_offset, slot->file_offset + slot->size, go, opaque};
     if (ftruncate(ff_output_fd(to), (off_t)slot->size) < 0) {
-        return fail(error, ff_output_path(to), g_strerror(errno));
+        return fail_name(error, ff_output_path(to), g_strerror(errno));
     }
     if (!copy_all(&c, error)) {
         return false;
     }
     FF_FAULT_AT("receive-copied");
     if (fstat(memory, &st) < 0 || (uint64_t)st.st_size < c.end) {
-        return fail(error, ff_output_path(to), "the guest's memory was cut");
+        return fail_name(error, ff_output_path(to), "the guest's memory was cut");
     }
     /* Now, as no file has a name yet: from the first name to the last should be a short time. */
     if (FF_FAULT_CALL("receive-sync", fsync(ff_output_fd(to))) < 0) {
-        return fail(error, ff_output_path(to), g_strerror(errno));
+        return fail_name(error, ff_output_path(to), g_strerror(errno));
     }
     return true;
 }
@@ -247,7 +247,7 @@ static bool write_text(FfOffloadWriter *w, const char *name, const GByteArray *t
     if (!ff_output_write(to, 0, text->data, text->len, error)) {
         return false;
     }
-    return fsync(ff_output_fd(to)) == 0 || fail(error, ff_output_path(to), g_strerror(errno));
+    return fsync(ff_output_fd(to)) == 0 || fail_name(error, ff_output_path(to), g_strerror(errno));
 }
 
 bool ff_offload_writer_commit(FfOffloadWriter *w, const GByteArray *config, const GByteArray *state,

@@ -23,13 +23,13 @@
 #define DEPTH_MAX 64
 #define ADDRESS_END (1ull << 52) /* of a guest */
 
-static bool wrong(GError **error, unsigned i, const char *what)
+static bool refuse_slot(GError **error, unsigned i, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "guest_ram_mappings[%u]: %s", i, what);
     return false;
 }
 
-static bool overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
+static bool slots_overlap(uint64_t a, uint64_t a_size, uint64_t b, uint64_t b_size)
 {
     return a < b + b_size && b < a + a_size;
 }
@@ -40,15 +40,15 @@ static bool parse_slot(JsonObject *o, unsigned i, FfOffloadSlot *s, GError **err
            size = ff_json_int(o, "size", -1), offset = ff_json_int(o, "file_offset", -1);
 
     if (slot < 0 || slot > G_MAXUINT32 || gpa < 0 || size <= 0 || offset < 0) {
-        return wrong(error, i, "slot, gpa, size and file_offset must be numbers");
+        return refuse_slot(error, i, "slot, gpa, size and file_offset must be numbers");
     }
     *s = (FfOffloadSlot){.gpa = gpa, .size = size, .file_offset = offset, .slot = (uint32_t)slot};
     if (s->gpa % FF_OFFLOAD_PAGE || s->size % FF_OFFLOAD_PAGE || s->file_offset % FF_OFFLOAD_PAGE) {
-        return wrong(error, i, "it is not whole pages");
+        return refuse_slot(error, i, "it is not whole pages");
     }
     if (s->size > ADDRESS_END || s->gpa > ADDRESS_END - s->size ||
         s->file_offset > ADDRESS_END - s->size) {
-        return wrong(error, i, "no guest has such an address");
+        return refuse_slot(error, i, "no guest has such an address");
     }
     return true;
 }
@@ -149,8 +149,8 @@ unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, Ff
         }
         for (guint k = 0; k < i; k++) {
             if (slots[k].slot == slots[i].slot ||
-                overlap(slots[k].gpa, slots[k].size, slots[i].gpa, slots[i].size)) {
-                wrong(error, i, "another one has its slot, or some of its addresses");
+                slots_overlap(slots[k].gpa, slots[k].size, slots[i].gpa, slots[i].size)) {
+                refuse_slot(error, i, "another one has its slot, or some of its addresses");
                 return 0;
             }
         }
@@ -160,7 +160,7 @@ unsigned ff_offload_parse(const char *text, size_t len, FfOffloadSlot *slots, Ff
 
 /* ---- the folder ------------------------------------------------------------------------------ */
 
-static bool fail(GError **error, const char *path, const char *name, const char *what)
+static bool fail_path(GError **error, const char *path, const char *name, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s/%s: %s", path, name, what);
     return false;
@@ -175,10 +175,10 @@ static bool read_text(const char *path, const char *name, char **text, size_t *l
         return true;
     }
     if (g_error_matches(why, G_FILE_ERROR, G_FILE_ERROR_NOENT)) {
-        return fail(error, path, name,
-                    "there is none; is the folder a snapshot of Cloud Hypervisor?");
+        return fail_path(error, path, name,
+                         "there is none; is the folder a snapshot of Cloud Hypervisor?");
     }
-    return fail(error, path, name, why->message);
+    return fail_path(error, path, name, why->message);
 }
 
 /* Bytes of the Ith slot's memfd; 0: it has none. */
@@ -215,7 +215,7 @@ static bool open_slot(FfOffload *o, unsigned i, const char *path, GError **error
         o->memory[i] = memfd_create(memfd, MFD_CLOEXEC);
         done = o->memory[i] >= 0 && ftruncate(o->memory[i], (off_t)memory_size(o, i)) == 0;
     }
-    return done || fail(error, path, name, g_strerror(errno));
+    return done || fail_path(error, path, name, g_strerror(errno));
 }
 
 /* Before a guest depends on it. */

@@ -22,7 +22,7 @@
 
 #define SAY_AFTER_MS 5000
 
-static bool fail(const FfReplay *r, GError **error, const char *what, const char *why)
+static bool fail_replay(const FfReplay *r, GError **error, const char *what, const char *why)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s: %s", r->path, what, why);
     return false;
@@ -36,13 +36,14 @@ static int connect_to(FfReplay *r, GError **error)
     socklen_t len = sizeof(cred);
 
     if (strlen(r->path) >= sizeof(addr.sun_path)) {
-        fail(r, error, "the name is too long for a socket", "107 bytes at most");
+        fail_replay(r, error, "the name is too long for a socket", "107 bytes at most");
         return -1;
     }
     strcpy(addr.sun_path, r->path);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0) {
-        fail(r, error, "nobody listens there (ch-remote receive-migration)", g_strerror(errno));
+        fail_replay(r, error, "nobody listens there (ch-remote receive-migration)",
+                    g_strerror(errno));
         if (fd >= 0) {
             close(fd);
         }
@@ -100,7 +101,8 @@ static int receive_response(int sock)
 }
 
 /* One request with its payload, and the answer. As receive_response(). */
-static int exchange(const FfReplay *r, FfVmmCommand command, const void *data, size_t len, int pass)
+static int exchange_request(const FfReplay *r, FfVmmCommand command, const void *data, size_t len,
+                            int pass)
 {
     FfVmmRequest request = {.command = GUINT16_TO_LE(command), .length = GUINT64_TO_LE(len)};
 
@@ -113,18 +115,18 @@ static int exchange(const FfReplay *r, FfVmmCommand command, const void *data, s
     return receive_response(r->control);
 }
 
-static bool step(const FfReplay *r, FfVmmCommand command, const char *name, const void *data,
-                 size_t len, int pass, GError **error)
+static bool send_step(const FfReplay *r, FfVmmCommand command, const char *name, const void *data,
+                      size_t len, int pass, GError **error)
 {
-    int rc = exchange(r, command, data, len, pass);
+    int rc = exchange_request(r, command, data, len, pass);
 
     if (rc == 0) {
         g_autofree char *what = g_strdup_printf("Cloud Hypervisor has refused %s", name);
-        return fail(r, error, what, "what it has said itself tells why");
+        return fail_replay(r, error, what, "what it has said itself tells why");
     }
     if (rc < 0) {
         g_autofree char *what = g_strdup_printf("Cloud Hypervisor has not answered %s", name);
-        return fail(r, error, what, g_strerror(-rc));
+        return fail_replay(r, error, what, g_strerror(-rc));
     }
     return true;
 }
@@ -135,16 +137,16 @@ bool ff_replay_begin(FfReplay *r, const char *path, const FfOffload *o, GError *
 
     *r = (FfReplay){.path = path, .control = -1, .fault = -1};
     r->control = connect_to(r, error);
-    if (r->control < 0 || !step(r, FF_VMM_START, "Start", NULL, 0, -1, error)) {
+    if (r->control < 0 || !send_step(r, FF_VMM_START, "Start", NULL, 0, -1, error)) {
         return false;
     }
     for (unsigned i = 0; i < o->n_slots && !o->slot[i].own; i++) {
         const uint32_t slot = GUINT32_TO_LE(o->slot[i].slot);
-        if (!step(r, FF_VMM_MEMORY_FD, "MemoryFd", &slot, sizeof(slot), o->memory[i], error)) {
+        if (!send_step(r, FF_VMM_MEMORY_FD, "MemoryFd", &slot, sizeof(slot), o->memory[i], error)) {
             return false;
         }
     }
-    if (!step(r, FF_VMM_CONFIG, "Config", o->config, o->config_len, -1, error)) {
+    if (!send_step(r, FF_VMM_CONFIG, "Config", o->config, o->config_len, -1, error)) {
         return false;
     }
     r->fault = connect_to(r, error);
@@ -152,7 +154,7 @@ bool ff_replay_begin(FfReplay *r, const char *path, const FfOffload *o, GError *
         return false;
     }
     return send_all(r->fault, &role, sizeof(role), -1) ||
-           fail(r, error, "the connection for pages", g_strerror(errno));
+           fail_replay(r, error, "the connection for pages", g_strerror(errno));
 }
 
 /* FALSE: it never asks. */
@@ -174,23 +176,25 @@ static bool wait_first(int talk)
 
 bool ff_replay_finish(const FfReplay *r, const FfOffload *o, int talk, bool run, GError **error)
 {
-    if (!step(r, FF_VMM_STATE, "State", o->state, o->state_len, -1, error)) {
+    if (!send_step(r, FF_VMM_STATE, "State", o->state, o->state_len, -1, error)) {
         return false;
     }
     if (!wait_first(talk)) {
-        exchange(r, FF_VMM_ABANDON, NULL, 0, -1);
-        return fail(r, error, "Cloud Hypervisor does not ask for pages, so the guest does not run",
-                    "receive-migration needs memory_mode=postcopy");
+        exchange_request(r, FF_VMM_ABANDON, NULL, 0, -1);
+        return fail_replay(r, error,
+                           "Cloud Hypervisor does not ask for pages, so the guest does not run",
+                           "receive-migration needs memory_mode=postcopy");
     }
-    int rc = exchange(r, run ? FF_VMM_COMPLETE : FF_VMM_COMPLETE_PAUSED, NULL, 0, -1);
+    int rc = exchange_request(r, run ? FF_VMM_COMPLETE : FF_VMM_COMPLETE_PAUSED, NULL, 0, -1);
     if (rc < 0) {
-        return fail(r, error,
-                    "Cloud Hypervisor has not answered the last step: the guest may run; look "
-                    "(ch-remote info) before it is restored again",
-                    g_strerror(-rc));
+        return fail_replay(
+            r, error,
+            "Cloud Hypervisor has not answered the last step: the guest may run; look "
+            "(ch-remote info) before it is restored again",
+            g_strerror(-rc));
     }
-    return rc == 1 || fail(r, error, "Cloud Hypervisor has refused the last step",
-                           "what it has said itself tells why");
+    return rc == 1 || fail_replay(r, error, "Cloud Hypervisor has refused the last step",
+                                  "what it has said itself tells why");
 }
 
 void ff_replay_clear(FfReplay *r)

@@ -52,7 +52,7 @@ typedef struct {
     FfReceived *r;
 } Peer;
 
-static bool fail(GError **error, const char *what)
+static bool fail_take(GError **error, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "no snapshot was taken: %s", what);
     return false;
@@ -80,7 +80,7 @@ static bool wait_word(const Peer *p, GError **error)
         ff_say("Cloud Hypervisor says nothing: still waiting");
         rc = wait_readable(p->sock, p->stop, -1);
     }
-    return rc == 1 || fail(error, "this was ended by a signal");
+    return rc == 1 || fail_take(error, "this was ended by a signal");
 }
 
 /* Of one recv(). FALSE: not a byte. */
@@ -89,7 +89,8 @@ static bool was_read(ssize_t n, GError **error)
     if (n > 0) {
         return true;
     }
-    return n < 0 ? fail(error, g_strerror(errno)) : fail(error, "Cloud Hypervisor has left");
+    return n < 0 ? fail_take(error, g_strerror(errno))
+                 : fail_take(error, "Cloud Hypervisor has left");
 }
 
 /* Descriptors that come with it are lost. */
@@ -127,7 +128,7 @@ static GByteArray *read_text(const Peer *p, uint64_t len, GError **error)
 }
 
 /* FALSE: nobody hears it. */
-static bool respond(const Peer *p, FfVmmStatus status)
+static bool send_response(const Peer *p, FfVmmStatus status)
 {
     const FfVmmResponse response = {.status = GUINT16_TO_LE(status)};
 
@@ -214,18 +215,18 @@ static bool receive_memory(Peer *p, uint64_t len, GError **error)
     }
     slot = GUINT32_FROM_LE(slot);
     if (fds.n != 1 || fds.lost) {
-        return fail(error, "MemoryFd has passed no descriptor, or more than one");
+        return fail_take(error, "MemoryFd has passed no descriptor, or more than one");
     }
     if (fstat(fds.fd[0], &st) < 0 || !S_ISREG(st.st_mode)) {
-        return fail(error, "what MemoryFd has passed is no memory (no memfd, and no file)");
+        return fail_take(error, "what MemoryFd has passed is no memory (no memfd, and no file)");
     }
     for (unsigned i = 0; i < p->n; i++) {
         if (p->number[i] == slot) {
-            return fail(error, "MemoryFd has passed memory of one slot twice");
+            return fail_take(error, "MemoryFd has passed memory of one slot twice");
         }
     }
     if (p->n == FF_OFFLOAD_SLOTS) {
-        return fail(error, "MemoryFd has passed too many slots (32 at most)");
+        return fail_take(error, "MemoryFd has passed too many slots (32 at most)");
     }
     p->number[p->n] = slot;
     p->fd[p->n++] = fds.fd[0];
@@ -251,7 +252,7 @@ static bool receive_start(Peer *p, uint64_t len, GError **error)
 }
 
 /* Each slot of the table has its memory, which is large enough; and there are no others. */
-static bool fits(const Peer *p, GError **error)
+static bool memory_fits(const Peer *p, GError **error)
 {
     g_autofree char *what = NULL;
     struct stat st;
@@ -262,11 +263,11 @@ static bool fits(const Peer *p, GError **error)
         if (fd < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size < s->file_offset + s->size) {
             what = g_strdup_printf("memory of slot %u %s", s->slot,
                                    fd < 0 ? "was not passed" : "is smaller than Config says");
-            return fail(error, what);
+            return fail_take(error, what);
         }
     }
     return p->n == p->n_slots ||
-           fail(error, "MemoryFd has passed a slot that Config does not name");
+           fail_take(error, "MemoryFd has passed a slot that Config does not name");
 }
 
 static bool receive_config(Peer *p, uint64_t len, GError **error)
@@ -283,9 +284,9 @@ static bool receive_config(Peer *p, uint64_t len, GError **error)
         return false;
     }
     if (facts.private_file) {
-        return fail(error,
-                    "a zone of its memory is a file that is not shared, so what it passes is "
-                    "not that memory: give the zone shared=on");
+        return fail_take(error,
+                         "a zone of its memory is a file that is not shared, so what it passes is "
+                         "not that memory: give the zone shared=on");
     }
     if (facts.foreign) {
         ff_say("%s of vm_config has a device that is another process: farfault pager --to will not "
@@ -296,7 +297,7 @@ static bool receive_config(Peer *p, uint64_t len, GError **error)
     for (unsigned i = 0; i < p->n_slots; i++) {
         p->r->memory += p->slot[i].size;
     }
-    return fits(p, error);
+    return memory_fits(p, error);
 }
 
 static bool receive_state(Peer *p, uint64_t len, GError **error)
@@ -343,13 +344,14 @@ static bool go_on(void *opaque, GError **error)
         return true;
     }
     if (pfd[0].revents) {
-        return fail(error, "this was ended by a signal");
+        return fail_take(error, "this was ended by a signal");
     }
-    return is_dead(p) || fail(error, "Cloud Hypervisor has not waited for the answer to the last "
-                                     "step, so its guest may run already");
+    return is_dead(p) ||
+           fail_take(error, "Cloud Hypervisor has not waited for the answer to the last "
+                            "step, so its guest may run already");
 }
 
-static bool store(Peer *p, uint64_t len, GError **error)
+static bool store_snapshot(Peer *p, uint64_t len, GError **error)
 {
     for (unsigned i = 0; i < p->n_slots; i++) {
         if (!ff_offload_writer_memory(p->writer, &p->slot[i], find_memory(p, p->slot[i].slot),
@@ -376,8 +378,8 @@ static const struct {
     {PASSING, FF_VMM_MEMORY_FD, PASSING, 4, 4, receive_memory},
     {PASSING, FF_VMM_CONFIG, CONFIGURED, 1, CONFIG_MAX, receive_config},
     {CONFIGURED, FF_VMM_STATE, STATED, 1, STATE_MAX, receive_state},
-    {STATED, FF_VMM_COMPLETE, STORED, 0, 0, store},
-    {STATED, FF_VMM_COMPLETE_PAUSED, STORED, 0, 0, store},
+    {STATED, FF_VMM_COMPLETE, STORED, 0, 0, store_snapshot},
+    {STATED, FF_VMM_COMPLETE_PAUSED, STORED, 0, 0, store_snapshot},
 };
 
 static const char *const expected[] = {
@@ -385,22 +387,22 @@ static const char *const expected[] = {
     [CONFIGURED] = "State", [STATED] = "Complete",
 };
 
-static bool refuse(Peer *p, const FfVmmRequest *request, GError **error)
+static bool refuse_request(Peer *p, const FfVmmRequest *request, GError **error)
 {
     FfVmmCommand command = GUINT16_FROM_LE(request->command);
     g_autofree char *what = NULL;
 
     if (p->step != CONNECTED && command == FF_VMM_ABANDON && request->length == 0) {
-        p->abandoned = respond(p, FF_VMM_OK);
-        return fail(error, "Cloud Hypervisor has abandoned it");
+        p->abandoned = send_response(p, FF_VMM_OK);
+        return fail_take(error, "Cloud Hypervisor has abandoned it");
     }
     if (p->step == STARTED && command == FF_VMM_CONFIG) {
-        return fail(error, "Cloud Hypervisor passes no memory: send-migration needs local=on");
+        return fail_take(error, "Cloud Hypervisor passes no memory: send-migration needs local=on");
     }
     what = g_strdup_printf("it has sent command %u with %" G_GUINT64_FORMAT " bytes, where %s was "
                            "expected",
                            command, GUINT64_FROM_LE(request->length), expected[p->step]);
-    return fail(error, what);
+    return fail_take(error, what);
 }
 
 static bool is_known_version(const FfVmmRequest *request, GError **error)
@@ -412,7 +414,7 @@ static bool is_known_version(const FfVmmRequest *request, GError **error)
     g_autofree char *what =
         g_strdup_printf("Cloud Hypervisor speaks version %u of its protocol, this one version 0",
                         request->header[0] | request->header[1] << 8);
-    return fail(error, what);
+    return fail_take(error, what);
 }
 
 static bool take_step(Peer *p, GError **error)
@@ -434,7 +436,7 @@ static bool take_step(Peer *p, GError **error)
             return true;
         }
     }
-    return refuse(p, &request, error);
+    return refuse_request(p, &request, error);
 }
 
 static void peer_clear(Peer *p)
@@ -466,7 +468,7 @@ static int open_process(int sock, pid_t *pid)
 }
 
 /* Step by step; each is acknowledged, but the last one. */
-static bool talk(Peer *p, GError **error)
+static bool run_protocol(Peer *p, GError **error)
 {
     for (;;) {
         if (!take_step(p, error)) {
@@ -475,8 +477,8 @@ static bool talk(Peer *p, GError **error)
         if (p->step == STORED) {
             return true;
         }
-        if (!respond(p, FF_VMM_OK)) {
-            return fail(error, "Cloud Hypervisor has left");
+        if (!send_response(p, FF_VMM_OK)) {
+            return fail_take(error, "Cloud Hypervisor has left");
         }
     }
 }
@@ -489,14 +491,14 @@ bool ff_receive_snapshot(int sock, int stop, FfOffloadWriter *w, FfReceived *r, 
     FF_FAULT_SIDE("receiver");
     p.process = open_process(sock, &p.pid);
     *r = (FfReceived){0};
-    if (!talk(&p, error)) {
+    if (!run_protocol(&p, error)) {
         if (!p.abandoned) {
-            respond(&p, FF_VMM_ERROR);
+            send_response(&p, FF_VMM_ERROR);
         }
         return false;
     }
     FF_FAULT_AT("receive-stored");
-    if (!respond(&p, FF_VMM_OK) && !is_dead(&p)) {
+    if (!send_response(&p, FF_VMM_OK) && !is_dead(&p)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED,
                     "the snapshot is whole, but Cloud Hypervisor has left before it was told: its "
                     "guest may run still");
@@ -540,7 +542,7 @@ int ff_receive_accept(int listener, int stop, const uid_t *uids, unsigned n_uids
 {
     for (;;) {
         if (wait_readable(listener, stop, -1) < 0) {
-            fail(error, "this was ended by a signal");
+            fail_take(error, "this was ended by a signal");
             return -1;
         }
         int sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
@@ -548,7 +550,7 @@ int ff_receive_accept(int listener, int stop, const uid_t *uids, unsigned n_uids
             continue;
         }
         if (sock < 0) {
-            fail(error, g_strerror(errno));
+            fail_take(error, g_strerror(errno));
             return -1;
         }
         const char *why = is_no_peer(sock, stop, uids, n_uids);

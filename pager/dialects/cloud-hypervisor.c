@@ -202,7 +202,7 @@ static void wait_request(FfSession *s)
 }
 
 /* FALSE: the guest has no such pages. */
-static bool find(const FfSession *s, uint64_t gpa, uint64_t length, FfRun *run)
+static bool find_run(const FfSession *s, uint64_t gpa, uint64_t length, FfRun *run)
 {
     if (!length || length > REQUEST_MAX || gpa % FF_OFFLOAD_PAGE || length % FF_OFFLOAD_PAGE) {
         return false;
@@ -247,7 +247,7 @@ static void place_part(FfWorker *w, FfSession *s, const FfRun *run)
 }
 
 /* Until all of RUN is there. */
-static void place(FfWorker *w, FfSession *s, const FfRun *run)
+static void place_run(FfWorker *w, FfSession *s, const FfRun *run)
 {
     const uint64_t most = GATE_BYTES / FF_OFFLOAD_PAGE;
 
@@ -266,7 +266,7 @@ static void read_answer(FfWorker *w, FfSession *s, const FfRun *run)
 /* FALSE: it is not answered, ever. */
 static bool may_answer(FfSession *s, FfRun *run)
 {
-    if (!find(s, s->rec->ask.gpa, s->rec->ask.length, run)) {
+    if (!find_run(s, s->rec->ask.gpa, s->rec->ask.length, run)) {
         ff_session_log(s,
                        "it has asked for %" PRIu64 " bytes at %" PRIx64
                        ", which the guest does not have: it waits from now on",
@@ -284,7 +284,7 @@ static bool may_answer(FfSession *s, FfRun *run)
     return true;
 }
 
-static void answer(FfWorker *w, FfSession *s)
+static void answer_request(FfWorker *w, FfSession *s)
 {
     uint64_t asked = __atomic_load_n(&s->rec->ask.asked, __ATOMIC_SEQ_CST);
     gint64 since = g_get_monotonic_time();
@@ -299,7 +299,7 @@ static void answer(FfWorker *w, FfSession *s)
     if (s->vmm.answer) {
         read_answer(w, s, &run);
     } else {
-        place(w, s, &run);
+        place_run(w, s, &run);
     }
     FF_FAULT_AT("asked-placed");
     ff_work_answered(s, since);
@@ -322,7 +322,7 @@ static bool is_empty(const FfSession *s)
 }
 
 /* With the first request: from then on nobody finds a page that is not ours. */
-static void begin(FfSession *s)
+static void begin_session(FfSession *s)
 {
     wait_request(s);
     if (!s->vmm.answer && !s->image->own.cloud_hypervisor.begun && !is_empty(s)) {
@@ -352,17 +352,17 @@ static gpointer run_answers(gpointer session)
     FfSession *s = session;
     g_autoptr(FfWorker) w = ff_worker_new(s, GATE_BYTES, true);
 
-    begin(s);
+    begin_session(s);
     while (!ff_session_is_ending(s)) {
         wait_request(s);
-        answer(w, s);
+        answer_request(w, s);
     }
     return NULL;
 }
 
 /* ---- the dialect ----------------------------------------------------------------------------- */
 
-static void serve(FfSession *s)
+static void serve_cloud_hypervisor(FfSession *s)
 {
     int rc = map_memory(s);
 
@@ -388,7 +388,7 @@ static void serve(FfSession *s)
 const FfDialect ff_dialect_cloud_hypervisor = {.name = "cloud-hypervisor",
                                                .make_image = make_image,
                                                .open_source = open_source,
-                                               .serve = serve,
+                                               .serve = serve_cloud_hypervisor,
                                                .close = close_session,
                                                .own_content = true,
                                                .memory_is_ours = true};

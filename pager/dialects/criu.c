@@ -18,7 +18,7 @@
 
 #define PAGE 4096
 
-static bool fail(GError **error, const char *what, int rc)
+static bool fail_criu(GError **error, const char *what, int rc)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", what, g_strerror(-rc));
     return false;
@@ -40,7 +40,7 @@ static bool open_images(FfSession *s, FfCriu *c, int pid, uint64_t *size, GError
     }
     if (*size && (!part || part->pages * FF_STORE_PAGE != *size ||
                   memcmp(&part->pagemap, &c->stamp, sizeof(c->stamp)) != 0)) {
-        return fail(error, "CRIU's pagemap was changed since the pager began", -ESTALE);
+        return fail_criu(error, "CRIU's pagemap was changed since the pager began", -ESTALE);
     }
     return true;
 }
@@ -58,13 +58,13 @@ static FfImage *make_image(FfSession *s, GError **error)
         return NULL;
     }
     if (!size || c.ranges->len > FF_IMAGE_RANGES) {
-        fail(error, "CRIU's images have no lazy pages, or too many runs of them", -E2BIG);
+        fail_criu(error, "CRIU's images have no lazy pages, or too many runs of them", -E2BIG);
         return NULL;
     }
     FfImage *image =
         ff_image_create(s->memfd, &(FfImageBlock){size, PAGE, 0, .sharing = FF_SHARING_PRIVATE}, 1);
     if (!image) {
-        fail(error, "no room for what is known of its memory", -errno);
+        fail_criu(error, "no room for what is known of its memory", -errno);
         return NULL;
     }
     image->features = features;
@@ -97,7 +97,7 @@ static bool open_known(FfSession *s, GError **error)
             ff_source_open_store(store, ff_store_part(store, own->criu.pid), &s->ending);
     }
     return memcmp(&s->criu.stamp, &own->criu.pagemap, sizeof(own->criu.pagemap)) == 0 ||
-           fail(error, "CRIU's pagemap was changed while it was in use", -ESTALE);
+           fail_criu(error, "CRIU's pagemap was changed while it was in use", -ESTALE);
 }
 
 static bool open_source(FfSession *s, GError **error)
@@ -129,7 +129,7 @@ static bool wait_let_go(FfSession *s)
     return !s->all->store || ff_store_wait_done(s->all->store, &s->ending);
 }
 
-static void serve(FfSession *s)
+static void serve_criu(FfSession *s)
 {
     if (ff_session_answer_faults(s) &&
         ff_session_fill(s, s->all->bulk || (s->all->store && wait_hurry(s))) &&
@@ -138,7 +138,7 @@ static void serve(FfSession *s)
     }
 }
 
-static void wake(FfSession *s)
+static void wake_criu(FfSession *s)
 {
     if (s->all->store) {
         ff_store_wake(s->all->store);
@@ -153,7 +153,7 @@ static void close_session(FfSession *s)
 const FfDialect ff_dialect_criu = {.name = "criu",
                                    .make_image = make_image,
                                    .open_source = open_source,
-                                   .serve = serve,
-                                   .wake = wake,
+                                   .serve = serve_criu,
+                                   .wake = wake_criu,
                                    .close = close_session,
                                    .own_content = true};

@@ -45,7 +45,7 @@ unsigned ff_firecracker_parse(const char *text, size_t len, uint64_t source_size
     return n && ff_regions_check(regions, n, source_size, true, error) ? n : 0;
 }
 
-static bool recognise(const char *bytes, size_t len)
+static bool recognise_firecracker(const char *bytes, size_t len)
 {
     return bytes[0] == '[';
 }
@@ -63,7 +63,7 @@ static FfImage *make_image(FfSession *s, GError **error)
 }
 
 const FfDialect ff_dialect_firecracker = {.name = "firecracker",
-                                          .recognise = recognise,
+                                          .recognise = recognise_firecracker,
                                           .make_image = make_image,
                                           .open_source = ff_regions_open_source,
                                           .serve = ff_regions_serve};

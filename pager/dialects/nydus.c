@@ -44,7 +44,7 @@
 
 /* ---- the holder's process -------------------------------------------------------------------- */
 
-static bool recognise(const char *bytes, size_t len)
+static bool recognise_nydus(const char *bytes, size_t len)
 {
     return bytes[0] == '{';
 }
@@ -67,7 +67,8 @@ static bool is_question(const char *bytes, size_t len)
     return !text[at];
 }
 
-static size_t answer(const char *bytes, size_t len, uint64_t content, char *answer, size_t room)
+static size_t answer_nydus(const char *bytes, size_t len, uint64_t content, char *answer,
+                           size_t room)
 {
     int n = is_question(bytes, len)
                 ? snprintf(answer, room,
@@ -81,7 +82,7 @@ static size_t answer(const char *bytes, size_t len, uint64_t content, char *answ
 
 /* ---- the pager's ----------------------------------------------------------------------------- */
 
-static bool wrong(GError **error, const char *what)
+static bool refuse_message(GError **error, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "its message is of nydus: %s", what);
     return false;
@@ -123,11 +124,13 @@ static bool look_up_pages(const FfSession *s, FfRegionOfClient *region, unsigned
             continue;
         }
         if (!smaps && !g_file_get_contents(path, &smaps, NULL, NULL)) {
-            return wrong(error, "how large its pages are cannot be looked up in /proc/PID/smaps");
+            return refuse_message(error,
+                                  "how large its pages are cannot be looked up in /proc/PID/smaps");
         }
         uint64_t size = kernel_page_of(smaps, &region[i]);
         if (size != region[i].page_size && size != SMALL_PAGE) {
-            return wrong(error, "pages of a region are of another size than it says, or not there");
+            return refuse_message(
+                error, "pages of a region are of another size than it says, or not there");
         }
         region[i].page_size = size;
     }
@@ -154,7 +157,7 @@ static unsigned cut_regions(FfRegionOfClient *region, unsigned n, uint64_t size)
 }
 
 /* NONE: there is no such member; -1: it is no number. */
-static gint64 number(JsonObject *o, const char *name, gint64 none)
+static gint64 number_member(JsonObject *o, const char *name, gint64 none)
 {
     return json_object_has_member(o, name) ? ff_json_int(o, name, -1) : none;
 }
@@ -169,12 +172,12 @@ unsigned ff_nydus_parse(const char *text, size_t len, FfRegionOfClient *regions,
         return 0;
     }
     JsonObject *o = JSON_NODE_HOLDS_OBJECT(root) ? json_node_get_object(root) : NULL;
-    if (!o || number(o, "type", HANDSHAKE) != HANDSHAKE) {
-        return wrong(error, "its type must be 0");
+    if (!o || number_member(o, "type", HANDSHAKE) != HANDSHAKE) {
+        return refuse_message(error, "its type must be 0");
     }
-    gint64 policy = number(o, "policy", ZERO_COPY);
+    gint64 policy = number_member(o, "policy", ZERO_COPY);
     if (policy != ZERO_COPY && policy != 1) {
-        return wrong(error, "its policy must be 0 or 1");
+        return refuse_message(error, "its policy must be 0 or 1");
     }
     *copies = policy != ZERO_COPY;
     JsonNode *array = json_object_get_member(o, "regions");
@@ -209,8 +212,8 @@ static FfImage *make_image(FfSession *s, GError **error)
 }
 
 const FfDialect ff_dialect_nydus = {.name = "nydus",
-                                    .recognise = recognise,
-                                    .answer = answer,
+                                    .recognise = recognise_nydus,
+                                    .answer = answer_nydus,
                                     .make_image = make_image,
                                     .open_source = ff_regions_open_source,
                                     .serve = ff_regions_serve,

@@ -16,7 +16,7 @@
 #define HUGE_PAGE (2 << 20)
 #define ADDRESS_END (1ull << 56) /* of a process, with five levels of page tables */
 
-static bool wrong(GError **error, unsigned i, const char *what)
+static bool refuse_region(GError **error, unsigned i, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "region %u of its message: %s", i,
                 what);
@@ -30,17 +30,18 @@ static bool parse_region(JsonObject *o, unsigned i, uint64_t page_size, FfRegion
            offset = ff_json_int(o, "offset", -1);
 
     if (addr <= 0 || size <= 0 || offset < 0) {
-        return wrong(error, i, "base_host_virt_addr, size and offset must be numbers");
+        return refuse_region(error, i, "base_host_virt_addr, size and offset must be numbers");
     }
     if (page_size != SMALL_PAGE && page_size != HUGE_PAGE) {
-        return wrong(error, i, "page_size must be 4096 or 2097152, and page_size_kib the same");
+        return refuse_region(error, i,
+                             "page_size must be 4096 or 2097152, and page_size_kib the same");
     }
     *r = (FfRegionOfClient){addr, size, page_size, offset};
     if (r->addr % SMALL_PAGE || r->size % SMALL_PAGE || r->offset % SMALL_PAGE) {
-        return wrong(error, i, "it is not whole pages");
+        return refuse_region(error, i, "it is not whole pages");
     }
     if (r->addr >= ADDRESS_END || r->size > ADDRESS_END - r->addr) {
-        return wrong(error, i, "no process has such an address");
+        return refuse_region(error, i, "no process has such an address");
     }
     return true;
 }
@@ -65,7 +66,7 @@ unsigned ff_regions_parse(JsonArray *array, uint64_t (*page_size)(JsonObject *o)
     return n;
 }
 
-static bool overlap(const FfRegionOfClient *a, const FfRegionOfClient *b, bool whole)
+static bool regions_overlap(const FfRegionOfClient *a, const FfRegionOfClient *b, bool whole)
 {
     return (a->addr < b->addr + b->size && b->addr < a->addr + a->size) ||
            (whole && a->offset < b->offset + b->size && b->offset < a->offset + a->size);
@@ -79,14 +80,16 @@ bool ff_regions_check(const FfRegionOfClient *r, unsigned n, uint64_t source_siz
 
     for (unsigned i = 0; i < n; i++) {
         if (r[i].addr % r[i].page_size || r[i].size % r[i].page_size) {
-            return wrong(error, i, "it is not whole pages");
+            return refuse_region(error, i, "it is not whole pages");
         }
         if (r[i].size > source_size || r[i].offset > source_size - r[i].size) {
-            return wrong(error, i, "it ends after the memory file does; is it another snapshot?");
+            return refuse_region(error, i,
+                                 "it ends after the memory file does; is it another snapshot?");
         }
         for (unsigned k = 0; k < i; k++) {
-            if (overlap(&r[i], &r[k], whole)) {
-                return wrong(error, i, "another one has some of its addresses, or its content");
+            if (regions_overlap(&r[i], &r[k], whole)) {
+                return refuse_region(error, i,
+                                     "another one has some of its addresses, or its content");
             }
         }
         sum += r[i].size;

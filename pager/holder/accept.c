@@ -63,7 +63,7 @@ static int pidfd_of(int sock, pid_t pid)
 }
 
 /* The place of one that has not come to an end of it for long; NULL: nobody has. */
-static FfPending *room(FfHolder *h)
+static FfPending *free_place(FfHolder *h)
 {
     FfPending *oldest = &h->pending[0];
 
@@ -104,7 +104,7 @@ void ff_holder_accept(FfHolder *h)
 {
     struct ucred cred;
     socklen_t len = sizeof(cred);
-    FfPending *p = room(h);
+    FfPending *p = free_place(h);
 
     if (!p) {
         be_deaf(h);
@@ -156,7 +156,7 @@ void ff_holder_keep_fd(FfPending *p, struct msghdr *mh)
     }
 }
 
-static void scan(FfPending *p, uint32_t from)
+static void scan_message(FfPending *p, uint32_t from)
 {
     for (uint32_t i = from; i < p->len && !p->whole; i++) {
         char c = p->bytes[i];
@@ -197,13 +197,13 @@ static bool answer_questions(const FfHolder *h, FfPending *p)
         memmove(p->bytes, p->bytes + p->end, p->len);
         p->whole = p->in_text = p->escaped = false;
         p->depth = 0;
-        scan(p, 0);
+        scan_message(p, 0);
     }
     return true;
 }
 
 /* FALSE: the end of it. */
-static bool receive(const FfHolder *h, FfPending *p)
+static bool receive_bytes(const FfHolder *h, FfPending *p)
 {
     union {
         struct cmsghdr align;
@@ -225,7 +225,7 @@ static bool receive(const FfHolder *h, FfPending *p)
     ff_holder_keep_fd(p, &mh);
     if (n > 0 && !p->whole) {
         p->len += n;
-        scan(p, p->len - n);
+        scan_message(p, p->len - n);
     }
     return n > 0 && is_known(h, p) && answer_questions(h, p);
 }
@@ -249,7 +249,7 @@ void ff_holder_on_pending(FfHolder *h, unsigned i)
 
 static void on_message(FfHolder *h, FfPending *p)
 {
-    if (!receive(h, p)) {
+    if (!receive_bytes(h, p)) {
         if (p->len || p->uffd >= 0) { /* else it has only looked whether somebody is here */
             ff_say("process %d is refused: %s", p->pid, what_is_wrong(h, p));
         }

@@ -71,7 +71,7 @@ static bool is_request(const FfVmmAsk *ask)
 }
 
 /* A whole one is in `in`. */
-static void take(FfHolder *h)
+static void take_request(FfHolder *h)
 {
     FfHeldSpace *s = ff_holder_find(h, h->asks.id);
 
@@ -102,7 +102,7 @@ static void read_some(FfHolder *h)
         h->asks.len += n;
         if (h->asks.len == sizeof(h->asks.in)) {
             h->asks.len = 0;
-            take(h);
+            take_request(h);
         }
     }
 }
@@ -171,7 +171,7 @@ void ff_holder_on_talk(FfHolder *h)
     end_if_all_ended(h);
 }
 
-static bool begin(FfHolder *h)
+static bool begin_asks(FfHolder *h)
 {
     const FfHolderAsks *a = h->cfg->asks;
     const FfHeldSpace *s = ff_holder_add_without(h, a->pid, a->uid, a->hello, a->hello_len);
@@ -191,4 +191,4 @@ static int kept_open(const FfHolder *h)
 }
 
 const FfArrival ff_arrival_asks = {
-    .begin = begin, .kept_open = kept_open, .guarded = FF_GUARDED_NONE};
+    .begin = begin_asks, .kept_open = kept_open, .guarded = FF_GUARDED_NONE};

@@ -89,14 +89,14 @@ static void member_free(gpointer p)
     g_free(m);
 }
 
-static Member *find(const FfOffspring *o, pid_t pid)
+static Member *find_member(const FfOffspring *o, pid_t pid)
 {
     return g_hash_table_lookup(o->all, GINT_TO_POINTER(pid));
 }
 
-static void forget(FfOffspring *o, pid_t pid)
+static void forget_member(FfOffspring *o, pid_t pid)
 {
-    const Member *m = find(o, pid);
+    const Member *m = find_member(o, pid);
 
     if (m && m->slot >= 0) {
         __atomic_store_n(&o->log->all[m->slot].pid, 0, __ATOMIC_RELEASE);
@@ -119,7 +119,7 @@ static void write_down(FfOffspring *o, Member *m)
 }
 
 /* PIDFD: is taken; -ESRCH: it has ended; else there is none. Files are for other things first. */
-static void add(FfOffspring *o, pid_t pid, int pidfd, uint64_t begun)
+static void add_member(FfOffspring *o, pid_t pid, int pidfd, uint64_t begun)
 {
     Member *m = g_new(Member, 1);
 
@@ -173,7 +173,7 @@ static int read_stat(pid_t pid, Stat *stat)
                : -ESRCH;
 }
 
-static bool stands(pid_t pid)
+static bool is_stopped(pid_t pid)
 {
     Stat stat;
 
@@ -208,7 +208,7 @@ static bool has_ended(const Member *m)
 
 /* ---- what the kernel says -------------------------------------------------------------------- */
 
-static int ask(int sock, uint32_t op)
+static int ask_connector(int sock, uint32_t op)
 {
     uint32_t words[NLMSG_LENGTH(sizeof(struct cn_msg) + sizeof(op)) / sizeof(uint32_t)];
     const struct nlmsghdr nl = {.nlmsg_len = sizeof(words), .nlmsg_type = NLMSG_DONE};
@@ -265,7 +265,7 @@ static int listen_to_forks(void)
     const struct sock_fprog filter = {G_N_ELEMENTS(only), only};
     if (setsockopt(sock, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) < 0 ||
         bind(sock, (const struct sockaddr *)&group, sizeof(group)) < 0 ||
-        ask(sock, PROC_CN_MCAST_LISTEN) < 0) {
+        ask_connector(sock, PROC_CN_MCAST_LISTEN) < 0) {
         close(sock);
         return -1;
     }
@@ -318,26 +318,26 @@ static int open_child(pid_t child, uint64_t when, uint64_t *begun)
  * and has ended. */
 static void on_fork(FfOffspring *o, pid_t parent, pid_t child, uint64_t when)
 {
-    const Member *known = find(o, child);
+    const Member *known = find_member(o, child);
     uint64_t begun = 0;
 
     if (known && !known->gone && known->begun + 1 >= ticks_of(when)) {
         return;
     }
-    forget(o, child);
-    if (find(o, parent)) {
+    forget_member(o, child);
+    if (find_member(o, parent)) {
         int pidfd = open_child(child, when, &begun);
-        add(o, child, pidfd, begun);
+        add_member(o, child, pidfd, begun);
     }
 }
 
 /* Of any of its threads. */
 static void on_end(FfOffspring *o, pid_t tid, pid_t pid)
 {
-    const Member *m = find(o, pid);
+    const Member *m = find_member(o, pid);
 
     if (m && (m->gone ? tid == pid : has_ended(m))) {
-        forget(o, pid);
+        forget_member(o, pid);
     }
 }
 
@@ -414,9 +414,9 @@ static bool drop_ended(FfOffspring *o, bool gone)
     }
     bool lost = hear_all(o);
     for (guint i = 0; i < ended->len; i++) {
-        const Member *now = find(o, g_array_index(ended, pid_t, i));
+        const Member *now = find_member(o, g_array_index(ended, pid_t, i));
         if (now && (now->gone ? gone : has_ended(now))) {
-            forget(o, now->pid);
+            forget_member(o, now->pid);
         }
     }
     return lost;
@@ -438,7 +438,7 @@ static bool look_at_child(FfOffspring *o, const Member *parent, pid_t pid)
 {
     Stat stat;
 
-    if (find(o, pid)) {
+    if (find_member(o, pid)) {
         return false;
     }
     int pidfd = open_pid(pid);
@@ -449,7 +449,7 @@ static bool look_at_child(FfOffspring *o, const Member *parent, pid_t pid)
         close(pidfd);
         return false;
     }
-    add(o, pid, pidfd, stat.begun);
+    add_member(o, pid, pidfd, stat.begun);
     return true;
 }
 
@@ -491,7 +491,7 @@ static bool look_once(FfOffspring *o, bool fresh)
 
     pids = g_hash_table_get_keys_as_array(o->all, &n);
     for (guint i = 0; i < n; i++) {
-        Member *m = find(o, GPOINTER_TO_INT(pids[i]));
+        Member *m = find_member(o, GPOINTER_TO_INT(pids[i]));
         if (!m->gone && (m->fresh || !fresh)) {
             m->fresh = false;
             found = look_at(o, m) || found;
@@ -581,7 +581,7 @@ static bool all_stand(const FfOffspring *o)
     g_hash_table_iter_init(&it, o->all);
     while (g_hash_table_iter_next(&it, NULL, &p)) {
         const Member *m = p;
-        if (!m->gone && !stands(m->pid) && !has_ended(m)) {
+        if (!m->gone && !is_stopped(m->pid) && !has_ended(m)) {
             return false;
         }
     }
@@ -672,7 +672,7 @@ static void take_up(FfOffspring *o, int slot)
 
     g_array_append_val(o->free, slot); /* the last one, so it is taken again */
     if (pidfd >= 0 || o->log->events >= 0) {
-        add(o, m.pid, pidfd, m.begun);
+        add_member(o, m.pid, pidfd, m.begun);
     } else {
         e->pid = 0;
     }
@@ -701,7 +701,8 @@ FfOffspring *ff_offspring_new(FfOffspringLog *log)
 void ff_offspring_free(FfOffspring *o)
 {
     if (o->log->events >= 0) {
-        ask(o->log->events, PROC_CN_MCAST_IGNORE); /* before Linux 6.6 it would speak for ever */
+        ask_connector(o->log->events,
+                      PROC_CN_MCAST_IGNORE); /* before Linux 6.6 it would speak for ever */
     }
     g_hash_table_unref(o->all);
     g_array_unref(o->free);
@@ -713,16 +714,16 @@ void ff_offspring_free(FfOffspring *o)
 void ff_offspring_add(FfOffspring *o, int pidfd)
 {
     pid_t pid = o->log->lost ? -1 : ff_pidfd_pid(pidfd);
-    const Member *before = pid > 0 ? find(o, pid) : NULL;
+    const Member *before = pid > 0 ? find_member(o, pid) : NULL;
     Stat stat;
 
     if (before && (before->gone || has_ended(before))) {
-        forget(o, pid);
+        forget_member(o, pid);
         before = NULL;
     }
     int own = pid > 0 && !before ? fcntl(pidfd, F_DUPFD_CLOEXEC, 0) : -1;
     if (own >= 0 && read_stat(pid, &stat) == 0) {
-        add(o, pid, own, stat.begun);
+        add_member(o, pid, own, stat.begun);
         look_at_fresh(o);
     } else if (own >= 0) {
         close(own);

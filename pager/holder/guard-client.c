@@ -62,7 +62,7 @@ static int kept_open(const FfHolder *h)
     return arrival->kept_open ? arrival->kept_open(h) : -1;
 }
 
-static void owe(FfHolder *h, Owed owed)
+static void owe_message(FfHolder *h, Owed owed)
 {
     if (!h->owed) {
         h->owed = g_array_new(FALSE, FALSE, sizeof(Owed));
@@ -90,7 +90,7 @@ static bool has_ended(const Owed *o)
 }
 
 /* Those of a process that has ended. It has no event here, and costs nobody anything until then. */
-static void prune(FfHolder *h)
+static void prune_ended(FfHolder *h)
 {
     for (guint i = h->owed ? h->owed->len : 0; i-- > 0;) {
         const Owed *o = &g_array_index(h->owed, Owed, i);
@@ -122,7 +122,7 @@ static void forget_guard(FfHolder *h)
 }
 
 /* The holder has one thread, so it can be forked. */
-static int start(FfHolder *h)
+static int start_guard(FfHolder *h)
 {
     int link = ff_guard_start(h->offspring);
 
@@ -213,14 +213,14 @@ static bool has_died(int rc)
 
 bool ff_holder_tell_guard(FfHolder *h)
 {
-    prune(h);
+    prune_ended(h);
     int rc = h->guard < 0 ? 0 : tell_all(h);
 
     if (has_died(rc)) {
         forget_guard(h);
     }
     if (h->guard < 0) {
-        rc = start(h);
+        rc = start_guard(h);
         rc = rc < 0 ? rc : tell_new(h);
     }
     bool is_behind = rc == -EAGAIN && h->guard >= 0 && !h->unguarded; /* it may read at once */
@@ -363,13 +363,13 @@ static void drop_id(FfHolder *h, uint64_t id)
     int rc = ff_guard_tell(h->guard, FF_GUARD_DROP, id, -1, -1);
 
     if (rc < 0 && !has_died(rc)) { /* whose death is an event */
-        owe(h, (Owed){.id = id, .uffd = -1, .pidfd = -1});
+        owe_message(h, (Owed){.id = id, .uffd = -1, .pidfd = -1});
         ff_holder_set_timer(h, AGAIN_MS);
     }
 }
 
 /* What S has is not watched any more, and the result's. */
-static Owed take(FfHolder *h, FfHeldSpace *s)
+static Owed take_space(FfHolder *h, FfHeldSpace *s)
 {
     Owed owed = {.id = s->id, .uffd = s->uffd, .pidfd = s->pidfd, .said = s->guarded};
 
@@ -387,12 +387,12 @@ void ff_holder_let_go(FfHolder *h, FfHeldSpace *s)
     bool guarded = s->guarded;
 
     if (h->cfg->fetcher && !h->given_up && s->pidfd >= 0 && !ff_pidfd_has_ended(s->pidfd)) {
-        Owed owed = take(h, s);
+        Owed owed = take_space(h, s);
         owed.kept = true;
         owed.runs = s->runs;
         owed.pid = s->rec->pid;
         owed.connection = s->connection;
-        owe(h, owed);
+        owe_message(h, owed);
         ff_holder_tell_guard(h);
         return;
     }
@@ -433,7 +433,7 @@ bool ff_holder_kept_run(FfHolder *h, uint64_t connection)
 {
     bool all = true;
 
-    prune(h);
+    prune_ended(h);
     for (guint i = 0; h->owed && i < h->owed->len; i++) {
         Owed *o = &g_array_index(h->owed, Owed, i);
         if (o->kept && o->connection == connection) {
@@ -453,7 +453,7 @@ void ff_holder_kill_process(FfHeldSpace *s)
 static void kill_owed(FfHolder *h, Owed owed)
 {
     send_kill(owed.pidfd);
-    owe(h, owed);
+    owe_message(h, owed);
     ff_holder_tell_guard(h);
 }
 
@@ -469,5 +469,5 @@ void ff_holder_kill_space(FfHolder *h, FfHeldSpace *s)
         return;
     }
     ff_holder_refused(h, h->space[s->root].connection, "a process was refused");
-    kill_owed(h, take(h, s));
+    kill_owed(h, take_space(h, s));
 }

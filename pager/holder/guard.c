@@ -50,14 +50,14 @@ typedef struct {
     int64_t looked_us; /* for it */
 } Guard;
 
-static const Held *held(const Guard *g, guint i)
+static const Held *nth_held(const Guard *g, guint i)
 {
     return &g_array_index(g->all, Held, i);
 }
 
-static void forget(Guard *g, guint i)
+static void forget_held(Guard *g, guint i)
 {
-    const Held *h = held(g, i);
+    const Held *h = nth_held(g, i);
 
     close(h->fd);
     if (h->pidfd >= 0) {
@@ -77,7 +77,7 @@ static void watch_offspring(Guard *g, const Held *h)
     }
 }
 
-static void take(Guard *g, Held h)
+static void take_held(Guard *g, Held h)
 {
     g_array_append_val(g->all, h);
     if (h.type != FF_GUARD_LAST) {
@@ -86,7 +86,7 @@ static void take(Guard *g, Held h)
     }
     g->offspring = g->log ? ff_offspring_new(g->log) : NULL;
     for (guint i = 0; i < g->all->len; i++) {
-        watch_offspring(g, held(g, i));
+        watch_offspring(g, nth_held(g, i));
     }
 }
 
@@ -97,15 +97,15 @@ static void kill_one(const Held *h)
     }
 }
 
-static void obey(Guard *g, const Message *msg, const int *fds, unsigned n)
+static void obey_message(Guard *g, const Message *msg, const int *fds, unsigned n)
 {
     if (msg->type < FF_GUARD_DROP && n) {
-        take(g, (Held){msg->id, fds[0], n > 1 ? fds[1] : -1, (FfGuardType)msg->type});
+        take_held(g, (Held){msg->id, fds[0], n > 1 ? fds[1] : -1, (FfGuardType)msg->type});
         return;
     }
     for (guint i = 0; i < g->all->len; i++) {
-        if (held(g, i)->id == msg->id && msg->type == FF_GUARD_DROP) {
-            forget(g, i);
+        if (nth_held(g, i)->id == msg->id && msg->type == FF_GUARD_DROP) {
+            forget_held(g, i);
             return;
         }
     }
@@ -123,7 +123,7 @@ static void leave_to_next(int link)
 }
 
 /* FALSE: the holder has ended. */
-static bool hear(int link, Guard *g)
+static bool read_messages(int link, Guard *g)
 {
     union {
         struct cmsghdr align;
@@ -151,7 +151,7 @@ static bool hear(int link, Guard *g)
             memcpy(fds, CMSG_DATA(c), n * sizeof(int));
         }
     }
-    obey(g, &msg, fds, n);
+    obey_message(g, &msg, fds, n);
     return msg.type != FF_GUARD_END;
 }
 
@@ -196,8 +196,8 @@ static void wait_some(int link, Guard *g)
     pfd[n + 1] =
         (struct pollfd){.fd = g->offspring ? ff_offspring_log_fd(g->log) : -1, .events = POLLIN};
     for (guint i = 0; i < n; i++) {
-        pfd[i] = end_of(held(g, i));
-        look = look || (held(g, i)->type == FF_GUARD_HOLD && pfd[i].fd < 0);
+        pfd[i] = end_of(nth_held(g, i));
+        look = look || (nth_held(g, i)->type == FF_GUARD_HOLD && pfd[i].fd < 0);
     }
     poll(pfd, n + 2, look ? LOOK_AGAIN_MS : -1);
     if (g->offspring) {
@@ -205,8 +205,8 @@ static void wait_some(int link, Guard *g)
         look_for_offspring(g);
     }
     for (guint i = n; i-- > 0;) {
-        if (has_ended(held(g, i), &pfd[i])) {
-            forget(g, i);
+        if (has_ended(nth_held(g, i), &pfd[i])) {
+            forget_held(g, i);
         }
     }
 }
@@ -215,14 +215,14 @@ static void wait_some(int link, Guard *g)
 static bool holds_some(const Guard *g)
 {
     for (guint i = 0; i < g->all->len; i++) {
-        if (held(g, i)->type != FF_GUARD_LAST) {
+        if (nth_held(g, i)->type != FF_GUARD_LAST) {
             return true;
         }
     }
     return false;
 }
 
-static void run(int link, FfOffspringLog *log)
+static void run_guard(int link, FfOffspringLog *log)
 {
     Guard g = {.all = g_array_new(FALSE, FALSE, sizeof(Held)), .log = log};
     bool has_holder = true;
@@ -231,11 +231,11 @@ static void run(int link, FfOffspringLog *log)
         struct pollfd pfd = {.fd = link, .events = POLLIN};
         wait_some(link, &g);
         while (has_holder && poll(&pfd, 1, 0) == 1) {
-            has_holder = hear(link, &g);
+            has_holder = read_messages(link, &g);
         }
     }
     for (guint i = 0; i < g.all->len; i++) {
-        kill_one(held(&g, i));
+        kill_one(nth_held(&g, i));
     }
     if (g.offspring) {
         ff_offspring_kill(g.offspring);
@@ -280,7 +280,7 @@ int ff_guard_start(FfOffspringLog *offspring)
         prctl(PR_SET_NAME, "guard");
         close_others(link[1], offspring);
         ff_say_forked();
-        run(FIRST, offspring);
+        run_guard(FIRST, offspring);
         _exit(0);
     }
     int err = errno;

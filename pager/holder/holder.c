@@ -52,7 +52,7 @@ static void on_signal(FfHolder *h)
     }
 }
 
-static void dispatch(FfHolder *h, uint64_t what, uint32_t events)
+static void dispatch_event(FfHolder *h, uint64_t what, uint32_t events)
 {
     unsigned i = (uint32_t)what;
 
@@ -102,14 +102,14 @@ static void dispatch(FfHolder *h, uint64_t what, uint32_t events)
     }
 }
 
-static void run(FfHolder *h)
+static void run_holder(FfHolder *h)
 {
     struct epoll_event events[EVENTS];
 
     while (!h->ending) {
         int n = epoll_wait(h->epoll, events, EVENTS, -1);
         for (int i = 0; i < n && !h->ending; i++) {
-            dispatch(h, events[i].data.u64, events[i].events);
+            dispatch_event(h, events[i].data.u64, events[i].events);
         }
     }
 }
@@ -171,7 +171,7 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     }
     ff_priority_urgent(); /* each fault passes here */
     ff_holder_start_pager(h);
-    run(h);
+    run_holder(h);
     if (h->cfg->arrival->accept_last) {
         h->cfg->arrival->accept_last(h);
     }

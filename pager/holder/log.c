@@ -38,7 +38,7 @@ static gpointer find_target(gpointer unused)
     return &target;
 }
 
-static bool put(const char *line, size_t len)
+static bool write_line(const char *line, size_t len)
 {
     static GOnce once = G_ONCE_INIT;
     const Target *t = g_once(&once, find_target, NULL);
@@ -68,7 +68,7 @@ void ff_say(const char *format, ...)
                                                 n, text)
                               : g_strdup_printf("farfault pager: %s\n", text);
     /* A pipe takes so much as one piece, or nothing. */
-    if (!put(line, MIN(strlen(line), PIPE_BUF))) {
+    if (!write_line(line, MIN(strlen(line), PIPE_BUF))) {
         __atomic_add_fetch(&lost, n + 1, __ATOMIC_RELAXED);
     }
 }

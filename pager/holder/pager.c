@@ -25,7 +25,7 @@
 /* So many pagers may die over a client that none of them has taken. */
 #define TRIES_MAX 3
 
-static int spawn(FfHolder *h, int link, pid_t *pid)
+static int spawn_pager(FfHolder *h, int link, pid_t *pid)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
@@ -63,7 +63,7 @@ void ff_holder_start_pager(FfHolder *h)
         ff_holder_set_timer(h, WAIT_MS);
         return;
     }
-    int rc = spawn(h, link[1], &h->pid);
+    int rc = spawn_pager(h, link[1], &h->pid);
     close(link[1]);
     h->pidfd = rc == 0 ? (int)syscall(SYS_pidfd_open, h->pid, 0) : -1;
     if (h->pidfd < 0) {

@@ -4,8 +4,9 @@
  * into the record, and no further than one event. See internal.h.
  *
  * A userfaultfd is armed in the epoll (once) when everything in it was read. Until then the space
- * is `ready`, and turn() of its family reads it when the gate allows: at once, or when the pager
- * tells that the last one has left, that an event was applied, or that there is room for faults.
+ * is `ready`, and read_family() of its family reads it when the gate allows: at once, or when the
+ * pager tells that the last one has left, that an event was applied, or that there is room for
+ * faults.
  *
  * System calls: preadv2, read, getrlimit, setrlimit, poll, eventfd, epoll_ctl, fcntl, readlinkat,
  * close.
@@ -42,7 +43,7 @@ static unsigned index_of(const FfHolder *h, const FfHeldSpace *s)
 
 /* ---- spaces come and go ---------------------------------------------------------------------- */
 
-static void release(FfHolder *h, FfHeldSpace *s)
+static void release_space(FfHolder *h, FfHeldSpace *s)
 {
     ff_holder_close(h, &s->uffd);
     ff_holder_close(h, &s->memfd);
@@ -57,7 +58,7 @@ static void release(FfHolder *h, FfHeldSpace *s)
 }
 
 /* A place with a record and an eventfd: its index, or -1. Its id is not set, but it is not free. */
-static int prepare(FfHolder *h)
+static int prepare_space(FfHolder *h)
 {
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         FfHeldSpace *s = &h->space[i];
@@ -69,7 +70,7 @@ static int prepare(FfHolder *h)
         s->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         s->memfd = ff_record_create(&s->rec);
         if (s->news < 0 || s->memfd < 0) {
-            release(h, s);
+            release_space(h, s);
             return -1;
         }
         return i;
@@ -81,12 +82,12 @@ static int prepare(FfHolder *h)
 static bool have_spare(FfHolder *h)
 {
     if (h->spare < 0) {
-        h->spare = prepare(h);
+        h->spare = prepare_space(h);
     }
     return h->spare >= 0;
 }
 
-static void name(FfHolder *h, FfHeldSpace *s)
+static void name_space(FfHolder *h, FfHeldSpace *s)
 {
     s->id = ++h->last_number * FF_HOLDER_SPACES + index_of(h, s);
     s->rec->id = s->id;
@@ -171,17 +172,17 @@ static void look_if_lost(FfHolder *h, const FfHeldSpace *root)
 /* The first one of a family, without a userfaultfd. NULL and errno: no room. */
 static FfHeldSpace *new_root(FfHolder *h, pid_t pid, uid_t uid, const void *hello, uint32_t len)
 {
-    int i = prepare(h);
+    int i = prepare_space(h);
     FfHeldSpace *s = i < 0 ? NULL : &h->space[i];
 
     if (s && (s->told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0) {
-        release(h, s);
+        release_space(h, s);
         s = NULL;
     }
     if (!s) {
         return NULL;
     }
-    name(h, s);
+    name_space(h, s);
     s->n_family = 1;
     s->rec->root = s->id;
     s->rec->pid = pid;
@@ -204,7 +205,7 @@ FfHeldSpace *ff_holder_add_without(FfHolder *h, pid_t pid, uid_t uid, const void
     }
     s->uffd = fcntl(h->null_fd, F_DUPFD_CLOEXEC, 0);
     if (s->uffd < 0 || !ff_holder_watch(h, s->told, FF_ON_TOLD, index_of(h, s), EPOLLIN)) {
-        release(h, s);
+        release_space(h, s);
         return NULL;
     }
     return s;
@@ -236,7 +237,7 @@ bool ff_holder_add_client(FfHolder *h, FfPending *p)
         (s->pidfd >= 0 && !ff_holder_watch(h, s->pidfd, FF_ON_CLIENT, i, EPOLLIN))) {
         ff_say("process %d: cannot be watched: %s", s->rec->pid, g_strerror(errno));
         ff_holder_kill_space(h, s);
-        release(h, s);
+        release_space(h, s);
         return false;
     }
     ff_holder_tell_pager(h);
@@ -260,7 +261,7 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
     s->next = parent->next;
     parent->next = index_of(h, s);
     h->space[s->root].n_family++;
-    name(h, s);
+    name_space(h, s);
     s->rec->pid = 0;
     s->rec->uid = parent->rec->uid;
     s->rec->dialect = parent->rec->dialect;
@@ -276,7 +277,7 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
 }
 
 /* What is in `in`. */
-static Read file(FfHolder *h, FfHeldSpace *s)
+static Read file_space(FfHolder *h, FfHeldSpace *s)
 {
     FfRecord *r = s->rec;
 
@@ -291,7 +292,7 @@ static Read file(FfHolder *h, FfHeldSpace *s)
     FF_FAULT_AT("holder-event");
     __atomic_store_n(&r->seq, r->in_seq, __ATOMIC_RELEASE);
     FF_FAULT_AT("holder-filed");
-    return READ_EVENT; /* it is the pager's when turn() has set the gate */
+    return READ_EVENT; /* it is the pager's when read_family() has set the gate */
 }
 
 static bool has_room(FfRecord *r)
@@ -304,7 +305,7 @@ static bool has_room(FfRecord *r)
     return r->head - __atomic_load_n(&r->tail, __ATOMIC_SEQ_CST) < FF_RECORD_FAULTS;
 }
 
-static void arm(FfHolder *h, FfHeldSpace *s)
+static void arm_space(FfHolder *h, FfHeldSpace *s)
 {
     struct epoll_event e = {.events = EPOLLIN | EPOLLONESHOT,
                             .data.u64 = (uint64_t)FF_ON_UFFD << 32 | index_of(h, s)};
@@ -377,7 +378,7 @@ static Read read_messages(FfHolder *h, FfHeldSpace *s)
         r->in_seq = r->seq + 1;
         ssize_t n = FF_FAULT_CALL("holder-read", may_fork ? read_one(s) : read_no_fork(s));
         if (n < 0 && errno == EAGAIN) {
-            arm(h, s);
+            arm_space(h, s);
             return READ_ALL;
         }
         if (n < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) {
@@ -395,7 +396,7 @@ static Read read_messages(FfHolder *h, FfHeldSpace *s)
             return READ_ALL;
         }
         FF_FAULT_AT("holder-was-read");
-        if (file(h, s) == READ_EVENT) {
+        if (file_space(h, s) == READ_EVENT) {
             return READ_EVENT; /* `ready` still: more may be there */
         }
     }
@@ -407,7 +408,7 @@ static bool can_be_read(const FfHeldSpace *s)
 }
 
 /* Reads of ROOT's family what the gate allows. */
-static void turn(FfHolder *h, FfHeldSpace *root)
+static void read_family(FfHolder *h, FfHeldSpace *root)
 {
     bool any = false;
 
@@ -488,16 +489,16 @@ void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
                 break;
             }
         }
-        release(h, s);
+        release_space(h, s);
     }
     /* The root's record has the gate, so it stays for as long as there is anybody. */
     if (root->uffd < 0 && root->next < 0) {
-        release(h, root);
+        release_space(h, root);
     } else {
         if (owes) {
             open_if_no_event(h, root); /* nobody is left for it */
         }
-        turn(h, root);
+        read_family(h, root);
     }
 }
 
@@ -507,7 +508,7 @@ void ff_holder_on_uffd(FfHolder *h, unsigned i)
 
     if (s->id && s->uffd >= 0) {
         s->ready = true;
-        turn(h, &h->space[s->root]);
+        read_family(h, &h->space[s->root]);
     }
 }
 
@@ -542,7 +543,7 @@ void ff_holder_on_told(FfHolder *h, unsigned i)
     }
     ff_untell(root->told);
     look_for_room(h, root);
-    turn(h, root);
+    read_family(h, root);
 }
 
 /* That a process of CRIU's has another memory (execve) has no event, nor has the end of a child: it
@@ -559,7 +560,7 @@ void ff_holder_try_again(FfHolder *h)
 {
     for (unsigned i = 0; i < FF_HOLDER_SPACES; i++) {
         if (h->space[i].id && h->space[i].root == (int)i) {
-            turn(h, &h->space[i]);
+            read_family(h, &h->space[i]);
             look_for_ends(h, &h->space[i]);
         }
     }
@@ -573,7 +574,7 @@ void ff_holder_reset_gates(FfHolder *h)
             ff_gate_reset(h->space[i].rec);
             open_if_no_event(h, &h->space[i]);
             look_for_room(h, &h->space[i]); /* it may have died before it told */
-            turn(h, &h->space[i]);
+            read_family(h, &h->space[i]);
         }
     }
 }

@@ -66,7 +66,7 @@ typedef struct {
     bool said_silent;
 } Fetcher;
 
-static bool fail(const FfFetch *f, GError **error, const char *why)
+static bool fail_fetch(const FfFetch *f, GError **error, const char *why)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s", f->name, why);
     return false;
@@ -279,7 +279,7 @@ static bool send_frame(const FfFetch *f, const FfPageServerFrame *frame, GError 
         n = send(f->server, frame, sizeof(*frame), MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
     return n == sizeof(*frame) ||
-           fail(f, error, n < 0 ? g_strerror(errno) : "it takes no requests");
+           fail_fetch(f, error, n < 0 ? g_strerror(errno) : "it takes no requests");
 }
 
 static void tell_holder(const FfFetch *f, char byte)
@@ -289,7 +289,7 @@ static void tell_holder(const FfFetch *f, char byte)
 
 /* ---- asking ---------------------------------------------------------------------------------- */
 
-static bool ask(Fetcher *w, uint64_t first, uint64_t pages, bool urgent, GError **error)
+static bool send_request(Fetcher *w, uint64_t first, uint64_t pages, bool urgent, GError **error)
 {
     const FfFetchRun *run = run_of(w->f, first);
     Request *r = &w->request[(w->oldest + w->n) % G_N_ELEMENTS(w->request)];
@@ -311,7 +311,7 @@ static bool ask_wanted(Fetcher *w, GError **error)
     uint64_t page;
 
     while (w->n_urgent < URGENT && ff_store_next_wanted(w->f->store, &page)) {
-        if (!ff_bitmap_test(&w->asked, page) && !ask(w, page, 1, true, error)) {
+        if (!ff_bitmap_test(&w->asked, page) && !send_request(w, page, 1, true, error)) {
             return false;
         }
     }
@@ -341,7 +341,7 @@ static bool ask_next(Fetcher *w, GError **error)
         n = MIN(MIN(n, PIECE), run->first + run->pages - first);
         w->cursor = first + n;
         w->next_us = ff_limit_next(w->next_us, w->f->rate, n * FF_STORE_PAGE);
-        if (!ask(w, first, n, false, error)) {
+        if (!send_request(w, first, n, false, error)) {
             return false;
         }
     }
@@ -367,7 +367,7 @@ static bool take_answer(Fetcher *w, GError **error)
     w->oldest = (w->oldest + 1) % G_N_ELEMENTS(w->request);
     w->n--;
     w->got = w->need = 0;
-    return !rest || ask(w, next, rest, false, error);
+    return !rest || send_request(w, next, rest, false, error);
 }
 
 /* The answer's frame is there. */
@@ -377,19 +377,19 @@ static bool begin_answer(Fetcher *w, GError **error)
     const char *wrong = ff_page_server_check(&r->frame, &w->answer);
 
     w->need = sizeof(w->answer) + (wrong ? 0 : w->answer.pages * FF_STORE_PAGE);
-    return !wrong || fail(w->f, error, wrong);
+    return !wrong || fail_fetch(w->f, error, wrong);
 }
 
 /* *N bytes at most into TO. FALSE and ERROR: the end. */
-static bool receive(const Fetcher *w, void *to, uint64_t *n, GError **error)
+static bool receive_bytes(const Fetcher *w, void *to, uint64_t *n, GError **error)
 {
     ssize_t rc = recv(w->f->server, to, *n, MSG_DONTWAIT);
 
     if (rc == 0) {
-        return fail(w->f, error, "it has closed the connection");
+        return fail_fetch(w->f, error, "it has closed the connection");
     }
     if (rc < 0 && errno != EAGAIN && errno != EINTR) {
-        return fail(w->f, error, g_strerror(errno));
+        return fail_fetch(w->f, error, g_strerror(errno));
     }
     *n = rc < 0 ? 0 : (uint64_t)rc;
     return true;
@@ -406,11 +406,11 @@ static bool read_answer(Fetcher *w, GError **error)
         const Request *r = &w->request[w->oldest];
         to = (char *)ff_store_at(w->f->store, r->first) + (w->got - head);
     }
-    if (!receive(w, to, &some, error)) {
+    if (!receive_bytes(w, to, &some, error)) {
         return false;
     }
     if (some && !w->n) {
-        return fail(w->f, error, "it says what nobody has asked for");
+        return fail_fetch(w->f, error, "it says what nobody has asked for");
     }
     w->got += some;
     w->said_silent = w->said_silent && !some;
@@ -431,12 +431,12 @@ static bool read_status(const FfFetch *f, int32_t *status, GError **error)
         poll(&pfd, 1, -1);
         ssize_t n = recv(f->server, (char *)status + got, sizeof(*status) - got, MSG_DONTWAIT);
         if (n == 0) {
-            return fail(f, error,
-                        "it has closed the connection before it said that it heard of the "
-                        "end");
+            return fail_fetch(f, error,
+                              "it has closed the connection before it said that it heard of the "
+                              "end");
         }
         if (n < 0 && errno != EAGAIN && errno != EINTR) {
-            return fail(f, error, g_strerror(errno));
+            return fail_fetch(f, error, g_strerror(errno));
         }
         got += n > 0 ? (size_t)n : 0;
     }
@@ -453,7 +453,7 @@ static bool close_server(const FfFetch *f, GError **error)
     if (!send_frame(f, &bye, error) || !read_status(f, &status, error)) {
         return false;
     }
-    return !status || fail(f, error, "it says that the end is none");
+    return !status || fail_fetch(f, error, "it says that the end is none");
 }
 
 /* The holder is what decides: it makes the end an orderly one, and answers. FALSE: it has ended
@@ -467,7 +467,7 @@ static bool give_up(const FfFetch *f, GError **error)
     do {
         n = recv(f->link, &byte, 1, 0);
     } while (n < 0 && errno == EINTR);
-    return n == 1 || fail(f, error, "the holder has ended");
+    return n == 1 || fail_fetch(f, error, "the holder has ended");
 }
 
 /* ---- the loop -------------------------------------------------------------------------------- */
@@ -483,7 +483,7 @@ static bool hear_holder(Fetcher *w)
 }
 
 /* Until when something must be done that has no event; -1: nothing. */
-static int patience(const Fetcher *w)
+static int wait_ms(const Fetcher *w)
 {
     int64_t now = g_get_monotonic_time(), until = INT64_MAX;
 
@@ -509,7 +509,7 @@ static bool wait_some(Fetcher *w, GError **error)
     struct pollfd pfd[] = {{.fd = w->f->server, .events = POLLIN},
                            {.fd = ff_store_kick(w->f->store), .events = POLLIN},
                            {.fd = w->f->link, .events = POLLIN}};
-    int n = poll(pfd, G_N_ELEMENTS(pfd), patience(w));
+    int n = poll(pfd, G_N_ELEMENTS(pfd), wait_ms(w));
 
     if (n == 0 && w->n && !w->said_silent &&
         g_get_monotonic_time() >= w->heard_us + SILENT_MS * 1000) {
@@ -523,7 +523,7 @@ static bool wait_some(Fetcher *w, GError **error)
         clear_kick(w);
     }
     if (pfd[2].revents && !hear_holder(w)) {
-        return fail(w->f, error, "the holder has ended");
+        return fail_fetch(w->f, error, "the holder has ended");
     }
     return !pfd[0].revents || read_answer(w, error);
 }

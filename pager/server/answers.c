@@ -84,7 +84,7 @@ static void answer_metrics(FfSessions *all, int sock)
 }
 
 /* FALSE: no fd is free. */
-static bool answer(const FfAnswers *a, int listener)
+static bool answer_client(const FfAnswers *a, int listener)
 {
     struct timeval patience = {.tv_sec = PATIENCE_S};
     int sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
@@ -104,7 +104,7 @@ static bool answer(const FfAnswers *a, int listener)
     return true;
 }
 
-static gpointer run(gpointer p)
+static gpointer run_answers(gpointer p)
 {
     const FfAnswers *a = p;
     struct pollfd pfd[2] = {{.fd = a->control, .events = POLLIN},
@@ -115,7 +115,7 @@ static gpointer run(gpointer p)
             continue;
         }
         for (unsigned i = 0; i < 2; i++) {
-            if (pfd[i].revents && !answer(a, pfd[i].fd)) {
+            if (pfd[i].revents && !answer_client(a, pfd[i].fd)) {
                 g_usleep(SHORT_US); /* what becomes free has no event */
             }
         }
@@ -125,7 +125,7 @@ static gpointer run(gpointer p)
 
 bool ff_answers_start(FfAnswers *a, GError **error)
 {
-    GThread *thread = g_thread_try_new("answers", run, a, error);
+    GThread *thread = g_thread_try_new("answers", run_answers, a, error);
 
     if (thread) {
         g_thread_unref(thread);

@@ -19,7 +19,7 @@
 #define LAZY 2u
 #define PRESENT 4u
 
-static bool fail(GError **error, const char *what)
+static bool fail_image(GError **error, const char *what)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, "CRIU's images: %s", what);
     return false;
@@ -32,7 +32,7 @@ typedef struct {
     bool bad;
 } Bytes;
 
-static uint64_t varint(Bytes *b)
+static uint64_t read_varint(Bytes *b)
 {
     uint64_t value = 0;
 
@@ -47,7 +47,7 @@ static uint64_t varint(Bytes *b)
     return 0;
 }
 
-static Bytes part(Bytes *b, uint64_t len)
+static Bytes read_part(Bytes *b, uint64_t len)
 {
     if (len > (uint64_t)(b->end - b->at)) {
         b->bad = true;
@@ -70,20 +70,20 @@ static bool next_field(Bytes *b, Field *f)
     if (b->bad || b->at == b->end) {
         return false;
     }
-    uint64_t key = varint(b);
+    uint64_t key = read_varint(b);
     *f = (Field){.number = (uint32_t)(key >> 3)};
     switch (key & 7) {
     case 0:
-        f->value = varint(b);
+        f->value = read_varint(b);
         break;
     case 1:
-        part(b, 8);
+        read_part(b, 8);
         break;
     case 2:
-        f->bytes = part(b, varint(b));
+        f->bytes = read_part(b, read_varint(b));
         break;
     case 5:
-        part(b, 4);
+        read_part(b, 4);
         break;
     default:
         b->bad = true;
@@ -91,10 +91,10 @@ static bool next_field(Bytes *b, Field *f)
     return !b->bad;
 }
 
-static uint32_t u32(Bytes *b)
+static uint32_t read_u32(Bytes *b)
 {
     uint32_t value = 0;
-    Bytes some = part(b, sizeof(value));
+    Bytes some = read_part(b, sizeof(value));
 
     if (!b->bad) {
         memcpy(&value, some.at, sizeof(value));
@@ -107,15 +107,15 @@ static bool next_message(Bytes *b, Bytes *message)
     if (b->bad || b->at == b->end) {
         return false;
     }
-    *message = part(b, u32(b));
+    *message = read_part(b, read_u32(b));
     return !b->bad;
 }
 
-static Bytes begin(const uint8_t *data, size_t len, uint32_t magic)
+static Bytes begin_image(const uint8_t *data, size_t len, uint32_t magic)
 {
     Bytes b = {data, data + len, false};
 
-    b.bad = u32(&b) != COMMON_MAGIC || u32(&b) != magic;
+    b.bad = read_u32(&b) != COMMON_MAGIC || read_u32(&b) != magic;
     return b;
 }
 
@@ -128,12 +128,12 @@ typedef struct {
 static bool read_mappings(const uint8_t *mm, size_t len, GArray *mappings, GError **error)
 {
     enum { VMAS = 14, START = 1, END = 2 };
-    Bytes file = begin(mm, len, MM_MAGIC), message, vma;
+    Bytes file = begin_image(mm, len, MM_MAGIC), message, vma;
     Field f, g;
     uint64_t last = 0;
 
     if (!next_message(&file, &message)) {
-        return fail(error, "mm is damaged");
+        return fail_image(error, "mm is damaged");
     }
     while (next_field(&message, &f)) {
         Mapping m = {0};
@@ -145,12 +145,12 @@ static bool read_mappings(const uint8_t *mm, size_t len, GArray *mappings, GErro
             m.end = g.number == END ? g.value : m.end;
         }
         if (vma.bad || m.start < last || m.end <= m.start) {
-            return fail(error, "a mapping of mm is damaged");
+            return fail_image(error, "a mapping of mm is damaged");
         }
         last = m.end;
         g_array_append_val(mappings, m);
     }
-    return !message.bad || fail(error, "mm is damaged");
+    return !message.bad || fail_image(error, "mm is damaged");
 }
 
 /* ---- pages ----------------------------------------------------------------------------------- */
@@ -217,17 +217,20 @@ static bool add_ranges(FfCriu *c, const GArray *mappings, guint *i, const Entry 
 static bool is_there(const Entry *e, bool elsewhere, GError **error)
 {
     if (e->flags & IN_PARENT) {
-        return fail(error, "some pages are in an earlier dump (--prev-images-dir), which is not "
-                           "supported: make a full one");
+        return fail_image(error,
+                          "some pages are in an earlier dump (--prev-images-dir), which is not "
+                          "supported: make a full one");
     }
     /* CRIU's page_xfer_dump_pages() leaves this out of what it keeps for its page server. */
     if (elsewhere && e->flags & PRESENT) {
-        return fail(error, "its pages are in the images, as criu dump was not given --lazy-pages: "
-                           "leave --page-server out");
+        return fail_image(error,
+                          "its pages are in the images, as criu dump was not given --lazy-pages: "
+                          "leave --page-server out");
     }
     return elsewhere || e->flags & PRESENT ||
-           fail(error, "some pages are not in the images, but with criu dump --lazy-pages: give "
-                       "--page-server HOST:PORT");
+           fail_image(error,
+                      "some pages are not in the images, but with criu dump --lazy-pages: give "
+                      "--page-server HOST:PORT");
 }
 
 static bool add_entry(FfCriu *c, const GArray *mappings, guint *i, const Entry *e, bool elsewhere,
@@ -241,7 +244,7 @@ static bool add_entry(FfCriu *c, const GArray *mappings, guint *i, const Entry *
             return false;
         }
         if (!add_ranges(c, mappings, i, e, *size)) {
-            return fail(error, "pagemap has pages where mm has no mapping");
+            return fail_image(error, "pagemap has pages where mm has no mapping");
         }
         g_array_append_val(extents, x);
         *size += len;
@@ -255,7 +258,7 @@ bool ff_criu_parse(FfCriu *c, bool elsewhere, const uint8_t *pagemap, size_t pag
                    uint64_t *size, GError **error)
 {
     g_autoptr(GArray) mappings = g_array_new(FALSE, FALSE, sizeof(Mapping));
-    Bytes file = begin(pagemap, pagemap_len, PAGEMAP_MAGIC), message;
+    Bytes file = begin_image(pagemap, pagemap_len, PAGEMAP_MAGIC), message;
     uint64_t at = 0, last = 0;
     guint i = 0;
     Field f;
@@ -267,21 +270,21 @@ bool ff_criu_parse(FfCriu *c, bool elsewhere, const uint8_t *pagemap, size_t pag
         return false;
     }
     if (!next_message(&file, &message)) {
-        return fail(error, "pagemap is damaged");
+        return fail_image(error, "pagemap is damaged");
     }
     while (next_field(&message, &f)) {
         *pages_id = f.number == 1 ? (uint32_t)f.value : *pages_id;
     }
     while (next_message(&file, &message)) {
         if (!read_entry(&message, &e) || e.addr < last) {
-            return fail(error, "an entry of pagemap is damaged");
+            return fail_image(error, "an entry of pagemap is damaged");
         }
         last = e.addr + e.pages * PAGE;
         if (!add_entry(c, mappings, &i, &e, elsewhere, &at, extents, size, error)) {
             return false;
         }
     }
-    return !file.bad || fail(error, "pagemap is damaged");
+    return !file.bad || fail_image(error, "pagemap is damaged");
 }
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -295,11 +298,12 @@ static bool read_image(const char *path, GByteArray *data, FfInputStamp *stamp, 
     }
     uint64_t size = ff_input_size(in);
     if (size > IMAGE_MAX) {
-        return fail(error, "an image is too large");
+        return fail_image(error, "an image is too large");
     }
     g_byte_array_set_size(data, (guint)size);
     return ff_input_read(in, 0, data->data, size, error) &&
-           (ff_input_stamp(in, stamp) || fail(error, "an image cannot be asked for its size"));
+           (ff_input_stamp(in, stamp) ||
+            fail_image(error, "an image cannot be asked for its size"));
 }
 
 /* All but the source, which is EXTENTS of image *ID. */

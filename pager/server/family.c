@@ -12,7 +12,7 @@
 #include "base/failpoints.h"
 #include "uffd/uffd.h"
 
-static FfSession *find(const FfSessions *all, uint64_t id)
+static FfSession *find_session(const FfSessions *all, uint64_t id)
 {
     for (guint i = 0; i < all->sessions->len; i++) {
         FfSession *s = g_ptr_array_index(all->sessions, i);
@@ -29,7 +29,7 @@ static FfSession *wait_for_child(FfSession *s, uint64_t id)
     FfSession *child;
 
     pthread_mutex_lock(&s->all->lock);
-    while (!(child = find(s->all, id))) {
+    while (!(child = find_session(s->all, id))) {
         pthread_cond_wait(&s->all->changed, &s->all->lock);
     }
     pthread_mutex_unlock(&s->all->lock);
@@ -111,7 +111,7 @@ void ff_family_gave_back(FfSession *s, const FfRun *run)
 /* Its parent has forked, and looks for it until that was applied. Under the lock. */
 static bool is_wanted(const FfSessions *all, const FfSession *s)
 {
-    const FfSession *parent = s->parent ? find(all, s->parent) : NULL;
+    const FfSession *parent = s->parent ? find_session(all, s->parent) : NULL;
 
     return parent &&
            (!s->image || (ff_record_has_event(parent->rec) &&

@@ -11,7 +11,7 @@
 #include "base/failpoints.h"
 #include "uffd/bitmap.h"
 
-static FfImage *map(int memfd, uint64_t size)
+static FfImage *map_image(int memfd, uint64_t size)
 {
     FfImage *image =
         mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, (off_t)FF_RECORD_SIZE);
@@ -34,7 +34,7 @@ FfImage *ff_image_create(int memfd, const FfImageBlock *blocks, unsigned n)
     if (ftruncate(memfd, (off_t)(FF_RECORD_SIZE + size)) < 0) {
         return NULL;
     }
-    FfImage *image = map(memfd, size);
+    FfImage *image = map_image(memfd, size);
     if (!image) {
         return NULL;
     }
@@ -60,7 +60,7 @@ FfImage *ff_image_map(int memfd)
         errno = EINVAL;
         return NULL;
     }
-    FfImage *image = map(memfd, st.st_size - FF_RECORD_SIZE);
+    FfImage *image = map_image(memfd, st.st_size - FF_RECORD_SIZE);
     if (image && image->size != st.st_size - FF_RECORD_SIZE) {
         munmap(image, st.st_size - FF_RECORD_SIZE);
         errno = EINVAL;
@@ -107,7 +107,7 @@ static void store_unmap(uint64_t start, uint64_t end, void *opaque)
     s->copy->unmap[s->copy->n_unmaps++].end = end;
 }
 
-static bool store(FfImageCopy *copy, const FfSpace *space)
+static bool store_space(FfImageCopy *copy, const FfSpace *space)
 {
     Store s = {.copy = copy};
 
@@ -119,14 +119,14 @@ static bool store(FfImageCopy *copy, const FfSpace *space)
 
 bool ff_image_begin(FfImage *image, const FfSpace *space)
 {
-    return store(&image->copy[0], space);
+    return store_space(&image->copy[0], space);
 }
 
 bool ff_image_store(FfImage *image, FfRecord *rec, const FfSpace *space, uint64_t seq)
 {
     uint64_t other = (rec->applied & 1) ^ 1;
 
-    if (!store(&image->copy[other], space)) {
+    if (!store_space(&image->copy[other], space)) {
         return false;
     }
     FF_FAULT_AT("event-stored");

@@ -12,7 +12,7 @@
 #include "pager/server/session-working-set.h"
 #include "pager/server/work.h"
 
-static FfSession *of(FfMessages *m)
+static FfSession *session_of(FfMessages *m)
 {
     return (FfSession *)m;
 }
@@ -22,7 +22,7 @@ static FfSession *of(FfMessages *m)
  * opened here, and nobody would open it again. */
 static int read_messages(FfMessages *m, struct uffd_msg *msgs, size_t max)
 {
-    FfSession *s = of(m);
+    FfSession *s = session_of(m);
 
     ff_untell(s->news);
     if (!s->said_registered && __atomic_load_n(&s->root_rec->registered, __ATOMIC_ACQUIRE)) {
@@ -42,22 +42,22 @@ static int read_messages(FfMessages *m, struct uffd_msg *msgs, size_t max)
     return n;
 }
 
-static bool enter(FfMessages *m, unsigned *seen)
+static bool enter_gate(FfMessages *m, unsigned *seen)
 {
-    *seen = ff_gate_look(of(m)->root_rec);
-    return ff_gate_enter(of(m)->root_rec, of(m)->told);
+    *seen = ff_gate_look(session_of(m)->root_rec);
+    return ff_gate_enter(session_of(m)->root_rec, session_of(m)->told);
 }
 
 static void wait_changed(FfMessages *m, unsigned seen)
 {
     if (ff_gate_state(seen) != FF_GATE_OPEN) {
-        ff_gate_wait(of(m)->root_rec, seen);
+        ff_gate_wait(session_of(m)->root_rec, seen);
     }
 }
 
-static void leave(FfMessages *m)
+static void leave_gate(FfMessages *m)
 {
-    ff_gate_leave(of(m)->root_rec, of(m)->told);
+    ff_gate_leave(session_of(m)->root_rec, session_of(m)->told);
 }
 
 /* The gate is seen before the event is looked for: if there is one since, the gate has changed. */
@@ -65,8 +65,8 @@ static bool enter_to_answer(FfMessages *m)
 {
     unsigned seen;
 
-    while (!enter(m, &seen)) {
-        if (ff_record_has_event(of(m)->rec)) {
+    while (!enter_gate(m, &seen)) {
+        if (ff_record_has_event(session_of(m)->rec)) {
             return false; /* it is this thread that opens the gate */
         }
         wait_changed(m, seen); /* the holder reads, or another one of the family has an event */
@@ -77,18 +77,18 @@ static bool enter_to_answer(FfMessages *m)
 /* The gate first: while it is not open something may have been read that is not known. */
 static bool is_idle(FfMessages *m)
 {
-    return ff_gate_state(ff_gate_look(of(m)->root_rec)) == FF_GATE_OPEN &&
-           !ff_record_has_event(of(m)->rec);
+    return ff_gate_state(ff_gate_look(session_of(m)->root_rec)) == FF_GATE_OPEN &&
+           !ff_record_has_event(session_of(m)->rec);
 }
 
-static void forked(FfMessages *m, unsigned child)
+static void on_forked(FfMessages *m, unsigned child)
 {
-    ff_family_fork(of(m), of(m)->rec->child);
+    ff_family_fork(session_of(m), session_of(m)->rec->child);
 }
 
-static void applied(FfMessages *m, int rc)
+static void on_applied(FfMessages *m, int rc)
 {
-    FfSession *s = of(m);
+    FfSession *s = session_of(m);
 
     ff_image_count(s->image, events, 1);
     FF_FAULT_AT("event-made");
@@ -123,7 +123,7 @@ static FfSession *of_pager(FfPager *p)
 }
 
 /* The lock is held by others for as long as it takes to take one from the queue. */
-static void enqueue(FfSession *s, const FfRun *runs, unsigned n, int64_t now)
+static void enqueue_runs(FfSession *s, const FfRun *runs, unsigned n, int64_t now)
 {
     if (!n) {
         return;
@@ -143,7 +143,7 @@ static void enqueue(FfSession *s, const FfRun *runs, unsigned n, int64_t now)
 }
 
 /* Fault thread. It places one itself, if that waits for nothing, while others place the rest. */
-static int request(FfPager *p, const FfRun *runs, unsigned n)
+static int request_runs(FfPager *p, const FfRun *runs, unsigned n)
 {
     FfSession *s = of_pager(p);
     int64_t now = g_get_monotonic_time();
@@ -153,16 +153,16 @@ static int request(FfPager *p, const FfRun *runs, unsigned n)
     for (unsigned i = 0; i < n; i++) {
         ff_set_note(s, &runs[i]);
     }
-    enqueue(s, runs + 1, n - 1, now);
+    enqueue_runs(s, runs + 1, n - 1, now);
     if (ff_worker_place_at_once(s->at_once, &runs[0])) {
         ff_work_answered(s, now);
     } else {
-        enqueue(s, runs, 1, now);
+        enqueue_runs(s, runs, 1, now);
     }
     return 0;
 }
 
-static void removed(FfPager *p, const FfRun *run, FfRemoved why)
+static void on_removed(FfPager *p, const FfRun *run, FfRemoved why)
 {
     FfSession *s = of_pager(p);
 
@@ -180,12 +180,12 @@ void ff_session_hear(FfSession *s)
 {
     s->messages = (FfMessages){.fd = s->news,
                                .read = read_messages,
-                               .enter = enter,
+                               .enter = enter_gate,
                                .wait = wait_changed,
-                               .leave = leave,
+                               .leave = leave_gate,
                                .enter_to_answer = enter_to_answer,
                                .is_idle = is_idle,
-                               .forked = forked,
-                               .applied = applied};
-    s->pager = (FfPager){.request = request, .removed = removed};
+                               .forked = on_forked,
+                               .applied = on_applied};
+    s->pager = (FfPager){.request = request_runs, .removed = on_removed};
 }

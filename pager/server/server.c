@@ -84,7 +84,7 @@ static bool on_link(Server *s)
     return true;
 }
 
-static void run(Server *s)
+static void run_server(Server *s)
 {
     struct pollfd link = {.fd = FF_HOLD_LINK_FD, .events = POLLIN};
 
@@ -185,7 +185,7 @@ int ff_server_run(const FfServerConfig *cfg)
                               .name = cfg->name,
                               .set = cfg->set};
     ff_sessions_init(&s.sessions);
-    run(&s);
+    run_server(&s);
     /* Sessions' threads end with the process, and what they hold is in their records. */
     _exit(1);
 }

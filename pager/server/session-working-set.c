@@ -40,7 +40,7 @@ bool ff_set_is_placing(void)
 /* ---- which one ------------------------------------------------------------------------------- */
 
 /* FALSE: it is no regular file. */
-static bool identify(int fd, FfWorkingSetFile *file, FfInputStamp *now)
+static bool identify_file(int fd, FfWorkingSetFile *file, FfInputStamp *now)
 {
     struct stat st;
 
@@ -62,7 +62,7 @@ static int open_file(const FfSession *s, FfWorkingSetFile *file, FfInputStamp *n
 {
     int fd = open(ff_content_name(s->source), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 
-    if (fd >= 0 && !identify(fd, file, now)) {
+    if (fd >= 0 && !identify_file(fd, file, now)) {
         close(fd);
         fd = -1;
     }
@@ -127,7 +127,7 @@ static void open_set(FfSession *s)
 /* ---- finding it out -------------------------------------------------------------------------- */
 
 /* One client at a time finds out the set of a file. FALSE: another one does. */
-static bool claim(FfSession *s)
+static bool claim_learning(FfSession *s)
 {
     FfSessions *all = s->all;
     bool taken = false;
@@ -143,7 +143,7 @@ static bool claim(FfSession *s)
     return !taken;
 }
 
-static void release(FfSessions *all, const char *path)
+static void release_learning(FfSessions *all, const char *path)
 {
     pthread_mutex_lock(&all->lock);
     for (guint i = 0; i < all->learning->len; i++) {
@@ -156,7 +156,7 @@ static void release(FfSessions *all, const char *path)
 }
 
 /* A client that has had a pager before has been given pages that nobody has noted. */
-static void prepare(FfSession *s)
+static void prepare_learning(FfSession *s)
 {
     uint64_t pages = 0;
 
@@ -167,7 +167,7 @@ static void prepare(FfSession *s)
     if (!pages || ff_content_is_compressed(s->source)) {
         ff_session_log(s, "no working set is found out: %s",
                        pages ? "the file is compressed" : "its pages are large");
-    } else if (claim(s)) {
+    } else if (claim_learning(s)) {
         s->learnt_max = MIN(pages / PART + 1, FF_WORKING_SET_MAX);
         s->learnt = g_new(uint64_t, s->learnt_max);
     }
@@ -180,14 +180,14 @@ void ff_set_begin(FfSession *s)
     }
     open_set(s);
     if (!s->set && s->all->learn && !s->image->counts.pagers) {
-        prepare(s);
+        prepare_learning(s);
     }
 }
 
 void ff_set_end(FfSession *s)
 {
     if (s->learnt && !s->learnt_taken) {
-        release(s->all, s->set_path);
+        release_learning(s->all, s->set_path);
     }
     g_clear_pointer(&s->set, ff_working_set_free);
     g_clear_pointer(&s->learnt, g_free);
@@ -222,7 +222,7 @@ typedef struct {
 
 static void writer_free(Writer *w)
 {
-    release(w->all, w->path);
+    release_learning(w->all, w->path);
     if (w->fd >= 0) {
         close(w->fd);
     }

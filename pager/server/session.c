@@ -308,7 +308,7 @@ static void close_all(FfSession *s)
 }
 
 /* WHY can be NULL. S is gone after it. */
-static void drop(FfSession *s, const char *why)
+static void drop_session(FfSession *s, const char *why)
 {
     FfHoldMessage msg = {.type = FF_HOLD_DROP, .id = s->id};
 
@@ -346,7 +346,7 @@ static gpointer run_owner(gpointer p)
     g_autoptr(GError) error = NULL;
 
     if (s->parent ? !wait_for_parent(s) : !s->image && !make_image_alone(s, &error)) {
-        drop(s, error ? error->message : NULL);
+        drop_session(s, error ? error->message : NULL);
         return NULL;
     }
     if (wait_for_source(s)) { /* else nobody needs it any more */
@@ -371,7 +371,7 @@ static gpointer run_owner(gpointer p)
     ff_work_clear(s);
     FfSessions *all = s->all;
     uint64_t root = s->root;
-    drop(s, NULL);
+    drop_session(s, NULL);
     ff_family_probe(all, root); /* a child that it had not made yet */
     return NULL;
 }
@@ -457,7 +457,7 @@ void ff_sessions_hurry(FfSessions *all)
 }
 
 /* FALSE: no thread can be had. */
-static bool start(FfSession *s)
+static bool start_threads(FfSession *s)
 {
     g_autoptr(GError) error = NULL;
     GThread *owner = g_thread_try_new("owner", run_owner, s, &error);
@@ -482,7 +482,7 @@ bool ff_sessions_start_all(FfSessions *all)
     pthread_mutex_lock(&all->lock);
     for (guint i = 0; i < all->sessions->len && ok; i++) {
         FfSession *s = g_ptr_array_index(all->sessions, i);
-        ok = s->started || start(s);
+        ok = s->started || start_threads(s);
     }
     pthread_mutex_unlock(&all->lock);
     return ok;

@@ -69,7 +69,7 @@ static Places places_of(uint64_t n_parts, uint64_t n_pages)
     return p;
 }
 
-static void *fail(GError **error)
+static void *fail_room(GError **error)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "no room for pages of another host: %s",
                 g_strerror(errno));
@@ -79,7 +79,7 @@ static void *fail(GError **error)
 /* ---- making ---------------------------------------------------------------------------------- */
 
 /* The memfd and the eventfd are the caller's still if it fails. */
-static FfStore *map(int memfd, int kick, const Places *p, uint64_t n_pages)
+static FfStore *map_pages(int memfd, int kick, const Places *p, uint64_t n_pages)
 {
     char *at = mmap(NULL, p->end, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd, 0);
 
@@ -96,14 +96,14 @@ static FfStore *map(int memfd, int kick, const Places *p, uint64_t n_pages)
     return s;
 }
 
-static FfStore *make(uint64_t n_parts, uint64_t n_pages)
+static FfStore *make_pages(uint64_t n_parts, uint64_t n_pages)
 {
     Places p = places_of(n_parts, n_pages);
     int memfd = FF_FAULT_CALL("store-memfd", memfd_create("pages", MFD_CLOEXEC));
     int kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     FfStore *s = memfd < 0 || kick < 0 || ftruncate(memfd, (off_t)p.end) < 0
                      ? NULL
-                     : map(memfd, kick, &p, n_pages);
+                     : map_pages(memfd, kick, &p, n_pages);
     int err = errno;
 
     if (!s) {
@@ -123,12 +123,12 @@ FfStore *ff_store_create(FfStorePart *parts, unsigned n, GError **error)
         pages += parts[i].pages;
         if (parts[i].pages > PAGES_MAX || pages > PAGES_MAX) {
             errno = EFBIG;
-            return fail(error);
+            return fail_room(error);
         }
     }
-    FfStore *s = make(n, pages);
+    FfStore *s = make_pages(n, pages);
     if (!s) {
-        return fail(error);
+        return fail_room(error);
     }
     *s->head = (Head){.magic = MAGIC, .n_parts = n, .n_pages = pages};
     memcpy(s->parts, parts, n * sizeof(*parts));
@@ -143,15 +143,15 @@ FfStore *ff_store_map(int memfd, int kick, GError **error)
     if (pread(memfd, &head, sizeof(head), 0) != sizeof(head) || head.magic != MAGIC ||
         head.n_pages > PAGES_MAX || fstat(memfd, &st) < 0) {
         errno = EINVAL;
-        return fail(error);
+        return fail_room(error);
     }
     Places p = places_of(head.n_parts, head.n_pages);
     if ((size_t)st.st_size != p.end) {
         errno = EINVAL;
-        return fail(error);
+        return fail_room(error);
     }
-    FfStore *s = map(memfd, kick, &p, head.n_pages);
-    return s ? s : fail(error);
+    FfStore *s = map_pages(memfd, kick, &p, head.n_pages);
+    return s ? s : fail_room(error);
 }
 
 void ff_store_free(FfStore *s)
@@ -235,7 +235,7 @@ static void wait_change(FfStore *s, uint32_t seen)
     syscall(SYS_futex, &s->head->changes, FUTEX_WAIT, seen, NULL, NULL, 0);
 }
 
-static void want(FfStore *s, uint64_t page)
+static void want_page(FfStore *s, uint64_t page)
 {
     uint64_t one = 1;
 
@@ -259,7 +259,7 @@ bool ff_store_read(FfStore *s, uint64_t first, uint64_t *n, void *buf, bool urge
             return false;
         }
         if (!wanted) {
-            want(s, first);
+            want_page(s, first);
         }
         wait_change(s, seen);
     }

@@ -192,7 +192,7 @@ static void put_off(FfSession *s, const FfRun *run)
 }
 
 /* What placing RUN came to. FALSE: no more of it. */
-static bool placed(FfWorker *w, const FfRun *run, int rc)
+static bool note_placed(FfWorker *w, const FfRun *run, int rc)
 {
     FfSession *s = w->s;
 
@@ -257,10 +257,10 @@ static bool is_left_out(const FfWorker *w, bool zero)
 static bool put_part(FfWorker *w, const FfRun *part, bool zero, const void *data)
 {
     if (w->demand) {
-        return placed(w, part, place_part(w, part, zero, data));
+        return note_placed(w, part, place_part(w, part, zero, data));
     }
     ff_priority_urgent();
-    bool more = placed(w, part, place_part(w, part, zero, data));
+    bool more = note_placed(w, part, place_part(w, part, zero, data));
     w->rest();
     return more;
 }
@@ -586,7 +586,7 @@ static GThread *start_helper(FfSession *s)
 }
 
 /* FALSE: as place_pieces(). */
-static bool pass(FfWorker *w)
+static bool place_pass(FfWorker *w)
 {
     FfSession *s = w->s;
 
@@ -606,7 +606,7 @@ void ff_work_bulk(FfSession *s)
     g_autoptr(FfWorker) w = bulk_worker(s);
 
     __atomic_add_fetch(&s->all->bulk_threads, 1, __ATOMIC_RELAXED);
-    while (!pass(w) && !ff_session_is_ending(s)) {
+    while (!place_pass(w) && !ff_session_is_ending(s)) {
     }
     __atomic_sub_fetch(&s->all->bulk_threads, 1, __ATOMIC_RELAXED);
 }
