@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The progress display of farfault migrate and farfault snapshot; its rate and time left are
- * pace.h's. One thread.
+ * rate.h's. One thread.
  */
 #include "cli/common/format.h"
-#include "cli/common/pace.h"
+#include "cli/common/rate.h"
 #include "cli/common/progress.h"
 #include "qmp/json.h"
 
@@ -21,7 +21,7 @@
 
 struct FfProgress {
     bool quiet, terminal, shown;
-    FfPace pace;
+    FfRate pace;
 };
 
 FfProgress *ff_progress_new(bool quiet)
@@ -76,16 +76,16 @@ enum { RATE, LEFT, BUFFER, ETA, FACTS };
 static const int least[] = {RATE, BUFFER, ETA, LEFT};
 
 /* NULL after the first look, which has nothing to compare with. */
-static char *rate_text(const FfPace *pace)
+static char *rate_text(const FfRate *pace)
 {
     g_autofree char *bytes = ff_format_bytes(pace->rate);
 
     return pace->rate > 0 ? g_strdup_printf("%s/s", bytes) : NULL;
 }
 
-static char *eta_text(const FfPace *pace)
+static char *eta_text(const FfRate *pace)
 {
-    gint64 ms = ff_pace_left(pace);
+    gint64 ms = ff_rate_left(pace);
     g_autofree char *left = ms < 0 ? NULL : ff_format_duration(ms);
 
     return left ? g_strdup_printf("ETA %s", left) : NULL;
@@ -163,7 +163,7 @@ static char *fit_line(const char *status, double done, char *const fact[], int c
     return line;
 }
 
-static void make_facts(const FfPace *pace, JsonObject *info, const char *word, char *fact[])
+static void make_facts(const FfRate *pace, JsonObject *info, const char *word, char *fact[])
 {
     g_autofree char *left =
         ff_format_bytes((double)ff_json_int(ff_json_object(info, "ram"), "remaining", 0));
@@ -174,7 +174,7 @@ static void make_facts(const FfPace *pace, JsonObject *info, const char *word, c
     fact[ETA] = eta_text(pace);
 }
 
-char *ff_progress_line(const FfPace *pace, JsonObject *info, int columns)
+char *ff_progress_line(const FfRate *pace, JsonObject *info, int columns)
 {
     g_autofree char *status = ff_format_shown(ff_json_string_or(info, "status", ""));
     JsonObject *ram = ff_json_object(info, "ram");
@@ -206,7 +206,7 @@ void ff_progress_update(FfProgress *p, JsonObject *info)
     if (!ram || ff_json_int(ram, "total", 0) <= 0) {
         return;
     }
-    ff_pace_look(&p->pace, g_get_monotonic_time(), ff_json_int(ram, "transferred", 0), remaining,
+    ff_rate_look(&p->pace, g_get_monotonic_time(), ff_json_int(ram, "transferred", 0), remaining,
                  0);
     if (p->quiet) {
         return;

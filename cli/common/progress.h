@@ -9,7 +9,7 @@
 #include <json-glib/json-glib.h>
 #include <stdbool.h>
 
-#include "cli/common/pace.h"
+#include "cli/common/rate.h"
 
 typedef struct FfProgress FfProgress;
 
@@ -23,7 +23,7 @@ unsigned ff_progress_interval(const FfProgress *progress);
 void ff_progress_update(FfProgress *progress, JsonObject *info);
 /* What is shown of it on a terminal, at most COLUMNS wide; COLUMNS 0: a line without a bar, of any
  * width (g_free). */
-char *ff_progress_line(const FfPace *pace, JsonObject *info, int columns);
+char *ff_progress_line(const FfRate *pace, JsonObject *info, int columns);
 /* Writes a line that stays, without tearing the bar. */
 void ff_progress_say(FfProgress *progress, bool important, const char *format, ...)
     G_GNUC_PRINTF(3, 4);

@@ -13,7 +13,7 @@
 #include "qmp/json.h"
 
 /* "file:PATH,offset=N" (g_free) of an uncompressed file. */
-static char *file_uri(const FfRestore *r)
+static char *file_uri(const FfRestoreHint *r)
 {
     return r->offset ? g_strdup_printf("file:%s,offset=%" PRIu64, r->path, r->offset)
                      : g_strconcat("file:", r->path, NULL);
@@ -56,14 +56,14 @@ static char *incoming_line(const char *command, const char *quoted)
                                     : g_strdup_printf("-incoming \"%s\"", text);
 }
 
-static char *compressed_line(const FfRestore *r, const char *quoted)
+static char *compressed_line(const FfRestoreHint *r, const char *quoted)
 {
     return r->mapped ? g_strdup_printf("after farfault convert --to mapped-ram %s NEW, or zstd -d",
                                        quoted)
                      : incoming_line("zstd -dc", quoted);
 }
 
-static char *stream_line(const FfRestore *r, const char *quoted)
+static char *stream_line(const FfRestoreHint *r, const char *quoted)
 {
     g_autofree char *tail = g_strdup_printf("tail -c +%" PRIu64, r->offset + 1);
 
@@ -81,7 +81,7 @@ static char *stream_line(const FfRestore *r, const char *quoted)
 static const char with_its_disks[] =
     "and QEMU's command, with the guest's disks as they were at this instant";
 
-char *ff_restore_command(const FfRestore *r)
+char *ff_restore_hint_command(const FfRestoreHint *r)
 {
     g_autofree char *as_it_had =
         g_strconcat("and QEMU's command, as the guest had it",
@@ -104,7 +104,7 @@ char *ff_restore_command(const FfRestore *r)
                : NULL;
 }
 
-char **ff_restore_disk_lines(const FfDisksFile *kept)
+char **ff_restore_hint_disk_lines(const FfDisksFile *kept)
 {
     g_autoptr(GStrvBuilder) lines = g_strv_builder_new();
 
@@ -162,7 +162,7 @@ static char *options_of(JsonObject *lent)
     return g_string_free(g_steal_pointer(&text), FALSE);
 }
 
-char *ff_restore_qemu(FfCliQmp *qmp, char **cwd, char **options)
+char *ff_restore_hint_qemu(FfCliQmp *qmp, char **cwd, char **options)
 {
     g_autoptr(JsonNode) node = ff_cli_qmp_call(qmp, "x-farfault-lend", NULL, NULL);
     JsonObject *lent = ff_json_node_object(node);
@@ -203,7 +203,7 @@ char *ff_restore_qemu(FfCliQmp *qmp, char **cwd, char **options)
     return g_string_free(g_steal_pointer(&text), FALSE);
 }
 
-char **ff_restore_lines(const FfRestore *r)
+char **ff_restore_hint_lines(const FfRestoreHint *r)
 {
     g_autoptr(GStrvBuilder) lines = g_strv_builder_new();
     g_autofree char *quoted = g_shell_quote(r->path);

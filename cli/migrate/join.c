@@ -157,8 +157,8 @@ static void report_joined(const char *path, const FfJoined *joined)
     g_autofree char *source = ff_format_bytes((double)(joined->pages[0] * FF_SAVED_PAGE));
     g_autofree char *destination = ff_format_bytes((double)(joined->pages[1] * FF_SAVED_PAGE));
 
-    const FfRestore file = {.path = path, .mapped = true, .changes = true};
-    g_autofree char *restore = ff_restore_command(&file);
+    const FfRestoreHint file = {.path = path, .mapped = true, .changes = true};
+    g_autofree char *restore = ff_restore_hint_command(&file);
 
     printf("%s: the guest as it was at the switch, a clone\n"
            "  memory       %s of the source's, %s of the destination's\n"

@@ -398,7 +398,7 @@ static void run_fetcher(const FfFetch *f, pid_t holder)
 static bool start_fetcher(const Line *line, FfFetch *f, Pager *p, FfHolderFetcher *of_holder,
                           GError **error)
 {
-    int *at = p->inherit + (FF_SERVER_STORE_FD - FF_SERVER_SOURCE_FD);
+    int *at = p->inherit + (FF_SERVER_FETCHED_FD - FF_SERVER_SOURCE_FD);
     const char *where = line->page_server;
     where += g_str_has_prefix(where, "tcp:") ? strlen("tcp:") : 0;
     g_autofree char *uri = g_strconcat("tcp:", where, NULL);
@@ -432,8 +432,8 @@ static bool start_fetcher(const Line *line, FfFetch *f, Pager *p, FfHolderFetche
         run_fetcher(f, holder);
     }
     close(ends[1]);
-    at[0] = move_up(ff_store_memfd(f->store));
-    at[1] = move_up(ff_store_kick(f->store));
+    at[0] = move_up(ff_fetched_memfd(f->fetched));
+    at[1] = move_up(ff_fetched_kick(f->fetched));
     *of_holder = (FfHolderFetcher){move_up(ends[0]), f->server};
     return true;
 }
@@ -698,7 +698,7 @@ static int run_server(const Line *line)
                           .access = {.tls_creds = line->creds},
                           .control = line->control,
                           .metrics = line->metrics,
-                          .store = line->page_server};
+                          .fetched = line->page_server};
 
     cfg.only = line->dialect ? ff_dialect_named(line->dialect) : NULL;
     if (line->slots < 0 || line->slots > FF_SERVER_SLOTS || !cfg.only != !line->dialect) {

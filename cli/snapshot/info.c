@@ -33,31 +33,31 @@ static bool is_shared(const FfSaved *s, const FfSurvey *v, guint i)
             v->blocks[i].absent == b->size / FF_SAVED_PAGE);
 }
 
-static FfRestore restore_of(const FfSaved *s)
+static FfRestoreHint restore_of(const FfSaved *s)
 {
-    return (FfRestore){.path = ff_input_path(s->in),
-                       .offset = s->offset,
-                       .machine = s->machine,
-                       .mapped = s->form == FF_SAVED_MAPPED,
-                       .compressed = ff_input_is_compressed(s->in),
-                       .shared = ff_saved_has_capability(s, "x-ignore-shared")};
+    return (FfRestoreHint){.path = ff_input_path(s->in),
+                           .offset = s->offset,
+                           .machine = s->machine,
+                           .mapped = s->form == FF_SAVED_MAPPED,
+                           .compressed = ff_input_is_compressed(s->in),
+                           .shared = ff_saved_has_capability(s, "x-ignore-shared")};
 }
 
 /* How stock QEMU restores the file (g_strfreev). */
 static char **restore_lines(const FfSaved *s, const FfSurvey *v)
 {
-    const FfRestore r = restore_of(s);
+    const FfRestoreHint r = restore_of(s);
 
-    return v->complete ? ff_restore_lines(&r) : g_new0(char *, 1);
+    return v->complete ? ff_restore_hint_lines(&r) : g_new0(char *, 1);
 }
 
 /* How farfault does (g_free); NULL: it does not. KEPT: its disks; NULL: none were kept. */
 static char *restore_command(const FfSaved *s, const FfSurvey *v, const FfDisksFile *kept)
 {
-    FfRestore r = restore_of(s);
+    FfRestoreHint r = restore_of(s);
 
     r.folder = kept ? "DIRECTORY" : NULL;
-    g_autofree char *command = v->complete ? ff_restore_command(&r) : NULL;
+    g_autofree char *command = v->complete ? ff_restore_hint_command(&r) : NULL;
 
     /* Of a copy it would name the file that it was copied from. */
     bool its_own = kept && kept->command && kept->snapshot &&
@@ -111,7 +111,7 @@ static void print_text(const FfSaved *s, const FfSurvey *v)
     g_autofree char *stored = ff_format_bytes(ff_input_stored(s->in));
     g_auto(GStrv) restore = restore_lines(s, v);
     g_autoptr(FfDisksFile) kept = kept_disks(s);
-    g_auto(GStrv) bases = kept ? ff_restore_disk_lines(kept) : NULL;
+    g_auto(GStrv) bases = kept ? ff_restore_hint_disk_lines(kept) : NULL;
     g_autofree char *at_once = restore_command(s, v, kept);
 
     printf("%s: a guest of machine %s\n", ff_input_path(s->in), s->machine);

@@ -64,17 +64,17 @@ void ff_take_result_clear(FfTakeResult *result)
     g_clear_pointer(&result->options, g_free);
 }
 
-FfRestore ff_take_file(const FfTakeOptions *o, const FfTakeResult *r)
+FfRestoreHint ff_take_file(const FfTakeOptions *o, const FfTakeResult *r)
 {
-    return (FfRestore){.path = r->path,
-                       .offset = o->offset,
-                       .mapped = !strcmp(o->format, "mapped-ram"),
-                       .compressed = o->compress,
-                       .changes = r->left_out || r->other,
-                       .qemu = r->qemu,
-                       .cwd = r->cwd,
-                       .options = r->options,
-                       .folder = r->manifest ? o->disks : NULL};
+    return (FfRestoreHint){.path = r->path,
+                           .offset = o->offset,
+                           .mapped = !strcmp(o->format, "mapped-ram"),
+                           .compressed = o->compress,
+                           .changes = r->left_out || r->other,
+                           .qemu = r->qemu,
+                           .cwd = r->cwd,
+                           .options = r->options,
+                           .folder = r->manifest ? o->disks : NULL};
 }
 
 static bool set_failure(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -692,9 +692,9 @@ static bool make_overlays(Take *t, GError **error)
         return has_no_manifest(t, error);
     }
     g_autofree char *folder = g_canonicalize_filename(t->o->disks, NULL);
-    FfRestore file = ff_take_file(t->o, t->result);
+    FfRestoreHint file = ff_take_file(t->o, t->result);
     file.folder = folder;
-    g_autofree char *command = file.qemu ? ff_restore_command(&file) : NULL;
+    g_autofree char *command = file.qemu ? ff_restore_hint_command(&file) : NULL;
     t->overlays =
         ff_cli_overlays_new(t->qmp, t->o->disks, t->result->path, command, &t->left, error);
     return t->overlays;
@@ -758,7 +758,7 @@ bool ff_take_run(const FfTakeOptions *options, FfProgress *progress, FfTakeResul
     if (ok) {
         attach_all(&t); /* from here on a signal waits for us, and finds a file to give up */
         result->other = ff_cli_disks_other(t.qmp, NULL);
-        result->qemu = ff_restore_qemu(t.qmp, &result->cwd, &result->options);
+        result->qemu = ff_restore_hint_qemu(t.qmp, &result->cwd, &result->options);
         ok = make_overlays(&t, error) && want_events(&t, error) && pass_file(&t, error);
     }
     if (ok && t.interrupted) {

@@ -34,13 +34,13 @@ typedef struct {
     char *left_out;   /* the disks that it can write to, and that were left alone; NULL: none */
     char *other;      /* those that are other processes (vhost-user), likewise */
     char *manifest;   /* path of FILE.disks; NULL: there is none */
-    char *qemu, *cwd, *options; /* of FfRestore */
+    char *qemu, *cwd, *options; /* of FfRestoreHint */
 } FfTakeResult;
 void ff_take_result_clear(FfTakeResult *result);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfTakeResult, ff_take_result_clear)
 
 /* The file, as it is restored; borrows from both. */
-FfRestore ff_take_file(const FfTakeOptions *options, const FfTakeResult *result);
+FfRestoreHint ff_take_file(const FfTakeOptions *options, const FfTakeResult *result);
 
 /*
  * Takes the snapshot and waits for its end. TRUE: the file is there, complete and on the disk.

@@ -141,7 +141,7 @@ static void print_stood(const FfTakeResult *r, JsonObject *info)
 static void print_bases(const char *path)
 {
     g_autoptr(FfDisksFile) kept = ff_disks_file_read(path, NULL);
-    g_auto(GStrv) lines = kept ? ff_restore_disk_lines(kept) : NULL;
+    g_auto(GStrv) lines = kept ? ff_restore_hint_disk_lines(kept) : NULL;
 
     for (char **line = lines; line && *line; line++) {
         ff_report_row(stdout, "base", "%s", *line);
@@ -153,10 +153,10 @@ static void print_result(const FfTakeOptions *o, const FfTakeResult *r)
     JsonObject *info = ff_json_node_object(r->info);
     g_autofree char *total = ff_format_duration(ff_json_int(info, "total-time", 0));
     g_autofree char *folder = o->disks ? g_canonicalize_filename(o->disks, NULL) : NULL;
-    FfRestore file = ff_take_file(o, r);
+    FfRestoreHint file = ff_take_file(o, r);
     file.folder = file.folder ? folder : NULL;
-    g_autofree char *at_once = ff_restore_command(&file);
-    g_auto(GStrv) restore = ff_restore_lines(&file);
+    g_autofree char *at_once = ff_restore_hint_command(&file);
+    g_auto(GStrv) restore = ff_restore_hint_lines(&file);
 
     printf("%s: complete\n", r->path);
     ff_report_row(stdout, "total time", "%s", total);

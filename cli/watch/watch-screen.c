@@ -79,7 +79,7 @@ const char *ff_watch_role(const FfWatchSide *s)
 
 /* Bytes that are about to be moved and that are left; of a destination alone, by pages. FALSE: not
  * known. */
-static bool amount_left(const FfWatchView *v, gint64 *total, gint64 *left, const FfPace **pace)
+static bool amount_left(const FfWatchView *v, gint64 *total, gint64 *left, const FfRate **pace)
 {
     for (unsigned i = 0; i < v->n; i++) {
         JsonObject *ram = ff_json_object(v->side[i].info, "ram");
@@ -109,7 +109,7 @@ static bool amount_left(const FfWatchView *v, gint64 *total, gint64 *left, const
 
 static char *amount_text(const FfWatchView *v, double *done)
 {
-    const FfPace *pace;
+    const FfRate *pace;
     gint64 total, left;
 
     *done = 0;
@@ -120,7 +120,7 @@ static char *amount_text(const FfWatchView *v, double *done)
     g_autofree char *left_text = ff_format_bytes((double)left);
     g_autofree char *total_text = ff_format_bytes((double)total);
     g_autofree char *rate = ff_format_bytes(pace->rate);
-    gint64 ms = ff_pace_left(pace);
+    gint64 ms = ff_rate_left(pace);
     g_autofree char *time = ms >= 0 && left ? ff_format_duration(ms) : NULL;
 
     return g_strdup_printf("%3.0f %%  %s of %s left%s%s%s%s%s", 100 * *done, left_text, total_text,

@@ -8,7 +8,7 @@
 #include <json-glib/json-glib.h>
 #include <stdbool.h>
 
-#include "cli/common/pace.h"
+#include "cli/common/rate.h"
 
 /* One monitor. All text is QEMU's, or a user's: it may have any bytes. */
 typedef struct {
@@ -17,7 +17,7 @@ typedef struct {
     const char *version, *name; /* can be NULL */
     const char *state;          /* of query-status; NULL: not known yet */
     JsonObject *info;           /* of query-migrate; NULL: not known yet */
-    FfPace pace;
+    FfRate pace;
 } FfWatchSide;
 
 typedef struct {

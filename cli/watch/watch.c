@@ -42,7 +42,7 @@ typedef struct {
     bool asking_info, asking_state, again; /* again: an event came meanwhile */
     bool eventless;                        /* its capability "events" is off */
     FfSide role;                           /* in the record */
-    FfPace pace;
+    FfRate pace;
 } Side;
 
 struct Watch {
@@ -298,7 +298,7 @@ static void on_info(FfQmpClient *client, JsonNode *result, const GError *error, 
         if (is_recording(s->watch, ff_words_under_way(status_of(s)))) {
             ff_record_info(s->watch->record, s->role, info);
         }
-        ff_pace_look(
+        ff_rate_look(
             &s->pace, g_get_monotonic_time(),
             ff_json_int(ram, "transferred",
                         ff_json_int(ff_json_object(info, "x-farfault"), "bytes-wire", 0)),

@@ -13,8 +13,8 @@
  * pool. For room only what is not changed is given back; all windows of all streams are a quarter
  * of the limit at most. What is queued and was loaded by somebody else meanwhile is passed over.
  *
- * Threads: ff_ahead_note() any, under the array's lock, which guards all of this; its own, started
- * with the first window, as many as the processors, THREADS at most. System calls:
+ * Threads: ff_array_ahead_note() any, under the array's lock, which guards all of this; its own,
+ * started with the first window, as many as the processors, THREADS at most. System calls:
  * fadvise64 (disk.c).
  */
 #include <string.h>
@@ -46,7 +46,7 @@ typedef struct {
     bool mark; /* FIRST is not to be shown */
 } Window;
 
-struct FfAhead {
+struct FfArrayAhead {
     FfArray *a;
     FfAheadLoad *load;
     uint64_t max_window, piece; /* blocks */
@@ -64,7 +64,7 @@ struct FfAhead {
 /* ---- threads --------------------------------------------------------------------------------- */
 
 /* A piece of the window that was queued first. */
-static Window take_window(FfAhead *h)
+static Window take_window(FfArrayAhead *h)
 {
     Window *w = &h->queue[0], piece = *w;
 
@@ -80,7 +80,7 @@ static Window take_window(FfAhead *h)
 
 static gpointer run_ahead(gpointer opaque)
 {
-    FfAhead *h = opaque;
+    FfArrayAhead *h = opaque;
     FfArray *a = h->a;
     size_t len = h->piece * a->block_size;
     g_autofree char *buffer = g_try_malloc(len);
@@ -96,7 +96,7 @@ static gpointer run_ahead(gpointer opaque)
         if (w.mark && a->disk) {
             uint64_t at = w.first * a->block_size;
             pthread_mutex_unlock(&a->lock);
-            ff_disk_will_need(a->disk, at, end * a->block_size - at);
+            ff_array_disk_will_need(a->disk, at, end * a->block_size - at);
             pthread_mutex_lock(&a->lock);
         }
         h->load(a, w.map, w.first, w.end - w.first, w.mark, buffer);
@@ -105,7 +105,7 @@ static gpointer run_ahead(gpointer opaque)
     return NULL;
 }
 
-static void queue_window(FfAhead *h, Window w)
+static void queue_window(FfArrayAhead *h, Window w)
 {
     if (h->ending || h->n_queue == G_N_ELEMENTS(h->queue)) {
         return; /* nobody joins a new thread; or the disk is slower than all that read */
@@ -123,7 +123,7 @@ static void queue_window(FfAhead *h, Window w)
 
 /* ---- streams --------------------------------------------------------------------------------- */
 
-static Stream *find_stream(FfAhead *h, const FfArrayMap *m, uint64_t block)
+static Stream *find_stream(FfArrayAhead *h, const FfArrayMap *m, uint64_t block)
 {
     Stream *oldest = &h->streams[0];
 
@@ -138,7 +138,7 @@ static Stream *find_stream(FfAhead *h, const FfArrayMap *m, uint64_t block)
     return oldest;
 }
 
-void ff_ahead_note(FfAhead *h, FfArrayMap *m, uint64_t block)
+void ff_array_ahead_note(FfArrayAhead *h, FfArrayMap *m, uint64_t block)
 {
     if (!h) {
         return;
@@ -163,7 +163,7 @@ void ff_ahead_note(FfAhead *h, FfArrayMap *m, uint64_t block)
 
 /* ---- begin and end --------------------------------------------------------------------------- */
 
-FfAhead *ff_ahead_new(FfArray *a, unsigned threads, FfAheadLoad *load)
+FfArrayAhead *ff_array_ahead_new(FfArray *a, unsigned threads, FfAheadLoad *load)
 {
     uint64_t most = MAX(WINDOW / a->block_size, 2);
 
@@ -171,25 +171,25 @@ FfAhead *ff_ahead_new(FfArray *a, unsigned threads, FfAheadLoad *load)
     if (!most || !threads) {
         return NULL;
     }
-    FfAhead *h = g_new0(FfAhead, 1);
-    *h = (FfAhead){.a = a,
-                   .load = load,
-                   .max_window = most,
-                   .piece = a->disk ? MAX(PIECE / a->block_size, 1) : 1,
-                   .max_threads = threads,
-                   .threads = g_ptr_array_new()};
+    FfArrayAhead *h = g_new0(FfArrayAhead, 1);
+    *h = (FfArrayAhead){.a = a,
+                        .load = load,
+                        .max_window = most,
+                        .piece = a->disk ? MAX(PIECE / a->block_size, 1) : 1,
+                        .max_threads = threads,
+                        .threads = g_ptr_array_new()};
     pthread_cond_init(&h->queued, NULL);
     return h;
 }
 
-unsigned ff_ahead_threads(unsigned limit)
+unsigned ff_array_ahead_threads(unsigned limit)
 {
     unsigned n = MIN(g_get_num_processors(), THREADS);
 
     return limit ? MIN(n, limit / 2) : n;
 }
 
-void ff_ahead_end(FfAhead *h)
+void ff_array_ahead_end(FfArrayAhead *h)
 {
     if (!h) {
         return;
@@ -203,7 +203,7 @@ void ff_ahead_end(FfAhead *h)
     }
 }
 
-void ff_ahead_free(FfAhead *h)
+void ff_array_ahead_free(FfArrayAhead *h)
 {
     if (h) {
         g_ptr_array_unref(h->threads);

@@ -297,7 +297,7 @@ static int make_array(FfArray *a, const FfArrayOptions *o)
     if (rc < 0) {
         return rc;
     }
-    a->blocks_len = a->n_blocks * sizeof(FfBlock);
+    a->blocks_len = a->n_blocks * sizeof(FfBlockEntry);
     a->blocks = mmap(NULL, a->blocks_len, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     a->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
@@ -312,8 +312,8 @@ static int make_array(FfArray *a, const FfArrayOptions *o)
         return uffd;
     }
     a->uffd = uffd; /* before its threads */
-    unsigned ahead = o->flags & FF_ARRAY_RANDOM ? 0 : ff_ahead_threads(o->threads);
-    a->ahead = ff_ahead_new(a, ahead, ff_array_load_ahead);
+    unsigned ahead = o->flags & FF_ARRAY_RANDOM ? 0 : ff_array_ahead_threads(o->threads);
+    a->ahead = ff_array_ahead_new(a, ahead, ff_array_load_ahead);
     a->pool = ff_pool_new(uffd, o->threads ? o->threads - (a->ahead ? ahead : 0) : THREADS_MAX,
                           a->block_size, ff_array_on_fault, a);
     return a->pool ? 0 : ff_fail(-errno, "ff_array_new: %s", ff_strerror(errno));
@@ -348,14 +348,14 @@ static int check_spill(const FfArrayOptions *o)
 
 /* DISK and LOG are taken, also on failure. */
 static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const FfArrayOptions *o,
-                     FfDisk *disk, FfRedo *log, FfArray **result)
+                     FfArrayDisk *disk, FfRedo *log, FfArray **result)
 {
     int rc = check_options(len, o);
 
     rc = rc < 0 || log ? rc : check_spill(o);
     rc = rc < 0 ? rc : ff_reserve("ff_array_new", len / PAGE / 4);
     if (rc < 0) {
-        ff_disk_free(disk);
+        ff_array_disk_free(disk);
         ff_redo_free(log);
         return rc;
     }
@@ -373,7 +373,7 @@ static int new_array(uint64_t len, const FfArrayFile *file, void *opaque, const 
                    .file = file ? *file : (FfArrayFile){0},
                    .opaque = opaque,
                    .disk = disk,
-                   .read_only = disk && ff_disk_is_read_only(disk),
+                   .read_only = disk && ff_array_disk_is_read_only(disk),
                    .spill = g_strdup(o->spill),
                    .blocks = MAP_FAILED,
                    .max_resident = o->limit ? MAX(o->limit / bs, FF_HOLDS_BLOCKS) : 0,
@@ -404,26 +404,27 @@ int ff_array_new(uint64_t len, const FfArrayFile *file, void *opaque, const FfAr
 }
 
 typedef struct {
-    FfDisk *disk;
+    FfArrayDisk *disk;
     uint64_t len; /* of the array that the log is of */
 } Recovery;
 
 static int apply_pages(void *opaque, uint64_t first, uint64_t n, const void *data)
 {
     Recovery *r = opaque;
-    uint64_t is = ff_disk_len(r->disk);
+    uint64_t is = ff_array_disk_len(r->disk);
     int rc = is != r->len && is != UINT64_MAX ? -ESTALE : 0;
 
     /* A run may be of several chunks. Older builds logged what is after the end. */
     for (uint64_t i = 0; i < n && rc == 0 && (first + i) * PAGE < r->len; i++) {
         uint64_t at = (first + i) * PAGE;
-        rc = ff_disk_write(r->disk, at, (const char *)data + i * PAGE, MIN(PAGE, r->len - at));
+        rc =
+            ff_array_disk_write(r->disk, at, (const char *)data + i * PAGE, MIN(PAGE, r->len - at));
     }
     return rc;
 }
 
 /* What was committed is in its place. NAME: of the log. */
-static int recover_disk(FfRedo *log, const char *name, FfDisk *disk)
+static int recover_disk(FfRedo *log, const char *name, FfArrayDisk *disk)
 {
     Recovery r = {disk, 0};
     int rc = ff_redo_replay(log, &r.len, apply_pages, &r);
@@ -439,9 +440,9 @@ static int recover_disk(FfRedo *log, const char *name, FfDisk *disk)
                        "%s has commits to an array of %" G_GUINT64_FORMAT " bytes, and this one "
                        "has %" G_GUINT64_FORMAT ": put the right file there, or remove the log "
                        "if it is not wanted",
-                       name, r.len, ff_disk_len(disk));
+                       name, r.len, ff_array_disk_len(disk));
     }
-    rc = rc < 0 ? rc : ff_disk_sync(disk);
+    rc = rc < 0 ? rc : ff_array_disk_sync(disk);
     rc = rc < 0 ? rc : ff_redo_reset(log);
     return rc < 0 ? ff_fail(rc, "%s: %s", name, ff_strerror(-rc)) : 0;
 }
@@ -481,7 +482,7 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
 {
     FfArrayOptions o = options_of(options);
     g_autoptr(FfRedo) log = NULL;
-    g_autoptr(FfDisk) disk = NULL;
+    g_autoptr(FfArrayDisk) disk = NULL;
 
     *result = NULL;
     int rc = len || !chunks ? check_options(len ? len : 1, &o)
@@ -493,8 +494,8 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
     g_auto(FfXfsz) xfsz = ff_xfsz_begin();
     bool any = !options || !options->block_size;
     bool made = !chunks && access(path, F_OK) < 0 && errno == ENOENT;
-    rc = chunks ? ff_disk_open_chunks(path, any, &o.block_size, &disk)
-                : ff_disk_open_file(path, len > 0, &disk);
+    rc = chunks ? ff_array_disk_open_chunks(path, any, &o.block_size, &disk)
+                : ff_array_disk_open_file(path, len > 0, &disk);
     if (rc < 0) {
         return fail_open(rc, path, o.block_size);
     }
@@ -504,15 +505,15 @@ static int open_disk(const char *path, uint64_t len, bool chunks, const FfArrayO
     if (rc < 0) {
         return rc;
     }
-    rc = ff_disk_fit(disk, &len);
-    if (rc == -EFBIG && ff_disk_len(disk) > len) {
+    rc = ff_array_disk_fit(disk, &len);
+    if (rc == -EFBIG && ff_array_disk_len(disk) > len) {
         return ff_fail(rc,
                        "%s: it has %" G_GUINT64_FORMAT " bytes, more than the %" G_GUINT64_FORMAT
                        " that were asked for; 0 is its own length",
-                       path, ff_disk_len(disk), len);
+                       path, ff_array_disk_len(disk), len);
     }
     if (rc < 0) {
-        if (made && ff_disk_len(disk) == 0) {
+        if (made && ff_array_disk_len(disk) == 0) {
             unlink(path);
             unlink(name); /* of nothing, and empty */
         }
@@ -536,13 +537,13 @@ int ff_array_open_chunks(const char *path, uint64_t len, const FfArrayOptions *o
 int ff_array_open_zstd(const char *path, const FfArrayOptions *options, FfArray **result)
 {
     FfArrayOptions o = options_of(options);
-    FfDisk *disk = NULL;
+    FfArrayDisk *disk = NULL;
 
     *result = NULL;
     int rc = check_options(1, &o);
     rc = rc < 0 ? rc : ff_reserve("ff_array_open_zstd", FF_FRAMES_CONTEXT);
-    rc = rc < 0 ? rc : ff_disk_open_zstd(path, &disk);
-    return rc < 0 ? rc : new_array(ff_disk_len(disk), NULL, NULL, &o, disk, NULL, result);
+    rc = rc < 0 ? rc : ff_array_disk_open_zstd(path, &disk);
+    return rc < 0 ? rc : new_array(ff_array_disk_len(disk), NULL, NULL, &o, disk, NULL, result);
 }
 
 void ff_array_free(FfArray *a)
@@ -551,7 +552,7 @@ void ff_array_free(FfArray *a)
         return;
     }
     if (a->pid == getpid()) {
-        ff_ahead_end(a->ahead);       /* whose loads may touch it */
+        ff_array_ahead_end(a->ahead); /* whose loads may touch it */
         pthread_mutex_lock(&a->lock); /* nobody touches it, but a thread may be loading */
         g_ptr_array_set_size(a->maps, 0);
         pthread_mutex_unlock(&a->lock);
@@ -562,7 +563,7 @@ void ff_array_free(FfArray *a)
             ff_array_checkpoint(a); /* else the next one that opens it does that */
         }
         if (a->disk) {
-            ff_disk_unlock(a->disk);
+            ff_array_disk_unlock(a->disk);
         }
         if (a->disk && !a->read_only && a->log) {
             ff_redo_unlock(a->log);
@@ -575,8 +576,8 @@ void ff_array_free(FfArray *a)
         g_ptr_array_set_free_func(a->maps, NULL);
         g_ptr_array_unref(a->maps);
     }
-    ff_ahead_free(a->ahead);
-    ff_disk_free(a->disk);
+    ff_array_ahead_free(a->ahead);
+    ff_array_disk_free(a->disk);
     ff_redo_free(a->log);
     if (a->huge) {
         ff_huge_memory_free(a->huge);

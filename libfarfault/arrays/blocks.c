@@ -18,7 +18,7 @@ void ff_array_set_state(FfArray *a, uint64_t block, FfBlockState state)
 
 void ff_array_unlist(FfArray *a, uint64_t block)
 {
-    FfBlock *b = &a->blocks[block];
+    FfBlockEntry *b = &a->blocks[block];
 
     if (b->newer) {
         a->blocks[b->newer - 1].older = b->older;

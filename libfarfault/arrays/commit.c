@@ -218,7 +218,7 @@ static int to_disk(FfArray *a, uint64_t first, uint64_t n, const char *data)
 {
     uint64_t at = first * PAGE;
 
-    return at >= a->len ? 0 : ff_disk_write(a->disk, at, data, MIN(n * PAGE, a->len - at));
+    return at >= a->len ? 0 : ff_array_disk_write(a->disk, at, data, MIN(n * PAGE, a->len - at));
 }
 
 static int note_stored(FfArray *a, uint64_t first, uint64_t n, const char *data)
@@ -285,7 +285,7 @@ static int compare_block(FfArray *a, uint64_t block, char *buffer)
 
 int ff_array_checkpoint(FfArray *a)
 {
-    int rc = ff_disk_sync(a->disk);
+    int rc = ff_array_disk_sync(a->disk);
 
     return rc < 0 ? rc : ff_redo_reset(a->log);
 }
@@ -502,7 +502,7 @@ static void forget_pages(FfArray *a, uint64_t block)
 /* Locked, drops the lock: BLOCK is loaded again when it is touched. 0 or -errno. */
 static int drop_block(FfArray *a, uint64_t block)
 {
-    FfBlock *b = &a->blocks[block];
+    FfBlockEntry *b = &a->blocks[block];
     int rc = 0;
 
     while (b->state == FF_BLOCK_LEAVING) {
@@ -594,7 +594,7 @@ int ff_array_invalidate(FfArray *a, uint64_t offset, uint64_t len)
         return fail_commit("ff_array_invalidate: the log", rc);
     }
     if (a->disk) {
-        ff_disk_forget(a->disk); /* before it is loaded again */
+        ff_array_disk_forget(a->disk); /* before it is loaded again */
     }
     for (uint64_t b = offset / a->block_size; b < last; b++) { /* all: the log has them no more */
         int dropped = drop_block(a, b);

@@ -34,11 +34,11 @@
 
 #define WRITTEN_MAX 128 /* chunks that are open, of the 1024 files that a process may have */
 
-struct FfDisk {
+struct FfArrayDisk {
     int fd;            /* the file, or the folder */
     size_t block_size; /* of chunks; 0: a file */
     uint64_t len;      /* a file: what it was made, and has at least */
-    bool fits;         /* ff_disk_fit(): what a crash has left is in its place */
+    bool fits;         /* ff_array_disk_fit(): what a crash has left is in its place */
     bool closed;       /* chunks that were not synced were closed */
     bool elsewhere;    /* a chunk was of another file system than the folder */
     pthread_mutex_t making;
@@ -84,16 +84,16 @@ static int lock_file(int fd, int how)
 }
 
 /* Has FD and FRAMES. */
-static FfDisk *disk_new(int fd, size_t block_size, FfFrames *frames)
+static FfArrayDisk *disk_new(int fd, size_t block_size, FfFrames *frames)
 {
-    FfDisk *d = g_new0(FfDisk, 1);
+    FfArrayDisk *d = g_new0(FfArrayDisk, 1);
 
-    *d = (FfDisk){.fd = fd, .block_size = block_size, .frames = frames};
+    *d = (FfArrayDisk){.fd = fd, .block_size = block_size, .frames = frames};
     pthread_mutex_init(&d->making, NULL);
     return d;
 }
 
-int ff_disk_open_file(const char *path, bool make, FfDisk **result)
+int ff_array_disk_open_file(const char *path, bool make, FfArrayDisk **result)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC | (make ? O_CREAT : 0), 0666);
     struct stat st;
@@ -117,7 +117,7 @@ static int fail_zstd(const char *path, int rc)
                                    : ff_strerror(-rc));
 }
 
-int ff_disk_open_zstd(const char *path, FfDisk **result)
+int ff_array_disk_open_zstd(const char *path, FfArrayDisk **result)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
     FfFrames *frames = NULL;
@@ -138,14 +138,14 @@ int ff_disk_open_zstd(const char *path, FfDisk **result)
     return 0;
 }
 
-bool ff_disk_is_read_only(const FfDisk *d)
+bool ff_array_disk_is_read_only(const FfArrayDisk *d)
 {
     return d->frames != NULL;
 }
 
-int ff_disk_fit(FfDisk *d, uint64_t *len)
+int ff_array_disk_fit(FfArrayDisk *d, uint64_t *len)
 {
-    uint64_t now = ff_disk_len(d);
+    uint64_t now = ff_array_disk_len(d);
 
     d->fits = true;
     if (d->block_size) {
@@ -159,7 +159,7 @@ int ff_disk_fit(FfDisk *d, uint64_t *len)
     return *len == now ? 0 : ftruncate(d->fd, (off_t)*len) < 0 ? -errno : sync_fd(d->fd);
 }
 
-uint64_t ff_disk_len(const FfDisk *d)
+uint64_t ff_array_disk_len(const FfArrayDisk *d)
 {
     struct stat st;
 
@@ -169,14 +169,14 @@ uint64_t ff_disk_len(const FfDisk *d)
     return d->block_size || fstat(d->fd, &st) < 0 ? UINT64_MAX : (uint64_t)st.st_size;
 }
 
-unsigned ff_disk_owner(const FfDisk *d)
+unsigned ff_array_disk_owner(const FfArrayDisk *d)
 {
     struct stat st;
 
     return fstat(d->fd, &st) < 0 ? geteuid() : st.st_uid;
 }
 
-unsigned ff_disk_mode(const FfDisk *d)
+unsigned ff_array_disk_mode(const FfArrayDisk *d)
 {
     struct stat st;
 
@@ -269,7 +269,7 @@ static int check_block_size(int folder, bool any, size_t *block_size)
     return fd < 0 ? -errno : close_with(fd, write_block_size(fd, folder, text));
 }
 
-int ff_disk_open_chunks(const char *path, bool any, size_t *block_size, FfDisk **result)
+int ff_array_disk_open_chunks(const char *path, bool any, size_t *block_size, FfArrayDisk **result)
 {
     int fd = mkdir(path, 0777) < 0 && errno != EEXIST
                  ? -1
@@ -288,7 +288,7 @@ int ff_disk_open_chunks(const char *path, bool any, size_t *block_size, FfDisk *
     return 0;
 }
 
-void ff_disk_free(FfDisk *d)
+void ff_array_disk_free(FfArrayDisk *d)
 {
     if (d) {
         close(d->fd);
@@ -299,7 +299,7 @@ void ff_disk_free(FfDisk *d)
     }
 }
 
-void ff_disk_unlock(FfDisk *d)
+void ff_array_disk_unlock(FfArrayDisk *d)
 {
     flock(d->fd, LOCK_UN);
 }
@@ -363,7 +363,7 @@ static int check_chunk(int fd)
 }
 
 /* N bytes of a chunk, AT its beginning or later. */
-static int read_chunk(FfDisk *d, int fd, uint64_t at, void *to, size_t n)
+static int read_chunk(FfArrayDisk *d, int fd, uint64_t at, void *to, size_t n)
 {
     int rc = read_file(fd, at + n, at, to, n);
 
@@ -375,7 +375,7 @@ static int read_chunk(FfDisk *d, int fd, uint64_t at, void *to, size_t n)
     return rc;
 }
 
-int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n)
+int ff_array_disk_read(FfArrayDisk *d, uint64_t at, void *to, size_t n)
 {
     if (d->frames) {
         return ff_frames_read(d->frames, at, to, n);
@@ -392,14 +392,14 @@ int ff_disk_read(FfDisk *d, uint64_t at, void *to, size_t n)
     return close_with(fd, read_chunk(d, fd, at % d->block_size, to, n));
 }
 
-void ff_disk_forget(FfDisk *d)
+void ff_array_disk_forget(FfArrayDisk *d)
 {
     if (d->frames) {
         ff_frames_forget(d->frames);
     }
 }
 
-void ff_disk_will_need(FfDisk *d, uint64_t at, uint64_t n)
+void ff_array_disk_will_need(FfArrayDisk *d, uint64_t at, uint64_t n)
 {
     uint64_t from = at, end = at + n;
 
@@ -413,7 +413,7 @@ void ff_disk_will_need(FfDisk *d, uint64_t at, uint64_t n)
 }
 
 /* As long as a block, and zeros. It, or -errno, and then it is not there. */
-static int make_chunk(FfDisk *d, const char *name)
+static int make_chunk(FfArrayDisk *d, const char *name)
 {
     pthread_mutex_lock(&d->making);
     int fd = openat(d->fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -426,7 +426,7 @@ static int make_chunk(FfDisk *d, const char *name)
 }
 
 /* It is made if it is not there. */
-static int open_to_write(FfDisk *d, uint64_t block)
+static int open_to_write(FfArrayDisk *d, uint64_t block)
 {
     ChunkName c = name_of(block);
     int fd = openat(d->fd, c.name, O_RDWR | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block */
@@ -443,7 +443,7 @@ static int open_to_write(FfDisk *d, uint64_t block)
 }
 
 /* A link may lead to another file system. */
-static bool is_of_folder(const FfDisk *d, int fd)
+static bool is_of_folder(const FfArrayDisk *d, int fd)
 {
     struct stat folder, st;
 
@@ -453,10 +453,10 @@ static bool is_of_folder(const FfDisk *d, int fd)
 /* What is closed before it is synced has no name here any more: then one call syncs the file system
  * of the folder, and says what failed since the last one (Linux 5.8). A call for each chunk takes
  * that many times as long. */
-static int close_written(FfDisk *d)
+static int close_written(FfArrayDisk *d)
 {
     if (d->elsewhere) {
-        return ff_disk_sync(d);
+        return ff_array_disk_sync(d);
     }
     d->closed = true;
     g_hash_table_remove_all(d->written);
@@ -464,7 +464,7 @@ static int close_written(FfDisk *d)
 }
 
 /* The file of BLOCK, which stays open; or -errno. */
-static int open_chunk(FfDisk *d, uint64_t block)
+static int open_chunk(FfArrayDisk *d, uint64_t block)
 {
     gpointer key = GSIZE_TO_POINTER(block + 1), found;
 
@@ -485,7 +485,7 @@ static int open_chunk(FfDisk *d, uint64_t block)
     return fd;
 }
 
-int ff_disk_write(FfDisk *d, uint64_t at, const void *from, size_t n)
+int ff_array_disk_write(FfArrayDisk *d, uint64_t at, const void *from, size_t n)
 {
     int fd = d->block_size ? open_chunk(d, at / d->block_size) : d->fd;
     int rc = fd < 0 ? fd : check_len(fd, d->block_size ? d->block_size : d->len);
@@ -493,7 +493,7 @@ int ff_disk_write(FfDisk *d, uint64_t at, const void *from, size_t n)
     return rc < 0 ? rc : write_file(fd, d->block_size ? at % d->block_size : at, from, n);
 }
 
-int ff_disk_sync(FfDisk *d)
+int ff_array_disk_sync(FfArrayDisk *d)
 {
     GHashTableIter iter;
     gpointer fd;

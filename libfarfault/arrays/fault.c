@@ -169,7 +169,7 @@ int ff_array_load(FfArray *a, uint64_t block, void *buffer)
         return rc > 0 ? -EIO : rc;
     }
     uint64_t n = MIN(a->block_size, a->len - at);
-    int rc = ff_disk_read(a->disk, at, buffer, n);
+    int rc = ff_array_disk_read(a->disk, at, buffer, n);
     if (rc == 0 && __atomic_load_n(&a->broken, __ATOMIC_ACQUIRE)) {
         rc = load_committed(a, block, n, buffer);
     }
@@ -220,7 +220,7 @@ static void make_room(FfArray *a)
 /* BLOCK is EMPTY, and somebody waits for it. Locked, drops the lock. */
 static void load_block(FfArray *a, uint64_t block, void *buffer)
 {
-    FfBlock *b = &a->blocks[block];
+    FfBlockEntry *b = &a->blocks[block];
     char *to = buffer;
     bool placed = false;
     int rc;
@@ -266,7 +266,7 @@ static uint64_t claim_blocks(FfArray *a, uint64_t first, uint64_t n)
     uint64_t i = 0;
 
     for (; i < n && a->blocks[first + i].state == FF_BLOCK_EMPTY; i++) {
-        FfBlock *b = &a->blocks[first + i];
+        FfBlockEntry *b = &a->blocks[first + i];
         b->again = b->wanted = false;
         ff_array_set_state(a, first + i, FF_BLOCK_LOADING);
         bool room = true;
@@ -422,7 +422,7 @@ static void on_miss(FfArray *a, uint64_t addr, uint64_t block, pid_t tid, void *
 
     a->blocks[block].wanted = true;
     if (!ff_bitmap_test(&m->shown, block)) {
-        ff_ahead_note(a->ahead, m, block);
+        ff_array_ahead_note(a->ahead, m, block);
     }
     hold_block(a, block, tid);
     if (state == FF_BLOCK_EMPTY) {

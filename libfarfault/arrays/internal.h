@@ -48,7 +48,7 @@ typedef struct {
     bool again;            /* LOADING: what is loaded is out of date */
     bool wanted;           /* LOADING ahead: somebody waits for it */
     bool small;            /* lies in small_fd. LOADING: of the thread that loads */
-} FfBlock;
+} FfBlockEntry;
 
 typedef struct {
     uint64_t addr, offset, len;
@@ -58,7 +58,7 @@ typedef struct {
     FfBitmap small, failed;
 } FfArrayMap;
 
-typedef struct FfAhead FfAhead; /* ahead.c */
+typedef struct FfArrayAhead FfArrayAhead; /* ahead.c */
 
 struct FfArray {
     pid_t pid;
@@ -72,16 +72,16 @@ struct FfArray {
     FfHugeMemory *huge; /* has the fd; NULL: pages of 4096 bytes */
     FfArrayFile file;
     void *opaque;
-    FfDisk *disk;   /* of ff_array_open*(); NULL: the caller's */
-    bool read_only; /* the disk is: nothing is committed, and the log is for what is spilled */
+    FfArrayDisk *disk; /* of ff_array_open*(); NULL: the caller's */
+    bool read_only;    /* the disk is: nothing is committed, and the log is for what is spilled */
     char *spill;
     int uffd; /* the pool's */
     FfPool *pool;
-    FfAhead *ahead; /* NULL: nothing is loaded before it is touched */
+    FfArrayAhead *ahead; /* NULL: nothing is loaded before it is touched */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* a block is LOADED, EMPTY or FAILED */
-    FfBlock *blocks;
+    FfBlockEntry *blocks;
     size_t blocks_len;
     uint32_t newest, oldest; /* a block + 1 */
     uint64_t n_resident;     /* and what is LOADING */
@@ -167,15 +167,15 @@ uint64_t ff_array_evict(FfArray *a, uint64_t n, uint64_t look, bool held);
 typedef void FfAheadLoad(FfArray *a, FfArrayMap *m, uint64_t first, uint64_t n, bool mark,
                          char *buffer);
 /* By THREADS at most. NULL: none, or the limit has no room for it. */
-FfAhead *ff_ahead_new(FfArray *a, unsigned threads, FfAheadLoad *load);
+FfArrayAhead *ff_array_ahead_new(FfArray *a, unsigned threads, FfAheadLoad *load);
 /* How many threads; LIMIT: of loads at once, 0: none. */
-unsigned ff_ahead_threads(unsigned limit);
+unsigned ff_array_ahead_threads(unsigned limit);
 /* BLOCK was not in memory, or not shown in M. Locked. H can be NULL. */
-void ff_ahead_note(FfAhead *h, FfArrayMap *m, uint64_t block);
+void ff_array_ahead_note(FfArrayAhead *h, FfArrayMap *m, uint64_t block);
 /* Its threads have ended. Not locked. Can be NULL. */
-void ff_ahead_end(FfAhead *h);
-/* After ff_ahead_end(), or in a child of fork(). Can be NULL. */
-void ff_ahead_free(FfAhead *h);
+void ff_array_ahead_end(FfArrayAhead *h);
+/* After ff_array_ahead_end(), or in a child of fork(). Can be NULL. */
+void ff_array_ahead_free(FfArrayAhead *h);
 
 /* ---- commit.c -------------------------------------------------------------------------- */
 

@@ -30,9 +30,9 @@ static int fail_log(const char *name, int rc)
     }
 }
 
-static bool is_foreign(const struct stat *st, const FfDisk *disk)
+static bool is_foreign(const struct stat *st, const FfArrayDisk *disk)
 {
-    return st->st_uid != geteuid() && st->st_uid && st->st_uid != ff_disk_owner(disk);
+    return st->st_uid != geteuid() && st->st_uid && st->st_uid != ff_array_disk_owner(disk);
 }
 
 /* Of another user's log: if it has nothing it is gone. FALSE: it is there, and errno EACCES. */
@@ -49,7 +49,7 @@ static bool remove_empty(const char *name)
 /* Its file, or -errno. One that is made is the owner's of DISK, who must be able to open it later.
  * Without O_CREAT first: of a file that is there the kernel may refuse that
  * (fs.protected_regular). */
-static int open_name(const char *name, const FfDisk *disk)
+static int open_name(const char *name, const FfArrayDisk *disk)
 {
     int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC; /* a FIFO must not block */
     int fd = open(name, flags);
@@ -57,8 +57,9 @@ static int open_name(const char *name, const FfDisk *disk)
     if (fd >= 0 || (errno != ENOENT && !(errno == EACCES && remove_empty(name)))) {
         return fd < 0 ? -errno : fd;
     }
-    fd = open(name, flags | O_CREAT | O_EXCL, ff_disk_mode(disk));
-    if (fd >= 0 && ff_disk_owner(disk) != geteuid() && fchown(fd, ff_disk_owner(disk), -1) < 0) {
+    fd = open(name, flags | O_CREAT | O_EXCL, ff_array_disk_mode(disk));
+    if (fd >= 0 && ff_array_disk_owner(disk) != geteuid() &&
+        fchown(fd, ff_array_disk_owner(disk), -1) < 0) {
         /* Then it is ours, and an empty one is made again by the process that comes next. */
     }
     return fd < 0 ? -errno : fd;
@@ -66,7 +67,7 @@ static int open_name(const char *name, const FfDisk *disk)
 
 /* 0: FD is the log's, and locked. 1: it was another user's, empty, and is gone: once more. Or
  * -errno, said. */
-static int take_log(const char *name, int fd, const FfDisk *disk)
+static int take_log(const char *name, int fd, const FfArrayDisk *disk)
 {
     struct stat st;
 
@@ -111,7 +112,7 @@ static int sync_folder(const char *name)
     return rc < 0 ? fail_log(folder, rc) : 0;
 }
 
-int ff_array_log_open(const char *name, const FfDisk *disk, FfRedo **log)
+int ff_array_log_open(const char *name, const FfArrayDisk *disk, FfRedo **log)
 {
     int rc = 1, fd = -1;
 

@@ -8,6 +8,6 @@
 
 /* Locks the log NAME of DISK, which is made if it is not there, for those that may read DISK's
  * file. Its name, and that of the file beside it, are on the disk. 0 or -errno, said. */
-int ff_array_log_open(const char *name, const FfDisk *disk, FfRedo **log);
+int ff_array_log_open(const char *name, const FfArrayDisk *disk, FfRedo **log);
 
 #endif

@@ -39,7 +39,7 @@ typedef struct {
     uint64_t page_size;
     uint64_t place; /* in the file of the snapshot */
     int *owner;     /* as in FfMemoryRegion */
-} FfSaved;
+} FfSavedRegion;
 
 typedef struct FfCallers FfCallers;
 
@@ -62,7 +62,7 @@ struct FfMemory {
 
     /* Of the thread that is in the call that changes the state; of the saver in FF_SAVING. */
     int uffd;      /* -1: none; core.c */
-    GArray *saved; /* FfSaved */
+    GArray *saved; /* FfSavedRegion */
     GThread *saver;
     uint64_t prepare_us, begin_us, save_us;
     bool no_direct;

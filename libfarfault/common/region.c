@@ -206,7 +206,7 @@ int ff_regions_check_gaps(const FfMemory *m)
     int rc = 0;
 
     for (; rc == 0 && ff_capture_next_gap(m->capture, &run); run.first += run.n) {
-        const FfSaved *s = &g_array_index(m->saved, FfSaved, run.block);
+        const FfSavedRegion *s = &g_array_index(m->saved, FfSavedRegion, run.block);
         uint64_t start = s->addr + run.first * s->page_size;
         rc = lines ? 0 : read_lines(m, &lines);
         rc = rc < 0 ? rc : check_gap(m, lines, start, start + run.n * s->page_size);

@@ -45,7 +45,7 @@ void ff_memory_note_us(FfMemory *m, uint64_t *us, int64_t begin)
 static void drop_saved(FfMemory *m)
 {
     for (guint i = 0; m->saved && i < m->saved->len; i++) {
-        FfSaved *s = &g_array_index(m->saved, FfSaved, i);
+        FfSavedRegion *s = &g_array_index(m->saved, FfSavedRegion, i);
         ff_owner_unref(s->owner);
     }
     g_clear_pointer(&m->saved, g_array_unref);
@@ -54,7 +54,7 @@ static void drop_saved(FfMemory *m)
 /* Region R, to be saved; as a block of the capture and where it is. */
 static void add_saved(FfMemory *m, const FfMemoryRegion *r, FfCaptureBlock *block, FfRegion *range)
 {
-    FfSaved s = {
+    FfSavedRegion s = {
         .addr = r->addr, .len = r->len, .offset = r->offset, .page_size = r->backing.page_size};
 
     s.owner = ff_owner_ref(r->owner);
@@ -67,7 +67,7 @@ static void add_saved(FfMemory *m, const FfMemoryRegion *r, FfCaptureBlock *bloc
 static void note_regions(FfMemory *m, FfCaptureBlock *blocks, FfRegion *ranges, uint64_t *features)
 {
     *features = EVENTS;
-    m->saved = g_array_new(FALSE, FALSE, sizeof(FfSaved));
+    m->saved = g_array_new(FALSE, FALSE, sizeof(FfSavedRegion));
     for (guint i = 0; i < m->regions->len; i++) {
         const FfMemoryRegion *r = &g_array_index(m->regions, FfMemoryRegion, i);
         add_saved(m, r, &blocks[i], &ranges[i]);

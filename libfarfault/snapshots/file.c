@@ -17,9 +17,9 @@
 _Static_assert(sizeof(FfFileHeader) == 32, "of a file");
 _Static_assert(sizeof(FfFileRegion) == 32, "of a file");
 
-static const FfSaved *saved_at(const GArray *saved, guint i)
+static const FfSavedRegion *saved_at(const GArray *saved, guint i)
 {
-    return &g_array_index(saved, FfSaved, i);
+    return &g_array_index(saved, FfSavedRegion, i);
 }
 
 uint64_t ff_file_place(GArray *saved)
@@ -27,7 +27,7 @@ uint64_t ff_file_place(GArray *saved)
     uint64_t at = ALIGN(sizeof(FfFileHeader) + saved->len * sizeof(FfFileRegion));
 
     for (guint i = 0; i < saved->len; i++) {
-        FfSaved *s = &g_array_index(saved, FfSaved, i);
+        FfSavedRegion *s = &g_array_index(saved, FfSavedRegion, i);
         s->place = at;
         at += s->len;
     }
@@ -60,7 +60,7 @@ bool ff_file_end(FfOutput *o, const GArray *saved, uint64_t size, GError **error
                            .size = GUINT64_TO_LE(size)};
 
     for (guint i = 0; i < saved->len; i++) {
-        const FfSaved *s = saved_at(saved, i);
+        const FfSavedRegion *s = saved_at(saved, i);
         table[i].addr = GUINT64_TO_LE(s->addr);
         table[i].len = GUINT64_TO_LE(s->len);
         table[i].offset = GUINT64_TO_LE(s->place);

@@ -283,7 +283,7 @@ static int make_space(Child *c)
         .opaque = c});
     int rc = c->space ? 0 : -errno;
     for (guint i = 0; i < c->m->saved->len && rc >= 0; i++) {
-        const FfSaved *s = &g_array_index(c->m->saved, FfSaved, i);
+        const FfSavedRegion *s = &g_array_index(c->m->saved, FfSavedRegion, i);
         FfBacking b = ff_backing_private(-1, s->len);
         rc = ff_space_add_block(c->space, &b, NULL);
         rc = rc < 0 ? rc : ff_space_add_range(c->space, s->addr, s->len, i, 0);
@@ -296,7 +296,7 @@ static int make_space(Child *c)
 /* Of a page of the program's: its region's pages begin at `offset` of the file. */
 static uint64_t page_size_of(const FfMemory *m, unsigned block)
 {
-    return g_array_index(m->saved, FfSaved, block).page_size;
+    return g_array_index(m->saved, FfSavedRegion, block).page_size;
 }
 
 static bool next_wanted(void *opaque, FfRun *page)
@@ -318,7 +318,7 @@ static bool next_wanted(void *opaque, FfRun *page)
     }
     pthread_mutex_unlock(&t->lock);
     if (found) {
-        const FfSaved *s = &g_array_index(c->m->saved, FfSaved, page->block);
+        const FfSavedRegion *s = &g_array_index(c->m->saved, FfSavedRegion, page->block);
         page->first = (s->offset + page->first * 4096) / page_size_of(c->m, page->block);
         page->n = 1;
     }
@@ -328,7 +328,7 @@ static bool next_wanted(void *opaque, FfRun *page)
 /* RUN of the program's, in pages of the child's. */
 static FfRun in_child(const FfMemory *m, const FfRun *run)
 {
-    const FfSaved *s = &g_array_index(m->saved, FfSaved, run->block);
+    const FfSavedRegion *s = &g_array_index(m->saved, FfSavedRegion, run->block);
     uint64_t ps = s->page_size;
 
     return (FfRun){run->block, (run->first * ps - s->offset) / 4096, run->n * ps / 4096};
@@ -437,7 +437,7 @@ static int ask_for_child(FfTemplate *t, const FfMemory *m, int sock)
                        FF_TEMPLATE_MAX / sizeof(*regions));
     }
     for (guint i = 0; i < m->saved->len; i++) {
-        const FfSaved *s = &g_array_index(m->saved, FfSaved, i);
+        const FfSavedRegion *s = &g_array_index(m->saved, FfSavedRegion, i);
         regions[i] = (FfTemplateRegion){s->addr, s->len};
     }
     pthread_mutex_lock(&t->lock);
@@ -480,7 +480,7 @@ static size_t child_needs(const FfMemory *m)
     size_t n = m->saved->len * 1024;
 
     for (guint i = 0; i < m->saved->len; i++) {
-        n += g_array_index(m->saved, FfSaved, i).len / 4096;
+        n += g_array_index(m->saved, FfSavedRegion, i).len / 4096;
     }
     return n;
 }

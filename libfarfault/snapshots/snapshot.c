@@ -75,7 +75,7 @@ static bool write_file(Job *j, GError **error)
     g_autofree uint64_t *places = g_new(uint64_t, m->saved->len);
 
     for (guint i = 0; i < m->saved->len; i++) {
-        const FfSaved *s = &g_array_index(m->saved, FfSaved, i);
+        const FfSavedRegion *s = &g_array_index(m->saved, FfSavedRegion, i);
         places[i] = s->place - s->offset; /* modulo 2^64 */
     }
     return ff_capture_write(m->capture, ff_output_fd(j->output), places,
@@ -86,7 +86,7 @@ static bool put_page(void *opaque, unsigned block, uint64_t page, const uint8_t 
                      GError **error)
 {
     Job *j = opaque;
-    const FfSaved *s = &g_array_index(j->m->saved, FfSaved, block);
+    const FfSavedRegion *s = &g_array_index(j->m->saved, FfSavedRegion, block);
     uintptr_t addr = s->addr + (page * 4096 - s->offset);
 
     j->stopped = j->page(j->opaque, (void *)addr, bytes, 4096);
@@ -108,7 +108,7 @@ static size_t save_needs(const FfMemory *m)
     size_t n = m->saved->len * 512 + 64 * 256;
 
     for (guint i = 0; i < m->saved->len; i++) {
-        const FfSaved *s = &g_array_index(m->saved, FfSaved, i);
+        const FfSavedRegion *s = &g_array_index(m->saved, FfSavedRegion, i);
         n += (s->offset + s->len) / s->page_size / 8;
     }
     return n;
@@ -117,7 +117,7 @@ static size_t save_needs(const FfMemory *m)
 /* The table of regions is dropped by ff_capture_finish(). */
 static GArray *keep_table(const FfMemory *m)
 {
-    GArray *table = g_array_new(FALSE, FALSE, sizeof(FfSaved));
+    GArray *table = g_array_new(FALSE, FALSE, sizeof(FfSavedRegion));
 
     g_array_append_vals(table, m->saved->data, m->saved->len);
     return table;

@@ -47,9 +47,9 @@ char *ff_source_peer_uri(FfSource *s)
     return uri;
 }
 
-FfCall ff_source_redial(FfSource *s, const FfSentence *sentence)
+FfConnectAttempt ff_source_redial(FfSource *s, const FfSentence *sentence)
 {
-    FfCall call = {.sentence = sentence};
+    FfConnectAttempt call = {.sentence = sentence};
 
     ff_mutex_lock(&s->control->lock);
     call.uri = g_steal_pointer(&s->control->new_uri);
@@ -60,7 +60,7 @@ FfCall ff_source_redial(FfSource *s, const FfSentence *sentence)
 
 /* ---- the call -------------------------------------------------------------------------------- */
 
-static bool dial_destination(FfSource *s, FfCall *call, GError **error)
+static bool dial_destination(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     int fd = ff_address_open(g_steal_fd(&call->fd), call->uri, &call->address, s->control->cancel,
                              error);
@@ -75,7 +75,7 @@ static bool dial_destination(FfSource *s, FfCall *call, GError **error)
 }
 
 /* What QEMU would say first. To a peer that may be a QEMU, with all that QEMU says of its guest. */
-static bool say_opening(FfSource *s, FfCall *call, GError **error)
+static bool say_opening(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     const FfSentence *sentence = call->sentence;
     uint8_t bare[FF_PROLOGUE_SIZE];
@@ -97,7 +97,7 @@ static bool say_opening(FfSource *s, FfCall *call, GError **error)
 }
 
 /* The first bytes of the answer are coming. */
-static bool tell_qemu_apart(FfSource *s, FfCall *call, GError **error)
+static bool tell_qemu_apart(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
     g_autoptr(GError) plain = NULL;
@@ -115,7 +115,7 @@ static bool tell_qemu_apart(FfSource *s, FfCall *call, GError **error)
     return true;
 }
 
-static bool hear_greeting(FfSource *s, FfCall *call, GError **error)
+static bool hear_greeting(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     const FfSentence *sentence = call->sentence;
     FfGreeting g;
@@ -138,14 +138,14 @@ static bool hear_greeting(FfSource *s, FfCall *call, GError **error)
     return true;
 }
 
-bool ff_source_call(FfSource *s, FfCall *call, GError **error)
+bool ff_source_call(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     return dial_destination(s, call, error) && ff_conn_secure(s->conn, call->ch, error) &&
            say_opening(s, call, error) && hear_greeting(s, call, error) &&
            call->sentence->say(s, call, error);
 }
 
-void ff_source_hang_up(FfSource *s, FfCall *call)
+void ff_source_hang_up(FfSource *s, FfConnectAttempt *call)
 {
     ff_conn_connecting(s->conn, NULL, 0, NULL);
     g_clear_pointer(&call->urgent, ff_channel_free);
@@ -211,7 +211,7 @@ static bool open_bulk(FfSource *s, const FfAddress *address, GError **error)
     return true;
 }
 
-static bool open_urgent(FfSource *s, FfCall *call, GError **error)
+static bool open_urgent(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
@@ -240,14 +240,14 @@ bool ff_source_feed_urgent(FfSource *s, GError **error)
     return true;
 }
 
-static bool put_in_place(FfSource *s, FfCall *call, GError **error)
+static bool put_in_place(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     g_clear_pointer(&s->feed, ff_feed_free); /* what it holds is asked for again */
     ff_conn_install(s->conn, g_steal_pointer(&call->ch), g_steal_pointer(&call->urgent));
     return s->conn->urgent || ff_source_feed_urgent(s, error);
 }
 
-bool ff_source_join(FfSource *s, FfCall *call, GError **error)
+bool ff_source_join(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     if (!open_bulk(s, call->address, error) || !open_urgent(s, call, error) ||
         !put_in_place(s, call, error) || !call->sentence->joined(s, call, error)) {

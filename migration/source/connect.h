@@ -17,7 +17,7 @@
 #include "migration/common/greeting.h"
 #include "migration/source/side.h"
 
-typedef struct FfCall FfCall;
+typedef struct FfConnectAttempt FfConnectAttempt;
 
 /* A first sentence. What takes an ERROR returns FALSE if the attempt has failed. */
 typedef struct {
@@ -27,14 +27,14 @@ typedef struct {
     unsigned gives_way; /* events that end the attempt, as a cancelled one */
     const char *other;  /* of a destination with another wire version: what to do, or what it is */
     /* The connection stands, nothing was said on it; can be NULL. */
-    bool (*dialed)(FfSource *s, FfCall *call, GError **error);
+    bool (*dialed)(FfSource *s, FfConnectAttempt *call, GError **error);
     /* The opening has gone out; can be NULL. */
-    bool (*opened)(FfSource *s, FfCall *call, GError **error);
+    bool (*opened)(FfSource *s, FfConnectAttempt *call, GError **error);
     /* The destination has greeted: says the sentence, and hears the answer. */
-    bool (*say)(FfSource *s, FfCall *call, GError **error);
+    bool (*say)(FfSource *s, FfConnectAttempt *call, GError **error);
     /* All channels are there, nobody reads them yet: says so. NULL: there are none but the first.
      */
-    bool (*joined)(FfSource *s, FfCall *call, GError **error);
+    bool (*joined)(FfSource *s, FfConnectAttempt *call, GError **error);
 } FfSentence;
 
 /* Of one that is said to a destination that is known. */
@@ -43,7 +43,7 @@ typedef struct {
     .other = "it is not the destination of this migration"
 
 /* One attempt. */
-struct FfCall {
+struct FfConnectAttempt {
     const FfSentence *sentence;
     /* The peer: a socket (-1: none; taken), else an address (can be NULL). */
     int fd;
@@ -57,14 +57,14 @@ struct FfCall {
 };
 
 /* A call to where the client has said last that the destination is. */
-FfCall ff_source_redial(FfSource *s, const FfSentence *sentence);
+FfConnectAttempt ff_source_redial(FfSource *s, const FfSentence *sentence);
 /* Connects, and has the answer. */
-bool ff_source_call(FfSource *s, FfCall *call, GError **error);
+bool ff_source_call(FfSource *s, FfConnectAttempt *call, GError **error);
 /* The connection stands: opens the other channels, puts all of them in place, starts the main
  * reader and keepalive. */
-bool ff_source_join(FfSource *s, FfCall *call, GError **error);
+bool ff_source_join(FfSource *s, FfConnectAttempt *call, GError **error);
 /* Ends what is not the connection's. */
-void ff_source_hang_up(FfSource *s, FfCall *call);
+void ff_source_hang_up(FfSource *s, FfConnectAttempt *call);
 /* Urgent frames use the main channel: the main reader feeds the urgent thread. */
 bool ff_source_feed_urgent(FfSource *s, GError **error);
 /* Where the destination listens. g_free; can be NULL. */

@@ -44,7 +44,7 @@ static int peer_timeout_ms(void)
 /* A guest that is QEMU's to migrate: QEMU would wait for as long as the connection stands, for a
  * main loop that is in storage, and nothing is lost by it. The guest runs, nothing of it is sent,
  * and the switch that is asked for meanwhile comes after the answer. */
-static int await_as_qemu(const FfCall *call, int patience_ms)
+static int await_as_qemu(const FfConnectAttempt *call, int patience_ms)
 {
     g_message("%s has accepted the connection and said nothing for %d s. It is waited for, as QEMU "
               "would; migrate_cancel ends that",
@@ -53,7 +53,7 @@ static int await_as_qemu(const FfCall *call, int patience_ms)
 }
 
 /* The handshake is what a peer must answer first. */
-static bool await_handshake(FfSource *s, FfCall *call, GError **error)
+static bool await_handshake(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     short events;
 
@@ -74,7 +74,7 @@ static bool await_handshake(FfSource *s, FfCall *call, GError **error)
 
 /* Returns 0 when the peer has said something. A QEMU that waits for its second channel gets one:
  * see migration/common/qemu-carries.c. */
-static int await_first_byte(FfSource *s, const FfCall *call, int patience_ms)
+static int await_first_byte(FfSource *s, const FfConnectAttempt *call, int patience_ms)
 {
     /* Over a passed fd QEMU has one channel, so nobody there waits for a second one. */
     unsigned second = call->address && s->cfg->uri ? s->cfg->second_ms : 0;
@@ -87,7 +87,7 @@ static int await_first_byte(FfSource *s, const FfCall *call, int patience_ms)
     return rc == -ETIMEDOUT && s->plain->refused ? await_as_qemu(call, patience_ms) : rc;
 }
 
-static bool await_answer(FfSource *s, FfCall *call, GError **error)
+static bool await_answer(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
     int patience_ms = peer_timeout_ms(), rc = await_first_byte(s, call, patience_ms);
@@ -138,7 +138,7 @@ static void note_differences(FfSource *s, const char *text)
 }
 
 /* PARTS: the destination was told what the guest is made of. */
-static bool hear_reply(FfSource *s, FfCall *call, bool parts, GError **error)
+static bool hear_reply(FfSource *s, FfConnectAttempt *call, bool parts, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
     char reply[FF_FRAME_MAX_TEXT + 1] = "";
@@ -171,7 +171,7 @@ static const char *own_parts(const FfSource *s)
     return wanted && strlen(s->parts) <= FF_PARTS_MAX ? s->parts : NULL;
 }
 
-static bool say_hello(FfSource *s, FfCall *call, GError **error)
+static bool say_hello(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     size_t len = sizeof(FfHello) + s->ram->n_blocks * sizeof(FfHelloBlock);
     g_autofree FfHello *h = g_malloc0(len);
@@ -193,7 +193,7 @@ static bool say_hello(FfSource *s, FfCall *call, GError **error)
 
 /* A destination that has given up since its greeting takes no additional channel, nor this: the
  * reader, which follows, says why. */
-static bool say_shared(FfSource *s, FfCall *call, GError **error)
+static bool say_shared(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     if (!s->conn->urgent) {
         ff_channel_send(s->conn->main, ff_frame(FF_FRAME_SHARED, 0), NULL, true);
@@ -221,7 +221,8 @@ static const FfSentence hello = {
 
 bool ff_source_hello(FfSource *s, GError **error)
 {
-    FfCall call = {.sentence = &hello, .fd = g_steal_fd(&s->cfg->fd), .uri = g_strdup(s->cfg->uri)};
+    FfConnectAttempt call = {
+        .sentence = &hello, .fd = g_steal_fd(&s->cfg->fd), .uri = g_strdup(s->cfg->uri)};
     bool ok = ff_source_call(s, &call, error) && ff_source_join(s, &call, error);
 
     if (call.ch) {

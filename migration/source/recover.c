@@ -52,7 +52,7 @@ void ff_source_end_connection(FfSource *s)
 
 /* ---- a new one ------------------------------------------------------------------------------- */
 
-static bool say_resume(FfSource *s, FfCall *call, GError **error)
+static bool say_resume(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
     FfResume r = {.version = GUINT32_TO_LE(FF_WIRE_VERSION),
@@ -111,7 +111,7 @@ static bool take_have(FfSource *s, const FfFrame *f, const uint64_t *words, GErr
 
 /* Afterwards the bitmaps have what the destination lacks. No sender runs. Pages that were
  * released here had been acknowledged, so the destination names them. */
-static bool read_list(FfSource *s, FfCall *call, GError **error)
+static bool read_list(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     g_autofree uint64_t *words = g_malloc(FF_HAVE_MAX_PAGES / 8);
     uint64_t missing = 0, missing_bytes = 0;
@@ -147,7 +147,7 @@ static bool read_list(FfSource *s, FfCall *call, GError **error)
     return true;
 }
 
-static bool ask_to_resume(FfSource *s, FfCall *call, GError **error)
+static bool ask_to_resume(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     return say_resume(s, call, error) && read_list(s, call, error);
 }
@@ -166,7 +166,7 @@ static void forget_order(FfSource *s)
 }
 
 /* The grant is given once more to a destination that had not got it. */
-static bool say_resumed(FfSource *s, FfCall *call, GError **error)
+static bool say_resumed(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
     FfFrame f = ff_frame(FF_FRAME_RESUMED, 0);
@@ -193,7 +193,7 @@ static const FfSentence resume_sentence = {
     .joined = say_resumed,
 };
 
-static bool start_senders(FfSource *s, FfCall *call, GError **error)
+static bool start_senders(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     if (!ff_source_join(s, call, error)) {
         return false;
@@ -204,7 +204,7 @@ static bool start_senders(FfSource *s, FfCall *call, GError **error)
 }
 
 /* Every page had arrived, only the last word had not. */
-static bool hear_done(FfSource *s, FfCall *call)
+static bool hear_done(FfSource *s, FfConnectAttempt *call)
 {
     g_clear_pointer(&s->feed, ff_feed_free);
     ff_conn_install(s->conn, g_steal_pointer(&call->ch), NULL);
@@ -217,7 +217,7 @@ static bool hear_done(FfSource *s, FfCall *call)
 
 static bool send_resume(FfSource *s, GError **error)
 {
-    FfCall call = ff_source_redial(s, &resume_sentence);
+    FfConnectAttempt call = ff_source_redial(s, &resume_sentence);
     bool ok = ff_source_call(s, &call, error) &&
               (call.phase == FF_PHASE_DONE ? hear_done(s, &call) : start_senders(s, &call, error));
 

@@ -28,7 +28,7 @@
 #define REFUSED_MAX 5
 
 /* TRUE: the destination is dead. */
-static bool say_revoke(FfSource *s, FfCall *call, GError **error)
+static bool say_revoke(FfSource *s, FfConnectAttempt *call, GError **error)
 {
     const FfGreetingWords *words = call->sentence->words;
     char text[FF_FRAME_MAX_TEXT + 1] = "";
@@ -60,7 +60,7 @@ static const FfSentence notice_sentence = {FF_SENTENCE_AGAIN, .say = say_revoke}
 
 bool ff_source_revoke(FfSource *s, GError **error)
 {
-    FfCall call = ff_source_redial(s, &revoke_sentence);
+    FfConnectAttempt call = ff_source_redial(s, &revoke_sentence);
     bool ok = ff_source_call(s, &call, error);
 
     ff_source_hang_up(s, &call);
@@ -71,7 +71,7 @@ bool ff_source_revoke(FfSource *s, GError **error)
 static bool notify_destination(FfSource *s, const char *uri, unsigned *nobody)
 {
     g_autoptr(GError) error = NULL;
-    FfCall call = {.sentence = &notice_sentence, .fd = -1, .uri = g_strdup(uri)};
+    FfConnectAttempt call = {.sentence = &notice_sentence, .fd = -1, .uri = g_strdup(uri)};
     bool told = ff_source_call(s, &call, &error);
     bool absent = g_error_matches(error, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED) ||
                   g_error_matches(error, G_IO_ERROR, G_IO_ERROR_NOT_FOUND);

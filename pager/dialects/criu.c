@@ -2,7 +2,7 @@
 /*
  * CRIU's processes (criu/uffd.c, criu/pie/restorer.c there): each sends its pid and its
  * userfaultfd, and keeps no copy of it; what it misses is in its images (pager/server/criu.h), or
- * comes from a page server by way of a store (pager/server/store.h). How they connect:
+ * comes from a page server by way of a fetched (pager/server/fetched-pages.h). How they connect:
  * pager/holder/criu.c.
  *
  * System calls: those of pager/server/image.c.
@@ -27,18 +27,18 @@ static bool fail_criu(GError **error, const char *what, int rc)
 /* What is read of its images, and SIZE bytes of content. */
 static bool open_images(FfSession *s, FfCriu *c, int pid, uint64_t *size, GError **error)
 {
-    FfStore *store = s->all->store;
+    FfFetchedPages *fetched = s->all->fetched;
 
-    if (!store) {
+    if (!fetched) {
         bool ok = ff_criu_open(c, s->all->inherited, pid, NULL, error);
         *size = ok ? ff_content_size(c->source) : 0;
         return ok;
     }
-    const FfStorePart *part = ff_store_part(store, pid);
+    const FfFetchedPart *part = ff_fetched_part(fetched, pid);
     if (!ff_criu_open_lazy(c, s->all->inherited, pid, size, error)) {
         return false;
     }
-    if (*size && (!part || part->pages * FF_STORE_PAGE != *size ||
+    if (*size && (!part || part->pages * FF_FETCHED_PAGE != *size ||
                   memcmp(&part->pagemap, &c->stamp, sizeof(c->stamp)) != 0)) {
         return fail_criu(error, "CRIU's pagemap was changed since the pager began", -ESTALE);
     }
@@ -84,17 +84,17 @@ static FfImage *make_image(FfSession *s, GError **error)
 static bool open_known(FfSession *s, GError **error)
 {
     const FfImageOwn *own = &s->image->own;
-    FfStore *store = s->all->store;
+    FfFetchedPages *fetched = s->all->fetched;
     uint64_t size;
 
-    if (store
+    if (fetched
             ? !open_images(s, &s->criu, own->criu.pid, &size, error)
             : !ff_criu_open(&s->criu, s->all->inherited, own->criu.pid, &own->criu.pages, error)) {
         return false;
     }
-    if (store) {
+    if (fetched) {
         s->criu.source =
-            ff_source_open_store(store, ff_store_part(store, own->criu.pid), &s->ending);
+            ff_source_open_fetched(fetched, ff_fetched_part(fetched, own->criu.pid), &s->ending);
     }
     return memcmp(&s->criu.stamp, &own->criu.pagemap, sizeof(own->criu.pagemap)) == 0 ||
            fail_criu(error, "CRIU's pagemap was changed while it was in use", -ESTALE);
@@ -126,13 +126,13 @@ static bool wait_hurry(FfSession *s)
  */
 static bool wait_let_go(FfSession *s)
 {
-    return !s->all->store || ff_store_wait_done(s->all->store, &s->ending);
+    return !s->all->fetched || ff_fetched_wait_done(s->all->fetched, &s->ending);
 }
 
 static void serve_criu(FfSession *s)
 {
     if (ff_session_answer_faults(s) &&
-        ff_session_fill(s, s->all->bulk || (s->all->store && wait_hurry(s))) &&
+        ff_session_fill(s, s->all->bulk || (s->all->fetched && wait_hurry(s))) &&
         ff_space_missing(s->space) == 0 && wait_let_go(s)) {
         ff_session_end(s); /* what it gives back from now on the kernel fills with zeros */
     }
@@ -140,8 +140,8 @@ static void serve_criu(FfSession *s)
 
 static void wake_criu(FfSession *s)
 {
-    if (s->all->store) {
-        ff_store_wake(s->all->store);
+    if (s->all->fetched) {
+        ff_fetched_wake(s->all->fetched);
     }
 }
 

@@ -8,7 +8,7 @@
 extern const FfDialect ff_dialect_firecracker, ff_dialect_nydus, ff_dialect_criu,
     ff_dialect_cloud_hypervisor;
 
-/* By number (FfRecord.dialect); NULL-terminated. */
+/* By number (FfSpaceRecord.dialect); NULL-terminated. */
 extern const FfDialect *const ff_dialects[];
 
 /* The number of D. */

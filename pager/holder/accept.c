@@ -130,7 +130,7 @@ void ff_holder_accept(FfHolder *h)
     p->since_us = g_get_monotonic_time();
     p->pidfd = pidfd_of(sock, cred.pid);
     FF_FAULT_AT("accepted");
-    p->bytes = g_malloc(FF_RECORD_HELLO_MAX);
+    p->bytes = g_malloc(FF_SPACE_RECORD_HELLO_MAX);
     if (!ff_holder_watch(h, sock, FF_ON_PENDING, p - h->pending, EPOLLIN)) {
         ff_holder_forget(h, p);
     }
@@ -212,7 +212,7 @@ static bool receive_bytes(const FfHolder *h, FfPending *p)
     char more;
     /* After the last bracket nothing but the userfaultfd may come, with a byte of any kind. */
     struct iovec iov = {p->whole ? &more : p->bytes + p->len,
-                        p->whole ? 1 : FF_RECORD_HELLO_MAX - p->len};
+                        p->whole ? 1 : FF_SPACE_RECORD_HELLO_MAX - p->len};
     struct msghdr mh = {.msg_iov = &iov,
                         .msg_iovlen = 1,
                         .msg_control = &control,
@@ -232,10 +232,10 @@ static bool receive_bytes(const FfHolder *h, FfPending *p)
 
 static const char *what_is_wrong(const FfHolder *h, FfPending *p)
 {
-    return !is_known(h, p)                 ? "it speaks none of the dialects that are known"
-           : p->len == FF_RECORD_HELLO_MAX ? "its first message is too long"
-           : p->whole                      ? FF_HOLDER_NO_UFFD
-                                           : "it left in the middle of its first message";
+    return !is_known(h, p)                       ? "it speaks none of the dialects that are known"
+           : p->len == FF_SPACE_RECORD_HELLO_MAX ? "its first message is too long"
+           : p->whole                            ? FF_HOLDER_NO_UFFD
+                                                 : "it left in the middle of its first message";
 }
 
 void ff_holder_on_pending(FfHolder *h, unsigned i)

@@ -49,7 +49,7 @@ typedef struct {
     unsigned n_inherit;
     const uid_t *uids; /* who may connect besides the holder's own user and root */
     unsigned n_uids;
-    unsigned dialect; /* FfRecord.dialect of all clients, where no message says it */
+    unsigned dialect; /* FfSpaceRecord.dialect of all clients, where no message says it */
     /* Of ff_arrival_message: which dialect begins with these LEN bytes (1 or more); -1: none. And
      * the length of the answer (in ANSWER, ROOM at most) to a whole message without a userfaultfd,
      * 0: it is no question; CONTENT: `content`. Both look at what is hostile in this process. */

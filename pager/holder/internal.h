@@ -23,7 +23,7 @@
 #include "pager/holder/config.h"
 #include "pager/holder/guard.h"
 #include "pager/holder/log.h"
-#include "pager/holder/record.h"
+#include "pager/holder/space-record.h"
 #include "pager/holder/vmm-wire.h"
 #include "pager/holder/wire.h"
 
@@ -60,7 +60,7 @@ typedef struct {
     int uffd;    /* -1: dropped, and here only as the root of others */
     int memfd, news;
     int told, sock, pidfd; /* of a root; else -1 */
-    FfRecord *rec;
+    FfSpaceRecord *rec;
     bool ready;          /* there may be something to read; its epoll is not armed */
     bool full;           /* not before the pager has made room */
     bool said_room;      /* of a root: there is no room for a child of it */
@@ -86,7 +86,7 @@ typedef struct {
     uint32_t end; /* of what is whole */
     uint32_t len;
     unsigned dialect;
-    char *bytes; /* FF_RECORD_HELLO_MAX */
+    char *bytes; /* FF_SPACE_RECORD_HELLO_MAX */
 } FfPending;
 
 /* Of FfHolderAsks. */

@@ -52,7 +52,7 @@ static void release_space(FfHolder *h, FfHeldSpace *s)
     ff_holder_close(h, &s->sock);
     ff_holder_close(h, &s->pidfd);
     if (s->rec) {
-        ff_record_unmap(s->rec);
+        ff_space_record_unmap(s->rec);
     }
     *s = (FfHeldSpace){0};
 }
@@ -68,7 +68,7 @@ static int prepare_space(FfHolder *h)
         *s = (FfHeldSpace){.root = i, .parent = -1, .next = -1, .uffd = -1, .told = -1, .sock = -1};
         s->pidfd = -1;
         s->news = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        s->memfd = ff_record_create(&s->rec);
+        s->memfd = ff_space_record_create(&s->rec);
         if (s->news < 0 || s->memfd < 0) {
             release_space(h, s);
             return -1;
@@ -279,11 +279,11 @@ static void add_child(FfHolder *h, FfHeldSpace *parent, int uffd)
 /* What is in `in`. */
 static Read file_space(FfHolder *h, FfHeldSpace *s)
 {
-    FfRecord *r = s->rec;
+    FfSpaceRecord *r = s->rec;
 
     if (r->in.event == UFFD_EVENT_PAGEFAULT) {
         /* There was room before the read. */
-        ff_record_add_fault(r, &r->in);
+        ff_space_record_add_fault(r, &r->in);
         return READ_ALL;
     }
     if (r->in.event == UFFD_EVENT_FORK) {
@@ -295,14 +295,14 @@ static Read file_space(FfHolder *h, FfHeldSpace *s)
     return READ_EVENT; /* it is the pager's when read_family() has set the gate */
 }
 
-static bool has_room(FfRecord *r)
+static bool has_room(FfSpaceRecord *r)
 {
-    if (r->head - __atomic_load_n(&r->tail, __ATOMIC_SEQ_CST) < FF_RECORD_FAULTS) {
+    if (r->head - __atomic_load_n(&r->tail, __ATOMIC_SEQ_CST) < FF_SPACE_RECORD_FAULTS) {
         return true;
     }
-    /* Against ff_record_take_faults(): one of the two sees the other. */
+    /* Against ff_space_record_take_faults(): one of the two sees the other. */
     __atomic_store_n(&r->full, 1, __ATOMIC_SEQ_CST);
-    return r->head - __atomic_load_n(&r->tail, __ATOMIC_SEQ_CST) < FF_RECORD_FAULTS;
+    return r->head - __atomic_load_n(&r->tail, __ATOMIC_SEQ_CST) < FF_SPACE_RECORD_FAULTS;
 }
 
 static void arm_space(FfHolder *h, FfHeldSpace *s)
@@ -367,7 +367,7 @@ static void say_no_room(FfHolder *h, const FfHeldSpace *s)
 /* Until an event, or nothing is there. */
 static Read read_messages(FfHolder *h, FfHeldSpace *s)
 {
-    FfRecord *r = s->rec;
+    FfSpaceRecord *r = s->rec;
     bool may_fork = have_spare(h) && !h->unguarded && h->space[s->root].n_family < FF_HOLDER_FAMILY;
 
     for (;;) {
@@ -454,7 +454,7 @@ static void open_if_no_event(FfHolder *h, FfHeldSpace *root)
     bool event = false;
 
     for (FfHeldSpace *s = root; s; s = s->next < 0 ? NULL : &h->space[s->next]) {
-        event = event || (s->uffd >= 0 && ff_record_has_event(s->rec));
+        event = event || (s->uffd >= 0 && ff_space_record_has_event(s->rec));
     }
     if (!event && ff_gate_state(ff_gate_look(root->rec)) == FF_GATE_EVENT) {
         ff_gate_set(root->rec, FF_GATE_OPEN);
@@ -471,7 +471,7 @@ void ff_holder_drop(FfHolder *h, uint64_t id, bool failed)
     FfHeldSpace *root = &h->space[s->root];
     /* Else the gate is its owner's, who may be about to open it: one that is opened here as well is
      * opened twice, the second time over the next event. */
-    bool owes = s->uffd >= 0 && ff_record_has_event(s->rec);
+    bool owes = s->uffd >= 0 && ff_space_record_has_event(s->rec);
     if (failed) {
         ff_holder_kill_space(h, s);
     } else {

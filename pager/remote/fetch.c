@@ -10,7 +10,7 @@
  * page's bit is set when all of it is there.
  *
  * System calls: open, close, socket, connect, getsockopt, setsockopt, poll, send, recv, read, and
- * those of pager/server/store.c.
+ * those of pager/server/fetched-pages.c.
  */
 #include "pager/remote/fetch.h"
 
@@ -46,7 +46,7 @@
 
 typedef struct {
     FfPageServerFrame frame;
-    uint64_t first; /* page of the store */
+    uint64_t first; /* page of the fetched */
     bool urgent;
 } Request;
 
@@ -89,7 +89,7 @@ static int32_t pid_of(const char *name)
 
 static gint by_pid(gconstpointer a, gconstpointer b)
 {
-    const FfStorePart *x = a, *y = b;
+    const FfFetchedPart *x = a, *y = b;
 
     return x->pid < y->pid ? -1 : x->pid > y->pid;
 }
@@ -97,18 +97,18 @@ static gint by_pid(gconstpointer a, gconstpointer b)
 static bool add_process(FfFetch *f, GArray *parts, int dir, int32_t pid, GError **error)
 {
     g_auto(FfCriu) c = {0};
-    FfStorePart part = {.pid = pid};
+    FfFetchedPart part = {.pid = pid};
 
     if (!ff_criu_open_lazy(&c, dir, pid, &part.pages, error)) {
         g_prefix_error(error, "pagemap-%d.img: ", pid);
         return false;
     }
-    part.pages /= FF_STORE_PAGE;
+    part.pages /= FF_FETCHED_PAGE;
     part.pagemap = c.stamp;
     for (guint i = 0; i < c.ranges->len; i++) {
         const FfCriuRange *r = &g_array_index(c.ranges, FfCriuRange, i);
-        /* FIRST: of its process; when all are known, of the store. */
-        FfFetchRun run = {r->offset / FF_STORE_PAGE, r->len / FF_STORE_PAGE, r->addr, pid, 0};
+        /* FIRST: of its process; when all are known, of the fetched. */
+        FfFetchRun run = {r->offset / FF_FETCHED_PAGE, r->len / FF_FETCHED_PAGE, r->addr, pid, 0};
         g_array_append_val(f->runs, run);
     }
     /* Such a process could not be restored, and would be found out when it is. */
@@ -155,20 +155,20 @@ static bool read_folder(FfFetch *f, GArray *parts, const char *path, GError **er
 
 bool ff_fetch_open(FfFetch *f, const char *dir, GError **error)
 {
-    g_autoptr(GArray) parts = g_array_new(FALSE, FALSE, sizeof(FfStorePart));
+    g_autoptr(GArray) parts = g_array_new(FALSE, FALSE, sizeof(FfFetchedPart));
 
     f->runs = g_array_new(FALSE, FALSE, sizeof(FfFetchRun));
     if (!read_folder(f, parts, dir, error)) {
         return false;
     }
     g_array_sort(parts, by_pid);
-    f->store = ff_store_create((FfStorePart *)(void *)parts->data, parts->len, error);
-    if (!f->store) {
+    f->fetched = ff_fetched_create((FfFetchedPart *)(void *)parts->data, parts->len, error);
+    if (!f->fetched) {
         return false;
     }
     for (guint i = 0; i < f->runs->len; i++) {
         FfFetchRun *r = &g_array_index(f->runs, FfFetchRun, i);
-        r->first += ff_store_part(f->store, r->pid)->first;
+        r->first += ff_fetched_part(f->fetched, r->pid)->first;
     }
     g_array_sort(f->runs, by_first);
     return true;
@@ -177,7 +177,7 @@ bool ff_fetch_open(FfFetch *f, const char *dir, GError **error)
 void ff_fetch_clear(FfFetch *f)
 {
     g_clear_pointer(&f->runs, g_array_unref);
-    g_clear_pointer(&f->store, ff_store_free);
+    g_clear_pointer(&f->fetched, ff_fetched_free);
 }
 
 /* The run of PAGE, which is one of them. */
@@ -297,7 +297,7 @@ static bool send_request(Fetcher *w, uint64_t first, uint64_t pages, bool urgent
     *r = (Request){.first = first, .urgent = urgent};
     r->frame = (FfPageServerFrame){.command = FF_PAGE_SERVER_GET,
                                    .pages = pages,
-                                   .addr = run->addr + (first - run->first) * FF_STORE_PAGE,
+                                   .addr = run->addr + (first - run->first) * FF_FETCHED_PAGE,
                                    .pid = (uint64_t)run->pid};
     ff_bitmap_set_run(&w->asked, first, pages);
     w->heard_us = w->n ? w->heard_us : g_get_monotonic_time();
@@ -310,7 +310,7 @@ static bool ask_wanted(Fetcher *w, GError **error)
 {
     uint64_t page;
 
-    while (w->n_urgent < URGENT && ff_store_next_wanted(w->f->store, &page)) {
+    while (w->n_urgent < URGENT && ff_fetched_next_wanted(w->f->fetched, &page)) {
         if (!ff_bitmap_test(&w->asked, page) && !send_request(w, page, 1, true, error)) {
             return false;
         }
@@ -340,7 +340,7 @@ static bool ask_next(Fetcher *w, GError **error)
         const FfFetchRun *run = run_of(w->f, first);
         n = MIN(MIN(n, PIECE), run->first + run->pages - first);
         w->cursor = first + n;
-        w->next_us = ff_limit_next(w->next_us, w->f->rate, n * FF_STORE_PAGE);
+        w->next_us = ff_limit_next(w->next_us, w->f->rate, n * FF_FETCHED_PAGE);
         if (!send_request(w, first, n, false, error)) {
             return false;
         }
@@ -357,7 +357,7 @@ static bool take_answer(Fetcher *w, GError **error)
     const Request *r = &w->request[w->oldest];
     uint64_t n = w->answer.pages, rest = r->frame.pages - n, next = r->first + n;
 
-    ff_store_arrived(w->f->store, r->first, n);
+    ff_fetched_arrived(w->f->fetched, r->first, n);
     FF_FAULT_AT("page-fetched");
     w->left -= n;
     if (!w->left) {
@@ -376,7 +376,7 @@ static bool begin_answer(Fetcher *w, GError **error)
     const Request *r = &w->request[w->oldest];
     const char *wrong = ff_page_server_check(&r->frame, &w->answer);
 
-    w->need = sizeof(w->answer) + (wrong ? 0 : w->answer.pages * FF_STORE_PAGE);
+    w->need = sizeof(w->answer) + (wrong ? 0 : w->answer.pages * FF_FETCHED_PAGE);
     return !wrong || fail_fetch(w->f, error, wrong);
 }
 
@@ -404,7 +404,7 @@ static bool read_answer(Fetcher *w, GError **error)
 
     if (w->got >= head) {
         const Request *r = &w->request[w->oldest];
-        to = (char *)ff_store_at(w->f->store, r->first) + (w->got - head);
+        to = (char *)ff_fetched_at(w->f->fetched, r->first) + (w->got - head);
     }
     if (!receive_bytes(w, to, &some, error)) {
         return false;
@@ -500,14 +500,14 @@ static void clear_kick(const Fetcher *w)
 {
     uint64_t n;
 
-    while (read(ff_store_kick(w->f->store), &n, sizeof(n)) < 0 && errno == EINTR) {
+    while (read(ff_fetched_kick(w->f->fetched), &n, sizeof(n)) < 0 && errno == EINTR) {
     }
 }
 
 static bool wait_some(Fetcher *w, GError **error)
 {
     struct pollfd pfd[] = {{.fd = w->f->server, .events = POLLIN},
-                           {.fd = ff_store_kick(w->f->store), .events = POLLIN},
+                           {.fd = ff_fetched_kick(w->f->fetched), .events = POLLIN},
                            {.fd = w->f->link, .events = POLLIN}};
     int n = poll(pfd, G_N_ELEMENTS(pfd), wait_ms(w));
 
@@ -530,7 +530,7 @@ static bool wait_some(Fetcher *w, GError **error)
 
 static bool fetch_all(const FfFetch *f, GError **error)
 {
-    Fetcher w = {.f = f, .left = ff_store_pages(f->store)};
+    Fetcher w = {.f = f, .left = ff_fetched_pages(f->fetched)};
 
     ff_bitmap_init(&w.asked, w.left, false);
     while (!w.may_commit) {
@@ -549,6 +549,6 @@ bool ff_fetch_run(const FfFetch *f, GError **error)
     if (!fetch_all(f, error) || !give_up(f, error)) {
         return false;
     }
-    ff_store_set_done(f->store);
+    ff_fetched_set_done(f->fetched);
     return true;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The fetcher: a process that gets what CRIU's page server has (pager/remote/page-server.h) into a
- * store, over the one connection that such a server accepts. It outlives pagers. What somebody
+ * fetched, over the one connection that such a server accepts. It outlives pagers. What somebody
  * waits for goes first.
  *
  * The server is not let go before the holder says so, when the processes have been restored: one
@@ -11,17 +11,17 @@
 #define FF_PAGER_REMOTE_FETCH_H
 
 #include "net/address.h"
-#include "pager/server/store.h"
+#include "pager/server/fetched-pages.h"
 
 /* Pages that are one after the other at both ends. */
 typedef struct {
-    uint64_t first, pages, addr; /* FIRST: in the store */
+    uint64_t first, pages, addr; /* FIRST: in the fetched */
     int32_t pid;
     uint32_t reserved;
 } FfFetchRun;
 
 typedef struct {
-    FfStore *store;
+    FfFetchedPages *fetched;
     GArray *runs;     /* FfFetchRun, by `first`, without gaps */
     int server;       /* a connection; see ff_fetch_connect() */
     int link;         /* to the holder; FfHoldFetch (pager/holder/wire.h) */

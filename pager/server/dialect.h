@@ -33,8 +33,8 @@ typedef struct {
     /* ---- the pager's process: the owner of a session ------------------------------------------
      */
 
-    /* What is known of a client, from its first message (FfRecord.hello), which is hostile. NULL
-     * and ERROR (one line): it is refused. */
+    /* What is known of a client, from its first message (FfSpaceRecord.hello), which is hostile.
+     * NULL and ERROR (one line): it is refused. */
     FfImage *(*make_image)(FfSession *s, GError **error);
     /* FfSession.source or .block_source, and .set_path: content as it was when the client came.
      * FALSE and ERROR: it is tried again, and must find all as before. */

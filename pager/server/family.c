@@ -114,7 +114,7 @@ static bool is_wanted(const FfSessions *all, const FfSession *s)
     const FfSession *parent = s->parent ? find_session(all, s->parent) : NULL;
 
     return parent &&
-           (!s->image || (ff_record_has_event(parent->rec) &&
+           (!s->image || (ff_space_record_has_event(parent->rec) &&
                           parent->rec->in.event == UFFD_EVENT_FORK && parent->rec->child == s->id));
 }
 

@@ -14,7 +14,7 @@
 static FfImage *map_image(int memfd, uint64_t size)
 {
     FfImage *image =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, (off_t)FF_RECORD_SIZE);
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, (off_t)FF_SPACE_RECORD_SIZE);
 
     return image == MAP_FAILED ? NULL : image;
 }
@@ -31,7 +31,7 @@ FfImage *ff_image_create(int memfd, const FfImageBlock *blocks, unsigned n)
         size += ff_bitmap_words(blocks[i].size / blocks[i].page_size) * sizeof(uint64_t);
     }
     /* An earlier pager may have died in the middle of this, with the same blocks. */
-    if (ftruncate(memfd, (off_t)(FF_RECORD_SIZE + size)) < 0) {
+    if (ftruncate(memfd, (off_t)(FF_SPACE_RECORD_SIZE + size)) < 0) {
         return NULL;
     }
     FfImage *image = map_image(memfd, size);
@@ -56,13 +56,13 @@ FfImage *ff_image_map(int memfd)
     if (fstat(memfd, &st) < 0) {
         return NULL;
     }
-    if (st.st_size < (off_t)(FF_RECORD_SIZE + sizeof(FfImage))) {
+    if (st.st_size < (off_t)(FF_SPACE_RECORD_SIZE + sizeof(FfImage))) {
         errno = EINVAL;
         return NULL;
     }
-    FfImage *image = map_image(memfd, st.st_size - FF_RECORD_SIZE);
-    if (image && image->size != st.st_size - FF_RECORD_SIZE) {
-        munmap(image, st.st_size - FF_RECORD_SIZE);
+    FfImage *image = map_image(memfd, st.st_size - FF_SPACE_RECORD_SIZE);
+    if (image && image->size != st.st_size - FF_SPACE_RECORD_SIZE) {
+        munmap(image, st.st_size - FF_SPACE_RECORD_SIZE);
         errno = EINVAL;
         return NULL;
     }
@@ -122,7 +122,7 @@ bool ff_image_begin(FfImage *image, const FfSpace *space)
     return store_space(&image->copy[0], space);
 }
 
-bool ff_image_store(FfImage *image, FfRecord *rec, const FfSpace *space, uint64_t seq)
+bool ff_image_store(FfImage *image, FfSpaceRecord *rec, const FfSpace *space, uint64_t seq)
 {
     uint64_t other = (rec->applied & 1) ^ 1;
 
@@ -144,7 +144,7 @@ static FfBacking backing_of(const FfImageBlock *b)
                        -1, b->size, b->page_size};
 }
 
-int ff_image_load(FfImage *image, const FfRecord *rec, FfSpace *space)
+int ff_image_load(FfImage *image, const FfSpaceRecord *rec, FfSpace *space)
 {
     const FfImageCopy *copy = &image->copy[rec->applied & 1];
 

@@ -12,7 +12,7 @@
 #include <assert.h>
 
 #include "content/source/content.h"
-#include "pager/holder/record.h"
+#include "pager/holder/space-record.h"
 #include "uffd/space.h"
 
 #define FF_IMAGE_BLOCKS 128
@@ -91,9 +91,9 @@ uint64_t *ff_image_bits(FfImage *image, unsigned block);
 bool ff_image_begin(FfImage *image, const FfSpace *space);
 /* The state of SPACE after event SEQ is the valid one from now on. FALSE: it has too many ranges,
  * and nothing has changed. */
-bool ff_image_store(FfImage *image, FfRecord *rec, const FfSpace *space, uint64_t seq);
+bool ff_image_store(FfImage *image, FfSpaceRecord *rec, const FfSpace *space, uint64_t seq);
 /* Blocks, bits and ranges into the new SPACE. 0 or -errno. */
-int ff_image_load(FfImage *image, const FfRecord *rec, FfSpace *space);
+int ff_image_load(FfImage *image, const FfSpaceRecord *rec, FfSpace *space);
 
 #define ff_image_count(image, what, n)                                                             \
     __atomic_fetch_add(&(image)->counts.what, (n), __ATOMIC_RELAXED)

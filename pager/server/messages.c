@@ -31,11 +31,11 @@ static int read_messages(FfMessages *m, struct uffd_msg *msgs, size_t max)
         pthread_cond_broadcast(&s->changed); /* to the owner */
         pthread_mutex_unlock(&s->lock);
     }
-    unsigned n = ff_record_take_faults(s->rec, msgs, max - 1, s->told);
+    unsigned n = ff_space_record_take_faults(s->rec, msgs, max - 1, s->told);
     bool all = __atomic_load_n(&s->rec->head, __ATOMIC_SEQ_CST) == s->rec->tail;
     if (!all) {
         ff_tell(s->news); /* to itself */
-    } else if (ff_record_owes_event(s->rec, s->root_rec)) {
+    } else if (ff_space_record_owes_event(s->rec, s->root_rec)) {
         FF_FAULT_AT("event-seen");
         msgs[n++] = s->rec->in;
     }
@@ -66,7 +66,7 @@ static bool enter_to_answer(FfMessages *m)
     unsigned seen;
 
     while (!enter_gate(m, &seen)) {
-        if (ff_record_has_event(session_of(m)->rec)) {
+        if (ff_space_record_has_event(session_of(m)->rec)) {
             return false; /* it is this thread that opens the gate */
         }
         wait_changed(m, seen); /* the holder reads, or another one of the family has an event */
@@ -78,7 +78,7 @@ static bool enter_to_answer(FfMessages *m)
 static bool is_idle(FfMessages *m)
 {
     return ff_gate_state(ff_gate_look(session_of(m)->root_rec)) == FF_GATE_OPEN &&
-           !ff_record_has_event(session_of(m)->rec);
+           !ff_space_record_has_event(session_of(m)->rec);
 }
 
 static void on_forked(FfMessages *m, unsigned child)

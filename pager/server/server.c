@@ -136,15 +136,16 @@ static FfContent *wait_for_source(const FfServerConfig *cfg)
 }
 
 /* What cannot be mapped now the next pager may have. */
-static FfStore *map_store(void)
+static FfFetchedPages *map_store(void)
 {
     g_autoptr(GError) error = NULL;
-    FfStore *store = ff_store_map(FF_SERVER_STORE_FD, FF_SERVER_STORE_FD + 1, &error);
+    FfFetchedPages *fetched =
+        ff_fetched_map(FF_SERVER_FETCHED_FD, FF_SERVER_FETCHED_FD + 1, &error);
 
-    if (!store) {
+    if (!fetched) {
         ff_say("%s: all clients wait", error->message);
     }
-    return store;
+    return fetched;
 }
 
 int ff_server_run(const FfServerConfig *cfg)
@@ -165,15 +166,15 @@ int ff_server_run(const FfServerConfig *cfg)
     if (one && !source) {
         return 1;
     }
-    g_autoptr(FfStore) store = cfg->store ? map_store() : NULL;
-    if (cfg->store && !store) {
+    g_autoptr(FfFetchedPages) fetched = cfg->fetched ? map_store() : NULL;
+    if (cfg->fetched && !fetched) {
         return 1;
     }
     FF_FAULT_AT("pager-begins");
     s.sessions = (FfSessions){.dialects = cfg->dialects,
                               .source = source,
                               .inherited = FF_SERVER_SOURCE_FD,
-                              .store = store,
+                              .fetched = fetched,
                               .slots = cfg->slots,
                               .slot_fd = FF_SERVER_SLOT_FD,
                               .link = FF_HOLD_LINK_FD,

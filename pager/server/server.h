@@ -18,14 +18,14 @@
 /* The same of TCP, as OpenMetrics by HTTP. */
 #define FF_SERVER_METRICS_FD (FF_HOLD_LINK_FD + 3)
 
-/* The store of pages that come from CRIU's page server: its memfd, and the eventfd after that. */
-#define FF_SERVER_STORE_FD (FF_HOLD_LINK_FD + 4)
+/* The fetched of pages that come from CRIU's page server: its memfd, and the eventfd after that. */
+#define FF_SERVER_FETCHED_FD (FF_HOLD_LINK_FD + 4)
 /* Of Cloud Hypervisor: the memfds of its slots, and then as many files with their content. */
 #define FF_SERVER_SLOT_FD (FF_HOLD_LINK_FD + 6)
 #define FF_SERVER_SLOTS 32
 
 typedef struct {
-    const FfDialect *const *dialects; /* by FfRecord.dialect; NULL-terminated */
+    const FfDialect *const *dialects; /* by FfSpaceRecord.dialect; NULL-terminated */
     const FfDialect *only;            /* of all clients; NULL: what each says first decides */
     unsigned slots;                   /* Cloud Hypervisor's: how many */
     FfContentIdentity source;         /* of the source, when the holder began */
@@ -39,7 +39,7 @@ typedef struct {
     FfContentAccess access; /* to that; its plugin is FF_SERVER_SOURCE_FD */
     bool control;           /* FF_SERVER_CONTROL_FD is there */
     bool metrics;           /* FF_SERVER_METRICS_FD */
-    bool store;             /* FF_SERVER_STORE_FD */
+    bool fetched;           /* FF_SERVER_FETCHED_FD */
 } FfServerConfig;
 
 /* Until the holder has gone: the exit status. */

@@ -47,7 +47,7 @@ struct FfSession {
     const FfDialect *dialect; /* NULL: its record could not be mapped */
     uint64_t id, root, parent;
     int uffd, memfd, news, told;
-    FfRecord *rec, *root_rec;
+    FfSpaceRecord *rec, *root_rec;
     FfContent *source; /* owner, before the others run; borrowed. NULL: `block_source` */
     FfContent *block_source[FF_IMAGE_BLOCKS]; /* the same; borrowed */
     char *set_path;                           /* the same: of its working set; NULL: it has none */

@@ -109,7 +109,7 @@ bool ff_session_check_features(const FfSession *s, uint64_t *features, GError **
 static bool make_image(FfSession *s, GError **error)
 {
     FfImage *image =
-        s->rec->hello_len > FF_RECORD_HELLO_MAX ? NULL : s->dialect->make_image(s, error);
+        s->rec->hello_len > FF_SPACE_RECORD_HELLO_MAX ? NULL : s->dialect->make_image(s, error);
 
     if (!image) {
         return false;
@@ -300,10 +300,10 @@ static void close_all(FfSession *s)
     close(s->news);
     close(s->told);
     if (s->rec) {
-        ff_record_unmap(s->rec);
+        ff_space_record_unmap(s->rec);
     }
     if (s->root_rec) {
-        ff_record_unmap(s->root_rec);
+        ff_space_record_unmap(s->root_rec);
     }
 }
 
@@ -334,7 +334,7 @@ static void drop_session(FfSession *s, const char *why)
 static void wait_applied(FfSession *s)
 {
     pthread_mutex_lock(&s->lock);
-    while (ff_record_has_event(s->rec) && !ff_session_is_stuck(s)) {
+    while (ff_space_record_has_event(s->rec) && !ff_session_is_stuck(s)) {
         pthread_cond_wait(&s->changed, &s->lock);
     }
     pthread_mutex_unlock(&s->lock);
@@ -356,10 +356,10 @@ static gpointer run_owner(gpointer p)
     if (s->faults) {
         wait_applied(s);
     }
-    if (ff_session_is_stuck(s) && ff_record_owes_event(s->rec, s->root_rec)) {
+    if (ff_session_is_stuck(s) && ff_space_record_owes_event(s->rec, s->root_rec)) {
         /* Its memory is gone, and the event with it. It is no reason to open the gate once more,
          * over the next one, for a holder or a pager that finds it. */
-        ff_record_forget_event(s->rec);
+        ff_space_record_forget_event(s->rec);
         FF_FAULT_AT("event-forgotten");
         ff_gate_set(s->root_rec, FF_GATE_OPEN);
     }
@@ -406,7 +406,8 @@ static void init_locks(FfSession *s)
  * one's memory. */
 static bool map_records(FfSession *s, int root)
 {
-    bool ok = ff_record_map(s->memfd, &s->rec) == 0 && ff_record_map(root, &s->root_rec) == 0 &&
+    bool ok = ff_space_record_map(s->memfd, &s->rec) == 0 &&
+              ff_space_record_map(root, &s->root_rec) == 0 &&
               (__atomic_load_n(&s->rec->taken, __ATOMIC_ACQUIRE) != FF_TAKEN ||
                (s->image = ff_image_map(s->memfd)));
     int err = errno;

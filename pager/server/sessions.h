@@ -14,10 +14,10 @@
 #define FF_SOURCE_INHERITED "/proc/self/fd/4"
 
 typedef struct {
-    const FfDialect *const *dialects; /* by FfRecord.dialect */
+    const FfDialect *const *dialects; /* by FfSpaceRecord.dialect */
     FfContent *source;                /* borrowed; NULL: each client has its own */
     int inherited;                    /* the fd of what --from names: a file, a folder, a plugin */
-    FfStore *store;                   /* dialects/criu.c; borrowed, or NULL */
+    FfFetchedPages *fetched;          /* dialects/criu.c; borrowed, or NULL */
     unsigned slots;                   /* dialects/cloud-hypervisor.c: blocks of the one client */
     int slot_fd;   /* so many memfds from here on, and then as many files with their content */
     int link;      /* to the holder */

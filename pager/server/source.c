@@ -11,7 +11,7 @@
 
 typedef struct {
     FfContent base;
-    FfStore *store;
+    FfFetchedPages *fetched;
     uint64_t first;
     const bool *cancel;
 } Stored;
@@ -20,14 +20,15 @@ static bool read_store(FfContentReader *r, uint64_t at, void *buf, uint64_t *len
                        bool *zero, GError **error)
 {
     const Stored *s = (const Stored *)r->content;
-    uint64_t n = *len / FF_STORE_PAGE;
+    uint64_t n = *len / FF_FETCHED_PAGE;
 
-    if (!ff_store_read(s->store, s->first + at / FF_STORE_PAGE, &n, buf, r->hurry, s->cancel)) {
+    if (!ff_fetched_read(s->fetched, s->first + at / FF_FETCHED_PAGE, &n, buf, r->hurry,
+                         s->cancel)) {
         g_set_error(error, G_IO_ERROR, G_IO_ERROR_CANCELLED, "%s: not needed any more",
                     s->base.name);
         return false;
     }
-    *len = n * FF_STORE_PAGE;
+    *len = n * FF_FETCHED_PAGE;
     *zero = ff_saved_is_zero(buf, *len);
     return true;
 }
@@ -53,15 +54,16 @@ static void close_stored(FfContent *c)
 static const FfContentOps stored_ops = {
     .close = close_stored, .reader = open_stored, .reader_close = close_reader, .read = read_store};
 
-FfContent *ff_source_open_store(FfStore *store, const FfStorePart *part, const bool *cancel)
+FfContent *ff_source_open_fetched(FfFetchedPages *fetched, const FfFetchedPart *part,
+                                  const bool *cancel)
 {
     Stored *s = g_new0(Stored, 1);
 
     *s = (Stored){.base = {.ops = &stored_ops,
                            .name = g_strdup("pages of another host"),
-                           .size = part->pages * FF_STORE_PAGE,
+                           .size = part->pages * FF_FETCHED_PAGE,
                            .where = FF_CONTENT_COMING},
-                  .store = store,
+                  .fetched = fetched,
                   .first = part->first,
                   .cancel = cancel};
     return &s->base;

@@ -55,50 +55,50 @@ static void test_answers(void)
 
 /* ---- the store ------------------------------------------------------------------------------- */
 
-static FfStore *make_store(uint64_t pages)
+static FfFetchedPages *make_store(uint64_t pages)
 {
-    FfStorePart parts[] = {{.pid = 5, .pages = 3}, {.pid = PID, .pages = pages}};
+    FfFetchedPart parts[] = {{.pid = 5, .pages = 3}, {.pid = PID, .pages = pages}};
 
-    return ff_store_create(parts, G_N_ELEMENTS(parts), NULL);
+    return ff_fetched_create(parts, G_N_ELEMENTS(parts), NULL);
 }
 
 static void test_store(void)
 {
-    g_autoptr(FfStore) s = make_store(10000);
-    g_autoptr(FfStore) other = ff_store_map(ff_store_memfd(s), ff_store_kick(s), NULL);
-    char page[2 * FF_STORE_PAGE];
+    g_autoptr(FfFetchedPages) s = make_store(10000);
+    g_autoptr(FfFetchedPages) other = ff_fetched_map(ff_fetched_memfd(s), ff_fetched_kick(s), NULL);
+    char page[2 * FF_FETCHED_PAGE];
     const bool cancel = true;
     uint64_t n = 2, wanted;
 
     g_assert_nonnull(other);
-    g_assert_cmpuint(ff_store_pages(other), ==, 10003);
-    g_assert_cmpuint(ff_store_part(other, PID)->first, ==, 3);
-    g_assert_null(ff_store_part(other, 6));
-    g_assert_false(ff_store_next_wanted(s, &wanted));
+    g_assert_cmpuint(ff_fetched_pages(other), ==, 10003);
+    g_assert_cmpuint(ff_fetched_part(other, PID)->first, ==, 3);
+    g_assert_null(ff_fetched_part(other, 6));
+    g_assert_false(ff_fetched_next_wanted(s, &wanted));
     /* What is not there is wanted only if somebody waits for it. */
-    g_assert_false(ff_store_read(other, 9000, &n, page, true, &cancel));
-    memset(ff_store_at(s, 9001), 9, FF_STORE_PAGE);
-    ff_store_arrived(s, 9001, 1);
-    g_assert_false(ff_store_read(other, 9000, &n, page, true, &cancel));
-    g_assert_true(ff_store_read(other, 9001, &n, page, true, &cancel));
+    g_assert_false(ff_fetched_read(other, 9000, &n, page, true, &cancel));
+    memset(ff_fetched_at(s, 9001), 9, FF_FETCHED_PAGE);
+    ff_fetched_arrived(s, 9001, 1);
+    g_assert_false(ff_fetched_read(other, 9000, &n, page, true, &cancel));
+    g_assert_true(ff_fetched_read(other, 9001, &n, page, true, &cancel));
     g_assert_cmpuint(n, ==, 1);
-    g_assert_cmpint(page[FF_STORE_PAGE - 1], ==, 9);
-    memset(ff_store_at(s, 9000), 8, FF_STORE_PAGE);
-    ff_store_arrived(s, 9000, 1);
+    g_assert_cmpint(page[FF_FETCHED_PAGE - 1], ==, 9);
+    memset(ff_fetched_at(s, 9000), 8, FF_FETCHED_PAGE);
+    ff_fetched_arrived(s, 9000, 1);
     n = 2;
-    g_assert_true(ff_store_read(other, 9000, &n, page, true, &cancel));
+    g_assert_true(ff_fetched_read(other, 9000, &n, page, true, &cancel));
     g_assert_cmpuint(n, ==, 2);
     g_assert_cmpint(page[0], ==, 8);
-    g_assert_false(ff_store_wait_done(other, &cancel));
-    ff_store_set_done(s);
-    g_assert_true(ff_store_wait_done(other, &cancel));
-    g_assert_null(ff_store_map(ff_store_kick(s), ff_store_kick(s), NULL));
-    close(ff_store_memfd(s));
-    close(ff_store_kick(s));
+    g_assert_false(ff_fetched_wait_done(other, &cancel));
+    ff_fetched_set_done(s);
+    g_assert_true(ff_fetched_wait_done(other, &cancel));
+    g_assert_null(ff_fetched_map(ff_fetched_kick(s), ff_fetched_kick(s), NULL));
+    close(ff_fetched_memfd(s));
+    close(ff_fetched_kick(s));
 }
 
 typedef struct {
-    FfStore *s;
+    FfFetchedPages *s;
     uint64_t page;
 } Waiter;
 
@@ -106,10 +106,10 @@ static gpointer run_waiter(gpointer p)
 {
     const Waiter *w = p;
     static const bool never = false;
-    char page[FF_STORE_PAGE];
+    char page[FF_FETCHED_PAGE];
     uint64_t n = 1;
 
-    g_assert_true(ff_store_read(w->s, w->page, &n, page, true, &never));
+    g_assert_true(ff_fetched_read(w->s, w->page, &n, page, true, &never));
     return GINT_TO_POINTER((int)page[7]);
 }
 
@@ -117,7 +117,7 @@ static gpointer run_waiter(gpointer p)
 static void test_wanted(void)
 {
     static const uint64_t pages[] = {0, 4095, 4096, 4097, 9999};
-    g_autoptr(FfStore) s = make_store(9997);
+    g_autoptr(FfFetchedPages) s = make_store(9997);
     GThread *threads[G_N_ELEMENTS(pages)];
     Waiter waiters[G_N_ELEMENTS(pages)];
     uint64_t page, sum = 0;
@@ -128,24 +128,24 @@ static void test_wanted(void)
     }
     for (unsigned found = 0; found < G_N_ELEMENTS(pages);) {
         uint64_t kicks;
-        if (!ff_store_next_wanted(s, &page)) {
-            while (read(ff_store_kick(s), &kicks, sizeof(kicks)) < 0) {
+        if (!ff_fetched_next_wanted(s, &page)) {
+            while (read(ff_fetched_kick(s), &kicks, sizeof(kicks)) < 0) {
             } /* it does not wait */
             continue;
         }
         found++;
         sum += page;
-        memset(ff_store_at(s, page), 1 + (int)(page % 100), FF_STORE_PAGE);
-        ff_store_arrived(s, page, 1);
+        memset(ff_fetched_at(s, page), 1 + (int)(page % 100), FF_FETCHED_PAGE);
+        ff_fetched_arrived(s, page, 1);
     }
     for (unsigned i = 0; i < G_N_ELEMENTS(pages); i++) {
         g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(threads[i])), ==, 1 + (int)(pages[i] % 100));
         sum -= pages[i];
     }
     g_assert_cmpuint(sum, ==, 0);
-    g_assert_false(ff_store_next_wanted(s, &page));
-    close(ff_store_memfd(s));
-    close(ff_store_kick(s));
+    g_assert_false(ff_fetched_next_wanted(s, &page));
+    close(ff_fetched_memfd(s));
+    close(ff_fetched_kick(s));
 }
 
 /* ---- a peer ---------------------------------------------------------------------------------- */
@@ -242,7 +242,7 @@ static gpointer run_holder(gpointer opaque)
 }
 
 /* How many pages are there, each as it was. */
-static unsigned check(FfStore *s)
+static unsigned check(FfFetchedPages *s)
 {
     const bool cancel = true;
     uint64_t page[512];
@@ -250,7 +250,7 @@ static unsigned check(FfStore *s)
 
     for (unsigned i = 0; i < PAGES; i++) {
         uint64_t n = 1, addr = i < SPLIT ? FIRST + i * 4096ull : SECOND + (i - SPLIT) * 4096ull;
-        if (!ff_store_read(s, i, &n, page, false, &cancel)) {
+        if (!ff_fetched_read(s, i, &n, page, false, &cancel)) {
             continue;
         }
         found++;
@@ -263,9 +263,9 @@ static unsigned check(FfStore *s)
 
 static bool fetch(uint32_t seed, unsigned *found)
 {
-    FfStorePart part = {.pid = PID, .pages = PAGES};
+    FfFetchedPart part = {.pid = PID, .pages = PAGES};
     const FfFetchRun runs[] = {{0, SPLIT, FIRST, PID, 0}, {SPLIT, PAGES - SPLIT, SECOND, PID, 0}};
-    g_auto(FfFetch) f = {.store = ff_store_create(&part, 1, NULL), .name = "peer"};
+    g_auto(FfFetch) f = {.fetched = ff_fetched_create(&part, 1, NULL), .name = "peer"};
     g_autoptr(GError) error = NULL;
     int server[2], link[2];
 
@@ -286,13 +286,13 @@ static bool fetch(uint32_t seed, unsigned *found)
     shutdown(link[0], SHUT_RDWR);
     g_thread_join(peer);
     g_thread_join(holder);
-    *found = check(f.store);
+    *found = check(f.fetched);
     for (unsigned i = 0; i < 2; i++) {
         close(server[i]);
         close(link[i]);
     }
-    close(ff_store_memfd(f.store));
-    close(ff_store_kick(f.store));
+    close(ff_fetched_memfd(f.fetched));
+    close(ff_fetched_kick(f.fetched));
     return done;
 }
 

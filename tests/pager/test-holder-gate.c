@@ -35,7 +35,7 @@ static void add(Family *f, int i)
                        .sock = -1,
                        .pidfd = -1,
                        .ready = true};
-    s->memfd = ff_record_create(&s->rec);
+    s->memfd = ff_space_record_create(&s->rec);
     g_assert_cmpint(s->memfd, >=, 0);
     s->rec->taken = FF_TAKEN;
     f->says[i] = ends[1];
@@ -73,7 +73,7 @@ static void family_free(Family *f)
             ff_holder_close(f->holder, &s->uffd);
             ff_holder_close(f->holder, &s->news);
             ff_holder_close(f->holder, &s->memfd);
-            ff_record_unmap(s->rec);
+            ff_space_record_unmap(s->rec);
         }
         close(f->says[i]);
     }
@@ -85,12 +85,12 @@ static void family_free(Family *f)
 /* Event 1 of member I was read. APPLIED: the pager has it, and has not opened the gate yet. */
 static void event_was_read(Family *f, int i, bool applied)
 {
-    FfRecord *rec = f->holder->space[i].rec;
+    FfSpaceRecord *rec = f->holder->space[i].rec;
 
     rec->seq = 1;
     rec->applied = applied ? 1 << 1 : 0;
     ff_gate_set(f->holder->space[PARENT].rec, FF_GATE_EVENT);
-    g_assert_cmpint(ff_record_has_event(rec), ==, !applied);
+    g_assert_cmpint(ff_space_record_has_event(rec), ==, !applied);
 }
 
 static FfGate gate(const Family *f)
@@ -120,7 +120,7 @@ static void test_left(void)
     say_event(f, PARENT);
     ff_holder_drop(f->holder, f->holder->space[CHILD].id, false);
     g_assert_cmpint(f->holder->space[PARENT].rec->seq, ==, 1); /* its own first one */
-    g_assert_true(ff_record_has_event(f->holder->space[PARENT].rec));
+    g_assert_true(ff_space_record_has_event(f->holder->space[PARENT].rec));
     g_assert_cmpint(gate(f), ==, FF_GATE_EVENT);
     family_free(f);
 }
@@ -143,8 +143,8 @@ static void test_given_up(void)
     Family *f = family_new();
 
     event_was_read(f, CHILD, false);
-    ff_record_forget_event(f->holder->space[CHILD].rec);
-    g_assert_false(ff_record_has_event(f->holder->space[CHILD].rec));
+    ff_space_record_forget_event(f->holder->space[CHILD].rec);
+    g_assert_false(ff_space_record_has_event(f->holder->space[CHILD].rec));
     event_was_read(f, PARENT, true);
     say_event(f, PARENT);
     ff_holder_drop(f->holder, f->holder->space[CHILD].id, false);

@@ -16,7 +16,7 @@
 #include "pager/cloud-hypervisor/offload.h"
 #include "pager/dialects/dialects.h"
 #include "pager/dialects/firecracker.h"
-#include "pager/holder/record.h"
+#include "pager/holder/space-record.h"
 #include "pager/server/criu.h"
 #include "pager/server/session-internal.h"
 #include "pager/server/session-working-set.h"
@@ -358,7 +358,7 @@ static void write_set(const char *path)
 static bool has_set(FfContent *source)
 {
     FfSessions all = {.sets = true};
-    FfRecord root = {0};
+    FfSpaceRecord root = {0};
     FfImage *image = g_new0(FfImage, 1);
     FfSession *s = g_new0(FfSession, 1);
 
@@ -532,7 +532,7 @@ static void test_criu(void)
 /* ---- the gate -------------------------------------------------------------------------------- */
 
 typedef struct {
-    FfRecord *rec;
+    FfSpaceRecord *rec;
     int told;
     unsigned inside; /* atomic */
     bool closed;     /* atomic; the one that closed it thinks that nobody is inside */
@@ -564,7 +564,7 @@ static void test_gate(void)
 {
     Gate g = {0};
     GThread *t[3];
-    int fd = ff_record_create(&g.rec);
+    int fd = ff_space_record_create(&g.rec);
     uint64_t n;
 
     g.told = eventfd(0, EFD_CLOEXEC);
@@ -590,7 +590,7 @@ static void test_gate(void)
         g_thread_join(t[i]);
     }
     g_assert_cmpuint(g.rec->placers, ==, 0);
-    ff_record_unmap(g.rec);
+    ff_space_record_unmap(g.rec);
     close(fd);
     close(g.told);
 }
@@ -598,29 +598,29 @@ static void test_gate(void)
 /* A ring that is full says so, and the one that takes something tells. */
 static void test_ring(void)
 {
-    FfRecord *rec, *other;
-    int fd = ff_record_create(&rec), told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    FfSpaceRecord *rec, *other;
+    int fd = ff_space_record_create(&rec), told = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct uffd_msg msg = {.event = UFFD_EVENT_PAGEFAULT}, out[64];
     uint64_t n, next = 0;
 
-    g_assert_cmpint(ff_record_map(fd, &other), ==, 0);
-    for (unsigned i = 0; i < FF_RECORD_FAULTS; i++) {
+    g_assert_cmpint(ff_space_record_map(fd, &other), ==, 0);
+    for (unsigned i = 0; i < FF_SPACE_RECORD_FAULTS; i++) {
         msg.arg.pagefault.address = i;
-        g_assert_true(ff_record_add_fault(rec, &msg));
+        g_assert_true(ff_space_record_add_fault(rec, &msg));
     }
-    g_assert_false(ff_record_add_fault(rec, &msg));
+    g_assert_false(ff_space_record_add_fault(rec, &msg));
     g_assert_cmpint(read(told, &n, sizeof(n)), <, 0);
-    for (unsigned got; (got = ff_record_take_faults(other, out, 64, told));) {
+    for (unsigned got; (got = ff_space_record_take_faults(other, out, 64, told));) {
         for (unsigned i = 0; i < got; i++) {
             g_assert_cmpuint(out[i].arg.pagefault.address, ==, next++);
         }
     }
-    g_assert_cmpuint(next, ==, FF_RECORD_FAULTS);
+    g_assert_cmpuint(next, ==, FF_SPACE_RECORD_FAULTS);
     g_assert_cmpint(read(told, &n, sizeof(n)), ==, sizeof(n));
     g_assert_cmpuint(n, ==, 1);
-    g_assert_true(ff_record_add_fault(rec, &msg));
-    ff_record_unmap(rec);
-    ff_record_unmap(other);
+    g_assert_true(ff_space_record_add_fault(rec, &msg));
+    ff_space_record_unmap(rec);
+    ff_space_record_unmap(other);
     close(fd);
     close(told);
 }

@@ -204,7 +204,7 @@ static void test_quantile(void)
 static void test_restore(void)
 {
     static const struct {
-        FfRestore file;
+        FfRestoreHint file;
         const char *lines; /* separated by | */
     } row[] = {
         {{.path = "/a", .mapped = true},
@@ -236,9 +236,9 @@ static void test_restore(void)
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
-        g_auto(GStrv) lines = ff_restore_lines(&row[i].file);
+        g_auto(GStrv) lines = ff_restore_hint_lines(&row[i].file);
         g_autofree char *all = g_strjoinv("|", lines);
-        g_autofree char *at_once = ff_restore_command(&row[i].file);
+        g_autofree char *at_once = ff_restore_hint_command(&row[i].file);
 
         g_assert_cmpstr(all, ==, row[i].lines);
         if (row[i].file.mapped && !row[i].file.shared) {
@@ -682,7 +682,7 @@ static void test_progress_width(void)
         g_autoptr(JsonNode) node = progress_info(i);
 
         for (unsigned r = 0; r < G_N_ELEMENTS(rates); r++) {
-            const FfPace pace = {
+            const FfRate pace = {
                 .rate = rates[r], .fall = rates[r], .remaining = G_MAXINT64 / 2048};
 
             for (int columns = 1; columns < 200; columns++) {
@@ -713,7 +713,7 @@ static void test_progress_parts(void)
         {4, "acti"},
     };
     g_autoptr(JsonNode) node = progress_info(0);
-    const FfPace pace = {.rate = 20656947, .fall = 20656947, .remaining = 527957196};
+    const FfRate pace = {.rate = 20656947, .fall = 20656947, .remaining = 527957196};
 
     for (size_t i = 0; i < G_N_ELEMENTS(row); i++) {
         g_autofree char *line = ff_progress_line(&pace, ff_json_node_object(node), row[i].columns);

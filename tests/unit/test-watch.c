@@ -411,18 +411,18 @@ static void test_not_moved(void)
 
 static void test_pace(void)
 {
-    FfPace p = {0};
+    FfRate p = {0};
 
-    ff_pace_look(&p, 1000000, 0, 1000, 0);
-    g_assert_cmpint(ff_pace_left(&p), ==, -1);
-    ff_pace_look(&p, 1005000, 900, 900, 5); /* too near to say anything */
+    ff_rate_look(&p, 1000000, 0, 1000, 0);
+    g_assert_cmpint(ff_rate_left(&p), ==, -1);
+    ff_rate_look(&p, 1005000, 900, 900, 5); /* too near to say anything */
     g_assert_cmpfloat(p.rate, ==, 0);
-    ff_pace_look(&p, 2000000, 500, 800, 10);
+    ff_rate_look(&p, 2000000, 500, 800, 10);
     g_assert_cmpfloat(p.rate, ==, 500);
     g_assert_cmpfloat(p.fault_rate, ==, 10);
-    g_assert_cmpint(ff_pace_left(&p), ==, 4000);
-    ff_pace_look(&p, 3000000, 500, 2800, 10); /* the guest writes faster */
-    g_assert_cmpint(ff_pace_left(&p), ==, -1);
+    g_assert_cmpint(ff_rate_left(&p), ==, 4000);
+    ff_rate_look(&p, 3000000, 500, 2800, 10); /* the guest writes faster */
+    g_assert_cmpint(ff_rate_left(&p), ==, -1);
     g_assert_cmpfloat(p.fault_rate, ==, 0);
 }
 

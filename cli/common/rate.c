@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See pace.h. */
-#include "cli/common/pace.h"
+/* See rate.h. */
+#include "cli/common/rate.h"
 
 #define SMOOTHING 0.3 /* weight of the newest look */
 
@@ -9,7 +9,7 @@ static void smooth_value(double *value, double newest)
     *value = *value ? *value + SMOOTHING * (newest - *value) : newest;
 }
 
-void ff_pace_look(FfPace *p, gint64 now, gint64 transferred, gint64 remaining, gint64 faults)
+void ff_rate_look(FfRate *p, gint64 now, gint64 transferred, gint64 remaining, gint64 faults)
 {
     double seconds = (now - p->when) / (double)G_TIME_SPAN_SECOND;
 
@@ -26,7 +26,7 @@ void ff_pace_look(FfPace *p, gint64 now, gint64 transferred, gint64 remaining, g
     p->faults = faults;
 }
 
-gint64 ff_pace_left(const FfPace *p)
+gint64 ff_rate_left(const FfRate *p)
 {
     return p->fall > 0 ? (gint64)(1000 * (p->remaining / p->fall)) : -1;
 }

@@ -6,8 +6,8 @@
  * from how fast "remaining" falls, because zero pages cost few bytes. While a guest writes faster
  * than its memory is sent, "remaining" does not fall, and no time is known.
  */
-#ifndef FF_CLI_COMMON_PACE_H
-#define FF_CLI_COMMON_PACE_H
+#ifndef FF_CLI_COMMON_RATE_H
+#define FF_CLI_COMMON_RATE_H
 
 #include <glib.h>
 
@@ -16,11 +16,11 @@ typedef struct {
     gint64 transferred, remaining, faults;
     double rate, fall; /* bytes per second; 0: not known */
     double fault_rate; /* per second, since the look before */
-} FfPace;
+} FfRate;
 
 /* The numbers at NOW (monotonic, us). Two looks within 10 ms are one. */
-void ff_pace_look(FfPace *pace, gint64 now, gint64 transferred, gint64 remaining, gint64 faults);
+void ff_rate_look(FfRate *pace, gint64 now, gint64 transferred, gint64 remaining, gint64 faults);
 /* Milliseconds until nothing remains; -1: not known. */
-gint64 ff_pace_left(const FfPace *pace);
+gint64 ff_rate_left(const FfRate *pace);
 
 #endif

@@ -7,8 +7,8 @@
  * gate of one record, that of its root. The two processes trust each other; nobody else has the
  * memfd.
  */
-#ifndef FF_PAGER_HOLDER_RECORD_H
-#define FF_PAGER_HOLDER_RECORD_H
+#ifndef FF_PAGER_HOLDER_SPACE_RECORD_H
+#define FF_PAGER_HOLDER_SPACE_RECORD_H
 
 #include <assert.h>
 #include <linux/userfaultfd.h>
@@ -16,10 +16,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FF_RECORD_MAGIC 0x444f4345524646ull
-#define FF_RECORD_VERSION 2u
-#define FF_RECORD_FAULTS 1024u /* a power of 2 */
-#define FF_RECORD_HELLO_MAX 65536u
+#define FF_SPACE_RECORD_MAGIC 0x444f4345524646ull
+#define FF_SPACE_RECORD_VERSION 2u
+#define FF_SPACE_RECORD_FAULTS 1024u /* a power of 2 */
+#define FF_SPACE_RECORD_HELLO_MAX 65536u
 
 typedef enum {
     FF_GATE_OPEN,
@@ -73,11 +73,11 @@ typedef struct {
     uint64_t child;     /* holder: of a fork, its id. Before seq */
     struct uffd_msg in; /* holder: where read() puts it */
 
-    struct uffd_msg fault[FF_RECORD_FAULTS];
-    char hello[FF_RECORD_HELLO_MAX];
-} FfRecord;
+    struct uffd_msg fault[FF_SPACE_RECORD_FAULTS];
+    char hello[FF_SPACE_RECORD_HELLO_MAX];
+} FfSpaceRecord;
 static_assert(sizeof(struct uffd_msg) == 32, "as the kernel writes it");
-static_assert(offsetof(FfRecord, seq) % 8 == 0, "atomic");
+static_assert(offsetof(FfSpaceRecord, seq) % 8 == 0, "atomic");
 
 /* What is in `hello` of a process that CRIU restores. */
 typedef struct {
@@ -86,23 +86,23 @@ typedef struct {
 static_assert(sizeof(FfHoldPid) == 4, "as CRIU sends it");
 
 /* Where the pager's part begins in the memfd. */
-#define FF_RECORD_SIZE ((sizeof(FfRecord) + 4095) / 4096 * 4096)
+#define FF_SPACE_RECORD_SIZE ((sizeof(FfSpaceRecord) + 4095) / 4096 * 4096)
 
 /* ---- holder ---------------------------------------------------------------------------------- */
 
 /* A new record: its memfd, or -errno; *REC is mapped. */
-int ff_record_create(FfRecord **rec);
+int ff_space_record_create(FfSpaceRecord **rec);
 /* -EINVAL: it is none. Also for the pager. */
-int ff_record_map(int fd, FfRecord **rec);
-void ff_record_unmap(FfRecord *rec);
+int ff_space_record_map(int fd, FfSpaceRecord **rec);
+void ff_space_record_unmap(FfSpaceRecord *rec);
 
 /* FALSE: somebody is inside; the last one that leaves tells. */
-bool ff_gate_close(FfRecord *root);
+bool ff_gate_close(FfSpaceRecord *root);
 /* Also wakes. */
-void ff_gate_set(FfRecord *root, FfGate as);
+void ff_gate_set(FfSpaceRecord *root, FfGate as);
 /* The pager is dead: nobody is inside. */
-void ff_gate_reset(FfRecord *root);
-static inline uint32_t ff_gate_look(const FfRecord *root)
+void ff_gate_reset(FfSpaceRecord *root);
+static inline uint32_t ff_gate_look(const FfSpaceRecord *root)
 {
     return __atomic_load_n(&root->gate, __ATOMIC_SEQ_CST);
 }
@@ -111,36 +111,37 @@ static inline FfGate ff_gate_state(uint32_t seen)
     return (FfGate)(seen & 3);
 }
 /* FALSE: no room. */
-bool ff_record_add_fault(FfRecord *rec, const struct uffd_msg *msg);
+bool ff_space_record_add_fault(FfSpaceRecord *rec, const struct uffd_msg *msg);
 
-static inline bool ff_record_has_event(const FfRecord *rec)
+static inline bool ff_space_record_has_event(const FfSpaceRecord *rec)
 {
     return __atomic_load_n(&rec->seq, __ATOMIC_ACQUIRE) !=
            __atomic_load_n(&rec->applied, __ATOMIC_ACQUIRE) >> 1;
 }
 
 /* It is the pager's: the holder sets the gate, of the root, after it has filed an event. */
-static inline bool ff_record_owes_event(const FfRecord *rec, const FfRecord *root)
+static inline bool ff_space_record_owes_event(const FfSpaceRecord *rec, const FfSpaceRecord *root)
 {
-    return ff_record_has_event(rec) && ff_gate_state(ff_gate_look(root)) == FF_GATE_EVENT;
+    return ff_space_record_has_event(rec) && ff_gate_state(ff_gate_look(root)) == FF_GATE_EVENT;
 }
 
 /* ---- pager: any thread. TOLD: an eventfd, to the holder -------------------------------------- */
 
 /* Nobody will apply the one that is there; the ranges are as they were. */
-static inline void ff_record_forget_event(FfRecord *rec)
+static inline void ff_space_record_forget_event(FfSpaceRecord *rec)
 {
     uint64_t copy = __atomic_load_n(&rec->applied, __ATOMIC_RELAXED) & 1;
 
     /* Observers: the holder, the next pager. */
     __atomic_store_n(&rec->applied, rec->seq << 1 | copy, __ATOMIC_RELEASE);
 }
-bool ff_gate_enter(FfRecord *root, int told);
-void ff_gate_leave(FfRecord *root, int told);
+bool ff_gate_enter(FfSpaceRecord *root, int told);
+void ff_gate_leave(FfSpaceRecord *root, int told);
 /* Until the gate is not what it was when it was SEEN (ff_gate_look()) any more. */
-void ff_gate_wait(FfRecord *root, uint32_t seen);
+void ff_gate_wait(FfSpaceRecord *root, uint32_t seen);
 /* Takes up to MAX faults. One thread. */
-unsigned ff_record_take_faults(FfRecord *rec, struct uffd_msg *msgs, unsigned max, int told);
+unsigned ff_space_record_take_faults(FfSpaceRecord *rec, struct uffd_msg *msgs, unsigned max,
+                                     int told);
 
 /* Adds one to the eventfd FD. */
 void ff_tell(int fd);

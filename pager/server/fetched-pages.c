@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See store.h. The memfd has a head, the parts, three bitmaps and the pages. Whoever waits does so
- * in a futex of the head: `changes`, which is made larger after each bit of `have`.
+ * See fetched-pages.h. The memfd has a head, the parts, three bitmaps and the pages. Whoever waits
+ * does so in a futex of the head: `changes`, which is made larger after each bit of `have`.
  *
  * What is wanted is found by a bitmap with a bit for each GROUP pages: it is set after the page's
  * own bit, and cleared before that is looked for. So no page is missed, and nobody looks at all of
@@ -9,7 +9,7 @@
  *
  * System calls: memfd_create, ftruncate, fstat, fcntl, mmap, munmap, eventfd, write, futex, close.
  */
-#include "pager/server/store.h"
+#include "pager/server/fetched-pages.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,14 +32,14 @@
 
 typedef struct {
     uint64_t magic, n_parts, n_pages;
-    uint32_t changes; /* atomic, a futex: fetcher, and ff_store_wake(). Observers: pagers */
+    uint32_t changes; /* atomic, a futex: fetcher, and ff_fetched_wake(). Observers: pagers */
     uint32_t done;    /* atomic: fetcher. Observers: pagers */
 } Head;
 _Static_assert(sizeof(Head) == 32, "both processes have it as it is");
 
-struct FfStore {
+struct FfFetchedPages {
     Head *head;
-    FfStorePart *parts;
+    FfFetchedPart *parts;
     FfBitmap have, want, groups;
     char *data;
     size_t len;
@@ -60,12 +60,12 @@ static Places places_of(uint64_t n_parts, uint64_t n_pages)
 {
     Places p = {.parts = sizeof(Head)};
 
-    p.have = p.parts + n_parts * sizeof(FfStorePart);
+    p.have = p.parts + n_parts * sizeof(FfFetchedPart);
     p.want = p.have + ff_bitmap_words(n_pages) * 8;
     p.groups = p.want + ff_bitmap_words(n_pages) * 8;
     p.data = p.groups + ff_bitmap_words(n_groups(n_pages)) * 8;
-    p.data = (p.data + FF_STORE_PAGE - 1) / FF_STORE_PAGE * FF_STORE_PAGE;
-    p.end = p.data + n_pages * FF_STORE_PAGE;
+    p.data = (p.data + FF_FETCHED_PAGE - 1) / FF_FETCHED_PAGE * FF_FETCHED_PAGE;
+    p.end = p.data + n_pages * FF_FETCHED_PAGE;
     return p;
 }
 
@@ -79,16 +79,16 @@ static void *fail_room(GError **error)
 /* ---- making ---------------------------------------------------------------------------------- */
 
 /* The memfd and the eventfd are the caller's still if it fails. */
-static FfStore *map_pages(int memfd, int kick, const Places *p, uint64_t n_pages)
+static FfFetchedPages *map_pages(int memfd, int kick, const Places *p, uint64_t n_pages)
 {
     char *at = mmap(NULL, p->end, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd, 0);
 
     if (at == MAP_FAILED) {
         return NULL;
     }
-    FfStore *s = g_new0(FfStore, 1);
-    *s = (FfStore){.head = (Head *)at, .len = p->end, .memfd = memfd, .kick = kick};
-    s->parts = (FfStorePart *)(at + p->parts);
+    FfFetchedPages *s = g_new0(FfFetchedPages, 1);
+    *s = (FfFetchedPages){.head = (Head *)at, .len = p->end, .memfd = memfd, .kick = kick};
+    s->parts = (FfFetchedPart *)(at + p->parts);
     s->data = at + p->data;
     ff_bitmap_init_over(&s->have, (uint64_t *)(at + p->have), n_pages);
     ff_bitmap_init_over(&s->want, (uint64_t *)(at + p->want), n_pages);
@@ -96,14 +96,14 @@ static FfStore *map_pages(int memfd, int kick, const Places *p, uint64_t n_pages
     return s;
 }
 
-static FfStore *make_pages(uint64_t n_parts, uint64_t n_pages)
+static FfFetchedPages *make_pages(uint64_t n_parts, uint64_t n_pages)
 {
     Places p = places_of(n_parts, n_pages);
     int memfd = FF_FAULT_CALL("store-memfd", memfd_create("pages", MFD_CLOEXEC));
     int kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    FfStore *s = memfd < 0 || kick < 0 || ftruncate(memfd, (off_t)p.end) < 0
-                     ? NULL
-                     : map_pages(memfd, kick, &p, n_pages);
+    FfFetchedPages *s = memfd < 0 || kick < 0 || ftruncate(memfd, (off_t)p.end) < 0
+                            ? NULL
+                            : map_pages(memfd, kick, &p, n_pages);
     int err = errno;
 
     if (!s) {
@@ -114,7 +114,7 @@ static FfStore *make_pages(uint64_t n_parts, uint64_t n_pages)
     return s;
 }
 
-FfStore *ff_store_create(FfStorePart *parts, unsigned n, GError **error)
+FfFetchedPages *ff_fetched_create(FfFetchedPart *parts, unsigned n, GError **error)
 {
     uint64_t pages = 0;
 
@@ -126,7 +126,7 @@ FfStore *ff_store_create(FfStorePart *parts, unsigned n, GError **error)
             return fail_room(error);
         }
     }
-    FfStore *s = make_pages(n, pages);
+    FfFetchedPages *s = make_pages(n, pages);
     if (!s) {
         return fail_room(error);
     }
@@ -135,7 +135,7 @@ FfStore *ff_store_create(FfStorePart *parts, unsigned n, GError **error)
     return s;
 }
 
-FfStore *ff_store_map(int memfd, int kick, GError **error)
+FfFetchedPages *ff_fetched_map(int memfd, int kick, GError **error)
 {
     Head head = {0};
     struct stat st;
@@ -150,11 +150,11 @@ FfStore *ff_store_map(int memfd, int kick, GError **error)
         errno = EINVAL;
         return fail_room(error);
     }
-    FfStore *s = map_pages(memfd, kick, &p, head.n_pages);
+    FfFetchedPages *s = map_pages(memfd, kick, &p, head.n_pages);
     return s ? s : fail_room(error);
 }
 
-void ff_store_free(FfStore *s)
+void ff_fetched_free(FfFetchedPages *s)
 {
     if (s) {
         munmap(s->head, s->len);
@@ -162,22 +162,22 @@ void ff_store_free(FfStore *s)
     }
 }
 
-int ff_store_memfd(const FfStore *s)
+int ff_fetched_memfd(const FfFetchedPages *s)
 {
     return s->memfd;
 }
 
-int ff_store_kick(const FfStore *s)
+int ff_fetched_kick(const FfFetchedPages *s)
 {
     return s->kick;
 }
 
-uint64_t ff_store_pages(const FfStore *s)
+uint64_t ff_fetched_pages(const FfFetchedPages *s)
 {
     return s->head->n_pages;
 }
 
-const FfStorePart *ff_store_part(const FfStore *s, int32_t pid)
+const FfFetchedPart *ff_fetched_part(const FfFetchedPages *s, int32_t pid)
 {
     for (uint64_t i = 0; i < s->head->n_parts; i++) {
         if (s->parts[i].pid == pid) {
@@ -189,24 +189,24 @@ const FfStorePart *ff_store_part(const FfStore *s, int32_t pid)
 
 /* ---- fetcher --------------------------------------------------------------------------------- */
 
-void *ff_store_at(const FfStore *s, uint64_t page)
+void *ff_fetched_at(const FfFetchedPages *s, uint64_t page)
 {
-    return s->data + page * FF_STORE_PAGE;
+    return s->data + page * FF_FETCHED_PAGE;
 }
 
-void ff_store_wake(FfStore *s)
+void ff_fetched_wake(FfFetchedPages *s)
 {
     __atomic_add_fetch(&s->head->changes, 1, __ATOMIC_SEQ_CST);
     syscall(SYS_futex, &s->head->changes, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
-void ff_store_arrived(FfStore *s, uint64_t first, uint64_t n)
+void ff_fetched_arrived(FfFetchedPages *s, uint64_t first, uint64_t n)
 {
     ff_bitmap_set_run(&s->have, first, n);
-    ff_store_wake(s);
+    ff_fetched_wake(s);
 }
 
-bool ff_store_next_wanted(FfStore *s, uint64_t *page)
+bool ff_fetched_next_wanted(FfFetchedPages *s, uint64_t *page)
 {
     uint64_t group, end = s->groups.n_pages;
 
@@ -220,22 +220,22 @@ bool ff_store_next_wanted(FfStore *s, uint64_t *page)
     return false;
 }
 
-void ff_store_set_done(FfStore *s)
+void ff_fetched_set_done(FfFetchedPages *s)
 {
     __atomic_store_n(&s->head->done, 1, __ATOMIC_SEQ_CST);
-    ff_store_wake(s);
+    ff_fetched_wake(s);
 }
 
 /* ---- pager ----------------------------------------------------------------------------------- */
 
 /* Until something has changed since it was SEEN. The fetcher's counter is made larger after what it
  * is about, so what is not seen after this was read wakes. */
-static void wait_change(FfStore *s, uint32_t seen)
+static void wait_change(FfFetchedPages *s, uint32_t seen)
 {
     syscall(SYS_futex, &s->head->changes, FUTEX_WAIT, seen, NULL, NULL, 0);
 }
 
-static void want_page(FfStore *s, uint64_t page)
+static void want_page(FfFetchedPages *s, uint64_t page)
 {
     uint64_t one = 1;
 
@@ -245,8 +245,8 @@ static void want_page(FfStore *s, uint64_t page)
     }
 }
 
-bool ff_store_read(FfStore *s, uint64_t first, uint64_t *n, void *buf, bool urgent,
-                   const bool *cancel)
+bool ff_fetched_read(FfFetchedPages *s, uint64_t first, uint64_t *n, void *buf, bool urgent,
+                     const bool *cancel)
 {
     uint64_t some = 1;
 
@@ -267,11 +267,11 @@ bool ff_store_read(FfStore *s, uint64_t first, uint64_t *n, void *buf, bool urge
         some++;
     }
     *n = some;
-    memcpy(buf, ff_store_at(s, first), *n * FF_STORE_PAGE);
+    memcpy(buf, ff_fetched_at(s, first), *n * FF_FETCHED_PAGE);
     return true;
 }
 
-bool ff_store_wait_done(FfStore *s, const bool *cancel)
+bool ff_fetched_wait_done(FfFetchedPages *s, const bool *cancel)
 {
     for (;;) {
         uint32_t seen = __atomic_load_n(&s->head->changes, __ATOMIC_SEQ_CST);
