@@ -41,7 +41,7 @@ static bool is_relays(int fd)
 }
 
 /* TRUE, and errno: nobody is there. */
-static bool refuses(int fd)
+static bool refuses_accept(int fd)
 {
     uint32_t now = accepts ? __atomic_load_n(accepts, __ATOMIC_ACQUIRE) : FF_ACCEPTS_ALL;
 
@@ -58,9 +58,9 @@ static bool refuses(int fd)
 __attribute__((visibility("default"))) int accept4(int fd, struct sockaddr *address, socklen_t *len,
                                                    int flags)
 {
-    return refuses(fd)    ? -1
-           : next_accept4 ? next_accept4(fd, address, len, flags)
-                          : (int)syscall(SYS_accept4, fd, address, len, flags);
+    return refuses_accept(fd) ? -1
+           : next_accept4     ? next_accept4(fd, address, len, flags)
+                              : (int)syscall(SYS_accept4, fd, address, len, flags);
 }
 
 __attribute__((visibility("default"))) int accept(int fd, struct sockaddr *address, socklen_t *len)

@@ -20,7 +20,7 @@
 /* A pidfd, for as long as this process lives. */
 static int front = -1;
 
-static void *await(void *opaque)
+static void *await_end(void *opaque)
 {
     struct pollfd pfd = {front, POLLIN, 0};
 
@@ -38,5 +38,5 @@ int ff_front_watch(const char *text)
     if (end == text || *end || fcntl(front, F_GETFD) < 0) {
         return -EBADF;
     }
-    return ff_thread_start(await);
+    return ff_thread_start(await_end);
 }

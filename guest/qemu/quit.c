@@ -49,7 +49,7 @@ static bool is_own(const struct sockaddr_storage *name)
 }
 
 /* FALSE: it is no stream socket with a name. */
-static bool look(int fd, Socket *s)
+static bool read_socket(int fd, Socket *s)
 {
     int type, listens = 0;
     socklen_t len = sizeof(type), listens_len = sizeof(listens);
@@ -82,7 +82,7 @@ static GArray *sockets_of(int pid, int pidfd)
                      : -1;
         Socket s;
 
-        if (fd >= 0 && look(fd, &s)) {
+        if (fd >= 0 && read_socket(fd, &s)) {
             g_array_append_val(all, s);
         } else if (fd >= 0) {
             close(fd);

@@ -165,7 +165,7 @@ static void hear_migration(const FfQemu *qemu, JsonObject *event, Heard *h)
             qemu->let_save_us;
 }
 
-static void hear(const FfQemu *qemu, JsonObject *event, Heard *h)
+static void note_event(const FfQemu *qemu, JsonObject *event, Heard *h)
 {
     const char *name = ff_json_string(event, "event");
 
@@ -191,7 +191,7 @@ bool ff_qemu_stood(FfVmmRun *run, GError **error)
         g_autoptr(JsonNode) event = ff_qmp_watch_next(qemu->since_stop, 0, NULL, NULL);
         JsonObject *o = ff_json_node_object(event);
         if (o) {
-            hear(qemu, o, &h);
+            note_event(qemu, o, &h);
         }
     }
     g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
@@ -252,7 +252,8 @@ static char *settled_state(FfQemu *qemu, FfQmpWatch *watch, FfQmpCall *asked, GE
     }
 }
 
-static bool resume(FfVmmRun *run, const char *state, bool start, bool *running, GError **error)
+static bool resume_guest(FfVmmRun *run, const char *state, bool start, bool *running,
+                         GError **error)
 {
     FfQemu *qemu = ff_qemu_of_run(run);
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, "MIGRATION");
@@ -290,7 +291,7 @@ bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running,
 {
     g_autoptr(GError) local = NULL;
 
-    if (resume(run, state, start, running, &local)) {
+    if (resume_guest(run, state, start, running, &local)) {
         return true;
     }
     if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {

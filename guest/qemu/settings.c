@@ -96,7 +96,7 @@ static JsonObject *wanted_parameters(FfRole role)
     return o;
 }
 
-static JsonNode *parse(const char *text, size_t len)
+static JsonNode *parse_json(const char *text, size_t len)
 {
     g_autoptr(JsonParser) parser = json_parser_new();
 
@@ -138,7 +138,7 @@ static JsonNode *log_read(FfQemu *qemu, GError **error)
     end = p + MIN(len, sizeof(state->undo));
     while (p < end) {
         const char *nl = memchr(p, '\n', end - p);
-        g_autoptr(JsonNode) node = parse(p, (nl ? nl : end) - p);
+        g_autoptr(JsonNode) node = parse_json(p, (nl ? nl : end) - p);
         JsonObject *o = ff_json_node_object(node);
         if (!o || !nl) {
             break;
@@ -529,7 +529,7 @@ static JsonObject *restore_to(FfQemu *qemu, const Settings *now, const Settings 
     return g_steal_pointer(&after);
 }
 
-static bool restore(FfQemu *qemu, JsonObject *log, GError **error)
+static bool restore_settings(FfQemu *qemu, JsonObject *log, GError **error)
 {
     /* Borrowed. */
     const Settings want = {ff_json_object(log, "capabilities"), ff_json_object(log, "parameters")};
@@ -576,7 +576,7 @@ bool ff_qemu_undo(FfVmmState *state, GError **error)
             return true;
         }
         /* Not under the lock: the view must answer while QEMU is slow. */
-        if (!restore(qemu, ff_json_node_object(log), error)) {
+        if (!restore_settings(qemu, ff_json_node_object(log), error)) {
             return false;
         }
         ff_mutex_lock(&qemu->undo_lock);

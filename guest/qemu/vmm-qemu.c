@@ -28,7 +28,7 @@
 #include "guest/qemu/settings.h"
 #include "guest/qemu/upgrade-fdstore.h"
 
-static GPtrArray *blocks(FfVmmMemory *memory)
+static GPtrArray *memory_blocks(FfVmmMemory *memory)
 {
     return ff_qemu_of_memory(memory)->blocks;
 }
@@ -56,7 +56,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                 .announce = ff_qemu_announce,
                 .vcpu_threads = ff_qemu_vcpu_threads},
         .memory = {.check = ff_qemu_check,
-                   .blocks = blocks,
+                   .blocks = memory_blocks,
                    .address = ff_qemu_address,
                    .untrackable = ff_qemu_untrackable,
                    .drain = ff_qemu_drain,
