@@ -11,7 +11,7 @@
  * Threads: any of QEMU's. No lock, nothing is allocated. System calls: accept4, getsockname,
  * and close-inherited.c's.
  */
-#include "guest/agent/accept.h"
+#include "guest/agent/internal.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -25,7 +25,6 @@
 
 #include "contract/discards.h"
 #include "contract/private-socket.h"
-#include "guest/agent/close-inherited.h"
 
 static const uint32_t *accepts; /* NULL: all are taken */
 /* Of the library that comes next (libc, as a rule); NULL before the constructor. */

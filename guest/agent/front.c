@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See front.h. Who has started the guest knows another process than this one, and may start the
+ * See internal.h. Who has started the guest knows another process than this one, and may start the
  * guest again as soon as that has ended: so this one must not outlive it, whoever else is there to
  * see it. Relays do the same (guest/relay/placeholder.c, behind.c), and may have died.
  *
  * Threads: one of its own, which blocks all signals. System calls: poll, kill, fcntl.
  */
-#include "guest/agent/front.h"
+#include "guest/agent/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,8 +14,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
-
-#include "guest/agent/thread.h"
 
 /* A pidfd, for as long as this process lives. */
 static int front = -1;

@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 #include "contract/discards.h"
-#include "guest/agent/close-inherited.h"
+#include "guest/agent/internal.h"
 
 typedef struct {
     int master; /* QEMU's number; -1: not made yet */

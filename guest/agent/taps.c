@@ -32,7 +32,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "guest/agent/thread.h"
+#include "guest/agent/internal.h"
 
 #ifndef TUN_F_USO4
 #define TUN_F_USO4 0x20 /* Linux 6.2 */

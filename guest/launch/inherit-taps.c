@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See inherit-taps.h. System calls: socketpair, eventfd. */
-#include "guest/launch/inherit-taps.h"
+/* See internal.h. System calls: socketpair, eventfd. */
+#include "guest/launch/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -43,13 +43,12 @@
 #include "guest/launch/endpoint.h"
 #include "guest/launch/fdstore.h"
 #include "guest/launch/inherit-argv.h"
-#include "guest/launch/inherit-taps.h"
 #include "guest/launch/inherit.h"
+#include "guest/launch/internal.h"
 #include "guest/launch/launch-relay.h"
 #include "guest/launch/listener.h"
 #include "guest/launch/paths.h"
 #include "guest/launch/scheduling.h"
-#include "guest/launch/shortage.h"
 #include "guest/launch/takes.h"
 
 #ifndef MFD_NOEXEC_SEAL

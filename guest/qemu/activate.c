@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See activate.h.
+ * See internal.h.
  *
  * A guest comes with late-block-activate, as the other side has its images until the grant. Then
  * QEMU activates them with cont, and with nothing else: one that stays stopped has them inactive
@@ -12,7 +12,7 @@
  *
  * Threads: the coordinator's. No lock here.
  */
-#include "guest/qemu/activate.h"
+#include "guest/qemu/internal.h"
 
 #include <string.h>
 

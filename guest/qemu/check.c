@@ -11,7 +11,7 @@
  *
  * Threads: the coordinator's. No lock.
  */
-#include "guest/qemu/check.h"
+#include "guest/qemu/internal.h"
 
 #include <errno.h>
 #include <string.h>
@@ -19,8 +19,6 @@
 #include "contract/maps.h"
 #include "guest/qemu/backends.h"
 #include "guest/qemu/call.h"
-#include "guest/qemu/internal.h"
-#include "guest/qemu/qom.h"
 #include "guest/qemu/status.h"
 #include "qmp/json.h"
 #include "qmp/others.h"

@@ -21,7 +21,6 @@
 #include "base/failpoints.h"
 #include "guest/qemu/call.h"
 #include "guest/qemu/internal.h"
-#include "guest/qemu/qom.h"
 #include "qmp/json.h"
 
 #define CR4_VMXE (1u << 13)

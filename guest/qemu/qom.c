@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See qom.h. That an object or a property is not there QEMU says by an error, which is an answer.
- * A QEMU that is busy, or whose monitor is lost, has not said so.
+ * See internal.h. That an object or a property is not there QEMU says by an error, which is an
+ * answer. A QEMU that is busy, or whose monitor is lost, has not said so.
  *
  * Threads: the coordinator's. No lock, no system calls.
  */
-#include "guest/qemu/qom.h"
+#include "guest/qemu/internal.h"
 
 #include "guest/qemu/call.h"
 

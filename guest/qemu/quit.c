@@ -4,13 +4,13 @@
  * serial ports, guest agent and screen must see an end, as if it had ended: each connection that
  * QEMU has accepted is shut down, through a copy of its socket. What it connected itself (storage)
  * it closes when it ends; it has no use for it any more. At a path it may listen still: the other
- * QEMU's socket is there by now (guest/relay/socket-renames.h). A port it gives up, for the other
+ * QEMU's socket is there by now (guest/relay/socket-renames.c). A port it gives up, for the other
  * QEMU's screen.
  *
  * The coordinator's thread. System calls: openat, getdents64, pidfd_getfd, getsockname, getsockopt,
  * shutdown, close.
  */
-#include "guest/qemu/quit.h"
+#include "guest/qemu/internal.h"
 
 #include <fnmatch.h>
 #include <netinet/in.h>
@@ -23,7 +23,6 @@
 
 #include "contract/private-socket.h"
 #include "guest/qemu/call.h"
-#include "guest/qemu/internal.h"
 
 /* For a QEMU that may hang. */
 #define DEADLINE_MS 2000

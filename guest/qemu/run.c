@@ -8,7 +8,6 @@
 
 #include <string.h>
 
-#include "guest/qemu/activate.h"
 #include "guest/qemu/call.h"
 #include "guest/qemu/device-state.h"
 #include "guest/qemu/internal.h"

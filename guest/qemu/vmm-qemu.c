@@ -10,23 +10,14 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "guest/qemu/address.h"
 #include "guest/qemu/backends.h"
-#include "guest/qemu/before-memory.h"
-#include "guest/qemu/check.h"
 #include "guest/qemu/device-state.h"
-#include "guest/qemu/discards.h"
 #include "guest/qemu/disks.h"
-#include "guest/qemu/drain.h"
-#include "guest/qemu/end-incoming.h"
 #include "guest/qemu/internal.h"
 #include "guest/qemu/nested-virtualisation.h"
-#include "guest/qemu/parts.h"
-#include "guest/qemu/quit.h"
 #include "guest/qemu/ramblock.h"
 #include "guest/qemu/run.h"
 #include "guest/qemu/settings.h"
-#include "guest/qemu/upgrade-fdstore.h"
 
 static GPtrArray *memory_blocks(FfVmmMemory *memory)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See actions.h. What QEMU refuses is noted as well: the next QEMU refuses it, too. No lock. */
-#include "guest/relay/actions.h"
+/* See internal.h. What QEMU refuses is noted as well: the next QEMU refuses it, too. No lock. */
+#include "guest/relay/internal.h"
 
 #include <json-glib/json-glib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See capabilities.h. */
-#include "guest/relay/capabilities.h"
+/* See internal.h. */
+#include "guest/relay/internal.h"
 
 #include <json-glib/json-glib.h>
 #include <string.h>

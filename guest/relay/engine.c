@@ -26,10 +26,9 @@
 #include "guest/relay/engine-internal.h"
 #include "guest/relay/guest.h"
 #include "guest/relay/hook.h"
-#include "guest/relay/no-engine-reason.h"
+#include "guest/relay/internal.h"
 #include "guest/relay/placeholder.h"
 #include "guest/relay/predecessor.h"
-#include "guest/relay/socket-renames.h"
 #include "guest/relay/uffds.h"
 
 /* How long commands go to QEMU before an engine that ended at once is tried again. */

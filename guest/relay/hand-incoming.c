@@ -8,7 +8,7 @@
  *
  * System calls: socket, connect.
  */
-#include "guest/relay/hand-incoming.h"
+#include "guest/relay/internal.h"
 
 #include <errno.h>
 #include <json-glib/json-glib.h>

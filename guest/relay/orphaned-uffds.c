@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See orphaned-uffds.h. A back-end may serve other guests as well, and their userfaultfds are not
+ * See internal.h. A back-end may serve other guests as well, and their userfaultfds are not
  * ours to read: whose a mapping is says UFFDIO_REGISTER, which does nothing where the userfaultfd
  * has it already, and is EBUSY where another one has it. What nobody has registered it would
  * register: that is asked before.
@@ -8,7 +8,7 @@
  * One thread; no locks. System calls: open, read, readlink, pidfd_open, pidfd_getfd, fstat,
  * ioctl(UFFDIO_*), close.
  */
-#include "guest/relay/orphaned-uffds.h"
+#include "guest/relay/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>

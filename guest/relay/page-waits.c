@@ -20,7 +20,7 @@
 #include "base/rights.h"
 #include "contract/maps.h"
 #include "contract/sharers.h"
-#include "guest/relay/orphaned-uffds.h"
+#include "guest/relay/internal.h"
 #include "uffd/backing.h"
 #include "uffd/uffd.h"
 

@@ -19,10 +19,10 @@
 #include "guest/relay/guest.h"
 #include "guest/relay/hook.h"
 #include "guest/relay/hotplug-vhost.h"
+#include "guest/relay/internal.h"
 #include "guest/relay/monitors.h"
 #include "guest/relay/placeholder.h"
 #include "guest/relay/replace-relay.h"
-#include "guest/relay/socket-renames.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See socket-renames.h. As long as the other QEMU lives a file has both names: that one may end in
+ * See internal.h. As long as the other QEMU lives a file has both names: that one may end in
  * an orderly way, and removes what it takes for its own; then the file is put there once more.
  * farfault upgrade does the last step too, as whoever waits for it wants to connect: which of the
  * two comes first does not matter.
  *
  * The main loop's thread; no locks. System calls: lstat, linkat, renameat, unlink.
  */
-#include "guest/relay/socket-renames.h"
+#include "guest/relay/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
