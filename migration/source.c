@@ -524,13 +524,13 @@ void ff_source_roll_back(FfSource *s, const GError *why)
 /* ---- postcopy -------------------------------------------------------------------------------- */
 
 /* A client that sees a precopy, and starts the guest at the destination itself, may find that it
- * cannot, and continue here: libvirt. */
+ * cannot, and continue here: libvirt. QEMU cannot continue one that was suspended. */
 static void note_standing(FfSource *s)
 {
     ff_mutex_lock(&s->control->lock);
     bool stands = s->stands_there;
     ff_mutex_unlock(&s->control->lock);
-    if (stands && s->conn->complete_at_grant && s->run_state && ff_vmm_runs(s->run_state)) {
+    if (stands && s->conn->complete_at_grant && s->run_state && !strcmp(s->run_state, "running")) {
         ff_state_mark(s->cfg->state, FF_MARK_STANDS_THERE);
     } else {
         ff_state_unmark(s->cfg->state, FF_MARK_STANDS_THERE); /* of an engine that died since */

@@ -7,6 +7,16 @@
 
 typedef struct FfQemu FfQemu; /* qemu/vmm-qemu.h */
 
+/* The first QEMU in which a guest that is suspended stays that over stop, cont and a migration. */
+#define FF_QEMU_KEEPS_SUSPENDED 90000
+/* What is said of such a guest in one of before, and of one whose QEMU has no way back. */
+#define FF_QEMU_WOULD_WAKE                                                                         \
+    "the guest is suspended, and this QEMU (before 9.0) would wake it up by migrating: wake it "   \
+    "first (system_wakeup)"
+#define FF_QEMU_WOULD_ABORT                                                                        \
+    "the guest is suspended, and QEMU aborts when such a guest is continued after a migration: "   \
+    "system_reset, then cont, starts it afresh"
+
 /* query-status' "status" (g_free); NULL and ERROR. FIRM: without the config's cancel and deadline.
  */
 char *ff_qemu_run_state(FfQemu *qemu, bool firm, GError **error);

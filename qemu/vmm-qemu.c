@@ -122,6 +122,7 @@ void ff_qemu_free(FfQemu *qemu)
     ff_qemu_adopt_stream(qemu, -1);
     ff_qemu_log_end(&qemu->vmm.memory);
     g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
+    g_clear_pointer(&qemu->suspends, ff_qmp_watch_free);
     g_clear_pointer(&qemu->memory_back, ff_qmp_call_drop);
     g_ptr_array_unref(qemu->blocks);
     g_free(qemu->name);

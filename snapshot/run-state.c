@@ -15,25 +15,25 @@
 static const uint8_t paused[] = "\x0bglobalstate\0\0\0\0\0\0\0\1\0\0\0\7paused";
 #define AT_LENGTH (sizeof(paused) - sizeof("paused") - 4)
 
-bool ff_run_state_set_running(uint8_t *stream, size_t n)
-{
-    static const uint8_t running[] = "\0\0\0\x08running";
-    uint8_t *found = memmem(stream, n, paused, sizeof(paused));
+/* Names of QEMU's run states are shorter. */
+#define LONGEST 32
 
-    if (!found) {
+bool ff_run_state_set(uint8_t *stream, size_t n, const char *run_state)
+{
+    uint8_t *found = memmem(stream, n, paused, sizeof(paused));
+    size_t length = strlen(run_state) + 1;
+
+    if (!found || length >= LONGEST) {
         return false;
     }
     size_t left = n - (found + 1 - stream);
-    if (left < sizeof(paused) + sizeof("running") ||
-        memmem(found + 1, left, paused, sizeof(paused))) {
+    if (left < sizeof(paused) + LONGEST || memmem(found + 1, left, paused, sizeof(paused))) {
         return false;
     }
-    memcpy(found + AT_LENGTH, running, sizeof(running));
+    found[AT_LENGTH + 3] = (uint8_t)length;
+    memcpy(found + AT_LENGTH + 4, run_state, length);
     return true;
 }
-
-/* Names of QEMU's run states are shorter. */
-#define LONGEST 32
 
 char *ff_run_state_read(const uint8_t *stream, size_t n)
 {

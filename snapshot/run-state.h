@@ -10,9 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* N bytes of STREAM, whose guest was stopped just before, are to say that it runs. FALSE: they are
- * as they were, as they do not say "paused", or it is not clear where. */
-bool ff_run_state_set_running(uint8_t *stream, size_t n);
+/* N bytes of STREAM, whose guest was stopped just before, are to say what it was: RUN_STATE. FALSE:
+ * they are as they were, as they do not say "paused", or it is not clear where. */
+bool ff_run_state_set(uint8_t *stream, size_t n, const char *run_state);
 
 /* The run state that N bytes of STREAM name (g_free); "running" if they name none, "paused" if
  * it is not clear which. */

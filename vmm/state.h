@@ -22,6 +22,9 @@ struct FfVmmState {
     /* Source: nobody answers on the stream of the inner migration, which ends by itself when all is
      * written: the VMM closes it then, and has completed it. Set before prepare(). */
     bool one_way;
+    /* Source, set by prepare() for a one-way save: the inner migration fails when all is written,
+     * by intention, and the VMM has not completed one. */
+    bool ends_failed;
     /* Source, optional: called by stop_and_save() with the guest stopped, before the inner
      * migration begins. FALSE and ERROR: it does not begin, and stop_and_save() fails. */
     bool (*between)(void *opaque, GError **error);

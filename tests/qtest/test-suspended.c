@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Guests that are suspended to RAM (S3), put there by their ACPI register: live snapshots, moves,
+ * upgrades and restores, good ones and others. The guest is suspended afterwards, wherever it is,
+ * and system_wakeup wakes it; or it is refused while nothing has happened to it. From 9.0 on QEMU
+ * aborts when such a guest is continued after a migration that has completed, and does not tell of
+ * a guest that it has stopped that it was suspended; before, it wakes the guest by migrating.
+ *
+ * One thread.
+ */
+#include "tests/lib/hold.h"
+#include "tests/lib/move.h"
+#include "tests/qtest/snapshot-rig.h"
+
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+static void expect_state(Qmp *q, const char *expected)
+{
+    g_autofree char *state = qmp_run_state(q);
+
+    g_assert_cmpstr(state, ==, expected);
+}
+
+/* SLP_TYP 1 and SLP_EN, as SeaBIOS has set it up (pc and q35). */
+static void suspend(Qmp *q)
+{
+    g_free(qmp_hmp(q, "o/h 0x604 0x2400"));
+    qmp_expect(q, "SUSPEND");
+    expect_state(q, "suspended");
+}
+
+static void wake(Qmp *q)
+{
+    expect_state(q, "suspended");
+    qmp_ok(q, "system_wakeup", NULL);
+    qmp_expect(q, "WAKEUP");
+    expect_state(q, "running");
+}
+
+static void check_same(const char *one, const char *other)
+{
+    g_autofree char *a = NULL, *b = NULL;
+    gsize n, m;
+
+    g_assert_true(g_file_get_contents(one, &a, &n, NULL));
+    g_assert_true(g_file_get_contents(other, &b, &m, NULL));
+    g_assert_true(n == m && memcmp(a, b, n) == 0);
+}
+
+/* ---- live snapshots -------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    unsigned qemu;
+    const char *more;   /* arguments of the snapshot */
+    const char *faults; /* held at; NULL */
+    const char *cancel; /* "cancel": when it is held */
+    bool stopped;       /* by the client, before */
+    bool cont;          /* said by the client when it is held */
+    bool stop;
+} Snapshot;
+
+static const Snapshot snapshots[] = {
+    {"10/mapped", 10},
+    {"10/stream", 10, ", 'format': 'stream'"},
+    {"10/stopped", 10, .stopped = true},
+    {"10/stopped/stream", 10, ", 'format': 'stream'", .stopped = true},
+    {"11/mapped", 11},
+    {"11/stream", 11, ", 'format': 'stream'"},
+    {"11/stopped", 11, .stopped = true},
+    {"10/cont", 10, .faults = "snapshot/*/at/stopped=hold", .stopped = true, .cont = true},
+    {"10/stop", 10, .faults = "snapshot/*/at/stopped=hold", .stop = true},
+    {"10/cancel/offered", 10, .faults = "snapshot/*/at/offered=hold", .cancel = "cancel"},
+    {"10/cancel/stopped", 10, .faults = "snapshot/*/at/stopped=hold", .cancel = "cancel"},
+    {"10/cancel/saved", 10, .faults = "snapshot/*/at/saved=hold", .cancel = "cancel"},
+    {"11/cancel/saved", 11, .faults = "snapshot/*/at/saved=hold", .cancel = "cancel"},
+    {"10/cancel/running", 10, .faults = "snapshot/*/at/running=hold", .cancel = "cancel"},
+    {"10/killed/offered", 10, .faults = "snapshot/*/at/offered=kill"},
+    {"10/killed/stopped", 10, .faults = "snapshot/*/at/stopped=kill"},
+    {"10/killed/saved", 10, .faults = "snapshot/*/at/saved=kill"},
+    {"11/killed/saved", 11, .faults = "snapshot/*/at/saved=kill"},
+    {"10/killed/running", 10, .faults = "snapshot/*/at/running=kill"},
+};
+
+/* The guest of FILE is what it was: in QEMU's own restore. */
+static void check_restored(const char *qemu, const Snap *t, bool stopped)
+{
+    g_autofree char *uri = g_strdup_printf("file:%s", t->path);
+    Vm *vm = vm_start(&(VmConfig){.name = "restored",
+                                  .qemu = qemu,
+                                  .memory = G_STRINGIFY(SNAP_RAM_MIB) "M",
+                                  .args = (const char *const[]){"-smp", "2", NULL},
+                                  .boot = &t->boot,
+                                  .incoming = "defer"});
+    Qmp *q = vm_qmp(vm);
+
+    qmp_set_capability(q, "events", true);
+    qmp_set_capability(q, "mapped-ram", true);
+    qmp_ok(q, "migrate-incoming", "{'uri': '%s'}", uri);
+    qmp_expect_migration(q, "completed");
+    if (stopped) {
+        expect_state(q, "paused");
+        qmp_ok(q, "cont", NULL);
+    }
+    wake(q);
+    vm_end(vm);
+}
+
+static void end(Snap *t)
+{
+    g_free(t->path);
+    vm_end(t->vm);
+}
+
+/* It is answered when the guest has been let go, and stopped. */
+static gpointer say_stop(gpointer q)
+{
+    qmp_ok(q, "stop", NULL);
+    return NULL;
+}
+
+static void say(const Snapshot *s, Snap *t)
+{
+    Qmp *q = vm_qmp(t->vm);
+    GThread *thread = NULL;
+
+    snap_wait_held(t);
+    if (s->cont) {
+        qmp_ok(q, "cont", NULL);
+    }
+    if (s->stop) {
+        thread = g_thread_new("stop", say_stop, q);
+    }
+    if (s->cancel) {
+        qmp_ok(q, "migrate_cancel", NULL);
+    }
+    snap_let_go(t);
+    if (thread) {
+        g_thread_join(thread);
+    }
+}
+
+/* Whoever is asked: QEMU's own part of it has failed. */
+static void expect_completed(Snap *t)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        g_autofree char *status = qmp_migrate_status(vm_qmp(t->vm));
+
+        g_assert_cmpstr(status, ==, "completed");
+        pid_t engine = vm_find_engine(t->vm);
+        if (engine) {
+            kill(engine, SIGKILL);
+        }
+    }
+}
+
+static void test_snapshot(gconstpointer data)
+{
+    const Snapshot *s = data;
+    g_autofree char *qemu = vm_qemu(s->qemu);
+    Snap t = {.qemu = qemu};
+
+    if (!qemu || !snap_begin(&t, s->faults, NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    bool killed = s->faults && strstr(s->faults, "kill");
+    g_autofree char *before = vm_path(t.vm, "before"), *after = vm_path(t.vm, "after");
+    suspend(q);
+    snap_save_memory(t.vm, SNAP_RAM_MIB << 20, before);
+    if (s->stopped) {
+        qmp_ok(q, "stop", NULL);
+    }
+    snap_ask_with(&t, s->more ? s->more : "");
+    if (s->faults && !killed) {
+        say(s, &t);
+    }
+    qmp_expect_migration(q, killed ? "failed" : s->cancel ? "cancelled" : "completed");
+    bool stands = (s->stopped && !s->cont) || s->stop;
+    expect_state(q, stands ? "paused" : "suspended");
+    if (!killed && !s->cancel) {
+        g_assert_true(snap_is_equal(before, t.path, SNAP_RAM_MIB << 20));
+        expect_completed(&t);
+        if (!s->more) {
+            check_restored(qemu, &t, s->stopped);
+        }
+    } else {
+        snap_expect_no_file(&t);
+    }
+    if (stands) {
+        /* And once more, of a guest of which QEMU says no more than that. */
+        g_assert_true(unlink(t.path) == 0);
+        snap_ask(&t);
+        if (s->faults) {
+            snap_wait_held(&t);
+            snap_let_go(&t);
+        }
+        qmp_expect_migration(q, "completed");
+        expect_state(q, "paused");
+        qmp_ok(q, "cont", NULL);
+    }
+    expect_state(q, "suspended");
+    snap_save_memory(t.vm, SNAP_RAM_MIB << 20, after);
+    check_same(before, after);
+    snap_expect_settings(&t);
+    wake(q);
+    end(&t);
+}
+
+/* It is suspended after the look that has decided how QEMU is to end its part. */
+static void test_meanwhile(gconstpointer stopped)
+{
+    g_autofree char *qemu = vm_qemu(10);
+    Snap t = {.qemu = qemu};
+
+    if (!qemu || !snap_begin(&t, "snapshot/*/at/prepared=hold", NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    snap_ask(&t);
+    snap_wait_held(&t);
+    suspend(q);
+    if (stopped) {
+        qmp_ok(q, "stop", NULL);
+    }
+    snap_let_go(&t);
+    qmp_expect_migration(q, "failed");
+    snap_expect_error(&t, "was suspended (to RAM) right before its devices were saved: repeat");
+    snap_expect_no_file(&t);
+    expect_state(q, stopped ? "paused" : "suspended");
+    snap_ask(&t);
+    snap_wait_held(&t);
+    snap_let_go(&t);
+    qmp_expect_migration(q, "completed");
+    if (stopped) {
+        qmp_ok(q, "cont", NULL);
+    }
+    wake(q);
+    end(&t);
+}
+
+/* QEMU before 9.0 would wake it. */
+static void test_older(void)
+{
+    Snap t = {0};
+
+    if (!vm_is_tests_qemu("7.")) {
+        g_test_skip("for a QEMU before 9.0");
+        return;
+    }
+    if (!snap_begin(&t, NULL, NULL)) {
+        return;
+    }
+    Qmp *q = vm_qmp(t.vm);
+    suspend(q);
+    snap_ask(&t);
+    qmp_expect_migration(q, "failed");
+    snap_expect_error(&t, "wake it first (system_wakeup)");
+    wake(q);
+    end(&t);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    for (unsigned i = 0; i < G_N_ELEMENTS(snapshots); i++) {
+        g_autofree char *path = g_strdup_printf("/suspended/snapshot/%s", snapshots[i].name);
+        g_test_add_data_func(path, &snapshots[i], test_snapshot);
+    }
+    g_test_add_data_func("/suspended/snapshot/meanwhile/suspended", NULL, test_meanwhile);
+    g_test_add_data_func("/suspended/snapshot/meanwhile/stopped", "stopped", test_meanwhile);
+    g_test_add_func("/suspended/snapshot/7.2", test_older);
+    return g_test_run();
+}
