@@ -24,6 +24,7 @@
 #include "migration/plain.h"
 #include "net/delta.h"
 #include "pagers/peer.h"
+#include "snapshot/run-state.h"
 
 typedef struct FfDestination FfDestination;
 typedef struct FfRestore FfRestore;
@@ -92,11 +93,12 @@ struct FfDestination {
     /* Device state and the guest. */
     FfChannel *inner; /* device state and return path of QEMU */
     GThread *feeder, *return_path;
-    GAsyncQueue *device_queue; /* GBytes *, empty one = end */
-    uint64_t device_queued;    /* atomic, bytes */
-    FfDelta *device_base;      /* main reader; what the source has sent of it; NULL: nothing */
-    char *granted_state;       /* lock; payload of GRANT */
-    bool occupied;             /* another guest is there, which must not be ended */
+    GAsyncQueue *device_queue;  /* GBytes *, empty one = end */
+    uint64_t device_queued;     /* atomic, bytes */
+    FfRunStateSeeker run_state; /* of the device state; the thread that feeds it */
+    FfDelta *device_base;       /* main reader; what the source has sent of it; NULL: nothing */
+    char *granted_state;        /* lock; payload of GRANT */
+    bool occupied;              /* another guest is there, which must not be ended */
     GThread *starter;
     bool starts;             /* before the starter: the guest must run */
     bool runs;               /* before FF_EV_RESUMED: it does */

@@ -26,6 +26,7 @@
 #include "migration/source-send.h"
 #include "migration/source-urgent.h"
 #include "net/priority.h"
+#include "snapshot/run-state.h"
 
 /* A destination that has the grant starts the guest in a few milliseconds. A QEMU that hangs there
  * gets its pages all the same. */
@@ -51,7 +52,8 @@ static gpointer device_thread(gpointer p)
     g_autofree uint8_t *buf = g_malloc(FF_RUN_MAX_BYTES);
     FfDevicePacing pacing = {0};
     FfCompressing packing = {0};
-    bool broken = false;
+    FfRunStateSeeker seeker = {0};
+    bool broken = false, ran = !strcmp(s->run_state, "running");
 
     ff_priority_urgent();
     for (;;) {
@@ -69,6 +71,9 @@ static gpointer device_thread(gpointer p)
         }
         if (ff_control_events(s->control) & FF_EV_LOADED) {
             continue; /* the destination has all of it; the channel may be exchanged by now */
+        }
+        if (!ran && ff_run_state_seek(&seeker, buf, n)) {
+            ff_state_mark(s->cfg->state, FF_MARK_SUSPENDED);
         }
         if (ff_source_send_device(s, &pacing, &packing, buf, n) < 0) {
             broken = true; /* the reader of that channel says why */

@@ -10,6 +10,7 @@
 
 #include "migration/ram.h"
 #include "migration/stats.h"
+#include "snapshot/run-state.h"
 #include "state/pact.h"
 
 typedef struct {
@@ -27,7 +28,8 @@ typedef struct {
                         * lifts */
     char *not_started; /* lock; why the guest, which is this QEMU's, could not be started; NULL */
     bool uffd_is_free; /* coordinator, then the driver: nothing is registered in it */
-    uint8_t said[516]; /* a message of QEMU's return path, as far as it has come */
+    FfRunStateSeeker run_state; /* of the device state that has come */
+    uint8_t said[516];          /* a message of QEMU's return path, as far as it has come */
     unsigned n_said;
 } FfTakeover;
 

@@ -463,7 +463,7 @@ static bool choose_end(FfQemu *qemu, GError **error)
 {
     qemu->vmm.state.ends_failed = false;
     g_clear_pointer(&qemu->suspends, ff_qmp_watch_free);
-    if (!qemu->vmm.state.one_way || ff_qmp_client_version(qemu->qmp) < FF_QEMU_KEEPS_SUSPENDED) {
+    if (!qemu->vmm.state.one_way || !ff_qemu_keeps_suspended(&qemu->vmm.state)) {
         return true;
     }
     qemu->suspends = ff_qmp_watch_new(qemu->qmp, "SUSPEND");

@@ -4,6 +4,7 @@
 #define FF_QEMU_STATUS_H
 
 #include "qmp/client.h"
+#include "vmm/state.h"
 
 typedef struct FfQemu FfQemu; /* qemu/vmm-qemu.h */
 
@@ -32,5 +33,8 @@ bool ff_qemu_migrate_status(FfQemu *qemu, char **status, char **desc, GError **e
 /* What qom-get with these arguments says, without "-machine"; g_free, NULL if it cannot be had. */
 #define FF_QEMU_MACHINE_ARGS "{\"path\": \"/machine\", \"property\": \"type\"}"
 char *ff_qemu_machine_name(JsonNode *answer);
+
+/* FfVmmState.keeps_suspended(). */
+bool ff_qemu_keeps_suspended(FfVmmState *state);
 
 #endif

@@ -26,6 +26,7 @@
 #include "qemu/parts.h"
 #include "qemu/ramblock.h"
 #include "qemu/run.h"
+#include "qemu/status.h"
 #include "qemu/settings.h"
 
 static GPtrArray *blocks(FfVmmMemory *memory)
@@ -73,7 +74,8 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                    .saved_before = ff_qemu_saved_before,
                    .use = ff_qemu_block_use,
                    .backends = ff_qemu_backends},
-        .state = {.prepare = ff_qemu_prepare,
+        .state = {.keeps_suspended = ff_qemu_keeps_suspended,
+                  .prepare = ff_qemu_prepare,
                   .unset_tls = ff_qemu_unset_tls,
                   .undo = ff_qemu_undo,
                   .put_back = ff_qemu_put_back,

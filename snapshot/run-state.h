@@ -18,4 +18,18 @@ bool ff_run_state_set(uint8_t *stream, size_t n, const char *run_state);
  * it is not clear which. */
 char *ff_run_state_read(const uint8_t *stream, size_t n);
 
+/* The section as it is looked for in a stream that comes in pieces: name and head, length, run
+ * state, and two bytes: QEMU knows whether a stopped guest was suspended, and it was. */
+#define FF_RUN_STATE_BYTES (20 + 4 + 32 + 2)
+
+typedef struct {
+    uint8_t had[FF_RUN_STATE_BYTES - 1]; /* the end of what came before */
+    size_t n;
+    bool suspended;
+} FfRunStateSeeker;
+
+/* TRUE: the N bytes of DATA that come next, or those before, say that the guest is suspended, or
+ * was when it was stopped. */
+bool ff_run_state_seek(FfRunStateSeeker *s, const uint8_t *data, size_t n);
+
 #endif

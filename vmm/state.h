@@ -14,6 +14,11 @@
 
 #include "state/state.h"
 
+/* Why such a guest is not loaded: FfVmmState.keeps_suspended(). */
+#define FF_WOULD_NOT_STAY_SUSPENDED                                                                \
+    "the guest is suspended, and the QEMU that it would go to (before 9.0) would let it run as "   \
+    "if it was awake: wake it first (system_wakeup)"
+
 typedef struct FfVmmState FfVmmState;
 struct FfVmmState {
     /* Destination: the client asked (exit-on-error false) that a failed incoming migration does
@@ -29,6 +34,10 @@ struct FfVmmState {
      * migration begins. FALSE and ERROR: it does not begin, and stop_and_save() fails. */
     bool (*between)(void *opaque, GError **error);
     void *between_opaque;
+
+    /* Optional: the VMM has guests that are suspended to RAM stay so over all this. NULL: it does.
+     * Any thread. */
+    bool (*keeps_suspended)(FfVmmState *state);
 
     /* ---- settings ---- */
 

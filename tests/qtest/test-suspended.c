@@ -11,6 +11,7 @@
 #include "tests/lib/hold.h"
 #include "tests/lib/move.h"
 #include "tests/qtest/snapshot-rig.h"
+#include "tests/qtest/upgrade-rig.h"
 
 #include <signal.h>
 #include <string.h>
@@ -262,6 +263,219 @@ static void test_older(void)
     end(&t);
 }
 
+/* ---- moves ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    unsigned from, to; /* versions; 7: the installed one */
+    bool precopy, stopped;
+    bool stands;        /* the destination has -S */
+    const char *faults; /* of the source's engine */
+    const char *why;    /* it fails; NULL: it does not */
+} Way;
+
+static const Way ways[] = {
+    {"10/postcopy", 10, 10},
+    {"10/precopy", 10, 10, .precopy = true},
+    {"10/precopy/stands", 10, 10, .precopy = true, .stands = true},
+    {"10/stopped", 10, 10, .stopped = true},
+    {"10/11", 10, 11},
+    {"11/postcopy", 11, 11},
+    {"10/killed/stopped", 10, 10, .faults = "source/*/at/stopped=kill", .why = ""},
+    {"10/killed/loaded", 10, 10, .faults = "source/*/at/loaded=kill", .why = ""},
+    {"10/cancel", 10, 10, .faults = "source/*/at/loaded=hold", .why = ""},
+    {"11/cancel", 11, 11, .faults = "source/*/at/loaded=hold", .why = ""},
+    {"10/7.2", 10, 7, .why = "wake it first (system_wakeup)"},
+    {"10/7.2/stopped", 10, 7, .stopped = true, .why = "wake it first (system_wakeup)"},
+};
+
+static Vm *start_end(const Way *w, const char *qemu, const BootsectConfig *boot, bool source)
+{
+    return vm_start(&(VmConfig){.name = source ? "source" : "destination",
+                                .launcher = VM_RUN,
+                                .qemu = qemu,
+                                .memory = "32M",
+                                .args = (const char *const[]){"-machine", "pc-i440fx-7.2", NULL},
+                                .boot = boot,
+                                .incoming = source ? NULL : "defer",
+                                .paused = !source && w->stands,
+                                .faults = source ? w->faults : NULL});
+}
+
+/* What QEMU would abort with is refused, whoever says it; what is left of the guest can start
+ * afresh. */
+static void check_source(const Way *w, Vm *source)
+{
+    Qmp *q = vm_qmp(source);
+
+    qmp_wait_postmigrate(q);
+    g_free(qmp_error(q, "cont", NULL));
+    g_autofree char *refused = qmp_error(q, "x-farfault-revoke", "{'force': true}");
+    g_assert_nonnull(strstr(refused, "The guest is suspended, and QEMU aborts"));
+    g_free(qmp_error(q, "cont", NULL));
+    expect_state(q, "postmigrate");
+    qmp_ok(q, "system_reset", NULL);
+    qmp_expect(q, "RESET");
+    qmp_ok(q, "x-farfault-revoke", "{'force': true}");
+    qmp_ok(q, "cont", NULL);
+    expect_state(q, "running");
+}
+
+static void check_arrived(const Way *w, Vm *source, Vm *destination)
+{
+    move_wait_completed(source, destination);
+    if (w->stands || w->stopped) {
+        expect_state(vm_qmp(destination), "paused");
+        if (w->stands) { /* it is the client's to start, where it can be started */
+            qmp_wait_postmigrate(vm_qmp(source));
+            g_free(qmp_error(vm_qmp(source), "cont", NULL));
+        }
+        qmp_ok(vm_qmp(destination), "cont", NULL);
+    }
+    wake(vm_qmp(destination));
+    vm_kill(destination);
+    check_source(w, source);
+}
+
+static void check_stayed(const Way *w, Vm *source, Vm *destination)
+{
+    Qmp *q = vm_qmp(source);
+    bool cancels = w->faults && strstr(w->faults, "hold");
+
+    if (cancels) {
+        hold_wait(source);
+        qmp_ok(q, "migrate_cancel", NULL);
+        hold_let_go(source);
+    }
+    qmp_expect_migration(q, cancels ? "cancelled" : "failed");
+    g_autoptr(JsonObject) info = qmp_return(q, "query-migrate", NULL);
+    g_autofree char *text =
+        g_strdup(json_object_get_string_member_with_default(info, "error-desc", ""));
+    if (!strstr(text, w->why)) {
+        test_fail("error-desc is not about \"%s\": %s", w->why, text);
+    }
+    if (w->stopped) {
+        expect_state(q, "paused");
+        qmp_ok(q, "cont", NULL);
+    }
+    wake(q);
+    vm_kill(destination);
+}
+
+static void test_way(gconstpointer data)
+{
+    const Way *w = data;
+    g_autofree char *from = vm_qemu(w->from);
+    g_autofree char *to = w->to == 7 ? g_strdup("qemu-system-x86_64") : vm_qemu(w->to);
+    BootsectConfig boot = bootsect_config(32 << 20, 16 << 20, 1);
+    const char *why;
+
+    if (!from || !to) {
+        return;
+    }
+    if (!(w->faults ? vm_faults_available : vm_farfault_available)(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    if (w->to == 7 && !vm_is_qemu(to, "7.")) {
+        g_test_skip("the installed QEMU is not 7.2");
+        return;
+    }
+    g_autoptr(Vm) source = start_end(w, from, &boot, true);
+    g_autoptr(Vm) destination = start_end(w, to, &boot, false);
+    Vm *both[] = {source, destination};
+
+    hold_make(source);
+    vm_wait_ready(source);
+    move_prepare(source, destination);
+    for (unsigned i = 0; w->precopy && i < G_N_ELEMENTS(both); i++) {
+        qmp_set_capability(vm_qmp(both[i]), "postcopy-ram", false);
+        qmp_ok(vm_qmp(both[i]), "migrate-set-parameters",
+               "{'x-farfault-policy': 'always', 'max-bandwidth': 1000000000}");
+    }
+    g_autofree char *uri = move_listen(destination);
+    suspend(vm_qmp(source));
+    if (w->stopped) {
+        qmp_ok(vm_qmp(source), "stop", NULL);
+    }
+    qmp_ok(vm_qmp(source), "migrate", "{'uri': '%s'}", uri);
+    if (!w->precopy) {
+        qmp_ok(vm_qmp(source), "migrate-start-postcopy", NULL);
+    }
+    (w->why ? check_stayed : check_arrived)(w, source, destination);
+}
+
+/* ---- upgrades -------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    unsigned from, to; /* as in Way */
+    const char *faults;
+    const char *why;
+    bool stopped;
+} Change;
+
+static const Change changes[] = {
+    {"10/10", 10, 10},
+    {"10/11", 10, 11},
+    {"10/stopped", 10, 10, .stopped = true},
+    {"10/fails", 10, 10, "handover/*/at/loaded=kill", ""},
+    {"10/fails/new", 10, 10, "takeover/*/at/loaded=kill", ""},
+    {"11/fails", 11, 11, "handover/*/at/stopped=kill", ""},
+    {"10/7.2", 10, 7, NULL, "wake it first (system_wakeup)"},
+    {"10/7.2/stopped", 10, 7, NULL, "wake it first (system_wakeup)", .stopped = true},
+};
+
+static char *version_of(unsigned number)
+{
+    return number == 7 ? up_installed() : vm_qemu(number);
+}
+
+static void test_change(gconstpointer data)
+{
+    const Change *c = data;
+    g_autofree char *from = version_of(c->from), *to = version_of(c->to), *said = NULL;
+    const char *why;
+
+    if (!from || !to) {
+        return;
+    }
+    if (c->faults && !vm_faults_available(&why)) {
+        g_test_skip(why);
+        return;
+    }
+    if (!vm_is_qemu(c->to == 7 ? to : from, c->to == 7 ? "7." : "1")) {
+        g_test_skip("the installed QEMU is not 7.2");
+        return;
+    }
+    g_autoptr(Guest) g = up_counting(NULL);
+    if (!g) {
+        return;
+    }
+    up_to(g, from);
+    if (c->faults) {
+        up_set_faults(g, c->faults);
+    }
+    up_reconnect(g);
+    suspend(g->qmp);
+    if (c->stopped) {
+        qmp_ok(g->qmp, "stop", NULL);
+    }
+    pid_t before = up_only_qemu(g);
+    g_assert_cmpint(up_run(g, (const char *const[]){"--qemu", to, NULL}, &said), ==,
+                    c->why ? 1 : 0);
+    if (c->why && !strstr(said, c->why)) {
+        test_fail("\"%s\" is not in: %s", c->why, said);
+    }
+    g_assert_true((up_only_qemu(g) == before) == !!c->why);
+    up_reconnect(g);
+    if (c->stopped) {
+        expect_state(g->qmp, "paused");
+        qmp_ok(g->qmp, "cont", NULL);
+    }
+    wake(g->qmp);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -272,5 +486,13 @@ int main(int argc, char **argv)
     g_test_add_data_func("/suspended/snapshot/meanwhile/suspended", NULL, test_meanwhile);
     g_test_add_data_func("/suspended/snapshot/meanwhile/stopped", "stopped", test_meanwhile);
     g_test_add_func("/suspended/snapshot/7.2", test_older);
+    for (unsigned i = 0; i < G_N_ELEMENTS(ways); i++) {
+        g_autofree char *path = g_strdup_printf("/suspended/move/%s", ways[i].name);
+        g_test_add_data_func(path, &ways[i], test_way);
+    }
+    for (unsigned i = 0; i < G_N_ELEMENTS(changes); i++) {
+        g_autofree char *path = g_strdup_printf("/suspended/upgrade/%s", changes[i].name);
+        g_test_add_data_func(path, &changes[i], test_change);
+    }
     return g_test_run();
 }
