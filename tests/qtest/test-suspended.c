@@ -263,6 +263,68 @@ static void test_older(void)
     end(&t);
 }
 
+/* ---- lazy restores --------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name;
+    unsigned to; /* as in Way */
+    bool stopped;
+} Restored;
+
+static const Restored restored[] = {
+    {"10", 10}, {"10/stopped", 10, true}, {"7.2", 7}, {"7.2/stopped", 7, true}};
+
+static void test_restored(gconstpointer data)
+{
+    static const char *const args[] = {"-machine", "pc-i440fx-7.2", "-m",
+                                       G_STRINGIFY(SNAP_RAM_MIB) "M", NULL};
+    const Restored *r = data;
+    g_autofree char *from = vm_qemu(10);
+    g_autofree char *to = r->to == 7 ? up_installed() : vm_qemu(r->to);
+    Snap t = {.qemu = from, .args = args};
+
+    if (r->to == 7 && !vm_is_qemu(to, "7.")) {
+        g_test_skip("the installed QEMU is not 7.2");
+        return;
+    }
+    if (!from || !to || !snap_begin(&t, NULL, NULL)) {
+        return;
+    }
+    suspend(vm_qmp(t.vm));
+    if (r->stopped) {
+        qmp_ok(vm_qmp(t.vm), "stop", NULL);
+    }
+    snap_ask(&t);
+    qmp_expect_migration(vm_qmp(t.vm), "completed");
+    Vm *vm = vm_start(
+        &(VmConfig){.name = "restored",
+                    .launcher = VM_RUN,
+                    .qemu = to,
+                    .args = (const char *const[]){"-smp", "2", "-machine", "pc-i440fx-7.2", "-m",
+                                                  G_STRINGIFY(SNAP_RAM_MIB) "M", NULL},
+                    .boot = &t.boot,
+                    .incoming = "defer"});
+    Qmp *q = vm_qmp(vm);
+    qmp_set_capability(q, "events", true);
+    qmp_ok(q, "x-farfault-restore", "{'file': '%s'}", t.path);
+    if (r->to == 7) {
+        g_assert_cmpint(vm_wait_exit(vm), ==, 1);
+        g_autofree char *said = vm_stderr(vm);
+        if (!strstr(said, "wake it first (system_wakeup)")) {
+            test_fail("not refused in these words: %s", said);
+        }
+    } else {
+        qmp_expect_migration(q, "completed");
+        if (r->stopped) {
+            expect_state(q, "paused");
+            qmp_ok(q, "cont", NULL);
+        }
+        wake(q);
+    }
+    vm_end(vm);
+    end(&t);
+}
+
 /* ---- moves ----------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -452,8 +514,12 @@ static void test_change(gconstpointer data)
     if (!g) {
         return;
     }
+    /* Of the engine of the QEMU that is then the old one; of the new one. */
+    if (c->faults && g_str_has_prefix(c->faults, "handover")) {
+        up_set_faults(g, c->faults);
+    }
     up_to(g, from);
-    if (c->faults) {
+    if (c->faults && g_str_has_prefix(c->faults, "takeover")) {
         up_set_faults(g, c->faults);
     }
     up_reconnect(g);
@@ -486,6 +552,10 @@ int main(int argc, char **argv)
     g_test_add_data_func("/suspended/snapshot/meanwhile/suspended", NULL, test_meanwhile);
     g_test_add_data_func("/suspended/snapshot/meanwhile/stopped", "stopped", test_meanwhile);
     g_test_add_func("/suspended/snapshot/7.2", test_older);
+    for (unsigned i = 0; i < G_N_ELEMENTS(restored); i++) {
+        g_autofree char *path = g_strdup_printf("/suspended/restore/%s", restored[i].name);
+        g_test_add_data_func(path, &restored[i], test_restored);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(ways); i++) {
         g_autofree char *path = g_strdup_printf("/suspended/move/%s", ways[i].name);
         g_test_add_data_func(path, &ways[i], test_way);
