@@ -244,9 +244,8 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
         }
     }
     /* Before 9.0 "stop" leaves such a guest as it is, and the migration itself wakes it up. */
-    if (strcmp(state, "suspended") == 0 && ff_qmp_client_version(c->qemu->qmp) < 90000) {
-        return refuse(error, "the guest is suspended, and this QEMU (before 9.0) would wake it up "
-                             "by migrating: wake it first (system_wakeup)");
+    if (strcmp(state, "suspended") == 0 && !ff_qemu_keeps_suspended(&c->qemu->vmm.state)) {
+        return refuse(error, FF_QEMU_WOULD_WAKE);
     }
     return true;
 }

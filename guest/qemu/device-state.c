@@ -191,6 +191,10 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
     qemu->let_save_us = 0;
     asked = ff_qmp_call_begin(qemu->qmp, "getfd", args, &pair[1], 1);
     ff_qemu_adopt_stream(qemu, kept);
+    if (qemu->vmm.state.ends_failed) {
+        /* The return path ends before it has begun, which QEMU finds when all is written. */
+        shutdown(pair[0], SHUT_WR);
+    }
     if (qemu->vmm.state.one_way) {
         qemu->their_end = pair[1];
     } else {
@@ -417,7 +421,7 @@ static void drop_offer(FfQemu *qemu)
 bool ff_qemu_wait_saved(FfVmmState *state, int status, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
-    const char *expected = status == 0 ? "completed" : "failed";
+    const char *expected = status == 0 && !state->ends_failed ? "completed" : "failed";
     g_autofree char *result = NULL;
     g_autofree char *desc = NULL;
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, NULL);
@@ -438,7 +442,7 @@ bool ff_qemu_wait_saved(FfVmmState *state, int status, GError **error)
         return false;
     }
     /* One that nobody answered has come to its end whatever was wanted (FfVmmState.one_way). */
-    if (status == 0 && g_strcmp0(result, "completed") != 0) {
+    if (status == 0 && g_strcmp0(result, expected) != 0) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                     "the inner migration is \"%s\" instead of \"%s\"%s%s", result ? result : "none",
                     expected, desc ? ": " : "", desc ? desc : "");

@@ -37,6 +37,7 @@ struct FfQemu {
     int64_t let_save_us;    /* coordinator; when the way was cleared, as events count; 0: not yet */
     bool offered;           /* the stream is QEMU's, and nothing was begun with it */
     bool loading;           /* load() handed QEMU its stream */
+    FfQmpWatch *suspends;   /* coordinator; SUSPEND, since a one-way save was prepared; NULL */
     FfQmpWatch *since_stop; /* coordinator; all events, from before a one-way save's stop; NULL */
     unsigned conts;         /* coordinator; how often the guest was started since then */
     FfTold nesting;         /* coordinator; whether KVM could write its memory past the tracking */

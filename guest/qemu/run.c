@@ -29,6 +29,8 @@ static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
 
     if (!before || !after) {
         ff_qemu_set_no_status(error);
+    } else if (strcmp(after, "suspended") == 0) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC, FF_QEMU_WOULD_WAKE);
     } else if (ff_vmm_runs(after)) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                     "QEMU is still \"%s\" after stop: resume the guest and try again", after);
@@ -82,6 +84,19 @@ static bool come_between(FfQemu *qemu, FfQmpWatch *resumed, JsonNode *disks, GEr
     return ok && ff_qemu_begin_stream(qemu, error);
 }
 
+/* FALSE and ERROR: a guest that ran when its one-way save was prepared may be suspended by now.
+ * QEMU has not come to its end, and must not. */
+static bool stayed_awake(FfQemu *qemu, GError **error)
+{
+    if (!qemu->suspends || qemu->vmm.state.ends_failed || !ff_qmp_watch_any(qemu->suspends)) {
+        return true;
+    }
+    g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                        "the guest was suspended (to RAM) right before its devices were saved: "
+                        "repeat the snapshot");
+    return false;
+}
+
 /* With SAVE also starts the inner migration, on the stream that was offered. */
 static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
 {
@@ -119,7 +134,7 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
         return false;
     }
     *before = stopped_state(was, is, error);
-    if (!*before) {
+    if (!*before || !stayed_awake(qemu, error)) {
         return false;
     }
     if (between) {
@@ -156,8 +171,9 @@ static void hear_migration(const FfQemu *qemu, JsonObject *event, Heard *h)
 {
     JsonObject *stamp = ff_json_object(event, "timestamp"), *data = ff_json_object(event, "data");
     const char *status = data ? ff_json_string(data, "status") : NULL;
+    const char *expected = qemu->vmm.state.ends_failed ? "failed" : "completed";
 
-    h->completed |= !g_strcmp0(status, "completed");
+    h->completed |= !g_strcmp0(status, expected);
     h->waited |=
         stamp && !g_strcmp0(status, "active") &&
         ff_json_int(stamp, "seconds", 0) * G_USEC_PER_SEC + ff_json_int(stamp, "microseconds", 0) >=
@@ -251,6 +267,21 @@ static char *settled_state(FfQemu *qemu, FfQmpWatch *watch, FfQmpCall *asked, GE
     }
 }
 
+/* Of a guest that is, or may be, suspended; FALSE and ERROR: cont would be the end of this QEMU
+ * (choose_end() in settings.c). */
+static bool may_continue(FfQemu *qemu, const char *state, GError **error)
+{
+    if (strcmp(state, "suspended") != 0 && !qemu->vmm.state.ends_failed) {
+        return true;
+    }
+    g_autofree char *now = ff_qemu_run_state(qemu, true, error);
+    if (now && strcmp(now, "postmigrate") == 0) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC, FF_QEMU_WOULD_ABORT);
+        return false;
+    }
+    return now != NULL;
+}
+
 static bool resume_guest(FfVmmRun *run, const char *state, bool start, bool *running,
                          GError **error)
 {
@@ -259,13 +290,17 @@ static bool resume_guest(FfVmmRun *run, const char *state, bool start, bool *run
     /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
      * suspended, and cont brings it back to that. All other states came with the blob. */
     bool starts = start && ff_vmm_runs(state);
+
+    *running = false;
+    if (starts && !may_continue(qemu, state, error)) {
+        return false;
+    }
     /* In front of cont, in one go with it: the guest does not run before that. */
     ff_qemu_put_back(&qemu->vmm.state);
     FfQmpCall *cont = starts ? ff_qemu_ask(qemu, "cont", NULL) : NULL;
     FfQmpCall *asked = ff_qemu_ask(qemu, "query-status", NULL);
     g_autofree char *now = NULL;
 
-    *running = false;
     qemu->conts += starts;
     if (cont) {
         g_autoptr(GError) local = NULL;
@@ -278,7 +313,7 @@ static bool resume_guest(FfVmmRun *run, const char *state, bool start, bool *run
     }
     ff_qemu_await_put_back(qemu);
     now = settled_state(qemu, watch, asked, error);
-    *running = now && strcmp(now, "running") == 0;
+    *running = now && ff_vmm_runs(now);
     /* As with cont, which QEMU refuses then: its own part of the migration is not over. */
     if (now && !starts && strcmp(now, "finish-migrate") != 0) {
         ff_qemu_activate_disks(qemu);

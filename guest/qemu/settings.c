@@ -26,6 +26,7 @@
 #include "guest/qemu/call.h"
 #include "guest/qemu/device-state.h"
 #include "guest/qemu/internal.h"
+#include "guest/qemu/status.h"
 #include "qmp/json.h"
 
 #define QUERY_CAPABILITIES "query-migrate-capabilities"
@@ -75,7 +76,8 @@ static JsonObject *wanted_capabilities(const FfQemu *qemu)
         json_object_set_boolean_member(o, capabilities_for_inner[i].name,
                                        capabilities_for_inner[i].on);
     }
-    json_object_set_boolean_member(o, "return-path", !qemu->vmm.state.one_way);
+    json_object_set_boolean_member(o, "return-path",
+                                   !qemu->vmm.state.one_way || qemu->vmm.state.ends_failed);
     return o;
 }
 
@@ -452,13 +454,31 @@ bool ff_qemu_unset_tls(FfVmmState *state, GError **error)
            set_settings(qemu, &now, &want, error);
 }
 
+/* QEMU from 9.0 on remembers of a guest that it has stopped that it was suspended, says so to
+ * nobody, and with cont makes it "suspended" again. From "postmigrate" there is no way to that: it
+ * aborts. A migration that fails leaves the guest "paused", from where there is. So the save of a
+ * guest that may be suspended fails when all is written (send_stream()). One that runs is not
+ * suspended, if it is not by the time of the stop (stop_guest()). */
+static bool choose_end(FfQemu *qemu, GError **error)
+{
+    qemu->vmm.state.ends_failed = false;
+    g_clear_pointer(&qemu->suspends, ff_qmp_watch_free);
+    if (!qemu->vmm.state.one_way || !ff_qemu_keeps_suspended(&qemu->vmm.state)) {
+        return true;
+    }
+    qemu->suspends = ff_qmp_watch_new(qemu->qmp, "SUSPEND");
+    g_autofree char *run_state = ff_qemu_run_state(qemu, false, error);
+    qemu->vmm.state.ends_failed = run_state && strcmp(run_state, "running") != 0;
+    return run_state != NULL;
+}
+
 bool ff_qemu_prepare(FfVmmState *state, FfRole role, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
     g_auto(Settings) now = {0};
     g_auto(Settings) want = {0};
 
-    if (!query_settings(qemu, &now, error)) {
+    if (!query_settings(qemu, &now, error) || !choose_end(qemu, error)) {
         return false;
     }
     if (!json_object_has_member(now.capabilities, IGNORE_SHARED) ||

@@ -18,6 +18,7 @@
 #include "guest/qemu/ramblock.h"
 #include "guest/qemu/run.h"
 #include "guest/qemu/settings.h"
+#include "guest/qemu/status.h"
 
 static GPtrArray *memory_blocks(FfVmmMemory *memory)
 {
@@ -64,7 +65,8 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                    .saved_before = ff_qemu_saved_before,
                    .use = ff_qemu_block_use,
                    .backends = ff_qemu_backends},
-        .state = {.prepare = ff_qemu_prepare,
+        .state = {.keeps_suspended = ff_qemu_keeps_suspended,
+                  .prepare = ff_qemu_prepare,
                   .unset_tls = ff_qemu_unset_tls,
                   .undo = ff_qemu_undo,
                   .put_back = ff_qemu_put_back,
@@ -113,6 +115,7 @@ void ff_qemu_free(FfQemu *qemu)
     ff_qemu_adopt_stream(qemu, -1);
     ff_qemu_log_end(&qemu->vmm.memory);
     g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
+    g_clear_pointer(&qemu->suspends, ff_qmp_watch_free);
     g_clear_pointer(&qemu->memory_back, ff_qmp_call_drop);
     g_ptr_array_unref(qemu->blocks);
     g_free(qemu->name);
