@@ -285,13 +285,16 @@ static void draw_plan(Run *r)
     }
 }
 
-/* The huge pages that the run needs; "huge" is either kind. */
+/* The huge pages that the run needs; "huge" and "kvm" are either kind. */
 static void get_huge_pages(Run *r)
 {
     const char *why = NULL;
 
     if (!strcmp(r->guest->name, "huge") && g_rand_boolean(r->rand)) {
         r->guest = chaos_guest("huge-unreserved");
+    }
+    if (!strcmp(r->guest->name, "kvm") && g_rand_boolean(r->rand)) {
+        r->guest = chaos_guest("kvm-rare");
     }
     r->pool = r->guest->hugepages ? hugepages_try(r->guest->hugepages + SPARE, &why) : NULL;
     if (why) {
