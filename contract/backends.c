@@ -24,7 +24,7 @@ static bool fail_as(GError **error, GIOErrorEnum code, const char *why)
     return false;
 }
 
-static bool fail(GError **error, const char *why)
+static bool fail_request(GError **error, const char *why)
 {
     return fail_as(error, G_IO_ERROR_FAILED, why);
 }
@@ -38,20 +38,20 @@ bool ff_backends_ask(int socket, FfBackendsOp op, uint32_t flag, int fd, FfBacke
     gint64 until = g_get_monotonic_time() + ANSWER_MS * 1000;
 
     if (n != sizeof(request)) {
-        return fail(error, n < 0 ? g_strerror((int)-n) : "the relay was not told all");
+        return fail_request(error, n < 0 ? g_strerror((int)-n) : "the relay was not told all");
     }
     do {
         int rc = poll(&pfd, 1, (int)ff_left_ms(until));
 
         if (rc == 0) {
-            return fail(error, "one of them does not answer");
+            return fail_request(error, "one of them does not answer");
         }
         n = rc < 0 ? rc : recv(socket, answer, sizeof(*answer), MSG_DONTWAIT);
         /* An answer that came too late for the one that asked is none to this. */
     } while ((n < 0 && (errno == EINTR || errno == EAGAIN)) ||
              (n == sizeof(*answer) && answer->op != (uint32_t)op));
     if (n != sizeof(*answer)) {
-        return fail(error, n < 0 ? g_strerror(errno) : "the relay is of another version");
+        return fail_request(error, n < 0 ? g_strerror(errno) : "the relay is of another version");
     }
     answer->ids[sizeof(answer->ids) - 1] = answer->why[sizeof(answer->why) - 1] = 0;
     answer->n_regions = MIN(answer->n_regions, (uint32_t)FF_BACKENDS_REGIONS);

@@ -219,7 +219,7 @@ FfLink *ff_link_new(int fd, GMainContext *context, const FfLinkOps *ops, void *o
 }
 
 /* Copies of the N fds, for the one that sends them. Returns 0 or -errno. */
-static int duplicate(const int *fds, unsigned n, int *copies)
+static int duplicate_fds(const int *fds, unsigned n, int *copies)
 {
     for (unsigned i = 0; i < n; i++) {
         copies[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 0);
@@ -245,7 +245,7 @@ int ff_link_send(FfLink *link, FfLinkType type, unsigned mon, uint32_t seq, cons
     if (link->fd < 0) {
         return -EPIPE;
     }
-    int rc = duplicate(fds, n_fds, copies);
+    int rc = duplicate_fds(fds, n_fds, copies);
     if (rc < 0) {
         return rc;
     }

@@ -79,7 +79,7 @@ typedef enum {
     FF_LINK_FRONT,     /* the guest has gone to another QEMU, and this process stays as its front
                           (guest/relay/placeholder.h): its clients are let go, and no other one comes */
     FF_LINK_TAKEN, /* the guest is this QEMU's, and the other one lives still: what QEMU has made
-                      beside that one's files gets their names (guest/relay/socket-renames.h) */
+                      beside that one's files gets their names (guest/relay/socket-renames.c) */
 } FfLinkType;
 
 enum {

@@ -16,7 +16,7 @@ char *ff_maps_of_process(pid_t pid)
     return pid > 0 && g_file_get_contents(path, &text, NULL, NULL) ? text : NULL;
 }
 
-static bool parse(const char *line, const struct stat *st, FfMapping *m)
+static bool parse_mapping(const char *line, const struct stat *st, FfMapping *m)
 {
     unsigned major_nr, minor_nr;
     uint64_t ino;
@@ -39,7 +39,7 @@ GArray *ff_maps_of_file(const char *maps, int fd)
     for (char **l = lines; fstat(fd, &st) == 0 && *l; l++) {
         FfMapping m;
 
-        if (parse(*l, &st, &m)) {
+        if (parse_mapping(*l, &st, &m)) {
             g_array_append_val(all, m);
         }
     }

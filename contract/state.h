@@ -269,6 +269,10 @@ enum {
      * destination has said that it is not to run there yet: a client may find that it cannot, and
      * continue here (libvirt). Set before the phase is DONE, cleared before it is SETUP. */
     FF_MARK_STANDS_THERE = 1 << 13,
+    /* S: the guest was suspended to RAM when it was stopped, now or before by its client: QEMU ends
+     * itself if it is continued when its migration is completed. Set when the device state, which
+     * says so, is sent; cleared before the phase is SETUP. */
+    FF_MARK_SUSPENDED = 1 << 14,
 };
 /* FLAGS: of FF_CLIENT_CAP_*. */
 #define FF_MARK_CAP(flags) ((unsigned)(flags) << 9)

@@ -30,9 +30,9 @@ struct FfVmmRun {
      * answer has been heard by the return. FALSE and ERROR: else. */
     bool (*stands)(FfVmmRun *run, GError **error);
     /* Destination, after SHUT(0) was seen: gives QEMU the run state that the source's guest had;
-     * starts it if that was "running" and START. Source: the same, for a rollback. *RUNNING says if
-     * it runs now. ERROR is G_IO_ERROR_NOT_CONNECTED if the VMM cannot be asked, or its answer
-     * not be heard: another process may be able to. */
+     * starts it if it ran in that (ff_vmm_runs()) and START. Source: the same, for a rollback.
+     * *RUNNING says if it runs now, in the same sense. ERROR is G_IO_ERROR_NOT_CONNECTED if the VMM
+     * cannot be asked, or its answer not be heard: another process may be able to. */
     bool (*resume)(FfVmmRun *run, const char *run_state, bool start, bool *running, GError **error);
     /* Source, optional, of a guest that was stopped for a one-way save (FfVmmState.one_way), after
      * resume(): since stop() nobody but resume() has started it, nobody has reset it, and the

@@ -14,6 +14,11 @@
 
 #include "contract/state.h"
 
+/* Why such a guest is not loaded: FfVmmState.keeps_suspended(). */
+#define FF_WOULD_NOT_STAY_SUSPENDED                                                                \
+    "the guest is suspended, and the QEMU that it would go to (before 9.0) would let it run as "   \
+    "if it was awake: wake it first (system_wakeup)"
+
 typedef struct FfVmmState FfVmmState;
 struct FfVmmState {
     /* Destination: the client asked (exit-on-error false) that a failed incoming migration does
@@ -22,10 +27,17 @@ struct FfVmmState {
     /* Source: nobody answers on the stream of the inner migration, which ends by itself when all is
      * written: the VMM closes it then, and has completed it. Set before prepare(). */
     bool one_way;
+    /* Source, set by prepare() for a one-way save: the inner migration fails when all is written,
+     * by intention, and the VMM has not completed one. */
+    bool ends_failed;
     /* Source, optional: called by stop_and_save() with the guest stopped, before the inner
      * migration begins. FALSE and ERROR: it does not begin, and stop_and_save() fails. */
     bool (*between)(void *opaque, GError **error);
     void *between_opaque;
+
+    /* Optional: the VMM has guests that are suspended to RAM stay so over all this. NULL: it does.
+     * Any thread. */
+    bool (*keeps_suspended)(FfVmmState *state);
 
     /* ---- settings ---- */
 

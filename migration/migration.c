@@ -349,7 +349,8 @@ static bool snapshot_resumed_locked(FfMigration *m)
 
 static bool snapshot_may_roll_back_locked(const FfMigration *m)
 {
-    return m->snapshot.stopped_by_us;
+    /* That its VMM's part fails can be as it is to be: what it has written tells. */
+    return m->snapshot.stopped_by_us && !m->cfg.vmm->state.ends_failed;
 }
 
 static void snapshot_cancel_locked(FfMigration *m)

@@ -326,6 +326,7 @@ bool ff_driver_start(FfDriver *d, FfMigrationConfig *config, JsonNode *capabilit
     if (config->role == FF_ROLE_SOURCE) {
         /* The guest may have come in by this engine: how that was to fail is no matter any more. */
         config->vmm->state.keep_failed = config->vmm->state.one_way = false;
+        config->vmm->state.ends_failed = false;
     }
     ff_totals_begin(d, use_of(config));
     d->migration = ff_migration_start(config, driver_ops(d, &ops), error);

@@ -230,8 +230,7 @@ void ff_handle_recover(FfCall *call)
 
 /* ---- x-farfault-revoke ----------------------------------------------------------------------- */
 
-/* The migration is over, and the guest the destination's. */
-static void reclaim_guest(FfCall *call)
+static void do_reclaim(FfCall *call)
 {
     FfDriver *d = call->driver;
     g_autoptr(GError) error = NULL;
@@ -242,6 +241,34 @@ static void reclaim_guest(FfCall *call)
                          "cont continues it here");
     }
     answer_recover(call, ok, error);
+}
+
+/* Of a guest with which QEMU would end itself. Its memory is all that is left of it. */
+static void looked_at_suspended(FfCall *call, JsonNode *result, const GError *error)
+{
+    JsonObject *o = result && JSON_NODE_HOLDS_OBJECT(result) ? json_node_get_object(result) : NULL;
+
+    if (error) {
+        ff_call_gerror(call, error);
+    } else if (!g_strcmp0(o ? ff_json_string(o, "status") : NULL, "postmigrate")) {
+        ff_call_error(call,
+                      "The guest is suspended, and QEMU aborts when such a guest is continued "
+                      "after a migration: system_reset, this again, then cont start it "
+                      "afresh");
+    } else {
+        do_reclaim(call); /* it was reset */
+    }
+}
+
+/* The migration is over, and the guest the destination's. */
+static void reclaim_guest(FfCall *call)
+{
+    if (ff_json_bool(call->args, "force") &&
+        ff_state_is_marked(call->driver->config.state, FF_MARK_SUSPENDED)) {
+        ff_call_inner(call, "query-status", NULL, looked_at_suspended);
+    } else {
+        do_reclaim(call);
+    }
 }
 
 static void take_back(FfCall *call, const char *uri, int fd)

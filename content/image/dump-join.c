@@ -194,8 +194,8 @@ static FfInput *open_devices(const FfDumpFiles *s, const FfDumpFiles *d, GByteAr
         return NULL;
     }
     *stream = g_bytes_unref_to_array(bytes);
-    *runs = !strcmp(s->run_state, "running") &&
-            ff_run_state_set_running((*stream)->data, (*stream)->len);
+    *runs = (!strcmp(s->run_state, "running") || !strcmp(s->run_state, "suspended")) &&
+            ff_run_state_set((*stream)->data, (*stream)->len, s->run_state);
     return ff_input_new_memory(from->path, (*stream)->data, (*stream)->len, error);
 }
 

@@ -11,7 +11,7 @@
  * Threads: any of QEMU's. No lock, nothing is allocated. System calls: accept4, getsockname,
  * and close-inherited.c's.
  */
-#include "guest/agent/accept.h"
+#include "guest/agent/internal.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -25,7 +25,6 @@
 
 #include "contract/discards.h"
 #include "contract/private-socket.h"
-#include "guest/agent/close-inherited.h"
 
 static const uint32_t *accepts; /* NULL: all are taken */
 /* Of the library that comes next (libc, as a rule); NULL before the constructor. */
@@ -41,7 +40,7 @@ static bool is_relays(int fd)
 }
 
 /* TRUE, and errno: nobody is there. */
-static bool refuses(int fd)
+static bool refuses_accept(int fd)
 {
     uint32_t now = accepts ? __atomic_load_n(accepts, __ATOMIC_ACQUIRE) : FF_ACCEPTS_ALL;
 
@@ -58,9 +57,9 @@ static bool refuses(int fd)
 __attribute__((visibility("default"))) int accept4(int fd, struct sockaddr *address, socklen_t *len,
                                                    int flags)
 {
-    return refuses(fd)    ? -1
-           : next_accept4 ? next_accept4(fd, address, len, flags)
-                          : (int)syscall(SYS_accept4, fd, address, len, flags);
+    return refuses_accept(fd) ? -1
+           : next_accept4     ? next_accept4(fd, address, len, flags)
+                              : (int)syscall(SYS_accept4, fd, address, len, flags);
 }
 
 __attribute__((visibility("default"))) int accept(int fd, struct sockaddr *address, socklen_t *len)

@@ -51,10 +51,9 @@
 #include <unistd.h>
 
 #include "contract/discards.h"
-#include "guest/agent/accept.h"
 #include "guest/agent/caches.h"
-#include "guest/agent/front.h"
 #include "guest/agent/hook.h"
+#include "guest/agent/internal.h"
 #include "guest/agent/ptys.h"
 #include "guest/agent/stderr.h"
 #include "guest/agent/taps.h"

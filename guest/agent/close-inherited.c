@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See close-inherited.h. No state; any thread. System calls: eventfd2, dup3, close. */
-#include "guest/agent/close-inherited.h"
+/* See internal.h. No state; any thread. System calls: eventfd2, dup3, close. */
+#include "guest/agent/internal.h"
 
 #include <fcntl.h>
 #include <sys/eventfd.h>

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See front.h. Who has started the guest knows another process than this one, and may start the
+ * See internal.h. Who has started the guest knows another process than this one, and may start the
  * guest again as soon as that has ended: so this one must not outlive it, whoever else is there to
  * see it. Relays do the same (guest/relay/placeholder.c, behind.c), and may have died.
  *
  * Threads: one of its own, which blocks all signals. System calls: poll, kill, fcntl.
  */
-#include "guest/agent/front.h"
+#include "guest/agent/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,12 +15,10 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "guest/agent/thread.h"
-
 /* A pidfd, for as long as this process lives. */
 static int front = -1;
 
-static void *await(void *opaque)
+static void *await_end(void *opaque)
 {
     struct pollfd pfd = {front, POLLIN, 0};
 
@@ -38,5 +36,5 @@ int ff_front_watch(const char *text)
     if (end == text || *end || fcntl(front, F_GETFD) < 0) {
         return -EBADF;
     }
-    return ff_thread_start(await);
+    return ff_thread_start(await_end);
 }

@@ -56,14 +56,14 @@ static bool is_armed(void)
     return hook.page && __atomic_load_n(&hook.page->armed, __ATOMIC_ACQUIRE);
 }
 
-static void count(uint64_t bytes)
+static void count_dropped(uint64_t bytes)
 {
     /* Observers: threads that ask for them, in another process. */
     __atomic_add_fetch(&hook.page->dropped, 1, __ATOMIC_RELAXED);
     __atomic_add_fetch(&hook.page->dropped_bytes, bytes, __ATOMIC_RELAXED);
 }
 
-static uint32_t bounded(uint32_t n)
+static uint32_t bounded_count(uint32_t n)
 {
     return n < FF_DISCARDS_MAX ? n : FF_DISCARDS_MAX;
 }
@@ -80,7 +80,7 @@ static bool is_ram(int fd)
         errno = saved_errno; /* the kernel says it again */
         return false;
     }
-    for (uint32_t i = 0, n = bounded(page->n_files); i < n; i++) {
+    for (uint32_t i = 0, n = bounded_count(page->n_files); i < n; i++) {
         if (page->file[i].ino == st.st_ino && page->file[i].dev == st.st_dev) {
             return true;
         }
@@ -98,7 +98,7 @@ __attribute__((visibility("default"))) int fallocate64(int fd, int mode, off64_t
                                                        off64_t len)
 {
     if (mode == PUNCH && is_armed() && offset >= 0 && len > 0 && is_ram(fd)) {
-        count(len);
+        count_dropped(len);
         return 0;
     }
     return pass_fallocate(fd, mode, offset, len);
@@ -116,7 +116,7 @@ static bool is_mapped_ram(uint64_t addr, uint64_t len, bool any)
 {
     const FfDiscardsPage *page = hook.page;
 
-    for (uint32_t i = 0, n = bounded(page->n_ranges); i < n; i++) {
+    for (uint32_t i = 0, n = bounded_count(page->n_ranges); i < n; i++) {
         uint64_t first = page->range[i].addr, end = first + page->range[i].len;
         if (any ? addr < end && first < addr + len : addr >= first && addr + len <= end) {
             return true;
@@ -135,7 +135,7 @@ __attribute__((visibility("default"))) int madvise(void *addr, size_t len, int a
         at + len > at && at % hook.page_size == 0 &&
         is_mapped_ram(at, len, advice == MADV_REMOVE)) {
         if (advice == MADV_REMOVE) {
-            count(len);
+            count_dropped(len);
         }
         return 0;
     }

@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 #include "contract/discards.h"
-#include "guest/agent/close-inherited.h"
+#include "guest/agent/internal.h"
 
 typedef struct {
     int master; /* QEMU's number; -1: not made yet */
@@ -59,7 +59,7 @@ static bool is_master(int fd)
     return ioctl(fd, TIOCGPTN, &number) == 0;
 }
 
-static void bring(void)
+static void bring_ptys(void)
 {
     for (int i = 0; i < ptys.n; i++) {
         if (ptys.pty[i].real >= 0 && is_master(ptys.pty[i].master)) {
@@ -70,7 +70,7 @@ static void bring(void)
     }
 }
 
-static void let_go(void)
+static void hang_up_masters(void)
 {
     for (int i = 0; i < ptys.n; i++) {
         if (is_master(ptys.pty[i].master)) {
@@ -79,7 +79,7 @@ static void let_go(void)
     }
 }
 
-static void look(void)
+static void follow_accepts(void)
 {
     uint32_t now = ptys.accepts ? __atomic_load_n(ptys.accepts, __ATOMIC_ACQUIRE) : FF_ACCEPTS_ALL;
     int saved_errno = errno;
@@ -89,9 +89,9 @@ static void look(void)
         return;
     }
     if (now == FF_ACCEPTS_ALL) {
-        bring();
+        bring_ptys();
     } else if (now == FF_ACCEPTS_NONE) {
-        let_go();
+        hang_up_masters();
     }
     errno = saved_errno;
 }
@@ -109,7 +109,7 @@ int ff_agent_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout,
 __attribute__((visibility("default"))) int
 ff_agent_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
-    look();
+    follow_accepts();
     return pass_ppoll(fds, n, timeout, mask);
 }
 

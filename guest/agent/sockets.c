@@ -30,7 +30,7 @@ static void __attribute__((constructor)) find_bind(void)
     next_bind = (int (*)(int, const struct sockaddr *, socklen_t))dlsym(RTLD_NEXT, "bind");
 }
 
-static bool says(int fd, int option, int wanted)
+static bool option_is(int fd, int option, int wanted)
 {
     int value;
     socklen_t len = sizeof(value);
@@ -63,8 +63,8 @@ __attribute__((visibility("default"))) int bind(int fd, __CONST_SOCKADDR_ARG add
 {
     int given = fd_of(addr.__sockaddr__, len);
 
-    if (given >= 0 && given != fd && says(given, SO_DOMAIN, AF_UNIX) &&
-        says(given, SO_ACCEPTCONN, 1)) {
+    if (given >= 0 && given != fd && option_is(given, SO_DOMAIN, AF_UNIX) &&
+        option_is(given, SO_ACCEPTCONN, 1)) {
         if (dup3(given, fd, O_CLOEXEC) < 0) {
             return -1;
         }

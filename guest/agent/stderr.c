@@ -32,7 +32,7 @@
 /* The memory starts at the beginning of the file: pages may be larger than FF_STDERR_OFFSET. */
 static FfStderrPage *page; /* NULL: nothing is copied. Written once, before there are threads */
 
-static void put(const char *text, size_t len)
+static void append_text(const char *text, size_t len)
 {
     /* Observer: the engine (ff_stderr_since()). */
     uint64_t at = __atomic_fetch_add(&page->written, len, __ATOMIC_RELEASE);
@@ -59,7 +59,7 @@ __attribute__((format(printf, 2, 0))) static void copy(FILE *stream, const char 
         text[len - 1] = '\n';
     }
     if (len > 0) {
-        put(text, len);
+        append_text(text, len);
     }
     errno = saved_errno;
 }

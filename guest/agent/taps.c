@@ -9,9 +9,9 @@
  *
  * A packet that QEMU sends while those that have waited are sent may come before them.
  *
- * Threads: one of its own (hold()), which blocks all signals; ioctl() is any of QEMU's. The lock is
- * held for the calls that the tap needs. System calls: poll, read, ioctl, dup3, recvfrom, write,
- * sendto, close.
+ * Threads: one of its own (place_taps()), which blocks all signals; ioctl() is any of QEMU's. The
+ * lock is held for the calls that the tap needs. System calls: poll, read, ioctl, dup3, recvfrom,
+ * write, sendto, close.
  */
 #include "guest/agent/taps.h"
 
@@ -32,7 +32,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "guest/agent/thread.h"
+#include "guest/agent/internal.h"
 
 #ifndef TUN_F_USO4
 #define TUN_F_USO4 0x20 /* Linux 6.2 */
@@ -90,14 +90,14 @@ static bool knows_header(int size)
     return size == 10 || size == 12 || size == 20; /* virtio_net_hdr, _mrg_rxbuf, _v1_hash */
 }
 
-static int refuse(int err)
+static int refuse_ioctl(int err)
 {
     errno = err;
     return -1;
 }
 
 /* The lock is held. */
-static int ask(Tap *t, unsigned long request, void *arg)
+static int ask_tap(Tap *t, unsigned long request, void *arg)
 {
     int number = number_of(request);
 
@@ -109,12 +109,12 @@ static int ask(Tap *t, unsigned long request, void *arg)
         return real_ioctl(t->tap, request, arg);
     }
     if (number < 0) {
-        return refuse(EINVAL); /* its queues, its filters: QEMU does without */
+        return refuse_ioctl(EINVAL); /* its queues, its filters: QEMU does without */
     }
     unsigned long value = number == OFFLOADS ? (unsigned long)arg : (unsigned long)*(int *)arg;
     if ((number == OFFLOADS && value & ~taps.offloads) ||
         (number == HEADER && !knows_header((int)value))) {
-        return refuse(EINVAL);
+        return refuse_ioctl(EINVAL);
     }
     t->asked[number] = true;
     t->value[number] = value;
@@ -128,7 +128,7 @@ static bool is_for_taps(unsigned long request)
 }
 
 /* *RESULT: what the call returns; false: it is none of ours. */
-static bool answer(int fd, unsigned long request, void *arg, int *result)
+static bool answer_ioctl(int fd, unsigned long request, void *arg, int *result)
 {
     bool ours = false;
 
@@ -137,7 +137,7 @@ static bool answer(int fd, unsigned long request, void *arg, int *result)
         Tap *t = &taps.tap[i];
 
         if (t->tap > 0 && t->fd == fd) {
-            *result = ask(t, request, arg);
+            *result = ask_tap(t, request, arg);
             ours = true;
         }
     }
@@ -154,7 +154,7 @@ __attribute__((visibility("default"))) int ioctl(int fd, unsigned long request, 
     void *arg = va_arg(ap, void *);
     va_end(ap);
     if (__atomic_load_n(&taps.n, __ATOMIC_ACQUIRE) && is_for_taps(request) &&
-        answer(fd, request, arg, &result)) {
+        answer_ioctl(fd, request, arg, &result)) {
         return result;
     }
     return real_ioctl(fd, request, arg);
@@ -205,7 +205,7 @@ static void put_in_place(Tap *t)
 }
 
 /* Until somebody says so, or the other QEMU has ended. */
-static void await(void)
+static void await_go(void)
 {
     struct pollfd pfd[] = {{taps.go, POLLIN, 0}, {taps.pidfd, POLLIN, 0}};
 
@@ -215,11 +215,11 @@ static void await(void)
     close(taps.pidfd);
 }
 
-static void *hold(void *opaque)
+static void *place_taps(void *opaque)
 {
     int n = __atomic_load_n(&taps.n, __ATOMIC_ACQUIRE);
 
-    await();
+    await_go();
     for (int i = 0; i < n; i++) {
         put_in_place(&taps.tap[i]);
     }
@@ -260,7 +260,7 @@ static bool parse_fd(const char **at, int *fd)
 }
 
 /* "GO,PIDFD;" and of each tap "STAND-IN,OTHER,TAP;" */
-static int parse(const char *at)
+static int parse_taps(const char *at)
 {
     int n = 0;
 
@@ -285,12 +285,12 @@ static void __attribute__((constructor)) find_ioctl(void)
 
 int ff_taps_start(const char *text)
 {
-    int n = parse(text);
+    int n = parse_taps(text);
 
     if (n <= 0) {
         return n;
     }
     taps.offloads = offloads_of_kernel();
     __atomic_store_n(&taps.n, n, __ATOMIC_RELEASE);
-    return ff_thread_start(hold);
+    return ff_thread_start(place_taps);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See thread.h. No state; any thread. System calls: those of pthread_create(). */
-#include "guest/agent/thread.h"
+/* See internal.h. No state; any thread. System calls: those of pthread_create(). */
+#include "guest/agent/internal.h"
 
 #include <pthread.h>
 #include <signal.h>

@@ -78,7 +78,7 @@ static void die_with_parent(gpointer unused)
     prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
-static bool spawn(const FfAskStart *start, GPid *pid)
+static bool spawn_qemu(const FfAskStart *start, GPid *pid)
 {
     int numbers[MAX_FDS];
     GSpawnFlags flags = G_SPAWN_DO_NOT_REAP_CHILD |
@@ -100,7 +100,7 @@ char *ff_ask(const FfAskStart *start, int fd, int *status)
     g_autoptr(GString) text = g_string_new(NULL);
     gint64 end = g_get_monotonic_time() + ASK_MS * G_TIME_SPAN_MILLISECOND;
     GPid pid;
-    bool ok = spawn(start, &pid), started = ok;
+    bool ok = spawn_qemu(start, &pid), started = ok;
 
     /* Its end is seen when nobody has them any more. */
     for (unsigned i = 0; i < start->n_fds; i++) {

@@ -107,7 +107,7 @@ void ff_backend_free(FfBackend *backend)
 }
 
 /* Reads VALUE in either notation; TYPE_KEY is the key of a first part without "=". */
-static FfBackend *parse(const char *value, const char *type_key)
+static FfBackend *parse_backend(const char *value, const char *type_key)
 {
     g_autoptr(FfBackend) backend = g_new0(FfBackend, 1);
 
@@ -126,17 +126,17 @@ static FfBackend *parse(const char *value, const char *type_key)
 
 FfBackend *ff_backend_new_device(const char *value)
 {
-    return parse(value, "driver");
+    return parse_backend(value, "driver");
 }
 
 FfBackend *ff_backend_new_netdev(const char *value)
 {
-    return parse(value, "type");
+    return parse_backend(value, "type");
 }
 
 FfBackend *ff_backend_new(FfArg *arg, bool *broken)
 {
-    g_autoptr(FfBackend) backend = parse(arg->value, "qom-type");
+    g_autoptr(FfBackend) backend = parse_backend(arg->value, "qom-type");
 
     *broken = !backend && strstr(arg->value, "memory-backend");
     if (!backend || !backend->type || !g_str_has_prefix(backend->type, "memory-backend")) {

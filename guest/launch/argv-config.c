@@ -68,7 +68,7 @@ void ff_config_free(FfConfig *file)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-static size_t blanks(const char *text)
+static size_t count_blanks(const char *text)
 {
     return strspn(text, " \t");
 }
@@ -77,7 +77,7 @@ static size_t blanks(const char *text)
 static FfSection *header_parse(const char *line)
 {
     const char *at = line + 1;
-    size_t len = strcspn(at, " \t\"[]"), gap = blanks(at + len);
+    size_t len = strcspn(at, " \t\"[]"), gap = count_blanks(at + len);
     g_autofree char *group = g_strndup(at, len), *id = NULL;
 
     if (!len || len > MAX_NAME) {
@@ -94,7 +94,7 @@ static FfSection *header_parse(const char *line)
     } else if (gap) {
         return NULL;
     }
-    if (*at != ']' || at[1 + blanks(at + 1)]) {
+    if (*at != ']' || at[1 + count_blanks(at + 1)]) {
         return NULL;
     }
     FfSection *section = g_new0(FfSection, 1);
@@ -122,18 +122,18 @@ static bool is_key(const char *text, size_t len)
 /* key = "value"; QEMU wants a blank behind the key, and looks at nothing behind the value. */
 static bool key_parse(FfSection *section, const char *line)
 {
-    const char *key = line + blanks(line), *at;
+    const char *key = line + count_blanks(line), *at;
     size_t len = strcspn(key, " \t"), value;
 
     at = key + len;
-    if (!is_key(key, len) || !blanks(at)) {
+    if (!is_key(key, len) || !count_blanks(at)) {
         return false;
     }
-    at += blanks(at);
+    at += count_blanks(at);
     if (*at++ != '=') {
         return false;
     }
-    at += blanks(at);
+    at += count_blanks(at);
     if (*at++ != '"') {
         return false;
     }
@@ -292,7 +292,7 @@ static void merge_machine(FfRewrite *rw, const GPtrArray *opts)
     }
 }
 
-static void merge(GPtrArray *into, const GPtrArray *opts)
+static void merge_opts(GPtrArray *into, const GPtrArray *opts)
 {
     for (guint i = 0; i < opts->len; i++) {
         const FfOpt *opt = opts->pdata[i];
@@ -326,7 +326,7 @@ void ff_argv_read_config(FfRewrite *rw)
             break;
         case FF_OPT_M:
             opts = ff_opts_parse(arg->value, "size");
-            merge(rw->memory, opts);
+            merge_opts(rw->memory, opts);
             break;
         default:
             break;

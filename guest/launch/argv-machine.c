@@ -10,7 +10,7 @@
 
 #include "guest/launch/argv-ask.h"
 
-static const char *member(JsonObject *machine, const char *name)
+static const char *string_member(JsonObject *machine, const char *name)
 {
     JsonNode *node = json_object_get_member(machine, name);
 
@@ -19,15 +19,15 @@ static const char *member(JsonObject *machine, const char *name)
                : NULL;
 }
 
-static bool find(JsonArray *machines, const char *type, char **ram_id)
+static bool find_ram_id(JsonArray *machines, const char *type, char **ram_id)
 {
     for (guint i = 0; i < json_array_get_length(machines); i++) {
         JsonNode *node = json_array_get_element(machines, i);
         JsonObject *machine = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
 
-        if (machine && (!g_strcmp0(member(machine, "name"), type) ||
-                        !g_strcmp0(member(machine, "alias"), type))) {
-            *ram_id = g_strdup(member(machine, "default-ram-id"));
+        if (machine && (!g_strcmp0(string_member(machine, "name"), type) ||
+                        !g_strcmp0(string_member(machine, "alias"), type))) {
+            *ram_id = g_strdup(string_member(machine, "default-ram-id"));
             return true;
         }
     }
@@ -39,5 +39,5 @@ bool ff_argv_ask_ram_id(const char *qemu, const char *type, char **ram_id)
     g_autoptr(JsonNode) list = ff_ask_list(qemu, "query-machines");
 
     *ram_id = NULL;
-    return list && find(json_node_get_array(list), type, ram_id);
+    return list && find_ram_id(json_node_get_array(list), type, ram_id);
 }

@@ -30,7 +30,7 @@
 /* A reason that is not worth a warning: QEMU itself will refuse this. */
 static const char qemu_refuses[] = "";
 
-static unsigned number(const char *text, bool *bad)
+static unsigned parse_number(const char *text, bool *bad)
 {
     guint64 value = 0;
 
@@ -115,7 +115,7 @@ static const char *plan_inet(const GPtrArray *opts, bool server, FfPlanMonitor *
     mon->kind = server ? FF_CLIENT_LISTEN_TCP : FF_CLIENT_CONNECT_TCP;
     mon->host = g_strdup(ff_opts_get(opts, "host"));
     mon->port = g_strdup(port);
-    mon->to = number(ff_opts_get(opts, "to"), &bad);
+    mon->to = parse_number(ff_opts_get(opts, "to"), &bad);
     inet_families(opts, mon);
     return bad ? qemu_refuses : NULL;
 }
@@ -124,7 +124,7 @@ static const char *plan_fd(const FfRewrite *rw, const char *text, bool server, F
 {
     bool bad = false;
 
-    mon->fd = (int)number(text, &bad);
+    mon->fd = (int)parse_number(text, &bad);
     if (bad || mon->reconnect || rw->sys->fd_is_listening(mon->fd, rw->sys->opaque) != server) {
         return qemu_refuses;
     }
@@ -139,8 +139,8 @@ static const char *plan_socket(const FfRewrite *rw, const GPtrArray *opts, FfPla
     const char *fd = ff_opts_get(opts, "fd");
     bool server = ff_opt_bool(ff_opts_get(opts, "server"), false);
     bool bad = false;
-    unsigned seconds = number(ff_opts_get(opts, "reconnect"), &bad);
-    unsigned ms = number(ff_opts_get(opts, "reconnect-ms"), &bad);
+    unsigned seconds = parse_number(ff_opts_get(opts, "reconnect"), &bad);
+    unsigned ms = parse_number(ff_opts_get(opts, "reconnect-ms"), &bad);
 
     mon->reconnect = seconds ? seconds : ms / 1000 + (ms % 1000 != 0);
     mon->wait = server && ff_opt_bool(ff_opts_get(opts, "wait"), true);

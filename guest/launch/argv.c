@@ -48,7 +48,7 @@ static void ram_free(gpointer data)
  * it has one, that word is read next: it is copied in any case, and only an argument that is
  * itself the name of an option ("-new -S") would be misread.
  */
-static GPtrArray *scan(const char *const *argv)
+static GPtrArray *scan_options(const char *const *argv)
 {
     GPtrArray *args = g_ptr_array_new_with_free_func(arg_free);
 
@@ -207,7 +207,7 @@ FfPlan *ff_plan_new(const char *const *argv, const FfArgvSystem *sys, GError **e
         return NULL;
     }
     plan = plan_alloc(argv[0]);
-    args = scan(argv);
+    args = scan_options(argv);
     g_autoptr(GPtrArray) configs = g_ptr_array_new_with_free_func((GDestroyNotify)ff_config_free);
     g_autoptr(GPtrArray) machine = ff_opts_new();
     g_autoptr(GPtrArray) memory = ff_opts_new();

@@ -15,8 +15,8 @@
 #include "base/rights.h"
 #include "contract/state.h"
 #include "guest/agent/agent.h"
-#include "guest/launch/attach-kinds.h"
 #include "guest/launch/fdstore.h"
+#include "guest/launch/internal.h"
 #include "qmp/json.h"
 
 static int open_proc(FfAttach *a, const char *name)

@@ -22,8 +22,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "guest/launch/attach-kinds.h"
 #include "guest/launch/fdstore.h"
+#include "guest/launch/internal.h"
 #include "guest/launch/launch-relay.h"
 #include "guest/launch/paths.h"
 #include "qmp/json.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See attach-kinds.h. Any thread. */
-#include "guest/launch/attach-kinds.h"
+/* See internal.h. Any thread. */
+#include "guest/launch/internal.h"
 
 /* A farfault of before the kinds had one for tracking and others for missing pages, or none. */
 int ff_attach_kind_error(const FfStateHeader *state, FfKind kind)

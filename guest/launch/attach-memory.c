@@ -102,8 +102,8 @@ static bool take_ram(FfAttach *a, JsonObject *ram, GError **error)
     return true;
 }
 
-static void hold(FfAttach *a, JsonArray *held, const char *name, int fd, const struct stat *st,
-                 long page_size)
+static void add_held(FfAttach *a, JsonArray *held, const char *name, int fd, const struct stat *st,
+                     long page_size)
 {
     JsonObject *o = json_object_new();
 
@@ -117,7 +117,7 @@ static void hold(FfAttach *a, JsonArray *held, const char *name, int fd, const s
 }
 
 /* The object of ARRAY whose MEMBER is NAME; NULL. */
-static JsonObject *find(JsonArray *array, const char *member, const char *name)
+static JsonObject *find_object(JsonArray *array, const char *member, const char *name)
 {
     for (guint i = 0; i < json_array_get_length(array); i++) {
         JsonObject *o = json_array_get_object_element(array, i);
@@ -131,10 +131,10 @@ static JsonObject *find(JsonArray *array, const char *member, const char *name)
 
 static bool is_held(JsonArray *held, const char *name)
 {
-    return find(held, "name", name) != NULL;
+    return find_object(held, "name", name) != NULL;
 }
 
-static void forget(JsonArray *array, const JsonObject *o)
+static void remove_object(JsonArray *array, const JsonObject *o)
 {
     for (guint i = json_array_get_length(array); i-- > 0;) {
         if (json_array_get_object_element(array, i) == o) {
@@ -174,10 +174,10 @@ typedef struct {
 static bool is_latest(const Memory *m, int fd, const char *id, const char *name, GError **error)
 {
     JsonArray *ram = ff_json_array(m->a->plan, "ram");
-    JsonObject *planned = find(ram, "id", id), *plugged = find(m->held, "name", name);
+    JsonObject *planned = find_object(ram, "id", id), *plugged = find_object(m->held, "name", name);
 
     if (planned) {
-        forget(ram, planned);
+        remove_object(ram, planned);
     }
     if (plugged && !is_file_of(plugged, fd)) {
         ff_launch_fail(error,
@@ -213,7 +213,7 @@ static bool take_plugged(const Memory *m, int fd, const char *link, GError **err
         ff_launch_fail(error, "RAM '%s' of process %d: %s", id, (int)m->a->pid, g_strerror(errno));
         return false;
     }
-    JsonObject *started = find(m->started, "id", id);
+    JsonObject *started = find_object(m->started, "id", id);
     if ((started && is_file_of(started, own)) || !is_mapped(m->maps, own)) {
         return true; /* it is in the plan already, or was unplugged */
     }
@@ -222,7 +222,7 @@ static bool take_plugged(const Memory *m, int fd, const char *link, GError **err
         return false;
     }
     if (!is_held(m->held, name)) { /* else the same once more: QEMU opens it again */
-        hold(m->a, m->held, name, own, &st, fs.f_bsize);
+        add_held(m->a, m->held, name, own, &st, fs.f_bsize);
     }
     return true;
 }
@@ -272,7 +272,7 @@ static bool take_migration(FfAttach *a, JsonArray *held, int fd, const char *lin
         return false;
     }
     if (is_inner || (fcntl(own, F_GET_SEALS) & FF_TLS_KEPT_SEALS) == FF_TLS_KEPT_SEALS) {
-        hold(a, held, name, own, NULL, 0);
+        add_held(a, held, name, own, NULL, 0);
     }
     return true;
 }
@@ -299,7 +299,7 @@ static bool take_pact(FfAttach *a, JsonArray *held, int fd, const char *link, GE
 
         all = all && own >= 0;
         if (own >= 0 && i < FF_PACT_KEPT_MAX) {
-            hold(a, held, names[i], own, NULL, 0);
+            add_held(a, held, names[i], own, NULL, 0);
             a->pact_fd = i == 0 ? own : a->pact_fd;
         }
     }

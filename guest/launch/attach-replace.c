@@ -97,7 +97,7 @@ static int take_door(Replace *r, int number, GError **error)
 }
 
 /* Asks it for WORD. r->talk is a socket of TYPE, whose other end it has then. */
-static bool knock(Replace *r, int door, char word, int type, GError **error)
+static bool ask_for_word(Replace *r, int door, char word, int type, GError **error)
 {
     int pair[2];
 
@@ -154,7 +154,7 @@ static bool ask_relay(Replace *r, char word, int type, GError **error)
         return false;
     }
     int door = take_door(r, state->relay_door, error);
-    bool ok = door >= 0 && knock(r, door, word, type, error);
+    bool ok = door >= 0 && ask_for_word(r, door, word, type, error);
     if (door >= 0) {
         close(door);
     }
@@ -197,7 +197,7 @@ static JsonNode *read_plan(int fd)
 }
 
 /* ff_rights_receive() does not wait. */
-static ssize_t receive(int fd, void *data, size_t len, FfRights *rights)
+static ssize_t receive_message(int fd, void *data, size_t len, FfRights *rights)
 {
     char peeked;
 
@@ -209,11 +209,11 @@ static ssize_t receive(int fd, void *data, size_t len, FfRights *rights)
     return ff_rights_receive(fd, data, len, rights);
 }
 
-static bool hear(Replace *r, GError **error)
+static bool receive_plan(Replace *r, GError **error)
 {
     char text[FF_SUCCESSION_TEXT + 1];
     FfRights rights = {0};
-    ssize_t n = receive(r->talk, text, FF_SUCCESSION_TEXT, &rights);
+    ssize_t n = receive_message(r->talk, text, FF_SUCCESSION_TEXT, &rights);
 
     if (n == -EAGAIN) {
         ff_launch_fail(error,
@@ -334,7 +334,7 @@ static int listen_by_child(const FfAttach *a, const struct sockaddr *address, so
         listen_as_user(&a->as, address, len, id, pair[1]);
     }
     close(pair[1]);
-    ssize_t n = child > 0 ? receive(pair[0], text, FF_SUCCESSION_TEXT, &rights) : -errno;
+    ssize_t n = child > 0 ? receive_message(pair[0], text, FF_SUCCESSION_TEXT, &rights) : -errno;
     close(pair[0]);
     while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR) {
     }
@@ -442,7 +442,7 @@ static char *user_of(const Replace *r)
     return g_strdup_printf("%u %u%s%s", r->a->as.uid, r->a->as.gid, *list ? " " : "", list);
 }
 
-static pid_t start(Replace *r, GError **error)
+static pid_t start_relay(Replace *r, GError **error)
 {
     JsonObject *plan = json_node_get_object(r->plan);
     g_autofree char *engine = ff_find_helper("farfault-engine");
@@ -515,10 +515,10 @@ pid_t ff_attach_replace(pid_t pid, pid_t *before, GPtrArray *notes, GError **err
     if (ff_attach_open_process(&a, error) &&
         ask_relay(&r, FF_SUCCESSION_ASK, SOCK_SEQPACKET, error) &&
         setsockopt(r.talk, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0 &&
-        hear(&r, error) && take_fds(&r, error)) {
+        receive_plan(&r, error) && take_fds(&r, error)) {
         *before = r.relay;
         restore_sockets(&r);
-        relay = start(&r, error);
+        relay = start_relay(&r, error);
     }
     for (guint i = 0; i < made->len && !relay; i++) {
         unlink(made->pdata[i]);
@@ -528,7 +528,7 @@ pid_t ff_attach_replace(pid_t pid, pid_t *before, GPtrArray *notes, GError **err
 }
 
 /* The process in which the guest is whose front this one is; 0 and ERROR. */
-static pid_t where(Replace *r, GError **error)
+static pid_t guest_pid(Replace *r, GError **error)
 {
     if (ff_attach_is_orphan(r->a->pid, r->a->plan)) {
         ff_launch_fail(error,
@@ -545,7 +545,7 @@ static pid_t where(Replace *r, GError **error)
         return 0;
     }
     setsockopt(r->talk, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    ssize_t n = receive(r->talk, text, FF_SUCCESSION_TEXT, &rights);
+    ssize_t n = receive_message(r->talk, text, FF_SUCCESSION_TEXT, &rights);
     pid_t pid = n > 0 ? atoi(text) : 0;
 
     for (unsigned i = 0; n > 0 && i < rights.n; i++) {
@@ -628,7 +628,7 @@ static int ask_monitor(pid_t pid, pid_t *behind, GError **error)
     *behind = 0;
     if (ff_attach_open_process(&a, error) && may_have_door(&a, error)) {
         if (read_state(&r, state) && ff_state_is_front(state)) {
-            *behind = where(&r, error);
+            *behind = guest_pid(&r, error);
         } else if (ask_relay(&r, FF_SUCCESSION_MONITOR, SOCK_STREAM, error)) {
             fd = g_steal_fd(&r.talk);
         }

@@ -125,7 +125,7 @@ typedef struct addrinfo AddrList;
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(AddrList, freeaddrinfo)
 
 /* FAMILY: AF_INET, AF_INET6 or AF_UNSPEC. HOST NULL or "": any address, for listening. */
-static AddrList *resolve(const FfPlanMonitor *mon, int family, GError **error)
+static AddrList *resolve_address(const FfPlanMonitor *mon, int family, GError **error)
 {
     bool any = !mon->host || !*mon->host;
     bool listening = mon->kind == FF_CLIENT_LISTEN_TCP;
@@ -199,7 +199,7 @@ static int listen_tcp(const FfPlanMonitor *mon, GError **error)
             continue;
         }
         g_clear_error(&unresolved);
-        g_autoptr(AddrList) list = resolve(mon, order[i], &unresolved);
+        g_autoptr(AddrList) list = resolve_address(mon, order[i], &unresolved);
         for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
             int fd = listen_address(ai, mon->to, !(any && want4));
             if (fd >= 0) {
@@ -219,7 +219,7 @@ static int listen_tcp(const FfPlanMonitor *mon, GError **error)
 static int connect_tcp(const FfPlanMonitor *mon, GError **error)
 {
     int family = mon->ipv4 == mon->ipv6 ? AF_UNSPEC : mon->ipv4 ? AF_INET : AF_INET6;
-    g_autoptr(AddrList) list = resolve(mon, family, error);
+    g_autoptr(AddrList) list = resolve_address(mon, family, error);
     if (!list) {
         return -1;
     }

@@ -59,7 +59,7 @@ int ff_parcel_new(const int *fds, unsigned n)
 }
 
 /* Takes the fds of C to the N of FDS; returns their number. *ODD: that is nothing of a parcel's. */
-static int take(struct cmsghdr *c, int *fds, int n, bool *odd)
+static int take_fds(struct cmsghdr *c, int *fds, int n, bool *odd)
 {
     size_t len = c->cmsg_len - CMSG_LEN(0);
     bool rights = c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS;
@@ -101,7 +101,7 @@ int ff_parcel_look(int parcel, int *fds)
     bool odd = false, lost = msg.msg_flags & MSG_CTRUNC;
 
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
-        n = take(c, fds, n, &odd);
+        n = take_fds(c, fds, n, &odd);
     }
     if (odd || lost) {
         while (n > 0) {

@@ -93,7 +93,7 @@ static bool read_copy(int fd, FfTotals *totals)
 }
 
 /* An engine listens, and nobody has come. */
-static bool listens(const FfStateHeader *head, uint32_t flags)
+static bool engine_listens(const FfStateHeader *head, uint32_t flags)
 {
     return head->role == FF_ROLE_DESTINATION && head->phase == FF_PHASE_IDLE &&
            flags & FF_DRIVER_LISTENS;
@@ -105,7 +105,7 @@ static bool has_none(int fd, const FfStateHeader *head, uint32_t flags)
 {
     char native = 0;
 
-    return (head->role == FF_ROLE_NONE || listens(head, flags)) &&
+    return (head->role == FF_ROLE_NONE || engine_listens(head, flags)) &&
            !(flags & (FF_DRIVER_NATIVE_INCOMING | FF_DRIVER_PLAIN_PEER)) &&
            pread(fd, &native, 1, offsetof(FfStateHeader, native)) == 1 && !native;
 }

@@ -291,7 +291,7 @@ char **ff_lent_ptys(char *const *argv)
 /* ---- the command line ------------------------------------------------------------------------ */
 
 /* g_free. */
-static char *move(Walk *w, char *const *argv, const FfOption *option, const char *value)
+static char *move_option(Walk *w, char *const *argv, const FfOption *option, const char *value)
 {
     switch (option->kind) {
     case FF_OPT_CHARDEV:
@@ -329,7 +329,7 @@ char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t
     for (char *const *word = argv; *word; word++) {
         const FfOption *option = ff_option_find(*word);
         const char *value = option && option->has_arg ? word[1] : NULL;
-        g_autofree char *moved = value ? move(&w, argv, option, value) : NULL;
+        g_autofree char *moved = value ? move_option(&w, argv, option, value) : NULL;
 
         if (!is_left_out(option)) {
             g_strv_builder_add(b, *word);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See inherit-taps.h. System calls: socketpair, eventfd. */
-#include "guest/launch/inherit-taps.h"
+/* See internal.h. System calls: socketpair, eventfd. */
+#include "guest/launch/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,7 +13,7 @@
 #include "guest/launch/endpoint.h"
 #include "guest/launch/inherit-argv.h"
 
-static int keep(FfLentTaps *taps, int fd)
+static int keep_fd(FfLentTaps *taps, int fd)
 {
     int high = ff_fd_high(fd);
 
@@ -30,14 +30,14 @@ static bool take_one(FfLentTaps *taps, FfLent *lent, const char *name, int *stan
     if (tap < 0) {
         return false;
     }
-    tap = keep(taps, tap);
+    tap = keep_fd(taps, tap);
     if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "tap '%s': socketpair: %s",
                     name, g_strerror(errno));
         return false;
     }
-    *stand_in = keep(taps, pair[0]);
-    g_string_append_printf(text, "%d,%d,%d;", *stand_in, keep(taps, pair[1]), tap);
+    *stand_in = keep_fd(taps, pair[0]);
+    g_string_append_printf(text, "%d,%d,%d;", *stand_in, keep_fd(taps, pair[1]), tap);
     return true;
 }
 
@@ -64,8 +64,8 @@ bool ff_lent_taps_take(FfLentTaps *taps, FfLent *lent, int pidfd, char *const *a
                     go < 0 ? g_strerror(errno) : "the running QEMU lends no pidfd");
         return false;
     }
-    taps->go = keep(taps, go);
-    g_string_append_printf(text, "%d,%d;", taps->go, keep(taps, copy));
+    taps->go = keep_fd(taps, go);
+    g_string_append_printf(text, "%d,%d;", taps->go, keep_fd(taps, copy));
     for (unsigned i = 0; i < n; i++) {
         if (!take_one(taps, lent, names[i], &taps->stand_ins[i], text, error)) {
             return false;

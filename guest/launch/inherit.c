@@ -56,7 +56,7 @@ void ff_lent_free(FfLent *lent)
 }
 
 /* Their text, 0-terminated (g_free), and RIGHTS. */
-static char *receive(int socket, FfRights *rights, GError **error)
+static char *receive_text(int socket, FfRights *rights, GError **error)
 {
     struct pollfd p = {.fd = socket, .events = POLLIN};
     g_autofree char *text = g_malloc(TEXT_MAX + 1);
@@ -73,7 +73,8 @@ static char *receive(int socket, FfRights *rights, GError **error)
     return g_steal_pointer(&text);
 }
 
-static GArray *things(JsonObject *root, const char *name, const FfRights *rights, unsigned *next)
+static GArray *read_things(JsonObject *root, const char *name, const FfRights *rights,
+                           unsigned *next)
 {
     GArray *all = g_array_new(FALSE, FALSE, sizeof(Thing));
     JsonArray *array = ff_json_array(root, name);
@@ -95,7 +96,7 @@ static GArray *things(JsonObject *root, const char *name, const FfRights *rights
 FfLent *ff_lent_receive(int socket, GError **error)
 {
     FfRights rights = {.n = 0};
-    g_autofree char *text = receive(socket, &rights, error);
+    g_autofree char *text = receive_text(socket, &rights, error);
     g_autoptr(JsonNode) node = text ? ff_json_from_text(text) : NULL;
     JsonObject *root = ff_json_node_object(node);
     unsigned next = 0;
@@ -108,12 +109,12 @@ FfLent *ff_lent_receive(int socket, GError **error)
     }
     FfLent *lent = g_new(FfLent, 1);
 
-    lent->ram = things(root, "ram", &rights, &next);
-    lent->monitors = things(root, "monitors", &rights, &next);
-    lent->taps = things(root, "taps", &rights, &next);
-    lent->qemu = things(root, "qemu", &rights, &next);
-    lent->given = things(root, "given", &rights, &next);
-    lent->ptys = things(root, "ptys", &rights, &next);
+    lent->ram = read_things(root, "ram", &rights, &next);
+    lent->monitors = read_things(root, "monitors", &rights, &next);
+    lent->taps = read_things(root, "taps", &rights, &next);
+    lent->qemu = read_things(root, "qemu", &rights, &next);
+    lent->given = read_things(root, "given", &rights, &next);
+    lent->ptys = read_things(root, "ptys", &rights, &next);
     lent->text = json_node_ref(node);
     if (next != rights.n) {
         fail(error, "the running QEMU names %u files and lends %u", next, rights.n);
@@ -122,7 +123,7 @@ FfLent *ff_lent_receive(int socket, GError **error)
     return lent;
 }
 
-static Thing *find(GArray *all, const char *id)
+static Thing *find_thing(GArray *all, const char *id)
 {
     for (guint i = 0; i < all->len; i++) {
         Thing *t = &g_array_index(all, Thing, i);
@@ -136,7 +137,7 @@ static Thing *find(GArray *all, const char *id)
 
 int ff_lent_ram(FfLent *lent, const FfPlanRam *ram, GError **error)
 {
-    Thing *t = find(lent->ram, ram->id);
+    Thing *t = find_thing(lent->ram, ram->id);
     struct stat st;
 
     if (!t) {
@@ -163,7 +164,7 @@ bool ff_lent_listens(const FfPlanMonitor *mon)
 
 bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint, GError **error)
 {
-    Thing *t = find(lent->monitors, mon->chardev_id);
+    Thing *t = find_thing(lent->monitors, mon->chardev_id);
 
     if (!t) {
         fail(error, "the running guest has no monitor '%s' that listens: use its own command line",
@@ -216,7 +217,7 @@ bool ff_lent_all_endpoints(const FfLent *lent, const GPtrArray *monitors, GError
 
 int ff_lent_tap(FfLent *lent, const char *name, GError **error)
 {
-    Thing *t = find(lent->taps, name);
+    Thing *t = find_thing(lent->taps, name);
 
     if (!t) {
         fail(error, "the running QEMU has no tap '%s', or an older farfault that lends none", name);
@@ -261,7 +262,7 @@ JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **err
 
 int ff_lent_pty(FfLent *lent, const char *id, GError **error)
 {
-    Thing *t = find(lent->ptys, id);
+    Thing *t = find_thing(lent->ptys, id);
 
     if (!t) {
         fail(error,
@@ -291,26 +292,26 @@ bool ff_lent_place_given(FfLent *lent, GError **error)
     return true;
 }
 
-static int take(FfLent *lent, const char *id)
+static int take_fd(FfLent *lent, const char *id)
 {
-    Thing *t = find(lent->qemu, id);
+    Thing *t = find_thing(lent->qemu, id);
 
     return t ? g_steal_fd(&t->fd) : -1;
 }
 
 int ff_lent_pidfd(FfLent *lent)
 {
-    return take(lent, "pidfd");
+    return take_fd(lent, "pidfd");
 }
 
 int ff_lent_door(FfLent *lent)
 {
-    return take(lent, "door");
+    return take_fd(lent, "door");
 }
 
 int ff_lent_front(FfLent *lent, int *door, bool *itself)
 {
     *itself = ff_json_bool(ff_json_node_object(lent->text), "stays");
-    *door = take(lent, "front-door");
-    return take(lent, "front");
+    *door = take_fd(lent, "front-door");
+    return take_fd(lent, "front");
 }

@@ -37,7 +37,7 @@
 #include "guest/launch/inherit-argv.h"
 #include "guest/launch/paths.h"
 
-static void G_GNUC_PRINTF(3, 4) fail(GError **error, int err, const char *format, ...)
+static void G_GNUC_PRINTF(3, 4) fail_start(GError **error, int err, const char *format, ...)
 {
     va_list ap;
     va_start(ap, format);
@@ -62,7 +62,7 @@ bool ff_runas_parse(const char *text, FfRunas *runas, GError **error)
         *runas = (FfRunas){.uid = uid, .gid = gid};
         return true;
     }
-    fail(error, 0, "-runas %s: there is no such user (a name, or UID:GID, is needed)", text);
+    fail_start(error, 0, "-runas %s: there is no such user (a name, or UID:GID, is needed)", text);
     return false;
 }
 
@@ -263,7 +263,7 @@ static void add_kept(Builder *b, const FfRelayStart *start)
 }
 
 /* Returns the JSON text; FDS gets what the relay must inherit. */
-static char *describe(const FfRelayStart *start, int ready_fd, int stderr_fd, GArray *fds)
+static char *describe_plan(const FfRelayStart *start, int ready_fd, int stderr_fd, GArray *fds)
 {
     const FfPlan *plan = start->plan;
     g_autofree char *engine = ff_find_helper("farfault-engine");
@@ -428,7 +428,7 @@ static void G_GNUC_NORETURN detach_relay(const Exec *e, int pid_fd)
 }
 
 /* Returns the PID of the relay, or -errno. */
-static pid_t spawn(const FfRelayProgram *program, const char *path, int plan_fd)
+static pid_t spawn_relay(const FfRelayProgram *program, const char *path, int plan_fd)
 {
     g_autofree char *number = g_strdup_printf("%d", plan_fd);
     /* Of no use to the relay: ps shows whose it is. */
@@ -478,7 +478,7 @@ int ff_relay_ready(int *ready_fd, GError **error)
 {
     int ready[2];
     if (pipe2(ready, O_CLOEXEC) < 0) {
-        fail(error, errno, "cannot make a pipe");
+        fail_start(error, errno, "cannot make a pipe");
         return -1;
     }
     *ready_fd = ff_fd_high(ready[1]);
@@ -493,7 +493,7 @@ pid_t ff_relay_spawn(const FfRelayProgram *program, int ready, int ready_fd, int
     pid_t relay = fd;
     if (fd >= 0) {
         g_array_append_val(program->fds, fd);
-        relay = spawn(program, path, fd);
+        relay = spawn_relay(program, path, fd);
     }
     close(ready_fd);
     if (program->its_own >= 0) {
@@ -502,11 +502,12 @@ pid_t ff_relay_spawn(const FfRelayProgram *program, int ready, int ready_fd, int
     bool stands = relay > 0 && wait_ready(ready);
     close(ready);
     if (!path) {
-        fail(error, 0, "farfault-relay was not found beside farfault: install farfault again");
+        fail_start(error, 0,
+                   "farfault-relay was not found beside farfault: install farfault again");
     } else if (relay < 0) {
-        fail(error, -relay, "cannot start %s", path);
+        fail_start(error, -relay, "cannot start %s", path);
     } else if (!stands) {
-        fail(error, 0, "%s ended before it was ready, %s", path, program->otherwise);
+        fail_start(error, 0, "%s ended before it was ready, %s", path, program->otherwise);
     }
     if (stands && plan_fd) {
         *plan_fd = fd;
@@ -524,7 +525,7 @@ bool ff_relay_start(const FfRelayStart *start, int *plan_fd, GError **error)
     }
     int stderr_fd = start->plan->daemonize ? -1 : ff_fd_high(dup(STDERR_FILENO));
     g_autoptr(GArray) fds = g_array_new(false, false, sizeof(int));
-    g_autofree char *text = describe(start, ready_fd, stderr_fd, fds);
+    g_autofree char *text = describe_plan(start, ready_fd, stderr_fd, fds);
     const FfRelayProgram program = {text,
                                     fds,
                                     &start->runas,

@@ -43,13 +43,12 @@
 #include "guest/launch/endpoint.h"
 #include "guest/launch/fdstore.h"
 #include "guest/launch/inherit-argv.h"
-#include "guest/launch/inherit-taps.h"
 #include "guest/launch/inherit.h"
+#include "guest/launch/internal.h"
 #include "guest/launch/launch-relay.h"
 #include "guest/launch/listener.h"
 #include "guest/launch/paths.h"
 #include "guest/launch/scheduling.h"
-#include "guest/launch/shortage.h"
 #include "guest/launch/takes.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -605,7 +604,7 @@ static void copy_given(Launch *l)
     }
 }
 
-static bool prepare(Launch *l, GError **error)
+static bool prepare_launch(Launch *l, GError **error)
 {
     if (access(l->options->qemu, X_OK) < 0) {
         ff_launch_fail(error, "cannot run %s: %s", l->options->qemu, g_strerror(errno));
@@ -658,7 +657,7 @@ static bool take_ptys(Launch *l, char *const *argv, GError **error)
 }
 
 /* The command line of a QEMU that takes another one's guest over (g_strfreev). */
-static char **borrow(Launch *l, char **argv, GError **error)
+static char **borrow_guest(Launch *l, char **argv, GError **error)
 {
     const FfLaunchOptions *options = l->options;
 
@@ -773,7 +772,7 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
         if (!takes_additions(options)) {
             return 1;
         }
-        more = borrow(&l, argv, &error);
+        more = borrow_guest(&l, argv, &error);
         if (!more) {
             fprintf(stderr, "farfault: %s\n", error->message);
             return 1;
@@ -794,7 +793,7 @@ int ff_launch(const FfLaunchOptions *options, char **argv)
     for (guint i = 0; l.plan && i < l.plan->warnings->len; i++) {
         fprintf(stderr, "farfault: warning: %s\n", (char *)l.plan->warnings->pdata[i]);
     }
-    if (!l.plan || !prepare(&l, &error)) {
+    if (!l.plan || !prepare_launch(&l, &error)) {
         fprintf(stderr, "%s: %s\n", !l.plan || l.qemu_error ? l.prog : "farfault", error->message);
         return 1;
     }

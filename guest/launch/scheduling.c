@@ -211,7 +211,7 @@ static uint64_t left_in_group(const char *folder)
 }
 
 /* Of the host. */
-static uint64_t available(void)
+static uint64_t available_memory(void)
 {
     g_autofree char *text = NULL;
     const char *line = g_file_get_contents("/proc/meminfo", &text, NULL, NULL)
@@ -225,7 +225,7 @@ uint64_t ff_place_memory_left(void)
 {
     g_autofree char *text = proc_text(getpid(), "cgroup");
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
-    uint64_t left = available();
+    uint64_t left = available_memory();
 
     for (unsigned i = 0; lines[i]; i++) {
         bool second;
@@ -238,7 +238,7 @@ uint64_t ff_place_memory_left(void)
 }
 
 /* The numbers of line NAME of STATUS (g_array_unref), of guint. */
-static GArray *numbers(const char *status, const char *name)
+static GArray *numbers_of_line(const char *status, const char *name)
 {
     GArray *all = g_array_new(FALSE, FALSE, sizeof(guint));
     const char *at = strstr(status, name);
@@ -260,8 +260,9 @@ static GArray *numbers(const char *status, const char *name)
 int ff_place_become(pid_t pid)
 {
     g_autofree char *status = proc_text(pid, "status");
-    g_autoptr(GArray) user = numbers(status, "\nUid:"), group = numbers(status, "\nGid:");
-    g_autoptr(GArray) groups = numbers(status, "\nGroups:");
+    g_autoptr(GArray) user = numbers_of_line(status, "\nUid:"),
+                      group = numbers_of_line(status, "\nGid:");
+    g_autoptr(GArray) groups = numbers_of_line(status, "\nGroups:");
 
     if (!user->len || !group->len) {
         return -ESRCH;
@@ -280,7 +281,7 @@ int ff_place_become(pid_t pid)
 bool ff_place_has_capabilities(pid_t pid)
 {
     g_autofree char *status = proc_text(pid, "status");
-    g_autoptr(GArray) user = numbers(status, "\nUid:");
+    g_autoptr(GArray) user = numbers_of_line(status, "\nUid:");
     const char *line = strstr(status, "\nCapEff:");
     guint64 set = line ? g_ascii_strtoull(line + strlen("\nCapEff:"), NULL, 16) : 0;
 

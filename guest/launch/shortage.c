@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See shortage.h. What is looked at is what plain QEMU does without: guest RAM in files (memfds
+ * See internal.h. What is looked at is what plain QEMU does without: guest RAM in files (memfds
  * count for RLIMIT_FSIZE, and the signal would end this process without a word), /proc/self/fd, by
  * which QEMU opens them, and some dozens of file descriptors.
  *
  * One thread. System calls: getrlimit, fcntl, access.
  */
-#include "guest/launch/shortage.h"
+#include "guest/launch/internal.h"
 
 #include <fcntl.h>
 #include <inttypes.h>

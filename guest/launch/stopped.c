@@ -76,7 +76,7 @@ static pid_t qemu_of(pid_t relay)
 }
 
 /* FALSE: it is no guest's. */
-static bool judge(pid_t pid, FfStopped *found)
+static bool judge_process(pid_t pid, FfStopped *found)
 {
     if (has_name(pid, "farfault-relay")) {
         *found = (FfStopped){pid, FF_STOPPED_RELAY, qemu_of(pid)};
@@ -98,7 +98,7 @@ GArray *ff_stopped_find(void)
     for (pid_t pid; (pid = ff_next_process(proc));) {
         FfStopped found;
 
-        if (is_stopped(pid) && judge(pid, &found)) {
+        if (is_stopped(pid) && judge_process(pid, &found)) {
             g_array_append_val(all, found);
         }
     }

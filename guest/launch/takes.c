@@ -100,7 +100,7 @@ static bool is_remembered(const char *name)
 }
 
 /* It is no harm if that fails. */
-static void remember(const char *name)
+static void remember_key(const char *name)
 {
     syscall(SYS_add_key, "user", name, "y", 1, KEY_SPEC_USER_KEYRING);
 }
@@ -149,7 +149,7 @@ static char *last_line(int err)
     return g_strdelimit(g_steal_pointer(&valid), "\r", ' ');
 }
 
-static FfTakes judge(const char *answer, int status, int err, char **why)
+static FfTakes judge_answer(const char *answer, int status, int err, char **why)
 {
     if (!answer) {
         *why = g_strdup("it could not be asked");
@@ -204,7 +204,7 @@ static void close_fd(int fd)
     }
 }
 
-static FfTakes ask(const char *qemu, const char *agent, char **why)
+static FfTakes ask_qemu(const char *qemu, const char *agent, char **why)
 {
     struct sockaddr_un addr, unused;
     socklen_t len, unused_len;
@@ -227,7 +227,7 @@ static FfTakes ask(const char *qemu, const char *agent, char **why)
             close_fd(fds[i]);
         }
     }
-    FfTakes takes = judge(answer, status, err, why);
+    FfTakes takes = judge_answer(answer, status, err, why);
     close_fd(client);
     close_fd(err);
     return takes;
@@ -242,9 +242,9 @@ FfTakes ff_takes(const char *qemu, bool anew, char **why)
     if (name && is_remembered(name)) {
         return FF_TAKES_ALL;
     }
-    FfTakes takes = ask(qemu, agent, why);
+    FfTakes takes = ask_qemu(qemu, agent, why);
     if (name && takes == FF_TAKES_ALL) {
-        remember(name);
+        remember_key(name);
     }
     return takes;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See activate.h.
+ * See internal.h.
  *
  * A guest comes with late-block-activate, as the other side has its images until the grant. Then
  * QEMU activates them with cont, and with nothing else: one that stays stopped has them inactive
@@ -12,7 +12,7 @@
  *
  * Threads: the coordinator's. No lock here.
  */
-#include "guest/qemu/activate.h"
+#include "guest/qemu/internal.h"
 
 #include <string.h>
 
@@ -32,7 +32,7 @@ static void end_export(FfQemu *qemu, const char *id)
 }
 
 /* NUMBER: of the node; an export of the one before may not be gone yet. */
-static void activate(FfQemu *qemu, const char *node, unsigned number)
+static void activate_node(FfQemu *qemu, const char *node, unsigned number)
 {
     JsonObject *args = json_object_new();
     g_autofree char *id = g_strdup_printf("farfault-activate-%u", number);
@@ -62,7 +62,7 @@ static void activate_each(FfQemu *qemu)
         const char *node = o ? ff_json_string(o, "node-name") : NULL;
 
         if (node) {
-            activate(qemu, node, i);
+            activate_node(qemu, node, i);
         }
     }
 }

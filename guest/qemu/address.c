@@ -6,12 +6,11 @@
  *
  * Threads: the coordinator's. No lock.
  */
-#include "guest/qemu/address.h"
+#include "guest/qemu/internal.h"
 
 #include <string.h>
 
 #include "guest/qemu/call.h"
-#include "guest/qemu/internal.h"
 #include "qmp/json.h"
 
 #define REGION "child<memory-region>"

@@ -50,7 +50,7 @@ char *ff_qemu_backends_probe(FfQemu *qemu, FfRole role, GError **error)
 
 /* ---- begin and end --------------------------------------------------------------------------- */
 
-static bool G_GNUC_PRINTF(2, 3) fail(GError **error, const char *format, ...)
+static bool G_GNUC_PRINTF(2, 3) fail_log(GError **error, const char *format, ...)
 {
     va_list ap;
 
@@ -87,10 +87,10 @@ static bool set_regions(FfWriteLog *log, const FfQemu *qemu, const FfBackendsAns
         if (block < 0 || r->guest % LOG_PAGE || r->offset % LOG_PAGE || r->size % LOG_PAGE ||
             r->guest / LOG_PAGE / 8 >= log->size ||
             (r->guest + r->size) / LOG_PAGE / 8 >= log->size) {
-            return fail(error,
-                        "devices in other processes have memory at 0x%" G_GINT64_MODIFIER
-                        "x that is none of farfault's",
-                        r->guest);
+            return fail_log(error,
+                            "devices in other processes have memory at 0x%" G_GINT64_MODIFIER
+                            "x that is none of farfault's",
+                            r->guest);
         }
         log->regions[log->n_regions++] = (Region){r->guest, r->size, (unsigned)block, r->offset};
     }
@@ -106,19 +106,19 @@ static bool map_log(FfWriteLog *log, int fd, GError **error)
         sized ? mmap(NULL, log->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
 
     if (map == MAP_FAILED) {
-        return fail(error, "there is no memory for a log of what devices write: %s",
-                    g_strerror(errno));
+        return fail_log(error, "there is no memory for a log of what devices write: %s",
+                        g_strerror(errno));
     }
     log->map = map;
     return true;
 }
 
-static bool begin(FfQemu *qemu, int fd, GError **error)
+static bool begin_log(FfQemu *qemu, int fd, GError **error)
 {
     FfBackendsAnswer answer;
 
     if (qemu->blocks->len > FF_STATE_MAX_BLOCKS) {
-        return fail(error, "the guest has too many memory backends");
+        return fail_log(error, "the guest has too many memory backends");
     }
     if (!ff_backends_ask(qemu->backends, FF_BACKENDS_PROBE, false, -1, &answer, error)) {
         return false;
@@ -137,9 +137,9 @@ bool ff_qemu_log_begin(FfVmmMemory *memory, GError **error)
     ff_qemu_log_end(memory);
     int fd = memfd_create("farfault-writes", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {
-        return fail(error, "there is no log of what devices write: %s", g_strerror(errno));
+        return fail_log(error, "there is no log of what devices write: %s", g_strerror(errno));
     }
-    bool ok = begin(qemu, fd, error);
+    bool ok = begin_log(qemu, fd, error);
 
     close(fd);
     if (!ok) {
@@ -226,7 +226,7 @@ bool ff_qemu_log_whole(FfVmmMemory *memory, bool stopped, GError **error)
     FfBackendsAnswer answer;
 
     if (!qemu->log) {
-        return fail(error, "devices in other processes: there is no log of what they write");
+        return fail_log(error, "devices in other processes: there is no log of what they write");
     }
     return ff_backends_ask(qemu->backends, FF_BACKENDS_LOST, stopped, -1, &answer, error);
 }
@@ -242,7 +242,7 @@ bool ff_qemu_devices_stand(FfVmmMemory *memory, GError **error)
 }
 
 /* A relay that does not answer sees the end of a process later. */
-static void tell(const FfVmmMemory *memory, int relay, FfBackendsOp op)
+static void tell_relay(const FfVmmMemory *memory, int relay, FfBackendsOp op)
 {
     FfBackendsAnswer answer;
     g_autoptr(GError) error = NULL;
@@ -254,12 +254,12 @@ static void tell(const FfVmmMemory *memory, int relay, FfBackendsOp op)
 
 void ff_qemu_devices_leave(FfVmmMemory *memory)
 {
-    tell(memory, ff_qemu_of_memory(memory)->backends, FF_BACKENDS_LEAVE);
+    tell_relay(memory, ff_qemu_of_memory(memory)->backends, FF_BACKENDS_LEAVE);
 }
 
 void ff_qemu_devices_take(FfVmmMemory *memory)
 {
-    tell(memory, ff_qemu_of_memory(memory)->backends, FF_BACKENDS_TAKE);
+    tell_relay(memory, ff_qemu_of_memory(memory)->backends, FF_BACKENDS_TAKE);
 }
 
 GPtrArray *ff_qemu_devices_known(FfVmmMemory *memory, bool lent, GError **error)

@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See before-memory.h. Of QEMU's devices only virtio-mem does so, with its property
+ * See internal.h. Of QEMU's devices only virtio-mem does so, with its property
  * x-early-migration: off in machine types before 8.1, and not there in QEMU before 8.1. It says of
  * the device what is plugged, in a section whose length the stream does not have.
  *
  * Thread: the coordinator. No system calls.
  */
-#include "guest/qemu/before-memory.h"
+#include "guest/qemu/internal.h"
 
 #include <string.h>
 
 #include "guest/qemu/call.h"
-#include "guest/qemu/internal.h"
 #include "qmp/json.h"
 
 #define DEVICE "child<virtio-mem-" /* pci, ... */

@@ -6,8 +6,8 @@
 #include "guest/qemu/call.h"
 #include "guest/qemu/internal.h"
 
-static JsonNode *call(FfQemu *qemu, const char *command, JsonObject *args, unsigned deadline_ms,
-                      GCancellable *cancel, GError **error)
+static JsonNode *call_command(FfQemu *qemu, const char *command, JsonObject *args,
+                              unsigned deadline_ms, GCancellable *cancel, GError **error)
 {
     JsonNode *result =
         ff_qmp_call_sync(qemu->qmp, command, args, NULL, 0, deadline_ms, cancel, error);
@@ -23,23 +23,23 @@ static JsonNode *call(FfQemu *qemu, const char *command, JsonObject *args, unsig
 
 JsonNode *ff_qemu_call(FfQemu *qemu, const char *command, JsonObject *args, GError **error)
 {
-    return call(qemu, command, args, qemu->deadline_ms, qemu->cancel, error);
+    return call_command(qemu, command, args, qemu->deadline_ms, qemu->cancel, error);
 }
 
 JsonNode *ff_qemu_call_firm(FfQemu *qemu, const char *command, JsonObject *args, GError **error)
 {
-    return call(qemu, command, args, 0, NULL, error);
+    return call_command(qemu, command, args, 0, NULL, error);
 }
 
 JsonNode *ff_qemu_call_patient(FfQemu *qemu, const char *command, JsonObject *args, GError **error)
 {
-    return call(qemu, command, args, 0, qemu->cancel, error);
+    return call_command(qemu, command, args, 0, qemu->cancel, error);
 }
 
 JsonNode *ff_qemu_call_within(FfQemu *qemu, const char *command, JsonObject *args,
                               unsigned deadline_ms, GError **error)
 {
-    return call(qemu, command, args, deadline_ms, NULL, error);
+    return call_command(qemu, command, args, deadline_ms, NULL, error);
 }
 
 JsonNode *ff_qemu_call_optional(FfQemu *qemu, const char *command, JsonObject *args, GError **error)
@@ -57,7 +57,7 @@ void ff_qemu_call_and_forget(FfQemu *qemu, const char *command, JsonObject *args
                              unsigned deadline_ms)
 {
     g_autoptr(GError) error = NULL;
-    g_autoptr(JsonNode) reply = call(qemu, command, args, deadline_ms, NULL, &error);
+    g_autoptr(JsonNode) reply = call_command(qemu, command, args, deadline_ms, NULL, &error);
 
     if (!reply) {
         g_message("%s: %s", qemu->name, error->message);

@@ -11,7 +11,7 @@
  *
  * Threads: the coordinator's. No lock.
  */
-#include "guest/qemu/check.h"
+#include "guest/qemu/internal.h"
 
 #include <errno.h>
 #include <string.h>
@@ -19,8 +19,6 @@
 #include "contract/maps.h"
 #include "guest/qemu/backends.h"
 #include "guest/qemu/call.h"
-#include "guest/qemu/internal.h"
-#include "guest/qemu/qom.h"
 #include "guest/qemu/status.h"
 #include "qmp/json.h"
 #include "qmp/others.h"
@@ -89,7 +87,7 @@ static const Forbidden forbidden_drivers[] = {
      "use another block driver"},
 };
 
-static const Forbidden *forbidden(const Forbidden *table, size_t n, const char *name)
+static const Forbidden *find_forbidden(const Forbidden *table, size_t n, const char *name)
 {
     for (size_t i = 0; i < n; i++) {
         if (g_str_has_prefix(name, table[i].prefix)) {
@@ -190,7 +188,7 @@ static bool names_others(Question q, JsonNode *answer)
 }
 
 /* NULL without ERROR: this QEMU does not have the command. */
-static JsonNode *answer(Check *c, Question q, GError **error)
+static JsonNode *await_answer(Check *c, Question q, GError **error)
 {
     g_autoptr(GError) local = NULL;
     unsigned deadline_ms = c->patient && q == ASK_STATUS ? 0 : c->qemu->deadline_ms;
@@ -213,7 +211,7 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
     static const char *const no_source[] = {"inmigrate",  "postmigrate", "finish-migrate",
                                             "restore-vm", "save-vm",     "colo",
                                             "debug",      "preconfig"};
-    g_autoptr(JsonNode) node = answer(c, ASK_STATUS, error);
+    g_autoptr(JsonNode) node = await_answer(c, ASK_STATUS, error);
     JsonObject *o = ff_json_node_object(node);
     const char *state = o ? ff_json_string(o, "status") : NULL;
 
@@ -246,16 +244,15 @@ static bool check_run_state(Check *c, FfRole role, GError **error)
         }
     }
     /* Before 9.0 "stop" leaves such a guest as it is, and the migration itself wakes it up. */
-    if (strcmp(state, "suspended") == 0 && ff_qmp_client_version(c->qemu->qmp) < 90000) {
-        return refuse(error, "the guest is suspended, and this QEMU (before 9.0) would wake it up "
-                             "by migrating: wake it first (system_wakeup)");
+    if (strcmp(state, "suspended") == 0 && !ff_qemu_keeps_suspended(&c->qemu->vmm.state)) {
+        return refuse(error, FF_QEMU_WOULD_WAKE);
     }
     return true;
 }
 
 static bool check_blockers(Check *c, GError **error)
 {
-    g_autoptr(JsonNode) node = answer(c, ASK_MIGRATE, error);
+    g_autoptr(JsonNode) node = await_answer(c, ASK_MIGRATE, error);
     JsonObject *o = ff_json_node_object(node);
     JsonArray *reasons = o ? ff_json_array(o, "blocked-reasons") : NULL;
     g_autoptr(GString) text = g_string_new(NULL);
@@ -327,7 +324,7 @@ static bool is_gone(const FfQemu *qemu, const FfRamBlock *b)
 
 static bool check_memory(Check *c, GError **error)
 {
-    g_autoptr(JsonNode) node = answer(c, ASK_MEMDEV, error);
+    g_autoptr(JsonNode) node = await_answer(c, ASK_MEMDEV, error);
     g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
 
     if (!node) {
@@ -359,7 +356,7 @@ static bool check_memory(Check *c, GError **error)
 /* Guest addresses of DIMMs and the like, so that both ends can compare them. */
 static bool read_addresses(Check *c, GError **error)
 {
-    g_autoptr(JsonNode) node = answer(c, ASK_MEMORY_DEVICES, error);
+    g_autoptr(JsonNode) node = await_answer(c, ASK_MEMORY_DEVICES, error);
 
     if (!node && *error) {
         return false;
@@ -389,7 +386,7 @@ static bool check_files(FfQemu *qemu, GError **error)
         g_autofree char *link = g_build_filename(path, name, NULL);
         g_autofree char *target = g_file_read_link(link, NULL);
         const Forbidden *f =
-            target ? forbidden(forbidden_files, G_N_ELEMENTS(forbidden_files), target) : NULL;
+            target ? find_forbidden(forbidden_files, G_N_ELEMENTS(forbidden_files), target) : NULL;
         if (f) {
             return refuse(error, "QEMU has %s open: %s; %s", target, f->what, f->fix);
         }
@@ -413,8 +410,8 @@ static bool may_follow(const Check *c)
 
 /* TRUE: a migration follows what the back-end of CHARDEV (can be NULL) writes, of the KIND (a word)
  * NAME. FALSE with ERROR: it does not. */
-static bool follow(Check *c, const char *kind, const char *name, const char *chardev,
-                   GError **error)
+static bool check_followed(Check *c, const char *kind, const char *name, const char *chardev,
+                           GError **error)
 {
     g_autoptr(GError) local = NULL;
 
@@ -447,7 +444,7 @@ static bool is_followed(Check *c, Question q, const char *name, const char *type
     g_autofree char *path = path_of(q, name);
     g_autofree char *chardev = ff_qemu_string_of(c->qemu, path, "chardev", error);
 
-    return !*error && follow(c, "device", name, chardev, error);
+    return !*error && check_followed(c, "device", name, chardev, error);
 }
 
 /* Its blobs are guest memory that QEMU hands to the kernel (udmabuf), which takes pages that are
@@ -464,7 +461,7 @@ static FfTold has_blobs(Check *c, Question q, const char *name, const char *type
 /* The children of a path by their type; qom-list says "child<TYPE>". */
 static bool check_types(Check *c, Question q, GError **error)
 {
-    g_autoptr(JsonNode) node = answer(c, q, error);
+    g_autoptr(JsonNode) node = await_answer(c, q, error);
     for (guint i = 0; i < ff_json_node_length(node); i++) {
         JsonObject *child = ff_json_node_nth(node, i);
         const char *type = child ? ff_json_string(child, "type") : NULL;
@@ -484,7 +481,7 @@ static bool check_types(Check *c, Question q, GError **error)
                           "QEMUs with blob=off",
                           name, (int)strcspn(type, ">"), type);
         }
-        f = forbidden(forbidden_types, G_N_ELEMENTS(forbidden_types), type);
+        f = find_forbidden(forbidden_types, G_N_ELEMENTS(forbidden_types), type);
         if (f && is_followed(c, q, name, type, error)) {
             continue;
         }
@@ -513,13 +510,13 @@ static bool is_followed_net(Check *c, const char *name, const char *type, GError
     bool named = g_str_has_prefix(at, to);
     g_autofree char *chardev = named ? g_strdup(at + strlen(to)) : NULL;
 
-    return follow(c, "net client", name, chardev ? g_strchomp(chardev) : NULL, error);
+    return check_followed(c, "net client", name, chardev ? g_strchomp(chardev) : NULL, error);
 }
 
 /* Lines such as "net0: index=0,type=vhost-user,...": there is no QMP command that tells. */
 static bool check_nets(Check *c, GError **error)
 {
-    g_autoptr(JsonNode) node = answer(c, ASK_NETWORK, error);
+    g_autoptr(JsonNode) node = await_answer(c, ASK_NETWORK, error);
     g_auto(GStrv) lines = NULL;
 
     if (!node) {
@@ -531,9 +528,9 @@ static bool check_nets(Check *c, GError **error)
     lines = g_strsplit(json_node_get_string(node), "\n", -1);
     for (char **l = lines; *l; l++) {
         const char *type = strstr(*l, ",type=");
-        const Forbidden *f =
-            type ? forbidden(forbidden_nets, G_N_ELEMENTS(forbidden_nets), type + strlen(",type="))
-                 : NULL;
+        const Forbidden *f = type ? find_forbidden(forbidden_nets, G_N_ELEMENTS(forbidden_nets),
+                                                   type + strlen(",type="))
+                                  : NULL;
         const char *at = *l + strspn(*l, " \\");
         g_autofree char *name = g_strndup(at, strcspn(at, ":"));
 
@@ -561,13 +558,14 @@ static bool check_nets(Check *c, GError **error)
 
 static bool check_drivers(Check *c, GError **error)
 {
-    g_autoptr(JsonNode) node = answer(c, ASK_NODES, error);
+    g_autoptr(JsonNode) node = await_answer(c, ASK_NODES, error);
     for (guint i = 0; i < ff_json_node_length(node); i++) {
         JsonObject *n = ff_json_node_nth(node, i);
         const char *driver = n ? ff_json_string(n, "drv") : NULL;
         const char *name = n ? ff_json_string(n, "node-name") : NULL;
         const Forbidden *f =
-            driver ? forbidden(forbidden_drivers, G_N_ELEMENTS(forbidden_drivers), driver) : NULL;
+            driver ? find_forbidden(forbidden_drivers, G_N_ELEMENTS(forbidden_drivers), driver)
+                   : NULL;
         if (f) {
             return refuse(error, "disk \"%s\" (driver %s): %s; %s", name ? name : "?", driver,
                           f->what, f->fix);
@@ -581,8 +579,8 @@ static bool check_confidential(Check *c, GError **error)
 {
     g_autoptr(GError) no_sev = NULL;
     g_autoptr(GError) none = NULL;
-    g_autoptr(JsonNode) sev = answer(c, ASK_SEV, &no_sev);
-    g_autoptr(JsonNode) cgs = answer(c, ASK_CONFIDENTIAL, &none);
+    g_autoptr(JsonNode) sev = await_answer(c, ASK_SEV, &no_sev);
+    g_autoptr(JsonNode) cgs = await_answer(c, ASK_CONFIDENTIAL, &none);
 
     if (no_sev && !ff_qmp_refused(no_sev)) {
         g_propagate_error(error, g_steal_pointer(&no_sev));
@@ -607,7 +605,7 @@ static bool check_confidential(Check *c, GError **error)
 
 static bool read_uuid(Check *c, uint8_t uuid[16], GError **error)
 {
-    g_autoptr(JsonNode) node = answer(c, ASK_UUID, error);
+    g_autoptr(JsonNode) node = await_answer(c, ASK_UUID, error);
     const char *text =
         ff_json_node_object(node) ? ff_json_string(ff_json_node_object(node), "UUID") : NULL;
     unsigned n = 0;
@@ -632,7 +630,8 @@ static void read_machine(Check *c)
     if (!c->asked[ASK_MACHINE]) {
         return;
     }
-    g_autoptr(JsonNode) node = answer(c, ASK_MACHINE, NULL), target = answer(c, ASK_TARGET, NULL);
+    g_autoptr(JsonNode) node = await_answer(c, ASK_MACHINE, NULL),
+                        target = await_answer(c, ASK_TARGET, NULL);
     JsonObject *o = target ? ff_json_node_object(target) : NULL;
     const char *arch = o ? ff_json_string(o, "arch") : NULL;
 
@@ -651,7 +650,7 @@ static bool may_have_others(Check *c, const GError *why)
 
     for (unsigned i = 0; refused && i < G_N_ELEMENTS(where); i++) {
         g_autoptr(GError) unknown = NULL;
-        g_autoptr(JsonNode) node = c->asked[where[i]] ? answer(c, where[i], &unknown) : NULL;
+        g_autoptr(JsonNode) node = c->asked[where[i]] ? await_answer(c, where[i], &unknown) : NULL;
 
         c->others |= unknown != NULL;
     }

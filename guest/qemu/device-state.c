@@ -67,7 +67,7 @@ static void set_buffer(int fd, int bytes)
 }
 
 /* From now on QEMU's end is QEMU's alone. A writer that waits there continues. */
-static void widen(FfQemu *qemu)
+static void widen_buffer(FfQemu *qemu)
 {
     if (qemu->their_end >= 0) {
         set_buffer(qemu->their_end, STREAM_BUFFER);
@@ -78,7 +78,7 @@ static void widen(FfQemu *qemu)
 
 void ff_qemu_adopt_stream(FfQemu *qemu, int fd)
 {
-    widen(qemu);
+    widen_buffer(qemu);
     if (qemu->stream >= 0) {
         close(qemu->stream);
     }
@@ -99,7 +99,7 @@ static JsonObject *fd_args(const char *name)
  * memory is still being protected. That it really stands there is looked at twice: nothing of it is
  * in the socket when it is let go, and it says "active", which it does after that flush, not
  * before that (ff_qemu_stood()). Returns how many bytes are in the way; -errno. */
-static ssize_t fill(int fd)
+static ssize_t fill_socket(int fd)
 {
     static const char waste[4096];
     ssize_t n, all = 0;
@@ -151,7 +151,7 @@ bool ff_qemu_let_save(FfVmmState *state, GError **error)
         }
         qemu->in_the_way -= MAX(n, 0);
     }
-    widen(qemu);
+    widen_buffer(qemu);
     return true;
 }
 
@@ -170,7 +170,7 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
     }
     set_buffer(pair[0], STREAM_BUFFER);
     set_buffer(pair[1], qemu->vmm.state.one_way ? FULL_BUFFER : STREAM_BUFFER);
-    ssize_t filled = qemu->vmm.state.one_way ? fill(pair[1]) : 0;
+    ssize_t filled = qemu->vmm.state.one_way ? fill_socket(pair[1]) : 0;
     if (filled < 0) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(-filled),
                     "cannot fill the socket pair for the device state: %s", g_strerror(-filled));
@@ -191,6 +191,10 @@ static FfQmpCall *send_stream(FfQemu *qemu, int *fd, GError **error)
     qemu->let_save_us = 0;
     asked = ff_qmp_call_begin(qemu->qmp, "getfd", args, &pair[1], 1);
     ff_qemu_adopt_stream(qemu, kept);
+    if (qemu->vmm.state.ends_failed) {
+        /* The return path ends before it has begun, which QEMU finds when all is written. */
+        shutdown(pair[0], SHUT_WR);
+    }
     if (qemu->vmm.state.one_way) {
         qemu->their_end = pair[1];
     } else {
@@ -417,12 +421,12 @@ static void drop_offer(FfQemu *qemu)
 bool ff_qemu_wait_saved(FfVmmState *state, int status, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
-    const char *expected = status == 0 ? "completed" : "failed";
+    const char *expected = status == 0 && !state->ends_failed ? "completed" : "failed";
     g_autofree char *result = NULL;
     g_autofree char *desc = NULL;
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, NULL);
 
-    widen(qemu);
+    widen_buffer(qemu);
     if (status != 0 && qemu->stream >= 0) {
         /* The end of the stream means failure just as SHUT(1) does. */
         shutdown(qemu->stream, SHUT_WR);
@@ -438,7 +442,7 @@ bool ff_qemu_wait_saved(FfVmmState *state, int status, GError **error)
         return false;
     }
     /* One that nobody answered has come to its end whatever was wanted (FfVmmState.one_way). */
-    if (status == 0 && g_strcmp0(result, "completed") != 0) {
+    if (status == 0 && g_strcmp0(result, expected) != 0) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                     "the inner migration is \"%s\" instead of \"%s\"%s%s", result ? result : "none",
                     expected, desc ? ": " : "", desc ? desc : "");

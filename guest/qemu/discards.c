@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See discards.h. A balloon answers query-balloon (also one whose driver the guest has not loaded
+ * See internal.h. A balloon answers query-balloon (also one whose driver the guest has not loaded
  * yet: then QEMU says something else than that there is none); free page reporting is the
  * balloon's; virtio-mem is a memory device. What cannot be known counts as there.
  *
  * Thread: the coordinator. No system calls.
  */
-#include "guest/qemu/discards.h"
+#include "guest/qemu/internal.h"
 
 #include <string.h>
 
 #include "guest/qemu/call.h"
-#include "guest/qemu/internal.h"
 #include "qmp/json.h"
 
 /* QEMU's words (qmp_query_balloon(), DeviceNotActive) if there is no such device. */

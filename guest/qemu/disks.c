@@ -60,14 +60,14 @@ bool ff_qemu_flush_disks(FfVmmDisks *disks, GError **error)
 
 /* ---- overlays -------------------------------------------------------------------------------- */
 
-static bool differs(GError **error, const char *device, const char *how)
+static bool disk_differs(GError **error, const char *device, const char *how)
 {
     g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                 "disk %s %s while its overlay was made: repeat the snapshot", device, how);
     return false;
 }
 
-static const FfDisk *planned(const GPtrArray *plan, const char *device)
+static const FfDisk *planned_disk(const GPtrArray *plan, const char *device)
 {
     for (guint i = 0; i < plan->len; i++) {
         const FfDisk *d = plan->pdata[i];
@@ -91,15 +91,15 @@ static bool is_as_planned(const GPtrArray *plan, JsonNode *block, GError **error
         if (!ff_disk_read(ff_json_node_nth(block, i), &now)) {
             continue;
         }
-        const FfDisk *d = planned(plan, now.device);
+        const FfDisk *d = planned_disk(plan, now.device);
         if (!d) {
-            return differs(error, now.device, "has come, or can be written to since,");
+            return disk_differs(error, now.device, "has come, or can be written to since,");
         }
         if (strcmp(d->node, now.node) != 0) {
-            return differs(error, now.device, "got another node");
+            return disk_differs(error, now.device, "got another node");
         }
         if ((int64_t)d->size != now.size) {
-            return differs(error, now.device, "got another size");
+            return disk_differs(error, now.device, "got another size");
         }
         n++;
     }
@@ -111,7 +111,7 @@ static bool is_as_planned(const GPtrArray *plan, JsonNode *block, GError **error
     return n == plan->len;
 }
 
-static JsonObject *action(const FfDisk *d)
+static JsonObject *snapshot_action(const FfDisk *d)
 {
     JsonObject *action = json_object_new(), *data = json_object_new();
 
@@ -136,7 +136,7 @@ bool ff_qemu_branch_disks(FfVmmDisks *disks, GError **error)
     JsonArray *actions = json_array_new();
 
     for (guint i = 0; i < disks->plan->len; i++) {
-        json_array_add_object_element(actions, action(disks->plan->pdata[i]));
+        json_array_add_object_element(actions, snapshot_action(disks->plan->pdata[i]));
     }
     json_object_set_array_member(args, "actions", actions);
     /* No deadline and no cancel: what was sent is carried out. */
@@ -153,7 +153,7 @@ static int compare_lines(const void *a, const void *b)
 }
 
 /* All lines (char *), in an order of their own. */
-static char *join(GPtrArray *lines)
+static char *join_lines(GPtrArray *lines)
 {
     g_ptr_array_sort(lines, compare_lines);
     g_ptr_array_add(lines, NULL);
@@ -207,7 +207,7 @@ static void add_devices(JsonNode *all, GPtrArray *anywhere)
     }
 }
 
-static JsonNode *answer(FfQemu *qemu, FfQmpCall *asked, GError **error)
+static JsonNode *await_answer(FfQemu *qemu, FfQmpCall *asked, GError **error)
 {
     g_autoptr(GError) local = NULL;
     JsonNode *node = ff_qmp_call_end(asked, qemu->deadline_ms, qemu->cancel, &local);
@@ -238,10 +238,10 @@ bool ff_qemu_describe_disks(FfVmmDisks *disks, const char *theirs, char **here, 
         json_object_set_string_member(args, "path", folders[i]);
         asked[1 + i] = ff_qemu_ask(qemu, "qom-list", args);
     }
-    g_autoptr(JsonNode) all = answer(qemu, asked[0], &why);
+    g_autoptr(JsonNode) all = await_answer(qemu, asked[0], &why);
     add_disks(all, lines, cwd, own, parts);
     for (unsigned i = 0; i < G_N_ELEMENTS(folders); i++) {
-        g_autoptr(JsonNode) children = answer(qemu, asked[1 + i], &why);
+        g_autoptr(JsonNode) children = await_answer(qemu, asked[1 + i], &why);
 
         add_devices(children, parts);
     }
@@ -250,6 +250,6 @@ bool ff_qemu_describe_disks(FfVmmDisks *disks, const char *theirs, char **here, 
         return false;
     }
     *here = g_string_free(g_steal_pointer(&own), FALSE);
-    *anywhere = join(parts);
+    *anywhere = join_lines(parts);
     return true;
 }

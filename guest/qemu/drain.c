@@ -10,13 +10,12 @@
  *
  * Threads: the coordinator's. No lock.
  */
-#include "guest/qemu/drain.h"
+#include "guest/qemu/internal.h"
 
 #include <string.h>
 
 #include "guest/qemu/call.h"
 #include "guest/qemu/files.h"
-#include "guest/qemu/internal.h"
 #include "qmp/json.h"
 
 /* Reads of these go to the device without the page cache, whatever their cache mode says. */

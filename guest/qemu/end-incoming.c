@@ -5,7 +5,7 @@
  *
  * Threads: the coordinator's, or another one while there is no migration. No lock here.
  */
-#include "guest/qemu/end-incoming.h"
+#include "guest/qemu/internal.h"
 
 #include <string.h>
 #include <sys/socket.h>
@@ -13,7 +13,6 @@
 
 #include "guest/qemu/call.h"
 #include "guest/qemu/device-state.h"
-#include "guest/qemu/internal.h"
 #include "guest/qemu/settings.h"
 #include "guest/qemu/status.h"
 #include "qmp/json.h"

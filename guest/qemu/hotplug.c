@@ -88,7 +88,7 @@ static void on_add_fd(FfQmpClient *client, JsonNode *result, const GError *error
 }
 
 /* Makes the memory of R, whose .text is the client's, and hands it to QEMU. */
-static void make(Request *r, bool incoming)
+static void make_memory(Request *r, bool incoming)
 {
     g_autofree char *why = NULL;
     g_autofree char *text = ff_object_add_rewrite(r->text, r->ops.sys, incoming, &r->ram, &why);
@@ -123,7 +123,7 @@ static void on_status(FfQmpClient *client, JsonNode *result, const GError *error
 {
     JsonObject *o = ff_json_node_object(result);
 
-    make(opaque, o && !g_strcmp0(ff_json_string(o, "status"), "inmigrate"));
+    make_memory(opaque, o && !g_strcmp0(ff_json_string(o, "status"), "inmigrate"));
 }
 
 bool ff_object_add_is_monitor(const char *text)
@@ -151,6 +151,6 @@ void ff_qemu_object_add(FfQmpClient *qmp, const char *text, const FfObjectAdd *o
     if (ops->incoming) {
         ff_qmp_call(qmp, "query-status", NULL, NULL, 0, on_status, r);
     } else {
-        make(r, false);
+        make_memory(r, false);
     }
 }

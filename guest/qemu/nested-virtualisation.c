@@ -21,7 +21,6 @@
 #include "base/failpoints.h"
 #include "guest/qemu/call.h"
 #include "guest/qemu/internal.h"
-#include "guest/qemu/qom.h"
 #include "qmp/json.h"
 
 #define CR4_VMXE (1u << 13)
@@ -80,7 +79,7 @@ static bool any_set(const char *text, const char *name, uint64_t bits, unsigned 
     return false;
 }
 
-static unsigned count(const char *text, const char *part)
+static unsigned count_parts(const char *text, const char *part)
 {
     unsigned n = 0;
 
@@ -104,7 +103,7 @@ char *ff_qemu_nested_in(const char *text)
                                feature, feature);
     }
     /* Of each vCPU: what is not told of one may be set there. */
-    bool told = cr4 && cr4 == efer && cr4 >= count(text, "CPU#");
+    bool told = cr4 && cr4 == efer && cr4 >= count_parts(text, "CPU#");
     return told ? NULL : g_strdup("QEMU does not tell the registers of its vCPUs");
 }
 
@@ -116,7 +115,7 @@ static JsonObject *registers_args(void)
     return args;
 }
 
-static char *judge(JsonNode *reply, const GError *error)
+static char *judge_reply(JsonNode *reply, const GError *error)
 {
     if (!reply) {
         return g_strdup(error->message);
@@ -140,7 +139,7 @@ char *ff_qemu_take_registers(FfQmpCall *asked)
     g_autoptr(JsonNode) reply =
         asked ? ff_qemu_answer(asked, "human-monitor-command", &error) : NULL;
 
-    return asked ? judge(reply, error) : NULL;
+    return asked ? judge_reply(reply, error) : NULL;
 }
 
 char *ff_qemu_untrackable(FfVmmMemory *memory, bool stopped)
@@ -162,5 +161,5 @@ char *ff_qemu_untrackable(FfVmmMemory *memory, bool stopped)
     }
     g_autoptr(JsonNode) reply =
         ff_qemu_call(qemu, "human-monitor-command", registers_args(), &error);
-    return judge(reply, error);
+    return judge_reply(reply, error);
 }

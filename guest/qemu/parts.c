@@ -10,13 +10,12 @@
  *
  * Thread: the coordinator's. No lock, no system calls.
  */
-#include "guest/qemu/parts.h"
+#include "guest/qemu/internal.h"
 
 #include <string.h>
 
 #include "guest/qemu/call.h"
 #include "guest/qemu/device-state.h"
-#include "guest/qemu/internal.h"
 #include "qmp/json.h"
 
 #define MAX_DEPTH 16 /* of buses: a QEMU may say that one is behind itself */

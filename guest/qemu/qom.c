@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See qom.h. That an object or a property is not there QEMU says by an error, which is an answer.
- * A QEMU that is busy, or whose monitor is lost, has not said so.
+ * See internal.h. That an object or a property is not there QEMU says by an error, which is an
+ * answer. A QEMU that is busy, or whose monitor is lost, has not said so.
  *
  * Threads: the coordinator's. No lock, no system calls.
  */
-#include "guest/qemu/qom.h"
+#include "guest/qemu/internal.h"
 
 #include "guest/qemu/call.h"
 
 /* NULL without ERROR: there is none. */
-static JsonNode *get(FfQemu *qemu, const char *path, const char *name, GError **error)
+static JsonNode *get_property(FfQemu *qemu, const char *path, const char *name, GError **error)
 {
     JsonObject *args = json_object_new();
     g_autoptr(GError) local = NULL;
@@ -31,7 +31,7 @@ static bool is_of(JsonNode *value, GType type)
 
 char *ff_qemu_string_of(FfQemu *qemu, const char *path, const char *name, GError **error)
 {
-    g_autoptr(JsonNode) value = get(qemu, path, name, error);
+    g_autoptr(JsonNode) value = get_property(qemu, path, name, error);
 
     return value && is_of(value, G_TYPE_STRING) ? g_strdup(json_node_get_string(value)) : NULL;
 }
@@ -39,7 +39,7 @@ char *ff_qemu_string_of(FfQemu *qemu, const char *path, const char *name, GError
 FfTold ff_qemu_is_on(FfQemu *qemu, const char *path, const char *name, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autoptr(JsonNode) value = get(qemu, path, name, &local);
+    g_autoptr(JsonNode) value = get_property(qemu, path, name, &local);
 
     if (local) {
         g_propagate_error(error, g_steal_pointer(&local));

@@ -4,13 +4,13 @@
  * serial ports, guest agent and screen must see an end, as if it had ended: each connection that
  * QEMU has accepted is shut down, through a copy of its socket. What it connected itself (storage)
  * it closes when it ends; it has no use for it any more. At a path it may listen still: the other
- * QEMU's socket is there by now (guest/relay/socket-renames.h). A port it gives up, for the other
+ * QEMU's socket is there by now (guest/relay/socket-renames.c). A port it gives up, for the other
  * QEMU's screen.
  *
  * The coordinator's thread. System calls: openat, getdents64, pidfd_getfd, getsockname, getsockopt,
  * shutdown, close.
  */
-#include "guest/qemu/quit.h"
+#include "guest/qemu/internal.h"
 
 #include <fnmatch.h>
 #include <netinet/in.h>
@@ -23,7 +23,6 @@
 
 #include "contract/private-socket.h"
 #include "guest/qemu/call.h"
-#include "guest/qemu/internal.h"
 
 /* For a QEMU that may hang. */
 #define DEADLINE_MS 2000
@@ -49,7 +48,7 @@ static bool is_own(const struct sockaddr_storage *name)
 }
 
 /* FALSE: it is no stream socket with a name. */
-static bool look(int fd, Socket *s)
+static bool read_socket(int fd, Socket *s)
 {
     int type, listens = 0;
     socklen_t len = sizeof(type), listens_len = sizeof(listens);
@@ -82,7 +81,7 @@ static GArray *sockets_of(int pid, int pidfd)
                      : -1;
         Socket s;
 
-        if (fd >= 0 && look(fd, &s)) {
+        if (fd >= 0 && read_socket(fd, &s)) {
             g_array_append_val(all, s);
         } else if (fd >= 0) {
             close(fd);

@@ -43,7 +43,7 @@ bool ff_qemu_is_saved_in(const char *text, const char *block)
 
 /* ---- devices --------------------------------------------------------------------------------- */
 
-static FfQmpCall *ask(FfQemu *qemu, const char *command, const char *path, const char *property)
+static FfQmpCall *ask_qom(FfQemu *qemu, const char *command, const char *path, const char *property)
 {
     JsonObject *args = json_object_new();
 
@@ -54,7 +54,7 @@ static FfQmpCall *ask(FfQemu *qemu, const char *command, const char *path, const
     return ff_qemu_ask(qemu, command, args);
 }
 
-static JsonNode *take(FfQemu *qemu, FfQmpCall *asked)
+static JsonNode *take_answer(FfQemu *qemu, FfQmpCall *asked)
 {
     return ff_qmp_call_end(asked, qemu->deadline_ms, qemu->cancel, NULL);
 }
@@ -62,7 +62,7 @@ static JsonNode *take(FfQemu *qemu, FfQmpCall *asked)
 /* Adds the paths (g_free) of FOLDER's children. */
 static bool list_devices(FfQemu *qemu, const char *folder, GPtrArray *paths)
 {
-    g_autoptr(JsonNode) list = take(qemu, ask(qemu, "qom-list", folder, NULL));
+    g_autoptr(JsonNode) list = take_answer(qemu, ask_qom(qemu, "qom-list", folder, NULL));
 
     for (guint i = 0; i < ff_json_node_length(list); i++) {
         JsonObject *one = ff_json_node_nth(list, i);
@@ -93,11 +93,11 @@ static bool has_link(FfQemu *qemu, const char *device, JsonNode *properties, con
         const char *name = one ? ff_json_string(one, "name") : NULL;
 
         if (name && g_str_has_prefix(ff_json_string_or(one, "type", ""), "link<")) {
-            asked[i] = ask(qemu, "qom-get", device, name);
+            asked[i] = ask_qom(qemu, "qom-get", device, name);
         }
     }
     for (guint i = 0; i < n; i++) {
-        g_autoptr(JsonNode) value = asked[i] ? take(qemu, asked[i]) : NULL;
+        g_autoptr(JsonNode) value = asked[i] ? take_answer(qemu, asked[i]) : NULL;
 
         found |= asked[i] && (!value || is_path(value, target));
     }
@@ -113,10 +113,10 @@ static bool is_taken(FfQemu *qemu, const char *block)
     g_autofree FfQmpCall **asked = g_new0(FfQmpCall *, paths->len + 1);
 
     for (guint i = 0; i < paths->len; i++) {
-        asked[i] = ask(qemu, "qom-list", paths->pdata[i], NULL);
+        asked[i] = ask_qom(qemu, "qom-list", paths->pdata[i], NULL);
     }
     for (guint i = 0; i < paths->len; i++) {
-        g_autoptr(JsonNode) properties = take(qemu, asked[i]);
+        g_autoptr(JsonNode) properties = take_answer(qemu, asked[i]);
 
         taken |= !properties || has_link(qemu, paths->pdata[i], properties, target);
     }

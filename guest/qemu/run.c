@@ -8,7 +8,6 @@
 
 #include <string.h>
 
-#include "guest/qemu/activate.h"
 #include "guest/qemu/call.h"
 #include "guest/qemu/device-state.h"
 #include "guest/qemu/internal.h"
@@ -30,6 +29,8 @@ static char *stopped_state(JsonNode *was, JsonNode *is, GError **error)
 
     if (!before || !after) {
         ff_qemu_set_no_status(error);
+    } else if (strcmp(after, "suspended") == 0) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC, FF_QEMU_WOULD_WAKE);
     } else if (ff_vmm_runs(after)) {
         g_set_error(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
                     "QEMU is still \"%s\" after stop: resume the guest and try again", after);
@@ -83,6 +84,19 @@ static bool come_between(FfQemu *qemu, FfQmpWatch *resumed, JsonNode *disks, GEr
     return ok && ff_qemu_begin_stream(qemu, error);
 }
 
+/* FALSE and ERROR: a guest that ran when its one-way save was prepared may be suspended by now.
+ * QEMU has not come to its end, and must not. */
+static bool stayed_awake(FfQemu *qemu, GError **error)
+{
+    if (!qemu->suspends || qemu->vmm.state.ends_failed || !ff_qmp_watch_any(qemu->suspends)) {
+        return true;
+    }
+    g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC,
+                        "the guest was suspended (to RAM) right before its devices were saved: "
+                        "repeat the snapshot");
+    return false;
+}
+
 /* With SAVE also starts the inner migration, on the stream that was offered. */
 static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
 {
@@ -120,7 +134,7 @@ static bool stop_guest(FfQemu *qemu, bool save, char **before, GError **error)
         return false;
     }
     *before = stopped_state(was, is, error);
-    if (!*before) {
+    if (!*before || !stayed_awake(qemu, error)) {
         return false;
     }
     if (between) {
@@ -157,15 +171,16 @@ static void hear_migration(const FfQemu *qemu, JsonObject *event, Heard *h)
 {
     JsonObject *stamp = ff_json_object(event, "timestamp"), *data = ff_json_object(event, "data");
     const char *status = data ? ff_json_string(data, "status") : NULL;
+    const char *expected = qemu->vmm.state.ends_failed ? "failed" : "completed";
 
-    h->completed |= !g_strcmp0(status, "completed");
+    h->completed |= !g_strcmp0(status, expected);
     h->waited |=
         stamp && !g_strcmp0(status, "active") &&
         ff_json_int(stamp, "seconds", 0) * G_USEC_PER_SEC + ff_json_int(stamp, "microseconds", 0) >=
             qemu->let_save_us;
 }
 
-static void hear(const FfQemu *qemu, JsonObject *event, Heard *h)
+static void note_event(const FfQemu *qemu, JsonObject *event, Heard *h)
 {
     const char *name = ff_json_string(event, "event");
 
@@ -191,7 +206,7 @@ bool ff_qemu_stood(FfVmmRun *run, GError **error)
         g_autoptr(JsonNode) event = ff_qmp_watch_next(qemu->since_stop, 0, NULL, NULL);
         JsonObject *o = ff_json_node_object(event);
         if (o) {
-            hear(qemu, o, &h);
+            note_event(qemu, o, &h);
         }
     }
     g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
@@ -252,20 +267,40 @@ static char *settled_state(FfQemu *qemu, FfQmpWatch *watch, FfQmpCall *asked, GE
     }
 }
 
-static bool resume(FfVmmRun *run, const char *state, bool start, bool *running, GError **error)
+/* Of a guest that is, or may be, suspended; FALSE and ERROR: cont would be the end of this QEMU
+ * (choose_end() in settings.c). */
+static bool may_continue(FfQemu *qemu, const char *state, GError **error)
+{
+    if (strcmp(state, "suspended") != 0 && !qemu->vmm.state.ends_failed) {
+        return true;
+    }
+    g_autofree char *now = ff_qemu_run_state(qemu, true, error);
+    if (now && strcmp(now, "postmigrate") == 0) {
+        g_set_error_literal(error, FF_QMP_ERROR, FF_QMP_ERROR_GENERIC, FF_QEMU_WOULD_ABORT);
+        return false;
+    }
+    return now != NULL;
+}
+
+static bool resume_guest(FfVmmRun *run, const char *state, bool start, bool *running,
+                         GError **error)
 {
     FfQemu *qemu = ff_qemu_of_run(run);
     g_autoptr(FfQmpWatch) watch = ff_qmp_watch_new(qemu->qmp, "MIGRATION");
     /* "suspended": QEMU (9.0 and newer) noted in the device state that a stopped guest was
      * suspended, and cont brings it back to that. All other states came with the blob. */
     bool starts = start && ff_vmm_runs(state);
+
+    *running = false;
+    if (starts && !may_continue(qemu, state, error)) {
+        return false;
+    }
     /* In front of cont, in one go with it: the guest does not run before that. */
     ff_qemu_put_back(&qemu->vmm.state);
     FfQmpCall *cont = starts ? ff_qemu_ask(qemu, "cont", NULL) : NULL;
     FfQmpCall *asked = ff_qemu_ask(qemu, "query-status", NULL);
     g_autofree char *now = NULL;
 
-    *running = false;
     qemu->conts += starts;
     if (cont) {
         g_autoptr(GError) local = NULL;
@@ -278,7 +313,7 @@ static bool resume(FfVmmRun *run, const char *state, bool start, bool *running, 
     }
     ff_qemu_await_put_back(qemu);
     now = settled_state(qemu, watch, asked, error);
-    *running = now && strcmp(now, "running") == 0;
+    *running = now && ff_vmm_runs(now);
     /* As with cont, which QEMU refuses then: its own part of the migration is not over. */
     if (now && !starts && strcmp(now, "finish-migrate") != 0) {
         ff_qemu_activate_disks(qemu);
@@ -290,7 +325,7 @@ bool ff_qemu_resume(FfVmmRun *run, const char *state, bool start, bool *running,
 {
     g_autoptr(GError) local = NULL;
 
-    if (resume(run, state, start, running, &local)) {
+    if (resume_guest(run, state, start, running, &local)) {
         return true;
     }
     if (g_error_matches(local, FF_QMP_ERROR, FF_QMP_ERROR_GONE)) {

@@ -26,6 +26,7 @@
 #include "guest/qemu/call.h"
 #include "guest/qemu/device-state.h"
 #include "guest/qemu/internal.h"
+#include "guest/qemu/status.h"
 #include "qmp/json.h"
 
 #define QUERY_CAPABILITIES "query-migrate-capabilities"
@@ -75,7 +76,8 @@ static JsonObject *wanted_capabilities(const FfQemu *qemu)
         json_object_set_boolean_member(o, capabilities_for_inner[i].name,
                                        capabilities_for_inner[i].on);
     }
-    json_object_set_boolean_member(o, "return-path", !qemu->vmm.state.one_way);
+    json_object_set_boolean_member(o, "return-path",
+                                   !qemu->vmm.state.one_way || qemu->vmm.state.ends_failed);
     return o;
 }
 
@@ -96,7 +98,7 @@ static JsonObject *wanted_parameters(FfRole role)
     return o;
 }
 
-static JsonNode *parse(const char *text, size_t len)
+static JsonNode *parse_json(const char *text, size_t len)
 {
     g_autoptr(JsonParser) parser = json_parser_new();
 
@@ -138,7 +140,7 @@ static JsonNode *log_read(FfQemu *qemu, GError **error)
     end = p + MIN(len, sizeof(state->undo));
     while (p < end) {
         const char *nl = memchr(p, '\n', end - p);
-        g_autoptr(JsonNode) node = parse(p, (nl ? nl : end) - p);
+        g_autoptr(JsonNode) node = parse_json(p, (nl ? nl : end) - p);
         JsonObject *o = ff_json_node_object(node);
         if (!o || !nl) {
             break;
@@ -452,13 +454,31 @@ bool ff_qemu_unset_tls(FfVmmState *state, GError **error)
            set_settings(qemu, &now, &want, error);
 }
 
+/* QEMU from 9.0 on remembers of a guest that it has stopped that it was suspended, says so to
+ * nobody, and with cont makes it "suspended" again. From "postmigrate" there is no way to that: it
+ * aborts. A migration that fails leaves the guest "paused", from where there is. So the save of a
+ * guest that may be suspended fails when all is written (send_stream()). One that runs is not
+ * suspended, if it is not by the time of the stop (stop_guest()). */
+static bool choose_end(FfQemu *qemu, GError **error)
+{
+    qemu->vmm.state.ends_failed = false;
+    g_clear_pointer(&qemu->suspends, ff_qmp_watch_free);
+    if (!qemu->vmm.state.one_way || !ff_qemu_keeps_suspended(&qemu->vmm.state)) {
+        return true;
+    }
+    qemu->suspends = ff_qmp_watch_new(qemu->qmp, "SUSPEND");
+    g_autofree char *run_state = ff_qemu_run_state(qemu, false, error);
+    qemu->vmm.state.ends_failed = run_state && strcmp(run_state, "running") != 0;
+    return run_state != NULL;
+}
+
 bool ff_qemu_prepare(FfVmmState *state, FfRole role, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
     g_auto(Settings) now = {0};
     g_auto(Settings) want = {0};
 
-    if (!query_settings(qemu, &now, error)) {
+    if (!query_settings(qemu, &now, error) || !choose_end(qemu, error)) {
         return false;
     }
     if (!json_object_has_member(now.capabilities, IGNORE_SHARED) ||
@@ -529,7 +549,7 @@ static JsonObject *restore_to(FfQemu *qemu, const Settings *now, const Settings 
     return g_steal_pointer(&after);
 }
 
-static bool restore(FfQemu *qemu, JsonObject *log, GError **error)
+static bool restore_settings(FfQemu *qemu, JsonObject *log, GError **error)
 {
     /* Borrowed. */
     const Settings want = {ff_json_object(log, "capabilities"), ff_json_object(log, "parameters")};
@@ -576,7 +596,7 @@ bool ff_qemu_undo(FfVmmState *state, GError **error)
             return true;
         }
         /* Not under the lock: the view must answer while QEMU is slow. */
-        if (!restore(qemu, ff_json_node_object(log), error)) {
+        if (!restore_settings(qemu, ff_json_node_object(log), error)) {
             return false;
         }
         ff_mutex_lock(&qemu->undo_lock);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "guest/qemu/call.h"
+#include "guest/qemu/internal.h"
 #include "qmp/json.h"
 
 const char *ff_qemu_status_of(JsonNode *query_status)
@@ -56,6 +57,11 @@ bool ff_qemu_migrate_status(FfQemu *qemu, char **status, char **desc, GError **e
     *status = g_strdup(o ? ff_json_string(o, "status") : NULL);
     *desc = g_strdup(o ? ff_json_string(o, "error-desc") : NULL);
     return true;
+}
+
+bool ff_qemu_keeps_suspended(FfVmmState *state)
+{
+    return ff_qmp_client_version(ff_qemu_of_state(state)->qmp) >= FF_QEMU_KEEPS_SUSPENDED;
 }
 
 char *ff_qemu_machine_name(JsonNode *answer)

@@ -4,8 +4,19 @@
 #define FF_GUEST_QEMU_STATUS_H
 
 #include "qmp/client.h"
+#include "contract/vmm-state.h"
 
 typedef struct FfQemu FfQemu; /* guest/qemu/vmm-qemu.h */
+
+/* The first QEMU in which a guest that is suspended stays that over stop, cont and a migration. */
+#define FF_QEMU_KEEPS_SUSPENDED 90000
+/* What is said of such a guest in one of before, and of one whose QEMU has no way back. */
+#define FF_QEMU_WOULD_WAKE                                                                         \
+    "the guest is suspended, and this QEMU (before 9.0) would wake it up by migrating: wake it "   \
+    "first (system_wakeup)"
+#define FF_QEMU_WOULD_ABORT                                                                        \
+    "the guest is suspended, and QEMU aborts when such a guest is continued after a migration: "   \
+    "system_reset, then cont, starts it afresh"
 
 /* query-status' "status" (g_free); NULL and ERROR. FIRM: without the config's cancel and deadline.
  */
@@ -22,5 +33,8 @@ bool ff_qemu_migrate_status(FfQemu *qemu, char **status, char **desc, GError **e
 /* What qom-get with these arguments says, without "-machine"; g_free, NULL if it cannot be had. */
 #define FF_QEMU_MACHINE_ARGS "{\"path\": \"/machine\", \"property\": \"type\"}"
 char *ff_qemu_machine_name(JsonNode *answer);
+
+/* FfVmmState.keeps_suspended(). */
+bool ff_qemu_keeps_suspended(FfVmmState *state);
 
 #endif

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See upgrade-fdstore.h. The fds are in a parcel, so that nobody else of QEMU's user can open them.
+ * See internal.h. The fds are in a parcel, so that nobody else of QEMU's user can open them.
  * Its inode is stored first: farfault attach looks for it among QEMU's fds, and finds none if QEMU
  * did not get it.
  *
  * Threads: the coordinator's. No lock here. System calls: fstat.
  */
-#include "guest/qemu/upgrade-fdstore.h"
+#include "guest/qemu/internal.h"
 
 #include <errno.h>
 #include <gio/gio.h>
@@ -16,7 +16,6 @@
 #include "base/failpoints.h"
 #include "guest/launch/fdstore.h"
 #include "guest/qemu/call.h"
-#include "guest/qemu/internal.h"
 
 #define NAME "farfault-pact"
 

@@ -10,25 +10,17 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "guest/qemu/address.h"
 #include "guest/qemu/backends.h"
-#include "guest/qemu/before-memory.h"
-#include "guest/qemu/check.h"
 #include "guest/qemu/device-state.h"
-#include "guest/qemu/discards.h"
 #include "guest/qemu/disks.h"
-#include "guest/qemu/drain.h"
-#include "guest/qemu/end-incoming.h"
 #include "guest/qemu/internal.h"
 #include "guest/qemu/nested-virtualisation.h"
-#include "guest/qemu/parts.h"
-#include "guest/qemu/quit.h"
 #include "guest/qemu/ramblock.h"
 #include "guest/qemu/run.h"
 #include "guest/qemu/settings.h"
-#include "guest/qemu/upgrade-fdstore.h"
+#include "guest/qemu/status.h"
 
-static GPtrArray *blocks(FfVmmMemory *memory)
+static GPtrArray *memory_blocks(FfVmmMemory *memory)
 {
     return ff_qemu_of_memory(memory)->blocks;
 }
@@ -56,7 +48,7 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                 .announce = ff_qemu_announce,
                 .vcpu_threads = ff_qemu_vcpu_threads},
         .memory = {.check = ff_qemu_check,
-                   .blocks = blocks,
+                   .blocks = memory_blocks,
                    .address = ff_qemu_address,
                    .untrackable = ff_qemu_untrackable,
                    .drain = ff_qemu_drain,
@@ -73,7 +65,8 @@ FfQemu *ff_qemu_new(const FfQemuConfig *config)
                    .saved_before = ff_qemu_saved_before,
                    .use = ff_qemu_block_use,
                    .backends = ff_qemu_backends},
-        .state = {.prepare = ff_qemu_prepare,
+        .state = {.keeps_suspended = ff_qemu_keeps_suspended,
+                  .prepare = ff_qemu_prepare,
                   .unset_tls = ff_qemu_unset_tls,
                   .undo = ff_qemu_undo,
                   .put_back = ff_qemu_put_back,
@@ -122,6 +115,7 @@ void ff_qemu_free(FfQemu *qemu)
     ff_qemu_adopt_stream(qemu, -1);
     ff_qemu_log_end(&qemu->vmm.memory);
     g_clear_pointer(&qemu->since_stop, ff_qmp_watch_free);
+    g_clear_pointer(&qemu->suspends, ff_qmp_watch_free);
     g_clear_pointer(&qemu->memory_back, ff_qmp_call_drop);
     g_ptr_array_unref(qemu->blocks);
     g_free(qemu->name);

@@ -58,7 +58,7 @@ static void accept_watch(FfAccept *a, int fd, GIOCondition condition, GUnixFDSou
     g_source_attach(a->source, NULL);
 }
 
-static const char *what(const FfAccept *a)
+static const char *kind_of_client(const FfAccept *a)
 {
     return a->plan->backend ? "vhost-user back-end" : "monitor";
 }
@@ -113,8 +113,8 @@ static gboolean accept_ready(gint listener, GIOCondition condition, gpointer dat
         return G_SOURCE_CONTINUE; /* the client left again; the next wakes us */
     }
     if (fd < 0 && !a->told) {
-        ff_relay_log(a->relay, "%s '%s': no client can come in, it is tried again: %s", what(a),
-                     a->plan->id, g_strerror(errno));
+        ff_relay_log(a->relay, "%s '%s': no client can come in, it is tried again: %s",
+                     kind_of_client(a), a->plan->id, g_strerror(errno));
         a->told = true;
     }
     source_clear(&a->source);
@@ -138,9 +138,10 @@ static gboolean accept_retry(gpointer data)
 static void accept_failed(FfAccept *a, int error)
 {
     if (!a->told) {
-        ff_relay_log(a->relay, "%s '%s': cannot connect to %s%s%s: %s", what(a), a->plan->id,
-                     a->plan->path ? a->plan->path : a->plan->host, a->plan->path ? "" : ":",
-                     a->plan->path ? "" : a->plan->port, g_strerror(error));
+        ff_relay_log(a->relay, "%s '%s': cannot connect to %s%s%s: %s", kind_of_client(a),
+                     a->plan->id, a->plan->path ? a->plan->path : a->plan->host,
+                     a->plan->path ? "" : ":", a->plan->path ? "" : a->plan->port,
+                     g_strerror(error));
         a->told = true;
     }
     if (a->plan->reconnect) {

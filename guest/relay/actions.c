@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See actions.h. What QEMU refuses is noted as well: the next QEMU refuses it, too. No lock. */
-#include "guest/relay/actions.h"
+/* See internal.h. What QEMU refuses is noted as well: the next QEMU refuses it, too. No lock. */
+#include "guest/relay/internal.h"
 
 #include <json-glib/json-glib.h>
 #include <string.h>
 
 #include "qmp/json.h"
 
-static void note(FfStateHeader *state, unsigned kind, const char *value)
+static void note_action(FfStateHeader *state, unsigned kind, const char *value)
 {
     static const char *const values[] = FF_ACTION_VALUES;
 
@@ -28,9 +28,9 @@ void ff_actions_note(FfStateHeader *state, const FfQmpCommand *command)
     JsonObject *args = root ? ff_json_object(root, "arguments") : NULL;
 
     for (unsigned i = 0; args && all && i < FF_ACTIONS; i++) {
-        note(state, i, ff_json_string(args, kinds[i]));
+        note_action(state, i, ff_json_string(args, kinds[i]));
     }
     if (args && watchdog) {
-        note(state, FF_ACTION_WATCHDOG, ff_json_string(args, "action"));
+        note_action(state, FF_ACTION_WATCHDOG, ff_json_string(args, "action"));
     }
 }

@@ -40,7 +40,7 @@ struct FfBackends {
     guint other_watch; /* of its end; 0: none */
 };
 
-static FfVhostConn *nth(const FfBackends *b, guint i)
+static FfVhostConn *nth_backend(const FfBackends *b, guint i)
 {
     return b->all->pdata[i];
 }
@@ -58,7 +58,7 @@ static void G_GNUC_PRINTF(2, 3) say_why(FfBackendsAnswer *answer, const char *fo
     }
 }
 
-static void reply(FfBackends *b, const FfBackendsAnswer *answer)
+static void send_answer(FfBackends *b, const FfBackendsAnswer *answer)
 {
     if (b->engine >= 0) {
         (void)ff_rights_send(b->engine, answer, sizeof(*answer), NULL, 0);
@@ -100,7 +100,7 @@ static void not_connected(FfBackendsAnswer *answer, const FfVhostConn *backend)
             ff_vhost_conn_id(backend), path ? " at " : "", path ? path : "");
 }
 
-static void look_at(FfBackendsAnswer *answer, FfVhostConn *backend, bool destination)
+static void survey_backend(FfBackendsAnswer *answer, FfVhostConn *backend, bool destination)
 {
     FfVhostSession *session = ff_vhost_conn_session(backend);
     const char *id = ff_vhost_conn_id(backend);
@@ -139,17 +139,17 @@ static void look_at(FfBackendsAnswer *answer, FfVhostConn *backend, bool destina
     add_regions(answer, backend);
 }
 
-static void survey(FfBackends *b, FfBackendsAnswer *answer, bool destination)
+static void survey_backends(FfBackends *b, FfBackendsAnswer *answer, bool destination)
 {
     for (guint i = 0; i < b->all->len; i++) {
-        if (ff_vhost_conn_is_removed(nth(b, i))) {
+        if (ff_vhost_conn_is_removed(nth_backend(b, i))) {
             continue;
         }
-        g_strlcat(answer->ids, ff_vhost_conn_id(nth(b, i)), sizeof(answer->ids));
+        g_strlcat(answer->ids, ff_vhost_conn_id(nth_backend(b, i)), sizeof(answer->ids));
         if (g_strlcat(answer->ids, "\n", sizeof(answer->ids)) >= sizeof(answer->ids)) {
             say_why(answer, "there are too many of them");
         }
-        look_at(answer, nth(b, i), destination);
+        survey_backend(answer, nth_backend(b, i), destination);
     }
     if (answer->log_bytes > MAX_LOG_BYTES) {
         say_why(answer, "the guest's memory lies too high");
@@ -160,7 +160,7 @@ static void survey(FfBackends *b, FfBackendsAnswer *answer, bool destination)
 
 /* From before guest RAM is emptied until every page is there. It is there always where the guest
  * changes its QEMU alone; from GRANTED on it is this one's for good. */
-static bool holds(void *opaque)
+static bool memory_is_missing(void *opaque)
 {
     const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
     uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE); /* the engine's */
@@ -171,7 +171,7 @@ static bool holds(void *opaque)
 }
 
 /* From the instant of a snapshot until its memory is saved: their writes would not be caught. */
-static bool parks(void *opaque)
+static bool snapshot_parks(void *opaque)
 {
     const FfStateHeader *state = ((FfBackends *)opaque)->relay->state;
     uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE);
@@ -194,18 +194,18 @@ static bool is_taken(const FfBackends *b)
 static void take_from_other(FfBackends *b)
 {
     for (guint i = 0; b->other_ended && is_taken(b) && i < b->all->len; i++) {
-        ff_vhost_conn_is_free(nth(b, i));
+        ff_vhost_conn_is_free(nth_backend(b, i));
     }
 }
 
-static void look(FfBackends *b)
+static void look_at_phase(FfBackends *b)
 {
     take_from_other(b);
-    if (!holds(b)) {
+    if (!memory_is_missing(b)) {
         ff_page_waits_forget(b->page_waits);
     }
     for (guint i = 0; i < b->all->len; i++) {
-        ff_vhost_conn_look(nth(b, i));
+        ff_vhost_conn_look(nth_backend(b, i));
     }
 }
 
@@ -217,7 +217,7 @@ static void end_log(FfBackends *b)
     b->missing = 0;
     b->lost = NULL;
     for (guint i = 0; i < b->all->len; i++) {
-        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+        FfVhostSession *session = ff_vhost_conn_session(nth_backend(b, i));
 
         if (session) {
             ff_vhost_session_log_end(session);
@@ -231,16 +231,17 @@ static void add_lost(const FfBackends *b, FfBackendsAnswer *answer)
         say_why(answer, "%s", b->lost);
     }
     for (guint i = 0; i < b->all->len; i++) {
-        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+        FfVhostSession *session = ff_vhost_conn_session(nth_backend(b, i));
         const char *why = session ? ff_vhost_session_lost(session) : NULL;
 
         if (why) {
-            say_why(answer, "the back-end of chardev '%s': %s", ff_vhost_conn_id(nth(b, i)), why);
+            say_why(answer, "the back-end of chardev '%s': %s", ff_vhost_conn_id(nth_backend(b, i)),
+                    why);
         }
     }
 }
 
-static void logs(FfVhostConn *backend, void *opaque)
+static void backend_logs(FfVhostConn *backend, void *opaque)
 {
     FfBackends *b = opaque;
     FfBackendsAnswer answer = {.op = FF_BACKENDS_LOG};
@@ -248,9 +249,9 @@ static void logs(FfVhostConn *backend, void *opaque)
     if (!b->missing || --b->missing) {
         return;
     }
-    survey(b, &answer, false); /* as it is now */
+    survey_backends(b, &answer, false); /* as it is now */
     add_lost(b, &answer);
-    reply(b, &answer);
+    send_answer(b, &answer);
     if (answer.why[0]) {
         end_log(b);
     }
@@ -261,7 +262,7 @@ static unsigned n_connected(const FfBackends *b)
     unsigned n = 0;
 
     for (guint i = 0; i < b->all->len; i++) {
-        n += ff_vhost_conn_session(nth(b, i)) != NULL;
+        n += ff_vhost_conn_session(nth_backend(b, i)) != NULL;
     }
     return n;
 }
@@ -273,18 +274,18 @@ static void begin_log(FfBackends *b, int fd)
     struct stat st;
 
     end_log(b);
-    survey(b, &answer, false);
+    survey_backends(b, &answer, false);
     if (fd < 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size < answer.log_bytes) {
         say_why(&answer, "the log is too short");
     }
     b->logging = !answer.why[0];
     b->missing = b->logging ? n_connected(b) : 0;
     if (!b->missing) {
-        reply(b, &answer);
+        send_answer(b, &answer);
         return;
     }
     for (guint i = 0; i < b->all->len; i++) {
-        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+        FfVhostSession *session = ff_vhost_conn_session(nth_backend(b, i));
 
         if (session) {
             ff_vhost_session_log_begin(session, fd, (uint64_t)st.st_size);
@@ -296,11 +297,11 @@ static void begin_log(FfBackends *b, int fd)
 static void add_running(const FfBackends *b, FfBackendsAnswer *answer)
 {
     for (guint i = 0; i < b->all->len; i++) {
-        FfVhostSession *session = ff_vhost_conn_session(nth(b, i));
+        FfVhostSession *session = ff_vhost_conn_session(nth_backend(b, i));
 
         if (session && ff_vhost_session_runs(session)) {
             say_why(answer, "the back-end of chardev '%s': QEMU has not stopped it",
-                    ff_vhost_conn_id(nth(b, i)));
+                    ff_vhost_conn_id(nth_backend(b, i)));
         }
     }
 }
@@ -317,9 +318,9 @@ static void tell_lost(FfBackends *b, bool stopped)
         add_running(b, &answer);
     }
     if (stopped && !answer.why[0]) {
-        look(b); /* if they are to stand from now on, they do before the answer */
+        look_at_phase(b); /* if they are to stand from now on, they do before the answer */
     }
-    reply(b, &answer);
+    send_answer(b, &answer);
 }
 
 /* What the next QEMU of the guest is to know of BACKEND, as JSON (g_free); NULL: .why says why that
@@ -366,18 +367,18 @@ static void tell_whether_all_stand(FfBackends *b)
 {
     FfBackendsAnswer answer = {.op = FF_BACKENDS_STAND};
 
-    survey(b, &answer, false);
+    survey_backends(b, &answer, false);
     add_running(b, &answer);
     for (guint i = 0; i < b->all->len && !answer.why[0]; i++) {
-        const char *lent = ff_vhost_conn_is_removed(nth(b, i)) ? NULL : b->lent[i];
-        g_autofree char *now = lent ? known_of(nth(b, i), &answer) : NULL;
+        const char *lent = ff_vhost_conn_is_removed(nth_backend(b, i)) ? NULL : b->lent[i];
+        g_autofree char *now = lent ? known_of(nth_backend(b, i), &answer) : NULL;
 
         if (lent && now && strcmp(lent, now) != 0) {
             say_why(&answer, "the back-end of chardev '%s' has changed meanwhile: repeat it",
-                    ff_vhost_conn_id(nth(b, i)));
+                    ff_vhost_conn_id(nth_backend(b, i)));
         }
     }
-    reply(b, &answer);
+    send_answer(b, &answer);
 }
 
 static void forget_lent(FfBackends *b)
@@ -405,23 +406,23 @@ static void tell_known(FfBackends *b, uint32_t n, bool lent)
         forget_lent(b);
     }
     for (guint i = 0; i < b->all->len; i++) {
-        if (ff_vhost_conn_is_removed(nth(b, i)) || n--) {
+        if (ff_vhost_conn_is_removed(nth_backend(b, i)) || n--) {
             continue;
         }
-        g_autofree char *text = known_of(nth(b, i), &answer);
+        g_autofree char *text = known_of(nth_backend(b, i), &answer);
 
         if (lent) {
             g_free(b->lent[i]);
             b->lent[i] = g_strdup(text);
         }
-        g_autofree char *whole = text ? with_process(text, nth(b, i)) : NULL;
+        g_autofree char *whole = text ? with_process(text, nth_backend(b, i)) : NULL;
         if (whole && g_strlcpy(answer.ids, whole, sizeof(answer.ids)) >= sizeof(answer.ids)) {
             say_why(&answer, "the id or the path of chardev '%s' is too long",
-                    ff_vhost_conn_id(nth(b, i)));
+                    ff_vhost_conn_id(nth_backend(b, i)));
         }
         break;
     }
-    reply(b, &answer);
+    send_answer(b, &answer);
 }
 
 static const FfRelayMonitor *plan_of(const FfRelay *relay, guint i)
@@ -459,7 +460,7 @@ bool ff_backends_from_start(const FfRelay *relay)
 /* ---- what is plugged ------------------------------------------------------------------------- */
 
 /* The place in the state of back-end I of the plan; NULL: it has none. */
-static FfStatePlugged *noted(const FfRelay *relay, guint i)
+static FfStatePlugged *state_of_spare(const FfRelay *relay, guint i)
 {
     unsigned n = 0;
 
@@ -484,7 +485,7 @@ static void set_use(FfStatePlugged *p, uint32_t use)
 int ff_backends_spare(FfRelay *relay, int *in_qemu)
 {
     for (guint i = 0; i < relay->plan->backends->len; i++) {
-        FfStatePlugged *p = noted(relay, i);
+        FfStatePlugged *p = state_of_spare(relay, i);
 
         if (p && use_of(p) != FF_PLUGGED_IN && use_of(p) != FF_PLUGGED_OVER &&
             plan_of(relay, i)->in_qemu >= 0) {
@@ -496,7 +497,7 @@ int ff_backends_spare(FfRelay *relay, int *in_qemu)
     return -1;
 }
 
-static void become(FfRelayMonitor *plan, const FfStatePlugged *p)
+static void become_plugged(FfRelayMonitor *plan, const FfStatePlugged *p)
 {
     g_free(plan->id); /* the launcher's, which says nothing */
     plan->id = g_strndup(p->id, sizeof(p->id));
@@ -509,26 +510,27 @@ static void become(FfRelayMonitor *plan, const FfStatePlugged *p)
 void ff_backends_plug(FfRelay *relay, int spare, const FfBackendPlug *plug, int fd)
 {
     FfRelayMonitor *plan = relay->plan->backends->pdata[spare];
-    FfStatePlugged *p = noted(relay, (guint)spare);
+    FfStatePlugged *p = state_of_spare(relay, (guint)spare);
 
     p->reconnect = plug->reconnect;
     p->network = plug->network;
     g_strlcpy(p->id, plug->id, sizeof(p->id));
     g_strlcpy(p->path, plug->path, sizeof(p->path));
     set_use(p, FF_PLUGGED_IN);
-    become(plan, p);
+    become_plugged(plan, p);
     plan->fd = fd;
-    ff_vhost_conn_open(nth(relay->backends, (guint)spare));
+    ff_vhost_conn_open(nth_backend(relay->backends, (guint)spare));
     plan->fd = -1;
 }
 
 bool ff_backends_has(const FfRelay *relay, const char *id, bool *network)
 {
     for (guint i = 0; i < relay->plan->backends->len; i++) {
-        const FfStatePlugged *p = noted(relay, i);
+        const FfStatePlugged *p = state_of_spare(relay, i);
 
         if (!g_strcmp0(plan_of(relay, i)->id, id) &&
-            (p ? use_of(p) == FF_PLUGGED_IN : !ff_vhost_conn_is_removed(nth(relay->backends, i)))) {
+            (p ? use_of(p) == FF_PLUGGED_IN
+               : !ff_vhost_conn_is_removed(nth_backend(relay->backends, i)))) {
             *network = plan_of(relay, i)->network;
             return true;
         }
@@ -539,7 +541,7 @@ bool ff_backends_has(const FfRelay *relay, const char *id, bool *network)
 void ff_backends_unplugged(FfRelay *relay, const char *id)
 {
     for (guint i = 0; i < relay->plan->backends->len; i++) {
-        FfStatePlugged *p = noted(relay, i);
+        FfStatePlugged *p = state_of_spare(relay, i);
 
         if (p && use_of(p) == FF_PLUGGED_IN && !strncmp(p->id, id, sizeof(p->id))) {
             set_use(p, FF_PLUGGED_OVER);
@@ -552,7 +554,7 @@ static void find_plugged(FfRelay *relay)
 {
     for (guint i = 0; i < relay->plan->backends->len; i++) {
         FfRelayMonitor *plan = relay->plan->backends->pdata[i];
-        FfStatePlugged *p = noted(relay, i);
+        FfStatePlugged *p = state_of_spare(relay, i);
 
         if (!p || (use_of(p) != FF_PLUGGED_IN && !plan->had)) {
             continue;
@@ -561,7 +563,7 @@ static void find_plugged(FfRelay *relay)
             set_use(p, FF_PLUGGED_IN); /* or QEMU has removed it just now, and its end comes */
         }
         if (plan->had || ff_conn_qemu_listens(plan->qemu)) {
-            become(plan, p);
+            become_plugged(plan, p);
         } else {
             set_use(p, FF_PLUGGED_OVER);
         }
@@ -571,7 +573,7 @@ static void find_plugged(FfRelay *relay)
 /* ---- the connections ------------------------------------------------------------------------- */
 
 /* Not while all of them end. */
-static void mapped(void *opaque)
+static void backend_mapped(void *opaque)
 {
     FfBackends *b = opaque;
 
@@ -580,7 +582,7 @@ static void mapped(void *opaque)
     }
 }
 
-static void ended(FfVhostConn *backend, void *opaque)
+static void backend_ended(FfVhostConn *backend, void *opaque)
 {
     FfBackends *b = opaque;
 
@@ -589,9 +591,9 @@ static void ended(FfVhostConn *backend, void *opaque)
     }
     if (b->missing) {
         b->missing = 1;
-        logs(backend, b); /* it is not waited for any more: nothing is to be had */
+        backend_logs(backend, b); /* it is not waited for any more: nothing is to be had */
     }
-    mapped(b);
+    backend_mapped(b);
 }
 
 /* Memory of this guest was missing while its engine ran it, or is. Where QEMU carries the migration
@@ -600,24 +602,25 @@ static bool was_held(FfBackends *b)
 {
     const FfStateHeader *state = b->relay->state;
 
-    return holds(b) || (state->role == FF_ROLE_DESTINATION &&
-                        __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE) == FF_PHASE_DONE);
+    return memory_is_missing(b) ||
+           (state->role == FF_ROLE_DESTINATION &&
+            __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE) == FF_PHASE_DONE);
 }
 
 /* It may wait for pages since before this relay; if all of them are there, until it is let go. */
-static void came(FfVhostConn *backend, void *opaque)
+static void backend_came(FfVhostConn *backend, void *opaque)
 {
     FfBackends *b = opaque;
 
     if (are_followed(b->relay) && was_held(b)) {
         ff_page_waits_take_left(b->page_waits, backend);
-        if (!holds(b)) {
+        if (!memory_is_missing(b)) {
             ff_page_waits_forget(b->page_waits);
         }
     }
 }
 
-static void parts(FfVhostConn *backend, void *opaque)
+static void keep_waits(FfVhostConn *backend, void *opaque)
 {
     ff_page_waits_keep(((FfBackends *)opaque)->page_waits, backend);
 }
@@ -628,7 +631,7 @@ static void all_there(FfVhostConn *backend, void *opaque)
 }
 
 /* In a restore no engine answers for them. */
-static bool misses(void *opaque)
+static bool misses_pages(void *opaque)
 {
     FfBackends *b = opaque;
 
@@ -641,7 +644,7 @@ static bool can_wait(FfVhostConn *backend, void *opaque)
     return ff_page_waits_can_wait(((FfBackends *)opaque)->page_waits, backend);
 }
 
-static bool hand(FfVhostConn *backend, void *opaque)
+static bool hand_waits(FfVhostConn *backend, void *opaque)
 {
     return ff_page_waits_hand(((FfBackends *)opaque)->page_waits, backend);
 }
@@ -651,18 +654,18 @@ static bool may_begin(FfVhostConn *backend, void *opaque)
     return ff_page_waits_may_begin(((FfBackends *)opaque)->page_waits, backend);
 }
 
-static void check(FfVhostConn *backend, void *opaque)
+static void check_waits(FfVhostConn *backend, void *opaque)
 {
     ff_page_waits_check(((FfBackends *)opaque)->page_waits, backend);
 }
 
 /* QEMU has removed its chardev, whoever has told it so. */
-static void removed(FfVhostConn *backend, void *opaque)
+static void backend_removed(FfVhostConn *backend, void *opaque)
 {
     FfBackends *b = opaque;
 
     for (guint i = 0; i < b->all->len; i++) {
-        FfStatePlugged *p = nth(b, i) == backend ? noted(b->relay, i) : NULL;
+        FfStatePlugged *p = nth_backend(b, i) == backend ? state_of_spare(b->relay, i) : NULL;
 
         if (p) {
             set_use(p, FF_PLUGGED_OVER);
@@ -670,20 +673,20 @@ static void removed(FfVhostConn *backend, void *opaque)
     }
 }
 
-static const FfVhostConnOps backend_ops = {.removed = removed,
-                                           .holds = holds,
-                                           .parks = parks,
-                                           .logs = logs,
-                                           .ended = ended,
-                                           .mapped = mapped,
-                                           .parts = parts,
+static const FfVhostConnOps backend_ops = {.removed = backend_removed,
+                                           .holds = memory_is_missing,
+                                           .parks = snapshot_parks,
+                                           .logs = backend_logs,
+                                           .ended = backend_ended,
+                                           .mapped = backend_mapped,
+                                           .parts = keep_waits,
                                            .all_there = all_there,
-                                           .came = came,
-                                           .misses = misses,
+                                           .came = backend_came,
+                                           .misses = misses_pages,
                                            .can_wait = can_wait,
-                                           .hand = hand,
+                                           .hand = hand_waits,
                                            .may_begin = may_begin,
-                                           .check = check};
+                                           .check = check_waits};
 
 /* ---- the engine ------------------------------------------------------------------------------ */
 
@@ -698,7 +701,7 @@ static void engine_gone(FfBackends *b)
     }
     ff_page_waits_end(b->page_waits);
     end_log(b);
-    look(b);
+    look_at_phase(b);
 }
 
 void ff_backends_engine_dead(FfRelay *relay)
@@ -708,7 +711,7 @@ void ff_backends_engine_dead(FfRelay *relay)
     if (relay->backends && state->role == FF_ROLE_SOURCE &&
         ff_state_is_marked(state, FF_MARK_PARKED)) {
         ff_state_unmark(state, FF_MARK_PARKED); /* nobody saves anything any more */
-        look(relay->backends);
+        look_at_phase(relay->backends);
     }
 }
 
@@ -717,7 +720,7 @@ void ff_backends_leave(FfRelay *relay)
     FfBackends *b = relay->backends;
 
     for (guint i = 0; b && i < b->all->len; i++) {
-        ff_vhost_conn_leave(nth(b, i));
+        ff_vhost_conn_leave(nth_backend(b, i));
     }
 }
 
@@ -725,17 +728,17 @@ void ff_backends_left(FfRelay *relay)
 {
     if (relay->backends) {
         relay->backends->other_ended = true;
-        look(relay->backends);
+        look_at_phase(relay->backends);
     }
 }
 
-static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
+static void answer_request(FfBackends *b, const FfBackendsRequest *request, int fd)
 {
     FfBackendsAnswer answer = {.op = request->op};
 
     switch (request->op) {
     case FF_BACKENDS_PROBE:
-        survey(b, &answer, request->flag);
+        survey_backends(b, &answer, request->flag);
         break;
     case FF_BACKENDS_LOG:
         begin_log(b, fd);
@@ -747,7 +750,7 @@ static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
         end_log(b);
         break;
     case FF_BACKENDS_LOOK:
-        look(b);
+        look_at_phase(b);
         break;
     case FF_BACKENDS_KNOWN:
         tell_known(b, request->flag & ~FF_BACKENDS_LENT, request->flag & FF_BACKENDS_LENT);
@@ -764,7 +767,7 @@ static void asked(FfBackends *b, const FfBackendsRequest *request, int fd)
     default:
         say_why(&answer, "the relay does not know request %u", request->op);
     }
-    reply(b, &answer);
+    send_answer(b, &answer);
 }
 
 static gboolean engine_asks(gint fd, GIOCondition condition, gpointer data)
@@ -781,7 +784,7 @@ static gboolean engine_asks(gint fd, GIOCondition condition, gpointer data)
         engine_gone(b);
         return G_SOURCE_REMOVE;
     }
-    asked(b, &request, rights.n ? rights.fd[0] : -1);
+    answer_request(b, &request, rights.n ? rights.fd[0] : -1);
     for (unsigned i = 0; i < rights.n; i++) {
         close(rights.fd[i]);
     }
@@ -863,8 +866,8 @@ const char *ff_backends_restless(const FfRelay *relay)
     const FfBackends *b = relay->backends;
 
     for (guint i = 0; i < b->all->len; i++) {
-        if (!ff_vhost_conn_rests(nth(b, i))) {
-            return ff_vhost_conn_id(nth(b, i));
+        if (!ff_vhost_conn_rests(nth_backend(b, i))) {
+            return ff_vhost_conn_id(nth_backend(b, i));
         }
     }
     return NULL;
@@ -872,7 +875,7 @@ const char *ff_backends_restless(const FfRelay *relay)
 
 bool ff_backends_describe(const FfRelay *relay, guint i, FfRelayBackend *had)
 {
-    FfVhostConn *backend = nth(relay->backends, i);
+    FfVhostConn *backend = nth_backend(relay->backends, i);
 
     if (ff_vhost_conn_is_removed(backend) && !plan_of(relay, i)->spare) {
         return false;
@@ -891,7 +894,7 @@ void ff_backends_end(FfRelay *relay)
     engine_gone(b);
     g_clear_handle_id(&b->other_watch, g_source_remove);
     for (guint i = 0; i < b->all->len; i++) {
-        ff_vhost_conn_end(nth(b, i));
+        ff_vhost_conn_end(nth_backend(b, i));
     }
     ff_page_waits_free(b->page_waits);
     forget_lent(b);

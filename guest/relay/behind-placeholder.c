@@ -50,7 +50,7 @@ static bool has_relay(const FfRelay *relay)
     return pfd.fd >= 0 && poll(&pfd, 1, 0) >= 0 && !(pfd.revents & (POLLHUP | POLLERR));
 }
 
-static void say(FfRelay *relay, char word, int fd)
+static void send_word(FfRelay *relay, char word, int fd)
 {
     if (has_relay(relay)) {
         ssize_t n = ff_rights_send(relay->plan->front_door, &word, 1, &fd, fd >= 0);
@@ -67,7 +67,7 @@ static void say(FfRelay *relay, char word, int fd)
 void ff_behind_next(FfRelay *relay, int heir)
 {
     if (has_front(relay) && heir >= 0) {
-        say(relay, FF_SUCCESSION_NEXT, heir);
+        send_word(relay, FF_SUCCESSION_NEXT, heir);
     }
 }
 
@@ -77,14 +77,14 @@ void ff_behind_taken(FfRelay *relay)
         return;
     }
     relay->behind_told = true;
-    say(relay, FF_SUCCESSION_HEIR, relay->guest.pidfd);
+    send_word(relay, FF_SUCCESSION_HEIR, relay->guest.pidfd);
 }
 
 void ff_behind_orderly(FfRelay *relay)
 {
     relay->behind_orderly = has_front(relay);
     if (has_front(relay) && !has_left(relay)) {
-        say(relay, FF_SUCCESSION_ORDERLY, -1);
+        send_word(relay, FF_SUCCESSION_ORDERLY, -1);
     }
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See capabilities.h. */
-#include "guest/relay/capabilities.h"
+/* See internal.h. */
+#include "guest/relay/internal.h"
 
 #include <json-glib/json-glib.h>
 #include <string.h>
@@ -21,7 +21,7 @@ static unsigned flag_of(const char *name)
 }
 
 /* Of those that COMMAND names the ones that it switches on, or all. */
-static unsigned named(const FfQmpCommand *command, bool on)
+static unsigned named_capabilities(const FfQmpCommand *command, bool on)
 {
     if (!command || g_strcmp0(command->name, "migrate-set-capabilities")) {
         return 0;
@@ -44,7 +44,7 @@ static unsigned named(const FfQmpCommand *command, bool on)
 
 unsigned ff_sets_capabilities(const FfQmpCommand *command)
 {
-    return named(command, false);
+    return named_capabilities(command, false);
 }
 
 bool ff_ignores_shared(const FfQmpCommand *command)
@@ -57,5 +57,5 @@ bool ff_ignores_shared(const FfQmpCommand *command)
         return g_str_has_prefix(line, "migrate_set_capability") &&
                strstr(line, "x-ignore-shared") && !strstr(line, "off");
     }
-    return named(command, true) & FF_CLIENT_CAP_IGNORE_SHARED;
+    return named_capabilities(command, true) & FF_CLIENT_CAP_IGNORE_SHARED;
 }

@@ -56,7 +56,7 @@ static FfClientsGive *give_of(FfRelay *relay)
     return relay->gives;
 }
 
-static FfMonitor *monitor(const FfRelay *relay, guint i)
+static FfMonitor *nth_monitor(const FfRelay *relay, guint i)
 {
     return relay->monitors->pdata[i];
 }
@@ -64,11 +64,11 @@ static FfMonitor *monitor(const FfRelay *relay, guint i)
 /* ---- giving ---------------------------------------------------------------------------------- */
 
 /* OTHERS: those that do not go. */
-static void let_go(FfRelay *relay, bool others)
+static void leave_clients(FfRelay *relay, bool others)
 {
     for (guint i = 0; i < relay->monitors->len; i++) {
-        if (!others || !ff_monitor_will_go(monitor(relay, i))) {
-            relay->gives->leave(monitor(relay, i));
+        if (!others || !ff_monitor_will_go(nth_monitor(relay, i))) {
+            relay->gives->leave(nth_monitor(relay, i));
         }
     }
 }
@@ -79,12 +79,12 @@ static void leave_now(FfRelay *relay)
 
     g_clear_handle_id(&g->last, g_source_remove);
     if (g->leave) {
-        let_go(relay, false);
+        leave_clients(relay, false);
         g->leave = NULL;
     }
 }
 
-static void over(FfRelay *relay)
+static void end_giving(FfRelay *relay)
 {
     FfClientsGive *g = relay->gives;
 
@@ -102,18 +102,18 @@ static void over(FfRelay *relay)
     }
 }
 
-static void refuse(FfRelay *relay, const char *why)
+static void refuse_clients(FfRelay *relay, const char *why)
 {
     g_autofree char *text = g_strdup_printf("%c%s", FF_SUCCESSION_NO, why);
 
     ff_rights_send(relay->gives->talk, text, strlen(text), NULL, 0);
-    over(relay);
+    end_giving(relay);
 }
 
 /* It can go, as when it was described. An older farfault takes no fds along. */
 static bool still_quiet(const FfRelay *relay, guint i)
 {
-    const FfMonitor *mon = monitor(relay, i);
+    const FfMonitor *mon = nth_monitor(relay, i);
 
     return ff_monitor_may_go(mon) && ff_monitor_is_quiet(mon) &&
            (relay->gives->rounds || !ff_monitor_has_fds(mon));
@@ -125,7 +125,7 @@ static void begin_client(JsonBuilder *b, const FfRelay *relay, guint i)
     json_builder_set_member_name(b, "id");
     json_builder_add_string_value(b, ((FfRelayMonitor *)relay->plan->monitors->pdata[i])->id);
     json_builder_set_member_name(b, "oob-enabled");
-    json_builder_add_boolean_value(b, ff_monitor_has_oob(monitor(relay, i)));
+    json_builder_add_boolean_value(b, ff_monitor_has_oob(nth_monitor(relay, i)));
 }
 
 /* Each run: with which byte, how many, and the first one's place in EXTRA. */
@@ -144,7 +144,7 @@ static void describe_fds(JsonBuilder *b, const GArray *runs, GArray *extra)
     json_builder_end_array(b);
 }
 
-static unsigned count(const GArray *runs)
+static unsigned count_fds(const GArray *runs)
 {
     unsigned n = 0;
 
@@ -155,15 +155,15 @@ static unsigned count(const GArray *runs)
 }
 
 /* FALSE: with what others have said it is too much for one message. *ROOM: bytes that are left. */
-static bool describe(JsonBuilder *b, const FfRelay *relay, guint i, GArray *fds, GArray *extra,
-                     size_t *room)
+static bool describe_client(JsonBuilder *b, const FfRelay *relay, guint i, GArray *fds,
+                            GArray *extra, size_t *room)
 {
-    const FfMonitor *mon = monitor(relay, i);
+    const FfMonitor *mon = nth_monitor(relay, i);
     FfRelaySession session;
     g_autoptr(GArray) runs = g_array_new(FALSE, FALSE, sizeof(FfUnreadFds));
     g_autofree char *unread = ff_monitor_unread(mon, runs);
 
-    if (strlen(unread) > *room || fds->len + extra->len + 1 + count(runs) > FF_RIGHTS_MAX) {
+    if (strlen(unread) > *room || fds->len + extra->len + 1 + count_fds(runs) > FF_RIGHTS_MAX) {
         return false;
     }
     *room -= strlen(unread);
@@ -199,9 +199,9 @@ static char *describe_all(FfRelay *relay, GArray *fds)
     g_array_set_size(g->given, 0);
     json_builder_begin_array(b);
     for (guint i = 0; i < relay->monitors->len; i++) {
-        if (still_quiet(relay, i) && describe(b, relay, i, fds, extra, &room)) {
+        if (still_quiet(relay, i) && describe_client(b, relay, i, fds, extra, &room)) {
             g_array_append_val(g->given, i);
-        } else if (g->rounds && ff_monitor_will_go(monitor(relay, i))) {
+        } else if (g->rounds && ff_monitor_will_go(nth_monitor(relay, i))) {
             g_array_append_val(stay, i);
         }
     }
@@ -238,7 +238,7 @@ static bool give_all(FfRelay *relay)
         return false;
     }
     for (guint i = 0; i < g->given->len; i++) {
-        FfMonitor *mon = monitor(relay, g_array_index(g->given, guint, i));
+        FfMonitor *mon = nth_monitor(relay, g_array_index(g->given, guint, i));
 
         if (words[1 + i]) {
             ff_monitor_gone(mon);
@@ -249,12 +249,12 @@ static bool give_all(FfRelay *relay)
     return true;
 }
 
-static void hold(FfRelay *relay, bool held)
+static void hold_given(FfRelay *relay, bool held)
 {
     const GArray *given = relay->gives->given;
 
     for (guint i = 0; i < given->len; i++) {
-        ff_monitor_hold(monitor(relay, g_array_index(given, guint, i)), held);
+        ff_monitor_hold(nth_monitor(relay, g_array_index(given, guint, i)), held);
     }
 }
 
@@ -263,7 +263,7 @@ static unsigned will_go(const FfRelay *relay)
     unsigned n = 0;
 
     for (guint i = 0; i < relay->monitors->len; i++) {
-        n += ff_monitor_will_go(monitor(relay, i));
+        n += ff_monitor_will_go(nth_monitor(relay, i));
     }
     return n;
 }
@@ -271,7 +271,7 @@ static unsigned will_go(const FfRelay *relay)
 static void wait_quiet(FfRelay *relay);
 
 /* A round is over. */
-static void go_on(FfRelay *relay)
+static void end_round(FfRelay *relay)
 {
     FfClientsGive *g = relay->gives;
 
@@ -279,15 +279,15 @@ static void go_on(FfRelay *relay)
     if (g->rounds && g->n_stay) {
         wait_quiet(relay);
         if (g->leave) {
-            let_go(relay, true);
+            leave_clients(relay, true);
         }
     } else {
-        over(relay);
+        end_giving(relay);
     }
 }
 
 /* TAKE, or the end of who has asked: then they are this one's still. */
-static gboolean answered(gint talk, GIOCondition condition, gpointer opaque)
+static gboolean clients_answered(gint talk, GIOCondition condition, gpointer opaque)
 {
     FfRelay *relay = opaque;
     FfClientsGive *g = relay->gives;
@@ -299,10 +299,10 @@ static gboolean answered(gint talk, GIOCondition condition, gpointer opaque)
     g_clear_handle_id(&g->timer, g_source_remove);
     if (take && give_all(relay)) {
         FF_FAULT_AT("clients-given");
-        go_on(relay);
+        end_round(relay);
     } else {
-        hold(relay, false);
-        over(relay);
+        hold_given(relay, false);
+        end_giving(relay);
     }
     return G_SOURCE_REMOVE;
 }
@@ -312,8 +312,8 @@ static gboolean not_answered(gpointer opaque)
     FfRelay *relay = opaque;
 
     relay->gives->timer = 0;
-    hold(relay, false);
-    over(relay);
+    hold_given(relay, false);
+    end_giving(relay);
     return G_SOURCE_REMOVE;
 }
 
@@ -341,13 +341,13 @@ static void give_now(FfRelay *relay)
         close(text_fd);
     }
     if (!sent) {
-        refuse(relay, "it has no room for what its clients are");
+        refuse_clients(relay, "it has no room for what its clients are");
         return;
     }
-    hold(relay, true);
+    hold_given(relay, true);
     g->timer =
         g_timeout_add(has_time(relay) ? LEAVE_MS : FF_SUCCESSION_FROZEN_MS, not_answered, relay);
-    g->answer = g_unix_fd_add(g->talk, G_IO_IN | G_IO_HUP, answered, relay);
+    g->answer = g_unix_fd_add(g->talk, G_IO_IN | G_IO_HUP, clients_answered, relay);
 }
 
 typedef struct {
@@ -358,7 +358,8 @@ typedef struct {
 static bool all_quiet(const FfRelay *relay)
 {
     for (guint i = 0; i < relay->monitors->len; i++) {
-        if (ff_monitor_may_go(monitor(relay, i)) && !ff_monitor_is_quiet(monitor(relay, i))) {
+        if (ff_monitor_may_go(nth_monitor(relay, i)) &&
+            !ff_monitor_is_quiet(nth_monitor(relay, i))) {
             return false;
         }
     }
@@ -396,7 +397,7 @@ static gboolean quiet_check(GSource *source)
     return FALSE; /* prepare() says it */
 }
 
-static void begin(FfRelay *relay)
+static void begin_round(FfRelay *relay)
 {
     FfClientsGive *g = relay->gives;
 
@@ -405,7 +406,7 @@ static void begin(FfRelay *relay)
     g_clear_handle_id(&g->timer, g_source_remove);
     g_clear_handle_id(&g->answer, g_source_remove);
     if (g->rounds && !will_go(relay)) {
-        over(relay);
+        end_giving(relay);
     } else {
         give_now(relay);
     }
@@ -416,7 +417,7 @@ static gboolean quiet_dispatch(GSource *source, GSourceFunc callback, gpointer d
     if (!is_time(((Quiet *)source)->relay)) {
         return G_SOURCE_CONTINUE; /* something has come in this turn */
     }
-    begin(((Quiet *)source)->relay);
+    begin_round(((Quiet *)source)->relay);
     return G_SOURCE_REMOVE;
 }
 
@@ -429,17 +430,17 @@ static gboolean not_quiet(gpointer opaque)
     FfRelay *relay = opaque;
 
     relay->gives->timer = 0;
-    begin(relay);
+    begin_round(relay);
     return G_SOURCE_REMOVE;
 }
 
 /* Between two rounds it says nothing, so this is its end. */
-static gboolean parted(gint talk, GIOCondition condition, gpointer opaque)
+static gboolean successor_ended(gint talk, GIOCondition condition, gpointer opaque)
 {
     FfRelay *relay = opaque;
 
     relay->gives->answer = 0;
-    over(relay);
+    end_giving(relay);
     return G_SOURCE_REMOVE;
 }
 
@@ -447,7 +448,7 @@ static void wait_quiet(FfRelay *relay)
 {
     FfClientsGive *g = relay->gives;
 
-    g->answer = g_unix_fd_add(g->talk, G_IO_IN | G_IO_HUP, parted, relay);
+    g->answer = g_unix_fd_add(g->talk, G_IO_IN | G_IO_HUP, successor_ended, relay);
     g->quiet = g_source_new(&quiet_funcs, sizeof(Quiet));
     ((Quiet *)g->quiet)->relay = relay;
     /* After what has come, which the turn begins with. */
@@ -456,7 +457,7 @@ static void wait_quiet(FfRelay *relay)
 }
 
 /* Takes TALK, a socket of who has asked. */
-static void give(FfRelay *relay, int talk, bool rounds)
+static void begin_giving(FfRelay *relay, int talk, bool rounds)
 {
     FfClientsGive *g = give_of(relay);
 
@@ -466,7 +467,7 @@ static void give(FfRelay *relay, int talk, bool rounds)
     }
     g->talk = talk;
     if (!ff_state_is_marked(relay->state, FF_MARK_MOVED)) {
-        refuse(relay, "its guest has not left");
+        refuse_clients(relay, "its guest has not left");
         return;
     }
     ff_hook_set_accepts(relay, FF_ACCEPTS_NONE); /* only who has the guest asks */
@@ -492,7 +493,7 @@ static void leave_back_ends(FfRelay *relay, int talk)
     }
 }
 
-static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
+static gboolean door_asked(gint door, GIOCondition condition, gpointer opaque)
 {
     char words[2] = "";
     FfRights rights;
@@ -500,7 +501,7 @@ static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
     char word = words[0];
 
     if (n >= 1 && word == FF_SUCCESSION_CLIENTS && rights.n == 1) {
-        give(opaque, rights.fd[0], n == 2 && words[1] == FF_SUCCESSION_ROUNDS);
+        begin_giving(opaque, rights.fd[0], n == 2 && words[1] == FF_SUCCESSION_ROUNDS);
         return G_SOURCE_CONTINUE;
     }
     if (n == 1 && word == FF_SUCCESSION_HEIR && rights.n == 1) {
@@ -539,7 +540,7 @@ static gboolean has_waited(gpointer opaque)
                               "command in time"
                             : "clients are disconnected: the new QEMU's relay does not take them");
     if (relay->gives->talk >= 0) {
-        over(relay);
+        end_giving(relay);
     } else {
         leave_now(relay);
     }
@@ -557,7 +558,7 @@ void ff_clients_leave(FfRelay *relay, void (*leave)(FfMonitor *mon))
     }
     g->last = g_timeout_add(LEAVE_MS, has_waited, relay);
     if (g->rounds && g->told) {
-        let_go(relay, true); /* farfault upgrade waits for that */
+        leave_clients(relay, true); /* farfault upgrade waits for that */
     }
 }
 
@@ -581,5 +582,5 @@ void ff_clients_open(FfRelay *relay)
         ff_relay_log(relay, "clients cannot go along to another QEMU: %s", g_strerror(errno));
         return;
     }
-    g_unix_fd_add(relay->door_inner, G_IO_IN, asked, relay);
+    g_unix_fd_add(relay->door_inner, G_IO_IN, door_asked, relay);
 }

@@ -42,7 +42,7 @@ struct FfClientsTake {
     bool only_late;     /* all but those that come later are here: the engine waits no more */
 };
 
-static void forget(FfClientsTake *t)
+static void forget_clients(FfClientsTake *t)
 {
     for (unsigned i = 0; i < t->clients.n; i++) {
         if (t->clients.fd[i] >= 0) {
@@ -53,7 +53,7 @@ static void forget(FfClientsTake *t)
     g_clear_pointer(&t->plan, json_node_unref);
 }
 
-static void synced(FfRelay *relay)
+static void report_synced(FfRelay *relay)
 {
     FfClientsTake *t = relay->takes;
 
@@ -71,18 +71,18 @@ static void await_no_more(FfRelay *relay, guint i)
     }
 }
 
-static void over(FfRelay *relay)
+static void end_taking(FfRelay *relay)
 {
     FfClientsTake *t = relay->takes;
 
     g_clear_handle_id(&t->watch, g_source_remove);
     g_clear_handle_id(&t->timer, g_source_remove);
     close(g_steal_fd(&t->talk));
-    forget(t);
+    forget_clients(t);
     for (guint i = 0; i < relay->monitors->len; i++) {
         await_no_more(relay, i);
     }
-    synced(relay);
+    report_synced(relay);
 }
 
 static int index_of(const FfRelay *relay, const char *id)
@@ -124,8 +124,8 @@ static GArray *take_fds(JsonObject *o, FfRights *all, guint base, int **own)
 
 /* Client number I of the plan, of monitor MON, as O says. WHICH: of the N that were to come, 1: it
  * is here. TRUE: it comes later. */
-static bool adopt(FfRelay *relay, guint i, FfMonitor *mon, JsonObject *o, const char *which,
-                  guint n)
+static bool adopt_client(FfRelay *relay, guint i, FfMonitor *mon, JsonObject *o, const char *which,
+                         guint n)
 {
     FfClientsTake *t = relay->takes;
     bool stays = ff_json_bool(o, "stays"), oob_enabled = ff_json_bool(o, "oob-enabled");
@@ -163,7 +163,7 @@ static bool adopt_all(FfRelay *relay, const char *which, guint n)
         JsonObject *o = ff_json_node_object(json_array_get_element(all, i));
         int index = o ? index_of(relay, ff_json_string_or(o, "id", "")) : -1;
 
-        if (index >= 0 && adopt(relay, i, relay->monitors->pdata[index], o, which, n)) {
+        if (index >= 0 && adopt_client(relay, i, relay->monitors->pdata[index], o, which, n)) {
             later[index] = some = true;
         }
     }
@@ -192,7 +192,7 @@ static JsonNode *read_plan(int fd)
 }
 
 /* TRUE: it has said who is to come, and was told that they are welcome. */
-static bool welcome(FfClientsTake *t)
+static bool welcome_clients(FfClientsTake *t)
 {
     const char take = FF_SUCCESSION_TAKE;
 
@@ -225,12 +225,12 @@ static void await_others(FfRelay *relay)
     if (relay->plan->other_stays && !t->only_late) {
         t->only_late = true;
         set_limit(relay, LATE_MS);
-        synced(relay);
+        report_synced(relay);
     }
 }
 
 /* FALSE: that was all, or is no answer. */
-static bool hear(FfRelay *relay, const char *words, ssize_t n, const FfRights *rights)
+static bool handle_message(FfRelay *relay, const char *words, ssize_t n, const FfRights *rights)
 {
     FfClientsTake *t = relay->takes;
 
@@ -239,7 +239,7 @@ static bool hear(FfRelay *relay, const char *words, ssize_t n, const FfRights *r
         if (!t->only_late) {
             set_limit(relay, come_ms(relay)); /* it hangs no more */
         }
-        return welcome(t);
+        return welcome_clients(t);
     }
     for (unsigned i = 0; i < rights->n; i++) {
         close(rights->fd[i]);
@@ -248,7 +248,7 @@ static bool hear(FfRelay *relay, const char *words, ssize_t n, const FfRights *r
         FF_FAULT_AT("clients-taken");
         bool later = adopt_all(relay, words + 1, (guint)n - 1);
 
-        forget(t);
+        forget_clients(t);
         if (later) {
             await_others(relay);
         }
@@ -257,7 +257,7 @@ static bool hear(FfRelay *relay, const char *words, ssize_t n, const FfRights *r
     return false;
 }
 
-static gboolean said(gint talk, GIOCondition condition, gpointer opaque)
+static gboolean message_came(gint talk, GIOCondition condition, gpointer opaque)
 {
     FfRelay *relay = opaque;
     FfClientsTake *t = relay->takes;
@@ -265,11 +265,11 @@ static gboolean said(gint talk, GIOCondition condition, gpointer opaque)
     char words[1 + FF_RIGHTS_MAX] = "";
     ssize_t n = ff_rights_receive(talk, words, sizeof(words), &rights);
 
-    if (n == -EAGAIN || n == -EINTR || hear(relay, words, n, &rights)) {
+    if (n == -EAGAIN || n == -EINTR || handle_message(relay, words, n, &rights)) {
         return G_SOURCE_CONTINUE;
     }
     t->watch = 0;
-    over(relay);
+    end_taking(relay);
     return G_SOURCE_REMOVE;
 }
 
@@ -283,16 +283,16 @@ static gboolean too_late(gpointer opaque)
     /* From here on the old relay is told that nobody hears its GIVEN (EPIPE), and the clients are
      * its own. One that it has said is read: they would be nobody's. */
     shutdown(t->talk, SHUT_RD);
-    if (t->plan && said(t->talk, G_IO_IN, relay) == G_SOURCE_REMOVE) {
+    if (t->plan && message_came(t->talk, G_IO_IN, relay) == G_SOURCE_REMOVE) {
         g_source_remove(watch);
     } else {
-        over(relay);
+        end_taking(relay);
     }
     return G_SOURCE_REMOVE;
 }
 
 /* Returns the socket for what follows, or -1. */
-static int ask(const FfRelay *relay)
+static int ask_predecessor(const FfRelay *relay)
 {
     static const char words[] = {FF_SUCCESSION_CLIENTS, FF_SUCCESSION_ROUNDS};
     int pair[2];
@@ -316,12 +316,12 @@ void ff_clients_take(FfRelay *relay)
     FfClientsTake *t = relay->takes = g_new0(FfClientsTake, 1); /* lives as long as the process */
 
     t->seqs = g_array_new(FALSE, FALSE, sizeof(uint32_t));
-    t->talk = ask(relay);
+    t->talk = ask_predecessor(relay);
     if (t->talk < 0) {
         ff_relay_log(relay, "clients of the old QEMU are disconnected: %s", g_strerror(errno));
         return;
     }
-    t->watch = g_unix_fd_add(t->talk, G_IO_IN | G_IO_HUP, said, relay);
+    t->watch = g_unix_fd_add(t->talk, G_IO_IN | G_IO_HUP, message_came, relay);
     set_limit(relay, come_ms(relay));
 }
 

@@ -6,7 +6,7 @@
  * other limits (x-farfault-peer-timeout), and a client is to hear of something meanwhile. */
 #define WAIT_MS 5000
 
-static gboolean waited(gpointer opaque)
+static gboolean clients_waited(gpointer opaque)
 {
     FfRelay *relay = opaque;
 
@@ -63,7 +63,7 @@ bool ff_clients_wait(FfRelay *relay, bool owned, const FfQmpCommand *command)
         return false;
     }
     if (!relay->clients_timer) {
-        relay->clients_timer = g_timeout_add(WAIT_MS, waited, relay);
+        relay->clients_timer = g_timeout_add(WAIT_MS, clients_waited, relay);
     }
     return true;
 }

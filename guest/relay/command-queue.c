@@ -7,7 +7,7 @@
  */
 #include "base/deadline.h"
 #include "guest/relay/engine-internal.h"
-#include "guest/relay/no-engine-reason.h"
+#include "guest/relay/internal.h"
 
 #include <string.h>
 

@@ -9,7 +9,7 @@
 #include "contract/link.h"
 #include "guest/relay/backends.h"
 #include "guest/relay/engine-ops.h"
-#include "guest/relay/hand-incoming.h"
+#include "guest/relay/internal.h"
 #include "guest/relay/restart.h"
 #include "guest/relay/shared.h"
 

@@ -26,10 +26,9 @@
 #include "guest/relay/engine-internal.h"
 #include "guest/relay/guest.h"
 #include "guest/relay/hook.h"
-#include "guest/relay/no-engine-reason.h"
+#include "guest/relay/internal.h"
 #include "guest/relay/placeholder.h"
 #include "guest/relay/predecessor.h"
-#include "guest/relay/socket-renames.h"
 #include "guest/relay/uffds.h"
 
 /* How long commands go to QEMU before an engine that ended at once is tried again. */
@@ -37,9 +36,9 @@
 
 #define DIED "the migration engine ended unexpectedly; it has been restarted, repeat the command"
 
-static void look(FfRelay *relay);
-static void lost(FfRelay *relay, const char *why);
-static void want(FfRelay *relay, gint64 when);
+static void start_if_due(FfRelay *relay);
+static void lose_engine(FfRelay *relay, const char *why);
+static void want_engine(FfRelay *relay, gint64 when);
 
 /* ---- requests of the engine ------------------------------------------------------------------ */
 
@@ -100,7 +99,7 @@ static void give_uffd(FfRelay *relay, const char *name, int *fds, unsigned n_fds
     ff_uffds_give(relay, name, n_fds ? g_steal_fd(&fds[0]) : -1);
 }
 
-static void inject(FfRelay *relay, const FfLinkHeader *header, GBytes *command)
+static void inject_command(FfRelay *relay, const FfLinkHeader *header, GBytes *command)
 {
     if (!relay->engine->ops->inject(relay, header->mon, header->seq, command)) {
         ff_engine_inject_reply(relay, header->mon, header->seq, NULL, 0);
@@ -121,7 +120,7 @@ static void incoming_done(FfRelay *relay)
     clients_go(relay);
 }
 
-static bool pending(const FfRelay *relay)
+static bool has_unanswered(const FfRelay *relay)
 {
     return relay->engine->ops->has_pending(relay) || relay->engine->incoming_seq != 0;
 }
@@ -132,7 +131,7 @@ static void set_filters(FfRelay *relay, unsigned filters)
     relay->engine->ops->filters_changed(relay);
 }
 
-static void hold(FfRelay *relay, char *json, int *fds, unsigned n_fds)
+static void store_fds(FfRelay *relay, char *json, int *fds, unsigned n_fds)
 {
     const char *name = ff_held_add(relay, json, fds, n_fds);
     int heir = name && !strcmp(name, FF_HEIR_HELD) ? ff_held_copy(relay, name) : -1;
@@ -181,7 +180,7 @@ static void open_to_clients(FfRelay *relay)
 
 /* Its link has ended. The engine may live on for a moment: what it does not know must not change
  * under it. */
-static void let_go(FfRelay *relay)
+static void release_engine(FfRelay *relay)
 {
     relay->engine->words_seq = relay->engine->uffd_seq = 0;
     ff_process_let_go(relay->engine);
@@ -198,45 +197,45 @@ static void let_go(FfRelay *relay)
 }
 
 /* It was let go. CONDEMNED: as for ff_process_kill(). */
-static void kill_it(FfRelay *relay, bool condemned)
+static void kill_engine(FfRelay *relay, bool condemned)
 {
     ff_uffds_engine_ended(relay, ff_process_kill(relay->engine, condemned));
 }
 
-static void dead(FfRelay *relay)
+static void engine_dead(FfRelay *relay)
 {
     ff_carried_rest(&relay->state->totals);
     ff_hook_engine_dead(relay);
     ff_uffds_engine_dead(relay);
     ff_backends_engine_dead(relay);
-    look(relay);
+    start_if_due(relay);
 }
 
 /* A command that was sent while IDLE was under way is still unanswered: the engine stays. One that
  * leaves something undone is not let go in peace: nobody would come who does it. */
-static void idle(FfRelay *relay)
+static void engine_idle(FfRelay *relay)
 {
-    if (pending(relay)) {
+    if (has_unanswered(relay)) {
         return;
     }
     if (ff_state_is_under_way(relay->state) && !ff_state_is_front(relay->state)) {
-        lost(relay, "it has left something undone");
+        lose_engine(relay, "it has left something undone");
         return;
     }
     ff_ping_end(relay);
     g_clear_pointer(&relay->engine->link, ff_link_free);
-    let_go(relay);
+    release_engine(relay);
     ff_restart_ended_well(&relay->engine->restart);
     set_filters(relay, 0);
     if (relay->guest.uffd_lent) {
-        kill_it(relay, true);
+        kill_engine(relay, true);
     }
     if (ff_state_is_marked(relay->state, FF_MARK_PROTECTED)) {
-        want(relay, g_get_monotonic_time()); /* it has left what must not stay */
+        want_engine(relay, g_get_monotonic_time()); /* it has left what must not stay */
     }
 }
 
-static void answer(FfRelay *relay, const FfLinkHeader *header, GBytes *payload)
+static void answer_client(FfRelay *relay, const FfLinkHeader *header, GBytes *payload)
 {
     const FfEngineOps *ops = relay->engine->ops;
 
@@ -261,18 +260,19 @@ static void sync_with(FfRelay *relay, uint32_t seq, bool words)
     }
 }
 
-static void spoke(FfEngine *engine)
+static void engine_spoke(FfEngine *engine)
 {
     engine->spoke = true;
     engine->told_absent = false;
     engine->absent_until = 0;
 }
 
-static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int *fds, void *opaque)
+static void handle_frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int *fds,
+                         void *opaque)
 {
     FfRelay *relay = opaque;
 
-    spoke(relay->engine);
+    engine_spoke(relay->engine);
     ff_clients_look(relay);
     if (!ff_state_is_marked(relay->state, FF_MARK_BORROWED | FF_MARK_MOVED)) {
         relay->engine->ops->open(relay); /* those that waited as the guest was about to leave */
@@ -305,7 +305,7 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
     case FF_LINK_REPLY:
     case FF_LINK_PASS:
     case FF_LINK_PASS_AS:
-        answer(relay, header, payload);
+        answer_client(relay, header, payload);
         break;
     case FF_LINK_EVENT:
         relay->engine->ops->event(relay, payload);
@@ -331,17 +331,17 @@ static void frame(FfLink *link, const FfLinkHeader *header, GBytes *payload, int
         give_uffd(relay, text, fds, header->n_fds);
         break;
     case FF_LINK_INJECT:
-        inject(relay, header, payload);
+        inject_command(relay, header, payload);
         break;
     case FF_LINK_HOLD:
-        hold(relay, g_strndup(data, len), fds, header->n_fds);
+        store_fds(relay, g_strndup(data, len), fds, header->n_fds);
         break;
     case FF_LINK_DROP:
         text = g_strndup(data, len);
         ff_held_drop(relay, text);
         break;
     case FF_LINK_IDLE:
-        idle(relay);
+        engine_idle(relay);
         break;
     case FF_LINK_SYNC:
         sync_with(relay, header->seq, len > 0);
@@ -430,16 +430,16 @@ static bool qemu_may_listen(const FfRelay *relay)
            !(gives_back(relay) && relay->state->role == FF_ROLE_SOURCE);
 }
 
-static void want(FfRelay *relay, gint64 when)
+static void want_engine(FfRelay *relay, gint64 when)
 {
     relay->engine->due = MIN(relay->engine->due, when);
-    look(relay);
+    start_if_due(relay);
 }
 
 /* ---- one that never worked ------------------------------------------------------------------- */
 
 /* QEMU has -incoming's URI, or refuses it: then it ends, as it would have without farfault. */
-static void handed(const char *why, void *opaque)
+static void incoming_handed(const char *why, void *opaque)
 {
     FfRelay *relay = opaque;
     FfEngine *engine = relay->engine;
@@ -469,8 +469,8 @@ static bool hand_incoming(FfRelay *relay)
     }
     uint32_t before = relay->state->driver_flags;
     relay->state->driver_flags |= FF_DRIVER_GIVING_BACK; /* for the next relay if this one dies */
-    engine->handing =
-        ff_hand_incoming_new(relay->plan->qemu_monitor, relay->plan->incoming, handed, relay);
+    engine->handing = ff_hand_incoming_new(relay->plan->qemu_monitor, relay->plan->incoming,
+                                           incoming_handed, relay);
     if (!engine->handing) {
         relay->state->driver_flags = before;
         ff_relay_log(relay, "QEMU's private monitor: %s", g_strerror(errno));
@@ -482,7 +482,7 @@ static bool hand_incoming(FfRelay *relay)
 }
 
 /* Nothing was done, and nothing is at stake: the commands are repeated, or are QEMU's. */
-static bool stillborn(FfRelay *relay)
+static bool is_stillborn(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
     bool again = !engine->spoke && ff_process_try_kept(relay);
@@ -501,18 +501,18 @@ static bool stillborn(FfRelay *relay)
 
 /* WHY it ended. What ended may be its link alone: so it is killed, and is not dead before its pidfd
  * says so. */
-static void lost(FfRelay *relay, const char *why)
+static void lose_engine(FfRelay *relay, const char *why)
 {
     FfEngine *engine = relay->engine;
 
     ff_ping_end(relay);
     ff_link_free(g_steal_pointer(&engine->link));
-    let_go(relay);
+    release_engine(relay);
     if (ff_guest_has_ended(relay)) {
         return; /* the engine has seen it, too */
     }
-    kill_it(relay, why != NULL);
-    if (stillborn(relay)) {
+    kill_engine(relay, why != NULL);
+    if (is_stillborn(relay)) {
         return;
     }
     engine->restarts++;
@@ -527,24 +527,24 @@ static void lost(FfRelay *relay, const char *why)
         engine->incoming_sent =
             engine->incoming_sent && !engine->incoming_seq &&
             (ff_state_is_under_way(relay->state) || holds_listener(relay) || !must_listen(relay));
-        want(relay, next);
+        want_engine(relay, next);
     }
     engine->ops->engine_lost(relay, next > now ? NULL : DIED);
     engine->ops->pump(relay);
 }
 
-static void closed(FfLink *link, const GError *error, void *opaque)
+static void link_closed(FfLink *link, const GError *error, void *opaque)
 {
-    lost(opaque, error ? error->message : NULL);
+    lose_engine(opaque, error ? error->message : NULL);
 }
 
 /* Kills it, and what it was about has a new one: as if its link had ended. */
-static void hung(FfRelay *relay, const char *why)
+static void engine_hung(FfRelay *relay, const char *why)
 {
-    lost(relay, why);
+    lose_engine(relay, why);
 }
 
-static const FfLinkOps link_ops = {frame, closed};
+static const FfLinkOps link_ops = {handle_frame, link_closed};
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
@@ -595,7 +595,7 @@ static int start_once(FfRelay *relay)
     }
     send_incoming(relay);
     ff_waiting_send(relay);
-    ff_ping_start(relay, hung);
+    ff_ping_start(relay, engine_hung);
     return 0;
 }
 
@@ -615,7 +615,7 @@ static void not_started(FfRelay *relay, int rc)
     }
     clients_go(relay);
     if (again) {
-        want(relay, next);
+        want_engine(relay, next);
     } else {
         ff_waiting_pass(relay);
     }
@@ -630,7 +630,7 @@ static void stop_timer(FfEngine *engine)
 }
 
 /* FALSE: it is not there; what waits for it has been seen to. */
-static bool start(FfRelay *relay)
+static bool start_engine(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
 
@@ -651,12 +651,12 @@ static gboolean is_due(gpointer opaque)
     FfRelay *relay = opaque;
 
     g_clear_pointer(&relay->engine->timer, g_source_unref);
-    look(relay);
+    start_if_due(relay);
     return G_SOURCE_REMOVE;
 }
 
 /* Starts one that is wanted as soon as that may be. */
-static void look(FfRelay *relay)
+static void start_if_due(FfRelay *relay)
 {
     FfEngine *engine = relay->engine;
     gint64 now = g_get_monotonic_time();
@@ -667,7 +667,7 @@ static void look(FfRelay *relay)
         return;
     }
     if (engine->due <= now) {
-        start(relay);
+        start_engine(relay);
         return;
     }
     engine->timer = g_timeout_source_new((engine->due - now + 999) / 1000);
@@ -678,7 +678,7 @@ static void look(FfRelay *relay)
 /* ---- what the other parts of the relay ask for ----------------------------------------------- */
 
 /* A client may ask all the time. */
-static bool acts(const FfQmpCommand *command)
+static bool changes_guest(const FfQmpCommand *command)
 {
     return !g_str_has_prefix(command->name, "query-");
 }
@@ -698,15 +698,15 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
         if (now < engine->absent_until && !at_stake(relay)) {
             return FF_ENGINE_ABSENT;
         }
-        gint64 when = ff_restart_hurry(&engine->restart, now, acts(command));
+        gint64 when = ff_restart_hurry(&engine->restart, now, changes_guest(command));
 
         ff_process_kill(engine, true); /* it was let go, and needs nothing any more */
         if (engine->ending >= 0 || when > now) {
             ff_waiting_add(relay, mon, seq, json);
-            want(relay, when);
+            want_engine(relay, when);
             return FF_ENGINE_SENT;
         }
-        if (!start(relay) && !engine->handing) {
+        if (!start_engine(relay) && !engine->handing) {
             *desc = ff_absence_text(relay);
             return at_stake(relay) ? FF_ENGINE_BROKEN : FF_ENGINE_ABSENT;
         }
@@ -716,7 +716,7 @@ FfEngineResult ff_engine_command(FfRelay *relay, unsigned mon, uint32_t seq,
         return FF_ENGINE_SENT;
     }
     ff_link_send(engine->link, FF_LINK_COMMAND, mon, seq, json, strlen(json), NULL, 0);
-    return FF_ENGINE_SENT; /* a dead link is reported by closed(), which answers */
+    return FF_ENGINE_SENT; /* a dead link is reported by link_closed(), which answers */
 }
 
 bool ff_engine_awaits_words(const FfRelay *relay)
@@ -772,7 +772,7 @@ void ff_engine_client_gone(FfRelay *relay, unsigned mon)
 void ff_engine_start_incoming(FfRelay *relay)
 {
     if (!relay->engine->link) {
-        want(relay, g_get_monotonic_time());
+        want_engine(relay, g_get_monotonic_time());
     }
 }
 
@@ -787,7 +787,7 @@ void ff_engine_take_over(FfRelay *relay)
     set_filters(relay, filters_of_state(relay));
     relay->engine->incoming_sent = !ff_engine_listens_first(relay);
     if (ff_state_is_under_way(relay->state) || gives_back(relay)) {
-        want(relay, g_get_monotonic_time());
+        want_engine(relay, g_get_monotonic_time());
     }
 }
 
@@ -829,7 +829,7 @@ FfEngine *ff_engine_new(FfRelay *relay, const FfEngineOps *ops)
     FfEngine *engine = g_new0(FfEngine, 1);
 
     engine->pidfd = engine->ending = -1;
-    engine->dead = dead;
+    engine->dead = engine_dead;
     relay->guest.uffd_free = uffd_free;
     engine->ops = ops;
     engine->due = G_MAXINT64;

@@ -8,7 +8,7 @@
  *
  * System calls: socket, connect.
  */
-#include "guest/relay/hand-incoming.h"
+#include "guest/relay/internal.h"
 
 #include <errno.h>
 #include <json-glib/json-glib.h>
@@ -45,7 +45,7 @@ void ff_hand_incoming_free(FfHandIncoming *hand)
 
 /* ---- what is said ---------------------------------------------------------------------------- */
 
-static void say(FfHandIncoming *hand, JsonBuilder *builder)
+static void send_command(FfHandIncoming *hand, JsonBuilder *builder)
 {
     g_autoptr(JsonNode) root = json_builder_get_root(builder);
     g_autofree char *text = json_to_string(root, FALSE);
@@ -54,7 +54,7 @@ static void say(FfHandIncoming *hand, JsonBuilder *builder)
     ff_conn_write(hand->conn, line, strlen(line), NULL, 0);
 }
 
-static void negotiate(FfHandIncoming *hand)
+static void negotiate_capabilities(FfHandIncoming *hand)
 {
     g_autoptr(JsonBuilder) b = json_builder_new();
 
@@ -62,7 +62,7 @@ static void negotiate(FfHandIncoming *hand)
     json_builder_set_member_name(b, "execute");
     json_builder_add_string_value(b, "qmp_capabilities");
     json_builder_end_object(b);
-    say(hand, b);
+    send_command(hand, b);
 }
 
 static void give_uri(FfHandIncoming *hand)
@@ -78,7 +78,7 @@ static void give_uri(FfHandIncoming *hand)
     json_builder_add_string_value(b, hand->uri);
     json_builder_end_object(b);
     json_builder_end_object(b);
-    say(hand, b);
+    send_command(hand, b);
     FF_FAULT_AT("incoming-handed");
 }
 
@@ -98,7 +98,7 @@ static char *reason_in(const char *text)
                                                                "QEMU gives no reason"));
 }
 
-static void finish(FfHandIncoming *hand, const char *why)
+static void finish_handing(FfHandIncoming *hand, const char *why)
 {
     FfHandIncomingDone done = hand->done;
 
@@ -109,7 +109,7 @@ static void finish(FfHandIncoming *hand, const char *why)
 }
 
 /* TRUE: HAND may be gone. */
-static bool answered(FfHandIncoming *hand, bool is_error)
+static bool handle_answer(FfHandIncoming *hand, bool is_error)
 {
     g_autofree char *why = is_error ? reason_in(hand->message->str) : NULL;
 
@@ -120,7 +120,7 @@ static bool answered(FfHandIncoming *hand, bool is_error)
     if (why && strstr(why, STARTED_ALREADY)) {
         g_clear_pointer(&why, g_free);
     }
-    finish(hand, why);
+    finish_handing(hand, why);
     return true;
 }
 
@@ -131,9 +131,9 @@ static bool message_ended(FfHandIncoming *hand)
     bool over = false;
 
     if (answer.kind == FF_QMP_GREETING) {
-        negotiate(hand);
+        negotiate_capabilities(hand);
     } else if (answer.kind == FF_QMP_REPLY) {
-        over = answered(hand, answer.is_error);
+        over = handle_answer(hand, answer.is_error);
     }
     if (!over) {
         g_string_truncate(hand->message, 0);
@@ -141,7 +141,8 @@ static bool message_ended(FfHandIncoming *hand)
     return over;
 }
 
-static void came(FfConn *conn, const char *buf, size_t len, int *fds, unsigned n_fds, void *opaque)
+static void data_came(FfConn *conn, const char *buf, size_t len, int *fds, unsigned n_fds,
+                      void *opaque)
 {
     FfHandIncoming *hand = opaque;
     size_t used = 0;
@@ -164,15 +165,15 @@ static void came(FfConn *conn, const char *buf, size_t len, int *fds, unsigned n
 }
 
 /* A QEMU that has ended; its pidfd says so. */
-static void ended(FfConn *conn, bool gone, void *opaque)
+static void connection_ended(FfConn *conn, bool gone, void *opaque)
 {
 }
 
-static void drained(FfConn *conn, void *opaque)
+static void connection_drained(FfConn *conn, void *opaque)
 {
 }
 
-static const FfConnOps ops = {came, ended, drained};
+static const FfConnOps ops = {data_came, connection_ended, connection_drained};
 
 static int connect_monitor(int monitor)
 {

@@ -23,7 +23,7 @@ static char *error_text(int error)
                            g_strerror(error));
 }
 
-static void clear(FfGuest *guest)
+static void clear_hook(FfGuest *guest)
 {
     g_clear_pointer(&guest->discards, ff_discards_free);
     g_clear_pointer(&guest->hook_error, g_free);
@@ -38,13 +38,13 @@ void ff_hook_adopt(FfRelay *relay, const FfAgentHello *hello, int fd)
     FfGuest *guest = &relay->guest;
     int rc = -hello->hook_error;
 
-    clear(guest);
+    clear_hook(guest);
     guest->hook = fd;
     if (rc == 0) {
         rc = ff_discards_map(fd, &guest->discards);
     }
     if (rc < 0) {
-        clear(guest);
+        clear_hook(guest);
         guest->hook_error = error_text(-rc);
         guest->hook_errno = -rc;
     }

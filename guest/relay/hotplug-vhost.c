@@ -112,7 +112,7 @@ static bool is_plain(const char *id, const char *json)
            strstr(json, quoted);
 }
 
-static void added(FfPlugged *p, const char *id, JsonObject *arguments, const char *json)
+static void chardev_added(FfPlugged *p, const char *id, JsonObject *arguments, const char *json)
 {
     unsigned reconnect = 0;
     const char *path = path_of(ff_json_object(arguments, "backend"), &reconnect);
@@ -198,7 +198,7 @@ char *ff_plugged_heard(FfPlugged *p, const char *json, guint number, bool error)
     /* One that was changed may have had a user since before. */
     bool adds = !strcmp(name, "chardev-add");
     if (adds && alone) {
-        added(p, id, arguments, json);
+        chardev_added(p, id, arguments, json);
     }
     return adds ? NULL : g_strdup(id);
 }

@@ -120,7 +120,7 @@ static char *read_list(int fd)
 }
 
 /* What ld.so says of PROGRAM (g_free), or NULL. */
-static char *list(int linker, int program, int null_fd)
+static char *list_libraries(int linker, int program, int null_fd)
 {
     int out[2], status = -1;
     pid_t pid;
@@ -174,7 +174,7 @@ FfLibraries *ff_libraries_keep(int program, int null_fd)
 
     libraries->fds = g_array_new(FALSE, FALSE, sizeof(int));
     libraries->linker = linker ? open_high(linker) : -1;
-    text = libraries->linker >= 0 ? list(libraries->linker, program, null_fd) : NULL;
+    text = libraries->linker >= 0 ? list_libraries(libraries->linker, program, null_fd) : NULL;
     lines = g_strsplit(text ? text : "", "\n", -1);
     for (unsigned i = 0; ok && lines[i]; i++) {
         ok = keep_line(libraries, lines[i]);

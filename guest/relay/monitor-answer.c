@@ -70,7 +70,7 @@ static FfOut decide_reply(FfMonitor *mon, const FfQmpAnswer *answer, bool end)
     return ff_qmp_id_equal(answer->id, next->id) ? out : FF_OUT_PASS;
 }
 
-static FfOut decide(FfMonitor *mon, const FfQmpAnswer *answer, bool end)
+static FfOut decide_output(FfMonitor *mon, const FfQmpAnswer *answer, bool end)
 {
     switch (answer->kind) {
     case FF_QMP_GREETING:
@@ -92,7 +92,7 @@ static FfOut decide(FfMonitor *mon, const FfQmpAnswer *answer, bool end)
 }
 
 /* Which command was answered; it leaves its queue. NULL: none was expected. */
-static FfSent *attribute(FfMonitor *mon, const FfQmpAnswer *answer)
+static FfSent *take_sent(FfMonitor *mon, const FfQmpAnswer *answer)
 {
     FfSent *oob = g_queue_peek_head(&mon->oob), *inband = g_queue_peek_head(&mon->inband);
 
@@ -111,9 +111,9 @@ static void note_said(FfRelay *relay, FfSaid said)
     }
 }
 
-static void answered(FfMonitor *mon, const FfQmpAnswer *answer)
+static void command_answered(FfMonitor *mon, const FfQmpAnswer *answer)
 {
-    FfSent *sent = attribute(mon, answer);
+    FfSent *sent = take_sent(mon, answer);
 
     if (!sent) {
         return;
@@ -185,7 +185,7 @@ static void message_end(FfMonitor *mon, const FfQmpAnswer *answer)
     bool greeting = answer->kind == FF_QMP_GREETING;
 
     if (answer->kind == FF_QMP_REPLY) {
-        answered(mon, answer);
+        command_answered(mon, answer);
     } else if (greeting && mon->out == FF_OUT_CAPTURE && mon->held->len <= MAX_GREETING) {
         g_byte_array_append(mon->greeting, mon->held->data, mon->held->len);
     }
@@ -231,7 +231,7 @@ static size_t pass_with_own(FfMonitor *mon, const FfQmpAnswer *answer, const gui
     return n;
 }
 
-static void pass(FfMonitor *mon, const FfQmpAnswer *answer, const guint8 *data, size_t len)
+static void pass_answer(FfMonitor *mon, const FfQmpAnswer *answer, const guint8 *data, size_t len)
 {
     size_t n = mon->own_place != FF_OWN_NOWHERE ? pass_with_own(mon, answer, data, len) : 0;
 
@@ -249,15 +249,15 @@ static void message_bytes(FfMonitor *mon, const char *buf, size_t len, bool end)
 
     if (mon->out == FF_OUT_UNDECIDED) {
         g_byte_array_append(mon->held, (const guint8 *)buf, len);
-        mon->out = decide(mon, answer, end);
+        mon->out = decide_output(mon, answer, end);
         if (mon->out == FF_OUT_PASS) {
-            pass(mon, answer, mon->held->data, mon->held->len);
+            pass_answer(mon, answer, mon->held->data, mon->held->len);
         }
         if (mon->out == FF_OUT_PASS || mon->out == FF_OUT_SWALLOW) {
             g_byte_array_set_size(mon->held, 0);
         }
     } else if (mon->out == FF_OUT_PASS) {
-        pass(mon, answer, (const guint8 *)buf, len);
+        pass_answer(mon, answer, (const guint8 *)buf, len);
     } else if (mon->out == FF_OUT_CAPTURE) {
         g_byte_array_append(mon->held, (const guint8 *)buf, len);
         if (mon->held->len > FF_LINK_MAX_PAYLOAD) {

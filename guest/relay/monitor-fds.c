@@ -29,7 +29,7 @@ static bool is_ours(int fd)
     return fstat(fd, &st) == 0 && (S_ISSOCK(st.st_mode) || S_ISREG(st.st_mode));
 }
 
-static gboolean mentioned(gpointer name, gpointer fd, gpointer data)
+static gboolean is_mentioned(gpointer name, gpointer fd, gpointer data)
 {
     gsize len;
     const char *text = g_bytes_get_data(data, &len);
@@ -50,7 +50,7 @@ void ff_fds_note(FfMonitor *mon, const FfItem *item, FfSent *sent)
     } else if (command && command->name && command->fdname && !strcmp(command->name, "closefd")) {
         sent->closefd = g_strdup(command->fdname);
     } else if (mon->named_fds) {
-        g_hash_table_foreach_remove(mon->named_fds, mentioned, item->raw);
+        g_hash_table_foreach_remove(mon->named_fds, is_mentioned, item->raw);
     }
 }
 

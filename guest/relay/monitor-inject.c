@@ -36,7 +36,7 @@ void ff_inject_give_up(FfMonitor *mon)
 }
 
 /* JSON is an object without "id". Returns what QEMU must answer. */
-static FfSent *inject(FfMonitor *mon, uint32_t seq, const char *json)
+static FfSent *inject_command(FfMonitor *mon, uint32_t seq, const char *json)
 {
     FfSent *sent = g_new0(FfSent, 1);
     g_autofree char *line = NULL;
@@ -56,7 +56,7 @@ static FfSent *inject(FfMonitor *mon, uint32_t seq, const char *json)
 
 FfSent *ff_inject_own(FfMonitor *mon, const char *json)
 {
-    FfSent *sent = inject(mon, 0, json);
+    FfSent *sent = inject_command(mon, 0, json);
 
     sent->lost = true; /* nobody waits for it */
     return sent;
@@ -98,6 +98,6 @@ bool ff_monitor_inject(FfMonitor *mon, uint32_t seq, GBytes *bytes)
     if (!mon->client || !mon->qemu || !command || !command->name || command->id) {
         return false;
     }
-    inject(mon, seq, command->json->str);
+    inject_command(mon, seq, command->json->str);
     return true;
 }

@@ -33,7 +33,7 @@ static gint64 end_of(const FfSent *sent)
 }
 
 /* ID as plain JSON, NULL if none. */
-static void reply(FfMonitor *mon, const char *id, const char *what)
+static void insert_reply(FfMonitor *mon, const char *id, const char *what)
 {
     g_autofree char *line =
         g_strdup_printf("{%s%s%s%s}", id ? "\"id\": " : "", id ? id : "", id ? ", " : "", what);
@@ -43,7 +43,7 @@ static void reply(FfMonitor *mon, const char *id, const char *what)
     }
 }
 
-static void answer(FfMonitor *mon, FfSent *sent)
+static void answer_overdue(FfMonitor *mon, FfSent *sent)
 {
     sent->overdue = true;
     if (sent->injected) {
@@ -52,17 +52,17 @@ static void answer(FfMonitor *mon, FfSent *sent)
     if (sent->negotiates) {
         mon->negotiated = true;
         mon->oob_enabled = mon->qemu_oob = sent->enables_oob;
-        reply(mon, sent->id, "\"return\": {}");
+        insert_reply(mon, sent->id, "\"return\": {}");
     } else if (sent->conts) {
         /* QEMU does it when it continues (it resumes devices, which touch guest memory, after it
          * has said RESUME). libvirt destroys a guest that came in and whose cont fails. */
-        reply(mon, sent->id, "\"return\": {}");
+        insert_reply(mon, sent->id, "\"return\": {}");
     } else {
-        reply(mon, sent->id, ERROR("GenericError", NOT_ANSWERED));
+        insert_reply(mon, sent->id, ERROR("GenericError", NOT_ANSWERED));
     }
 }
 
-static gboolean look(gpointer opaque)
+static gboolean look_for_overdue(gpointer opaque)
 {
     FfMonitor *mon = opaque;
     gint64 now = g_get_monotonic_time();
@@ -76,7 +76,7 @@ static gboolean look(gpointer opaque)
             if (mon->inside) {
                 sent->since = now; /* an answer that the client has in part comes to its end */
             } else {
-                answer(mon, sent);
+                answer_overdue(mon, sent);
                 some = true;
             }
         }
@@ -120,7 +120,7 @@ void ff_overdue_watch(FfMonitor *mon)
         return;
     }
     mon->overdue = g_timeout_source_new(MAX(0, first - now + 999) / 1000);
-    g_source_set_callback(mon->overdue, look, mon, NULL);
+    g_source_set_callback(mon->overdue, look_for_overdue, mon, NULL);
     g_source_attach(mon->overdue, NULL);
 }
 
@@ -187,9 +187,9 @@ void ff_overdue_negotiate(FfMonitor *mon, FfItem *item)
     if (command && !g_strcmp0(command->name, "qmp_capabilities")) {
         mon->negotiated = true;
         mon->oob_enabled = command->enable_oob && mon->qemu_oob;
-        reply(mon, id, "\"return\": {}");
+        insert_reply(mon, id, "\"return\": {}");
     } else {
-        reply(mon, id, ERROR("CommandNotFound", NOT_NEGOTIATED));
+        insert_reply(mon, id, ERROR("CommandNotFound", NOT_NEGOTIATED));
     }
     ff_item_free(item);
 }

@@ -99,7 +99,7 @@ void ff_plug_end(FfMonitor *mon)
 static void own_answered(FfMonitor *mon, FfSent *sent, bool error);
 static gboolean connect_again(gpointer data);
 
-static void ask(FfMonitor *mon)
+static void send_step(FfMonitor *mon)
 {
     const FfTaking *t = mon->taking;
 
@@ -119,7 +119,7 @@ void ff_plug_client_gone(FfMonitor *mon)
             return;
         }
         mon->taking->step = FF_TAKING_RESTORE;
-        ask(mon);
+        send_step(mon);
     }
 }
 
@@ -128,12 +128,12 @@ static gboolean ask_again(gpointer data)
     FfMonitor *mon = data;
 
     mon->taking->timer = 0;
-    ask(mon);
+    send_step(mon);
     return G_SOURCE_REMOVE;
 }
 
 /* Says why a device stays QEMU's own. */
-static bool leave(FfMonitor *mon, const char *id, const char *why)
+static bool leave_to_qemu(FfMonitor *mon, const char *id, const char *why)
 {
     ff_relay_log(mon->relay,
                  "the back-end of chardev '%s' stays QEMU's own, as this guest's migrations do: %s",
@@ -144,12 +144,12 @@ static bool leave(FfMonitor *mon, const char *id, const char *why)
 /* A daemon takes one connection at a time, and that of QEMU's chardev may be in front of this one,
  * with those of chardevs that are gone: the socket is full then (EAGAIN). FALSE: it is left to
  * QEMU. */
-static bool connects(FfMonitor *mon)
+static bool connect_daemon(FfMonitor *mon)
 {
     FfTaking *t = mon->taking;
 
     if (__atomic_load_n(&mon->relay->state->phase, __ATOMIC_ACQUIRE) != FF_PHASE_IDLE) {
-        return leave(mon, t->plug->id, "a migration is under way");
+        return leave_to_qemu(mon, t->plug->id, "a migration is under way");
     }
     int in_qemu, backend = ff_conn_to_path(t->plug->path);
 
@@ -165,21 +165,21 @@ static bool connects(FfMonitor *mon)
         g_autofree char *why =
             g_strdup_printf("cannot connect to %s: %s", t->plug->path, g_strerror(-backend));
 
-        return leave(mon, t->plug->id, why);
+        return leave_to_qemu(mon, t->plug->id, why);
     }
     t->spare = ff_backends_spare(mon->relay, &in_qemu);
     if (t->spare < 0) {
         close(backend);
-        return leave(mon, t->plug->id,
-                     "farfault has no more sockets for what is plugged: "
-                     "8 in the life of a QEMU");
+        return leave_to_qemu(mon, t->plug->id,
+                             "farfault has no more sockets for what is plugged: "
+                             "8 in the life of a QEMU");
     }
     t->backend = backend;
     t->change = ff_plug_command(t->plug, "chardev-change", in_qemu);
     t->add = ff_plug_command(t->plug, "chardev-add", in_qemu);
     t->step = FF_TAKING_CHANGE;
     t->tries = 0;
-    ask(mon);
+    send_step(mon);
     return true;
 }
 
@@ -189,7 +189,7 @@ static gboolean connect_again(gpointer data)
     FfMonitor *mon = data;
 
     mon->taking->timer = 0;
-    if (!connects(mon)) {
+    if (!connect_daemon(mon)) {
         ff_plug_end(mon);
         mon->plugged = true;
         mon->pump(mon);
@@ -230,12 +230,13 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why)
     }
     g_autoptr(FfPlug) plug = ff_plugged_take(relay->plugged, id);
     if (!plug) {
-        return leave(mon, id,
-                     "farfault takes what was added by chardev-add of QMP, to this relay, with an "
-                     "absolute path, server=false and reconnect=, and has no other user");
+        return leave_to_qemu(
+            mon, id,
+            "farfault takes what was added by chardev-add of QMP, to this relay, with an "
+            "absolute path, server=false and reconnect=, and has no other user");
     }
     if (mon->taking) { /* of a client that has gone */
-        return leave(mon, id, "QEMU has not answered the last one");
+        return leave_to_qemu(mon, id, "QEMU has not answered the last one");
     }
     FfTaking *t = mon->taking = g_new0(FfTaking, 1);
 
@@ -244,7 +245,7 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why)
     t->plug = g_steal_pointer(&plug);
     mon->plugging = item; /* no other command is passed meanwhile, nor the client's end */
     /* A back-end that is not there makes QEMU wait for it: then it need not be ours. */
-    if (!connects(mon)) {
+    if (!connect_daemon(mon)) {
         mon->plugging = NULL;
         ff_plug_end(mon);
         return false;
@@ -262,7 +263,7 @@ static char *desc_of(const FfMonitor *mon)
     return g_strdup(ff_json_string_or(ff_json_object(o, "error"), "desc", "it does not say why"));
 }
 
-static void taken(FfMonitor *mon)
+static void plug_taken(FfMonitor *mon)
 {
     FfTaking *t = mon->taking;
 
@@ -277,7 +278,7 @@ static void taken(FfMonitor *mon)
 }
 
 /* TRUE: it is asked again. */
-static bool refused(FfMonitor *mon)
+static bool plug_refused(FfMonitor *mon)
 {
     g_autofree char *why = desc_of(mon);
     FfTaking *t = mon->taking;
@@ -288,7 +289,7 @@ static bool refused(FfMonitor *mon)
         if (yank) {
             t->step = FF_TAKING_RESTORE; /* it was removed */
             t->tries = 0;
-            ask(mon);
+            send_step(mon);
         }
         return yank;
     }
@@ -309,7 +310,7 @@ static bool refused(FfMonitor *mon)
     }
     t->step = FF_TAKING_RESTORE;
     t->tries = 0;
-    ask(mon);
+    send_step(mon);
     return true;
 }
 
@@ -319,8 +320,8 @@ static void own_answered(FfMonitor *mon, FfSent *sent, bool error)
         return;
     }
     if (!error) {
-        taken(mon);
-    } else if (refused(mon)) {
+        plug_taken(mon);
+    } else if (plug_refused(mon)) {
         return;
     }
     bool closes = mon->taking->closes;

@@ -15,14 +15,12 @@
 #include "guest/relay/monitor.h"
 
 #include "contract/link.h"
-#include "guest/relay/actions.h"
-#include "guest/relay/capabilities.h"
 #include "guest/relay/clients-wait.h"
 #include "guest/relay/clients.h"
 #include "guest/relay/engine.h"
 #include "guest/relay/guest.h"
+#include "guest/relay/internal.h"
 #include "guest/relay/monitor-internal.h"
-#include "guest/relay/no-engine-reason.h"
 #include "guest/relay/routing.h"
 #include "net/outbox.h"
 #include "qmp/json.h"
@@ -254,7 +252,7 @@ static bool comes_between(const FfMonitor *mon, const FfQmpCommand *command)
 }
 
 /* TRUE: ITEM is taken: it waits until its chardev is the relay's, or must not be carried out. */
-static bool plugs(FfMonitor *mon, FfItem *item)
+static bool begin_plug(FfMonitor *mon, FfItem *item)
 {
     const char *why = NULL;
     bool waits = ff_plug_begins(mon, item, &why);
@@ -306,7 +304,7 @@ void ff_monitor_pump(FfMonitor *mon)
         } else if (wait && mon->negotiated && is_owned(mon, item->command) &&
                    (!item->command->oob || mon->oob_enabled)) {
             own_item(mon, item);
-        } else if (!mon->negotiated || !plugs(mon, item)) {
+        } else if (!mon->negotiated || !begin_plug(mon, item)) {
             pass_item(mon, item, NULL);
         }
     }
@@ -585,7 +583,7 @@ void ff_monitor_open(FfMonitor *mon)
 }
 
 /* The client is the one of the relay before this one. */
-static void inherit(FfMonitor *mon)
+static void inherit_session(FfMonitor *mon)
 {
     const FfRelaySession *had = mon->plan->session;
 
@@ -738,7 +736,7 @@ static void say_resumed(FfMonitor *mon)
 }
 
 /* query-status: QEMU has been told before. */
-static void adopted(FfMonitor *mon, FfSent *sent, bool error)
+static void status_adopted(FfMonitor *mon, FfSent *sent, bool error)
 {
     static const char runs[] = "\"running\": true";
 
@@ -764,7 +762,7 @@ static void open_adopted(FfMonitor *mon, bool oob_enabled)
                  : "{\"execute\": \"qmp_capabilities\"}");
     negotiates->negotiates = true;
     negotiates->enables_oob = oob_enabled;
-    ff_inject_own(mon, "{\"execute\": \"query-status\"}")->answered = adopted;
+    ff_inject_own(mon, "{\"execute\": \"query-status\"}")->answered = status_adopted;
 }
 
 /* As if it had come from the client now. */
@@ -851,7 +849,7 @@ FfMonitor *ff_monitor_new(FfRelay *relay, unsigned index)
     mon->held = g_byte_array_new();
     mon->batch = g_byte_array_new();
     if (mon->plan->session) {
-        inherit(mon);
+        inherit_session(mon);
     }
     mon->accept = ff_accept_new(relay, mon->plan, client_came, mon);
     return mon;
@@ -942,7 +940,7 @@ void ff_monitor_pass(FfMonitor *mon, uint32_t seq, GBytes *instead)
     } else if (is_given_away(mon, command ? command : item->command)) {
         reply_error(mon, item, given_away);
         ff_item_free(item);
-    } else if (mon->qemu && !command && plugs(mon, item)) {
+    } else if (mon->qemu && !command && begin_plug(mon, item)) {
         /* it waits, or is answered */
     } else if (mon->qemu) {
         pass_item(mon, item, command);

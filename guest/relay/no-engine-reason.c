@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Why there is no engine (no-engine-reason.h). One thread; no locks. */
-#include "guest/relay/no-engine-reason.h"
+/* Why there is no engine (internal.h). One thread; no locks. */
+#include "guest/relay/internal.h"
 
 #include "base/deadline.h"
 #include "guest/relay/engine-internal.h"

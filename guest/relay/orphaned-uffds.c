@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See orphaned-uffds.h. A back-end may serve other guests as well, and their userfaultfds are not
+ * See internal.h. A back-end may serve other guests as well, and their userfaultfds are not
  * ours to read: whose a mapping is says UFFDIO_REGISTER, which does nothing where the userfaultfd
  * has it already, and is EBUSY where another one has it. What nobody has registered it would
  * register: that is asked before.
@@ -8,7 +8,7 @@
  * One thread; no locks. System calls: open, read, readlink, pidfd_open, pidfd_getfd, fstat,
  * ioctl(UFFDIO_*), close.
  */
-#include "guest/relay/orphaned-uffds.h"
+#include "guest/relay/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +33,7 @@ static void left_free(void *p)
 }
 
 /* UFFD has M registered, whose memory is registered by somebody. */
-static bool has(int uffd, const FfMapping *m, uint64_t page_size)
+static bool is_registered(int uffd, const FfMapping *m, uint64_t page_size)
 {
     return ff_uffd_is_registered(uffd, m->start, page_size) == 0 &&
            ff_uffd_register(uffd, m->start, m->end - m->start, UFFDIO_REGISTER_MODE_MISSING) == 0;
@@ -51,14 +51,14 @@ static void add_mappings(FfLeftWait *left, const char *maps, int memory)
     for (guint i = 0; i < all->len && left->n_regions < FF_SHARERS_REGIONS; i++) {
         const FfMapping *m = &g_array_index(all, FfMapping, i);
 
-        if (has(left->uffd, m, backing.page_size)) {
+        if (is_registered(left->uffd, m, backing.page_size)) {
             left->regions[left->n_regions++] =
                 (FfSharersRegion){m->start, m->end - m->start, m->offset, st.st_dev, st.st_ino};
         }
     }
 }
 
-static void look_at(GPtrArray *all, const FfRelay *relay, const char *maps, int uffd)
+static void add_uffd(GPtrArray *all, const FfRelay *relay, const char *maps, int uffd)
 {
     FfLeftWait *left = g_new0(FfLeftWait, 1);
 
@@ -78,7 +78,7 @@ static void look_at(GPtrArray *all, const FfRelay *relay, const char *maps, int 
 }
 
 /* A copy of fd NUMBER of the process, if it is a userfaultfd; -1. */
-static int copy(int pidfd, const char *folder, const char *number)
+static int copy_uffd(int pidfd, const char *folder, const char *number)
 {
     g_autofree char *path = g_build_filename(folder, number, NULL);
     g_autofree char *link = g_file_read_link(path, NULL);
@@ -95,10 +95,10 @@ GPtrArray *ff_left_waits_new(const FfRelay *relay, pid_t pid)
     int pidfd = dir ? pidfd_open(pid, 0) : -1;
 
     for (const char *name; pidfd >= 0 && (name = g_dir_read_name(dir));) {
-        int uffd = copy(pidfd, folder, name);
+        int uffd = copy_uffd(pidfd, folder, name);
 
         if (uffd >= 0) {
-            look_at(all, relay, maps, uffd);
+            add_uffd(all, relay, maps, uffd);
         }
     }
     if (pidfd >= 0) {

@@ -20,7 +20,7 @@
 #include "base/rights.h"
 #include "contract/maps.h"
 #include "contract/sharers.h"
-#include "guest/relay/orphaned-uffds.h"
+#include "guest/relay/internal.h"
 #include "uffd/backing.h"
 #include "uffd/uffd.h"
 
@@ -95,7 +95,7 @@ void ff_page_waits_free(FfPageWaits *s)
 /* ---- to the engine --------------------------------------------------------------------------- */
 
 /* FALSE: there is an engine, and it is not told. */
-static bool tell(FfPageWaits *s, const FfSharersRequest *request, int fd)
+static bool send_request(FfPageWaits *s, const FfSharersRequest *request, int fd)
 {
     return s->engine < 0 || ff_rights_send(s->engine, request, sizeof(*request), &fd, fd >= 0) >= 0;
 }
@@ -145,7 +145,7 @@ static uint64_t find_mapping(const char *maps, int fd, const FfVhostRegion *regi
     return n_exact == 1 ? exact : n_covering == 1 ? covering : 0;
 }
 
-static bool fill(FfSharersRequest *request, const FfVhostWaits *w)
+static bool fill_regions(FfSharersRequest *request, const FfVhostWaits *w)
 {
     for (unsigned i = 0; i < w->n; i++) {
         const FfVhostRegion *r = &w->regions[i];
@@ -165,7 +165,7 @@ void ff_page_waits_check(FfPageWaits *s, FfVhostConn *backend)
     const FfSharersRequest request = {.op = FF_SHARERS_CHECK,
                                       .number = ff_vhost_conn_number(backend)};
 
-    tell(s, &request, -1);
+    send_request(s, &request, -1);
 }
 
 static bool all_known(const FfVhostWaits *w)
@@ -178,7 +178,7 @@ static bool all_known(const FfVhostWaits *w)
     return true;
 }
 
-static bool refuse(FfPageWaits *s, FfVhostConn *backend, const char *why)
+static bool refuse_backend(FfPageWaits *s, FfVhostConn *backend, const char *why)
 {
     ff_relay_log(s->relay,
                  "vhost-user back-end '%s': %s: the device stands until all of the guest's memory "
@@ -215,13 +215,13 @@ bool ff_page_waits_hand(FfPageWaits *s, FfVhostConn *backend)
     FfVhostWaits w;
 
     if (!ff_vhost_session_faults(ff_vhost_conn_session(backend), &w) || !is_usable(w.uffd)) {
-        return refuse(s, backend, "what it waits in is no userfaultfd");
+        return refuse_backend(s, backend, "what it waits in is no userfaultfd");
     }
-    if (!find_addresses(backend, &w) || !fill(&request, &w)) {
-        return refuse(s, backend, "where it has mapped the guest's memory is not known");
+    if (!find_addresses(backend, &w) || !fill_regions(&request, &w)) {
+        return refuse_backend(s, backend, "where it has mapped the guest's memory is not known");
     }
-    if (!tell(s, &request, w.uffd)) {
-        return refuse(s, backend, "farfault's engine takes no more");
+    if (!send_request(s, &request, w.uffd)) {
+        return refuse_backend(s, backend, "farfault's engine takes no more");
     }
     if (w.checks) {
         ff_page_waits_check(s, backend);
@@ -238,7 +238,7 @@ void ff_page_waits_keep(FfPageWaits *s, FfVhostConn *backend)
     left.request =
         (FfSharersRequest){.op = FF_SHARERS_HAND, .number = ff_vhost_conn_number(backend)};
     if (ff_vhost_session_faults(ff_vhost_conn_session(backend), &w) && all_known(&w) &&
-        fill(&left.request, &w) && (left.uffd = fcntl(w.uffd, F_DUPFD_CLOEXEC, 0)) >= 0) {
+        fill_regions(&left.request, &w) && (left.uffd = fcntl(w.uffd, F_DUPFD_CLOEXEC, 0)) >= 0) {
         g_array_append_val(s->left, left);
     }
 }
@@ -271,7 +271,7 @@ static void drop_gone(FfPageWaits *s)
 }
 
 /* What that process waits in it has from this relay's time. */
-static bool knows(const FfPageWaits *s, pid_t pid)
+static bool knows_process(const FfPageWaits *s, pid_t pid)
 {
     for (guint i = 0; i < s->backends->len; i++) {
         FfVhostConn *backend = s->backends->pdata[i];
@@ -294,7 +294,7 @@ void ff_page_waits_take_left(FfPageWaits *s, FfVhostConn *backend)
 {
     pid_t pid = ff_vhost_conn_pid(backend);
 
-    if (pid <= 0 || knows(s, pid)) {
+    if (pid <= 0 || knows_process(s, pid)) {
         return;
     }
     g_autoptr(GPtrArray) all = ff_left_waits_new(s->relay, pid);
@@ -307,7 +307,7 @@ void ff_page_waits_take_left(FfPageWaits *s, FfVhostConn *backend)
                                           .n_regions = found->n_regions};
         memcpy(left.request.regions, found->regions, sizeof(found->regions));
         g_array_append_val(s->left, left);
-        tell(s, &left.request, left.uffd);
+        send_request(s, &left.request, left.uffd);
         /* Also of a thread that waits where nothing is mapped any more. */
         ff_uffd_wake(left.uffd, FIRST_ADDRESS, LAST_ADDRESS - FIRST_ADDRESS);
         ff_relay_log(s->relay,
@@ -339,7 +339,7 @@ bool ff_page_waits_can_wait(const FfPageWaits *s, FfVhostConn *backend)
 
 /* ---- from the engine ------------------------------------------------------------------------- */
 
-static FfVhostConn *find(const FfPageWaits *s, uint32_t number)
+static FfVhostConn *find_backend(const FfPageWaits *s, uint32_t number)
 {
     for (guint i = 0; i < s->backends->len; i++) {
         FfVhostConn *backend = s->backends->pdata[i];
@@ -378,9 +378,9 @@ void ff_page_waits_go_on(FfPageWaits *s)
     }
 }
 
-static void answered(FfPageWaits *s, const FfSharersAnswer *answer)
+static void handle_answer(FfPageWaits *s, const FfSharersAnswer *answer)
 {
-    FfVhostConn *backend = find(s, answer->number);
+    FfVhostConn *backend = find_backend(s, answer->number);
 
     if (answer->op == FF_SHARERS_READY) {
         s->ready = true;
@@ -419,7 +419,7 @@ static gboolean engine_says(gint fd, GIOCondition condition, gpointer data)
         ff_page_waits_end(s);
         return G_SOURCE_REMOVE;
     }
-    answered(s, &answer);
+    handle_answer(s, &answer);
     return G_SOURCE_CONTINUE;
 }
 
@@ -439,7 +439,7 @@ static void tell_all(FfPageWaits *s)
     for (guint i = 0; i < s->left->len; i++) {
         const Left *left = &g_array_index(s->left, Left, i);
 
-        if (!tell(s, &left->request, left->uffd)) {
+        if (!send_request(s, &left->request, left->uffd)) {
             ff_relay_log(s->relay, "a back-end that has gone waits for pages: farfault's engine "
                                    "takes no more");
         }

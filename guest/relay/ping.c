@@ -56,7 +56,7 @@ static bool is_killed(const FfEngine *engine)
     return state && *state == 'Z';
 }
 
-static gboolean look(gpointer opaque)
+static gboolean check_ping(gpointer opaque)
 {
     FfRelay *relay = opaque;
     FfEngine *engine = relay->engine;
@@ -103,7 +103,7 @@ void ff_ping_start(FfRelay *relay, FfPingHung *hung)
     engine->ping.hung = hung;
     unsigned look_ms = ff_deadline_ms("engine-hung", HUNG_MS) / LOOKS;
     engine->ping.timer = g_timeout_source_new(MAX(1, look_ms));
-    g_source_set_callback(engine->ping.timer, look, relay, NULL);
+    g_source_set_callback(engine->ping.timer, check_ping, relay, NULL);
     g_source_attach(engine->ping.timer, NULL);
 }
 

@@ -46,7 +46,7 @@ static gboolean lives_on(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static void watch(FfRelay *relay);
+static void watch_heir(FfRelay *relay);
 
 /* Who watches this process is to see what became of the guest. */
 static gboolean heir_ended(gint fd, GIOCondition condition, gpointer opaque)
@@ -59,7 +59,7 @@ static gboolean heir_ended(gint fd, GIOCondition condition, gpointer opaque)
         /* It has the guest, and its relay has not come to say so; or it will end as well. */
         close(f->heir);
         f->heir = g_steal_fd(&f->next); /* orderly stays: who has lost the guest does not say it */
-        watch(relay);
+        watch_heir(relay);
         return G_SOURCE_REMOVE;
     }
     signal_guest(relay, f->orderly ? SIGTERM : SIGKILL);
@@ -85,7 +85,7 @@ static bool is_heard(const FfRelay *relay)
 }
 
 /* After what was said at the door before that end: it may be another one that has the guest. */
-static void watch(FfRelay *relay)
+static void watch_heir(FfRelay *relay)
 {
     FfFront *f = relay->front;
 
@@ -98,7 +98,7 @@ static void watch(FfRelay *relay)
     }
 }
 
-static void replace(int *fd, int with)
+static void replace_fd(int *fd, int with)
 {
     if (*fd >= 0) {
         close(*fd);
@@ -108,7 +108,7 @@ static void replace(int *fd, int with)
 
 void ff_front_set_next(FfRelay *relay, int next)
 {
-    replace(&front_of(relay)->next, next);
+    replace_fd(&front_of(relay)->next, next);
 }
 
 void ff_front_set_heir(FfRelay *relay, int heir)
@@ -116,11 +116,11 @@ void ff_front_set_heir(FfRelay *relay, int heir)
     FfFront *f = front_of(relay);
 
     stop_watching(f);
-    replace(&f->heir, heir);
-    replace(&f->next, -1);
+    replace_fd(&f->heir, heir);
+    replace_fd(&f->next, -1);
     f->orderly = false;
     f->heard = true;
-    watch(relay);
+    watch_heir(relay);
 }
 
 void ff_front_lost_heir(FfRelay *relay)
@@ -128,9 +128,9 @@ void ff_front_lost_heir(FfRelay *relay)
     FfFront *f = front_of(relay);
 
     stop_watching(f);
-    replace(&f->heir, g_steal_fd(&f->next)); /* it was said before, and is that one */
+    replace_fd(&f->heir, g_steal_fd(&f->next)); /* it was said before, and is that one */
     f->heard = true;
-    watch(relay);
+    watch_heir(relay);
     if (f->heir < 0) {
         ff_relay_log(relay, "no room for the pidfd of the QEMU that has the guest: this process "
                             "stays until it is ended");
@@ -162,7 +162,7 @@ bool ff_front_begin(FfRelay *relay, int heir)
         ff_relay_log(relay, "nobody has said which QEMU has the guest: this process stays until it "
                             "is ended");
     }
-    watch(relay);
+    watch_heir(relay);
     return true;
 }
 

@@ -9,7 +9,7 @@
  * behind in an orderly way, and the front ends when that has. When the front is killed the other is
  * killed at once. When the other one ends the front ends in the same way. Both sides' relays see to
  * that (behind-placeholder.h is the other side's), and the agent in the QEMU behind
- * (guest/agent/front.h), should they have died.
+ * (guest/agent/front.c), should they have died.
  *
  * The main loop's thread.
  */

@@ -67,7 +67,7 @@ static bool is_digit(unsigned char c)
     return c >= '0' && c <= '9';
 }
 
-static LexStep go(FfQmpFramer *f, LexState next)
+static LexStep next_state(FfQmpFramer *f, LexState next)
 {
     f->state = next;
     return STEP_MORE;
@@ -89,18 +89,18 @@ static LexStep lex_start(FfQmpFramer *f, unsigned char c)
     case ':':
         return STEP_TOKEN;
     case '"':
-        return go(f, LEX_DQ);
+        return next_state(f, LEX_DQ);
     case '\'':
-        return go(f, LEX_SQ);
+        return next_state(f, LEX_SQ);
     case '0':
-        return go(f, LEX_ZERO);
+        return next_state(f, LEX_ZERO);
     case '-':
-        return go(f, LEX_SIGN);
+        return next_state(f, LEX_SIGN);
     default:
         if (is_digit(c)) {
-            return go(f, LEX_DIGITS);
+            return next_state(f, LEX_DIGITS);
         }
-        return c >= 'a' && c <= 'z' ? go(f, LEX_WORD) : STEP_ERROR;
+        return c >= 'a' && c <= 'z' ? next_state(f, LEX_WORD) : STEP_ERROR;
     }
 }
 
@@ -112,7 +112,7 @@ static LexStep lex_string(FfQmpFramer *f, unsigned char c, char quote, LexState 
     if (c == (unsigned char)quote) {
         return STEP_TOKEN;
     }
-    return c == '\\' ? go(f, escape) : STEP_MORE;
+    return c == '\\' ? next_state(f, escape) : STEP_MORE;
 }
 
 static LexStep lex_number(FfQmpFramer *f, unsigned char c)
@@ -122,30 +122,30 @@ static LexStep lex_number(FfQmpFramer *f, unsigned char c)
         if (is_digit(c)) {
             return STEP_ERROR;
         }
-        return c == '.' ? go(f, LEX_POINT) : STEP_BEFORE;
+        return c == '.' ? next_state(f, LEX_POINT) : STEP_BEFORE;
     case LEX_SIGN:
         if (c == '0') {
-            return go(f, LEX_ZERO);
+            return next_state(f, LEX_ZERO);
         }
-        return is_digit(c) ? go(f, LEX_DIGITS) : STEP_ERROR;
+        return is_digit(c) ? next_state(f, LEX_DIGITS) : STEP_ERROR;
     case LEX_DIGITS:
     case LEX_FRACTION:
         if (is_digit(c)) {
             return STEP_MORE;
         }
         if (c == 'e' || c == 'E') {
-            return go(f, LEX_EXP);
+            return next_state(f, LEX_EXP);
         }
-        return c == '.' && f->state == LEX_DIGITS ? go(f, LEX_POINT) : STEP_BEFORE;
+        return c == '.' && f->state == LEX_DIGITS ? next_state(f, LEX_POINT) : STEP_BEFORE;
     case LEX_POINT:
-        return is_digit(c) ? go(f, LEX_FRACTION) : STEP_ERROR;
+        return is_digit(c) ? next_state(f, LEX_FRACTION) : STEP_ERROR;
     case LEX_EXP:
         if (c == '-' || c == '+') {
-            return go(f, LEX_EXP_SIGN);
+            return next_state(f, LEX_EXP_SIGN);
         }
-        return is_digit(c) ? go(f, LEX_EXP_DIGITS) : STEP_ERROR;
+        return is_digit(c) ? next_state(f, LEX_EXP_DIGITS) : STEP_ERROR;
     case LEX_EXP_SIGN:
-        return is_digit(c) ? go(f, LEX_EXP_DIGITS) : STEP_ERROR;
+        return is_digit(c) ? next_state(f, LEX_EXP_DIGITS) : STEP_ERROR;
     default: /* LEX_EXP_DIGITS */
         return is_digit(c) ? STEP_MORE : STEP_BEFORE;
     }
@@ -170,9 +170,9 @@ static LexStep lex_step(FfQmpFramer *f, unsigned char c)
     case LEX_SQ:
         return lex_string(f, c, '\'', LEX_SQ_ESCAPE);
     case LEX_DQ_ESCAPE:
-        return c < 0x20 || c > 0xFD ? STEP_ERROR : go(f, LEX_DQ);
+        return c < 0x20 || c > 0xFD ? STEP_ERROR : next_state(f, LEX_DQ);
     case LEX_SQ_ESCAPE:
-        return c < 0x20 || c > 0xFD ? STEP_ERROR : go(f, LEX_SQ);
+        return c < 0x20 || c > 0xFD ? STEP_ERROR : next_state(f, LEX_SQ);
     case LEX_WORD:
         return c >= 'a' && c <= 'z' ? STEP_MORE : STEP_BEFORE;
     default:

@@ -42,7 +42,7 @@ static void top_member(Parse *ps, const char *key, const FfDialectValue *value)
     }
 }
 
-static void argument(FfQmpCommand *command, const char *key, const FfDialectValue *value)
+static void note_argument(FfQmpCommand *command, const char *key, const FfDialectValue *value)
 {
     if (value->string && !strcmp(key, "fdname")) {
         set_string(&command->fdname, value->string);
@@ -51,7 +51,7 @@ static void argument(FfQmpCommand *command, const char *key, const FfDialectValu
     }
 }
 
-static void visit(const FfDialectValue *value, void *opaque)
+static void visit_value(const FfDialectValue *value, void *opaque)
 {
     Parse *ps = opaque;
     const char *const *key = value->key;
@@ -61,7 +61,7 @@ static void visit(const FfDialectValue *value, void *opaque)
     } else if (strcmp(key[0], "arguments") != 0 || !key[1]) {
         return;
     } else if (value->depth == 2) {
-        argument(ps->command, key[1], value);
+        note_argument(ps->command, key[1], value);
     } else if (!strcmp(key[1], "enable") && !key[2] && value->string) {
         ps->command->enable_oob |= !strcmp(value->string, "oob");
     }
@@ -79,7 +79,8 @@ FfQmpCommand *ff_qmp_command_parse(const char *text, size_t len)
     if (blanks == len || text[blanks] != '{') {
         return NULL;
     }
-    command->json = ff_dialect_read(text, len, FF_DIALECT_NUL | FF_DIALECT_ID, visit, &ps, NULL);
+    command->json =
+        ff_dialect_read(text, len, FF_DIALECT_NUL | FF_DIALECT_ID, visit_value, &ps, NULL);
     if (!command->json) {
         return NULL;
     }

@@ -19,10 +19,10 @@
 #include "guest/relay/guest.h"
 #include "guest/relay/hook.h"
 #include "guest/relay/hotplug-vhost.h"
+#include "guest/relay/internal.h"
 #include "guest/relay/monitors.h"
 #include "guest/relay/placeholder.h"
 #include "guest/relay/replace-relay.h"
-#include "guest/relay/socket-renames.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -90,7 +90,7 @@ static bool keep_fds(const FfRelayPlan *plan)
 }
 
 /* The user is QEMU's already: the launcher does what -runas says before exec. */
-static bool harden(GError **error)
+static bool harden_process(GError **error)
 {
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
@@ -264,7 +264,7 @@ int main(int argc, char **argv)
         ff_relay_log(&relay, "relay: the one before has not given its place");
         return 1;
     }
-    if (!relay_start(&relay, &error) || !harden(&error)) {
+    if (!relay_start(&relay, &error) || !harden_process(&error)) {
         ff_relay_log(&relay, "relay: %s", error->message);
         return 1;
     }

@@ -73,7 +73,7 @@ static const char *why_not(const FfRelay *relay)
 }
 
 /* The first monitor that does not rest; NULL: all do. */
-static const char *restless(const FfRelay *relay)
+static const char *restless_monitor(const FfRelay *relay)
 {
     for (guint i = 0; i < relay->monitors->len; i++) {
         if (!ff_monitor_rests(relay->monitors->pdata[i])) {
@@ -85,7 +85,7 @@ static const char *restless(const FfRelay *relay)
 
 static bool clients_rest(const FfRelay *relay)
 {
-    return !restless(relay) && !ff_backends_restless(relay);
+    return !restless_monitor(relay) && !ff_backends_restless(relay);
 }
 
 static bool engine_rests(const FfRelay *relay)
@@ -99,7 +99,7 @@ static bool engine_rests(const FfRelay *relay)
 /* ---- the plan -------------------------------------------------------------------------------- */
 
 /* Returns the number under which the next relay has a copy of FD; -1: FD is none. */
-static int give(FfSuccession *s, int fd)
+static int give_fd(FfSuccession *s, int fd)
 {
     int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FF_SUCCESSION_FIRST_FD);
 
@@ -113,7 +113,7 @@ static int give(FfSuccession *s, int fd)
 
 static void set_fd(FfSuccession *s, JsonObject *o, const char *name, int fd)
 {
-    json_object_set_int_member(o, name, give(s, fd));
+    json_object_set_int_member(o, name, give_fd(s, fd));
 }
 
 static JsonArray *numbers_of(const int32_t *numbers, unsigned n)
@@ -138,15 +138,15 @@ static JsonObject *describe_agent(FfSuccession *s)
     JsonArray *fds = json_array_new();
 
     for (unsigned i = 0; i < FF_AGENT_FD_UFFDS; i++) {
-        json_array_add_int_element(fds, give(s, process[i]));
+        json_array_add_int_element(fds, give_fd(s, process[i]));
     }
     for (unsigned i = 0; i < FF_KINDS; i++) {
         if (!state->kind_error[i]) {
-            json_array_add_int_element(fds, give(s, guest->uffds[i]));
+            json_array_add_int_element(fds, give_fd(s, guest->uffds[i]));
         }
     }
     if (guest->hook >= 0) {
-        json_array_add_int_element(fds, give(s, guest->hook));
+        json_array_add_int_element(fds, give_fd(s, guest->hook));
     }
     json_object_set_array_member(o, "fds", fds);
     json_object_set_array_member(o, "errors", numbers_of(state->kind_error, FF_KINDS));
@@ -159,10 +159,10 @@ static JsonObject *describe_agent(FfSuccession *s)
 static JsonObject *describe_session(FfSuccession *s, const FfRelaySession *had)
 {
     JsonObject *o = json_object_new();
-    int in = give(s, had->in);
+    int in = give_fd(s, had->in);
 
     json_object_set_int_member(o, "in", in);
-    json_object_set_int_member(o, "out", had->out == had->in ? in : give(s, had->out));
+    json_object_set_int_member(o, "out", had->out == had->in ? in : give_fd(s, had->out));
     set_fd(s, o, "qemu", had->qemu);
     json_object_set_boolean_member(o, "negotiated", had->negotiated);
     json_object_set_boolean_member(o, "oob-enabled", had->oob_enabled);
@@ -212,7 +212,7 @@ static bool describe_source(FfSuccession *s, JsonObject *o, const FfRelayMonitor
 
 static int give_to(int fd, void *opaque)
 {
-    return give(opaque, fd);
+    return give_fd(opaque, fd);
 }
 
 static JsonObject *describe_connection(FfSuccession *s, const FfRelayBackend *had)
@@ -339,7 +339,7 @@ static void describe_given(FfSuccession *s, JsonObject *root)
 }
 
 /* The launcher's plan, as it is now (g_free). */
-static char *describe(FfSuccession *s)
+static char *describe_relay(FfSuccession *s)
 {
     const FfRelay *relay = s->relay;
     g_autoptr(JsonNode) node = json_from_string(relay->plan->text, NULL);
@@ -382,7 +382,7 @@ static void forget_given(FfSuccession *s)
     g_array_set_size(s->given, 0);
 }
 
-static void over(FfSuccession *s)
+static void end_replacement(FfSuccession *s)
 {
     if (s->rest) {
         g_source_destroy(s->rest);
@@ -403,10 +403,10 @@ static void say_no(int talk, const char *why)
     ff_rights_send(talk, text, MIN(strlen(text), (size_t)FF_SUCCESSION_TEXT), NULL, 0);
 }
 
-static void refuse(FfSuccession *s, const char *why)
+static void refuse_replacement(FfSuccession *s, const char *why)
 {
     say_no(s->talk, why);
-    over(s);
+    end_replacement(s);
 }
 
 static int memfd_of(const char *text)
@@ -444,17 +444,18 @@ static bool is_taken(const FfSuccession *s)
 }
 
 /* From here on the other one lives, or this one goes on. */
-static void hand_over(FfSuccession *s)
+static void give_place(FfSuccession *s)
 {
     ff_files_raise(); /* the copies have high numbers */
     const char plan = FF_SUCCESSION_PLAN, given = FF_SUCCESSION_GIVEN;
     s->no_room = false;
-    g_autofree char *text = describe(s);
+    g_autofree char *text = describe_relay(s);
     int fd = s->no_room ? -1 : memfd_of(text);
 
     FF_FAULT_AT("asked");
     if (fd < 0 || ff_rights_send(s->talk, &plan, 1, &fd, 1) != 1) {
-        refuse(s, "it may not have as many open files as the next one needs (RLIMIT_NOFILE)");
+        refuse_replacement(
+            s, "it may not have as many open files as the next one needs (RLIMIT_NOFILE)");
     } else if (is_taken(s)) {
         FF_FAULT_AT("taken");
         if (ff_rights_send(s->talk, &given, 1, NULL, 0) == 1) {
@@ -464,7 +465,7 @@ static void hand_over(FfSuccession *s)
     if (fd >= 0) {
         close(fd);
     }
-    over(s);
+    end_replacement(s);
 }
 
 /* ---- until all is at rest -------------------------------------------------------------------- */
@@ -495,7 +496,7 @@ static gboolean rest_dispatch(GSource *source, GSourceFunc callback, gpointer da
     const char *why = why_not(s->relay);
 
     if (why) {
-        refuse(s, why);
+        refuse_replacement(s, why);
     } else if (!clients_rest(s->relay)) {
         return G_SOURCE_CONTINUE;
     } else if (!engine_rests(s->relay)) {
@@ -503,7 +504,7 @@ static gboolean rest_dispatch(GSource *source, GSourceFunc callback, gpointer da
         ff_engine_rest(s->relay);
         return G_SOURCE_CONTINUE;
     } else {
-        hand_over(s);
+        give_place(s);
     }
     return G_SOURCE_REMOVE;
 }
@@ -515,7 +516,7 @@ static gboolean too_late(gpointer opaque)
 {
     FfSuccession *s = opaque;
 
-    const char *id = restless(s->relay), *backend = ff_backends_restless(s->relay);
+    const char *id = restless_monitor(s->relay), *backend = ff_backends_restless(s->relay);
     g_autofree char *why =
         id ? g_strdup_printf("the client of monitor '%s' has sent half a command, waits for an "
                              "answer, or does not read it: repeat it",
@@ -526,7 +527,7 @@ static gboolean too_late(gpointer opaque)
                   : g_strdup("a migration engine is at work, or has not ended yet: repeat it");
 
     s->timer = 0;
-    refuse(s, why);
+    refuse_replacement(s, why);
     return G_SOURCE_REMOVE;
 }
 
@@ -536,7 +537,7 @@ static gboolean asker_gone(gint fd, GIOCondition condition, gpointer opaque)
     FfSuccession *s = opaque;
 
     s->gone = 0;
-    over(s);
+    end_replacement(s);
     return G_SOURCE_REMOVE;
 }
 
@@ -551,7 +552,7 @@ static bool give_monitor(FfRelay *relay, int fd)
     return false;
 }
 
-static gboolean asked(gint door, GIOCondition condition, gpointer opaque)
+static gboolean door_asked(gint door, GIOCondition condition, gpointer opaque)
 {
     FfSuccession *s = opaque;
     char word = 0;
@@ -598,7 +599,7 @@ void ff_succession_open(FfRelay *relay)
         ff_relay_log(relay, "no other relay can take the place of this one: %s", g_strerror(errno));
         return;
     }
-    g_unix_fd_add(s->door[0], G_IO_IN, asked, s);
+    g_unix_fd_add(s->door[0], G_IO_IN, door_asked, s);
     relay->state->relay_door = s->door[1];
     relay->state->relay = getpid();
 }

@@ -12,10 +12,12 @@
  *   socket-renames.c      files of QEMU's that get other names
  *   engine.c              the engine's process and its link (engine-internal.h names its parts)
  *   accept.c              where a monitor's clients and vhost-user back-ends come from
- *   backends.c            such back-ends, and what the engine asks about them (vhost-conn.c: one of
- * them) hotplug-vhost.c       chardevs that may become such clients-wait.c        what clients of a
- * guest that goes to another QEMU say waits monitor.c             one client monitor: order of
- * commands and replies (monitor-internal.h) clients-give.c, clients-take.c  they go along
+ *   backends.c            such back-ends, and what the engine asks about them
+ *   vhost-conn.c          one of them
+ *   hotplug-vhost.c       chardevs that may become such
+ *   clients-wait.c        what clients of a guest that goes to another QEMU say waits
+ *   monitor.c             one client monitor: order of commands and replies (monitor-internal.h)
+ *   clients-give.c, clients-take.c  they go along
  *   monitors.c            all of them, as the engine has to do with them
  *   replace-relay.c       another relay takes the place of this one
  *   relay.c               start and end of all

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * See socket-renames.h. As long as the other QEMU lives a file has both names: that one may end in
+ * See internal.h. As long as the other QEMU lives a file has both names: that one may end in
  * an orderly way, and removes what it takes for its own; then the file is put there once more.
  * farfault upgrade does the last step too, as whoever waits for it wants to connect: which of the
  * two comes first does not matter.
  *
  * The main loop's thread; no locks. System calls: lstat, linkat, renameat, unlink.
  */
-#include "guest/relay/socket-renames.h"
+#include "guest/relay/internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +24,7 @@ static bool is_there(const FfRelayName *name, const char *path)
 }
 
 /* KEEP: under its first name, too, where the file system has links. FALSE: it could not be. */
-static bool place(FfRelay *relay, const FfRelayName *name, bool keep)
+static bool rename_socket(FfRelay *relay, const FfRelayName *name, bool keep)
 {
     g_autofree char *more = g_strconcat(name->now, "~", NULL);
     const char *from =
@@ -40,7 +40,7 @@ static bool place(FfRelay *relay, const FfRelayName *name, bool keep)
 }
 
 /* Nobody else removes them any more. */
-static void settle(FfRelay *relay)
+static void settle_names(FfRelay *relay)
 {
     GPtrArray *names = relay->plan->names;
 
@@ -53,14 +53,14 @@ static void settle(FfRelay *relay)
         if (is_there(name, name->then)) {
             unlink(name->now);
         } else {
-            place(relay, name, false);
+            rename_socket(relay, name, false);
         }
     }
 }
 
 static gboolean on_other_ended(gint fd, GIOCondition condition, gpointer opaque)
 {
-    settle(opaque);
+    settle_names(opaque);
     return G_SOURCE_REMOVE;
 }
 
@@ -71,11 +71,11 @@ static bool other_ends(const FfRelay *relay)
 }
 
 /* A file that is not there any more has been renamed by farfault upgrade, or is nobody's. */
-static void take(FfRelay *relay, FfRelayName *name)
+static void take_name(FfRelay *relay, FfRelayName *name)
 {
     struct stat st;
 
-    if (!name->ino && lstat(name->now, &st) == 0 && place(relay, name, other_ends(relay))) {
+    if (!name->ino && lstat(name->now, &st) == 0 && rename_socket(relay, name, other_ends(relay))) {
         name->dev = st.st_dev;
         name->ino = st.st_ino;
     }
@@ -91,10 +91,10 @@ void ff_names_take(FfRelay *relay, bool taken)
         return;
     }
     for (guint i = 0; i < plan->names->len; i++) {
-        take(relay, plan->names->pdata[i]);
+        take_name(relay, plan->names->pdata[i]);
     }
     if (!other_ends(relay)) {
-        settle(relay);
+        settle_names(relay);
     } else if (!relay->waits_for_other) {
         relay->waits_for_other = true;
         g_unix_fd_add(plan->other_fd, G_IO_IN, on_other_ended, relay);

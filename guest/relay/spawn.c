@@ -54,7 +54,7 @@ void ff_engine_keep_libraries(FfRelay *relay)
 }
 
 /* PROGRAM: what is started, in place of the engine's own if that is with kept libraries. */
-static int spawn(FfRelay *relay, int link, const char *program, char **argv, bool kept)
+static int spawn_program(FfRelay *relay, int link, const char *program, char **argv, bool kept)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
@@ -101,7 +101,7 @@ int ff_engine_spawn(FfRelay *relay, int link, bool kept)
         g_autofree char *linker = ff_libraries_linker(relay->libraries);
         g_auto(GStrv) with = ff_libraries_argv(relay->libraries, argv[0], program);
 
-        return spawn(relay, link, linker, with, true);
+        return spawn_program(relay, link, linker, with, true);
     }
-    return spawn(relay, link, program, argv, false);
+    return spawn_program(relay, link, program, argv, false);
 }

@@ -51,7 +51,7 @@ unsigned ff_uffds_count(const FfAgentHello *hello)
 /* ---- why there is none ----------------------------------------------------------------------- */
 
 /* What the kernel of this host does not do for KIND. */
-static const char *unsupported(FfKind kind)
+static const char *unsupported_kind(FfKind kind)
 {
     static const char *const text[FF_KINDS] = {
         [FF_KIND_TRACKING] = "writes cannot be tracked: Linux 6.7 or newer is needed",
@@ -76,7 +76,7 @@ static char *error_text(FfKind kind, int error, const char *fix)
     case ENOSYS:
         return g_strdup("this kernel has no userfaultfd: use one with CONFIG_USERFAULTFD");
     case EOPNOTSUPP:
-        return g_strdup(unsupported(kind));
+        return g_strdup(unsupported_kind(kind));
     case FF_AGENT_EOLDER:
         return g_strdup("no live snapshots: an older farfault has started this guest; they need it "
                         "to be started again");
@@ -104,7 +104,7 @@ static void set_error(FfRelay *relay, FfKind kind, int error)
 /* For a relay that comes after this one: it can take QEMU's copies (guest/launch/attach.c). The
  * first fields are for one of before the kinds, which wants a first userfaultfd that tracks and a
  * second one for missing pages: it finds out by itself that the same one twice cannot track. */
-static void note(FfStateHeader *state, const FfAgentHello *hello)
+static void note_hello(FfStateHeader *state, const FfAgentHello *hello)
 {
     int32_t missing = hello->kept[FF_KIND_MISSING], tracking = hello->kept[FF_KIND_TRACKING];
     int error = hello->error[FF_KIND_MISSING];
@@ -131,7 +131,7 @@ void ff_uffds_adopt(FfRelay *relay, const FfAgentHello *hello, const int *fds)
     guest->uffd_lent = guest->uffd_overdue = guest->uffd_lifted = false;
     stop_timer(guest);
     ff_state_unmark(relay->state, FF_MARK_PROTECTED); /* this one was never used */
-    note(relay->state, hello);
+    note_hello(relay->state, hello);
 }
 
 /* ---- the one that is lent -------------------------------------------------------------------- */
@@ -173,7 +173,7 @@ void ff_uffds_untake(FfRelay *relay)
 }
 
 /* A thread that waits in it continues, if no engine has it. */
-static void lose(FfRelay *relay)
+static void lose_protection(FfRelay *relay)
 {
     stop_timer(&relay->guest);
     relay->guest.uffd_overdue = false;
@@ -195,7 +195,7 @@ void ff_uffds_give(FfRelay *relay, const char *name, int fd)
     stop_timer(guest);
     guest->uffd_lent = guest->uffd_overdue = false;
     if (fd < 0) {
-        lose(relay);
+        lose_protection(relay);
     } else {
         close_fd(&fd);
     }
@@ -203,7 +203,7 @@ void ff_uffds_give(FfRelay *relay, const char *name, int fd)
 
 /* ---- what an engine has left ----------------------------------------------------------------- */
 
-static gboolean overdue(gpointer opaque);
+static gboolean engine_overdue(gpointer opaque);
 
 /* The engine that was killed still has its copy, so closing this one would let nobody continue. */
 static void lift_again(FfRelay *relay, const GError *error)
@@ -215,10 +215,10 @@ static void lift_again(FfRelay *relay, const GError *error)
     }
     guest->uffd_refused = true;
     stop_timer(guest);
-    guest->uffd_timer = g_timeout_add(FF_UFFDS_LIFT_MS, overdue, relay);
+    guest->uffd_timer = g_timeout_add(FF_UFFDS_LIFT_MS, engine_overdue, relay);
 }
 
-static void lifted(const GError *error, void *opaque)
+static void protection_lifted(const GError *error, void *opaque)
 {
     FfRelay *relay = opaque;
     FfGuest *guest = &relay->guest;
@@ -230,7 +230,7 @@ static void lifted(const GError *error, void *opaque)
     }
     if (error) {
         ff_relay_log(relay, "%s", error->message);
-        lose(relay);
+        lose_protection(relay);
     } else {
         guest->uffd_overdue = guest->uffd_refused = false;
         guest->uffd_lifted = true;
@@ -241,7 +241,7 @@ static void lifted(const GError *error, void *opaque)
     guest->uffd_free(relay, names[FF_KIND_PROTECT]);
 }
 
-static void lift(FfRelay *relay)
+static void lift_protection(FfRelay *relay)
 {
     FfGuest *guest = &relay->guest;
     g_autoptr(GArray) blocks = g_array_new(FALSE, FALSE, sizeof(FfLiftBlock));
@@ -259,10 +259,10 @@ static void lift(FfRelay *relay)
     }
     guest->uffd_lifting = true;
     ff_lift_start(guest->uffds[FF_KIND_PROTECT], guest->maps, (const FfLiftBlock *)blocks->data,
-                  blocks->len, lifted, relay);
+                  blocks->len, protection_lifted, relay);
 }
 
-static gboolean overdue(gpointer opaque)
+static gboolean engine_overdue(gpointer opaque)
 {
     FfRelay *relay = opaque;
     FfGuest *guest = &relay->guest;
@@ -271,9 +271,9 @@ static gboolean overdue(gpointer opaque)
     if (guest->uffd_lent) {
         guest->uffd_overdue = true;
     } else if (guest->uffd_killed) {
-        lift(relay);
+        lift_protection(relay);
     } else {
-        lose(relay);
+        lose_protection(relay);
     }
     return G_SOURCE_REMOVE;
 }
@@ -283,9 +283,9 @@ static void wait_for_next(FfRelay *relay)
     FfGuest *guest = &relay->guest;
 
     if (guest->uffd_overdue && !guest->uffd_killed) {
-        lose(relay);
+        lose_protection(relay);
     } else if (!guest->uffd_timer) {
-        guest->uffd_timer = g_timeout_add(FF_UFFDS_LIFT_MS, overdue, relay);
+        guest->uffd_timer = g_timeout_add(FF_UFFDS_LIFT_MS, engine_overdue, relay);
     }
 }
 

@@ -89,7 +89,7 @@ bool ff_vhost_conn_is_removed(FfVhostConn *b)
     return true;
 }
 
-static void stand_in(FfVhostConn *b);
+static void stand_in_for_backend(FfVhostConn *b);
 
 static void close_both(FfVhostConn *b, const char *why)
 {
@@ -121,13 +121,13 @@ static void close_both(FfVhostConn *b, const char *why)
         ff_accept_next(b->accept);
     } else if (b->not_ours) {
         /* QEMU gives its device up when its handshake has failed some times. */
-        stand_in(b);
+        stand_in_for_backend(b);
     }
 }
 
 /* ---- what the session says ------------------------------------------------------------------- */
 
-static void put(FfConn *conn, FfVhostMessage *msg)
+static void write_message(FfConn *conn, FfVhostMessage *msg)
 {
     g_autoptr(FfVhostMessage) own = msg;
     size_t len = sizeof(msg->header) + msg->header.size;
@@ -141,15 +141,15 @@ static void put(FfConn *conn, FfVhostMessage *msg)
 
 static void to_backend(FfVhostMessage *msg, void *opaque)
 {
-    put(((FfVhostConn *)opaque)->backend, msg);
+    write_message(((FfVhostConn *)opaque)->backend, msg);
 }
 
 static void to_qemu(FfVhostMessage *msg, void *opaque)
 {
-    put(((FfVhostConn *)opaque)->qemu, msg);
+    write_message(((FfVhostConn *)opaque)->qemu, msg);
 }
 
-static void pace(FfVhostConn *b);
+static void pace_reading(FfVhostConn *b);
 
 static gboolean too_late(gpointer data)
 {
@@ -162,7 +162,7 @@ static gboolean too_late(gpointer data)
                      "vhost-user back-end '%s': nobody answers its faults: the device stands until "
                      "all of the guest's memory is there",
                      b->plan->id);
-        pace(b);
+        pace_reading(b);
     } else {
         close_both(b, "it does not say how it waits for pages: the device stands until all of the "
                       "guest's memory is there");
@@ -193,7 +193,7 @@ static bool is_full(const FfConn *conn)
 
 /* Nobody has more queued for him than he reads. Nothing is done with B after that: another back-end
  * may have its turn then. */
-static void pace(FfVhostConn *b)
+static void pace_reading(FfVhostConn *b)
 {
     bool mapped = b->maps;
 
@@ -209,9 +209,9 @@ static void pace(FfVhostConn *b)
     }
 }
 
-static void drained(FfConn *conn, void *opaque)
+static void connection_drained(FfConn *conn, void *opaque)
 {
-    pace(opaque);
+    pace_reading(opaque);
 }
 
 static gboolean look_again(gpointer data)
@@ -222,12 +222,12 @@ static gboolean look_again(gpointer data)
     if (!ff_vhost_session_again(b->session)) {
         close_both(b, "QEMU breaks the protocol");
     } else {
-        pace(b);
+        pace_reading(b);
     }
     return G_SOURCE_REMOVE;
 }
 
-static void again(void *opaque)
+static void look_later(void *opaque)
 {
     FfVhostConn *b = opaque;
 
@@ -236,7 +236,7 @@ static void again(void *opaque)
     }
 }
 
-static void logs(void *opaque)
+static void log_begun(void *opaque)
 {
     FfVhostConn *b = opaque;
 
@@ -250,7 +250,7 @@ static bool can_wait(void *opaque)
     return !b->cannot_wait && b->ops->can_wait(b, b->opaque);
 }
 
-static void stands(void *opaque)
+static void device_stands(void *opaque)
 {
     FfVhostConn *b = opaque;
 
@@ -267,7 +267,7 @@ static void stands(void *opaque)
     }
 }
 
-static bool hand(void *opaque)
+static bool hand_waits(void *opaque)
 {
     FfVhostConn *b = opaque;
 
@@ -282,7 +282,7 @@ static bool may_begin(void *opaque)
     return b->ops->may_begin(b, b->opaque);
 }
 
-static void check(void *opaque)
+static void check_waits(void *opaque)
 {
     FfVhostConn *b = opaque;
 
@@ -299,13 +299,13 @@ static void all_there(void *opaque)
 static const FfVhostSessionOps session_ops = {
     .to_backend = to_backend,
     .to_qemu = to_qemu,
-    .again = again,
-    .logs = logs,
+    .again = look_later,
+    .logs = log_begun,
     .can_wait = can_wait,
-    .stands = stands,
-    .hand = hand,
+    .stands = device_stands,
+    .hand = hand_waits,
     .may_begin = may_begin,
-    .check = check,
+    .check = check_waits,
     .all_there = all_there,
 };
 
@@ -313,7 +313,7 @@ static const FfVhostSessionOps session_ops = {
 
 /* FALSE: the back-end has what it must not have. Where a ring runs that is to be parked, it runs
  * on: the engine is told so when it asks, and takes no snapshot (guest/relay/backends.c). */
-static bool look(FfVhostConn *b)
+static bool look_at_session(FfVhostConn *b)
 {
     bool parks = b->ops->parks(b->opaque);
 
@@ -338,7 +338,7 @@ static bool take_from_qemu(FfVhostMessage *msg, void *opaque)
 
     /* Whether it may have memory is looked at for each message: QEMU begins a guest when it is told
      * so, which follows the store of the phase. */
-    if (!look(b)) {
+    if (!look_at_session(b)) {
         ff_vhost_message_free(msg);
         return false;
     }
@@ -374,7 +374,7 @@ static void qemu_data(FfConn *conn, const char *buf, size_t len, int *fds, unsig
     if (ff_vhost_read(&b->from_qemu, buf, len, fds, n_fds, take_from_qemu, b) < 0) {
         close_both(b, "QEMU breaks the protocol");
     } else {
-        pace(b);
+        pace_reading(b);
     }
 }
 
@@ -386,7 +386,7 @@ static void backend_data(FfConn *conn, const char *buf, size_t len, int *fds, un
     if (ff_vhost_read(&b->from_backend, buf, len, fds, n_fds, take_from_backend, b) < 0) {
         close_both(b, "the back-end breaks the protocol");
     } else {
-        pace(b);
+        pace_reading(b);
     }
 }
 
@@ -395,8 +395,10 @@ static void one_ended(FfConn *conn, bool gone, void *opaque)
     close_both(opaque, NULL);
 }
 
-static const FfConnOps qemu_ops = {.data = qemu_data, .end = one_ended, .drained = drained};
-static const FfConnOps backend_ops = {.data = backend_data, .end = one_ended, .drained = drained};
+static const FfConnOps qemu_ops = {
+    .data = qemu_data, .end = one_ended, .drained = connection_drained};
+static const FfConnOps backend_ops = {
+    .data = backend_data, .end = one_ended, .drained = connection_drained};
 
 /* ---- beginning and end ----------------------------------------------------------------------- */
 
@@ -410,7 +412,7 @@ static pid_t peer_pid(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) == 0 ? cred.pid : 0;
 }
 
-static void begin(FfVhostConn *b, int backend, int qemu, FfVhostSession *session)
+static void begin_session(FfVhostConn *b, int backend, int qemu, FfVhostSession *session)
 {
     b->session = session;
     b->stands = false;
@@ -446,7 +448,7 @@ static void come_later(FfVhostConn *b, int fd)
 }
 
 /* A QEMU that hangs takes no connection; the back-end may be one that connects only once. */
-static void offer(FfVhostConn *b)
+static void offer_to_qemu(FfVhostConn *b)
 {
     if (is_given_away(b)) {
         come_later(b, g_steal_fd(&b->coming));
@@ -470,7 +472,7 @@ static void offer(FfVhostConn *b)
     }
     b->told = false;
     b->coming = -1;
-    begin(b, backend, fd, ff_vhost_session_new(kind_of(b), &session_ops, b));
+    begin_session(b, backend, fd, ff_vhost_session_new(kind_of(b), &session_ops, b));
     ff_vhost_session_remember(b->session, &b->known);
     b->ops->came(b, b->opaque);
 }
@@ -480,7 +482,7 @@ static gboolean offer_again(gpointer data)
     FfVhostConn *b = data;
 
     b->offer = 0;
-    offer(b);
+    offer_to_qemu(b);
     return G_SOURCE_REMOVE;
 }
 
@@ -531,11 +533,11 @@ static void backend_came(int in, int out, void *opaque)
         b->pid = peer_pid(in);
         ff_vhost_session_arrived(b->session);
         b->late = g_timeout_add(ff_deadline_ms("back-end-answer", ANSWER_MS), arrives_late, b);
-        pace(b);
+        pace_reading(b);
         return;
     }
     b->coming = in;
-    offer(b);
+    offer_to_qemu(b);
 }
 
 FfVhostSession *ff_vhost_conn_session(FfVhostConn *b)
@@ -588,35 +590,35 @@ pid_t ff_vhost_conn_pid(const FfVhostConn *b)
     return b->pid;
 }
 
-static void go_on(FfVhostConn *b, bool ok)
+static void continue_session(FfVhostConn *b, bool ok)
 {
     if (!ok) {
         close_both(b, "QEMU breaks the protocol");
     } else {
-        pace(b);
+        pace_reading(b);
     }
 }
 
 void ff_vhost_conn_may_wait(FfVhostConn *b)
 {
-    go_on(b, ff_vhost_session_may_wait(b->session));
+    continue_session(b, ff_vhost_session_may_wait(b->session));
 }
 
 void ff_vhost_conn_handed(FfVhostConn *b)
 {
-    go_on(b, ff_vhost_session_handed(b->session));
+    continue_session(b, ff_vhost_session_handed(b->session));
 }
 
 void ff_vhost_conn_checked(FfVhostConn *b)
 {
-    go_on(b, ff_vhost_session_checked(b->session));
+    continue_session(b, ff_vhost_session_checked(b->session));
 }
 
 void ff_vhost_conn_cannot_wait(FfVhostConn *b)
 {
     b->cannot_wait = true;
     if (ff_vhost_session_stands(b->session)) {
-        pace(b);
+        pace_reading(b);
     } else {
         close_both(b, "it cannot wait for pages");
     }
@@ -624,10 +626,10 @@ void ff_vhost_conn_cannot_wait(FfVhostConn *b)
 
 void ff_vhost_conn_look(FfVhostConn *b)
 {
-    if (b->session && !look(b)) {
+    if (b->session && !look_at_session(b)) {
         close_both(b, "it must not have it yet");
     } else if (b->session) {
-        pace(b);
+        pace_reading(b);
     }
 }
 
@@ -667,7 +669,7 @@ static void open_accept(FfVhostConn *b)
 }
 
 /* QEMU is answered what the back-end has answered the other one. */
-static void stand_in(FfVhostConn *b)
+static void stand_in_for_backend(FfVhostConn *b)
 {
     int fd = b->stood_in++ < MAX_STAND_INS ? ff_conn_to_qemu(b->plan->qemu) : -ECANCELED;
 
@@ -678,7 +680,8 @@ static void stand_in(FfVhostConn *b)
                      b->plan->id, g_strerror(-fd));
         return;
     }
-    begin(b, -1, fd, ff_vhost_session_new_absent(kind_of(b), b->plan->known, &session_ops, b));
+    begin_session(b, -1, fd,
+                  ff_vhost_session_new_absent(kind_of(b), b->plan->known, &session_ops, b));
 }
 
 FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
@@ -697,7 +700,7 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
     }
     /* The mark is gone when the guest is this QEMU's; the plan stays what it was. */
     if (!plan->had && plan->known && ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
-        stand_in(b);
+        stand_in_for_backend(b);
         return b;
     }
     if (plan->known && relay->plan->succeeds >= 0) {
@@ -705,8 +708,8 @@ FfVhostConn *ff_vhost_conn_new(FfRelay *relay, const FfRelayMonitor *plan,
     }
     if (plan->had) {
         b->cannot_wait = plan->had->cannot_wait;
-        begin(b, plan->had->backend, plan->had->qemu,
-              ff_vhost_session_resume(kind_of(b), plan->had->rest, &session_ops, b));
+        begin_session(b, plan->had->backend, plan->had->qemu,
+                      ff_vhost_session_resume(kind_of(b), plan->had->rest, &session_ops, b));
     }
     open_accept(b);
     return b;

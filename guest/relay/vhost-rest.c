@@ -159,7 +159,7 @@ static int get_fd(JsonObject *o, const char *name, GArray *fds)
 }
 
 /* Object I of ARRAY; NULL: it is none. */
-static JsonObject *nth(JsonArray *array, guint i)
+static JsonObject *nth_object(JsonArray *array, guint i)
 {
     JsonNode *node = json_array_get_element(array, i);
 
@@ -171,7 +171,7 @@ static bool read_regions(FfVhostRings *rings, JsonArray *array, GArray *fds)
     guint n = array ? json_array_get_length(array) : FF_VHOST_MAX_REGIONS + 1;
 
     for (guint i = 0; i < n && n <= FF_VHOST_MAX_REGIONS; i++) {
-        JsonObject *o = nth(array, i);
+        JsonObject *o = nth_object(array, i);
         int fd = o ? get_fd(o, "fd", fds) : -1;
 
         if (fd < 0) {
@@ -211,7 +211,7 @@ static void read_ring(FfVhostRing *ring, unsigned i, JsonObject *o, GArray *fds)
 static bool read_rings(FfVhostRest *rest, JsonArray *array, GArray *fds)
 {
     for (guint k = 0; array && k < json_array_get_length(array); k++) {
-        JsonObject *o = nth(array, k);
+        JsonObject *o = nth_object(array, k);
         uint64_t i = o ? get_u64(o, "index") : FF_VHOST_MAX_RINGS;
         FfVhostRing *ring = ff_vhost_rings_make(&rest->rings, i);
 

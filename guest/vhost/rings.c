@@ -107,7 +107,7 @@ bool ff_vhost_rings_memory(FfVhostRings *r, const FfVhostMessage *msg, bool *cha
 }
 
 /* The file, and *AT in it, of LEN bytes at the front-end's address USER; -1: in no region. */
-static int find(const FfVhostRings *r, uint64_t user, size_t len, off_t *at)
+static int find_region(const FfVhostRings *r, uint64_t user, size_t len, off_t *at)
 {
     for (unsigned i = 0; i < r->n_regions; i++) {
         const FfVhostRegion *region = &r->regions[i];
@@ -125,7 +125,7 @@ static int find(const FfVhostRings *r, uint64_t user, size_t len, off_t *at)
 static bool read_u16(const FfVhostRings *r, uint64_t user, uint16_t *value)
 {
     off_t at;
-    int fd = find(r, user, sizeof(*value), &at);
+    int fd = find_region(r, user, sizeof(*value), &at);
     bool ok = fd >= 0 && pread(fd, value, sizeof(*value), at) == sizeof(*value);
 
     *value = ok ? GUINT16_FROM_LE(*value) : 0;
@@ -136,7 +136,7 @@ static bool read_u16(const FfVhostRings *r, uint64_t user, uint16_t *value)
 static bool is_there(const FfVhostRings *r, uint64_t user)
 {
     off_t at;
-    int fd = find(r, user, sizeof(uint16_t), &at);
+    int fd = find_region(r, user, sizeof(uint16_t), &at);
 
     return fd >= 0 && lseek(fd, at, SEEK_DATA) == at;
 }
@@ -219,7 +219,7 @@ void ff_vhost_rings_stopped(FfVhostRings *r, unsigned i)
     };
 }
 
-static const FfVhostRing *running(const FfVhostRings *r, unsigned i)
+static const FfVhostRing *running_ring(const FfVhostRings *r, unsigned i)
 {
     const FfVhostRing *ring = r->rings && i < FF_VHOST_MAX_RINGS ? &r->rings[i] : NULL;
 
@@ -240,7 +240,7 @@ const FfVhostVringAddr *ff_vhost_rings_addr(const FfVhostRings *r, unsigned i)
 
 FfVhostRingLook ff_vhost_rings_look(const FfVhostRings *r, unsigned i)
 {
-    const FfVhostRing *ring = running(r, i);
+    const FfVhostRing *ring = running_ring(r, i);
     uint16_t avail, used;
 
     if (!ring || ring->disabled) {
@@ -255,7 +255,7 @@ FfVhostRingLook ff_vhost_rings_look(const FfVhostRings *r, unsigned i)
 
 bool ff_vhost_rings_is_behind(const FfVhostRings *r, unsigned i, FfVhostVringState *state)
 {
-    const FfVhostRing *ring = running(r, i);
+    const FfVhostRing *ring = running_ring(r, i);
     uint16_t used, n;
 
     if (!ring || !ring->has_base || !is_there(r, ring->addr.used + 2) ||
@@ -278,7 +278,7 @@ void ff_vhost_rings_forget_base(FfVhostRings *r, unsigned i)
 
 void ff_vhost_rings_kick(const FfVhostRings *r, unsigned i)
 {
-    const FfVhostRing *ring = running(r, i);
+    const FfVhostRing *ring = running_ring(r, i);
     const uint64_t one = 1;
 
     /* A full counter is a kick that was not heard yet; a process that has cleared O_NONBLOCK,

@@ -151,23 +151,23 @@ bool ff_vhost_absent_answer(FfVhostSession *s, const FfVhostMessage *msg)
 
 /* ---- there it is ----------------------------------------------------------------------------- */
 
-static void ask(FfVhostSession *s, uint32_t request)
+static void send_own(FfVhostSession *s, uint32_t request)
 {
     ff_vhost_say(s, ff_vhost_message_new(request, 0, NULL, 0), true);
 }
 
 void ff_vhost_session_arrived(FfVhostSession *s)
 {
-    ask(s, FF_VHOST_GET_FEATURES);
+    send_own(s, FF_VHOST_GET_FEATURES);
     if (s->offered & FF_VHOST_F_PROTOCOL_FEATURES) {
-        ask(s, FF_VHOST_GET_PROTOCOL_FEATURES);
+        send_own(s, FF_VHOST_GET_PROTOCOL_FEATURES);
     }
 }
 
 /* What it must have heard before QEMU asks it anything, and what has nothing to do with memory;
  * then what it is asked after SET_PROTOCOL_FEATURES alone, which some insist on. (Without that QEMU
  * asks itself.) */
-static void introduce(FfVhostSession *s)
+static void introduce_backend(FfVhostSession *s)
 {
     bool agreed = false;
 
@@ -187,10 +187,10 @@ static void introduce(FfVhostSession *s)
         }
     }
     if (agreed && s->known.queues) {
-        ask(s, FF_VHOST_GET_QUEUE_NUM);
+        send_own(s, FF_VHOST_GET_QUEUE_NUM);
     }
     if (agreed && s->known.slots) {
-        ask(s, FF_VHOST_GET_MAX_MEM_SLOTS);
+        send_own(s, FF_VHOST_GET_MAX_MEM_SLOTS);
     }
 }
 
@@ -216,7 +216,7 @@ bool ff_vhost_absent_answered(FfVhostSession *s, uint32_t request, const FfVhost
     }
     ff_vhost_absent_note(s, msg);
     if (!s->ours.length && !s->introduced) {
-        introduce(s);
+        introduce_backend(s);
     }
     s->absent = s->ours.length;
     return true;

@@ -47,7 +47,8 @@ bool ff_vhost_session_is_on_its_way(const FfVhostSession *s)
     return s->faults >= FF_VHOST_FAULTS_ADVISE && s->faults <= FF_VHOST_FAULTS_CHECK;
 }
 
-static void ask(FfVhostSession *s, FfVhostFaults state, uint32_t request, uint32_t flags)
+static void send_faults_request(FfVhostSession *s, FfVhostFaults state, uint32_t request,
+                                uint32_t flags)
 {
     s->faults = state;
     ff_vhost_say(s, ff_vhost_message_new(request, flags, NULL, 0), true);
@@ -71,7 +72,7 @@ void ff_vhost_faults_want(FfVhostSession *s)
 
 void ff_vhost_faults_begin(FfVhostSession *s)
 {
-    ask(s, FF_VHOST_FAULTS_ADVISE, FF_VHOST_POSTCOPY_ADVISE, 0);
+    send_faults_request(s, FF_VHOST_FAULTS_ADVISE, FF_VHOST_POSTCOPY_ADVISE, 0);
 }
 
 bool ff_vhost_is_memory(const FfVhostMessage *msg)
@@ -190,7 +191,8 @@ static bool end_trial(FfVhostSession *s)
         close(g_steal_fd(&s->trial));
         return tell_table(s);
     }
-    ask(s, FF_VHOST_FAULTS_TRIAL_FAILED, FF_VHOST_POSTCOPY_END, FF_VHOST_NEED_REPLY);
+    send_faults_request(s, FF_VHOST_FAULTS_TRIAL_FAILED, FF_VHOST_POSTCOPY_END,
+                        FF_VHOST_NEED_REPLY);
     return true;
 }
 
@@ -214,7 +216,7 @@ static bool take_uffd(FfVhostSession *s, FfVhostMessage *msg)
     }
     s->uffd = msg->fds[0];
     msg->n_fds = 0;
-    ask(s, FF_VHOST_FAULTS_LISTEN, FF_VHOST_POSTCOPY_LISTEN, FF_VHOST_NEED_REPLY);
+    send_faults_request(s, FF_VHOST_FAULTS_LISTEN, FF_VHOST_POSTCOPY_LISTEN, FF_VHOST_NEED_REPLY);
     return true;
 }
 
@@ -226,7 +228,7 @@ void ff_vhost_faults_tell_end(FfVhostSession *s)
     if (s->n_theirs) {
         s->ops->all_there(s->opaque);
     }
-    ask(s, FF_VHOST_FAULTS_END, FF_VHOST_POSTCOPY_END, FF_VHOST_NEED_REPLY);
+    send_faults_request(s, FF_VHOST_FAULTS_END, FF_VHOST_POSTCOPY_END, FF_VHOST_NEED_REPLY);
 }
 
 /* It may register, and says so by its answer to a question after that. */
@@ -235,7 +237,7 @@ static void let_register(FfVhostSession *s, FfVhostFaults state)
     const uint64_t good = 0;
 
     ff_vhost_say(s, ff_vhost_message_new(FF_VHOST_SET_MEM_TABLE, 0, &good, sizeof(good)), false);
-    ask(s, state, FF_VHOST_GET_FEATURES, 0);
+    send_faults_request(s, state, FF_VHOST_GET_FEATURES, 0);
 }
 
 static bool take_addresses(FfVhostSession *s, const FfVhostMessage *msg)
@@ -268,7 +270,7 @@ static bool take_addresses(FfVhostSession *s, const FfVhostMessage *msg)
     return true;
 }
 
-static bool registered(FfVhostSession *s)
+static bool faults_registered(FfVhostSession *s)
 {
     if (!s->holds) {
         ff_vhost_faults_tell_end(s);
@@ -295,7 +297,7 @@ static void memory_first(FfVhostSession *s)
     }
 }
 
-static void ended(FfVhostSession *s)
+static void faults_ended(FfVhostSession *s)
 {
     if (s->stale && s->n_theirs) {
         memory_first(s);
@@ -327,10 +329,10 @@ bool ff_vhost_faults_answered(FfVhostSession *s, uint32_t request, FfVhostMessag
     case FF_VHOST_FAULTS_TABLE:
         return request == FF_VHOST_SET_MEM_TABLE && take_addresses(s, msg);
     case FF_VHOST_FAULTS_SYNC:
-        return request == FF_VHOST_GET_FEATURES && registered(s);
+        return request == FF_VHOST_GET_FEATURES && faults_registered(s);
     case FF_VHOST_FAULTS_END:
         if (request == FF_VHOST_POSTCOPY_END) {
-            ended(s);
+            faults_ended(s);
         }
         return true;
     default:

@@ -38,7 +38,7 @@
 #define MOVED "the guest's memory has changed its places"
 #define NO_ROOM "the relay has no room for one more open file"
 
-static void lose(FfVhostSession *s, const char *why)
+static void lose_log(FfVhostSession *s, const char *why)
 {
     if (s->logs && !s->lost) {
         s->lost = why;
@@ -169,7 +169,7 @@ static void catch_up(FfVhostSession *s, const FfVhostMessage *msg)
 }
 
 /* QEMU's message, as it is but for the log's flags. */
-static void pass(FfVhostSession *s, FfVhostMessage *msg)
+static void pass_message(FfVhostSession *s, FfVhostMessage *msg)
 {
     add_log_flags(s, msg);
     catch_up(s, msg);
@@ -182,7 +182,7 @@ static void pass(FfVhostSession *s, FfVhostMessage *msg)
 static void note_log(FfVhostSession *s)
 {
     s->foreign_log = true;
-    lose(s, "QEMU has set a log of its own");
+    lose_log(s, "QEMU has set a log of its own");
 }
 
 static const char *why_opaque(uint64_t features)
@@ -198,7 +198,7 @@ static void note_features(FfVhostSession *s, uint64_t features)
         s->foreign_log = false;
     }
     if (features & OPAQUE) {
-        lose(s, why_opaque(features));
+        lose_log(s, why_opaque(features));
     }
 }
 
@@ -214,7 +214,7 @@ static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
         s->odd = "its memory has more regions than farfault follows";
     }
     if (changed) {
-        lose(s, MOVED);
+        lose_log(s, MOVED);
         s->stale = true; /* against a table of ours, if there is one */
         /* The log may have no place for that, and libvhost-user asserts that it has. */
         s->ends_log = s->logs;
@@ -226,12 +226,12 @@ static void note_memory(FfVhostSession *s, const FfVhostMessage *msg)
 static void note_ring(FfVhostSession *s, const FfVhostMessage *msg)
 {
     if (msg->header.request == FF_VHOST_SET_VRING_KICK && s->was_reset) {
-        lose(s, RESET);
+        lose_log(s, RESET);
     }
     ff_vhost_rings_note(&s->rings, msg);
 }
 
-static void note(FfVhostSession *s, const FfVhostMessage *msg)
+static void note_message(FfVhostSession *s, const FfVhostMessage *msg)
 {
     if (msg->header.request == FF_VHOST_SET_VRING_KICK) {
         s->unfinished = false; /* what is written of old requests is in the next log */
@@ -239,7 +239,7 @@ static void note(FfVhostSession *s, const FfVhostMessage *msg)
     if (msg->header.request > FF_VHOST_LAST_KNOWN || !msg->header.request ||
         msg->header.flags & FF_VHOST_REPLY || !ff_vhost_message_fits(msg)) {
         s->odd = "QEMU speaks of what this farfault does not know";
-        lose(s, s->odd);
+        lose_log(s, s->odd);
         return;
     }
     switch ((FfVhostRequest)msg->header.request) {
@@ -262,7 +262,7 @@ static void note(FfVhostSession *s, const FfVhostMessage *msg)
         break;
     case FF_VHOST_RESET_OWNER:
     case FF_VHOST_RESET_DEVICE:
-        lose(s, RESET);
+        lose_log(s, RESET);
         break;
     case FF_VHOST_SET_STATUS:
         s->was_reset |= !ff_vhost_u64(msg);
@@ -338,7 +338,7 @@ bool ff_vhost_holds_ring(const FfVhostSession *s, uint32_t i)
     return false;
 }
 
-static void answer(FfVhostSession *s, uint32_t request, const void *payload, uint32_t size)
+static void answer_qemu(FfVhostSession *s, uint32_t request, const void *payload, uint32_t size)
 {
     s->ops->to_qemu(ff_vhost_message_new(request, FF_VHOST_REPLY, payload, size), s->opaque);
 }
@@ -361,7 +361,7 @@ static void stop_held(FfVhostSession *s, const FfVhostMessage *msg)
         }
     }
     ff_vhost_rings_stopped(&s->rings, MIN(state.index, (uint32_t)FF_VHOST_MAX_RINGS));
-    answer(s, FF_VHOST_GET_VRING_BASE, &state, sizeof(state));
+    answer_qemu(s, FF_VHOST_GET_VRING_BASE, &state, sizeof(state));
 }
 
 /* Where the guest masks an interrupt and unmasks it, QEMU names another fd each time; and it
@@ -446,16 +446,16 @@ static void forget_status(FfVhostSession *s)
 }
 
 /* What QEMU wants to hear of MSG, which the back-end is not told now. */
-static void acknowledge(FfVhostSession *s, const FfVhostMessage *msg)
+static void acknowledge_message(FfVhostSession *s, const FfVhostMessage *msg)
 {
     const uint64_t good = 0;
 
     if (wants_answer(s, msg)) {
-        answer(s, msg->header.request, &good, sizeof(good));
+        answer_qemu(s, msg->header.request, &good, sizeof(good));
     }
 }
 
-static bool hold(FfVhostSession *s, FfVhostMessage *msg)
+static bool hold_message(FfVhostSession *s, FfVhostMessage *msg)
 {
     uint32_t request = msg->header.request;
 
@@ -469,7 +469,7 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
         const FfVhostMessage *set = held_status(s);
         uint64_t status = set ? ff_vhost_u64(set) : 0;
 
-        answer(s, request, &status, sizeof(status));
+        answer_qemu(s, request, &status, sizeof(status));
         ff_vhost_message_free(msg);
         return true;
     }
@@ -483,7 +483,7 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
         ff_vhost_message_free(msg);
         return false; /* nobody knows what QEMU wants to hear */
     }
-    acknowledge(s, msg);
+    acknowledge_message(s, msg);
     if (request == FF_VHOST_SET_VRING_KICK) {
         ff_vhost_faults_want(s);
     }
@@ -497,7 +497,7 @@ static bool hold(FfVhostSession *s, FfVhostMessage *msg)
     return s->held.length <= MAX_HELD;
 }
 
-static void release(FfVhostSession *s)
+static void release_held(FfVhostSession *s)
 {
     FfVhostMessage *msg;
 
@@ -509,7 +509,7 @@ static void release(FfVhostSession *s)
     }
 }
 
-static bool pump(FfVhostSession *s);
+static bool pump_messages(FfVhostSession *s);
 
 int ff_vhost_session_hold(FfVhostSession *s, bool hold)
 {
@@ -527,7 +527,7 @@ int ff_vhost_session_hold(FfVhostSession *s, bool hold)
         s->holds = s->parked = false;
         ff_vhost_faults_end(s);
     }
-    pump(s);
+    pump_messages(s);
     return 0;
 }
 
@@ -558,17 +558,17 @@ static int stopped_ring(const FfVhostMessage *msg)
 }
 
 /* One that the back-end was not given yet has nothing under way. */
-static FfVhostRingLook look_at(const FfVhostSession *s, unsigned i)
+static FfVhostRingLook look_at_ring(const FfVhostSession *s, unsigned i)
 {
     return ff_vhost_holds_ring(s, i) ? FF_VHOST_RING_IDLE : ff_vhost_rings_look(&s->rings, i);
 }
 
-static FfVhostRingLook look_at_all(const FfVhostSession *s)
+static FfVhostRingLook look_at_rings(const FfVhostSession *s)
 {
     FfVhostRingLook all = FF_VHOST_RING_IDLE;
 
     for (unsigned i = 0; i < FF_VHOST_MAX_RINGS && all != FF_VHOST_RING_BUSY; i++) {
-        FfVhostRingLook one = look_at(s, i);
+        FfVhostRingLook one = look_at_ring(s, i);
 
         all = one == FF_VHOST_RING_IDLE ? all : one;
     }
@@ -580,9 +580,9 @@ static FfVhostRingLook look_at_stopped(const FfVhostSession *s, const FfVhostMes
     int ring = stopped_ring(msg);
 
     if (is_reset(msg)) {
-        return look_at_all(s);
+        return look_at_rings(s);
     }
-    return ring < 0 ? FF_VHOST_RING_IDLE : look_at(s, (unsigned)ring);
+    return ring < 0 ? FF_VHOST_RING_IDLE : look_at_ring(s, (unsigned)ring);
 }
 
 /* The guest may have been stopped between filling a ring and saying so. */
@@ -598,7 +598,7 @@ static void kick_stopped(const FfVhostSession *s, const FfVhostMessage *msg)
 }
 
 /* How long may be waited from now on, microseconds. */
-static gint64 patience(FfVhostSession *s, gint64 now)
+static gint64 remaining_patience(FfVhostSession *s, gint64 now)
 {
     gint64 passed = now - s->came_back_at;
 
@@ -624,7 +624,7 @@ static Drained is_drained(FfVhostSession *s, const FfVhostMessage *msg)
     case FF_VHOST_RING_IDLE:
         return PASSES;
     case FF_VHOST_RING_UNREADABLE:
-        lose(s, "a ring of the device lies outside of the guest's memory");
+        lose_log(s, "a ring of the device lies outside of the guest's memory");
         s->unfinished = true;
         return PASSES_BUSY;
     case FF_VHOST_RING_BUSY:
@@ -632,8 +632,8 @@ static Drained is_drained(FfVhostSession *s, const FfVhostMessage *msg)
     }
     gint64 now = g_get_monotonic_time();
 
-    if (s->stopping ? now >= s->stopping_until : patience(s, now) <= 0) {
-        lose(s, UNFINISHED);
+    if (s->stopping ? now >= s->stopping_until : remaining_patience(s, now) <= 0) {
+        lose_log(s, UNFINISHED);
         s->unfinished = true;
         return PASSES_BUSY;
     }
@@ -644,7 +644,7 @@ static void begin_wait(FfVhostSession *s, FfVhostMessage *msg)
 {
     s->stopping = msg;
     s->stopping_since = g_get_monotonic_time();
-    s->stopping_until = s->stopping_since + patience(s, s->stopping_since);
+    s->stopping_until = s->stopping_since + remaining_patience(s, s->stopping_since);
     kick_stopped(s, msg);
     s->ops->again(s->opaque);
 }
@@ -665,7 +665,7 @@ static void stop_and_pass(FfVhostSession *s, FfVhostMessage *msg)
     if (msg->header.request == FF_VHOST_GET_VRING_BASE && ff_vhost_message_fits(msg)) {
         ff_vhost_rings_stopped(&s->rings, stopped_ring(msg));
     }
-    pass(s, msg);
+    pass_message(s, msg);
 }
 
 /* A network's rings are not empty when QEMU up to 8.0 says SET_STATUS 0, before they stop: a
@@ -678,7 +678,7 @@ static bool is_early_reset(const FfVhostSession *s, const FfVhostMessage *msg)
 
 static void keep_reset(FfVhostSession *s, FfVhostMessage *msg)
 {
-    acknowledge(s, msg);
+    acknowledge_message(s, msg);
     ff_vhost_message_free(s->reset); /* once is enough */
     s->reset = msg;
 }
@@ -688,7 +688,7 @@ static void tell_reset(FfVhostSession *s)
     if (s->reset) {
         s->reset->header.flags &= ~(uint32_t)FF_VHOST_NEED_REPLY; /* QEMU has been answered */
         s->was_reset = true;
-        pass(s, g_steal_pointer(&s->reset));
+        pass_message(s, g_steal_pointer(&s->reset));
     }
 }
 
@@ -761,9 +761,9 @@ static bool must_wait(const FfVhostSession *s, const FfVhostMessage *msg)
 /* It need not be waited for any more. FALSE: nothing is of use any more. */
 static bool carry_out(FfVhostSession *s, FfVhostMessage *msg)
 {
-    note(s, msg);
+    note_message(s, msg);
     if ((is_holding(s) && !may_pass(s, msg)) || must_keep(s, msg)) {
-        bool ok = hold(s, msg);
+        bool ok = hold_message(s, msg);
 
         if (!ff_vhost_session_runs(s)) {
             tell_reset(s);
@@ -771,7 +771,7 @@ static bool carry_out(FfVhostSession *s, FfVhostMessage *msg)
         return ok;
     }
     if (is_known(s, msg)) {
-        acknowledge(s, msg);
+        acknowledge_message(s, msg);
         ff_vhost_message_free(msg);
     } else if (is_early_reset(s, msg)) {
         keep_reset(s, msg);
@@ -788,7 +788,7 @@ static bool carry_out(FfVhostSession *s, FfVhostMessage *msg)
 }
 
 /* FALSE: it waits for a drain, or nothing is of use any more (*BROKEN). */
-static bool handle(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
+static bool handle_message(FfVhostSession *s, FfVhostMessage *msg, bool *broken)
 {
     if (is_drained(s, msg) == WAITS) {
         begin_wait(s, msg);
@@ -809,7 +809,7 @@ static void end_log_if_wanted(FfVhostSession *s)
     }
 }
 
-static bool pump(FfVhostSession *s)
+static bool pump_messages(FfVhostSession *s)
 {
     FfVhostMessage *msg;
     bool broken = false;
@@ -818,10 +818,10 @@ static bool pump(FfVhostSession *s)
         ff_vhost_faults_tell_end(s);
     }
     if (!is_holding(s) && !ff_vhost_faults_keep(s) && !s->owed && !s->ours.length) {
-        release(s);
+        release_held(s);
     }
     while ((msg = g_queue_peek_head(&s->waiting)) && !must_wait(s, msg) &&
-           handle(s, g_queue_pop_head(&s->waiting), &broken)) {
+           handle_message(s, g_queue_pop_head(&s->waiting), &broken)) {
         end_log_if_wanted(s);
     }
     if (s->faults == FF_VHOST_FAULTS_WANTED && !s->owed && !s->ours.length &&
@@ -838,7 +838,7 @@ static bool pump(FfVhostSession *s)
 bool ff_vhost_session_from_qemu(FfVhostSession *s, FfVhostMessage *msg)
 {
     g_queue_push_tail(&s->waiting, msg);
-    return s->waiting.length <= MAX_WAITING && pump(s);
+    return s->waiting.length <= MAX_WAITING && pump_messages(s);
 }
 
 unsigned ff_vhost_session_waiting(const FfVhostSession *s)
@@ -859,18 +859,18 @@ bool ff_vhost_session_again(FfVhostSession *s)
         return true;
     }
     end_wait(s, drained == PASSES_BUSY);
-    return carry_out(s, msg) && pump(s);
+    return carry_out(s, msg) && pump_messages(s);
 }
 
 /* The request that MSG answers; 0: none of ours. With LOG_SHMFD an answer to SET_LOG_BASE is due
  * (what is in it is different with each back-end, and says nothing); a back-end that leaves it out
  * may not have understood the request, and is known by its answer to the next one. */
-static uint32_t answered(FfVhostSession *s, const FfVhostMessage *msg)
+static uint32_t answered_request(FfVhostSession *s, const FfVhostMessage *msg)
 {
     uint32_t request = GPOINTER_TO_UINT(g_queue_pop_head(&s->ours));
 
     if (request == FF_VHOST_SET_LOG_BASE && msg->header.request != request && s->ours.length) {
-        lose(s, "it does not acknowledge a log");
+        lose_log(s, "it does not acknowledge a log");
         request = GPOINTER_TO_UINT(g_queue_pop_head(&s->ours));
     }
     return msg->header.flags & FF_VHOST_REPLY && msg->header.request == request ? request : 0;
@@ -893,7 +893,7 @@ static void log_used(FfVhostSession *s, const FfVhostMessage *msg)
     if (s->logs && (!ff_vhost_message_fits(msg) ||
                     ff_vhost_rings_log_used(&s->rings, ff_vhost_state(msg).index, s->marks,
                                             s->marks_size) < 0)) {
-        lose(s, "its log has no place for a ring");
+        lose_log(s, "its log has no place for a ring");
     }
 }
 
@@ -901,14 +901,14 @@ bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
 {
     if (s->ours.length) {
         g_autoptr(FfVhostMessage) own = msg;
-        uint32_t request = answered(s, msg);
+        uint32_t request = answered_request(s, msg);
 
         if (!request || !(s->absent ? ff_vhost_absent_answered(s, request, msg)
                                     : ff_vhost_faults_answered(s, request, msg))) {
             return false;
         }
         ours_answered(s, request);
-        return pump(s);
+        return pump_messages(s);
     }
     if (msg->n_fds && !s->owed && !s->odd) {
         ff_vhost_message_free(msg);
@@ -921,7 +921,7 @@ bool ff_vhost_session_from_backend(FfVhostSession *s, FfVhostMessage *msg)
     }
     s->owed -= s->owed > 0;
     s->ops->to_qemu(msg, s->opaque);
-    return pump(s);
+    return pump_messages(s);
 }
 
 /* ---- the log --------------------------------------------------------------------------------- */
@@ -1061,7 +1061,7 @@ void ff_vhost_session_log_begin(FfVhostSession *s, int fd, uint64_t size)
         refuse_log(s, NO_ROOM);
         return;
     }
-    pump(s);
+    pump_messages(s);
 }
 
 const char *ff_vhost_session_lost(const FfVhostSession *s)
@@ -1086,7 +1086,7 @@ void ff_vhost_session_log_end(FfVhostSession *s)
         s->log = -1;
     }
     s->ends_log = s->logs;
-    pump(s);
+    pump_messages(s);
 }
 
 /* ---- pages that the back-end waits for ------------------------------------------------------- */
@@ -1094,13 +1094,13 @@ void ff_vhost_session_log_end(FfVhostSession *s)
 bool ff_vhost_session_handed(FfVhostSession *s)
 {
     ff_vhost_faults_handed(s);
-    return pump(s);
+    return pump_messages(s);
 }
 
 bool ff_vhost_session_checked(FfVhostSession *s)
 {
     ff_vhost_faults_checked(s);
-    return pump(s);
+    return pump_messages(s);
 }
 
 bool ff_vhost_session_may_wait(FfVhostSession *s)
@@ -1108,5 +1108,5 @@ bool ff_vhost_session_may_wait(FfVhostSession *s)
     if (s->faults == FF_VHOST_FAULTS_NONE && holds_request(s, FF_VHOST_SET_VRING_KICK)) {
         ff_vhost_faults_want(s);
     }
-    return pump(s);
+    return pump_messages(s);
 }

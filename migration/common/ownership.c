@@ -115,7 +115,7 @@ void ff_journal_setup(FfStateHeader *s)
     if (s->role == FF_ROLE_SOURCE) {
         s->run_state[0] = 0; /* that of an older migration must not be restored */
         ff_state_mark(s, FF_MARK_WHOLE);
-        ff_state_unmark(s, FF_MARK_PARKED | FF_MARK_STANDS_THERE);
+        ff_state_unmark(s, FF_MARK_PARKED | FF_MARK_STANDS_THERE | FF_MARK_SUSPENDED);
     }
     take_step(s, STEP_SETUP);
 }

@@ -26,8 +26,27 @@
 /* For the last words of a QEMU that ends; the source's guest stands meanwhile. */
 #define WORDS_MS 500
 
+/* QEMU would load it, and let it run as if it was awake: it is not given the last of it. */
+static bool is_refused(FfDestination *d, const uint8_t *data, size_t len)
+{
+    FfVmmState *state = &d->cfg->vmm->state;
+    bool before = d->run_state.suspended;
+
+    if (!state->keeps_suspended || state->keeps_suspended(state) ||
+        !ff_run_state_seek(&d->run_state, data, len)) {
+        return false;
+    }
+    if (!before) {
+        ff_control_dead(d->control, "%s", FF_WOULD_NOT_STAY_SUSPENDED);
+    }
+    return true;
+}
+
 void ff_dest_feed(FfDestination *d, const uint8_t *data, size_t len)
 {
+    if (is_refused(d, data, len)) {
+        return;
+    }
     /* Acquire: what the feeder had is written. */
     bool idle = __atomic_load_n(&d->device_queued, __ATOMIC_ACQUIRE) == 0;
     size_t done = idle ? ff_channel_write_some(d->inner, data, len) : 0;

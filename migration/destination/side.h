@@ -18,6 +18,7 @@
 #ifndef FF_MIGRATION_DESTINATION_SIDE_H
 #define FF_MIGRATION_DESTINATION_SIDE_H
 
+#include "content/image/run-state.h"
 #include "content/pagers/peer.h"
 #include "migration/common/connection.h"
 #include "migration/common/device-copy.h"
@@ -92,11 +93,12 @@ struct FfDestination {
     /* Device state and the guest. */
     FfChannel *inner; /* device state and return path of QEMU */
     GThread *feeder, *return_path;
-    GAsyncQueue *device_queue; /* GBytes *, empty one = end */
-    uint64_t device_queued;    /* atomic, bytes */
-    FfDelta *device_base;      /* main reader; what the source has sent of it; NULL: nothing */
-    char *granted_state;       /* lock; payload of GRANT */
-    bool occupied;             /* another guest is there, which must not be ended */
+    GAsyncQueue *device_queue;  /* GBytes *, empty one = end */
+    uint64_t device_queued;     /* atomic, bytes */
+    FfRunStateSeeker run_state; /* of the device state; the thread that feeds it */
+    FfDelta *device_base;       /* main reader; what the source has sent of it; NULL: nothing */
+    char *granted_state;        /* lock; payload of GRANT */
+    bool occupied;              /* another guest is there, which must not be ended */
     GThread *starter;
     bool starts;             /* before the starter: the guest must run */
     bool runs;               /* before FF_EV_RESUMED: it does */

@@ -653,7 +653,7 @@ static void attach_file(FfDestination *d, FfRestoreFile *file, const char *path)
 }
 
 /* PATH NULL: the file that is there. FALSE: all is as it was. */
-static bool attach(FfDestination *d, const char *path, GError **error)
+static bool try_attach_file(FfDestination *d, const char *path, GError **error)
 {
     FfRestore *r = d->restore;
     g_autoptr(GError) local = NULL;
@@ -777,7 +777,7 @@ static bool await_file(FfDestination *d)
             go_on_without(d);
             return true;
         }
-        if (attach(d, path, &error)) {
+        if (try_attach_file(d, path, &error)) {
             go_on(d);
             return true;
         }

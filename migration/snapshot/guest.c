@@ -89,7 +89,7 @@ bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error)
         return false;
     }
     g_strlcpy(s->cfg->state->run_state, s->run_state, sizeof(s->cfg->state->run_state));
-    s->ran = !strcmp(s->run_state, "running");
+    s->saved_state = ff_vmm_runs(s->run_state) ? g_strdup(s->run_state) : NULL;
     FF_FAULT_AT("stopped");
     ff_control_moved(s->control);
     return true;

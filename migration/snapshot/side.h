@@ -43,7 +43,7 @@ typedef struct {
     GError *intruder;     /* why memory and devices are not of one instant (FfVmmRun.stood); NULL */
     int inner;            /* QEMU's device state; -1 */
     char *run_state;      /* what the guest was before stop, or is to be again; the releaser's */
-    bool ran;             /* before stop */
+    char *saved_state;    /* of run_state, what the file is to say; NULL: what it says */
     bool prepared;        /* the VMM has the settings for the inner migration */
     bool stopping;        /* it was told to stop the guest */
     bool saving;          /* it has the stream of the inner migration */

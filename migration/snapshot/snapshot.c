@@ -615,7 +615,7 @@ static bool save_memory(FfSnapshot *s, GError **error)
     ff_priority_link(); /* it is the fault thread that comes first; still a full buffer waits for us
                          */
     /* It was stopped for its snapshot alone: a client that restores it gets it as it was. */
-    if (s->ran && !ff_run_state_set_running(s->state->data, s->state->len)) {
+    if (s->saved_state && !ff_run_state_set(s->state->data, s->state->len, s->saved_state)) {
         g_message("snapshot: the guest will be paused when it is restored: say cont");
     }
     g_autoptr(FfInput) in =
@@ -681,6 +681,9 @@ static void roll_back(FfSnapshot *s, const GError *why)
 
     ff_priority_urgent(); /* the guest may stand still */
     FF_FAULT_AT("rolling-back");
+    ff_mutex_lock(&s->control->lock);
+    s->stopped_by_us = false; /* that QEMU's part fails is our doing from here on */
+    ff_mutex_unlock(&s->control->lock);
     /* First, as QEMU may wait for a page, and answers nobody then. */
     end_capture(s);
     ff_snapshot_devices_end(s);
@@ -781,6 +784,7 @@ void ff_snapshot_clear(FfSnapshot *s)
     g_clear_pointer(&s->unused, g_ptr_array_unref);
     g_free(s->numbers);
     g_free(s->run_state);
+    g_free(s->saved_state);
     g_clear_error(&s->intruder);
     g_clear_error(&s->resume_error);
 }

@@ -17,6 +17,7 @@
 
 #include "base/failpoints.h"
 #include "base/priority.h"
+#include "content/image/run-state.h"
 #include "migration/common/ownership.h"
 #include "migration/source/bulk.h"
 #include "migration/source/device.h"
@@ -51,7 +52,8 @@ static gpointer device_thread(gpointer p)
     g_autofree uint8_t *buf = g_malloc(FF_RUN_MAX_BYTES);
     FfDevicePacing pacing = {0};
     FfCompressing packing = {0};
-    bool broken = false;
+    FfRunStateSeeker seeker = {0};
+    bool broken = false, ran = !strcmp(s->run_state, "running");
 
     ff_priority_urgent();
     for (;;) {
@@ -69,6 +71,9 @@ static gpointer device_thread(gpointer p)
         }
         if (ff_control_events(s->control) & FF_EV_LOADED) {
             continue; /* the destination has all of it; the channel may be exchanged by now */
+        }
+        if (!ran && ff_run_state_seek(&seeker, buf, n)) {
+            ff_state_mark(s->cfg->state, FF_MARK_SUSPENDED);
         }
         if (ff_source_send_device(s, &pacing, &packing, buf, n) < 0) {
             broken = true; /* the reader of that channel says why */
@@ -524,13 +529,13 @@ void ff_source_roll_back(FfSource *s, const GError *why)
 /* ---- postcopy -------------------------------------------------------------------------------- */
 
 /* A client that sees a precopy, and starts the guest at the destination itself, may find that it
- * cannot, and continue here: libvirt. */
+ * cannot, and continue here: libvirt. QEMU cannot continue one that was suspended. */
 static void note_standing(FfSource *s)
 {
     ff_mutex_lock(&s->control->lock);
     bool stands = s->stands_there;
     ff_mutex_unlock(&s->control->lock);
-    if (stands && s->conn->complete_at_grant && s->run_state && ff_vmm_runs(s->run_state)) {
+    if (stands && s->conn->complete_at_grant && s->run_state && !strcmp(s->run_state, "running")) {
         ff_state_mark(s->cfg->state, FF_MARK_STANDS_THERE);
     } else {
         ff_state_unmark(s->cfg->state, FF_MARK_STANDS_THERE); /* of an engine that died since */

@@ -156,6 +156,13 @@ static bool not_loaded(GError **error)
 
 static bool feed_devices(FfTakeover *t, const FfUpgradeMessage *m, GError **error)
 {
+    FfVmmState *state = &t->cfg->vmm->state;
+
+    if (state->keeps_suspended && !state->keeps_suspended(state) &&
+        ff_run_state_seek(&t->run_state, m->bytes, m->length)) {
+        g_set_error_literal(error, FF_M_ERROR, 0, FF_WOULD_NOT_STAY_SUSPENDED);
+        return false;
+    }
     for (size_t at = 0; at < m->length;) {
         ssize_t n = send(t->inner, m->bytes + at, m->length - at, MSG_NOSIGNAL);
         if (n < 0 && errno != EINTR) {

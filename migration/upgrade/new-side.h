@@ -8,6 +8,7 @@
 #ifndef FF_MIGRATION_UPGRADE_NEW_SIDE_H
 #define FF_MIGRATION_UPGRADE_NEW_SIDE_H
 
+#include "content/image/run-state.h"
 #include "contract/upgrade-commit.h"
 #include "migration/common/ram.h"
 #include "migration/common/stats.h"
@@ -27,7 +28,8 @@ typedef struct {
                         * lifts */
     char *not_started; /* lock; why the guest, which is this QEMU's, could not be started; NULL */
     bool uffd_is_free; /* coordinator, then the driver: nothing is registered in it */
-    uint8_t said[516]; /* a message of QEMU's return path, as far as it has come */
+    FfRunStateSeeker run_state; /* of the device state that has come */
+    uint8_t said[516];          /* a message of QEMU's return path, as far as it has come */
     unsigned n_said;
 } FfTakeover;
 

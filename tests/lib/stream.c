@@ -18,7 +18,7 @@ struct Stream {
     bool eof;
 };
 
-enum { CHUNK = 64 * 1024, MAX_FDS = 16 };
+enum { CHUNK = 64 * 1024, MAX_FDS = 16, MAX_REST = 1 << 20 };
 
 void (*test_fail_hook)(void);
 
@@ -200,6 +200,13 @@ void stream_drain(Stream *s)
     while (!s->eof && fill(s, 0))
         g_string_set_size(s->in, 0);
     g_string_set_size(s->in, 0);
+}
+
+const char *stream_rest(Stream *s)
+{
+    while (!s->eof && s->in->len < MAX_REST && fill(s, 0)) {
+    }
+    return s->in->str;
 }
 
 bool stream_wait_eof(Stream *s, int64_t deadline)

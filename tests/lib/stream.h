@@ -45,6 +45,8 @@ bool stream_wait_text(Stream *s, const char *text, int64_t deadline);
 bool stream_try_text(Stream *s, const char *text, int64_t deadline);
 /* Forgets all that came so far. */
 void stream_drain(Stream *s);
+/* All that has come by now and was not taken; it stays. */
+const char *stream_rest(Stream *s);
 /* TRUE when the other end closes before the deadline; what comes until then is dropped. */
 bool stream_wait_eof(Stream *s, int64_t deadline);
 

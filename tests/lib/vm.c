@@ -30,6 +30,7 @@ struct Vm {
     int pidfd;
     int status; /* as of vm_wait_exit() */
     bool expected_end, ram_changes;
+    bool has_come; /* its guest did not begin in it */
     bool has_ring3;
     Ring3 ring3;
     GHashTable *known; /* names of files in DIR that are the test's */
@@ -41,7 +42,27 @@ struct Vm {
 /* Seconds in which relay and engine must be gone once QEMU is. */
 enum { LEFTOVER_SECONDS = 10 };
 
+/* Of a failed test: a QEMU that has closed its QMP ends within so long; bytes of its console. */
+enum { ENDS_MS = 1000, SAID_BYTES = 6000 };
+
 static GPtrArray *live; /* Vm * */
+
+/* A QEMU that is not there any more: its end, and what its guest has said last. */
+static void show_end(Vm *vm)
+{
+    struct pollfd p = {.fd = vm->pidfd, .events = POLLIN};
+    siginfo_t info;
+
+    if (!vm->pid || poll(&p, 1, ENDS_MS) <= 0 ||
+        waitid(P_PID, vm->pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || !info.si_pid)
+        return;
+    g_printerr("# %s: QEMU ended (%s %d), its guest %s\n", vm->name,
+               info.si_code == CLD_EXITED ? "exit status" : "signal", info.si_status,
+               vm->has_come ? "had come from elsewhere" : "had begun in it");
+    const char *said = vm->serial ? stream_rest(vm->serial) : "";
+    g_printerr("%s%s\n", *said ? "# its guest's console, the end:\n" : "",
+               said + MAX(0, (gssize)strlen(said) - SAID_BYTES));
+}
 
 static void show_all(void)
 {
@@ -50,6 +71,7 @@ static void show_all(void)
         g_autofree char *text = vm_stderr(vm);
         if (*text)
             g_printerr("# stderr of %s:\n%s\n", vm->name, text);
+        show_end(vm);
     }
 }
 
@@ -364,6 +386,7 @@ static void spawn(Vm *vm, const VmConfig *config)
 {
     g_autoptr(GPtrArray) argv = command_line(vm, config);
     g_auto(GStrv) env = environment(vm, config);
+    vm->has_come = config->incoming;
     g_autofree char *path = vm_path(vm, "stderr");
     int err = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     g_assert_cmpint(err, >=, 0);

@@ -265,7 +265,7 @@ static bool fetch(uint32_t seed, unsigned *found)
 {
     FfFetchedPart part = {.pid = PID, .pages = PAGES};
     const FfFetchRun runs[] = {{0, SPLIT, FIRST, PID, 0}, {SPLIT, PAGES - SPLIT, SECOND, PID, 0}};
-    g_auto(FfFetch) f = {.store = ff_fetched_create(&part, 1, NULL), .name = "peer"};
+    g_auto(FfFetch) f = {.fetched = ff_fetched_create(&part, 1, NULL), .name = "peer"};
     g_autoptr(GError) error = NULL;
     int server[2], link[2];
 
@@ -286,13 +286,13 @@ static bool fetch(uint32_t seed, unsigned *found)
     shutdown(link[0], SHUT_RDWR);
     g_thread_join(peer);
     g_thread_join(holder);
-    *found = check(f.store);
+    *found = check(f.fetched);
     for (unsigned i = 0; i < 2; i++) {
         close(server[i]);
         close(link[i]);
     }
-    close(ff_fetched_memfd(f.store));
-    close(ff_fetched_kick(f.store));
+    close(ff_fetched_memfd(f.fetched));
+    close(ff_fetched_kick(f.fetched));
     return done;
 }
 

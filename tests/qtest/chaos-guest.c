@@ -92,9 +92,17 @@ static void boot_check(Vm *vm)
 
 static const Ring3 ring3 = {.accel = RING3_KVM, .busy_mib = 24, .n_cpus = 2};
 
+/* Each page is written about once a second: what precopy has lost is not written again at once. */
+static const Ring3 rare = {.accel = RING3_KVM, .busy_mib = 24, .n_cpus = 2, .pauses = 1000};
+
 static Vm *kvm_start(const ChaosSide *side)
 {
     return start_side(side, (VmConfig){.memory = RAM, .ring3 = &ring3}, "", NULL);
+}
+
+static Vm *kvm_rare_start(const ChaosSide *side)
+{
+    return start_side(side, (VmConfig){.memory = RAM, .ring3 = &rare}, "", NULL);
 }
 
 static Vm *kvm_huge_start(const ChaosSide *side)
@@ -234,6 +242,7 @@ static const ChaosGuest guests[] = {
     {"huge", 26.5, 0, huge_start, boot_wait, 2 * RAM_BYTES / HUGEPAGE, boot_check},
     {"huge-unreserved", 26.5, 0, unreserved_start, boot_wait, 2 * RAM_BYTES / HUGEPAGE, boot_check},
     {"kvm", 25.5, 0, kvm_start, vm_wait_ready, 0, kvm_check},
+    {"kvm-rare", 25.5, 0, kvm_rare_start, vm_wait_ready, 0, kvm_check},
     {"kvm-huge", 26.5, 0, kvm_huge_start, vm_wait_ready, 2 * RAM_BYTES / HUGEPAGE, kvm_check},
 };
 

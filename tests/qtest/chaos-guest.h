@@ -25,8 +25,9 @@ typedef struct {
 } ChaosGuest;
 
 /* NAME: "bootsect" (NULL), "linux", "vhost" (the same with a disk of qemu-storage-daemon), "huge"
- * (the boot sector on reserved huge pages), "huge-unreserved", "kvm" and "kvm-huge" (the ring-3
- * guest by KVM). NULL: it is not built, or there is no such guest. */
+ * (the boot sector on reserved huge pages), "huge-unreserved", "kvm", "kvm-rare" (which
+ * writes seldom) and "kvm-huge" (the ring-3 guest by KVM). NULL: it is not built, or there is no
+ * such guest. */
 const ChaosGuest *chaos_guest(const char *name);
 
 #endif

@@ -211,6 +211,25 @@ static void test_early_devices(gconstpointer data)
     snap_end(&t);
 }
 
+/* A device that cannot be saved, plugged at a human monitor when QEMU has been asked what stands in
+ * the way: QEMU refuses its part, and the guest runs on. */
+static void test_unmigratable(gconstpointer newer)
+{
+    g_autofree char *qemu = newer ? vm_newer_qemu() : NULL;
+    Snap t = {.listens = true, .qemu = qemu};
+
+    if ((newer && !qemu) || !snap_begin(&t, "snapshot/*/at/prepared=hold", NULL)) {
+        return;
+    }
+    snap_ask(&t);
+    snap_wait_held(&t);
+    g_autofree char *said = vm_human(t.vm, "device_add nvme,serial=x,id=n0");
+    g_test_message("%s", said);
+    snap_let_go(&t);
+    expect_failure(&t, "State blocked by non-migratable device");
+    snap_end(&t);
+}
+
 /* ---- the run state --------------------------------------------------------------------------- */
 
 /* What counts is what the guest was at the stop. */
@@ -743,6 +762,8 @@ int main(int argc, char **argv)
 
         g_test_add_data_func(path, &early_devices[i], test_early_devices);
     }
+    g_test_add_data_func("/snapshot/races/unmigratable", NULL, test_unmigratable);
+    g_test_add_data_func("/snapshot/races/10/unmigratable", "newer", test_unmigratable);
     g_test_add_func("/snapshot/races/paused-before", test_paused_before);
     g_test_add_func("/snapshot/races/stop/under-way", test_stop_under_way);
     g_test_add_func("/snapshot/races/stop/at-the-end", test_stop_at_the_end);

@@ -258,7 +258,7 @@ static const Row rows[] = {
     {"relay/fork", FF_SANDBOX_RELAY, try_fork, 0},
     {"relay/namespace", FF_SANDBOX_RELAY, try_namespace, 0},
     {"relay/works", FF_SANDBOX_RELAY, try_work, 0},
-    {"guest/relay/spawn", FF_SANDBOX_RELAY, try_spawn, 0},
+    {"relay/spawn", FF_SANDBOX_RELAY, try_spawn, 0},
     {"relay/rights", FF_SANDBOX_RELAY, look_at_rights, 0},
 };
 
