@@ -506,6 +506,9 @@ bool ring3_available(Ring3Accel accel, const char *qemu, const char **why)
         if (!fault) {
             fault = run_probe(accel, qemu);
         }
+        if (fault && accel == RING3_TCG) {
+            test_fail("%s, by TCG: it is the guest that is wrong, or QEMU", fault);
+        }
         is = g_intern_string(fault ? fault : "");
         g_hash_table_insert(known, g_steal_pointer(&name), (char *)is);
     }

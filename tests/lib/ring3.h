@@ -49,8 +49,8 @@ typedef struct {
 #define RING3_WAITS_SIZE 0x8000
 
 /* TRUE if such a guest can run here: one is started for that, once, and has 5 s of
- * a processor to get to ring 3. Else *WHY (static) says why not. QEMU: the binary; NULL: the
- * installed one. */
+ * a processor to get to ring 3. Else *WHY (static) says why not; with TCG there is no reason, and
+ * the test fails. QEMU: the binary; NULL: the installed one. */
 bool ring3_available(Ring3Accel accel, const char *qemu, const char **why);
 /* Where its pages begin, and the bytes of RAM that it needs at least, which is their end. */
 uint64_t ring3_start(const Ring3 *guest);
