@@ -107,7 +107,7 @@ active proctype Source()
     bool refused = false; /* the guest runs there */
     bool doubt = false;   /* a destination may wait for a grant that will not come */
 
-    /* agree() */
+    /* agree_with_destination() */
     STEP(s, S_RIGHT(FF_RUN_MINE));
     STEP(s, S_PHASE(FF_PHASE_SETUP); s_status = FF_STATUS_ACTIVE);
     SEND_D(FF_FRAME_PREPARE, 0);
@@ -278,7 +278,7 @@ s_roll_back:
     s_end = true;
     goto s_over;
 
-s_died: /* adopt_source() */
+s_died: /* ff_adopt_source() */
     atomic { s_epoch = s_epoch + 1; n = 0 };
     if
     :: s_right == FF_RUN_GIVEN ->
@@ -444,7 +444,7 @@ d_paused:
     :: else -> goto d_postcopy
     fi;
 
-d_use_dump: /* commit() */
+d_use_dump: /* commit_dump() */
     assert(!stale); /* what it holds is the memory that the guest was given with */
     STEP(d, d_epoch = d_epoch + 1);
     STEP(d, d_mark = true);
@@ -485,7 +485,7 @@ d_give_up: /* abandon(): this QEMU ends, it never runs */
     d_end = true;
     goto d_over;
 
-d_died: /* adopt_destination() */
+d_died: /* ff_adopt_destination() */
     listening = false;
     atomic { d_epoch = d_epoch + 1; n = 0 };
     if

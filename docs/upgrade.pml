@@ -145,7 +145,7 @@ active proctype Handover()
     :: to_old?FF_UPGRADE_LOADED
     :: goto s_roll_back
     fi;
-    /* give() */
+    /* give_right() */
     S_STEP(S_RIGHT(FF_RUN_GIVEN));
     S_STEP(S_PHASE(FF_PHASE_GRANTED));
     S_STEP(CHANGE(FF_PACT_OPEN, FF_PACT_GIVEN, s_roll_back));
@@ -185,7 +185,7 @@ s_roll_back:
     S_STEP(KEEP_GUEST(s_finish));
 #endif
 
-s_stay: /* stay(), end_heir() */
+s_stay: /* keep_guest(), end_heir() */
     up = false;
 #ifndef HOLE_END_IS_DEATH
     S_STEP(dying = dying || s_heir);
@@ -267,7 +267,7 @@ active proctype Takeover()
     fi;
     D_STEP(D_PHASE(FF_PHASE_LOADED));
     SEND(to_old, FF_UPGRADE_LOADED);
-    /* take(): whatever comes, or the end of the connection, the word decides */
+    /* take_right(): whatever comes, or the end of the connection, the word decides */
     if
     :: to_new?FF_UPGRADE_GIVE
     :: skip
@@ -358,7 +358,7 @@ d_ended:
 active proctype NewQemu()
 {
     do
-    /* written() of migration/upgrade/old-side.c */
+    /* on_page_written() of migration/upgrade/old-side.c */
     :: atomic { new_lives && guarded && guards && !open_page ->
         if
 #ifndef HOLE_KEEP_EARLY

@@ -2,7 +2,7 @@
 /*
  * See internal.h. Who has started the guest knows another process than this one, and may start the
  * guest again as soon as that has ended: so this one must not outlive it, whoever else is there to
- * see it. Relays do the same (guest/relay/placeholder.c, behind.c), and may have died.
+ * see it. Relays do the same (guest/relay/placeholder.c, behind-placeholder.c), and may have died.
  *
  * Threads: one of its own, which blocks all signals. System calls: poll, kill, fcntl.
  */

@@ -41,8 +41,7 @@ struct FfQemu {
     FfQmpWatch *since_stop; /* coordinator; all events, from before a one-way save's stop; NULL */
     unsigned conts;         /* coordinator; how often the guest was started since then */
     FfTold nesting;         /* coordinator; whether KVM could write its memory past the tracking */
-    char *
-        nested_at_stop; /* coordinator; why it was one when stop had stopped it; NULL: it was not */
+    char *nested_at_stop;   /* coordinator; why it was one after the stop; NULL: it was not */
     JsonNode *disks_at_stop; /* coordinator; query-block's answer, in FfVmmState.between(); NULL */
     FfMutex undo_lock;       /* the undo log's text and its length */
     bool is_put_back; /* coordinator; QEMU was told the client's settings since they were changed */

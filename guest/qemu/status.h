@@ -3,8 +3,8 @@
 #ifndef FF_GUEST_QEMU_STATUS_H
 #define FF_GUEST_QEMU_STATUS_H
 
-#include "qmp/client.h"
 #include "contract/vmm-state.h"
+#include "qmp/client.h"
 
 typedef struct FfQemu FfQemu; /* guest/qemu/vmm-qemu.h */
 

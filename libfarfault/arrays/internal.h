@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The object behind FfArray, for array.c and array-*.c.
+ * The object behind FfArray, for the files of this folder.
  *
  * A block's state has one table:
  *

@@ -46,7 +46,7 @@
 
 typedef struct {
     FfPageServerFrame frame;
-    uint64_t first; /* page of the fetched */
+    uint64_t first; /* page of the memfd */
     bool urgent;
 } Request;
 
@@ -107,7 +107,7 @@ static bool add_process(FfFetch *f, GArray *parts, int dir, int32_t pid, GError 
     part.pagemap = c.stamp;
     for (guint i = 0; i < c.ranges->len; i++) {
         const FfCriuRange *r = &g_array_index(c.ranges, FfCriuRange, i);
-        /* FIRST: of its process; when all are known, of the fetched. */
+        /* FIRST: of its process; when all are known, of the memfd. */
         FfFetchRun run = {r->offset / FF_FETCHED_PAGE, r->len / FF_FETCHED_PAGE, r->addr, pid, 0};
         g_array_append_val(f->runs, run);
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The fetcher: a process that gets what CRIU's page server has (pager/remote/page-server.h) into a
- * fetched, over the one connection that such a server accepts. It outlives pagers. What somebody
+ * memfd, over the one connection that such a server accepts. It outlives pagers. What somebody
  * waits for goes first.
  *
  * The server is not let go before the holder says so, when the processes have been restored: one
@@ -15,7 +15,7 @@
 
 /* Pages that are one after the other at both ends. */
 typedef struct {
-    uint64_t first, pages, addr; /* FIRST: in the fetched */
+    uint64_t first, pages, addr; /* FIRST: in the memfd */
     int32_t pid;
     uint32_t reserved;
 } FfFetchRun;

@@ -18,7 +18,7 @@
 /* The same of TCP, as OpenMetrics by HTTP. */
 #define FF_SERVER_METRICS_FD (FF_HOLD_LINK_FD + 3)
 
-/* The fetched of pages that come from CRIU's page server: its memfd, and the eventfd after that. */
+/* The fetched pages, which come from CRIU's page server: its memfd, and the eventfd after that. */
 #define FF_SERVER_FETCHED_FD (FF_HOLD_LINK_FD + 4)
 /* Of Cloud Hypervisor: the memfds of its slots, and then as many files with their content. */
 #define FF_SERVER_SLOT_FD (FF_HOLD_LINK_FD + 6)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * A backend of content (content/source/content.h) of the pager's own: pages that come from CRIU's
- * page server, by way of a fetched.
+ * page server, by way of a memfd.
  */
 #ifndef FF_PAGER_SERVER_SOURCE_H
 #define FF_PAGER_SERVER_SOURCE_H
