@@ -37,7 +37,7 @@ static const struct {
     {"device_del", "device_del not allowed while migrating", false},
     /* For QEMU it is a reason not to migrate, while it lasts. */
     {"dump-guest-memory",
-     "disallowing migration blocker (migration/snapshot/snapshot in progress) for: Live migration "
+     "disallowing migration blocker (migration/snapshot in progress) for: Live migration "
      "disabled: "
      "dump-guest-memory in progress",
      false},
