@@ -169,7 +169,8 @@ static void test_dump(void)
     g_assert_nonnull(at);
     char *flags = strstr(at, "\nVmFlags:");
     g_assert_nonnull(flags);
-    *strchr(flags + 1, '\n') = '\0';
+    flags += strlen("\nVmFlags:");
+    flags[strcspn(flags, "\n")] = '\0';
     g_assert_nonnull(strstr(flags, " dd"));
     end(&m);
 }
