@@ -70,6 +70,7 @@ static const struct {
     {"EAGAIN", A_ERRNO, false, EAGAIN},
     {"ENOMEM", A_ERRNO, false, ENOMEM},
     {"ENOSPC", A_ERRNO, false, ENOSPC},
+    {"ENOTCONN", A_ERRNO, false, ENOTCONN},
     {"EIO", A_ERRNO, false, EIO},
     {"skip", A_SKIP, false, 0},
     {"omit", A_OMIT, false, 0},

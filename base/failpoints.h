@@ -21,7 +21,7 @@
  *           cut:N               the connection is shut down after N bytes of the message
  *           dup                 the message is written twice
  *           flip:N              bit 0 of the message's byte N is inverted
- *           EAGAIN, ENOMEM, ENOSPC, EIO   the call fails
+ *           EAGAIN, ENOMEM, ENOSPC, ENOTCONN, EIO   the call fails
  *           skip, omit          the step is left out, as if it had been done; omit: each time
  *           hold                this thread waits until somebody opens DIR/hold, a FIFO, for
  *                               writing; each time. If there is a FIFO DIR/held, somebody must

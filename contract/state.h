@@ -281,14 +281,16 @@ static_assert(FF_MARK_CAP((1u << FF_CLIENT_CAPS) - 1) == FF_MARK_CAPS, "a mark f
 /* The description of that file which has the lease (migration/restore/lease.h), while there is one.
  */
 #define FF_LEASE_HELD "file-lease"
+#define FF_STATE_NO_TIME INT64_MIN
 /* In place of a session's secret: what the file of a restore is. */
 typedef struct {
-    uint64_t size; /* FfRestoreId */
-    int64_t mtime_ns;
+    uint64_t size;    /* FfRestoreId */
+    int64_t mtime_ns; /* FF_STATE_NO_TIME: of an export */
     int64_t offset;  /* where the guest begins in it; -1: to be looked for */
     uint64_t digest; /* ff_saved_digest(); 0: an older engine's */
 } FfStateFile;
 static_assert(sizeof(FfStateFile) == sizeof(((FfStateHeader *)0)->secret), "in its place");
+static_assert(offsetof(FfStateHeader, secret) % 8 == 0, "each of its numbers is stored at once");
 /* x-farfault-peer-timeout as long as nobody has set it (seconds). */
 #define FF_PEER_TIMEOUT 30
 /* x-farfault-compress: whether bulk runs are compressed. */

@@ -24,13 +24,25 @@ static bool is_export(const FfCall *call)
     return !call->target.name && ff_restore_is_uri(call->target.path);
 }
 
+/* FALSE: that was the answer. A URI that is cut leads to another server. */
+static bool is_short(FfCall *call, const char *uri)
+{
+    const size_t most = sizeof(call->driver->config.state->peer_uri);
+
+    if (strlen(uri) >= most) {
+        ff_call_error(call, "the URI has to be shorter than %zu bytes", most);
+        return false;
+    }
+    return true;
+}
+
 /* FALSE: that was the answer. */
 static bool has_file(FfCall *call)
 {
     struct stat st;
 
     if (is_export(call)) {
-        return true;
+        return is_short(call, call->target.path);
     }
     if (call->fd < 0 && call->target.name) {
         ff_call_error(call, "File descriptor named '%s' has not been found", call->target.name);
@@ -197,9 +209,6 @@ void ff_handle_restore(FfCall *call)
         ff_call_error(call, "'offset' has to be less than 2^60 bytes");
     } else if (!file == !name) {
         ff_call_error(call, "x-farfault-restore needs 'file' or 'fdname'");
-    } else if (is_export(call) && strlen(file) >= sizeof(d->config.state->peer_uri)) {
-        ff_call_error(call, "the URI has to be shorter than %zu bytes",
-                      sizeof(d->config.state->peer_uri));
     } else if ((name || is_export(call)) &&
                !g_strcmp0(ff_json_string(call->args, "working-set"), "learn")) {
         ff_call_error(call, "a working set is written beside the file: it needs 'file'");
@@ -219,9 +228,8 @@ void ff_restore_recover(FfCall *call)
     if (call->target.kind != FF_URI_FILE && !far) {
         ff_call_error(call, "this guest is restored from a file: name it again (file:PATH, or its "
                             "nbd:// URI)");
-    } else if (far && strlen(uri) >= sizeof(call->driver->config.state->peer_uri)) {
-        ff_call_error(call, "the URI has to be shorter than %zu bytes",
-                      sizeof(call->driver->config.state->peer_uri));
+    } else if (far && !is_short(call, uri)) {
+        return;
     } else if (ff_migration_recover_file(call->driver->migration, far ? uri : call->target.path,
                                          &error)) {
         ff_call_return(call, NULL);

@@ -207,6 +207,13 @@ bool ff_input_is_compressed(const FfInput *in)
     return in->packed != NULL;
 }
 
+void ff_input_forget(FfInput *in)
+{
+    if (in->packed) {
+        ff_seekable_forget(in->packed);
+    }
+}
+
 bool ff_input_read(FfInput *in, uint64_t at, void *to, size_t n, GError **error)
 {
     return in->packed ? ff_seekable_read(in->packed, at, to, n, error)

@@ -40,6 +40,8 @@ uint64_t ff_input_size(const FfInput *in);
 /* Bytes that its disk holds of it; of a compressed file its size. */
 uint64_t ff_input_stored(const FfInput *in);
 bool ff_input_is_compressed(const FfInput *in);
+/* Nothing stays unpacked: the next read is of the file. */
+void ff_input_forget(FfInput *in);
 /* Reads [AT, AT + N), or an ERROR. */
 bool ff_input_read(FfInput *in, uint64_t at, void *to, size_t n, GError **error);
 /* The same of bytes that the kernel has in memory, so that this waits for no disk. FALSE: they are

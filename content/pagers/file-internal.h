@@ -106,8 +106,8 @@ void ff_file_queues_clear(FfFilePager *p);
 
 /* file-read.c: [AT, AT + N) of F into TO, which is in R's buffer. R is in a hurry: somebody waits.
  * UNTIL: what a server has not answered by then is no more waited for (0: see content.h). 0;
- * -errno, as FfFileError has it; -ENOTCONN: there is no server just now; -ECANCELED: R was left
- * behind. */
+ * -errno, as FfFileError has it; -ENOTCONN: there is no server just now; -EBUSY: others had
+ * it all the time; -ECANCELED: R was left behind. */
 int ff_file_read(FfReader *r, FfReaderFile *f, bool hurry, int64_t until, uint64_t at, uint8_t *to,
                  size_t n);
 /* What R has read from F is of what was opened: the same. */

@@ -49,18 +49,23 @@ static Own *own_of(FfReaderFile *f)
     return own;
 }
 
-static int code_of(const GError *e)
+static int code_of(const Own *own)
 {
     static const struct {
         int code, rc;
+        bool far; /* of a server alone: a file system's errno can be the same */
     } codes[] = {
-        {FF_CONTENT_CHANGED, -ESTALE},           {FF_CONTENT_GONE, -ENOTCONN},
-        {G_IO_ERROR_INVALID_DATA, -EBADMSG},     {G_IO_ERROR_PARTIAL_INPUT, -ENODATA},
-        {G_IO_ERROR_PERMISSION_DENIED, -EACCES},
+        {FF_CONTENT_CHANGED, -ESTALE, false},
+        {FF_CONTENT_GONE, -ENOTCONN, true},
+        {FF_CONTENT_BUSY, -EBUSY, true},
+        {G_IO_ERROR_INVALID_DATA, -EBADMSG, false},
+        {G_IO_ERROR_PARTIAL_INPUT, -ENODATA, false},
+        {G_IO_ERROR_PERMISSION_DENIED, -EACCES, false},
     };
+    bool far = ff_content_is_far(ff_reader_file_what(own->file));
 
     for (unsigned i = 0; i < G_N_ELEMENTS(codes); i++) {
-        if (g_error_matches(e, G_IO_ERROR, codes[i].code)) {
+        if (g_error_matches(own->error, G_IO_ERROR, codes[i].code) && (far || !codes[i].far)) {
             return codes[i].rc;
         }
     }
@@ -77,7 +82,7 @@ static int check(Own *own)
     }
     g_clear_error(&own->error);
     own->error = g_steal_pointer(&error);
-    return code_of(own->error);
+    return code_of(own);
 }
 
 static int read_bytes(Own *own, bool hurry, int64_t until, uint64_t at, uint8_t *to, size_t n)
@@ -86,7 +91,7 @@ static int read_bytes(Own *own, bool hurry, int64_t until, uint64_t at, uint8_t 
         return -errno;
     }
     if (!own->reader) {
-        return code_of(own->error);
+        return code_of(own);
     }
     if (hurry) {
         ff_content_reader_hurry(own->reader);
@@ -96,7 +101,7 @@ static int read_bytes(Own *own, bool hurry, int64_t until, uint64_t at, uint8_t 
         return 0;
     }
     int rc = ff_content_is_compressed(ff_reader_file_what(own->file)) ? check(own) : 0;
-    return rc < 0 ? rc : code_of(own->error);
+    return rc < 0 ? rc : code_of(own);
 }
 
 int ff_file_read(FfReader *r, FfReaderFile *f, bool hurry, int64_t until, uint64_t at, uint8_t *to,
@@ -112,7 +117,7 @@ int ff_file_read_is_right(FfReader *r, FfReaderFile *f)
 
     ff_reader_enter(r, f);
     own = own_of(f);
-    return ff_reader_leave(r, own->reader ? check(own) : code_of(own->error));
+    return ff_reader_leave(r, own->reader ? check(own) : code_of(own));
 }
 
 const char *ff_file_read_error(void)

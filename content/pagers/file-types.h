@@ -14,7 +14,7 @@
 /* Pages of the file, whatever those of the memory are. */
 #define FF_FILE_PAGE 4096ull
 
-/* For so long a server that has gone is waited for, before FfFilePagerConfig.failed. */
+/* For so long a server that does not answer is waited for, before FfFilePagerConfig.failed. */
 #define FF_FILE_PATIENCE_US (30 * G_USEC_PER_SEC)
 
 typedef struct FfFilePager FfFilePager;

@@ -28,6 +28,7 @@
 #define FILL_BYTES (256u << 10)
 #define LARGE (16u << 20) /* bytes of a page */
 #define AGAIN_US (G_USEC_PER_SEC / 5)
+#define PIECE (1u << 20) /* each answer of a server shows that it is there */
 /* Pages that are there already are read once more if they are so few between others: one read
  * costs more than they do. */
 #define FILL_GAP 16
@@ -54,15 +55,30 @@ static bool wait_for_server(FfFilePager *p, int64_t until)
     return goes_on(p) && g_get_monotonic_time() < until;
 }
 
-/* A server that has gone may be back. */
-static int read_patiently(FfFileWorker *w, uint64_t at, uint8_t *to, size_t n)
+/* A server that has gone may be back; one that others keep busy has not gone. */
+static int read_piece(FfFileWorker *w, uint64_t at, uint8_t *to, size_t n)
 {
     int64_t until = g_get_monotonic_time() + FF_FILE_PATIENCE_US;
     bool hurry = w->reading != NULL;
-    int rc = ff_file_read(w->reader, w->file, hurry, until, at, to, n);
+    int rc;
 
-    while (rc == -ENOTCONN && wait_for_server(w->p, until)) {
-        rc = ff_file_read(w->reader, w->file, hurry, until, at, to, n);
+    while ((rc = ff_file_read(w->reader, w->file, hurry, until, at, to, n)) < 0) {
+        if (rc == -EBUSY && goes_on(w->p)) {
+            until = g_get_monotonic_time() + FF_FILE_PATIENCE_US;
+        } else if (rc != -ENOTCONN || !wait_for_server(w->p, until)) {
+            break;
+        }
+    }
+    return rc == -EBUSY ? -ENOTCONN : rc;
+}
+
+static int read_patiently(FfFileWorker *w, uint64_t at, uint8_t *to, size_t n)
+{
+    int rc = 0;
+
+    for (size_t done = 0, some; done < n && rc == 0; done += some) {
+        some = MIN(n - done, PIECE);
+        rc = read_piece(w, at + done, to + done, some);
     }
     return rc;
 }

@@ -90,6 +90,7 @@ typedef struct {
                        const FfContentAccess *access, GError **error);
 } FfContentPlugin;
 /* A plugin of another build than the program's is none: structures may differ. */
-#define FF_CONTENT_ABI (2ull << 32 | sizeof(FfContent) << 16 | sizeof(FfContentOps))
+#define FF_CONTENT_ABI                                                                             \
+    (3ull << 48 | sizeof(FfContent) << 32 | sizeof(FfContentReader) << 16 | sizeof(FfContentOps))
 
 #endif

@@ -95,6 +95,8 @@ void ff_content_rest(FfContent *c);
 #define FF_CONTENT_GONE G_IO_ERROR_NOT_CONNECTED
 /* The same: it is not what was opened. */
 #define FF_CONTENT_CHANGED G_IO_ERROR_WRONG_ETAG
+/* The same: its server answers, but others read all the time. */
+#define FF_CONTENT_BUSY G_IO_ERROR_BUSY
 
 /* Only what is known without a wait. */
 #define FF_CONTENT_NOWAIT 1u

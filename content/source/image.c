@@ -18,6 +18,9 @@
 #include "content/image/saved.h"
 #include "content/source/backend.h"
 
+/* For so long the table of a compressed file on a server is waited for. */
+#define OPEN_US (30 * G_USEC_PER_SEC)
+
 typedef FfContentExtent Extent;
 
 typedef struct {
@@ -169,11 +172,14 @@ static FfContentReader *open_reader(FfContent *c, GError **error)
 {
     g_autoptr(GError) local = NULL;
     g_autoptr(FfContentReader) under = ff_content_reader(image_of(c)->under, error);
-    g_autoptr(FfInput) in = under && c->compressed ? input_over(under, &local) : NULL;
 
     if (!under) {
         return NULL;
     }
+    /* Whoever opens it may be a thread that somebody waits for. */
+    ff_content_reader_hurry(under);
+    ff_content_reader_until(under, g_get_monotonic_time() + OPEN_US);
+    g_autoptr(FfInput) in = c->compressed ? input_over(under, &local) : NULL;
     if (c->compressed && !in) {
         /* What was changed is perhaps damaged, too. */
         if (ff_content_check(under, error)) {
@@ -241,7 +247,11 @@ static bool fill_image(FfContentReader *base, uint64_t at, void *buf, uint64_t l
     r->under->hurry = base->hurry;
     r->under->until = base->until;
     if (r->in) {
-        return !(flags & FF_CONTENT_NOWAIT) && ff_input_read(r->in, file, buf, len, error);
+        bool done = !(flags & FF_CONTENT_NOWAIT) && ff_input_read(r->in, file, buf, len, error);
+        if (!done) {
+            ff_input_forget(r->in); /* it may be of a file that was changed */
+        }
+        return done;
     }
     if (base->content->where == FF_CONTENT_FAR && !(flags & FF_CONTENT_NOWAIT)) {
         return read_under(r->under, file, buf, len, error); /* the file need not be in blocks */
@@ -251,9 +261,14 @@ static bool fill_image(FfContentReader *base, uint64_t at, void *buf, uint64_t l
 
 static bool check_image(FfContentReader *base, GError **error)
 {
-    FfContentReader *under = ((Reader *)base)->under;
+    Reader *r = (Reader *)base;
+    FfContentReader *under = r->under;
+    bool same = !under->content->ops->check || under->content->ops->check(under, error);
 
-    return !under->content->ops->check || under->content->ops->check(under, error);
+    if (!same && r->in) {
+        ff_input_forget(r->in); /* the file may be put back */
+    }
+    return same;
 }
 
 static bool can_nowait(FfContentReader *base)

@@ -5,7 +5,8 @@
  *
  * A content has up to CONNECTIONS connections, or one if the server does not allow more
  * (multi-conn). A reader takes one for each request, makes one if none is idle, and gives it back.
- * Bulk has half of them at most, and none that a reader in a hurry waits for.
+ * Bulk has half of them at most, and none that a reader in a hurry waits for: but one that has
+ * waited for TURN_US has the next.
  *
  * A request that fails with its connection is made again on another one. If none can be had, that
  * is tried for PATIENCE_US, counted from the first failure; then, and until there is one again,
@@ -44,6 +45,7 @@
 #define PATIENCE_US G_USEC_PER_SEC
 #define AGAIN_MS 50
 #define IDLE_US (3 * G_USEC_PER_SEC)
+#define TURN_US G_USEC_PER_SEC
 #define KEPT 2u /* of two threads that place what one client waits for none waits for a new one */
 #define READ_MAX (1ull << 20)
 #define WINDOW (64ull << 20) /* so far ahead bulk asks for holes */
@@ -69,6 +71,8 @@ typedef struct {
     unsigned open, bulk; /* lock; connections, those being made included; of those: bulk's */
     unsigned connecting; /* lock; being made */
     unsigned hurried;    /* lock; readers in a hurry that wait for one */
+    unsigned patient;    /* lock; others that do */
+    int64_t patient_us;  /* lock; since then none of those had one */
     unsigned room;       /* lock; no more than so many can be had, since room_us; 0: not known */
     int64_t room_us;     /* lock */
     int64_t gone_us;     /* lock; since when none can be had (monotonic); 0: the last one could */
@@ -232,7 +236,9 @@ static bool is_right(Nbd *n, Handle *h, int64_t until, GError **error)
     if (nbd_get_block_size(h, LIBNBD_SIZE_MINIMUM) > (int64_t)FF_CONTENT_PAGE) {
         return fail_nbd(n, error, "the server's smallest block is larger than a page (4 KiB)");
     }
-    return !n->base.greet || n->base.greet(n->base.upper, &pinned.base, error);
+    /* Who compares may live with a read that has failed. */
+    return (!n->base.greet || n->base.greet(n->base.upper, &pinned.base, error)) &&
+           (is_alive(h) || fail_nbd(n, error, SILENT));
 }
 
 static Handle *connect_known(Nbd *n, const Reader *r, unsigned ms, GError **error)
@@ -256,13 +262,22 @@ static unsigned most_open(const Nbd *n, bool hurry)
     return n->room && !again ? n->room : n->most;
 }
 
+/* Under the lock: bulk has the next connection. */
+static bool has_turn(const Nbd *n)
+{
+    return n->patient && !n->bulk && g_get_monotonic_time() - n->patient_us >= TURN_US;
+}
+
 /* Under the lock. */
 static bool has_one(const Nbd *n, bool hurry)
 {
     unsigned most = most_open(n, hurry);
+    unsigned free = n->idle->len + (n->open < most ? most - n->open : 0);
 
-    return (n->idle->len || n->open < most) &&
-           (hurry || (!n->hurried && n->bulk < MAX(most / 2, 1)));
+    if (hurry) {
+        return free > has_turn(n);
+    }
+    return free && (!n->hurried || has_turn(n)) && n->bulk < MAX(most / 2, 1);
 }
 
 static bool is_patient(const Nbd *n)
@@ -321,24 +336,48 @@ static void add_idle(Nbd *n, Handle *h)
     }
 }
 
-/* One that is idle, or NULL, which is to be made in *MS. FALSE: there is none, and another thread
- * is trying already. */
-static bool take_connection(Nbd *n, const Reader *r, Handle **h, unsigned *ms)
+/* Under the lock: something has changed, or it is UNTIL (monotonic; 0: never), or bulk's turn. */
+static void wait_changed(Nbd *n, bool hurry, int64_t until)
+{
+    int64_t turn = hurry || n->bulk || has_turn(n) ? 0 : n->patient_us + TURN_US;
+    int64_t first = until && turn ? MIN(until, turn) : until + turn;
+    struct timespec at = {first / G_USEC_PER_SEC, first % G_USEC_PER_SEC * 1000};
+
+    if (first) {
+        pthread_cond_timedwait(&n->changed, &n->lock, &at);
+    } else {
+        pthread_cond_wait(&n->changed, &n->lock);
+    }
+}
+
+/* Under the lock: R waits for a connection, or no more. */
+static void count_waiting(Nbd *n, bool hurry, int waits)
+{
+    if (hurry) {
+        n->hurried += waits;
+        return;
+    }
+    if (!n->patient || waits < 0) {
+        n->patient_us = g_get_monotonic_time();
+    }
+    n->patient += waits;
+}
+
+/* One that is idle, or NULL, which is to be made in *MS. FALSE and ERROR: there is none, and
+ * another thread is trying already, or others had them all the time. */
+static bool take_connection(Nbd *n, const Reader *r, Handle **h, unsigned *ms, GError **error)
 {
     bool hurry = r->base.hurry;
-    struct timespec at = {r->base.until / G_USEC_PER_SEC, r->base.until % G_USEC_PER_SEC * 1000};
+    int64_t until = r->base.until;
 
     pthread_mutex_lock(&n->lock);
-    n->hurried += hurry;
-    while (!has_one(n, hurry) && (is_patient(n) || !n->connecting)) {
-        if (!r->base.until) {
-            pthread_cond_wait(&n->changed, &n->lock);
-        } else if (pthread_cond_timedwait(&n->changed, &n->lock, &at) != 0) {
-            break;
-        }
+    count_waiting(n, hurry, 1);
+    while (!has_one(n, hurry) && (is_patient(n) || !n->connecting) &&
+           (!until || g_get_monotonic_time() < until)) {
+        wait_changed(n, hurry, until);
     }
-    n->hurried -= hurry;
-    bool some = has_one(n, hurry);
+    bool some = has_one(n, hurry), gone = n->gone_us;
+    count_waiting(n, hurry, -1);
     if (some) {
         *ms = n->open > n->connecting ? ANOTHER_MS : CONNECT_MS;
         *h = n->idle->len ? take_idle(n, n->idle->len - 1) : NULL;
@@ -347,7 +386,8 @@ static bool take_connection(Nbd *n, const Reader *r, Handle **h, unsigned *ms)
         n->bulk += !hurry;
     }
     pthread_mutex_unlock(&n->lock);
-    return some;
+    return some || fail_as(n, error, gone ? FF_CONTENT_GONE : FF_CONTENT_BUSY,
+                           gone ? "its server has gone" : "others read it all the time");
 }
 
 /* Under the lock. While there are others it has no room for more: to one that is waited for soon an
@@ -424,11 +464,10 @@ static JobResult try_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t le
                          GError **error)
 {
     Nbd *n = (Nbd *)r->base.content;
-    unsigned ms;
-    Handle *h;
+    unsigned ms = 0;
+    Handle *h = NULL;
 
-    if (!take_connection(n, r, &h, &ms)) {
-        fail_as(n, error, FF_CONTENT_GONE, "its server has gone");
+    if (!take_connection(n, r, &h, &ms, error)) {
         return JOB_FAILED;
     }
     *made = !h;
@@ -457,7 +496,9 @@ static bool do_job(Reader *r, Job job, uint64_t at, void *buf, uint64_t len, GEr
     bool made = false;
 
     if (r->pinned) {
-        return job(r, r->pinned, at, buf, len, error);
+        /* An answer that comes late would be written to what its reader has freed. */
+        return is_alive(r->pinned) ? job(r, r->pinned, at, buf, len, error)
+                                   : fail_nbd(n, error, SILENT);
     }
     for (unsigned tries = 0;; tries++) {
         g_autoptr(GError) local = NULL;

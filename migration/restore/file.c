@@ -22,6 +22,7 @@
 #include "content/image/records.h"
 #include "content/image/run-state.h"
 #include "content/image/write.h"
+#include "contract/state.h"
 #include "migration/restore/lease.h"
 
 /* Memory that is not guest RAM goes through this process; no QEMU has more of it. */
@@ -90,10 +91,15 @@ static bool take_content(FfRestoreFile *f, FfContent *bytes, int64_t offset, GEr
     const FfInputStamp *stamp = &ff_content_identity(c)->stamp;
     bool known = stamp->ino || ff_content_is_far(c);
     f->id = (FfRestoreId){known ? stamp->size : 0,
-                          stamp->sec * G_GINT64_CONSTANT(1000000000) + stamp->nsec};
+                          ff_content_is_far(c)
+                              ? FF_STATE_NO_TIME
+                              : stamp->sec * G_GINT64_CONSTANT(1000000000) + stamp->nsec};
     f->compressed = ff_content_is_compressed(c);
     f->content = ff_reader_file_new(c, free_content);
     f->reader = ff_content_reader(c, error);
+    if (f->reader) {
+        ff_content_reader_hurry(f->reader); /* whatever it reads a guest waits for */
+    }
     return f->reader;
 }
 
@@ -159,7 +165,10 @@ bool ff_restore_file_answers(const FfRestoreFile *f, GError **error)
 {
     char magic[4];
 
-    return ff_content_read_bytes(f->reader, 0, magic, sizeof(magic), error);
+    ff_content_reader_until(f->reader, g_get_monotonic_time() + FF_FILE_PATIENCE_US);
+    bool answers = ff_content_read_bytes(f->reader, 0, magic, sizeof(magic), error);
+    ff_content_reader_until(f->reader, 0);
+    return answers;
 }
 
 /* FD stays the caller's. NULL: it is none. */

@@ -15,7 +15,8 @@
 /* By which it is known again, and its digest. */
 typedef struct {
     uint64_t size;
-    int64_t mtime_ns; /* both 0: of a block device, which has none for its content */
+    int64_t mtime_ns; /* both 0: of a block device, which has none for its content; an export has
+                         FF_STATE_NO_TIME */
 } FfRestoreId;
 
 typedef struct {
@@ -38,7 +39,7 @@ FfRestoreFile *ff_restore_file_open(int fd, const char *path, int64_t offset, GE
 bool ff_restore_is_uri(const char *path);
 /* The same of an export. ERROR can be FF_CONTENT_GONE. */
 FfRestoreFile *ff_restore_file_open_uri(const char *uri, int64_t offset, GError **error);
-/* It can be read at all. FALSE and ERROR. */
+/* It can be read at all, within FF_FILE_PATIENCE_US. FALSE and ERROR. */
 bool ff_restore_file_answers(const FfRestoreFile *f, GError **error);
 /* Why the guest in FD (borrowed), of which a client is told before all of it was read that it was,
  * is not to be restored so (static); NULL: it can be. The main loop's thread. */

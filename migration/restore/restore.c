@@ -75,6 +75,9 @@ struct FfRestore {
 /* How a copy is made the same again: touch -d takes the time. (g_free) */
 static char *as_it_was(uint64_t size, int64_t mtime_ns)
 {
+    if (mtime_ns == FF_STATE_NO_TIME) {
+        return g_strdup_printf("%" G_GUINT64_FORMAT " bytes", size);
+    }
     return g_strdup_printf("%" G_GUINT64_FORMAT " bytes, its time @%" G_GINT64_FORMAT
                            ".%09" G_GINT64_FORMAT ": touch -d",
                            size, mtime_ns / 1000000000, mtime_ns % 1000000000);
@@ -107,10 +110,13 @@ static void on_read_failed(const FfFileError *e, void *side)
                         "; who waits for memory waits",
                         path, e->at);
     } else {
+        g_autofree char *what = g_strdup_printf("%s: %s (errno %d)", path, g_strerror(e->error),
+                                                e->error);
+
         ff_control_dead(d->control,
                         "%s: cannot be read at byte %" G_GUINT64_FORMAT
-                        ": %s (errno %d); who waits for memory waits",
-                        path, e->at, g_strerror(e->error), e->error);
+                        " of the memory's file; who waits for memory waits",
+                        e->why ? e->why : what, e->at);
     }
 }
 
@@ -211,6 +217,30 @@ static void drop_fd(FfDestination *d, const char *name)
     if (d->control->ops.drop) {
         d->control->ops.drop(name, d->control->ops.opaque);
     }
+}
+
+/* Where it is from now on, for the engine after this one: a whole name, or none as long as it may
+ * not be that of what is held. What it is was known already, but for the time of an export. */
+static void keep_place(FfDestination *d)
+{
+    FfStateHeader *state = d->cfg->state;
+    FfStateFile *kept = (FfStateFile *)state->secret;
+    g_autofree char *uri = ff_restore_uri(d);
+
+    /* Observer: the next engine, wherever this one dies. */
+    __atomic_store_n(&state->peer_uri[0], 0, __ATOMIC_SEQ_CST);
+    if (d->restore->file->fd >= 0) {
+        __atomic_store_n(&kept->mtime_ns, d->restore->file->id.mtime_ns, __ATOMIC_SEQ_CST);
+    }
+    FF_FAULT_AT("place-unnamed");
+    if (d->restore->file->fd < 0) {
+        drop_fd(d, FF_FILE_HELD);
+    } else {
+        store_file_fd(d);
+    }
+    FF_FAULT_AT("place-held");
+    g_strlcpy(state->peer_uri + 1, uri + 1, sizeof(state->peer_uri) - 1);
+    __atomic_store_n(&state->peer_uri[0], uri[0], __ATOMIC_SEQ_CST);
 }
 
 static int open_path(const char *path, GError **error)
@@ -542,7 +572,7 @@ void ff_restore_coordinate(FfDestination *d)
  */
 static bool is_same(const FfRestoreFile *f, const FfStateFile *kept)
 {
-    if (f->fd < 0 || (kept->size && !kept->mtime_ns)) {
+    if (f->fd < 0 || kept->mtime_ns == FF_STATE_NO_TIME) {
         return f->id.size == kept->size && kept->digest && f->digest == kept->digest;
     }
     return f->id.size == kept->size && f->id.mtime_ns == kept->mtime_ns &&
@@ -643,7 +673,13 @@ static void attach_file(FfDestination *d, FfRestoreFile *file, const char *path)
         r->file = file;
         r->cloned = false;
         ff_close_fd(&r->fd);
-        store_file_fd(d);
+        if (path) {
+            ff_mutex_lock(&d->control->lock);
+            g_free(r->path);
+            r->path = g_strdup(path);
+            ff_mutex_unlock(&d->control->lock);
+        }
+        keep_place(d);
     }
     if (path && r->file->fd >= 0) { /* else it has been taken */
         take_lease(d, r->file->fd, r->file->path);

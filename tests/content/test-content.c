@@ -3,10 +3,14 @@
  * Content (content/source/content.h) by itself: the same bytes from a file and from an NBD export
  * of it, in all forms; exports that change; servers that lie.
  */
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <glib/gstdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "content/image/seekable-write.h"
 #include "content/source/backend.h"
 #include "tests/content/exports.h"
 #include "tests/lib/savedfile.h"
@@ -413,6 +417,72 @@ static void test_changes_meanwhile(void)
     g_rmdir(dir);
 }
 
+/* Bytes of SEED, which zstd stores as they are. */
+static void write_packed(const char *dir, const char *to, guint32 seed)
+{
+    g_autofree char *plain = g_build_filename(dir, "plain", NULL);
+    g_autoptr(GRand) rand = g_rand_new_with_seed(seed);
+    g_autofree guint32 *words = g_new(guint32, MIB / sizeof(guint32));
+    g_autoptr(GError) error = NULL;
+
+    for (size_t i = 0; i < MIB / sizeof(guint32); i++) {
+        words[i] = g_rand_int(rand);
+    }
+    g_assert_true(g_file_set_contents(plain, (char *)words, MIB, NULL));
+    g_autoptr(FfOutput) in = ff_output_new_fd(g_open(plain, O_RDWR | O_CLOEXEC), plain, NULL);
+    g_autoptr(FfOutput) out =
+        ff_output_new_fd(g_open(to, O_RDWR | O_CREAT | O_CLOEXEC, 0600), to, NULL);
+    g_assert_true(ff_seekable_write(in, out, NULL, NULL, &error) && ff_output_flush(out, &error));
+    g_unlink(plain);
+}
+
+/* What FROM has stands in FILE, and its time is that of FILE before. */
+static void overwrite(const char *file, const char *from, const struct timespec *mtime)
+{
+    g_autofree char *bytes = NULL;
+    gsize n;
+    int fd = g_open(file, O_WRONLY | O_CLOEXEC);
+
+    g_assert_true(g_file_get_contents(from, &bytes, &n, NULL));
+    g_assert_cmpint(pwrite(fd, bytes, n, 0), ==, (gssize)n);
+    g_assert_cmpint(futimens(fd, (struct timespec[]){*mtime, *mtime}), ==, 0);
+    close(fd);
+}
+
+/* A compressed file is changed, and put back: what was unpacked meanwhile is not given out. */
+static void test_put_back(void)
+{
+    g_autofree char *dir = g_dir_make_tmp("farfault-content-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(dir, "packed", NULL);
+    g_autofree char *same = g_build_filename(dir, "same", NULL);
+    g_autofree char *other = g_build_filename(dir, "other", NULL);
+    g_autoptr(GError) error = NULL;
+    char was[PAGE], now[PAGE];
+    struct stat st;
+    bool zero;
+
+    write_packed(dir, path, 1);
+    write_packed(dir, same, 1);
+    write_packed(dir, other, 2);
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    g_autoptr(FfContent) c = ff_content_open(path, NULL, NULL, NULL);
+    g_autoptr(FfContentReader) r = ff_content_reader(c, NULL);
+    g_assert_true(ff_content_is_compressed(c));
+    g_assert_true(read_page(r, 100, was, &zero, NULL));
+    g_assert_true(read_page(r, 200, now, &zero, NULL)); /* another frame */
+    overwrite(path, other, &(struct timespec){1, 0});
+    g_assert_false(read_page(r, 100, now, &zero, &error));
+    g_assert_error(error, G_IO_ERROR, FF_CONTENT_CHANGED);
+    overwrite(path, same, &st.st_mtim);
+    g_assert_true(read_page(r, 100, now, &zero, NULL));
+    g_assert_cmpmem(now, PAGE, was, PAGE);
+    g_clear_pointer(&r, ff_content_reader_free);
+    g_unlink(path);
+    g_unlink(same);
+    g_unlink(other);
+    g_rmdir(dir);
+}
+
 /* A read fails once, whichever: what is opened is what the file is, or nothing; never the file's
  * bytes as if it were raw. */
 static void test_fails_once(void)
@@ -640,6 +710,63 @@ static void test_many(gconstpointer opaque)
     g_assert_cmpuint(e.peers, <=, manies[kind].peers);
 }
 
+typedef struct {
+    FfContent *c;
+    gint ends; /* atomic; observers: the threads */
+} Crowd;
+
+static gpointer read_in_crowd(gpointer opaque)
+{
+    Crowd *crowd = opaque;
+    g_autoptr(FfContentReader) r = ff_content_reader(crowd->c, NULL);
+    char buf[PAGE];
+    bool zero;
+
+    ff_content_reader_hurry(r);
+    for (uint64_t page = 1; !g_atomic_int_get(&crowd->ends); page = page % 240 + 1) {
+        g_assert_true(read_page(r, page, buf, &zero, NULL));
+        check_page(buf, page);
+    }
+    return NULL;
+}
+
+/* One connection that readers in a hurry use all the time: bulk has a turn, and what has not is no
+ * server that is gone. */
+static void test_crowd(void)
+{
+    Exports e = {.size = MIB, .one = true};
+    g_autoptr(GError) error = NULL;
+    GThread *threads[MANY];
+    char buf[PAGE];
+    bool zero;
+
+    FfContent *c = open_exports(&e);
+    if (!c) {
+        return;
+    }
+    Crowd crowd = {c, 0};
+    for (unsigned i = 0; i < MANY; i++) {
+        threads[i] = g_thread_new("crowd", read_in_crowd, &crowd);
+    }
+    FfContentReader *r = ff_content_reader(c, NULL);
+    for (uint64_t page = 0; page < 4; page++) {
+        ff_content_reader_until(r, g_get_monotonic_time() + 20 * G_USEC_PER_SEC);
+        bool done = read_page(r, page, buf, &zero, &error);
+        g_assert_no_error(error);
+        g_assert_true(done);
+        check_page(buf, page);
+    }
+    ff_content_reader_until(r, g_get_monotonic_time() + G_USEC_PER_SEC / 20);
+    if (!read_page(r, 5, buf, &zero, &error)) { /* sooner than its turn */
+        g_assert_error(error, G_IO_ERROR, FF_CONTENT_BUSY);
+    }
+    g_atomic_int_set(&crowd.ends, 1);
+    for (unsigned i = 0; i < MANY; i++) {
+        g_thread_join(threads[i]);
+    }
+    close_exports(&e, c, r);
+}
+
 /* Of connections that are idle one has failed: the others are not tried. */
 static void test_idle(void)
 {
@@ -759,6 +886,7 @@ int main(int argc, char **argv)
     g_test_add_func("/content/nbd/part-of-sample", test_part_of_sample);
     g_test_add_func("/content/nbd/no-sample", test_no_sample);
     g_test_add_func("/content/changes-meanwhile", test_changes_meanwhile);
+    g_test_add_func("/content/put-back", test_put_back);
     g_test_add_func("/content/fails-once", test_fails_once);
     for (unsigned i = 0; i < G_N_ELEMENTS(lies); i++) {
         g_autofree char *path = g_strconcat("/content/nbd/lie/", lies[i].name, NULL);
@@ -774,6 +902,7 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strconcat("/content/nbd/many/", manies[i].name, NULL);
         g_test_add_data_func(path, GUINT_TO_POINTER(i), test_many);
     }
+    g_test_add_func("/content/nbd/crowd", test_crowd);
     g_test_add_func("/content/nbd/idle", test_idle);
     g_test_add_func("/content/nbd/refused", test_refused);
     g_test_add_func("/content/nbd/no-plugin", test_no_plugin);

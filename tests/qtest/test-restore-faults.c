@@ -215,6 +215,61 @@ static void test_eio(void)
     restore_end(&s);
 }
 
+/* A file system whose daemon has died is no server that may be back: the restore pauses at once. */
+static void test_daemon_gone(void)
+{
+    RestoreScene s;
+
+    if (!restore_has_faults()) {
+        return;
+    }
+    if (restore_begin_plain(&s)) {
+        Vm *vm = restore_start_again(&s, "destination/postcopy-active/call/read-input#9=ENOTCONN;"
+                                         "destination/*/step/page-alone=skip");
+        gint64 began = g_get_monotonic_time();
+
+        restore_ask(&s, vm, s.path);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        g_assert_cmpint(g_get_monotonic_time() - began, <, 20 * G_USEC_PER_SEC);
+        g_assert_true(vm_fault_happened(vm, 0));
+        g_autofree char *why = restore_error_desc(vm);
+        g_assert_nonnull(strstr(why, s.path));
+        g_assert_nonnull(strstr(why, g_strerror(ENOTCONN)));
+        restore_recovers(&s, vm, s.path);
+        vm_end(vm);
+    }
+    restore_end(&s);
+}
+
+/* A file from 1970, of which a page is changed while the engine is dead: the next one sees it. */
+static void test_time_zero(void)
+{
+    RestoreScene s;
+
+    if (!restore_has_faults() || !restore_begin_plain(&s)) {
+        return;
+    }
+    const struct timespec none[2] = {{0}};
+    g_assert_cmpint(utimensat(AT_FDCWD, s.path, none, 0), ==, 0);
+    Vm *vm = restore_start_held(&s);
+    int fd = open(s.path, O_RDWR | O_CLOEXEC);
+    uint8_t byte;
+    g_assert_cmpint(pread(fd, &byte, 1, (4 << 20) + 100), ==, 1);
+    byte ^= 1;
+    g_assert_cmpint(pwrite(fd, &byte, 1, (4 << 20) + 100), ==, 1);
+    kill(vm_engine(vm), SIGKILL);
+    restore_release(vm);
+    qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+    g_autofree char *why = restore_error_desc(vm);
+    g_assert_nonnull(strstr(why, "touch -d"));
+    byte ^= 1;
+    g_assert_cmpint(pwrite(fd, &byte, 1, (4 << 20) + 100), ==, 1);
+    g_assert_cmpint(futimens(fd, none), ==, 0);
+    close(fd);
+    restore_recovers(&s, vm, s.path);
+    restore_end_held(&s, vm);
+}
+
 /* Another snapshot, of the same size and the same time: its pages are none of this guest's. */
 static void test_another(void)
 {
@@ -376,6 +431,8 @@ int main(int argc, char **argv)
     g_test_add_func("/restore-faults/lives-on", test_lives_on);
     g_test_add_func("/restore-faults/eio", test_eio);
     g_test_add_func("/restore-faults/status", test_status);
+    g_test_add_func("/restore-faults/daemon-gone", test_daemon_gone);
+    g_test_add_func("/restore-faults/time-zero", test_time_zero);
     g_test_add_func("/restore-faults/another", test_another);
     g_test_add_func("/restore-faults/relay", test_relay);
     int rc = g_test_run();

@@ -4,8 +4,10 @@
  * read, that lets in one client, that has another guest by now; and an engine that dies. The guest
  * waits, and never sees a wrong byte.
  */
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -340,6 +342,126 @@ static void test_eio(void)
     end(&x);
 }
 
+/* The first place cannot be read any more: a client names another. */
+#define LEAVE                                                                                      \
+    "destination/postcopy-active/call/read-file#20=EIO;destination/*/step/page-alone=skip;"
+
+typedef struct {
+    const char *name;
+    bool to_file;       /* from the server; else the other way */
+    const char *faults; /* after LEAVE: the engine dies */
+    bool asks;          /* the next one has to be given the place once more */
+} Moved;
+
+static const Moved moves[] = {
+    {"to-server", false, "destination/postcopy-active/call/read-file#30=kill", false},
+    {"to-server-unnamed", false, "destination/*/at/place-unnamed=kill", true},
+    {"to-server-dropped", false, "destination/*/at/place-held=kill", true},
+    {"to-file", true, "destination/postcopy-active/call/read-file#30=kill", false},
+    {"to-file-unnamed", true, "destination/*/at/place-unnamed=kill", true},
+    {"to-file-held", true, "destination/*/at/place-held=kill", false},
+};
+
+/* VM is restored from one place, and then from the other one, as both it and the server have it. */
+static Vm *start_moved(Scene *x, const Moved *move, const char *faults)
+{
+    g_autofree char *all = g_strconcat(LEAVE, faults, NULL);
+    Vm *vm = restore_start_again(&x->s, all);
+
+    exporter_run(&x->e, "cp FILE DIR/copy");
+    exporter_kill(&x->e);
+    exporter_start(&x->e, NBDKIT "file DIR/copy");
+    if (strstr(faults, "hold")) {
+        hold_make(vm);
+    }
+    if (move->to_file) {
+        ask(x, vm);
+    } else {
+        restore_ask(&x->s, vm, x->s.path);
+    }
+    qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+    if (move->to_file) {
+        exporter_kill(&x->e);
+    } else {
+        g_assert_cmpint(truncate(x->s.path, 0), ==, 0);
+    }
+    g_assert_false(vm_fault_happened(vm, 2));
+    qmp_ok(vm_qmp(vm), "migrate-recover", "{'uri': '%s%s'}", move->to_file ? "file:" : "",
+           move->to_file ? x->s.path : x->e.uri);
+    return vm;
+}
+
+static void end_moved(Scene *x)
+{
+    exporter_run(&x->e, "rm DIR/copy");
+    end(x);
+}
+
+/* The engine dies after that, or in the middle of it. */
+static void test_moved(gconstpointer opaque)
+{
+    const Moved *move = opaque;
+    Scene x;
+
+    if (!restore_has_faults()) {
+        return;
+    }
+    if (begin(&x, "nbdkit", NBDKIT "file FILE")) {
+        Vm *vm = start_moved(&x, move, move->faults);
+
+        if (move->asks) {
+            qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+            restore_recovers(&x.s, vm, move->to_file ? x.s.path : x.e.uri);
+        } else {
+            qmp_expect_migration(vm_qmp(vm), "completed");
+            restore_check_restored(&x.s, vm);
+        }
+        g_assert_true(vm_fault_happened(vm, 2));
+        vm_end(vm);
+        end_moved(&x);
+        return;
+    }
+    end(&x);
+}
+
+/* A page of the file is changed while the engine is dead: the export had no time, the file has. */
+static void test_moved_changed(void)
+{
+    static const Moved move = {.to_file = true};
+    const struct timespec now = {.tv_nsec = UTIME_OMIT};
+    struct stat st;
+    Scene x;
+    char byte;
+
+    if (!restore_has_faults()) {
+        return;
+    }
+    if (begin(&x, "nbdkit", NBDKIT "file FILE")) {
+        Vm *vm = start_moved(&x, &move, "destination/postcopy-active/call/read-file#30=hold");
+        int fd = open(x.s.path, O_RDWR | O_CLOEXEC);
+
+        hold_wait(vm);
+        g_assert_cmpint(fstat(fd, &st), ==, 0);
+        g_assert_cmpint(pread(fd, &byte, 1, (4 << 20) + 100), ==, 1);
+        byte ^= 1;
+        g_assert_cmpint(pwrite(fd, &byte, 1, (4 << 20) + 100), ==, 1);
+        kill(vm_engine(vm), SIGKILL);
+        restore_release(vm);
+        qmp_expect_migration(vm_qmp(vm), "postcopy-paused");
+        g_autofree char *why = restore_error_desc(vm);
+        g_assert_nonnull(strstr(why, "touch -d"));
+        byte ^= 1;
+        g_assert_cmpint(pwrite(fd, &byte, 1, (4 << 20) + 100), ==, 1);
+        g_assert_cmpint(futimens(fd, (struct timespec[]){now, st.st_mtim}), ==, 0);
+        close(fd);
+        restore_recovers(&x.s, vm, x.s.path);
+        exporter_run(&x.e, "rm DIR/copy");
+        end_held(&x, vm);
+        return;
+    }
+    end(&x);
+}
+
 /* A client's pause while the server is gone is one, and ends only by migrate-recover. */
 static void test_paused(void)
 {
@@ -438,6 +560,11 @@ int main(int argc, char **argv)
     g_test_add_func("/restore/nbd/server-killed-often", test_server_killed_often);
     g_test_add_func("/restore/nbd/changed", test_changed);
     g_test_add_func("/restore/nbd/eio", test_eio);
+    for (unsigned i = 0; i < G_N_ELEMENTS(moves); i++) {
+        g_autofree char *path = g_strconcat("/restore/nbd/moved/", moves[i].name, NULL);
+        g_test_add_data_func(path, &moves[i], test_moved);
+    }
+    g_test_add_func("/restore/nbd/moved/changed", test_moved_changed);
     g_test_add_func("/restore/nbd/paused", test_paused);
     g_test_add_func("/restore/nbd/refused", test_refused);
     g_test_add_func("/restore/nbd/command", test_command);
