@@ -286,8 +286,8 @@ static_assert(FF_MARK_CAP((1u << FF_CLIENT_CAPS) - 1) == FF_MARK_CAPS, "a mark f
 typedef struct {
     uint64_t size;    /* FfRestoreId */
     int64_t mtime_ns; /* FF_STATE_NO_TIME: of an export */
-    int64_t offset;  /* where the guest begins in it; -1: to be looked for */
-    uint64_t digest; /* ff_saved_digest(); 0: an older engine's */
+    int64_t offset;   /* where the guest begins in it; -1: to be looked for */
+    uint64_t digest;  /* ff_saved_digest(); 0: an older engine's */
 } FfStateFile;
 static_assert(sizeof(FfStateFile) == sizeof(((FfStateHeader *)0)->secret), "in its place");
 static_assert(offsetof(FfStateHeader, secret) % 8 == 0, "each of its numbers is stored at once");

@@ -110,8 +110,8 @@ static void on_read_failed(const FfFileError *e, void *side)
                         "; who waits for memory waits",
                         path, e->at);
     } else {
-        g_autofree char *what = g_strdup_printf("%s: %s (errno %d)", path, g_strerror(e->error),
-                                                e->error);
+        g_autofree char *what =
+            g_strdup_printf("%s: %s (errno %d)", path, g_strerror(e->error), e->error);
 
         ff_control_dead(d->control,
                         "%s: cannot be read at byte %" G_GUINT64_FORMAT
@@ -858,8 +858,7 @@ static const FfDestOrigin origin = {.again = await_file,
                                     .end = end_restore,
                                     .over = ff_restore_forget};
 
-/* ---- beginning and end_restore
- * ----------------------------------------------------------------------- */
+/* ---- beginning and end ----------------------------------------------------------------------- */
 
 void ff_restore_init(FfDestination *d, FfRestoreConfig *cfg)
 {
