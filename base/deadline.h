@@ -9,7 +9,7 @@
 #include <glib.h>
 
 /* Microseconds until END (monotonic, us); 0: it is over. Any thread. */
-static inline gint64 ff_left_us(gint64 end)
+static inline gint64 ff_deadline_left_us(gint64 end)
 {
     gint64 left = end - g_get_monotonic_time();
 
@@ -17,9 +17,9 @@ static inline gint64 ff_left_us(gint64 end)
 }
 
 /* The same in milliseconds, begun ones whole. */
-static inline gint64 ff_left_ms(gint64 end)
+static inline gint64 ff_deadline_left_ms(gint64 end)
 {
-    return (ff_left_us(end) + 999) / 1000;
+    return (ff_deadline_left_us(end) + 999) / 1000;
 }
 
 #endif

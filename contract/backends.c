@@ -41,7 +41,7 @@ bool ff_backends_ask(int socket, FfBackendsOp op, uint32_t flag, int fd, FfBacke
         return fail_request(error, n < 0 ? g_strerror((int)-n) : "the relay was not told all");
     }
     do {
-        int rc = poll(&pfd, 1, (int)ff_left_ms(until));
+        int rc = poll(&pfd, 1, (int)ff_deadline_left_ms(until));
 
         if (rc == 0) {
             return fail_request(error, "one of them does not answer");

@@ -32,26 +32,26 @@ typedef struct {
 
 typedef struct {
     uint64_t magic;
-    uint32_t word;   /* FfPactWord, atomic */
+    uint32_t word;   /* FfUpgradeCommitWord, atomic */
     uint32_t n_kept; /* atomic */
     uint64_t slot;   /* bytes */
     char run_state[32];
-    Place kept[FF_PACT_PAGES];
-    uint32_t said; /* FfPactSaid, atomic */
+    Place kept[FF_UPGRADE_COMMIT_PAGES];
+    uint32_t said; /* FfUpgradeCommitSaid, atomic */
     uint32_t unused;
 } Header;
-static_assert(sizeof(Place) == 16 && offsetof(Header, said) == 56 + 16 * FF_PACT_PAGES,
+static_assert(sizeof(Place) == 16 && offsetof(Header, said) == 56 + 16 * FF_UPGRADE_COMMIT_PAGES,
               "two versions of farfault may share it");
 static_assert(sizeof(Header) <= HEADER, "slots begin behind it");
 
-struct FfPact {
+struct FfUpgradeCommit {
     Header *h;
     uint8_t *slots;
     uint64_t slot;
     size_t len;
 };
 
-int ff_pact_create(uint64_t page_size)
+int ff_upgrade_commit_create(uint64_t page_size)
 {
     Header h = {.magic = MAGIC, .slot = page_size};
     int fd = memfd_create("farfault-pact", MFD_CLOEXEC | MFD_ALLOW_SEALING);
@@ -59,7 +59,7 @@ int ff_pact_create(uint64_t page_size)
     if (fd < 0) {
         return -errno;
     }
-    if (ftruncate(fd, (off_t)(HEADER + FF_PACT_PAGES * page_size)) < 0 ||
+    if (ftruncate(fd, (off_t)(HEADER + FF_UPGRADE_COMMIT_PAGES * page_size)) < 0 ||
         pwrite(fd, &h, sizeof(h), 0) != sizeof(h) || fcntl(fd, F_ADD_SEALS, SEALS) < 0) {
         int err = errno;
 
@@ -77,10 +77,11 @@ static bool is_pact(int fd, Header *h)
 
     return seals >= 0 && (seals & SEALS) == SEALS && fstat(fd, &st) == 0 &&
            pread(fd, h, sizeof(*h), 0) == sizeof(*h) && h->magic == MAGIC && h->slot >= 4096 &&
-           h->slot <= SLOT_MAX && (uint64_t)st.st_size == HEADER + FF_PACT_PAGES * h->slot;
+           h->slot <= SLOT_MAX &&
+           (uint64_t)st.st_size == HEADER + FF_UPGRADE_COMMIT_PAGES * h->slot;
 }
 
-FfPact *ff_pact_map(int fd, GError **error)
+FfUpgradeCommit *ff_upgrade_commit_map(int fd, GError **error)
 {
     Header h;
 
@@ -89,20 +90,21 @@ FfPact *ff_pact_map(int fd, GError **error)
                             "the two engines have no pact: they are of different builds");
         return NULL;
     }
-    size_t len = HEADER + FF_PACT_PAGES * h.slot;
+    size_t len = HEADER + FF_UPGRADE_COMMIT_PAGES * h.slot;
     uint8_t *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED) {
         g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno), "the pact: %s",
                     g_strerror(errno));
         return NULL;
     }
-    FfPact *p = g_new(FfPact, 1);
+    FfUpgradeCommit *p = g_new(FfUpgradeCommit, 1);
 
-    *p = (FfPact){.h = (Header *)(void *)map, .slots = map + HEADER, .slot = h.slot, .len = len};
+    *p = (FfUpgradeCommit){
+        .h = (Header *)(void *)map, .slots = map + HEADER, .slot = h.slot, .len = len};
     return p;
 }
 
-void ff_pact_free(FfPact *p)
+void ff_upgrade_commit_free(FfUpgradeCommit *p)
 {
     if (p) {
         munmap(p->h, p->len);
@@ -110,12 +112,12 @@ void ff_pact_free(FfPact *p)
     }
 }
 
-FfPactWord ff_pact_word(const FfPact *p)
+FfUpgradeCommitWord ff_upgrade_commit_word(const FfUpgradeCommit *p)
 {
-    return (FfPactWord)__atomic_load_n(&p->h->word, __ATOMIC_SEQ_CST);
+    return (FfUpgradeCommitWord)__atomic_load_n(&p->h->word, __ATOMIC_SEQ_CST);
 }
 
-bool ff_pact_change(FfPact *p, FfPactWord from, FfPactWord to)
+bool ff_upgrade_commit_change(FfUpgradeCommit *p, FfUpgradeCommitWord from, FfUpgradeCommitWord to)
 {
     uint32_t expected = from;
 
@@ -123,42 +125,44 @@ bool ff_pact_change(FfPact *p, FfPactWord from, FfPactWord to)
                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-bool ff_pact_keep_guest(FfPact *p)
+bool ff_upgrade_commit_keep_guest(FfUpgradeCommit *p)
 {
-    return ff_pact_change(p, FF_PACT_OPEN, FF_PACT_OLD) ||
-           ff_pact_change(p, FF_PACT_GIVEN, FF_PACT_OLD) || ff_pact_word(p) == FF_PACT_OLD;
+    return ff_upgrade_commit_change(p, FF_UPGRADE_COMMIT_OPEN, FF_UPGRADE_COMMIT_OLD) ||
+           ff_upgrade_commit_change(p, FF_UPGRADE_COMMIT_GIVEN, FF_UPGRADE_COMMIT_OLD) ||
+           ff_upgrade_commit_word(p) == FF_UPGRADE_COMMIT_OLD;
 }
 
-void ff_pact_set_run_state(FfPact *p, const char *run_state)
+void ff_upgrade_commit_set_run_state(FfUpgradeCommit *p, const char *run_state)
 {
     g_strlcpy(p->h->run_state, run_state, sizeof(p->h->run_state));
 }
 
-char *ff_pact_run_state(const FfPact *p)
+char *ff_upgrade_commit_run_state(const FfUpgradeCommit *p)
 {
     return g_strndup(p->h->run_state, sizeof(p->h->run_state) - 1);
 }
 
-bool ff_pact_say_stop(FfPact *p)
+bool ff_upgrade_commit_say_stop(FfUpgradeCommit *p)
 {
     uint32_t before = 0;
 
-    return __atomic_compare_exchange_n(&p->h->said, &before, (uint32_t)FF_PACT_SAID_STOP, false,
-                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) ||
-           before == FF_PACT_SAID_STOP;
+    return __atomic_compare_exchange_n(&p->h->said, &before, (uint32_t)FF_UPGRADE_COMMIT_SAID_STOP,
+                                       false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) ||
+           before == FF_UPGRADE_COMMIT_SAID_STOP;
 }
 
-bool ff_pact_hear_no_more(FfPact *p)
+bool ff_upgrade_commit_hear_no_more(FfUpgradeCommit *p)
 {
-    return __atomic_fetch_or(&p->h->said, (uint32_t)FF_PACT_SAID_ALL, __ATOMIC_SEQ_CST) &
-           FF_PACT_SAID_STOP;
+    return __atomic_fetch_or(&p->h->said, (uint32_t)FF_UPGRADE_COMMIT_SAID_ALL, __ATOMIC_SEQ_CST) &
+           FF_UPGRADE_COMMIT_SAID_STOP;
 }
 
-int ff_pact_keep_page(FfPact *p, unsigned block, uint64_t page, const void *content, uint64_t size)
+int ff_upgrade_commit_keep_page(FfUpgradeCommit *p, unsigned block, uint64_t page,
+                                const void *content, uint64_t size)
 {
-    unsigned n = ff_pact_pages(p);
+    unsigned n = ff_upgrade_commit_pages(p);
 
-    if (n >= FF_PACT_PAGES || size > p->slot) {
+    if (n >= FF_UPGRADE_COMMIT_PAGES || size > p->slot) {
         return -ENOSPC;
     }
     memcpy(p->slots + n * p->slot, content, size);
@@ -167,19 +171,20 @@ int ff_pact_keep_page(FfPact *p, unsigned block, uint64_t page, const void *cont
     return 0;
 }
 
-unsigned ff_pact_pages(const FfPact *p)
+unsigned ff_upgrade_commit_pages(const FfUpgradeCommit *p)
 {
     uint32_t n = __atomic_load_n(&p->h->n_kept, __ATOMIC_ACQUIRE);
 
-    return MIN(n, FF_PACT_PAGES);
+    return MIN(n, FF_UPGRADE_COMMIT_PAGES);
 }
 
-void ff_pact_forget_pages(FfPact *p)
+void ff_upgrade_commit_forget_pages(FfUpgradeCommit *p)
 {
     __atomic_store_n(&p->h->n_kept, 0, __ATOMIC_RELEASE);
 }
 
-const void *ff_pact_page(const FfPact *p, unsigned i, unsigned *block, uint64_t *page)
+const void *ff_upgrade_commit_page(const FfUpgradeCommit *p, unsigned i, unsigned *block,
+                                   uint64_t *page)
 {
     *block = p->h->kept[i].block;
     *page = p->h->kept[i].page;

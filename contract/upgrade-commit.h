@@ -19,61 +19,71 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef enum { FF_PACT_OPEN, FF_PACT_GIVEN, FF_PACT_TAKEN, FF_PACT_OLD } FfPactWord;
+typedef enum {
+    FF_UPGRADE_COMMIT_OPEN,
+    FF_UPGRADE_COMMIT_GIVEN,
+    FF_UPGRADE_COMMIT_TAKEN,
+    FF_UPGRADE_COMMIT_OLD
+} FfUpgradeCommitWord;
 
 /* Bits. What clients of the old QEMU say from GIVEN on, whose engine cannot carry it out any more;
  * and that nothing is heard after it. STOP stays: an engine that comes later sees it, too. */
-typedef enum { FF_PACT_SAID_STOP = 1, FF_PACT_SAID_ALL = 2 } FfPactSaid;
+typedef enum {
+    FF_UPGRADE_COMMIT_SAID_STOP = 1,
+    FF_UPGRADE_COMMIT_SAID_ALL = 2
+} FfUpgradeCommitSaid;
 
 /* Pages that can be kept. What devices write while they are loaded is one page or none. */
-#define FF_PACT_PAGES 64
+#define FF_UPGRADE_COMMIT_PAGES 64
 /* Under these names a relay holds the pact, and the old one's holds the new QEMU's pidfd and its
  * userfaultfd for write protection. */
-#define FF_PACT_HELD "pact"
+#define FF_UPGRADE_COMMIT_HELD "pact"
 #define FF_HEIR_HELD "heir"
 #define FF_HEIR_UFFD_HELD "heir-uffd"
 /* The same in this order, of the new QEMU the pact alone, is in a parcel that QEMU keeps: relay and
  * engine may die at once (FfStateHeader.kept_pact). */
-#define FF_PACT_KEPT                                                                               \
+#define FF_UPGRADE_COMMIT_KEPT                                                                     \
     {                                                                                              \
-        FF_PACT_HELD, FF_HEIR_HELD, FF_HEIR_UFFD_HELD                                              \
+        FF_UPGRADE_COMMIT_HELD, FF_HEIR_HELD, FF_HEIR_UFFD_HELD                                    \
     }
-#define FF_PACT_KEPT_MAX 3
+#define FF_UPGRADE_COMMIT_KEPT_MAX 3
 
-typedef struct FfPact FfPact;
+typedef struct FfUpgradeCommit FfUpgradeCommit;
 
 /* Makes one for memory whose largest page has PAGE_SIZE bytes; its size can never change. Returns
  * the fd (close-on-exec) or -errno. */
-int ff_pact_create(uint64_t page_size);
+int ff_upgrade_commit_create(uint64_t page_size);
 /* Maps it; FD stays the caller's. NULL and ERROR if it is none. */
-FfPact *ff_pact_map(int fd, GError **error);
-void ff_pact_free(FfPact *p);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfPact, ff_pact_free)
+FfUpgradeCommit *ff_upgrade_commit_map(int fd, GError **error);
+void ff_upgrade_commit_free(FfUpgradeCommit *p);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfUpgradeCommit, ff_upgrade_commit_free)
 
-FfPactWord ff_pact_word(const FfPact *p);
+FfUpgradeCommitWord ff_upgrade_commit_word(const FfUpgradeCommit *p);
 /* FALSE: it was not FROM, and stays as it is. */
-bool ff_pact_change(FfPact *p, FfPactWord from, FfPactWord to);
+bool ff_upgrade_commit_change(FfUpgradeCommit *p, FfUpgradeCommitWord from, FfUpgradeCommitWord to);
 /* The guest stays with the old QEMU (OLD). FALSE: it is TAKEN. */
-bool ff_pact_keep_guest(FfPact *p);
+bool ff_upgrade_commit_keep_guest(FfUpgradeCommit *p);
 
 /* What the guest was before it was stopped; before GIVEN. */
-void ff_pact_set_run_state(FfPact *p, const char *run_state);
+void ff_upgrade_commit_set_run_state(FfUpgradeCommit *p, const char *run_state);
 /* g_free. From GIVEN on. */
-char *ff_pact_run_state(const FfPact *p);
+char *ff_upgrade_commit_run_state(const FfUpgradeCommit *p);
 
 /* A client of the old QEMU wants the guest to stand. FALSE: the new engine does not look any more.
  */
-bool ff_pact_say_stop(FfPact *p);
+bool ff_upgrade_commit_say_stop(FfUpgradeCommit *p);
 /* New engine, before it lets the guest run: it cannot be said from now on. TRUE: it was, then or
  * when an engine that has died asked the same. */
-bool ff_pact_hear_no_more(FfPact *p);
+bool ff_upgrade_commit_hear_no_more(FfUpgradeCommit *p);
 
 /* Keeps page PAGE of BLOCK, of SIZE bytes, which a writer waits for. One thread. 0, or -ENOSPC. */
-int ff_pact_keep_page(FfPact *p, unsigned block, uint64_t page, const void *content, uint64_t size);
+int ff_upgrade_commit_keep_page(FfUpgradeCommit *p, unsigned block, uint64_t page,
+                                const void *content, uint64_t size);
 /* The number of pages that are kept; number I of them (below that). */
-unsigned ff_pact_pages(const FfPact *p);
-const void *ff_pact_page(const FfPact *p, unsigned i, unsigned *block, uint64_t *page);
+unsigned ff_upgrade_commit_pages(const FfUpgradeCommit *p);
+const void *ff_upgrade_commit_page(const FfUpgradeCommit *p, unsigned i, unsigned *block,
+                                   uint64_t *page);
 /* They are in their places, and the guest may write there: nobody puts them back once more. */
-void ff_pact_forget_pages(FfPact *p);
+void ff_upgrade_commit_forget_pages(FfUpgradeCommit *p);
 
 #endif

@@ -78,8 +78,8 @@ struct FfVmmState {
     /* Source, optional: takes that copy back, if there is one. */
     void (*forget_kept)(FfVmmState *state);
     /* Either side of an upgrade, optional: has the VMM itself keep copies of the N FDS
-     * (FF_PACT_KEPT), for those that come when everybody else that holds them has died; forgets
-     * them. Waits for the VMM. */
+     * (FF_UPGRADE_COMMIT_KEPT), for those that come when everybody else that holds them has died;
+     * forgets them. Waits for the VMM. */
     bool (*keep_pact)(FfVmmState *state, const int *fds, unsigned n, GError **error);
     void (*forget_pact)(FfVmmState *state);
     /* Source, after SHUT was written (status 0 or 1) : waits until the inner migration has

@@ -30,7 +30,7 @@ mtype = {
     FF_PHASE_IDLE, FF_PHASE_SETUP, FF_PHASE_STOPPED, FF_PHASE_LOADING, FF_PHASE_LOADED,
     FF_PHASE_GRANTED, FF_PHASE_DONE, FF_PHASE_DEAD,
     FF_RUN_NONE, FF_RUN_MINE, FF_RUN_GIVEN,
-    FF_PACT_OPEN, FF_PACT_GIVEN, FF_PACT_TAKEN, FF_PACT_OLD,
+    FF_UPGRADE_COMMIT_OPEN, FF_UPGRADE_COMMIT_GIVEN, FF_UPGRADE_COMMIT_TAKEN, FF_UPGRADE_COMMIT_OLD,
     FF_STATUS_ACTIVE, FF_STATUS_COMPLETED, FF_STATUS_FAILED,
     FF_UPGRADE_OFFER, FF_UPGRADE_ACCEPT, FF_UPGRADE_READY, FF_UPGRADE_DEVICE, FF_UPGRADE_LOADED,
     FF_UPGRADE_GIVE, FF_UPGRADE_RUNNING, FF_UPGRADE_LIFTED
@@ -41,7 +41,7 @@ mtype s_phase = FF_PHASE_IDLE, s_right = FF_RUN_NONE;
 mtype d_phase = FF_PHASE_IDLE, d_right = FF_RUN_NONE;
 bool d_resumed = false;
 /* The pact, and who has it: the relay holds it, QEMU keeps it. */
-mtype word = FF_PACT_OPEN;
+mtype word = FF_UPGRADE_COMMIT_OPEN;
 bool kept = false; /* the page, as it was */
 bool s_held = false, s_parcel = false, d_held = false, d_parcel = false;
 bool s_heir = false; /* the new QEMU's pidfd is held */
@@ -94,12 +94,12 @@ chan to_new = [4] of { mtype };
 #define S_RIGHT(to) assert(S_RIGHT_MAY(s_phase, s_right, to)); s_right = to
 #define D_RIGHT(to) assert(D_RIGHT_MAY(d_phase, d_right, to)); d_right = to
 
-/* ff_pact_change(), ff_pact_keep_guest() */
+/* ff_upgrade_commit_change(), ff_upgrade_commit_keep_guest() */
 #define CHANGE(from, to, otherwise) if :: word == from -> word = to :: else -> goto otherwise fi
 #define KEEP_GUEST(otherwise) \
     if \
-    :: pact && word == FF_PACT_TAKEN -> goto otherwise \
-    :: pact && word != FF_PACT_TAKEN -> word = FF_PACT_OLD \
+    :: pact && word == FF_UPGRADE_COMMIT_TAKEN -> goto otherwise \
+    :: pact && word != FF_UPGRADE_COMMIT_TAKEN -> word = FF_UPGRADE_COMMIT_OLD \
     :: !pact \
     fi
 
@@ -148,7 +148,7 @@ active proctype Handover()
     /* give_right() */
     S_STEP(S_RIGHT(FF_RUN_GIVEN));
     S_STEP(S_PHASE(FF_PHASE_GRANTED));
-    S_STEP(CHANGE(FF_PACT_OPEN, FF_PACT_GIVEN, s_roll_back));
+    S_STEP(CHANGE(FF_UPGRADE_COMMIT_OPEN, FF_UPGRADE_COMMIT_GIVEN, s_roll_back));
     SEND(to_new, FF_UPGRADE_GIVE);
     if
     :: to_old?FF_UPGRADE_RUNNING
@@ -180,7 +180,7 @@ s_end_old:
 
 s_roll_back:
 #ifdef HOLE_NO_COMPARE
-    S_STEP(if :: pact -> word = FF_PACT_OLD :: else fi);
+    S_STEP(if :: pact -> word = FF_UPGRADE_COMMIT_OLD :: else fi);
 #else
     S_STEP(KEEP_GUEST(s_finish));
 #endif
@@ -216,7 +216,7 @@ s_stay: /* keep_guest(), end_heir() */
     S_STEP(s_status = FF_STATUS_FAILED);
     goto s_ended;
 
-s_dies: /* ff_handover_adopt() */
+s_dies: /* ff_old_side_adopt() */
     atomic {
         up = false; GUARD_ENDS;
         if :: skip :: s_held = s_parcel; s_heir = s_parcel; s_eof = true fi;
@@ -275,7 +275,7 @@ active proctype Takeover()
 #ifdef HOLE_CONT_FIRST
     D_STEP(told_cont = true);
 #endif
-    D_STEP(CHANGE(FF_PACT_GIVEN, FF_PACT_TAKEN, d_give_up));
+    D_STEP(CHANGE(FF_UPGRADE_COMMIT_GIVEN, FF_UPGRADE_COMMIT_TAKEN, d_give_up));
 
 d_granted: /* run_and_complete() */
     D_STEP(D_RIGHT(FF_RUN_MINE));
@@ -316,7 +316,7 @@ d_kill:
 d_never:
     assert(false);
 
-d_dies: /* ff_takeover_look(), ff_driver_lift_protection(), ff_takeover_adopt() */
+d_dies: /* ff_new_side_look(), ff_driver_lift_protection(), ff_new_side_adopt() */
     atomic {
         up = false;
         if :: skip :: d_held = d_parcel fi;
@@ -342,7 +342,7 @@ d_dies: /* ff_takeover_look(), ff_driver_lift_protection(), ff_takeover_adopt() 
     :: d_phase == FF_PHASE_DEAD -> goto d_kill
     :: d_phase == FF_PHASE_GRANTED && !d_resumed -> goto d_run
     :: d_phase == FF_PHASE_DONE || (d_phase == FF_PHASE_GRANTED && d_resumed) -> goto d_complete
-    :: d_phase == FF_PHASE_LOADED && pact && word == FF_PACT_TAKEN ->
+    :: d_phase == FF_PHASE_LOADED && pact && word == FF_UPGRADE_COMMIT_TAKEN ->
         atomic { guarded = false; goto d_granted }
     :: else
     fi;
@@ -365,11 +365,11 @@ active proctype NewQemu()
         :: !loads -> guards = false; up = false /* the guard has failed, and so has the upgrade */
 #endif
         :: else ->
-            if :: word != FF_PACT_TAKEN -> kept = true :: else fi;
+            if :: word != FF_UPGRADE_COMMIT_TAKEN -> kept = true :: else fi;
             open_page = true
         fi }
     /* It writes to memory: as it loads, or for no reason once that is guarded. */
-    :: atomic { (fed || guarded) && (!guarded || open_page) && word != FF_PACT_TAKEN && !wrong ->
+    :: atomic { (fed || guarded) && (!guarded || open_page) && word != FF_UPGRADE_COMMIT_TAKEN && !wrong ->
         wrong = true }
     :: fed && !loaded -> loaded = true
     /* It may have to write as it starts, and opens the disks only then. */
@@ -420,9 +420,9 @@ active proctype End()
     atomic {
         (s_over && d_over && (!dying || !new_lives)) || (!old_lives && !new_lives) ->
         if
-        :: old_lives && word != FF_PACT_TAKEN ->
+        :: old_lives && word != FF_UPGRADE_COMMIT_TAKEN ->
             assert(old_runs && old_disks && !new_lives)
-        :: word == FF_PACT_TAKEN ->
+        :: word == FF_UPGRADE_COMMIT_TAKEN ->
             assert(!old_lives && (new_killed || (new_runs && new_disks && !guarded)))
         :: else -> assert(old_killed)
         fi
@@ -430,8 +430,8 @@ active proctype End()
 }
 
 /* One guest runs, and only where the word says; the new QEMU's engines know it before it does. */
-#define NEVER_TWO (!(old_runs && new_runs) && !(old_runs && word == FF_PACT_TAKEN) && \
-                   (new_runs -> word == FF_PACT_TAKEN && d_right == FF_RUN_MINE))
+#define NEVER_TWO (!(old_runs && new_runs) && !(old_runs && word == FF_UPGRADE_COMMIT_TAKEN) && \
+                   (new_runs -> word == FF_UPGRADE_COMMIT_TAKEN && d_right == FF_RUN_MINE))
 /* One of the two has the disks. */
 #define ONE_WRITER (!(old_disks && new_disks))
 /* A guest that runs in the old QEMU has its memory as it was. */

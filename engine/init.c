@@ -31,7 +31,7 @@ static void ram_free(gpointer opaque)
 
 static void monitor_free(gpointer opaque)
 {
-    FfLentMonitor *monitor = opaque;
+    FfInheritedMonitor *monitor = opaque;
 
     close(monitor->fd);
     g_free(monitor->id);
@@ -136,7 +136,7 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         {"device-backends", &init->backends_fd},
         {"device-faults", &init->sharers_fd},
         {FF_FILE_HELD, &init->file_fd},
-        {FF_PACT_HELD, &init->pact_fd},
+        {FF_UPGRADE_COMMIT_HELD, &init->pact_fd},
         {FF_HEIR_HELD, &init->heir_fd},
         {FF_LEASE_HELD, &init->lease_fd},
         {"taps", &init->taps_fd},
@@ -162,9 +162,9 @@ static bool place_fd(FfEngineInit *init, JsonObject *root, const char *name, int
         return true;
     }
     if (g_str_has_prefix(name, FF_LISTENING_MONITOR)) {
-        FfLentMonitor *monitor = g_new(FfLentMonitor, 1);
+        FfInheritedMonitor *monitor = g_new(FfInheritedMonitor, 1);
 
-        *monitor = (FfLentMonitor){g_strdup(name + strlen(FF_LISTENING_MONITOR)), fd};
+        *monitor = (FfInheritedMonitor){g_strdup(name + strlen(FF_LISTENING_MONITOR)), fd};
         g_ptr_array_add(init->listening, monitor);
         return true;
     }

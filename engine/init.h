@@ -33,7 +33,7 @@ typedef struct {
         heir_fd;         /* of an upgrade whose engine died (contract/upgrade-commit.h); -1: none */
     char **command_line; /* QEMU's, as the user gave it; NULL: not known */
     char *vhost_user;    /* of farfault run; NULL: an older relay does not say */
-    GPtrArray *listening; /* FfLentMonitor * */
+    GPtrArray *listening; /* FfInheritedMonitor * */
     GArray *given;        /* of FfGiven */
     int door;             /* where the next QEMU's relay asks this one's; -1: none */
     int front,

@@ -67,7 +67,7 @@ static bool start_engine(Engine *e, const char *json, gsize length, int *fds, un
         return false;
     }
     ff_link_send(e->link, FF_LINK_STARTED, 0, 0, NULL, 0, NULL, 0);
-    ff_takeover_look(e->init->state, e->init->pact_fd);
+    ff_new_side_look(e->init->state, e->init->pact_fd);
     e->driver = ff_driver_new(ff_engine_port_config(e->port));
     ff_engine_port_set_driver(e->port, e->driver);
     return true;

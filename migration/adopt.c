@@ -149,13 +149,13 @@ static bool take_over(FfControl *c, bool (*take)(gpointer side, GError **error),
 
 static bool is_given(const FfSource *s)
 {
-    return ff_journal_right(s->cfg->state) == FF_RUN_GIVEN;
+    return ff_ownership_right(s->cfg->state) == FF_RUN_GIVEN;
 }
 
 FfStatus ff_adopt_source_begin(FfSource *s)
 {
     FfStateHeader *state = s->cfg->state;
-    FfPhase phase = ff_journal_phase(state);
+    FfPhase phase = ff_ownership_phase(state);
 
     begin_connection(s->conn, state);
     s->adopted = true;
@@ -288,7 +288,7 @@ static void adopt_given_late(FfSource *s)
 
 void ff_adopt_source(FfSource *s)
 {
-    FfPhase phase = ff_journal_phase(s->cfg->state);
+    FfPhase phase = ff_ownership_phase(s->cfg->state);
 
     if (is_given(s)) {
         adopt_given(s, phase);
@@ -306,7 +306,7 @@ void ff_adopt_source(FfSource *s)
     ff_device_copy_end(s->copy);
     /* Before: with IDLE nobody would come who does it. */
     ff_snapshot_devices_unpark(s->cfg->state, &s->cfg->vmm->memory);
-    ff_journal_idle(s->cfg->state);
+    ff_ownership_idle(s->cfg->state);
     /* A destination that has loaded what it got waits for a grant that will not come. */
     s->dest_may_be_loaded = phase == FF_PHASE_STOPPED;
     ff_control_set_error(s->control, DIED ": the guest continues here, repeat what was asked for");
@@ -317,7 +317,7 @@ void ff_adopt_source(FfSource *s)
 
 FfStatus ff_adopt_destination_begin(FfDestination *d)
 {
-    FfPhase phase = ff_journal_phase(d->cfg->state);
+    FfPhase phase = ff_ownership_phase(d->cfg->state);
 
     begin_connection(d->conn, d->cfg->state);
     d->ram->released = d->cfg->release_ram; /* as far as anybody knows */
@@ -402,7 +402,7 @@ static void adopt_done(FfDestination *d)
     if (d->control->ops.drop) {
         d->control->ops.drop("inner", d->control->ops.opaque);
     }
-    ff_journal_idle(d->cfg->state);
+    ff_ownership_idle(d->cfg->state);
     if (d->origin) {
         d->origin->over(d);
     }
@@ -411,7 +411,7 @@ static void adopt_done(FfDestination *d)
 
 void ff_adopt_destination(FfDestination *d)
 {
-    switch (ff_journal_phase(d->cfg->state)) {
+    switch (ff_ownership_phase(d->cfg->state)) {
     case FF_PHASE_GRANTED:
         ff_dest_put_back(d); /* the engine that died may not have come to it */
         adopt_granted(d);
@@ -425,7 +425,7 @@ void ff_adopt_destination(FfDestination *d)
         return;
     default:
         ff_control_set_error(d->control, DIED " before the guest could run here");
-        ff_journal_dead(d->cfg->state);
+        ff_ownership_dead(d->cfg->state);
         ff_control_kill_vmm(d->control, DIED " while the guest was coming in");
         ff_control_set_status(d->control, FF_STATUS_FAILED);
     }

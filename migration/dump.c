@@ -59,8 +59,8 @@ struct FfDump {
 static Moment moment_of(const FfStateHeader *s)
 {
     return (Moment){.epoch = __atomic_load_n(&s->epoch, __ATOMIC_RELAXED),
-                    .phase = ff_journal_phase(s),
-                    .right = ff_journal_right(s)};
+                    .phase = ff_ownership_phase(s),
+                    .right = ff_ownership_right(s)};
 }
 
 static bool is_same(const Moment *a, const Moment *b)

@@ -59,7 +59,7 @@ typedef struct {
 } FfSideOps;
 
 /* upgrade-ops.c */
-extern const FfSideOps ff_handover_ops, ff_takeover_ops;
+extern const FfSideOps ff_old_side_ops, ff_new_side_ops;
 
 struct FfMigration {
     const FfSideOps *side;
@@ -74,8 +74,8 @@ struct FfMigration {
         FfSource source;
         FfDestination dest;
         FfSnapshot snapshot;
-        FfHandover handover;
-        FfTakeover takeover;
+        FfOldSide handover;
+        FfNewSide takeover;
     };
     GThread *coordinator;
     bool adopting;

@@ -48,7 +48,7 @@ static bool source_init(FfMigration *m, GError **error)
  * here on the next one must report that it failed. */
 static bool source_listen(FfMigration *m, GError **error)
 {
-    ff_journal_setup(m->cfg.state);
+    ff_ownership_setup(m->cfg.state);
     return true;
 }
 
@@ -171,7 +171,7 @@ static bool dest_listen(FfMigration *m, GError **error)
     if (m->dest.origin) {
         /* Nobody comes. Before the coordinator: an engine that dies from here on has begun, and
          * nobody else would say that it came to nothing. */
-        ff_journal_setup(m->cfg.state);
+        ff_ownership_setup(m->cfg.state);
         return true;
     }
     if (ff_address_is_listening(m->cfg.fd)) {
@@ -407,7 +407,7 @@ static void give_back(gpointer p)
 
     if (ff_control_events(m->control) & FF_EV_WANT_CANCEL) {
         /* Asked for after the coordinator had come to its end. */
-        ff_journal_idle(m->cfg.state);
+        ff_ownership_idle(m->cfg.state);
         ff_control_set_status(m->control, FF_STATUS_CANCELLING);
         ff_control_set_status(m->control, FF_STATUS_CANCELLED);
         ff_control_tell_done(m->control);
@@ -453,9 +453,9 @@ bool ff_migration_is_spare(const FfMigration *m)
 static const FfSideOps *side_of(const FfMigrationConfig *config)
 {
     if (config->role == FF_ROLE_DESTINATION) {
-        return config->upgrade.wanted ? &ff_takeover_ops : &dest_ops;
+        return config->upgrade.wanted ? &ff_new_side_ops : &dest_ops;
     }
-    return config->upgrade.wanted    ? &ff_handover_ops
+    return config->upgrade.wanted    ? &ff_old_side_ops
            : config->snapshot.wanted ? &snapshot_ops
                                      : &source_ops;
 }
@@ -686,7 +686,7 @@ bool ff_migration_speaks(FfMigration *m)
 bool ff_migration_frees_uffd(const FfMigration *m)
 {
     return (m->side == &snapshot_ops && m->snapshot.uffd_is_free) ||
-           (m->side == &ff_takeover_ops && m->takeover.uffd_is_free);
+           (m->side == &ff_new_side_ops && m->takeover.uffd_is_free);
 }
 
 bool ff_migration_lacks_tls(FfMigration *m)

@@ -128,8 +128,8 @@ bool ff_migration_revoke(FfMigration *m, const char *uri, int fd, bool force, GE
 
 bool ff_migration_reclaim(FfStateHeader *state, bool force, GError **error)
 {
-    if (state->role != FF_ROLE_SOURCE || ff_journal_phase(state) != FF_PHASE_IDLE ||
-        ff_journal_right(state) != FF_RUN_GIVEN) {
+    if (state->role != FF_ROLE_SOURCE || ff_ownership_phase(state) != FF_PHASE_IDLE ||
+        ff_ownership_right(state) != FF_RUN_GIVEN) {
         return refuse_recovery(
             error, "There is no paused migration from which the guest could be taken back");
     }
@@ -144,7 +144,7 @@ bool ff_migration_reclaim(FfStateHeader *state, bool force, GError **error)
                                "The guest's memory is not all here any more (release-ram), or was "
                                "moved by an older farfault: start the guest from its disks");
     }
-    ff_journal_reclaim(state);
+    ff_ownership_reclaim(state);
     return true;
 }
 

@@ -12,7 +12,7 @@ static bool note_upgrade(FfMigration *m, GError **error)
     /* Before the coordinator, and before the client that asks for it is told that it has begun: an
      * engine that comes after a crash says that it came to nothing. */
     ff_state_mark(m->cfg.state, FF_MARK_UPGRADE);
-    ff_journal_setup(m->cfg.state);
+    ff_ownership_setup(m->cfg.state);
     return true;
 }
 
@@ -31,13 +31,13 @@ static bool speaks_stream(FfMigration *m)
 static bool handover_init(FfMigration *m, GError **error)
 {
     m->handover =
-        (FfHandover){.cfg = &m->cfg, .control = m->control, .ram = &m->ram, .stats = &m->stats};
+        (FfOldSide){.cfg = &m->cfg, .control = m->control, .ram = &m->ram, .stats = &m->stats};
     ff_close_fd(&m->cfg.mem_fd);
     if (m->cfg.upgrade.adopts) {
         m->handover.link = m->handover.heir = m->handover.uffd = -1;
         m->handover.maps = m->handover.inner = -1;
     } else {
-        ff_handover_init(&m->handover);
+        ff_old_side_init(&m->handover);
     }
     return true;
 }
@@ -45,18 +45,18 @@ static bool handover_init(FfMigration *m, GError **error)
 /* What the client says is answered from here on. */
 static FfStatus handover_begin_adoption(FfMigration *m)
 {
-    ff_handover_adopt_begin(&m->handover);
+    ff_old_side_adopt_begin(&m->handover);
     return FF_STATUS_SETUP;
 }
 
 static void handover_coordinate(FfMigration *m)
 {
-    ff_handover_coordinate(&m->handover);
+    ff_old_side_coordinate(&m->handover);
 }
 
 static void handover_adopt(FfMigration *m)
 {
-    ff_handover_adopt(&m->handover);
+    ff_old_side_adopt(&m->handover);
 }
 
 static bool handover_holds_guest_locked(const FfMigration *m)
@@ -73,7 +73,8 @@ static bool handover_cont_locked(FfMigration *m, bool *now)
 /* From GIVEN on the other engine must see to it. */
 static bool handover_stop_locked(FfMigration *m)
 {
-    return !m->control->granted || (m->handover.pact && ff_pact_say_stop(m->handover.pact));
+    return !m->control->granted ||
+           (m->handover.pact && ff_upgrade_commit_say_stop(m->handover.pact));
 }
 
 static bool handover_may_roll_back_locked(const FfMigration *m)
@@ -90,7 +91,7 @@ static bool handover_resumed_locked(FfMigration *m)
         m->handover.resumed = true;
         ff_control_set_error_locked(m->control, why);
         m->control->events |= FF_EV_DEAD;
-        ff_handover_wake_locked(&m->handover);
+        ff_old_side_wake_locked(&m->handover);
         ff_cond_broadcast(&m->control->changed);
     }
     return m->control->granted;
@@ -99,7 +100,7 @@ static bool handover_resumed_locked(FfMigration *m)
 static void handover_cancel_locked(FfMigration *m)
 {
     if (!m->control->granted) {
-        ff_handover_wake_locked(&m->handover);
+        ff_old_side_wake_locked(&m->handover);
     }
 }
 
@@ -111,10 +112,10 @@ static void describe_locked(const FfMigration *m, FfMigrationInfo *info)
 
 static void handover_clear(FfMigration *m)
 {
-    ff_handover_clear(&m->handover);
+    ff_old_side_clear(&m->handover);
 }
 
-const FfSideOps ff_handover_ops = {
+const FfSideOps ff_old_side_ops = {
     .name = "handover",
     .init = handover_init,
     .listen = note_upgrade,
@@ -138,16 +139,16 @@ const FfSideOps ff_handover_ops = {
 static bool takeover_init(FfMigration *m, GError **error)
 {
     m->takeover =
-        (FfTakeover){.cfg = &m->cfg, .control = m->control, .ram = &m->ram, .stats = &m->stats};
+        (FfNewSide){.cfg = &m->cfg, .control = m->control, .ram = &m->ram, .stats = &m->stats};
     ff_close_fd(&m->cfg.mem_fd);
-    ff_takeover_init(&m->takeover);
+    ff_new_side_init(&m->takeover);
     return true;
 }
 
 /* A guest that may run here is QEMU's to stop and to start. */
 static FfStatus takeover_begin_adoption(FfMigration *m)
 {
-    FfPhase phase = ff_journal_phase(m->cfg.state);
+    FfPhase phase = ff_ownership_phase(m->cfg.state);
 
     m->control->granted = phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE;
     m->control->moves = phase == FF_PHASE_GRANTED; /* that it is here may not have been said */
@@ -156,12 +157,12 @@ static FfStatus takeover_begin_adoption(FfMigration *m)
 
 static void takeover_coordinate(FfMigration *m)
 {
-    ff_takeover_coordinate(&m->takeover);
+    ff_new_side_coordinate(&m->takeover);
 }
 
 static void takeover_adopt(FfMigration *m)
 {
-    ff_takeover_adopt(&m->takeover);
+    ff_new_side_adopt(&m->takeover);
 }
 
 static bool takeover_holds_guest_locked(const FfMigration *m)
@@ -188,7 +189,7 @@ static bool takeover_may_roll_back_locked(const FfMigration *m)
 
 static void takeover_cancel_locked(FfMigration *m)
 {
-    ff_takeover_wake_locked(&m->takeover);
+    ff_new_side_wake_locked(&m->takeover);
 }
 
 static void takeover_describe_locked(const FfMigration *m, FfMigrationInfo *info)
@@ -199,10 +200,10 @@ static void takeover_describe_locked(const FfMigration *m, FfMigrationInfo *info
 
 static void takeover_clear(FfMigration *m)
 {
-    ff_takeover_clear(&m->takeover);
+    ff_new_side_clear(&m->takeover);
 }
 
-const FfSideOps ff_takeover_ops = {
+const FfSideOps ff_new_side_ops = {
     .name = "takeover",
     .init = takeover_init,
     .listen = note_upgrade,

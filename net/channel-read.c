@@ -152,7 +152,7 @@ int ff_channel_read_all(FfChannel *ch, void *buf, size_t len, int deadline_ms)
             have += n;
             break;
         case FF_IO_AGAIN: {
-            gint64 left = end < 0 ? -1 : ff_left_ms(end);
+            gint64 left = end < 0 ? -1 : ff_deadline_left_ms(end);
             int rc = ff_channel_wait(ch, ch->read_events, left);
             if (rc < 0) {
                 return rc;

@@ -25,7 +25,7 @@ static void linger_after_refusal(FfChannel *ch, int ms)
     char sink[1024];
 
     shutdown(ch->fd, SHUT_WR);
-    while (ff_channel_wait(ch, POLLIN, ff_left_ms(end)) == 0 &&
+    while (ff_channel_wait(ch, POLLIN, ff_deadline_left_ms(end)) == 0 &&
            recv(ch->fd, sink, sizeof(sink), 0) > 0) {
     }
 }
@@ -74,7 +74,7 @@ bool ff_channel_start_tls(FfChannel *ch, FfTls *tls, const char *hostname, int d
     }
     /* The deadline is for the whole: a peer that sends a byte now and then gains nothing. */
     while ((io = ff_channel_step_tls(ch, &events, error)) == FF_IO_AGAIN) {
-        int rc = ff_channel_wait(ch, events, ff_left_ms(end));
+        int rc = ff_channel_wait(ch, events, ff_deadline_left_ms(end));
         if (rc < 0) {
             set_tls_error(ch, rc, error);
             return false;

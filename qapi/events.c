@@ -98,7 +98,7 @@ static unsigned source_keeps(const FfDriver *d)
         return s * 1000;
     }
     end = d->told_active + s * G_USEC_PER_SEC;
-    return (unsigned)ff_left_ms(end);
+    return (unsigned)ff_deadline_left_ms(end);
 }
 
 /* TRUE: postcopy-paused is said later. */

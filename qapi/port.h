@@ -42,7 +42,7 @@ typedef void (*FfPortObjectReply)(const FfPortObject *object, const GError *erro
 typedef struct {
     char *id;
     int fd;
-} FfLentMonitor;
+} FfInheritedMonitor;
 
 /* A copy of an fd that QEMU was given by NUMBER. */
 typedef struct {
@@ -98,7 +98,7 @@ typedef struct {
     char *const *command_line; /* QEMU's, as the user gave it; NULL: not known */
     const char *vhost_user;    /* of farfault run: --vhost-user; NULL: not known */
     bool leaves_backends; /* so does its relay where QEMU stays; FALSE: an older one does not */
-    const GPtrArray *listening; /* FfLentMonitor *; can be NULL */
+    const GPtrArray *listening; /* FfInheritedMonitor *; can be NULL */
     const GArray *given;        /* of FfGiven; can be NULL */
     int door;                   /* of its relay, for clients that go along; lent; -1: none */
     int front, front_door; /* pidfd, and its relay's door, of the process that stays as the guest's

@@ -50,7 +50,7 @@ static void on_uffd_taken(FfCall *call, JsonNode *result, const GError *error)
         const FfRamBlock *b = all->pdata[i];
         blocks[i] = (FfLiftBlock){b->memfd, b->page_size};
     }
-    ff_lift_start(call->fd, d->config.maps_fd, blocks, all->len, on_unprotected, call);
+    ff_unprotect_start(call->fd, d->config.maps_fd, blocks, all->len, on_unprotected, call);
 }
 
 void ff_driver_lift_protection(FfDriver *d)

@@ -19,7 +19,7 @@
 
 static void clear_pty(gpointer p)
 {
-    FfLentPty *pty = p;
+    FfInheritedPty *pty = p;
 
     g_free(pty->id);
     close(pty->fd);
@@ -60,7 +60,7 @@ static int copy_master(int pidfd, const char *folder, const char *number, unsign
 
 GArray *ff_upgrade_ptys(pid_t pid, int pidfd, JsonNode *chardevs)
 {
-    GArray *all = g_array_new(FALSE, FALSE, sizeof(FfLentPty));
+    GArray *all = g_array_new(FALSE, FALSE, sizeof(FfInheritedPty));
     g_autofree char *folder = g_strdup_printf("/proc/%d/fd", (int)pid);
     g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
     const char *number;
@@ -72,7 +72,7 @@ GArray *ff_upgrade_ptys(pid_t pid, int pidfd, JsonNode *chardevs)
         const char *id = fd >= 0 ? chardev_of(chardevs, slave) : NULL;
 
         if (id) {
-            FfLentPty pty = {g_strdup(id), fd};
+            FfInheritedPty pty = {g_strdup(id), fd};
             g_array_append_val(all, pty);
         } else if (fd >= 0) {
             close(fd);

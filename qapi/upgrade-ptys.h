@@ -10,9 +10,9 @@
 typedef struct {
     char *id; /* of the chardev */
     int fd;   /* a copy of its master side */
-} FfLentPty;
+} FfInheritedPty;
 
-/* Of process PID, with PIDFD, whose CHARDEVS are what query-chardev says: of FfLentPty
+/* Of process PID, with PIDFD, whose CHARDEVS are what query-chardev says: of FfInheritedPty
  * (g_array_unref closes all). */
 GArray *ff_upgrade_ptys(pid_t pid, int pidfd, JsonNode *chardevs);
 

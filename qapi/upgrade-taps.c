@@ -13,7 +13,7 @@
 
 static void clear_tap(gpointer p)
 {
-    FfLentTap *tap = p;
+    FfInheritedTap *tap = p;
 
     g_free(tap->name);
     if (tap->fd >= 0) {
@@ -32,7 +32,7 @@ static char *interface_of(const char *folder, const char *number)
 
 GArray *ff_upgrade_taps(pid_t pid, int pidfd)
 {
-    GArray *all = g_array_new(FALSE, FALSE, sizeof(FfLentTap));
+    GArray *all = g_array_new(FALSE, FALSE, sizeof(FfInheritedTap));
     g_autofree char *folder = g_strdup_printf("/proc/%d/fdinfo", (int)pid);
     g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
     const char *number;
@@ -43,7 +43,7 @@ GArray *ff_upgrade_taps(pid_t pid, int pidfd)
         int fd = name ? (int)syscall(SYS_pidfd_getfd, pidfd, atoi(number), 0) : -1;
 
         if (fd >= 0) {
-            FfLentTap tap = {g_steal_pointer(&name), fd};
+            FfInheritedTap tap = {g_steal_pointer(&name), fd};
             g_array_append_val(all, tap);
         }
     }

@@ -9,10 +9,10 @@
 typedef struct {
     char *name; /* of the interface */
     int fd;     /* a copy */
-} FfLentTap;
+} FfInheritedTap;
 
-/* Of FfLentTap; free with g_array_unref, which closes the copies. PID, PIDFD: QEMU. Those that may
- * not be seen are left out. */
+/* Of FfInheritedTap; free with g_array_unref, which closes the copies. PID, PIDFD: QEMU. Those that
+ * may not be seen are left out. */
 GArray *ff_upgrade_taps(pid_t pid, int pidfd);
 
 #endif

@@ -110,7 +110,7 @@ static void set_nonblocking(int fd)
     }
 }
 
-/* What guest/launch/inherit.h reads. TAPS: of FfLentTap, PTYS: of FfLentPty. */
+/* What guest/launch/inherit.h reads. TAPS: of FfInheritedTap, PTYS: of FfInheritedPty. */
 static char *describe_guest(FfDriver *d, GArray *taps, GArray *ptys, const GPtrArray *devices,
                             GArray *fds, bool stays)
 {
@@ -134,14 +134,14 @@ static char *describe_guest(FfDriver *d, GArray *taps, GArray *ptys, const GPtrA
     json_builder_end_array(b);
     begin_things(b, "monitors");
     for (guint i = 0; d->config.listening && i < d->config.listening->len; i++) {
-        const FfLentMonitor *monitor = d->config.listening->pdata[i];
+        const FfInheritedMonitor *monitor = d->config.listening->pdata[i];
 
         add_only(b, monitor->id, fds, monitor->fd);
     }
     json_builder_end_array(b);
     begin_things(b, "taps");
     for (guint i = 0; i < taps->len; i++) {
-        const FfLentTap *tap = &g_array_index(taps, FfLentTap, i);
+        const FfInheritedTap *tap = &g_array_index(taps, FfInheritedTap, i);
 
         add_only(b, tap->name, fds, tap->fd);
     }
@@ -164,7 +164,7 @@ static char *describe_guest(FfDriver *d, GArray *taps, GArray *ptys, const GPtrA
     json_builder_end_array(b);
     begin_things(b, "ptys");
     for (guint i = 0; i < ptys->len; i++) {
-        const FfLentPty *pty = &g_array_index(ptys, FfLentPty, i);
+        const FfInheritedPty *pty = &g_array_index(ptys, FfInheritedPty, i);
 
         add_only(b, pty->id, fds, pty->fd);
     }

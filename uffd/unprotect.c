@@ -108,8 +108,7 @@ static int lift_regions(const Lift *l)
     return rc;
 }
 
-bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
-                        GError **error)
+bool ff_unprotect_all(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n, GError **error)
 {
     g_autofree FfLiftBlock *have = g_new0(FfLiftBlock, n + 1);
     g_autofree int *fds = g_new0(int, n + 1);
@@ -185,14 +184,13 @@ static gpointer run_unprotect(gpointer p)
 {
     Work *w = p;
 
-    (void)FF_FAULT_STEP("lift",
-                        ff_lift_protection(w->uffd, w->maps_fd, w->blocks, w->n, &w->error));
+    (void)FF_FAULT_STEP("lift", ff_unprotect_all(w->uffd, w->maps_fd, w->blocks, w->n, &w->error));
     g_idle_add(on_unprotected, w);
     return NULL;
 }
 
-void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n, FfLiftDone *done,
-                   void *opaque)
+void ff_unprotect_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
+                        FfLiftDone *done, void *opaque)
 {
     Work *w = g_new0(Work, 1);
 

@@ -21,15 +21,14 @@ typedef struct {
  * let go in between. What is not mapped any more is not registered either. FALSE and ERROR:
  * something may be registered still; all that could be lifted was. A block without a memfd (-1) is
  * such an error. */
-bool ff_lift_protection(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
-                        GError **error);
+bool ff_unprotect_all(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n, GError **error);
 
 /* ERROR NULL: nothing is registered any more. */
 typedef void FfLiftDone(const GError *error, void *opaque);
 /* The same in a thread of its own, with copies of the fds, which may wait for QEMU's mmap lock; a
  * copy or a thread that cannot be had is an error of it. DONE is called by the main loop (the
  * default context), once. */
-void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n, FfLiftDone *done,
-                   void *opaque);
+void ff_unprotect_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
+                        FfLiftDone *done, void *opaque);
 
 #endif

@@ -188,7 +188,7 @@ static void next_at_destination(FILE *out, JsonObject *half, const char *address
     }
 }
 
-bool ff_split_lacks_pages(JsonObject *info)
+bool ff_halves_lack_pages(JsonObject *info)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
 
@@ -232,7 +232,7 @@ static void print_paused(FILE *out, JsonObject *half, bool source, bool restore,
     }
 }
 
-void ff_split_print(FILE *out, JsonObject *info, const char *address)
+void ff_halves_print(FILE *out, JsonObject *info, const char *address)
 {
     JsonObject *half = ff_json_object(ff_json_object(info, "x-farfault"), "half");
     const char *status = ff_json_string_or(info, "status", "");

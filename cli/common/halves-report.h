@@ -8,10 +8,10 @@
 #include <stdio.h>
 
 /* QEMU's main loop may wait for a page: it is not to be asked anything. */
-bool ff_split_lacks_pages(JsonObject *info);
+bool ff_halves_lack_pages(JsonObject *info);
 /* INFO: the answer to query-migrate of the monitor at ADDRESS. Prints nothing if the guest is
  * whole.
  */
-void ff_split_print(FILE *out, JsonObject *info, const char *address);
+void ff_halves_print(FILE *out, JsonObject *info, const char *address);
 
 #endif

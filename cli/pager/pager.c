@@ -532,12 +532,12 @@ static int run_holder(const Line *line, GArray *uids, GError **error)
 /* ---- Cloud Hypervisor ------------------------------------------------------------------------ */
 
 /* A process of its own, as the holder waits for nobody; it ends with that. */
-static void run_replay(const FfReplay *r, const FfOffload *o, int talk, bool run)
+static void run_replay(const FfSendSnapshot *r, const FfOffload *o, int talk, bool run)
 {
     g_autoptr(GError) error = NULL;
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (ff_replay_finish(r, o, talk, run, &error)) {
+    if (ff_send_snapshot_finish(r, o, talk, run, &error)) {
         ff_say("the guest is there, and %s", run ? "runs" : "is paused");
         send(talk, "", 1, MSG_NOSIGNAL);
         _exit(EXIT_OK);
@@ -546,7 +546,7 @@ static void run_replay(const FfReplay *r, const FfOffload *o, int talk, bool run
     _exit(EXIT_FAILED);
 }
 
-static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **error)
+static int hold_for(const Line *line, FfSendSnapshot *r, const FfOffload *o, GError **error)
 {
     g_auto(Pager) p = {0};
     int talk[2];
@@ -575,7 +575,7 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
         fail_path(error, line->from, g_strerror(errno));
         return EXIT_FAILED;
     }
-    if (!ff_replay_begin(r, line->to, o, error)) {
+    if (!ff_send_snapshot_begin(r, line->to, o, error)) {
         return EXIT_FAILED;
     }
     pid_t pid = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, talk) < 0 ? -1 : fork();
@@ -611,7 +611,7 @@ static int hold_for(const Line *line, FfReplay *r, const FfOffload *o, GError **
 static int restore_to(const Line *line, GError **error)
 {
     g_auto(FfOffload) o = {0};
-    g_auto(FfReplay) r = {0};
+    g_auto(FfSendSnapshot) r = {0};
 
     if (!ff_offload_open(&o, line->from, line->own_memory, error)) {
         return EXIT_FAILED;

@@ -312,7 +312,7 @@ static int show_file(const char *path, int64_t offset, bool json)
         fprintf(stderr, "farfault: %s\n", error->message);
         return EXIT_FAILED;
     }
-    g_autoptr(FfSurvey) survey = ff_survey_new(saved, error);
+    g_autoptr(FfSurvey) survey = ff_statistics_new(saved, error);
     (json ? print_json : print_text)(saved, survey);
     if (survey->problem) {
         fprintf(stderr, "farfault: %s\n", survey->problem);

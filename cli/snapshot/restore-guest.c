@@ -525,7 +525,7 @@ static bool check_file(const Line *line, GError **error)
                     line->path, word);
         return false;
     }
-    survey = ff_survey_new(s, opened);
+    survey = ff_statistics_new(s, opened);
     if (!survey->complete) {
         g_set_error_literal(error, G_IO_ERROR, G_IO_ERROR_INVALID_DATA, survey->problem);
     }

@@ -133,7 +133,7 @@ static const char *check_network(const GPtrArray *opts)
             const char *id = ff_opts_get(opts, "id");
 
             /* It goes into a line of the human monitor's. */
-            if (!ff_lent_is_forward(opt) || strpbrk(opt->value, " \t\n\"\\")) {
+            if (!ff_inherited_is_forward(opt) || strpbrk(opt->value, " \t\n\"\\")) {
                 return HANDED ": only hostfwd=tcp:... and hostfwd=udp:...";
             }
             if (!id || strpbrk(id, " \t\n\"\\")) {
@@ -158,7 +158,7 @@ static const char *check_netdev(const char *value, const Line *line)
     if (!g_strcmp0(ff_opts_get(opts, "type"), "vhost-user")) {
         return has_backend(opts, line) ? NULL : NO_BACKEND;
     }
-    return !g_strcmp0(ff_opts_get(opts, "type"), "tap") ? ff_lent_tap_refused(opts)
+    return !g_strcmp0(ff_opts_get(opts, "type"), "tap") ? ff_inherited_tap_refused(opts)
                                                         : check_network(opts);
 }
 
@@ -257,7 +257,7 @@ static const char *check_add_fd(const char *value, const Line *line)
 static const char *check_socket(const GPtrArray *opts, const Line *line)
 {
     const FfPlan *plan = line->plan;
-    const char *id = ff_opts_get(opts, "id"), *path = ff_lent_socket_path(opts);
+    const char *id = ff_opts_get(opts, "id"), *path = ff_inherited_socket_path(opts);
 
     if (is_lent(plan, id)) {
         return NULL;
@@ -265,7 +265,7 @@ static const char *check_socket(const GPtrArray *opts, const Line *line)
     if (is_of_backend(plan, id)) {
         return plan->daemonize && is_relative(opts, "path") ? RELATIVE : NULL;
     }
-    if (id && ff_lent_is_control((char *const *)plan->argv->pdata, id)) {
+    if (id && ff_inherited_is_control((char *const *)plan->argv->pdata, id)) {
         return HANDED ": of QMP monitors those that listen and are nothing else";
     }
     if (ff_opts_get(opts, "fd") && ff_opt_bool(ff_opts_get(opts, "server"), false)) {
@@ -303,7 +303,7 @@ static const char *check_chardev(const char *value, const Line *line)
 /* VALUE is a socket of the old notation that listens: *WHY is what is wrong with it. */
 static bool is_old_socket(const char *value, const Line *line, const char **why)
 {
-    g_autofree char *path = ff_lent_old_socket_path(value);
+    g_autofree char *path = ff_inherited_old_socket_path(value);
 
     *why = path ? check_path(path, line) : NULL;
     return path;

@@ -29,12 +29,12 @@ static GPtrArray *all_of(char *const *args)
     const char *value;
 
     while ((option = ff_option_next(&args, &value))) {
-        g_autoptr(GPtrArray) opts = ff_lent_user_network(option, value);
+        g_autoptr(GPtrArray) opts = ff_inherited_user_network(option, value);
 
         for (guint i = 0; opts && i < opts->len; i++) {
             const FfOpt *opt = opts->pdata[i];
 
-            if (ff_lent_is_forward(opt)) {
+            if (ff_inherited_is_forward(opt)) {
                 Forward *f = g_new(Forward, 1);
 
                 *f = (Forward){g_strdup(ff_opts_get(opts, "id")), g_strdup(opt->value)};

@@ -42,7 +42,8 @@ typedef struct {
     bool handed;      /* the engines may have begun: who has the guest is theirs to say */
     char *state;      /* of the guest in the new QEMU, if it does not run there; NULL */
     GArray *balloons; /* of FfBalloon, the running QEMU's; NULL: not asked yet */
-    GPtrArray *names; /* of the new QEMU's files, of FfLentName *; NULL: it has made none yet */
+    GPtrArray
+        *names; /* of the new QEMU's files, of FfInheritedName *; NULL: it has made none yet */
     GString *warning; /* what did not work beside that, each after "; "; empty: nothing */
 } FfUpgrade;
 

@@ -17,7 +17,7 @@ GPtrArray *ff_upgrade_names(char *const *args, pid_t running, pid_t pid)
     g_autofree char *link = g_strdup_printf("/proc/%d/cwd", (int)running);
     g_autofree char *folder = g_file_read_link(link, NULL);
     GPtrArray *names;
-    g_auto(GStrv) unused = ff_lent_argv(args, -1, NULL, pid, folder, &names);
+    g_auto(GStrv) unused = ff_inherited_argv(args, -1, NULL, pid, folder, &names);
 
     return names;
 }
@@ -46,7 +46,7 @@ static const char *irreplaceable_reason(const char *then, const struct stat *st)
 static bool has_name(const GPtrArray *names, const char *then, guint before)
 {
     for (guint i = 0; i < before; i++) {
-        const FfLentName *name = names->pdata[i];
+        const FfInheritedName *name = names->pdata[i];
 
         if (!strcmp(name->then, then)) {
             return true;
@@ -58,7 +58,7 @@ static bool has_name(const GPtrArray *names, const char *then, guint before)
 bool ff_upgrade_names_are_own(const GPtrArray *names, const GPtrArray *own, GError **error)
 {
     for (guint i = 0; i < names->len; i++) {
-        const FfLentName *name = names->pdata[i];
+        const FfInheritedName *name = names->pdata[i];
         struct stat st, now;
 
         if (has_name(names, name->then, i)) {
@@ -92,7 +92,7 @@ bool ff_upgrade_names_are_own(const GPtrArray *names, const GPtrArray *own, GErr
 }
 
 /* What there is no file for any more has nobody's rights: a new one is as good. */
-static bool copy_rights(const FfLentName *name)
+static bool copy_rights(const FfInheritedName *name)
 {
     struct stat theirs, ours;
 
@@ -108,7 +108,7 @@ static bool copy_rights(const FfLentName *name)
 bool ff_upgrade_names_copy_rights(const GPtrArray *names, GError **error)
 {
     for (guint i = 0; i < names->len; i++) {
-        const FfLentName *name = names->pdata[i];
+        const FfInheritedName *name = names->pdata[i];
 
         if (!copy_rights(name)) {
             g_set_error(error, G_IO_ERROR, g_io_error_from_errno(errno),
@@ -124,7 +124,7 @@ bool ff_upgrade_names_copy_rights(const GPtrArray *names, GError **error)
 void ff_upgrade_names_take(const GPtrArray *names)
 {
     for (guint i = 0; i < names->len; i++) {
-        const FfLentName *name = names->pdata[i];
+        const FfInheritedName *name = names->pdata[i];
 
         struct stat now, then;
 
@@ -141,7 +141,7 @@ void ff_upgrade_names_take(const GPtrArray *names)
 void ff_upgrade_names_remove(const GPtrArray *names)
 {
     for (guint i = 0; i < names->len; i++) {
-        const FfLentName *name = names->pdata[i];
+        const FfInheritedName *name = names->pdata[i];
 
         unlink(name->now);
     }

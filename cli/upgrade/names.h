@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* Of a QEMU with ARGS that is process PID, started beside RUNNING: of FfLentName * (free with
+/* Of a QEMU with ARGS that is process PID, started beside RUNNING: of FfInheritedName * (free with
  * g_ptr_array_unref). */
 GPtrArray *ff_upgrade_names(char *const *args, pid_t running, pid_t pid);
 /* Each is in the place of one of the running QEMU's, OWN (NULL: an older farfault did not keep its

@@ -83,9 +83,9 @@ G_NORETURN static void become(char **argv, const FfUpgrade *u, const int *socket
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
-    ff_place_take(u->old_pid);
+    ff_scheduling_take(u->old_pid);
     int self = open("/proc/self/exe", O_PATH | O_CLOEXEC);
-    if (null < 0 || self < 0 || chdir(cwd) < 0 || ff_place_become(u->old_pid) < 0) {
+    if (null < 0 || self < 0 || chdir(cwd) < 0 || ff_scheduling_become(u->old_pid) < 0) {
         _exit(127);
     }
     dup2(null, STDIN_FILENO);
@@ -254,7 +254,7 @@ static bool may_guard(const FfUpgrade *u, GError **error)
                                local->message);
     }
     g_autofree char *user = user_of((int)u->pid), *fix = ff_cli_userfault_fix(user);
-    /* Not those that its user has by now (ff_place_become()). */
+    /* Not those that its user has by now (ff_scheduling_become()). */
     const char *groups = geteuid() ? "" : "; its groups are the running QEMU's";
     return ff_upgrade_fail(error,
                            "the new QEMU runs as user %s, which may not use userfaultfd, and "

@@ -315,7 +315,7 @@ bool ff_upgrade_look_at_running(FfUpgrade *u, const FfUpgradeLine *line, GError 
                                "%s: its QEMU runs as user %u: run this as that user, or as root",
                                u->address, st.st_uid);
     }
-    if (geteuid() == 0 && ff_place_has_capabilities(u->old_pid)) {
+    if (geteuid() == 0 && ff_scheduling_has_capabilities(u->old_pid)) {
         return ff_upgrade_fail(
             error,
             "%s: its QEMU runs as user %u with capabilities: run this as that user, with "

@@ -112,8 +112,8 @@ static void place_threads(const FfUpgrade *u)
     g_autoptr(GArray) theirs = threads_of(u->running), ours = threads_of(u->prepared);
 
     for (guint i = 0; i < MIN(theirs->len, ours->len); i++) {
-        ff_place_take_thread(u->old_pid, g_array_index(theirs, pid_t, i),
-                             g_array_index(ours, pid_t, i));
+        ff_scheduling_take_thread(u->old_pid, g_array_index(theirs, pid_t, i),
+                                  g_array_index(ours, pid_t, i));
     }
 }
 

@@ -130,7 +130,7 @@ static void print_text(FfCliQmp *qmp, const char *address, JsonNode *const answe
     }
     print_times(info);
     print_remaining(info);
-    ff_split_print(stdout, info, address);
+    ff_halves_print(stdout, info, address);
     ff_report_ram(stdout, info);
     ff_report_latency(stdout, info);
 }
@@ -159,7 +159,7 @@ static int show_status(const char *address, bool json)
     JsonNode *answer[QUESTIONS] = {NULL};
 
     for (int i = 0; qmp && !error && i < QUESTIONS; i++) {
-        bool lacks = ff_split_lacks_pages(ff_json_node_object(answer[MIGRATE]));
+        bool lacks = ff_halves_lack_pages(ff_json_node_object(answer[MIGRATE]));
 
         if (i != NAME || !lacks) {
             answer[i] = ff_cli_qmp_call(qmp, question[i], NULL, &error);

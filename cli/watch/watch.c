@@ -324,7 +324,7 @@ static void ask_side(Side *s)
     }
     s->asking_info = true;
     ff_cli_qmp_send(s->qmp, "query-migrate", NULL, on_info, s);
-    if (!s->asking_state && !ff_split_lacks_pages(ff_json_node_object(s->info))) {
+    if (!s->asking_state && !ff_halves_lack_pages(ff_json_node_object(s->info))) {
         s->asking_state = true;
         ff_cli_qmp_send(s->qmp, "query-status", NULL, on_state, s);
     }
@@ -426,7 +426,7 @@ static void connect_side(Watch *w, unsigned i)
     s->eventless = capabilities && lacks_events(capabilities);
     /* A QEMU that waits for a page does not say its name. */
     s->info = info ? json_node_copy(info) : NULL;
-    if (capabilities && !ff_split_lacks_pages(ff_json_node_object(info))) {
+    if (capabilities && !ff_halves_lack_pages(ff_json_node_object(info))) {
         name = ff_cli_qmp_call(s->qmp, "query-name", NULL, &error);
         s->name = g_strdup(ff_json_string(ff_json_node_object(name), "name"));
         state = name ? ff_cli_qmp_call(s->qmp, "query-status", NULL, &error) : NULL;

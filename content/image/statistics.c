@@ -137,7 +137,7 @@ static void find_version(const FfSaved *s, FfSurvey *v)
     }
 }
 
-FfSurvey *ff_survey_new(FfSaved *s, const GError *opened)
+FfSurvey *ff_statistics_new(FfSaved *s, const GError *opened)
 {
     FfSurvey *v = g_new0(FfSurvey, 1);
     g_autoptr(GError) error = opened ? g_error_copy(opened) : NULL;
@@ -158,7 +158,7 @@ FfSurvey *ff_survey_new(FfSaved *s, const GError *opened)
     return v;
 }
 
-void ff_survey_free(FfSurvey *v)
+void ff_statistics_free(FfSurvey *v)
 {
     if (v) {
         g_free(v->blocks);

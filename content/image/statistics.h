@@ -22,8 +22,8 @@ typedef struct {
 } FfSurvey;
 
 /* OPENED: what ff_saved_open() complained of, or NULL. Always answers. One thread. */
-FfSurvey *ff_survey_new(FfSaved *s, const GError *opened);
-void ff_survey_free(FfSurvey *v);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSurvey, ff_survey_free)
+FfSurvey *ff_statistics_new(FfSaved *s, const GError *opened);
+void ff_statistics_free(FfSurvey *v);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfSurvey, ff_statistics_free)
 
 #endif

@@ -345,7 +345,7 @@ static void take_taps(void)
 static void watch_front(void)
 {
     const char *text = getenv(FF_AGENT_ENV_FRONT);
-    int rc = text ? ff_front_watch(text) : 0;
+    int rc = text ? ff_placeholder_watch(text) : 0;
 
     if (rc < 0) {
         dprintf(STDERR_FILENO, "farfault: the process that stays cannot be watched: %s\n",

@@ -28,7 +28,7 @@ static void *await_end(void *opaque)
     return NULL;
 }
 
-int ff_front_watch(const char *text)
+int ff_placeholder_watch(const char *text)
 {
     char *end;
 

@@ -144,7 +144,7 @@ __attribute__((visibility("default"))) int madvise(void *addr, size_t len, int a
     /* Not when the guest runs here, and a device is plugged. */
     if (advice == MADV_HUGEPAGE && hook.fills && rc == 0 &&
         __atomic_load_n(&hook.page->accepts, __ATOMIC_ACQUIRE) == FF_ACCEPTS_LATER) {
-        ff_fill_private(addr, len);
+        ff_preallocate_private(addr, len);
     }
     return rc;
 }

@@ -42,6 +42,6 @@ void ff_accept_start(const uint32_t *accepts);
  * TEXT: FF_AGENT_ENV_FRONT. When that process ends, this one is killed. Before there is another
  * thread. Returns 0 or -errno: then nobody does.
  */
-int ff_front_watch(const char *text);
+int ff_placeholder_watch(const char *text);
 
 #endif

@@ -66,7 +66,7 @@ static bool is_mapped_private(uint64_t start, uint64_t end)
     return found;
 }
 
-void ff_fill_private(void *addr, size_t len)
+void ff_preallocate_private(void *addr, size_t len)
 {
     static size_t filled; /* bytes */
     int saved_errno = errno;

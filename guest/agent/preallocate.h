@@ -12,6 +12,6 @@
 /* QEMU has asked for huge pages for LEN bytes at ADDR, as it does for each piece of guest memory.
  * Pages of zeros from now on, if that is private, and not too much in all. Main thread, while QEMU
  * starts. Keeps errno. */
-void ff_fill_private(void *addr, size_t len);
+void ff_preallocate_private(void *addr, size_t len);
 
 #endif

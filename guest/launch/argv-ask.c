@@ -36,7 +36,7 @@ static bool read_all(int fd, int pidfd, gint64 end, GString *text)
     char buf[4096];
 
     while (text->len < MAX_ANSWER) {
-        int ready = poll(pfd, 2, (int)ff_left_ms(end));
+        int ready = poll(pfd, 2, (int)ff_deadline_left_ms(end));
 
         if (ready == 0 || (ready < 0 && errno != EINTR)) {
             return ready == 0 && ended;
@@ -68,7 +68,7 @@ static bool wait_end(int pidfd, gint64 end)
     struct pollfd pfd = {.fd = pidfd, .events = POLLIN};
     int ready;
 
-    while ((ready = poll(&pfd, 1, (int)ff_left_ms(end))) < 0 && errno == EINTR) {
+    while ((ready = poll(&pfd, 1, (int)ff_deadline_left_ms(end))) < 0 && errno == EINTR) {
     }
     return ready > 0;
 }

@@ -58,7 +58,7 @@ static int take_hook(FfAttach *a, FfAgentHello *hello)
     int parcel = kept > 0 ? ff_attach_take(a, kept, "socket:", "its hook", NULL) : -1;
 
     if (parcel >= 0) {
-        n = ff_parcel_look(parcel, fds);
+        n = ff_fdstore_look(parcel, fds);
         close(parcel);
     }
     while (n > 1) {

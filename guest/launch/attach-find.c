@@ -218,7 +218,7 @@ int ff_attach_open_state(pid_t pid, JsonObject *plan)
         return open_memfd(path);
     }
     int pidfd = pidfd_open(pid, 0), parcel = pidfd >= 0 ? pidfd_getfd(pidfd, kept, 0) : -1;
-    int n = parcel >= 0 ? ff_parcel_look(parcel, fds) : 0;
+    int n = parcel >= 0 ? ff_fdstore_look(parcel, fds) : 0;
 
     for (int i = 0; i < n; i++) {
         if (i == 0 && fcntl(fds[i], F_GET_SEALS) >= 0) { /* a memfd, not what opening would start */

@@ -280,7 +280,7 @@ static bool take_migration(FfAttach *a, JsonArray *held, int fd, const char *lin
 /* FD of QEMU is LINK: the parcel with what an upgrade under way needs. */
 static bool take_pact(FfAttach *a, JsonArray *held, int fd, const char *link, GError **error)
 {
-    static const char *const names[FF_PACT_KEPT_MAX] = FF_PACT_KEPT;
+    static const char *const names[FF_UPGRADE_COMMIT_KEPT_MAX] = FF_UPGRADE_COMMIT_KEPT;
     g_autofree char *ours = g_strdup_printf("socket:[%u]", a->state->kept_pact);
     int fds[FF_PARCEL_MAX], parcel;
 
@@ -291,14 +291,14 @@ static bool take_pact(FfAttach *a, JsonArray *held, int fd, const char *link, GE
     if (parcel < 0) {
         return false;
     }
-    int n = ff_parcel_look(parcel, fds);
+    int n = ff_fdstore_look(parcel, fds);
     bool all = n > 0;
     close(parcel);
     for (int i = 0; i < n; i++) {
         int own = ff_attach_give(a, fds[i]);
 
         all = all && own >= 0;
-        if (own >= 0 && i < FF_PACT_KEPT_MAX) {
+        if (own >= 0 && i < FF_UPGRADE_COMMIT_KEPT_MAX) {
             add_held(a, held, names[i], own, NULL, 0);
             a->pact_fd = i == 0 ? own : a->pact_fd;
         }
@@ -354,14 +354,14 @@ bool ff_attach_take_memory(FfAttach *a, GError **error)
 }
 
 /* Of a new QEMU without relay and engine, which alone could take the guest. */
-static bool has_no_guest(const FfStateHeader *state, const FfPact *pact)
+static bool has_no_guest(const FfStateHeader *state, const FfUpgradeCommit *pact)
 {
     uint32_t phase = __atomic_load_n(&state->phase, __ATOMIC_ACQUIRE);
     bool early = phase == FF_PHASE_IDLE || phase == FF_PHASE_SETUP || phase == FF_PHASE_LOADING ||
                  phase == FF_PHASE_DEAD;
 
     return ff_state_is_marked(state, FF_MARK_BORROWED) &&
-           (pact ? ff_pact_word(pact) != FF_PACT_TAKEN : early);
+           (pact ? ff_upgrade_commit_word(pact) != FF_UPGRADE_COMMIT_TAKEN : early);
 }
 
 /* The process that comes after the engines that are dead decides the same, and ends the new QEMU.
@@ -369,9 +369,10 @@ static bool has_no_guest(const FfStateHeader *state, const FfPact *pact)
  * QEMU's again once the new one can never have the guest. */
 void ff_attach_settle_pact(FfAttach *a)
 {
-    g_autoptr(FfPact) pact = a->pact_fd >= 0 ? ff_pact_map(a->pact_fd, NULL) : NULL;
+    g_autoptr(FfUpgradeCommit) pact =
+        a->pact_fd >= 0 ? ff_upgrade_commit_map(a->pact_fd, NULL) : NULL;
 
-    a->stays = pact && a->state->role == FF_ROLE_SOURCE && ff_pact_keep_guest(pact);
+    a->stays = pact && a->state->role == FF_ROLE_SOURCE && ff_upgrade_commit_keep_guest(pact);
     a->has_left = pact && a->state->role == FF_ROLE_SOURCE && !a->stays;
     a->ends = has_no_guest(a->state, pact);
 }

@@ -457,7 +457,7 @@ static pid_t start_relay(Replace *r, GError **error)
     if (ready < 0) {
         return 0;
     }
-    ff_place_take(r->relay);
+    ff_scheduling_take(r->relay);
     int talk = g_steal_fd(&r->talk);
     json_object_set_string_member(plan, "engine", engine);
     json_object_set_int_member(plan, "succeeds", talk);

@@ -159,7 +159,7 @@ bool ff_attach_open_parcel(FfAttach *a, GError **error)
     if (fd < 0) {
         return false;
     }
-    int n = ff_parcel_look(fd, a->kept);
+    int n = ff_fdstore_look(fd, a->kept);
     close(fd);
     a->n_kept = MAX(n, 0);
     if (n != expected) {

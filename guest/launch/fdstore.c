@@ -39,7 +39,7 @@ static int send_modestly(int socket, const int *fds, unsigned n)
     return sent < 0 ? (int)sent : 0;
 }
 
-int ff_parcel_new(const int *fds, unsigned n)
+int ff_fdstore_new(const int *fds, unsigned n)
 {
     int pair[2], ret;
 
@@ -81,7 +81,7 @@ static int take_fds(struct cmsghdr *c, int *fds, int n, bool *odd)
 
 /* The socket may be one that somebody has made to look like a parcel, and to have the kernel hand
  * out more than that (SO_PASSCRED, SO_PASSPIDFD): then none of it stays open. */
-int ff_parcel_look(int parcel, int *fds)
+int ff_fdstore_look(int parcel, int *fds)
 {
     union {
         struct cmsghdr align;

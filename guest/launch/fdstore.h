@@ -21,9 +21,9 @@
  * -ETOOMANYREFS: the kernel counts what lies in the sockets of a user against RLIMIT_NOFILE, and
  * lets nobody of that user send more. So half of the limit is left to others.
  */
-int ff_parcel_new(const int *fds, unsigned n);
+int ff_fdstore_new(const int *fds, unsigned n);
 /* Copies of what lies in PARCEL, close-on-exec, in their order. Returns their number (at most
  * FF_PARCEL_MAX, the size of FDS), or -errno: it is no parcel. */
-int ff_parcel_look(int parcel, int *fds);
+int ff_fdstore_look(int parcel, int *fds);
 
 #endif

@@ -13,13 +13,13 @@
 typedef struct {
     pid_t pid;
     const char *folder;
-    GPtrArray *names;   /* of FfLentName * */
+    GPtrArray *names;   /* of FfInheritedName * */
     const int *tap_fds; /* of the taps that are to come; NULL: they stay as they are */
 } Walk;
 
 static void free_name(gpointer p)
 {
-    FfLentName *name = p;
+    FfInheritedName *name = p;
 
     g_free(name->now);
     g_free(name->then);
@@ -29,7 +29,7 @@ static void free_name(gpointer p)
 /* The other name of PATH (g_free), as the command line is to have it. */
 static char *rename_later(Walk *w, const char *path)
 {
-    FfLentName *name = g_new(FfLentName, 1);
+    FfInheritedName *name = g_new(FfInheritedName, 1);
     char *other = g_strdup_printf("%s.upgrade-%d", path, (int)w->pid);
 
     name->then = g_canonicalize_filename(path, w->folder);
@@ -40,7 +40,7 @@ static char *rename_later(Walk *w, const char *path)
 
 /* ---- sockets --------------------------------------------------------------------------------- */
 
-const char *ff_lent_socket_path(const GPtrArray *opts)
+const char *ff_inherited_socket_path(const GPtrArray *opts)
 {
     const char *path = ff_opts_get(opts, "path");
     bool listens = ff_opt_bool(ff_opts_get(opts, "server"), false);
@@ -54,16 +54,16 @@ static GPtrArray *parse_old(const char *value)
     return ff_opts_parse(value + strlen(UNIX), "path");
 }
 
-char *ff_lent_old_socket_path(const char *value)
+char *ff_inherited_old_socket_path(const char *value)
 {
     if (!g_str_has_prefix(value, UNIX)) {
         return NULL;
     }
     g_autoptr(GPtrArray) opts = parse_old(value);
-    return g_strdup(ff_lent_socket_path(opts));
+    return g_strdup(ff_inherited_socket_path(opts));
 }
 
-bool ff_lent_is_control(char *const *argv, const char *id)
+bool ff_inherited_is_control(char *const *argv, const char *id)
 {
     const FfOption *option;
     const char *value;
@@ -85,7 +85,7 @@ bool ff_lent_is_control(char *const *argv, const char *id)
 /* Nobody comes to the new QEMU before the guest is its own: it does not wait for anybody. */
 static void move_socket(Walk *w, GPtrArray *opts)
 {
-    g_autofree char *other = rename_later(w, ff_lent_socket_path(opts));
+    g_autofree char *other = rename_later(w, ff_inherited_socket_path(opts));
 
     ff_opts_set(opts, "path", other);
     ff_opts_set(opts, "wait", "off");
@@ -96,8 +96,8 @@ static char *move_chardev(Walk *w, char *const *argv, const char *value)
     g_autoptr(GPtrArray) opts = ff_opts_parse(value, "backend");
     const char *id = ff_opts_get(opts, "id");
 
-    if (g_strcmp0(ff_opts_get(opts, "backend"), "socket") != 0 || !ff_lent_socket_path(opts) ||
-        ff_lent_is_control(argv, id)) {
+    if (g_strcmp0(ff_opts_get(opts, "backend"), "socket") != 0 || !ff_inherited_socket_path(opts) ||
+        ff_inherited_is_control(argv, id)) {
         return g_strdup(value);
     }
     move_socket(w, opts);
@@ -106,7 +106,7 @@ static char *move_chardev(Walk *w, char *const *argv, const char *value)
 
 static char *move_old(Walk *w, const char *value)
 {
-    g_autofree char *path = ff_lent_old_socket_path(value);
+    g_autofree char *path = ff_inherited_old_socket_path(value);
 
     if (!path) {
         return g_strdup(value);
@@ -134,7 +134,7 @@ static char *move_vnc(Walk *w, const char *value)
 
 /* ---- taps ------------------------------------------------------------------------------------ */
 
-const char *ff_lent_tap_refused(const GPtrArray *opts)
+const char *ff_inherited_tap_refused(const GPtrArray *opts)
 {
     static const char *const known[] = {"type",  "id",       "ifname", "script", "downscript",
                                         "vhost", "vnet_hdr", "sndbuf", NULL};
@@ -166,7 +166,7 @@ static GPtrArray *parse_tap(const char *value)
     return opts;
 }
 
-char **ff_lent_taps(char *const *argv)
+char **ff_inherited_taps(char *const *argv)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
 
@@ -201,7 +201,7 @@ static char *give_tap(Walk *w, const char *value)
 
 /* ---- user networks --------------------------------------------------------------------------- */
 
-GPtrArray *ff_lent_user_network(const FfOption *option, const char *value)
+GPtrArray *ff_inherited_user_network(const FfOption *option, const char *value)
 {
     bool is_network = option->kind == FF_OPT_NETDEV || !strcmp(option->name, "nic");
     GPtrArray *opts = is_network ? ff_opts_read(value, "type") : NULL;
@@ -212,7 +212,7 @@ GPtrArray *ff_lent_user_network(const FfOption *option, const char *value)
     return opts;
 }
 
-bool ff_lent_is_forward(const FfOpt *opt)
+bool ff_inherited_is_forward(const FfOpt *opt)
 {
     return !strcmp(opt->key, "hostfwd") || /* in JSON {"str": RULE} */
            (g_str_has_prefix(opt->key, "hostfwd.") && g_str_has_suffix(opt->key, ".str"));
@@ -221,11 +221,11 @@ bool ff_lent_is_forward(const FfOpt *opt)
 /* Without its forwards; in keys, if it has some. */
 static char *forward_nothing(const FfOption *option, const char *value)
 {
-    g_autoptr(GPtrArray) opts = ff_lent_user_network(option, value);
+    g_autoptr(GPtrArray) opts = ff_inherited_user_network(option, value);
     bool some = false;
 
     for (guint i = opts ? opts->len : 0; i-- > 0;) {
-        if (ff_lent_is_forward(opts->pdata[i])) {
+        if (ff_inherited_is_forward(opts->pdata[i])) {
             g_ptr_array_remove_index(opts, i);
             some = true;
         }
@@ -235,7 +235,7 @@ static char *forward_nothing(const FfOption *option, const char *value)
 
 /* ---- fds ------------------------------------------------------------------------------------- */
 
-GArray *ff_lent_numbers(char *const *argv)
+GArray *ff_inherited_numbers(char *const *argv)
 {
     GArray *all = g_array_new(FALSE, FALSE, sizeof(int));
     const FfOption *option;
@@ -260,7 +260,7 @@ GArray *ff_lent_numbers(char *const *argv)
 
 /* ---- pseudo-terminals ------------------------------------------------------------------------ */
 
-char **ff_lent_ptys(char *const *argv)
+char **ff_inherited_ptys(char *const *argv)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
     char *const *at = argv;
@@ -319,8 +319,8 @@ static bool is_left_out(const FfOption *option)
                       option->kind == FF_OPT_DAEMONIZE || !strcmp(option->name, "loadvm"));
 }
 
-char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t pid,
-                    const char *folder, GPtrArray **names)
+char **ff_inherited_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t pid,
+                         const char *folder, GPtrArray **names)
 {
     g_autoptr(GStrvBuilder) b = g_strv_builder_new();
     g_autofree char *chardev = g_strdup_printf("socket,id=" FF_LENT_MONITOR ",fd=%d", monitor_fd);

@@ -24,42 +24,42 @@
 /* A file that QEMU makes under NOW, and that is to be THEN; absolute. */
 typedef struct {
     char *now, *then;
-} FfLentName;
+} FfInheritedName;
 
 /*
  * ARGV, with -incoming defer in place of any other, without -S and -daemonize, with the connected
  * socket MONITOR_FD as one more monitor (g_strfreev). TAP_FDS: what QEMU is to have for the taps,
- * one for each of ff_lent_taps(); can be NULL if these are not looked at. PID: of the QEMU that it
- * starts. FOLDER: the one that it is started in. *NAMES: of FfLentName * (g_ptr_array_unref).
- * MONITOR_FD can be -1, and ARGV without QEMU itself, for *NAMES alone.
+ * one for each of ff_inherited_taps(); can be NULL if these are not looked at. PID: of the QEMU
+ * that it starts. FOLDER: the one that it is started in. *NAMES: of FfInheritedName *
+ * (g_ptr_array_unref). MONITOR_FD can be -1, and ARGV without QEMU itself, for *NAMES alone.
  */
-char **ff_lent_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t pid,
-                    const char *folder, GPtrArray **names);
+char **ff_inherited_argv(char *const *argv, int monitor_fd, const int *tap_fds, pid_t pid,
+                         const char *folder, GPtrArray **names);
 
 /* The interfaces of the taps on ARGV, in its order (g_strfreev). */
-char **ff_lent_taps(char *const *argv);
+char **ff_inherited_taps(char *const *argv);
 /* What stands against a -netdev tap of these options, whose first one is "type"; NULL: nothing. */
-const char *ff_lent_tap_refused(const GPtrArray *opts);
+const char *ff_inherited_tap_refused(const GPtrArray *opts);
 
 /* The options of the user network that VALUE of OPTION (-netdev, -nic) is, whose first one is
  * "type" (g_ptr_array_unref); NULL: it is none. */
-GPtrArray *ff_lent_user_network(const FfOption *option, const char *value);
+GPtrArray *ff_inherited_user_network(const FfOption *option, const char *value);
 /* One of them forwards a port of the host, which two QEMUs cannot have. */
-bool ff_lent_is_forward(const FfOpt *opt);
+bool ff_inherited_is_forward(const FfOpt *opt);
 
 /* The fds that who has started QEMU has given it, by their numbers (-add-fd, sockets that listen):
  * of int (g_array_unref). The next QEMU gets them under the same ones. */
-GArray *ff_lent_numbers(char *const *argv);
+GArray *ff_inherited_numbers(char *const *argv);
 
 /* The chardevs that are pseudo-terminals, in the order in which QEMU makes them (g_strfreev). */
-char **ff_lent_ptys(char *const *argv);
+char **ff_inherited_ptys(char *const *argv);
 
 /* The path at which such a chardev's socket listens, which can get another name; NULL: it has none.
  * OPTS: of guest/launch/argv-opts.h; what the chardev is said by. Valid as long as they are. */
-const char *ff_lent_socket_path(const GPtrArray *opts);
+const char *ff_inherited_socket_path(const GPtrArray *opts);
 /* The same of the old notation, unix:PATH,...; g_free. */
-char *ff_lent_old_socket_path(const char *value);
+char *ff_inherited_old_socket_path(const char *value);
 /* ID is the chardev of a QMP monitor on ARGV: of those the launcher knows more. */
-bool ff_lent_is_control(char *const *argv, const char *id);
+bool ff_inherited_is_control(char *const *argv, const char *id);
 
 #endif

@@ -13,7 +13,7 @@
 #include "guest/launch/endpoint.h"
 #include "guest/launch/inherit-argv.h"
 
-static int keep_fd(FfLentTaps *taps, int fd)
+static int keep_fd(FfInheritedTaps *taps, int fd)
 {
     int high = ff_fd_high(fd);
 
@@ -22,10 +22,10 @@ static int keep_fd(FfLentTaps *taps, int fd)
 }
 
 /* One tap: FALSE and ERROR, it is not there. */
-static bool take_one(FfLentTaps *taps, FfLent *lent, const char *name, int *stand_in, GString *text,
-                     GError **error)
+static bool take_one(FfInheritedTaps *taps, FfInherited *lent, const char *name, int *stand_in,
+                     GString *text, GError **error)
 {
-    int pair[2], tap = ff_lent_tap(lent, name, error);
+    int pair[2], tap = ff_inherited_tap(lent, name, error);
 
     if (tap < 0) {
         return false;
@@ -41,9 +41,10 @@ static bool take_one(FfLentTaps *taps, FfLent *lent, const char *name, int *stan
     return true;
 }
 
-bool ff_lent_taps_take(FfLentTaps *taps, FfLent *lent, int pidfd, char *const *argv, GError **error)
+bool ff_inherited_taps_take(FfInheritedTaps *taps, FfInherited *lent, int pidfd, char *const *argv,
+                            GError **error)
 {
-    g_auto(GStrv) names = ff_lent_taps(argv);
+    g_auto(GStrv) names = ff_inherited_taps(argv);
     g_autoptr(GString) text = g_string_new(NULL);
     unsigned n = g_strv_length(names);
 
@@ -75,7 +76,7 @@ bool ff_lent_taps_take(FfLentTaps *taps, FfLent *lent, int pidfd, char *const *a
     return true;
 }
 
-void ff_lent_taps_clear(FfLentTaps *taps)
+void ff_inherited_taps_clear(FfInheritedTaps *taps)
 {
     g_free(taps->stand_ins);
     g_free(taps->text);

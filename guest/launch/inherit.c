@@ -28,7 +28,7 @@ typedef struct {
     int fd;                   /* -1: taken */
 } Thing;
 
-struct FfLent {
+struct FfInherited {
     GArray *ram, *monitors, *taps, *qemu, *given, *ptys; /* of Thing */
     JsonNode *text;                                      /* all that was said */
 };
@@ -43,7 +43,7 @@ static void clear_thing(gpointer p)
     }
 }
 
-void ff_lent_free(FfLent *lent)
+void ff_inherited_free(FfInherited *lent)
 {
     g_array_unref(lent->ram);
     g_array_unref(lent->monitors);
@@ -93,7 +93,7 @@ static GArray *read_things(JsonObject *root, const char *name, const FfRights *r
     return all;
 }
 
-FfLent *ff_lent_receive(int socket, GError **error)
+FfInherited *ff_inherited_receive(int socket, GError **error)
 {
     FfRights rights = {.n = 0};
     g_autofree char *text = receive_text(socket, &rights, error);
@@ -107,7 +107,7 @@ FfLent *ff_lent_receive(int socket, GError **error)
         }
         return NULL;
     }
-    FfLent *lent = g_new(FfLent, 1);
+    FfInherited *lent = g_new(FfInherited, 1);
 
     lent->ram = read_things(root, "ram", &rights, &next);
     lent->monitors = read_things(root, "monitors", &rights, &next);
@@ -118,7 +118,7 @@ FfLent *ff_lent_receive(int socket, GError **error)
     lent->text = json_node_ref(node);
     if (next != rights.n) {
         fail(error, "the running QEMU names %u files and lends %u", next, rights.n);
-        g_clear_pointer(&lent, ff_lent_free);
+        g_clear_pointer(&lent, ff_inherited_free);
     }
     return lent;
 }
@@ -135,7 +135,7 @@ static Thing *find_thing(GArray *all, const char *id)
     return NULL;
 }
 
-int ff_lent_ram(FfLent *lent, const FfPlanRam *ram, GError **error)
+int ff_inherited_ram(FfInherited *lent, const FfPlanRam *ram, GError **error)
 {
     Thing *t = find_thing(lent->ram, ram->id);
     struct stat st;
@@ -157,12 +157,13 @@ int ff_lent_ram(FfLent *lent, const FfPlanRam *ram, GError **error)
     return g_steal_fd(&t->fd);
 }
 
-bool ff_lent_listens(const FfPlanMonitor *mon)
+bool ff_inherited_listens(const FfPlanMonitor *mon)
 {
     return mon->kind == FF_CLIENT_LISTEN_UNIX || mon->kind == FF_CLIENT_LISTEN_TCP;
 }
 
-bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint, GError **error)
+bool ff_inherited_endpoint(FfInherited *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint,
+                           GError **error)
 {
     Thing *t = find_thing(lent->monitors, mon->chardev_id);
 
@@ -199,7 +200,7 @@ static bool is_given(const GPtrArray *monitors, const Thing *t)
     return false;
 }
 
-bool ff_lent_all_endpoints(const FfLent *lent, const GPtrArray *monitors, GError **error)
+bool ff_inherited_all_endpoints(const FfInherited *lent, const GPtrArray *monitors, GError **error)
 {
     for (guint i = 0; i < lent->monitors->len; i++) {
         const Thing *t = &g_array_index(lent->monitors, Thing, i);
@@ -215,7 +216,7 @@ bool ff_lent_all_endpoints(const FfLent *lent, const GPtrArray *monitors, GError
     return true;
 }
 
-int ff_lent_tap(FfLent *lent, const char *name, GError **error)
+int ff_inherited_tap(FfInherited *lent, const char *name, GError **error)
 {
     Thing *t = find_thing(lent->taps, name);
 
@@ -226,7 +227,7 @@ int ff_lent_tap(FfLent *lent, const char *name, GError **error)
     return g_steal_fd(&t->fd);
 }
 
-JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **error)
+JsonObject *ff_inherited_backend(FfInherited *lent, const FfPlanMonitor *mon, GError **error)
 {
     const char *id = mon->chardev_id;
     /* As ff_vhost_conn_place() has it. */
@@ -260,7 +261,7 @@ JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **err
     return NULL;
 }
 
-int ff_lent_pty(FfLent *lent, const char *id, GError **error)
+int ff_inherited_pty(FfInherited *lent, const char *id, GError **error)
 {
     Thing *t = find_thing(lent->ptys, id);
 
@@ -273,7 +274,7 @@ int ff_lent_pty(FfLent *lent, const char *id, GError **error)
     return g_steal_fd(&t->fd);
 }
 
-bool ff_lent_place_given(FfLent *lent, GError **error)
+bool ff_inherited_place_given(FfInherited *lent, GError **error)
 {
     for (guint i = 0; i < lent->given->len; i++) {
         const Thing *t = &g_array_index(lent->given, Thing, i);
@@ -292,24 +293,24 @@ bool ff_lent_place_given(FfLent *lent, GError **error)
     return true;
 }
 
-static int take_fd(FfLent *lent, const char *id)
+static int take_fd(FfInherited *lent, const char *id)
 {
     Thing *t = find_thing(lent->qemu, id);
 
     return t ? g_steal_fd(&t->fd) : -1;
 }
 
-int ff_lent_pidfd(FfLent *lent)
+int ff_inherited_pidfd(FfInherited *lent)
 {
     return take_fd(lent, "pidfd");
 }
 
-int ff_lent_door(FfLent *lent)
+int ff_inherited_door(FfInherited *lent)
 {
     return take_fd(lent, "door");
 }
 
-int ff_lent_front(FfLent *lent, int *door, bool *itself)
+int ff_inherited_front(FfInherited *lent, int *door, bool *itself)
 {
     *itself = ff_json_bool(ff_json_node_object(lent->text), "stays");
     *door = take_fd(lent, "front-door");

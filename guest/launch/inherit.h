@@ -19,41 +19,42 @@
 #include "guest/launch/endpoint.h"
 #include "guest/launch/plan.h"
 
-typedef struct FfLent FfLent;
+typedef struct FfInherited FfInherited;
 
 /* Waits for the message. NULL and ERROR: there is none, or it is none. */
-FfLent *ff_lent_receive(int socket, GError **error);
+FfInherited *ff_inherited_receive(int socket, GError **error);
 /* What nobody has taken is closed. */
-void ff_lent_free(FfLent *lent);
+void ff_inherited_free(FfInherited *lent);
 
 /* The memory of RAM, the caller's; -1 and ERROR: there is none of this name and size. */
-int ff_lent_ram(FfLent *lent, const FfPlanRam *ram, GError **error);
+int ff_inherited_ram(FfInherited *lent, const FfPlanRam *ram, GError **error);
 /* MON has a socket of its own at which it listens. */
-bool ff_lent_listens(const FfPlanMonitor *mon);
+bool ff_inherited_listens(const FfPlanMonitor *mon);
 /* That socket; FALSE and ERROR: it is not lent. Its name is not to be removed when this launch
  * fails. */
-bool ff_lent_endpoint(FfLent *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint, GError **error);
-/* Behind the last ff_lent_endpoint(). FALSE and ERROR: one is left that none of MONITORS
+bool ff_inherited_endpoint(FfInherited *lent, const FfPlanMonitor *mon, FfEndpoint *endpoint,
+                           GError **error);
+/* Behind the last ff_inherited_endpoint(). FALSE and ERROR: one is left that none of MONITORS
  * (FfPlanMonitor) is, under that name, and its clients would lose it. */
-bool ff_lent_all_endpoints(const FfLent *lent, const GPtrArray *monitors, GError **error);
+bool ff_inherited_all_endpoints(const FfInherited *lent, const GPtrArray *monitors, GError **error);
 
 /* The tap of the interface NAME, the caller's; -1 and ERROR: there is none. */
-int ff_lent_tap(FfLent *lent, const char *name, GError **error);
+int ff_inherited_tap(FfInherited *lent, const char *name, GError **error);
 /* What the vhost-user back-end of MON's chardev has told the running QEMU, LENT's; NULL and ERROR:
  * it has none, or another one. */
-JsonObject *ff_lent_backend(FfLent *lent, const FfPlanMonitor *mon, GError **error);
+JsonObject *ff_inherited_backend(FfInherited *lent, const FfPlanMonitor *mon, GError **error);
 /* What the running QEMU was given by number is, under the same numbers, this process's. FALSE and
  * ERROR: one of them is another file's here. */
-bool ff_lent_place_given(FfLent *lent, GError **error);
+bool ff_inherited_place_given(FfInherited *lent, GError **error);
 /* The master side of the pseudo-terminal that chardev ID is, the caller's; -1 and ERROR: there is
  * none. */
-int ff_lent_pty(FfLent *lent, const char *id, GError **error);
+int ff_inherited_pty(FfInherited *lent, const char *id, GError **error);
 /* A pidfd of the running QEMU, and where its relay is asked for its clients
  * (guest/relay/clients.h), the caller's; -1: an older farfault lends none. */
-int ff_lent_pidfd(FfLent *lent);
-int ff_lent_door(FfLent *lent);
+int ff_inherited_pidfd(FfInherited *lent);
+int ff_inherited_door(FfInherited *lent);
 /* The same of the process that stays as the guest's front (guest/relay/placeholder.h); -1: there is
  * none. *ITSELF: it is the QEMU that lends. *DOOR: of its relay, -1: it has ended. */
-int ff_lent_front(FfLent *lent, int *door, bool *itself);
+int ff_inherited_front(FfInherited *lent, int *door, bool *itself);
 
 #endif

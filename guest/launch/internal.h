@@ -34,14 +34,14 @@ typedef struct {
     GArray *fds;    /* of int: all that the agent needs */
     char *text;     /* FF_AGENT_ENV_TAPS; NULL: there are none */
     int go;         /* an eventfd; -1: there are none */
-} FfLentTaps;
+} FfInheritedTaps;
 
 /* For the taps on ARGV. PIDFD: of the running QEMU, -1: it was not lent. FALSE and ERROR: one of
  * them was not lent, or there is no room for it. */
-bool ff_lent_taps_take(FfLentTaps *taps, FfLent *lent, int pidfd, char *const *argv,
-                       GError **error);
+bool ff_inherited_taps_take(FfInheritedTaps *taps, FfInherited *lent, int pidfd, char *const *argv,
+                            GError **error);
 /* Not the fds: QEMU is to have them, or this process ends. */
-void ff_lent_taps_clear(FfLentTaps *taps);
+void ff_inherited_taps_clear(FfInheritedTaps *taps);
 
 /* ---- attach-kinds.c ---- */
 

@@ -225,7 +225,7 @@ static void add_names(Builder *b, const FfRelayStart *start)
     json_builder_set_member_name(b->json, "names");
     json_builder_begin_array(b->json);
     for (guint i = 0; start->names && i < start->names->len; i++) {
-        const FfLentName *name = start->names->pdata[i];
+        const FfInheritedName *name = start->names->pdata[i];
 
         json_builder_begin_object(b->json);
         add_string(b, "now", name->now);

@@ -65,7 +65,7 @@ typedef struct {
     const GArray *given;       /* of FfGivenFd: what QEMU was given by number; NULL: nothing */
     int taps_fd;   /* an eventfd that gives QEMU its taps (guest/agent/taps.h); -1: it needs none */
     bool borrowed; /* guest RAM and listening monitors are another QEMU's still */
-    GPtrArray *names;   /* of FfLentName *: what is renamed when they are not; can be NULL */
+    GPtrArray *names;   /* of FfInheritedName *: what is renamed when they are not; can be NULL */
     JsonObject **known; /* one per plan->monitors, of a back-end that is another QEMU's still; NULL:
                            all are this one's */
 } FfRelayStart;

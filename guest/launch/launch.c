@@ -65,9 +65,9 @@
 
 typedef struct {
     const FfLaunchOptions *options;
-    FfLent *lent;     /* NULL: all is this guest's own */
-    GPtrArray *names; /* of FfLentName *; NULL: as lent */
-    FfLentTaps taps;
+    FfInherited *lent; /* NULL: all is this guest's own */
+    GPtrArray *names;  /* of FfInheritedName *; NULL: as lent */
+    FfInheritedTaps taps;
     int other, other_door; /* a pidfd of the QEMU that lends, its relay's door; -1: there is none */
     int front, front_door; /* the same of the process that stays as the guest's front */
     bool other_stays;      /* it is that one */
@@ -95,7 +95,7 @@ typedef struct {
 
 static void launch_clear(Launch *l)
 {
-    ff_lent_taps_clear(&l->taps);
+    ff_inherited_taps_clear(&l->taps);
     if (l->plan && l->endpoints && !l->relay_started && !l->lent) {
         for (guint i = 0; i < l->plan->monitors->len; i++) {
             ff_endpoint_undo(&l->endpoints[i]);
@@ -107,7 +107,7 @@ static void launch_clear(Launch *l)
     g_free(l->endpoints);
     g_free(l->known);
     g_free(l->agent_path);
-    g_clear_pointer(&l->lent, ff_lent_free);
+    g_clear_pointer(&l->lent, ff_inherited_free);
     g_clear_pointer(&l->given, g_array_unref);
     g_clear_pointer(&l->ptys, g_array_unref);
     g_clear_pointer(&l->names, g_ptr_array_unref);
@@ -270,7 +270,7 @@ static bool make_all_ram(Launch *l, GError **error)
 {
     l->ram_fds = g_new(int, l->plan->ram->len + 1);
     for (guint i = 0; i < l->plan->ram->len; i++) {
-        l->ram_fds[i] = l->lent ? ff_lent_ram(l->lent, l->plan->ram->pdata[i], error)
+        l->ram_fds[i] = l->lent ? ff_inherited_ram(l->lent, l->plan->ram->pdata[i], error)
                                 : make_ram(l->plan->ram->pdata[i], error);
         if (l->ram_fds[i] < 0) {
             return false;
@@ -287,8 +287,8 @@ static bool open_endpoints(Launch *l, GError **error)
     for (guint i = 0; i < n; i++) {
         const FfPlanMonitor *mon = l->plan->monitors->pdata[i];
         GError *err = NULL;
-        if (l->lent && ff_lent_listens(mon)) {
-            if (!ff_lent_endpoint(l->lent, mon, &l->endpoints[i], error)) {
+        if (l->lent && ff_inherited_listens(mon)) {
+            if (!ff_inherited_endpoint(l->lent, mon, &l->endpoints[i], error)) {
                 return false;
             }
             continue;
@@ -296,7 +296,7 @@ static bool open_endpoints(Launch *l, GError **error)
         if (l->lent && mon->backend) {
             /* Of a spare one nothing is known; of another one nothing else is of use. */
             if (mon->kind != FF_CLIENT_SPARE &&
-                !(l->known[i] = ff_lent_backend(l->lent, mon, error))) {
+                !(l->known[i] = ff_inherited_backend(l->lent, mon, error))) {
                 return false;
             }
             l->endpoints[i] = (FfEndpoint){.fd = -1, .in = -1, .out = -1};
@@ -308,7 +308,7 @@ static bool open_endpoints(Launch *l, GError **error)
             return false;
         }
     }
-    if (l->lent && !ff_lent_all_endpoints(l->lent, l->plan->monitors, error)) {
+    if (l->lent && !ff_inherited_all_endpoints(l->lent, l->plan->monitors, error)) {
         return false;
     }
     l->monitors = g_new0(FfPrivateSocket, n + 1);
@@ -416,7 +416,7 @@ static void make_parcel(Launch *l)
     for (guint i = 0; i < n; i++) {
         fds[2 + i] = l->monitors[i].path_fd;
     }
-    parcel = ff_parcel_new(fds, n + 2);
+    parcel = ff_fdstore_new(fds, n + 2);
     if (parcel < 0) {
         fprintf(stderr,
                 "farfault: warning: what decides which side runs this guest is open to other "
@@ -552,7 +552,7 @@ static void set_environment(const Launch *l, const char *fd_list)
         setenv(FF_AGENT_ENV_TAPS, l->taps.text, 1);
     }
     if (l->lent) {
-        bool room = ff_place_memory_left() > FILL_ROOM;
+        bool room = ff_scheduling_memory_left() > FILL_ROOM;
 
         setenv(FF_AGENT_ENV_LATER, room ? FF_AGENT_LATER_FILLS : "1", 1);
     }
@@ -590,7 +590,7 @@ static int exec_qemu(const char *qemu, char **argv)
 /* Of a QEMU that takes this one's place later. What cannot be copied it cannot have. */
 static void copy_given(Launch *l)
 {
-    g_autoptr(GArray) numbers = ff_lent_numbers(l->command_line);
+    g_autoptr(GArray) numbers = ff_inherited_numbers(l->command_line);
 
     l->given = g_array_new(FALSE, FALSE, sizeof(FfGivenFd));
     for (guint i = 0; i < numbers->len && i < MAX_GIVEN; i++) {
@@ -636,7 +636,7 @@ static bool prepare_launch(Launch *l, GError **error)
 
 static bool take_ptys(Launch *l, char *const *argv, GError **error)
 {
-    g_auto(GStrv) ids = ff_lent_ptys(argv);
+    g_auto(GStrv) ids = ff_inherited_ptys(argv);
 
     if (g_strv_length(ids) > FF_AGENT_MAX_PTYS) {
         ff_launch_fail(error, "its %u pseudo-terminals are too many: at most %d",
@@ -645,7 +645,7 @@ static bool take_ptys(Launch *l, char *const *argv, GError **error)
     }
     l->ptys = g_array_new(FALSE, FALSE, sizeof(int));
     for (unsigned i = 0; ids[i]; i++) {
-        int fd = ff_lent_pty(l->lent, ids[i], error);
+        int fd = ff_inherited_pty(l->lent, ids[i], error);
 
         if (fd < 0) {
             return false;
@@ -661,22 +661,23 @@ static char **borrow_guest(Launch *l, char **argv, GError **error)
 {
     const FfLaunchOptions *options = l->options;
 
-    l->lent = ff_lent_receive(options->borrow_fd, error);
+    l->lent = ff_inherited_receive(options->borrow_fd, error);
     close(options->borrow_fd); /* none of QEMU's */
     if (!l->lent) {
         return NULL;
     }
-    l->other = ff_fd_high(ff_lent_pidfd(l->lent));
-    l->other_door = ff_fd_high(ff_lent_door(l->lent));
-    l->front = ff_fd_high(ff_lent_front(l->lent, &l->front_door, &l->other_stays));
+    l->other = ff_fd_high(ff_inherited_pidfd(l->lent));
+    l->other_door = ff_fd_high(ff_inherited_door(l->lent));
+    l->front = ff_fd_high(ff_inherited_front(l->lent, &l->front_door, &l->other_stays));
     l->front_door = ff_fd_high(l->front_door);
-    if (!ff_lent_place_given(l->lent, error) || !take_ptys(l, argv, error)) {
+    if (!ff_inherited_place_given(l->lent, error) || !take_ptys(l, argv, error)) {
         return NULL;
     }
-    if (!ff_lent_taps_take(&l->taps, l->lent, l->other, argv, error)) {
+    if (!ff_inherited_taps_take(&l->taps, l->lent, l->other, argv, error)) {
         return NULL;
     }
-    return ff_lent_argv(argv, options->monitor_fd, l->taps.stand_ins, getpid(), NULL, &l->names);
+    return ff_inherited_argv(argv, options->monitor_fd, l->taps.stand_ins, getpid(), NULL,
+                             &l->names);
 }
 
 /* TRUE: QEMU takes what is added to its command line, or nobody knows. FALSE: said on stderr. */

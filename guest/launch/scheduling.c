@@ -135,7 +135,7 @@ static void join_groups(const char *text, const char *who, const char *file, con
     }
 }
 
-void ff_place_take_thread(pid_t pid, pid_t thread, pid_t to)
+void ff_scheduling_take_thread(pid_t pid, pid_t thread, pid_t to)
 {
     g_autofree char *name = g_strdup_printf("task/%d/cgroup", (int)thread);
     g_autofree char *theirs = proc_text(pid, name), *all = proc_text(pid, "cgroup");
@@ -151,7 +151,7 @@ void ff_place_take_thread(pid_t pid, pid_t thread, pid_t to)
     copy_policy(thread, to);
 }
 
-void ff_place_take(pid_t pid)
+void ff_scheduling_take(pid_t pid)
 {
     g_autofree char *theirs = proc_text(pid, "cgroup"), *ours = proc_text(getpid(), "cgroup");
     g_autofree char *oom = proc_text(pid, "oom_score_adj");
@@ -221,7 +221,7 @@ static uint64_t available_memory(void)
     return line ? g_ascii_strtoull(line + strlen("MemAvailable:"), NULL, 10) * 1024 : 0;
 }
 
-uint64_t ff_place_memory_left(void)
+uint64_t ff_scheduling_memory_left(void)
 {
     g_autofree char *text = proc_text(getpid(), "cgroup");
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
@@ -257,7 +257,7 @@ static GArray *numbers_of_line(const char *status, const char *name)
     return all;
 }
 
-int ff_place_become(pid_t pid)
+int ff_scheduling_become(pid_t pid)
 {
     g_autofree char *status = proc_text(pid, "status");
     g_autoptr(GArray) user = numbers_of_line(status, "\nUid:"),
@@ -278,7 +278,7 @@ int ff_place_become(pid_t pid)
                : -errno;
 }
 
-bool ff_place_has_capabilities(pid_t pid)
+bool ff_scheduling_has_capabilities(pid_t pid)
 {
     g_autofree char *status = proc_text(pid, "status");
     g_autoptr(GArray) user = numbers_of_line(status, "\nUid:");

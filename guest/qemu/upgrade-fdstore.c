@@ -30,7 +30,7 @@ static JsonObject *name_args(void)
 bool ff_qemu_keep_pact(FfVmmState *state, const int *fds, unsigned n, GError **error)
 {
     FfQemu *qemu = ff_qemu_of_state(state);
-    int parcel = ff_parcel_new(fds, n);
+    int parcel = ff_fdstore_new(fds, n);
     struct stat st;
 
     if (parcel < 0 || fstat(parcel, &st) < 0) {

@@ -506,19 +506,19 @@ static gboolean door_asked(gint door, GIOCondition condition, gpointer opaque)
     }
     if (n == 1 && word == FF_SUCCESSION_HEIR && rights.n == 1) {
         ff_hook_set_accepts(opaque, FF_ACCEPTS_NONE);
-        ff_front_set_heir(opaque, rights.fd[0]);
+        ff_placeholder_set_heir(opaque, rights.fd[0]);
         return G_SOURCE_CONTINUE;
     }
     if (n == 1 && word == FF_SUCCESSION_NEXT && rights.n == 1) {
-        ff_front_set_next(opaque, rights.fd[0]);
+        ff_placeholder_set_next(opaque, rights.fd[0]);
         return G_SOURCE_CONTINUE;
     }
     if (n == 1 && word == FF_SUCCESSION_LEAVE) {
         leave_back_ends(opaque, rights.n ? rights.fd[0] : -1);
     } else if (n == 1 && word == FF_SUCCESSION_ORDERLY) {
-        ff_front_orderly(opaque);
+        ff_placeholder_orderly(opaque);
     } else if (n == 1 && word == FF_SUCCESSION_HEIR) {
-        ff_front_lost_heir(opaque); /* this process had no room for its pidfd */
+        ff_placeholder_lost_heir(opaque); /* this process had no room for its pidfd */
     }
     for (unsigned i = 0; i < rights.n; i++) {
         close(rights.fd[i]);

@@ -65,7 +65,7 @@ static void start_timer(FfRelay *relay)
     if (!w || engine->waiting_timer) {
         return;
     }
-    engine->waiting_timer = g_timeout_source_new((guint)ff_left_ms(w->until));
+    engine->waiting_timer = g_timeout_source_new((guint)ff_deadline_left_ms(w->until));
     g_source_set_callback(engine->waiting_timer, too_late, relay, NULL);
     g_source_attach(engine->waiting_timer, NULL);
 }

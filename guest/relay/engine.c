@@ -149,7 +149,7 @@ static void become_front(FfRelay *relay)
 
     ff_held_drop(relay, FF_HEIR_HELD);
     ff_hook_set_accepts(relay, FF_ACCEPTS_NONE);
-    if (ff_front_begin(relay, heir)) {
+    if (ff_placeholder_begin(relay, heir)) {
         ff_backends_leave(relay); /* its engine, and who has the guest, may have died before */
         relay->engine->ops->leave(relay);
         ff_held_drop_given(relay);
@@ -167,14 +167,14 @@ static void guest_is_here(FfRelay *relay, bool taken)
     ff_names_take(relay, taken);
     ff_behind_taken(relay);
     if (taken || !ff_state_is_marked(relay->state, FF_MARK_BORROWED)) {
-        ff_other_leaves(relay);
+        ff_predecessor_leaves(relay);
     }
 }
 
 static void open_to_clients(FfRelay *relay)
 {
     guest_is_here(relay, false);
-    ff_other_ends(relay);
+    ff_predecessor_ends(relay);
     relay->engine->ops->open(relay);
 }
 

@@ -127,7 +127,7 @@ static void guest_inherit(FfRelay *relay)
 
 static void guest_farewell(FfRelay *relay)
 {
-    if (ff_front_farewell(relay)) {
+    if (ff_placeholder_farewell(relay)) {
         return;
     }
     ff_behind_orderly(relay);

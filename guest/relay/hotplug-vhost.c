@@ -13,7 +13,7 @@
 #include "guest/relay/routing.h"
 #include "qmp/json.h"
 
-struct FfPlugged {
+struct FfHotplug {
     GHashTable *by_id;     /* char * -> FfPlug * */
     GHashTable *under_way; /* char * -> UnderWay *, by id: commands that are not answered */
     guint number;          /* of the last command */
@@ -23,16 +23,16 @@ typedef struct {
     guint n, last; /* how many; the number of the last one, or of another word on that chardev */
 } UnderWay;
 
-FfPlugged *ff_plugged_new(void)
+FfHotplug *ff_hotplug_new(void)
 {
-    FfPlugged *p = g_new0(FfPlugged, 1);
+    FfHotplug *p = g_new0(FfHotplug, 1);
 
     p->by_id = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)ff_plug_free);
     p->under_way = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     return p;
 }
 
-void ff_plugged_free(FfPlugged *p)
+void ff_hotplug_free(FfHotplug *p)
 {
     g_hash_table_unref(p->by_id);
     g_hash_table_unref(p->under_way);
@@ -52,14 +52,14 @@ static bool is_named(const FfQmpCommand *command, const char *const *names)
     return command && command->name && !command->oob && g_strv_contains(names, command->name);
 }
 
-bool ff_plugged_concerns(const FfQmpCommand *command)
+bool ff_hotplug_concerns(const FfQmpCommand *command)
 {
     static const char *const names[] = {"chardev-add", "chardev-change", "chardev-remove", NULL};
 
     return is_named(command, names);
 }
 
-bool ff_plugged_adds(const FfQmpCommand *command)
+bool ff_hotplug_adds(const FfQmpCommand *command)
 {
     static const char *const names[] = {"device_add", "netdev_add", NULL};
 
@@ -112,7 +112,7 @@ static bool is_plain(const char *id, const char *json)
            strstr(json, quoted);
 }
 
-static void chardev_added(FfPlugged *p, const char *id, JsonObject *arguments, const char *json)
+static void chardev_added(FfHotplug *p, const char *id, JsonObject *arguments, const char *json)
 {
     unsigned reconnect = 0;
     const char *path = path_of(ff_json_object(arguments, "backend"), &reconnect);
@@ -131,7 +131,7 @@ static void chardev_added(FfPlugged *p, const char *id, JsonObject *arguments, c
 }
 
 /* Nobody knows of which chardev. */
-static void forget_all(FfPlugged *p)
+static void forget_all(FfHotplug *p)
 {
     GHashTableIter iter;
     gpointer w;
@@ -143,7 +143,7 @@ static void forget_all(FfPlugged *p)
     }
 }
 
-guint ff_plugged_passes(FfPlugged *p, const FfQmpCommand *command)
+guint ff_hotplug_passes(FfHotplug *p, const FfQmpCommand *command)
 {
     g_autoptr(JsonNode) node = ff_json_from_text(command->json->str);
     JsonObject *arguments = ff_json_object(ff_json_node_object(node), "arguments");
@@ -166,7 +166,7 @@ guint ff_plugged_passes(FfPlugged *p, const FfQmpCommand *command)
 }
 
 /* TRUE: nothing else was said of chardev ID since command NUMBER, which is answered. */
-static bool was_alone(FfPlugged *p, const char *id, guint number)
+static bool was_alone(FfHotplug *p, const char *id, guint number)
 {
     UnderWay *w = g_hash_table_lookup(p->under_way, id);
     bool last = w && w->last == number, only = w && w->n == 1;
@@ -179,7 +179,7 @@ static bool was_alone(FfPlugged *p, const char *id, guint number)
     return last && only;
 }
 
-char *ff_plugged_heard(FfPlugged *p, const char *json, guint number, bool error)
+char *ff_hotplug_heard(FfHotplug *p, const char *json, guint number, bool error)
 {
     g_autoptr(JsonNode) node = ff_json_from_text(json);
     JsonObject *o = ff_json_node_object(node);
@@ -211,7 +211,7 @@ static gboolean is_mentioned(gpointer id, gpointer plug, gpointer text)
     return ff_mentions(bytes, len, id);
 }
 
-void ff_plugged_forget(FfPlugged *p, const char *text, size_t len)
+void ff_hotplug_forget(FfHotplug *p, const char *text, size_t len)
 {
     g_autoptr(GBytes) bytes = g_bytes_new_static(text, len);
     GHashTableIter iter;
@@ -229,7 +229,7 @@ void ff_plugged_forget(FfPlugged *p, const char *text, size_t len)
 
 /* ---- devices --------------------------------------------------------------------------------- */
 
-char *ff_plugged_chardev(const FfQmpCommand *command, bool *network)
+char *ff_hotplug_chardev(const FfQmpCommand *command, bool *network)
 {
     g_autoptr(JsonNode) node = ff_json_from_text(command->json->str);
     JsonObject *o = ff_json_node_object(node);
@@ -242,7 +242,7 @@ char *ff_plugged_chardev(const FfQmpCommand *command, bool *network)
     return is ? g_strdup(ff_json_string(arguments, "chardev")) : NULL;
 }
 
-FfPlug *ff_plugged_take(FfPlugged *p, const char *id)
+FfPlug *ff_hotplug_take(FfHotplug *p, const char *id)
 {
     gpointer key, plug;
 

@@ -39,7 +39,7 @@ typedef struct FfSent {
     int getfd_copy;
     char *closefd;
     char *chardev;    /* the whole command, which changes chardevs, or may; NULL */
-    guint plugged;    /* what ff_plugged_passes() has said of it; 0: that it may */
+    guint plugged;    /* what ff_hotplug_passes() has said of it; 0: that it may */
     bool adds;        /* a device: a migration begins when it is there, or not */
     unsigned caps;    /* FfItem.caps */
     uint32_t carried; /* what FfStateTotals.carried is when QEMU has obeyed; 0: as it was */

@@ -28,13 +28,13 @@
 /* Of a client's. */
 static void chardev_answered(FfMonitor *mon, FfSent *sent, bool error)
 {
-    FfPlugged *plugged = mon->relay->plugged;
+    FfHotplug *plugged = mon->relay->plugged;
     g_autofree char *id =
-        sent->plugged ? ff_plugged_heard(plugged, sent->chardev, sent->plugged, error) : NULL;
+        sent->plugged ? ff_hotplug_heard(plugged, sent->chardev, sent->plugged, error) : NULL;
 
     if (!sent->plugged) {
         /* What it has changed is of now, and not of when it was said. */
-        ff_plugged_forget(plugged, sent->chardev, strlen(sent->chardev));
+        ff_hotplug_forget(plugged, sent->chardev, strlen(sent->chardev));
     }
     if (id) {
         ff_backends_unplugged(mon->relay, id);
@@ -47,12 +47,12 @@ static bool may_use(const FfQmpCommand *command)
     static const char *const names[] = {"human-monitor-command", "object-add", "add_client", NULL};
 
     return command && command->name &&
-           (ff_plugged_adds(command) || g_strv_contains(names, command->name));
+           (ff_hotplug_adds(command) || g_strv_contains(names, command->name));
 }
 
 void ff_plug_note(FfMonitor *mon, const FfItem *item, FfSent *sent)
 {
-    bool concerns = ff_plugged_concerns(item->command);
+    bool concerns = ff_hotplug_concerns(item->command);
 
     sent->adds = ff_adds_device(item->command);
     if (!mon->relay->plan->backends->len || (!concerns && !may_use(item->command))) {
@@ -60,9 +60,9 @@ void ff_plug_note(FfMonitor *mon, const FfItem *item, FfSent *sent)
     }
     const GString *json = item->command->json;
     if (concerns) {
-        sent->plugged = ff_plugged_passes(mon->relay->plugged, item->command);
+        sent->plugged = ff_hotplug_passes(mon->relay->plugged, item->command);
     } else {
-        ff_plugged_forget(mon->relay->plugged, json->str, json->len);
+        ff_hotplug_forget(mon->relay->plugged, json->str, json->len);
     }
     sent->chardev = g_strdup(json->str);
     sent->answered = chardev_answered;
@@ -209,10 +209,10 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why)
     FfRelay *relay = mon->relay;
     bool network, is_network;
 
-    if (item->plugged || !relay->plan->backends->len || !ff_plugged_adds(item->command)) {
+    if (item->plugged || !relay->plan->backends->len || !ff_hotplug_adds(item->command)) {
         return false;
     }
-    g_autofree char *id = ff_plugged_chardev(item->command, &network);
+    g_autofree char *id = ff_hotplug_chardev(item->command, &network);
     if (!id) {
         return false;
     }
@@ -228,7 +228,7 @@ bool ff_plug_begins(FfMonitor *mon, FfItem *item, const char **refused_why)
                              "it, and add it anew";
         return false;
     }
-    g_autoptr(FfPlug) plug = ff_plugged_take(relay->plugged, id);
+    g_autoptr(FfPlug) plug = ff_hotplug_take(relay->plugged, id);
     if (!plug) {
         return leave_to_qemu(
             mon, id,

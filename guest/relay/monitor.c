@@ -239,7 +239,7 @@ static bool needs_wait(const FfMonitor *mon, const FfItem *item)
 {
     return is_owned(mon, item->command) || is_anothers(mon, item->command) ||
            is_given_away(mon, item->command) ||
-           (mon->relay->plan->backends->len && ff_plugged_adds(item->command)) ||
+           (mon->relay->plan->backends->len && ff_hotplug_adds(item->command)) ||
            (item->command && item->command->oob);
 }
 

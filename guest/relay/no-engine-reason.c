@@ -24,7 +24,7 @@ const char *ff_absence_text(FfRelay *relay)
 {
     static char text[256];
     FfEngine *engine = relay->engine;
-    gint64 left = ff_left_us(engine->due);
+    gint64 left = ff_deadline_left_us(engine->due);
     g_autofree char *next =
         engine->due == G_MAXINT64
             ? g_strdup("repeat the command")

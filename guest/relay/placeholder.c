@@ -15,7 +15,7 @@
 /* A front that has been told to end has nothing left to do. */
 #define END_S 10
 
-struct FfFront {
+struct FfPlaceholder {
     int heir;       /* pidfd; -1: not known yet */
     int next;       /* of the QEMU that may get the guest from that one; -1: none may */
     GSource *watch; /* for its end; NULL */
@@ -24,10 +24,10 @@ struct FfFront {
     bool heard;     /* who has it was said at the door of this relay */
 };
 
-static FfFront *front_of(FfRelay *relay)
+static FfPlaceholder *front_of(FfRelay *relay)
 {
     if (!relay->front) {
-        relay->front = g_new0(FfFront, 1); /* lives as long as the process */
+        relay->front = g_new0(FfPlaceholder, 1); /* lives as long as the process */
         relay->front->heir = relay->front->next = -1;
     }
     return relay->front;
@@ -52,7 +52,7 @@ static void watch_heir(FfRelay *relay);
 static gboolean heir_ended(gint fd, GIOCondition condition, gpointer opaque)
 {
     FfRelay *relay = opaque;
-    FfFront *f = relay->front;
+    FfPlaceholder *f = relay->front;
 
     g_clear_pointer(&f->watch, g_source_unref);
     if (f->next >= 0 && !ff_pidfd_has_ended(f->next)) {
@@ -69,7 +69,7 @@ static gboolean heir_ended(gint fd, GIOCondition condition, gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-static void stop_watching(FfFront *f)
+static void stop_watching(FfPlaceholder *f)
 {
     if (f->watch) {
         g_source_destroy(f->watch);
@@ -87,7 +87,7 @@ static bool is_heard(const FfRelay *relay)
 /* After what was said at the door before that end: it may be another one that has the guest. */
 static void watch_heir(FfRelay *relay)
 {
-    FfFront *f = relay->front;
+    FfPlaceholder *f = relay->front;
 
     stop_watching(f);
     if (f->begun && f->heir >= 0 && is_heard(relay)) {
@@ -106,14 +106,14 @@ static void replace_fd(int *fd, int with)
     *fd = with;
 }
 
-void ff_front_set_next(FfRelay *relay, int next)
+void ff_placeholder_set_next(FfRelay *relay, int next)
 {
     replace_fd(&front_of(relay)->next, next);
 }
 
-void ff_front_set_heir(FfRelay *relay, int heir)
+void ff_placeholder_set_heir(FfRelay *relay, int heir)
 {
-    FfFront *f = front_of(relay);
+    FfPlaceholder *f = front_of(relay);
 
     stop_watching(f);
     replace_fd(&f->heir, heir);
@@ -123,9 +123,9 @@ void ff_front_set_heir(FfRelay *relay, int heir)
     watch_heir(relay);
 }
 
-void ff_front_lost_heir(FfRelay *relay)
+void ff_placeholder_lost_heir(FfRelay *relay)
 {
-    FfFront *f = front_of(relay);
+    FfPlaceholder *f = front_of(relay);
 
     stop_watching(f);
     replace_fd(&f->heir, g_steal_fd(&f->next)); /* it was said before, and is that one */
@@ -137,14 +137,14 @@ void ff_front_lost_heir(FfRelay *relay)
     }
 }
 
-void ff_front_orderly(FfRelay *relay)
+void ff_placeholder_orderly(FfRelay *relay)
 {
     front_of(relay)->orderly = true;
 }
 
-bool ff_front_begin(FfRelay *relay, int heir)
+bool ff_placeholder_begin(FfRelay *relay, int heir)
 {
-    FfFront *f = front_of(relay);
+    FfPlaceholder *f = front_of(relay);
 
     if (f->begun) {
         if (heir >= 0) {
@@ -166,9 +166,9 @@ bool ff_front_begin(FfRelay *relay, int heir)
     return true;
 }
 
-void ff_front_say_where(const FfRelay *relay, int socket)
+void ff_placeholder_say_where(const FfRelay *relay, int socket)
 {
-    const FfFront *f = relay->front;
+    const FfPlaceholder *f = relay->front;
     pid_t pid = f ? ff_pidfd_pid(f->heir) : -1;
 
     if (pid > 0) {
@@ -178,9 +178,9 @@ void ff_front_say_where(const FfRelay *relay, int socket)
     }
 }
 
-bool ff_front_farewell(FfRelay *relay)
+bool ff_placeholder_farewell(FfRelay *relay)
 {
-    const FfFront *f = relay->front;
+    const FfPlaceholder *f = relay->front;
     const char patience = FF_AGENT_PATIENCE;
 
     if (!f || !ff_state_is_marked(relay->state, FF_MARK_FRONT)) {
@@ -207,9 +207,9 @@ bool ff_front_farewell(FfRelay *relay)
     return true;
 }
 
-void ff_front_end(FfRelay *relay)
+void ff_placeholder_end(FfRelay *relay)
 {
-    const FfFront *f = relay->front;
+    const FfPlaceholder *f = relay->front;
 
     if (!f || !ff_state_is_marked(relay->state, FF_MARK_FRONT)) {
         return;

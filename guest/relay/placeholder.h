@@ -19,23 +19,23 @@
 #include "guest/relay/shared.h"
 
 /* The pidfd HEIR is that of the QEMU that has the guest. Takes it. */
-void ff_front_set_heir(FfRelay *relay, int heir);
+void ff_placeholder_set_heir(FfRelay *relay, int heir);
 /* It has been said, and its pidfd is lost: the end of the one before is not the guest's. */
-void ff_front_lost_heir(FfRelay *relay);
+void ff_placeholder_lost_heir(FfRelay *relay);
 /* NEXT may get the guest from that one, whose end is not the guest's as long as NEXT lives. Takes
  * it.
  */
-void ff_front_set_next(FfRelay *relay, int next);
+void ff_placeholder_set_next(FfRelay *relay, int next);
 /* That one ends in an orderly way. */
-void ff_front_orderly(FfRelay *relay);
+void ff_placeholder_orderly(FfRelay *relay);
 /* This QEMU is a front from now on (FF_MARK_FRONT). HEIR: as above, if nobody has said it; -1.
  * FALSE: it was one already. */
-bool ff_front_begin(FfRelay *relay, int heir);
+bool ff_placeholder_begin(FfRelay *relay, int heir);
 /* Says on SOCKET, borrowed, which process that is (FF_SUCCESSION_WHERE). */
-void ff_front_say_where(const FfRelay *relay, int socket);
+void ff_placeholder_say_where(const FfRelay *relay, int socket);
 /* This QEMU has ended its main loop, and asks what it must wait for. TRUE: that is answered. */
-bool ff_front_farewell(FfRelay *relay);
+bool ff_placeholder_farewell(FfRelay *relay);
 /* It has ended. */
-void ff_front_end(FfRelay *relay);
+void ff_placeholder_end(FfRelay *relay);
 
 #endif

@@ -44,7 +44,7 @@ static gboolean lives_on(gpointer opaque)
     return G_SOURCE_REMOVE;
 }
 
-void ff_other_ends(FfRelay *relay)
+void ff_predecessor_ends(FfRelay *relay)
 {
     if (relay->plan->other_fd >= 0 && !relay->plan->other_stays && !relay->other_ends) {
         relay->other_ends = true;
@@ -91,7 +91,7 @@ static gboolean ask_again(gpointer opaque)
     FfRelay *relay = opaque;
 
     relay->other_leaves = false;
-    ff_other_leaves(relay);
+    ff_predecessor_leaves(relay);
     return G_SOURCE_REMOVE;
 }
 
@@ -114,7 +114,7 @@ static int ask_to_leave(const FfRelay *relay)
     return pair[0];
 }
 
-void ff_other_leaves(FfRelay *relay)
+void ff_predecessor_leaves(FfRelay *relay)
 {
     if (!relay->plan->other_stays || relay->plan->other_door < 0 || relay->other_leaves) {
         return;

@@ -7,9 +7,9 @@
 
 /* The guest is this QEMU's, for good: the other one ends soon, and is ended if it does not. Does
  * nothing where there is none, or it stays (placeholder.h), or the second time. */
-void ff_other_ends(FfRelay *relay);
+void ff_predecessor_ends(FfRelay *relay);
 /* The same of one that stays: its relay leaves the back-ends of its devices, and then, or when that
  * has ended, they are this one's (backends.h). */
-void ff_other_leaves(FfRelay *relay);
+void ff_predecessor_leaves(FfRelay *relay);
 
 #endif

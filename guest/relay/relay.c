@@ -45,7 +45,7 @@
  * soon as a monitor ends, tries it once, and on a busy host was there before exit() was done. */
 static void relay_finish(FfRelay *relay)
 {
-    ff_front_end(relay);
+    ff_placeholder_end(relay);
     ff_monitors_hear_out(relay);
     ff_backends_end(relay);
     ff_engine_end(relay);
@@ -207,7 +207,7 @@ static bool relay_start(FfRelay *relay, GError **error)
     if (ff_engine_listens_first(relay) && !wait_for_qemu(relay, error)) {
         return false;
     }
-    relay->plugged = ff_plugged_new();
+    relay->plugged = ff_hotplug_new();
     ff_monitors_start(relay);
     if (plan->attached) {
         ff_guest_left(relay); /* nobody is there any more who would hand it a guest */
@@ -260,7 +260,7 @@ int main(int argc, char **argv)
         return 1;
     }
     /* Up to here nothing has been done that another process could see. */
-    if (relay.plan->succeeds >= 0 && !ff_succession_take(&relay)) {
+    if (relay.plan->succeeds >= 0 && !ff_replace_relay_take(&relay)) {
         ff_relay_log(&relay, "relay: the one before has not given its place");
         return 1;
     }
@@ -273,7 +273,7 @@ int main(int argc, char **argv)
     if (relay.plan->attached) {
         ff_engine_take_over(&relay);
     }
-    ff_succession_open(&relay);
+    ff_replace_relay_open(&relay);
     if (relay.plan->ready_fd >= 0) {
         /* The launcher is gone; one that has taken another's place is all that the guest has. */
         if (write(relay.plan->ready_fd, "", 1) != 1 && relay.plan->succeeds < 0) {

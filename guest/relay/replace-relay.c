@@ -565,7 +565,7 @@ static gboolean door_asked(gint door, GIOCondition condition, gpointer opaque)
         return G_SOURCE_CONTINUE;
     }
     if (n == 1 && word == FF_SUCCESSION_WHERE && rights.n == 1) {
-        ff_front_say_where(s->relay, rights.fd[0]);
+        ff_placeholder_say_where(s->relay, rights.fd[0]);
     }
     if (asks && !is) {
         say_no(rights.fd[0], "another one is just asking for it: repeat it");
@@ -587,7 +587,7 @@ static gboolean door_asked(gint door, GIOCondition condition, gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
-void ff_succession_open(FfRelay *relay)
+void ff_replace_relay_open(FfRelay *relay)
 {
     FfSuccession *s = g_new0(FfSuccession, 1); /* lives as long as the process */
 
@@ -604,7 +604,7 @@ void ff_succession_open(FfRelay *relay)
     relay->state->relay = getpid();
 }
 
-bool ff_succession_take(const FfRelay *relay)
+bool ff_replace_relay_take(const FfRelay *relay)
 {
     const char take = FF_SUCCESSION_TAKE;
     int talk = relay->plan->succeeds;

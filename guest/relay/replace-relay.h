@@ -24,9 +24,9 @@
 
 /* From now on this relay can be asked. If that cannot be, it is logged, and no other relay will
  * take its place. */
-void ff_succession_open(FfRelay *relay);
+void ff_replace_relay_open(FfRelay *relay);
 /* The new one, before its main loop runs: the place is its own. FALSE: it is not, and all is as it
  * was. Waits for the old one, which may have been stopped. */
-bool ff_succession_take(const FfRelay *relay);
+bool ff_replace_relay_take(const FfRelay *relay);
 
 #endif

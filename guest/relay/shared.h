@@ -40,10 +40,10 @@ typedef struct FfMonitor FfMonitor;
 typedef struct FfEngine FfEngine;
 typedef struct FfLibraries FfLibraries;
 typedef struct FfBackends FfBackends;
-typedef struct FfPlugged FfPlugged;
+typedef struct FfHotplug FfHotplug;
 typedef struct FfClientsGive FfClientsGive;
 typedef struct FfClientsTake FfClientsTake;
-typedef struct FfFront FfFront;
+typedef struct FfPlaceholder FfPlaceholder;
 
 /* QEMU's process as the relay knows it. */
 typedef struct {
@@ -84,7 +84,7 @@ struct FfRelay {
     FfGuest guest;
     GPtrArray *monitors; /* FfMonitor *, by index */
     FfBackends *backends;
-    FfPlugged *plugged;
+    FfHotplug *plugged;
     FfEngine *engine;
     char *program;  /* the engine's, as the relay found it when it started; NULL: by its path */
     int program_fd; /* -1: none */
@@ -106,7 +106,7 @@ struct FfRelay {
     bool clients_go;              /* clients-give.c: they are asked for, and go on */
     FfClientsGive *gives;         /* clients-give.c; NULL: nobody has asked */
     FfClientsTake *takes;         /* clients-take.c; NULL: nobody was asked */
-    FfFront *front;               /* placeholder.c; NULL: this QEMU is none */
+    FfPlaceholder *front;         /* placeholder.c; NULL: this QEMU is none */
     bool behind_told;    /* behind-placeholder.c: the front's relay knows that the guest is here */
     bool behind_orderly; /* this QEMU ends by itself */
 };

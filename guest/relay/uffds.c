@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* See uffds.h. One thread (ff_lift_start() has its own, which knows of nothing here); no locks.
- * System calls: close. */
+/* See uffds.h. One thread (ff_unprotect_start() has its own, which knows of nothing here); no
+ * locks. System calls: close. */
 #include "guest/relay/uffds.h"
 
 #include <errno.h>
@@ -258,8 +258,8 @@ static void lift_protection(FfRelay *relay)
         }
     }
     guest->uffd_lifting = true;
-    ff_lift_start(guest->uffds[FF_KIND_PROTECT], guest->maps, (const FfLiftBlock *)blocks->data,
-                  blocks->len, protection_lifted, relay);
+    ff_unprotect_start(guest->uffds[FF_KIND_PROTECT], guest->maps,
+                       (const FfLiftBlock *)blocks->data, blocks->len, protection_lifted, relay);
 }
 
 static gboolean engine_overdue(gpointer opaque)

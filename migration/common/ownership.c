@@ -72,8 +72,8 @@ static bool row_allows(const Row *row, FfRole side, Step step, FfPhase phase, Ff
 
 static const Row *find_row(const FfStateHeader *s, Step step)
 {
-    FfPhase phase = ff_journal_phase(s);
-    FfRunRight right = ff_journal_right(s);
+    FfPhase phase = ff_ownership_phase(s);
+    FfRunRight right = ff_ownership_right(s);
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
         if (row_allows(&rows[i], s->role, step, phase, right)) {
@@ -110,7 +110,7 @@ static void take_step(FfStateHeader *s, Step which)
     }
 }
 
-void ff_journal_setup(FfStateHeader *s)
+void ff_ownership_setup(FfStateHeader *s)
 {
     if (s->role == FF_ROLE_SOURCE) {
         s->run_state[0] = 0; /* that of an older migration must not be restored */
@@ -120,44 +120,44 @@ void ff_journal_setup(FfStateHeader *s)
     take_step(s, STEP_SETUP);
 }
 
-void ff_journal_stopped(FfStateHeader *s)
+void ff_ownership_stopped(FfStateHeader *s)
 {
     take_step(s, STEP_STOPPED);
 }
 
-void ff_journal_resumed(FfStateHeader *s)
+void ff_ownership_resumed(FfStateHeader *s)
 {
     take_step(s, STEP_RESUMED);
 }
 
-void ff_journal_give(FfStateHeader *s)
+void ff_ownership_give(FfStateHeader *s)
 {
     take_step(s, STEP_GIVE);
 }
 
-void ff_journal_take_back(FfStateHeader *s)
+void ff_ownership_take_back(FfStateHeader *s)
 {
     /* Phase first: an engine that comes between the two still finds a guest that was given. */
     take_step(s, STEP_TAKE_BACK);
 }
 
-void ff_journal_reclaim(FfStateHeader *s)
+void ff_ownership_reclaim(FfStateHeader *s)
 {
     take_step(s, STEP_RECLAIM);
     ff_state_unmark(s, FF_MARK_WHOLE);
 }
 
-void ff_journal_loading(FfStateHeader *s)
+void ff_ownership_loading(FfStateHeader *s)
 {
     take_step(s, STEP_LOADING);
 }
 
-void ff_journal_loaded(FfStateHeader *s)
+void ff_ownership_loaded(FfStateHeader *s)
 {
     take_step(s, STEP_LOADED);
 }
 
-void ff_journal_grant(FfStateHeader *s, const char *run_state)
+void ff_ownership_grant(FfStateHeader *s, const char *run_state)
 {
     const Row *row = find_row(s, STEP_GRANT);
 
@@ -167,20 +167,20 @@ void ff_journal_grant(FfStateHeader *s, const char *run_state)
     store_phase(s, row);
 }
 
-void ff_journal_done(FfStateHeader *s)
+void ff_ownership_done(FfStateHeader *s)
 {
     take_step(s, STEP_DONE);
 }
 
-void ff_journal_dead(FfStateHeader *s)
+void ff_ownership_dead(FfStateHeader *s)
 {
     take_step(s, STEP_DEAD);
 }
 
-void ff_journal_idle(FfStateHeader *s)
+void ff_ownership_idle(FfStateHeader *s)
 {
     take_step(s, STEP_IDLE);
-    if (ff_journal_right(s) != FF_RUN_GIVEN) {
+    if (ff_ownership_right(s) != FF_RUN_GIVEN) {
         ff_state_unmark(s, FF_MARK_WHOLE); /* else the user may want it back: reclaim */
     }
 }
@@ -213,7 +213,7 @@ static void append_row(GString *out, const Row *row)
                            row->order == PHASE_FIRST ? ", after the phase" : "", row->why);
 }
 
-char *ff_journal_markdown(void)
+char *ff_ownership_markdown(void)
 {
     GString *out =
         g_string_new("| side | step | phase before | phase after | right after | what |\n"

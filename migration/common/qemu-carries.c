@@ -242,7 +242,7 @@ void ff_plain_give_back(FfPlain *plain)
     plain->control->ops.plain(&peer, plain->control->ops.opaque);
     /* QEMU has not been told anything yet. From here on nothing is an engine's to adopt: it would
      * call QEMU's migration failed. */
-    ff_journal_idle(plain->cfg->state);
+    ff_ownership_idle(plain->cfg->state);
     FF_FAULT_AT("given-back");
 }
 

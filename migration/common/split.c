@@ -51,7 +51,7 @@ FfSplit *ff_split_new(FfControl *control, const FfRam *ram, const FfWaits *waits
         return NULL;
     }
     int64_t broken = ff_counted(control->broken_us);
-    h->phase = ff_journal_phase(s);
+    h->phase = ff_ownership_phase(s);
     h->epoch = __atomic_load_n(&s->epoch, __ATOMIC_RELAXED);
     h->broken_ms = broken ? (g_get_monotonic_time() - broken) / 1000 : -1;
     h->pages_known = !g_atomic_int_get(&ram->uncounted);

@@ -181,7 +181,7 @@ static bool arm_space(FfDestination *d, bool again, GError **error)
     }
     g_atomic_int_set(&d->armed, 1);
     if (again || !d->conn->complete_at_grant) {
-        ff_dest_sharers_start(d);
+        ff_dest_vhost_faults_start(d);
     }
     return true;
 }
@@ -246,5 +246,5 @@ void ff_dest_disarm(FfDestination *d)
     if (rc < 0) {
         g_warning("userfaultfd cannot be unregistered: %s", g_strerror(-rc));
     }
-    ff_dest_sharers_end(d);
+    ff_dest_vhost_faults_end(d);
 }

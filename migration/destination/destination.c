@@ -115,7 +115,7 @@ static bool agree_with_source(FfDestination *d, GError **error)
     /* Stored first: what prepare() leaves half done is the next engine's to undo. Until here
      * nothing was changed, and the next one continues to listen. */
     ff_state_unmark(d->cfg->state, FF_MARK_FILE | FF_MARK_DUMP);
-    ff_journal_setup(d->cfg->state);
+    ff_ownership_setup(d->cfg->state);
     FF_FAULT_AT("setup");
     ff_conn_store(d->conn, d->cfg->state);
     FF_FAULT_AT("greeted");
@@ -189,7 +189,7 @@ bool ff_dest_begin_load(FfDestination *d, GError **error)
     know_vcpus(d);
     /* What it has said of other things, an hour ago, is no reason. */
     d->stderr_before = ff_stderr_written(d->cfg->discard_fd);
-    ff_journal_loading(d->cfg->state);
+    ff_ownership_loading(d->cfg->state);
     FF_FAULT_AT("loading");
     if (!d->cfg->vmm->state.load(&d->cfg->vmm->state, &fd, error)) {
         return false;
@@ -259,7 +259,7 @@ static bool load_devices(FfDestination *d, GError **error)
         g_set_error_literal(error, FF_M_ERROR, 0, text);
         return false;
     }
-    ff_journal_loaded(d->cfg->state);
+    ff_ownership_loaded(d->cfg->state);
     FF_FAULT_AT("loaded");
     FfFrame f = ff_frame(FF_FRAME_LOADED, 0);
     f.epoch = d->conn->epoch;
@@ -346,7 +346,7 @@ static void take_over(FfDestination *d)
 {
     FF_FAULT_AT("grant");
     /* Stored first: an engine that comes after a crash must know that the guest may run. */
-    ff_journal_grant(d->cfg->state, d->granted_state);
+    ff_ownership_grant(d->cfg->state, d->granted_state);
     FF_FAULT_AT("granted");
     ff_mutex_lock(&d->control->lock);
     /* A cont that comes from now on goes to QEMU; one that came before is carried out here. So is a
@@ -441,7 +441,7 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
 
     bool quits = ff_control_events(d->control) & FF_EV_QUIT;
     /* The relay may have seen QEMU's end first. */
-    bool ended = quits && ff_journal_phase(d->cfg->state) == FF_PHASE_LOADING &&
+    bool ended = quits && ff_ownership_phase(d->cfg->state) == FF_PHASE_LOADING &&
                  ff_conn_vmm_ended(d->conn, 0);
     g_autofree char *reason = ended   ? ff_dest_end_text(d)
                               : quits ? g_strdup(why->message)
@@ -468,9 +468,10 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
     d->parting = true;
     ff_mutex_unlock(&d->control->lock);
     /* One that has loaded all of it would obey cont. */
-    bool lives_on = vmm->state.keep_failed && ff_journal_phase(d->cfg->state) != FF_PHASE_LOADED &&
+    bool lives_on = vmm->state.keep_failed &&
+                    ff_ownership_phase(d->cfg->state) != FF_PHASE_LOADED &&
                     !(ff_control_events(d->control) & FF_EV_SHUT);
-    ff_journal_dead(d->cfg->state);
+    ff_ownership_dead(d->cfg->state);
     if (lives_on && d->placer.space) {
         ff_dest_disarm(d); /* with empty memory: nothing in it may wait for a page */
     }
@@ -485,7 +486,7 @@ void ff_dest_give_up(FfDestination *d, const GError *why)
     g_main_context_wakeup(d->control->driver_ctx);
     vmm->state.abandon(&vmm->state);
     if (lives_on) {
-        ff_journal_idle(d->cfg->state);
+        ff_ownership_idle(d->cfg->state);
         if (d->origin) {
             d->origin->over(d);
         }
@@ -517,7 +518,7 @@ static void complete_migration(FfDestination *d)
     ff_control_join(&d->starter); /* it waits for nothing here any more */
     ff_dest_disarm(d);
     FF_FAULT_AT("disarmed");
-    ff_journal_done(d->cfg->state);
+    ff_ownership_done(d->cfg->state);
     FF_FAULT_AT("done");
     if (d->cfg->vmm->memory.all_here) {
         d->cfg->vmm->memory.all_here(&d->cfg->vmm->memory);
@@ -559,7 +560,7 @@ static void complete_migration(FfDestination *d)
     if (d->control->ops.drop) {
         d->control->ops.drop("inner", d->control->ops.opaque);
     }
-    ff_journal_idle(d->cfg->state);
+    ff_ownership_idle(d->cfg->state);
     if (d->origin) {
         d->origin->over(d);
     }
@@ -634,7 +635,7 @@ void ff_dest_clear(FfDestination *d)
 {
     ff_channel_free(d->inner);
     ff_channel_free(d->revoker);
-    ff_dest_sharers_end(d);
+    ff_dest_vhost_faults_end(d);
     ff_space_free(d->placer.space);
     ff_address_free(d->listen_address);
     ff_delta_free(d->device_base);

@@ -104,7 +104,7 @@ void ff_dest_vmm_ended(FfDestination *d)
 {
     /* While it loads, the thread that reads its return path says it; the one that waits for pages
      * after that does not. */
-    bool is_read = ff_journal_phase(d->cfg->state) == FF_PHASE_LOADING &&
+    bool is_read = ff_ownership_phase(d->cfg->state) == FF_PHASE_LOADING &&
                    !(ff_control_events(d->control) & FF_EV_SHUT);
     if (!is_read && ff_dest_owes_reason(d)) {
         g_autofree char *text = ff_dest_end_text(d);

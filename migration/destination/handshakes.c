@@ -348,7 +348,7 @@ static bool let_in(FfHandshakes *h, GError **error)
 /* Milliseconds until END; -1: never. */
 static int time_left(int64_t end)
 {
-    return end == G_MAXINT64 ? -1 : (int)ff_left_ms(end);
+    return end == G_MAXINT64 ? -1 : (int)ff_deadline_left_ms(end);
 }
 
 /* Waits for news, and continues with those that have some. TRUE in *COMES: somebody waits outside

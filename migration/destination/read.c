@@ -310,7 +310,7 @@ static int take_device(Reader *r, FfFrame *f)
 
     /* An engine that has adopted a loaded guest has not heard SHUT, and has no way to QEMU. */
     if (!g_atomic_int_get(&d->final) || ff_control_events(d->control) & FF_EV_SHUT ||
-        ff_journal_phase(d->cfg->state) != FF_PHASE_LOADING) {
+        ff_ownership_phase(d->cfg->state) != FF_PHASE_LOADING) {
         return protocol_error(r, f, "no device state is expected now");
     }
     if (ff_counted(d->device_queued) + f->length > DEVICE_QUEUE_MAX) {
@@ -370,7 +370,7 @@ static int take_grant(Reader *r, FfFrame *f)
     char text[32] = "";
 
     /* LOADED is stored before it is sent: an honest grant finds it. */
-    if (ff_journal_phase(d->cfg->state) != FF_PHASE_LOADED ||
+    if (ff_ownership_phase(d->cfg->state) != FF_PHASE_LOADED ||
         ff_control_events(d->control) & FF_EV_GRANT) {
         return protocol_error(r, f, "nothing was loaded that could be granted");
     }

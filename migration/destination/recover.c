@@ -285,7 +285,7 @@ static bool say_list(FfDestination *d, FfChannel *ch, GError **error)
 /* What a source that comes back wants to know. */
 static bool say_what_is_here(FfDestination *d, FfVisit *visit, const FfResume *r, GError **error)
 {
-    FfResumeReply reply = {.phase = GUINT32_TO_LE(ff_journal_phase(d->cfg->state))};
+    FfResumeReply reply = {.phase = GUINT32_TO_LE(ff_ownership_phase(d->cfg->state))};
 
     d->conn->peer_features = GUINT32_FROM_LE(r->features);
     /* Both engines may have been replaced: newer than what either has seen. */

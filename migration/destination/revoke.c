@@ -84,7 +84,7 @@ void ff_dest_answer_revoke(FfDestination *d, bool ended)
 
 bool ff_dest_owes_reason(FfDestination *d)
 {
-    FfPhase phase = ff_journal_phase(d->cfg->state);
+    FfPhase phase = ff_ownership_phase(d->cfg->state);
 
     ff_mutex_lock(&d->control->lock);
     bool owes = !d->control->granted && !(d->control->events & (FF_EV_TOLD | FF_EV_QUIT));

@@ -166,7 +166,7 @@ static gpointer run_sharers(gpointer opaque)
     return NULL;
 }
 
-void ff_dest_sharers_start(FfDestination *d)
+void ff_dest_vhost_faults_start(FfDestination *d)
 {
     int stop = d->cfg->sharers_fd < 0 || d->origin || d->sharers
                    ? -1
@@ -184,7 +184,7 @@ void ff_dest_sharers_start(FfDestination *d)
     s->thread = g_thread_new("ff-sharers", run_sharers, s);
 }
 
-void ff_dest_sharers_end(FfDestination *d)
+void ff_dest_vhost_faults_end(FfDestination *d)
 {
     g_autofree FfDestSharers *s = g_steal_pointer(&d->sharers);
     uint64_t one = 1;

@@ -7,8 +7,8 @@
 #include "migration/destination/side.h"
 
 /* Guest RAM is armed: from now on the relay is answered. Nothing, where it asks nothing. */
-void ff_dest_sharers_start(FfDestination *d);
+void ff_dest_vhost_faults_start(FfDestination *d);
 /* Safe to call twice, and where there is none. */
-void ff_dest_sharers_end(FfDestination *d);
+void ff_dest_vhost_faults_end(FfDestination *d);
 
 #endif

@@ -544,7 +544,7 @@ static bool load_devices(FfDestination *d, GError **error)
     /* For an engine that finds all of the memory here, and the file gone. */
     g_strlcpy(d->cfg->state->run_state, run_state, sizeof(d->cfg->state->run_state));
     take_run_state(d, g_steal_pointer(&run_state));
-    ff_journal_loaded(d->cfg->state);
+    ff_ownership_loaded(d->cfg->state);
     FF_FAULT_AT("loaded");
     grant_restore(d);
     return true;
@@ -559,7 +559,7 @@ void ff_restore_coordinate(FfDestination *d)
     } else {
         end_lease(d);
         if (d->occupied) {
-            ff_journal_idle(d->cfg->state); /* nothing was begun */
+            ff_ownership_idle(d->cfg->state); /* nothing was begun */
         }
         ff_dest_give_up(d, error);
     }

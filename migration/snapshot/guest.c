@@ -63,7 +63,7 @@ bool ff_snapshot_stop_guest(FfSnapshot *s, GError **error)
         return false;
     }
     FF_FAULT_AT("prepared");
-    ff_journal_stopped(s->cfg->state);
+    ff_ownership_stopped(s->cfg->state);
     FF_FAULT_AT("stopping");
     /* As for a migration (migration/source/source.c). */
     ff_mutex_lock(&s->control->lock);
@@ -124,8 +124,8 @@ static Wish take_wish(FfSnapshot *s, bool running)
                 : !running && cont                  ? TO_RUN
                                                     : AS_IT_IS;
     s->control->client_cont = false;
-    if (wish == AS_IT_IS && ff_journal_phase(s->cfg->state) == FF_PHASE_STOPPED) {
-        ff_journal_resumed(s->cfg->state);
+    if (wish == AS_IT_IS && ff_ownership_phase(s->cfg->state) == FF_PHASE_STOPPED) {
+        ff_ownership_resumed(s->cfg->state);
     }
     s->stopped = wish != AS_IT_IS;
     ff_mutex_unlock(&s->control->lock);

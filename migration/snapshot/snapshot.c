@@ -720,7 +720,7 @@ static void roll_back(FfSnapshot *s, const GError *why)
     if (s->output) {
         ff_output_drop(s->output); /* a client that hears of the end finds nothing of it */
     }
-    ff_journal_idle(s->cfg->state);
+    ff_ownership_idle(s->cfg->state);
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
 }
 
@@ -730,7 +730,7 @@ void ff_snapshot_coordinate(FfSnapshot *s)
 
     if (begin_snapshot(s, &error) && take_instant(s, &error) && save_memory(s, &error)) {
         ff_stamp(s->control->end_us);
-        ff_journal_idle(s->cfg->state);
+        ff_ownership_idle(s->cfg->state);
         ff_control_set_status(s->control, FF_STATUS_COMPLETED);
     } else if (ff_plain_hand_over(s->plain, error)) {
         ff_snapshot_devices_end(s);

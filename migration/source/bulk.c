@@ -375,9 +375,9 @@ static gpointer send_extra(gpointer p)
 static void begin_with_hot(FfSource *s)
 {
     if (s->heat && !s->hot) {
-        s->hot = ff_heat_order(s->heat, HOT_RUNS);
+        s->hot = ff_frequency_order(s->heat, HOT_RUNS);
     }
-    g_clear_pointer(&s->heat, ff_heat_free);
+    g_clear_pointer(&s->heat, ff_frequency_free);
     g_atomic_int_set(&s->next_hot, 0);
 }
 

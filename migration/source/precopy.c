@@ -229,7 +229,7 @@ static void note_written(unsigned block, uint64_t offset, uint64_t len, void *op
     uint64_t ps = s->ram->blocks[block].info.page_size, page = offset / ps, end = page + len / ps;
 
     if (s->heat) {
-        ff_heat_note(s->heat, block, page, len / ps);
+        ff_frequency_note(s->heat, block, page, len / ps);
     }
     while (page < end) {
         uint64_t first;
@@ -322,7 +322,7 @@ static bool look_stopped(FfSource *s, GError **error)
 static void forget_sent(FfSource *s)
 {
     if (s->precopy->lost) {
-        g_clear_pointer(&s->heat, ff_heat_free);
+        g_clear_pointer(&s->heat, ff_frequency_free);
     }
     for (unsigned i = 0; i < s->ram->n_blocks && s->precopy->lost; i++) {
         note_written(i, 0, s->ram->blocks[i].info.size, s);
@@ -685,7 +685,7 @@ static bool send_stale(FfSource *s, const GArray *runs, unsigned flags, GError *
 static void next_look(FfSource *s)
 {
     if (s->heat) {
-        ff_heat_look(s->heat);
+        ff_frequency_look(s->heat);
     }
 }
 
@@ -701,8 +701,8 @@ static void begin_looks(FfSource *s)
     for (unsigned i = 0; i < s->ram->n_blocks; i++) {
         n_pages[i] = s->ram->blocks[i].n_pages;
     }
-    ff_heat_free(s->heat);
-    s->heat = ff_heat_new(n_pages, s->ram->n_blocks);
+    ff_frequency_free(s->heat);
+    s->heat = ff_frequency_new(n_pages, s->ram->n_blocks);
     next_look(s);
 }
 

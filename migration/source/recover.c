@@ -232,7 +232,7 @@ static void take_back(FfSource *s)
     s->control->granted = false;
     s->stopped = true;
     ff_mutex_unlock(&s->control->lock);
-    ff_journal_take_back(s->cfg->state);
+    ff_ownership_take_back(s->cfg->state);
     s->revoked = true;
 }
 

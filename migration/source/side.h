@@ -76,7 +76,7 @@ typedef struct FfSource {
     FfRounds *rounds;   /* set before its senders start; NULL: there is no precopy */
     char *untracked;    /* lock; why not; can be NULL */
     bool holes_sent;    /* all of them; coordinator, then bulk */
-    FfHeat *heat;       /* coordinator, then bulk; NULL: no looks were taken */
+    FfFrequency *heat;  /* coordinator, then bulk; NULL: no looks were taken */
 
     /* Bulk. */
     GThread *bulk_thread;

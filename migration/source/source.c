@@ -210,7 +210,7 @@ static bool stop_guest(FfSource *s, GError **error)
         return false;
     }
     FF_FAULT_AT("prepared");
-    ff_journal_stopped(s->cfg->state);
+    ff_ownership_stopped(s->cfg->state);
     FF_FAULT_AT("stopping");
     /* What clients say is ours from here on; what they have said before is QEMU's, and is carried
      * out before it is asked what the guest is. */
@@ -289,7 +289,7 @@ static bool give_right(FfSource *s, GError **error)
         }
         /* GIVEN is stored before GRANT can leave, so that no crash between the two can be taken
          * for a guest that is still ours. Cancel looks at `granted` under the same lock. */
-        ff_journal_give(s->cfg->state);
+        ff_ownership_give(s->cfg->state);
         s->control->granted = true;
     }
     ff_mutex_unlock(&s->control->lock);
@@ -522,7 +522,7 @@ void ff_source_roll_back(FfSource *s, const GError *why)
     if (s->control->ops.drop && s->saving) {
         s->control->ops.drop("inner", s->control->ops.opaque);
     }
-    ff_journal_idle(s->cfg->state);
+    ff_ownership_idle(s->cfg->state);
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
 }
 
@@ -550,7 +550,7 @@ static void let_go(FfSource *s)
     struct iovec iov = {(void *)shut_good, sizeof(shut_good)};
 
     note_standing(s);
-    ff_journal_done(s->cfg->state);
+    ff_ownership_done(s->cfg->state);
     FF_FAULT_AT("done");
     if (!s->inner || ff_channel_write_all(s->inner, &iov, 1, true) < 0 ||
         !vmm->state.wait_saved(&vmm->state, 0, &error)) {
@@ -596,7 +596,7 @@ void ff_source_see_through(FfSource *s)
     let_go(s);
     FF_FAULT_AT("finished");
     end_threads(s);
-    ff_journal_idle(s->cfg->state);
+    ff_ownership_idle(s->cfg->state);
     ff_control_set_status(s->control, FF_STATUS_COMPLETED);
 }
 
@@ -657,6 +657,6 @@ void ff_source_clear(FfSource *s)
     g_free(s->differences);
     g_free(s->parts);
     g_clear_pointer(&s->hot, g_array_unref);
-    ff_heat_free(s->heat);
+    ff_frequency_free(s->heat);
     ff_delta_free(s->device_base);
 }

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct FfHeat {
+struct FfFrequency {
     unsigned n_blocks;
     uint64_t *n_pages;
     uint8_t **looks; /* of each page of each block */
@@ -18,9 +18,9 @@ struct FfHeat {
 
 #define HEATS 256 /* values of a byte; 0: cold */
 
-FfHeat *ff_heat_new(const uint64_t *n_pages, unsigned n_blocks)
+FfFrequency *ff_frequency_new(const uint64_t *n_pages, unsigned n_blocks)
 {
-    FfHeat *h = g_new0(FfHeat, 1);
+    FfFrequency *h = g_new0(FfFrequency, 1);
 
     h->n_blocks = n_blocks;
     h->n_pages = g_memdup2(n_pages, n_blocks * sizeof(*n_pages));
@@ -32,7 +32,7 @@ FfHeat *ff_heat_new(const uint64_t *n_pages, unsigned n_blocks)
     return h;
 }
 
-void ff_heat_free(FfHeat *h)
+void ff_frequency_free(FfFrequency *h)
 {
     for (unsigned i = 0; h && i < h->n_blocks; i++) {
         g_free(h->looks[i]);
@@ -52,7 +52,7 @@ static uint64_t load_word(const uint8_t *at)
     return word;
 }
 
-void ff_heat_look(FfHeat *h)
+void ff_frequency_look(FfFrequency *h)
 {
     for (unsigned i = 0; i < h->n_blocks; i++) {
         for (uint64_t p = 0; p < h->n_pages[i]; p += 8) {
@@ -66,7 +66,7 @@ void ff_heat_look(FfHeat *h)
     }
 }
 
-void ff_heat_note(FfHeat *h, unsigned block, uint64_t first, uint64_t n)
+void ff_frequency_note(FfFrequency *h, unsigned block, uint64_t first, uint64_t n)
 {
     for (uint64_t p = first; p < first + n; p++) {
         h->looks[block][p] |= 1;
@@ -90,7 +90,7 @@ static int by_rank(gconstpointer a, gconstpointer b)
 }
 
 /* The next run of pages of BLOCK at or after AT that were written in the same looks. 0: none. */
-static uint64_t next_run(const FfHeat *h, unsigned block, uint64_t at, uint64_t *first)
+static uint64_t next_run(const FfFrequency *h, unsigned block, uint64_t at, uint64_t *first)
 {
     const uint8_t *looks = h->looks[block];
     uint64_t end = h->n_pages[block], n = 0;
@@ -105,7 +105,7 @@ static uint64_t next_run(const FfHeat *h, unsigned block, uint64_t at, uint64_t 
     return n;
 }
 
-GArray *ff_heat_order(const FfHeat *h, guint max)
+GArray *ff_frequency_order(const FfFrequency *h, guint max)
 {
     uint8_t heats[HEATS];
     guint count[HEATS] = {0}, at[HEATS] = {0}, total = 0;

@@ -13,21 +13,21 @@
 /* Only the last so many looks count. */
 #define FF_HEAT_LOOKS 8
 
-typedef struct FfHeat FfHeat;
+typedef struct FfFrequency FfFrequency;
 
 /* N_PAGES[0..N_BLOCKS): of each block. No look yet; a byte for each page. */
-FfHeat *ff_heat_new(const uint64_t *n_pages, unsigned n_blocks);
-void ff_heat_free(FfHeat *heat); /* NULL is allowed */
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfHeat, ff_heat_free)
+FfFrequency *ff_frequency_new(const uint64_t *n_pages, unsigned n_blocks);
+void ff_frequency_free(FfFrequency *heat); /* NULL is allowed */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfFrequency, ff_frequency_free)
 /* A new look begins: what is noted from now on was written since the one before. */
-void ff_heat_look(FfHeat *heat);
+void ff_frequency_look(FfFrequency *heat);
 /* Pages [FIRST, FIRST + N) of BLOCK were written. Not before the first look. */
-void ff_heat_note(FfHeat *heat, unsigned block, uint64_t first, uint64_t n);
+void ff_frequency_note(FfFrequency *heat, unsigned block, uint64_t first, uint64_t n);
 /*
  * Runs (FfRun) of the pages that were written in any look: those of more looks first, among them
  * those of later looks, and then by address. MAX: no more runs than so many; the coldest are left
  * out. The caller frees it. Reads a byte for each page.
  */
-GArray *ff_heat_order(const FfHeat *heat, guint max);
+GArray *ff_frequency_order(const FfFrequency *heat, guint max);
 
 #endif

@@ -40,7 +40,7 @@
 
 /* ---- before device state --------------------------------------------------------------------- */
 
-static bool look_at_guest(FfTakeover *t, GError **error)
+static bool look_at_guest(FfNewSide *t, GError **error)
 {
     FfVmmMemory *memory = &t->cfg->vmm->memory;
     GPtrArray *blocks = NULL;
@@ -69,7 +69,7 @@ static bool describe_block(const FfRamBlock *b, FfUpgradeBlock *block, GError **
     return true;
 }
 
-static bool offer_memory(FfTakeover *t, GError **error)
+static bool offer_memory(FfNewSide *t, GError **error)
 {
     g_autofree FfUpgradeBlock *blocks = g_new0(FfUpgradeBlock, t->ram->n_blocks);
     const int fds[FF_UPGRADE_FDS] = {[FF_UPGRADE_FD_PIDFD] = t->cfg->pidfd,
@@ -86,7 +86,7 @@ static bool offer_memory(FfTakeover *t, GError **error)
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
-static bool agree_on_memory(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+static bool agree_on_memory(FfNewSide *t, FfUpgradeMessage *m, GError **error)
 {
     int pact;
 
@@ -96,9 +96,9 @@ static bool agree_on_memory(FfTakeover *t, FfUpgradeMessage *m, GError **error)
         return false;
     }
     if (t->control->ops.hold) {
-        t->control->ops.hold(FF_PACT_HELD, pact, t->control->ops.opaque);
+        t->control->ops.hold(FF_UPGRADE_COMMIT_HELD, pact, t->control->ops.opaque);
     }
-    t->pact = ff_pact_map(pact, error);
+    t->pact = ff_upgrade_commit_map(pact, error);
     FfVmmState *state = &t->cfg->vmm->state;
     bool ok = t->pact && (!state->keep_pact || state->keep_pact(state, &pact, 1, error));
     close(pact);
@@ -106,7 +106,7 @@ static bool agree_on_memory(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 }
 
 /* The old side looks whether its own QEMU still has the same, when its guest stands. */
-static bool say_ready(FfTakeover *t, const char *disks, GError **error)
+static bool say_ready(FfNewSide *t, const char *disks, GError **error)
 {
     size_t len = strlen(disks);
 
@@ -119,7 +119,7 @@ static bool say_ready(FfTakeover *t, const char *disks, GError **error)
     return rc == 0 || ff_upgrade_peer_error(NULL, rc, PEER, error);
 }
 
-static bool begin_load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+static bool begin_load(FfNewSide *t, FfUpgradeMessage *m, GError **error)
 {
     FfVmmState *state = &t->cfg->vmm->state;
     FfVmmDisks *disks = &t->cfg->vmm->disks;
@@ -136,7 +136,7 @@ static bool begin_load(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     }
     ff_stamp(t->stats->setup_us);
     ff_control_set_status(t->control, FF_STATUS_ACTIVE);
-    ff_journal_loading(t->cfg->state);
+    ff_ownership_loading(t->cfg->state);
     FF_FAULT_AT("loading");
     if (!state->load(state, &t->inner, error)) {
         return false;
@@ -154,7 +154,7 @@ static bool not_loaded(GError **error)
     return false;
 }
 
-static bool feed_devices(FfTakeover *t, const FfUpgradeMessage *m, GError **error)
+static bool feed_devices(FfNewSide *t, const FfUpgradeMessage *m, GError **error)
 {
     FfVmmState *state = &t->cfg->vmm->state;
 
@@ -176,7 +176,7 @@ static bool feed_devices(FfTakeover *t, const FfUpgradeMessage *m, GError **erro
 
 /* What QEMU says on its return path (migration/migration.h): be16 type, be16 length, payload. What
  * matters is SHUT. *DONE: it has loaded all. */
-static bool hear_qemu(FfTakeover *t, bool *done, GError **error)
+static bool hear_qemu(FfNewSide *t, bool *done, GError **error)
 {
     static const uint8_t shut[8] = {0, 1, 0, 4, 0, 0, 0, 0};
     unsigned payload = t->n_said < 4 ? 0 : t->said[2] << 8 | t->said[3];
@@ -200,7 +200,7 @@ static bool hear_qemu(FfTakeover *t, bool *done, GError **error)
     return *done || memcmp(t->said, shut, 2) != 0 || not_loaded(error);
 }
 
-static bool load_devices(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+static bool load_devices(FfNewSide *t, FfUpgradeMessage *m, GError **error)
 {
     struct pollfd fds[] = {{t->inner, POLLIN, 0}, {t->link, POLLIN, 0}};
     bool done = false;
@@ -225,7 +225,7 @@ static bool load_devices(FfTakeover *t, FfUpgradeMessage *m, GError **error)
     if (t->cfg->vmm->state.put_back) {
         t->cfg->vmm->state.put_back(&t->cfg->vmm->state);
     }
-    ff_journal_loaded(t->cfg->state);
+    ff_ownership_loaded(t->cfg->state);
     FF_FAULT_AT("loaded");
     /* An engine that does not get it sees the end of this one, or continues to read the word. */
     ff_upgrade_send(t->link, -1, FF_UPGRADE_LOADED, NULL, 0, NULL, 0);
@@ -235,7 +235,7 @@ static bool load_devices(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 /* ---- the commit ------------------------------------------------------------------------------ */
 
 /* Whatever comes from the old engine, or its end: the word decides. */
-static bool take_right(FfTakeover *t, FfUpgradeMessage *m, GError **error)
+static bool take_right(FfNewSide *t, FfUpgradeMessage *m, GError **error)
 {
     g_autoptr(GError) said = NULL;
 
@@ -249,7 +249,7 @@ static bool take_right(FfTakeover *t, FfUpgradeMessage *m, GError **error)
         g_set_error_literal(error, FF_M_ERROR, 0, "the relay has ended");
         return false;
     }
-    if (!ff_pact_change(t->pact, FF_PACT_GIVEN, FF_PACT_TAKEN)) {
+    if (!ff_upgrade_commit_change(t->pact, FF_UPGRADE_COMMIT_GIVEN, FF_UPGRADE_COMMIT_TAKEN)) {
         g_propagate_error(
             error, said ? g_steal_pointer(&said)
                         : g_error_new_literal(FF_M_ERROR, 0, PEER " has taken the guest back"));
@@ -260,7 +260,7 @@ static bool take_right(FfTakeover *t, FfUpgradeMessage *m, GError **error)
 }
 
 /* Its agent does it (guest/agent/taps.c): until then what the guest sends waits. */
-static void give_taps(const FfTakeover *t)
+static void give_taps(const FfNewSide *t)
 {
     uint64_t one = 1;
     int fd = t->cfg->upgrade.taps_fd;
@@ -270,7 +270,7 @@ static void give_taps(const FfTakeover *t)
 }
 
 /* Of a guest that is this QEMU's. */
-static void run_guest(FfTakeover *t)
+static void run_guest(FfNewSide *t)
 {
     FfVmmRun *run = &t->cfg->vmm->run;
     g_autoptr(GError) error = NULL;
@@ -284,7 +284,7 @@ static void run_guest(FfTakeover *t)
     ff_mutex_unlock(&t->control->lock);
     /* What a client of the old QEMU says from here on is refused: it could not be obeyed at once.
      */
-    start = !(t->pact && ff_pact_hear_no_more(t->pact)) && start;
+    start = !(t->pact && ff_upgrade_commit_hear_no_more(t->pact)) && start;
     if (!run->resume(run, t->cfg->state->run_state, start, &running, &error)) {
         g_warning("the guest could not be started: %s; try the monitor's cont", error->message);
         ff_mutex_lock(&t->control->lock);
@@ -298,7 +298,7 @@ static void run_guest(FfTakeover *t)
     ff_stamp(t->stats->running_us);
 }
 
-static void lift_guard(FfTakeover *t)
+static void lift_guard(FfNewSide *t)
 {
     g_autofree FfLiftBlock *blocks = g_new0(FfLiftBlock, t->ram->n_blocks);
     g_autoptr(GError) error = NULL;
@@ -308,7 +308,7 @@ static void lift_guard(FfTakeover *t)
         blocks[i] = (FfLiftBlock){b->memfd, b->page_size};
     }
     t->uffd_is_free =
-        ff_lift_protection(t->cfg->upgrade.uffd, t->cfg->maps_fd, blocks, t->ram->n_blocks, &error);
+        ff_unprotect_all(t->cfg->upgrade.uffd, t->cfg->maps_fd, blocks, t->ram->n_blocks, &error);
     if (!t->uffd_is_free) {
         g_warning("upgrade: %s", error->message);
     }
@@ -318,7 +318,7 @@ static void lift_guard(FfTakeover *t)
  * guarded page before it says that it has started. */
 static gpointer lift_in_time(gpointer p)
 {
-    FfTakeover *t = p;
+    FfNewSide *t = p;
     struct pollfd pfd[] = {{t->link, POLLRDHUP, 0}, {t->started_fd, POLLIN, 0}};
 
     while (poll(pfd, G_N_ELEMENTS(pfd), -1) < 0 && errno == EINTR) {
@@ -329,7 +329,7 @@ static gpointer lift_in_time(gpointer p)
 
 /* The guest runs, and waits for them. An old engine that dies, or hangs, says nothing: then its
  * QEMU's end does, which the relay sees. */
-static void take_devices(FfTakeover *t)
+static void take_devices(FfNewSide *t)
 {
     FfVmmMemory *memory = &t->cfg->vmm->memory;
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
@@ -342,7 +342,7 @@ static void take_devices(FfTakeover *t)
 }
 
 /* Nobody takes it back: the guard is needed no more. */
-static void run_and_lift(FfTakeover *t)
+static void run_and_lift(FfNewSide *t)
 {
     uint64_t one = 1;
     GThread *lifter;
@@ -370,25 +370,25 @@ static void run_and_lift(FfTakeover *t)
 
 /* Who was connected to the old QEMU's devices has seen an end there, and may come here, as clients
  * are told when this is over (qapi/upgrade.c). Its engine may hang. */
-static void await_others_end(const FfTakeover *t)
+static void await_others_end(const FfNewSide *t)
 {
     struct pollfd pfd = {t->link, POLLRDHUP, 0};
     int64_t until = g_get_monotonic_time() + END_MS * 1000LL;
 
     while (t->link >= 0 && !pfd.revents && g_get_monotonic_time() < until) {
-        poll(&pfd, 1, (int)ff_left_ms(until));
+        poll(&pfd, 1, (int)ff_deadline_left_ms(until));
     }
 }
 
-static void complete_upgrade(FfTakeover *t)
+static void complete_upgrade(FfNewSide *t)
 {
     FfVmmState *state = &t->cfg->vmm->state;
     FfVmmMemory *memory = &t->cfg->vmm->memory;
     g_autoptr(GError) error = NULL;
 
     ff_stamp(t->control->end_us);
-    if (ff_journal_phase(t->cfg->state) != FF_PHASE_DONE) { /* of an engine that died after it */
-        ff_journal_done(t->cfg->state);
+    if (ff_ownership_phase(t->cfg->state) != FF_PHASE_DONE) { /* of an engine that died after it */
+        ff_ownership_done(t->cfg->state);
     }
     FF_FAULT_AT("done");
     if (memory->all_here) {
@@ -402,22 +402,22 @@ static void complete_upgrade(FfTakeover *t)
         state->forget_pact(state);
     }
     if (t->control->ops.drop) {
-        t->control->ops.drop(FF_PACT_HELD, t->control->ops.opaque);
+        t->control->ops.drop(FF_UPGRADE_COMMIT_HELD, t->control->ops.opaque);
     }
     /* First: a QEMU that is IDLE, and has borrowed memory, got no guest, and is killed. */
     ff_state_unmark(t->cfg->state, FF_MARK_BORROWED);
-    ff_journal_idle(t->cfg->state);
+    ff_ownership_idle(t->cfg->state);
     FF_FAULT_AT("idle");
     ff_state_unmark(t->cfg->state, FF_MARK_UPGRADE);
     await_others_end(t);
     ff_control_set_status(t->control, FF_STATUS_COMPLETED);
 }
 
-static void run_and_complete(FfTakeover *t)
+static void run_and_complete(FfNewSide *t)
 {
-    g_autofree char *run_state = ff_pact_run_state(t->pact);
+    g_autofree char *run_state = ff_upgrade_commit_run_state(t->pact);
 
-    ff_journal_grant(t->cfg->state, run_state);
+    ff_ownership_grant(t->cfg->state, run_state);
     FF_FAULT_AT("granted");
     run_and_lift(t);
     FF_FAULT_AT("lifted");
@@ -429,25 +429,25 @@ static void run_and_complete(FfTakeover *t)
 
 /* ---- it does not come to that ---------------------------------------------------------------- */
 
-static void give_up(FfTakeover *t, const GError *why)
+static void give_up(FfNewSide *t, const GError *why)
 {
     FF_FAULT_AT("giving-up");
     ff_control_set_error(t->control, why->message);
-    ff_journal_dead(t->cfg->state);
+    ff_ownership_dead(t->cfg->state);
     g_message("the upgrade has failed: %s", why->message);
     ff_upgrade_send(t->link, -1, FF_UPGRADE_FAILED, why->message, strlen(why->message), NULL, 0);
     ff_control_set_status(t->control, FF_STATUS_FAILED);
     ff_control_kill_vmm(t->control, why->message);
 }
 
-void ff_takeover_coordinate(FfTakeover *t)
+void ff_new_side_coordinate(FfNewSide *t)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     g_autoptr(GError) error = NULL;
 
     if (begin_load(t, m, &error) && load_devices(t, m, &error) && take_right(t, m, &error)) {
         run_and_complete(t);
-    } else if (t->pact && !ff_pact_keep_guest(t->pact)) {
+    } else if (t->pact && !ff_upgrade_commit_keep_guest(t->pact)) {
         g_assert_not_reached(); /* nobody but take_right() makes it TAKEN */
     } else {
         give_up(t, error);
@@ -456,25 +456,26 @@ void ff_takeover_coordinate(FfTakeover *t)
 
 /* ---- after an engine that died --------------------------------------------------------------- */
 
-void ff_takeover_look(FfStateHeader *state, int pact_fd)
+void ff_new_side_look(FfStateHeader *state, int pact_fd)
 {
     if (state->role != FF_ROLE_DESTINATION || !ff_state_is_marked(state, FF_MARK_UPGRADE) ||
-        ff_journal_phase(state) != FF_PHASE_LOADED || pact_fd < 0) {
+        ff_ownership_phase(state) != FF_PHASE_LOADED || pact_fd < 0) {
         return;
     }
-    g_autoptr(FfPact) pact = ff_pact_map(pact_fd, NULL);
-    g_autofree char *run_state = pact ? ff_pact_run_state(pact) : NULL;
+    g_autoptr(FfUpgradeCommit) pact = ff_upgrade_commit_map(pact_fd, NULL);
+    g_autofree char *run_state = pact ? ff_upgrade_commit_run_state(pact) : NULL;
 
-    if (pact && ff_pact_word(pact) == FF_PACT_TAKEN) {
-        ff_journal_grant(state, run_state);
+    if (pact && ff_upgrade_commit_word(pact) == FF_UPGRADE_COMMIT_TAKEN) {
+        ff_ownership_grant(state, run_state);
     }
 }
 
-void ff_takeover_adopt(FfTakeover *t)
+void ff_new_side_adopt(FfNewSide *t)
 {
-    FfPhase phase = ff_journal_phase(t->cfg->state);
+    FfPhase phase = ff_ownership_phase(t->cfg->state);
 
-    t->pact = t->cfg->upgrade.pact_fd >= 0 ? ff_pact_map(t->cfg->upgrade.pact_fd, NULL) : NULL;
+    t->pact =
+        t->cfg->upgrade.pact_fd >= 0 ? ff_upgrade_commit_map(t->cfg->upgrade.pact_fd, NULL) : NULL;
     if (phase == FF_PHASE_GRANTED || phase == FF_PHASE_DONE) {
         ff_control_set_status(t->control, FF_STATUS_ACTIVE);
         if (phase == FF_PHASE_GRANTED &&
@@ -497,8 +498,8 @@ void ff_takeover_adopt(FfTakeover *t)
         ff_control_wait(t->control, FF_EV_QUIT);
         return;
     }
-    if (t->pact && !ff_pact_keep_guest(t->pact)) {
-        g_assert_not_reached(); /* ff_takeover_look() */
+    if (t->pact && !ff_upgrade_commit_keep_guest(t->pact)) {
+        g_assert_not_reached(); /* ff_new_side_look() */
     }
     g_autoptr(GError) why =
         g_error_new_literal(FF_M_ERROR, 0, DIED " before the guest could run here");
@@ -507,7 +508,7 @@ void ff_takeover_adopt(FfTakeover *t)
 
 /* ---- beginning and end ----------------------------------------------------------------------- */
 
-void ff_takeover_init(FfTakeover *t)
+void ff_new_side_init(FfNewSide *t)
 {
     t->relay = getppid();
     t->link = g_steal_fd(&t->cfg->fd);
@@ -515,16 +516,16 @@ void ff_takeover_init(FfTakeover *t)
     t->uffd_is_free = true;
 }
 
-void ff_takeover_wake_locked(FfTakeover *t)
+void ff_new_side_wake_locked(FfNewSide *t)
 {
     if (t->link >= 0) {
         shutdown(t->link, SHUT_RDWR);
     }
 }
 
-void ff_takeover_clear(FfTakeover *t)
+void ff_new_side_clear(FfNewSide *t)
 {
-    ff_pact_free(t->pact);
+    ff_upgrade_commit_free(t->pact);
     ff_close_fd(&t->link);
     ff_close_fd(&t->inner);
     ff_close_fd(&t->cfg->upgrade.pact_fd);

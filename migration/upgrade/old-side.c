@@ -36,7 +36,7 @@
 
 /* A new QEMU, or engine of it, that says nothing for so long has failed; ms. The guest may be
  * standing, and the word lets no side run that has been given up. */
-static int silence_limit_ms(const FfHandover *s)
+static int silence_limit_ms(const FfOldSide *s)
 {
     return s->cfg->peer_timeout_ms ? (int)s->cfg->peer_timeout_ms : -1;
 }
@@ -47,23 +47,24 @@ static int silence_limit_ms(const FfHandover *s)
  * anything to load the guest runs here: what is kept then would be older than what is put back. */
 static int on_page_written(unsigned block, uint64_t page, const void *content, void *opaque)
 {
-    FfHandover *s = opaque;
+    FfOldSide *s = opaque;
 
     if (!__atomic_load_n(&s->loads, __ATOMIC_ACQUIRE)) {
         return -EPERM;
     }
-    if (ff_pact_word(s->pact) == FF_PACT_TAKEN) {
+    if (ff_upgrade_commit_word(s->pact) == FF_UPGRADE_COMMIT_TAKEN) {
         return 0;
     }
-    return ff_pact_keep_page(s->pact, block, page, content, s->ram->blocks[block].info.page_size);
+    return ff_upgrade_commit_keep_page(s->pact, block, page, content,
+                                       s->ram->blocks[block].info.page_size);
 }
 
 /* FfGuardConfig */
 static void on_guard_failed(int rc, void *opaque)
 {
-    FfHandover *s = opaque;
+    FfOldSide *s = opaque;
 
-    if (rc == -ENOENT && ff_pact_word(s->pact) == FF_PACT_TAKEN) {
+    if (rc == -ENOENT && ff_upgrade_commit_word(s->pact) == FF_UPGRADE_COMMIT_TAKEN) {
         return; /* its memory is its own, and it has lifted the guard by itself */
     }
     ff_control_dead(s->control, PEER " writes to the guest's memory: %s",
@@ -71,11 +72,11 @@ static void on_guard_failed(int rc, void *opaque)
                     : rc == -EPERM ? "while the guest still runs in the old one"
                                    : g_strerror(-rc));
     ff_mutex_lock(&s->control->lock);
-    ff_handover_wake_locked(s);
+    ff_old_side_wake_locked(s);
     ff_mutex_unlock(&s->control->lock);
 }
 
-static bool guard_memory(FfHandover *s, GError **error)
+static bool guard_memory(FfOldSide *s, GError **error)
 {
     g_autofree FfGuardBlock *blocks = g_new0(FfGuardBlock, s->ram->n_blocks);
 
@@ -97,7 +98,7 @@ static bool guard_memory(FfHandover *s, GError **error)
 /* ---- before the guest is stopped ------------------------------------------------------------- */
 
 /* FALSE and ERROR: somebody wants it to end. */
-static bool goes_on(FfHandover *s, GError **error)
+static bool goes_on(FfOldSide *s, GError **error)
 {
     ff_mutex_lock(&s->control->lock);
     bool cancelled = s->control->events & (FF_EV_WANT_CANCEL | FF_EV_QUIT);
@@ -113,7 +114,7 @@ static bool goes_on(FfHandover *s, GError **error)
 }
 
 /* What is lent is what QEMU has mapped. */
-static bool look_at_guest(FfHandover *s, GError **error)
+static bool look_at_guest(FfOldSide *s, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
     GPtrArray *blocks = NULL;
@@ -139,14 +140,14 @@ static uint64_t largest_page(const FfRam *ram)
     return size;
 }
 
-static void store_fd(FfHandover *s, const char *name, int fd)
+static void store_fd(FfOldSide *s, const char *name, int fd)
 {
     if (s->control->ops.hold) {
         s->control->ops.hold(name, fd, s->control->ops.opaque);
     }
 }
 
-static void drop_fd(FfHandover *s, const char *name)
+static void drop_fd(FfOldSide *s, const char *name)
 {
     if (s->control->ops.drop) {
         s->control->ops.drop(name, s->control->ops.opaque);
@@ -155,14 +156,14 @@ static void drop_fd(FfHandover *s, const char *name)
 
 /* This engine and its relay may both die: the next ones need the same as if it was this one alone.
  */
-static bool keep_pact(FfHandover *s, const int *fds, unsigned n, GError **error)
+static bool keep_pact(FfOldSide *s, const int *fds, unsigned n, GError **error)
 {
     FfVmmState *state = &s->cfg->vmm->state;
 
     return !state->keep_pact || state->keep_pact(state, fds, n, error);
 }
 
-static bool accept_peer(FfHandover *s, GError **error)
+static bool accept_peer(FfOldSide *s, GError **error)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     int fds[FF_UPGRADE_FDS];
@@ -179,13 +180,13 @@ static bool accept_peer(FfHandover *s, GError **error)
     if (!ff_upgrade_same_memory(s->ram, m, error)) {
         return false;
     }
-    int pact = ff_pact_create(largest_page(s->ram));
+    int pact = ff_upgrade_commit_create(largest_page(s->ram));
     if (pact < 0) {
         g_set_error(error, FF_M_ERROR, 0, "the pact: %s", g_strerror(-pact));
         return false;
     }
-    store_fd(s, FF_PACT_HELD, pact);
-    s->pact = ff_pact_map(pact, error);
+    store_fd(s, FF_UPGRADE_COMMIT_HELD, pact);
+    s->pact = ff_upgrade_commit_map(pact, error);
     const int kept[] = {pact, s->heir, s->uffd};
     bool ok = s->pact && keep_pact(s, kept, G_N_ELEMENTS(kept), error) && guard_memory(s, error);
     FF_FAULT_AT("guarded");
@@ -202,7 +203,7 @@ static bool accept_peer(FfHandover *s, GError **error)
     return ok;
 }
 
-static bool disks_are_the_same(FfHandover *s, GError **error)
+static bool disks_are_the_same(FfOldSide *s, GError **error)
 {
     g_autofree char *now = NULL, *ours = NULL;
 
@@ -219,14 +220,14 @@ static bool disks_are_the_same(FfHandover *s, GError **error)
     return true;
 }
 
-static bool is_as_it_was(FfHandover *s, GError **error)
+static bool is_as_it_was(FfOldSide *s, GError **error)
 {
     return disks_are_the_same(s, error) && ff_ram_is_mapped(s->ram, s->cfg->maps_fd, error);
 }
 
 static gpointer look_again(gpointer p)
 {
-    FfHandover *s = p;
+    FfOldSide *s = p;
 
     is_as_it_was(s, &s->differ);
     return NULL;
@@ -236,7 +237,7 @@ static gpointer look_again(gpointer p)
  * the guest is given away. QEMU answers when it has saved its devices, while the new one loads
  * them.
  */
-static void begin_to_look(FfHandover *s)
+static void begin_to_look(FfOldSide *s)
 {
     s->looks = g_thread_try_new("ff-look", look_again, s, NULL);
     if (!s->looks) {
@@ -249,7 +250,7 @@ static void begin_to_look(FfHandover *s)
 #define PASS_AGAIN_MS 4000
 
 /* FALSE and ERROR: they are not the same. */
-static bool end_look(FfHandover *s, GError **error)
+static bool end_look(FfOldSide *s, GError **error)
 {
     if (s->looks) {
         g_thread_join(g_steal_pointer(&s->looks));
@@ -262,7 +263,7 @@ static bool end_look(FfHandover *s, GError **error)
 }
 
 /* What they write is in the memory that the new QEMU has; but they must have stopped writing. */
-static bool devices_stand(FfHandover *s, GError **error)
+static bool devices_stand(FfOldSide *s, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
 
@@ -271,7 +272,7 @@ static bool devices_stand(FfHandover *s, GError **error)
 
 /* While the guest runs: QEMU stops a device by a question, and would wait for the answer of one
  * that hangs, with its main loop and the guest. */
-static bool devices_answer(FfHandover *s, GError **error)
+static bool devices_answer(FfOldSide *s, GError **error)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
 
@@ -283,7 +284,7 @@ static bool devices_answer(FfHandover *s, GError **error)
     return ok;
 }
 
-static bool begin_handover(FfHandover *s, GError **error)
+static bool begin_handover(FfOldSide *s, GError **error)
 {
     g_autofree char *ours = NULL;
 
@@ -303,7 +304,7 @@ static bool begin_handover(FfHandover *s, GError **error)
 
 /* ---- the switch ------------------------------------------------------------------------------ */
 
-static bool stop_guest(FfHandover *s, GError **error)
+static bool stop_guest(FfOldSide *s, GError **error)
 {
     FfVmm *vmm = s->cfg->vmm;
 
@@ -314,7 +315,7 @@ static bool stop_guest(FfHandover *s, GError **error)
     if (s->cfg->upgrade.stays) {
         ff_state_mark(s->cfg->state, FF_MARK_FRONT);
     }
-    ff_journal_stopped(s->cfg->state);
+    ff_ownership_stopped(s->cfg->state);
     FF_FAULT_AT("stopping");
     /* As for a migration (migration/source/source.c). */
     ff_mutex_lock(&s->control->lock);
@@ -346,7 +347,7 @@ static bool stop_guest(FfHandover *s, GError **error)
 }
 
 /* One piece. */
-static bool send_state(FfHandover *s, uint8_t *buf, GError **error)
+static bool send_state(FfOldSide *s, uint8_t *buf, GError **error)
 {
     ssize_t n = recv(s->inner, buf, FF_UPGRADE_PIECE, MSG_DONTWAIT);
 
@@ -364,7 +365,7 @@ static bool send_state(FfHandover *s, uint8_t *buf, GError **error)
 }
 
 /* Device state goes to the new QEMU as it comes, until that one says that it has it. */
-static bool send_all_state(FfHandover *s, GError **error)
+static bool send_all_state(FfOldSide *s, GError **error)
 {
     g_autofree uint8_t *buf = g_malloc(FF_UPGRADE_PIECE);
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
@@ -392,7 +393,7 @@ static bool send_all_state(FfHandover *s, GError **error)
 }
 
 /* TRUE: the word is GIVEN, and this side has let go. */
-static bool give_right(FfHandover *s, GError **error)
+static bool give_right(FfOldSide *s, GError **error)
 {
     g_autoptr(GError) moved = NULL;
 
@@ -418,8 +419,8 @@ static bool give_right(FfHandover *s, GError **error)
             g_free(s->run_state);
             s->run_state = g_strdup("paused"); /* the client has said stop meanwhile */
         }
-        ff_pact_set_run_state(s->pact, s->run_state);
-        ff_journal_give(s->cfg->state);
+        ff_upgrade_commit_set_run_state(s->pact, s->run_state);
+        ff_ownership_give(s->cfg->state);
         s->control->granted = true;
     }
     ff_mutex_unlock(&s->control->lock);
@@ -434,7 +435,7 @@ static bool give_right(FfHandover *s, GError **error)
         return false;
     }
     FF_FAULT_AT("giving");
-    if (!ff_pact_change(s->pact, FF_PACT_OPEN, FF_PACT_GIVEN)) {
+    if (!ff_upgrade_commit_change(s->pact, FF_UPGRADE_COMMIT_OPEN, FF_UPGRADE_COMMIT_GIVEN)) {
         g_set_error_literal(error, FF_M_ERROR, 0, PEER " has given up");
         return false;
     }
@@ -444,7 +445,7 @@ static bool give_right(FfHandover *s, GError **error)
     return true;
 }
 
-static bool await_taken(FfHandover *s, GError **error)
+static bool await_taken(FfOldSide *s, GError **error)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
 
@@ -475,7 +476,7 @@ static const uint8_t shut_good[8] = {0, 1, 0, 4, 0, 0, 0, 0};
 
 /* Its disks stay inactive when it ends: in finish-migrate its end would be a migration that fails,
  * before which it opens them. */
-static void complete_inner(FfHandover *s)
+static void complete_inner(FfOldSide *s)
 {
     FfVmmState *state = &s->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
@@ -495,7 +496,7 @@ static void complete_inner(FfHandover *s)
 
 /* The guest runs behind this QEMU, which has nothing of it any more. Nobody can say cont to it: its
  * monitors are the other one's. */
-static void become_front(FfHandover *s)
+static void become_front(FfOldSide *s)
 {
     FfVmmState *state = &s->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
@@ -510,8 +511,8 @@ static void become_front(FfHandover *s)
     ff_mutex_lock(&s->control->lock);
     ff_close_fd(&s->link); /* the new engine waits for it */
     ff_mutex_unlock(&s->control->lock);
-    if (ff_journal_phase(s->cfg->state) != FF_PHASE_DONE) { /* of an engine that died after it */
-        ff_journal_done(s->cfg->state);
+    if (ff_ownership_phase(s->cfg->state) != FF_PHASE_DONE) { /* of an engine that died after it */
+        ff_ownership_done(s->cfg->state);
     }
     FF_FAULT_AT("done");
     if (!state->undo(state, &error)) {
@@ -527,9 +528,9 @@ static void become_front(FfHandover *s)
         drop_fd(s, "inner");
     }
     drop_fd(s, FF_HEIR_UFFD_HELD);
-    drop_fd(s, FF_PACT_HELD); /* the relay watches FF_HEIR_HELD from now on */
+    drop_fd(s, FF_UPGRADE_COMMIT_HELD); /* the relay watches FF_HEIR_HELD from now on */
     g_message("the guest runs in its next QEMU: this process stays as its front");
-    ff_journal_idle(s->cfg->state);
+    ff_ownership_idle(s->cfg->state);
     FF_FAULT_AT("front");
     ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE);
     ff_control_set_status(s->control, FF_STATUS_COMPLETED);
@@ -537,13 +538,13 @@ static void become_front(FfHandover *s)
 }
 
 /* This QEMU is not told that it has completed: it would obey cont then. */
-static void end_old(FfHandover *s)
+static void end_old(FfOldSide *s)
 {
     if (ff_state_is_marked(s->cfg->state, FF_MARK_FRONT)) {
         become_front(s);
         return;
     }
-    ff_journal_done(s->cfg->state);
+    ff_ownership_done(s->cfg->state);
     FF_FAULT_AT("done");
     ff_control_set_status(s->control, FF_STATUS_COMPLETED);
     ff_control_sync(s->control);
@@ -552,7 +553,7 @@ static void end_old(FfHandover *s)
 }
 
 /* The end of this QEMU, which comes when the memory is guarded no more, would say the same. */
-static void leave_devices(FfHandover *s)
+static void leave_devices(FfOldSide *s)
 {
     FfVmmMemory *memory = &s->cfg->vmm->memory;
 
@@ -563,7 +564,7 @@ static void leave_devices(FfHandover *s)
     }
 }
 
-static void finish_handover(FfHandover *s)
+static void finish_handover(FfOldSide *s)
 {
     g_autofree FfUpgradeMessage *m = g_new(FfUpgradeMessage, 1);
     g_autoptr(GError) ignored = NULL;
@@ -600,15 +601,15 @@ static bool put_page(const FfRamBlock *b, uint64_t page, const void *content)
 /* The new QEMU has ended, and the guest stands. The youngest content first: each page is there
  * once, but for one that was let go, protected by nobody, and kept once more; the oldest is the
  * guest's. FALSE: not all of it. */
-static bool put_back(FfHandover *s)
+static bool put_back(FfOldSide *s)
 {
-    unsigned n = ff_pact_pages(s->pact);
+    unsigned n = ff_upgrade_commit_pages(s->pact);
     bool ok = true;
 
     for (unsigned i = n; i-- > 0;) {
         unsigned block;
         uint64_t page;
-        const void *content = ff_pact_page(s->pact, i, &block, &page);
+        const void *content = ff_upgrade_commit_page(s->pact, i, &block, &page);
 
         if (block >= s->ram->n_blocks || page >= s->ram->blocks[block].n_pages ||
             !FF_FAULT_STEP("put-back", put_page(&s->ram->blocks[block].info, page, content))) {
@@ -618,14 +619,14 @@ static bool put_back(FfHandover *s)
     }
     if (n && ok) {
         /* An engine that comes after this one would put them over what the guest has written. */
-        ff_pact_forget_pages(s->pact);
+        ff_upgrade_commit_forget_pages(s->pact);
         g_message("upgrade: %u pages that " PEER " had written were put back", n);
     }
     return ok;
 }
 
 /* After it nobody but this QEMU has the memory. FALSE: it is not all as it was. */
-static bool end_heir(FfHandover *s)
+static bool end_heir(FfOldSide *s)
 {
     bool ok = true;
 
@@ -640,7 +641,7 @@ static bool end_heir(FfHandover *s)
 }
 
 /* Nobody may start the guest. */
-static void stay_stopped(FfHandover *s, const char *why)
+static void stay_stopped(FfOldSide *s, const char *why)
 {
     g_warning("%s", why);
     /* Why it failed is not what must be done now. */
@@ -658,7 +659,7 @@ static void stay_stopped(FfHandover *s, const char *why)
 }
 
 /* FALSE: the next engine does it, and nothing may be done any more. */
-static bool restart_guest(FfHandover *s)
+static bool restart_guest(FfOldSide *s)
 {
     static const uint8_t shut_bad[8] = {0, 1, 0, 4, 0, 0, 0, 1};
     FfVmm *vmm = s->cfg->vmm;
@@ -707,7 +708,7 @@ static bool restart_guest(FfHandover *s)
     return true;
 }
 
-static void forget(FfHandover *s)
+static void forget(FfOldSide *s)
 {
     FfVmmState *state = &s->cfg->vmm->state;
 
@@ -716,12 +717,12 @@ static void forget(FfHandover *s)
     }
     drop_fd(s, FF_HEIR_UFFD_HELD);
     drop_fd(s, FF_HEIR_HELD);
-    drop_fd(s, FF_PACT_HELD);
+    drop_fd(s, FF_UPGRADE_COMMIT_HELD);
     drop_fd(s, "inner");
 }
 
 /* The word is OLD, or there is none. */
-static void keep_guest(FfHandover *s, bool cancelled)
+static void keep_guest(FfOldSide *s, bool cancelled)
 {
     FfVmmState *state = &s->cfg->vmm->state;
     g_autoptr(GError) error = NULL;
@@ -737,8 +738,8 @@ static void keep_guest(FfHandover *s, bool cancelled)
     if (cancelled) {
         ff_control_set_status(s->control, FF_STATUS_CANCELLING);
     }
-    if (ff_journal_right(s->cfg->state) == FF_RUN_GIVEN) {
-        ff_journal_take_back(s->cfg->state);
+    if (ff_ownership_right(s->cfg->state) == FF_RUN_GIVEN) {
+        ff_ownership_take_back(s->cfg->state);
     }
     ff_mutex_lock(&s->control->lock);
     s->stopped_by_us = false;
@@ -754,18 +755,18 @@ static void keep_guest(FfHandover *s, bool cancelled)
         g_warning("roll back: %s", error->message);
     }
     forget(s);
-    ff_journal_idle(s->cfg->state);
+    ff_ownership_idle(s->cfg->state);
     ff_state_unmark(s->cfg->state, FF_MARK_UPGRADE);
     ff_control_set_status(s->control, cancelled ? FF_STATUS_CANCELLED : FF_STATUS_FAILED);
 }
 
-static void roll_back(FfHandover *s, const GError *why)
+static void roll_back(FfOldSide *s, const GError *why)
 {
     bool cancelled = g_error_matches(why, G_IO_ERROR, G_IO_ERROR_CANCELLED) ||
                      (ff_control_events(s->control) & FF_EV_WANT_CANCEL);
 
     FF_FAULT_AT("rolling-back");
-    if (s->pact && !ff_pact_keep_guest(s->pact)) {
+    if (s->pact && !ff_upgrade_commit_keep_guest(s->pact)) {
         finish_handover(s); /* it was faster */
         return;
     }
@@ -776,7 +777,7 @@ static void roll_back(FfHandover *s, const GError *why)
     keep_guest(s, cancelled);
 }
 
-void ff_handover_coordinate(FfHandover *s)
+void ff_old_side_coordinate(FfOldSide *s)
 {
     g_autoptr(GError) error = NULL;
 
@@ -796,20 +797,20 @@ static const char unknown[] =
     DIED " while its guest was handed to a new QEMU, and its relay as well: "
          "if the guest runs there, end this QEMU by SIGTERM";
 
-void ff_handover_adopt_begin(FfHandover *s)
+void ff_old_side_adopt_begin(FfOldSide *s)
 {
     FfUpgradeConfig *held = &s->cfg->upgrade;
 
     s->inner = g_steal_fd(&s->cfg->fd);
     s->heir = g_steal_fd(&held->heir_fd);
-    s->pact = held->pact_fd >= 0 ? ff_pact_map(held->pact_fd, NULL) : NULL;
-    s->stopped = ff_journal_phase(s->cfg->state) != FF_PHASE_SETUP;
+    s->pact = held->pact_fd >= 0 ? ff_upgrade_commit_map(held->pact_fd, NULL) : NULL;
+    s->stopped = ff_ownership_phase(s->cfg->state) != FF_PHASE_SETUP;
     s->saving = s->inner >= 0;
-    s->control->granted = ff_journal_right(s->cfg->state) == FF_RUN_GIVEN;
+    s->control->granted = ff_ownership_right(s->cfg->state) == FF_RUN_GIVEN;
 }
 
 /* The pages that the new QEMU has written are known by their block. */
-static void cannot_put_back(FfHandover *s, const GError *why)
+static void cannot_put_back(FfOldSide *s, const GError *why)
 {
     g_autofree char *text = g_strdup_printf(
         DIED ", and the next one cannot put back what " PEER " may have written to guest memory: "
@@ -820,14 +821,14 @@ static void cannot_put_back(FfHandover *s, const GError *why)
     stay_stopped(s, text);
 }
 
-void ff_handover_adopt(FfHandover *s)
+void ff_old_side_adopt(FfOldSide *s)
 {
     FfStateHeader *state = s->cfg->state;
-    FfPhase phase = ff_journal_phase(state);
-    bool given = ff_journal_right(state) == FF_RUN_GIVEN;
+    FfPhase phase = ff_ownership_phase(state);
+    bool given = ff_ownership_right(state) == FF_RUN_GIVEN;
     g_autoptr(GError) error = NULL;
 
-    if (phase == FF_PHASE_DONE || (s->pact && !ff_pact_keep_guest(s->pact))) {
+    if (phase == FF_PHASE_DONE || (s->pact && !ff_upgrade_commit_keep_guest(s->pact))) {
         ff_control_set_status(s->control, FF_STATUS_ACTIVE);
         end_old(s);
         return;
@@ -850,24 +851,24 @@ void ff_handover_adopt(FfHandover *s)
 
 /* ---- beginning and end ----------------------------------------------------------------------- */
 
-void ff_handover_init(FfHandover *s)
+void ff_old_side_init(FfOldSide *s)
 {
     s->link = g_steal_fd(&s->cfg->fd);
     s->heir = s->uffd = s->maps = s->inner = -1;
 }
 
-void ff_handover_wake_locked(FfHandover *s)
+void ff_old_side_wake_locked(FfOldSide *s)
 {
     if (s->link >= 0) {
         shutdown(s->link, SHUT_RDWR);
     }
 }
 
-void ff_handover_clear(FfHandover *s)
+void ff_old_side_clear(FfOldSide *s)
 {
     end_look(s, NULL);
     ff_guard_free(s->guard);
-    ff_pact_free(s->pact);
+    ff_upgrade_commit_free(s->pact);
     ff_close_fd(&s->link);
     ff_close_fd(&s->heir);
     ff_close_fd(&s->uffd);

@@ -22,10 +22,10 @@ typedef struct {
     FfRam *ram;
     FfStats *stats;
 
-    int link;       /* to the new engine; lock to close */
-    int heir;       /* pidfd of the new QEMU; -1: it is not known yet */
-    int uffd, maps; /* the new QEMU's; -1 */
-    FfPact *pact;   /* and the guard's; NULL: nothing can have been loaded yet */
+    int link;              /* to the new engine; lock to close */
+    int heir;              /* pidfd of the new QEMU; -1: it is not known yet */
+    int uffd, maps;        /* the new QEMU's; -1 */
+    FfUpgradeCommit *pact; /* and the guard's; NULL: nothing can have been loaded yet */
     FfGuard *guard;
     bool loads;         /* atomic; the new QEMU may write. Observer: the guard's thread */
     int inner;          /* device state of this QEMU; -1 */
@@ -39,16 +39,16 @@ typedef struct {
     bool stopped;       /* lock to write; the client's stop and cont are ours */
     bool stopped_by_us; /* lock; nobody may start the guest but we */
     bool resumed;       /* lock; somebody did */
-} FfHandover;
+} FfOldSide;
 
-void ff_handover_init(FfHandover *s);
+void ff_old_side_init(FfOldSide *s);
 /* The coordinator, from the beginning to the end; of one that adopts. */
-void ff_handover_coordinate(FfHandover *s);
-void ff_handover_adopt(FfHandover *s);
+void ff_old_side_coordinate(FfOldSide *s);
+void ff_old_side_adopt(FfOldSide *s);
 /* Before that coordinator. The driver. */
-void ff_handover_adopt_begin(FfHandover *s);
+void ff_old_side_adopt_begin(FfOldSide *s);
 /* Driver: a thread that waits for the peer stops doing so. The control's lock is held. */
-void ff_handover_wake_locked(FfHandover *s);
-void ff_handover_clear(FfHandover *s);
+void ff_old_side_wake_locked(FfOldSide *s);
+void ff_old_side_clear(FfOldSide *s);
 
 #endif

@@ -22,14 +22,14 @@
 
 #define SAY_AFTER_MS 5000
 
-static bool fail_replay(const FfReplay *r, GError **error, const char *what, const char *why)
+static bool fail_replay(const FfSendSnapshot *r, GError **error, const char *what, const char *why)
 {
     g_set_error(error, G_IO_ERROR, G_IO_ERROR_FAILED, "%s: %s: %s", r->path, what, why);
     return false;
 }
 
 /* The pid is that of the process that began to listen. */
-static int connect_to(FfReplay *r, GError **error)
+static int connect_to(FfSendSnapshot *r, GError **error)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     struct ucred cred;
@@ -101,8 +101,8 @@ static int receive_response(int sock)
 }
 
 /* One request with its payload, and the answer. As receive_response(). */
-static int exchange_request(const FfReplay *r, FfVmmCommand command, const void *data, size_t len,
-                            int pass)
+static int exchange_request(const FfSendSnapshot *r, FfVmmCommand command, const void *data,
+                            size_t len, int pass)
 {
     FfVmmRequest request = {.command = GUINT16_TO_LE(command), .length = GUINT64_TO_LE(len)};
 
@@ -115,8 +115,8 @@ static int exchange_request(const FfReplay *r, FfVmmCommand command, const void 
     return receive_response(r->control);
 }
 
-static bool send_step(const FfReplay *r, FfVmmCommand command, const char *name, const void *data,
-                      size_t len, int pass, GError **error)
+static bool send_step(const FfSendSnapshot *r, FfVmmCommand command, const char *name,
+                      const void *data, size_t len, int pass, GError **error)
 {
     int rc = exchange_request(r, command, data, len, pass);
 
@@ -131,11 +131,11 @@ static bool send_step(const FfReplay *r, FfVmmCommand command, const char *name,
     return true;
 }
 
-bool ff_replay_begin(FfReplay *r, const char *path, const FfOffload *o, GError **error)
+bool ff_send_snapshot_begin(FfSendSnapshot *r, const char *path, const FfOffload *o, GError **error)
 {
     const uint16_t role = GUINT16_TO_LE(FF_VMM_ROLE_FAULT);
 
-    *r = (FfReplay){.path = path, .control = -1, .fault = -1};
+    *r = (FfSendSnapshot){.path = path, .control = -1, .fault = -1};
     r->control = connect_to(r, error);
     if (r->control < 0 || !send_step(r, FF_VMM_START, "Start", NULL, 0, -1, error)) {
         return false;
@@ -174,7 +174,8 @@ static bool wait_first(int talk)
     return n == 1;
 }
 
-bool ff_replay_finish(const FfReplay *r, const FfOffload *o, int talk, bool run, GError **error)
+bool ff_send_snapshot_finish(const FfSendSnapshot *r, const FfOffload *o, int talk, bool run,
+                             GError **error)
 {
     if (!send_step(r, FF_VMM_STATE, "State", o->state, o->state_len, -1, error)) {
         return false;
@@ -197,7 +198,7 @@ bool ff_replay_finish(const FfReplay *r, const FfOffload *o, int talk, bool run,
                                   "what it has said itself tells why");
 }
 
-void ff_replay_clear(FfReplay *r)
+void ff_send_snapshot_clear(FfSendSnapshot *r)
 {
     if (r->path && r->control >= 0) {
         close(r->control);

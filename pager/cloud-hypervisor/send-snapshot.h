@@ -18,14 +18,16 @@ typedef struct {
     int fault; /* where it asks */
     pid_t pid; /* who listens there */
     uid_t uid;
-} FfReplay;
+} FfSendSnapshot;
 
 /* Up to the moment from which on it may ask. ERROR (G_IO_ERROR, one line). */
-bool ff_replay_begin(FfReplay *r, const char *path, const FfOffload *o, GError **error);
+bool ff_send_snapshot_begin(FfSendSnapshot *r, const char *path, const FfOffload *o,
+                            GError **error);
 /* The rest: RUN, or the guest stays paused. TALK: a socket, on which there is a byte when it has
  * got its first page, or the end if it has not. */
-bool ff_replay_finish(const FfReplay *r, const FfOffload *o, int talk, bool run, GError **error);
-void ff_replay_clear(FfReplay *r);
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfReplay, ff_replay_clear)
+bool ff_send_snapshot_finish(const FfSendSnapshot *r, const FfOffload *o, int talk, bool run,
+                             GError **error);
+void ff_send_snapshot_clear(FfSendSnapshot *r);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(FfSendSnapshot, ff_send_snapshot_clear)
 
 #endif

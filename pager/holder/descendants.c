@@ -64,15 +64,15 @@ typedef struct {
 } Entry;
 _Static_assert(sizeof(Entry) == 16, "");
 
-struct FfOffspringLog {
+struct FfDescendantsLog {
     int events; /* -1: there are none */
     bool lost;  /* /proc has other pids than ours, or is not there: nobody can be known */
     Entry *all; /* LOG_MAX, shared */
 };
 
-struct FfOffspring {
+struct FfDescendants {
     GHashTable *all; /* pid, Member */
-    FfOffspringLog *log;
+    FfDescendantsLog *log;
     GArray *free; /* its slots (int) */
     unsigned pidfds, most_pidfds;
 };
@@ -89,12 +89,12 @@ static void member_free(gpointer p)
     g_free(m);
 }
 
-static Member *find_member(const FfOffspring *o, pid_t pid)
+static Member *find_member(const FfDescendants *o, pid_t pid)
 {
     return g_hash_table_lookup(o->all, GINT_TO_POINTER(pid));
 }
 
-static void forget_member(FfOffspring *o, pid_t pid)
+static void forget_member(FfDescendants *o, pid_t pid)
 {
     const Member *m = find_member(o, pid);
 
@@ -106,7 +106,7 @@ static void forget_member(FfOffspring *o, pid_t pid)
     g_hash_table_remove(o->all, GINT_TO_POINTER(pid));
 }
 
-static void write_down(FfOffspring *o, Member *m)
+static void write_down(FfDescendants *o, Member *m)
 {
     if (!o->free->len) {
         m->slot = -1;
@@ -119,7 +119,7 @@ static void write_down(FfOffspring *o, Member *m)
 }
 
 /* PIDFD: is taken; -ESRCH: it has ended; else there is none. Files are for other things first. */
-static void add_member(FfOffspring *o, pid_t pid, int pidfd, uint64_t begun)
+static void add_member(FfDescendants *o, pid_t pid, int pidfd, uint64_t begun)
 {
     Member *m = g_new(Member, 1);
 
@@ -316,7 +316,7 @@ static int open_child(pid_t child, uint64_t when, uint64_t *begun)
 
 /* Who is known with that pid may be the child itself, if this is heard late; or has had it before,
  * and has ended. */
-static void on_fork(FfOffspring *o, pid_t parent, pid_t child, uint64_t when)
+static void on_fork(FfDescendants *o, pid_t parent, pid_t child, uint64_t when)
 {
     const Member *known = find_member(o, child);
     uint64_t begun = 0;
@@ -332,7 +332,7 @@ static void on_fork(FfOffspring *o, pid_t parent, pid_t child, uint64_t when)
 }
 
 /* Of any of its threads. */
-static void on_end(FfOffspring *o, pid_t tid, pid_t pid)
+static void on_end(FfDescendants *o, pid_t tid, pid_t pid)
 {
     const Member *m = find_member(o, pid);
 
@@ -341,7 +341,7 @@ static void on_end(FfOffspring *o, pid_t tid, pid_t pid)
     }
 }
 
-static void on_event(FfOffspring *o, const struct proc_event *ev)
+static void on_event(FfDescendants *o, const struct proc_event *ev)
 {
     if (ev->what == PROC_EVENT_FORK &&
         ev->event_data.fork.child_pid == ev->event_data.fork.child_tgid) { /* no thread */
@@ -353,7 +353,7 @@ static void on_event(FfOffspring *o, const struct proc_event *ev)
 }
 
 /* One datagram of LEN bytes: one message. */
-static void on_message(FfOffspring *o, const char *bytes, size_t len)
+static void on_message(FfDescendants *o, const char *bytes, size_t len)
 {
     struct proc_event ev = {0};
     struct cn_msg cn;
@@ -371,7 +371,7 @@ static void on_message(FfOffspring *o, const char *bytes, size_t len)
 
 /* FALSE: there is nothing more. A message is taken away when it was acted on: who is killed before
  * leaves it to the next one. */
-static bool hear_one(FfOffspring *o, bool *lost)
+static bool hear_one(FfDescendants *o, bool *lost)
 {
     char bytes[1024];
     struct sockaddr_nl from = {0};
@@ -388,7 +388,7 @@ static bool hear_one(FfOffspring *o, bool *lost)
 }
 
 /* The result: something was lost. */
-static bool hear_all(FfOffspring *o)
+static bool hear_all(FfDescendants *o)
 {
     bool lost = false;
 
@@ -399,7 +399,7 @@ static bool hear_all(FfOffspring *o)
 
 /* Nobody is dropped before what was said of him is heard: it may be whom he has started. GONE: also
  * those of which the end was still to be heard. The result: something was lost. */
-static bool drop_ended(FfOffspring *o, bool gone)
+static bool drop_ended(FfDescendants *o, bool gone)
 {
     g_autoptr(GArray) ended = g_array_new(FALSE, FALSE, sizeof(pid_t));
     GHashTableIter it;
@@ -424,7 +424,7 @@ static bool drop_ended(FfOffspring *o, bool gone)
 
 /* Where something was lost it may have been the end of those that are gone. Who looks finds the
  * rest. */
-void ff_offspring_hear(FfOffspring *o)
+void ff_descendants_hear(FfDescendants *o)
 {
     if (hear_all(o)) {
         drop_ended(o, true);
@@ -434,7 +434,7 @@ void ff_offspring_hear(FfOffspring *o)
 /* ---- what is seen ---------------------------------------------------------------------------- */
 
 /* The result: a child of PARENT was not known yet. As long as that lives its pid is its own. */
-static bool look_at_child(FfOffspring *o, const Member *parent, pid_t pid)
+static bool look_at_child(FfDescendants *o, const Member *parent, pid_t pid)
 {
     Stat stat;
 
@@ -453,7 +453,7 @@ static bool look_at_child(FfOffspring *o, const Member *parent, pid_t pid)
     return true;
 }
 
-static bool look_at_thread(FfOffspring *o, const Member *m, const char *tid)
+static bool look_at_thread(FfDescendants *o, const Member *m, const char *tid)
 {
     g_autofree char *path = g_strdup_printf("/proc/%d/task/%s/children", m->pid, tid), *text = NULL;
     bool found = false;
@@ -469,7 +469,7 @@ static bool look_at_thread(FfOffspring *o, const Member *m, const char *tid)
     return found;
 }
 
-static bool look_at(FfOffspring *o, const Member *m)
+static bool look_at(FfDescendants *o, const Member *m)
 {
     g_autofree char *path = g_strdup_printf("/proc/%d/task", m->pid);
     g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
@@ -483,7 +483,7 @@ static bool look_at(FfOffspring *o, const Member *m)
 }
 
 /* The result: somebody was found. FRESH: only of those whose children were not looked for. */
-static bool look_once(FfOffspring *o, bool fresh)
+static bool look_once(FfDescendants *o, bool fresh)
 {
     g_autofree gpointer *pids = NULL;
     guint n = 0;
@@ -500,13 +500,13 @@ static bool look_once(FfOffspring *o, bool fresh)
     return found;
 }
 
-static void look_at_fresh(FfOffspring *o)
+static void look_at_fresh(FfDescendants *o)
 {
     while (look_once(o, true)) {
     }
 }
 
-void ff_offspring_look(FfOffspring *o)
+void ff_descendants_look(FfDescendants *o)
 {
     if (drop_ended(o, false)) {
         drop_ended(o, true);
@@ -529,7 +529,7 @@ static void send_one(const Member *m, int sig)
     }
 }
 
-static void send_all(const FfOffspring *o, int sig)
+static void send_all(const FfDescendants *o, int sig)
 {
     GHashTableIter it;
     gpointer m;
@@ -541,7 +541,7 @@ static void send_all(const FfOffspring *o, int sig)
 }
 
 /* Until one of them has ended, or for a while. */
-static void wait_end(const FfOffspring *o)
+static void wait_end(const FfDescendants *o)
 {
     g_autoptr(GArray) ends = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
     GHashTableIter it;
@@ -559,7 +559,7 @@ static void wait_end(const FfOffspring *o)
 }
 
 /* Of one of them. */
-static void say_stuck(const FfOffspring *o)
+static void say_stuck(const FfDescendants *o)
 {
     GHashTableIter it;
     gpointer m;
@@ -573,7 +573,7 @@ static void say_stuck(const FfOffspring *o)
 }
 
 /* SIGSTOP is told, but not obeyed at once: who is in fork() comes out of it first. */
-static bool all_stand(const FfOffspring *o)
+static bool all_stand(const FfDescendants *o)
 {
     GHashTableIter it;
     gpointer p;
@@ -589,7 +589,7 @@ static bool all_stand(const FfOffspring *o)
 }
 
 /* Where the kernel tells of forks it will tell of that one as well. */
-static void stop_all(FfOffspring *o)
+static void stop_all(FfDescendants *o)
 {
     send_all(o, SIGSTOP);
     for (unsigned i = 0; o->log->events < 0 && i < STAND_TRIES && !all_stand(o); i++) {
@@ -597,7 +597,7 @@ static void stop_all(FfOffspring *o)
     }
 }
 
-void ff_offspring_kill(FfOffspring *o)
+void ff_descendants_kill(FfDescendants *o)
 {
     gint64 since = g_get_monotonic_time();
     bool said = false;
@@ -630,9 +630,9 @@ static bool proc_is_ours(void)
     return self && g_ascii_strtoll(self, NULL, 10) == getpid();
 }
 
-FfOffspringLog *ff_offspring_log_new(void)
+FfDescendantsLog *ff_descendants_log_new(void)
 {
-    FfOffspringLog *log = g_new0(FfOffspringLog, 1);
+    FfDescendantsLog *log = g_new0(FfDescendantsLog, 1);
 
     log->all = mmap(NULL, LOG_MAX * sizeof(Entry), PROT_READ | PROT_WRITE,
                     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -644,7 +644,7 @@ FfOffspringLog *ff_offspring_log_new(void)
     return log;
 }
 
-void ff_offspring_log_free(FfOffspringLog *log)
+void ff_descendants_log_free(FfDescendantsLog *log)
 {
     if (log->events >= 0) {
         close(log->events);
@@ -653,18 +653,18 @@ void ff_offspring_log_free(FfOffspringLog *log)
     g_free(log);
 }
 
-int ff_offspring_log_fd(const FfOffspringLog *log)
+int ff_descendants_log_fd(const FfDescendantsLog *log)
 {
     return log->events;
 }
 
-void ff_offspring_log_move(FfOffspringLog *log, int fd)
+void ff_descendants_log_move(FfDescendantsLog *log, int fd)
 {
     log->events = fd;
 }
 
 /* Of one that has ended since, forks may not have been heard yet. */
-static void take_up(FfOffspring *o, int slot)
+static void take_up(FfDescendants *o, int slot)
 {
     Entry *e = &o->log->all[slot];
     Member m = {.pid = (pid_t)e->pid, .begun = e->begun, .gone = e->begun == GONE};
@@ -678,9 +678,9 @@ static void take_up(FfOffspring *o, int slot)
     }
 }
 
-FfOffspring *ff_offspring_new(FfOffspringLog *log)
+FfDescendants *ff_descendants_new(FfDescendantsLog *log)
 {
-    FfOffspring *o = g_new0(FfOffspring, 1);
+    FfDescendants *o = g_new0(FfDescendants, 1);
     struct rlimit files;
 
     o->all = g_hash_table_new_full(NULL, NULL, NULL, member_free);
@@ -698,7 +698,7 @@ FfOffspring *ff_offspring_new(FfOffspringLog *log)
     return o;
 }
 
-void ff_offspring_free(FfOffspring *o)
+void ff_descendants_free(FfDescendants *o)
 {
     if (o->log->events >= 0) {
         ask_connector(o->log->events,
@@ -711,7 +711,7 @@ void ff_offspring_free(FfOffspring *o)
 
 /* One that had its pid before has ended, if that is not the same process (CRIU gives pids again).
  */
-void ff_offspring_add(FfOffspring *o, int pidfd)
+void ff_descendants_add(FfDescendants *o, int pidfd)
 {
     pid_t pid = o->log->lost ? -1 : ff_pidfd_pid(pidfd);
     const Member *before = pid > 0 ? find_member(o, pid) : NULL;

@@ -15,30 +15,30 @@
 
 /* What outlives the process that knows them: who they are, and what the kernel has said that was
  * not heard yet. It is made before that process is forked. */
-typedef struct FfOffspringLog FfOffspringLog;
-FfOffspringLog *ff_offspring_log_new(void);
-void ff_offspring_log_free(FfOffspringLog *log);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfOffspringLog, ff_offspring_log_free)
+typedef struct FfDescendantsLog FfDescendantsLog;
+FfDescendantsLog *ff_descendants_log_new(void);
+void ff_descendants_log_free(FfDescendantsLog *log);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDescendantsLog, ff_descendants_log_free)
 /* What the kernel says comes there; -1: it says nothing. In a process that has been forked it may
  * be moved to another number first. */
-int ff_offspring_log_fd(const FfOffspringLog *log);
-void ff_offspring_log_move(FfOffspringLog *log, int fd);
+int ff_descendants_log_fd(const FfDescendantsLog *log);
+void ff_descendants_log_move(FfDescendantsLog *log, int fd);
 
-typedef struct FfOffspring FfOffspring;
+typedef struct FfDescendants FfDescendants;
 
 /* Those that LOG, which is the caller's, has. One at a time. */
-FfOffspring *ff_offspring_new(FfOffspringLog *log);
-void ff_offspring_free(FfOffspring *o);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfOffspring, ff_offspring_free)
+FfDescendants *ff_descendants_new(FfDescendantsLog *log);
+void ff_descendants_free(FfDescendants *o);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(FfDescendants, ff_descendants_free)
 
 /* The process of PIDFD, which stays the caller's, and who it has started. Nothing is done for one
  * that has ended, that has no pid in /proc, or where /proc is of other pids than ours. */
-void ff_offspring_add(FfOffspring *o, int pidfd);
+void ff_descendants_add(FfDescendants *o, int pidfd);
 /* Takes in what the kernel has said. Waits for nothing. */
-void ff_offspring_hear(FfOffspring *o);
+void ff_descendants_hear(FfDescendants *o);
 /* Looks into /proc for who is not known. Waits for nothing. */
-void ff_offspring_look(FfOffspring *o);
+void ff_descendants_look(FfDescendants *o);
 /* Kills all of them, and waits until they are gone. */
-void ff_offspring_kill(FfOffspring *o);
+void ff_descendants_kill(FfDescendants *o);
 
 #endif

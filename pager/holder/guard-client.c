@@ -407,7 +407,7 @@ void ff_holder_let_server_go(FfHolder *h)
     bool guarded = h->fetcher_guarded;
 
     h->fetcher_guarded = false;
-    g_clear_pointer(&h->offspring, ff_offspring_log_free);
+    g_clear_pointer(&h->offspring, ff_descendants_log_free);
     close(h->cfg->fetcher->server);
     if (guarded) {
         drop_id(h, SERVER_ID);

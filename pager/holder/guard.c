@@ -45,8 +45,8 @@ typedef struct {
     GArray *all; /* Held */
     /* Of those with a pidfd, as long as there is something to be closed last; else NULL. What a
      * process has started is not to run beside the copies either. */
-    FfOffspring *offspring;
-    FfOffspringLog *log;
+    FfDescendants *offspring;
+    FfDescendantsLog *log;
     int64_t looked_us; /* for it */
 } Guard;
 
@@ -64,8 +64,8 @@ static void forget_held(Guard *g, guint i)
         close(h->pidfd);
     }
     if (h->type == FF_GUARD_LAST) {
-        g_clear_pointer(&g->offspring, ff_offspring_free);
-        g_clear_pointer(&g->log, ff_offspring_log_free);
+        g_clear_pointer(&g->offspring, ff_descendants_free);
+        g_clear_pointer(&g->log, ff_descendants_log_free);
     }
     g_array_remove_index_fast(g->all, i);
 }
@@ -73,7 +73,7 @@ static void forget_held(Guard *g, guint i)
 static void watch_offspring(Guard *g, const Held *h)
 {
     if (g->offspring && h->type == FF_GUARD_HOLD && h->pidfd >= 0) {
-        ff_offspring_add(g->offspring, h->pidfd);
+        ff_descendants_add(g->offspring, h->pidfd);
     }
 }
 
@@ -84,7 +84,7 @@ static void take_held(Guard *g, Held h)
         watch_offspring(g, &h);
         return;
     }
-    g->offspring = g->log ? ff_offspring_new(g->log) : NULL;
+    g->offspring = g->log ? ff_descendants_new(g->log) : NULL;
     for (guint i = 0; i < g->all->len; i++) {
         watch_offspring(g, nth_held(g, i));
     }
@@ -179,7 +179,7 @@ static void look_for_offspring(Guard *g)
     int64_t now = g_get_monotonic_time();
 
     if (now - g->looked_us >= LOOK_AGAIN_MS * 1000) {
-        ff_offspring_look(g->offspring);
+        ff_descendants_look(g->offspring);
         g->looked_us = now;
     }
 }
@@ -194,14 +194,14 @@ static void wait_some(int link, Guard *g)
 
     pfd[n] = (struct pollfd){.fd = link, .events = POLLIN};
     pfd[n + 1] =
-        (struct pollfd){.fd = g->offspring ? ff_offspring_log_fd(g->log) : -1, .events = POLLIN};
+        (struct pollfd){.fd = g->offspring ? ff_descendants_log_fd(g->log) : -1, .events = POLLIN};
     for (guint i = 0; i < n; i++) {
         pfd[i] = end_of(nth_held(g, i));
         look = look || (nth_held(g, i)->type == FF_GUARD_HOLD && pfd[i].fd < 0);
     }
     poll(pfd, n + 2, look ? LOOK_AGAIN_MS : -1);
     if (g->offspring) {
-        ff_offspring_hear(g->offspring);
+        ff_descendants_hear(g->offspring);
         look_for_offspring(g);
     }
     for (guint i = n; i-- > 0;) {
@@ -222,7 +222,7 @@ static bool holds_some(const Guard *g)
     return false;
 }
 
-static void run_guard(int link, FfOffspringLog *log)
+static void run_guard(int link, FfDescendantsLog *log)
 {
     Guard g = {.all = g_array_new(FALSE, FALSE, sizeof(Held)), .log = log};
     bool has_holder = true;
@@ -238,8 +238,8 @@ static void run_guard(int link, FfOffspringLog *log)
         kill_one(nth_held(&g, i));
     }
     if (g.offspring) {
-        ff_offspring_kill(g.offspring);
-        g_clear_pointer(&g.offspring, ff_offspring_free);
+        ff_descendants_kill(g.offspring);
+        g_clear_pointer(&g.offspring, ff_descendants_free);
     }
     while (holds_some(&g)) {
         wait_some(-1, &g);
@@ -248,9 +248,9 @@ static void run_guard(int link, FfOffspringLog *log)
 }
 
 /* All but LINK, which becomes FIRST, and LOG's, which becomes the next one. */
-static void close_others(int link, FfOffspringLog *log)
+static void close_others(int link, FfDescendantsLog *log)
 {
-    int events = log ? ff_offspring_log_fd(log) : -1;
+    int events = log ? ff_descendants_log_fd(log) : -1;
     int high = events >= 0 ? fcntl(events, F_DUPFD_CLOEXEC, FIRST + 2) : -1;
 
     dup2(link, FIRST);
@@ -260,12 +260,12 @@ static void close_others(int link, FfOffspringLog *log)
         dup2(high, FIRST + 1);
     }
     if (log) {
-        ff_offspring_log_move(log, high >= 0 ? FIRST + 1 : -1);
+        ff_descendants_log_move(log, high >= 0 ? FIRST + 1 : -1);
     }
     syscall(SYS_close_range, FIRST + 1u + (high >= 0), ~0u, 0u);
 }
 
-int ff_guard_start(FfOffspringLog *offspring)
+int ff_guard_start(FfDescendantsLog *offspring)
 {
     int link[2];
 

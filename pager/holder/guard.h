@@ -23,7 +23,7 @@ typedef enum {
 
 /* Forks it: the link to it, or -errno. Only in a process of one thread. OFFSPRING: the caller's,
  * for this guard and the next; NULL: nothing will be closed last. */
-int ff_guard_start(FfOffspringLog *offspring);
+int ff_guard_start(FfDescendantsLog *offspring);
 /* FD: but of the last two; PIDFD: of the first, or -1. -errno: it has died (-EPIPE), or does not
  * know it. */
 int ff_guard_tell(int link, FfGuardType type, uint64_t id, int fd, int pidfd);

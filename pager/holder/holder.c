@@ -119,7 +119,7 @@ static bool set_up(FfHolder *h, GError **error)
     sigset_t set;
 
     ff_files_raise(); /* four for each space */
-    h->offspring = h->cfg->fetcher ? ff_offspring_log_new() : NULL;
+    h->offspring = h->cfg->fetcher ? ff_descendants_log_new() : NULL;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
@@ -182,6 +182,6 @@ int ff_holder_run(const FfHolderConfig *cfg, GError **error)
     }
     ff_holder_end_pager(h);
     ff_holder_end_guarded(h);
-    g_clear_pointer(&h->offspring, ff_offspring_log_free);
+    g_clear_pointer(&h->offspring, ff_descendants_log_free);
     return h->exit_status;
 }

@@ -121,11 +121,11 @@ struct FfHolder {
     uint64_t restored; /* FfPending.connection; 0: not yet, or there is no fetcher */
     gint64 restored_us;
     bool said_restored;
-    bool given_up;             /* FF_HOLD_GIVEN_UP has come */
-    FfOffspringLog *offspring; /* the guards'; NULL: there is no fetcher, or it has given up */
-    bool fetched;              /* FF_HOLD_FETCHED has come */
-    bool committed;            /* FF_HOLD_COMMIT was sent */
-    bool fetcher_guarded;      /* the guard that runs has been told to hold its connection */
+    bool given_up;               /* FF_HOLD_GIVEN_UP has come */
+    FfDescendantsLog *offspring; /* the guards'; NULL: there is no fetcher, or it has given up */
+    bool fetched;                /* FF_HOLD_FETCHED has come */
+    bool committed;              /* FF_HOLD_COMMIT was sent */
+    bool fetcher_guarded;        /* the guard that runs has been told to hold its connection */
     /* the pager */
     pid_t pid;    /* 0: none */
     bool hurries; /* the clients have no other copy: it ends when all is placed */

@@ -176,7 +176,7 @@ static void on_removed(FfPager *p, const FfRun *run, FfRemoved why)
     }
 }
 
-void ff_session_hear(FfSession *s)
+void ff_session_read_message(FfSession *s)
 {
     s->messages = (FfMessages){.fd = s->news,
                                .read = read_messages,

@@ -6,6 +6,6 @@
 #include "pager/server/session-internal.h"
 
 /* Fills FfSession.messages and pager. */
-void ff_session_hear(FfSession *s);
+void ff_session_read_message(FfSession *s);
 
 #endif

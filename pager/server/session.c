@@ -437,7 +437,7 @@ void ff_session_add(FfSessions *all, const FfHoldMessage *msg, const int *fds)
     }
     s->dialect = all->dialects[s->rec->dialect];
     init_locks(s);
-    ff_session_hear(s);
+    ff_session_read_message(s);
     pthread_mutex_lock(&all->lock);
     g_ptr_array_add(all->sessions, s);
     pthread_cond_broadcast(&all->changed);

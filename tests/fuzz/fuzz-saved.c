@@ -36,7 +36,7 @@ static void convert(const uint8_t *data, size_t size, const FfSurvey *before)
     g_autoptr(FfSaved) other =
         ff_saved_open(ff_input_open(path, &error), FF_SAVED_OFFSET_LOOK, &error);
     g_assert_no_error(error);
-    g_autoptr(FfSurvey) after = ff_survey_new(other, NULL);
+    g_autoptr(FfSurvey) after = ff_statistics_new(other, NULL);
     g_assert_cmpstr(after->problem, ==, NULL);
     g_assert_cmpuint(other->memory, ==, s->memory);
     g_assert_cmpuint(after->data, <=, before->data);
@@ -53,7 +53,7 @@ static void survey(FfInput *in, const uint8_t *data, size_t size)
         g_assert_true(s || error);
         return;
     }
-    g_autoptr(FfSurvey) v = ff_survey_new(s, error);
+    g_autoptr(FfSurvey) v = ff_statistics_new(s, error);
     g_assert_true(v->complete == !v->problem);
     if (v->problem) {
         g_assert_true(g_str_has_prefix(v->problem, "FILE: ") && !strchr(v->problem, '\n'));

@@ -26,7 +26,7 @@ static int take(Vm *vm, int number)
 /* The first of what lies in the parcel that QEMU has as NUMBER. */
 static int take_first(Vm *vm, int number)
 {
-    int fds[FF_PARCEL_MAX], parcel = take(vm, number), n = ff_parcel_look(parcel, fds);
+    int fds[FF_PARCEL_MAX], parcel = take(vm, number), n = ff_fdstore_look(parcel, fds);
 
     g_assert_cmpint(n, >, 0);
     while (n > 1) {

@@ -266,25 +266,25 @@ static void run(const Case *c)
 {
     Root stranger = start(nothing), root = start(c->does ? c->does : nothing);
     struct pollfd end_of_stranger = {.fd = stranger.pidfd, .events = POLLIN};
-    g_autoptr(FfOffspringLog) log = NULL;
-    g_autoptr(FfOffspring) o = NULL;
+    g_autoptr(FfDescendantsLog) log = NULL;
+    g_autoptr(FfDescendants) o = NULL;
 
     for (unsigned i = 0; c->before && i < c->said; i++) {
         go_on(&root);
         wait_said(&root);
     }
-    log = ff_offspring_log_new();
-    o = ff_offspring_new(log);
-    g_assert_true(!c->untold || ff_offspring_log_fd(log) < 0);
-    ff_offspring_add(o, root.pidfd);
+    log = ff_descendants_log_new();
+    o = ff_descendants_new(log);
+    g_assert_true(!c->untold || ff_descendants_log_fd(log) < 0);
+    ff_descendants_add(o, root.pidfd);
     for (unsigned i = 0; !c->before && i < c->said; i++) {
         go_on(&root);
         wait_said(&root);
     }
     if (c->untold) {
-        ff_offspring_look(o);
+        ff_descendants_look(o);
     }
-    ff_offspring_kill(o);
+    ff_descendants_kill(o);
     assert_all_gone(&root);
     g_assert_cmpint(poll(&end_of_stranger, 1, 0), ==, 0);
     end(&root);
@@ -323,12 +323,12 @@ static pid_t start_as(pid_t pid, bool spawns)
 
 static void test_reused(void)
 {
-    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
-    g_autoptr(FfOffspring) o = ff_offspring_new(log);
+    g_autoptr(FfDescendantsLog) log = ff_descendants_log_new();
+    g_autoptr(FfDescendants) o = ff_descendants_new(log);
     Root root = start(leaves_nobody);
     pid_t child;
 
-    ff_offspring_add(o, root.pidfd);
+    ff_descendants_add(o, root.pidfd);
     g_usleep(20 * 1000); /* an age is known to 10 ms */
     go_on(&root);
     g_assert_cmpint(read(root.all, &child, sizeof(child)), ==, sizeof(child));
@@ -337,8 +337,8 @@ static void test_reused(void)
     if (stranger) {
         struct pollfd end_of_it = {.fd = (int)syscall(SYS_pidfd_open, stranger, 0),
                                    .events = POLLIN};
-        ff_offspring_look(o);
-        ff_offspring_kill(o);
+        ff_descendants_look(o);
+        ff_descendants_kill(o);
         g_assert_cmpint(poll(&end_of_it, 1, 0), ==, 0);
         close(end_of_it.fd);
         kill(stranger, SIGKILL);
@@ -353,21 +353,21 @@ static void test_reused(void)
  * to have ended. */
 static void run_again(const Case *c)
 {
-    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
-    g_autoptr(FfOffspring) o = ff_offspring_new(log);
+    g_autoptr(FfDescendantsLog) log = ff_descendants_log_new();
+    g_autoptr(FfDescendants) o = ff_descendants_new(log);
     Root first = start(nothing);
     pid_t pid = first.pid;
 
-    ff_offspring_add(o, first.pidfd);
+    ff_descendants_add(o, first.pidfd);
     end(&first);
     pid_t again = start_as(pid, true);
     if (!again) {
         _exit(77);
     }
     int pidfd = (int)syscall(SYS_pidfd_open, again, 0);
-    ff_offspring_add(o, pidfd);
+    ff_descendants_add(o, pidfd);
     struct pollfd end_of_it = {.fd = pidfd, .events = POLLIN};
-    ff_offspring_kill(o);
+    ff_descendants_kill(o);
     g_assert_cmpint(poll(&end_of_it, 1, 0), ==, 1);
     close(pidfd);
     g_assert_cmpint(waitpid(again, NULL, 0), ==, again);
@@ -376,14 +376,14 @@ static void run_again(const Case *c)
 /* Nobody is known by a number of another pid namespace, and nobody is killed. */
 static void run_lost(const Case *c)
 {
-    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
-    g_autoptr(FfOffspring) o = ff_offspring_new(log);
+    g_autoptr(FfDescendantsLog) log = ff_descendants_log_new();
+    g_autoptr(FfDescendants) o = ff_descendants_new(log);
     Root root = start(nothing);
     struct pollfd end_of_root = {.fd = root.pidfd, .events = POLLIN};
 
-    g_assert_cmpint(ff_offspring_log_fd(log), ==, -1);
-    ff_offspring_add(o, root.pidfd);
-    ff_offspring_kill(o);
+    g_assert_cmpint(ff_descendants_log_fd(log), ==, -1);
+    ff_descendants_add(o, root.pidfd);
+    ff_descendants_kill(o);
     g_assert_cmpint(poll(&end_of_root, 1, 0), ==, 0);
     end(&root);
 }
@@ -447,7 +447,7 @@ static void test_next(gconstpointer heard)
         g_test_skip("here the kernel tells nobody of forks");
         return;
     }
-    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
+    g_autoptr(FfDescendantsLog) log = ff_descendants_log_new();
     Root root = start(leaves_all);
     int said[2], status;
     char byte;
@@ -455,13 +455,13 @@ static void test_next(gconstpointer heard)
     g_assert_cmpint(pipe(said), ==, 0);
     pid_t pid = fork();
     if (pid == 0) {
-        FfOffspring *first = ff_offspring_new(log);
-        ff_offspring_add(first, root.pidfd);
+        FfDescendants *first = ff_descendants_new(log);
+        ff_descendants_add(first, root.pidfd);
         say(said[1]);
         struct pollfd end_of_root = {.fd = root.pidfd, .events = POLLIN};
         need(poll(&end_of_root, 1, -1) == 1);
         if (heard) {
-            ff_offspring_hear(first);
+            ff_descendants_hear(first);
         }
         raise(SIGKILL);
     }
@@ -469,8 +469,8 @@ static void test_next(gconstpointer heard)
     go_on(&root);
     g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
     g_assert_true(WIFSIGNALED(status));
-    g_autoptr(FfOffspring) o = ff_offspring_new(log);
-    ff_offspring_kill(o);
+    g_autoptr(FfDescendants) o = ff_descendants_new(log);
+    ff_descendants_kill(o);
     assert_all_gone(&root);
     close(said[0]);
     close(said[1]);
@@ -480,14 +480,14 @@ static void test_next(gconstpointer heard)
 /* It ends by itself, and nobody waits for it. */
 static void test_ends(void)
 {
-    g_autoptr(FfOffspringLog) log = ff_offspring_log_new();
-    g_autoptr(FfOffspring) o = ff_offspring_new(log);
+    g_autoptr(FfDescendantsLog) log = ff_descendants_log_new();
+    g_autoptr(FfDescendants) o = ff_descendants_new(log);
     Root root = start(nothing);
 
-    ff_offspring_add(o, root.pidfd);
+    ff_descendants_add(o, root.pidfd);
     end(&root);
-    ff_offspring_look(o);
-    ff_offspring_kill(o);
+    ff_descendants_look(o);
+    ff_descendants_kill(o);
 }
 
 int main(int argc, char **argv)

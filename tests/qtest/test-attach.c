@@ -124,7 +124,7 @@ static int open_state(Vm *vm)
     int number = json_object_get_int_member(json_node_get_object(plan), FF_PLAN_KEPT);
     int pidfd = pidfd_open(vm_pid(vm), 0), fds[FF_PARCEL_MAX];
     int parcel = pidfd_getfd(pidfd, number, 0);
-    int n = ff_parcel_look(parcel, fds);
+    int n = ff_fdstore_look(parcel, fds);
 
     g_assert_cmpint(n, >, 1);
     while (--n) {
@@ -807,7 +807,7 @@ static pid_t start_fake(const char *dir, bool parcel)
     g_assert_cmpint(mkfifo(path, 0600), ==, 0);
     fds[0] = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* nobody writes */
     g_unlink(path);
-    int kept = parcel ? ff_parcel_new(fds, G_N_ELEMENTS(fds)) : -1;
+    int kept = parcel ? ff_fdstore_new(fds, G_N_ELEMENTS(fds)) : -1;
     g_autofree char *text =
         g_strdup_printf("{\"" FF_PLAN_KEPT "\": %d, \"" FF_PLAN_KEPT_STATE
                         "\": %d, \"qemu-monitor\": %d, \"monitors\": [], \"ram\": []}",

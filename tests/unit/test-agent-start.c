@@ -54,11 +54,11 @@ static void test_fill(void)
 
     g_assert_cmpint(mprotect(half + 2 * MIB, 2 * MIB, PROT_READ), ==, 0);
     errno = EXDEV;
-    ff_fill_private(few, 4 * MIB);
-    ff_fill_private(shared, 4 * MIB); /* the guest's */
-    ff_fill_private(readable, 4 * MIB);
-    ff_fill_private(half, 4 * MIB);
-    ff_fill_private(NULL, 4096);
+    ff_preallocate_private(few, 4 * MIB);
+    ff_preallocate_private(shared, 4 * MIB); /* the guest's */
+    ff_preallocate_private(readable, 4 * MIB);
+    ff_preallocate_private(half, 4 * MIB);
+    ff_preallocate_private(NULL, 4096);
     g_assert_cmpint(errno, ==, EXDEV);
     g_assert_cmpuint(resident(few, 4 * MIB), ==, 4 * MIB / 4096);
     g_assert_cmpuint(resident(shared, 4 * MIB), ==, 0);
@@ -66,9 +66,9 @@ static void test_fill(void)
     g_assert_cmpuint(resident(half, 4 * MIB), ==, 0);
 
     char *rest = map(61 * MIB, rw, MAP_PRIVATE), *last = map(60 * MIB, rw, MAP_PRIVATE);
-    ff_fill_private(rest, 61 * MIB);
+    ff_preallocate_private(rest, 61 * MIB);
     g_assert_cmpuint(resident(rest, 61 * MIB), ==, 0); /* with the first it would be too much */
-    ff_fill_private(last, 60 * MIB);
+    ff_preallocate_private(last, 60 * MIB);
     g_assert_cmpuint(resident(last, 60 * MIB), ==, 60 * MIB / 4096);
     munmap(last, 60 * MIB);
     munmap(rest, 61 * MIB);

@@ -877,9 +877,9 @@ static void test_front_leaves(void)
 {
     Front *f = front_new();
 
-    ff_other_leaves(&f->w->relay);
+    ff_predecessor_leaves(&f->w->relay);
     int talk = asked_to_leave(f);
-    ff_other_leaves(&f->w->relay);
+    ff_predecessor_leaves(&f->w->relay);
     turn();
     g_assert_true(is_silent(f->door)); /* once */
     g_assert_true(is_silent(f->w->backend));
@@ -897,10 +897,10 @@ static void test_front_ended(void)
         Front *f = front_new();
 
         if (i) {
-            ff_other_leaves(&f->w->relay);
+            ff_predecessor_leaves(&f->w->relay);
         }
         close(g_steal_fd(&f->door));
-        ff_other_leaves(&f->w->relay);
+        ff_predecessor_leaves(&f->w->relay);
         turn();
         expect(f->w->backend, FF_VHOST_GET_FEATURES, 0);
         f->door = dup(f->w->backend);
@@ -913,7 +913,7 @@ static void test_front_hangs(void)
 {
     Front *f = front_new();
 
-    ff_other_leaves(&f->w->relay);
+    ff_predecessor_leaves(&f->w->relay);
     int talk = asked_to_leave(f);
     g_assert_cmpuint(f->w->relay.other_timer, !=, 0);
     while (f->w->relay.other_timer) {
@@ -931,7 +931,7 @@ static void test_front_keeps(void)
     Front *f = front_new();
     const char no = FF_SUCCESSION_NO;
 
-    ff_other_leaves(&f->w->relay);
+    ff_predecessor_leaves(&f->w->relay);
     int talk = asked_to_leave(f);
     g_assert_cmpint(send(talk, &no, 1, 0), ==, 1);
     close(talk);

@@ -126,7 +126,7 @@ static void check_mapped(const Test *t, const char *name, uint64_t offset)
     FfInput *in = ff_input_open(path, &error);
     g_autoptr(FfSaved) s = ff_saved_open(in, offset, &error);
     g_assert_no_error(error);
-    g_autoptr(FfSurvey) v = ff_survey_new(s, NULL);
+    g_autoptr(FfSurvey) v = ff_statistics_new(s, NULL);
     g_autoptr(GByteArray) all = contents(t, name);
     uint32_t tail = t->file.bytes->len - t->file.tail;
 
@@ -244,7 +244,7 @@ static void test_libvirt(gconstpointer data)
     g_assert_no_error(error);
     g_assert_cmpint(other->form, ==, options.to);
     g_assert_cmpuint(other->offset, ==, kind.prefix);
-    g_autoptr(FfSurvey) v = ff_survey_new(other, NULL);
+    g_autoptr(FfSurvey) v = ff_statistics_new(other, NULL);
     g_assert_cmpstr(v->problem, ==, NULL);
     g_assert_cmpuint(v->absent, ==, 0);
     end(&t);

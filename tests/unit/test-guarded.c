@@ -31,7 +31,7 @@ typedef struct {
     pid_t pid;
     int memfd, uffd, maps, socket;
     uint8_t *map; /* this process's own */
-    FfPact *pact;
+    FfUpgradeCommit *pact;
     int pact_fd;
     gint failed; /* atomic; -errno */
     GMutex lock;
@@ -92,9 +92,9 @@ static World *world_new(void)
     g_assert_cmpint(ff_rights_receive(w->socket, &rc, sizeof(rc), &rights), ==, sizeof(rc));
     w->uffd = rights.n ? rights.fd[0] : -1;
     w->maps = rights.n ? rights.fd[1] : -1;
-    w->pact_fd = ff_pact_create(PAGE);
+    w->pact_fd = ff_upgrade_commit_create(PAGE);
     g_assert_cmpint(w->pact_fd, >=, 0);
-    w->pact = ff_pact_map(w->pact_fd, NULL);
+    w->pact = ff_upgrade_commit_map(w->pact_fd, NULL);
     g_assert_nonnull(w->pact);
     return w;
 }
@@ -120,7 +120,7 @@ static void world_free(World *w)
         kill_child(w);
     }
     munmap(w->map, PAGES * PAGE);
-    ff_pact_free(w->pact);
+    ff_upgrade_commit_free(w->pact);
     close(w->pact_fd);
     close(w->memfd);
     close(w->socket);
@@ -138,7 +138,7 @@ static int written(unsigned block, uint64_t page, const void *content, void *opa
 {
     World *w = opaque;
 
-    return ff_pact_keep_page(w->pact, block, page, content, PAGE);
+    return ff_upgrade_commit_keep_page(w->pact, block, page, content, PAGE);
 }
 
 static void failed(int rc, void *opaque)
@@ -194,10 +194,10 @@ static bool has_written(World *w)
 
 static void put_back(World *w)
 {
-    for (unsigned i = ff_pact_pages(w->pact); i-- > 0;) {
+    for (unsigned i = ff_upgrade_commit_pages(w->pact); i-- > 0;) {
         unsigned block;
         uint64_t page;
-        const void *content = ff_pact_page(w->pact, i, &block, &page);
+        const void *content = ff_upgrade_commit_page(w->pact, i, &block, &page);
 
         g_assert_cmpuint(block, ==, 0);
         memcpy(w->map + page * PAGE, content, PAGE);
@@ -221,7 +221,7 @@ static void test_keeps(void)
         wait_written(w);
         g_assert_cmpuint(w->map[pages[i] * PAGE], ==, 0xee);
     }
-    g_assert_cmpuint(ff_pact_pages(w->pact), ==, 4);
+    g_assert_cmpuint(ff_upgrade_commit_pages(w->pact), ==, 4);
     kill_child(w);
     g_clear_pointer(&g, ff_guard_free);
     put_back(w);
@@ -237,11 +237,11 @@ static void test_full(void)
         return;
     }
     g_autoptr(FfGuard) g = guard(w);
-    for (unsigned i = 0; i < FF_PACT_PAGES; i++) {
+    for (unsigned i = 0; i < FF_UPGRADE_COMMIT_PAGES; i++) {
         order(w, i, 0xee);
         wait_written(w);
     }
-    order(w, FF_PACT_PAGES, 0xee);
+    order(w, FF_UPGRADE_COMMIT_PAGES, 0xee);
     g_mutex_lock(&w->lock);
     while (!w->failed) {
         g_cond_wait(&w->changed, &w->lock);
@@ -249,7 +249,7 @@ static void test_full(void)
     g_mutex_unlock(&w->lock);
     g_assert_cmpint(w->failed, ==, -ENOSPC);
     g_assert_false(has_written(w));
-    g_assert_cmpuint(w->map[FF_PACT_PAGES * PAGE], ==, FF_PACT_PAGES + 1);
+    g_assert_cmpuint(w->map[FF_UPGRADE_COMMIT_PAGES * PAGE], ==, FF_UPGRADE_COMMIT_PAGES + 1);
 }
 
 /* The guard's end opens nothing, as long as anybody holds the userfaultfd; another one
@@ -272,8 +272,8 @@ static void test_outlives(void)
     g = guard(w);
     wait_written(w);
     /* A process that waits may be answered before the new guard protects, and come once more. */
-    g_assert_cmpuint(ff_pact_pages(w->pact), >=, 1);
-    g_assert_cmpuint(ff_pact_pages(w->pact), <=, 2);
+    g_assert_cmpuint(ff_upgrade_commit_pages(w->pact), >=, 1);
+    g_assert_cmpuint(ff_upgrade_commit_pages(w->pact), <=, 2);
     kill_child(w);
     g_clear_pointer(&g, ff_guard_free);
     put_back(w);
@@ -284,23 +284,25 @@ static void test_outlives(void)
 
 static void test_word(void)
 {
-    int fd = ff_pact_create(PAGE);
-    g_autoptr(FfPact) a = ff_pact_map(fd, NULL), b = ff_pact_map(fd, NULL);
+    int fd = ff_upgrade_commit_create(PAGE);
+    g_autoptr(FfUpgradeCommit) a = ff_upgrade_commit_map(fd, NULL),
+                               b = ff_upgrade_commit_map(fd, NULL);
 
-    g_assert_cmpint(ff_pact_word(a), ==, FF_PACT_OPEN);
-    g_assert_false(ff_pact_change(a, FF_PACT_GIVEN, FF_PACT_TAKEN)); /* not given yet */
-    g_assert_true(ff_pact_change(a, FF_PACT_OPEN, FF_PACT_GIVEN));
-    g_assert_true(ff_pact_change(b, FF_PACT_GIVEN, FF_PACT_TAKEN));
-    g_assert_false(ff_pact_keep_guest(a));
-    g_assert_cmpint(ff_pact_word(a), ==, FF_PACT_TAKEN);
-    ff_pact_set_run_state(a, "paused");
-    g_autofree char *state = ff_pact_run_state(b);
+    g_assert_cmpint(ff_upgrade_commit_word(a), ==, FF_UPGRADE_COMMIT_OPEN);
+    g_assert_false(ff_upgrade_commit_change(a, FF_UPGRADE_COMMIT_GIVEN,
+                                            FF_UPGRADE_COMMIT_TAKEN)); /* not given yet */
+    g_assert_true(ff_upgrade_commit_change(a, FF_UPGRADE_COMMIT_OPEN, FF_UPGRADE_COMMIT_GIVEN));
+    g_assert_true(ff_upgrade_commit_change(b, FF_UPGRADE_COMMIT_GIVEN, FF_UPGRADE_COMMIT_TAKEN));
+    g_assert_false(ff_upgrade_commit_keep_guest(a));
+    g_assert_cmpint(ff_upgrade_commit_word(a), ==, FF_UPGRADE_COMMIT_TAKEN);
+    ff_upgrade_commit_set_run_state(a, "paused");
+    g_autofree char *state = ff_upgrade_commit_run_state(b);
     g_assert_cmpstr(state, ==, "paused");
     close(fd);
 }
 
 typedef struct {
-    FfPact *pact;
+    FfUpgradeCommit *pact;
     bool wins;
 } Side;
 
@@ -308,7 +310,7 @@ static gpointer keep_it(gpointer p)
 {
     Side *s = p;
 
-    s->wins = ff_pact_keep_guest(s->pact);
+    s->wins = ff_upgrade_commit_keep_guest(s->pact);
     return NULL;
 }
 
@@ -316,24 +318,26 @@ static gpointer take_it(gpointer p)
 {
     Side *s = p;
 
-    s->wins = ff_pact_change(s->pact, FF_PACT_GIVEN, FF_PACT_TAKEN);
+    s->wins = ff_upgrade_commit_change(s->pact, FF_UPGRADE_COMMIT_GIVEN, FF_UPGRADE_COMMIT_TAKEN);
     return NULL;
 }
 
 static void test_race(void)
 {
     for (unsigned i = 0; i < 500; i++) {
-        int fd = ff_pact_create(PAGE);
-        g_autoptr(FfPact) a = ff_pact_map(fd, NULL), b = ff_pact_map(fd, NULL);
+        int fd = ff_upgrade_commit_create(PAGE);
+        g_autoptr(FfUpgradeCommit) a = ff_upgrade_commit_map(fd, NULL),
+                                   b = ff_upgrade_commit_map(fd, NULL);
         Side keeps = {a, false}, takes = {b, false};
 
-        g_assert_true(ff_pact_change(a, FF_PACT_OPEN, FF_PACT_GIVEN));
+        g_assert_true(ff_upgrade_commit_change(a, FF_UPGRADE_COMMIT_OPEN, FF_UPGRADE_COMMIT_GIVEN));
         GThread *one = g_thread_new("keeps", keep_it, &keeps);
         GThread *two = g_thread_new("takes", take_it, &takes);
         g_thread_join(one);
         g_thread_join(two);
         g_assert_true(keeps.wins != takes.wins);
-        g_assert_cmpint(ff_pact_word(a), ==, keeps.wins ? FF_PACT_OLD : FF_PACT_TAKEN);
+        g_assert_cmpint(ff_upgrade_commit_word(a), ==,
+                        keeps.wins ? FF_UPGRADE_COMMIT_OLD : FF_UPGRADE_COMMIT_TAKEN);
         close(fd);
     }
 }
@@ -344,9 +348,9 @@ static void test_not_one(void)
     int fd = memfd_create("none", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     g_autoptr(GError) error = NULL;
 
-    g_assert_null(ff_pact_map(-1, NULL));
+    g_assert_null(ff_upgrade_commit_map(-1, NULL));
     g_assert_cmpint(ftruncate(fd, 1 << 20), ==, 0);
-    g_assert_null(ff_pact_map(fd, &error));
+    g_assert_null(ff_upgrade_commit_map(fd, &error));
     g_assert_nonnull(strstr(error->message, "of different builds"));
     close(fd);
 }

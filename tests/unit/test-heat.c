@@ -16,17 +16,17 @@ static void expect(const GArray *order, guint i, unsigned block, uint64_t first,
 
 static void test_order(void)
 {
-    g_autoptr(FfHeat) heat = ff_heat_new(n_pages, G_N_ELEMENTS(n_pages));
+    g_autoptr(FfFrequency) heat = ff_frequency_new(n_pages, G_N_ELEMENTS(n_pages));
 
-    ff_heat_look(heat);
-    ff_heat_note(heat, 0, 0, 100);
-    ff_heat_look(heat);
-    ff_heat_note(heat, 1, 4999, 1);
-    ff_heat_note(heat, 0, 10, 1);
-    ff_heat_look(heat);
-    ff_heat_note(heat, 1, 7, 3);
-    ff_heat_note(heat, 0, 98, 2);
-    g_autoptr(GArray) order = ff_heat_order(heat, G_MAXUINT);
+    ff_frequency_look(heat);
+    ff_frequency_note(heat, 0, 0, 100);
+    ff_frequency_look(heat);
+    ff_frequency_note(heat, 1, 4999, 1);
+    ff_frequency_note(heat, 0, 10, 1);
+    ff_frequency_look(heat);
+    ff_frequency_note(heat, 1, 7, 3);
+    ff_frequency_note(heat, 0, 98, 2);
+    g_autoptr(GArray) order = ff_frequency_order(heat, G_MAXUINT);
 
     g_assert_cmpuint(order->len, ==, 6);
     expect(order, 0, 0, 98, 2);   /* twice, and in the last look */
@@ -40,21 +40,21 @@ static void test_order(void)
 /* What was written long ago counts no more. */
 static void test_forgets(void)
 {
-    g_autoptr(FfHeat) heat = ff_heat_new(n_pages, G_N_ELEMENTS(n_pages));
+    g_autoptr(FfFrequency) heat = ff_frequency_new(n_pages, G_N_ELEMENTS(n_pages));
 
-    ff_heat_look(heat);
-    ff_heat_note(heat, 1, 0, 5000);
+    ff_frequency_look(heat);
+    ff_frequency_note(heat, 1, 0, 5000);
     for (unsigned i = 0; i < FF_HEAT_LOOKS - 1; i++) {
-        ff_heat_look(heat);
-        ff_heat_note(heat, 0, i, 1);
+        ff_frequency_look(heat);
+        ff_frequency_note(heat, 0, i, 1);
     }
-    g_autoptr(GArray) order = ff_heat_order(heat, G_MAXUINT);
+    g_autoptr(GArray) order = ff_frequency_order(heat, G_MAXUINT);
 
     g_assert_cmpuint(order->len, ==, FF_HEAT_LOOKS);
     expect(order, 0, 0, FF_HEAT_LOOKS - 2, 1);
     expect(order, FF_HEAT_LOOKS - 1, 1, 0, 5000);
-    ff_heat_look(heat);
-    g_autoptr(GArray) later = ff_heat_order(heat, G_MAXUINT);
+    ff_frequency_look(heat);
+    g_autoptr(GArray) later = ff_frequency_order(heat, G_MAXUINT);
 
     g_assert_cmpuint(later->len, ==, FF_HEAT_LOOKS - 1);
     expect(later, 0, 0, FF_HEAT_LOOKS - 2, 1);
@@ -63,23 +63,23 @@ static void test_forgets(void)
 /* The coldest are left out. */
 static void test_limit(void)
 {
-    g_autoptr(FfHeat) heat = ff_heat_new(n_pages, G_N_ELEMENTS(n_pages));
+    g_autoptr(FfFrequency) heat = ff_frequency_new(n_pages, G_N_ELEMENTS(n_pages));
 
-    ff_heat_look(heat);
+    ff_frequency_look(heat);
     for (uint64_t p = 0; p < 5000; p += 2) {
-        ff_heat_note(heat, 1, p, 1);
+        ff_frequency_note(heat, 1, p, 1);
     }
-    ff_heat_look(heat);
-    ff_heat_note(heat, 1, 4000, 1);
-    ff_heat_note(heat, 0, 1, 1);
-    g_autoptr(GArray) order = ff_heat_order(heat, 4);
+    ff_frequency_look(heat);
+    ff_frequency_note(heat, 1, 4000, 1);
+    ff_frequency_note(heat, 0, 1, 1);
+    g_autoptr(GArray) order = ff_frequency_order(heat, 4);
 
     g_assert_cmpuint(order->len, ==, 4);
     expect(order, 0, 1, 4000, 1);
     expect(order, 1, 0, 1, 1);
     expect(order, 2, 1, 0, 1);
     expect(order, 3, 1, 2, 1);
-    g_autoptr(GArray) none = ff_heat_order(heat, 0);
+    g_autoptr(GArray) none = ff_frequency_order(heat, 0);
 
     g_assert_cmpuint(none->len, ==, 0);
 }

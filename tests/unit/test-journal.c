@@ -13,7 +13,7 @@ typedef void Step(FfStateHeader *);
 
 static void grant(FfStateHeader *s)
 {
-    ff_journal_grant(s, "running");
+    ff_ownership_grant(s, "running");
 }
 
 /* What a side does from the beginning to the end; each step after the one before. */
@@ -23,22 +23,22 @@ static const struct {
     FfPhase phase;
     FfRunRight right;
 } walks[] = {
-    {FF_ROLE_SOURCE, ff_journal_setup, FF_PHASE_SETUP, FF_RUN_MINE},
-    {FF_ROLE_SOURCE, ff_journal_stopped, FF_PHASE_STOPPED, FF_RUN_MINE},
-    {FF_ROLE_SOURCE, ff_journal_give, FF_PHASE_GRANTED, FF_RUN_GIVEN},
-    {FF_ROLE_SOURCE, ff_journal_take_back, FF_PHASE_STOPPED, FF_RUN_MINE},
-    {FF_ROLE_SOURCE, ff_journal_idle, FF_PHASE_IDLE, FF_RUN_NONE},
-    {FF_ROLE_SOURCE, ff_journal_setup, FF_PHASE_SETUP, FF_RUN_MINE},
-    {FF_ROLE_SOURCE, ff_journal_stopped, FF_PHASE_STOPPED, FF_RUN_MINE},
-    {FF_ROLE_SOURCE, ff_journal_give, FF_PHASE_GRANTED, FF_RUN_GIVEN},
-    {FF_ROLE_SOURCE, ff_journal_done, FF_PHASE_DONE, FF_RUN_GIVEN},
-    {FF_ROLE_SOURCE, ff_journal_idle, FF_PHASE_IDLE, FF_RUN_GIVEN},
-    {FF_ROLE_DESTINATION, ff_journal_setup, FF_PHASE_SETUP, FF_RUN_NONE},
-    {FF_ROLE_DESTINATION, ff_journal_loading, FF_PHASE_LOADING, FF_RUN_NONE},
-    {FF_ROLE_DESTINATION, ff_journal_loaded, FF_PHASE_LOADED, FF_RUN_NONE},
+    {FF_ROLE_SOURCE, ff_ownership_setup, FF_PHASE_SETUP, FF_RUN_MINE},
+    {FF_ROLE_SOURCE, ff_ownership_stopped, FF_PHASE_STOPPED, FF_RUN_MINE},
+    {FF_ROLE_SOURCE, ff_ownership_give, FF_PHASE_GRANTED, FF_RUN_GIVEN},
+    {FF_ROLE_SOURCE, ff_ownership_take_back, FF_PHASE_STOPPED, FF_RUN_MINE},
+    {FF_ROLE_SOURCE, ff_ownership_idle, FF_PHASE_IDLE, FF_RUN_NONE},
+    {FF_ROLE_SOURCE, ff_ownership_setup, FF_PHASE_SETUP, FF_RUN_MINE},
+    {FF_ROLE_SOURCE, ff_ownership_stopped, FF_PHASE_STOPPED, FF_RUN_MINE},
+    {FF_ROLE_SOURCE, ff_ownership_give, FF_PHASE_GRANTED, FF_RUN_GIVEN},
+    {FF_ROLE_SOURCE, ff_ownership_done, FF_PHASE_DONE, FF_RUN_GIVEN},
+    {FF_ROLE_SOURCE, ff_ownership_idle, FF_PHASE_IDLE, FF_RUN_GIVEN},
+    {FF_ROLE_DESTINATION, ff_ownership_setup, FF_PHASE_SETUP, FF_RUN_NONE},
+    {FF_ROLE_DESTINATION, ff_ownership_loading, FF_PHASE_LOADING, FF_RUN_NONE},
+    {FF_ROLE_DESTINATION, ff_ownership_loaded, FF_PHASE_LOADED, FF_RUN_NONE},
     {FF_ROLE_DESTINATION, grant, FF_PHASE_GRANTED, FF_RUN_MINE},
-    {FF_ROLE_DESTINATION, ff_journal_done, FF_PHASE_DONE, FF_RUN_MINE},
-    {FF_ROLE_DESTINATION, ff_journal_idle, FF_PHASE_IDLE, FF_RUN_MINE},
+    {FF_ROLE_DESTINATION, ff_ownership_done, FF_PHASE_DONE, FF_RUN_MINE},
+    {FF_ROLE_DESTINATION, ff_ownership_idle, FF_PHASE_IDLE, FF_RUN_MINE},
 };
 
 static void test_walk(void)
@@ -49,8 +49,8 @@ static void test_walk(void)
     for (unsigned i = 0; i < G_N_ELEMENTS(walks); i++) {
         s->role = walks[i].role;
         walks[i].step(s);
-        g_assert_cmpuint(ff_journal_phase(s), ==, walks[i].phase);
-        g_assert_cmpuint(ff_journal_right(s), ==, walks[i].right);
+        g_assert_cmpuint(ff_ownership_phase(s), ==, walks[i].phase);
+        g_assert_cmpuint(ff_ownership_right(s), ==, walks[i].right);
         if (i == 0) {
             g_assert_cmpstr(s->run_state, ==, "");
         }
@@ -66,13 +66,13 @@ static const struct {
     FfRunRight right;
     Step *step;
 } wrong[] = {
-    {"roll-back-of-given", FF_ROLE_SOURCE, FF_PHASE_STOPPED, FF_RUN_GIVEN, ff_journal_idle},
-    {"roll-back-of-granted", FF_ROLE_SOURCE, FF_PHASE_GRANTED, FF_RUN_GIVEN, ff_journal_idle},
-    {"give-before-stop", FF_ROLE_SOURCE, FF_PHASE_SETUP, FF_RUN_MINE, ff_journal_give},
-    {"done-before-given", FF_ROLE_SOURCE, FF_PHASE_STOPPED, FF_RUN_MINE, ff_journal_done},
-    {"setup-over-granted", FF_ROLE_SOURCE, FF_PHASE_GRANTED, FF_RUN_GIVEN, ff_journal_setup},
+    {"roll-back-of-given", FF_ROLE_SOURCE, FF_PHASE_STOPPED, FF_RUN_GIVEN, ff_ownership_idle},
+    {"roll-back-of-granted", FF_ROLE_SOURCE, FF_PHASE_GRANTED, FF_RUN_GIVEN, ff_ownership_idle},
+    {"give-before-stop", FF_ROLE_SOURCE, FF_PHASE_SETUP, FF_RUN_MINE, ff_ownership_give},
+    {"done-before-given", FF_ROLE_SOURCE, FF_PHASE_STOPPED, FF_RUN_MINE, ff_ownership_done},
+    {"setup-over-granted", FF_ROLE_SOURCE, FF_PHASE_GRANTED, FF_RUN_GIVEN, ff_ownership_setup},
     {"grant-before-loaded", FF_ROLE_DESTINATION, FF_PHASE_LOADING, FF_RUN_NONE, grant},
-    {"dead-after-grant", FF_ROLE_DESTINATION, FF_PHASE_GRANTED, FF_RUN_MINE, ff_journal_dead},
+    {"dead-after-grant", FF_ROLE_DESTINATION, FF_PHASE_GRANTED, FF_RUN_MINE, ff_ownership_dead},
     {"grant-of-the-dead", FF_ROLE_DESTINATION, FF_PHASE_DEAD, FF_RUN_NONE, grant},
     {"grant-at-the-source", FF_ROLE_SOURCE, FF_PHASE_STOPPED, FF_RUN_MINE, grant},
 };
@@ -96,7 +96,7 @@ static void test_wrong(gconstpointer data)
 
 static void test_documented(void)
 {
-    g_autofree char *table = ff_journal_markdown();
+    g_autofree char *table = ff_ownership_markdown();
 
     documented_check(table);
 }

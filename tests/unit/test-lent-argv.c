@@ -70,12 +70,12 @@ static void test_case(const void *opaque)
     unsigned i = GPOINTER_TO_UINT(opaque);
     g_auto(GStrv) from = g_strsplit(cases[i].from, " ", -1);
     g_autoptr(GPtrArray) names = NULL;
-    g_auto(GStrv) to = ff_lent_argv(from, 9, (const int[]){21, 22}, 7, "/d", &names);
+    g_auto(GStrv) to = ff_inherited_argv(from, 9, (const int[]){21, 22}, 7, "/d", &names);
     g_autofree char *text = g_strjoinv(" ", to), *expected = g_strconcat(cases[i].to, TAIL, NULL);
     g_autoptr(GString) all = g_string_new(NULL);
 
     for (guint n = 0; n < names->len; n++) {
-        const FfLentName *name = names->pdata[n];
+        const FfInheritedName *name = names->pdata[n];
         g_string_append_printf(all, "%s>%s ", name->now, name->then);
     }
     g_assert_cmpstr(text, ==, expected);
@@ -88,7 +88,7 @@ static void test_longer(void)
     char *argv[] = {(char *)"-pidfile", (char *)"/p", NULL};
     g_autoptr(GPtrArray) names = NULL;
     g_auto(GStrv) to =
-        ff_lent_argv(argv, -1, NULL, 4194304, NULL, &names); /* the kernel's largest */
+        ff_inherited_argv(argv, -1, NULL, 4194304, NULL, &names); /* the kernel's largest */
 
     g_assert_cmpuint(strlen(to[1]), ==, strlen("/p") + FF_LENT_LONGER);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What an engine leaves that dies with guest memory protected: threads that wait, of which nothing
- * in the kernel's queue tells any more, as it had read of them. After ff_lift_protection() they
+ * in the kernel's queue tells any more, as it had read of them. After ff_unprotect_all() they
  * have continued, nothing is registered, and the same userfaultfd serves again.
  */
 #include <errno.h>
@@ -113,7 +113,7 @@ static void lift(uint64_t size, bool huge)
     }
     begin(&r, writers, threads);
     int64_t start = g_get_monotonic_time();
-    g_assert_true(ff_lift_protection(r.uffd, r.maps, &r.block, 1, &error));
+    g_assert_true(ff_unprotect_all(r.uffd, r.maps, &r.block, 1, &error));
     g_assert_no_error(error);
     for (unsigned i = 0; i < WRITERS; i++) {
         g_thread_join(threads[i]);
@@ -184,7 +184,7 @@ static void lift_with(int other, bool lifts)
     }
     FfLiftBlock blocks[] = {{other, 4096}, r.block};
     begin(&r, writers, threads);
-    g_assert_cmpint(ff_lift_protection(r.uffd, r.maps, blocks, 2, &error), ==, lifts);
+    g_assert_cmpint(ff_unprotect_all(r.uffd, r.maps, blocks, 2, &error), ==, lifts);
     g_assert_cmpint(!error, ==, lifts);
     for (unsigned i = 0; i < WRITERS; i++) {
         g_thread_join(threads[i]);

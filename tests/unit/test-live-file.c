@@ -138,7 +138,7 @@ static void test_stream(gconstpointer data)
     FfInput *in = ff_input_open(t.path, &error);
     g_autoptr(FfSaved) s = ff_saved_open(in, 0, &error);
     g_assert_no_error(error);
-    g_autoptr(FfSurvey) v = ff_survey_new(s, NULL);
+    g_autoptr(FfSurvey) v = ff_statistics_new(s, NULL);
     g_assert_cmpstr(v->problem, ==, NULL);
     g_assert_cmpuint(s->capabilities->len, ==, 0);
     g_assert_cmpuint(v->data, ==, 25);
@@ -157,7 +157,7 @@ static void test_offset(void)
     FfInput *in = ff_input_open(t.path, &error);
     g_autoptr(FfSaved) s = ff_saved_open(in, 65672, &error);
     g_assert_no_error(error);
-    g_autoptr(FfSurvey) v = ff_survey_new(s, NULL);
+    g_autoptr(FfSurvey) v = ff_statistics_new(s, NULL);
     g_assert_cmpstr(v->problem, ==, NULL);
     g_assert_cmpuint(v->data, ==, 25);
     end(&t);

@@ -44,7 +44,7 @@ static void check_text(int fd, const char *text)
 static void test_look(void)
 {
     int fds[] = {memfd("one"), memfd("two"), memfd("three")}, copies[FF_PARCEL_MAX];
-    int parcel = ff_parcel_new(fds, G_N_ELEMENTS(fds));
+    int parcel = ff_fdstore_new(fds, G_N_ELEMENTS(fds));
 
     g_assert_cmpint(parcel, >=, 0);
     g_assert_cmpint(fcntl(parcel, F_GETFD), ==, FD_CLOEXEC);
@@ -52,7 +52,7 @@ static void test_look(void)
         close(fds[i]);
     }
     for (unsigned round = 0; round < 3; round++) {
-        g_assert_cmpint(ff_parcel_look(parcel, copies), ==, 3);
+        g_assert_cmpint(ff_fdstore_look(parcel, copies), ==, 3);
         check_text(copies[0], "one");
         check_text(copies[1], "two");
         check_text(copies[2], "three");
@@ -67,12 +67,12 @@ static void test_no_parcel(void)
 {
     int fd = memfd("file"), copies[FF_PARCEL_MAX], pair[2];
 
-    g_assert_cmpint(ff_parcel_look(fd, copies), ==, -ENOTSOCK);
+    g_assert_cmpint(ff_fdstore_look(fd, copies), ==, -ENOTSOCK);
     close(fd);
     g_assert_cmpint(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), ==, 0);
-    g_assert_cmpint(ff_parcel_look(pair[0], copies), ==, -EAGAIN);
+    g_assert_cmpint(ff_fdstore_look(pair[0], copies), ==, -EAGAIN);
     close(pair[1]);
-    g_assert_cmpint(ff_parcel_look(pair[0], copies), ==, 0);
+    g_assert_cmpint(ff_fdstore_look(pair[0], copies), ==, 0);
     close(pair[0]);
 }
 
@@ -90,14 +90,14 @@ static unsigned open_fds(void)
 static void test_no_room(void)
 {
     int fd = memfd("file"), copies[FF_PARCEL_MAX];
-    int parcel = ff_parcel_new((int[]){fd, fd, fd}, 3);
+    int parcel = ff_fdstore_new((int[]){fd, fd, fd}, 3);
     struct rlimit before, few;
 
     g_assert_cmpint(getrlimit(RLIMIT_NOFILE, &before), ==, 0);
     few = (struct rlimit){parcel + 2, before.rlim_max};
     unsigned open = open_fds();
     g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &few), ==, 0);
-    int ret = ff_parcel_look(parcel, copies);
+    int ret = ff_fdstore_look(parcel, copies);
     g_assert_cmpint(setrlimit(RLIMIT_NOFILE, &before), ==, 0);
     g_assert_cmpint(ret, ==, -EMFILE);
     g_assert_cmpuint(open_fds(), ==, open);
@@ -120,7 +120,7 @@ static void test_hostile(void)
         g_assert_cmpint(ff_rights_send(pair[0], "", 1, (int[]){fd, fd}, 2), ==, 1);
         close(pair[0]);
         unsigned open = open_fds();
-        int ret = can ? ff_parcel_look(pair[1], copies) : -EBADMSG;
+        int ret = can ? ff_fdstore_look(pair[1], copies) : -EBADMSG;
         g_assert_cmpint(ret, ==, -EBADMSG);
         g_assert_cmpuint(open_fds(), ==, open);
         close(pair[1]);
@@ -140,7 +140,7 @@ static int crowd(void)
     if (setresuid(54321, 54321, 54321) < 0 || setrlimit(RLIMIT_NOFILE, &limit) < 0) {
         return 1;
     }
-    while ((parcel = ff_parcel_new(eight, G_N_ELEMENTS(eight))) >= 0) {
+    while ((parcel = ff_fdstore_new(eight, G_N_ELEMENTS(eight))) >= 0) {
         n++;
     }
     if (parcel != -ETOOMANYREFS || n < 4 || n > 5) {

@@ -18,28 +18,28 @@ static FfQmpCommand *parse(const char *text)
 }
 
 /* It goes to QEMU, and is answered later. */
-static guint pass(FfPlugged *p, const char *text)
+static guint pass(FfHotplug *p, const char *text)
 {
     g_autoptr(FfQmpCommand) command = parse(text);
 
-    g_assert_true(ff_plugged_concerns(command));
-    return ff_plugged_passes(p, command);
+    g_assert_true(ff_hotplug_concerns(command));
+    return ff_hotplug_passes(p, command);
 }
 
-static char *answer(FfPlugged *p, const char *text, guint number, bool error)
+static char *answer(FfHotplug *p, const char *text, guint number, bool error)
 {
     g_autoptr(FfQmpCommand) command = parse(text);
 
-    return ff_plugged_heard(p, command->json->str, number, error);
+    return ff_hotplug_heard(p, command->json->str, number, error);
 }
 
 /* QEMU has carried it out. */
-static char *hear(FfPlugged *p, const char *text)
+static char *hear(FfHotplug *p, const char *text)
 {
     return answer(p, text, pass(p, text), false);
 }
 
-static void add(FfPlugged *p, const char *backend)
+static void add(FfHotplug *p, const char *backend)
 {
     g_autofree char *text =
         g_strdup_printf("{'execute':'chardev-add','arguments':{'id':'c','backend':%s}}", backend);
@@ -47,24 +47,24 @@ static void add(FfPlugged *p, const char *backend)
     g_assert_null(hear(p, text));
 }
 
-static FfPlug *take(FfPlugged *p, const char *text)
+static FfPlug *take(FfHotplug *p, const char *text)
 {
     g_autoptr(FfQmpCommand) command = parse(text);
     bool network;
 
-    g_assert_true(ff_plugged_adds(command));
-    g_autofree char *id = ff_plugged_chardev(command, &network);
+    g_assert_true(ff_hotplug_adds(command));
+    g_autofree char *id = ff_hotplug_chardev(command, &network);
     if (id) {
         g_assert_cmpint(network, ==, !strcmp(text, NET));
     } else {
-        ff_plugged_forget(p, command->json->str, command->json->len); /* as QEMU is given it */
+        ff_hotplug_forget(p, command->json->str, command->json->len); /* as QEMU is given it */
     }
-    return id ? ff_plugged_take(p, id) : NULL;
+    return id ? ff_hotplug_take(p, id) : NULL;
 }
 
 static void test_taken(void)
 {
-    g_autoptr(FfPlugged) p = ff_plugged_new();
+    g_autoptr(FfHotplug) p = ff_hotplug_new();
 
     for (unsigned network = 0; network < 2; network++) {
         add(p, UNIX("/a b", ",'server':false,'reconnect':3"));
@@ -87,7 +87,7 @@ static void test_taken(void)
 /* Milliseconds are rounded up: 0 would be never. */
 static void test_ms(void)
 {
-    g_autoptr(FfPlugged) p = ff_plugged_new();
+    g_autoptr(FfHotplug) p = ff_hotplug_new();
 
     add(p, UNIX("/a", ",'server':false,'reconnect-ms':1"));
     g_autoptr(FfPlug) plug = take(p, BLK);
@@ -114,7 +114,7 @@ static void test_left(void)
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(backends); i++) {
-        g_autoptr(FfPlugged) p = ff_plugged_new();
+        g_autoptr(FfHotplug) p = ff_hotplug_new();
 
         add(p, backends[i]);
         g_autoptr(FfPlug) plug = take(p, BLK);
@@ -125,7 +125,7 @@ static void test_left(void)
 
 static void test_long(void)
 {
-    g_autoptr(FfPlugged) p = ff_plugged_new();
+    g_autoptr(FfHotplug) p = ff_hotplug_new();
     g_autofree char *path = g_strnfill(108, 'x'), *backend = NULL;
 
     backend =
@@ -140,7 +140,7 @@ static void test_long(void)
 /* What is there no more, or is something else by now, or for somebody else. */
 static void test_forgotten(void)
 {
-    g_autoptr(FfPlugged) p = ff_plugged_new();
+    g_autoptr(FfHotplug) p = ff_hotplug_new();
 
     add(p, UNIX("/a", CLIENT));
     g_autofree char *removed = hear(p, "{'execute':'chardev-remove','arguments':{'id':'c'}}");
@@ -170,11 +170,11 @@ static void test_forgotten(void)
 
     static const char human[] = "{\"command-line\":\"chardev-remove c\"}", longer[] = "\"cc\"";
     add(p, UNIX("/a", CLIENT));
-    ff_plugged_forget(p, longer, strlen(longer));
+    ff_hotplug_forget(p, longer, strlen(longer));
     g_autoptr(FfPlug) plug = take(p, BLK);
     g_assert_nonnull(plug);
     add(p, UNIX("/a", CLIENT));
-    ff_plugged_forget(p, human, strlen(human));
+    ff_hotplug_forget(p, human, strlen(human));
     g_autoptr(FfPlug) gone = take(p, BLK);
     g_assert_null(gone);
 }
@@ -184,7 +184,7 @@ static void test_forgotten(void)
 #define ADD ADD_AS("c")
 #define REMOVE "{'execute':'chardev-remove','arguments':{'id':'c'}}"
 
-static void assert_known(FfPlugged *p, bool known)
+static void assert_known(FfHotplug *p, bool known)
 {
     g_autoptr(FfPlug) plug = take(p, BLK);
 
@@ -195,7 +195,7 @@ static void assert_known(FfPlugged *p, bool known)
 static void test_meanwhile(void)
 {
     static const char human[] = "{\"command-line\":\"chardev-remove c\"}", other[] = "\"d\"";
-    g_autoptr(FfPlugged) p = ff_plugged_new();
+    g_autoptr(FfHotplug) p = ff_hotplug_new();
     guint first = pass(p, ADD), second = pass(p, REMOVE);
 
     g_assert_null(answer(p, ADD, first, false)); /* at another monitor */
@@ -205,11 +205,11 @@ static void test_meanwhile(void)
     assert_known(p, false);
 
     first = pass(p, ADD);
-    ff_plugged_forget(p, human, strlen(human));
+    ff_hotplug_forget(p, human, strlen(human));
     g_assert_null(answer(p, ADD, first, false));
     assert_known(p, false);
     first = pass(p, ADD);
-    ff_plugged_forget(p, other, strlen(other));
+    ff_hotplug_forget(p, other, strlen(other));
     g_assert_null(answer(p, ADD, first, false));
     assert_known(p, true);
 
@@ -231,7 +231,7 @@ static void test_meanwhile(void)
 /* Of one that was changed it is not known whether it has a user. */
 static void test_changed(void)
 {
-    g_autoptr(FfPlugged) p = ff_plugged_new();
+    g_autoptr(FfHotplug) p = ff_hotplug_new();
     g_autofree char *changed = hear(p, "{'execute':'chardev-change','arguments':{'id':'c',"
                                        "'backend':" UNIX("/a", CLIENT) "}}");
 
@@ -247,11 +247,11 @@ static void test_ids(void)
     static const char *const ids[] = {"c", "c\nd", "\u00fc", "c ", ""};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(texts); i++) {
-        g_autoptr(FfPlugged) p = ff_plugged_new();
+        g_autoptr(FfHotplug) p = ff_hotplug_new();
 
         g_assert_null(hear(p, texts[i]));
         for (unsigned k = 0; k < G_N_ELEMENTS(ids); k++) {
-            g_assert_null(ff_plugged_take(p, ids[k]));
+            g_assert_null(ff_hotplug_take(p, ids[k]));
         }
     }
 }
@@ -264,10 +264,10 @@ static void test_others(void)
     for (unsigned i = 0; i < G_N_ELEMENTS(texts); i++) {
         g_autoptr(FfQmpCommand) command = parse(texts[i]);
 
-        g_assert_false(ff_plugged_concerns(command));
-        g_assert_false(ff_plugged_adds(command));
+        g_assert_false(ff_hotplug_concerns(command));
+        g_assert_false(ff_hotplug_adds(command));
     }
-    g_assert_false(ff_plugged_adds(NULL));
+    g_assert_false(ff_hotplug_adds(NULL));
 }
 
 int main(int argc, char **argv)

@@ -45,7 +45,7 @@ static void test_good(gconstpointer data)
     g_autoptr(GError) error = NULL;
     g_autoptr(FfSaved) s = open_bytes(f.bytes, f.bytes->len, good->kind.prefix, &error);
     g_assert_no_error(error);
-    g_autoptr(FfSurvey) v = ff_survey_new(s, NULL);
+    g_autoptr(FfSurvey) v = ff_statistics_new(s, NULL);
 
     g_assert_cmpstr(v->problem, ==, NULL);
     g_assert_true(v->complete);
@@ -100,7 +100,7 @@ static void test_libvirt(gconstpointer data)
     } else {
         g_assert_no_error(error);
         g_assert_cmpuint(s->offset, ==, kind.prefix);
-        g_autoptr(FfSurvey) v = ff_survey_new(s, NULL);
+        g_autoptr(FfSurvey) v = ff_statistics_new(s, NULL);
         g_assert_true(v->complete);
     }
     /* A client that names the place knows what stands there. */
@@ -122,7 +122,7 @@ static void test_shared(gconstpointer data)
     g_autoptr(GError) error = NULL;
     g_autoptr(FfSaved) s = open_bytes(f.bytes, f.bytes->len, FF_SAVED_OFFSET_LOOK, &error);
     g_assert_no_error(error);
-    g_autoptr(FfSurvey) v = ff_survey_new(s, NULL);
+    g_autoptr(FfSurvey) v = ff_statistics_new(s, NULL);
 
     g_assert_cmpstr(v->problem, ==, NULL);
     g_assert_cmpuint(v->data, ==, 1);
@@ -138,7 +138,7 @@ static char *problem_of(const GByteArray *b, size_t n)
     if (!s) {
         return g_strdup(error->message);
     }
-    g_autoptr(FfSurvey) v = ff_survey_new(s, error);
+    g_autoptr(FfSurvey) v = ff_statistics_new(s, error);
     g_assert_cmpint(v->complete, ==, !v->problem);
     return g_strdup(v->problem);
 }

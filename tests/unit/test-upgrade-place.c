@@ -116,7 +116,7 @@ static void test_takes_place(void)
         struct rlimit limit;
         cpu_set_t set;
 
-        ff_place_take(other);
+        ff_scheduling_take(other);
         _exit(getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur != 100 ? 1
               : getpriority(PRIO_PROCESS, 0) != 15                      ? 2
               : sched_getaffinity(0, sizeof(set), &set) || CPU_COUNT(&set) != 1 ||
@@ -138,7 +138,7 @@ static void test_takes_thread(void)
     int cpu = a_processor();
     pid_t theirs = start_other(cpu, SCHED_IDLE), ours = start_other(cpu, SCHED_BATCH);
 
-    ff_place_take_thread(theirs, theirs, ours);
+    ff_scheduling_take_thread(theirs, theirs, ours);
     int policy = sched_getscheduler(ours);
     kill(theirs, SIGKILL);
     kill(ours, SIGKILL);
@@ -167,9 +167,9 @@ static void test_refused_policy(void)
     pid_t pid = fork();
     if (pid == 0) {
         dup2(out[1], STDERR_FILENO);
-        _exit(setrlimit(RLIMIT_RTPRIO, &none) < 0 || setuid(65534) < 0      ? 1
-              : (ff_place_take(other), sched_getscheduler(0) == SCHED_FIFO) ? 2
-                                                                            : 0);
+        _exit(setrlimit(RLIMIT_RTPRIO, &none) < 0 || setuid(65534) < 0           ? 1
+              : (ff_scheduling_take(other), sched_getscheduler(0) == SCHED_FIFO) ? 2
+                                                                                 : 0);
     }
     close(out[1]);
     g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);

@@ -348,8 +348,8 @@ static gboolean lifted(gpointer p)
 }
 
 /* No case has memory. */
-void ff_lift_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n, FfLiftDone *done,
-                   void *opaque)
+void ff_unprotect_start(int uffd, int maps_fd, const FfLiftBlock *blocks, unsigned n,
+                        FfLiftDone *done, void *opaque)
 {
     Lift l = {done, opaque};
 
