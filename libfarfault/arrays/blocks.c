@@ -61,6 +61,12 @@ uint64_t ff_array_end_page(const FfArray *a)
     return (a->len + PAGE - 1) / PAGE;
 }
 
+void ff_array_note_changed(FfArray *a, uint64_t first, uint64_t n)
+{
+    ff_bitmap_set_run(&a->dirty, first, n);
+    ff_bitmap_clear_run(&a->stored, first, n);
+}
+
 uint64_t ff_array_dirty(const FfArray *a, uint64_t block)
 {
     return ff_bitmap_count_run(&a->dirty, ff_array_first_page(a, block), ff_array_pages(a));

@@ -11,7 +11,8 @@
  * and what was changed is dropped or stays.
  *
  * `busy` keeps others out, and changed blocks in memory, so that what is read of them is right
- * without the lock.
+ * without the lock. Nobody should write meanwhile. If somebody does all the same it is not lost:
+ * what is stored is protected before it is read, and stays changed when it is written to.
  *
  * Threads: any. System calls: ioctl(PAGEMAP_SCAN, UFFDIO_WRITEPROTECT), pread64 (memfd).
  */
@@ -40,7 +41,7 @@ static void note_written(uint64_t addr, uint64_t len, void *opaque)
 {
     Harvest *h = opaque;
 
-    ff_bitmap_set_run(&h->a->dirty, (h->m->offset + (addr - h->m->addr)) / PAGE, len / PAGE);
+    ff_array_note_changed(h->a, (h->m->offset + (addr - h->m->addr)) / PAGE, len / PAGE);
     h->end = addr + len;
 }
 
@@ -171,6 +172,51 @@ static bool is_loaded(FfArray *a, uint64_t block)
     return loaded;
 }
 
+/* N pages from FIRST on, of one block: where each first write is a fault, the next one is again.
+ * -errno: they may be written to, and nobody knows. Locked. */
+static int protect_pages(const FfArray *a, uint64_t first, uint64_t n)
+{
+    uint64_t begin = first * PAGE / a->page_size * a->page_size;
+    uint64_t end = ((first + n) * PAGE + a->page_size - 1) / a->page_size * a->page_size;
+    int rc = 0;
+
+    for (guint i = 0; !a->async && i < a->maps->len && rc == 0; i++) {
+        const FfArrayMap *m = a->maps->pdata[i];
+        uint64_t from = MAX(begin, m->offset), to = MIN(end, m->offset + m->len);
+        if (from < to && ff_bitmap_test(&m->shown, from / a->block_size)) {
+            rc = ff_uffd_protect(a->uffd, m->addr + (from - m->offset), to - from);
+        }
+    }
+    return rc;
+}
+
+/* What is changed in BLOCK counts as stored, before it is read: what is written to it from now on
+ * does not (ff_array_note_changed()), whether that is stored or not. What cannot be protected, for
+ * want of memory, stays changed. */
+static void begin_store(FfArray *a, uint64_t block)
+{
+    uint64_t at = ff_array_first_page(a, block), end = at + ff_array_pages(a), first, n;
+
+    pthread_mutex_lock(&a->lock);
+    for (; (n = ff_bitmap_next_run_in(&a->dirty, at, end, true, &first)); at = first + n) {
+        bool all = protect_pages(a, first, n) == 0;
+        for (uint64_t i = first, some; i < first + n; i += some) {
+            some = all ? n : MIN(a->page_size / PAGE, first + n - i);
+            if (all || protect_pages(a, i, some) == 0) {
+                ff_bitmap_set_run(&a->stored, i, some);
+            }
+        }
+    }
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* Nothing of N blocks from FIRST on was stored. Returns RC. */
+static int fail_store(FfArray *a, uint64_t first, uint64_t n, int rc)
+{
+    ff_bitmap_clear_run(&a->stored, ff_array_first_page(a, first), n * ff_array_pages(a));
+    return rc;
+}
+
 /* What it holds now. */
 static int read_now(FfArray *a, uint64_t block, char *buffer)
 {
@@ -221,12 +267,6 @@ static int to_disk(FfArray *a, uint64_t first, uint64_t n, const char *data)
     return at >= a->len ? 0 : ff_array_disk_write(a->disk, at, data, MIN(n * PAGE, a->len - at));
 }
 
-static int note_stored(FfArray *a, uint64_t first, uint64_t n, const char *data)
-{
-    ff_bitmap_set_run(&a->stored, first, n);
-    return 0;
-}
-
 /* Of each changed block STEP, in ascending order. BUFFER has its content. */
 typedef int Step(FfArray *a, uint64_t block, char *buffer);
 static int each_dirty(FfArray *a, char *buffer, Step *step)
@@ -241,6 +281,7 @@ static int each_dirty(FfArray *a, char *buffer, Step *step)
 
 static int log_block(FfArray *a, uint64_t block, char *buffer)
 {
+    begin_store(a, block);
     if (!is_loaded(a, block)) {
         return 0;
     }
@@ -254,19 +295,23 @@ static int apply_block(FfArray *a, uint64_t block, char *buffer)
 
     rc = rc < 0 ? rc : each_run(a, block, buffer, to_disk);
     a->stats.stores += rc == 0;
-    return rc < 0 ? rc : each_run(a, block, buffer, note_stored);
+    return rc;
 }
 
 static int store_block(FfArray *a, uint64_t block, char *buffer)
 {
-    int rc = a->file.store ? read_now(a, block, buffer) : -EROFS;
+    int rc = a->file.store ? 0 : -EROFS;
 
+    if (rc == 0) {
+        begin_store(a, block);
+        rc = read_now(a, block, buffer);
+    }
     if (rc == 0) {
         rc = a->file.store(a->opaque, block, buffer);
         rc = rc > 0 ? -EIO : rc;
     }
     a->stats.stores += rc == 0;
-    return rc < 0 ? rc : each_run(a, block, buffer, note_stored);
+    return rc < 0 ? fail_store(a, block, 1, rc) : 0;
 }
 
 /* Of an array that can only be read: a block that counts as written, and holds what it held
@@ -274,13 +319,14 @@ static int store_block(FfArray *a, uint64_t block, char *buffer)
 static int compare_block(FfArray *a, uint64_t block, char *buffer)
 {
     g_autofree char *was = g_try_malloc(a->block_size);
+    begin_store(a, block);
     int rc = was ? read_now(a, block, buffer) : -ENOMEM;
 
     rc = rc < 0 ? rc : ff_array_load(a, block, was);
     if (rc == 0 && memcmp(was, buffer, MIN(a->block_size, a->len - block * a->block_size)) != 0) {
         rc = -EROFS;
     }
-    return rc < 0 ? rc : each_run(a, block, buffer, note_stored);
+    return rc < 0 ? fail_store(a, block, 1, rc) : 0;
 }
 
 int ff_array_checkpoint(FfArray *a)
@@ -372,31 +418,14 @@ static int store_dirty(FfArray *a)
     }
     if (a->disk) {
         g_auto(FfXfsz) xfsz = ff_xfsz_begin();
-        return store_disk(a, buffer);
+        int rc = store_disk(a, buffer);
+        return rc < 0 ? fail_store(a, 0, a->n_blocks, rc) : 0;
     }
     int rc = each_dirty(a, buffer, store_block);
     return rc < 0 ? fail_commit("ff_array_commit: store", rc) : 0;
 }
 
 /* ---- marking --------------------------------------------------------------------------------- */
-
-/* Where each first write is a fault, the next one is again. What cannot be protected, for want of
- * memory, stays changed. */
-static void protect_blocks(FfArray *a, uint64_t first, uint64_t n)
-{
-    for (guint i = 0; !a->async && i < a->maps->len; i++) {
-        const FfArrayMap *m = a->maps->pdata[i];
-        uint64_t from = MAX(first * PAGE, m->offset),
-                 to = MIN((first + n) * PAGE, m->offset + m->len);
-        for (uint64_t at = from; at < to; at += a->page_size) {
-            uint64_t addr = m->addr + (at - m->offset);
-            if (ff_bitmap_test(&m->shown, at / a->block_size) &&
-                ff_uffd_protect(a->uffd, addr, a->page_size) < 0) {
-                ff_bitmap_set_run(&a->dirty, at / PAGE, a->page_size / PAGE);
-            }
-        }
-    }
-}
 
 /* Locked. */
 static void mark_dirty(FfArray *a)
@@ -410,7 +439,6 @@ static void mark_dirty(FfArray *a)
         load_again(a, first, n);
         ff_bitmap_clear_run(&a->dirty, first, n);
         ff_bitmap_clear_run(&a->stored, first, n);
-        protect_blocks(a, first, n);
     }
     /* What is not stored yet, and was spilled, is still wanted. */
     if (a->log && next_dirty(a, 0) == a->n_blocks) {
@@ -523,7 +551,7 @@ static int drop_block(FfArray *a, uint64_t block)
         ff_array_set_state(a, block, FF_BLOCK_EMPTY);
     }
     if (rc < 0) {
-        ff_bitmap_set_run(&a->dirty, ff_array_first_page(a, block), ff_array_pages(a));
+        ff_array_note_changed(a, ff_array_first_page(a, block), ff_array_pages(a));
     }
     return rc;
 }

@@ -45,13 +45,19 @@ static FfArrayMap *find_map(const FfArray *a, uint64_t addr)
     return NULL;
 }
 
-/* Changed pages of BLOCK can be written without a fault, in M. */
+/* What lies at PAGE is changed anyway, and can be written without a fault; but not what is being
+ * stored, which would be taken for unchanged then. */
+static bool is_open(const FfArray *a, uint64_t page)
+{
+    return ff_bitmap_test(&a->dirty, page) && !ff_bitmap_test(&a->stored, page);
+}
+
 static void open_dirty(FfArray *a, const FfArrayMap *m, uint64_t addr, uint64_t len)
 {
     uint64_t first = (m->offset + (addr - m->addr)) / PAGE;
 
     for (uint64_t at = 0; at < len; at += a->page_size) {
-        if (ff_bitmap_test(&a->dirty, first + at / PAGE)) {
+        if (is_open(a, first + at / PAGE)) {
             ff_uffd_try_protect(a->uffd, addr + at, a->page_size, false);
         }
     }
@@ -110,7 +116,7 @@ static void note_dirty(FfArray *a, uint64_t offset)
 {
     size_t unit = a->async ? PAGE : a->page_size;
 
-    ff_bitmap_set_run(&a->dirty, offset / unit * unit / PAGE, unit / PAGE);
+    ff_array_note_changed(a, offset / unit * unit / PAGE, unit / PAGE);
 }
 
 /* It was shown before: the message is old, or the entry was lost. If the memory has the page no
@@ -124,7 +130,7 @@ static void show_page(FfArray *a, FfArrayMap *m, uint64_t addr)
     addr &= ~(len - 1);
     offset &= ~(len - 1);
     if (ff_pagemap_protected(a->pagemap_fd, addr) > 0 ||
-        (!a->async && !ff_bitmap_test(&a->dirty, offset / PAGE))) {
+        (!a->async && !is_open(a, offset / PAGE))) {
         ff_uffd_map_protected(uffd, addr, len);
     }
     if (ff_pagemap_present(a->pagemap_fd, addr) == 0) {
@@ -479,7 +485,7 @@ static void note_written(uint64_t addr, uint64_t len, void *opaque)
 {
     const Written *w = opaque;
 
-    ff_bitmap_set_run(&w->a->dirty, (w->m->offset + (addr - w->m->addr)) / PAGE, len / PAGE);
+    ff_array_note_changed(w->a, (w->m->offset + (addr - w->m->addr)) / PAGE, len / PAGE);
 }
 
 /* Nobody has BLOCK mapped any more; what was written until now is in `dirty`. LOOK: it stays

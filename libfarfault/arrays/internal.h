@@ -89,7 +89,7 @@ struct FfArray {
     uint64_t n_spilling;
     FfHolds *holds;  /* lock */
     FfBitmap dirty;  /* pages; with async those that are known */
-    FfBitmap stored; /* of them, since they were stored last */
+    FfBitmap stored; /* of them: stored, or being stored, and not written to since */
     GPtrArray *maps; /* FfArrayMap */
     FfRedo *log;     /* lock to set; what was spilled, and of a disk what is committed */
     bool busy;       /* a commit, an abort or an invalidation is under way: nothing is spilled */
@@ -112,6 +112,8 @@ uint64_t ff_array_first_page(const FfArray *a, uint64_t block);
 uint64_t ff_array_pages(const FfArray *a);
 /* The first page that has nothing of the array: the last block can have more. */
 uint64_t ff_array_end_page(const FfArray *a);
+/* N pages from FIRST on were written to: are changed, whatever is being stored. */
+void ff_array_note_changed(FfArray *a, uint64_t first, uint64_t n);
 /* Changed pages of BLOCK. */
 uint64_t ff_array_dirty(const FfArray *a, uint64_t block);
 /* Where BLOCK is in M: *LEN bytes. 0: it is not. */

@@ -127,7 +127,7 @@ static void note_touched(uint64_t addr, uint64_t len, void *opaque)
     uint64_t from = (t->offset + addr) / unit * unit;
     uint64_t to = (t->offset + addr + len + unit - 1) / unit * unit;
 
-    ff_bitmap_set_run(&t->a->dirty, from / FF_ARRAY_PAGE, (to - from) / FF_ARRAY_PAGE);
+    ff_array_note_changed(t->a, from / FF_ARRAY_PAGE, (to - from) / FF_ARRAY_PAGE);
 }
 
 int ff_array_map_place(FfArray *a, FfArrayMap *m, uint64_t block)

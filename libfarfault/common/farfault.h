@@ -339,7 +339,8 @@ FF_API int ff_array_unmap(FfArray *a, void *addr);
 
 /*
  * One of these at a time (-EBUSY); nobody writes to the array meanwhile, nor between FF_ARRAY_STORE
- * and FF_ARRAY_MARK: also not a device (O_DIRECT, io_uring).
+ * and FF_ARRAY_MARK: also not a device (O_DIRECT, io_uring). What a thread writes during a commit
+ * all the same is in the file or not, and still counts as changed.
  */
 
 /* 0: all that was changed is in the file; of ff_array_open*() after a power failure, too: all of it

@@ -2,10 +2,14 @@
 /*
  * Mappings of an array: changes lie over the content in all of them, also in those that are made
  * later, until they are dropped or stored; whichever address is touched, at an end, beside a gap or
- * beside another mapping, is the right block; and store() touches what is not loaded.
+ * beside another mapping, is the right block; store() touches what is not loaded; and what is
+ * written while others store, though nobody should, is not lost.
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "tests/libfarfault/blocks.h"
 
@@ -223,11 +227,197 @@ static void test_in_store(gconstpointer data)
     file_free(&f);
 }
 
+/* ---- writing meanwhile ----------------------------------------------------------------------- */
+
+#define LIMIT 4
+
+/* Two mappings of all blocks; what is written to block N there is N, and ROUND. */
+typedef struct {
+    uint64_t *one, *two;
+    size_t words;
+    uint64_t round;
+} Meanwhile;
+static Meanwhile meanwhile;
+
+/* FALSE: skipped. Of blocks of 4 KiB, or of huge pages. */
+static bool start_meanwhile(File *f, const Mode *mode, HugePages **pool)
+{
+    bool huge = mode->flags & FF_ARRAY_HUGE;
+
+    *pool = huge ? hugepages_new(LIMIT) : NULL;
+    if ((huge && !*pool) ||
+        !file_new(f, huge ? HUGEPAGE : PS, LIMIT, mode->flags | FF_ARRAY_RANDOM)) {
+        hugepages_free(*pool);
+        return false;
+    }
+    touch_by_calls(mode->by_calls);
+    meanwhile = (Meanwhile){file_map(f, 0, 0), file_map(f, 0, 0), f->block_size / 8, 0};
+    return true;
+}
+
+#define CHANGED 8
+
+static uint64_t written(uint64_t block)
+{
+    return meanwhile.round * 1000 + block;
+}
+
+/* Its first word in one mapping, its last in the other; that is a page of its own in a huge one. */
+static void write_block(uint64_t block)
+{
+    poke(meanwhile.one + block * meanwhile.words, written(block));
+    poke(meanwhile.two + (block + 1) * meanwhile.words - 1, written(block));
+}
+
+/* Blocks 0 to CHANGED - 1, some of which leave memory. */
+static void write_blocks(void)
+{
+    meanwhile.round++;
+    for (uint64_t i = 0; i < CHANGED; i++) {
+        write_block(i);
+    }
+}
+
+/* Others have had their room in between. */
+static void assert_written(void)
+{
+    for (uint64_t i = CHANGED; i < CHANGED + LIMIT + 4; i++) {
+        g_assert_cmpuint(peek(meanwhile.two + i * meanwhile.words), ==, i);
+    }
+    for (uint64_t i = 0; i < CHANGED; i++) {
+        g_assert_cmpuint(peek(meanwhile.two + i * meanwhile.words), ==, written(i));
+        g_assert_cmpuint(peek(meanwhile.one + (i + 1) * meanwhile.words - 1), ==, written(i));
+    }
+}
+
+/* It is there, and the next commit stores it. */
+static void assert_kept(File *f)
+{
+    assert_written();
+    file_during(f, NULL);
+    call(ff_array_commit(f->a));
+    for (uint64_t i = 0; i < CHANGED; i++) {
+        g_assert_cmpuint(f->words[i * meanwhile.words], ==, written(i));
+        g_assert_cmpuint(f->words[(i + 1) * meanwhile.words - 1], ==, written(i));
+    }
+    assert_written();
+}
+
+/* What was read of the block is stored a moment later. */
+static void write_in_store(File *f, uint64_t block, bool store)
+{
+    if (store) {
+        write_block(block);
+    }
+}
+
+static void test_written_in_store(gconstpointer data)
+{
+    const Mode *mode = data;
+    HugePages *pool;
+    File f;
+
+    if (!start_meanwhile(&f, mode, &pool)) {
+        return;
+    }
+    for (unsigned i = 0; i < 2; i++) { /* some of them are in memory then, some in the log */
+        write_blocks();
+        meanwhile.round++;
+        file_during(&f, write_in_store);
+        call(ff_array_commit(f.a));
+        assert_kept(&f);
+    }
+    file_free(&f);
+    hugepages_free(pool);
+}
+
+static void test_written_before_mark(gconstpointer data)
+{
+    const Mode *mode = data;
+    HugePages *pool;
+    File f;
+
+    if (!start_meanwhile(&f, mode, &pool)) {
+        return;
+    }
+    write_blocks();
+    call(ff_array_writeout(f.a, FF_ARRAY_STORE));
+    write_blocks(); /* which leave memory again, to the log */
+    call(ff_array_unmap(f.a, meanwhile.two));
+    meanwhile.two = file_map(&f, 0, 0);
+    call(ff_array_writeout(f.a, FF_ARRAY_MARK));
+    assert_kept(&f);
+    file_free(&f);
+    hugepages_free(pool);
+}
+
+/* One byte of the array's file was written. */
+static char *touched_in_write;
+static ino_t touched_ino;
+
+ssize_t pwrite64(int fd, const void *data, size_t n, off_t at);
+ssize_t pwrite64(int fd, const void *data, size_t n, off_t at)
+{
+    ssize_t done = syscall(SYS_pwrite64, fd, data, n, at);
+    struct stat st;
+
+    if (touched_in_write && fstat(fd, &st) == 0 && st.st_ino == touched_ino) {
+        touched_in_write[0] = 2;
+    }
+    return done;
+}
+
+/* The same with a log. */
+static void test_written_in_file(gconstpointer data)
+{
+    const Mode *mode = data;
+    g_autofree char *folder = g_dir_make_tmp("meanwhile-XXXXXX", NULL);
+    g_autofree char *path = g_build_filename(folder, "file", NULL);
+    g_autofree char *log = g_strconcat(path, ".redo", NULL);
+    FfArrayOptions o = {.size = sizeof(o), .block_size = PS, .flags = mode->flags};
+    FfArray *a;
+    void *at;
+    struct stat st;
+    int rc = ff_array_open(path, 16 * PS, &o, &a);
+
+    if (rc == -EPERM || rc == -ENOTSUP) {
+        g_test_skip(ff_last_error());
+        rmdir(folder);
+        return;
+    }
+    call(rc);
+    call(ff_array_map(a, 0, 0, &at));
+    char *p = at;
+    p[0] = 1;
+    g_assert_cmpint(stat(path, &st), ==, 0);
+    touched_ino = st.st_ino;
+    touched_in_write = p;
+    call(ff_array_commit(a));
+    touched_in_write = NULL;
+    ff_array_reclaim(a, SIZE_MAX);
+    g_assert_cmpint(p[0], ==, 2);
+    call(ff_array_commit(a));
+    ff_array_reclaim(a, SIZE_MAX);
+    g_assert_cmpint(p[0], ==, 2);
+    p[0] = 3;
+    call(ff_array_abort(a));
+    g_assert_cmpint(p[0], ==, 2);
+    ff_array_free(a);
+    unlink(path);
+    unlink(log);
+    rmdir(folder);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     add_modes("overlay", test_overlay, 4);
     add_modes("lookup", test_lookup, 4);
     add_modes("in-store", test_in_store, 2);
+    add_modes("written-in-store", test_written_in_store, 4);
+    add_huge_modes("written-in-store", test_written_in_store, 4);
+    add_modes("written-before-mark", test_written_before_mark, 4);
+    add_huge_modes("written-before-mark", test_written_before_mark, 4);
+    add_modes("written-in-file", test_written_in_file, 2);
     return g_test_run();
 }

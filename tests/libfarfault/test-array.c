@@ -137,7 +137,7 @@ static void test_steps(gconstpointer data)
     g_assert_cmpuint(f.words[100 * words], ==, 20);
     g_assert_cmpuint(f.words[102 * words + 1], ==, 102);
     assert_states(&f, 100, "LELL", "d-d-");
-    assert_tables((const char *)p, size, faults ? "W-WR" : "R-RR");
+    assert_tables((const char *)p, size, "R-RR");
     /* 11 */
     call(ff_array_writeout(f.a, FF_ARRAY_MARK));
     g_assert_cmpuint(f.n_stores, ==, 2);
